@@ -1,0 +1,38 @@
+package blockdev
+
+import "errors"
+
+// Device is a block device as the shim serves it and the engine provides it.
+//
+// Offsets and lengths are bytes. Calls may run concurrently; overlapping concurrent writes end in either order, and a
+// read that overlaps a concurrent write sees old or new bytes. A read beyond the last write returns zeros up to Size.
+// A range outside [0, Size) is ErrOutOfRange and changes nothing.
+//
+// WriteAt, Discard and Zero are visible to reads when they return, and durable once a Flush that was called after their
+// return has returned nil.
+type Device interface {
+	// ReadAt fills p from off. It never returns fewer bytes without an error.
+	ReadAt(p []byte, off int64) (int, error)
+	// WriteAt writes p at off. p is not retained.
+	WriteAt(p []byte, off int64) (int, error)
+	// Discard makes the range read as zeros and gives its space back.
+	Discard(off, n int64) error
+	// Zero makes the range read as zeros; its space stays allocated where the image is preallocated.
+	Zero(off, n int64) error
+	// Flush makes everything that completed before the call durable. After an error the device takes no more writes
+	// as durable until it is opened again: a failed flush is not retried into a success.
+	Flush() error
+	// Size is the volume's size; it only grows.
+	Size() int64
+}
+
+// ErrOutOfRange is returned for I/O outside the device. Nothing was read or written.
+var ErrOutOfRange = errors.New("range outside the device")
+
+// CheckRange returns ErrOutOfRange unless [off, off+n) lies inside size.
+func CheckRange(off, n, size int64) error {
+	if off < 0 || n < 0 || off > size || n > size-off {
+		return ErrOutOfRange
+	}
+	return nil
+}

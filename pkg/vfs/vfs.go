@@ -1,0 +1,65 @@
+// Package vfs is the little of a file system that Slipstream's journal, checkpoints, records and images need, as an
+// interface with three implementations: the operating system's (OS), one in memory that can be crashed (MemFS), and
+// wrappers that fail, fill up or delay (ErrFS).
+//
+// It is what makes durability testable: MemFS.CrashClone returns the file system as a power loss at that instant
+// could have left it, with exactly what was synced, or a random superset of it.
+//
+// It is not a general file system abstraction: no permissions, no links, no working directory. Names are slash-separated
+// paths as the os package takes them. All implementations are safe for concurrent use.
+package vfs
+
+import (
+	"io"
+	"io/fs"
+)
+
+// FS is a file system. Errors satisfy errors.Is with fs.ErrNotExist and fs.ErrExist, and syscall.ENOSPC on a full disk.
+//
+// A file or name that was created, renamed or removed survives a crash only after SyncDir of its directory.
+type FS interface {
+	// Create creates a file for reading and writing, truncating an existing one.
+	Create(name string) (File, error)
+	// Open opens an existing file for reading and writing.
+	Open(name string) (File, error)
+	// OpenReadOnly opens an existing file for reading.
+	OpenReadOnly(name string) (File, error)
+	Remove(name string) error
+	// RemoveAll removes a tree; a missing one is not an error.
+	RemoveAll(name string) error
+	// Rename replaces newname atomically.
+	Rename(oldname, newname string) error
+	// MkdirAll creates a directory and its parents, and syncs each parent it created an entry in.
+	MkdirAll(name string) error
+	// ReadDir returns the names in a directory, sorted.
+	ReadDir(name string) ([]string, error)
+	Stat(name string) (fs.FileInfo, error)
+	// SyncDir makes the directory's entries durable.
+	SyncDir(name string) error
+}
+
+// File is an open file. ReadAt and WriteAt follow io.ReaderAt and io.WriterAt; a write past the end extends the file.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Name() string
+	Size() (int64, error)
+	// Datasync makes data, and the size if it changed, durable (fdatasync). After an error the file's unsynced data is
+	// in an unknown state and the caller must not assume that a later success covers it.
+	Datasync() error
+	Truncate(size int64) error
+	// Preallocate reserves space for the range and extends the file to its end; the range reads as zeros or as before.
+	Preallocate(off, n int64) error
+	// PunchHole frees the range, which then reads as zeros. The size stays.
+	PunchHole(off, n int64) error
+	// ZeroRange makes the range read as zeros and keeps it allocated where the file system can.
+	ZeroRange(off, n int64) error
+	// NextData returns the first allocated extent at or after off, or io.EOF. Allocated may be more than written.
+	NextData(off int64) (start, end int64, err error)
+}
+
+// WriteVer is implemented by files that can write several buffers at consecutive offsets in one call (pwritev).
+type WriteVer interface {
+	WritevAt(bufs [][]byte, off int64) (int, error)
+}
