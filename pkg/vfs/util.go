@@ -1,0 +1,104 @@
+package vfs
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"path/filepath"
+	"syscall"
+)
+
+// SpaceReporter is implemented by file systems that know how full they are.
+type SpaceReporter interface {
+	// Space returns the size of the file system that holds name, and how much of it is free, in bytes.
+	Space(name string) (totalBytes, availableBytes int64, err error)
+}
+
+// TempSuffix ends the name of a file that WriteFileAtomic has not put into place. One that is found after a crash is
+// garbage.
+const TempSuffix = ".tmp"
+
+// WriteFileAtomic replaces the contents of a file so that a crash at any instant leaves the old or the new contents
+// whole, and the new ones from its return on. Calls for the same name must not run at the same time: they share the
+// temporary name, chosen so that what a crash leaves behind is overwritten by the next call instead of piling up.
+//
+// After an error the file holds the old contents, or, when only the sync of the directory failed, the new ones without
+// the promise that they stay.
+func WriteFileAtomic(fsys FS, name string, data []byte) error {
+	tmp := name + TempSuffix
+	if err := writeFileSync(fsys, tmp, data); err != nil {
+		_ = fsys.Remove(tmp) // the first error says what happened
+		return err
+	}
+	if err := fsys.Rename(tmp, name); err != nil {
+		_ = fsys.Remove(tmp)
+		return err
+	}
+	return fsys.SyncDir(filepath.Dir(name))
+}
+
+func writeFileSync(fsys FS, name string, data []byte) error {
+	f, err := fsys.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, 0)
+	if err == nil {
+		err = f.Datasync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// ReadFile returns the contents of a file.
+func ReadFile(fsys FS, name string) ([]byte, error) {
+	f, err := fsys.OpenReadOnly(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	data := make([]byte, size)
+	n, err := f.ReadAt(data, 0)
+	if err == io.EOF {
+		err = nil // the file was cut after Size
+	}
+	return data[:n], err
+}
+
+// AllocatedBytes returns the space that a file takes, from its FileInfo. It is less than its size where it has holes.
+func AllocatedBytes(info fs.FileInfo) (int64, error) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("%s: file info of type %T has no block count", info.Name(), info.Sys())
+	}
+	return st.Blocks * 512, nil // st_blocks counts 512 bytes whatever the file system's block size
+}
+
+func checkRange(op, name string, off, n int64) error {
+	if off < 0 || n < 0 || n > math.MaxInt64-off {
+		return &fs.PathError{Op: op, Path: name, Err: syscall.EINVAL}
+	}
+	return nil
+}
+
+const zeroChunkBytes = 256 << 10
+
+var zeroChunk [zeroChunkBytes]byte
+
+func writeZeros(w io.WriterAt, off, n int64) error {
+	for n > 0 {
+		k := min(n, zeroChunkBytes)
+		if _, err := w.WriteAt(zeroChunk[:k], off); err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
