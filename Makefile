@@ -1,0 +1,62 @@
+# What a person does with this repository. `make help` lists the targets from the ## comments below.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Options, e.g. `make oracle ROUNDS=500` or `make demo WORKLOAD=postgres`.
+ROUNDS   ?= 100
+WORKLOAD ?= sqlite
+RESULTS  ?= demo-results
+# SHORT=1 leaves out the tests that take minutes.
+SHORT    ?=
+
+COMMANDS := $(notdir $(wildcard cmd/*))
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## Build the commands into bin/.
+	@hack/deps.sh build
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(addprefix ./cmd/,$(COMMANDS))
+
+.PHONY: generate
+generate: ## Generate the Go code of the protobuf files.
+	@hack/deps.sh generate
+	hack/generate.sh
+
+.PHONY: update
+update: generate ## Bring generated code, formatting and go.mod up to date.
+	gofmt -l -w cmd internal pkg test hack
+	go mod tidy
+
+.PHONY: demo
+demo: build ## Kill one of two sites under load and open the other. WORKLOAD=sqlite|postgres, RESULTS=dir.
+	@hack/deps.sh demo $(if $(filter postgres,$(WORKLOAD)),demo-postgres)
+	bin/slipctl demo --bin-dir bin --workload $(WORKLOAD) --results $(RESULTS)
+
+.PHONY: test
+test: build ## Run all tests; as root also those on loop devices and FUSE.
+	@hack/deps.sh test
+	SHORT=$(SHORT) hack/test.sh
+
+.PHONY: test-race
+test-race: ## Run the tests of the packages with goroutines under the race detector.
+	@hack/deps.sh test race
+	RACE=1 SHORT=$(SHORT) hack/test.sh
+
+.PHONY: oracle
+oracle: build ## Search for order violations on loop devices. ROUNDS=n rounds.
+	@hack/deps.sh test
+	go run ./test/oracle --rounds $(ROUNDS) --bin-dir bin
+
+.PHONY: verify
+verify: ## Check formatting, vet, staticcheck, house rules, generated code and go.mod.
+	@hack/verify.sh
+
+.PHONY: clean
+clean: ## Remove what the targets above leave behind.
+	rm -rf bin demo-results bench-results oracle-results

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs the tests with a summary at the end. RACE=1: the race detector, on the packages where goroutines meet. SHORT=1:
+# without the tests that take minutes. Arguments are packages; none means all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# As root everything the tests need can be had, so a test that skips for want of it is an error.
+if [[ $EUID -eq 0 ]]; then
+	export SLIPSTREAM_REQUIRE_ROOT=1
+	# Daemons and file system tools live in sbin, which is not on every root's PATH.
+	export PATH="$PATH:/usr/sbin:/sbin"
+fi
+
+args=(-json -timeout 20m)
+packages=("$@")
+[[ ${#packages[@]} -gt 0 ]] || packages=(./...)
+if [[ -n ${RACE:-} ]]; then
+	args+=(-race)
+	[[ $# -gt 0 ]] || packages=(./pkg/... ./internal/...)
+fi
+[[ -z ${SHORT:-} ]] || args+=(-short)
+# Two packages at a time: tests on loop devices and FUSE mounts run real writers with their own timeouts, and a machine
+# with many cores would otherwise start all of them on one disk.
+args+=(-p 2)
+
+summary=$(mktemp -d)
+trap 'rm -rf "$summary"' EXIT
+go build -o "$summary/testsummary" ./hack/testsummary
+# Compiling is the longest part of a first run and says nothing.
+echo "compiling and running the tests of ${packages[*]}"
+go test "${args[@]}" "${packages[@]}" 2>&1 | "$summary/testsummary"

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Checks everything about the sources that needs no run of the product. Every check runs; the exit status is 1 when one
+# of them failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=()
+
+# check NAME COMMAND...: output is shown only on failure.
+check() {
+	local name=$1 start=$SECONDS
+	shift
+	if "$@" >"$work/out" 2>&1; then
+		printf 'ok    %-12s %3ds\n' "$name" $((SECONDS - start))
+	else
+		printf 'FAIL  %-12s %3ds\n' "$name" $((SECONDS - start))
+		sed 's/^/      /' "$work/out"
+		failed+=("$name")
+	fi
+}
+
+gofmt_clean() {
+	local files
+	files=$(gofmt -l $(ls -d cmd internal pkg test hack 2>/dev/null)) || return 1
+	[[ -z $files ]] || { echo "run gofmt -w on:"; echo "$files"; return 1; }
+}
+
+# The tree that is checked is a copy, so that a verify never changes the sources it looks at.
+generated_fresh() {
+	command -v protoc >/dev/null || { echo "protoc is missing: run hack/deps.sh generate"; return 1; }
+	mkdir -p "$work/tree"
+	cp -r go.mod go.sum hack "$work/tree/"
+	mkdir -p "$work/tree/pkg"
+	cp -r pkg/api "$work/tree/pkg/"
+	"$work/tree/hack/generate.sh" || return 1
+	# protoc's own version stands in a comment and differs between distributions; nothing else may.
+	diff -r -I '^// 	protoc  *v' -I '^// - protoc  *v' pkg/api "$work/tree/pkg/api" || {
+		echo "generated code is stale: run make generate"
+		return 1
+	}
+}
+
+shell_syntax() {
+	local file
+	for file in hack/*.sh .ci/run; do bash -n "$file" || return 1; done
+}
+
+check gofmt gofmt_clean
+check shell shell_syntax
+check vet go vet ./...
+check staticcheck go tool staticcheck ./...
+check rules go test -count=1 ./hack/lint
+check generated generated_fresh
+check go.mod go mod tidy -diff
+
+if [[ ${#failed[@]} -gt 0 ]]; then
+	echo "verify: failed: ${failed[*]}"
+	exit 1
+fi
+echo "verify: ok"
