@@ -1,0 +1,125 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrPrecondition marks errors of Step that a person or another call has to resolve first. The group is unchanged.
+var ErrPrecondition = errors.New("precondition failed")
+
+// Link is the state of a group's stream to or from its peer.
+type Link string
+
+const (
+	LinkDown      Link = "down"
+	LinkGreeting  Link = "greeting"
+	LinkStreaming Link = "streaming"
+	LinkSyncing   Link = "syncing"
+)
+
+// Group is the state machine of one group at one site. The zero value is not usable: see [New].
+type Group struct {
+	// Meta is the durable part. The caller reads it, Step alone changes it.
+	Meta Meta
+
+	link  Link
+	acked uint64
+	// refusal is the last one, for status; cleared by a Welcome.
+	refusal string
+	// heard is the last heartbeat.
+	heard HeartbeatReceived
+}
+
+// New returns the state machine for what group.json says.
+func New(meta Meta) *Group { return &Group{Meta: meta, link: LinkDown} }
+
+// Link is the stream's state.
+func (g *Group) Link() Link { return g.link }
+
+// Acked is the peer's durable ordinal as far as it is known since this process started.
+func (g *Group) Acked() uint64 { return g.acked }
+
+// Heard is the primary's last heartbeat; zero before the first.
+func (g *Group) Heard() HeartbeatReceived { return g.heard }
+
+// Promotable reports whether a forced promotion would give one consistent instant.
+func (g *Group) Promotable() bool { return g.Meta.Role == RolePrimary || g.Meta.Consistent }
+
+// Writable reports whether volumes of the group may take writes here.
+func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary && !g.Meta.Demoted }
+
+// State is the word that status and metrics show, with one sentence for a person where there is something to say.
+func (g *Group) State() (state, reason string) {
+	m := &g.Meta
+	switch {
+	case m.Divergence != nil:
+		return "diverged", m.Divergence.Text
+	case m.Demoted:
+		return "demoted", fmt.Sprintf("no writes past ordinal %d; promote the group at %s", m.FinalOrdinal, m.Peer)
+	case m.Peer == "":
+		return "idle", "the group has no peer"
+	case g.link == LinkStreaming && m.Role == RoleSecondary && !m.Consistent, g.link == LinkSyncing:
+		if m.Role == RoleSecondary {
+			return "syncing", "not promotable until the sync ends"
+		}
+		return "syncing", ""
+	case g.link == LinkStreaming:
+		return "streaming", ""
+	case m.Role == RoleSecondary && !m.Consistent:
+		return "connecting", "not promotable: the sync was interrupted"
+	default:
+		return "connecting", g.refusal
+	}
+}
+
+// Step takes an event and returns what to do, in order. An error (always an ErrPrecondition) means that a request was
+// refused and nothing changed.
+func (g *Group) Step(e Event) ([]Action, error) {
+	switch e := e.(type) {
+	case Connected:
+		g.link = LinkGreeting
+		return []Action{SendHello{Durable: e.Durable}}, nil
+	case Welcomed:
+		return g.welcomed(e), nil
+	case Refused:
+		return g.refused(e), nil
+	case Acked:
+		g.acked = max(g.acked, e.Ordinal)
+	case Disconnected:
+		g.link = LinkDown
+	case CursorLost:
+		return g.beginSync(e.Retained - 1), nil
+	case Folded:
+		return g.folded(), nil
+	case MapDirty:
+		return g.beginSync(e.At), nil
+	case SyncAcked:
+		return g.syncAcked(), nil
+	case HelloReceived:
+		return g.hello(e), nil
+	case SyncBeginReceived:
+		return g.setConsistent(false), nil
+	case SyncEndDurable:
+		return g.setConsistent(true), nil
+	case HeartbeatReceived:
+		g.heard = e
+	case Promote:
+		return g.promote(e)
+	case Demote:
+		return g.demote(e)
+	case TailReceived:
+		return g.tailReceived(e), nil
+	case TailCounted:
+		return g.tailCounted(e), nil
+	case MemberChanged:
+		g.Meta.Upsert(e.Member)
+		return []Action{Persist{}}, nil
+	case MembersReplaced:
+		g.Meta.Members = append([]Member(nil), e.Members...)
+		return []Action{Persist{}}, nil
+	default:
+		panic(fmt.Sprintf("core: unknown event %T", e)) // a programming error: the set of events is closed
+	}
+	return nil, nil
+}

@@ -1,0 +1,191 @@
+package core
+
+// Event is something that happened. See [Group.Step].
+type Event interface{ event() }
+
+// Connected: the link to the peer is open; this side is the caller.
+type Connected struct{ Durable uint64 }
+
+// Welcomed: the secondary answered Hello with Welcome.
+type Welcomed struct {
+	// PeerDurable, NeedsSync and Instance are the answer's.
+	PeerDurable uint64
+	NeedsSync   bool
+	Instance    string
+	// Durable is the local durable ordinal.
+	Durable uint64
+	// Retained is the first ordinal that the local journal still holds; head+1 when it holds none.
+	Retained uint64
+	// ReleasedAcked is the highest ordinal that left the journal because it was acknowledged, not folded.
+	ReleasedAcked uint64
+}
+
+// Refused: the secondary answered Hello with Refusal.
+type Refused struct {
+	Reason  RefusalReason
+	Message string
+	// Fork is the last common ordinal, PeerTimelines the peer's history, for the reasons about timelines.
+	Fork          uint64
+	PeerTimelines []Timeline
+	Durable       uint64
+}
+
+// Acked: the secondary has everything up to Ordinal on stable storage.
+type Acked struct{ Ordinal uint64 }
+
+// Disconnected: the stream ended, at either role.
+type Disconnected struct{}
+
+// CursorLost: the journal no longer holds what the stream would ship next; it was folded into the change map.
+type CursorLost struct{ Retained uint64 }
+
+// Folded: records were marked in the change map, which is durable, and are about to leave the journal.
+type Folded struct{}
+
+// MapDirty: the change map is not empty although no sync runs; At is the last shipped ordinal.
+type MapDirty struct{ At uint64 }
+
+// SyncAcked: the secondary acknowledged sync-end and everything before it.
+type SyncAcked struct{}
+
+// HelloReceived: a primary calls. Peer is the name in its certificate.
+type HelloReceived struct {
+	Peer        string
+	GroupID     string
+	Timelines   []Timeline
+	PeerDurable uint64
+	Durable     uint64
+	// Attached counts local volumes of the group that are open for I/O.
+	Attached int
+}
+
+// SyncBeginReceived: from here on the secondary is not a prefix.
+type SyncBeginReceived struct{}
+
+// SyncEndDurable: sync-end and everything before it is durable here.
+type SyncEndDurable struct{}
+
+// HeartbeatReceived: what the primary says of itself.
+type HeartbeatReceived struct {
+	Head, Durable uint64
+	UnixNanos     int64
+	LagBytes      uint64
+	Demoted       bool
+	FinalOrdinal  uint64
+}
+
+// Promote asks for the primary role.
+type Promote struct {
+	Force bool
+	// Durable equals the head: the caller has synced the journal and stopped receiving.
+	Durable uint64
+	// DurableUnixNanos is the time of the write at Durable, 0 if there is none.
+	DurableUnixNanos int64
+	Now              int64
+	NewTimeline      string
+}
+
+// Demote gives the primary role up. Head equals Durable: the caller has synced the journal.
+type Demote struct {
+	Durable  uint64
+	Attached int
+}
+
+// TailReceived: the old primary counted what it had written past the fork.
+type TailReceived struct {
+	Peer                                string
+	Timeline                            string
+	Fork, Last, Writes, Bytes           uint64
+	FirstUnixNanos, LastUnixNanos int64
+}
+
+// TailCounted: this old primary counted what it had written past the fork.
+type TailCounted struct{ Fork, Last, Writes, Bytes uint64 }
+
+// MemberChanged adds or replaces a member.
+type MemberChanged struct{ Member Member }
+
+// MembersReplaced is a sync manifest's list.
+type MembersReplaced struct{ Members []Member }
+
+func (Connected) event()         {}
+func (Welcomed) event()          {}
+func (Refused) event()           {}
+func (Acked) event()             {}
+func (Disconnected) event()      {}
+func (CursorLost) event()        {}
+func (Folded) event()            {}
+func (MapDirty) event()          {}
+func (SyncAcked) event()         {}
+func (HelloReceived) event()     {}
+func (SyncBeginReceived) event() {}
+func (SyncEndDurable) event()    {}
+func (HeartbeatReceived) event() {}
+func (Promote) event()           {}
+func (Demote) event()            {}
+func (TailReceived) event()      {}
+func (TailCounted) event()       {}
+func (MemberChanged) event()     {}
+func (MembersReplaced) event()   {}
+
+// RefusalReason is why a primary was turned away.
+type RefusalReason string
+
+const (
+	RefuseForeign      RefusalReason = "foreign-group"
+	RefuseStale        RefusalReason = "stale-timeline"
+	RefuseDiverged     RefusalReason = "diverged"
+	RefuseNotSecondary RefusalReason = "not-secondary"
+	RefuseOther        RefusalReason = "other"
+)
+
+// Action is something to do. See [Group.Step].
+type Action interface{ action() }
+
+// Persist: make Group.Meta durable before the next action.
+type Persist struct{}
+
+// SendHello: introduce the group to the secondary.
+type SendHello struct{ Durable uint64 }
+
+// MarkAll: mark every byte of every member in the change map, durably.
+type MarkAll struct{}
+
+// Ship: send records with ordinals past After; first a sync-begin at After if Begin.
+type Ship struct {
+	After uint64
+	Begin bool
+}
+
+// SendWelcome: accept the primary.
+type SendWelcome struct {
+	Durable   uint64
+	NeedsSync bool
+	Instance  string
+}
+
+// SendRefusal: turn the primary away and close the stream.
+type SendRefusal struct {
+	Reason  RefusalReason
+	Message string
+	Fork    uint64
+}
+
+// CloseStream: end the stream; Retry says whether connecting again can help without a person.
+type CloseStream struct{ Retry bool }
+
+// CountTail: count what this side journaled past Fork, report TailCounted, and tell the peer.
+type CountTail struct{ Fork uint64 }
+
+// RollJournal: the next record starts a segment on the current timeline.
+type RollJournal struct{}
+
+func (Persist) action()     {}
+func (SendHello) action()   {}
+func (MarkAll) action()     {}
+func (Ship) action()        {}
+func (SendWelcome) action() {}
+func (SendRefusal) action() {}
+func (CloseStream) action() {}
+func (CountTail) action()   {}
+func (RollJournal) action() {}

@@ -1,0 +1,170 @@
+package core
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Role is what a site's group is.
+type Role string
+
+const (
+	// RolePrimary takes writes, unless Meta.Demoted.
+	RolePrimary Role = "primary"
+	// RoleSecondary takes records from its peer.
+	RoleSecondary Role = "secondary"
+)
+
+// Policy is what happens when the journal reaches its size and the peer has not acknowledged the oldest segment.
+type Policy string
+
+const (
+	// PolicyTrack folds it into the change map; the peer will need a resync.
+	PolicyTrack Policy = "track"
+	// PolicyStall makes writers wait for the peer.
+	PolicyStall Policy = "stall"
+)
+
+// SyncState is where a primary's full copy to its peer stands.
+type SyncState string
+
+const (
+	// SyncNever: the peer has nothing that counts; the next contact marks everything.
+	SyncNever SyncState = "never"
+	// SyncRunning: the change map says what is missing.
+	SyncRunning SyncState = "running"
+	// SyncDone: the peer holds a prefix; the journal holds the rest.
+	SyncDone SyncState = "done"
+)
+
+// Member is a volume of a group. Index is its number in records; it is never given to another volume.
+type Member struct {
+	Index          uint32          `json:"index"`
+	VolumeID       string          `json:"volumeID"`
+	Name           string          `json:"name,omitempty"`
+	SizeBytes      int64           `json:"sizeBytes"`
+	BlockSizeBytes int             `json:"blockSizeBytes,omitempty"`
+	Thick          bool            `json:"thick,omitempty"`
+	Order          string          `json:"order,omitempty"`
+	FSType         string          `json:"fsType,omitempty"`
+	Format         json.RawMessage `json:"format,omitempty"`
+	Removed        bool            `json:"removed,omitempty"`
+}
+
+// Loss says what a forced promotion lost.
+type Loss struct {
+	// Exact is set once the old primary came back and counted; until then the numbers are what was known at promotion.
+	Exact            bool    `json:"exact"`
+	RecoveredOrdinal uint64  `json:"recoveredOrdinal"`
+	LostOrdinals     uint64  `json:"lostOrdinals"`
+	LostWrites       uint64  `json:"lostWrites"`
+	LostBytes        uint64  `json:"lostBytes"`
+	LostSeconds      float64 `json:"lostSeconds"`
+	Text             string  `json:"text"`
+}
+
+// Divergence is a peer whose history and ours disagree.
+type Divergence struct {
+	Relation      string `json:"relation"`
+	CommonOrdinal uint64 `json:"commonOrdinal"`
+	PeerTimeline  string `json:"peerTimeline"`
+	Text          string `json:"text"`
+}
+
+// Meta is the durable part of a group: the content of group.json.
+type Meta struct {
+	Version          int         `json:"version"`
+	GroupID          string      `json:"groupID"`
+	Name             string      `json:"name"`
+	Site             string      `json:"site"`
+	Peer             string      `json:"peer,omitempty"`
+	PeerAddress      string      `json:"peerAddress,omitempty"`
+	Role             Role        `json:"role"`
+	Timelines        []Timeline  `json:"timelines"`
+	Members          []Member    `json:"members,omitempty"`
+	JournalSizeBytes int64       `json:"journalSizeBytes"`
+	JournalFull      Policy      `json:"journalFull"`
+	Demoted          bool        `json:"demoted,omitempty"`
+	FinalOrdinal     uint64      `json:"finalOrdinal,omitempty"`
+	Loss             *Loss       `json:"loss,omitempty"`
+	Divergence       *Divergence `json:"divergence,omitempty"`
+
+	// A primary's.
+	Sync         SyncState `json:"sync"`
+	PeerInstance string    `json:"peerInstance,omitempty"`
+
+	// A secondary's.
+	Instance string `json:"instance,omitempty"`
+	// Consistent: the copy is a prefix of its primary's ordinals, so it may be promoted.
+	Consistent bool `json:"consistent"`
+}
+
+// MetaVersion is the format of group.json that this code writes and reads.
+const MetaVersion = 1
+
+// Timeline is the current one's identifier.
+func (m *Meta) Timeline() string { return m.Timelines[len(m.Timelines)-1].ID }
+
+// Member returns the member with a volume id that was not removed, or nil.
+func (m *Meta) Member(volumeID string) *Member {
+	for i := range m.Members {
+		if m.Members[i].VolumeID == volumeID && !m.Members[i].Removed {
+			return &m.Members[i]
+		}
+	}
+	return nil
+}
+
+// Upsert replaces or adds the member with the same index.
+func (m *Meta) Upsert(member Member) {
+	for i := range m.Members {
+		if m.Members[i].Index == member.Index {
+			m.Members[i] = member
+			return
+		}
+	}
+	m.Members = append(m.Members, member)
+}
+
+// NextIndex is an index that no member ever had.
+func (m *Meta) NextIndex() uint32 {
+	var next uint32
+	for _, member := range m.Members {
+		next = max(next, member.Index+1)
+	}
+	return next
+}
+
+// Validate checks what a decoder cannot: a group.json that was damaged or written by a newer release is refused with
+// the reason, and nothing is done with it.
+func (m *Meta) Validate() error {
+	switch {
+	case m.Version != MetaVersion:
+		return fmt.Errorf("format version %d, this release reads %d", m.Version, MetaVersion)
+	case m.GroupID == "" || m.Name == "" || m.Site == "":
+		return fmt.Errorf("group id, name or site missing")
+	case m.Role != RolePrimary && m.Role != RoleSecondary:
+		return fmt.Errorf("unknown role %q", m.Role)
+	case len(m.Timelines) == 0:
+		return fmt.Errorf("no timeline")
+	case m.JournalFull != PolicyTrack && m.JournalFull != PolicyStall:
+		return fmt.Errorf("unknown journal-full policy %q", m.JournalFull)
+	case m.Sync != SyncNever && m.Sync != SyncRunning && m.Sync != SyncDone:
+		return fmt.Errorf("unknown sync state %q", m.Sync)
+	case m.JournalSizeBytes <= 0:
+		return fmt.Errorf("journal size %d", m.JournalSizeBytes)
+	}
+	for i, t := range m.Timelines {
+		if t.ID == "" || i > 0 && t.ForkOrdinal < m.Timelines[i-1].ForkOrdinal {
+			return fmt.Errorf("timeline %d of %d is malformed", i+1, len(m.Timelines))
+		}
+	}
+	seen := map[uint32]bool{}
+	for _, member := range m.Members {
+		if member.VolumeID == "" || member.SizeBytes < 0 || seen[member.Index] {
+			return fmt.Errorf("member %d is malformed", member.Index)
+		}
+		seen[member.Index] = true
+	}
+	return nil
+}

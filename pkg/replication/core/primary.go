@@ -1,0 +1,157 @@
+package core
+
+import "fmt"
+
+// welcomed decides what to ship from where.
+//
+// What the peer lacks is in three places: the journal (from Retained on), the change map (what was folded), and nowhere
+// (what was released because it had been acknowledged). The last may only be missing at a peer that lost what it had;
+// that peer, like a new one, gets everything.
+func (g *Group) welcomed(e Welcomed) []Action {
+	m := &g.Meta
+	if e.PeerDurable > e.Durable {
+		// Not possible while disks keep what they acknowledged: only durable records are shipped.
+		g.link = LinkDown
+		m.Divergence = &Divergence{
+			Relation: "peer-ahead", CommonOrdinal: e.Durable, PeerTimeline: m.Timeline(),
+			Text: fmt.Sprintf("%s holds ordinals up to %d, this site only up to %d: this site's journal lost durable writes",
+				m.Peer, e.PeerDurable, e.Durable),
+		}
+		return []Action{Persist{}, CloseStream{}}
+	}
+	g.refusal = ""
+	g.acked = e.PeerDurable
+	var actions []Action
+	if m.Divergence != nil {
+		m.Divergence = nil
+		actions = append(actions, Persist{})
+	}
+	// After a promotion the peer's instance is not known yet; a peer that has a whole copy is the old primary.
+	other := m.PeerInstance != e.Instance && (m.PeerInstance != "" || e.NeedsSync)
+	if !other && m.PeerInstance != e.Instance {
+		m.PeerInstance = e.Instance
+		actions = append(actions, Persist{})
+	}
+	if m.Sync == SyncNever || other || e.PeerDurable < e.ReleasedAcked {
+		m.Sync = SyncRunning
+		m.PeerInstance = e.Instance
+		g.link = LinkSyncing
+		// MarkAll before Persist: a crash between them marks everything again.
+		return append(actions, MarkAll{}, Persist{}, Ship{After: e.Durable, Begin: true})
+	}
+	if e.PeerDurable+1 < e.Retained {
+		return append(actions, g.beginSync(e.Retained-1)...)
+	}
+	if m.Sync == SyncRunning || e.NeedsSync {
+		return append(actions, g.beginSync(e.PeerDurable)...)
+	}
+	g.link = LinkStreaming
+	return append(actions, Ship{After: e.PeerDurable})
+}
+
+// beginSync starts a sync from the change map with the stream at ordinal at.
+func (g *Group) beginSync(at uint64) []Action {
+	g.link = LinkSyncing
+	var actions []Action
+	if g.Meta.Sync != SyncRunning {
+		g.Meta.Sync = SyncRunning
+		actions = append(actions, Persist{})
+	}
+	return append(actions, Ship{After: at, Begin: true})
+}
+
+func (g *Group) syncAcked() []Action {
+	g.link = LinkStreaming
+	if g.Meta.Sync == SyncDone {
+		return nil
+	}
+	g.Meta.Sync = SyncDone
+	return []Action{Persist{}}
+}
+
+// refused remembers why, and where histories disagree, for good.
+func (g *Group) refused(e Refused) []Action {
+	g.link = LinkDown
+	g.refusal = fmt.Sprintf("%s refused: %s", g.Meta.Peer, e.Message)
+	if e.Reason != RefuseStale && e.Reason != RefuseDiverged {
+		return []Action{CloseStream{Retry: true}}
+	}
+	rel, common := Relate(g.Meta.Timelines, e.Durable, e.PeerTimelines, e.Fork)
+	if len(e.PeerTimelines) == 0 {
+		rel, common = RelationBothDiverged, e.Fork
+	}
+	d := &Divergence{Relation: rel.String(), CommonOrdinal: common, Text: e.Message}
+	if n := len(e.PeerTimelines); n > 0 {
+		d.PeerTimeline = e.PeerTimelines[n-1].ID
+	}
+	var actions []Action
+	if old := g.Meta.Divergence; old == nil || old.PeerTimeline != d.PeerTimeline || old.CommonOrdinal != d.CommonOrdinal {
+		g.Meta.Divergence = d
+		actions = append(actions, Persist{})
+	}
+	if e.Reason == RefuseStale {
+		// The stream is still open for one DivergentTail.
+		actions = append(actions, CountTail{Fork: common})
+	}
+	return append(actions, CloseStream{})
+}
+
+func (g *Group) tailCounted(e TailCounted) []Action {
+	if g.Meta.Divergence == nil {
+		return nil
+	}
+	text := fmt.Sprintf("%s was promoted at ordinal %d; this site wrote %d ordinals (%d writes, %d bytes) after it, which %s does not have",
+		g.Meta.Peer, e.Fork, e.Last-e.Fork, e.Writes, e.Bytes, g.Meta.Peer)
+	if e.Last <= e.Fork {
+		text = fmt.Sprintf("%s was promoted at ordinal %d; this site wrote nothing after it: demote the group here to follow %s",
+			g.Meta.Peer, e.Fork, g.Meta.Peer)
+	}
+	if g.Meta.Divergence.Text == text {
+		return nil
+	}
+	g.Meta.Divergence.Text = text
+	return []Action{Persist{}}
+}
+
+// TrimInput is what a trim decision is made from.
+type TrimInput struct {
+	Applied uint64
+	// Pressure: the journal has reached its size, so something has to go.
+	Pressure bool
+	// Segments are the sealed ones, oldest first, by their last ordinal. Those not wholly applied (which for a
+	// secondary's records without ordinals is more than Applied says) are not in it.
+	LastOrdinals []uint64
+}
+
+// TrimPlan is how many of the oldest segments go: first Release because nobody needs them, then Fold after their
+// records were marked in the change map.
+type TrimPlan struct{ Release, Fold int }
+
+// folded remembers that the peer needs what the change map says.
+func (g *Group) folded() []Action {
+	if g.Meta.Sync != SyncDone {
+		return nil
+	}
+	g.Meta.Sync = SyncRunning
+	return []Action{Persist{}}
+}
+
+// PlanTrim decides what leaves the journal. A segment goes when it is applied here and acknowledged there. Under
+// pressure, with the track policy, one more goes by being folded: one at a time, since each frees what is needed now.
+func (g *Group) PlanTrim(in TrimInput) TrimPlan {
+	m := &g.Meta
+	var plan TrimPlan
+	// Without a peer nobody else needs records; a peer that has never been synced will get everything from the images.
+	free := m.Role == RoleSecondary || m.Peer == "" || m.Sync == SyncNever
+	for _, last := range in.LastOrdinals {
+		if last > in.Applied || !free && last > g.acked {
+			break
+		}
+		plan.Release++
+	}
+	if in.Pressure && plan.Release == 0 && len(in.LastOrdinals) > 0 && in.LastOrdinals[0] <= in.Applied &&
+		m.JournalFull == PolicyTrack {
+		plan.Fold = 1
+	}
+	return plan
+}

@@ -1,0 +1,100 @@
+package core
+
+import "fmt"
+
+// hello decides whether to follow the caller. Everything that would let two histories mix is refused here, before a
+// byte is shipped (guarantee G6).
+func (g *Group) hello(e HelloReceived) []Action {
+	m := &g.Meta
+	if e.Peer != m.Peer || e.GroupID != m.GroupID {
+		return g.refuse(RefuseForeign, 0, "group %s (%s) at %s has peer %q, not %q", m.Name, m.GroupID, m.Site, m.Peer, e.Peer)
+	}
+	rel, common := Relate(m.Timelines, e.Durable, e.Timelines, e.PeerDurable)
+	if m.Role == RolePrimary && !m.Demoted {
+		switch rel {
+		case RelationSame:
+			return g.refuse(RefuseNotSecondary, common, "group %s is primary at %s too, on the same timeline; demote one of them", m.Name, m.Site)
+		case RelationIContinue, RelationTheyDiverged:
+			return g.refuse(RefuseStale, common, "group %s was promoted at %s at ordinal %d", m.Name, m.Site, m.Timelines[len(m.Timelines)-1].ForkOrdinal)
+		}
+		return g.diverged(rel, common, e)
+	}
+	switch {
+	case rel == RelationSame && e.PeerDurable < e.Durable:
+		// Cannot be explained by a crash: only durable records are shipped.
+		return g.diverged(rel, common, e)
+	case rel == RelationSame, rel == RelationTheyContinue:
+	case rel == RelationIContinue:
+		return g.refuse(RefuseStale, common, "group %s has gone on to timeline %s at %s", m.Name, m.Timeline(), m.Site)
+	default:
+		return g.diverged(rel, common, e)
+	}
+	if m.Demoted && e.Attached > 0 {
+		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at %s", m.Name, e.Attached, m.Site)
+	}
+
+	var actions []Action
+	changed := false
+	if m.Role == RolePrimary {
+		// Demoted, and the peer was promoted in its place: what is here is a prefix of what it has.
+		m.Role, m.Demoted, m.FinalOrdinal, m.Consistent = RoleSecondary, false, 0, true
+		changed = true
+	}
+	if m.Divergence != nil {
+		m.Divergence = nil
+		changed = true
+	}
+	roll := rel == RelationTheyContinue
+	if roll {
+		m.Timelines = append([]Timeline(nil), e.Timelines...)
+		changed = true
+	}
+	if changed {
+		actions = append(actions, Persist{})
+	}
+	if roll {
+		actions = append(actions, RollJournal{})
+	}
+	g.link = LinkStreaming
+	g.refusal = ""
+	return append(actions, SendWelcome{Durable: e.Durable, NeedsSync: !m.Consistent, Instance: m.Instance})
+}
+
+func (g *Group) refuse(reason RefusalReason, fork uint64, format string, args ...any) []Action {
+	return []Action{SendRefusal{Reason: reason, Fork: fork, Message: fmt.Sprintf(format, args...)}, CloseStream{Retry: true}}
+}
+
+// diverged remembers the disagreement on this side too, so that status shows it wherever one looks.
+func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) []Action {
+	m := &g.Meta
+	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other until one is told to yield",
+		m.Name, m.Site, m.Peer, common, rel)
+	switch rel {
+	case RelationUnrelated:
+		text = fmt.Sprintf("group %s: %s and %s have no timeline in common", m.Name, m.Site, m.Peer)
+	case RelationTheyContinue:
+		text = fmt.Sprintf("group %s: %s was promoted at ordinal %d, and %s still is primary; demote it here to follow %s",
+			m.Name, m.Peer, common, m.Site, m.Peer)
+	case RelationSame:
+		text = fmt.Sprintf("group %s: %s holds ordinals up to %d, its primary %s only up to %d: the primary lost durable writes",
+			m.Name, m.Site, e.Durable, m.Peer, e.PeerDurable)
+	}
+	d := &Divergence{Relation: rel.String(), CommonOrdinal: common, Text: text}
+	if n := len(e.Timelines); n > 0 {
+		d.PeerTimeline = e.Timelines[n-1].ID
+	}
+	actions := []Action{}
+	if m.Divergence == nil || *m.Divergence != *d {
+		m.Divergence = d
+		actions = append(actions, Persist{})
+	}
+	return append(actions, g.refuse(RefuseDiverged, common, "%s", text)...)
+}
+
+func (g *Group) setConsistent(consistent bool) []Action {
+	if g.Meta.Consistent == consistent {
+		return nil
+	}
+	g.Meta.Consistent = consistent
+	return []Action{Persist{}}
+}
