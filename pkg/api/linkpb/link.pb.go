@@ -581,8 +581,8 @@ type Heartbeat struct {
 	DurableOrdinal uint64                 `protobuf:"varint,2,opt,name=durable_ordinal,json=durableOrdinal,proto3" json:"durable_ordinal,omitempty"`
 	// unix_nanos is the primary's wall clock when head_ordinal was read.
 	UnixNanos int64 `protobuf:"varint,3,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
-	// head_bytes is the number of data bytes that the group has journaled since its creation; differences are lag.
-	HeadBytes uint64 `protobuf:"varint,4,opt,name=head_bytes,json=headBytes,proto3" json:"head_bytes,omitempty"`
+	// lag_bytes is what the primary has journaled, or marked in the change map, and the secondary has not acknowledged.
+	LagBytes uint64 `protobuf:"varint,4,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
 	// demoted is set once the primary takes no more writes; final_ordinal is then its last ordinal.
 	Demoted       bool   `protobuf:"varint,5,opt,name=demoted,proto3" json:"demoted,omitempty"`
 	FinalOrdinal  uint64 `protobuf:"varint,6,opt,name=final_ordinal,json=finalOrdinal,proto3" json:"final_ordinal,omitempty"`
@@ -641,9 +641,9 @@ func (x *Heartbeat) GetUnixNanos() int64 {
 	return 0
 }
 
-func (x *Heartbeat) GetHeadBytes() uint64 {
+func (x *Heartbeat) GetLagBytes() uint64 {
 	if x != nil {
-		return x.HeadBytes
+		return x.LagBytes
 	}
 	return 0
 }
@@ -667,7 +667,10 @@ type Welcome struct {
 	// durable_ordinal is where the secondary's journal ends; the primary goes on behind it.
 	DurableOrdinal uint64 `protobuf:"varint,1,opt,name=durable_ordinal,json=durableOrdinal,proto3" json:"durable_ordinal,omitempty"`
 	// needs_sync asks for an initial sync or resync: the secondary has nothing, or not all of an interrupted sync.
-	NeedsSync     bool `protobuf:"varint,2,opt,name=needs_sync,json=needsSync,proto3" json:"needs_sync,omitempty"`
+	NeedsSync bool `protobuf:"varint,2,opt,name=needs_sync,json=needsSync,proto3" json:"needs_sync,omitempty"`
+	// instance names this copy: it changes when the secondary starts from nothing. The primary's change map is relative
+	// to one instance.
+	Instance      string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -714,6 +717,13 @@ func (x *Welcome) GetNeedsSync() bool {
 		return x.NeedsSync
 	}
 	return false
+}
+
+func (x *Welcome) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
 }
 
 type Refusal struct {
@@ -973,20 +983,20 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05codec\x18\x02 \x01(\x0e2\x19.slipstream.link.v1.CodecR\x05codec\x12\x18\n" +
 	"\arecords\x18\x03 \x01(\fR\arecords\x12\x1b\n" +
-	"\traw_bytes\x18\x04 \x01(\rR\brawBytes\"\xd4\x01\n" +
+	"\traw_bytes\x18\x04 \x01(\rR\brawBytes\"\xd2\x01\n" +
 	"\tHeartbeat\x12!\n" +
 	"\fhead_ordinal\x18\x01 \x01(\x04R\vheadOrdinal\x12'\n" +
 	"\x0fdurable_ordinal\x18\x02 \x01(\x04R\x0edurableOrdinal\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x03 \x01(\x03R\tunixNanos\x12\x1d\n" +
-	"\n" +
-	"head_bytes\x18\x04 \x01(\x04R\theadBytes\x12\x18\n" +
+	"unix_nanos\x18\x03 \x01(\x03R\tunixNanos\x12\x1b\n" +
+	"\tlag_bytes\x18\x04 \x01(\x04R\blagBytes\x12\x18\n" +
 	"\ademoted\x18\x05 \x01(\bR\ademoted\x12#\n" +
-	"\rfinal_ordinal\x18\x06 \x01(\x04R\ffinalOrdinal\"Q\n" +
+	"\rfinal_ordinal\x18\x06 \x01(\x04R\ffinalOrdinal\"m\n" +
 	"\aWelcome\x12'\n" +
 	"\x0fdurable_ordinal\x18\x01 \x01(\x04R\x0edurableOrdinal\x12\x1d\n" +
 	"\n" +
-	"needs_sync\x18\x02 \x01(\bR\tneedsSync\"\xfd\x02\n" +
+	"needs_sync\x18\x02 \x01(\bR\tneedsSync\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\"\xfd\x02\n" +
 	"\aRefusal\x12:\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\".slipstream.link.v1.Refusal.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12!\n" +

@@ -1471,8 +1471,7 @@ type GroupStatus struct {
 	Loss           *LossReport     `protobuf:"bytes,23,opt,name=loss,proto3" json:"loss,omitempty"`
 	ChangeMapBytes uint64          `protobuf:"varint,24,opt,name=change_map_bytes,json=changeMapBytes,proto3" json:"change_map_bytes,omitempty"`
 	// last_replicated_unix_nanos: everything written before this time is at the secondary.
-	LastReplicatedUnixNanos int64  `protobuf:"varint,25,opt,name=last_replicated_unix_nanos,json=lastReplicatedUnixNanos,proto3" json:"last_replicated_unix_nanos,omitempty"`
-	HeadBytes               uint64 `protobuf:"varint,26,opt,name=head_bytes,json=headBytes,proto3" json:"head_bytes,omitempty"`
+	LastReplicatedUnixNanos int64 `protobuf:"varint,25,opt,name=last_replicated_unix_nanos,json=lastReplicatedUnixNanos,proto3" json:"last_replicated_unix_nanos,omitempty"`
 	unknownFields           protoimpl.UnknownFields
 	sizeCache               protoimpl.SizeCache
 }
@@ -1682,13 +1681,6 @@ func (x *GroupStatus) GetLastReplicatedUnixNanos() int64 {
 	return 0
 }
 
-func (x *GroupStatus) GetHeadBytes() uint64 {
-	if x != nil {
-		return x.HeadBytes
-	}
-	return 0
-}
-
 var File_pkg_api_sidecarpb_sidecar_proto protoreflect.FileDescriptor
 
 const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
@@ -1776,7 +1768,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x1a\n" +
 	"\battached\x18\x03 \x01(\bR\battached\x12'\n" +
 	"\x0funapplied_bytes\x18\x04 \x01(\x04R\x0eunappliedBytes\x12(\n" +
-	"\x10change_map_bytes\x18\x05 \x01(\x04R\x0echangeMapBytes\"\xf1\a\n" +
+	"\x10change_map_bytes\x18\x05 \x01(\x04R\x0echangeMapBytes\"\xd2\a\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x12\n" +
@@ -1806,9 +1798,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\avolumes\x18\x16 \x03(\v2#.slipstream.sidecar.v1.VolumeStatusR\avolumes\x125\n" +
 	"\x04loss\x18\x17 \x01(\v2!.slipstream.sidecar.v1.LossReportR\x04loss\x12(\n" +
 	"\x10change_map_bytes\x18\x18 \x01(\x04R\x0echangeMapBytes\x12;\n" +
-	"\x1alast_replicated_unix_nanos\x18\x19 \x01(\x03R\x17lastReplicatedUnixNanos\x12\x1d\n" +
-	"\n" +
-	"head_bytes\x18\x1a \x01(\x04R\theadBytes*=\n" +
+	"\x1alast_replicated_unix_nanos\x18\x19 \x01(\x03R\x17lastReplicatedUnixNanos*=\n" +
 	"\vJournalFull\x12\x16\n" +
 	"\x12JOURNAL_FULL_TRACK\x10\x00\x12\x16\n" +
 	"\x12JOURNAL_FULL_STALL\x10\x012\x88\n" +
