@@ -338,17 +338,25 @@ func (m *MemFS) SyncDir(name string) error {
 		return pathError("sync", name, err)
 	}
 	dirs := map[*inode]bool{dir: true}
+	gone := map[*inode]bool{} // directories whose removal becomes durable: what is pending in them is of no account
 	commit := make([]bool, len(m.pending))
+	forget := make([]bool, len(m.pending))
 	for i, op := range slices.Backward(m.pending) {
-		if commit[i] = op.touches(dirs); commit[i] && op.fromDir != nil {
+		commit[i] = op.touches(dirs)
+		forget[i] = gone[op.dir] && (op.fromDir == nil || gone[op.fromDir])
+		if commit[i] && op.fromDir != nil {
 			dirs[op.dir], dirs[op.fromDir] = true, true
+		}
+		if (commit[i] || forget[i]) && op.before != nil && op.before.dir {
+			gone[op.before] = true
 		}
 	}
 	rest := m.pending[:0]
 	for i, op := range m.pending {
-		if commit[i] {
+		switch {
+		case commit[i]:
 			op.apply(func(dir *inode) map[string]*inode { return dir.synced })
-		} else {
+		case !forget[i]:
 			rest = append(rest, op)
 		}
 	}

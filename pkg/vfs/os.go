@@ -145,13 +145,15 @@ func (f *osFile) control(op string, call func(fd int) error) error {
 	err = conn.Control(func(fd uintptr) {
 		callErr = retryEINTR(func() error { return call(int(fd)) })
 	})
-	if err == nil {
+	switch {
+	case err != nil:
+		err = fs.ErrClosed // the only reason for not getting at the descriptor, in an error of its own
+	case callErr != nil:
 		err = callErr
+	default:
+		return nil
 	}
-	if err != nil {
-		return &fs.PathError{Op: op, Path: f.f.Name(), Err: err}
-	}
-	return nil
+	return &fs.PathError{Op: op, Path: f.f.Name(), Err: err}
 }
 
 func (f *osFile) Datasync() error { return f.control("fdatasync", unix.Fdatasync) }

@@ -51,11 +51,13 @@ type File interface {
 	Truncate(size int64) error
 	// Preallocate reserves space for the range and extends the file to its end; the range reads as zeros or as before.
 	Preallocate(off, n int64) error
-	// PunchHole frees the range, which then reads as zeros. The size stays.
+	// PunchHole frees the range, which then reads as zeros. The size stays; what lies behind the end is left out.
 	PunchHole(off, n int64) error
-	// ZeroRange makes the range read as zeros and keeps it allocated where the file system can.
+	// ZeroRange makes the range read as zeros and keeps it allocated where the file system can. The size stays; what lies
+	// behind the end is left out.
 	ZeroRange(off, n int64) error
-	// NextData returns the first allocated extent at or after off, or io.EOF. Allocated may be more than written.
+	// NextData returns the first extent at or after off that may hold other than zeros, or io.EOF. Everything between off
+	// and start reads as zeros. Space that was preallocated and never written may be reported or not.
 	NextData(off int64) (start, end int64, err error)
 }
 
