@@ -261,20 +261,6 @@ func testWritev(t *testing.T, fsys FS, dir string) {
 	}
 }
 
-// dataIn returns whether NextData covers off.
-func dataIn(t *testing.T, f File, off int64) bool {
-	t.Helper()
-	start, end, err := f.NextData(off)
-	if err == io.EOF {
-		return false
-	}
-	noErr(t, err)
-	if start < off || end <= start {
-		t.Fatalf("NextData(%d) = [%d, %d)", off, start, end)
-	}
-	return start == off
-}
-
 func testSparse(t *testing.T, fsys FS, dir string) {
 	const size = 64 << 20
 	f := create(t, fsys, filepath.Join(dir, "a"), "")

@@ -308,7 +308,8 @@ func TestCrashSeed(t *testing.T) {
 	cfg := func() CrashConfig {
 		return CrashConfig{UnsyncedPercent: 50, RNG: rand.New(rand.NewPCG(1, 2))}
 	}
-	if contents(history().CrashClone(cfg())) != contents(history().CrashClone(cfg())) {
+	first, second := history().CrashClone(cfg()), history().CrashClone(cfg())
+	if contents(first) != contents(second) {
 		t.Error("two crashes with the same seed differ")
 	}
 }
