@@ -64,7 +64,6 @@ for set in "$@"; do
 		;;
 	demo-postgres)
 		need_postgres
-		need setpriv util-linux
 		;;
 	bench)
 		need go golang
