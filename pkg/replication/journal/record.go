@@ -1,5 +1,7 @@
 package journal
 
+import "fmt"
+
 // Kind says what a record means. The values are part of the format and never change.
 type Kind uint8
 
@@ -23,6 +25,32 @@ func (k Kind) HasData() bool {
 	return k == KindWrite || k == KindVolume || k == KindSyncBegin || k == KindExtent
 }
 
+// Valid reports whether the format defines k.
+func (k Kind) Valid() bool { return k >= KindWrite && k <= KindHole }
+
+// String returns the name the design documents use.
+func (k Kind) String() string {
+	switch k {
+	case KindWrite:
+		return "write"
+	case KindDiscard:
+		return "discard"
+	case KindZero:
+		return "zero"
+	case KindVolume:
+		return "volume"
+	case KindSyncBegin:
+		return "sync-begin"
+	case KindExtent:
+		return "extent"
+	case KindSyncEnd:
+		return "sync-end"
+	case KindHole:
+		return "hole"
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
 // Header is a record's header, decoded.
 type Header struct {
 	Kind      Kind
@@ -42,8 +70,59 @@ type Header struct {
 // MaxDataBytes bounds a record's data. Longer writes are split by the caller.
 const MaxDataBytes = 4 << 20
 
+// dataBytes is how many bytes follow the header, without padding.
+func (h *Header) dataBytes() int64 {
+	if h.Kind.HasData() {
+		return int64(h.Length)
+	}
+	return 0
+}
+
+// check validates what holds for every record, on disk and on the wire.
+func (h *Header) check() error {
+	switch {
+	case !h.Kind.Valid():
+		return fmt.Errorf("unknown record kind %d", uint8(h.Kind))
+	case h.Offset < 0 || h.Offset+int64(h.Length) < 0:
+		return fmt.Errorf("%s record: range of %d bytes at offset %d is not a range", h.Kind, h.Length, h.Offset)
+	case h.Kind.HasData() && h.Length > MaxDataBytes:
+		return fmt.Errorf("%s record: %d bytes of data, the limit is %d", h.Kind, h.Length, MaxDataBytes)
+	case !h.Kind.HasData() && h.DataCRC != 0:
+		return fmt.Errorf("%s record: has a data checksum but no data", h.Kind)
+	}
+	return nil
+}
+
 // Location is where a record's data lies: a segment, by sequence, and a byte offset in it.
 type Location struct {
 	Segment uint64
 	Offset  int64
 }
+
+// Position is a place between two records of the stream: a segment, by sequence, and a byte offset in it. The end of a
+// segment and the first record of the next are the same place in the stream but different, ordered positions.
+type Position struct {
+	Segment uint64
+	Offset  int64
+}
+
+// Compare returns -1, 0 or +1 as p lies before, at or behind q.
+func (p Position) Compare(q Position) int {
+	switch {
+	case p.Segment < q.Segment:
+		return -1
+	case p.Segment > q.Segment:
+		return 1
+	case p.Offset < q.Offset:
+		return -1
+	case p.Offset > q.Offset:
+		return 1
+	}
+	return 0
+}
+
+// Before reports whether p lies before q.
+func (p Position) Before(q Position) bool { return p.Compare(q) < 0 }
+
+// String formats p as segment:offset.
+func (p Position) String() string { return fmt.Sprintf("%d:%d", p.Segment, p.Offset) }

@@ -1,0 +1,189 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+
+	"k8s.io/klog/v2"
+)
+
+// zeroChunk is the unit in which new segments are filled.
+var zeroChunk [1 << 20]byte
+
+// takeFree returns a segment file for nextSegment: from the pool, or a new one if the limit allows.
+func (j *Journal) takeFree() (*segment, error) {
+	j.mu.Lock()
+	limit := j.o.HardLimitBytes
+	if limit > 0 && j.usedLocked()+j.o.SegmentBytes > limit {
+		j.mu.Unlock()
+		return nil, ErrFull
+	}
+	if len(j.free) > 0 {
+		s := j.free[0]
+		j.free = append(j.free[:0], j.free[1:]...)
+		j.mu.Unlock()
+		return s, nil
+	}
+	name, err := j.reserveLocked()
+	j.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	s, err := j.create(name, false)
+	j.mu.Lock()
+	j.creating--
+	j.mu.Unlock()
+	return s, err
+}
+
+// reserveLocked sets room for one more file aside, and names it.
+func (j *Journal) reserveLocked() (string, error) {
+	if j.o.HardLimitBytes > 0 && j.totalLocked()+j.o.SegmentBytes > j.o.HardLimitBytes {
+		return "", ErrFull
+	}
+	j.creating++
+	name := fmt.Sprintf("%08d.seg", j.nextName)
+	j.nextName++
+	return j.o.path(name), nil
+}
+
+// create makes a segment file whose size and name are durable before anything is in it, so that a file shorter than its
+// header says is damage and nothing else. With fill, its blocks are written, too: an fdatasync after a write into blocks
+// that were only preallocated has to commit their conversion as metadata.
+func (j *Journal) create(name string, fill bool) (_ *segment, err error) {
+	f, err := j.o.FS.Create(name)
+	if err != nil {
+		return nil, fmt.Errorf("journal: creating segment %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("journal: creating segment %s of %d bytes: %w", name, j.o.SegmentBytes, err)
+			_ = f.Close()
+			if rerr := j.o.FS.Remove(name); rerr != nil {
+				klog.ErrorS(rerr, "Cannot remove a segment file that could not be created; the next open removes it", "file", name)
+			}
+		}
+	}()
+	// Preallocated even if it is filled: the file system then finds the space in one piece, or says at once that it is full.
+	if err := f.Preallocate(0, j.o.SegmentBytes); err != nil {
+		return nil, err
+	}
+	for off := int64(0); fill && off < j.o.SegmentBytes; off += int64(len(zeroChunk)) {
+		if _, err := f.WriteAt(zeroChunk[:min(int64(len(zeroChunk)), j.o.SegmentBytes-off)], off); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.Datasync(); err != nil {
+		return nil, err
+	}
+	if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
+		return nil, err
+	}
+	return &segment{name: name, f: f}, nil
+}
+
+// Prepare creates segments until FreeTarget are ready or HardLimitBytes is reached, so that Append does not have to
+// create one while a writer waits, and so that its blocks are written and a later fdatasync has no metadata to commit. To
+// be called from a background goroutine after each change of segment; appends go on meanwhile.
+func (j *Journal) Prepare() error {
+	j.prepareMu.Lock()
+	defer j.prepareMu.Unlock()
+	for {
+		j.mu.Lock()
+		if j.closed {
+			j.mu.Unlock()
+			return ErrClosed
+		}
+		if len(j.free) >= j.o.FreeTarget {
+			j.mu.Unlock()
+			return nil
+		}
+		name, err := j.reserveLocked()
+		j.mu.Unlock()
+		if errors.Is(err, ErrFull) {
+			return nil
+		}
+		s, err := j.create(name, true)
+		j.mu.Lock()
+		j.creating--
+		closed := j.closed
+		if err == nil && !closed {
+			j.free = append(j.free, s)
+		}
+		j.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if closed {
+			_ = s.f.Close()
+			return ErrClosed
+		}
+	}
+}
+
+// Release gives every sealed segment with Sequence <= through back to the free pool, once its readers are done. The
+// caller has made durable before, in its checkpoint, that OldestSegment is above through: from here on the file may be
+// overwritten at any time. A segment that takes records, or holds any that are not durable, is not released.
+func (j *Journal) Release(through uint64) error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return ErrClosed
+	}
+	var drop []*segment
+	n := 0
+	var err error
+	for _, s := range j.live {
+		if s.hdr.sequence > through || !s.sealed {
+			break
+		}
+		if s.end > segmentHeaderBytes && j.durableEnd.Before(Position{s.hdr.sequence, s.end}) {
+			err = fmt.Errorf("journal: segment %s (sequence %d) is not durable yet, sync before releasing it", s.name, s.hdr.sequence)
+			break
+		}
+		n++
+		s.released = true
+		if s.pins > 0 {
+			j.retired++
+		} else if !j.recycleLocked(s) {
+			drop = append(drop, s)
+		}
+	}
+	j.live = append(j.live[:0], j.live[n:]...)
+	j.mu.Unlock()
+	for _, s := range drop {
+		j.remove(s)
+	}
+	return err
+}
+
+// recycleLocked puts a released segment into the pool, and reports false if its file has another size than new ones.
+func (j *Journal) recycleLocked(s *segment) bool {
+	if s.hdr.segmentBytes != j.o.SegmentBytes {
+		return false
+	}
+	j.free = append(j.free, s)
+	return true
+}
+
+// remove deletes the file of a segment that no list has any more. A failure costs space only: the next open finds it.
+func (j *Journal) remove(s *segment) {
+	_ = s.f.Close()
+	if err := j.o.FS.Remove(s.name); err != nil {
+		klog.ErrorS(err, "Cannot remove a free segment file; the next open tries again", "file", s.name)
+	}
+}
+
+// TrimFree removes the free segments beyond FreeTarget.
+func (j *Journal) TrimFree() {
+	j.mu.Lock()
+	var drop []*segment
+	if n := j.o.FreeTarget; len(j.free) > n && !j.closed {
+		drop = append(drop, j.free[n:]...)
+		j.free = j.free[:n]
+	}
+	j.mu.Unlock()
+	for _, s := range drop {
+		j.remove(s)
+	}
+}

@@ -1,0 +1,100 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// ReadData fills p from the data of the record at loc, starting skip bytes into it. It reads what was written, durable or
+// not, and does not verify it: a part of a record has no checksum. ErrReleased means that the segment is gone, so that
+// the caller's view of where its data lies is out of date.
+func (j *Journal) ReadData(loc Location, skip int64, p []byte) error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return ErrClosed
+	}
+	i := j.findLocked(loc.Segment)
+	if i == len(j.live) || j.live[i].hdr.sequence != loc.Segment {
+		j.mu.Unlock()
+		return ErrReleased
+	}
+	s := j.live[i]
+	off := loc.Offset + skip
+	if skip < 0 || loc.Offset < segmentHeaderBytes || off < 0 || off > s.end || int64(len(p)) > s.end-off {
+		end := s.end
+		j.mu.Unlock()
+		return fmt.Errorf("journal: reading %d bytes at offset %d of %s, which ends at %d", len(p), off, s.name, end)
+	}
+	j.pinLocked(s)
+	j.mu.Unlock()
+	defer j.unpin(s)
+	return readFull(s, p, off)
+}
+
+func readFull(s *segment, p []byte, off int64) error {
+	if n, err := s.f.ReadAt(p, off); n < len(p) {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("journal: reading %s at offset %d: %w", s.name, off, err)
+	}
+	return nil
+}
+
+// PositionOf returns the position just before the first record whose ordinal is above the given one; if that is the head,
+// the end. It returns false if that record was released. An ordinal above the head is ErrOutOfOrder.
+func (j *Journal) PositionOf(ordinal uint64) (Position, bool, error) {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return Position{}, false, ErrClosed
+	}
+	switch {
+	case ordinal == j.head:
+		defer j.mu.Unlock()
+		return j.end, true, nil
+	case ordinal > j.head:
+		head := j.head
+		j.mu.Unlock()
+		return Position{}, false, fmt.Errorf("%w: looking for what follows ordinal %d, the head is %d", ErrOutOfOrder, ordinal, head)
+	}
+	i := 0
+	for i < len(j.live) && j.live[i].last <= ordinal {
+		i++
+	}
+	if i == len(j.live) || j.live[i].hdr.firstOrdinal-1 > ordinal {
+		j.mu.Unlock()
+		return Position{}, false, nil
+	}
+	s := j.live[i]
+	off := int64(segmentHeaderBytes)
+	for _, e := range s.index {
+		if e.before > ordinal {
+			break
+		}
+		off = e.off
+	}
+	end := s.end
+	j.pinLocked(s)
+	j.mu.Unlock()
+	defer j.unpin(s)
+
+	w := &window{r: s.f, size: end, chunk: indexEvery}
+	for off < end {
+		b, err := w.bytes(off, recordHeaderBytes)
+		if err != nil {
+			return Position{}, false, fmt.Errorf("journal: reading %s at offset %d: %w", s.name, off, err)
+		}
+		var d diskHeader
+		if err := d.decode(b, s.hdr.seed(), off); err != nil {
+			return Position{}, false, &CorruptionError{File: s.name, Offset: off, Ordinal: ordinal + 1, Reason: err.Error()}
+		}
+		if d.Ordinal > ordinal {
+			break
+		}
+		off += recordBytes(d.dataBytes())
+	}
+	return Position{s.hdr.sequence, off}, true, nil
+}
