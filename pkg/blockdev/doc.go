@@ -1,0 +1,45 @@
+// Package blockdev is what a volume is made of on one node: the pool directory, volume records, image files, loop devices,
+// and Device, the interface between the shim and the engine.
+//
+// It is not replication: it does not know what is in a journal, and a replicable volume's current contents are more than
+// its image. It is not policy either: who may mount what, and when something is formatted, is the driver's business; this
+// package stores what the driver decided. It needs Linux.
+//
+// # Pool
+//
+// A pool is a directory on one file system:
+//
+//	pool.json                  the pool's id; written once
+//	driver.lock                flock, held by the one driver process
+//	replicator.lock            flock, held by the one replicator process
+//	records.lock               flock, held while volumes are created, changed or deleted
+//	volumes/<id>/volume.json   the volume record
+//	volumes/<id>/image         the image: as many bytes as the record says, or more while it is being grown
+//	volumes/<id>.creating/     a volume that is being created; garbage after a crash
+//	volumes/<id>.deleting/     a volume that is being deleted; garbage
+//	groups/<id>/               a group's files; see package replication
+//
+// A volume comes and goes with the rename of its directory, so that at every instant, also after a power loss, it is there
+// whole or not at all. Pool.Sweep removes the garbage. A directory without a record is damage, not garbage: it is
+// reported and never removed.
+//
+// # Record files
+//
+// pool.json, volume.json and the files of groups that use EncodeRecord are JSON of exactly this form, which jq and people
+// can read but not write:
+//
+//	{"format":"slipstream-<kind>","version":1,"crc32c":"<8 hex digits>","body":
+//	<the body, indented by two spaces>
+//	}
+//
+// The CRC-32C (Castagnoli) covers the body's bytes as they stand in the file. A file that differs in a single byte from
+// what EncodeRecord would write for its body is damaged. A higher version than this program's is refused and nothing in
+// the file is touched: it is from a newer Slipstream.
+//
+// # Concurrency
+//
+// A Pool, and everything that implements Device, may be used by many goroutines. Processes exclude each other by flock(2):
+// one driver and one replicator per pool, and changes of records one at a time. Reading a record takes no lock, since it
+// is replaced atomically. On a file system other than vfs.OS the locks are between the users of that FS value in this
+// process.
+package blockdev

@@ -1,0 +1,493 @@
+package blockdev
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// Who opens a pool.
+type Who int
+
+const (
+	WhoReader     Who = iota // reads only, beside anybody
+	WhoDriver                // the one driver process
+	WhoReplicator            // the one replicator process
+)
+
+func (w Who) lockName() string {
+	switch w {
+	case WhoDriver:
+		return "driver.lock"
+	case WhoReplicator:
+		return "replicator.lock"
+	}
+	return ""
+}
+
+// Errors of a pool, to be matched with errors.Is. A volume that is missing also matches fs.ErrNotExist, one that is there
+// already fs.ErrExist.
+var (
+	ErrNoVolume     = fmt.Errorf("no such volume: %w", fs.ErrNotExist)
+	ErrVolumeExists = fmt.Errorf("volume exists: %w", fs.ErrExist)
+	ErrReadOnlyPool = errors.New("pool is open for reading only")
+)
+
+const (
+	poolFile       = "pool.json"
+	volumeFile     = "volume.json"
+	imageFile      = "image"
+	recordsLock    = "records.lock"
+	kindPool       = "pool"
+	creatingSuffix = ".creating"
+	deletingSuffix = ".deleting"
+)
+
+// poolRecord is the body of pool.json.
+type poolRecord struct {
+	ID string `json:"id"`
+}
+
+// Pool is a directory of volumes; the package comment says what is in it.
+type Pool struct {
+	fs     vfs.FS
+	dir    string
+	id     string
+	who    Who
+	locks  locker
+	holder io.Closer // of the process lock; nil for readers
+}
+
+// OpenPool opens a pool for a kind of process until Close. The driver and the replicator create it when it is missing; a
+// second process of a kind gets ErrLocked, with the lock file's name.
+func OpenPool(fsys vfs.FS, dir string, who Who) (*Pool, error) {
+	p := &Pool{fs: fsys, dir: dir, who: who, locks: lockerFor(fsys)}
+	if who == WhoReader {
+		if err := p.readID(); err != nil {
+			return nil, fmt.Errorf("open pool %s: %w", dir, err)
+		}
+		return p, nil
+	}
+	if err := fsys.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("create pool: %w", err)
+	}
+	holder, err := p.locks.tryLock(filepath.Join(dir, who.lockName()))
+	if err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	p.holder = holder
+	if err := p.openOrCreate(); err != nil {
+		holder.Close()
+		return nil, fmt.Errorf("open pool %s: %w", dir, err)
+	}
+	return p, nil
+}
+
+func (p *Pool) readID() error {
+	var rec poolRecord
+	if err := ReadRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &rec); err != nil {
+		return err
+	}
+	p.id = rec.ID
+	return nil
+}
+
+func (p *Pool) openOrCreate() error {
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, sub := range []string{p.volumesDir(), filepath.Join(p.dir, "groups")} {
+		if err := p.fs.MkdirAll(sub); err != nil {
+			return err
+		}
+	}
+	err = p.readID()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// Volumes without the pool's record: this is a damaged pool, or somebody else's directory.
+	for _, sub := range []string{p.volumesDir(), filepath.Join(p.dir, "groups")} {
+		names, err := p.fs.ReadDir(sub)
+		if err != nil {
+			return err
+		}
+		if len(names) > 0 {
+			return &CorruptError{Path: filepath.Join(p.dir, poolFile), OffsetBytes: -1,
+				Reason: fmt.Sprintf("it is missing, but %s holds %q: restore it, or use an empty directory", sub, names[0])}
+		}
+	}
+	rec := poolRecord{ID: uuid.NewString()}
+	if err := WriteRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &rec); err != nil {
+		return err
+	}
+	p.id = rec.ID
+	return nil
+}
+
+// Close lets the next process of the kind in.
+func (p *Pool) Close() error {
+	if p.holder == nil {
+		return nil
+	}
+	return p.holder.Close()
+}
+
+// ID is the pool's own, made when it was created.
+func (p *Pool) ID() string { return p.id }
+
+// Dir is the pool's directory.
+func (p *Pool) Dir() string { return p.dir }
+
+func (p *Pool) volumesDir() string           { return filepath.Join(p.dir, "volumes") }
+func (p *Pool) volumeDir(id string) string   { return filepath.Join(p.volumesDir(), id) }
+func (p *Pool) volumePath(id string) string  { return filepath.Join(p.volumeDir(id), volumeFile) }
+func (p *Pool) creatingDir(id string) string { return p.volumeDir(id) + creatingSuffix }
+func (p *Pool) deletingDir(id string) string { return p.volumeDir(id) + deletingSuffix }
+
+// ImagePath is where a volume's image is, or would be.
+func (p *Pool) ImagePath(id string) (string, error) {
+	if err := ValidateID(id); err != nil {
+		return "", fmt.Errorf("volume %w", err)
+	}
+	return filepath.Join(p.volumeDir(id), imageFile), nil
+}
+
+// GroupDir is where a group's files are, or would be; nothing is created.
+func (p *Pool) GroupDir(groupID string) (string, error) {
+	if err := ValidateID(groupID); err != nil {
+		return "", fmt.Errorf("group %w", err)
+	}
+	return filepath.Join(p.dir, "groups", groupID), nil
+}
+
+// lockRecords excludes all other changes of volumes, by any process.
+func (p *Pool) lockRecords() (unlock func(), err error) {
+	if p.who == WhoReader {
+		return nil, fmt.Errorf("pool %s: %w", p.dir, ErrReadOnlyPool)
+	}
+	l, err := p.locks.lock(filepath.Join(p.dir, recordsLock))
+	if err != nil {
+		return nil, err
+	}
+	return func() { l.Close() }, nil
+}
+
+// Get returns a volume's record: the caller's own copy. A volume that is not there is ErrNoVolume; a damaged record is a
+// *CorruptError.
+func (p *Pool) Get(id string) (*VolumeRecord, error) {
+	if err := ValidateID(id); err != nil {
+		// No such volume can exist; callers hand ids through from outside.
+		return nil, fmt.Errorf("%w: %w", ErrNoVolume, err)
+	}
+	path := p.volumePath(id)
+	data, err := vfs.ReadFile(p.fs, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := p.fs.Stat(p.volumeDir(id)); err == nil {
+			// Between the two calls it may have been created; then the record is there now.
+			if data, err = vfs.ReadFile(p.fs, path); err == nil {
+				return p.decode(id, data)
+			}
+			return nil, &CorruptError{Path: path, OffsetBytes: -1, Reason: "it is missing, its directory is not: restore it, " +
+				"or remove the directory to give the volume up"}
+		}
+		return nil, fmt.Errorf("volume %s: %w", id, ErrNoVolume)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.decode(id, data)
+}
+
+func (p *Pool) decode(id string, data []byte) (*VolumeRecord, error) {
+	rec, err := DecodeVolumeRecord(p.volumePath(id), data)
+	if err == nil && rec.ID != id {
+		err = &CorruptError{Path: p.volumePath(id), OffsetBytes: -1, Reason: fmt.Sprintf("it is the record of volume %s", rec.ID)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// List returns all volumes, by id. When some records cannot be read it returns the others and an error that names each
+// bad one; volumes that come or go meanwhile may be in the list or not.
+func (p *Pool) List() ([]*VolumeRecord, error) {
+	names, err := p.fs.ReadDir(p.volumesDir())
+	if err != nil {
+		return nil, err
+	}
+	var list []*VolumeRecord
+	var errs []error
+	for _, name := range names {
+		if ValidateID(name) != nil {
+			continue // being created or deleted, or not ours
+		}
+		rec, err := p.Get(name)
+		switch {
+		case errors.Is(err, ErrNoVolume):
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			list = append(list, rec)
+		}
+	}
+	return list, errors.Join(errs...)
+}
+
+// Create makes a volume of zeros and returns its record with defaults filled in. It is durable, or, after an error or a
+// crash, not there. An id that is taken is ErrVolumeExists.
+func (p *Pool) Create(rec VolumeRecord) (*VolumeRecord, error) {
+	r := rec.Clone()
+	r.setDefaults()
+	if r.CreatedUnixNanos == 0 {
+		r.CreatedUnixNanos = time.Now().UnixNano()
+	}
+	data, err := EncodeVolumeRecord(r)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if _, err := p.fs.Stat(p.volumeDir(r.ID)); err == nil {
+		return nil, fmt.Errorf("volume %s: %w", r.ID, ErrVolumeExists)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := p.build(r, data); err != nil {
+		_ = p.fs.RemoveAll(p.creatingDir(r.ID)) // Sweep gets what is left
+		return nil, fmt.Errorf("create volume %s: %w", r.ID, err)
+	}
+	return r, nil
+}
+
+// build makes a volume's directory under another name and renames it, which is the instant it comes into being.
+func (p *Pool) build(r *VolumeRecord, record []byte) error {
+	tmp := p.creatingDir(r.ID)
+	if err := p.fs.RemoveAll(tmp); err != nil { // of a creation that was interrupted
+		return err
+	}
+	if err := p.fs.MkdirAll(tmp); err != nil {
+		return err
+	}
+	img, err := CreateImage(p.fs, filepath.Join(tmp, imageFile), r.SizeBytes, r.Thick)
+	if err != nil {
+		return err
+	}
+	if err := img.Close(); err != nil {
+		return err
+	}
+	if err := vfs.WriteFileAtomic(p.fs, filepath.Join(tmp, volumeFile), record); err != nil {
+		return err
+	}
+	if err := p.fs.Rename(tmp, p.volumeDir(r.ID)); err != nil {
+		return err
+	}
+	return p.fs.SyncDir(p.volumesDir())
+}
+
+// Update changes a record: read, change, write, with all other changes excluded. The record that change gets is its own;
+// when it returns an error nothing is written and Update returns that error. Update returns the new record. A volume's id
+// does not change and its size does not shrink; growing it is Grow's business. Change must not use the pool.
+func (p *Pool) Update(id string, change func(*VolumeRecord) error) (*VolumeRecord, error) {
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return p.update(id, change)
+}
+
+func (p *Pool) update(id string, change func(*VolumeRecord) error) (*VolumeRecord, error) {
+	old, err := p.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	r := old.Clone()
+	if err := change(r); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.ID != old.ID:
+		return nil, fmt.Errorf("volume %s: its id cannot be changed to %q", old.ID, r.ID)
+	case r.SizeBytes < old.SizeBytes:
+		return nil, fmt.Errorf("volume %s: it cannot shrink from %d to %d bytes", old.ID, old.SizeBytes, r.SizeBytes)
+	}
+	data, err := EncodeVolumeRecord(r)
+	if err != nil {
+		return nil, err
+	}
+	before, err := EncodeVolumeRecord(old)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(data, before) {
+		return r, nil
+	}
+	if err := vfs.WriteFileAtomic(p.fs, p.volumePath(id), data); err != nil {
+		return nil, fmt.Errorf("update volume %s: %w", id, err)
+	}
+	return r, nil
+}
+
+// Grow makes a volume's image and then its record larger. It can be repeated; the size it has already is a success. An
+// Image that is open elsewhere has to be grown by its owner.
+func (p *Pool) Grow(id string, sizeBytes int64) (*VolumeRecord, error) {
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return p.update(id, func(r *VolumeRecord) error {
+		grown := r.Clone()
+		grown.SizeBytes = sizeBytes
+		if err := grown.Validate(); err != nil { // before the image has a size that its record cannot have
+			return err
+		}
+		img, err := p.openImage(r)
+		if err != nil {
+			return err
+		}
+		err = img.Grow(sizeBytes)
+		if cerr := img.Close(); err == nil {
+			err = cerr
+		}
+		r.SizeBytes = sizeBytes
+		return err
+	})
+}
+
+// OpenImage opens a volume's image as its record says; one that is too short is ErrShortImage.
+func (p *Pool) OpenImage(id string) (*Image, error) {
+	r, err := p.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	return p.openImage(r)
+}
+
+func (p *Pool) openImage(r *VolumeRecord) (*Image, error) {
+	path, err := p.ImagePath(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	return OpenImage(p.fs, path, ExpectSize(r.SizeBytes), Thick(r.Thick))
+}
+
+// Delete removes a volume, whatever its record's state; it also gives up one whose record is damaged. One that is not there
+// is a success. The caller has detached it: an attached loop device would keep the space.
+func (p *Pool) Delete(id string) error {
+	if err := ValidateID(id); err != nil {
+		return fmt.Errorf("volume %w", err)
+	}
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// From an earlier deletion of the same id that was interrupted.
+	if err := p.fs.RemoveAll(p.deletingDir(id)); err != nil {
+		return err
+	}
+	err = p.fs.Rename(p.volumeDir(id), p.deletingDir(id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete volume %s: %w", id, err)
+	}
+	// Also when it is not there: an earlier call may have failed at just this.
+	if err := p.fs.SyncDir(p.volumesDir()); err != nil {
+		return fmt.Errorf("delete volume %s: %w", id, err)
+	}
+	if err := p.fs.RemoveAll(p.deletingDir(id)); err != nil {
+		return fmt.Errorf("free volume %s: %w", id, err)
+	}
+	return p.fs.SyncDir(p.volumesDir())
+}
+
+// Sweep removes what interrupted creations, deletions and updates left, and returns the names of what it removed. It may
+// be called at any time.
+func (p *Pool) Sweep() ([]string, error) {
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	names, err := p.fs.ReadDir(p.volumesDir())
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for _, name := range names {
+		path := filepath.Join(p.volumesDir(), name)
+		id, creating := strings.CutSuffix(name, creatingSuffix)
+		deleting := false
+		if !creating {
+			id, deleting = strings.CutSuffix(name, deletingSuffix)
+		}
+		switch {
+		case ValidateID(id) != nil:
+			continue
+		case creating || deleting:
+		default:
+			path = filepath.Join(path, volumeFile+vfs.TempSuffix)
+			if _, err := p.fs.Stat(path); err != nil {
+				continue
+			}
+		}
+		if err := p.fs.RemoveAll(path); err != nil {
+			return removed, fmt.Errorf("sweep pool: %w", err)
+		}
+		removed = append(removed, path)
+	}
+	if len(removed) == 0 {
+		return nil, nil
+	}
+	return removed, p.fs.SyncDir(p.volumesDir())
+}
+
+// Capacity returns the size of the pool's file system and what new volumes can have of it: what is free, less what thick
+// volumes have still to allocate. Thin volumes' promises are not subtracted.
+func (p *Pool) Capacity() (totalBytes, availableBytes int64, err error) {
+	space, ok := p.fs.(vfs.SpaceReporter)
+	if !ok {
+		return 0, 0, fmt.Errorf("pool %s: its file system %T does not tell its space", p.dir, p.fs)
+	}
+	totalBytes, availableBytes, err = space.Space(p.dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	list, err := p.List()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, r := range list {
+		if !r.Thick {
+			continue
+		}
+		info, err := p.fs.Stat(filepath.Join(p.volumeDir(r.ID), imageFile))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+		allocated, err := vfs.AllocatedBytes(info)
+		if err != nil {
+			return 0, 0, err
+		}
+		availableBytes -= max(r.SizeBytes-allocated, 0)
+	}
+	return totalBytes, max(availableBytes, 0), nil
+}

@@ -1,0 +1,196 @@
+package blockdev
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+)
+
+// Order is when a write has its place in the group's order.
+type Order string
+
+const (
+	// OrderFlush: at the latest at the flush that makes it durable, like a disk with a volatile write cache.
+	OrderFlush Order = "flush"
+	// OrderAck: before it is acknowledged.
+	OrderAck Order = "ack"
+)
+
+// VolumeState is where a volume is in its life.
+type VolumeState string
+
+const (
+	// VolumeCreating: its contents are not complete yet (a copy is running). It must not be attached.
+	VolumeCreating VolumeState = "creating"
+	VolumeReady    VolumeState = "ready"
+	// VolumeDeleting: to be deleted as soon as nothing uses it. It must not be attached anew.
+	VolumeDeleting VolumeState = "deleting"
+)
+
+// FormatState is how far making a file system got.
+type FormatState string
+
+const (
+	// FormatFormatting: mkfs was started and nothing was written since by anybody else: it may be started again.
+	FormatFormatting FormatState = "formatting"
+	// FormatFormatted: there is a file system. It is never made again, whatever the image looks like: a blank one is damage.
+	FormatFormatted FormatState = "formatted"
+)
+
+// FormatRecord says which file system was made on a volume. It decides about mkfs, not a look at the image, which may be
+// damaged and then looks blank.
+type FormatRecord struct {
+	State   FormatState `json:"state"`
+	FSType  string      `json:"fsType"`
+	UUID    string      `json:"uuid,omitempty"`
+	Options []string    `json:"options,omitempty"` // of mkfs
+}
+
+// StageRecord says where a volume is staged on this node, so that a driver that was restarted finds it.
+type StageRecord struct {
+	StagingPath  string   `json:"stagingPath"`
+	Device       string   `json:"device"`      // /dev/loopN when it was staged; look it up again after a reboot
+	BackingPath  string   `json:"backingPath"` // the image, or the shim's file
+	FSType       string   `json:"fsType,omitempty"`
+	MountOptions []string `json:"mountOptions,omitempty"`
+	ReadOnly     bool     `json:"readOnly,omitempty"`
+	Block        bool     `json:"block,omitempty"` // published as a raw block device
+}
+
+// VolumeRecord is what is durable about a volume; the body of volume.json. Its fields are only added to, with a new version
+// when an older program could do harm by not knowing one.
+type VolumeRecord struct {
+	ID             string            `json:"id"`
+	Name           string            `json:"name"` // the CSI name, by which creation is idempotent
+	SizeBytes      int64             `json:"sizeBytes"`
+	BlockSizeBytes int64             `json:"blockSizeBytes"` // logical block size of the loop device
+	Thick          bool              `json:"thick,omitempty"`
+	Replicable     bool              `json:"replicable,omitempty"` // attached through the shim
+	Order          Order             `json:"order,omitempty"`      // of a replicable volume
+	Group          string            `json:"group,omitempty"`      // consistency group; empty for none
+	Remote         string            `json:"remote,omitempty"`     // site it replicates to
+	FSType         string            `json:"fsType,omitempty"`     // wanted; Format says what is there
+	Parameters     map[string]string `json:"parameters,omitempty"`
+	Format         *FormatRecord     `json:"format,omitempty"`
+	Stage          *StageRecord      `json:"stage,omitempty"`
+	State          VolumeState       `json:"state"`
+	// Secondary: this site holds the copy of a group that is primary elsewhere.
+	Secondary        bool  `json:"secondary,omitempty"`
+	CreatedUnixNanos int64 `json:"createdUnixNanos"`
+}
+
+const (
+	// DefaultBlockSizeBytes is the logical block size when a record does not say. File systems and databases write 4 KiB.
+	DefaultBlockSizeBytes = 4096
+	minBlockSizeBytes     = 512
+	maxBlockSizeBytes     = 4096 // the page size, the loop driver's limit
+)
+
+// maxIDLength leaves room for the suffixes of a volume's directory in a name of 255 bytes.
+const maxIDLength = 200
+
+// ValidateID checks the id of a volume or group: 1 to 200 of a-z, 0-9 and -, not beginning with -. It becomes the name of a
+// directory, so nothing else is let through.
+func ValidateID(id string) error {
+	if id == "" || len(id) > maxIDLength || id[0] == '-' {
+		return fmt.Errorf("id %.80q: want 1 to %d of a-z, 0-9 and -, not beginning with -", id, maxIDLength)
+	}
+	for _, c := range []byte(id) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return fmt.Errorf("id %.80q: %q is not one of a-z, 0-9 and -", id, c)
+		}
+	}
+	return nil
+}
+
+// setDefaults fills in what a new record may leave out.
+func (r *VolumeRecord) setDefaults() {
+	if r.BlockSizeBytes == 0 {
+		r.BlockSizeBytes = DefaultBlockSizeBytes
+	}
+	if r.State == "" {
+		r.State = VolumeReady
+	}
+	if r.Replicable && r.Order == "" {
+		r.Order = OrderFlush
+	}
+}
+
+// Validate says what is wrong with a record.
+func (r *VolumeRecord) Validate() error {
+	if err := ValidateID(r.ID); err != nil {
+		return fmt.Errorf("volume %w", err)
+	}
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("volume %s: %s", r.ID, fmt.Sprintf(format, args...))
+	}
+	b := r.BlockSizeBytes
+	switch {
+	case b < minBlockSizeBytes || b > maxBlockSizeBytes || b&(b-1) != 0:
+		return fail("block size %d is not a power of two from %d to %d", b, minBlockSizeBytes, maxBlockSizeBytes)
+	case r.SizeBytes <= 0 || r.SizeBytes%b != 0:
+		return fail("size %d is not a positive multiple of its block size %d", r.SizeBytes, b)
+	case !slices.Contains([]Order{"", OrderFlush, OrderAck}, r.Order):
+		return fail("order %q is neither %q nor %q", r.Order, OrderFlush, OrderAck)
+	case r.Replicable && r.Order == "":
+		return fail("replicable, but without an order")
+	case !slices.Contains([]VolumeState{VolumeCreating, VolumeReady, VolumeDeleting}, r.State):
+		return fail("state %q is unknown", r.State)
+	case r.Format != nil && r.Format.State != FormatFormatting && r.Format.State != FormatFormatted:
+		return fail("format state %q is unknown", r.Format.State)
+	}
+	return nil
+}
+
+// Clone returns a copy that shares nothing.
+func (r *VolumeRecord) Clone() *VolumeRecord {
+	c := *r
+	if r.Parameters != nil {
+		c.Parameters = make(map[string]string, len(r.Parameters))
+		for k, v := range r.Parameters {
+			c.Parameters[k] = v
+		}
+	}
+	if r.Format != nil {
+		f := *r.Format
+		f.Options = slices.Clone(f.Options)
+		c.Format = &f
+	}
+	if r.Stage != nil {
+		s := *r.Stage
+		s.MountOptions = slices.Clone(s.MountOptions)
+		c.Stage = &s
+	}
+	return &c
+}
+
+// String is for logs: the JSON in one line.
+func (r *VolumeRecord) String() string {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return "volume " + r.ID
+	}
+	return string(text)
+}
+
+const kindVolume = "volume"
+
+// EncodeVolumeRecord returns the contents of volume.json.
+func EncodeVolumeRecord(r *VolumeRecord) ([]byte, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	return EncodeRecord(kindVolume, r)
+}
+
+// DecodeVolumeRecord reads the contents of volume.json; errors are those of DecodeRecord.
+func DecodeVolumeRecord(path string, data []byte) (*VolumeRecord, error) {
+	r := &VolumeRecord{}
+	if err := DecodeRecord(path, kindVolume, data, r); err != nil {
+		return nil, err
+	}
+	if err := r.Validate(); err != nil {
+		return nil, &CorruptError{Path: path, OffsetBytes: -1, Reason: err.Error()}
+	}
+	return r, nil
+}

@@ -1,0 +1,134 @@
+package blockdev
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// recordVersion is the newest version this program reads, and the one it writes.
+const recordVersion = 1
+
+const recordFormatPrefix = "slipstream-"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// CorruptError says that a file is not what was written to it.
+type CorruptError struct {
+	Path        string
+	OffsetBytes int64 // where it went wrong, or -1 when only the whole can be judged
+	Reason      string
+}
+
+func (e *CorruptError) Error() string {
+	if e.OffsetBytes < 0 {
+		return fmt.Sprintf("%s is damaged: %s", e.Path, e.Reason)
+	}
+	return fmt.Sprintf("%s is damaged at offset %d: %s", e.Path, e.OffsetBytes, e.Reason)
+}
+
+// NewerVersionError says that a file was written by a newer program. Nothing is wrong with it.
+type NewerVersionError struct {
+	Path    string
+	Version int
+}
+
+func (e *NewerVersionError) Error() string {
+	return fmt.Sprintf("%s has format version %d, this program knows up to %d: use the newer program again",
+		e.Path, e.Version, recordVersion)
+}
+
+func recordHeader(kind string, body []byte) []byte {
+	return fmt.Appendf(nil, "{\"format\":\"%s%s\",\"version\":%d,\"crc32c\":\"%08x\",\"body\":\n",
+		recordFormatPrefix, kind, recordVersion, crc32.Checksum(body, castagnoli))
+}
+
+const recordTrailer = "\n}\n"
+
+// EncodeRecord returns a record file's contents; the form is in the package comment. Kind is a word that tells record
+// files apart ("volume", "pool", "group").
+func EncodeRecord(kind string, body any) ([]byte, error) {
+	text, err := json.MarshalIndent(body, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode %s record: %w", kind, err)
+	}
+	return append(append(recordHeader(kind, text), text...), recordTrailer...), nil
+}
+
+// DecodeRecord reads a record file's contents into body, a pointer to a struct. Path is for the errors: *CorruptError, and
+// *NewerVersionError. After an error body is in no particular state.
+func DecodeRecord(path, kind string, data []byte, body any) error {
+	damaged := func(off int64, format string, args ...any) error {
+		return &CorruptError{Path: path, OffsetBytes: off, Reason: fmt.Sprintf(format, args...)}
+	}
+	if len(data) == 0 {
+		return damaged(0, "the file is empty")
+	}
+	var envelope struct {
+		Format  string          `json:"format"`
+		Version int             `json:"version"`
+		CRC32C  string          `json:"crc32c"`
+		Body    json.RawMessage `json:"body"`
+	}
+	if err := json.Unmarshal(data, &envelope); err != nil {
+		off := int64(-1)
+		var syntax *json.SyntaxError
+		var wrongType *json.UnmarshalTypeError
+		switch {
+		case errors.As(err, &syntax):
+			off = syntax.Offset
+		case errors.As(err, &wrongType):
+			off = wrongType.Offset
+		}
+		return damaged(off, "%v (%d bytes; a short file was cut)", err, len(data))
+	}
+	if got := strings.TrimPrefix(envelope.Format, recordFormatPrefix); got != kind || got == envelope.Format {
+		return damaged(0, "format is %q, want %q", envelope.Format, recordFormatPrefix+kind)
+	}
+	if envelope.Version > recordVersion {
+		return &NewerVersionError{Path: path, Version: envelope.Version}
+	}
+	// Comparing with what would have been written covers the header as well, which the CRC does not.
+	header := recordHeader(kind, envelope.Body)
+	want := append(append(bytes.Clone(header), envelope.Body...), recordTrailer...)
+	if !bytes.Equal(data, want) {
+		off := 0
+		for off < min(len(data), len(want)) && data[off] == want[off] {
+			off++
+		}
+		if off < len(header) && envelope.CRC32C != fmt.Sprintf("%08x", crc32.Checksum(envelope.Body, castagnoli)) {
+			return damaged(-1, "its CRC-32C is %s, its body's is %08x", envelope.CRC32C, crc32.Checksum(envelope.Body, castagnoli))
+		}
+		return damaged(int64(off), "not written by this program; records cannot be edited by hand")
+	}
+	dec := json.NewDecoder(bytes.NewReader(envelope.Body))
+	// A field that is not known would be lost when the record is written again.
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(body); err != nil {
+		return damaged(int64(len(header)), "%v", err)
+	}
+	return nil
+}
+
+// ReadRecord reads a record file; errors are those of DecodeRecord, or of reading it.
+func ReadRecord(fs vfs.FS, path, kind string, body any) error {
+	data, err := vfs.ReadFile(fs, path)
+	if err != nil {
+		return err
+	}
+	return DecodeRecord(path, kind, data, body)
+}
+
+// WriteRecord replaces a record file atomically and durably; see vfs.WriteFileAtomic.
+func WriteRecord(fs vfs.FS, path, kind string, body any) error {
+	data, err := EncodeRecord(kind, body)
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFileAtomic(fs, path, data)
+}
