@@ -1,0 +1,102 @@
+// Package report writes measurements down for people: one HTML file that opens without network, with tables, figures
+// and the numbers that matter in large type. Figures are SVG inside the file, made from the measured points (Plot).
+//
+// It knows nothing about what is measured; the demo and the benchmarks say that. It is not a template engine: a page
+// has one look.
+//
+// Values are plain data, built by one goroutine; nothing is shared.
+package report
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"os"
+)
+
+// Page is a report.
+type Page struct {
+	Title string
+	// Lead is the result in one or two sentences.
+	Lead string
+	// Facts are circumstances: date, machine, seed.
+	Facts []Fact
+	Cards []Card
+	// Sections follow each other in the order given.
+	Sections []Section
+}
+
+// Fact is a name with a value.
+type Fact struct{ Name, Value string }
+
+// Tone colours a card.
+type Tone string
+
+// The tones.
+const (
+	Neutral Tone = "neutral"
+	Good    Tone = "good"
+	Bad     Tone = "bad"
+)
+
+// Card is one number that matters.
+type Card struct {
+	Label, Value, Note string
+	Tone               Tone
+}
+
+// Section is a heading with what belongs to it, in this order.
+type Section struct {
+	Title      string
+	Paragraphs []string
+	Table      *Table
+	Figures    []Figure
+}
+
+// Table has a column of names and columns of values, which are set flush right.
+type Table struct {
+	Header []string
+	Rows   [][]string
+	Note   string
+}
+
+// Figure is a plot with its caption.
+type Figure struct {
+	Plot    Plot
+	Caption string
+}
+
+// SVG is for the template.
+func (f Figure) SVG() (template.HTML, error) { return f.Plot.SVG() }
+
+//go:embed page.html.tmpl
+var pageTemplate string
+
+var page = template.Must(template.New("page").Parse(pageTemplate))
+
+// Write writes the page as HTML. It fails on a table with rows of the wrong length and on a plot without points; some
+// of the page may have been written then.
+func (p Page) Write(w io.Writer) error {
+	for _, s := range p.Sections {
+		if s.Table == nil {
+			continue
+		}
+		for i, row := range s.Table.Rows {
+			if len(row) != len(s.Table.Header) {
+				return fmt.Errorf("report: section %q, table row %d has %d cells for %d columns", s.Title, i, len(row), len(s.Table.Header))
+			}
+		}
+	}
+	return page.Execute(w, p)
+}
+
+// WriteFile writes the page to a file, or leaves no file after an error.
+func (p Page) WriteFile(path string) error {
+	var buf bytes.Buffer
+	if err := p.Write(&buf); err != nil {
+		return err
+	}
+	return os.WriteFile(path, buf.Bytes(), 0o644)
+}

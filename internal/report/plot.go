@@ -1,0 +1,308 @@
+package report
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"html/template"
+	"image/color"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// Point is one measured value. Points that are not finite numbers are left out.
+type Point struct{ X, Y float64 }
+
+// Style is how a series is drawn.
+type Style int
+
+// The styles: a line for a quantity that exists between the points, dots for single events.
+const (
+	Line Style = iota
+	Dots
+)
+
+// Series is points with one name and colour. Series with the same name have the same colour and one legend entry, so
+// that a quantity measured in several stretches is drawn without lines between them.
+type Series struct {
+	Name   string
+	Style  Style
+	Points []Point
+}
+
+// Marker is a vertical line with a word at its top.
+type Marker struct {
+	X     float64
+	Label string
+}
+
+// Plot is a diagram of quantities over a common axis.
+type Plot struct {
+	// Title is also what a screen reader says of the drawing.
+	Title   string
+	X, Y    string // axis names, with units
+	Series  []Series
+	Markers []Marker
+	// LogY makes the Y axis logarithmic; points at or below zero are left out then.
+	LogY bool
+}
+
+// ErrNoPoints is returned for a plot without any point to draw.
+var ErrNoPoints = errors.New("plot without points")
+
+var (
+	soft    = color.NRGBA{R: 0x5b, G: 0x68, B: 0x75, A: 0xff}
+	gridInk = color.NRGBA{R: 0xe6, G: 0xea, B: 0xee, A: 0xff}
+	alarm   = color.NRGBA{R: 0xc2, G: 0x38, B: 0x2c, A: 0xff}
+	// palette keeps its order of brightness in greyscale and its differences for the common colour blindnesses.
+	palette = []color.NRGBA{
+		{R: 0x8a, G: 0x96, B: 0xa3, A: 0xff},
+		{R: 0x1f, G: 0x6f, B: 0xeb, A: 0xff},
+		{R: 0xd9, G: 0x8a, B: 0x00, A: 0xff},
+		{R: 0x1a, G: 0x7f, B: 0x4b, A: 0xff},
+		{R: 0x8b, G: 0x3f, B: 0xb5, A: 0xff},
+	}
+)
+
+const (
+	plotWidth  = 26 * vg.Centimeter
+	plotHeight = 8.5 * vg.Centimeter
+)
+
+// SVG draws the plot as an SVG element that can stand in an HTML page.
+func (p Plot) SVG() (template.HTML, error) {
+	drawn := plot.New()
+	drawn.X.Label.Text, drawn.Y.Label.Text = p.X, p.Y
+	p.styleAxes(drawn)
+	if err := p.addSeries(drawn); err != nil {
+		return "", fmt.Errorf("report: plot %q: %w", p.Title, err)
+	}
+	if p.LogY {
+		drawn.Y.Scale = plot.LogScale{}
+		drawn.Y.Min, drawn.Y.Max = logBounds(drawn.Y.Min, drawn.Y.Max)
+	} else {
+		drawn.Y.Min = math.Min(0, drawn.Y.Min)
+		drawn.Y.Max += (drawn.Y.Max - drawn.Y.Min) * 0.06
+		if drawn.Y.Max == drawn.Y.Min {
+			drawn.Y.Max = drawn.Y.Min + 1
+		}
+	}
+	if drawn.X.Max == drawn.X.Min {
+		drawn.X.Max = drawn.X.Min + 1
+	}
+	if err := p.addMarkers(drawn); err != nil {
+		return "", fmt.Errorf("report: plot %q: %w", p.Title, err)
+	}
+	canvas := vgsvg.New(plotWidth, plotHeight)
+	drawn.Draw(draw.New(canvas))
+	var buf bytes.Buffer
+	if _, err := canvas.WriteTo(&buf); err != nil {
+		return "", fmt.Errorf("report: plot %q: %w", p.Title, err)
+	}
+	return embeddable(buf.Bytes(), p.Title), nil
+}
+
+func (p Plot) styleAxes(drawn *plot.Plot) {
+	for _, style := range []*text.Style{
+		&drawn.X.Label.TextStyle, &drawn.Y.Label.TextStyle, &drawn.X.Tick.Label, &drawn.Y.Tick.Label,
+	} {
+		style.Font.Variant, style.Color, style.Font.Size = "Sans", soft, 10
+	}
+	drawn.BackgroundColor = color.Transparent
+	for _, axis := range []*plot.Axis{&drawn.X, &drawn.Y} {
+		axis.LineStyle.Color, axis.Tick.LineStyle.Color = soft, soft
+		axis.Padding = 0
+	}
+	if p.LogY {
+		drawn.Y.Tick.Marker = plot.TickerFunc(logTicks)
+	} else {
+		drawn.Y.Tick.Marker = plot.TickerFunc(linearTicks)
+	}
+	drawn.X.Tick.Marker = plot.TickerFunc(linearTicks)
+	grid := plotter.NewGrid()
+	grid.Horizontal.Color, grid.Vertical.Color = gridInk, color.Transparent
+	drawn.Add(grid)
+}
+
+// LegendEntry is a series' name and colour, for the page: a legend in the drawing would lie on the points.
+type LegendEntry struct {
+	Name string
+	// Color is a CSS colour.
+	Color string
+}
+
+// Legend lists the named series that have points, each name once.
+func (p Plot) Legend() []LegendEntry {
+	var entries []LegendEntry
+	colors := p.colors()
+	seen := map[string]bool{"": true}
+	for _, s := range p.Series {
+		if seen[s.Name] || len(p.drawable(s.Points)) == 0 {
+			continue
+		}
+		seen[s.Name] = true
+		ink := colors[s.Name]
+		entries = append(entries, LegendEntry{s.Name, fmt.Sprintf("#%02x%02x%02x", ink.R, ink.G, ink.B)})
+	}
+	return entries
+}
+
+func (p Plot) colors() map[string]color.NRGBA {
+	colors := map[string]color.NRGBA{}
+	for _, s := range p.Series {
+		if _, known := colors[s.Name]; !known {
+			colors[s.Name] = palette[len(colors)%len(palette)]
+		}
+	}
+	return colors
+}
+
+func (p Plot) addSeries(drawn *plot.Plot) error {
+	colors := p.colors()
+	any := false
+	for _, series := range p.Series {
+		ink := colors[series.Name]
+		points := p.drawable(series.Points)
+		if len(points) == 0 {
+			continue
+		}
+		any = true
+		if series.Style == Dots {
+			dots, err := plotter.NewScatter(points)
+			if err != nil {
+				return err
+			}
+			// Translucent, so that many dots show how dense they are.
+			dots.Color = color.NRGBA{R: ink.R, G: ink.G, B: ink.B, A: 0xa0}
+			dots.Radius, dots.Shape = 1.4, draw.CircleGlyph{}
+			drawn.Add(dots)
+			continue
+		}
+		line, err := plotter.NewLine(points)
+		if err != nil {
+			return err
+		}
+		line.Color, line.Width = ink, 1.4
+		drawn.Add(line)
+	}
+	if !any {
+		return ErrNoPoints
+	}
+	return nil
+}
+
+func (p Plot) drawable(points []Point) plotter.XYs {
+	var xys plotter.XYs
+	for _, pt := range points {
+		if math.IsNaN(pt.X) || math.IsInf(pt.X, 0) || math.IsNaN(pt.Y) || math.IsInf(pt.Y, 0) || p.LogY && pt.Y <= 0 {
+			continue
+		}
+		xys = append(xys, plotter.XY{X: pt.X, Y: pt.Y})
+	}
+	return xys
+}
+
+func (p Plot) addMarkers(drawn *plot.Plot) error {
+	for _, m := range p.Markers {
+		line, err := plotter.NewLine(plotter.XYs{{X: m.X, Y: drawn.Y.Min}, {X: m.X, Y: drawn.Y.Max}})
+		if err != nil {
+			return err
+		}
+		line.Color, line.Width = alarm, 1.2
+		line.Dashes = []vg.Length{4, 3}
+		label, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: m.X, Y: drawn.Y.Max}}, Labels: []string{m.Label}})
+		if err != nil {
+			return err
+		}
+		style := &label.TextStyle[0]
+		style.Color, style.Font = alarm, font.Font{Typeface: style.Font.Typeface, Variant: "Sans", Size: 10}
+		style.YAlign = draw.YTop
+		label.Offset = vg.Point{X: 4, Y: -1}
+		// In the right half the word stands on the left of its line, away from the edge.
+		if m.X > (drawn.X.Min+drawn.X.Max)/2 {
+			style.XAlign = draw.XRight
+			label.Offset.X = -4
+		}
+		drawn.Add(line, label)
+		drawn.X.Min, drawn.X.Max = math.Min(drawn.X.Min, m.X), math.Max(drawn.X.Max, m.X)
+	}
+	return nil
+}
+
+// logBounds widens a range to 1, 2 or 5 times a power of ten, so that its ends have labels.
+func logBounds(low, high float64) (float64, float64) {
+	floor := func(v float64) float64 {
+		decade := math.Pow(10, math.Floor(math.Log10(v)))
+		for _, m := range []float64{5, 2} {
+			if v >= m*decade {
+				return m * decade
+			}
+		}
+		return decade
+	}
+	low = floor(low)
+	top := floor(high)
+	for _, m := range []float64{1, 2, 2.5, 5, 10} {
+		if top*m >= high*1.05 {
+			return low, top * m
+		}
+	}
+	return low, top * 10
+}
+
+func logTicks(low, high float64) []plot.Tick {
+	var ticks []plot.Tick
+	for decade := math.Pow(10, math.Floor(math.Log10(low))); decade <= high; decade *= 10 {
+		for _, m := range []float64{1, 2, 5} {
+			// The slack is for powers of ten that are not exact.
+			if v := m * decade; v >= low*0.999 && v <= high*1.001 {
+				ticks = append(ticks, plot.Tick{Value: v, Label: formatTick(v)})
+			}
+		}
+	}
+	return ticks
+}
+
+// linearTicks puts about six labels at round numbers.
+func linearTicks(low, high float64) []plot.Tick {
+	rough := (high - low) / 6
+	step := math.Pow(10, math.Floor(math.Log10(rough)))
+	for _, m := range []float64{1, 2, 5, 10} {
+		if step*m >= rough {
+			step *= m
+			break
+		}
+	}
+	var ticks []plot.Tick
+	for i := math.Ceil(low / step); i*step <= high*(1+1e-12); i++ {
+		ticks = append(ticks, plot.Tick{Value: i * step, Label: formatTick(i * step)})
+	}
+	return ticks
+}
+
+func formatTick(v float64) string { return strconv.FormatFloat(v, 'g', 4, 64) }
+
+var (
+	svgStart = regexp.MustCompile(`(?s)^.*?<svg[^>]*?width="([0-9.]+)pt" height="([0-9.]+)pt"[^>]*>`)
+	svgFont  = regexp.MustCompile(`font-family:[^;"]*`)
+)
+
+// embeddable turns an SVG document into an element of a page: without prologue, as wide as its place, and in the
+// page's font, because the one that gonum measured with may not be installed.
+func embeddable(document []byte, title string) template.HTML {
+	start := `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 $1 $2" role="img" aria-label="` +
+		strings.ReplaceAll(template.HTMLEscapeString(title), "$", "$$") + `">`
+	element := svgStart.ReplaceAll(document, []byte(start))
+	element = svgFont.ReplaceAll(element, []byte(`font-family:inherit`))
+	return template.HTML(element) // made by this package from numbers and from text that vgsvg escaped
+}
