@@ -122,7 +122,7 @@ func guessOldest(files []*diskSegment) uint64 {
 	bySequence := map[uint64]*diskSegment{}
 	var newest uint64
 	for _, s := range files {
-		if s.state == headerValid || s.copied {
+		if s.known() {
 			bySequence[s.hdr.sequence] = s
 			newest = max(newest, s.hdr.sequence)
 		}
@@ -137,7 +137,7 @@ func guessOldest(files []*diskSegment) uint64 {
 // tornBehind says whether anything of the journal lies behind its end: what a crash left of records that were not synced.
 func tornBehind(sc *scanner) string {
 	for _, s := range sc.rest {
-		if s.state == headerValid && s.hdr.sequence >= sc.oldest && s.hdr.sequence > sc.end.Segment {
+		if s.known() && s.hdr.sequence >= sc.oldest && s.hdr.sequence > sc.end.Segment {
 			return fmt.Sprintf("segment %s lies behind it and will be retired", path.Base(s.name))
 		}
 	}
@@ -188,7 +188,7 @@ func (o *dumper) segments(files []*diskSegment, sc *scanner) {
 	o.line("\n%-16s %-8s %12s %12s %12s %12s %12s %-16s %s\n", "FILE", "STATE", "SEQUENCE", "FIRST", "LAST", "END", "BYTES", "CONTINUES", "TIMELINE")
 	for _, s := range files {
 		d := dumpSegment{Type: "segment", File: path.Base(s.name), Bytes: s.size, State: "blank"}
-		if s.state == headerValid || s.copied {
+		if s.known() {
 			d.State = "free"
 			d.Sequence, d.FirstOrdinal, d.Durable = s.hdr.sequence, s.hdr.firstOrdinal, s.hdr.durable
 			d.Timeline = fmt.Sprintf("%x", s.hdr.timeline)

@@ -136,6 +136,7 @@ type SegmentInfo struct {
 	Bytes        int64  // used, header included
 	Sealed       bool   // takes no more records
 	Timeline     [16]byte
+	Begin        Position // of its first record
 	End          Position // behind its last record
 }
 
@@ -181,6 +182,7 @@ func (j *Journal) Segments() []SegmentInfo {
 			Bytes:        s.end,
 			Sealed:       s.sealed,
 			Timeline:     s.hdr.timeline,
+			Begin:        Position{s.hdr.sequence, segmentHeaderBytes},
 			End:          Position{s.hdr.sequence, s.end},
 		}
 	}

@@ -57,7 +57,7 @@ func Open(o Options) (*Journal, error) {
 	j := &Journal{o: o, timeline: o.TimelineID, nextSequence: max(o.OldestSegment, 1), nextName: 1}
 	j.cond.L = &j.mu
 	for _, s := range files {
-		if s.state == headerValid || s.copied {
+		if s.known() {
 			j.nextSequence = max(j.nextSequence, s.hdr.sequence+1)
 		}
 		base := strings.TrimSuffix(path.Base(s.name), ".seg")
@@ -144,7 +144,7 @@ func (o *Options) settle(sc *scanner) error {
 		}
 	}
 	for _, s := range sc.rest {
-		if s.state != headerValid || s.hdr.sequence < o.OldestSegment {
+		if !s.known() || s.hdr.sequence < o.OldestSegment {
 			continue
 		}
 		klog.InfoS("Retiring a journal segment behind the end of the stream", "file", s.name, "sequence", s.hdr.sequence, "end", sc.end.String())

@@ -71,6 +71,9 @@ type diskSegment struct {
 	index []indexEntry
 }
 
+// known reports whether hdr says what the segment is, be it only by the copy.
+func (s *diskSegment) known() bool { return s.state == headerValid || s.copied }
+
 func (s *diskSegment) window(buf []byte) *window {
 	return &window{r: s.f, size: min(s.size, s.hdr.segmentBytes), chunk: readChunk, buf: buf[:0]}
 }
@@ -158,11 +161,7 @@ func (sc *scanner) scan(segments []*diskSegment) error {
 	sc.head = sc.start
 	var used []*diskSegment
 	for _, s := range segments {
-		if s.state == headerDamaged && s.copied && s.hdr.sequence >= sc.oldest {
-			sc.rest = segments
-			return sc.corrupt(s, 0, "%v; its copy says sequence %d", s.problem, s.hdr.sequence)
-		}
-		if s.state == headerValid && s.hdr.sequence >= sc.oldest {
+		if s.known() && s.hdr.sequence >= sc.oldest {
 			used = append(used, s)
 		} else {
 			sc.rest = append(sc.rest, s)
@@ -234,6 +233,9 @@ func (sc *scanner) scan(segments []*diskSegment) error {
 
 // walk reads the records of s. It returns true if they reach the place where succ says it goes on.
 func (sc *scanner) walk(s *diskSegment, succ *diskSegment) (bool, error) {
+	if s.state == headerDamaged {
+		return false, sc.corrupt(s, 0, "%v; its copy says sequence %d", s.problem, s.hdr.sequence)
+	}
 	if s.size != s.hdr.segmentBytes {
 		return false, sc.corrupt(s, min(s.size, s.hdr.segmentBytes), "the file has %d bytes, its header says %d", s.size, s.hdr.segmentBytes)
 	}
