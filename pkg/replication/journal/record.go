@@ -124,8 +124,8 @@ func (p Position) Compare(q Position) int {
 // Before reports whether p lies before q.
 func (p Position) Before(q Position) bool { return p.Compare(q) < 0 }
 
-// String formats p as segment:offset.
 // Start is the stream position at which the record with this location begins.
 func (l Location) Start() Position { return Position{l.Segment, l.Offset - recordHeaderBytes} }
 
+// String formats p as segment:offset.
 func (p Position) String() string { return fmt.Sprintf("%d:%d", p.Segment, p.Offset) }
