@@ -1,0 +1,30 @@
+// Package bug holds deliberate faults, one for each guarantee, so that the tests of the guarantees can be shown to
+// catch what they are for. In ordinary builds every query is the constant false and the compiler removes the fault; a
+// build with the tag slipstream_bugs reads the wanted fault's name from the environment variable SLIPSTREAM_BUG.
+package bug
+
+// Name of a fault.
+type Name string
+
+const (
+	// SwapRecords ships two neighbouring writes of a batch with their contents exchanged (breaks G1).
+	SwapRecords Name = "swap-records"
+	// ApplyBeforeDurable writes records to the image before the journal is durable (breaks G1 on the primary, G4).
+	ApplyBeforeDurable Name = "apply-before-durable"
+	// AckBeforeDurable acknowledges batches to the primary before they are durable (breaks G1 at the secondary).
+	AckBeforeDurable Name = "ack-before-durable"
+	// StallOnLink makes writers wait for the peer's acknowledgement (breaks G2).
+	StallOnLink Name = "stall-on-link"
+	// PromoteInSync lets a copy be promoted in the middle of a sync (breaks what G3 will promise).
+	PromoteInSync Name = "promote-in-sync"
+	// FlushNothing completes flushes without a sync of the journal (breaks G4).
+	FlushNothing Name = "flush-nothing"
+	// NoResend does not ask the kernel to resend what was in flight at a kill (breaks G5).
+	NoResend Name = "no-resend"
+	// FollowAnyone accepts a primary whatever its timeline (breaks G6).
+	FollowAnyone Name = "follow-anyone"
+	// MiscountLoss reports one lost ordinal less than there were (breaks G7).
+	MiscountLoss Name = "miscount-loss"
+	// ForgetFolded drops folded extents instead of marking them (a broken resync).
+	ForgetFolded Name = "forget-folded"
+)

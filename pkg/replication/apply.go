@@ -1,0 +1,170 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
+)
+
+// applyChunkBytes is how much of the journal apply reads at once.
+const applyChunkBytes = 1 << 20
+
+// applyLoop moves durable records to the images: when enough of them have come together to be coalesced, when the
+// journal needs room, and at the latest every ApplyInterval.
+func (g *Group) applyLoop(ctx context.Context) {
+	ticker := time.NewTicker(g.cfg.ApplyInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-g.applyWork:
+		}
+		err := g.apply(ctx)
+		if err == nil {
+			g.applyStuck.Store(nil)
+			g.trimWork.send()
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		var corrupt *journal.CorruptionError
+		if errors.As(err, &corrupt) {
+			g.fail(err)
+			return
+		}
+		// A full disk, most likely: writers that wait for room must hear of it instead of waiting for ever.
+		g.applyStuck.Store(&err)
+		g.wakeWriters()
+		klog.ErrorS(err, "Applying to the images failed; it is tried again", "group", g.Name())
+		if !sleep(ctx, g.cfg.ApplyInterval) {
+			return
+		}
+	}
+}
+
+// apply brings the images to the journal's durable end and writes a checkpoint.
+//
+// Within one pass the order of image writes does not matter to recovery: the checkpoint before the pass stands until
+// the images are synced, and every record since is still in the journal. So a record whose range a later record of the
+// same pass overwrites is skipped there: applying is coalesced without a buffer. A later record that is not durable
+// yet is no excuse: a power loss would take it, and the skipped one is what the range has to show then.
+//
+// A range of a record that is not in the index any more was applied by an earlier pass that failed before its
+// checkpoint. What the image has there is newer or the same, so it is left alone.
+func (g *Group) apply(ctx context.Context) error {
+	g.applyMu.Lock()
+	defer g.applyMu.Unlock()
+	g.checkpointMu.Lock()
+	from, applied := g.checkpoint.last.Applied, g.checkpoint.last.AppliedOrdinal
+	g.checkpointMu.Unlock()
+
+	limit := g.journal.DurableEnd()
+	if !from.Before(limit) {
+		return nil
+	}
+	cursor := g.journal.NewCursor(from)
+	defer cursor.Close()
+	touched := map[*Volume]bool{}
+	end := from
+	var pieces []overlay.Piece
+	for end.Before(limit) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		records, err := cursor.Next(applyChunkBytes)
+		if err != nil {
+			return fmt.Errorf("group %s: apply: %w", g.Name(), err)
+		}
+		if len(records) == 0 {
+			break
+		}
+		for i := range records {
+			r := &records[i]
+			if limit.Before(r.End) {
+				limit = end // the rest became durable after the pass began; it is the next one's
+				break
+			}
+			end, applied = r.End, r.Header.Ordinal
+			v := g.volume(r.Header.Volume)
+			if v == nil || !touchesImage(r.Header.Kind) {
+				continue
+			}
+			pieces = v.overlay.Lookup(r.Header.Offset, int64(r.Header.Length), pieces[:0])
+			if err := v.applyRecord(r, pieces, limit); err != nil {
+				return err
+			}
+			touched[v] = true
+		}
+	}
+	for v := range touched {
+		if err := v.image.Flush(); err != nil {
+			return fmt.Errorf("group %s: apply: sync image of volume %s: %w", g.Name(), v.id, err)
+		}
+	}
+	g.checkpointMu.Lock()
+	defer g.checkpointMu.Unlock()
+	next := g.checkpoint.last
+	next.Applied, next.AppliedOrdinal, next.DurableOrdinal = end, applied, max(next.DurableOrdinal, applied)
+	return g.checkpoint.write(next)
+}
+
+// touchesImage reports whether a record of this kind changes a volume's content.
+func touchesImage(k journal.Kind) bool {
+	switch k {
+	case journal.KindWrite, journal.KindDiscard, journal.KindZero, journal.KindExtent, journal.KindHole:
+		return true
+	}
+	return false
+}
+
+// applyRecord writes the pieces of a record that are its own to write, and takes them out of the index. A reader that
+// found a piece in the index before reads the same bytes from the journal.
+func (v *Volume) applyRecord(r *journal.Record, pieces []overlay.Piece, limit journal.Position) error {
+	h := &r.Header
+	for _, p := range pieces {
+		newer := p.Found && p.Loc != r.Loc
+		if !p.Found || newer && p.Loc.Start().Before(limit) {
+			continue
+		}
+		var err error
+		switch h.Kind {
+		case journal.KindDiscard, journal.KindHole:
+			err = v.image.Discard(p.Off, p.Len)
+		case journal.KindZero:
+			err = v.image.Zero(p.Off, p.Len)
+		default:
+			_, err = v.image.WriteAt(r.Data[p.Off-h.Offset:][:p.Len], p.Off)
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s: apply ordinal %d at offset %d: %w", v.id, h.Ordinal, p.Off, err)
+		}
+		if !newer {
+			v.overlay.Remove(p.Off, p.Len, r.Loc)
+		}
+	}
+	return nil
+}
+
+// applyAll applies until nothing durable is left.
+func (g *Group) applyAll(ctx context.Context) error {
+	for {
+		g.checkpointMu.Lock()
+		done := !g.checkpoint.last.Applied.Before(g.journal.DurableEnd())
+		g.checkpointMu.Unlock()
+		if done {
+			return nil
+		}
+		if err := g.apply(ctx); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package replication
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// checkpoint is what recovery starts from: the images hold every record before Applied, and the journal is live from
+// OldestSegment on.
+//
+// It is a file of two slots of 4096 bytes, written in turn, so that a torn write leaves the one before. A rename would
+// cost two more syncs, and a checkpoint is written while applications wait for the same disk. Slot, little endian:
+//
+//	 0  u64  magic "SLPCHKP1"
+//	 8  u64  generation; the valid slot with the higher one counts
+//	16  u64  applied ordinal
+//	24  u64  applied position: segment
+//	32  i64  applied position: offset in the segment, bytes
+//	40  u64  oldest live segment
+//	48  u64  durable ordinal when this was written: recovery that ends before it is corruption
+//	56  u64  highest ordinal released because it was acknowledged (and not folded)
+//	64  u32  CRC-32C of bytes 0 to 64
+type checkpoint struct {
+	Generation     uint64
+	AppliedOrdinal uint64
+	Applied        journal.Position
+	OldestSegment  uint64
+	DurableOrdinal uint64
+	ReleasedAcked  uint64
+}
+
+const (
+	checkpointMagic     = 0x31504b4843504c53 // "SLPCHKP1"
+	checkpointSlotBytes = 4096
+	checkpointUsedBytes = 68
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (c *checkpoint) encode() []byte {
+	b := make([]byte, checkpointSlotBytes)
+	le := binary.LittleEndian
+	le.PutUint64(b[0:], checkpointMagic)
+	le.PutUint64(b[8:], c.Generation)
+	le.PutUint64(b[16:], c.AppliedOrdinal)
+	le.PutUint64(b[24:], c.Applied.Segment)
+	le.PutUint64(b[32:], uint64(c.Applied.Offset))
+	le.PutUint64(b[40:], c.OldestSegment)
+	le.PutUint64(b[48:], c.DurableOrdinal)
+	le.PutUint64(b[56:], c.ReleasedAcked)
+	le.PutUint32(b[64:], crc32.Checksum(b[:64], castagnoli))
+	return b
+}
+
+// decodeCheckpointSlot returns an error that says what is wrong with the slot.
+func decodeCheckpointSlot(b []byte) (checkpoint, error) {
+	le := binary.LittleEndian
+	if len(b) < checkpointUsedBytes {
+		return checkpoint{}, fmt.Errorf("truncated to %d bytes", len(b))
+	}
+	if got := le.Uint64(b); got != checkpointMagic {
+		return checkpoint{}, fmt.Errorf("magic %#x at offset 0", got)
+	}
+	if want, got := le.Uint32(b[64:]), crc32.Checksum(b[:64], castagnoli); want != got {
+		return checkpoint{}, fmt.Errorf("checksum %#x at offset 64, content has %#x", want, got)
+	}
+	return checkpoint{
+		Generation:     le.Uint64(b[8:]),
+		AppliedOrdinal: le.Uint64(b[16:]),
+		Applied:        journal.Position{Segment: le.Uint64(b[24:]), Offset: int64(le.Uint64(b[32:]))},
+		OldestSegment:  le.Uint64(b[40:]),
+		DurableOrdinal: le.Uint64(b[48:]),
+		ReleasedAcked:  le.Uint64(b[56:]),
+	}, nil
+}
+
+// checkpointFile writes checkpoints in turn. Not safe for concurrent use; apply and trim share it under its owner's lock.
+type checkpointFile struct {
+	file vfs.File
+	last checkpoint
+}
+
+// openCheckpoint reads the newer valid slot. A missing file is created with an empty checkpoint. One damaged slot is
+// what a crash while writing leaves; two are corruption, an error naming file and offsets.
+func openCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {
+	file, err := fsys.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return createCheckpoint(fsys, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := &checkpointFile{file: file}
+	var slotErr [2]error
+	found := false
+	for slot := range slotErr {
+		b := make([]byte, checkpointUsedBytes)
+		n, readErr := file.ReadAt(b, int64(slot)*checkpointSlotBytes)
+		got, err := decodeCheckpointSlot(b[:n])
+		if err != nil {
+			slotErr[slot] = err
+			if n == 0 && readErr != nil {
+				slotErr[slot] = readErr
+			}
+			continue
+		}
+		if !found || got.Generation > c.last.Generation {
+			c.last, found = got, true
+		}
+	}
+	if !found {
+		file.Close()
+		return nil, fmt.Errorf("%s: no valid checkpoint: slot at offset 0: %w; slot at offset %d: %w; restore the group from its peer",
+			path, slotErr[0], checkpointSlotBytes, slotErr[1])
+	}
+	return c, nil
+}
+
+// createCheckpoint makes the file whole before it has its name, so that a crash never leaves one without a valid slot.
+func createCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {
+	first := checkpoint{Generation: 1}
+	empty := append(first.encode(), make([]byte, checkpointSlotBytes)...)
+	if err := vfs.WriteFileAtomic(fsys, path, empty); err != nil {
+		return nil, err
+	}
+	file, err := fsys.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return &checkpointFile{file: file, last: first}, nil
+}
+
+// write makes c durable. After an error the checkpoint before it still counts.
+func (f *checkpointFile) write(c checkpoint) error {
+	c.Generation = f.last.Generation + 1
+	slot := int64(c.Generation % 2)
+	if _, err := f.file.WriteAt(c.encode(), slot*checkpointSlotBytes); err != nil {
+		return fmt.Errorf("checkpoint %s: %w", f.file.Name(), err)
+	}
+	if err := f.file.Datasync(); err != nil {
+		return fmt.Errorf("checkpoint %s: %w", f.file.Name(), err)
+	}
+	f.last = c
+	return nil
+}
+
+func (f *checkpointFile) close() error { return f.file.Close() }

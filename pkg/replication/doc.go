@@ -1,0 +1,27 @@
+// Package replication is the consistency group: volumes with one write order, one journal, one role.
+//
+// A volume is its image plus the journal records not yet applied to it. Each line of that picture is a file here:
+//
+//	write   write.go     record appended to the group's journal (page cache), indexed, acknowledged
+//	flush   flush.go     fdatasync(journal), one for all volumes of the group that wait
+//	apply   apply.go     durable records go to the images, in order, lazily, coalesced; then checkpoint.go
+//	ship    ship.go      durable records go to the peer, in order, batched; sync.go copies extents
+//	read    read.go      index of unapplied records first, else the image
+//	trim    trim.go      a segment goes when applied here, and acknowledged there or folded into the change map
+//
+// receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
+// members.go the volumes, site.go holds a site's groups. Decisions are made in package core; formats belong to the
+// packages journal and changemap, and to checkpoint.go and meta.go here.
+//
+// It is not a block device: a [Volume] implements blockdev.Device, and something else (the shim) serves it.
+//
+// # Concurrency
+//
+// All exported methods are safe for concurrent use. Three locks, taken in this order and never the other way round:
+//
+//	Group.mu        core and what it decides about; never held across data I/O, held while group.json is written
+//	Group.appendMu  one append at a time: ordinal, page cache and index move together
+//	Group.mapMu     the change map
+//
+// A group runs four goroutines: apply, trim, commit (makes records durable that nobody flushes) and link.
+package replication

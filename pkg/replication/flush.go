@@ -1,0 +1,48 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+// Flush implements blockdev.Device: every write of the group that was acknowledged before is durable when it returns.
+// One fdatasync of the journal serves all volumes that wait (the journal's group commit).
+func (v *Volume) Flush() error {
+	if bug.Enabled(bug.FlushNothing) {
+		return nil
+	}
+	return v.group.commit()
+}
+
+// commit makes the journal durable and wakes who lives on durable records.
+func (g *Group) commit() error {
+	if err := g.journal.Sync(); err != nil {
+		if errors.Is(err, journal.ErrFailed) {
+			g.fail(err)
+		}
+		return err
+	}
+	g.shipWork.send()
+	return nil
+}
+
+// commitLoop makes records durable that nobody flushes, so that they too reach the peer: in `order: ack`, and after
+// the kernel wrote back on its own.
+func (g *Group) commitLoop(ctx context.Context) {
+	ticker := time.NewTicker(g.cfg.CommitInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if g.journal.Durable() < g.journal.Head() {
+			_ = g.commit() // a failed sync has stopped the group
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+// Errors of a group's operations. Those with a reason wrap these; nothing was changed when they are returned.
+var (
+	// ErrNotPrimary: the group takes no writes here; promote it, or write at its primary.
+	ErrNotPrimary = errors.New("group is not primary here")
+	// ErrFailed: the group stopped after an I/O error that it cannot continue behind; the text says which. Reopen it.
+	ErrFailed = errors.New("group failed")
+	// ErrClosed: the group was closed.
+	ErrClosed = errors.New("group is closed")
+	// ErrNotFound: no such group or volume.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: it exists with other properties.
+	ErrExists = errors.New("already exists")
+	// ErrInUse: volumes are attached.
+	ErrInUse = errors.New("in use")
+	// ErrInvalid: the request cannot be right.
+	ErrInvalid = errors.New("invalid")
+)
+
+// Group is a consistency group at one site. See the package comment for its locks.
+type Group struct {
+	site *Site
+	cfg  *Config
+	dir  string
+
+	// mu guards core, its Meta, attached counts and the running streams.
+	mu      sync.Mutex
+	core    *core.Group
+	failure error
+	// receiving is the stream of a primary, if there is one.
+	receiving *receiver
+
+	// volumes is replaced, never changed, so that data paths read it without a lock.
+	volumes  atomic.Pointer[map[uint32]*Volume]
+	writable atomic.Bool
+
+	journal  *journal.Journal
+	segBytes int64
+	appendMu sync.Mutex
+	clock    *writeClock
+
+	// checkpointMu guards checkpoint: apply moves it on, trim releases behind it.
+	checkpointMu sync.Mutex
+	checkpoint   *checkpointFile
+	// applyMu keeps apply passes apart: the loop's, and those that promotion and demotion ask for.
+	applyMu    sync.Mutex
+	applyStuck atomic.Pointer[error]
+
+	// mapMu guards what the peer lacks: pending is to be sent, inFlight was sent and is not acknowledged.
+	mapMu    sync.Mutex
+	pending  *changemap.Map
+	inFlight []sentExtents
+	// syncEnd is the batch of the sync-end on its way; 0 without one.
+	syncEnd uint64
+
+	progress syncProgress
+	stats    groupStats
+
+	// Signals wake the goroutine that owns the work; they carry nothing and are never waited for by the sender.
+	shipWork, applyWork, trimWork, linkWork signal
+	// trimmed is closed and replaced whenever the journal got room.
+	trimmedMu sync.Mutex
+	trimmed   chan struct{}
+
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// signal wakes one waiting goroutine; signals that nobody has taken yet are one.
+type signal chan struct{}
+
+func newSignal() signal { return make(signal, 1) }
+
+func (s signal) send() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	metaFile       = "group.json"
+	journalDir     = "journal"
+	checkpointName = "checkpoint"
+	changeMapFile  = "changemap"
+)
+
+func (g *Group) path(name string) string { return filepath.Join(g.dir, name) }
+
+// Name is the group's name, the same at both sites.
+func (g *Group) Name() string { return g.core.Meta.Name }
+
+// ID is the group's identifier, the same at both sites.
+func (g *Group) ID() string { return g.core.Meta.GroupID }
+
+// start begins the group's background work.
+func (g *Group) start() {
+	g.ctx, g.stop = context.WithCancel(context.Background())
+	for _, loop := range []func(context.Context){g.applyLoop, g.trimLoop, g.commitLoop, g.linkLoop} {
+		g.wg.Add(1)
+		go func() {
+			defer g.wg.Done()
+			loop(g.ctx)
+		}()
+	}
+}
+
+// Close ends the group's work and syncs its journal. What is not applied stays in the journal; the next open goes on
+// from there. Volumes return ErrClosed from then on.
+func (g *Group) Close() error {
+	err := g.halt()
+	if syncErr := g.journal.Sync(); err == nil {
+		err = syncErr
+	}
+	g.saveChangeMap()
+	return errors.Join(err, g.release())
+}
+
+// Kill ends the group as a kill of its process would: nothing is synced or saved. Tests only.
+func (g *Group) Kill() { _ = g.halt(); _ = g.release() }
+
+func (g *Group) halt() error {
+	g.writable.Store(false)
+	g.stop()
+	g.stopReceiving()
+	g.wg.Wait()
+	return nil
+}
+
+func (g *Group) release() error {
+	errs := []error{g.journal.Close(), g.checkpoint.close()}
+	for _, v := range *g.volumes.Load() {
+		errs = append(errs, v.image.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// fail stops writes after an error that cannot be continued behind. Reads go on.
+func (g *Group) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failure != nil {
+		return
+	}
+	g.failure = fmt.Errorf("%w: %w", ErrFailed, err)
+	g.writable.Store(false)
+	klog.ErrorS(err, "Group failed: it takes no more writes until the replicator is restarted", "group", g.core.Meta.Name)
+	g.wakeWriters()
+}
+
+// step feeds core and makes its Persists durable; the other actions are returned for the caller to carry out, in order.
+// A Persist always comes before the actions that depend on it, or after one (MarkAll) that the hook carries out.
+func (g *Group) step(e core.Event, markAll func() error) ([]core.Action, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.stepLocked(e, markAll)
+}
+
+func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, error) {
+	if g.failure != nil {
+		return nil, g.failure
+	}
+	actions, err := g.core.Step(e)
+	if err != nil {
+		return nil, err
+	}
+	rest := actions[:0:0]
+	for _, a := range actions {
+		switch a.(type) {
+		case core.MarkAll:
+			err = markAll()
+		case core.Persist:
+			err = saveMeta(g.cfg.FS, g.path(metaFile), &g.core.Meta)
+		case core.RollJournal:
+			err = g.rollJournal()
+		default:
+			rest = append(rest, a)
+		}
+		if err != nil {
+			// Memory and disk disagree now, and nobody may act on either.
+			g.failure = fmt.Errorf("%w: %w", ErrFailed, err)
+			g.writable.Store(false)
+			g.wakeWriters()
+			return nil, g.failure
+		}
+	}
+	g.writable.Store(g.core.Writable())
+	return rest, nil
+}
+
+func (g *Group) rollJournal() error {
+	id, err := parseID(g.core.Meta.Timeline())
+	if err != nil {
+		return err
+	}
+	return g.journal.Roll(id)
+}
+
+// volume returns the member with an index, or nil.
+func (g *Group) volume(index uint32) *Volume { return (*g.volumes.Load())[index] }
+
+// wakeWriters lets writers that wait for room look again.
+func (g *Group) wakeWriters() {
+	g.trimmedMu.Lock()
+	close(g.trimmed)
+	g.trimmed = make(chan struct{})
+	g.trimmedMu.Unlock()
+}
+
+func (g *Group) roomChanged() <-chan struct{} {
+	g.trimmedMu.Lock()
+	defer g.trimmedMu.Unlock()
+	return g.trimmed
+}
+
+// sleep waits for d, or less when the context ends; it reports whether the context still runs.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,39 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// metaKind tells group.json from the other record files; their form is in blockdev's package comment.
+const metaKind = "group"
+
+func decodeMeta(path string, data []byte) (core.Meta, error) {
+	var meta core.Meta
+	err := blockdev.DecodeRecord(path, metaKind, data, &meta)
+	if err == nil {
+		err = meta.Validate()
+	}
+	if err != nil {
+		return core.Meta{}, fmt.Errorf("group record %s: %w; restore the file, or the group from its peer", path, err)
+	}
+	return meta, nil
+}
+
+func loadMeta(fsys vfs.FS, path string) (core.Meta, error) {
+	data, err := vfs.ReadFile(fsys, path)
+	if err != nil {
+		return core.Meta{}, err
+	}
+	return decodeMeta(path, data)
+}
+
+func saveMeta(fsys vfs.FS, path string, m *core.Meta) error {
+	if err := blockdev.WriteRecord(fsys, path, metaKind, m); err != nil {
+		return fmt.Errorf("group record %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+// Promote makes the group primary here. Its volumes serve I/O through image + journal at once; the rest is applied
+// behind them, so the time it takes does not depend on how much that is. Errors are core.ErrPrecondition with what to
+// do first. Repeating it is not an error and changes nothing.
+func (g *Group) Promote(force bool) (*core.Loss, error) {
+	g.mu.Lock()
+	secondary := g.core.Meta.Role == core.RoleSecondary
+	g.mu.Unlock()
+	if secondary {
+		if !force {
+			// A refusal must not cost the stream.
+			if err := g.checkPlanned(); err != nil {
+				return nil, err
+			}
+		}
+		g.stopReceiving()
+	}
+	if err := g.journal.Sync(); err != nil {
+		g.fail(err)
+		return nil, err
+	}
+	last, err := g.lastRecordTime()
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.receiving != nil {
+		return nil, fmt.Errorf("%w: group %s: the primary has just connected again; repeat the promotion", core.ErrPrecondition, g.core.Meta.Name)
+	}
+	_, err = g.stepLocked(core.Promote{
+		Force: force, Durable: g.journal.Durable(), DurableUnixNanos: last, Now: g.cfg.Now().UnixNano(), NewTimeline: uuid.NewString(),
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.alignPool(); err != nil {
+		return nil, err
+	}
+	klog.InfoS("Group promoted", "group", g.core.Meta.Name, "force", force, "ordinal", g.journal.Durable(), "timeline", g.core.Meta.Timeline())
+	g.linkWork.send()
+	return g.core.Meta.Loss, nil
+}
+
+func (g *Group) checkPlanned() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	trial := core.New(g.core.Meta)
+	_, _ = trial.Step(g.core.Heard())
+	_, err := trial.Step(core.Promote{Durable: g.journal.Durable(), NewTimeline: "trial"})
+	return err
+}
+
+// lastRecordTime is when the newest record was written at its primary; 0 if the journal is empty.
+func (g *Group) lastRecordTime() (unixNanos int64, err error) {
+	segments := g.journal.Segments()
+	for i := len(segments) - 1; i >= 0; i-- {
+		s := segments[i]
+		if s.LastOrdinal < s.FirstOrdinal {
+			continue
+		}
+		pos, ok, err := g.journal.PositionOf(s.LastOrdinal - 1)
+		if err != nil || !ok {
+			return 0, err
+		}
+		cursor := g.journal.NewCursor(pos)
+		defer cursor.Close()
+		records, err := cursor.Next(applyChunkBytes)
+		if errors.Is(err, journal.ErrReleased) {
+			return 0, nil
+		}
+		if err != nil || len(records) == 0 {
+			return 0, err
+		}
+		return records[0].Header.UnixNanos, nil
+	}
+	return 0, nil
+}
+
+// Demote gives the primary role up without loss: no volume may be attached; what is here is made durable and final,
+// and goes on being shipped. It returns the last ordinal.
+func (g *Group) Demote() (uint64, error) {
+	attached := g.attachedVolumes()
+	// No append may come between the sync and the decision.
+	g.appendMu.Lock()
+	defer g.appendMu.Unlock()
+	if err := g.journal.Sync(); err != nil {
+		g.fail(err)
+		return 0, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, err := g.stepLocked(core.Demote{Durable: g.journal.Durable(), Attached: attached}, nil); err != nil {
+		return 0, err
+	}
+	g.shipWork.send()
+	return g.journal.Durable(), nil
+}
+
+// countTail counts what this old primary wrote past the fork, for the loss report (guarantee G7). Ordinals are always
+// exact; writes, bytes and times are those of the records that the journal still holds.
+func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTail, error) {
+	head := g.journal.Head()
+	g.mu.Lock()
+	tail := &linkpb.DivergentTail{TimelineId: g.core.Meta.Timeline(), ForkOrdinal: fork, LastOrdinal: max(head, fork)}
+	g.mu.Unlock()
+	if err := g.commit(); err != nil {
+		return nil, err
+	}
+	pos, ok, err := g.journal.PositionOf(fork)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		segments := g.journal.Segments()
+		if len(segments) == 0 {
+			return tail, nil
+		}
+		pos = segments[0].Begin
+	}
+	cursor := g.journal.NewCursor(pos)
+	defer cursor.Close()
+	for ctx.Err() == nil {
+		records, err := cursor.Next(applyChunkBytes)
+		if err != nil {
+			return nil, err
+		}
+		for i := range records {
+			h := &records[i].Header
+			if h.Ordinal <= fork || h.Ordinal > head || !h.Kind.TakesOrdinal() {
+				continue
+			}
+			if tail.FirstUnixNanos == 0 {
+				tail.FirstUnixNanos = h.UnixNanos
+			}
+			tail.LastUnixNanos = h.UnixNanos
+			if h.Kind == journal.KindWrite {
+				tail.Writes++
+				tail.Bytes += uint64(h.Length)
+			}
+		}
+		if len(records) == 0 {
+			break
+		}
+	}
+	if bug.Enabled(bug.MiscountLoss) && tail.LastOrdinal > fork {
+		tail.LastOrdinal--
+	}
+	return tail, ctx.Err()
+}

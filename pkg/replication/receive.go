@@ -1,0 +1,365 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+)
+
+// receiver is the secondary's end of one stream.
+type receiver struct {
+	g       *Group
+	stream  link.PeerStream
+	cancel  context.CancelFunc
+	done    chan struct{}
+	decoder link.Decoder
+
+	// appended is the last batch whose records are in the journal; the acknowledger makes it durable.
+	appended atomic.Uint64
+	ackWork  signal
+}
+
+// errReplaced ends a stream when the primary has opened another, or the group's role is changing.
+var errReplaced = errors.New("another stream or a change of role ended this one")
+
+// receive serves one stream from a primary until it ends. At most one runs: a new one replaces the old, whose
+// connection may be dead without anybody having noticed.
+func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	r := &receiver{g: g, stream: stream, cancel: cancel, done: make(chan struct{}), ackWork: newSignal()}
+	if err := g.takeOver(r); err != nil {
+		return err
+	}
+	defer g.leave(r)
+
+	// What arrived on an earlier stream counts as arrived only once it is durable.
+	if err := g.journal.Sync(); err != nil {
+		g.fail(err)
+		return err
+	}
+	ok, err := r.greet(hello)
+	if err != nil {
+		return err
+	}
+	messages := make(chan *linkpb.ToSecondary)
+	failed := make(chan error, 2)
+	go func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case messages <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	if !ok {
+		return r.lastWords(ctx, messages, failed)
+	}
+	klog.InfoS("Receiving", "group", g.Name(), "peer", stream.Peer(), "after", g.journal.Durable())
+	ackDone := make(chan struct{})
+	go func() {
+		defer close(ackDone)
+		if err := r.acknowledge(ctx); err != nil {
+			failed <- err
+		}
+	}()
+	defer func() { cancel(); <-ackDone }()
+	for {
+		select {
+		case <-ctx.Done():
+			return errReplaced
+		case err := <-failed:
+			return err
+		case m := <-messages:
+			if err := r.handle(ctx, m); err != nil {
+				klog.ErrorS(err, "Stream from the primary ended", "group", g.Name(), "peer", stream.Peer())
+				return err
+			}
+		}
+	}
+}
+
+// takeOver makes r the group's only stream.
+func (g *Group) takeOver(r *receiver) error {
+	for {
+		g.mu.Lock()
+		old := g.receiving
+		if old == nil {
+			if g.ctx.Err() != nil {
+				g.mu.Unlock()
+				return ErrClosed
+			}
+			g.receiving = r
+			g.mu.Unlock()
+			return nil
+		}
+		g.mu.Unlock()
+		old.cancel()
+		<-old.done
+	}
+}
+
+func (g *Group) leave(r *receiver) {
+	g.mu.Lock()
+	g.receiving = nil
+	g.mu.Unlock()
+	close(r.done)
+	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
+	g.applyWork.send()
+}
+
+// stopReceiving ends the stream from the primary, if there is one, and waits for it. A primary may open another.
+func (g *Group) stopReceiving() {
+	g.mu.Lock()
+	r := g.receiving
+	g.mu.Unlock()
+	if r != nil {
+		r.cancel()
+		<-r.done
+	}
+}
+
+// greet answers Hello. ok is false when the primary was turned away.
+func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
+	g := r.g
+	if hello.ProtocolVersion != protocolVersion {
+		return false, r.sendRefusal(linkpb.Refusal_REASON_VERSION, 0,
+			fmt.Sprintf("protocol version %d, this site speaks %d; upgrade the older one", hello.ProtocolVersion, protocolVersion))
+	}
+	event := core.HelloReceived{
+		Peer: r.stream.Peer(), GroupID: hello.GroupId, Timelines: timelinesFromWire(hello.Timelines),
+		PeerDurable: hello.DurableOrdinal, Durable: g.journal.Durable(), Attached: g.attachedVolumes(),
+	}
+	if bug.Enabled(bug.FollowAnyone) {
+		g.mu.Lock()
+		event.Timelines, event.PeerDurable = g.core.Meta.Timelines, max(event.PeerDurable, event.Durable)
+		g.mu.Unlock()
+	}
+	if len(event.Timelines) == 0 {
+		return false, r.sendRefusal(linkpb.Refusal_REASON_UNSPECIFIED, 0, "Hello without a timeline")
+	}
+	actions, err := g.step(event, nil)
+	if err != nil {
+		_ = r.sendRefusal(linkpb.Refusal_REASON_FAILED, 0, err.Error())
+		return false, err
+	}
+	g.mu.Lock()
+	err = g.alignPool() // a demoted primary may have become a secondary
+	g.mu.Unlock()
+	if err != nil {
+		return false, err
+	}
+	g.linkWork.send()
+	for _, a := range actions {
+		switch a := a.(type) {
+		case core.SendWelcome:
+			return true, r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Welcome{Welcome: &linkpb.Welcome{
+				DurableOrdinal: a.Durable, NeedsSync: a.NeedsSync, Instance: a.Instance,
+			}}})
+		case core.SendRefusal:
+			klog.InfoS("Primary refused", "group", g.Name(), "peer", r.stream.Peer(), "reason", a.Reason, "message", a.Message)
+			return false, r.sendRefusal(refusalToWire(a.Reason), a.Fork, a.Message)
+		}
+	}
+	return false, fmt.Errorf("group %s: no answer to Hello", g.Name())
+}
+
+func (r *receiver) sendRefusal(reason linkpb.Refusal_Reason, fork uint64, message string) error {
+	r.g.mu.Lock()
+	timelines := timelinesToWire(r.g.core.Meta.Timelines)
+	r.g.mu.Unlock()
+	return r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{
+		Reason: reason, Message: message, ForkOrdinal: fork, Timelines: timelines,
+	}}})
+}
+
+// lastWords waits a little for what a refused primary has to say: the count of what it wrote past the fork.
+func (r *receiver) lastWords(ctx context.Context, messages <-chan *linkpb.ToSecondary, failed <-chan error) error {
+	const patience = 30 * time.Second // a divergent tail is counted by reading it
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-failed:
+	case m := <-messages:
+		tail := m.GetDivergentTail()
+		if tail == nil {
+			return nil
+		}
+		_, err := r.g.step(core.TailReceived{
+			Peer: r.stream.Peer(), Timeline: tail.TimelineId, Fork: tail.ForkOrdinal, Last: tail.LastOrdinal,
+			Writes: tail.Writes, Bytes: tail.Bytes, FirstUnixNanos: tail.FirstUnixNanos, LastUnixNanos: tail.LastUnixNanos,
+		}, nil)
+		return err
+	}
+	return nil
+}
+
+func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
+	switch m := m.Message.(type) {
+	case *linkpb.ToSecondary_Batch:
+		return r.batch(ctx, m.Batch)
+	case *linkpb.ToSecondary_Heartbeat:
+		h := m.Heartbeat
+		_, err := r.g.step(core.HeartbeatReceived{
+			Head: h.HeadOrdinal, Durable: h.DurableOrdinal, UnixNanos: h.UnixNanos, LagBytes: h.LagBytes,
+			Demoted: h.Demoted, FinalOrdinal: h.FinalOrdinal,
+		}, nil)
+		r.ackWork.send()
+		return err
+	default:
+		return fmt.Errorf("group %s: unexpected %T from %s", r.g.Name(), m, r.stream.Peer())
+	}
+}
+
+// batch puts a batch's records into the journal, in stream order. They are acknowledged when they are durable.
+func (r *receiver) batch(ctx context.Context, b *linkpb.Batch) error {
+	records, err := r.decoder.Decode(b)
+	if err != nil {
+		return err
+	}
+	for i := range records {
+		if err := r.record(ctx, records[i].Header, records[i].Data); err != nil {
+			return fmt.Errorf("group %s: batch %d, record %d: %w", r.g.Name(), b.Sequence, i, err)
+		}
+	}
+	r.appended.Store(b.Sequence)
+	r.ackWork.send()
+	return nil
+}
+
+// acknowledge makes what was appended durable and says so. While it syncs, more is appended: group commit.
+func (r *receiver) acknowledge(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.ackWork:
+		}
+		sequence := r.appended.Load()
+		if !bug.Enabled(bug.AckBeforeDurable) {
+			if err := r.g.commit(); err != nil {
+				return err
+			}
+		}
+		durable := r.g.journal.Durable()
+		if bug.Enabled(bug.AckBeforeDurable) {
+			durable = r.g.journal.Head()
+		}
+		r.g.checkpointMu.Lock()
+		applied := r.g.checkpoint.last.AppliedOrdinal
+		r.g.checkpointMu.Unlock()
+		err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{
+			DurableOrdinal: durable, AppliedOrdinal: applied, BatchSequence: sequence,
+		}}})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// record takes one record. What changes more than a volume's content is made durable around the record, so that a
+// crash between the two leaves the safer state: not promotable before the first extent, promotable after the last.
+func (r *receiver) record(ctx context.Context, h journal.Header, data []byte) error {
+	g := r.g
+	switch h.Kind {
+	case journal.KindSyncBegin:
+		var manifest syncManifest
+		if err := json.Unmarshal(data, &manifest); err != nil {
+			return fmt.Errorf("sync manifest: %w", err)
+		}
+		if !bug.Enabled(bug.PromoteInSync) {
+			if _, err := g.step(core.SyncBeginReceived{}, nil); err != nil {
+				return err
+			}
+		}
+		if err := g.replaceMembers(manifest.Members); err != nil {
+			return err
+		}
+		return g.appendCopy(ctx, nil, h, data)
+	case journal.KindVolume:
+		var member core.Member
+		if err := json.Unmarshal(data, &member); err != nil {
+			return fmt.Errorf("member: %w", err)
+		}
+		if err := g.appendCopy(ctx, nil, h, data); err != nil {
+			return err
+		}
+		// Everything up to the record is durable before the record's effect: a format is known here only when the
+		// filesystem that it speaks of is here.
+		if err := g.commit(); err != nil {
+			return err
+		}
+		return g.upsertMember(member)
+	case journal.KindSyncEnd:
+		if err := g.appendCopy(ctx, nil, h, data); err != nil {
+			return err
+		}
+		if err := g.commit(); err != nil {
+			return err
+		}
+		_, err := g.step(core.SyncEndDurable{}, nil)
+		return err
+	}
+	v := g.volume(h.Volume)
+	if v == nil {
+		return fmt.Errorf("%w: no member %d", ErrNotFound, h.Volume)
+	}
+	if err := blockdev.CheckRange(h.Offset, int64(h.Length), v.size.Load()); err != nil {
+		return fmt.Errorf("volume %s: %s of %d bytes at %d: %w", v.id, h.Kind, h.Length, h.Offset, err)
+	}
+	return g.appendCopy(ctx, v, h, data)
+}
+
+// appendCopy is append for records that have their ordinal already. It waits for room: that holds up the link, and
+// through it nothing but the link.
+func (g *Group) appendCopy(ctx context.Context, v *Volume, h journal.Header, data []byte) error {
+	for {
+		room := g.roomChanged()
+		err := g.tryAppendCopy(v, h, data)
+		if !errors.Is(err, journal.ErrFull) {
+			return err
+		}
+		if err := g.commit(); err != nil { // only durable records can be applied
+			return err
+		}
+		g.applyWork.send()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return errReplaced
+		}
+	}
+}
+
+func (g *Group) tryAppendCopy(v *Volume, h journal.Header, data []byte) error {
+	g.appendMu.Lock()
+	defer g.appendMu.Unlock()
+	loc, err := g.journal.AppendCopy(h, data)
+	if err != nil {
+		return err
+	}
+	if v != nil {
+		v.indexRecord(h, loc)
+	}
+	return nil
+}

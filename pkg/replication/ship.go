@@ -1,0 +1,487 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+)
+
+const (
+	protocolVersion = 1
+	// batchBytes is how much of the journal one batch carries at most. Larger ones compress no better, and delay the
+	// acknowledgement of their first record.
+	batchBytes = 512 << 10
+	// windowBytes bounds what is sent and not acknowledged: the bandwidth-delay product of 1 Gbit/s and 250 ms.
+	windowBytes = 32 << 20
+)
+
+// errRefused ends a stream that the secondary turned away.
+var errRefused = errors.New("refused by the peer")
+
+// linkLoop keeps a stream to the peer while the group is primary.
+func (g *Group) linkLoop(ctx context.Context) {
+	backoff := link.NewBackoff()
+	for ctx.Err() == nil {
+		peer, address := g.dialTarget()
+		if peer == "" {
+			select {
+			case <-ctx.Done():
+			case <-g.linkWork:
+			}
+			continue
+		}
+		welcomed, err := g.ship(ctx, peer, address)
+		if welcomed {
+			backoff.Reset()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		wait := backoff.Next()
+		if err != nil {
+			klog.InfoS("Link to the peer is down; connecting again", "group", g.Name(), "peer", peer, "in", wait, "reason", err.Error())
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		case <-g.linkWork: // the role or the peer changed
+		}
+		t.Stop()
+	}
+}
+
+// dialTarget is whom to call; empty while there is nobody to call.
+func (g *Group) dialTarget() (peer, address string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := &g.core.Meta
+	if m.Role != core.RolePrimary || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
+		return "", ""
+	}
+	address = m.PeerAddress
+	if address == "" {
+		address = g.cfg.PeerAddress(m.Peer)
+	}
+	if address == "" {
+		return "", ""
+	}
+	return m.Peer, address
+}
+
+// sender is the primary's end of one stream.
+type sender struct {
+	g      *Group
+	stream link.Stream
+	enc    *link.Encoder
+	cursor *journal.Cursor
+	// at is the last ordinal that was shipped or skipped by a sync-begin.
+	at       uint64
+	sequence uint64
+	// syncing is between sync-begin and sync-end; syncTarget is the head when the last extent was read, once it was.
+	syncing    bool
+	syncTarget uint64
+	haveTarget bool
+
+	// mu guards the window, which acknowledgements open.
+	mu       sync.Mutex
+	inFlight []sentBatch
+	bytes    int
+	wake     signal
+
+	received chan error
+}
+
+type sentBatch struct {
+	sequence uint64
+	bytes    int
+}
+
+// ship connects and serves one stream until it ends.
+func (g *Group) ship(ctx context.Context, peer, address string) (welcomed bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := g.cfg.Dialer.Dial(ctx, peer, address)
+	if err != nil {
+		return false, err
+	}
+	defer stream.Close()
+	// Closing the stream is what ends a Recv or Send that the network does not.
+	stopClose := context.AfterFunc(ctx, func() { stream.Close() })
+	defer stopClose()
+
+	actions, err := g.step(core.Connected{Durable: g.journal.Durable()}, nil)
+	if err != nil {
+		return false, err
+	}
+	defer g.streamEnded()
+	for _, a := range actions {
+		if hello, ok := a.(core.SendHello); ok {
+			if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: g.helloMessage(hello)}}); err != nil {
+				return false, err
+			}
+		}
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		return false, err
+	}
+	if refusal := answer.GetRefusal(); refusal != nil {
+		return false, g.onRefusal(ctx, stream, refusal)
+	}
+	welcome := answer.GetWelcome()
+	if welcome == nil {
+		return false, fmt.Errorf("%s answered Hello with %T", peer, answer.Message)
+	}
+	enc, err := link.NewEncoder(g.cfg.Codec)
+	if err != nil {
+		return false, err
+	}
+	s := &sender{g: g, stream: stream, enc: enc, wake: newSignal(), received: make(chan error, 1)}
+	start, err := g.onWelcome(welcome)
+	if err != nil {
+		return false, err
+	}
+	if err := s.begin(start); err != nil {
+		return true, err
+	}
+	defer func() { s.cursor.Close() }()
+	klog.InfoS("Shipping", "group", g.Name(), "peer", peer, "after", start.After, "sync", start.Begin)
+	go s.receiveLoop()
+	err = s.loop(ctx)
+	cancel()
+	stream.Close()
+	<-s.received // no goroutine outlives the stream
+	return true, err
+}
+
+func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := &g.core.Meta
+	return &linkpb.Hello{
+		ProtocolVersion: protocolVersion, GroupId: m.GroupID, GroupName: m.Name, Timelines: timelinesToWire(m.Timelines),
+		DurableOrdinal: a.Durable, JournalSizeBytes: m.JournalSizeBytes,
+	}
+}
+
+func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
+	g.checkpointMu.Lock()
+	released := g.checkpoint.last.ReleasedAcked
+	g.checkpointMu.Unlock()
+	actions, err := g.step(core.Welcomed{
+		PeerDurable: w.DurableOrdinal, NeedsSync: w.NeedsSync, Instance: w.Instance,
+		Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released,
+	}, g.markAll)
+	if err != nil {
+		return core.Ship{}, err
+	}
+	g.trimWork.send()
+	return shipAction(actions)
+}
+
+func shipAction(actions []core.Action) (core.Ship, error) {
+	for _, a := range actions {
+		if ship, ok := a.(core.Ship); ok {
+			return ship, nil
+		}
+	}
+	return core.Ship{}, errors.New("the group's histories disagree; see its status")
+}
+
+// retained is the first ordinal that the journal still holds.
+func (g *Group) retained() uint64 {
+	if segments := g.journal.Segments(); len(segments) > 0 {
+		return segments[0].FirstOrdinal
+	}
+	return g.journal.Head() + 1
+}
+
+// begin sets the stream to where core wants it.
+func (s *sender) begin(start core.Ship) error {
+	pos, ok, err := s.g.journal.PositionOf(start.After)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("group %s: ordinal %d left the journal while the stream began", s.g.Name(), start.After+1)
+	}
+	if s.cursor != nil {
+		s.cursor.Close()
+	}
+	s.cursor = s.g.journal.NewCursor(pos)
+	s.at = start.After
+	s.syncing, s.haveTarget = false, false
+	if start.Begin {
+		return s.sendSyncBegin()
+	}
+	return nil
+}
+
+// loop sends whatever there is: extents of a sync, records, the end of a sync, heartbeats. It waits only when the
+// window is full or nothing is left, and never makes anybody else wait.
+func (s *sender) loop(ctx context.Context) error {
+	heartbeat := time.NewTicker(s.g.cfg.HeartbeatInterval)
+	defer heartbeat.Stop()
+	if err := s.sendHeartbeat(); err != nil {
+		return err
+	}
+	for {
+		sent := false
+		if s.windowOpen() {
+			var err error
+			if sent, err = s.sendSome(); err != nil {
+				return err
+			}
+		}
+		if sent {
+			select {
+			case <-heartbeat.C:
+			case err := <-s.received:
+				s.received <- err
+				return err
+			default:
+				continue
+			}
+		} else {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case err := <-s.received:
+				s.received <- err
+				return err
+			case <-s.g.shipWork:
+				continue
+			case <-s.wake:
+				continue
+			case <-heartbeat.C:
+			}
+		}
+		if err := s.sendHeartbeat(); err != nil {
+			return err
+		}
+	}
+}
+
+// sendSome sends at most one run of extents and one batch of records.
+func (s *sender) sendSome() (sent bool, err error) {
+	if !s.syncing && s.g.mapDirty() {
+		if err := s.restart(core.MapDirty{At: s.at}); err != nil {
+			return false, err
+		}
+	}
+	if s.syncing && !s.haveTarget {
+		if sent, err = s.sendExtents(); err != nil {
+			return sent, err
+		}
+		if !sent {
+			// Every extent was read at a head not above this one.
+			s.syncTarget, s.haveTarget = s.g.journal.Head(), true
+		}
+	}
+	records, err := s.cursor.Next(batchBytes)
+	if errors.Is(err, journal.ErrReleased) {
+		return true, s.restart(core.CursorLost{Retained: s.g.retained()})
+	}
+	if err != nil {
+		var corrupt *journal.CorruptionError
+		if errors.As(err, &corrupt) {
+			s.g.fail(err)
+		}
+		return sent, err
+	}
+	if len(records) > 0 {
+		swapForTest(records)
+		if err := s.sendRecords(records); err != nil {
+			return sent, err
+		}
+		sent = true
+	}
+	if s.syncing && s.haveTarget && s.at >= s.syncTarget {
+		if s.g.mapDirty() { // folded or added meanwhile
+			s.haveTarget = false
+			return true, nil
+		}
+		return true, s.sendSyncEnd()
+	}
+	return sent, nil
+}
+
+func (s *sender) restart(e core.Event) error {
+	actions, err := s.g.step(e, nil)
+	if err != nil {
+		return err
+	}
+	start, err := shipAction(actions)
+	if err != nil {
+		return err
+	}
+	return s.begin(start)
+}
+
+func (s *sender) sendRecords(records []journal.Record) error {
+	for i := range records {
+		r := &records[i]
+		if err := s.add(r.Header, r.Data); err != nil {
+			return err
+		}
+	}
+	if err := s.sendBatch(); err != nil {
+		return err
+	}
+	s.at = records[len(records)-1].Header.Ordinal
+	return nil
+}
+
+func (s *sender) add(h journal.Header, data []byte) error {
+	if !s.enc.Add(h, data) {
+		return fmt.Errorf("group %s: ordinal %d with %d bytes does not fit in a batch", s.g.Name(), h.Ordinal, len(data))
+	}
+	return nil
+}
+
+// sendBatch sends what the encoder holds and takes it into the window.
+func (s *sender) sendBatch() error {
+	s.sequence++
+	batch := s.enc.Batch(s.sequence)
+	n := len(batch.Records)
+	s.mu.Lock()
+	s.inFlight = append(s.inFlight, sentBatch{s.sequence, n})
+	s.bytes += n
+	s.mu.Unlock()
+	if err := s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Batch{Batch: batch}}); err != nil {
+		return err
+	}
+	s.g.stats.shippedBytes.Add(uint64(batch.RawBytes))
+	s.g.stats.wireBytes.Add(uint64(n))
+	return nil
+}
+
+func (s *sender) windowOpen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes < windowBytes
+}
+
+func (s *sender) sendHeartbeat() error {
+	head, durable := s.g.journal.Head(), s.g.journal.Durable()
+	s.g.mu.Lock()
+	m := &s.g.core.Meta
+	h := &linkpb.Heartbeat{
+		HeadOrdinal: head, DurableOrdinal: durable, UnixNanos: s.g.cfg.Now().UnixNano(),
+		Demoted: m.Demoted, FinalOrdinal: m.FinalOrdinal,
+	}
+	acked := s.g.core.Acked()
+	s.g.mu.Unlock()
+	h.LagBytes = s.g.lagBytes(acked)
+	return s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Heartbeat{Heartbeat: h}})
+}
+
+// receiveLoop takes acknowledgements until the stream ends.
+func (s *sender) receiveLoop() {
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			s.received <- err
+			return
+		}
+		if r := m.GetRefusal(); r != nil {
+			s.received <- fmt.Errorf("%w: %s", errRefused, r.Message)
+			return
+		}
+		if ack := m.GetAck(); ack != nil {
+			if err := s.onAck(ack); err != nil {
+				s.received <- err
+				return
+			}
+		}
+	}
+}
+
+func (s *sender) onAck(ack *linkpb.Ack) error {
+	s.mu.Lock()
+	n := 0
+	for n < len(s.inFlight) && s.inFlight[n].sequence <= ack.BatchSequence {
+		s.bytes -= s.inFlight[n].bytes
+		n++
+	}
+	s.inFlight = s.inFlight[n:]
+	s.mu.Unlock()
+	if ack.DurableOrdinal > s.g.journal.Durable() {
+		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable one", s.g.Name(), ack.DurableOrdinal)
+	}
+	if _, err := s.g.step(core.Acked{Ordinal: ack.DurableOrdinal}, nil); err != nil {
+		return err
+	}
+	if err := s.g.extentsAcked(ack.BatchSequence); err != nil {
+		return err
+	}
+	s.g.trimWork.send()
+	s.wake.send()
+	return nil
+}
+
+// onRefusal remembers why, and as an old primary counts and tells what the peer will never have.
+func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Refusal) error {
+	actions, err := g.step(core.Refused{
+		Reason: refusalFromWire(r.Reason), Message: r.Message, Fork: r.ForkOrdinal,
+		PeerTimelines: timelinesFromWire(r.Timelines), Durable: g.journal.Durable(),
+	}, nil)
+	if err != nil {
+		return err
+	}
+	for _, a := range actions {
+		count, ok := a.(core.CountTail)
+		if !ok {
+			continue
+		}
+		tail, err := g.countTail(ctx, count.Fork)
+		if err != nil {
+			return err
+		}
+		if _, err := g.step(core.TailCounted{Fork: count.Fork, Last: tail.LastOrdinal, Writes: tail.Writes, Bytes: tail.Bytes}, nil); err != nil {
+			return err
+		}
+		if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_DivergentTail{DivergentTail: tail}}); err != nil {
+			return err
+		}
+		// Wait for the other side to end the stream, so that closing does not overtake the message.
+		_, _ = stream.Recv()
+	}
+	return fmt.Errorf("%w: %s", errRefused, r.Message)
+}
+
+// streamEnded gives back to the map what was sent and never acknowledged.
+func (g *Group) streamEnded() {
+	g.mapMu.Lock()
+	for _, sent := range g.inFlight {
+		sent.restore(g.pending)
+	}
+	g.inFlight, g.syncEnd = nil, 0
+	g.mapMu.Unlock()
+	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
+}
+
+// swapForTest is the deliberate fault of package bug: two writes change places.
+func swapForTest(records []journal.Record) {
+	if !bug.Enabled(bug.SwapRecords) {
+		return
+	}
+	for i := 0; i+1 < len(records); i += 2 {
+		a, b := &records[i].Header, &records[i+1].Header
+		if a.Kind == journal.KindWrite && b.Kind == journal.KindWrite {
+			a.Ordinal, b.Ordinal = b.Ordinal, a.Ordinal
+			records[i], records[i+1] = records[i+1], records[i]
+		}
+	}
+}

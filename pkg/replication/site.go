@@ -1,0 +1,373 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// Config is what a site's groups stand on. Zero intervals mean the defaults.
+type Config struct {
+	FS   vfs.FS
+	Pool *blockdev.Pool
+	Site string
+	// Dialer opens streams to peers; nil for a site that calls nobody.
+	Dialer link.Dialer
+	// PeerAddress tells where a peer listens; empty if it is not known.
+	PeerAddress func(peer string) string
+	// Codec compresses batches where that makes them smaller.
+	Codec linkpb.Codec
+	Now   func() time.Time
+
+	// CommitInterval is how long a record that nobody flushes may stay volatile; default 50 ms.
+	CommitInterval time.Duration
+	// ApplyInterval is how long a durable record stays unapplied at most while there is room; default 2 s.
+	ApplyInterval time.Duration
+	// HeartbeatInterval is how often a primary says where it is; default 100 ms.
+	HeartbeatInterval time.Duration
+}
+
+func (c *Config) setDefaults() {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.PeerAddress == nil {
+		c.PeerAddress = func(string) string { return "" }
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		def   time.Duration
+	}{{&c.CommitInterval, 50 * time.Millisecond}, {&c.ApplyInterval, 2 * time.Second}, {&c.HeartbeatInterval, 100 * time.Millisecond}} {
+		if *d.value <= 0 {
+			*d.value = d.def
+		}
+	}
+}
+
+// Bounds of a group's journal size in bytes, and its default.
+const (
+	MinJournalBytes     = 1 << 20
+	MaxJournalBytes     = 1 << 40
+	DefaultJournalBytes = 1 << 30
+)
+
+// Site holds the groups of one pool.
+type Site struct {
+	cfg Config
+
+	mu     sync.Mutex
+	groups map[string]*Group // by name
+	// broken are directories of groups that could not be opened, with the reason. They are left as they are.
+	broken map[string]error
+	closed bool
+}
+
+// Open opens every group of the pool and starts their work. A group that cannot be opened does not keep the others
+// from it: see [Site.Broken].
+func Open(cfg Config) (*Site, error) {
+	cfg.setDefaults()
+	s := &Site{cfg: cfg, groups: map[string]*Group{}, broken: map[string]error{}}
+	parent := filepath.Join(cfg.Pool.Dir(), "groups")
+	if err := cfg.FS.MkdirAll(parent); err != nil {
+		return nil, err
+	}
+	ids, err := cfg.FS.ReadDir(parent)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		dir := filepath.Join(parent, id)
+		if err := s.sweepGroupDir(dir); err != nil {
+			return nil, err
+		}
+		if _, err := cfg.FS.Stat(dir); err != nil {
+			continue // swept
+		}
+		g, err := openGroup(s, dir)
+		if err != nil {
+			klog.ErrorS(err, "Group cannot be opened; its volumes cannot be attached", "dir", dir)
+			s.broken[dir] = err
+			continue
+		}
+		s.groups[g.Name()] = g
+		g.start()
+	}
+	return s, nil
+}
+
+// Close closes every group.
+func (s *Site) Close() error {
+	var errs []error
+	for _, g := range s.shut() {
+		errs = append(errs, g.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Kill ends every group as a kill of the process would. Tests only.
+func (s *Site) Kill() {
+	for _, g := range s.shut() {
+		g.Kill()
+	}
+}
+
+func (s *Site) shut() []*Group {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	var list []*Group
+	for name, g := range s.groups {
+		list = append(list, g)
+		delete(s.groups, name)
+	}
+	return list
+}
+
+// Broken returns the directories of groups that could not be opened, with the reasons.
+func (s *Site) Broken() map[string]error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	broken := map[string]error{}
+	for dir, err := range s.broken {
+		broken[dir] = err
+	}
+	return broken
+}
+
+// Group returns the group with a name, or ErrNotFound.
+func (s *Site) Group(name string) (*Group, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.groups[name]; g != nil {
+		return g, nil
+	}
+	return nil, fmt.Errorf("%w: group %q does not exist at %s", ErrNotFound, name, s.cfg.Site)
+}
+
+// Groups returns all groups, by name.
+func (s *Site) Groups() []*Group {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*Group
+	for _, g := range s.groups {
+		list = append(list, g)
+	}
+	slices.SortFunc(list, func(a, b *Group) int { return strings.Compare(a.Name(), b.Name()) })
+	return list
+}
+
+// GroupOf returns the group that has a volume as a member, or ErrNotFound.
+func (s *Site) GroupOf(volumeID string) (*Group, error) {
+	for _, g := range s.Groups() {
+		if _, err := g.Volume(volumeID); err == nil {
+			return g, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: volume %s is in no group", ErrNotFound, volumeID)
+}
+
+// GroupSpec is what a group is made from.
+type GroupSpec struct {
+	Name string
+	// Peer is the site to replicate to; empty for none.
+	Peer string
+	// PeerAddress is where the peer is reached for this group, if not at its usual address.
+	PeerAddress      string
+	JournalSizeBytes int64
+	JournalFull      core.Policy
+}
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,126}[a-z0-9])?$`)
+
+func (spec *GroupSpec) check() error {
+	if spec.JournalSizeBytes == 0 {
+		spec.JournalSizeBytes = DefaultJournalBytes
+	}
+	if spec.JournalFull == "" {
+		spec.JournalFull = core.PolicyTrack
+	}
+	switch {
+	case !namePattern.MatchString(spec.Name):
+		return fmt.Errorf("%w: group name %q: lower-case letters, digits, '-' and '.', at most 128", ErrInvalid, spec.Name)
+	case spec.JournalSizeBytes < MinJournalBytes || spec.JournalSizeBytes > MaxJournalBytes:
+		return fmt.Errorf("%w: group %s: journal size %d, must be from %d to %d bytes", ErrInvalid, spec.Name, spec.JournalSizeBytes, MinJournalBytes, MaxJournalBytes)
+	case spec.Peer == "" && spec.JournalFull == core.PolicyStall:
+		return fmt.Errorf("%w: group %s: journal-full stall needs a remote site", ErrInvalid, spec.Name)
+	}
+	return nil
+}
+
+// CreateGroup makes a primary group. Repeating it with the same properties returns the group that is there.
+func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	if spec.Peer == s.cfg.Site {
+		return nil, fmt.Errorf("%w: group %s: %s cannot replicate to itself", ErrInvalid, spec.Name, spec.Peer)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.groups[spec.Name]; g != nil {
+		g.mu.Lock()
+		m := g.core.Meta
+		g.mu.Unlock()
+		if m.Peer != spec.Peer || m.PeerAddress != spec.PeerAddress || m.JournalSizeBytes != spec.JournalSizeBytes || m.JournalFull != spec.JournalFull {
+			return nil, fmt.Errorf("%w: group %s with remote %q, journal %d bytes, journal-full %s", ErrExists, spec.Name, m.Peer, m.JournalSizeBytes, m.JournalFull)
+		}
+		return g, nil
+	}
+	return s.addLocked(core.Meta{
+		Version: core.MetaVersion, GroupID: uuid.NewString(), Name: spec.Name, Site: s.cfg.Site, Peer: spec.Peer, PeerAddress: spec.PeerAddress,
+		Role: core.RolePrimary, Timelines: []core.Timeline{{ID: uuid.NewString(), ForkedUnixNanos: s.cfg.Now().UnixNano()}},
+		JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull, Sync: core.SyncNever, Instance: uuid.NewString(), Consistent: true,
+	})
+}
+
+func (s *Site) addLocked(meta core.Meta) (*Group, error) {
+	if s.closed {
+		return nil, ErrClosed
+	}
+	dir, err := s.cfg.Pool.GroupDir(meta.GroupID)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if err := s.broken[dir]; err != nil {
+		return nil, fmt.Errorf("group %s cannot be opened: %w", meta.Name, err)
+	}
+	if err := createGroup(s, dir, meta); err != nil {
+		return nil, err
+	}
+	g, err := openGroup(s, dir)
+	if err != nil {
+		return nil, err
+	}
+	s.groups[meta.Name] = g
+	g.start()
+	return g, nil
+}
+
+// DeleteGroup forgets a group and its journal. Its volumes stay, with everything durable applied to them. With members
+// it needs force; with attached ones it is refused. A group that does not exist is not an error.
+func (s *Site) DeleteGroup(name string, force bool) error {
+	g, err := s.Group(name)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if n := g.attachedVolumes(); n > 0 {
+		return fmt.Errorf("%w: group %s has %d attached volumes; unstage them first", ErrInUse, name, n)
+	}
+	if n := len(g.Volumes()); n > 0 && !force {
+		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes ungrouped", ErrInUse, name, n)
+	}
+	g.stopReceiving()
+	if err := g.commit(); err != nil && !force {
+		return err
+	}
+	if err := g.applyAll(g.ctx); err != nil && !force {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range g.Volumes() {
+		_, err := s.cfg.Pool.Update(v.id, func(r *blockdev.VolumeRecord) error {
+			r.Group, r.Remote, r.Secondary = "", "", false
+			return nil
+		})
+		if err != nil && !errors.Is(err, blockdev.ErrNoVolume) {
+			return err
+		}
+	}
+	delete(s.groups, name)
+	_ = g.Close() // its files go
+	// group.json first: what remains without it is swept at the next start.
+	if err := s.cfg.FS.Remove(g.path(metaFile)); err != nil {
+		return err
+	}
+	if err := s.cfg.FS.SyncDir(g.dir); err != nil {
+		return err
+	}
+	return s.cfg.FS.RemoveAll(g.dir)
+}
+
+// Replicate implements link.Handler: it serves the stream of a primary. The peer's name comes from its certificate.
+func (s *Site) Replicate(stream link.PeerStream) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if hello == nil {
+		return fmt.Errorf("%s began with %T instead of Hello", stream.Peer(), first.Message)
+	}
+	g, err := s.groupForHello(stream.Peer(), hello)
+	if err != nil {
+		klog.ErrorS(err, "Primary refused", "peer", stream.Peer(), "group", hello.GroupName, "groupID", hello.GroupId)
+		reason := linkpb.Refusal_REASON_FAILED
+		if errors.Is(err, ErrExists) || errors.Is(err, ErrInvalid) {
+			reason = linkpb.Refusal_REASON_FOREIGN_GROUP
+		}
+		return stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{Reason: reason, Message: err.Error()}}})
+	}
+	return g.receive(stream, hello)
+}
+
+// groupForHello finds the group that a primary speaks of, or makes an empty secondary for one that is new here. Nothing
+// of a message is trusted: identifiers become file names, sizes become files.
+func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
+	if _, err := parseID(hello.GroupId); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		if g.ID() == hello.GroupId {
+			return g, nil
+		}
+	}
+	if g := s.groups[hello.GroupName]; g != nil {
+		return nil, fmt.Errorf("%w: group %s at %s is another one (%s) than %s's (%s); delete one of them", ErrExists,
+			hello.GroupName, s.cfg.Site, g.ID(), peer, hello.GroupId)
+	}
+	spec := GroupSpec{Name: hello.GroupName, Peer: peer, JournalSizeBytes: hello.JournalSizeBytes}
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	for _, t := range hello.Timelines {
+		if _, err := parseID(t.GetId()); err != nil {
+			return nil, err
+		}
+	}
+	klog.InfoS("New group from a peer", "group", hello.GroupName, "groupID", hello.GroupId, "peer", peer)
+	return s.addLocked(core.Meta{
+		Version: core.MetaVersion, GroupID: hello.GroupId, Name: hello.GroupName, Site: s.cfg.Site, Peer: peer, Role: core.RoleSecondary,
+		Timelines: timelinesFromWire(hello.Timelines), JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull,
+		Sync: core.SyncNever, Instance: uuid.NewString(),
+	})
+}
+
+// WaitFor polls a condition of a group until it holds or the context ends. Tests and commands that wait for a state use
+// it; nothing in the engine does.
+func (g *Group) WaitFor(ctx context.Context, condition func() bool) error {
+	const interval = 5 * time.Millisecond
+	for !condition() {
+		if !sleep(ctx, interval) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}

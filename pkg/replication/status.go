@@ -1,0 +1,130 @@
+package replication
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// groupStats are counters since the process started.
+type groupStats struct{ shippedBytes, wireBytes atomic.Uint64 }
+
+// ShippedBytes returns how many bytes of records were sent to the peer since the process started, before and after
+// compression.
+func (g *Group) ShippedBytes() (raw, wire uint64) {
+	return g.stats.shippedBytes.Load(), g.stats.wireBytes.Load()
+}
+
+// lagBytes is what the peer has not acknowledged: the journal past an ordinal, and the change map.
+func (g *Group) lagBytes(acked uint64) uint64 {
+	lag := g.changeMapBytes()
+	if acked >= g.journal.Head() {
+		return lag
+	}
+	pos, ok, err := g.journal.PositionOf(acked)
+	for _, s := range g.journal.Segments() {
+		switch {
+		case !ok || err != nil || pos.Segment < s.Sequence:
+			lag += uint64(s.End.Offset - s.Begin.Offset)
+		case pos.Segment == s.Sequence:
+			lag += uint64(max(0, s.End.Offset-pos.Offset))
+		}
+	}
+	return lag
+}
+
+// Status is what slipctl, the driver and the metrics show.
+func (g *Group) Status() *sidecarpb.GroupStatus {
+	head, durable := g.journal.Head(), g.journal.Durable()
+	g.checkpointMu.Lock()
+	applied := g.checkpoint.last
+	g.checkpointMu.Unlock()
+	now := g.cfg.Now()
+
+	g.mu.Lock()
+	m := g.core.Meta
+	state, reason := g.core.State()
+	acked, heard, linkState, promotable := g.core.Acked(), g.core.Heard(), g.core.Link(), g.core.Promotable()
+	if g.failure != nil {
+		state, reason, promotable = "failed", g.failure.Error(), false
+	}
+	attached := map[string]bool{}
+	for _, v := range *g.volumes.Load() {
+		attached[v.id] = v.attached
+	}
+	g.mu.Unlock()
+
+	s := &sidecarpb.GroupStatus{
+		Name: m.Name, GroupId: m.GroupID, Role: string(m.Role), State: state, StateReason: reason, Peer: m.Peer,
+		Connected:  linkState == core.LinkStreaming || linkState == core.LinkSyncing,
+		Promotable: promotable, Timeline: m.Timeline(),
+		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal, AcknowledgedOrdinal: acked,
+		JournalSizeBytes: m.JournalSizeBytes, JournalUsedBytes: g.journal.UsedBytes(), JournalFull: policyToAPI(m.JournalFull),
+		ChangeMapBytes: g.changeMapBytes(), Loss: lossToAPI(m.Loss),
+		SyncDoneBytes: g.progress.doneBytes.Load(), SyncTotalBytes: g.progress.totalBytes.Load(),
+	}
+	if reason == "" {
+		if stuck := g.applyStuck.Load(); stuck != nil {
+			s.StateReason = (*stuck).Error()
+		}
+	}
+	g.fillLag(s, &m, heard, now)
+	for _, v := range g.Volumes() {
+		vs := &sidecarpb.VolumeStatus{VolumeId: v.id, SizeBytes: v.Size(), Attached: attached[v.id], UnappliedBytes: uint64(v.overlay.Bytes())}
+		g.mapMu.Lock()
+		vs.ChangeMapBytes = g.pending.VolumeBytes(v.index)
+		g.mapMu.Unlock()
+		s.Volumes = append(s.Volumes, vs)
+	}
+	slices.SortFunc(s.Volumes, func(a, b *sidecarpb.VolumeStatus) int { return cmp.Compare(a.VolumeId, b.VolumeId) })
+	return s
+}
+
+func (g *Group) fillLag(s *sidecarpb.GroupStatus, m *core.Meta, heard core.HeartbeatReceived, now time.Time) {
+	if m.Peer == "" {
+		return
+	}
+	if m.Role == core.RoleSecondary {
+		s.LagOrdinals = heard.Head - min(heard.Head, s.DurableOrdinal)
+		s.LagBytes = heard.LagBytes
+		if heard.UnixNanos != 0 {
+			// What the primary said last is the newest instant that is known to be here.
+			s.LastReplicatedUnixNanos = heard.UnixNanos
+			s.LagSeconds = max(0, time.Duration(now.UnixNano()-heard.UnixNanos).Seconds())
+		}
+		return
+	}
+	s.LagOrdinals = s.HeadOrdinal - min(s.HeadOrdinal, s.AcknowledgedOrdinal)
+	s.LagBytes = g.lagBytes(s.AcknowledgedOrdinal)
+	oldest, ok := g.clock.oldestAfter(s.AcknowledgedOrdinal)
+	switch {
+	case s.LagOrdinals == 0 && m.Sync == core.SyncDone:
+		s.LastReplicatedUnixNanos = now.UnixNano()
+	case ok && m.Sync == core.SyncDone:
+		s.LastReplicatedUnixNanos = oldest
+		s.LagSeconds = max(0, time.Duration(now.UnixNano()-oldest).Seconds())
+	case ok:
+		s.LagSeconds = max(0, time.Duration(now.UnixNano()-oldest).Seconds())
+	}
+}
+
+func policyToAPI(p core.Policy) sidecarpb.JournalFull {
+	if p == core.PolicyStall {
+		return sidecarpb.JournalFull_JOURNAL_FULL_STALL
+	}
+	return sidecarpb.JournalFull_JOURNAL_FULL_TRACK
+}
+
+func lossToAPI(l *core.Loss) *sidecarpb.LossReport {
+	if l == nil {
+		return nil
+	}
+	return &sidecarpb.LossReport{
+		Exact: l.Exact, RecoveredOrdinal: l.RecoveredOrdinal, LostOrdinals: l.LostOrdinals, LostWrites: l.LostWrites,
+		LostBytes: l.LostBytes, LostSeconds: l.LostSeconds, Text: l.Text,
+	}
+}

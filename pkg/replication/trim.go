@@ -1,0 +1,143 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+// freeSegments is how many segments are kept ready, so that a writer never waits for one to be made.
+const freeSegments = 2
+
+// segmentBytes is the size of a journal segment: a sixteenth of the journal, within bounds that keep a segment large
+// against its header and small against a disk.
+func segmentBytesFor(journalBytes int64) int64 {
+	const least, most = 64 << 10, 64 << 20
+	n := journalBytes / 16
+	n -= n % 4096
+	return min(max(n, least), most)
+}
+
+func (g *Group) segmentBytes() int64 { return g.segBytes }
+
+// trimLoop takes segments out of the journal that nobody needs there, and keeps free ones ready.
+func (g *Group) trimLoop(ctx context.Context) {
+	// The ticker retries what failed, such as making a segment on a full disk.
+	ticker := time.NewTicker(g.cfg.ApplyInterval)
+	defer ticker.Stop()
+	for {
+		if err := g.trim(); err != nil && ctx.Err() == nil {
+			klog.ErrorS(err, "Trimming the journal failed; it is tried again", "group", g.Name())
+		}
+		if err := g.journal.Prepare(); err != nil && ctx.Err() == nil && !errors.Is(err, syscall.ENOSPC) {
+			klog.ErrorS(err, "Making a journal segment failed; it is tried again", "group", g.Name())
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.trimWork:
+		case <-ticker.C:
+		}
+	}
+}
+
+// trim carries out core's plans until there is nothing more to take.
+func (g *Group) trim() error {
+	for {
+		segments := g.journal.Segments()
+		g.checkpointMu.Lock()
+		applied := g.checkpoint.last
+		g.checkpointMu.Unlock()
+		in := core.TrimInput{Applied: applied.AppliedOrdinal, Pressure: g.underPressure(len(segments))}
+		for _, s := range segments {
+			if !s.Sealed || applied.Applied.Before(s.End) {
+				break
+			}
+			in.LastOrdinals = append(in.LastOrdinals, s.LastOrdinal)
+		}
+		g.mu.Lock()
+		plan := g.core.PlanTrim(in)
+		g.mu.Unlock()
+		if in.Pressure && len(in.LastOrdinals) == 0 && len(segments) > 1 {
+			g.applyWork.send()
+		}
+		switch {
+		case plan.Release > 0:
+			last := segments[plan.Release-1]
+			if err := g.releaseThrough(last, last.LastOrdinal); err != nil {
+				return err
+			}
+		case plan.Fold > 0:
+			if err := g.fold(segments[0]); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+		g.wakeWriters()
+	}
+}
+
+// underPressure reports whether the live segments have reached the journal's size, less what is kept free.
+func (g *Group) underPressure(live int) bool {
+	return int64(live+freeSegments)*g.segBytes > g.core.Meta.JournalSizeBytes
+}
+
+// releaseThrough gives segments back. The checkpoint says so first: recovery must not look for them.
+func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
+	g.checkpointMu.Lock()
+	next := g.checkpoint.last
+	next.OldestSegment = last.Sequence + 1
+	next.ReleasedAcked = max(next.ReleasedAcked, acked)
+	err := g.checkpoint.write(next)
+	g.checkpointMu.Unlock()
+	if err != nil {
+		return err
+	}
+	return g.journal.Release(last.Sequence)
+}
+
+// fold moves the oldest segment's information from the journal to the change map: which extents its records touched.
+// The records' order is lost by it, so the peer needs a resync. The map, and that it counts, are durable before the
+// segment goes.
+func (g *Group) fold(s journal.SegmentInfo) error {
+	cursor := g.journal.NewCursor(s.Begin)
+	defer cursor.Close()
+	for {
+		records, err := cursor.Next(applyChunkBytes)
+		if err != nil {
+			return fmt.Errorf("group %s: fold segment %d: %w", g.Name(), s.Sequence, err)
+		}
+		g.mapMu.Lock()
+		for i := range records {
+			r := &records[i]
+			if r.Loc.Segment == s.Sequence && touchesImage(r.Header.Kind) && !bug.Enabled(bug.ForgetFolded) {
+				g.pending.Mark(r.Header.Volume, r.Header.Offset, int64(r.Header.Length))
+			}
+		}
+		g.mapMu.Unlock()
+		if len(records) == 0 || !records[len(records)-1].End.Before(s.End) {
+			break
+		}
+	}
+	if err := g.saveChangeMap(); err != nil {
+		return err
+	}
+	if _, err := g.step(core.Folded{}, nil); err != nil {
+		return err
+	}
+	klog.V(2).InfoS("Journal segment folded into the change map", "group", g.Name(), "segment", s.Sequence, "lastOrdinal", s.LastOrdinal)
+	if err := g.releaseThrough(s, 0); err != nil {
+		return err
+	}
+	g.shipWork.send()
+	return nil
+}

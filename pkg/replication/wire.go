@@ -1,0 +1,40 @@
+package replication
+
+import (
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+func timelinesToWire(list []core.Timeline) []*linkpb.Timeline {
+	wire := make([]*linkpb.Timeline, len(list))
+	for i, t := range list {
+		wire[i] = &linkpb.Timeline{Id: t.ID, ForkOrdinal: t.ForkOrdinal, ForkedUnixNanos: t.ForkedUnixNanos}
+	}
+	return wire
+}
+
+func timelinesFromWire(wire []*linkpb.Timeline) []core.Timeline {
+	list := make([]core.Timeline, len(wire))
+	for i, t := range wire {
+		list[i] = core.Timeline{ID: t.GetId(), ForkOrdinal: t.GetForkOrdinal(), ForkedUnixNanos: t.GetForkedUnixNanos()}
+	}
+	return list
+}
+
+var refusalReasons = map[core.RefusalReason]linkpb.Refusal_Reason{
+	core.RefuseForeign:      linkpb.Refusal_REASON_FOREIGN_GROUP,
+	core.RefuseStale:        linkpb.Refusal_REASON_STALE_TIMELINE,
+	core.RefuseDiverged:     linkpb.Refusal_REASON_DIVERGED,
+	core.RefuseNotSecondary: linkpb.Refusal_REASON_NOT_SECONDARY,
+}
+
+func refusalToWire(r core.RefusalReason) linkpb.Refusal_Reason { return refusalReasons[r] }
+
+func refusalFromWire(wire linkpb.Refusal_Reason) core.RefusalReason {
+	for reason, w := range refusalReasons {
+		if w == wire {
+			return reason
+		}
+	}
+	return core.RefuseOther
+}
