@@ -1,0 +1,81 @@
+// Command csi-driver is the CSI driver csi.slipstream.dev for one node. What it does is in package driver; here are its
+// flags.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/driver"
+)
+
+// version is set by the linker: -X main.version=v1.2.3.
+var version string
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "csi-driver:", err)
+		}
+		klog.Flush()
+		os.Exit(1)
+	}
+	klog.Flush()
+}
+
+func run(args []string) error {
+	opts := driver.Options{Version: versionString()}
+	flags := flag.NewFlagSet("csi-driver", flag.ContinueOnError)
+	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "where the CSI services listen")
+	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
+	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created when missing (required)")
+	flags.StringVar(&opts.SidecarEndpoint, "sidecar", "", "the replicator, as unix:///path; without it replicable volumes are refused")
+	flags.StringVar(&opts.ShimDir, "shim-dir", "", "where the replicator serves volumes (default <pool>/shim)")
+	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "where the replicator leaves its descriptors (default <pool>/keeper.sock)")
+	flags.StringVar(&opts.MetricsAddr, "metrics-addr", "", "host:port of Prometheus metrics under /metrics (default none)")
+	showVersion := flags.Bool("version", false, "print the version and exit")
+	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(logFlags)
+	flags.Var(logFlags.Lookup("v").Value, "v", "log level: 2 logs every call that changes something, 4 every call")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	switch {
+	case *showVersion:
+		fmt.Println(opts.Version)
+		return nil
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
+	case opts.NodeID == "":
+		return errors.New("--node-id is missing; see --help")
+	case opts.PoolDir == "":
+		return errors.New("--pool is missing; see --help")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	d, err := driver.New(ctx, opts)
+	if err != nil {
+		return err
+	}
+	err = d.Run(ctx)
+	return errors.Join(err, d.Close())
+}
+
+// versionString is what the linker set, or what the Go tool knows.
+func versionString() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,209 @@
+package driver
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// Loops attaches files as block devices. It is an interface for the sake of tests without root; the implementation for
+// Linux is linuxLoops.
+type Loops interface {
+	// Attach attaches a file to a free loop device.
+	Attach(config blockdev.LoopConfig) (blockDevice, error)
+	// List returns all attached loop devices. It reads sysfs only and never touches a backing file, which may be
+	// served by a process that is not there.
+	List() ([]loopDevice, error)
+	// SetSize changes a device's size limit.
+	SetSize(device string, sizeBytes int64) error
+	// Detach detaches a device that nothing has open, and returns when it is detached. It leaves one alone that is over
+	// another file by now.
+	Detach(device loopDevice) error
+}
+
+// loopDevice is an attached loop device.
+type loopDevice struct {
+	blockDevice
+	BackingPath string // as the kernel shows it, without symbolic links
+	Deleted     bool   // the backing file was removed
+	SizeBytes   int64
+}
+
+// shimFile is the name of the one file in a volume's shim directory.
+const shimFile = "volume"
+
+// backingPath is the file that a volume's loop device is over, without symbolic links, as the kernel shows it: the image,
+// or the file that the replicator said it serves, or, for one that is not staged, where that file is to be expected.
+func (d *Driver) backingPath(rec *blockdev.VolumeRecord) string {
+	switch {
+	case rec.Replicable && rec.Stage != nil && rec.Stage.BackingPath != "":
+		return rec.Stage.BackingPath
+	case rec.Replicable:
+		return filepath.Join(d.opts.ShimDir, rec.ID, shimFile)
+	}
+	path, err := d.pool.ImagePath(rec.ID)
+	if err != nil {
+		return "" // a record with such an id is never read
+	}
+	return path
+}
+
+// canonicalShimPath resolves links above the volume's directory, which is a mount of the replicator and not to be touched.
+func canonicalShimPath(path string) string {
+	return filepath.Join(canonicalPath(filepath.Dir(path)), filepath.Base(path))
+}
+
+// devices returns the loop devices of a volume: one while it is staged, more only after something went wrong.
+func (d *Driver) devices(rec *blockdev.VolumeRecord) ([]loopDevice, error) {
+	all, err := d.loops.List()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "volume %s: look for its loop device: %v", rec.ID, err)
+	}
+	path := d.backingPath(rec)
+	return slices.DeleteFunc(all, func(l loopDevice) bool { return l.Deleted || l.BackingPath != path }), nil
+}
+
+// device returns the loop device of a staged volume; an error is a status error.
+func (d *Driver) device(rec *blockdev.VolumeRecord) (blockDevice, error) {
+	devices, err := d.devices(rec)
+	if err != nil {
+		return blockDevice{}, err
+	}
+	if len(devices) == 0 {
+		return blockDevice{}, status.Errorf(codes.FailedPrecondition, "volume %s is not attached on node %s: stage it first", rec.ID, d.opts.NodeID)
+	}
+	return devices[0].blockDevice, nil
+}
+
+// attach gives a volume its loop device, or finds the one that an earlier call made. The volume has its stage record.
+func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (blockDevice, error) {
+	config := blockdev.LoopConfig{BackingPath: d.backingPath(rec), SizeLimitBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes, DirectIO: !rec.Replicable}
+	if rec.Replicable {
+		// Also for a volume that has its loop device: the replicator may have been restarted without it.
+		served, err := d.sidecar.AttachVolume(ctx, rec.ID)
+		if err != nil {
+			return blockDevice{}, err
+		}
+		served.Path = canonicalShimPath(served.Path)
+		if served.Path != config.BackingPath {
+			if devices, err := d.devices(rec); err != nil || len(devices) > 0 {
+				return blockDevice{}, status.Errorf(codes.FailedPrecondition,
+					"volume %s: it is attached over %s, but the replicator serves it as %s now: unstage it, then stage it again (%v)",
+					rec.ID, config.BackingPath, served.Path, err)
+			}
+			stage := *rec.Stage
+			stage.BackingPath = served.Path
+			if err := d.recordStage(rec, &stage); err != nil {
+				return blockDevice{}, err
+			}
+			config.BackingPath = served.Path
+		}
+		config.DirectIO = served.DirectIO
+		if served.BlockSizeBytes != 0 {
+			config.BlockSizeBytes = int64(served.BlockSizeBytes)
+		}
+	}
+	devices, err := d.devices(rec)
+	if err != nil {
+		return blockDevice{}, err
+	}
+	var device blockDevice
+	if len(devices) > 0 {
+		if device, err = d.keepOne(rec, devices); err != nil {
+			return blockDevice{}, err
+		}
+	} else if device, err = d.loops.Attach(config); err != nil {
+		return blockDevice{}, status.Errorf(codes.Internal, "volume %s: attach %s to a loop device: %v", rec.ID, config.BackingPath, err)
+	}
+	if rec.Replicable && !config.DirectIO {
+		if err := d.writeback.Add(config.BackingPath); err != nil {
+			return blockDevice{}, status.Errorf(codes.Internal, "volume %s: bound the age of its unwritten data: %v", rec.ID, err)
+		}
+	}
+	return device, nil
+}
+
+// keepOne chooses among the devices of a volume one that is mounted, or any, and detaches the others. Two devices over one
+// file are two caches of the same blocks.
+func (d *Driver) keepOne(rec *blockdev.VolumeRecord, devices []loopDevice) (blockDevice, error) {
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return blockDevice{}, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	keep := max(0, slices.IndexFunc(devices, func(l loopDevice) bool { return len(mountsOf(mounts, l.blockDevice)) > 0 }))
+	for i, other := range devices {
+		if i == keep {
+			continue
+		}
+		klog.InfoS("Detaching a second loop device of a volume", "volume", rec.ID, "device", other.Path, "kept", devices[keep].Path)
+		if err := d.loops.Detach(other); err != nil {
+			return blockDevice{}, status.Errorf(codes.Internal, "volume %s has loop devices %s and %s: detach %s: %v",
+				rec.ID, devices[keep].Path, other.Path, other.Path, err)
+		}
+	}
+	if devices[keep].SizeBytes != rec.SizeBytes {
+		// An expansion was interrupted between the image and the device.
+		if err := d.loops.SetSize(devices[keep].Path, rec.SizeBytes); err != nil {
+			return blockDevice{}, status.Errorf(codes.Internal, "volume %s: set the size of %s to %d: %v", rec.ID, devices[keep].Path, rec.SizeBytes, err)
+		}
+	}
+	return devices[keep].blockDevice, nil
+}
+
+// release undoes attach, whatever part of it happened. Nothing may be mounted from the devices.
+func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord) error {
+	if rec.Replicable {
+		if err := d.needSidecar(ctx); err != nil {
+			// Detaching flushes into the replicator's file, which would wait for it in the kernel, beyond any deadline.
+			return err
+		}
+		if err := d.writeback.Remove(ctx, d.backingPath(rec)); err != nil {
+			return status.Errorf(codes.Unavailable, "volume %s: %v; see that the replicator runs, and call again", rec.ID, err)
+		}
+	}
+	devices, err := d.devices(rec)
+	if err != nil {
+		return err
+	}
+	for _, device := range devices {
+		// The flag stays with the device's number and would be found by its next user.
+		if err := d.filesystems.SetDeviceReadOnly(device.Path, false); err != nil {
+			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+		}
+		if err := d.loops.Detach(device); err != nil {
+			return status.Errorf(codes.Internal, "volume %s: detach %s: %v; see what has it open (fuser -v %s)", rec.ID, device.Path, err, device.Path)
+		}
+	}
+	if rec.Replicable {
+		return d.sidecar.DetachVolume(ctx, rec.ID)
+	}
+	return nil
+}
+
+// needSidecar returns a status error unless the replicator answers now.
+func (d *Driver) needSidecar(ctx context.Context) error {
+	if d.sidecar == nil {
+		return errNoSidecar
+	}
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	return d.sidecar.Ready(ctx)
+}
+
+// inUse says in words by what a volume is in use; empty when it is not. A stage record that a reboot made stale is no use.
+func (d *Driver) inUse(rec *blockdev.VolumeRecord) (string, error) {
+	devices, err := d.devices(rec)
+	if err != nil || len(devices) == 0 {
+		return "", err
+	}
+	if rec.Stage != nil {
+		return "it is staged on " + rec.Stage.StagingPath, nil
+	}
+	return "it is attached as " + devices[0].Path, nil
+}

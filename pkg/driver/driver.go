@@ -1,0 +1,195 @@
+// Package driver is the CSI driver csi.slipstream.dev for one node: the Identity, Controller and Node services of CSI 1.13
+// over a pool of image files.
+//
+// A volume is an image in the pool, attached as a loop device; formatted once, by the driver; mounted on the staging path, bound
+// from there to target paths. A replicable volume's loop device is over a file that the replicator serves instead
+// (package shim). Everything that is known about a volume is in its record (package blockdev) or in the kernel's mount and loop
+// tables; the driver keeps nothing in memory that it could not find again, and may be killed between any two steps.
+//
+// It is not the replicator: groups, journals and peers are asked of it through pkg/api/sidecarpb, by volumes that want
+// them. Without a replicator the driver is complete for plain volumes. It is not a router either: in a cluster one of it runs
+// per node, and knows of no other.
+//
+// It writes volume records through package blockdev, and <pool>/publications/<volume id>.json (see publications).
+//
+// # Concurrency
+//
+// All services may be called concurrently. Calls for one volume exclude each other: the second one gets Aborted (see
+// inflight). No call waits for another volume's.
+//
+// # Errors
+//
+// Codes are chosen for what the CO does with them: NotFound and InvalidArgument are final, FailedPrecondition says what a person or
+// another call has to do first, Unavailable and Aborted mean the same call again, ResourceExhausted sends a claim to
+// another node. Messages name the volume and the next step.
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// Options configure a Driver.
+type Options struct {
+	// Endpoint is where the CSI services listen: unix:///path or a path.
+	Endpoint string
+	// NodeID is the node's name, and the value of its topology key.
+	NodeID string
+	// PoolDir is the pool. It is created when it is missing.
+	PoolDir string
+	// SidecarEndpoint is the replicator: unix:///path. Empty: replicable volumes are refused.
+	SidecarEndpoint string
+	// ShimDir is where the replicator serves volumes; empty: <pool>/shim.
+	ShimDir string
+	// KeeperSocket is where the replicator leaves its descriptors; empty: <pool>/keeper.sock.
+	KeeperSocket string
+	// MetricsAddr is host:port of Prometheus metrics over HTTP; empty: none.
+	MetricsAddr string
+	// Version of the program.
+	Version string
+}
+
+// writebackInterval bounds how long a write to a volume with order: flush that nobody flushes stays unseen by
+// replication. Shorter costs merged writes.
+const writebackInterval = time.Second
+
+// Writeback is keeper.Writeback, as far as it is used here.
+type Writeback interface {
+	Add(path string) error
+	Remove(ctx context.Context, path string) error
+}
+
+// system is what a Driver does to the machine.
+type system struct {
+	fs          vfs.FS
+	mounter     Mounter
+	filesystems FileSystems
+	loops       Loops
+	writeback   Writeback
+}
+
+// Driver serves the CSI services of one node. Make it with New, and close it.
+type Driver struct {
+	opts         Options
+	system       // what it does to the machine
+	pool         *blockdev.Pool
+	publications *publications
+	sidecar      *sidecarClient // nil when there is none
+	inflight     *inflight
+	closers      []func() error
+}
+
+// New opens the pool and brings the machine in line with its records (see reconcile). The pool stays locked against another
+// driver until Close.
+func New(ctx context.Context, opts Options) (*Driver, error) {
+	writeback := keeper.NewWriteback(writebackInterval)
+	d, err := newDriver(opts, system{
+		fs:          vfs.OS,
+		mounter:     linuxMounter{},
+		filesystems: linuxFileSystems{},
+		loops:       linuxLoops{},
+		writeback:   writeback,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, func() error {
+		// A file whose server is away is closed when the process ends.
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		return writeback.Close(ctx)
+	})
+	if err := d.reconcile(ctx); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// newDriver is New without reconcile, over any system.
+func newDriver(opts Options, sys system) (*Driver, error) {
+	if opts.NodeID == "" {
+		return nil, errors.New("node id is missing")
+	}
+	if opts.PoolDir == "" {
+		return nil, errors.New("pool directory is missing")
+	}
+	d := &Driver{opts: opts, system: sys, inflight: newInflight()}
+	if err := d.open(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Driver) open() error {
+	if err := d.fs.MkdirAll(d.opts.PoolDir); err != nil {
+		return fmt.Errorf("create pool: %w", err)
+	}
+	// Paths are compared with those in the kernel's tables.
+	d.opts.PoolDir = canonicalDir(d.opts.PoolDir)
+	if d.opts.ShimDir == "" {
+		d.opts.ShimDir = filepath.Join(d.opts.PoolDir, "shim")
+	}
+	d.opts.ShimDir = canonicalDir(d.opts.ShimDir)
+
+	pool, err := blockdev.OpenPool(d.fs, d.opts.PoolDir, blockdev.WhoDriver)
+	if err != nil {
+		return err
+	}
+	d.pool = pool
+	d.closers = append(d.closers, pool.Close)
+	if d.publications, err = openPublications(d.fs, d.opts.PoolDir); err != nil {
+		return err
+	}
+	if d.opts.SidecarEndpoint != "" {
+		if d.sidecar, err = dialSidecar(d.opts.SidecarEndpoint); err != nil {
+			return err
+		}
+		d.closers = append(d.closers, d.sidecar.Close)
+	}
+	return nil
+}
+
+// Close lets go of the pool. Volumes stay attached and mounted.
+func (d *Driver) Close() error {
+	var errs []error
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		errs = append(errs, d.closers[i]())
+	}
+	d.closers = nil
+	return errors.Join(errs...)
+}
+
+// checkPool reads a file of the pool.
+func (d *Driver) checkPool() error {
+	_, err := d.fs.Stat(filepath.Join(d.opts.PoolDir, "pool.json"))
+	return err
+}
+
+// availableBytes is what new volumes can have; an error is a status error.
+func (d *Driver) availableBytes() (int64, error) {
+	_, available, err := d.pool.Capacity()
+	var corrupt *blockdev.CorruptError
+	if errors.As(err, &corrupt) {
+		// Without the damaged record only what a thick volume has still to allocate is missing from the sum, and its space
+		// was reserved when it was made.
+		klog.ErrorS(err, "Capacity is reckoned without the volumes whose records cannot be read", "pool", d.opts.PoolDir)
+		if reporter, ok := d.fs.(vfs.SpaceReporter); ok {
+			_, available, err = reporter.Space(d.opts.PoolDir)
+		}
+	}
+	if err != nil {
+		return 0, status.Errorf(codes.Internal, "capacity of pool %s: %v", d.opts.PoolDir, err)
+	}
+	return available, nil
+}

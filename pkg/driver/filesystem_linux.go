@@ -1,0 +1,134 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+const (
+	mkfsTimeout = 5 * time.Minute
+	// fsckTimeout is what a preen of a file system with an orderly journal never needs. A longer one wants a person.
+	fsckTimeout  = 2 * time.Minute
+	mountTimeout = time.Minute
+	growTimeout  = 5 * time.Minute
+)
+
+type linuxFileSystems struct{}
+
+func (linuxFileSystems) Superblock(device string) (sb Superblock, err error) {
+	err = withDevice(device, func(f *os.File) error {
+		sb, err = readSuperblock(f)
+		return err
+	})
+	return sb, err
+}
+
+func (l linuxFileSystems) Blank(device string) (blank bool, err error) {
+	size, err := l.DeviceSize(device)
+	if err != nil {
+		return false, err
+	}
+	err = withDevice(device, func(f *os.File) error {
+		blank, err = readBlank(f, size)
+		return err
+	})
+	return blank, err
+}
+
+func (linuxFileSystems) Make(ctx context.Context, device string, spec formatSpec, force bool) error {
+	ctx, cancel := context.WithTimeout(ctx, mkfsTimeout)
+	defer cancel()
+	program, args := spec.mkfsArgs(force)
+	if _, err := run(ctx, program, append(args, device)...); err != nil {
+		return err
+	}
+	// mkfs syncs, but through its own descriptor and not with the same care everywhere. The record that follows says
+	// "formatted" for ever, so what it speaks of has to be on stable storage first.
+	return withDevice(device, func(f *os.File) error { return f.Sync() })
+}
+
+// e2fsck's exit code is a sum of bits; these two mean that the file system is sound now.
+const (
+	fsckCorrected = 1
+	fsckReboot    = 2
+)
+
+// Check preens ext4. XFS replays its log when it is mounted, and xfs_repair may lose what a person could still save, so it is never run
+// unasked.
+func (linuxFileSystems) Check(ctx context.Context, device, fsType string) error {
+	if fsType != fsExt4 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, fsckTimeout)
+	defer cancel()
+	output, err := run(ctx, "e2fsck", "-p", device)
+	if err == nil {
+		return nil
+	}
+	var failure *commandError
+	if errors.As(err, &failure) && failure.ExitCode > 0 && failure.ExitCode&^(fsckCorrected|fsckReboot) == 0 {
+		klog.InfoS("Repaired a file system", "device", device, "output", output)
+		return nil
+	}
+	return err
+}
+
+func (linuxFileSystems) Grow(ctx context.Context, device, mountPath, fsType string) error {
+	ctx, cancel := context.WithTimeout(ctx, growTimeout)
+	defer cancel()
+	var err error
+	switch fsType {
+	case fsExt4:
+		_, err = run(ctx, "resize2fs", device)
+	case fsXFS:
+		_, err = run(ctx, "xfs_growfs", "-d", mountPath)
+	default:
+		err = fmt.Errorf("file system %q on %s cannot be grown", fsType, device)
+	}
+	return err
+}
+
+func (linuxFileSystems) Usage(path string) (Usage, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return Usage{}, fmt.Errorf("statfs %s: %w", path, err)
+	}
+	unit := int64(st.Bsize)
+	return Usage{
+		TotalBytes:      int64(st.Blocks) * unit,
+		AvailableBytes:  int64(st.Bavail) * unit,
+		UsedBytes:       int64(st.Blocks-st.Bfree) * unit,
+		TotalInodes:     int64(st.Files),
+		AvailableInodes: int64(st.Ffree),
+		UsedInodes:      int64(st.Files - st.Ffree),
+	}, nil
+}
+
+func (linuxFileSystems) DeviceSize(device string) (size int64, err error) {
+	err = withDevice(device, func(f *os.File) error {
+		// Seeking a block device knows its size without the ioctl's unsafe pointer.
+		size, err = f.Seek(0, io.SeekEnd)
+		return err
+	})
+	return size, err
+}
+
+func (linuxFileSystems) SetDeviceReadOnly(device string, readOnly bool) error {
+	value := 0
+	if readOnly {
+		value = 1
+	}
+	return withDevice(device, func(f *os.File) error {
+		if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, value); err != nil {
+			return fmt.Errorf("BLKROSET %d: %w", value, err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,38 @@
+package driver
+
+import (
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// inflight is the set of volumes that a call is working on. A second call for the same volume is told to come back
+// (Aborted), as the CSI specification asks for, rather than made to wait: a queue of calls behind one that hangs in the
+// kernel would hold a goroutine each, and a global lock would let one hung volume stop all of them.
+//
+// It is safe for concurrent use.
+type inflight struct {
+	mu   sync.Mutex
+	busy map[string]string // key -> operation
+}
+
+func newInflight() *inflight {
+	return &inflight{busy: make(map[string]string)}
+}
+
+// begin enters key. The caller calls done when the operation is over; err is a status error with Aborted when another
+// operation is at work on key, and done is nil then.
+func (f *inflight) begin(key, operation string) (done func(), err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if other, ok := f.busy[key]; ok {
+		return nil, status.Errorf(codes.Aborted, "%s of %q: %s of the same volume is still running; call again later", operation, key, other)
+	}
+	f.busy[key] = operation
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.busy, key)
+	}, nil
+}

@@ -1,0 +1,153 @@
+package driver
+
+import (
+	"context"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// NodeExpandVolume grows the image, then the loop device, then the file system. A volume that is as large as asked for goes through
+// the last two steps all the same: an earlier call may have died after the first.
+//
+// Kubelet takes InvalidArgument, OutOfRange and NotFound for "never", and lets the user ask for less; everything else it
+// repeats.
+func (s *nodeServer) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
+	id := req.GetVolumeId()
+	if id == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	if req.GetVolumePath() == "" {
+		return nil, status.Errorf(codes.InvalidArgument, "volume %s: volume_path is missing", id)
+	}
+	done, err := s.d.inflight.begin(id, "NodeExpandVolume")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	rec, err := s.d.volume(id)
+	if err != nil {
+		return nil, err
+	}
+	size, err := expandedSize(rec.SizeBytes, req.GetCapacityRange())
+	if err != nil {
+		return nil, status.Errorf(status.Code(err), "volume %s: %s", id, status.Convert(err).Message())
+	}
+	if err := s.d.expand(ctx, rec, canonicalPath(req.GetVolumePath()), size); err != nil {
+		return nil, err
+	}
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: rec.SizeBytes}, nil
+}
+
+// expandedSize is the size that a volume gets. One that is larger than asked for stays as it is, unless it is above the limit.
+func expandedSize(current int64, capacity *csi.CapacityRange) (int64, error) {
+	required, limit := capacity.GetRequiredBytes(), capacity.GetLimitBytes()
+	if limit > 0 && current > limit {
+		return 0, status.Errorf(codes.OutOfRange, "it has %d bytes, above limit_bytes %d, and cannot shrink", current, limit)
+	}
+	if required >= 0 {
+		required = max(required, current)
+	}
+	return sizeFor(&csi.CapacityRange{RequiredBytes: required, LimitBytes: limit}, minBlockSizeBytes)
+}
+
+func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path string, sizeBytes int64) error {
+	if rec.Stage == nil {
+		return status.Errorf(codes.FailedPrecondition, "volume %s is not staged: stage it first", rec.ID)
+	}
+	device, err := d.device(rec)
+	if err != nil {
+		return err
+	}
+	entry, err := d.mountOn(rec, path)
+	if err != nil {
+		return err
+	}
+	if entry == nil && path != rec.Stage.StagingPath {
+		return status.Errorf(codes.FailedPrecondition, "volume %s is neither staged nor published on %s", rec.ID, path)
+	}
+	if err := d.growImage(ctx, rec, sizeBytes); err != nil {
+		return err
+	}
+	if err := d.loops.SetSize(device.Path, rec.SizeBytes); err != nil {
+		return status.Errorf(codes.Internal, "volume %s: grow %s to %d bytes: %v", rec.ID, device.Path, rec.SizeBytes, err)
+	}
+	// The file system is grown where it is mounted as a whole and writable: on the staging path.
+	staged, err := d.mountOn(rec, rec.Stage.StagingPath)
+	if err != nil || staged == nil {
+		return err // a block volume has no more to grow
+	}
+	if err := d.filesystems.Grow(ctx, device.Path, rec.Stage.StagingPath, staged.FSType); err != nil {
+		return status.Errorf(codes.Internal, "volume %s: grow its file system: %v", rec.ID, err)
+	}
+	return nil
+}
+
+// growImage makes a volume's image, and its record, at least as large. It leaves rec with the new size.
+func (d *Driver) growImage(ctx context.Context, rec *blockdev.VolumeRecord, sizeBytes int64) error {
+	if sizeBytes > rec.SizeBytes {
+		available, err := d.availableBytes()
+		if err != nil {
+			return err
+		}
+		if need := sizeBytes - rec.SizeBytes; need > available {
+			return status.Errorf(codes.ResourceExhausted, "volume %s needs %d more bytes, pool %s on node %s has %d",
+				rec.ID, need, d.opts.PoolDir, d.opts.NodeID, available)
+		}
+	}
+	if rec.Replicable {
+		if d.sidecar == nil {
+			return errNoSidecar
+		}
+		// Also when the size is right: the peer may not have heard of it.
+		if _, err := d.sidecar.ResizeVolume(ctx, rec.ID, sizeBytes); err != nil {
+			return err
+		}
+	}
+	grown, err := d.pool.Grow(rec.ID, sizeBytes)
+	if err != nil {
+		return poolError("grow", rec.ID, err)
+	}
+	*rec = *grown
+	return nil
+}
+
+// mountOn returns the topmost mount on path if it is of the volume, else nil.
+func (d *Driver) mountOn(rec *blockdev.VolumeRecord, path string) (*MountEntry, error) {
+	devices, err := d.devices(rec)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	at := mountsAt(mounts, path)
+	if len(at) == 0 {
+		return nil, nil
+	}
+	top := at[len(at)-1]
+	for _, l := range devices {
+		if top.showsDevice(l.blockDevice) {
+			return &top, nil
+		}
+	}
+	return nil, nil
+}
+
+// isNode reports whether a mount of the volume is its device node and not its file system.
+func (d *Driver) isNode(rec *blockdev.VolumeRecord, m MountEntry) bool {
+	devices, err := d.devices(rec)
+	if err != nil {
+		return false
+	}
+	for _, l := range devices {
+		if m.isNodeOf(l.blockDevice) {
+			return true
+		}
+	}
+	return false
+}

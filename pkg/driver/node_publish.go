@@ -1,0 +1,213 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// NodePublishVolume binds the staged file system, or the device node of a raw block volume, to a target path.
+func (s *nodeServer) NodePublishVolume(_ context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	id := req.GetVolumeId()
+	if id == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	if req.GetTargetPath() == "" {
+		return nil, status.Errorf(codes.InvalidArgument, "volume %s: target_path is missing", id)
+	}
+	want, err := parseCapability(req.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
+	if req.GetStagingTargetPath() == "" {
+		return nil, status.Errorf(codes.InvalidArgument, "volume %s: staging_target_path is missing", id)
+	}
+	done, err := s.d.inflight.begin(id, "NodePublishVolume")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	rec, err := s.d.volume(id)
+	if err != nil {
+		return nil, err
+	}
+	entry := publication{
+		TargetPath:   canonicalPath(req.GetTargetPath()),
+		ReadOnly:     req.GetReadonly() || want.mountsReadOnly(),
+		AccessMode:   want.Mode.String(),
+		Block:        want.Block,
+		FSType:       want.FSType,
+		MountOptions: want.MountOptions,
+	}
+	if err := s.d.publish(rec, canonicalPath(req.GetStagingTargetPath()), entry, want.Mode); err != nil {
+		return nil, err
+	}
+	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+func (d *Driver) publish(rec *blockdev.VolumeRecord, stagingPath string, entry publication, mode accessMode) error {
+	if rec.Stage == nil || rec.Stage.StagingPath != stagingPath {
+		return status.Errorf(codes.FailedPrecondition, "volume %s is not staged on %s: stage it first", rec.ID, stagingPath)
+	}
+	device, err := d.device(rec)
+	if err != nil {
+		return err
+	}
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	source, err := publishSource(rec, mounts, device, stagingPath, entry.Block)
+	if err != nil {
+		return err
+	}
+	published, err := d.publications.List(rec.ID)
+	if err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	// An entry without its mount is what a crash or a reboot left, and says nothing.
+	published = slices.DeleteFunc(published, func(p publication) bool { return !mountedFrom(mounts, p.TargetPath, device) })
+	if already, err := checkSecondPublish(rec.ID, published, entry, mode); already || err != nil {
+		return err
+	}
+	if at := mountsAt(mounts, entry.TargetPath); len(at) > 0 {
+		return status.Errorf(codes.FailedPrecondition, "volume %s: %s is mounted on %s already: unmount it, or publish elsewhere",
+			rec.ID, at[len(at)-1].Source, entry.TargetPath)
+	}
+	return d.bind(rec, device, source, entry)
+}
+
+// publishSource is what gets bound: the staging path, or the device's node.
+func publishSource(rec *blockdev.VolumeRecord, mounts []MountEntry, device blockDevice, stagingPath string, block bool) (string, error) {
+	mounted := mountedFrom(mounts, stagingPath, device)
+	switch {
+	case block && mounted:
+		return "", status.Errorf(codes.FailedPrecondition, "volume %s is staged with a file system, not as a block device: unstage it and stage it as one", rec.ID)
+	case block:
+		return device.Path, nil
+	case !mounted:
+		return "", status.Errorf(codes.FailedPrecondition, "volume %s is not mounted on its staging path %s: stage it again", rec.ID, stagingPath)
+	}
+	return stagingPath, nil
+}
+
+// mountedFrom reports whether the topmost mount on path shows the device.
+func mountedFrom(mounts []MountEntry, path string, device blockDevice) bool {
+	at := mountsAt(mounts, path)
+	return len(at) > 0 && at[len(at)-1].showsDevice(device)
+}
+
+// checkSecondPublish compares a publication with those that there are. already: it is there as it should be.
+func checkSecondPublish(id string, published []publication, entry publication, mode accessMode) (already bool, err error) {
+	for _, other := range published {
+		same := other.sameArgs(entry)
+		otherPath := other.TargetPath != entry.TargetPath
+		code := secondPublish(mode, otherPath, same)
+		if otherPath && code == codes.OK && other.AccessMode != entry.AccessMode {
+			code = codes.FailedPrecondition
+		}
+		switch code {
+		case codes.OK:
+		case codes.AlreadyExists:
+			return false, status.Errorf(code, "volume %s is published on %s with other arguments (access mode %s, read-only %t): unpublish it first",
+				id, other.TargetPath, other.AccessMode, other.ReadOnly)
+		default:
+			return false, status.Errorf(code, "volume %s is published on %s with access mode %s, and cannot be on %s with %s as well: unpublish it there first",
+				id, other.TargetPath, other.AccessMode, entry.TargetPath, entry.AccessMode)
+		}
+		if !otherPath {
+			return true, nil
+		}
+		if entry.Block && other.ReadOnly != entry.ReadOnly {
+			// Read-only is a property of a block device, not of a node for it.
+			return false, status.Errorf(codes.FailedPrecondition, "volume %s is a block device published on %s with read-only %t: all its targets have to agree",
+				id, other.TargetPath, other.ReadOnly)
+		}
+	}
+	return false, nil
+}
+
+func (d *Driver) bind(rec *blockdev.VolumeRecord, device blockDevice, source string, entry publication) error {
+	if err := d.publications.Put(rec.ID, entry); err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	err := makeTarget(entry.TargetPath, entry.Block)
+	if err == nil && entry.Block {
+		err = d.filesystems.SetDeviceReadOnly(device.Path, entry.ReadOnly)
+	}
+	if err == nil {
+		err = d.mounter.Bind(source, entry.TargetPath, entry.ReadOnly)
+	}
+	if err != nil {
+		// The CO calls NodeUnpublishVolume, which removes the target and the entry.
+		return status.Errorf(codes.Internal, "volume %s: publish on %s: %v", rec.ID, entry.TargetPath, err)
+	}
+	return nil
+}
+
+// makeTarget makes the directory, or the file, that the mount goes on. Its parent is the CO's, but some COs leave it out.
+func makeTarget(path string, block bool) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	if !block {
+		if err := os.Mkdir(path, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// NodeUnpublishVolume unmounts a target path and removes it.
+func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	id := req.GetVolumeId()
+	if id == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	if req.GetTargetPath() == "" {
+		return nil, status.Errorf(codes.InvalidArgument, "volume %s: target_path is missing", id)
+	}
+	done, err := s.d.inflight.begin(id, "NodeUnpublishVolume")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	path := canonicalPath(req.GetTargetPath())
+	rec, err := s.d.volume(id)
+	if status.Code(err) == codes.NotFound {
+		// Nothing of it can be mounted: a volume in use is not deleted.
+		return &csi.NodeUnpublishVolumeResponse{}, s.d.nothingMountedOn(id, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	devices, err := s.d.devices(rec)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.d.unmountAll(rec, path, devices); err != nil {
+		return nil, err
+	}
+	// Remove, not RemoveAll: should the unmount have been an illusion, the data behind it stays.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, status.Errorf(codes.Internal, "volume %s: remove target path: %v; look what is in it", id, err)
+	}
+	if err := s.d.publications.Remove(id, path); err != nil {
+		return nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}

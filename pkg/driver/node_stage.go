@@ -1,0 +1,336 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// undoTimeout bounds what a failed call does to leave nothing behind, after its own deadline may have passed.
+const undoTimeout = time.Minute
+
+// NodeStageVolume attaches a volume to a loop device and, for a file system volume, mounts it on the staging path.
+//
+// Each step finds out what an earlier call did, so that it can be repeated after a crash between any two of them:
+//
+//  1. stage record, durable: from here on NodeUnstageVolume has something to undo
+//  2. replicable: the replicator serves the volume's file
+//  3. loop device
+//  4. format record and mkfs, once in the volume's life
+//  5. check, mount
+func (s *nodeServer) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	id := req.GetVolumeId()
+	if id == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	if req.GetStagingTargetPath() == "" {
+		return nil, status.Errorf(codes.InvalidArgument, "volume %s: staging_target_path is missing", id)
+	}
+	want, err := parseCapability(req.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
+	done, err := s.d.inflight.begin(id, "NodeStageVolume")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	rec, err := s.d.volume(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.d.stage(ctx, rec, canonicalPath(req.GetStagingTargetPath()), want); err != nil {
+		return nil, err
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path string, want capability) (err error) {
+	if rec.Secondary {
+		return status.Errorf(codes.FailedPrecondition,
+			"volume %s is a secondary copy and takes no writes: promote its group first (slipctl group promote %s)", rec.ID, rec.Group)
+	}
+	if rec.State != blockdev.VolumeReady {
+		return status.Errorf(codes.FailedPrecondition, "volume %s is %s: it can be staged when it is %s", rec.ID, rec.State, blockdev.VolumeReady)
+	}
+	if rec.Replicable && d.sidecar == nil {
+		return errNoSidecar
+	}
+	fsType := ""
+	if !want.Block {
+		if fsType, err = fsTypeFor(rec, want.FSType); err != nil {
+			return err
+		}
+	}
+	staged, err := d.alreadyStaged(rec, path, want)
+	if err != nil {
+		return err
+	}
+	record := blockdev.StageRecord{
+		StagingPath:  path,
+		BackingPath:  d.backingPath(rec),
+		FSType:       fsType,
+		MountOptions: want.MountOptions,
+		ReadOnly:     want.mountsReadOnly(),
+		Block:        want.Block,
+	}
+	if rec.Stage != nil {
+		record.Device = rec.Stage.Device
+	}
+	if err := d.recordStage(rec, &record); err != nil {
+		return err
+	}
+	if !staged {
+		// What was mounted by an earlier call stays when this one fails; what this one began does not.
+		defer func() {
+			if err != nil {
+				d.undoStage(ctx, rec, path)
+			}
+		}()
+	}
+	device, err := d.attach(ctx, rec)
+	if err != nil {
+		return err
+	}
+	record = *rec.Stage
+	record.Device = device.Path
+	if err := d.recordStage(rec, &record); err != nil {
+		return err
+	}
+	switch {
+	case want.Block && rec.Format == nil && !want.readOnly():
+		return d.recordRaw(ctx, rec)
+	case want.Block || staged:
+		return d.shareFormat(ctx, rec)
+	}
+	return d.mountStaged(ctx, rec, device, path, fsType, want)
+}
+
+// alreadyStaged reports whether the volume's file system is mounted on path. It refuses a path that is not the one the
+// volume is staged on, or that carries something else.
+func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, path string, want capability) (bool, error) {
+	devices, err := d.devices(rec)
+	if err != nil {
+		return false, err
+	}
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return false, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	if rec.Stage != nil && rec.Stage.StagingPath != path && len(devices) > 0 {
+		return false, status.Errorf(codes.FailedPrecondition, "volume %s is staged on %s: unstage it there first", rec.ID, rec.Stage.StagingPath)
+	}
+	at := mountsAt(mounts, path)
+	if len(at) == 0 {
+		return false, nil
+	}
+	top := at[len(at)-1]
+	ours := slices.ContainsFunc(devices, func(l loopDevice) bool { return top.showsDevice(l.blockDevice) })
+	switch {
+	case !ours:
+		return false, status.Errorf(codes.FailedPrecondition, "volume %s: %s is mounted on %s: unmount it, or stage on another path", rec.ID, top.Source, path)
+	case want.Block:
+		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with a file system, not as a block device: unstage it first", rec.ID, path)
+	case top.ReadOnly != want.mountsReadOnly():
+		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with read-only %t, not %t: unstage it first",
+			rec.ID, path, top.ReadOnly, want.mountsReadOnly())
+	}
+	return true, nil
+}
+
+// mountsReadOnly reports that the file system itself is mounted read-only.
+func (c capability) mountsReadOnly() bool {
+	return c.readOnly() || hasOption(c.MountOptions, "ro")
+}
+
+func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, want capability) error {
+	readOnly := want.mountsReadOnly()
+	on, err := d.inspect(rec, device)
+	if err != nil {
+		return err
+	}
+	action, err := decideFormat(rec, fsType, readOnly, on)
+	if err != nil {
+		return err
+	}
+	if action != actionMount {
+		if err := d.format(ctx, rec, device, fsType, action == actionFormatAgain); err != nil {
+			return err
+		}
+	} else {
+		if on.UUID != rec.Format.UUID && rec.Format.UUID != "" {
+			// Somebody may have changed it on purpose; it is his file system.
+			klog.InfoS("The file system has another UUID than its record", "volume", rec.ID, "found", on.UUID, "recorded", rec.Format.UUID)
+		}
+		if err := d.shareFormat(ctx, rec); err != nil {
+			return err
+		}
+		if !readOnly {
+			if err := d.filesystems.Check(ctx, device.Path, fsType); err != nil {
+				return status.Errorf(codes.Internal, "volume %s: its file system could not be repaired without asking: %v; "+
+					"take a copy of the image, then run e2fsck on %s by hand", rec.ID, err, d.backingPath(rec))
+			}
+		}
+	}
+	if err := os.MkdirAll(path, 0o750); err != nil {
+		return status.Errorf(codes.Internal, "volume %s: staging path: %v", rec.ID, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, mountTimeout)
+	defer cancel()
+	if err := d.mounter.Mount(ctx, device.Path, path, fsType, mountOptions(fsType, want)); err != nil {
+		return status.Errorf(codes.Internal, "volume %s: mount on %s: %v", rec.ID, path, err)
+	}
+	return nil
+}
+
+func mountOptions(fsType string, want capability) []string {
+	options := slices.Clone(want.MountOptions)
+	if want.readOnly() && !hasOption(options, "ro") {
+		options = append(options, "ro")
+	}
+	// A copy of a volume has the UUID of its original, and XFS mounts a UUID only once.
+	if fsType == fsXFS && !hasOption(options, "nouuid") {
+		options = append(options, "nouuid")
+	}
+	return options
+}
+
+func (d *Driver) recordStage(rec *blockdev.VolumeRecord, stage *blockdev.StageRecord) error {
+	updated, err := d.pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
+		r.Stage = stage
+		return nil
+	})
+	if err != nil {
+		return poolError("record the staging of", rec.ID, err)
+	}
+	*rec = *updated
+	return nil
+}
+
+// undoStage takes back what a failed stage did. Where it cannot, the stage record stays, and the next stage or unstage
+// goes on from there.
+func (d *Driver) undoStage(ctx context.Context, rec *blockdev.VolumeRecord, path string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if err := d.unstage(ctx, rec, path); err != nil {
+		klog.ErrorS(err, "A failed NodeStageVolume could not be undone; the next call does it", "volume", rec.ID)
+	}
+}
+
+// NodeUnstageVolume undoes NodeStageVolume in the opposite order. It succeeds for a volume that is not staged, or gone, as long as nothing is
+// mounted on the path.
+func (s *nodeServer) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+	id := req.GetVolumeId()
+	if id == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	if req.GetStagingTargetPath() == "" {
+		return nil, status.Errorf(codes.InvalidArgument, "volume %s: staging_target_path is missing", id)
+	}
+	done, err := s.d.inflight.begin(id, "NodeUnstageVolume")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	path := canonicalPath(req.GetStagingTargetPath())
+	rec, err := s.d.volume(id)
+	if status.Code(err) == codes.NotFound {
+		return &csi.NodeUnstageVolumeResponse{}, s.d.nothingMountedOn(id, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if rec.Stage != nil && rec.Stage.StagingPath != path {
+		// Unstaging one path must not take another one's device away.
+		return &csi.NodeUnstageVolumeResponse{}, s.d.nothingMountedOn(id, path)
+	}
+	if err := s.d.unstage(ctx, rec, path); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnstageVolumeResponse{}, nil
+}
+
+func (d *Driver) nothingMountedOn(id, path string) error {
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", id, err)
+	}
+	if at := mountsAt(mounts, path); len(at) > 0 {
+		return status.Errorf(codes.FailedPrecondition, "volume %q is not staged on %s, but %s is mounted there: unmount it by hand",
+			id, path, at[len(at)-1].Source)
+	}
+	return nil
+}
+
+func (d *Driver) unstage(ctx context.Context, rec *blockdev.VolumeRecord, path string) error {
+	devices, err := d.devices(rec)
+	if err != nil {
+		return err
+	}
+	if rec.Stage == nil && len(devices) == 0 {
+		return d.nothingMountedOn(rec.ID, path)
+	}
+	if rec.Replicable && len(devices) > 0 {
+		if err := d.needSidecar(ctx); err != nil {
+			return err
+		}
+	}
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	for _, device := range devices {
+		for _, m := range mountsOf(mounts, device.blockDevice) {
+			if m.Mountpoint != path {
+				return status.Errorf(codes.FailedPrecondition, "volume %s is still mounted on %s: unpublish it there first", rec.ID, m.Mountpoint)
+			}
+		}
+	}
+	if err := d.unmountAll(rec, path, devices); err != nil {
+		return err
+	}
+	if err := d.release(ctx, rec); err != nil {
+		return err
+	}
+	return d.recordStage(rec, nil)
+}
+
+// maxStackedMounts bounds unmountAll; more mounts of one device on one path have never been made by this driver.
+const maxStackedMounts = 8
+
+// unmountAll unmounts a volume's mounts on a path and makes sure in the mount table that they are gone.
+func (d *Driver) unmountAll(rec *blockdev.VolumeRecord, path string, devices []loopDevice) error {
+	for range maxStackedMounts {
+		mounts, err := d.mounter.Mounts()
+		if err != nil {
+			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+		}
+		at := mountsAt(mounts, path)
+		if len(at) == 0 {
+			return nil
+		}
+		top := at[len(at)-1]
+		if !slices.ContainsFunc(devices, func(l loopDevice) bool { return top.showsDevice(l.blockDevice) }) {
+			return status.Errorf(codes.FailedPrecondition, "volume %s: %s, which is not of this volume, is mounted on %s: unmount it by hand",
+				rec.ID, top.Source, path)
+		}
+		switch err := d.mounter.Unmount(path); {
+		case errors.Is(err, unix.EBUSY):
+			return status.Errorf(codes.FailedPrecondition, "volume %s: %s is busy: a process still uses it (fuser -vm %s shows which); call again when it has ended",
+				rec.ID, path, path)
+		case err != nil:
+			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+		}
+	}
+	return status.Errorf(codes.Internal, "volume %s is still mounted on %s after %d unmounts: something mounts it again", rec.ID, path, maxStackedMounts)
+}

@@ -1,0 +1,132 @@
+package driver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// publication is one successful, or begun, NodePublishVolume. What it says cannot all be read back from the mount table:
+// not the access mode, and not whether a mount found on a target is the one that was asked for.
+type publication struct {
+	TargetPath   string   `json:"targetPath"`
+	ReadOnly     bool     `json:"readOnly"`
+	AccessMode   string   `json:"accessMode"`
+	Block        bool     `json:"block"`
+	FSType       string   `json:"fsType,omitempty"`
+	MountOptions []string `json:"mountOptions,omitempty"`
+}
+
+// sameArgs compares everything but the target path.
+func (p publication) sameArgs(q publication) bool {
+	return p.ReadOnly == q.ReadOnly && p.AccessMode == q.AccessMode && p.Block == q.Block && p.FSType == q.FSType &&
+		slices.Equal(p.MountOptions, q.MountOptions)
+}
+
+// publications keeps each volume's publications in <pool>/publications/<volume id>.json, replaced atomically:
+//
+//	{"version": 1, "publications": [{"targetPath": "...", "readOnly": false, "accessMode": "SINGLE_NODE_WRITER", "block": false}]}
+//
+// An entry is written before the mount and removed after the unmount, so it may be there without a mount, never the other
+// way round. It is the driver's own file and not part of the volume record because the record belongs to both processes of a site and, in part, to
+// the peer; this is about one node's mount table.
+//
+// Calls for one volume must not run at the same time; those for different ones may.
+type publications struct {
+	fs  vfs.FS
+	dir string
+}
+
+const publicationsVersion = 1
+
+type publicationsFile struct {
+	Version      int           `json:"version"`
+	Publications []publication `json:"publications"`
+}
+
+// openPublications creates the directory.
+func openPublications(fsys vfs.FS, poolDir string) (*publications, error) {
+	dir := filepath.Join(poolDir, "publications")
+	if err := fsys.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("create %s: %w", dir, err)
+	}
+	return &publications{fs: fsys, dir: dir}, nil
+}
+
+func (p *publications) path(volumeID string) string {
+	return filepath.Join(p.dir, volumeID+".json")
+}
+
+// List returns a volume's publications; none for a volume that has no file.
+func (p *publications) List(volumeID string) ([]publication, error) {
+	path := p.path(volumeID)
+	data, err := vfs.ReadFile(p.fs, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	var file publicationsFile
+	if err := json.Unmarshal(data, &file); err != nil {
+		return nil, fmt.Errorf("%s is not a publication record: %w; unmount the volume's targets and remove the file", path, err)
+	}
+	if file.Version != publicationsVersion {
+		return nil, fmt.Errorf("%s has version %d, this driver knows %d: run the driver that wrote it", path, file.Version, publicationsVersion)
+	}
+	return file.Publications, nil
+}
+
+// Put adds a publication, or replaces the one of its target path.
+func (p *publications) Put(volumeID string, entry publication) error {
+	list, err := p.List(volumeID)
+	if err != nil {
+		return err
+	}
+	return p.write(volumeID, append(without(list, entry.TargetPath), entry))
+}
+
+// Remove takes a target path out. One that is not in is not an error.
+func (p *publications) Remove(volumeID, targetPath string) error {
+	list, err := p.List(volumeID)
+	if err != nil {
+		return err
+	}
+	rest := without(list, targetPath)
+	if len(rest) == len(list) {
+		return nil
+	}
+	return p.write(volumeID, rest)
+}
+
+// Forget removes all of a volume's publications.
+func (p *publications) Forget(volumeID string) error {
+	return p.write(volumeID, nil)
+}
+
+func (p *publications) write(volumeID string, list []publication) error {
+	path := p.path(volumeID)
+	if len(list) == 0 {
+		if err := p.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove %s: %w", path, err)
+		}
+		return p.fs.SyncDir(p.dir)
+	}
+	data, err := json.Marshal(publicationsFile{Version: publicationsVersion, Publications: list})
+	if err != nil {
+		return err
+	}
+	if err := vfs.WriteFileAtomic(p.fs, path, data); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func without(list []publication, targetPath string) []publication {
+	return slices.DeleteFunc(slices.Clone(list), func(q publication) bool { return q.TargetPath == targetPath })
+}

@@ -1,0 +1,133 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// reconcile brings the machine in line with the records after the driver, or the node, went down at any point:
+//
+//   - what interrupted creations and deletions left in the pool is removed;
+//   - a loop device over a file of this pool that no record calls staged is detached;
+//   - the writeback of staged replicable volumes goes on.
+//
+// A volume whose record says staged and whose device or mount is gone, as after a reboot, stays as it is: whether it is needed
+// again only the CO knows, which repeats NodeStageVolume or NodeUnstageVolume. Nothing that is mounted is ever unmounted
+// here.
+func (d *Driver) reconcile(ctx context.Context) error {
+	swept, err := d.pool.Sweep()
+	if err != nil {
+		return fmt.Errorf("pool %s: %w", d.opts.PoolDir, err)
+	}
+	if len(swept) > 0 {
+		klog.InfoS("Removed what interrupted calls had left", "paths", swept)
+	}
+	recs, err := d.records()
+	if err != nil {
+		return err
+	}
+	staged := make(map[string]bool)
+	for _, rec := range recs {
+		if rec.Stage == nil {
+			continue
+		}
+		staged[d.backingPath(rec)] = true
+		if rec.Replicable && rec.Order != blockdev.OrderAck {
+			// The file is opened in the background, when the replicator answers.
+			if err := d.writeback.Add(d.backingPath(rec)); err != nil {
+				return fmt.Errorf("volume %s: %w", rec.ID, err)
+			}
+		}
+	}
+	return d.detachOrphans(ctx, staged)
+}
+
+// detachOrphans detaches the loop devices of this pool over files that are not in staged. One that cannot be detached is
+// logged: it must not keep the driver from serving the others.
+func (d *Driver) detachOrphans(ctx context.Context, staged map[string]bool) error {
+	devices, err := d.loops.List()
+	if err != nil {
+		return fmt.Errorf("look for loop devices: %w", err)
+	}
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return err
+	}
+	for _, device := range devices {
+		id, shimmed, ours := d.ownerOf(device.BackingPath)
+		switch {
+		case !ours || (staged[device.BackingPath] && !device.Deleted):
+		case len(mountsOf(mounts, device.blockDevice)) > 0:
+			klog.InfoS("A loop device of the pool is mounted, but no record says so; unmount it by hand",
+				"device", device.Path, "backing", device.BackingPath)
+		case shimmed:
+			if d.sidecar == nil {
+				klog.InfoS("A loop device over the replicator's file is left over; it is detached when the driver runs with --sidecar", "device", device.Path)
+				continue
+			}
+			go d.detachShimmedOrphan(ctx, id, device)
+		default:
+			klog.InfoS("Detaching a loop device that is left over", "device", device.Path, "backing", device.BackingPath)
+			if err := d.loops.Detach(device); err != nil {
+				klog.ErrorS(err, "A loop device that is left over cannot be detached", "device", device.Path)
+			}
+		}
+	}
+	return nil
+}
+
+// ownerOf tells by its backing file whether a loop device is of this pool.
+func (d *Driver) ownerOf(backingPath string) (volumeID string, shimmed, ours bool) {
+	dir := filepath.Dir(backingPath)
+	switch filepath.Dir(dir) {
+	case d.opts.ShimDir:
+		return filepath.Base(dir), true, true
+	case filepath.Join(d.opts.PoolDir, "volumes"):
+		return filepath.Base(dir), false, true
+	}
+	return "", false, false
+}
+
+// orphanRetryInterval is how often detachShimmedOrphan asks for the replicator.
+const orphanRetryInterval = time.Second
+
+// detachShimmedOrphan waits for the replicator, without which a detach would hang in the kernel, and then detaches.
+func (d *Driver) detachShimmedOrphan(ctx context.Context, volumeID string, device loopDevice) {
+	for {
+		err := d.tryDetachShimmed(ctx, volumeID, device)
+		if err == nil {
+			return
+		}
+		klog.V(2).InfoS("A loop device that is left over cannot be detached yet", "device", device.Path, "volume", volumeID, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(orphanRetryInterval):
+		}
+	}
+}
+
+func (d *Driver) tryDetachShimmed(ctx context.Context, volumeID string, device loopDevice) error {
+	done, err := d.inflight.begin(volumeID, "detach of a device that is left over")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if rec, err := d.pool.Get(volumeID); err == nil && rec.Stage != nil {
+		return nil // staged meanwhile: that call found the device and uses it
+	}
+	if err := d.needSidecar(ctx); err != nil {
+		return err
+	}
+	klog.InfoS("Detaching a loop device that is left over", "device", device.Path, "volume", volumeID)
+	if err := d.loops.Detach(device); err != nil {
+		return err
+	}
+	return d.sidecar.DetachVolume(ctx, volumeID)
+}

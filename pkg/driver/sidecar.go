@@ -1,0 +1,185 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+const (
+	sidecarCallTimeout = 30 * time.Second
+	// sidecarFlushTimeout is for calls that may have to make a journal's worth of writes durable.
+	sidecarFlushTimeout = 2 * time.Minute
+)
+
+// errNoSidecar is returned for replicable volumes by a driver that runs alone.
+var errNoSidecar = status.Error(codes.FailedPrecondition,
+	"the volume is replicable, but this driver runs without a replicator: start the replicator on the same pool and the driver with --sidecar")
+
+// sidecarClient is the replicator, as the driver uses it. Its errors are status errors that a CSI call can return: they keep
+// the codes that mean the same to a CO (Unavailable, Aborted, ResourceExhausted, FailedPrecondition) and turn those that
+// would mislead it (NotFound and AlreadyExists speak of groups here, of volumes there) into FailedPrecondition.
+//
+// It is safe for concurrent use.
+type sidecarClient struct {
+	endpoint string
+	conn     *grpc.ClientConn
+	client   sidecarpb.SidecarClient
+}
+
+// dialSidecar prepares the connection; it is made, and made again, when calls need it.
+func dialSidecar(endpoint string) (*sidecarClient, error) {
+	conn, err := grpc.NewClient(endpoint,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // a Unix socket: the file's permissions are the security
+		grpc.WithConnectParams(grpc.ConnectParams{
+			// The default waits up to two minutes after failures; a replicator that was restarted is back in one second.
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("sidecar endpoint %q: %w", endpoint, err)
+	}
+	return &sidecarClient{endpoint: endpoint, conn: conn, client: sidecarpb.NewSidecarClient(conn)}, nil
+}
+
+func (s *sidecarClient) Close() error { return s.conn.Close() }
+
+// Ready returns nil when the replicator answers and can serve.
+func (s *sidecarClient) Ready(ctx context.Context) error {
+	response, err := s.client.Probe(ctx, &sidecarpb.ProbeRequest{})
+	if err != nil {
+		return s.failure("Probe", "", err)
+	}
+	if !response.GetReady() {
+		return status.Errorf(codes.Unavailable, "the replicator at %s is starting; call again", s.endpoint)
+	}
+	return nil
+}
+
+// attachment is what a replicable volume's loop device is put over.
+type attachment struct {
+	Path           string
+	DirectIO       bool
+	BlockSizeBytes int
+}
+
+func (s *sidecarClient) AttachVolume(ctx context.Context, volumeID string) (attachment, error) {
+	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
+	defer cancel()
+	response, err := s.client.AttachVolume(ctx, &sidecarpb.AttachVolumeRequest{VolumeId: volumeID})
+	if err != nil {
+		return attachment{}, s.failure("AttachVolume", volumeID, err)
+	}
+	return attachment{Path: response.GetPath(), DirectIO: response.GetDirectIo(), BlockSizeBytes: int(response.GetBlockSizeBytes())}, nil
+}
+
+// DetachVolume succeeds for a volume that is not attached or not known.
+func (s *sidecarClient) DetachVolume(ctx context.Context, volumeID string) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
+	defer cancel()
+	_, err := s.client.DetachVolume(ctx, &sidecarpb.DetachVolumeRequest{VolumeId: volumeID})
+	return s.failure("DetachVolume", volumeID, ignoreNotFound(err))
+}
+
+// RecordFormat puts the format record, as JSON, into the order of the volume's group.
+func (s *sidecarClient) RecordFormat(ctx context.Context, volumeID string, formatJSON []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	_, err := s.client.RecordFormat(ctx, &sidecarpb.RecordFormatRequest{VolumeId: volumeID, FormatJson: formatJSON})
+	return s.failure("RecordFormat", volumeID, err)
+}
+
+// ResizeVolume grows the image at both sites and returns the size it has now.
+func (s *sidecarClient) ResizeVolume(ctx context.Context, volumeID string, sizeBytes int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	response, err := s.client.ResizeVolume(ctx, &sidecarpb.ResizeVolumeRequest{VolumeId: volumeID, SizeBytes: sizeBytes})
+	if err != nil {
+		return 0, s.failure("ResizeVolume", volumeID, err)
+	}
+	return response.GetSizeBytes(), nil
+}
+
+// Group returns a group's status, or nil when there is none of that name.
+func (s *sidecarClient) Group(ctx context.Context, name string) (*sidecarpb.GroupStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	response, err := s.client.ListGroups(ctx, &sidecarpb.ListGroupsRequest{Name: name})
+	if err := ignoreNotFound(err); err != nil {
+		return nil, s.failure("ListGroups", name, err)
+	}
+	for _, g := range response.GetGroups() {
+		if g.GetName() == name {
+			return g, nil
+		}
+	}
+	return nil, nil
+}
+
+// CreateGroup succeeds when the group exists with the same properties.
+func (s *sidecarClient) CreateGroup(ctx context.Context, request *sidecarpb.CreateGroupRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	_, err := s.client.CreateGroup(ctx, request)
+	return s.failure("CreateGroup", request.GetName(), err)
+}
+
+// DeleteGroup deletes a group that has no volumes; it succeeds when there is no such group.
+func (s *sidecarClient) DeleteGroup(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	_, err := s.client.DeleteGroup(ctx, &sidecarpb.DeleteGroupRequest{Name: name})
+	return s.failure("DeleteGroup", name, ignoreNotFound(err))
+}
+
+func (s *sidecarClient) AddVolume(ctx context.Context, group, volumeID string) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	_, err := s.client.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: group, VolumeId: volumeID})
+	return s.failure("AddVolume", group+"/"+volumeID, err)
+}
+
+// RemoveVolume succeeds for a volume that is not in the group.
+func (s *sidecarClient) RemoveVolume(ctx context.Context, group, volumeID string) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
+	defer cancel()
+	_, err := s.client.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: group, VolumeId: volumeID})
+	return s.failure("RemoveVolume", group+"/"+volumeID, ignoreNotFound(err))
+}
+
+func ignoreNotFound(err error) error {
+	if status.Code(err) == codes.NotFound {
+		return nil
+	}
+	return err
+}
+
+func (s *sidecarClient) failure(call, object string, err error) error {
+	if err == nil {
+		return nil
+	}
+	what := "the replicator's " + call
+	if object != "" {
+		what += " of " + object
+	}
+	switch code := status.Code(err); {
+	case code == codes.Unavailable || code == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded):
+		return status.Errorf(codes.Unavailable, "%s got no answer from %s: %s; see that the replicator runs, and call again",
+			what, s.endpoint, status.Convert(err).Message())
+	case code == codes.Aborted || code == codes.ResourceExhausted || code == codes.FailedPrecondition || code == codes.Canceled:
+		return status.Errorf(code, "%s: %s", what, status.Convert(err).Message())
+	case code == codes.NotFound || code == codes.AlreadyExists || code == codes.InvalidArgument:
+		return status.Errorf(codes.FailedPrecondition, "%s was refused: %s", what, status.Convert(err).Message())
+	default:
+		return status.Errorf(codes.Internal, "%s: %s", what, status.Convert(err).Message())
+	}
+}
