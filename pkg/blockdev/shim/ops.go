@@ -1,0 +1,185 @@
+package shim
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// handle executes one request whose body lies in buf and builds the reply at buf[replyOffset:]. It returns the reply's
+// length, 0 for requests that take none. Bodies are decoded before the reply, which overlaps them, is written.
+func (s *Server) handle(h inHeader, body, buf []byte) int {
+	payload := buf[dataOffset:]
+	n, errno := 0, unix.Errno(0)
+	switch h.opcode {
+	case opForget, opBatchForget, opInterrupt, opNotifyReply:
+		// Node ids are fixed, so there is nothing to forget. An interrupt asks to end a request early, which is allowed and
+		// not required; nothing here waits for anything but the Device. Not answering it is the protocol's way to ignore it.
+		return 0
+	case opRead:
+		n, errno = s.read(body, payload)
+	case opWrite:
+		n, errno = s.write(body, payload)
+	case opFsync:
+		errno = s.fsync()
+	case opFallocate:
+		errno = s.fallocate(body)
+	default:
+		n, errno = s.handleMeta(h, body, payload)
+	}
+	if errno != 0 {
+		n = 0
+	}
+	putOutHeader(buf[replyOffset:], outHeaderSize+n, -int32(errno), h.unique)
+	return outHeaderSize + n
+}
+
+func (s *Server) read(body, payload []byte) (int, unix.Errno) {
+	if len(body) < readInSize {
+		return 0, unix.EINVAL
+	}
+	off, size := native.Uint64(body[8:]), native.Uint32(body[16:])
+	if size > s.state.MaxWriteBytes || off > uint64(s.state.FileSizeBytes) {
+		return 0, unix.EINVAL
+	}
+	p := payload[:size]
+	s.deviceMu.RLock()
+	defer s.deviceMu.RUnlock()
+	// Between the Device's end and the file's there is nothing, which reads as zeros: the page cache reads whole pages
+	// and ahead.
+	n := min(int64(size), max(s.device.Size()-int64(off), 0))
+	clear(p[n:])
+	if n == 0 {
+		return len(p), 0
+	}
+	start := s.now()
+	got, err := s.device.ReadAt(p[:n], int64(off))
+	if err == nil && int64(got) != n {
+		err = errors.New("short read without an error")
+	}
+	s.observed(OpRead, start, err)
+	return len(p), s.errno(OpRead, int64(off), n, err)
+}
+
+func (s *Server) write(body, payload []byte) (int, unix.Errno) {
+	if len(body) < writeInSize {
+		return 0, unix.EINVAL
+	}
+	off, size := native.Uint64(body[8:]), native.Uint32(body[16:])
+	data := body[writeInSize:]
+	if uint64(size) != uint64(len(data)) || off > uint64(s.state.FileSizeBytes) {
+		return 0, unix.EINVAL
+	}
+	s.deviceMu.RLock()
+	defer s.deviceMu.RUnlock()
+	// Writeback writes whole pages. Of the page in which the Device ends the rest is dropped: it holds zeros, since the
+	// loop device cannot write there. Anything behind that page is a loop device without its size limit, or a volume that
+	// was never grown: refuse it, as a file system does beyond its largest file.
+	end := s.device.Size()
+	if off+uint64(size) > uint64((end+pageSize-1)&^(pageSize-1)) {
+		s.logError("Refused a write outside the volume", nil, "offset", off, "bytes", size, "volumeBytes", end)
+		return 0, unix.EFBIG
+	}
+	data = data[:min(int64(size), max(end-int64(off), 0))]
+	if len(data) > 0 {
+		start := s.now()
+		n, err := s.device.WriteAt(data, int64(off))
+		if err == nil && n != len(data) {
+			err = errors.New("short write without an error")
+		}
+		s.observed(OpWrite, start, err)
+		if errno := s.errno(OpWrite, int64(off), int64(len(data)), err); errno != 0 {
+			return 0, errno
+		}
+	}
+	native.PutUint32(payload[0:], size)
+	native.PutUint32(payload[4:], 0)
+	return writeOutSize, 0
+}
+
+func (s *Server) fsync() unix.Errno {
+	s.deviceMu.RLock()
+	defer s.deviceMu.RUnlock()
+	start := s.now()
+	err := s.device.Flush()
+	s.observed(OpFlush, start, err)
+	return s.errno(OpFlush, 0, s.device.Size(), err)
+}
+
+// fallocate maps what the loop device sends for discards and write-zeroes. A plain preallocation has nothing to do: the
+// file has its size, and whether space is reserved is the volume's property.
+func (s *Server) fallocate(body []byte) unix.Errno {
+	if len(body) < fallocateInSize {
+		return unix.EINVAL
+	}
+	off, length, mode := native.Uint64(body[8:]), native.Uint64(body[16:]), native.Uint32(body[24:])
+	if off > uint64(s.state.FileSizeBytes) || length > uint64(s.state.FileSizeBytes)-off {
+		return unix.EFBIG
+	}
+	op := OpZero
+	switch mode {
+	case fallocPunchHole | fallocKeepSize:
+		op = OpDiscard
+	case fallocZeroRange, fallocZeroRange | fallocKeepSize:
+	case 0, fallocKeepSize:
+		return 0
+	default:
+		return unix.EOPNOTSUPP
+	}
+	s.deviceMu.RLock()
+	defer s.deviceMu.RUnlock()
+	// What lies behind the Device reads as zeros already.
+	n := min(int64(length), max(s.device.Size()-int64(off), 0))
+	if n == 0 {
+		return 0
+	}
+	start := s.now()
+	var err error
+	if op == OpDiscard {
+		err = s.device.Discard(int64(off), n)
+	} else {
+		err = s.device.Zero(int64(off), n)
+	}
+	s.observed(op, start, err)
+	return s.errno(op, int64(off), n, err)
+}
+
+// errno maps a Device's error. ENOSPC keeps its meaning, since a file system above may be able to say it to its user;
+// everything else is an I/O error.
+func (s *Server) errno(op Op, off, n int64, err error) unix.Errno {
+	if err == nil {
+		return 0
+	}
+	s.logError("Volume failed a request", err, "op", op, "offset", off, "bytes", n)
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return unix.ENOSPC
+	case errors.Is(err, blockdev.ErrOutOfRange):
+		return unix.EFBIG
+	}
+	return unix.EIO
+}
+
+// logError logs at most a few errors per second: a failed disk fails every request.
+func (s *Server) logError(msg string, err error, kv ...any) {
+	if s.errorLog.Allow() {
+		klog.ErrorS(err, msg, append([]any{"volume", s.state.VolumeID}, kv...)...)
+	}
+}
+
+func (s *Server) now() time.Time {
+	if s.observe == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+func (s *Server) observed(op Op, start time.Time, err error) {
+	if s.observe != nil {
+		s.observe(op, time.Since(start), err)
+	}
+}

@@ -1,0 +1,250 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+// Readers are goroutines that block in read(2) on /dev/fuse, serve what they got and answer it with one write(2). The
+// kernel wakes one of them per request (it waits exclusively), so a request that finds an idle reader costs one wakeup and
+// one that does not costs none: the reader that finishes next takes it without sleeping. Alternatives that lost:
+//
+//   - poll(2) on the descriptor and an eventfd before a non-blocking read, which makes stopping simple: two system calls
+//     per request more, and every poller wakes for every request.
+//   - one reader that hands requests to workers: a hand-off to another thread per request costs more than serving it.
+//   - as many readers as requests may block: under load all of them run, and on few cores they take turns instead of
+//     working off the queue (see maxIdleReaders).
+//
+// The rule is that one reader is always free to read, or one is started: a flush waits for the disk, and writes must be
+// served meanwhile. Requests that are expected to block (fsync, fallocate, reads that miss the page cache) start a
+// reader at once when they are taken by the last idle one. A write is expected not to: for it a timer looks after
+// watchInterval whether anything got done since, and only then starts a reader. A reader that finds enough others idle
+// when it is done ends.
+//
+// Stopping has to wake readers that block. A notification asks the kernel for cached data of the root directory
+// (FUSE_NOTIFY_RETRIEVE), of which there is none, and its answer is queued like a request: one per blocked reader wakes
+// it. Signals would be restarted by the runtime's SA_RESTART and closing the descriptor does not wake a reader.
+
+const (
+	// maxIdleReaders is how many readers stay when they have nothing to do. Measured with fio (4 KiB random writes on a loop
+	// device, 2 cores): see readerBench in bench_test.go for how to repeat it.
+	maxIdleReaders = 2
+
+	// watchInterval is how long a request that was not expected to block may keep the last reader before another one is
+	// started. It is far above what a write into the page cache takes and far below what anybody waits for.
+	watchInterval = 2 * time.Millisecond
+
+	// Buffers: a request is read so that a WRITE's data, which follows 80 bytes of headers, begins on a page boundary (a
+	// Device may pass it on to direct I/O); a reply's header ends where its data begins, on the same boundary. So a READ
+	// is answered from one contiguous piece of memory, and writev is not needed.
+	dataOffset    = pageSize
+	requestOffset = dataOffset - inHeaderSize - writeInSize
+	replyOffset   = dataOffset - outHeaderSize
+)
+
+// readerPool runs a Server's readers.
+type readerPool struct {
+	// idle counts readers that are in read(2), or on the way there with nothing else to do. It is incremented for a new
+	// reader by the one that starts it.
+	idle atomic.Int32
+	// completed counts requests, for the watch.
+	completed atomic.Uint64
+
+	stopping atomic.Bool
+
+	mu      sync.Mutex
+	total   int      // readers that have not ended; guarded by mu
+	buffers [][]byte // of readers that have ended, for the next; guarded by mu
+	peak    int      // most readers at a time; guarded by mu
+
+	watch        *time.Timer
+	watchArmed   atomic.Bool
+	watchedCount uint64 // completed when the watch was last looked at; touched by the armed timer only
+}
+
+func (p *readerPool) start(s *Server) {
+	p.watch = time.AfterFunc(time.Hour, func() { p.lookAfter(s) })
+	p.watch.Stop()
+	p.spawn(s)
+}
+
+// spawn starts a reader unless there are enough or the server stops.
+func (p *readerPool) spawn(s *Server) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping.Load() || p.total >= s.maxReaders {
+		return
+	}
+	var buf []byte
+	if n := len(p.buffers); n > 0 {
+		buf = p.buffers[n-1]
+		p.buffers = p.buffers[:n-1]
+	} else {
+		var err error
+		// Not on the heap: the garbage collector would count a megabyte for each reader twice over.
+		buf, err = unix.Mmap(-1, 0, dataOffset+int(s.state.MaxWriteBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err != nil {
+			klog.ErrorS(err, "Cannot start another reader", "volume", s.state.VolumeID, "readers", p.total)
+			if p.total == 0 {
+				s.fail(fmt.Errorf("allocate a request buffer: %w", err))
+				go s.finish()
+			}
+			return
+		}
+	}
+	p.total++
+	p.peak = max(p.peak, p.total)
+	p.idle.Add(1)
+	go func() {
+		p.run(s, buf)
+		p.ended(s, buf)
+	}()
+}
+
+func (p *readerPool) ended(s *Server, buf []byte) {
+	p.mu.Lock()
+	p.total--
+	p.buffers = append(p.buffers, buf)
+	last := p.total == 0
+	if last {
+		// Nobody serves any more: no reader will be started, whatever the watch thinks.
+		p.stopping.Store(true)
+		for _, b := range p.buffers {
+			_ = unix.Munmap(b)
+		}
+		p.buffers = nil
+	}
+	p.mu.Unlock()
+	if last {
+		p.watch.Stop()
+		s.finish()
+	}
+}
+
+// run serves requests until the server stops, the connection ends or enough other readers are idle.
+func (p *readerPool) run(s *Server, buf []byte) {
+	for !p.stopping.Load() {
+		n, err := unix.Read(s.fd, buf[requestOffset:])
+		if err != nil {
+			switch err {
+			case unix.EINTR, unix.ENOENT: // ENOENT: the request was given up before it was copied
+				continue
+			case unix.EAGAIN: // somebody with a duplicate made the shared description non-blocking
+				if err := unix.SetNonblock(s.fd, false); err != nil {
+					s.fail(fmt.Errorf("make /dev/fuse blocking: %w", err))
+					return
+				}
+				continue
+			case unix.ENODEV: // unmounted
+				return
+			case unix.ECONNABORTED:
+				s.fail(ErrAborted)
+				return
+			}
+			s.fail(fmt.Errorf("read /dev/fuse: %w", err))
+			return
+		}
+		left := p.idle.Add(-1)
+		h, body, ok := parseInHeader(buf[requestOffset : requestOffset+n])
+		if left == 0 {
+			if mayBlock(h.opcode) {
+				p.spawn(s)
+			} else {
+				p.armWatch()
+			}
+		}
+		if ok {
+			if size := s.handle(h, body, buf); size > 0 {
+				s.reply(h, buf[replyOffset:replyOffset+size])
+			}
+		} else {
+			klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID, "bytes", n, "opcode", h.opcode, "length", h.len)
+		}
+		p.completed.Add(1)
+		if p.idle.Add(1) > maxIdleReaders {
+			p.idle.Add(-1)
+			return
+		}
+	}
+}
+
+// mayBlock says for which requests another reader is started at once if there is none.
+func mayBlock(opcode uint32) bool {
+	switch opcode {
+	case opFsync, opFallocate, opRead:
+		return true
+	}
+	return false
+}
+
+func (p *readerPool) armWatch() {
+	if p.watchArmed.CompareAndSwap(false, true) {
+		p.watch.Reset(watchInterval)
+	}
+}
+
+// lookAfter is the timer's function: it starts a reader if none is idle and none has finished anything for an interval.
+func (p *readerPool) lookAfter(s *Server) {
+	if p.stopping.Load() {
+		return
+	}
+	count := p.completed.Load()
+	if p.idle.Load() <= 0 && count == p.watchedCount {
+		p.spawn(s)
+	}
+	p.watchedCount = count
+	if p.idle.Load() <= 0 {
+		p.watch.Reset(watchInterval)
+		return
+	}
+	p.watchArmed.Store(false)
+	// The last idle reader may have taken a request between the two lines above, and found the watch armed.
+	if p.idle.Load() <= 0 {
+		p.armWatch()
+	}
+}
+
+// stop tells all readers to end after what they are doing and wakes those that wait.
+func (p *readerPool) stop(s *Server) error {
+	// Held until all are woken: the last reader's end closes the descriptor, and takes this lock before it does.
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping.Swap(true) {
+		return nil
+	}
+	var poke [outHeaderSize + retrieveOutSize]byte
+	putOutHeader(poke[:], len(poke), notifyRetrieve, 0)
+	native.PutUint64(poke[outHeaderSize+8:], rootNode) // notify_unique, offset, size stay 0
+	for range p.total {
+		// Readers that were busy end without taking one. What is left is taken and ignored by the next server.
+		if _, err := writeFD(s.fd, poke[:]); err != nil {
+			if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.EPERM) {
+				return nil // unmounted: readers end by themselves
+			}
+			return fmt.Errorf("wake readers: %w", err)
+		}
+	}
+	return nil
+}
+
+// reply answers a request. What cannot be delivered was given up by the kernel.
+func (s *Server) reply(h inHeader, b []byte) {
+	_, err := writeFD(s.fd, b)
+	switch err {
+	case nil, unix.ENOENT, unix.ENODEV, unix.ECONNABORTED, unix.ENOTCONN, unix.EPERM:
+		return
+	}
+	klog.ErrorS(err, "The kernel refused a reply", "volume", s.state.VolumeID, "opcode", h.opcode, "bytes", len(b))
+	// Whoever waits for it must not wait for ever.
+	var out [outHeaderSize]byte
+	putOutHeader(out[:], len(out), -int32(unix.EIO), h.unique)
+	if _, err := writeFD(s.fd, out[:]); err != nil {
+		klog.ErrorS(err, "The kernel refused an error reply", "volume", s.state.VolumeID, "opcode", h.opcode)
+	}
+}
