@@ -145,6 +145,7 @@ type scanner struct {
 	head     uint64
 	chainCRC uint32
 	end      Position
+	bad      Position // where the walk stopped: end, or the start of the segment that continues it
 	endFile  string
 	endWhy   string   // what stopped the walk
 	proven   Position // everything before it was durable, going by what the records say
@@ -188,7 +189,7 @@ func (sc *scanner) scan(segments []*diskSegment) error {
 	if first < 0 {
 		// Nothing, or only segments whose predecessor is missing.
 		sc.end = Position{max(sc.oldest, 1), segmentHeaderBytes}
-		sc.proven = sc.end
+		sc.proven, sc.bad = sc.end, sc.end
 		if len(used) > 0 {
 			sc.endFile, sc.endWhy = used[0].name, fmt.Sprintf("segment %d, which it continues, is missing", used[0].hdr.prev.Segment)
 		}
@@ -265,7 +266,7 @@ func (sc *scanner) walk(s *diskSegment, succ *diskSegment) (bool, error) {
 			if !isBadRecord(err) {
 				return false, fmt.Errorf("journal: reading %s at offset %d: %w", s.name, s.end, err)
 			}
-			sc.endFile, sc.endWhy = s.name, err.Error()
+			sc.endFile, sc.endWhy, sc.bad = s.name, err.Error(), Position{s.hdr.sequence, s.end}
 			return false, nil
 		}
 		if sc.visit != nil {
@@ -331,16 +332,16 @@ func (sc *scanner) finish(last *diskSegment, behind []*diskSegment) error {
 	if place != nil {
 		off := int64(0)
 		if last != nil {
-			off = sc.end.Offset
+			off = sc.bad.Offset
 		}
 		if sc.durable >= bad {
 			return sc.corrupt(place, off, "%s, but a record before it says that ordinal %d was durable", sc.endWhy, sc.durable)
 		}
-		if sc.end.Before(sc.proven) {
+		if sc.bad.Before(sc.proven) {
 			return sc.corrupt(place, off, "%s, but the journal was durable up to %v", sc.endWhy, sc.proven)
 		}
 		if last != nil {
-			if why, err := sc.evidence(last, sc.end.Offset, bad); why != "" || err != nil {
+			if why, err := sc.evidence(last, off, bad); why != "" || err != nil {
 				if err == nil {
 					err = sc.corrupt(place, off, "%s, but %s", sc.endWhy, why)
 				}
@@ -353,7 +354,7 @@ func (sc *scanner) finish(last *diskSegment, behind []*diskSegment) error {
 			switch {
 			case s.hdr.durable >= bad:
 				why = fmt.Sprintf("segment %s says that ordinal %d was durable when it was created", s.name, s.hdr.durable)
-			case sc.end.Before(s.hdr.durableEnd) && !sc.continuesEmpty(s):
+			case sc.bad.Before(s.hdr.durableEnd) && !sc.continuesEmpty(s):
 				why = fmt.Sprintf("segment %s says that the journal was durable up to %v when it was created", s.name, s.hdr.durableEnd)
 			default:
 				why, err = sc.evidence(s, segmentHeaderBytes, bad)
@@ -367,7 +368,7 @@ func (sc *scanner) finish(last *diskSegment, behind []*diskSegment) error {
 		}
 	}
 	if sc.head < sc.minDurable {
-		e := &CorruptionError{File: sc.endFile, Offset: sc.end.Offset, Ordinal: bad,
+		e := &CorruptionError{File: sc.endFile, Offset: sc.bad.Offset, Ordinal: bad,
 			Reason: fmt.Sprintf("the stream ends, but the checkpoint says that ordinal %d was durable", sc.minDurable)}
 		if sc.endWhy != "" {
 			e.Reason = sc.endWhy + ": " + e.Reason
@@ -385,7 +386,7 @@ func (sc *scanner) continuesEmpty(s *diskSegment) bool {
 }
 
 // evidence looks in s, from off on, for a record which says that the stream was durable up to the ordinal bad, or up to
-// a place behind sc.end. A header that verifies was written by this use of the segment at exactly this place, so what it
+// a place behind sc.bad. A header that verifies was written by this use of the segment at exactly this place, so what it
 // says is true even if its data, or what lies between, is torn.
 func (sc *scanner) evidence(s *diskSegment, off int64, bad uint64) (string, error) {
 	sd := s.hdr.seed()
@@ -406,7 +407,7 @@ func (sc *scanner) evidence(s *diskSegment, off int64, bad uint64) (string, erro
 		if d.DurableOrdinal >= bad {
 			return fmt.Sprintf("record %d in %s at offset %d says that ordinal %d was durable", d.Ordinal, s.name, off, d.DurableOrdinal), nil
 		}
-		if d.flags&flagAllDurable != 0 && sc.end.Before(Position{s.hdr.sequence, off}) {
+		if d.flags&flagAllDurable != 0 && sc.bad.Before(Position{s.hdr.sequence, off}) {
 			return fmt.Sprintf("record %d in %s at offset %d says that all before it was durable", d.Ordinal, s.name, off), nil
 		}
 	}
