@@ -1,0 +1,212 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// LoopInfo is an attached loop device as sysfs shows it.
+type LoopInfo struct {
+	Device      string // /dev/loopN
+	Number      int
+	BackingPath string // as seen from this process's root; without the kernel's " (deleted)"
+	Deleted     bool   // the backing file has no name any more
+
+	OffsetBytes    int64
+	SizeLimitBytes int64 // 0: the file's size
+	BlockSizeBytes int64
+	DirectIO       bool
+	ReadOnly       bool
+	AutoClear      bool // goes with its last opener
+}
+
+// sysBlock is where the kernel shows its block devices.
+const sysBlock = "/sys/block"
+
+const deletedSuffix = " (deleted)"
+
+// readLoop reads an attached device's attributes; fs.ErrNotExist when it is not attached. Nothing here reaches the backing
+// file, so it works while nobody serves that.
+func readLoop(name string) (LoopInfo, error) {
+	number, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
+	if err != nil || number < 0 {
+		return LoopInfo{}, fmt.Errorf("%q is not a loop device: %w", name, fs.ErrInvalid)
+	}
+	info := LoopInfo{Device: loopPath(number), Number: number}
+	attribute := func(path string) string {
+		if err != nil {
+			return ""
+		}
+		var text []byte
+		text, err = os.ReadFile(filepath.Join(sysBlock, name, path))
+		return strings.TrimSuffix(string(text), "\n")
+	}
+	integer := func(path string) int64 {
+		text := attribute(path)
+		if err != nil {
+			return 0
+		}
+		var v int64
+		v, err = strconv.ParseInt(text, 10, 64)
+		return v
+	}
+	info.BackingPath, info.Deleted = strings.CutSuffix(attribute("loop/backing_file"), deletedSuffix)
+	info.OffsetBytes = integer("loop/offset")
+	info.SizeLimitBytes = integer("loop/sizelimit")
+	info.AutoClear = integer("loop/autoclear") != 0
+	info.DirectIO = integer("loop/dio") != 0
+	info.ReadOnly = integer("ro") != 0
+	info.BlockSizeBytes = integer("queue/logical_block_size")
+	if err == nil && info.BackingPath == "" {
+		err = fs.ErrNotExist // read in the instant of being detached
+	}
+	if err != nil {
+		return LoopInfo{}, fmt.Errorf("read attributes of %s: %w", name, err)
+	}
+	return info, nil
+}
+
+// FindLoops returns the attached devices whose backing path matches, by number. It reads sysfs only.
+func FindLoops(match func(backingPath string) bool) ([]LoopInfo, error) {
+	entries, err := os.ReadDir(sysBlock)
+	if err != nil {
+		return nil, err
+	}
+	var found []LoopInfo
+	for _, e := range entries {
+		if n, ok := strings.CutPrefix(e.Name(), "loop"); !ok || n == "" || strings.Trim(n, "0123456789") != "" {
+			continue
+		}
+		info, err := readLoop(e.Name())
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+			// Not attached, or it went while we read.
+		case err != nil:
+			return nil, err
+		case match(info.BackingPath):
+			found = append(found, info)
+		}
+	}
+	slices.SortFunc(found, func(a, b LoopInfo) int { return a.Number - b.Number })
+	return found, nil
+}
+
+// FindLoopByPath returns the device attached to a file by its path alone, which must be the one sysfs shows: absolute,
+// without symbolic links, seen from this process's root. It is for the shim's files: it never reaches the file. A device
+// whose file was deleted is not found.
+func FindLoopByPath(path string) (LoopInfo, bool, error) {
+	found, err := FindLoops(func(p string) bool { return p == path })
+	if err != nil {
+		return LoopInfo{}, false, err
+	}
+	for _, info := range found {
+		if !info.Deleted {
+			return info, true, nil
+		}
+	}
+	return LoopInfo{}, false, nil
+}
+
+// FindLoopByImage returns the device attached to an image, recognised by the file's inode, so that it is found under any
+// path (symbolic links, another mount namespace), and another file that took over the path is not mistaken for it. It
+// stats the backing files of devices whose path ends in the same directory and file name; it is not for the shim's files.
+func FindLoopByImage(path string) (LoopInfo, bool, error) {
+	var want unix.Stat_t
+	if err := unix.Stat(path, &want); err != nil {
+		return LoopInfo{}, false, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	suffix := lastTwo(path)
+	found, err := FindLoops(func(p string) bool { return lastTwo(p) == suffix })
+	if err != nil {
+		return LoopInfo{}, false, err
+	}
+	for _, info := range found {
+		same, err := backedBy(info.Device, &want)
+		if err != nil {
+			return LoopInfo{}, false, err
+		}
+		if same {
+			return info, true, nil
+		}
+	}
+	return LoopInfo{}, false, nil
+}
+
+func lastTwo(path string) string {
+	return filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
+}
+
+// backedBy reports whether a device's backing file is that inode.
+func backedBy(devPath string, want *unix.Stat_t) (bool, error) {
+	dev, err := os.OpenFile(devPath, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dev.Close()
+	status, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if errors.Is(err, unix.ENXIO) {
+		return false, nil // detached meanwhile
+	}
+	if err != nil {
+		return false, fmt.Errorf("status of %s: %w", devPath, err)
+	}
+	return status.Device == want.Dev && status.Inode == want.Ino, nil
+}
+
+// LoopKeep is a loop device that is meant to be.
+type LoopKeep struct {
+	BackingPath string // as sysfs shows it
+	Device      string // the one to keep when several are attached to the file; empty: the first
+}
+
+// ReconcileLoops detaches each loop device whose backing file lies in one of the directories, unless it is to be kept, and
+// returns those it detached. What a process attached and died before writing down is found this way. Devices of files
+// elsewhere are not touched.
+//
+// A device that is in use stays attached and is part of the error, which joins all that went wrong; the others are
+// detached all the same. It must not run while others attach devices under these directories that keep does not name.
+func ReconcileLoops(keep []LoopKeep, dirs []string) ([]LoopInfo, error) {
+	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" {
+			return nil, fmt.Errorf("reconcile loop devices: %q is not an absolute directory below /", dir)
+		}
+	}
+	found, err := FindLoops(func(path string) bool {
+		return slices.ContainsFunc(dirs, func(dir string) bool {
+			return strings.HasPrefix(path, filepath.Clean(dir)+"/")
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string]string{}
+	for _, k := range keep {
+		wanted[k.BackingPath] = k.Device
+	}
+	var detached []LoopInfo
+	var errs []error
+	for _, info := range found {
+		device, ok := wanted[info.BackingPath]
+		if ok && !info.Deleted && (device == "" || device == info.Device) {
+			wanted[info.BackingPath] = info.Device // further ones are surplus
+			continue
+		}
+		if err := DetachLoopOf(info.Device, info.BackingPath); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		detached = append(detached, info)
+	}
+	return detached, errors.Join(errs...)
+}
