@@ -77,7 +77,7 @@ func (c *Cursor) Next(maxBytes int) ([]Record, error) {
 		if err == nil {
 			data = b[recordHeaderBytes:][:d.dataBytes():d.dataBytes()]
 			if DataCRC(data) != d.DataCRC {
-				err = ErrDataCRC
+				err = errBadData
 			}
 		}
 		if err != nil {

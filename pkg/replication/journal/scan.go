@@ -299,6 +299,8 @@ func isBadRecord(err error) bool {
 	return !errors.As(err, &e)
 }
 
+var errBadData = errors.New("data does not match its checksum")
+
 // readRecord reads and verifies header and data of the record at off, but not its place in the stream.
 func readRecord(w *window, sd uint32, off int64) (d diskHeader, err error) {
 	b, err := w.bytes(off, recordHeaderBytes)
@@ -308,7 +310,7 @@ func readRecord(w *window, sd uint32, off int64) (d diskHeader, err error) {
 		}
 		if n := d.dataBytes(); n > 0 {
 			if b, err = w.bytes(off+recordHeaderBytes, int(n)); err == nil && DataCRC(b) != d.DataCRC {
-				return d, ErrDataCRC
+				return d, errBadData
 			}
 		}
 	}

@@ -1,0 +1,138 @@
+package journal
+
+import (
+	"testing"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// The benchmarks run on the file system that holds the temporary directory: set TMPDIR to the one to measure.
+
+func benchOptions(b *testing.B) Options {
+	return Options{FS: vfs.OS, Dir: b.TempDir(), SegmentBytes: 64 << 20, FreeTarget: 2}
+}
+
+// keepSmall releases what was written once it is durable, so that a long run reuses its segments.
+func keepSmall(b *testing.B, j *Journal) {
+	if s := j.Segments(); len(s) > 2 {
+		if err := j.Sync(); err != nil {
+			b.Fatal(err)
+		}
+		if err := j.Release(s[len(s)-2].Sequence); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkAppend4KiB(b *testing.B) {
+	j := mustOpen(b, benchOptions(b))
+	if err := j.Prepare(); err != nil {
+		b.Fatal(err)
+	}
+	data := make([]byte, 4096)
+	b.SetBytes(4096)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, _, err := j.Append(Header{Kind: KindWrite}, data); err != nil {
+			b.Fatal(err)
+		}
+		if i%10000 == 0 {
+			keepSmall(b, j)
+		}
+	}
+}
+
+func BenchmarkAppendSync4KiB(b *testing.B) {
+	j := mustOpen(b, benchOptions(b))
+	if err := j.Prepare(); err != nil {
+		b.Fatal(err)
+	}
+	data := make([]byte, 4096)
+	b.SetBytes(4096)
+	for i := 0; b.Loop(); i++ {
+		if _, _, err := j.Append(Header{Kind: KindWrite}, data); err != nil {
+			b.Fatal(err)
+		}
+		if err := j.Sync(); err != nil {
+			b.Fatal(err)
+		}
+		if i%10000 == 0 {
+			keepSmall(b, j)
+		}
+	}
+}
+
+func BenchmarkAppendSyncParallel8(b *testing.B) {
+	j := mustOpen(b, benchOptions(b))
+	if err := j.Prepare(); err != nil {
+		b.Fatal(err)
+	}
+	b.SetParallelism(4) // times GOMAXPROCS
+	b.SetBytes(4096)
+	b.RunParallel(func(pb *testing.PB) {
+		data := make([]byte, 4096)
+		for pb.Next() {
+			if _, _, err := j.Append(Header{Kind: KindWrite}, data); err != nil {
+				b.Error(err)
+			}
+			if err := j.Sync(); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
+
+func fill(b *testing.B, o Options, bytes int64) *Journal {
+	j := mustOpen(b, o)
+	data := make([]byte, 4096)
+	for j.UsedBytes() <= bytes {
+		if _, _, err := j.Append(Header{Kind: KindWrite}, data); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := j.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	return j
+}
+
+// BenchmarkRecover opens a journal of 256 MiB that is in the page cache.
+func BenchmarkRecover(b *testing.B) {
+	o := benchOptions(b)
+	if err := fill(b, o, 256<<20).Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(256 << 20)
+	for b.Loop() {
+		j, err := Open(o)
+		if err != nil {
+			b.Fatal(err)
+		}
+		j.Close()
+	}
+}
+
+func BenchmarkCursor(b *testing.B) {
+	j := fill(b, benchOptions(b), 64<<20)
+	b.ReportAllocs()
+	var read int64
+	start := time.Now()
+	for b.Loop() {
+		c := j.NewCursor(Position{1, segmentHeaderBytes})
+		for {
+			recs, err := c.Next(1 << 20)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if recs == nil {
+				break
+			}
+			for _, r := range recs {
+				read += int64(len(r.Data))
+			}
+		}
+		c.Close()
+	}
+	b.ReportMetric(float64(read)/1e6/time.Since(start).Seconds(), "MB/s")
+}
