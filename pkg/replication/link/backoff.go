@@ -1,0 +1,53 @@
+package link
+
+import (
+	"context"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+const (
+	minRedial    = 100 * time.Millisecond
+	maxRedial    = 10 * time.Second
+	redialJitter = 0.5 // of the interval, up and down
+)
+
+// Backoff says how long to wait before the next Dial: from about 100 ms, growing, to at most 10 s, with jitter, so that
+// the groups of a site do not all come at the same instant when the link is back. It is not safe for concurrent use; each
+// group has its own. Use NewBackoff.
+type Backoff struct {
+	b *backoff.ExponentialBackOff
+}
+
+// NewBackoff returns a Backoff at its beginning.
+func NewBackoff() *Backoff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval = minRedial
+	b.Multiplier = 2
+	b.RandomizationFactor = redialJitter
+	// The library adds jitter after the cap.
+	capped := float64(maxRedial) / (1 + redialJitter)
+	b.MaxInterval = time.Duration(capped)
+	b.Reset()
+	return &Backoff{b}
+}
+
+// Next returns how long to wait now, and moves on.
+func (b *Backoff) Next() time.Duration { return min(b.b.NextBackOff(), maxRedial) }
+
+// Reset goes back to the beginning. Call it when a stream has carried something, not when it was merely opened: a peer
+// that accepts and then fails at once is not to be hammered.
+func (b *Backoff) Reset() { b.b.Reset() }
+
+// Wait waits for Next, or until ctx is done, and returns its error then.
+func (b *Backoff) Wait(ctx context.Context) error {
+	t := time.NewTimer(b.Next())
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
