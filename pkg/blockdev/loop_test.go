@@ -1,0 +1,439 @@
+package blockdev
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/pkg/internal/testenv"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// loopDir returns a directory whose loop devices are all detached when the test ends, and are an error if it left any.
+func loopDir(t *testing.T) string {
+	t.Helper()
+	testenv.RequireLoop(t)
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		left, err := ReconcileLoops(nil, []string{dir})
+		if err != nil {
+			t.Error(err)
+		}
+		if len(left) > 0 && !t.Failed() {
+			t.Errorf("devices left attached: %+v", left)
+		}
+	})
+	return dir
+}
+
+// impatient shortens the waits for devices that stay busy.
+func impatient(t *testing.T) {
+	exclusive, detach := exclusivePatience, detachPatience
+	exclusivePatience, detachPatience = 100*time.Millisecond, 300*time.Millisecond
+	t.Cleanup(func() { exclusivePatience, detachPatience = exclusive, detach })
+}
+
+func newBacking(t *testing.T, dir, name string, size int64) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	noErr(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	img, err := CreateImage(vfs.OS, path, size, false)
+	noErr(t, err)
+	noErr(t, img.Close())
+	return path
+}
+
+func attach(t *testing.T, cfg LoopConfig) string {
+	t.Helper()
+	dev, err := AttachLoop(cfg)
+	noErr(t, err)
+	return dev
+}
+
+// attachedTo returns the devices on files in a directory, as name of the file to devices.
+func attachedTo(t *testing.T, dir string) map[string][]string {
+	t.Helper()
+	found, err := FindLoops(func(p string) bool { return strings.HasPrefix(p, dir+"/") })
+	noErr(t, err)
+	m := map[string][]string{}
+	for _, i := range found {
+		m[strings.TrimPrefix(i.BackingPath, dir+"/")] = append(m[strings.TrimPrefix(i.BackingPath, dir+"/")], i.Device)
+	}
+	return m
+}
+
+func TestLoopAttach(t *testing.T) {
+	dir := loopDir(t)
+	path := newBacking(t, dir, "v/image", 8<<20)
+	for _, cfg := range []LoopConfig{
+		{BackingPath: path},
+		{BackingPath: path, SizeLimitBytes: 4 << 20, BlockSizeBytes: 4096},
+		{BackingPath: path, BlockSizeBytes: 4096, DirectIO: true},
+		{BackingPath: path, ReadOnly: true},
+	} {
+		dev := attach(t, cfg)
+		info, ok, err := FindLoopByPath(path)
+		noErr(t, err)
+		want := LoopInfo{Device: dev, Number: info.Number, BackingPath: path, SizeLimitBytes: cfg.SizeLimitBytes,
+			BlockSizeBytes: max(cfg.BlockSizeBytes, 512), DirectIO: cfg.DirectIO, ReadOnly: cfg.ReadOnly}
+		if !ok || info != want {
+			t.Errorf("attached %+v: found %+v, want %+v", cfg, info, want)
+		}
+		f, err := os.Open(dev)
+		noErr(t, err)
+		size, err := blockDeviceSize(f)
+		noErr(t, err)
+		noErr(t, f.Close())
+		wantSize := cfg.SizeLimitBytes
+		if wantSize == 0 {
+			wantSize = 8 << 20 // the file's
+		}
+		if size != wantSize {
+			t.Errorf("attached %+v: device has %d bytes, want %d", cfg, size, wantSize)
+		}
+		noErr(t, DetachLoop(dev))
+		noErr(t, DetachLoop(dev)) // detached already
+		if left := attachedTo(t, dir); len(left) != 0 {
+			t.Fatalf("still attached: %v", left)
+		}
+	}
+	noErr(t, DetachLoop("/dev/loop999999"))
+}
+
+func TestLoopAttachRefuses(t *testing.T) {
+	dir := loopDir(t)
+	path := newBacking(t, dir, "v/image", 1<<20)
+	_, err := AttachLoop(LoopConfig{BackingPath: path, SizeLimitBytes: 2 << 20})
+	if !errors.Is(err, ErrShortImage) {
+		t.Errorf("device larger than its file: %v", err)
+	}
+	_, err = AttachLoop(LoopConfig{BackingPath: filepath.Join(dir, "missing")})
+	wantErrText(t, err, "missing")
+	_, err = AttachLoop(LoopConfig{BackingPath: path, BlockSizeBytes: 1000})
+	wantErrText(t, err, path)
+	// Nothing stays attached.
+	if left := attachedTo(t, dir); len(left) != 0 {
+		t.Errorf("attached after errors: %v", left)
+	}
+}
+
+// TestLoopDirectIORefused: on a file system whose direct I/O needs larger blocks than asked for, or has none, the kernel
+// falls back without a word.
+func TestLoopDirectIORefused(t *testing.T) {
+	testenv.RequireLoop(t)
+	// A loop device of 4096-byte blocks cannot take direct I/O in blocks of 512 from the device above it.
+	dir := loopDir(t)
+	lower := attach(t, LoopConfig{BackingPath: newBacking(t, dir, "v/image", 8<<20), BlockSizeBytes: 4096})
+	defer func() { noErr(t, DetachLoop(lower)) }()
+	dev, err := AttachLoop(LoopConfig{BackingPath: lower, BlockSizeBytes: 512, DirectIO: true})
+	if err == nil {
+		noErr(t, DetachLoop(dev))
+		t.Fatal("attached, with direct I/O in blocks smaller than the device's below")
+	}
+	wantErrText(t, err, lower, "direct I/O")
+	if _, ok, err := FindLoopByPath(lower); ok || err != nil {
+		t.Errorf("still attached: %v, %v", ok, err)
+	}
+}
+
+func TestSetLoopSize(t *testing.T) {
+	dir := loopDir(t)
+	path := newBacking(t, dir, "v/image", 1<<20)
+	dev := attach(t, LoopConfig{BackingPath: path, SizeLimitBytes: 1 << 20, BlockSizeBytes: 4096, DirectIO: true})
+	d, err := OpenLoopDevice(dev)
+	noErr(t, err)
+	want := bytes.Repeat([]byte{7}, 1<<20)
+	_, err = d.WriteAt(want, 0)
+	noErr(t, err)
+
+	err = SetLoopSize(dev, 2<<20)
+	if !errors.Is(err, ErrShortImage) {
+		t.Errorf("growing beyond the file: %v", err)
+	}
+	img, err := OpenImage(vfs.OS, path)
+	noErr(t, err)
+	noErr(t, img.Grow(2<<20))
+	noErr(t, SetLoopSize(dev, 2<<20)) // while it is open and has dirty pages
+	noErr(t, SetLoopSize(dev, 2<<20))
+	if d.Size() != 2<<20 {
+		t.Errorf("device has %d bytes", d.Size())
+	}
+	_, err = d.WriteAt([]byte("end."), 2<<20-4)
+	noErr(t, err)
+	noErr(t, d.Flush())
+	noErr(t, d.Close())
+	got := make([]byte, 2<<20)
+	_, err = img.ReadAt(got, 0)
+	noErr(t, err)
+	noErr(t, img.Close())
+	if !bytes.Equal(got[:1<<20], want) || string(got[2<<20-4:]) != "end." {
+		t.Error("data is not what was written")
+	}
+	info, ok, err := FindLoopByPath(path)
+	noErr(t, err)
+	if !ok || info.SizeLimitBytes != 2<<20 || !info.DirectIO || info.BlockSizeBytes != 4096 || info.AutoClear {
+		t.Errorf("the device's settings have become %+v", info)
+	}
+	noErr(t, DetachLoop(dev))
+}
+
+// TestMountedLoop grows a device under a mounted file system, and does not detach it.
+func TestMountedLoop(t *testing.T) {
+	testenv.RequireLoop(t)
+	mkfs := testenv.RequireTool(t, "mkfs.ext4")
+	impatient(t)
+	dir := loopDir(t)
+	path := newBacking(t, dir, "v/image", 8<<20)
+	dev := attach(t, LoopConfig{BackingPath: path, SizeLimitBytes: 8 << 20})
+	if out, err := exec.Command(mkfs, "-q", dev).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	mountPoint := filepath.Join(dir, "mnt")
+	noErr(t, os.Mkdir(mountPoint, 0o700))
+	noErr(t, unix.Mount(dev, mountPoint, "ext4", 0, ""))
+	mounted := true
+	t.Cleanup(func() {
+		if mounted {
+			_ = unix.Unmount(mountPoint, unix.MNT_DETACH)
+		}
+	})
+	file := filepath.Join(mountPoint, "file")
+	noErr(t, os.WriteFile(file, bytes.Repeat([]byte{9}, 1<<20), 0o600)) // dirty when the size changes
+
+	img, err := OpenImage(vfs.OS, path)
+	noErr(t, err)
+	noErr(t, img.Grow(16<<20))
+	noErr(t, img.Close())
+	noErr(t, SetLoopSize(dev, 16<<20))
+	if err := DetachLoop(dev); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("detached a mounted device: %v", err)
+	}
+	got, err := os.ReadFile(file)
+	noErr(t, err)
+	if !bytes.Equal(got, bytes.Repeat([]byte{9}, 1<<20)) {
+		t.Error("the file has changed")
+	}
+	noErr(t, unix.Unmount(mountPoint, 0))
+	mounted = false
+	noErr(t, DetachLoop(dev))
+}
+
+// TestDetachBusyLoop: a device in use is an error, stays, and does not go later by itself.
+func TestDetachBusyLoop(t *testing.T) {
+	impatient(t)
+	dir := loopDir(t)
+	path := newBacking(t, dir, "v/image", 1<<20)
+	dev := attach(t, LoopConfig{BackingPath: path})
+	for name, flags := range map[string]int{"open": os.O_RDONLY, "exclusive, as a mount": os.O_RDONLY | unix.O_EXCL} {
+		user, err := os.OpenFile(dev, flags, 0)
+		noErr(t, err)
+		err = DetachLoop(dev)
+		if !errors.Is(err, unix.EBUSY) {
+			t.Errorf("%s: detached: %v", name, err)
+		}
+		noErr(t, user.Close())
+		info, ok, err := FindLoopByPath(path)
+		noErr(t, err)
+		if !ok || info.AutoClear || info.Device != dev {
+			t.Errorf("%s: device is gone or will go: %+v", name, info)
+		}
+	}
+	noErr(t, DetachLoopOf(dev, filepath.Join(dir, "another")))
+	if len(attachedTo(t, dir)) != 1 {
+		t.Error("a device of another file was detached")
+	}
+	noErr(t, DetachLoopOf(dev, path))
+}
+
+func TestFindLoop(t *testing.T) {
+	dir := loopDir(t)
+	a, b := newBacking(t, dir, "a/image", 1<<20), newBacking(t, dir, "b/image", 1<<20)
+	dev := attach(t, LoopConfig{BackingPath: a})
+	wantFound := func(what string, info LoopInfo, ok bool, err error, want bool) {
+		t.Helper()
+		noErr(t, err)
+		if ok != want || (ok && info.Device != dev) {
+			t.Errorf("%s: found %v, %+v", what, ok, info)
+		}
+	}
+	info, ok, err := FindLoopByImage(a)
+	wantFound("image", info, ok, err, true)
+	info, ok, err = FindLoopByImage(b)
+	wantFound("another image", info, ok, err, false)
+	// Under another name, by its inode.
+	link := filepath.Join(dir, "link")
+	noErr(t, os.Symlink(dir, link))
+	info, ok, err = FindLoopByImage(filepath.Join(link, "a", "image"))
+	wantFound("image through a link", info, ok, err, true)
+	_, _, err = FindLoopByImage(filepath.Join(dir, "missing"))
+	wantErrText(t, err, "missing")
+
+	// Deleted and made again, the file at that path is not the device's.
+	noErr(t, os.Remove(a))
+	infos, err := FindLoops(func(p string) bool { return p == a })
+	noErr(t, err)
+	if len(infos) != 1 || !infos[0].Deleted {
+		t.Errorf("device of a deleted file: %+v", infos)
+	}
+	newBacking(t, dir, "a/image", 1<<20)
+	info, ok, err = FindLoopByImage(a)
+	wantFound("image made again", info, ok, err, false)
+	info, ok, err = FindLoopByPath(a)
+	wantFound("path of a deleted file", info, ok, err, false)
+
+	// The reconciler does not take it for the one that should be there.
+	detached, err := ReconcileLoops([]LoopKeep{{BackingPath: a}}, []string{dir})
+	noErr(t, err)
+	if len(detached) != 1 || detached[0].Device != dev {
+		t.Errorf("detached %+v", detached)
+	}
+}
+
+// TestReconcileLoops: what was attached without being written down goes, what is wanted, in use or elsewhere stays.
+func TestReconcileLoops(t *testing.T) {
+	impatient(t)
+	dir := loopDir(t)
+	pool, shim, elsewhere := filepath.Join(dir, "pool"), filepath.Join(dir, "shim"), filepath.Join(dir, "pool-2")
+	paths := map[string]string{}
+	for _, name := range []string{"pool/kept", "pool/leaked", "pool/twice", "pool/used", "shim/leaked", "shim/kept", "pool-2/x"} {
+		paths[name] = newBacking(t, dir, name, 1<<20)
+	}
+	devs := map[string]string{}
+	for name, path := range paths {
+		devs[name] = attach(t, LoopConfig{BackingPath: path})
+	}
+	second := attach(t, LoopConfig{BackingPath: paths["pool/twice"]})
+	user, err := os.OpenFile(devs["pool/used"], os.O_RDONLY|unix.O_EXCL, 0)
+	noErr(t, err)
+
+	keep := []LoopKeep{{BackingPath: paths["pool/kept"]}, {BackingPath: paths["shim/kept"]},
+		{BackingPath: paths["pool/twice"], Device: second}}
+	detached, err := ReconcileLoops(keep, []string{pool, shim + "/"})
+	if !errors.Is(err, unix.EBUSY) || !strings.Contains(fmt.Sprint(err), devs["pool/used"]) {
+		t.Errorf("the device in use: %v", err)
+	}
+	var got []string
+	for _, i := range detached {
+		got = append(got, i.Device)
+	}
+	want := []string{devs["pool/leaked"], devs["shim/leaked"], devs["pool/twice"]}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("detached %q, want %q", got, want)
+	}
+	left := attachedTo(t, dir)
+	for name, device := range map[string]string{
+		"pool/kept": devs["pool/kept"], "pool/twice": second, "pool/used": devs["pool/used"],
+		"shim/kept": devs["shim/kept"], "pool-2/x": devs["pool-2/x"],
+	} {
+		if !slices.Equal(left[name], []string{device}) {
+			t.Errorf("%s is attached to %q, want %s", name, left[name], device)
+		}
+	}
+	noErr(t, user.Close())
+
+	for _, bad := range []string{"", "/", "relative", "/x/.."} {
+		if _, err := ReconcileLoops(nil, []string{bad}); err == nil {
+			t.Errorf("reconciled below %q", bad)
+		}
+	}
+	detached, err = ReconcileLoops(nil, []string{pool, shim, elsewhere})
+	noErr(t, err)
+	if len(detached) != 5 {
+		t.Errorf("detached %d of 5 at the end", len(detached))
+	}
+}
+
+// TestLoopLeak attaches and detaches many devices at once, as several processes would. Every device shows its own file,
+// some are abandoned as a crash between attaching and writing it down does, and after the reconciler nothing is left.
+func TestLoopLeak(t *testing.T) {
+	dir := loopDir(t)
+	const workers, rounds = 6, 10
+	var mu sync.Mutex
+	abandoned := map[string]string{} // path to device
+	var wg sync.WaitGroup
+	for w := range workers {
+		paths := make([]string, rounds)
+		for r := range rounds {
+			paths[r] = newBacking(t, dir, fmt.Sprintf("v-%d-%d/image", w, r), 256<<10)
+		}
+		wg.Go(func() {
+			for r, path := range paths {
+				dev, err := AttachLoop(LoopConfig{BackingPath: path, SizeLimitBytes: 256 << 10, BlockSizeBytes: 4096})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := writeThrough(dev, path); err != nil {
+					t.Error(err)
+				}
+				if r%5 == 4 {
+					mu.Lock()
+					abandoned[path] = dev
+					mu.Unlock()
+					continue
+				}
+				if err := DetachLoopOf(dev, path); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	left := attachedTo(t, dir)
+	if len(left) != len(abandoned) {
+		t.Errorf("%d devices attached, %d abandoned: %v", len(left), len(abandoned), left)
+	}
+	detached, err := ReconcileLoops(nil, []string{dir})
+	noErr(t, err)
+	for _, i := range detached {
+		if abandoned[i.BackingPath] != i.Device {
+			t.Errorf("detached %+v, which was not abandoned", i)
+		}
+	}
+	if len(detached) != workers*rounds/5 {
+		t.Errorf("detached %d, want %d", len(detached), workers*rounds/5)
+	}
+	if left := attachedTo(t, dir); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// writeThrough writes its path to a device and looks for it in the file.
+func writeThrough(dev, path string) error {
+	d, err := OpenLoopDevice(dev)
+	if err != nil {
+		return err
+	}
+	mark := make([]byte, 4096)
+	copy(mark, path)
+	_, err = d.WriteAt(mark, 4096)
+	err = errors.Join(err, d.Flush(), d.Close())
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	got := make([]byte, 4096)
+	if _, err := f.ReadAt(got, 4096); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, mark) {
+		return fmt.Errorf("%s, attached to %s, wrote to another file", dev, path)
+	}
+	return nil
+}
