@@ -1,0 +1,79 @@
+package site
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
+)
+
+func TestCommandLines(t *testing.T) {
+	c := Config{
+		Dir: "/s", Name: "site-a", NodeID: "n1", Listen: "127.0.0.1:1",
+		Peers: []Peer{{"site-b", "127.0.0.1:2"}}, ReplicatorMetrics: "127.0.0.1:3", Compression: "zstd",
+	}
+	if diff := cmp.Diff(strings.Fields(`--endpoint unix:///s/run/replicator.sock --site site-a --pool /s/pool --shim-dir /s/shim
+		--keeper-socket /s/run/keeper.sock --listen 127.0.0.1:1 --tls-ca /s/tls/ca.crt --tls-cert /s/tls/tls.crt
+		--tls-key /s/tls/tls.key --peer site-b=127.0.0.1:2 --metrics-addr 127.0.0.1:3 --compression zstd`), c.ReplicatorArgs()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(strings.Fields(`--endpoint unix:///s/run/csi.sock --node-id n1 --pool /s/pool
+		--sidecar unix:///s/run/replicator.sock --shim-dir /s/shim --keeper-socket /s/run/keeper.sock`), c.DriverArgs()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestParsePeer(t *testing.T) {
+	if got, err := ParsePeer("b=host:1"); err != nil || got != (Peer{"b", "host:1"}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "b", "b=", "=host:1"} {
+		if _, err := ParsePeer(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestInit(t *testing.T) {
+	authority := filepath.Join(t.TempDir(), "authority")
+	a := Config{Dir: filepath.Join(t.TempDir(), "a"), Name: "site-a"}
+	b := Config{Dir: filepath.Join(t.TempDir(), "b"), Name: "site-b"}
+	read := func(c Config, file string) string {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join(c.TLSDir(), file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	for _, c := range []Config{a, b} {
+		if err := Init(c, InitOptions{AuthorityDir: authority}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if read(a, tlsfiles.CAFile) != read(b, tlsfiles.CAFile) {
+		t.Error("the two sites do not share the authority")
+	}
+	before := read(a, tlsfiles.CertFile)
+	if err := Init(a, InitOptions{AuthorityDir: authority}); err != nil {
+		t.Fatal(err)
+	}
+	if read(a, tlsfiles.CertFile) != before {
+		t.Error("a repeated init replaced the certificate")
+	}
+	if err := Init(a, InitOptions{AuthorityDir: authority, Renew: true}); err != nil {
+		t.Fatal(err)
+	}
+	if read(a, tlsfiles.CertFile) == before {
+		t.Error("renewal kept the certificate")
+	}
+	for _, c := range []Config{{Dir: "relative", Name: "x"}, {Dir: "/" + strings.Repeat("x", 100), Name: "x"}} {
+		if err := Init(c, InitOptions{}); err == nil {
+			t.Errorf("directory %s was taken", c.Dir)
+		}
+	}
+}
