@@ -108,29 +108,53 @@ func (g *Group) attachedVolumes() int {
 
 // AddVolume makes a volume of the pool a member. If it has content, the peer needs a sync before it can be promoted
 // again. Repeating it is not an error.
-func (g *Group) AddVolume(rec *blockdev.VolumeRecord) error {
-	if v, err := g.Volume(rec.ID); err == nil {
-		if v.size.Load() != rec.SizeBytes {
-			return g.Resize(rec.ID, rec.SizeBytes)
-		}
-		return nil
-	}
+//
+// The content is marked for the sync before the peer hears of the volume, so that no copy with an empty volume is ever
+// taken for whole. A volume in use is handed over by switchTo, called when the member can take writes; what was written
+// past the group until then is marked once more.
+func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) error) error {
 	g.mu.Lock()
+	known := g.core.Meta.Member(rec.ID)
 	member, err := memberOf(rec, g.core.Meta.NextIndex())
+	if known != nil {
+		member = *known
+	}
 	g.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if err := g.upsertMember(member); err != nil {
-		return err
+	if known != nil && !known.Unsynced && switchTo == nil {
+		return g.Resize(rec.ID, rec.SizeBytes)
 	}
-	if err := g.announce(member); err != nil {
+	member.Unsynced = true
+	if err := g.upsertMember(member); err != nil {
 		return err
 	}
 	v, err := g.Volume(rec.ID)
 	if err != nil {
 		return err
 	}
+	if err := v.markContent(); err != nil {
+		return err
+	}
+	member.Unsynced = false
+	if err := g.announce(member); err != nil {
+		return err
+	}
+	if switchTo != nil {
+		if err := switchTo(v); err != nil {
+			return err
+		}
+		if err := v.markContent(); err != nil {
+			return err
+		}
+	}
+	return g.upsertMember(member)
+}
+
+// markContent marks a whole volume for a sync, unless it is blank.
+func (v *Volume) markContent() error {
+	g := v.group
 	hole, err := v.imageHoleUntil(0, v.size.Load())
 	if err != nil || hole == v.size.Load() {
 		return err

@@ -16,11 +16,11 @@
 //
 // # Roles and states
 //
-//	                 Promote (planned: peer demoted, all here; forced: fork)
-//	   secondary  ------------------------------------------------------->  primary
-//	       ^                                                                   |
-//	       |  Hello of the promoted peer           Demote (nothing attached)   |
-//	       +------------------------  demoted  <-------------------------------+
+//	              Promote (planned: peer demoted, all here; forced: fork)
+//	secondary  ------------------------------------------------------->  primary
+//	    ^                                                                   |
+//	    |  Hello of the promoted peer           Demote (nothing attached)   |
+//	    +------------------------  demoted  <-------------------------------+
 //
 // A primary's link goes connecting -> streaming or syncing, and to diverged when the peer's history and its own
 // disagree; from there only a person leads out. Invariants, for a group without a divergence:

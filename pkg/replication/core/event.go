@@ -93,9 +93,9 @@ type Demote struct {
 
 // TailReceived: the old primary counted what it had written past the fork.
 type TailReceived struct {
-	Peer                                string
-	Timeline                            string
-	Fork, Last, Writes, Bytes           uint64
+	Peer                          string
+	Timeline                      string
+	Fork, Last, Writes, Bytes     uint64
 	FirstUnixNanos, LastUnixNanos int64
 }
 

@@ -43,12 +43,14 @@ type Member struct {
 	VolumeID       string          `json:"volumeID"`
 	Name           string          `json:"name,omitempty"`
 	SizeBytes      int64           `json:"sizeBytes"`
-	BlockSizeBytes int             `json:"blockSizeBytes,omitempty"`
+	BlockSizeBytes int64           `json:"blockSizeBytes,omitempty"`
 	Thick          bool            `json:"thick,omitempty"`
 	Order          string          `json:"order,omitempty"`
 	FSType         string          `json:"fsType,omitempty"`
 	Format         json.RawMessage `json:"format,omitempty"`
 	Removed        bool            `json:"removed,omitempty"`
+	// Unsynced: the volume is being added, and its content may not be in the change map yet.
+	Unsynced bool `json:"unsynced,omitempty"`
 }
 
 // Loss says what a forced promotion lost.

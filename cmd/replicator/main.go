@@ -1,0 +1,270 @@
+// The replicator is the sidecar of the CSI driver: it serves replicable volumes through its shim, keeps the journals of
+// their consistency groups, ships them to peer sites, and takes in what peers ship.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
+	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/sidecar"
+	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+var version = "unversioned" // set by the linker
+
+type peerFlags map[string]string
+
+func (p peerFlags) String() string { return fmt.Sprint(map[string]string(p)) }
+
+func (p peerFlags) Set(value string) error {
+	name, address, ok := strings.Cut(value, "=")
+	if !ok || name == "" {
+		return errors.New("want name=address, or name= for a peer that only calls")
+	}
+	p[name] = address
+	return nil
+}
+
+type config struct {
+	endpoint, site, pool, shimDir, keeperSocket, listen, metricsAddr string
+	ca, cert, key, compression                                       string
+	insecure, showVersion                                            bool
+	applyInterval                                                    time.Duration
+	peers                                                            peerFlags
+}
+
+func main() {
+	klog.InitFlags(nil)
+	c := config{peers: peerFlags{}}
+	flag.StringVar(&c.endpoint, "endpoint", "", "`unix:///path` to listen on for the CSI driver and slipctl")
+	flag.StringVar(&c.site, "site", "", "`name` of this site, the same as in its certificate")
+	flag.StringVar(&c.pool, "pool", "", "`directory` of the pool, shared with the CSI driver")
+	flag.StringVar(&c.shimDir, "shim-dir", "", "`directory` for the shims' mounts; default <pool>/shim")
+	flag.StringVar(&c.keeperSocket, "keeper-socket", "", "`path` of the driver's keeper socket; default <pool>/keeper.sock")
+	flag.Var(c.peers, "peer", "`name=address` of a site to replicate with; may be repeated")
+	flag.StringVar(&c.listen, "listen", "", "`address` to listen on for peers; empty for none")
+	flag.StringVar(&c.ca, "tls-ca", "", "`file` with the authority's certificate")
+	flag.StringVar(&c.cert, "tls-cert", "", "`file` with this site's certificate; read again when it changes")
+	flag.StringVar(&c.key, "tls-key", "", "`file` with its key")
+	flag.BoolVar(&c.insecure, "insecure", false, "plain text to and from peers, on loopback addresses only")
+	flag.StringVar(&c.compression, "compression", "none", "of what is shipped: `none` or zstd")
+	flag.StringVar(&c.metricsAddr, "metrics-addr", "", "`address` to serve Prometheus metrics on; empty for none")
+	flag.DurationVar(&c.applyInterval, "apply-interval", 0, "how long a durable write stays out of the image at most while the journal has room; default 2s")
+	flag.BoolVar(&c.showVersion, "version", false, "print the version and exit")
+	flag.Parse()
+	if c.showVersion {
+		fmt.Println(version)
+		return
+	}
+	err := run(c)
+	klog.Flush()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "replicator:", err)
+		os.Exit(1)
+	}
+}
+
+func (c *config) check() error {
+	for _, f := range []struct{ name, value string }{{"--endpoint", c.endpoint}, {"--site", c.site}, {"--pool", c.pool}} {
+		if f.value == "" {
+			return fmt.Errorf("%s is required", f.name)
+		}
+	}
+	if c.shimDir == "" {
+		c.shimDir = filepath.Join(c.pool, "shim")
+	}
+	if c.keeperSocket == "" {
+		c.keeperSocket = filepath.Join(c.pool, "keeper.sock")
+	}
+	if !c.insecure && (c.ca == "" || c.cert == "" || c.key == "") && (c.listen != "" || len(c.peers) > 0) {
+		return errors.New("--tls-ca, --tls-cert and --tls-key are required to replicate; slipctl site init makes them")
+	}
+	var err error
+	c.shimDir, err = filepath.Abs(c.shimDir)
+	return err
+}
+
+func (c *config) codec() (linkpb.Codec, error) {
+	switch c.compression {
+	case "none":
+		return linkpb.Codec_CODEC_NONE, nil
+	case "zstd":
+		return linkpb.Codec_CODEC_ZSTD, nil
+	}
+	return 0, fmt.Errorf("--compression %q: want none or zstd", c.compression)
+}
+
+func run(c config) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	codec, err := c.codec()
+	if err != nil {
+		return err
+	}
+	if err := shim.ProtectServingProcess(); err != nil {
+		klog.ErrorS(err, "Going on without protection against memory pressure")
+	}
+	pool, err := blockdev.OpenPool(vfs.OS, c.pool, blockdev.WhoReplicator)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+
+	var source *tlsfiles.Source
+	if !c.insecure && c.cert != "" {
+		if source, err = tlsfiles.Open(c.ca, c.cert, c.key); err != nil {
+			return err
+		}
+		defer source.Close()
+	}
+	cfg := replication.Config{
+		FS: vfs.OS, Pool: pool, Site: c.site, Codec: codec, ApplyInterval: c.applyInterval,
+		PeerAddress: func(peer string) string { return c.peers[peer] },
+	}
+	if len(c.peers) > 0 {
+		client, err := link.NewClient(link.ClientOptions{Site: c.site, TLS: source, Insecure: c.insecure})
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		cfg.Dialer = client
+	}
+	site, err := replication.Open(cfg)
+	if err != nil {
+		return err
+	}
+	defer site.Close()
+	holder := keeper.NewHolder(c.keeperSocket)
+	defer holder.Close()
+	metrics := sidecar.NewMetrics(site)
+	service := sidecar.New(sidecar.Options{
+		SiteName: c.site, Version: version, Site: site, Pool: pool, ShimDir: c.shimDir, Keeper: holder, Metrics: metrics,
+	})
+	defer service.Close()
+
+	failed := make(chan error, 3)
+	if c.listen != "" {
+		stop, err := serveLink(c, source, site, failed)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	if c.metricsAddr != "" {
+		stop, err := serveMetrics(c.metricsAddr, metrics, failed)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	stop, err := serveSidecar(c.endpoint, service, failed)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	klog.InfoS("Replicator is ready", "version", version, "site", c.site, "pool", c.pool, "peers", c.peers.String())
+
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		klog.InfoS("Stopping; I/O waits for the next replicator")
+		return nil
+	}
+}
+
+func serveLink(c config, source *tlsfiles.Source, site *replication.Site, failed chan<- error) (stop func(), err error) {
+	server, err := link.NewServer(link.ServerOptions{
+		Site: c.site, TLS: source, Insecure: c.insecure, Handler: site,
+		Peers: func() []string {
+			var names []string
+			for name := range c.peers {
+				names = append(names, name)
+			}
+			slices.Sort(names)
+			return names
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	lis, err := net.Listen("tcp", c.listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for peers: %w", err)
+	}
+	go func() {
+		if err := server.Serve(lis); err != nil {
+			failed <- err
+		}
+	}()
+	return server.Stop, nil
+}
+
+func serveMetrics(address string, metrics *sidecar.Metrics, failed chan<- error) (stop func(), err error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	const headerTimeout = 10 * time.Second
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	lis, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for metrics: %w", err)
+	}
+	go func() {
+		if err := server.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	}()
+	return func() { server.Close() }, nil
+}
+
+func serveSidecar(endpoint string, service *sidecar.Service, failed chan<- error) (stop func(), err error) {
+	path, ok := strings.CutPrefix(endpoint, "unix://")
+	if !ok {
+		return nil, fmt.Errorf("--endpoint %q: want unix:///path", endpoint)
+	}
+	// A socket that a killed replicator left; the pool's lock says that none is running.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	lis, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the driver: %w", err)
+	}
+	server := grpc.NewServer(grpc.UnaryInterceptor(sidecar.LogCalls))
+	service.Register(server)
+	go func() {
+		if err := server.Serve(lis); err != nil {
+			failed <- err
+		}
+	}()
+	return server.Stop, nil
+}

@@ -1,0 +1,246 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
+	"github.com/slipstream-storage/slipstream/pkg/replication"
+)
+
+const (
+	// maxDirtyBytes bounds what the page cache of one shim may hold unwritten, and with it the time of a flush.
+	maxDirtyBytes = 256 << 20
+	// keeperPatience is how long a call waits for the keeper, which may be restarting with the driver.
+	keeperPatience = 15 * time.Second
+	// adoptInterval is how often the keeper is asked for descriptors until it has answered once.
+	adoptInterval = 200 * time.Millisecond
+)
+
+// attachment is a volume that is served.
+type attachment struct {
+	shim *shim.Server
+	// group is nil for a volume served from its image alone, which then is open here.
+	group *replication.Group
+	image *blockdev.Image
+}
+
+// AttachVolume implements sidecarpb.SidecarServer.
+func (s *Service) AttachVolume(ctx context.Context, r *sidecarpb.AttachVolumeRequest) (*sidecarpb.AttachVolumeResponse, error) {
+	s.attachMu.Lock()
+	defer s.attachMu.Unlock()
+	rec, err := s.opts.Pool.Get(r.VolumeId)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	if !rec.Replicable {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not replicable; attach its image directly", rec.ID)
+	}
+	a := s.attached[rec.ID]
+	if a == nil {
+		if a, err = s.attach(ctx, rec); err != nil {
+			return nil, toStatus(err)
+		}
+	}
+	return &sidecarpb.AttachVolumeResponse{
+		Path: a.shim.Path(), SizeBytes: a.device().Size(), DirectIo: rec.Order == blockdev.OrderAck, BlockSizeBytes: uint32(rec.BlockSizeBytes),
+	}, nil
+}
+
+func (a *attachment) device() blockdev.Device { return a.shim.Device() }
+
+// openDevice returns what serves a volume: its group, or its image alone.
+func (s *Service) openDevice(rec *blockdev.VolumeRecord) (*attachment, blockdev.Device, error) {
+	group, err := s.opts.Site.GroupOf(rec.ID)
+	switch {
+	case err == nil:
+		v, err := group.Attach(rec.ID)
+		return &attachment{group: group}, v, err
+	case !errors.Is(err, replication.ErrNotFound):
+		return nil, nil, err
+	case rec.Group != "":
+		// Serving the image alone would lose what is in the journal, and write past the group's back.
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "volume %s belongs to group %s, which is not open here; see slipctl group list", rec.ID, rec.Group)
+	}
+	image, err := s.opts.Pool.OpenImage(rec.ID)
+	return &attachment{image: image}, image, err
+}
+
+func (a *attachment) closeDevice(id string) error {
+	if a.group != nil {
+		return a.group.Detach(id)
+	}
+	return errors.Join(a.image.Flush(), a.image.Close())
+}
+
+func (s *Service) shimConfig(rec *blockdev.VolumeRecord) shim.Config {
+	cfg := shim.Config{MountPoint: filepath.Join(s.opts.ShimDir, rec.ID), VolumeID: rec.ID, Mode: shim.ModeFlush}
+	if rec.Order == blockdev.OrderAck {
+		cfg.Mode = shim.ModeAck
+	}
+	if s.opts.Metrics != nil {
+		cfg.Observe = s.opts.Metrics.observe
+	}
+	return cfg
+}
+
+func (s *Service) attach(ctx context.Context, rec *blockdev.VolumeRecord) (*attachment, error) {
+	if s.opts.Keeper == nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %s: this replicator has no keeper socket, so it cannot attach", rec.ID)
+	}
+	a, dev, err := s.openDevice(rec)
+	if err != nil {
+		return nil, err
+	}
+	a.shim, err = shim.Mount(s.shimConfig(rec), dev)
+	if err != nil {
+		return nil, errors.Join(err, a.closeDevice(rec.ID))
+	}
+	if err := shim.TuneBDI(a.shim.State().Device, maxDirtyBytes); err != nil {
+		klog.ErrorS(err, "The volume works, but writeback is slow", "volume", rec.ID)
+	}
+	if err := s.keep(ctx, rec.ID, a.shim); err != nil {
+		// Without the keeper a restart would be an I/O error for the application: better not to begin.
+		err = status.Errorf(codes.Unavailable, "volume %s: the keeper did not take its descriptor: %v; is the driver running?", rec.ID, err)
+		return nil, errors.Join(err, a.shim.Unmount(), a.closeDevice(rec.ID))
+	}
+	s.attached[rec.ID] = a
+	s.watch(rec.ID, a)
+	return a, nil
+}
+
+func (s *Service) keep(ctx context.Context, id string, srv *shim.Server) error {
+	meta, err := srv.State().Marshal()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
+	defer cancel()
+	return s.opts.Keeper.Add(ctx, id, meta, srv.FD())
+}
+
+// watch takes a volume out when its shim ends by itself: unmounted or aborted by somebody.
+func (s *Service) watch(id string, a *attachment) {
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-a.shim.Done():
+		}
+		s.attachMu.Lock()
+		defer s.attachMu.Unlock()
+		if s.attached[id] != a {
+			return // detached by a call
+		}
+		klog.InfoS("Shim ended", "volume", id, "err", a.shim.Err())
+		if err := s.drop(s.ctx, id, a); err != nil {
+			klog.ErrorS(err, "Detaching a volume whose shim ended", "volume", id)
+		}
+	}()
+}
+
+// drop forgets a volume whose shim has ended.
+func (s *Service) drop(ctx context.Context, id string, a *attachment) error {
+	delete(s.attached, id)
+	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
+	defer cancel()
+	if err := s.opts.Keeper.Remove(ctx, id); err != nil {
+		klog.ErrorS(err, "The keeper still holds a descriptor that nobody needs; it is dropped when the keeper is back", "volume", id)
+	}
+	return a.closeDevice(id)
+}
+
+// DetachVolume implements sidecarpb.SidecarServer.
+func (s *Service) DetachVolume(ctx context.Context, r *sidecarpb.DetachVolumeRequest) (*sidecarpb.DetachVolumeResponse, error) {
+	if err := blockdev.ValidateID(r.VolumeId); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "volume %v", err)
+	}
+	s.attachMu.Lock()
+	defer s.attachMu.Unlock()
+	a := s.attached[r.VolumeId]
+	if a == nil {
+		// What a crash between mounting and keeping left.
+		if err := shim.Unmount(filepath.Join(s.opts.ShimDir, r.VolumeId)); err != nil {
+			return nil, toStatus(err)
+		}
+		return &sidecarpb.DetachVolumeResponse{}, nil
+	}
+	if err := a.shim.Unmount(); err != nil {
+		return nil, toStatus(fmt.Errorf("volume %s: %w; detach its loop device first", r.VolumeId, err))
+	}
+	if err := s.drop(ctx, r.VolumeId, a); err != nil {
+		return nil, toStatus(err)
+	}
+	return &sidecarpb.DetachVolumeResponse{}, nil
+}
+
+// adoptLoop asks the keeper, until it has answered once, for the descriptors of volumes that an earlier replicator served.
+func (s *Service) adoptLoop() {
+	for {
+		ctx, cancel := context.WithTimeout(s.ctx, keeperPatience)
+		entries, err := s.opts.Keeper.Fetch(ctx)
+		cancel()
+		if err == nil {
+			for _, e := range entries {
+				if err := s.adopt(e); err != nil {
+					klog.ErrorS(err, "Volume cannot be served again; its I/O waits until its group can be opened", "volume", e.Name)
+				}
+			}
+			return
+		}
+		t := time.NewTimer(adoptInterval)
+		select {
+		case <-s.ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (s *Service) adopt(e keeper.Entry) error {
+	s.attachMu.Lock()
+	defer s.attachMu.Unlock()
+	if s.attached[e.Name] != nil {
+		return e.File.Close()
+	}
+	fail := func(err error) error { return errors.Join(err, e.File.Close()) }
+	state, err := shim.ParseState(e.Meta)
+	if err != nil {
+		return fail(err)
+	}
+	rec, err := s.opts.Pool.Get(e.Name)
+	if err != nil {
+		return fail(err)
+	}
+	a, dev, err := s.openDevice(rec)
+	if err != nil {
+		return fail(err)
+	}
+	a.shim, err = shim.Adopt(e.File, state, s.shimConfig(rec), dev)
+	if errors.Is(err, shim.ErrUnmounted) {
+		ctx, cancel := context.WithTimeout(s.ctx, keeperPatience)
+		defer cancel()
+		klog.InfoS("The volume was unmounted meanwhile", "volume", e.Name)
+		return errors.Join(s.opts.Keeper.Remove(ctx, e.Name), a.closeDevice(e.Name), e.File.Close())
+	}
+	if err != nil {
+		return fail(errors.Join(err, a.closeDevice(e.Name)))
+	}
+	s.attached[e.Name] = a
+	s.watch(e.Name, a)
+	// From here on this process is the one that keeps the keeper informed.
+	return s.keep(s.ctx, e.Name, a.shim)
+}

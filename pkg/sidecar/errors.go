@@ -1,0 +1,37 @@
+package sidecar
+
+import (
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// toStatus gives an error its code: what a caller may do about it. The text already names the object and the next step.
+func toStatus(err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	code := codes.Internal
+	switch {
+	case errors.Is(err, replication.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		code = codes.NotFound
+	case errors.Is(err, replication.ErrExists), errors.Is(err, fs.ErrExist):
+		code = codes.AlreadyExists
+	case errors.Is(err, replication.ErrInvalid):
+		code = codes.InvalidArgument
+	case errors.Is(err, core.ErrPrecondition), errors.Is(err, replication.ErrNotPrimary), errors.Is(err, replication.ErrInUse),
+		errors.Is(err, syscall.EBUSY):
+		code = codes.FailedPrecondition
+	case errors.Is(err, syscall.ENOSPC):
+		code = codes.ResourceExhausted
+	case errors.Is(err, replication.ErrClosed):
+		code = codes.Unavailable
+	}
+	return status.Error(code, err.Error())
+}

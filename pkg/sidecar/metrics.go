@@ -1,0 +1,128 @@
+package sidecar
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
+	"github.com/slipstream-storage/slipstream/pkg/replication"
+)
+
+// Metrics are the replicator's Prometheus metrics. Those of groups are read when they are scraped; units are in the
+// names; a ratio runs from 0 to 1.
+type Metrics struct {
+	site  *replication.Site
+	shim  *prometheus.HistogramVec
+	descs map[string]*prometheus.Desc
+}
+
+// groupStates are the values of the label state, of which one series is 1.
+var groupStates = []string{"idle", "connecting", "streaming", "syncing", "demoted", "diverged", "failed"}
+
+// NewMetrics returns the metrics of a site.
+func NewMetrics(site *replication.Site) *Metrics {
+	m := &Metrics{site: site, descs: map[string]*prometheus.Desc{}}
+	m.shim = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "slipstream_shim_operation_seconds",
+		Help:    "Time from a request of the kernel to its reply, by operation; flush is the journal's group commit.",
+		Buckets: prometheus.ExponentialBuckets(4e-6, 2, 20),
+	}, []string{"operation", "result"})
+	for name, help := range map[string]string{
+		"lag_ordinals":                      "Writes that the peer has not acknowledged as durable.",
+		"lag_bytes":                         "Bytes that the peer has not acknowledged as durable: journal and change map.",
+		"lag_seconds":                       "Age of the oldest write that the peer has not acknowledged as durable.",
+		"last_replicated_timestamp_seconds": "Everything written before this time is at the peer. A timestamp, so that a stopped exporter ages too.",
+		"journal_size_bytes":                "Configured size of the journal.",
+		"journal_used_bytes":                "Bytes of live journal segments.",
+		"journal_used_ratio":                "Used share of the journal's size; above 1 while writers wait for the image.",
+		"change_map_bytes":                  "Bytes of extents that differ from the peer and are no longer in the journal.",
+		"unapplied_bytes":                   "Bytes that are in the journal and not yet in the image, by volume.",
+		"sync_done_bytes":                   "Bytes of the running sync that the peer has.",
+		"sync_total_bytes":                  "Bytes of the running sync; 0 without one.",
+		"shipped_bytes_total":               "Bytes of records sent to the peer, before compression.",
+		"wire_bytes_total":                  "Bytes of records sent to the peer, after compression.",
+		"head_ordinal":                      "Ordinal of the last write.",
+		"durable_ordinal":                   "Ordinal up to which the journal is on stable storage.",
+		"applied_ordinal":                   "Ordinal up to which the images hold every write.",
+		"acknowledged_ordinal":              "The peer's durable ordinal.",
+		"promotable":                        "1 if a forced promotion would give one consistent instant.",
+		"primary":                           "1 if the group is primary at this site.",
+		"connected":                         "1 if the link to the peer carries this group.",
+		"state":                             "1 for the group's state, 0 for the others.",
+	} {
+		labels := []string{"group", "peer"}
+		switch name {
+		case "state":
+			labels = append(labels, "state")
+		case "unapplied_bytes":
+			labels = append(labels, "volume")
+		}
+		m.descs[name] = prometheus.NewDesc("slipstream_group_"+name, help, labels, nil)
+	}
+	return m
+}
+
+func (m *Metrics) observe(op shim.Op, d time.Duration, err error) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	m.shim.WithLabelValues(op.String(), result).Observe(d.Seconds())
+}
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	m.shim.Describe(ch)
+	for _, d := range m.descs {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	m.shim.Collect(ch)
+	for _, g := range m.site.Groups() {
+		s := g.Status()
+		m.collectGroup(ch, s)
+		raw, wire := g.ShippedBytes()
+		m.send(ch, "shipped_bytes_total", prometheus.CounterValue, float64(raw), s.Name, s.Peer)
+		m.send(ch, "wire_bytes_total", prometheus.CounterValue, float64(wire), s.Name, s.Peer)
+	}
+}
+
+func (m *Metrics) send(ch chan<- prometheus.Metric, name string, kind prometheus.ValueType, value float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(m.descs[name], kind, value, labels...)
+}
+
+func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *sidecarpb.GroupStatus) {
+	gauges := map[string]float64{
+		"lag_ordinals": float64(s.LagOrdinals), "lag_bytes": float64(s.LagBytes), "lag_seconds": s.LagSeconds,
+		"journal_size_bytes": float64(s.JournalSizeBytes), "journal_used_bytes": float64(s.JournalUsedBytes),
+		"journal_used_ratio": float64(s.JournalUsedBytes) / float64(s.JournalSizeBytes),
+		"change_map_bytes":   float64(s.ChangeMapBytes), "sync_done_bytes": float64(s.SyncDoneBytes), "sync_total_bytes": float64(s.SyncTotalBytes),
+		"head_ordinal": float64(s.HeadOrdinal), "durable_ordinal": float64(s.DurableOrdinal), "applied_ordinal": float64(s.AppliedOrdinal),
+		"acknowledged_ordinal": float64(s.AcknowledgedOrdinal), "promotable": oneIf(s.Promotable), "primary": oneIf(s.Role == "primary"),
+		"connected": oneIf(s.Connected),
+	}
+	if s.LastReplicatedUnixNanos != 0 {
+		gauges["last_replicated_timestamp_seconds"] = float64(s.LastReplicatedUnixNanos) / 1e9
+	}
+	for name, value := range gauges {
+		m.send(ch, name, prometheus.GaugeValue, value, s.Name, s.Peer)
+	}
+	for _, state := range groupStates {
+		m.send(ch, "state", prometheus.GaugeValue, oneIf(state == s.State), s.Name, s.Peer, state)
+	}
+	for _, v := range s.Volumes {
+		m.send(ch, "unapplied_bytes", prometheus.GaugeValue, float64(v.UnappliedBytes), s.Name, s.Peer, v.VolumeId)
+	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

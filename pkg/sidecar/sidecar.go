@@ -1,0 +1,221 @@
+// Package sidecar is the replicator's face: the gRPC service that the CSI driver and slipctl call over a Unix socket, the
+// shims that serve attached volumes, and the metrics. What a group is and does is package replication's.
+//
+// A replicable volume is attached by mounting a shim for it; the shim's /dev/fuse descriptor is also given to the keeper
+// (in the driver's process), so that the next replicator can go on where this one was killed. A volume in a group is
+// served by the group (image + journal), one without a group straight from its image; it can be put into a group while
+// it is attached.
+//
+// # Concurrency
+//
+// The service's methods may run at the same time. Those that attach, detach or move volumes exclude each other.
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// Options are what a Service stands on.
+type Options struct {
+	SiteName string
+	Version  string
+	Site     *replication.Site
+	Pool     *blockdev.Pool
+	// ShimDir is the directory with a mount point for each attached volume.
+	ShimDir string
+	// Keeper keeps the shims' descriptors; nil for a site that attaches nothing.
+	Keeper  *keeper.Holder
+	Metrics *Metrics
+}
+
+// Service implements sidecarpb.SidecarServer.
+type Service struct {
+	sidecarpb.UnimplementedSidecarServer
+	opts Options
+
+	// attachMu is held while a volume is attached, detached, adopted or moved.
+	attachMu sync.Mutex
+	attached map[string]*attachment // by volume id
+
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// New returns a service and starts adopting the volumes whose descriptors the keeper holds: those of a replicator that
+// ended without detaching them. Their I/O waits in the kernel until then.
+func New(opts Options) *Service {
+	s := &Service{opts: opts, attached: map[string]*attachment{}}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	if opts.Keeper != nil {
+		s.wg.Add(1)
+		go func() {
+			defer s.wg.Done()
+			s.adoptLoop()
+		}()
+	}
+	return s
+}
+
+// Register adds the service to a gRPC server.
+func (s *Service) Register(r grpc.ServiceRegistrar) { sidecarpb.RegisterSidecarServer(r, s) }
+
+// Close stops serving without detaching anything: I/O waits for the next replicator, which finds the descriptors at the
+// keeper.
+func (s *Service) Close() error {
+	s.stop()
+	s.wg.Wait()
+	s.attachMu.Lock()
+	defer s.attachMu.Unlock()
+	var errs []error
+	for id, a := range s.attached {
+		delete(s.attached, id)
+		errs = append(errs, a.shim.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Probe implements sidecarpb.SidecarServer.
+func (s *Service) Probe(context.Context, *sidecarpb.ProbeRequest) (*sidecarpb.ProbeResponse, error) {
+	return &sidecarpb.ProbeResponse{Ready: true, Site: s.opts.SiteName, Version: s.opts.Version}, nil
+}
+
+// CreateGroup implements sidecarpb.SidecarServer.
+func (s *Service) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
+	policy := core.PolicyTrack
+	if r.JournalFull == sidecarpb.JournalFull_JOURNAL_FULL_STALL {
+		policy = core.PolicyStall
+	}
+	g, err := s.opts.Site.CreateGroup(replication.GroupSpec{
+		Name: r.Name, Peer: r.Remote, PeerAddress: r.RemoteAddress, JournalSizeBytes: r.JournalSizeBytes, JournalFull: policy,
+	})
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &sidecarpb.CreateGroupResponse{GroupId: g.ID()}, nil
+}
+
+// DeleteGroup implements sidecarpb.SidecarServer.
+func (s *Service) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
+	s.attachMu.Lock()
+	defer s.attachMu.Unlock()
+	if err := s.opts.Site.DeleteGroup(r.Name, r.Force); err != nil {
+		return nil, toStatus(err)
+	}
+	return &sidecarpb.DeleteGroupResponse{}, nil
+}
+
+// ListGroups implements sidecarpb.SidecarServer.
+func (s *Service) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) (*sidecarpb.ListGroupsResponse, error) {
+	resp := &sidecarpb.ListGroupsResponse{}
+	for _, g := range s.opts.Site.Groups() {
+		if r.Name == "" || r.Name == g.Name() {
+			resp.Groups = append(resp.Groups, g.Status())
+		}
+	}
+	if r.Name == "" {
+		for dir, err := range s.opts.Site.Broken() {
+			resp.Groups = append(resp.Groups, &sidecarpb.GroupStatus{Name: dir, State: "failed", StateReason: err.Error()})
+		}
+	} else if len(resp.Groups) == 0 {
+		return nil, status.Errorf(codes.NotFound, "group %q does not exist at %s", r.Name, s.opts.SiteName)
+	}
+	return resp, nil
+}
+
+// WatchGroup implements sidecarpb.SidecarServer.
+func (s *Service) WatchGroup(r *sidecarpb.WatchGroupRequest, stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
+	const least, usual = 10 * time.Millisecond, time.Second
+	interval := time.Duration(r.IntervalMillis) * time.Millisecond
+	if interval <= 0 {
+		interval = usual
+	}
+	ticker := time.NewTicker(max(interval, least))
+	defer ticker.Stop()
+	for {
+		g, err := s.opts.Site.Group(r.Name)
+		if err != nil {
+			return toStatus(err)
+		}
+		if err := stream.Send(g.Status()); err != nil {
+			return err
+		}
+		select {
+		case <-stream.Context().Done():
+			return nil
+		case <-s.ctx.Done():
+			return status.Error(codes.Unavailable, "the replicator is stopping; watch again when it is back")
+		case <-ticker.C:
+		}
+	}
+}
+
+// Promote implements sidecarpb.SidecarServer.
+func (s *Service) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*sidecarpb.PromoteResponse, error) {
+	g, err := s.opts.Site.Group(r.Group)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	if _, err := g.Promote(r.Force); err != nil {
+		return nil, toStatus(err)
+	}
+	st := g.Status()
+	return &sidecarpb.PromoteResponse{Loss: st.Loss, Status: st}, nil
+}
+
+// Demote implements sidecarpb.SidecarServer.
+func (s *Service) Demote(_ context.Context, r *sidecarpb.DemoteRequest) (*sidecarpb.DemoteResponse, error) {
+	g, err := s.opts.Site.Group(r.Group)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	final, err := g.Demote()
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &sidecarpb.DemoteResponse{FinalOrdinal: final}, nil
+}
+
+// RecordFormat implements sidecarpb.SidecarServer.
+func (s *Service) RecordFormat(_ context.Context, r *sidecarpb.RecordFormatRequest) (*sidecarpb.RecordFormatResponse, error) {
+	g, err := s.opts.Site.GroupOf(r.VolumeId)
+	if errors.Is(err, replication.ErrNotFound) {
+		return &sidecarpb.RecordFormatResponse{}, nil
+	}
+	if err == nil {
+		err = g.RecordFormat(r.VolumeId, r.FormatJson)
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &sidecarpb.RecordFormatResponse{}, nil
+}
+
+// LogCalls is a gRPC interceptor that logs calls that change something, and errors.
+func LogCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	start := time.Now()
+	resp, err := handler(ctx, req)
+	switch req.(type) {
+	case *sidecarpb.ProbeRequest, *sidecarpb.ListGroupsRequest:
+		if err == nil {
+			return resp, nil
+		}
+	}
+	klog.InfoS("Call", "method", info.FullMethod, "request", fmt.Sprint(req), "took", time.Since(start), "err", err)
+	return resp, err
+}
