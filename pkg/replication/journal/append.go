@@ -138,7 +138,8 @@ func (j *Journal) writeRecord(s *segment, data []byte, size, off int64) error {
 	var n int
 	var err error
 	if v, ok := s.f.(vfs.WriteVer); ok {
-		bufs := [][]byte{j.headBuf[:], data, pad}
+		j.bufs = [3][]byte{j.headBuf[:], data, pad}
+		bufs := j.bufs[:]
 		switch {
 		case len(data) == 0:
 			bufs = bufs[:1]
@@ -146,6 +147,7 @@ func (j *Journal) writeRecord(s *segment, data []byte, size, off int64) error {
 			bufs = bufs[:2]
 		}
 		n, err = v.WritevAt(bufs, off)
+		j.bufs = [3][]byte{} // does not keep the caller's data alive
 	} else {
 		j.joinBuf = append(append(append(j.joinBuf[:0], j.headBuf[:]...), data...), pad...)
 		n, err = s.f.WriteAt(j.joinBuf, off)

@@ -86,7 +86,12 @@ func BenchmarkAppendSyncParallel8(b *testing.B) {
 func fill(b *testing.B, o Options, bytes int64) *Journal {
 	j := mustOpen(b, o)
 	data := make([]byte, 4096)
-	for j.UsedBytes() <= bytes {
+	for i := 0; j.UsedBytes() <= bytes; i++ {
+		if i%1000 == 0 {
+			if err := j.Sync(); err != nil {
+				b.Fatal(err)
+			}
+		}
 		if _, _, err := j.Append(Header{Kind: KindWrite}, data); err != nil {
 			b.Fatal(err)
 		}

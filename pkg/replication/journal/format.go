@@ -59,9 +59,13 @@ func seed(salt, sequence uint64) uint32 {
 // written to the wrong place, or that lies in the data of another one (a volume may hold a copy of its own journal), does
 // not verify.
 func headerCRC(seed uint32, off int64, b []byte) uint32 {
-	var o [8]byte
-	binary.LittleEndian.PutUint64(o[:], uint64(off))
-	return crc32.Update(crc32.Update(seed, castagnoli, o[:]), castagnoli, b[8:recordHeaderBytes])
+	// By hand, since an array passed to package crc32 is an allocation.
+	crc := ^seed
+	for range 8 {
+		crc = castagnoli[byte(crc)^byte(off)] ^ crc>>8
+		off >>= 8
+	}
+	return crc32.Update(^crc, castagnoli, b[8:recordHeaderBytes])
 }
 
 // encode fills b, recordHeaderBytes long, for a record at offset off, and sets d.crc.

@@ -63,6 +63,7 @@ type Journal struct {
 	// wait for a write (Head, ReadData, Sync of what is there) takes it. Lock order: appendMu, then mu.
 	appendMu sync.Mutex
 	headBuf  [recordHeaderBytes]byte // under appendMu
+	bufs     [3][]byte               // under appendMu
 	joinBuf  []byte                  // under appendMu; for files without WritevAt
 
 	// prepareMu keeps two Prepare calls from filling the same gap.
