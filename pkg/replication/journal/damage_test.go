@@ -381,3 +381,27 @@ func FuzzRecovery(f *testing.F) {
 		}
 	})
 }
+
+// TestBrokenChain: a record that verifies by itself but was not written behind the one that is before it now.
+func TestBrokenChain(t *testing.T) {
+	img, _, opts := smallJournal(t)
+	b := img["00000002.seg"]
+	var s segmentHeader
+	if err := s.decode(b[:segmentHeaderFields]); err != nil {
+		t.Fatal(err)
+	}
+	var first, second diskHeader
+	if err := first.decode(b[segmentHeaderBytes:], s.seed(), segmentHeaderBytes); err != nil {
+		t.Fatal(err)
+	}
+	at := segmentHeaderBytes + recordBytes(first.dataBytes())
+	if err := second.decode(b[at:], s.seed(), at); err != nil {
+		t.Fatal(err)
+	}
+	second.prevCRC ^= 1
+	second.encode(b[at:], s.seed(), at)
+	var c *CorruptionError
+	if _, err := recoverImage(img, opts, true); !errors.As(err, &c) || c.Offset != at || !strings.Contains(c.Reason, "does not continue the one before it") {
+		t.Fatalf("recovered: %v", err)
+	}
+}
