@@ -1,0 +1,105 @@
+package slipctl
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipstream-storage/slipstream/internal/demo"
+	"github.com/slipstream-storage/slipstream/internal/workload"
+)
+
+func (c *cli) demoCommand() *cobra.Command {
+	var options demo.Options
+	var kind, results string
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Run two sites on this machine, kill one under load, open the other",
+		Long: "It starts two sites in a temporary directory, runs an order workload over two databases on two volumes, kills the first\n" +
+			"site at a random moment and opens the second: once with both volumes in one consistency group, once in separate\n" +
+			"groups. It needs root, takes about two minutes and removes what it made. The report opens without network.",
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if options.Kind, err = workload.ParseKind(kind); err != nil {
+				return usagef("--workload: %v", err)
+			}
+			if options.Rounds < 1 || options.Phase < time.Second {
+				return usagef("--rounds is at least 1, --duration at least 1s")
+			}
+			if options.Executable, err = os.Executable(); err != nil {
+				return err
+			}
+			if options.BinDir == "" {
+				options.BinDir = filepath.Dir(options.Executable)
+			}
+			if !cmd.Flags().Changed("seed") {
+				options.Seed = rand.Uint64N(1e6) // short enough to be typed again
+			}
+			options.Progress = c.err
+			measured, err := demo.Run(cmd.Context(), options)
+			if err != nil {
+				return fmt.Errorf("the demo did not get to its end (seed %d): %w", options.Seed, err)
+			}
+			if err := measured.WriteTable(c.out); err != nil {
+				return err
+			}
+			paths, err := measured.WriteFiles(results)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.err, "seed %d, %s; written: %s\n", options.Seed, measured.Took.Round(time.Second), strings.Join(paths, ", "))
+			if err := measured.Err(); err != nil {
+				return fmt.Errorf("this must not happen (seed %d): %w", options.Seed, err)
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&kind, "workload", string(workload.SQLite), "sqlite or postgres")
+	flags.StringVar(&results, "results", "demo-results", "directory for summary.json and report.html")
+	flags.DurationVar(&options.Phase, "duration", 4*time.Second, "of a round of load")
+	flags.IntVar(&options.Rounds, "rounds", 4, "rounds of load on plain and on replicated volumes each")
+	flags.IntVar(&options.Clients, "clients", 0, "clients that place orders at the same time (default 1 for sqlite, 4 for postgres)")
+	flags.Uint64Var(&options.Seed, "seed", 0, "decides when the site dies and what is bought (default random, printed)")
+	flags.StringVar(&options.BinDir, "bin-dir", "", "where csi-driver and replicator are (default beside slipctl)")
+	flags.StringVar(&options.TempDir, "temp-dir", "", "where images and journals are made (default the system's)")
+	return cmd
+}
+
+// workloadCommand is the process that the demo kills; nobody types it.
+func (c *cli) workloadCommand() *cobra.Command {
+	var options workload.ProcessOptions
+	var kind string
+	cmd := &cobra.Command{
+		Use:    "workload",
+		Short:  "Place orders until standard input ends (used by demo)",
+		Hidden: true,
+		Args:   args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if options.Kind, err = workload.ParseKind(kind); err != nil {
+				return usagef("--kind: %v", err)
+			}
+			if options.Dirs.Stock == "" || options.Dirs.Sales == "" || options.Dirs.Run == "" {
+				return errors.New("--stock, --sales and --run are needed")
+			}
+			return workload.Main(cmd.Context(), options, c.stdin, c.out)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&kind, "kind", "", "sqlite or postgres")
+	flags.StringVar(&options.Dirs.Stock, "stock", "", "directory of the stock database")
+	flags.StringVar(&options.Dirs.Sales, "sales", "", "directory of the sales database")
+	flags.StringVar(&options.Dirs.Run, "run", "", "directory for sockets and logs")
+	flags.IntVar(&options.Clients, "clients", 1, "clients")
+	flags.Uint64Var(&options.Seed, "seed", 0, "seed")
+	flags.Int64Var(&options.FirstID, "first-id", 1, "number of the first order")
+	return cmd
+}

@@ -1,0 +1,95 @@
+package slipctl
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+func (c *cli) groupPromote() *cobra.Command {
+	var force, yes bool
+	cmd := &cobra.Command{
+		Use:   "promote NAME",
+		Short: "Make this site's copy of a group the primary",
+		Long: "Without --force nothing can be lost: it waits for nothing, and fails unless the peer was demoted and everything it\n" +
+			"wrote is here. With --force the group is promoted as of the last write that arrived, whatever the peer does.",
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			name := given[0]
+			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				if force {
+					before, err := group(ctx, sidecar, name)
+					if err != nil {
+						return err
+					}
+					explainForce(c.err, before)
+					if !yes && before.GetRole() != "primary" {
+						if err := c.confirm("Promote "+name+"?", "--yes"); err != nil {
+							return err
+						}
+					}
+				}
+				response, err := sidecar.Promote(ctx, &sidecarpb.PromoteRequest{Group: name, Force: force})
+				if err != nil {
+					return err
+				}
+				if c.output == "json" {
+					return printProto(c.out, response)
+				}
+				fmt.Fprintf(c.out, "group %s is primary here, at ordinal %d\n", name, response.GetStatus().GetHeadOrdinal())
+				if loss := response.GetLoss(); loss != nil {
+					return c.printLoss(loss)
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "promote without the peer; what has not arrived is lost")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// explainForce says what a forced promotion will do, from what is known before it.
+func explainForce(w io.Writer, g *sidecarpb.GroupStatus) {
+	if g.GetRole() == "primary" {
+		return
+	}
+	fmt.Fprintf(w, "A forced promotion of %s:\n", g.GetName())
+	fmt.Fprintf(w, "  opens the copy as of ordinal %d, one instant for all of its %d volumes;\n", g.GetDurableOrdinal(), len(g.GetVolumes()))
+	fmt.Fprintf(w, "  gives up what %s wrote after that: as far as is known here %d writes, %s, %s;\n",
+		orDash(g.GetPeer()), g.GetLagOrdinals(), formatBytes(g.GetLagBytes()), formatSeconds(g.GetLagSeconds()))
+	fmt.Fprintf(w, "  begins a new timeline: %s cannot go on with this group until one of the two yields.\n", orDash(g.GetPeer()))
+	if g.GetConnected() {
+		fmt.Fprintf(w, "%s is connected. If it still works, `slipctl group demote %s` there and a promotion without --force lose nothing.\n",
+			orDash(g.GetPeer()), g.GetName())
+	}
+	if !g.GetPromotable() {
+		fmt.Fprintf(w, "The copy is not of one instant now (%s), so the promotion will be refused.\n", orDash(g.GetStateReason()))
+	}
+}
+
+func (c *cli) groupDemote() *cobra.Command {
+	return &cobra.Command{
+		Use:   "demote NAME",
+		Short: "Stop being primary, so that the peer can be promoted without loss",
+		Long:  "No volume of the group may be attached. What was written is made durable here and goes on to the peer.",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.Demote(ctx, &sidecarpb.DemoteRequest{Group: given[0]})
+				if err != nil {
+					return err
+				}
+				if c.output == "json" {
+					return printProto(c.out, response)
+				}
+				fmt.Fprintf(c.out, "group %s is demoted, its last ordinal is %d; promote it at the peer\n", given[0], response.GetFinalOrdinal())
+				return nil
+			})
+		},
+	}
+}

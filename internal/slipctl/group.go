@@ -1,0 +1,161 @@
+package slipctl
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+func (c *cli) groupCommand() *cobra.Command {
+	return parent("group", "Consistency groups: create, look at, fail over",
+		c.groupCreate(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(), c.groupPromote(), c.groupDemote())
+}
+
+func (c *cli) groupCreate() *cobra.Command {
+	var request sidecarpb.CreateGroupRequest
+	var journalSize, journalFull string
+	cmd := &cobra.Command{
+		Use:   "create NAME --remote SITE",
+		Short: "Create a group that is primary here",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			request.Name = given[0]
+			size, err := parseBytes(journalSize)
+			if err != nil {
+				return usagef("--journal-size: %v", err)
+			}
+			request.JournalSizeBytes = size
+			switch journalFull {
+			case "track":
+				request.JournalFull = sidecarpb.JournalFull_JOURNAL_FULL_TRACK
+			case "stall":
+				request.JournalFull = sidecarpb.JournalFull_JOURNAL_FULL_STALL
+			default:
+				return usagef("--journal-full is %q: it can be track or stall", journalFull)
+			}
+			if request.RemoteAddress != "" && request.Remote == "" {
+				return usagef("--remote-address is an address of the peer: name the peer with --remote")
+			}
+			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.CreateGroup(ctx, &request)
+				if err != nil {
+					return err
+				}
+				if c.output == "json" {
+					return printProto(c.out, response)
+				}
+				fmt.Fprintf(c.out, "group %s created, id %s\n", request.Name, response.GetGroupId())
+				return nil
+			})
+		},
+	}
+	cmd.Flags().StringVar(&request.Remote, "remote", "", "site to replicate to; without one the group has a journal but no copy")
+	cmd.Flags().StringVar(&request.RemoteAddress, "remote-address", "", "another address of that site, for this group only")
+	cmd.Flags().StringVar(&journalSize, "journal-size", "1Gi", "space for writes that are not applied and acknowledged yet")
+	cmd.Flags().StringVar(&journalFull, "journal-full", "track",
+		"when the peer is away and the journal is full: track what changed and resync later, or stall the application")
+	return cmd
+}
+
+func (c *cli) groupAdd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "add GROUP VOLUME",
+		Short: "Put a volume into a group, mounted or not",
+		Args:  args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: given[0], VolumeId: given[1]})
+				if err != nil {
+					return err
+				}
+				if c.output == "json" {
+					return printProto(c.out, response)
+				}
+				fmt.Fprintf(c.out, "volume %s is in group %s; its copy begins now\n", given[1], given[0])
+				return nil
+			})
+		},
+	}
+}
+
+func (c *cli) groupRemove() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove GROUP VOLUME",
+		Short: "Take a volume out of a group; the volume stays",
+		Args:  args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: given[0], VolumeId: given[1]})
+				if err != nil {
+					return err
+				}
+				if c.output == "json" {
+					return printProto(c.out, response)
+				}
+				fmt.Fprintf(c.out, "volume %s is not in group %s any more\n", given[1], given[0])
+				return nil
+			})
+		},
+	}
+}
+
+func (c *cli) groupDelete() *cobra.Command {
+	var request sidecarpb.DeleteGroupRequest
+	cmd := &cobra.Command{
+		Use:   "delete NAME",
+		Short: "Forget a group and its journal; its volumes stay",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			request.Name = given[0]
+			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.DeleteGroup(ctx, &request)
+				if err != nil {
+					return err
+				}
+				if c.output == "json" {
+					return printProto(c.out, response)
+				}
+				fmt.Fprintf(c.out, "group %s deleted\n", request.Name)
+				return nil
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&request.Force, "force", false, "even while it has volumes")
+	return cmd
+}
+
+func (c *cli) groupList() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the groups of this site",
+		Args:  args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
+				if err != nil {
+					return err
+				}
+				return c.printGroups(response)
+			})
+		},
+	}
+}
+
+// group fetches the status of one group, and fails with NOT_FOUND where there is none.
+func group(ctx context.Context, sidecar sidecarpb.SidecarClient, name string) (*sidecarpb.GroupStatus, error) {
+	response, err := sidecar.ListGroups(ctx, &sidecarpb.ListGroupsRequest{Name: name})
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range response.GetGroups() {
+		if g.GetName() == name {
+			return g, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "there is no group %q at this site", name)
+}

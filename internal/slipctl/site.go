@@ -1,0 +1,110 @@
+package slipctl
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipstream-storage/slipstream/internal/site"
+)
+
+func (c *cli) siteCommand() *cobra.Command {
+	return parent("site", "Set sites up", c.siteInit())
+}
+
+func (c *cli) siteInit() *cobra.Command {
+	config := site.Config{}
+	var options site.InitOptions
+	var peers []string
+	cmd := &cobra.Command{
+		Use:   "init --dir DIR --name SITE [--peer NAME=HOST:PORT ...]",
+		Short: "Create a site's directories and certificates, and say how to start it",
+		Long: "It can be repeated: what is there stays. Sites trust each other when their certificates come from one authority:\n" +
+			"give the same --authority directory to all of them, for instance by copying it. Whoever has its ca.key can be any site.",
+		Args: args(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			if config.Dir == "" || config.Name == "" {
+				return usagef("--dir and --name are needed")
+			}
+			dir, err := filepath.Abs(config.Dir)
+			if err != nil {
+				return err
+			}
+			config.Dir = dir
+			for _, s := range peers {
+				peer, err := site.ParsePeer(s)
+				if err != nil {
+					return usagef("--peer: %v", err)
+				}
+				config.Peers = append(config.Peers, peer)
+			}
+			if config.NodeID == "" {
+				if config.NodeID, err = os.Hostname(); err != nil {
+					return fmt.Errorf("the node's name: %w: give --node-id", err)
+				}
+			}
+			if err := site.Init(config, options); err != nil {
+				return err
+			}
+			return c.printSite(config, options)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&config.Dir, "dir", "", "the site's directory; its path has to be short, because it holds sockets")
+	flags.StringVar(&config.Name, "name", "", "the site's name, a DNS label; it goes into the certificate")
+	flags.StringVar(&config.NodeID, "node-id", "", "the node's name (default the host name)")
+	flags.StringVar(&config.Listen, "listen", ":9443", "where peers reach this site's replicator")
+	flags.StringArrayVar(&peers, "peer", nil, "another site as name=host:port; may be repeated")
+	flags.StringVar(&options.AuthorityDir, "authority", "", "directory of the authority that all sites share; made when missing (default DIR/authority)")
+	flags.StringArrayVar(&options.Hosts, "host", nil, "further name or address for the certificate; may be repeated")
+	flags.BoolVar(&options.Renew, "renew", false, "write a new certificate")
+	return cmd
+}
+
+func (c *cli) printSite(config site.Config, options site.InitOptions) error {
+	replicator := append([]string{"replicator"}, config.ReplicatorArgs()...)
+	driver := append([]string{"csi-driver"}, config.DriverArgs()...)
+	authority := options.AuthorityDir
+	if authority == "" {
+		authority = config.AuthorityDir()
+	}
+	if c.output == "json" {
+		return printJSON(c.out, map[string]any{
+			"site": config.Name, "dir": config.Dir, "authority": authority, "sidecar": config.SidecarEndpoint(),
+			"replicator": replicator, "driver": driver,
+		})
+	}
+	fmt.Fprintf(c.out, "# Site %s is set up in %s. Start, as root:\n%s\n%s\n", config.Name, config.Dir, shellLine(replicator), shellLine(driver))
+	fmt.Fprintf(c.out, "# For slipctl here:\nexport SLIPSTREAM_SIDECAR=%s\n", shellQuote(config.SidecarEndpoint()))
+	fmt.Fprintf(c.out, "# Its peers need certificates of the same authority: slipctl site init --authority %s ...\n", shellQuote(authority))
+	return nil
+}
+
+// shellLine is a command as it can be pasted into a shell, an option to a line.
+func shellLine(command []string) string {
+	var b strings.Builder
+	for i, word := range command {
+		switch {
+		case i == 0:
+		case strings.HasPrefix(word, "--"):
+			b.WriteString(" \\\n  ")
+		default:
+			b.WriteString(" ")
+		}
+		b.WriteString(shellQuote(word))
+	}
+	return b.String()
+}
+
+func shellQuote(s string) string {
+	plain := s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=,@%+", r))
+	})
+	if plain {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

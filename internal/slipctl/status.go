@@ -1,0 +1,237 @@
+package slipctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+func (c *cli) groupStatus() *cobra.Command {
+	var watch bool
+	var interval time.Duration
+	cmd := &cobra.Command{
+		Use:   "status [NAME]",
+		Short: "Show the state of all groups, or of one in full",
+		Args:  args(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			name := ""
+			if len(given) > 0 {
+				name = given[0]
+			}
+			if watch {
+				if name == "" {
+					return usagef("--watch is for one group: name it")
+				}
+				if interval < 10*time.Millisecond {
+					return usagef("--interval is %v: at least 10ms", interval)
+				}
+				return c.withSidecar(cmd.Context(), 0, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+					return c.watchGroup(ctx, sidecar, name, interval)
+				})
+			}
+			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				if name == "" {
+					response, err := sidecar.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
+					if err != nil {
+						return err
+					}
+					return c.printGroups(response)
+				}
+				g, err := group(ctx, sidecar, name)
+				if err != nil {
+					return err
+				}
+				return c.printGroup(g)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on showing it until interrupted")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "how often, with --watch")
+	return cmd
+}
+
+func (c *cli) printGroups(response *sidecarpb.ListGroupsResponse) error {
+	if c.output == "json" {
+		return printProto(c.out, response)
+	}
+	if len(response.GetGroups()) == 0 {
+		fmt.Fprintln(c.err, "There are no groups at this site.")
+		return nil
+	}
+	t := newTable("name", "role", "state", "peer", "volumes", "lag", "behind", "promotable")
+	for _, g := range response.GetGroups() {
+		t.AppendRow(table.Row{g.GetName(), g.GetRole(), g.GetState(), orDash(g.GetPeer()), len(g.GetVolumes()),
+			formatSeconds(g.GetLagSeconds()), formatBytes(g.GetLagBytes()), yesNo(g.GetPromotable())})
+	}
+	return printTable(c.out, t)
+}
+
+func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
+	if c.output == "json" {
+		return printProto(c.out, g)
+	}
+	t := newTable("group", g.GetName())
+	row := func(name, format string, args ...any) { t.AppendRow(table.Row{name, fmt.Sprintf(format, args...)}) }
+	row("role", "%s", g.GetRole())
+	row("state", "%s", stateText(g))
+	row("peer", "%s, connected: %s", orDash(g.GetPeer()), yesNo(g.GetConnected()))
+	row("promotable", "%s", yesNo(g.GetPromotable()))
+	row("lag", "%s, %s, %d ordinals", formatSeconds(g.GetLagSeconds()), formatBytes(g.GetLagBytes()), g.GetLagOrdinals())
+	row("ordinals", "head %d, durable %d, applied %d, acknowledged %d",
+		g.GetHeadOrdinal(), g.GetDurableOrdinal(), g.GetAppliedOrdinal(), g.GetAcknowledgedOrdinal())
+	policy := "track changes when full"
+	if g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL {
+		policy = "stall writers when full"
+	}
+	row("journal", "%s of %s used, %s", formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))), formatBytes(uint64(max(g.GetJournalSizeBytes(), 0))), policy)
+	if g.GetChangeMapBytes() > 0 {
+		row("change map", "%s to resync", formatBytes(g.GetChangeMapBytes()))
+	}
+	if g.GetSyncTotalBytes() > 0 {
+		row("sync", "%s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(g.GetSyncTotalBytes()))
+	}
+	if n := g.GetLastReplicatedUnixNanos(); n > 0 {
+		row("replicated until", "%s", time.Unix(0, n).Format(time.RFC3339Nano))
+	}
+	row("timeline", "%s", g.GetTimeline())
+	row("id", "%s", g.GetGroupId())
+	if err := printTable(c.out, t); err != nil {
+		return err
+	}
+	if len(g.GetVolumes()) > 0 {
+		fmt.Fprintln(c.out)
+		t := newTable("volume", "size", "attached", "unapplied", "to resync")
+		for _, v := range g.GetVolumes() {
+			t.AppendRow(table.Row{v.GetVolumeId(), formatBytes(uint64(max(v.GetSizeBytes(), 0))), yesNo(v.GetAttached()),
+				formatBytes(v.GetUnappliedBytes()), formatBytes(v.GetChangeMapBytes())})
+		}
+		if err := printTable(c.out, t); err != nil {
+			return err
+		}
+	}
+	if loss := g.GetLoss(); loss != nil {
+		fmt.Fprintln(c.out)
+		return c.printLoss(loss)
+	}
+	return nil
+}
+
+func (c *cli) printLoss(loss *sidecarpb.LossReport) error {
+	qualifier := "at most, until the old primary comes back"
+	if loss.GetExact() {
+		qualifier = "exactly"
+	}
+	t := newTable("lost", qualifier)
+	t.AppendRow(table.Row{"ordinals", loss.GetLostOrdinals()})
+	t.AppendRow(table.Row{"writes", loss.GetLostWrites()})
+	t.AppendRow(table.Row{"bytes", formatBytes(loss.GetLostBytes())})
+	t.AppendRow(table.Row{"time", formatSeconds(loss.GetLostSeconds())})
+	t.AppendRow(table.Row{"recovered up to", fmt.Sprintf("ordinal %d", loss.GetRecoveredOrdinal())})
+	if err := printTable(c.out, t); err != nil {
+		return err
+	}
+	if loss.GetText() != "" {
+		fmt.Fprintln(c.out, loss.GetText())
+	}
+	return nil
+}
+
+func stateText(g *sidecarpb.GroupStatus) string {
+	if g.GetStateReason() == "" {
+		return g.GetState()
+	}
+	return g.GetState() + ": " + g.GetStateReason()
+}
+
+// watchGroup shows each status as it comes: a line for each, as JSON one document per line; on a terminal a running
+// sync is a bar instead of lines.
+func (c *cli) watchGroup(ctx context.Context, sidecar sidecarpb.SidecarClient, name string, interval time.Duration) error {
+	stream, err := sidecar.WatchGroup(ctx, &sidecarpb.WatchGroupRequest{Name: name, IntervalMillis: interval.Milliseconds()})
+	if err != nil {
+		return err
+	}
+	var bar *syncBar
+	defer func() { bar.end() }()
+	for {
+		g, err := stream.Recv()
+		if errors.Is(err, io.EOF) || ctx.Err() != nil {
+			return nil // the watcher went away, or the group did
+		}
+		if err != nil {
+			return err
+		}
+		if c.output == "json" {
+			if err := printLine(c.out, g); err != nil {
+				return err
+			}
+			continue
+		}
+		if g.GetSyncTotalBytes() > 0 && isTerminal(c.out) {
+			if bar == nil {
+				bar = newSyncBar(c.out, name)
+			}
+			bar.update(g)
+			continue
+		}
+		bar.end()
+		bar = nil
+		fmt.Fprintln(c.out, statusLine(time.Now(), g))
+	}
+}
+
+// statusLine is one line for logs and pipes.
+func statusLine(now time.Time, g *sidecarpb.GroupStatus) string {
+	line := fmt.Sprintf("%s  %s  %s  %s  lag %s, %s, %d ordinals  journal %s", now.Format("15:04:05.000"), g.GetName(), g.GetRole(), stateText(g),
+		formatSeconds(g.GetLagSeconds()), formatBytes(g.GetLagBytes()), g.GetLagOrdinals(), formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))))
+	if total := g.GetSyncTotalBytes(); total > 0 {
+		line += fmt.Sprintf("  sync %s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(total))
+	}
+	return line
+}
+
+func printLine(w io.Writer, m proto.Message) error {
+	text, err := compactProto(m)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w, text)
+	return err
+}
+
+// syncBar is the progress of an initial sync or resync.
+type syncBar struct {
+	progress *mpb.Progress
+	bar      *mpb.Bar
+}
+
+func newSyncBar(w io.Writer, name string) *syncBar {
+	progress := mpb.New(mpb.WithOutput(w), mpb.WithWidth(48))
+	bar := progress.AddBar(0,
+		mpb.PrependDecorators(decor.Name(name+" sync "), decor.CountersKibiByte("% .1f / % .1f")),
+		mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace)))
+	return &syncBar{progress, bar}
+}
+
+func (b *syncBar) update(g *sidecarpb.GroupStatus) {
+	b.bar.SetTotal(int64(g.GetSyncTotalBytes()), false)
+	b.bar.SetCurrent(int64(g.GetSyncDoneBytes()))
+}
+
+// end leaves the bar on the screen and lets lines follow it. A nil bar has none.
+func (b *syncBar) end() {
+	if b == nil {
+		return
+	}
+	b.bar.SetTotal(-1, true) // complete at what it is; Wait waits for that
+	b.progress.Wait()
+}

@@ -1,0 +1,102 @@
+package slipctl
+
+import (
+	"fmt"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// DefaultPool is where a site has its pool unless it is told otherwise.
+const DefaultPool = "/var/lib/slipstream/pool"
+
+func (c *cli) volumeCommand() *cobra.Command {
+	return parent("volume", "Volumes of a pool", c.volumeList())
+}
+
+func (c *cli) volumeList() *cobra.Command {
+	var pool string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the volumes of a pool, from its records",
+		Long:  "It reads the pool's directory and needs neither the driver nor the replicator.",
+		Args:  args(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			p, err := blockdev.OpenPool(vfs.OS, pool, blockdev.WhoReader)
+			if err != nil {
+				return fmt.Errorf("%w\n--pool names the directory that the driver and the replicator were given", err)
+			}
+			// A damaged record is reported after those that can be read.
+			volumes, listErr := p.List()
+			if err := p.Close(); err != nil {
+				return err
+			}
+			if c.output == "json" {
+				if volumes == nil {
+					volumes = []*blockdev.VolumeRecord{}
+				}
+				if err := printJSON(c.out, volumes); err != nil {
+					return err
+				}
+				return listErr
+			}
+			if len(volumes) == 0 && listErr == nil {
+				fmt.Fprintf(c.err, "There are no volumes in %s.\n", pool)
+				return nil
+			}
+			t := newTable("volume", "name", "size", "state", "group", "role", "format")
+			for _, v := range volumes {
+				t.AppendRow(table.Row{v.ID, v.Name, formatBytes(uint64(v.SizeBytes)), string(v.State), orDash(v.Group), roleOf(v), formatOf(v)})
+			}
+			if err := printTable(c.out, t); err != nil {
+				return err
+			}
+			return listErr
+		},
+	}
+	cmd.Flags().StringVar(&pool, "pool", DefaultPool, "the pool's directory")
+	return cmd
+}
+
+func roleOf(v *blockdev.VolumeRecord) string {
+	switch {
+	case v.Secondary:
+		return "secondary"
+	case v.Group != "":
+		return "primary"
+	case v.Replicable:
+		return "replicable"
+	}
+	return "plain"
+}
+
+func formatOf(v *blockdev.VolumeRecord) string {
+	if v.Format == nil {
+		return "-"
+	}
+	return orDash(v.Format.FSType)
+}
+
+func (c *cli) journalCommand() *cobra.Command {
+	return parent("journal", "Journals of groups", c.journalDump())
+}
+
+func (c *cli) journalDump() *cobra.Command {
+	var segments bool
+	cmd := &cobra.Command{
+		Use:   "dump DIR",
+		Short: "Print the records of a journal's directory, as far as they can be read",
+		Long: "It only reads, and says where the journal ends and why: at its end, at a torn tail as a crash leaves it, or at\n" +
+			"corruption. DIR is groups/ID/journal in a pool.",
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(_ *cobra.Command, given []string) error {
+			return journal.Dump(vfs.OS, given[0], c.out, journal.DumpOptions{JSON: c.output == "json", Segments: segments})
+		},
+	}
+	cmd.Flags().BoolVar(&segments, "segments", false, "only the segments and the end, not each record")
+	return cmd
+}
