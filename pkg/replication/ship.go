@@ -40,8 +40,8 @@ func (g *Group) linkLoop(ctx context.Context) {
 			}
 			continue
 		}
-		welcomed, err := g.ship(ctx, peer, address)
-		if welcomed {
+		progress, err := g.ship(ctx, peer, address)
+		if progress {
 			backoff.Reset()
 		}
 		if ctx.Err() != nil {
@@ -97,7 +97,9 @@ type sender struct {
 	mu       sync.Mutex
 	inFlight []sentBatch
 	bytes    int
-	wake     signal
+	// acknowledged: the peer acknowledged a batch.
+	acknowledged bool
+	wake         signal
 
 	received chan error
 }
@@ -107,8 +109,8 @@ type sentBatch struct {
 	bytes    int
 }
 
-// ship connects and serves one stream until it ends.
-func (g *Group) ship(ctx context.Context, peer, address string) (welcomed bool, err error) {
+// ship connects and serves one stream until it ends. progress tells whether the peer acknowledged anything on it.
+func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := g.cfg.Dialer.Dial(ctx, peer, address)
@@ -153,7 +155,7 @@ func (g *Group) ship(ctx context.Context, peer, address string) (welcomed bool, 
 		return false, err
 	}
 	if err := s.begin(start); err != nil {
-		return true, err
+		return false, err
 	}
 	defer func() { s.cursor.Close() }()
 	klog.InfoS("Shipping", "group", g.Name(), "peer", peer, "after", start.After, "sync", start.Begin)
@@ -162,7 +164,9 @@ func (g *Group) ship(ctx context.Context, peer, address string) (welcomed bool, 
 	cancel()
 	stream.Close()
 	<-s.received // no goroutine outlives the stream
-	return true, err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.acknowledged, err
 }
 
 func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
@@ -416,6 +420,7 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 		n++
 	}
 	s.inFlight = s.inFlight[n:]
+	s.acknowledged = s.acknowledged || n > 0
 	s.mu.Unlock()
 	if ack.DurableOrdinal > s.g.journal.Durable() {
 		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable one", s.g.Name(), ack.DurableOrdinal)

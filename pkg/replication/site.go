@@ -61,7 +61,7 @@ func (c *Config) setDefaults() {
 
 // Bounds of a group's journal size in bytes, and its default.
 const (
-	MinJournalBytes     = 1 << 20
+	MinJournalBytes     = 4 << 20
 	MaxJournalBytes     = 1 << 40
 	DefaultJournalBytes = 1 << 30
 )

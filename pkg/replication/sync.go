@@ -171,7 +171,8 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		}
 		end = hole
 	} else {
-		end = min(end, off+syncRunExtents*changemap.ExtentBytes)
+		run := min(syncRunExtents*changemap.ExtentBytes, g.maxRecordBytes())
+		end = min(end, off+run-run%changemap.ExtentBytes)
 	}
 	count = uint64((end - off + changemap.ExtentBytes - 1) / changemap.ExtentBytes)
 	g.clearRun(index, extent, count)

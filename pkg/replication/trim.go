@@ -10,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
@@ -17,16 +18,17 @@ import (
 // freeSegments is how many segments are kept ready, so that a writer never waits for one to be made.
 const freeSegments = 2
 
-// segmentBytes is the size of a journal segment: a sixteenth of the journal, within bounds that keep a segment large
-// against its header and small against a disk.
+// segmentBytesFor is the size of a journal segment: a sixteenth of the journal, within bounds. A quarter of a segment is
+// the largest record, so the least holds an extent of the change map; the most keeps small what is freed at once.
 func segmentBytesFor(journalBytes int64) int64 {
-	const least, most = 64 << 10, 64 << 20
+	const least, most = 4 * changemap.ExtentBytes, 64 << 20
 	n := journalBytes / 16
 	n -= n % 4096
 	return min(max(n, least), most)
 }
 
-func (g *Group) segmentBytes() int64 { return g.segBytes }
+// maxRecordBytes is the most data that one record of the group carries.
+func (g *Group) maxRecordBytes() int64 { return min(maxWriteBytes, g.segBytes/4) }
 
 // trimLoop takes segments out of the journal that nobody needs there, and keeps free ones ready.
 func (g *Group) trimLoop(ctx context.Context) {

@@ -23,7 +23,7 @@ func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
 	if err := blockdev.CheckRange(off, int64(len(p)), v.size.Load()); err != nil {
 		return 0, fmt.Errorf("volume %s: write of %d bytes at %d: %w", v.id, len(p), off, err)
 	}
-	limit := min(maxWriteBytes, int(v.group.segmentBytes()/4))
+	limit := int(v.group.maxRecordBytes())
 	for done := 0; done < len(p); {
 		n := min(len(p)-done, limit)
 		h := journal.Header{Kind: journal.KindWrite, Volume: v.index, Offset: off + int64(done), Length: uint32(n)}
