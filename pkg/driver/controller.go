@@ -261,6 +261,9 @@ func (p volumeParameters) settings() volumeParameters {
 	if p.JournalFull == "" {
 		p.JournalFull = JournalFullTrack
 	}
+	if p.JournalSizeBytes == 0 {
+		p.JournalSizeBytes = defaultJournalSizeBytes
+	}
 	return p
 }
 

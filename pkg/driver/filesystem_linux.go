@@ -86,13 +86,27 @@ func (linuxFileSystems) Grow(ctx context.Context, device, mountPath, fsType stri
 	var err error
 	switch fsType {
 	case fsExt4:
-		_, err = run(ctx, "resize2fs", device)
+		if _, err = run(ctx, "resize2fs", device); err != nil && !CanGrowMountedExt4() {
+			err = fmt.Errorf("%w; ext4 is grown while it is mounted by a process with CAP_SYS_RESOURCE only: give it to the driver", err)
+		}
 	case fsXFS:
 		_, err = run(ctx, "xfs_growfs", "-d", mountPath)
 	default:
 		err = fmt.Errorf("file system %q on %s cannot be grown", fsType, device)
 	}
 	return err
+}
+
+// CanGrowMountedExt4 reports whether this process has CAP_SYS_RESOURCE, which the kernel wants for that. A privileged
+// container has it; some sandboxes take it away even from root. XFS asks for CAP_SYS_ADMIN, without which nothing
+// could be mounted.
+func CanGrowMountedExt4() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return true // not known: let the kernel say
+	}
+	return data[unix.CAP_SYS_RESOURCE/32].Effective&(1<<(unix.CAP_SYS_RESOURCE%32)) != 0
 }
 
 func (linuxFileSystems) Usage(path string) (Usage, error) {

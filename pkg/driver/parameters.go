@@ -147,6 +147,9 @@ var knownKubernetesKeys = []string{
 // minJournalSizeBytes keeps room for a few segments; below it every write would wait for a trim.
 const minJournalSizeBytes = 16 << 20
 
+// defaultJournalSizeBytes is the replicator's default; see CreateGroupRequest.
+const defaultJournalSizeBytes = 1 << 30
+
 // volumeParameters are the parameters of one volume, with defaults filled in.
 type volumeParameters struct {
 	// FSType is empty unless the CO passed csi.storage.k8s.io/fstype.

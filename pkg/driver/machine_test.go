@@ -1,0 +1,358 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// errDead is what everything returns to a driver that a test killed.
+var errDead = errors.New("killed by the test")
+
+// machine is a node without root: mount table, loop devices and what is on their backing files. It outlives drivers, as the kernel
+// does, and a test can kill a driver before the n-th thing that it does to the machine.
+type machine struct {
+	mu     sync.Mutex
+	mounts []MountEntry
+	loops  map[string]*loopDevice // by /dev/loopN
+	next   int
+	files  map[string]*fakeFile // by backing path
+	busy   map[string]bool      // mount points whose unmount fails with EBUSY
+
+	readOnly  map[string]bool // devices
+	writeback map[string]bool // files
+	mkfs      []string        // "<backing path> <file system>", of every Make that began
+	events    []string        // operations in order, for tests of order
+
+	// hook is called before each operation; an error is the operation's. It is called with mu held.
+	hook func(operation string) error
+}
+
+// fakeFile is what is on a backing file.
+type fakeFile struct {
+	Superblock
+	Data    bool  // something else than a file system
+	FSBytes int64 // size of the file system
+	Torn    bool  // mkfs did not end
+}
+
+func newMachine() *machine {
+	return &machine{loops: map[string]*loopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{},
+		readOnly: map[string]bool{}, writeback: map[string]bool{}}
+}
+
+// reboot forgets what a power loss forgets.
+func (m *machine) reboot() {
+	m.mounts, m.loops, m.readOnly, m.writeback = nil, map[string]*loopDevice{}, map[string]bool{}, map[string]bool{}
+}
+
+func (m *machine) begin(operation string, args ...any) (func(), error) {
+	m.mu.Lock()
+	text := fmt.Sprint(append([]any{operation, " "}, args...)...)
+	if m.hook != nil {
+		if err := m.hook(text); err != nil {
+			m.mu.Unlock()
+			return nil, err
+		}
+	}
+	m.events = append(m.events, text)
+	return m.mu.Unlock, nil
+}
+
+func (m *machine) file(device string) (*fakeFile, *loopDevice, error) {
+	l, ok := m.loops[device]
+	if !ok {
+		return nil, nil, fmt.Errorf("%s: %w", device, unix.ENXIO)
+	}
+	f, ok := m.files[l.BackingPath]
+	if !ok {
+		f = &fakeFile{}
+		m.files[l.BackingPath] = f
+	}
+	return f, l, nil
+}
+
+// Mounter
+
+type fakeMounter struct{ *machine }
+
+func (m fakeMounter) Mounts() ([]MountEntry, error) {
+	done, err := m.begin("mounts")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return slices.Clone(m.mounts), nil
+}
+
+func (m fakeMounter) Mount(_ context.Context, device, target, fsType string, options []string) error {
+	done, err := m.begin("mount", device, " ", target, " ", fsType, " ", strings.Join(options, ","))
+	if err != nil {
+		return err
+	}
+	defer done()
+	f, l, err := m.file(device)
+	if err != nil {
+		return err
+	}
+	if f.FSType != fsType || f.Torn {
+		return fmt.Errorf("mount %s: wrong fs type, want %s, have %+v", device, fsType, f)
+	}
+	m.mounts = append(m.mounts, MountEntry{Mountpoint: target, Source: device, Device: l.Number, Root: "/", FSType: fsType,
+		ReadOnly: slices.Contains(options, "ro")})
+	return nil
+}
+
+func (m fakeMounter) Bind(source, target string, readOnly bool) error {
+	done, err := m.begin("bind", source, " ", target)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if strings.HasPrefix(source, "/dev/") {
+		if _, ok := m.loops[source]; !ok {
+			return fmt.Errorf("bind %s: %w", source, unix.ENOENT)
+		}
+		m.mounts = append(m.mounts, MountEntry{Mountpoint: target, Source: "devtmpfs", Device: "0:5", Root: "/" + filepath.Base(source),
+			FSType: "devtmpfs", ReadOnly: readOnly})
+		return nil
+	}
+	at := mountsAt(m.mounts, source)
+	if len(at) == 0 {
+		return fmt.Errorf("bind %s: not a mount", source)
+	}
+	entry := at[len(at)-1]
+	entry.Mountpoint, entry.ReadOnly = target, entry.ReadOnly || readOnly
+	m.mounts = append(m.mounts, entry)
+	return nil
+}
+
+func (m fakeMounter) Unmount(target string) error {
+	done, err := m.begin("unmount", target)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if m.busy[target] {
+		return fmt.Errorf("umount %s: %w", target, unix.EBUSY)
+	}
+	for i := len(m.mounts) - 1; i >= 0; i-- {
+		if m.mounts[i].Mountpoint == target {
+			m.mounts = slices.Delete(m.mounts, i, i+1)
+			return nil
+		}
+	}
+	return fmt.Errorf("umount %s: %w", target, unix.EINVAL)
+}
+
+// Loops
+
+type fakeLoops struct{ *machine }
+
+func (m fakeLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
+	done, err := m.begin("attach", config.BackingPath)
+	if err != nil {
+		return blockDevice{}, err
+	}
+	defer done()
+	for _, l := range m.loops {
+		if l.BackingPath == config.BackingPath {
+			return blockDevice{}, fmt.Errorf("test: %s would have a second device beside %s", config.BackingPath, l.Path)
+		}
+	}
+	d := blockDevice{Path: fmt.Sprintf("/dev/loop%d", m.next), Number: fmt.Sprintf("7:%d", m.next)}
+	m.next++
+	m.loops[d.Path] = &loopDevice{blockDevice: d, BackingPath: config.BackingPath, SizeBytes: config.SizeLimitBytes}
+	return d, nil
+}
+
+func (m fakeLoops) List() ([]loopDevice, error) {
+	done, err := m.begin("list loops")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var all []loopDevice
+	for _, l := range m.loops {
+		all = append(all, *l)
+	}
+	slices.SortFunc(all, func(a, b loopDevice) int { return strings.Compare(a.Path, b.Path) })
+	return all, nil
+}
+
+func (m fakeLoops) SetSize(device string, sizeBytes int64) error {
+	done, err := m.begin("set size", device, " ", sizeBytes)
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, l, err := m.file(device)
+	if err == nil {
+		l.SizeBytes = sizeBytes
+	}
+	return err
+}
+
+func (m fakeLoops) Detach(device loopDevice) error {
+	done, err := m.begin("detach", device.Path)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if len(mountsOf(m.mounts, device.blockDevice)) > 0 {
+		return fmt.Errorf("detach %s: %w", device.Path, unix.EBUSY)
+	}
+	if m.writeback[device.BackingPath] {
+		return fmt.Errorf("test: %s detached while writeback has its file open", device.Path)
+	}
+	delete(m.loops, device.Path)
+	return nil
+}
+
+// FileSystems
+
+type fakeFileSystems struct{ *machine }
+
+func (m fakeFileSystems) Superblock(device string) (Superblock, error) {
+	done, err := m.begin("superblock", device)
+	if err != nil {
+		return Superblock{}, err
+	}
+	defer done()
+	f, _, err := m.file(device)
+	if err != nil {
+		return Superblock{}, err
+	}
+	return f.Superblock, nil
+}
+
+func (m fakeFileSystems) Blank(device string) (bool, error) {
+	done, err := m.begin("blank", device)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	f, _, err := m.file(device)
+	if err != nil {
+		return false, err
+	}
+	return f.FSType == "" && !f.Data && !f.Torn, nil
+}
+
+// Make begins and ends in two operations, so that a driver can die between them.
+func (m fakeFileSystems) Make(_ context.Context, device string, spec formatSpec, force bool) error {
+	done, err := m.begin("mkfs begins", device)
+	if err != nil {
+		return err
+	}
+	f, l, err := m.file(device)
+	if err == nil && f.FSType != "" && !force {
+		err = fmt.Errorf("mkfs: %s has a file system", device)
+	}
+	if err == nil {
+		m.mkfs = append(m.mkfs, l.BackingPath+" "+spec.FSType)
+		*f = fakeFile{Superblock: Superblock{FSType: spec.FSType, UUID: spec.UUID}, Torn: true}
+	}
+	done()
+	if err != nil {
+		return err
+	}
+	done, err = m.begin("mkfs ends", device)
+	if err != nil {
+		return err
+	}
+	defer done()
+	f.Torn, f.FSBytes = false, l.SizeBytes
+	return nil
+}
+
+func (m fakeFileSystems) Check(_ context.Context, device, fsType string) error {
+	done, err := m.begin("fsck", device, " ", fsType)
+	if err != nil {
+		return err
+	}
+	done()
+	return nil
+}
+
+func (m fakeFileSystems) Grow(_ context.Context, device, mountPath, fsType string) error {
+	done, err := m.begin("grow", device, " ", mountPath, " ", fsType)
+	if err != nil {
+		return err
+	}
+	defer done()
+	f, l, err := m.file(device)
+	if err == nil {
+		f.FSBytes = l.SizeBytes
+	}
+	return err
+}
+
+func (m fakeFileSystems) Usage(path string) (Usage, error) {
+	done, err := m.begin("usage", path)
+	if err != nil {
+		return Usage{}, err
+	}
+	defer done()
+	at := mountsAt(m.mounts, path)
+	f, _, err := m.file(at[len(at)-1].Source)
+	if err != nil {
+		return Usage{}, err
+	}
+	return Usage{TotalBytes: f.FSBytes, AvailableBytes: f.FSBytes, TotalInodes: 100, AvailableInodes: 99, UsedInodes: 1}, nil
+}
+
+func (m fakeFileSystems) DeviceSize(device string) (int64, error) {
+	done, err := m.begin("device size", device)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	_, l, err := m.file(device)
+	if err != nil {
+		return 0, err
+	}
+	return l.SizeBytes, nil
+}
+
+func (m fakeFileSystems) SetDeviceReadOnly(device string, readOnly bool) error {
+	done, err := m.begin("set read-only", device, " ", readOnly)
+	if err != nil {
+		return err
+	}
+	defer done()
+	m.readOnly[device] = readOnly
+	return nil
+}
+
+// Writeback
+
+type fakeWriteback struct{ *machine }
+
+func (m fakeWriteback) Add(path string) error {
+	done, err := m.begin("writeback add", path)
+	if err != nil {
+		return err
+	}
+	defer done()
+	m.writeback[path] = true
+	return nil
+}
+
+func (m fakeWriteback) Remove(_ context.Context, path string) error {
+	done, err := m.begin("writeback remove", path)
+	if err != nil {
+		return err
+	}
+	defer done()
+	delete(m.writeback, path)
+	return nil
+}

@@ -1,0 +1,136 @@
+package driver
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"pgregory.net/rapid"
+)
+
+func TestParseParameters(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		params map[string]string
+		want   volumeParameters
+		err    string // part of the message; empty: none
+	}{
+		{name: "none", want: volumeParameters{Order: "flush"}},
+		{name: "all", params: map[string]string{
+			"slipstream.dev/replicable": "true", "slipstream.dev/consistency-group": "shop", "slipstream.dev/remote": "west",
+			"slipstream.dev/order": "ack", "slipstream.dev/journal-size": "64Mi", "slipstream.dev/journal-full": "stall",
+			"slipstream.dev/provisioning": "thick", "csi.storage.k8s.io/fstype": "xfs",
+		}, want: volumeParameters{FSType: "xfs", Replicable: true, Group: "shop", Remote: "west", Order: "ack", JournalSizeBytes: 64 << 20,
+			JournalFull: "stall", Thick: true}},
+		{name: "group implies replicable", params: map[string]string{"slipstream.dev/consistency-group": "shop"},
+			want: volumeParameters{Replicable: true, Group: "shop", Order: "flush"}},
+		{name: "remote implies replicable", params: map[string]string{"slipstream.dev/remote": "west"},
+			want: volumeParameters{Replicable: true, Remote: "west", Order: "flush"}},
+		{name: "others are ignored", params: map[string]string{"example.com/anything": "x", "csi.storage.k8s.io/pvc/name": "data",
+			"csi.storage.k8s.io/something-new-of-kubernetes": "x"}, want: volumeParameters{Order: "flush"}},
+
+		{name: "group of a plain volume", params: map[string]string{"slipstream.dev/consistency-group": "shop", "slipstream.dev/replicable": "false"},
+			err: "slipstream.dev/replicable is false"},
+		{name: "remote of a plain volume", params: map[string]string{"slipstream.dev/remote": "west", "slipstream.dev/replicable": "false"},
+			err: "slipstream.dev/remote needs a replicable volume"},
+		{name: "order of a plain volume", params: map[string]string{"slipstream.dev/order": "ack"}, err: "for replicable volumes only"},
+		{name: "journal without group", params: map[string]string{"slipstream.dev/replicable": "true", "slipstream.dev/journal-size": "64Mi"},
+			err: "slipstream.dev/journal-size describes the journal of a group"},
+		{name: "journal-full without group", params: map[string]string{"slipstream.dev/journal-full": "stall"}, err: "slipstream.dev/journal-full"},
+		{name: "unknown", params: map[string]string{"slipstream.dev/replicate": "true"}, err: `did you mean "slipstream.dev/replicable"`},
+		{name: "unknown, other key", params: map[string]string{"slipstream.dev/group": "x"}, err: `unknown parameter "slipstream.dev/group": did you mean "slipstream.dev/`},
+		{name: "case", params: map[string]string{"slipstream.dev/journalSize": "1Gi"}, err: `did you mean "slipstream.dev/journal-size"`},
+		{name: "without domain", params: map[string]string{"consistencygroup": "x"}, err: `did you mean "slipstream.dev/consistency-group"`},
+		{name: "misspelt Kubernetes key", params: map[string]string{"csi.storage.k8s.io/fsType": "xfs"}, err: `did you mean "csi.storage.k8s.io/fstype"`},
+		{name: "bool", params: map[string]string{"slipstream.dev/replicable": "True"}, err: `parameter slipstream.dev/replicable: "True" is not true or false`},
+		{name: "enum", params: map[string]string{"slipstream.dev/order": "sync"}, err: `"sync" is not one of flush, ack`},
+		{name: "name", params: map[string]string{"slipstream.dev/consistency-group": "../etc"}, err: "is not a name"},
+		{name: "quantity", params: map[string]string{"slipstream.dev/remote": "w", "slipstream.dev/journal-size": "1.5Gi"}, err: "is not a quantity"},
+		{name: "small journal", params: map[string]string{"slipstream.dev/remote": "w", "slipstream.dev/journal-size": "1Mi"}, err: "minimum of 16Mi"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := parseParameters(tc.params)
+			if tc.err != "" {
+				if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("error %v, want InvalidArgument with %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.replicableGiven, got.orderGiven = false, false
+			if got != tc.want {
+				t.Errorf("got %+v, want %+v", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestParseQuantity(t *testing.T) {
+	for value, want := range map[string]int64{
+		"1": 1, "64Mi": 64 << 20, "1Gi": 1 << 30, "2Ti": 2 << 40, "10k": 10000, "5M": 5e6, "1G": 1e9, "7Pi": 7 << 50,
+	} {
+		if got, err := parseQuantity(value); err != nil || got != want {
+			t.Errorf("%q: got %d, %v; want %d", value, got, err, want)
+		}
+	}
+	for _, value := range []string{"", "0", "0Gi", "-1", "Gi", "1gi", "1 Gi", "1e3", "1.5Gi", "9223372036854775808", "9000000Pi", "+1"} {
+		if got, err := parseQuantity(value); err == nil {
+			t.Errorf("%q: got %d, want an error", value, got)
+		}
+	}
+}
+
+// TestParameterRegistry holds the registry to what the documentation generated from it promises.
+func TestParameterRegistry(t *testing.T) {
+	seen := map[string]bool{}
+	for _, spec := range Parameters {
+		if !regexp.MustCompile(`^slipstream\.dev/[a-z]+(-[a-z]+)*$`).MatchString(spec.Key) || seen[spec.Key] {
+			t.Errorf("%s: not kebab-case under the prefix, or twice", spec.Key)
+		}
+		seen[spec.Key] = true
+		if spec.Doc == "" {
+			t.Errorf("%s: no documentation", spec.Key)
+		}
+		if (spec.Type == TypeEnum) != (len(spec.Values) > 0) {
+			t.Errorf("%s: type %q with values %v", spec.Key, spec.Type, spec.Values)
+		}
+		if spec.Default == "" {
+			continue
+		}
+		// The default written out must mean the same as the key left out.
+		var p, q volumeParameters
+		if err := p.applyOwn(spec.Key, spec.Default); err != nil {
+			t.Errorf("%s: default: %v", spec.Key, err)
+		}
+		p.replicableGiven, p.orderGiven = false, false
+		q.Order = p.Order
+		if p.settings() != q.settings() {
+			t.Errorf("%s: its default %q means %+v, its absence %+v", spec.Key, spec.Default, p.settings(), q.settings())
+		}
+	}
+}
+
+// TestEditDistance compares with the definition.
+func TestEditDistance(t *testing.T) {
+	var naive func(a, b string) int
+	naive = func(a, b string) int {
+		if a == "" || b == "" {
+			return len(a) + len(b)
+		}
+		if a[0] == b[0] {
+			return naive(a[1:], b[1:])
+		}
+		return 1 + min(naive(a[1:], b), naive(a, b[1:]), naive(a[1:], b[1:]))
+	}
+	word := rapid.StringMatching(`[abc]{0,6}`)
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := word.Draw(t, "a"), word.Draw(t, "b")
+		if got, want := editDistance(a, b), naive(a, b); got != want {
+			t.Fatalf("distance of %q and %q: got %d, want %d", a, b, got, want)
+		}
+	})
+}

@@ -1,0 +1,215 @@
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// fakeSidecar is a replicator without data path, behind a real gRPC server on a Unix socket.
+type fakeSidecar struct {
+	sidecarpb.UnimplementedSidecarServer
+	endpoint string
+	shimDir  string
+
+	mu       sync.Mutex
+	server   *grpc.Server
+	groups   map[string]*sidecarpb.GroupStatus
+	attached map[string]bool
+	formats  map[string][]blockdev.FormatRecord
+	sizes    map[string]int64
+	calls    []string
+	// hook is called before each call; an error is the call's.
+	hook func(call string) error
+}
+
+func startSidecar(t *testing.T) *fakeSidecar {
+	t.Helper()
+	dir := t.TempDir()
+	s := &fakeSidecar{
+		endpoint: "unix://" + filepath.Join(dir, "s.sock"), shimDir: filepath.Join(dir, "shim"),
+		groups: map[string]*sidecarpb.GroupStatus{}, attached: map[string]bool{},
+		formats: map[string][]blockdev.FormatRecord{}, sizes: map[string]int64{},
+	}
+	s.start(t)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *fakeSidecar) start(t *testing.T) {
+	t.Helper()
+	listener, err := listenUnix(s.endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	sidecarpb.RegisterSidecarServer(server, s)
+	s.mu.Lock()
+	s.server = server
+	s.mu.Unlock()
+	go func(l net.Listener) { _ = server.Serve(l) }(listener)
+}
+
+func (s *fakeSidecar) stop() {
+	s.mu.Lock()
+	server := s.server
+	s.mu.Unlock()
+	server.Stop()
+}
+
+func (s *fakeSidecar) begin(call string, args ...any) (func(), error) {
+	s.mu.Lock()
+	text := fmt.Sprint(append([]any{call, " "}, args...)...)
+	if s.hook != nil {
+		if err := s.hook(text); err != nil {
+			s.mu.Unlock()
+			return nil, err
+		}
+	}
+	s.calls = append(s.calls, text)
+	return s.mu.Unlock, nil
+}
+
+func (s *fakeSidecar) Probe(context.Context, *sidecarpb.ProbeRequest) (*sidecarpb.ProbeResponse, error) {
+	return &sidecarpb.ProbeResponse{Ready: true, Site: "east"}, nil
+}
+
+func (s *fakeSidecar) AttachVolume(_ context.Context, r *sidecarpb.AttachVolumeRequest) (*sidecarpb.AttachVolumeResponse, error) {
+	done, err := s.begin("AttachVolume", r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	s.attached[r.GetVolumeId()] = true
+	return &sidecarpb.AttachVolumeResponse{Path: filepath.Join(s.shimDir, r.GetVolumeId(), shimFile), BlockSizeBytes: 4096}, nil
+}
+
+func (s *fakeSidecar) DetachVolume(_ context.Context, r *sidecarpb.DetachVolumeRequest) (*sidecarpb.DetachVolumeResponse, error) {
+	done, err := s.begin("DetachVolume", r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	delete(s.attached, r.GetVolumeId())
+	return &sidecarpb.DetachVolumeResponse{}, nil
+}
+
+func (s *fakeSidecar) RecordFormat(_ context.Context, r *sidecarpb.RecordFormatRequest) (*sidecarpb.RecordFormatResponse, error) {
+	done, err := s.begin("RecordFormat", r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var record blockdev.FormatRecord
+	if err := json.Unmarshal(r.GetFormatJson(), &record); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	s.formats[r.GetVolumeId()] = append(s.formats[r.GetVolumeId()], record)
+	return &sidecarpb.RecordFormatResponse{}, nil
+}
+
+func (s *fakeSidecar) ResizeVolume(_ context.Context, r *sidecarpb.ResizeVolumeRequest) (*sidecarpb.ResizeVolumeResponse, error) {
+	done, err := s.begin("ResizeVolume", r.GetVolumeId(), " ", r.GetSizeBytes())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	s.sizes[r.GetVolumeId()] = max(s.sizes[r.GetVolumeId()], r.GetSizeBytes())
+	return &sidecarpb.ResizeVolumeResponse{SizeBytes: s.sizes[r.GetVolumeId()]}, nil
+}
+
+func (s *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
+	done, err := s.begin("CreateGroup", r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	size := r.GetJournalSizeBytes()
+	if size == 0 {
+		size = gib
+	}
+	if g, ok := s.groups[r.GetName()]; ok {
+		if g.GetPeer() != r.GetRemote() || g.GetJournalSizeBytes() != size {
+			return nil, status.Error(codes.AlreadyExists, "other properties")
+		}
+		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
+	}
+	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: "primary", Peer: r.GetRemote(),
+		JournalSizeBytes: size, JournalFull: r.GetJournalFull()}
+	return &sidecarpb.CreateGroupResponse{GroupId: "id-" + r.GetName()}, nil
+}
+
+func (s *fakeSidecar) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
+	done, err := s.begin("DeleteGroup", r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	g, ok := s.groups[r.GetName()]
+	switch {
+	case !ok:
+		return nil, status.Error(codes.NotFound, "no such group")
+	case len(g.GetVolumes()) > 0:
+		return nil, status.Error(codes.FailedPrecondition, "it has volumes")
+	}
+	delete(s.groups, r.GetName())
+	return &sidecarpb.DeleteGroupResponse{}, nil
+}
+
+func (s *fakeSidecar) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*sidecarpb.AddVolumeResponse, error) {
+	done, err := s.begin("AddVolume", r.GetGroup(), " ", r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	g, ok := s.groups[r.GetGroup()]
+	if !ok {
+		return nil, status.Error(codes.NotFound, "no such group")
+	}
+	if !slices.ContainsFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() }) {
+		g.Volumes = append(g.Volumes, &sidecarpb.VolumeStatus{VolumeId: r.GetVolumeId()})
+	}
+	return &sidecarpb.AddVolumeResponse{}, nil
+}
+
+func (s *fakeSidecar) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
+	done, err := s.begin("RemoveVolume", r.GetGroup(), " ", r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	g, ok := s.groups[r.GetGroup()]
+	if !ok {
+		return nil, status.Error(codes.NotFound, "no such group")
+	}
+	g.Volumes = slices.DeleteFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() })
+	return &sidecarpb.RemoveVolumeResponse{}, nil
+}
+
+func (s *fakeSidecar) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) (*sidecarpb.ListGroupsResponse, error) {
+	done, err := s.begin("ListGroups", r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	response := &sidecarpb.ListGroupsResponse{}
+	for name, g := range s.groups {
+		if r.GetName() == "" || r.GetName() == name {
+			response.Groups = append(response.Groups, &sidecarpb.GroupStatus{Name: g.Name, GroupId: g.GroupId, Role: g.Role, Peer: g.Peer,
+				JournalSizeBytes: g.JournalSizeBytes, JournalFull: g.JournalFull, Volumes: slices.Clone(g.Volumes)})
+		}
+	}
+	return response, nil
+}

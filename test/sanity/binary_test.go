@@ -1,0 +1,220 @@
+package sanity
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/drivertest"
+)
+
+// buildBinary builds a command once per test run and returns its path.
+var buildBinary = func() func(t *testing.T, command string) string {
+	var mu sync.Mutex
+	built := map[string]string{}
+	return func(t *testing.T, command string) string {
+		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		if path, ok := built[command]; ok {
+			return path
+		}
+		path := filepath.Join(binDir, command)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
+		build := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/slipstream-storage/slipstream/cmd/"+command)
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", command, err, out)
+		}
+		built[command] = path
+		return path
+	}
+}()
+
+// binDir holds the built binaries; TestMain removes it.
+var binDir string
+
+func TestMain(m *testing.M) {
+	var err error
+	if binDir, err = os.MkdirTemp("", "slipstream-sanity-bin"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(binDir)
+	os.Exit(code)
+}
+
+// process is the driver's binary on a pool. It can be killed and started again.
+type process struct {
+	t        *testing.T
+	binary   string
+	endpoint string
+	args     []string
+	cmd      *exec.Cmd
+	log      *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// startProcess starts the driver's binary and waits until it answers.
+func startProcess(t *testing.T, dir string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, binary: buildBinary(t, "csi-driver"), endpoint: "unix://" + filepath.Join(dir, "csi.sock"), log: &lockedBuffer{}}
+	p.args = append([]string{"--endpoint", p.endpoint, "--node-id", "node-a", "--pool", filepath.Join(dir, "pool"), "-v", "2"}, args...)
+	p.start()
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("log of the driver:\n%s", p.log)
+		}
+	})
+	return p
+}
+
+func (p *process) start() {
+	p.t.Helper()
+	p.cmd = exec.Command(p.binary, p.args...)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn := dial(p.t, p.endpoint)
+	defer conn.Close()
+	if _, err := csi.NewIdentityClient(conn).Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
+		p.t.Fatalf("the driver does not answer: %v\n%s", err, p.log)
+	}
+}
+
+// kill ends the driver with SIGKILL.
+func (p *process) kill() {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+	p.cmd = nil
+}
+
+// terminate ends the driver with SIGTERM and returns how it exited.
+func (p *process) terminate() error {
+	if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	err := p.cmd.Wait()
+	p.cmd = nil
+	return err
+}
+
+func dial(t *testing.T, endpoint string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(grpc.ConnectParams{
+		// The default waits a second after the first failure, which with a driver that is being started is the rule.
+		Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5, MaxDelay: 100 * time.Millisecond}, MinConnectTimeout: time.Second,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// requireMachine skips the test on a machine without loop devices or the programs that the driver runs.
+func requireMachine(t *testing.T) {
+	t.Helper()
+	drivertest.RequireLoop(t)
+	drivertest.RequireTools(t, "go", "mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs", "mount")
+}
+
+// leftovers returns the mounts below dir and the loop devices over files below it.
+func leftovers(t *testing.T, dir string) (mounts []string, loops []blockdev.LoopInfo) {
+	t.Helper()
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, info := range infos {
+		mounts = append(mounts, info.Mountpoint)
+	}
+	loops, err = blockdev.FindLoops(func(path string) bool { return strings.HasPrefix(path, dir+"/") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mounts, loops
+}
+
+// testDir is a temporary directory without symbolic links in its path, of which nothing is mounted or attached when the test ends,
+// however it ends. What was left over fails the test.
+func testDir(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		mounts, loops := leftovers(t, dir)
+		if len(mounts) > 0 || len(loops) > 0 {
+			t.Errorf("left over: mounts %v, loop devices %v", mounts, loops)
+		}
+		var errs []error
+		for i := len(mounts) - 1; i >= 0; i-- {
+			errs = append(errs, unix.Unmount(mounts[i], unix.MNT_DETACH))
+		}
+		for _, l := range loops {
+			errs = append(errs, blockdev.DetachLoopOf(l.Device, l.BackingPath))
+		}
+		if err := errors.Join(errs...); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// attach attaches an image to a loop device behind the driver's back.
+func attach(t *testing.T, image string) {
+	t.Helper()
+	if _, err := blockdev.AttachLoop(blockdev.LoopConfig{BackingPath: image, BlockSizeBytes: 4096}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func allocatedBytes(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}

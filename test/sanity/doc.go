@@ -1,0 +1,5 @@
+// Package sanity runs csi-sanity, the conformance suite of kubernetes-csi, and lifecycle tests against the CSI driver with
+// real loop devices and mounts: the service code in this process, and the built binary over its socket.
+//
+// It needs root, and holds only tests.
+package sanity
