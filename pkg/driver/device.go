@@ -191,9 +191,7 @@ func (d *Driver) needSidecar(ctx context.Context) error {
 	if d.sidecar == nil {
 		return errNoSidecar
 	}
-	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
-	defer cancel()
-	return d.sidecar.Ready(ctx)
+	return d.sidecar.Await(ctx)
 }
 
 // inUse says in words by what a volume is in use; empty when it is not. A stage record that a reboot made stale is no use.

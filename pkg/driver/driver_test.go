@@ -58,6 +58,9 @@ func (h *node) start(fsys vfs.FS) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	if h.d.sidecar != nil {
+		h.d.sidecar.patience = 500 * time.Millisecond
+	}
 	var ctx context.Context
 	ctx, h.cancel = context.WithCancel(context.Background())
 	if err := h.d.reconcile(ctx); err != nil {

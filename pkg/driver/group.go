@@ -34,6 +34,9 @@ func (d *Driver) joinGroup(ctx context.Context, rec *blockdev.VolumeRecord, p vo
 	if name == "" {
 		return nil
 	}
+	if err := d.needSidecar(ctx); err != nil {
+		return err
+	}
 	group, err := d.sidecar.Group(ctx, name)
 	if err != nil {
 		return err
@@ -122,8 +125,8 @@ func (d *Driver) leaveGroup(ctx context.Context, rec *blockdev.VolumeRecord) err
 	if group == "" {
 		return nil
 	}
-	if d.sidecar == nil {
-		return errNoSidecar
+	if err := d.needSidecar(ctx); err != nil {
+		return err
 	}
 	if err := d.sidecar.RemoveVolume(ctx, group, rec.ID); err != nil {
 		return err

@@ -99,8 +99,8 @@ func (d *Driver) growImage(ctx context.Context, rec *blockdev.VolumeRecord, size
 		}
 	}
 	if rec.Replicable {
-		if d.sidecar == nil {
-			return errNoSidecar
+		if err := d.needSidecar(ctx); err != nil {
+			return err
 		}
 		// Also when the size is right: the peer may not have heard of it.
 		if _, err := d.sidecar.ResizeVolume(ctx, rec.ID, sizeBytes); err != nil {

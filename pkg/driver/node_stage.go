@@ -63,8 +63,10 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path str
 	if rec.State != blockdev.VolumeReady {
 		return status.Errorf(codes.FailedPrecondition, "volume %s is %s: it can be staged when it is %s", rec.ID, rec.State, blockdev.VolumeReady)
 	}
-	if rec.Replicable && d.sidecar == nil {
-		return errNoSidecar
+	if rec.Replicable {
+		if err := d.needSidecar(ctx); err != nil {
+			return err
+		}
 	}
 	fsType := ""
 	if !want.Block {

@@ -17,6 +17,7 @@ import (
 
 const (
 	sidecarCallTimeout = 30 * time.Second
+	sidecarPatience    = 3 * time.Second
 	// sidecarFlushTimeout is for calls that may have to make a journal's worth of writes durable.
 	sidecarFlushTimeout = 2 * time.Minute
 )
@@ -34,6 +35,7 @@ type sidecarClient struct {
 	endpoint string
 	conn     *grpc.ClientConn
 	client   sidecarpb.SidecarClient
+	patience time.Duration // of Await
 }
 
 // dialSidecar prepares the connection; it is made, and made again, when calls need it.
@@ -48,14 +50,22 @@ func dialSidecar(endpoint string) (*sidecarClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sidecar endpoint %q: %w", endpoint, err)
 	}
-	return &sidecarClient{endpoint: endpoint, conn: conn, client: sidecarpb.NewSidecarClient(conn)}, nil
+	return &sidecarClient{endpoint: endpoint, conn: conn, client: sidecarpb.NewSidecarClient(conn), patience: sidecarPatience}, nil
 }
 
 func (s *sidecarClient) Close() error { return s.conn.Close() }
 
+// Await returns nil as soon as the replicator answers and can serve, and an error after its patience: one that was killed
+// is back within a second or two, and the CO's next call would come much later.
+func (s *sidecarClient) Await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return s.Ready(ctx, grpc.WaitForReady(true))
+}
+
 // Ready returns nil when the replicator answers and can serve.
-func (s *sidecarClient) Ready(ctx context.Context) error {
-	response, err := s.client.Probe(ctx, &sidecarpb.ProbeRequest{})
+func (s *sidecarClient) Ready(ctx context.Context, options ...grpc.CallOption) error {
+	response, err := s.client.Probe(ctx, &sidecarpb.ProbeRequest{}, options...)
 	if err != nil {
 		return s.failure("Probe", "", err)
 	}
