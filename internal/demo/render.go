@@ -139,7 +139,7 @@ func (r *Results) page() report.Page {
 			{Label: "Lag of the copy under load", Value: milliseconds(r.RPO.P50), Tone: report.Neutral,
 				Note: fmt.Sprintf("median; 99th percentile %s", milliseconds(r.RPO.P99))},
 		},
-		Sections: []report.Section{r.costSection(), r.jointSection(), r.separateSection(), r.methodSection()},
+		Sections: []report.Section{r.lossSection(), r.costSection(), r.jointSection(), r.separateSection(), r.methodSection()},
 	}
 }
 
@@ -153,15 +153,19 @@ func (r *Results) rounds() int {
 	return n
 }
 
+func (r *Results) lossSection() report.Section {
+	return report.Section{
+		Title: "What the second site had",
+		Table: &report.Table{Header: r.lossHeader(), Rows: r.lossRows(),
+			Note: "Ordinals count every write of the volumes, those of the file system too. A lost order is one that the application was told is committed."},
+	}
+}
+
 func (r *Results) costSection() report.Section {
 	var latency, throughput []report.Series
 	for _, round := range r.Rounds {
-		name := "plain loop device"
-		if round.Replicated {
-			name = "replicated"
-		}
-		latency = append(latency, r.latency(name, round.Acks))
-		throughput = append(throughput, r.throughput(name, round.Acks))
+		latency = append(latency, r.latency(round.Replicated, round.Acks))
+		throughput = append(throughput, r.throughput(round.Replicated, round.Acks))
 	}
 	return report.Section{
 		Title: "What replication costs",
@@ -185,8 +189,7 @@ func (r *Results) jointSection() report.Section {
 				"first site was killed with SIGKILL: databases, replicator, driver. The second site was promoted by force, its volumes were mounted, and both databases recovered as after a power failure.",
 			failureText(r.Joint),
 		},
-		Table:   &report.Table{Header: r.lossHeader(), Rows: r.lossRows(), Note: "What the groups report includes every write that had an ordinal, file system metadata too."},
-		Figures: r.failureFigures(r.Joint, "of the group"),
+		Figures: r.failureFigures(r.Joint, "Lag of the group", "What a failure would have lost, at each moment."),
 	}
 }
 
@@ -198,7 +201,8 @@ func (r *Results) separateSection() report.Section {
 				"and each database recovers. But the instants differ: orders arrived whose goods were never taken from the stock.", extraDelay),
 			failureText(r.Separate),
 		},
-		Figures: r.failureFigures(r.Separate, "of each group"),
+		Figures: r.failureFigures(r.Separate, "Lag of each group",
+			fmt.Sprintf("As the primary knows it: on the slow line a write counts as missing until its acknowledgement is back, twice %v later.", extraDelay)),
 	}
 }
 
@@ -228,15 +232,15 @@ func failureText(v *Variant) string {
 }
 
 // failureFigures show the last seconds of the load, and the lag, with a mark where the site died.
-func (r *Results) failureFigures(v *Variant, whose string) []report.Figure {
-	marker := []report.Marker{{X: r.at(v.Killed), Label: "site A dies"}}
+func (r *Results) failureFigures(v *Variant, lagTitle, lagCaption string) []report.Figure {
+	markers := []report.Marker{{X: r.at(v.Killed), Label: "site A dies"}, {X: r.at(v.Served), Label: "site B has the volumes mounted"}}
 	var begin time.Time
 	if len(v.Acks) > 0 {
 		begin = v.Acks[0].Start
 	}
 	var lag []report.Series
-	for _, name := range v.Groups {
-		s := report.Series{Name: "group " + name, Style: report.Line}
+	for i, name := range v.Groups {
+		s := report.Series{Name: "group " + name, Style: report.Line, Hue: hueReplicated + i}
 		for _, sample := range v.Lag[name] {
 			// Between the rounds before there was no load on it.
 			if !sample.At.Before(begin) && !sample.At.After(v.Killed) {
@@ -247,10 +251,10 @@ func (r *Results) failureFigures(v *Variant, whose string) []report.Figure {
 	}
 	return []report.Figure{
 		{Plot: report.Plot{Title: "Latency of orders until the failure", X: "time (s)", Y: "latency (ms)", LogY: true,
-			Series: []report.Series{r.latency("replicated", v.Acks)}, Markers: marker},
+			Series: []report.Series{r.latency(true, v.Acks)}, Markers: markers},
 			Caption: "For each tenth of a second the median and the slowest order."},
-		{Plot: report.Plot{Title: "Lag " + whose + " until the failure", X: "time (s)", Y: "lag (ms)", Series: lag, Markers: marker},
-			Caption: "What would have been lost, at each moment."},
+		{Plot: report.Plot{Title: lagTitle + " until the failure", X: "time (s)", Y: "lag (ms)", Series: lag, Markers: markers},
+			Caption: lagCaption},
 	}
 }
 
@@ -260,9 +264,22 @@ func (r *Results) at(t time.Time) float64 { return t.Sub(r.Began).Seconds() }
 // seriesInterval is how finely the reports show time.
 const seriesInterval = 100 * time.Millisecond
 
-func (r *Results) latency(name string, acks []workload.Ack) report.Series {
+// Colours of things that several plots show.
+const (
+	huePlain      = 1
+	hueReplicated = 2
+)
+
+func hue(replicated bool) int {
+	if replicated {
+		return hueReplicated
+	}
+	return huePlain
+}
+
+func (r *Results) latency(replicated bool, acks []workload.Ack) report.Series {
 	workload.SortAcks(acks)
-	s := report.Series{Name: name, Style: report.Dots}
+	s := report.Series{Name: deviceName(replicated), Style: report.Dots, Hue: hue(replicated)}
 	for _, sample := range workload.TimeSeries(acks, seriesInterval) {
 		x := r.at(sample.At)
 		s.Points = append(s.Points, report.Point{X: x, Y: sample.P50.Seconds() * 1000}, report.Point{X: x, Y: sample.Max.Seconds() * 1000})
@@ -270,13 +287,20 @@ func (r *Results) latency(name string, acks []workload.Ack) report.Series {
 	return s
 }
 
-func (r *Results) throughput(name string, acks []workload.Ack) report.Series {
+func (r *Results) throughput(replicated bool, acks []workload.Ack) report.Series {
 	workload.SortAcks(acks)
-	s := report.Series{Name: name, Style: report.Line}
+	s := report.Series{Name: deviceName(replicated), Style: report.Line, Hue: hue(replicated)}
 	for _, sample := range workload.TimeSeries(acks, seriesInterval) {
 		s.Points = append(s.Points, report.Point{X: r.at(sample.At), Y: sample.OrdersPerSecond})
 	}
 	return s
+}
+
+func deviceName(replicated bool) string {
+	if replicated {
+		return "replicated"
+	}
+	return "plain loop device"
 }
 
 // milliseconds writes a duration with two or three digits.

@@ -37,8 +37,8 @@ type Round struct {
 // Variant is one failover.
 type Variant struct {
 	Groups []string
-	// Killed is when site A died.
-	Killed time.Time
+	// Killed is when site A died, Served when site B had the volumes mounted.
+	Killed, Served time.Time
 	// Promotion, Mounted and Opened are counted from the call to promote: until the groups were primary, the volumes
 	// mounted, the databases recovered and checked.
 	Promotion, Mounted, Opened time.Duration

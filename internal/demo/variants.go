@@ -220,7 +220,8 @@ func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, grou
 	if err := sh.mount(ctx, pair.B); err != nil {
 		return nil, err
 	}
-	v.Mounted = time.Since(promoteBegin)
+	v.Served = time.Now()
+	v.Mounted = v.Served.Sub(promoteBegin)
 	if v.Result, err = workload.Check(ctx, d.Kind, sh.dirs, sh.acks, v.Killed); err != nil {
 		return nil, err
 	}

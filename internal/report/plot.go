@@ -38,6 +38,8 @@ type Series struct {
 	Name   string
 	Style  Style
 	Points []Point
+	// Hue picks a colour, from 1, so that a thing has the same one in several plots; 0 takes the next.
+	Hue int
 }
 
 // Marker is a vertical line with a word at its top.
@@ -104,7 +106,8 @@ func (p Plot) SVG() (template.HTML, error) {
 		return "", fmt.Errorf("report: plot %q: %w", p.Title, err)
 	}
 	canvas := vgsvg.New(plotWidth, plotHeight)
-	drawn.Draw(draw.New(canvas))
+	// The last label of the X axis reaches beyond the axis.
+	drawn.Draw(draw.Crop(draw.New(canvas), 0, -12, 0, 0))
 	var buf bytes.Buffer
 	if _, err := canvas.WriteTo(&buf); err != nil {
 		return "", fmt.Errorf("report: plot %q: %w", p.Title, err)
@@ -160,9 +163,14 @@ func (p Plot) Legend() []LegendEntry {
 func (p Plot) colors() map[string]color.NRGBA {
 	colors := map[string]color.NRGBA{}
 	for _, s := range p.Series {
-		if _, known := colors[s.Name]; !known {
-			colors[s.Name] = palette[len(colors)%len(palette)]
+		if _, known := colors[s.Name]; known {
+			continue
 		}
+		hue := s.Hue - 1
+		if hue < 0 {
+			hue = len(colors)
+		}
+		colors[s.Name] = palette[hue%len(palette)]
 	}
 	return colors
 }
@@ -184,7 +192,7 @@ func (p Plot) addSeries(drawn *plot.Plot) error {
 			}
 			// Translucent, so that many dots show how dense they are.
 			dots.Color = color.NRGBA{R: ink.R, G: ink.G, B: ink.B, A: 0xa0}
-			dots.Radius, dots.Shape = 1.4, draw.CircleGlyph{}
+			dots.Radius, dots.Shape = 1.8, draw.CircleGlyph{}
 			drawn.Add(dots)
 			continue
 		}
@@ -213,7 +221,7 @@ func (p Plot) drawable(points []Point) plotter.XYs {
 }
 
 func (p Plot) addMarkers(drawn *plot.Plot) error {
-	for _, m := range p.Markers {
+	for i, m := range p.Markers {
 		line, err := plotter.NewLine(plotter.XYs{{X: m.X, Y: drawn.Y.Min}, {X: m.X, Y: drawn.Y.Max}})
 		if err != nil {
 			return err
@@ -227,11 +235,12 @@ func (p Plot) addMarkers(drawn *plot.Plot) error {
 		style := &label.TextStyle[0]
 		style.Color, style.Font = alarm, font.Font{Typeface: style.Font.Typeface, Variant: "Sans", Size: 10}
 		style.YAlign = draw.YTop
-		label.Offset = vg.Point{X: 4, Y: -1}
+		// Each word a line lower than the one before: markers can be close to each other.
+		label.Offset = vg.Point{X: 5, Y: -1 - 13*vg.Length(i)}
 		// In the right half the word stands on the left of its line, away from the edge.
 		if m.X > (drawn.X.Min+drawn.X.Max)/2 {
 			style.XAlign = draw.XRight
-			label.Offset.X = -4
+			label.Offset.X = -8
 		}
 		drawn.Add(line, label)
 		drawn.X.Min, drawn.X.Max = math.Min(drawn.X.Min, m.X), math.Max(drawn.X.Max, m.X)

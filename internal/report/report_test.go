@@ -31,8 +31,8 @@ func samplePage() Page {
 			Table: &Table{Header: []string{"what", "plain", "replicated"}, Rows: [][]string{{"orders per second", "412", "401"}}, Note: "Medians."},
 			Figures: []Figure{
 				{Plot{Title: "Latency", X: "time (s)", Y: "latency (ms)", LogY: true, Series: []Series{
-					{"plain", Dots, wave(300, 1)}, {"replicated", Dots, wave(300, 1.3)}}, Markers: []Marker{{28, "site A dies"}}}, "Each dot is an order."},
-				{Plot{Title: "Lag", X: "time (s)", Y: "lag (ms)", Series: []Series{{"lag", Line, wave(200, 20)}}, Markers: []Marker{{2, "begin"}}}, "Sampled."},
+					{Name: "plain", Style: Dots, Points: wave(300, 1)}, {Name: "replicated", Style: Dots, Points: wave(300, 1.3), Hue: 3}}, Markers: []Marker{{28, "site A dies"}}}, "Each dot is an order."},
+				{Plot{Title: "Lag", X: "time (s)", Y: "lag (ms)", Series: []Series{{Name: "lag", Points: wave(200, 20)}}, Markers: []Marker{{2, "begin"}}}, "Sampled."},
 			},
 		}},
 	}

@@ -78,8 +78,8 @@ const (
 	termTimeout = 10 * time.Second
 )
 
-// stop ends the process in order, or by force.
-func (p *Process) stop() error {
+// stop ends the process in order, or by force; by aborting the FUSE connections below dir, if it waits for one.
+func (p *Process) stop(dir string) error {
 	if p == nil {
 		return nil
 	}
@@ -89,7 +89,13 @@ func (p *Process) stop() error {
 	if p.Wait(termTimeout) == nil {
 		return nil
 	}
-	return p.Kill()
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	if p.Wait(unaidedTimeout) == nil {
+		return nil
+	}
+	return errors.Join(abortConnections(dir), p.Wait(killTimeout))
 }
 
 // logTail is the end of the process's log, for errors.

@@ -161,6 +161,10 @@ func (s *Site) waitFor(ctx context.Context, p *Process, probe func(context.Conte
 
 // Kill ends both processes with SIGKILL, as one instant as can be had, and waits for their end. Nothing is unmounted:
 // it is what a power failure leaves, but for the kernel's memory.
+//
+// A killed process that waits in the kernel for the shim, as the keeper's writeback does, cannot end while nobody serves
+// the shim, and its descriptor keeps the connection alive. With both processes dead nobody will: then the connections
+// are aborted. Kill one of the two by its Process to see the other carry on.
 func (s *Site) Kill() error {
 	// The replicator first, so that nothing the others still do is shipped.
 	processes := []*Process{s.Replicator(), s.Driver()}
@@ -171,12 +175,16 @@ func (s *Site) Kill() error {
 		}
 	}
 	for _, p := range processes {
-		if p != nil {
-			errs = append(errs, p.Wait(killTimeout))
+		if p == nil || p.Wait(unaidedTimeout) == nil {
+			continue
 		}
+		errs = append(errs, abortConnections(s.Config.Dir), p.Wait(killTimeout))
 	}
 	return errors.Join(errs...)
 }
+
+// unaidedTimeout is how long killed processes have before the connections they may wait for are aborted.
+const unaidedTimeout = 300 * time.Millisecond
 
 // PowerCycle takes away what the kernel still holds of a killed site: mounts, FUSE connections, loop devices. What was on
 // its disk stays, so that Start brings the site back as after a reboot, but for the page cache, which a real power
@@ -190,7 +198,7 @@ func (s *Site) PowerCycle() error {
 
 // stop ends both processes in order, the replicator last: the driver's end is no reason for it to miss writes.
 func (s *Site) stop() error {
-	errs := []error{s.Driver().stop(), s.Replicator().stop()}
+	errs := []error{s.Driver().stop(s.Config.Dir), s.Replicator().stop(s.Config.Dir)}
 	return errors.Join(append(errs, s.csiConn.Close(), s.sidecarConn.Close())...)
 }
 

@@ -1,0 +1,166 @@
+package slipctl
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sort"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+// fakeSidecar is a replicator that only remembers groups: what the commands have to get right is what they send, and
+// what they make of an answer.
+type fakeSidecar struct {
+	sidecarpb.UnimplementedSidecarServer
+	mu     sync.Mutex
+	groups map[string]*sidecarpb.GroupStatus
+}
+
+// serveFake listens on a socket until the returned function is called.
+func serveFake(socket string) (stop func(), err error) {
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	server := grpc.NewServer()
+	sidecarpb.RegisterSidecarServer(server, &fakeSidecar{groups: map[string]*sidecarpb.GroupStatus{
+		"copy": {
+			Name: "copy", GroupId: "g-0", Role: "secondary", State: "streaming", Peer: "site-a", Connected: true, Promotable: true,
+			Timeline: "t0", HeadOrdinal: 90, DurableOrdinal: 90, AppliedOrdinal: 80, LagOrdinals: 10, LagBytes: 40960, LagSeconds: 0.25,
+			JournalSizeBytes: 1 << 30, JournalUsedBytes: 5 << 20,
+			Volumes: []*sidecarpb.VolumeStatus{{VolumeId: "vol-1", SizeBytes: 1 << 30, UnappliedBytes: 4096}},
+		},
+		"broken": {Name: "broken", GroupId: "g-1", Role: "secondary", State: "syncing", StateReason: "the first copy is running", Peer: "site-a",
+			SyncDoneBytes: 1 << 20, SyncTotalBytes: 4 << 20},
+	}})
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			panic(err) // only a broken test gets here
+		}
+	})
+	return func() { server.Stop(); serving.Wait() }, nil
+}
+
+func (f *fakeSidecar) get(name string) (*sidecarpb.GroupStatus, error) {
+	if g := f.groups[name]; g != nil {
+		return g, nil
+	}
+	return nil, status.Errorf(codes.NotFound, "there is no group %q", name)
+}
+
+func (f *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if g := f.groups[r.GetName()]; g != nil {
+		if g.GetPeer() != r.GetRemote() {
+			return nil, status.Errorf(codes.AlreadyExists, "group %s replicates to %q", r.GetName(), g.GetPeer())
+		}
+		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
+	}
+	f.groups[r.GetName()] = &sidecarpb.GroupStatus{
+		Name: r.GetName(), GroupId: "g-" + r.GetName(), Role: "primary", State: "connecting", Peer: r.GetRemote(), Promotable: true,
+		JournalSizeBytes: r.GetJournalSizeBytes(), JournalFull: r.GetJournalFull(), StateReason: r.GetRemoteAddress(),
+	}
+	return &sidecarpb.CreateGroupResponse{GroupId: "g-" + r.GetName()}, nil
+}
+
+func (f *fakeSidecar) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*sidecarpb.AddVolumeResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	g.Volumes = append(g.Volumes, &sidecarpb.VolumeStatus{VolumeId: r.GetVolumeId()})
+	return &sidecarpb.AddVolumeResponse{}, nil
+}
+
+func (f *fakeSidecar) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range g.GetVolumes() {
+		if v.GetVolumeId() == r.GetVolumeId() {
+			g.Volumes = append(g.Volumes[:i:i], g.Volumes[i+1:]...)
+		}
+	}
+	return &sidecarpb.RemoveVolumeResponse{}, nil
+}
+
+func (f *fakeSidecar) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if len(g.GetVolumes()) > 0 && !r.GetForce() {
+		return nil, status.Errorf(codes.FailedPrecondition, "group %s has volumes: remove them first", r.GetName())
+	}
+	delete(f.groups, r.GetName())
+	return &sidecarpb.DeleteGroupResponse{}, nil
+}
+
+func (f *fakeSidecar) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) (*sidecarpb.ListGroupsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	response := &sidecarpb.ListGroupsResponse{}
+	for name, g := range f.groups {
+		if r.GetName() == "" || r.GetName() == name {
+			response.Groups = append(response.Groups, g)
+		}
+	}
+	sort.Slice(response.Groups, func(i, j int) bool { return response.Groups[i].GetName() < response.Groups[j].GetName() })
+	return response, nil
+}
+
+// WatchGroup sends three statuses and ends, as if the replicator had been stopped.
+func (f *fakeSidecar) WatchGroup(r *sidecarpb.WatchGroupRequest, stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetName())
+	if err != nil {
+		return err
+	}
+	for range 3 {
+		if err := stream.Send(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fakeSidecar) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*sidecarpb.PromoteResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	if !r.GetForce() {
+		return nil, status.Errorf(codes.FailedPrecondition, "site-a has not demoted group %s: demote it there, or promote with force", r.GetGroup())
+	}
+	g.Role = "primary"
+	return &sidecarpb.PromoteResponse{Status: g, Loss: &sidecarpb.LossReport{
+		RecoveredOrdinal: 90, LostOrdinals: 10, LostWrites: 10, LostBytes: 40960, LostSeconds: 0.25, Text: "The last heartbeat spoke of ordinal 100.",
+	}}, nil
+}
+
+func (f *fakeSidecar) Demote(_ context.Context, r *sidecarpb.DemoteRequest) (*sidecarpb.DemoteResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.get(r.GetGroup()); err != nil {
+		return nil, err
+	}
+	return &sidecarpb.DemoteResponse{FinalOrdinal: 77}, nil
+}
