@@ -133,7 +133,7 @@ func (r *Results) page() report.Page {
 			{Label: "Orders without stock, one group", Value: fmt.Sprint(joint.OrdersWithoutStock), Tone: tone(joint.OrdersWithoutStock == 0),
 				Note: fmt.Sprintf("of %d orders in the copy", joint.Orders)},
 			{Label: "Orders without stock, separate groups", Value: fmt.Sprint(separate.OrdersWithoutStock), Tone: tone(separate.OrdersWithoutStock == 0),
-				Note: fmt.Sprintf("of %d orders; the stock's line %v slower", separate.Orders, extraDelay)},
+				Note: fmt.Sprintf("of %d orders; the stock's line %s slower", separate.Orders, milliseconds(extraDelay))},
 			{Label: "Throughput with replication", Value: fmt.Sprintf("%.2f", r.ThroughputRatio()), Tone: report.Neutral,
 				Note: fmt.Sprintf("of a plain loop device; median of %d rounds each", r.rounds())},
 			{Label: "Lag of the copy under load", Value: milliseconds(r.RPO.P50), Tone: report.Neutral,
@@ -197,12 +197,12 @@ func (r *Results) separateSection() report.Section {
 	return report.Section{
 		Title: "Separate groups: why a group",
 		Paragraphs: []string{
-			fmt.Sprintf("The same, but stock and sales are in a group each, and the stock's line to the other site is %v slower each way. Each copy is of one instant for itself, "+
-				"and each database recovers. But the instants differ: orders arrived whose goods were never taken from the stock.", extraDelay),
+			fmt.Sprintf("The same, but stock and sales are in a group each, and the stock's line to the other site is %s slower each way. Each copy is of one instant for itself, "+
+				"and each database recovers. But the instants differ: orders arrived whose goods were never taken from the stock.", milliseconds(extraDelay)),
 			failureText(r.Separate),
 		},
 		Figures: r.failureFigures(r.Separate, "Lag of each group",
-			fmt.Sprintf("As the primary knows it: on the slow line a write counts as missing until its acknowledgement is back, twice %v later.", extraDelay)),
+			fmt.Sprintf("As the primary knows it: on the slow line a write counts as missing until its acknowledgement is back, twice %s later.", milliseconds(extraDelay))),
 	}
 }
 

@@ -24,12 +24,15 @@ func newTable(header ...string) table.Writer {
 	style.Box.PaddingLeft, style.Box.PaddingRight = "", "  "
 	style.Format.Header = text.FormatUpper
 	t.SetStyle(style)
+	t.SuppressTrailingSpaces()
+	if len(header) == 0 {
+		return t
+	}
 	row := make(table.Row, len(header))
 	for i, h := range header {
 		row[i] = h
 	}
 	t.AppendHeader(row)
-	t.SuppressTrailingSpaces()
 	return t
 }
 

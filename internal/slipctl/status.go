@@ -80,8 +80,9 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	if c.output == "json" {
 		return printProto(c.out, g)
 	}
-	t := newTable("group", g.GetName())
+	t := newTable()
 	row := func(name, format string, args ...any) { t.AppendRow(table.Row{name, fmt.Sprintf(format, args...)}) }
+	row("group", "%s", g.GetName())
 	row("role", "%s", g.GetRole())
 	row("state", "%s", stateText(g))
 	row("peer", "%s, connected: %s", orDash(g.GetPeer()), yesNo(g.GetConnected()))
