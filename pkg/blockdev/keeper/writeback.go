@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"math"
+	"runtime"
 	"sync"
 	"time"
 
@@ -19,6 +20,10 @@ import (
 // It runs in the keeper's process and not in the one that serves the files: sync_file_range may wait for a page lock whose
 // holder waits for the server, and a process that waits for itself does not end when it is killed. For the same reason each
 // file has a goroutine of its own: one whose server is away holds up no other.
+//
+// An open file of a FUSE mount is a burden to the process that has it: in each child that it starts, exec closes the copy,
+// which waits for writeback, and the parent waits for the exec. With a server that is away, the keeper would stop. So the
+// file is opened in a thread that has a descriptor table of its own, and no child inherits it.
 //
 // A file stays open between Add and Remove. Opening it for each round would be worse: closing a FUSE file with a writeback
 // cache writes everything back and waits for it, under a lock that writers need. But an open file keeps its mount busy, so
@@ -103,40 +108,65 @@ func (w *Writeback) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// run visits one file until ctx is done. Everything that can wait for the file's server happens in a thread of its own.
 func (w *Writeback) run(ctx context.Context, path string) {
+	visit := make(chan struct{})
+	result := make(chan error)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		visitor(path, visit, result)
+	}()
 	t := time.NewTicker(w.interval)
 	defer t.Stop()
-	var f *os.File
-	defer func() {
-		if f != nil {
-			f.Close()
-		}
-	}()
 	failed := false
-	for {
+	for done := false; !done; {
 		select {
 		case <-ctx.Done():
-			return
+			done = true
+			continue
 		case <-t.C:
 		}
-		err := func() (err error) {
-			if f == nil {
-				// Any open file will do; read-only says that nothing is written here.
-				if f, err = os.OpenFile(path, os.O_RDONLY, 0); err != nil {
+		visit <- struct{}{}
+		err := <-result
+		if err != nil && !failed {
+			klog.ErrorS(err, "Cannot start writeback, trying again", "path", path, "interval", w.interval)
+		}
+		failed = err != nil
+	}
+	close(visit)
+	<-ended
+}
+
+// visitor starts the file's writeback for each visit, and ends with its thread. It must not do anything else with
+// descriptors, not even log: the thread has standard input, output and error, and the file.
+func visitor(path string, visit <-chan struct{}, result chan<- error) {
+	runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+	const firstAfterStderr = 3
+	fd := -1
+	private := unix.CloseRange(firstAfterStderr, math.MaxInt32, unix.CLOSE_RANGE_UNSHARE)
+	for range visit {
+		result <- func() (err error) {
+			if private != nil {
+				return fmt.Errorf("unshare the descriptor table: %w", private)
+			}
+			if fd < 0 {
+				// Any open file will do; read-only says that nothing is written here. Not os.Open: it would register the file
+				// with the runtime's poller, through a descriptor that does not exist here.
+				if fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+					fd = -1
 					return err
 				}
 			}
-			return unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+			if err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil {
+				unix.Close(fd) // the mount may have been replaced
+				fd = -1
+				return fmt.Errorf("sync_file_range: %w", err)
+			}
+			return nil
 		}()
-		if err != nil {
-			if !failed {
-				klog.ErrorS(err, "Cannot start writeback, trying again", "path", path, "interval", w.interval)
-			}
-			if f != nil {
-				f.Close() // the mount may have been replaced
-				f = nil
-			}
-		}
-		failed = err != nil
+	}
+	if fd >= 0 {
+		unix.Close(fd)
 	}
 }

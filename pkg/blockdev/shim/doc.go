@@ -29,8 +29,8 @@
 // A system call that waits for the mount must not be made by the process that serves it, other than by Unmount: after a
 // kill the waiting thread does not end before somebody serves again, the process does not end before its threads have,
 // and whoever starts the next process may wait for the end of the last one. Nothing in this package stats, opens or
-// syncs anything at or below the mount point; where it has to know whether something is mounted it reads
-// /proc/self/mountinfo. Attaching a loop device, mounting, sync_file_range and fsync are other processes' work.
+// syncs anything at or below the mount point, but for one moment in Mount (see teachNoPoll); where it has to know whether
+// something is mounted it reads /proc/self/mountinfo. Attaching a loop device, mounting, sync_file_range and fsync are other processes' work.
 //
 // # Wire format
 //

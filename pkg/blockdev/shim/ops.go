@@ -16,7 +16,7 @@ func (s *Server) handle(h inHeader, body, buf []byte) int {
 	payload := buf[dataOffset:]
 	n, errno := 0, unix.Errno(0)
 	switch h.opcode {
-	case opForget, opBatchForget, opInterrupt, opNotifyReply:
+	case opForget, opBatchForget, opInterrupt:
 		// Node ids are fixed, so there is nothing to forget. An interrupt asks to end a request early, which is allowed and
 		// not required; nothing here waits for anything but the Device. Not answering it is the protocol's way to ignore it.
 		return 0

@@ -36,17 +36,13 @@ const (
 	opAccess      = 34
 	opInterrupt   = 36 // no reply
 	opDestroy     = 38
-	opNotifyReply = 41 // no reply
 	opBatchForget = 42 // no reply
 	opFallocate   = 43
 	opLseek       = 46
 )
 
-// Notification codes, sent in the error field of a reply header with unique 0.
-const (
-	notifyRetrieve = 5
-	notifyResend   = 7
-)
+// notifyResend (FUSE_NOTIFY_RESEND) is sent in the error field of a reply header with unique 0.
+const notifyResend = 7
 
 // INIT flags (bits 32 to 63 travel in flags2).
 const (
@@ -102,7 +98,6 @@ const (
 	writeOutSize    = 8
 	statfsOutSize   = 80
 	initOutSize     = 64
-	retrieveOutSize = 32
 )
 
 // inHeader is struct fuse_in_header without the caller's identity: what may be done is decided by mount options.

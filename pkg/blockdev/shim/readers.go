@@ -1,8 +1,9 @@
 package shim
 
 import (
-	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,25 +28,27 @@ import (
 // watchInterval whether anything got done since, and only then starts a reader. A reader that finds enough others idle
 // when it is done ends.
 //
-// Stopping has to wake readers that block. A notification asks the kernel for cached data of the root directory
-// (FUSE_NOTIFY_RETRIEVE), of which there is none, and its answer is queued like a request: one per blocked reader wakes
-// it. Signals would be restarted by the runtime's SA_RESTART and closing the descriptor does not wake a reader.
+// Stopping has to end reads that block, on kernels that have no call for it. The descriptor is made non-blocking, which a
+// read that already waits does not notice, and every thread of the process gets a SIGURG, which the runtime's handler
+// takes for one of its own preemption requests (it sends them all the time, and chose a signal that is harmless). The
+// handler returns, the read is restarted and now returns EAGAIN. Closing the descriptor wakes nobody; a notification that
+// makes the kernel queue something for a reader (FUSE_NOTIFY_RETRIEVE) works only for a file that is in the inode cache;
+// signalling only the readers' threads needs them locked to their goroutines, which makes each wait inside the Device
+// dearer.
 
 const (
-	// maxIdleReaders is how many readers stay when they have nothing to do. Measured with fio (4 KiB random writes on a loop
-	// device, 2 cores): see readerBench in bench_test.go for how to repeat it.
-	maxIdleReaders = 2
+	// maxIdleReaders is how many readers stay when they have nothing to do. Measured with fio (4 KiB random writes, loop
+	// device over a Device in memory, 2 cores) 1 was the best or not worse in every case: with 2 direct writes lost a
+	// third, with 3 half of their throughput, since the kernel wakes idle readers in turn, on other cores. Starting a
+	// reader for each flush costs less than keeping one for it.
+	maxIdleReaders = 1
 
 	// watchInterval is how long a request that was not expected to block may keep the last reader before another one is
 	// started. It is far above what a write into the page cache takes and far below what anybody waits for.
 	watchInterval = 2 * time.Millisecond
 
-	// Buffers: a request is read so that a WRITE's data, which follows 80 bytes of headers, begins on a page boundary (a
-	// Device may pass it on to direct I/O); a reply's header ends where its data begins, on the same boundary. So a READ
-	// is answered from one contiguous piece of memory, and writev is not needed.
-	dataOffset    = pageSize
-	requestOffset = dataOffset - inHeaderSize - writeInSize
-	replyOffset   = dataOffset - outHeaderSize
+	// maxSignalInterval is how often threads are signalled while a reader's last request is still in the Device.
+	maxSignalInterval = 100 * time.Millisecond
 )
 
 // readerPool runs a Server's readers.
@@ -61,7 +64,6 @@ type readerPool struct {
 	mu      sync.Mutex
 	total   int      // readers that have not ended; guarded by mu
 	buffers [][]byte // of readers that have ended, for the next; guarded by mu
-	peak    int      // most readers at a time; guarded by mu
 
 	watch        *time.Timer
 	watchArmed   atomic.Bool
@@ -87,19 +89,17 @@ func (p *readerPool) spawn(s *Server) {
 		p.buffers = p.buffers[:n-1]
 	} else {
 		var err error
-		// Not on the heap: the garbage collector would count a megabyte for each reader twice over.
-		buf, err = unix.Mmap(-1, 0, dataOffset+int(s.state.MaxWriteBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		buf, err = newBuffer(int(s.state.MaxWriteBytes))
 		if err != nil {
 			klog.ErrorS(err, "Cannot start another reader", "volume", s.state.VolumeID, "readers", p.total)
 			if p.total == 0 {
-				s.fail(fmt.Errorf("allocate a request buffer: %w", err))
+				s.fail(err)
 				go s.finish()
 			}
 			return
 		}
 	}
 	p.total++
-	p.peak = max(p.peak, p.total)
 	p.idle.Add(1)
 	go func() {
 		p.run(s, buf)
@@ -116,7 +116,7 @@ func (p *readerPool) ended(s *Server, buf []byte) {
 		// Nobody serves any more: no reader will be started, whatever the watch thinks.
 		p.stopping.Store(true)
 		for _, b := range p.buffers {
-			_ = unix.Munmap(b)
+			freeBuffer(b)
 		}
 		p.buffers = nil
 	}
@@ -135,7 +135,10 @@ func (p *readerPool) run(s *Server, buf []byte) {
 			switch err {
 			case unix.EINTR, unix.ENOENT: // ENOENT: the request was given up before it was copied
 				continue
-			case unix.EAGAIN: // somebody with a duplicate made the shared description non-blocking
+			case unix.EAGAIN: // stop, or somebody with a duplicate, made the shared description non-blocking
+				if p.stopping.Load() {
+					return
+				}
 				if err := unix.SetNonblock(s.fd, false); err != nil {
 					s.fail(fmt.Errorf("make /dev/fuse blocking: %w", err))
 					return
@@ -210,24 +213,43 @@ func (p *readerPool) lookAfter(s *Server) {
 	}
 }
 
-// stop tells all readers to end after what they are doing and wakes those that wait.
+// stop tells all readers to end after what they are doing and returns when they have.
 func (p *readerPool) stop(s *Server) error {
-	// Held until all are woken: the last reader's end closes the descriptor, and takes this lock before it does.
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stopping.Swap(true) {
-		return nil
+	p.stopping.Store(true)
+	if p.total > 0 { // else the descriptor is closed
+		if err := unix.SetNonblock(s.fd, true); err != nil {
+			p.mu.Unlock()
+			return fmt.Errorf("make /dev/fuse non-blocking: %w", err)
+		}
 	}
-	var poke [outHeaderSize + retrieveOutSize]byte
-	putOutHeader(poke[:], len(poke), notifyRetrieve, 0)
-	native.PutUint64(poke[outHeaderSize+8:], rootNode) // notify_unique, offset, size stay 0
-	for range p.total {
-		// Readers that were busy end without taking one. What is left is taken and ignored by the next server.
-		if _, err := writeFD(s.fd, poke[:]); err != nil {
-			if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.EPERM) {
-				return nil // unmounted: readers end by themselves
-			}
+	p.mu.Unlock()
+	for wait := time.Millisecond; ; wait = min(2*wait, maxSignalInterval) {
+		if err := signalThreads(); err != nil {
 			return fmt.Errorf("wake readers: %w", err)
+		}
+		select {
+		case <-s.done:
+			return nil
+		case <-time.After(wait):
+			// A reader may have been between looking at stopping and read(2), or is in the Device still.
+		}
+	}
+}
+
+// signalThreads sends SIGURG to every thread of the process.
+func signalThreads() error {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			return err
+		}
+		if err := unix.Tgkill(os.Getpid(), tid, unix.SIGURG); err != nil && err != unix.ESRCH {
+			return err
 		}
 	}
 	return nil

@@ -161,8 +161,38 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 	}
 	s := newServer(f, st, cfg, dev)
 	s.readers.start(s)
+	if err := s.teachNoPoll(); err != nil {
+		// The readers own the descriptor now.
+		if uerr := unix.Unmount(path, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); uerr != nil {
+			klog.ErrorS(uerr, "Cannot unmount after a failed mount", "volume", cfg.VolumeID, "mountPoint", path)
+		}
+		_ = s.Close()
+		return nil, fmt.Errorf("mount volume %q at %q: %w", cfg.VolumeID, path, err)
+	}
 	klog.InfoS("Serving volume", "volume", st.VolumeID, "mountPoint", st.MountPoint, "mode", st.Mode, "device", st.Device, "protocolMinor", st.ProtoMinor)
 	return s, nil
+}
+
+// teachNoPoll lets the kernel find out that the file cannot be polled, which it then remembers for the connection's life.
+//
+// Otherwise the first Go program that opens the file with package os finds out: os.Open registers what it opens with
+// epoll, which asks the file system, which asks this server, while the runtime's poller is locked and a scheduler slot is
+// held. In the serving process, with few slots, that is a deadlock; in another one, which may be the keeper's, everything
+// stops until this server answers, and it may just have been killed.
+//
+// It is the one place where the serving process uses its own mount, for three requests that are answered at once from
+// memory, before anybody else knows of the mount. Were the process killed between reading and answering one of them, its
+// end would wait for the abort that the next Mount begins with.
+func (s *Server) teachNoPoll() error {
+	fd, err := unix.Open(s.Path(), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("open the file once: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); err != nil && err != unix.EINTR {
+		return fmt.Errorf("poll the file once: %w", err)
+	}
+	return nil
 }
 
 // Adopt serves dev on a connection that another Server, in this process or in one that died, served before. The other
@@ -274,11 +304,9 @@ func (s *Server) Unmount() error {
 //
 // It waits for Device calls in flight, as long as they take. A second Close waits for the first.
 func (s *Server) Close() error {
-	err := s.readers.stop(s)
-	if err != nil {
+	if err := s.readers.stop(s); err != nil {
 		return fmt.Errorf("close volume %q: %w", s.state.VolumeID, err)
 	}
-	<-s.done
 	return nil
 }
 
