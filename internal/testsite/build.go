@@ -1,0 +1,20 @@
+package testsite
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+)
+
+// Build builds csi-driver and replicator into a directory, for a test that must not run what an earlier build left. It
+// is called with the working directory anywhere in the module.
+func Build(ctx context.Context, binDir string, flags ...string) error {
+	const module = "github.com/slipstream-storage/slipstream"
+	args := append([]string{"build", "-o", binDir + "/"}, flags...)
+	args = append(args, module+"/cmd/csi-driver", module+"/cmd/replicator")
+	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
