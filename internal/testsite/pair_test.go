@@ -155,3 +155,104 @@ func TestJoinWhileMounted(t *testing.T) {
 		}
 	}
 }
+
+// TestCopyAnewAfterDivergence is the way back that docs/limitations.md describes: after a forced promotion the old
+// primary gives its group and volumes up and gets a new copy.
+func TestCopyAnewAfterDivergence(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the commands and runs two sites")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	pair := startPair(t, ctx)
+	a, b := pair.A, pair.B
+	v, err := a.CreateVolume(ctx, VolumeOptions{Name: "v", SizeBytes: 256 << 20, FSType: "ext4", Parameters: Replicable()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: "g", Remote: b.Config.Name, JournalSizeBytes: 64 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Sidecar.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: "g", VolumeId: v.ID}); err != nil {
+		t.Fatal(err)
+	}
+	path, err := a.Mount(ctx, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeSynced(t, filepath.Join(path, "shared"), "shared")
+	wait := func(s *Site, what string, ok func(*sidecarpb.GroupStatus) bool) {
+		t.Helper()
+		waitCtx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		if _, err := s.WaitGroup(waitCtx, "g", what, ok); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait(a, "acknowledged", func(g *sidecarpb.GroupStatus) bool {
+		return Streaming(g) && g.GetAcknowledgedOrdinal() == g.GetHeadOrdinal()
+	})
+	// Site B goes first, so that site A surely has writes that B never saw.
+	if err := b.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	writeSynced(t, filepath.Join(path, "lost"), "lost")
+	if err := a.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.PowerCycle(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Sidecar.Promote(ctx, &sidecarpb.PromoteRequest{Group: "g", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	copied, err := b.Mount(ctx, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeSynced(t, filepath.Join(copied, "new"), "new")
+
+	if err := a.PowerCycle(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wait(b, "sure of its loss", func(g *sidecarpb.GroupStatus) bool { return g.GetLoss().GetExact() && g.GetLoss().GetLostWrites() > 0 })
+	wait(a, "diverged", func(g *sidecarpb.GroupStatus) bool { return g.GetState() == "diverged" })
+
+	if _, err := a.Sidecar.DeleteGroup(ctx, &sidecarpb.DeleteGroupRequest{Name: "g", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.DeleteVolume(ctx, v); err != nil {
+		t.Fatal(err)
+	}
+	wait(b, "streaming", Streaming)
+	wait(a, "promotable", func(g *sidecarpb.GroupStatus) bool { return g.GetPromotable() })
+
+	// And back, without loss.
+	if err := b.Unmount(ctx, v); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Sidecar.Demote(ctx, &sidecarpb.DemoteRequest{Group: "g"}); err != nil {
+		t.Fatal(err)
+	}
+	wait(a, "complete", func(g *sidecarpb.GroupStatus) bool {
+		_, err := a.Sidecar.Promote(ctx, &sidecarpb.PromoteRequest{Group: "g"})
+		return err == nil
+	})
+	if path, err = a.Mount(ctx, v); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"shared", "new"} {
+		if _, err := os.Stat(filepath.Join(path, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(path, "lost")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what was lost is back: %v", err)
+	}
+}
