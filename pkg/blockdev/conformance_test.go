@@ -4,9 +4,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/blockdevtest"
-	"github.com/slipstream-storage/slipstream/pkg/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 

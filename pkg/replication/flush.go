@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 

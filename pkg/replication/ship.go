@@ -9,8 +9,8 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
-	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"

@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 )

@@ -2,7 +2,7 @@
 // importing pkg/internal.
 package drivertest
 
-import "github.com/slipstream-storage/slipstream/pkg/internal/testenv"
+import "github.com/slipstream-storage/slipstream/internal/testenv"
 
 // TB is the part of testing.TB that is used here.
 type TB = testenv.TB
