@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/drivertest"
 )
@@ -116,6 +117,32 @@ func (p *process) start() {
 	defer conn.Close()
 	if _, err := csi.NewIdentityClient(conn).Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
 		p.t.Fatalf("the driver does not answer: %v\n%s", err, p.log)
+	}
+}
+
+// startReplicator starts a site's replicator without peers on the driver's pool and waits until it answers. When the test
+// ends it is stopped before the driver, which holds its descriptors.
+func startReplicator(t *testing.T, dir, endpoint string) {
+	t.Helper()
+	log := &lockedBuffer{}
+	cmd := exec.Command(buildBinary(t, "replicator"), "--endpoint", endpoint, "--site", "east", "--pool", filepath.Join(dir, "pool"))
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("log of the replicator:\n%s", log)
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn := dial(t, endpoint)
+	defer conn.Close()
+	if _, err := sidecarpb.NewSidecarClient(conn).Probe(ctx, &sidecarpb.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
+		t.Fatalf("the replicator does not answer: %v\n%s", err, log)
 	}
 }
 

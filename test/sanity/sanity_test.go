@@ -12,8 +12,10 @@ import (
 	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
 	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/gomega"
+	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/drivertest"
 )
 
 // variant is one run of the suite.
@@ -26,13 +28,28 @@ type variant struct {
 	start func(t *testing.T, dir string) string
 }
 
-// variants are the runs. One for replicable volumes differs in start, which starts a replicator too, and in its parameters.
+// variants are the runs.
 var variants = []variant{
 	{name: "in-process, ext4", access: "mount", sizeBytes: 32 << 20, start: startInProcess},
 	{name: "in-process, block", access: "block", sizeBytes: 32 << 20, start: startInProcess},
 	{name: "binary, ext4", access: "mount", sizeBytes: 32 << 20, start: startBinary},
 	{name: "binary, xfs", access: "mount", sizeBytes: 300 << 20, start: startBinary, parameters: map[string]string{"csi.storage.k8s.io/fstype": "xfs"}},
 	{name: "binary, thick block", access: "block", sizeBytes: 32 << 20, start: startBinary, parameters: map[string]string{driver.ParamProvisioning: "thick"}},
+	{name: "replicator, ext4", access: "mount", sizeBytes: 32 << 20, start: startPair, parameters: map[string]string{driver.ParamReplicable: "true"}},
+	{name: "replicator, group, ack, block", access: "block", sizeBytes: 32 << 20, start: startPair, parameters: map[string]string{
+		driver.ParamConsistencyGroup: "sanity", driver.ParamOrder: driver.OrderAck, driver.ParamJournalSize: "64Mi"}},
+	{name: "replicator, group, xfs", access: "mount", sizeBytes: 300 << 20, start: startPair, parameters: map[string]string{
+		driver.ParamConsistencyGroup: "sanity", driver.ParamJournalSize: "64Mi", "csi.storage.k8s.io/fstype": "xfs"}},
+}
+
+// startPair starts the driver and the replicator beside it.
+func startPair(t *testing.T, dir string) string {
+	t.Helper()
+	drivertest.RequireFUSE(t)
+	sidecar := "unix://" + filepath.Join(dir, "replicator.sock")
+	p := startProcess(t, dir, "--sidecar", sidecar)
+	startReplicator(t, dir, sidecar)
+	return p.endpoint
 }
 
 func startInProcess(t *testing.T, dir string) string {
@@ -94,6 +111,8 @@ const pendingInSuite = 1
 // TestSanity runs the suite once per variant. Ginkgo runs one suite per process, so that they are containers of one.
 func TestSanity(t *testing.T) {
 	requireMachine(t)
+	klog.SetLogger(klog.New(nil)) // of the drivers in this process; what the suite finds wrong it says itself
+	t.Cleanup(klog.ClearLogger)
 	var contexts []*sanity.TestContext
 	for _, v := range variants {
 		dir := testDir(t)
