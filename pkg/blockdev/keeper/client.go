@@ -104,8 +104,11 @@ func (c *Client) do(ctx context.Context, r request, sendFD int) (body []byte, fd
 		}
 	}()
 	fail := func(err error) ([]byte, int, error) {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = errors.Join(ctx.Err(), err)
+		case errors.Is(err, os.ErrDeadlineExceeded): // the connection's deadline, which is the context's, a moment earlier
+			err = errors.Join(context.DeadlineExceeded, err)
 		}
 		return nil, -1, fmt.Errorf("keeper: operation %d on %q: %w", r.op, r.name, err)
 	}

@@ -32,6 +32,13 @@
 // syncs anything at or below the mount point, but for one moment in Mount (see teachNoPoll); where it has to know whether
 // something is mounted it reads /proc/self/mountinfo. Attaching a loop device, mounting, sync_file_range and fsync are other processes' work.
 //
+// # What other processes should know
+//
+// A process that has the file open and starts a child waits for the file's server: exec closes the child's copy, which
+// writes back the file's dirty pages, and the parent waits for exec. A loop device needs no open file once it is attached,
+// so close it then. And open it with the system call, not package os (see teachNoPoll), unless the mount is known to be
+// made by this package.
+//
 // # Wire format
 //
 // include/uapi/linux/fuse.h, protocol 7.x, in native byte order; offsets used here are in proto.go. Requests are

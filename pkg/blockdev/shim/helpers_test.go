@@ -16,10 +16,10 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
-	"github.com/slipstream-storage/slipstream/pkg/internal/testenv"
 )
 
 // helperEnv makes the test binary a process that serves a volume, as JSON of helperConfig.
@@ -292,7 +292,8 @@ func attachLoop(t *testing.T, path string, size int64, mode shim.Mode) (string, 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := blockdev.DetachLoop(name); err != nil {
+		// Not by name alone: a test may have detached it already, and the name be another test's by now.
+		if err := blockdev.DetachLoopOf(name, path); err != nil {
 			t.Errorf("detach: %v", err)
 		}
 	})

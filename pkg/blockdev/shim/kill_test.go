@@ -212,7 +212,7 @@ func TestKill(t *testing.T) {
 			})
 		}
 		for i := range kills {
-			time.Sleep(time.Duration(20+r.IntN(150)) * time.Millisecond)
+			time.Sleep(time.Duration(r.IntN(120)) * time.Millisecond)
 			if i%4 == 2 {
 				k.stop()
 				k = startKeeper(t, cfg.KeeperSocket)

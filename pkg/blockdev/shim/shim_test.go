@@ -18,9 +18,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
-	"github.com/slipstream-storage/slipstream/pkg/internal/testenv"
 )
 
 const mib = 1 << 20
