@@ -55,6 +55,7 @@ oracle: build ## Search for order violations on loop devices. ROUNDS=n rounds.
 
 .PHONY: verify
 verify: ## Check formatting, vet, staticcheck, house rules, generated code and go.mod.
+	@hack/deps.sh generate
 	@hack/verify.sh
 
 .PHONY: clean
