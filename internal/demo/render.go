@@ -233,7 +233,7 @@ func failureText(v *Variant) string {
 
 // failureFigures show the last seconds of the load, and the lag, with a mark where the site died.
 func (r *Results) failureFigures(v *Variant, lagTitle, lagCaption string) []report.Figure {
-	markers := []report.Marker{{X: r.at(v.Killed), Label: "site A dies"}, {X: r.at(v.Served), Label: "site B has the volumes mounted"}}
+	markers := []report.Marker{{X: r.at(v.Killed), Label: "site A dies"}, {X: r.at(v.Served), Label: "site B mounted"}}
 	var begin time.Time
 	if len(v.Acks) > 0 {
 		begin = v.Acks[0].Start

@@ -240,7 +240,8 @@ func (p Plot) addMarkers(drawn *plot.Plot) error {
 		// In the right half the word stands on the left of its line, away from the edge.
 		if m.X > (drawn.X.Min+drawn.X.Max)/2 {
 			style.XAlign = draw.XRight
-			label.Offset.X = -8
+			// With room for a page's font that is wider than the one measured with.
+			label.Offset.X = -5 - style.Width(m.Label)*0.18
 		}
 		drawn.Add(line, label)
 		drawn.X.Min, drawn.X.Max = math.Min(drawn.X.Min, m.X), math.Max(drawn.X.Max, m.X)
@@ -306,12 +307,12 @@ var (
 	svgFont  = regexp.MustCompile(`font-family:[^;"]*`)
 )
 
-// embeddable turns an SVG document into an element of a page: without prologue, as wide as its place, and in the
-// page's font, because the one that gonum measured with may not be installed.
+// embeddable turns an SVG document into an element of a page: without prologue, as wide as its place, and in a font of
+// the widths that gonum measured with, where there is one.
 func embeddable(document []byte, title string) template.HTML {
 	start := `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 $1 $2" role="img" aria-label="` +
 		strings.ReplaceAll(template.HTMLEscapeString(title), "$", "$$") + `">`
 	element := svgStart.ReplaceAll(document, []byte(start))
-	element = svgFont.ReplaceAll(element, []byte(`font-family:inherit`))
+	element = svgFont.ReplaceAll(element, []byte(`font-family:Liberation Sans,Arial,Helvetica,sans-serif`))
 	return template.HTML(element) // made by this package from numbers and from text that vgsvg escaped
 }
