@@ -30,7 +30,7 @@ var errRefused = errors.New("refused by the peer")
 
 // linkLoop keeps a stream to the peer while the group is primary.
 func (g *Group) linkLoop(ctx context.Context) {
-	backoff := link.NewBackoff()
+	backoff := link.NewBackoffFrom(g.cfg.RedialInterval)
 	for ctx.Err() == nil {
 		peer, address := g.dialTarget()
 		if peer == "" {
@@ -85,6 +85,8 @@ type sender struct {
 	stream link.Stream
 	enc    *link.Encoder
 	cursor *journal.Cursor
+	// timeline is the one that Hello spoke of; what belongs to another needs another Hello.
+	timeline string
 	// at is the last ordinal that was shipped or skipped by a sync-begin.
 	at       uint64
 	sequence uint64
@@ -127,12 +129,13 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 		return false, err
 	}
 	defer g.streamEnded()
-	for _, a := range actions {
-		if hello, ok := a.(core.SendHello); ok {
-			if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: g.helloMessage(hello)}}); err != nil {
-				return false, err
-			}
-		}
+	hello, ok := actions[0].(core.SendHello)
+	if !ok {
+		return false, nil // not primary any more
+	}
+	message := g.helloMessage(hello)
+	if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: message}}); err != nil {
+		return false, err
 	}
 	answer, err := stream.Recv()
 	if err != nil {
@@ -149,7 +152,10 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	if err != nil {
 		return false, err
 	}
-	s := &sender{g: g, stream: stream, enc: enc, wake: newSignal(), received: make(chan error, 1)}
+	s := &sender{
+		g: g, stream: stream, enc: enc, wake: newSignal(), received: make(chan error, 1),
+		timeline: message.Timelines[len(message.Timelines)-1].Id,
+	}
 	start, err := g.onWelcome(welcome)
 	if err != nil {
 		return false, err
@@ -304,6 +310,10 @@ func (s *sender) sendSome() (sent bool, err error) {
 		}
 		return sent, err
 	}
+	// After the records were read, since those of a new timeline are written only when it is known.
+	if err := s.checkTimeline(); err != nil {
+		return sent, err
+	}
 	if len(records) > 0 {
 		swapForTest(records)
 		if err := s.sendRecords(records); err != nil {
@@ -319,6 +329,17 @@ func (s *sender) sendSome() (sent bool, err error) {
 		return true, s.sendSyncEnd()
 	}
 	return sent, nil
+}
+
+// checkTimeline returns an error when the group has gone on to another timeline, or another role, than the peer was told.
+func (s *sender) checkTimeline() error {
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	m := &s.g.core.Meta
+	if m.Role != core.RolePrimary || m.Timeline() != s.timeline {
+		return fmt.Errorf("group %s: its role or timeline changed; it introduces itself again", m.Name)
+	}
+	return nil
 }
 
 func (s *sender) restart(e core.Event) error {
@@ -474,7 +495,7 @@ func (g *Group) streamEnded() {
 	}
 	g.inFlight, g.syncEnd = nil, 0
 	g.mapMu.Unlock()
-	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
+	_, _ = g.step(core.Disconnected{Caller: true}, nil) // fails only when the group has failed
 }
 
 // swapForTest is the deliberate fault of package bug: two writes change places.

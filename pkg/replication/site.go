@@ -40,6 +40,9 @@ type Config struct {
 	ApplyInterval time.Duration
 	// HeartbeatInterval is how often a primary says where it is; default 100 ms.
 	HeartbeatInterval time.Duration
+	// RedialInterval is how long a primary waits first before it calls its peer again; each failure doubles it, up to a
+	// hundred times as long; default 100 ms.
+	RedialInterval time.Duration
 }
 
 func (c *Config) setDefaults() {
@@ -52,7 +55,8 @@ func (c *Config) setDefaults() {
 	for _, d := range []struct {
 		value *time.Duration
 		def   time.Duration
-	}{{&c.CommitInterval, 50 * time.Millisecond}, {&c.ApplyInterval, 2 * time.Second}, {&c.HeartbeatInterval, 100 * time.Millisecond}} {
+	}{{&c.CommitInterval, 50 * time.Millisecond}, {&c.ApplyInterval, 2 * time.Second}, {&c.HeartbeatInterval, 100 * time.Millisecond},
+		{&c.RedialInterval, 100 * time.Millisecond}} {
 		if *d.value <= 0 {
 			*d.value = d.def
 		}

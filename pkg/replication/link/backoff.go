@@ -21,13 +21,16 @@ type Backoff struct {
 }
 
 // NewBackoff returns a Backoff at its beginning.
-func NewBackoff() *Backoff {
+func NewBackoff() *Backoff { return NewBackoffFrom(minRedial) }
+
+// NewBackoffFrom is NewBackoff with another first interval; the longest is to it as 10 s are to 100 ms.
+func NewBackoffFrom(first time.Duration) *Backoff {
 	b := backoff.NewExponentialBackOff()
-	b.InitialInterval = minRedial
+	b.InitialInterval = first
 	b.Multiplier = 2
 	b.RandomizationFactor = redialJitter
 	// The library adds jitter after the cap.
-	capped := float64(maxRedial) / (1 + redialJitter)
+	capped := float64(first) * float64(maxRedial/minRedial) / (1 + redialJitter)
 	b.MaxInterval = time.Duration(capped)
 	b.Reset()
 	return &Backoff{b}
