@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync/atomic"
 
 	"k8s.io/klog/v2"
@@ -256,6 +257,13 @@ func (g *Group) announce(m core.Member) error {
 // upsertMember brings the pool, group.json and memory to a member's description, in this order. It is idempotent: a
 // crash in between is mended by the repetition, which both ways into it (a retried call, a record sent again) bring.
 func (g *Group) upsertMember(m core.Member) error {
+	g.mu.Lock()
+	next := core.Meta{Members: slices.Clone(g.core.Meta.Members)}
+	g.mu.Unlock()
+	next.Upsert(m)
+	if err := g.checkMembers(next.Members); err != nil {
+		return err
+	}
 	if !m.Removed {
 		if err := g.storeMember(m); err != nil {
 			return err
@@ -267,8 +275,21 @@ func (g *Group) upsertMember(m core.Member) error {
 	return g.openMember(m)
 }
 
+// checkMembers looks at a new list of members before anything is made from it.
+func (g *Group) checkMembers(next []core.Member) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := core.CheckMembers(g.core.Meta.Members, next); err != nil {
+		return fmt.Errorf("%w: group %s: %w", ErrInvalid, g.core.Meta.Name, err)
+	}
+	return nil
+}
+
 // replaceMembers is upsertMember for a sync's whole list.
 func (g *Group) replaceMembers(members []core.Member) error {
+	if err := g.checkMembers(members); err != nil {
+		return err
+	}
 	for _, m := range members {
 		if !m.Removed {
 			if err := g.storeMember(m); err != nil {

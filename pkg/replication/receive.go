@@ -301,15 +301,16 @@ func (r *receiver) record(ctx context.Context, h journal.Header, data []byte) er
 		if err := json.Unmarshal(data, &member); err != nil {
 			return fmt.Errorf("member: %w", err)
 		}
-		if err := g.appendCopy(ctx, nil, h, data); err != nil {
-			return err
-		}
-		// Everything up to the record is durable before the record's effect: a format is known here only when the
-		// filesystem that it speaks of is here.
+		// Everything before the record is durable before the record's effect: a format is known here only when the
+		// filesystem that it speaks of is here. The record comes after its effect: if it were durable first, a crash
+		// between the two would leave a member that nobody makes, since the record is not sent again.
 		if err := g.commit(); err != nil {
 			return err
 		}
-		return g.upsertMember(member)
+		if err := g.upsertMember(member); err != nil {
+			return err
+		}
+		return g.appendCopy(ctx, nil, h, data)
 	case journal.KindSyncEnd:
 		if err := g.appendCopy(ctx, nil, h, data); err != nil {
 			return err

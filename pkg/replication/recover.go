@@ -118,7 +118,6 @@ type recovery struct {
 	from journal.Position
 	// consistent is what the last sync-begin or sync-end in the journal says; nil without one.
 	consistent *bool
-	members    []core.Member
 }
 
 // record is called for each live record, in stream order.

@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrPrecondition marks errors of Step that a person or another call has to resolve first. The group is unchanged.
@@ -76,6 +77,10 @@ func (g *Group) State() (state, reason string) {
 // Step takes an event and returns what to do, in order. An error (always an ErrPrecondition) means that a request was
 // refused and nothing changed.
 func (g *Group) Step(e Event) ([]Action, error) {
+	if calls(e) && g.Meta.Role != RolePrimary {
+		// This side stopped being primary while its stream was open: what it says is about a role that is gone.
+		return []Action{CloseStream{}}, nil
+	}
 	switch e := e.(type) {
 	case Connected:
 		g.link = LinkGreeting
@@ -87,7 +92,9 @@ func (g *Group) Step(e Event) ([]Action, error) {
 	case Acked:
 		g.acked = max(g.acked, e.Ordinal)
 	case Disconnected:
-		g.link = LinkDown
+		if e.Caller == (g.Meta.Role == RolePrimary) { // the other stream is not the one that link speaks of
+			g.link = LinkDown
+		}
 	case CursorLost:
 		return g.beginSync(e.Retained - 1), nil
 	case Folded:
@@ -113,13 +120,30 @@ func (g *Group) Step(e Event) ([]Action, error) {
 	case TailCounted:
 		return g.tailCounted(e), nil
 	case MemberChanged:
-		g.Meta.Upsert(e.Member)
-		return []Action{Persist{}}, nil
+		next := Meta{Members: slices.Clone(g.Meta.Members)}
+		next.Upsert(e.Member)
+		return g.setMembers(next.Members)
 	case MembersReplaced:
-		g.Meta.Members = append([]Member(nil), e.Members...)
-		return []Action{Persist{}}, nil
+		return g.setMembers(slices.Clone(e.Members))
 	default:
 		panic(fmt.Sprintf("core: unknown event %T", e)) // a programming error: the set of events is closed
 	}
 	return nil, nil
+}
+
+// calls reports whether an event belongs to the stream that a primary opens.
+func calls(e Event) bool {
+	switch e.(type) {
+	case Connected, Welcomed, Refused, Acked, CursorLost, MapDirty, SyncAcked:
+		return true
+	}
+	return false
+}
+
+func (g *Group) setMembers(members []Member) ([]Action, error) {
+	if err := CheckMembers(g.Meta.Members, members); err != nil {
+		return nil, fmt.Errorf("%w: group %s: %w", ErrPrecondition, g.Meta.Name, err)
+	}
+	g.Meta.Members = members
+	return []Action{Persist{}}, nil
 }

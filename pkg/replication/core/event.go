@@ -33,8 +33,11 @@ type Refused struct {
 // Acked: the secondary has everything up to Ordinal on stable storage.
 type Acked struct{ Ordinal uint64 }
 
-// Disconnected: the stream ended, at either role.
-type Disconnected struct{}
+// Disconnected: a stream ended. Both sides of a group may have one to the other at a time, while roles change.
+type Disconnected struct {
+	// Caller: it was the one that this side opened.
+	Caller bool
+}
 
 // CursorLost: the journal no longer holds what the stream would ship next; it was folded into the change map.
 type CursorLost struct{ Retained uint64 }
@@ -102,10 +105,10 @@ type TailReceived struct {
 // TailCounted: this old primary counted what it had written past the fork.
 type TailCounted struct{ Fork, Last, Writes, Bytes uint64 }
 
-// MemberChanged adds or replaces a member.
+// MemberChanged adds or replaces a member. It may come from the peer, so it is refused if it does not fit.
 type MemberChanged struct{ Member Member }
 
-// MembersReplaced is a sync manifest's list.
+// MembersReplaced is a sync manifest's list, refused like a MemberChanged.
 type MembersReplaced struct{ Members []Member }
 
 func (Connected) event()         {}

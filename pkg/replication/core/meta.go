@@ -161,12 +161,38 @@ func (m *Meta) Validate() error {
 			return fmt.Errorf("timeline %d of %d is malformed", i+1, len(m.Timelines))
 		}
 	}
-	seen := map[uint32]bool{}
-	for _, member := range m.Members {
-		if member.VolumeID == "" || member.SizeBytes < 0 || seen[member.Index] {
-			return fmt.Errorf("member %d is malformed", member.Index)
+	return CheckMembers(nil, m.Members)
+}
+
+// MaxVolumeBytes is the largest volume of a group: 1 PiB. It bounds what a peer can make this site keep track of.
+const MaxVolumeBytes = 1 << 50
+
+// CheckMembers says what is wrong with a list of members, by itself and as the successor of the list before: an index
+// and a volume belong together, and an index keeps its volume for good.
+func CheckMembers(before, members []Member) error {
+	volume := map[uint32]string{}
+	for _, m := range before {
+		volume[m.Index] = m.VolumeID
+	}
+	seen, present := map[uint32]bool{}, map[string]uint32{}
+	for _, m := range members {
+		other, twice := present[m.VolumeID]
+		switch {
+		case m.VolumeID == "":
+			return fmt.Errorf("member %d has no volume", m.Index)
+		case m.SizeBytes < 0 || m.SizeBytes > MaxVolumeBytes:
+			return fmt.Errorf("member %d (volume %s) has size %d, the limit is %d", m.Index, m.VolumeID, m.SizeBytes, int64(MaxVolumeBytes))
+		case seen[m.Index]:
+			return fmt.Errorf("member %d is listed twice", m.Index)
+		case volume[m.Index] != "" && volume[m.Index] != m.VolumeID:
+			return fmt.Errorf("member %d is volume %s, not %s", m.Index, volume[m.Index], m.VolumeID)
+		case twice && !m.Removed:
+			return fmt.Errorf("volume %s is both member %d and member %d", m.VolumeID, other, m.Index)
 		}
-		seen[member.Index] = true
+		seen[m.Index] = true
+		if !m.Removed {
+			present[m.VolumeID] = m.Index
+		}
 	}
 	return nil
 }

@@ -12,12 +12,11 @@ func (g *Group) welcomed(e Welcomed) []Action {
 	if e.PeerDurable > e.Durable {
 		// Not possible while disks keep what they acknowledged: only durable records are shipped.
 		g.link = LinkDown
-		m.Divergence = &Divergence{
-			Relation: "peer-ahead", CommonOrdinal: e.Durable, PeerTimeline: m.Timeline(),
+		return append(g.setDivergence(Divergence{
+			Relation: relationPeerAhead, CommonOrdinal: e.Durable, PeerTimeline: m.Timeline(),
 			Text: fmt.Sprintf("%s holds ordinals up to %d, this site only up to %d: this site's journal lost durable writes",
 				m.Peer, e.PeerDurable, e.Durable),
-		}
-		return []Action{Persist{}, CloseStream{}}
+		}), CloseStream{})
 	}
 	g.refusal = ""
 	g.acked = e.PeerDurable
@@ -80,20 +79,27 @@ func (g *Group) refused(e Refused) []Action {
 	if len(e.PeerTimelines) == 0 {
 		rel, common = RelationBothDiverged, e.Fork
 	}
-	d := &Divergence{Relation: rel.String(), CommonOrdinal: common, Text: e.Message}
+	d := Divergence{Relation: rel.String(), CommonOrdinal: common, Text: e.Message}
 	if n := len(e.PeerTimelines); n > 0 {
 		d.PeerTimeline = e.PeerTimelines[n-1].ID
 	}
-	var actions []Action
-	if old := g.Meta.Divergence; old == nil || old.PeerTimeline != d.PeerTimeline || old.CommonOrdinal != d.CommonOrdinal {
-		g.Meta.Divergence = d
-		actions = append(actions, Persist{})
-	}
+	actions := g.setDivergence(d)
 	if e.Reason == RefuseStale {
 		// The stream is still open for one DivergentTail.
 		actions = append(actions, CountTail{Fork: common})
 	}
 	return append(actions, CloseStream{})
+}
+
+// setDivergence remembers a divergence unless it is known already, possibly in better words: both sides call each
+// other again and again, and each finds it out in its own way.
+func (g *Group) setDivergence(d Divergence) []Action {
+	old := g.Meta.Divergence
+	if old != nil && old.PeerTimeline == d.PeerTimeline && old.CommonOrdinal == d.CommonOrdinal {
+		return nil
+	}
+	g.Meta.Divergence = &d
+	return []Action{Persist{}}
 }
 
 func (g *Group) tailCounted(e TailCounted) []Action {

@@ -61,6 +61,7 @@ func (g *Group) becomePrimary() {
 	m.PeerInstance = ""
 	g.acked = 0
 	g.link = LinkDown
+	g.heard = HeartbeatReceived{} // of a primary that is none any more
 }
 
 // boundLoss says what is known without the old primary: what it had told before the link fell silent, and how long the

@@ -19,6 +19,11 @@ func (g *Group) hello(e HelloReceived) []Action {
 		}
 		return g.diverged(rel, common, e)
 	}
+	if d := m.Divergence; rel == RelationSame && d != nil && d.Relation == relationPeerBehind {
+		// It has written on since, so that its ordinals look like a continuation of ours; they are not. Promoting this
+		// site, or deleting its copy, leads out.
+		return g.refuse(RefuseDiverged, d.CommonOrdinal, "%s", d.Text)
+	}
 	switch {
 	case rel == RelationSame && e.PeerDurable < e.Durable:
 		// Cannot be explained by a crash: only durable records are shipped.
@@ -57,6 +62,8 @@ func (g *Group) hello(e HelloReceived) []Action {
 	}
 	g.link = LinkStreaming
 	g.refusal = ""
+	// What an earlier heartbeat said of a demotion may be undone by now; the next one says it again if not.
+	g.heard.Demoted, g.heard.FinalOrdinal = false, 0
 	return append(actions, SendWelcome{Durable: e.Durable, NeedsSync: !m.Consistent, Instance: m.Instance})
 }
 
@@ -79,16 +86,14 @@ func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) []Action 
 		text = fmt.Sprintf("group %s: %s holds ordinals up to %d, its primary %s only up to %d: the primary lost durable writes",
 			m.Name, m.Site, e.Durable, m.Peer, e.PeerDurable)
 	}
-	d := &Divergence{Relation: rel.String(), CommonOrdinal: common, Text: text}
+	d := Divergence{Relation: rel.String(), CommonOrdinal: common, Text: text}
+	if rel == RelationSame {
+		d.Relation = relationPeerBehind
+	}
 	if n := len(e.Timelines); n > 0 {
 		d.PeerTimeline = e.Timelines[n-1].ID
 	}
-	actions := []Action{}
-	if m.Divergence == nil || *m.Divergence != *d {
-		m.Divergence = d
-		actions = append(actions, Persist{})
-	}
-	return append(actions, g.refuse(RefuseDiverged, common, "%s", text)...)
+	return append(g.setDivergence(d), g.refuse(RefuseDiverged, common, "%s", text)...)
 }
 
 func (g *Group) setConsistent(consistent bool) []Action {

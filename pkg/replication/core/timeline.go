@@ -28,6 +28,12 @@ const (
 	RelationUnrelated
 )
 
+// Divergences between two sides of one timeline, which only a disk that lost durable records can bring about.
+const (
+	relationPeerAhead  = "peer-ahead"
+	relationPeerBehind = "peer-behind"
+)
+
 func (r Relation) String() string {
 	return [...]string{"same", "they-continue", "i-continue", "they-diverged", "i-diverged", "both-diverged", "unrelated"}[r]
 }
