@@ -289,6 +289,36 @@ func TestLifeOfABlockVolume(t *testing.T) {
 	h.clean()
 }
 
+// TestStageRules: a volume that is staged in one way is not staged in another beside it.
+func TestStageRules(t *testing.T) {
+	h := newNode(t, nil)
+	// A reader leaves no format record, so nothing but the stage record says that the device is in use.
+	id := h.create("v", blockCapability(modeReader), nil)
+	h.must(h.stage(id, blockCapability(modeReader)))
+	h.must(h.publish(id, "a", blockCapability(modeReader), true))
+	h.want(h.stage(id, mountCapability(modeWriter, "")), codes.AlreadyExists, "unstage it first")
+	if len(h.mkfs) > 0 || len(h.loops) != 1 {
+		t.Errorf("mkfs %v, loops %v", h.mkfs, h.loops)
+	}
+	h.must(h.unpublish(id, "a"))
+	h.must(h.unstage(id))
+
+	h.must(h.stage(id, mountCapability(modeWriter, "")))
+	h.want(h.stage(id, blockCapability(modeWriter)), codes.AlreadyExists)
+	h.want(h.stage(id, mountCapability(modeReader, "")), codes.AlreadyExists, "read-only")
+	_, err := h.n.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.target("elsewhere"),
+		VolumeCapability: mountCapability(modeWriter, "")})
+	h.want(err, codes.FailedPrecondition, h.staging())
+	// Unstaging where it is not staged takes nothing away.
+	_, err = h.n.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: h.target("elsewhere")})
+	h.must(err)
+	if len(h.mounts) != 1 || len(h.loops) != 1 {
+		t.Errorf("mounts %v, loops %v", h.mounts, h.loops)
+	}
+	h.must(h.unstage(id))
+	h.clean()
+}
+
 func TestPublishRules(t *testing.T) {
 	h := newNode(t, nil)
 	vc := mountCapability(modeMultiWriter, "")

@@ -132,6 +132,11 @@ func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, path string, want cap
 	if rec.Stage != nil && rec.Stage.StagingPath != path && len(devices) > 0 {
 		return false, status.Errorf(codes.FailedPrecondition, "volume %s is staged on %s: unstage it there first", rec.ID, rec.Stage.StagingPath)
 	}
+	if rec.Stage != nil && rec.Stage.Block != want.Block && len(devices) > 0 {
+		// Its device node may be in a pod's hands, and mkfs would write under them.
+		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with raw block %t, not %t: unstage it first",
+			rec.ID, rec.Stage.StagingPath, rec.Stage.Block, want.Block)
+	}
 	at := mountsAt(mounts, path)
 	if len(at) == 0 {
 		return false, nil
@@ -141,8 +146,6 @@ func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, path string, want cap
 	switch {
 	case !ours:
 		return false, status.Errorf(codes.FailedPrecondition, "volume %s: %s is mounted on %s: unmount it, or stage on another path", rec.ID, top.Source, path)
-	case want.Block:
-		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with a file system, not as a block device: unstage it first", rec.ID, path)
 	case top.ReadOnly != want.mountsReadOnly():
 		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with read-only %t, not %t: unstage it first",
 			rec.ID, path, top.ReadOnly, want.mountsReadOnly())

@@ -20,9 +20,9 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/driver/drivertest"
 )
 
 // buildBinary builds a command once per test run and returns its path.
@@ -181,8 +181,10 @@ func dial(t *testing.T, endpoint string) *grpc.ClientConn {
 // requireMachine skips the test on a machine without loop devices or the programs that the driver runs.
 func requireMachine(t *testing.T) {
 	t.Helper()
-	drivertest.RequireLoop(t)
-	drivertest.RequireTools(t, "go", "mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs", "mount")
+	testenv.RequireLoop(t)
+	for _, tool := range []string{"go", "mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs", "mount"} {
+		testenv.RequireTool(t, tool)
+	}
 }
 
 // leftovers returns the mounts below dir and the loop devices over files below it.

@@ -14,8 +14,8 @@ import (
 	"github.com/onsi/gomega"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
-	"github.com/slipstream-storage/slipstream/pkg/driver/drivertest"
 )
 
 // variant is one run of the suite.
@@ -45,7 +45,7 @@ var variants = []variant{
 // startPair starts the driver and the replicator beside it.
 func startPair(t *testing.T, dir string) string {
 	t.Helper()
-	drivertest.RequireFUSE(t)
+	testenv.RequireFUSE(t)
 	sidecar := "unix://" + filepath.Join(dir, "replicator.sock")
 	p := startProcess(t, dir, "--sidecar", sidecar)
 	startReplicator(t, dir, sidecar)
