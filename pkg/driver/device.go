@@ -10,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 )
 
 // Loops attaches files as block devices. It is an interface for the sake of tests without root; the implementation for
@@ -181,9 +182,19 @@ func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord) error 
 		}
 	}
 	if rec.Replicable {
-		return d.sidecar.DetachVolume(ctx, rec.ID)
+		return d.detachShim(ctx, rec.ID)
 	}
 	return nil
+}
+
+// detachShim takes the shim's mount away and tells the replicator. The unmount waits until the replicator has taken
+// what is dirty, so it is done here: a replicator that is killed while it waits for itself could not exit, and holds the
+// pool's lock.
+func (d *Driver) detachShim(ctx context.Context, volumeID string) error {
+	if err := shim.Unmount(filepath.Join(d.opts.ShimDir, volumeID)); err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v; see what has it open, and call again", volumeID, err)
+	}
+	return d.sidecar.DetachVolume(ctx, volumeID)
 }
 
 // needSidecar returns a status error unless the replicator answers now.

@@ -129,5 +129,5 @@ func (d *Driver) tryDetachShimmed(ctx context.Context, volumeID string, device l
 	if err := d.loops.Detach(device); err != nil {
 		return err
 	}
-	return d.sidecar.DetachVolume(ctx, volumeID)
+	return d.detachShim(ctx, volumeID)
 }

@@ -23,6 +23,9 @@ const (
 	batchBytes = 512 << 10
 	// windowBytes bounds what is sent and not acknowledged: the bandwidth-delay product of 1 Gbit/s and 250 ms.
 	windowBytes = 32 << 20
+	// ackTimeout ends a stream on which nothing comes back although heartbeats ask for it: behind a proxy or a dropped
+	// route the network does not tell. The secondary may be waiting for its disk, so it is generous.
+	ackTimeout = 20 * time.Second
 )
 
 // errRefused ends a stream that the secondary turned away.
@@ -99,8 +102,9 @@ type sender struct {
 	mu       sync.Mutex
 	inFlight []sentBatch
 	bytes    int
-	// acknowledged: the peer acknowledged a batch.
+	// acknowledged: the peer acknowledged a batch. heard is when anything came from it.
 	acknowledged bool
+	heard        time.Time
 	wake         signal
 
 	received chan error
@@ -399,6 +403,12 @@ func (s *sender) windowOpen() bool {
 }
 
 func (s *sender) sendHeartbeat() error {
+	s.mu.Lock()
+	silent := time.Since(s.heard)
+	s.mu.Unlock()
+	if silent > ackTimeout {
+		return fmt.Errorf("group %s: %s has not answered for %v", s.g.Name(), s.g.core.Meta.Peer, silent.Round(time.Second))
+	}
 	head, durable := s.g.journal.Head(), s.g.journal.Durable()
 	s.g.mu.Lock()
 	m := &s.g.core.Meta
@@ -442,6 +452,7 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 	}
 	s.inFlight = s.inFlight[n:]
 	s.acknowledged = s.acknowledged || n > 0
+	s.heard = time.Now()
 	s.mu.Unlock()
 	if ack.DurableOrdinal > s.g.journal.Durable() {
 		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable one", s.g.Name(), ack.DurableOrdinal)
