@@ -3,6 +3,7 @@ package testsite
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 )
@@ -13,7 +14,10 @@ func Build(ctx context.Context, binDir string, flags ...string) error {
 	const module = "github.com/slipstream-storage/slipstream"
 	args := append([]string{"build", "-o", binDir + "/"}, flags...)
 	args = append(args, module+"/cmd/csi-driver", module+"/cmd/replicator")
-	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
+	build := exec.CommandContext(ctx, "go", args...)
+	// As make build does; with cgo the replicator cannot set its memory protection in all threads.
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil

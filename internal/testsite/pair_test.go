@@ -12,16 +12,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
 // startPair builds the commands and starts two sites.
 func startPair(t *testing.T, ctx context.Context) *Pair {
 	t.Helper()
-	requireLoop(t)
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Fatal(err)
-	}
+	testenv.RequireLoop(t)
+	testenv.RequireFUSE(t)
 	binDir := t.TempDir()
 	if err := Build(ctx, binDir); err != nil {
 		t.Fatal(err)

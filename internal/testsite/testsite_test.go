@@ -12,24 +12,11 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func requireLoop(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		f, err := os.Open("/dev/loop-control")
-		if err == nil {
-			_ = f.Close()
-			return
-		}
-	}
-	if os.Getenv("CI") == "true" || os.Getenv("SLIPSTREAM_REQUIRE_ROOT") == "1" {
-		t.Fatal("needs root and loop devices")
-	}
-	t.Skip("needs root and loop devices")
-}
 
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
@@ -42,7 +29,7 @@ func run(t *testing.T, name string, args ...string) string {
 
 // TestSweep builds by hand what a dead site leaves and sees it go, and only that.
 func TestSweep(t *testing.T) {
-	requireLoop(t)
+	testenv.RequireLoop(t)
 	root, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +87,7 @@ func TestSweep(t *testing.T) {
 
 // TestSweepUnmountsFirst: what is mounted in the directory is unmounted and not removed with it.
 func TestSweepUnmountsFirst(t *testing.T) {
-	requireLoop(t)
+	testenv.RequireLoop(t)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +133,7 @@ func TestProcess(t *testing.T) {
 }
 
 func TestNewSaysWhatIsMissing(t *testing.T) {
-	requireLoop(t)
+	testenv.RequireLoop(t)
 	parent := t.TempDir()
 	if _, err := New(Options{BinDir: t.TempDir(), Parent: parent}); err == nil || !strings.Contains(err.Error(), "make build") {
 		t.Errorf("without programs: %v", err)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 )
 
 func TestParseKind(t *testing.T) {
@@ -197,27 +199,15 @@ func testDirs(t *testing.T) Dirs {
 	return dirs
 }
 
-// require skips the test without what it needs, and fails it where the environment promises to have everything.
-func require(t *testing.T, ok bool, need string) {
-	t.Helper()
-	if ok {
-		return
-	}
-	if os.Getenv("SLIPSTREAM_REQUIRE_ROOT") == "1" || os.Getenv("CI") == "true" {
-		t.Fatal(need)
-	}
-	t.Skip(need)
-}
-
 func forEachKind(t *testing.T, test func(t *testing.T, kind Kind)) {
 	for _, kind := range []Kind{SQLite, Postgres} {
 		t.Run(string(kind), func(t *testing.T) {
 			if kind == Postgres {
 				if _, err := postgresBin(); err != nil {
-					if !errors.Is(err, ErrNoPostgres) {
+					if !errors.Is(err, ErrNoPostgres) || testenv.Strict() {
 						t.Fatal(err)
 					}
-					require(t, false, err.Error())
+					t.Skip(err)
 				}
 			}
 			test(t, kind)
@@ -318,7 +308,7 @@ func TestCheckFindsForgery(t *testing.T) {
 
 // TestProcessKill kills a workload with its servers and opens what it left.
 func TestProcessKill(t *testing.T) {
-	require(t, os.Geteuid() == 0, "needs root for a pid namespace")
+	testenv.RequireRoot(t)
 	forEachKind(t, func(t *testing.T, kind Kind) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
@@ -376,7 +366,7 @@ func startProcess(t *testing.T, o ProcessOptions) *Process {
 }
 
 func TestProcessReportsWhyItFailed(t *testing.T) {
-	require(t, os.Geteuid() == 0, "needs root for a pid namespace")
+	testenv.RequireRoot(t)
 	p := startProcess(t, ProcessOptions{Kind: SQLite, Dirs: Dirs{Stock: "/nonexistent/stock"}, Clients: 1})
 	if err := p.WaitFirst(context.Background()); err == nil || !strings.Contains(err.Error(), "/nonexistent/stock") {
 		t.Errorf("got %v", err)
