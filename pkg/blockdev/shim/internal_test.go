@@ -3,6 +3,9 @@ package shim
 import (
 	"bytes"
 	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"unsafe"
 
@@ -302,5 +305,39 @@ func TestDeviceThatDisagreesAboutItsSize(t *testing.T) {
 	errno, _ := checkReply(t, serve(s, request(opWrite, 2, fileNode, dataBody(8192, 1, []byte("a")))), 2)
 	if !errors.Is(errno, unix.EFBIG) {
 		t.Fatalf("got %v", errno)
+	}
+}
+
+// TestOneReaderStays runs the readers' accounting as run does, without a connection, and checks that they never all end.
+func TestOneReaderStays(t *testing.T) {
+	var p readerPool
+	var alive atomic.Int32
+	var requests atomic.Int64
+	const total = 300_000
+	var wg sync.WaitGroup
+	var reader func()
+	spawn := func() {
+		alive.Add(1)
+		p.idle.Add(1)
+		wg.Add(1)
+		go reader()
+	}
+	reader = func() {
+		defer wg.Done()
+		for requests.Add(1) < total {
+			if p.idle.Add(-1) == 0 {
+				spawn()
+			}
+			runtime.Gosched() // the request
+			if !p.stay() {
+				alive.Add(-1)
+				return
+			}
+		}
+	}
+	spawn()
+	wg.Wait()
+	if requests.Load() < total || alive.Load() == 0 {
+		t.Fatalf("after %d requests no reader was left", requests.Load())
 	}
 }

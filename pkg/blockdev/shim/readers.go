@@ -53,8 +53,8 @@ const (
 
 // readerPool runs a Server's readers.
 type readerPool struct {
-	// idle counts readers that are in read(2), or on the way there with nothing else to do. It is incremented for a new
-	// reader by the one that starts it.
+	// idle counts readers that are in read(2) or certain to get there. It is incremented for a new reader by the one that
+	// starts it, and by stay.
 	idle atomic.Int32
 	// completed counts requests, for the watch.
 	completed atomic.Uint64
@@ -170,9 +170,26 @@ func (p *readerPool) run(s *Server, buf []byte) {
 			klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID, "bytes", n, "opcode", h.opcode, "length", h.len)
 		}
 		p.completed.Add(1)
-		if p.idle.Add(1) > maxIdleReaders {
-			p.idle.Add(-1)
+		if !p.stay() {
 			return
+		}
+	}
+}
+
+// stay is what a reader asks when it has answered a request: whether it should read the next one, for which it is then
+// counted as idle, or end.
+//
+// Whoever is counted will read, and whoever ends was not counted: so the idle reader for whose sake one ends either stays,
+// or takes a request and starts another. Counting first and taking it back when there are too many is wrong: two readers
+// can both see the other's count, and both end.
+func (p *readerPool) stay() bool {
+	for {
+		n := p.idle.Load()
+		if n >= maxIdleReaders {
+			return false
+		}
+		if p.idle.CompareAndSwap(n, n+1) {
+			return true
 		}
 	}
 }

@@ -265,8 +265,8 @@ func (s *Server) Path() string { return filepath.Join(s.state.MountPoint, FileNa
 // State returns what Adopt needs in another process.
 func (s *Server) State() State { return s.state }
 
-// FD returns the /dev/fuse descriptor for the keeper to duplicate. It belongs to the Server: do not close it, and do not
-// read from it.
+// FD returns the /dev/fuse descriptor for the keeper to duplicate (keeper.Holder does). It belongs to the Server, which
+// closes it when serving ends: do not close it, do not read from it, and use its SyscallConn rather than its Fd.
 func (s *Server) FD() *os.File { return s.dev }
 
 // Device returns the Device that is served.

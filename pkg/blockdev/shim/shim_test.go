@@ -518,8 +518,13 @@ func TestCloseAdopt(t *testing.T) {
 
 func dupFile(t *testing.T, f *os.File) *os.File {
 	t.Helper()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	conn, err := f.SyscallConn()
 	if err != nil {
+		t.Fatal(err)
+	}
+	fd := -1
+	cerr := conn.Control(func(raw uintptr) { fd, err = unix.FcntlInt(raw, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(cerr, err); err != nil {
 		t.Fatal(err)
 	}
 	return os.NewFile(uintptr(fd), "dup")
