@@ -229,6 +229,13 @@ func TestForcedPromotionAndLossReport(t *testing.T) {
 		t.Fatalf("loss %+v, want 7 writes of 4096 bytes", l)
 	}
 	eventually(t, "the old primary knows", func() bool { return g.Status().State == "diverged" })
+	eventually(t, "the new primary knows", func() bool { return gb.Status().State == "diverged" })
+	if _, err := gb.Attach("v0"); err != nil {
+		t.Fatalf("the new primary's volume cannot be attached because of the old one's history: %v", err)
+	}
+	if _, err := g.Attach("v0"); !errors.Is(err, ErrNotPrimary) {
+		t.Fatalf("attaching at the old primary: %v", err)
+	}
 	if got := content(t, volumeOf(t, gb, "v0"))[0]; got != 'a' {
 		t.Fatalf("the new primary has %q: the old one overwrote it", got)
 	}

@@ -73,7 +73,7 @@ func (g *Group) Attach(id string) (*Volume, error) {
 		return nil, fmt.Errorf("%w: group %s is secondary at %s; promote it first", ErrNotPrimary, m.Name, m.Site)
 	case m.Demoted:
 		return nil, fmt.Errorf("%w: group %s was demoted at %s; promote it at %s", ErrNotPrimary, m.Name, m.Site, m.Peer)
-	case m.Divergence != nil && !v.attached:
+	case m.Divergence != nil && m.Divergence.Supersedes() && !v.attached:
 		return nil, fmt.Errorf("%w: %s", ErrNotPrimary, m.Divergence.Text)
 	}
 	v.attached = true

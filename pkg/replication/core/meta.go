@@ -73,6 +73,12 @@ type Divergence struct {
 	Text          string `json:"text"`
 }
 
+// Supersedes reports whether the peer may have been promoted in this site's place. Where this site is the one that was
+// promoted, the peer's old history is no reason to keep anybody from it.
+func (d *Divergence) Supersedes() bool {
+	return d.Relation != RelationIContinue.String() && d.Relation != RelationTheyDiverged.String()
+}
+
 // Meta is the durable part of a group: the content of group.json.
 type Meta struct {
 	Version          int         `json:"version"`
