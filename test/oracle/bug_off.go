@@ -1,0 +1,13 @@
+//go:build !slipstream_bugs
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/slipstream-storage/slipstream/internal/bug"
+)
+
+func setBug(n bug.Name) error {
+	return fmt.Errorf("fault %s: this build has none; build it with -tags slipstream_bugs", n)
+}

@@ -1,0 +1,10 @@
+//go:build slipstream_bugs
+
+package main
+
+import "github.com/slipstream-storage/slipstream/internal/bug"
+
+func setBug(n bug.Name) error {
+	bug.Set(n)
+	return nil
+}
