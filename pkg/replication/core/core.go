@@ -84,7 +84,7 @@ func (g *Group) Step(e Event) ([]Action, error) {
 	switch e := e.(type) {
 	case Connected:
 		g.link = LinkGreeting
-		return []Action{SendHello{Durable: e.Durable}}, nil
+		return []Action{SendHello(e)}, nil
 	case Welcomed:
 		return g.welcomed(e), nil
 	case Refused:

@@ -80,13 +80,20 @@ func (g *Group) refused(e Refused) []Action {
 		rel, common = RelationBothDiverged, e.Fork
 	}
 	d := Divergence{Relation: rel.String(), CommonOrdinal: common, Text: e.Message}
+	if rel == RelationSame {
+		d.Relation = relationPeerAhead
+	}
 	if n := len(e.PeerTimelines); n > 0 {
 		d.PeerTimeline = e.PeerTimelines[n-1].ID
 	}
 	actions := g.setDivergence(d)
 	if e.Reason == RefuseStale {
 		// The stream is still open for one DivergentTail.
-		actions = append(actions, CountTail{Fork: common})
+		fork := common
+		if rel == RelationTheyContinue { // past what is here
+			fork = e.PeerTimelines[len(g.Meta.Timelines)].ForkOrdinal
+		}
+		actions = append(actions, CountTail{Fork: fork})
 	}
 	return append(actions, CloseStream{})
 }

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -48,8 +49,14 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 	return []Action{Persist{}, RollJournal{}, CloseStream{}}, nil
 }
 
+// fork begins a timeline at the last ordinal here. Timelines that the peer forked later than that are not part of this
+// site's history: it had heard of them, and nothing of them had arrived.
 func (g *Group) fork(e Promote) {
-	g.Meta.Timelines = append(g.Meta.Timelines, Timeline{ID: e.NewTimeline, ForkOrdinal: e.Durable, ForkedUnixNanos: e.Now})
+	list := slices.Clone(g.Meta.Timelines)
+	for len(list) > 1 && list[len(list)-1].ForkOrdinal > e.Durable {
+		list = list[:len(list)-1]
+	}
+	g.Meta.Timelines = append(list, Timeline{ID: e.NewTimeline, ForkOrdinal: e.Durable, ForkedUnixNanos: e.Now})
 }
 
 func (g *Group) becomePrimary() {
@@ -109,7 +116,7 @@ func (g *Group) demote(e Demote) ([]Action, error) {
 // tailReceived turns the bound into the exact loss (guarantee G7).
 func (g *Group) tailReceived(e TailReceived) []Action {
 	m := &g.Meta
-	if m.Role != RolePrimary || e.Peer != m.Peer || m.Loss == nil || e.Fork != m.Loss.RecoveredOrdinal || m.Loss.Exact {
+	if m.Role != RolePrimary || e.Peer != m.Peer || m.Loss == nil || e.Fork != m.Loss.RecoveredOrdinal {
 		return nil
 	}
 	l := &Loss{Exact: true, RecoveredOrdinal: e.Fork, LostOrdinals: e.Last - min(e.Fork, e.Last), LostWrites: e.Writes, LostBytes: e.Bytes}
@@ -119,6 +126,9 @@ func (g *Group) tailReceived(e TailReceived) []Action {
 	l.Text = fmt.Sprintf("counted by %s: ordinals %d to %d of timeline %s", m.Peer, e.Fork+1, e.Last, e.Timeline)
 	if l.LostOrdinals == 0 {
 		l.Text = fmt.Sprintf("counted by %s: it had written nothing past ordinal %d", m.Peer, e.Fork)
+	}
+	if m.Loss.Exact && m.Loss.LostOrdinals >= l.LostOrdinals {
+		return nil // counted before; it only grows, while the old primary is written to
 	}
 	m.Loss = l
 	return []Action{Persist{}}

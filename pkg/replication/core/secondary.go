@@ -7,7 +7,8 @@ import "fmt"
 func (g *Group) hello(e HelloReceived) []Action {
 	m := &g.Meta
 	if e.Peer != m.Peer || e.GroupID != m.GroupID {
-		return g.refuse(RefuseForeign, 0, "group %s (%s) at %s has peer %q, not %q", m.Name, m.GroupID, m.Site, m.Peer, e.Peer)
+		return g.refuse(RefuseForeign, 0, "group %s (%s) at %s replicates with %q; %q has no part in it with its group %s",
+			m.Name, m.GroupID, m.Site, m.Peer, e.Peer, e.GroupID)
 	}
 	rel, common := Relate(m.Timelines, e.Durable, e.Timelines, e.PeerDurable)
 	if m.Role == RolePrimary && !m.Demoted {
@@ -29,7 +30,7 @@ func (g *Group) hello(e HelloReceived) []Action {
 		// Cannot be explained by a crash: only durable records are shipped.
 		return g.diverged(rel, common, e)
 	case rel == RelationSame, rel == RelationTheyContinue:
-	case rel == RelationIContinue:
+	case rel == RelationIContinue, rel == RelationTheyDiverged:
 		return g.refuse(RefuseStale, common, "group %s has gone on to timeline %s at %s", m.Name, m.Timeline(), m.Site)
 	default:
 		return g.diverged(rel, common, e)
@@ -41,8 +42,10 @@ func (g *Group) hello(e HelloReceived) []Action {
 	var actions []Action
 	changed := false
 	if m.Role == RolePrimary {
-		// Demoted, and the peer was promoted in its place: what is here is a prefix of what it has.
-		m.Role, m.Demoted, m.FinalOrdinal, m.Consistent = RoleSecondary, false, 0, true
+		// Demoted, and the peer was promoted in its place: what is here is a prefix of what it has, unless this site
+		// lost durable ordinals once and used them again.
+		m.Role, m.Demoted, m.FinalOrdinal = RoleSecondary, false, 0
+		m.Consistent = m.Divergence == nil || m.Divergence.Relation != relationPeerAhead
 		changed = true
 	}
 	if m.Divergence != nil {

@@ -1,0 +1,184 @@
+package core
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+)
+
+// TestScripts runs testdata/*.txt, the executable specification of the group core. Commands (site, from: a or b):
+//
+//	sites [peer-has=N]                          a is primary, b its secondary; with peer-has both are in sync up to N
+//	facts site=a [durable=N] [retained=N] [released-acked=N] [attached=N] [timelines=(T@F,...)]
+//	connect from=a [as=PEER] [group=ID] [hold]  Hello, answer, and the count of a tail; hold keeps the answer back
+//	deliver to=a                                the answer that was kept back
+//	ack to=a upto=N                             b has everything up to N durable and says so
+//	disconnect from=a                           the stream that a opened ends
+//	sync-begin | sync-end | sync-acked site=X
+//	folded | cursor-lost retained=N | map-dirty at=N   at site=X
+//	heartbeat from=a time=SECONDS [head=N] [lag-bytes=N]
+//	promote site=X [force] [timeline=ID] [now=SECONDS] [wrote=SECONDS]
+//	demote site=X
+//	restart site=X                              the process; what is durable stays
+//	reinstall site=b                            the copy is gone, an empty one was made
+//	trim site=X applied=N [pressure] [stall] last=(N,...)|empty
+//	relate mine=(T@F,...) last=N theirs=(T@F,...) their-last=N
+//	loss site=X
+//	show
+//
+// Each prints the actions in order and, unless it is a question, both sides' states.
+func TestScripts(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		c := newConversation()
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			if d.Cmd == "sites" {
+				c = newConversation()
+			}
+			c.log.Reset()
+			if c.run(t, d) {
+				c.printf("%s%s", c.sides["a"].state(), c.sides["b"].state())
+			}
+			return c.log.String()
+		})
+	})
+}
+
+type arguments struct {
+	t *testing.T
+	d *datadriven.TestData
+}
+
+func (a arguments) num(key string, def uint64) uint64 {
+	a.d.MaybeScanArgs(a.t, key, &def)
+	return def
+}
+
+func (a arguments) text(key, def string) string {
+	a.d.MaybeScanArgs(a.t, key, &def)
+	return def
+}
+
+func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
+	args := arguments{t, d}
+	var s *side
+	for _, key := range []string{"site", "from", "to"} {
+		if d.HasArg(key) {
+			if s = c.sides[args.text(key, "")]; s == nil {
+				d.Fatalf(t, "no such site")
+			}
+		}
+	}
+	switch d.Cmd {
+	case "sites":
+		if n := args.num("peer-has", 0); n > 0 {
+			for _, s := range c.sides {
+				s.durable = n
+				s.core.Meta.Sync, s.core.Meta.Consistent = SyncDone, true
+			}
+			c.sides["a"].core.Meta.PeerInstance = "ib"
+			c.sides["b"].core.Meta.Sync = SyncNever
+		}
+	case "facts":
+		s.durable = args.num("durable", s.durable)
+		s.retained = args.num("retained", s.retained)
+		s.releasedAcked = args.num("released-acked", s.releasedAcked)
+		if list := parseTimelines(d, "timelines"); list != nil {
+			s.core.Meta.Timelines = list
+		}
+		s.attached = int(args.num("attached", uint64(s.attached)))
+	case "connect":
+		c.call(s, func(e *HelloReceived) {
+			e.Peer, e.GroupID = args.text("as", e.Peer), args.text("group", e.GroupID)
+		})
+		if !d.HasArg("hold") {
+			c.deliver(s)
+		}
+	case "deliver":
+		c.deliver(s)
+	case "ack":
+		upTo := args.num("upto", 0)
+		c.other(s).durable = upTo
+		c.step(s, Acked{Ordinal: upTo})
+	case "disconnect":
+		c.hangUp(s)
+	case "sync-begin":
+		c.step(s, SyncBeginReceived{})
+	case "sync-end":
+		c.step(s, SyncEndDurable{})
+	case "sync-acked":
+		s.dirty = false
+		c.step(s, SyncAcked{})
+	case "folded":
+		s.dirty = true
+		c.step(s, Folded{})
+	case "cursor-lost":
+		c.step(s, CursorLost{Retained: args.num("retained", 1)})
+	case "map-dirty":
+		c.step(s, MapDirty{At: args.num("at", 0)})
+	case "heartbeat":
+		c.step(c.other(s), HeartbeatReceived{
+			Head: args.num("head", s.durable), Durable: s.durable, UnixNanos: int64(args.num("time", 0)) * 1e9,
+			LagBytes: args.num("lag-bytes", 0), Demoted: s.core.Meta.Demoted, FinalOrdinal: s.core.Meta.FinalOrdinal,
+		})
+	case "promote":
+		_, err := c.step(s, Promote{
+			Force: d.HasArg("force"), Durable: s.durable, DurableUnixNanos: int64(args.num("wrote", 0)) * 1e9,
+			Now: int64(args.num("now", 0)) * 1e9, NewTimeline: args.text("timeline", "T2"),
+		})
+		if l := s.core.Meta.Loss; l != nil && err == nil {
+			c.printf("%s: loss %+v\n", s.name, *l)
+		}
+	case "loss":
+		c.printf("%+v\n", *s.core.Meta.Loss)
+		return false
+	case "demote":
+		c.step(s, Demote{Durable: s.durable, Attached: s.attached})
+	case "restart":
+		s.core = New(s.core.Meta)
+	case "reinstall":
+		m := freshMeta("b")
+		m.Timelines = append([]Timeline(nil), c.other(s).core.Meta.Timelines...)
+		m.Site, m.Peer, m.Instance = s.name, otherName(s.name), "new-"+s.name
+		*s = side{name: s.name, retained: 1, core: New(m)}
+	case "trim":
+		in := TrimInput{Applied: args.num("applied", 0), Pressure: d.HasArg("pressure")}
+		if !d.HasArg("empty") {
+			d.ScanArgs(t, "last", &in.LastOrdinals)
+		}
+		g := *s.core
+		if d.HasArg("stall") {
+			g.Meta.JournalFull = PolicyStall
+		}
+		c.printf("%+v\n", g.PlanTrim(in))
+		return false
+	case "relate":
+		mine, theirs := parseTimelines(d, "mine"), parseTimelines(d, "theirs")
+		myLast, theirLast := args.num("last", 0), args.num("their-last", 0)
+		r, common := Relate(mine, myLast, theirs, theirLast)
+		mirror, mirrorCommon := Relate(theirs, theirLast, mine, myLast)
+		c.printf("%s, common %d (they say: %s, common %d)\n", r, common, mirror, mirrorCommon)
+		return false
+	case "show":
+	default:
+		d.Fatalf(t, "unknown command")
+	}
+	return true
+}
+
+func parseTimelines(d *datadriven.TestData, key string) []Timeline {
+	var list []Timeline
+	for _, arg := range d.CmdArgs {
+		if arg.Key != key {
+			continue
+		}
+		for _, v := range arg.Vals {
+			id, fork, _ := strings.Cut(v, "@")
+			t := Timeline{ID: id}
+			fmt.Sscan(fork, &t.ForkOrdinal)
+			list = append(list, t)
+		}
+	}
+	return list
+}

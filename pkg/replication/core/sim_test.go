@@ -1,0 +1,169 @@
+package core
+
+import (
+	"fmt"
+	"strings"
+)
+
+// side is one site of a conversation: a core, and the local facts that its caller would know.
+type side struct {
+	name string
+	core *Group
+	// durable equals head here: what is not durable does not exist for the core.
+	durable, retained, releasedAcked uint64
+	attached                         int
+	// dirty: the change map holds something.
+	dirty bool
+}
+
+// conversation is two sides and the streams that they opened to each other. It carries out actions as package
+// replication does, with ordinals in place of records.
+type conversation struct {
+	sides map[string]*side
+	// answers are what the called side said to Hello and the caller, by its name, has not heard yet.
+	answers map[string][]Action
+	log     strings.Builder
+}
+
+func newConversation() *conversation {
+	c := &conversation{sides: map[string]*side{}, answers: map[string][]Action{}}
+	for _, name := range []string{"a", "b"} {
+		c.sides[name] = &side{name: name, retained: 1, core: New(freshMeta(name))}
+	}
+	return c
+}
+
+// freshMeta is a group just created at a, or made at b by a's first Hello.
+func freshMeta(name string) Meta {
+	m := Meta{
+		Version: MetaVersion, GroupID: "g", Name: "shop", Site: name, Peer: otherName(name), Role: RolePrimary,
+		Timelines: []Timeline{{ID: "T1"}}, JournalSizeBytes: 1 << 20, JournalFull: PolicyTrack, Sync: SyncNever,
+		Instance: "i" + name, Consistent: true,
+	}
+	if name == "b" {
+		m.Role, m.Consistent = RoleSecondary, false
+	}
+	return m
+}
+
+func otherName(name string) string {
+	if name == "a" {
+		return "b"
+	}
+	return "a"
+}
+
+func (c *conversation) other(s *side) *side { return c.sides[otherName(s.name)] }
+
+func (c *conversation) printf(format string, args ...any) { fmt.Fprintf(&c.log, format, args...) }
+
+func actionText(a Action) string {
+	return strings.TrimPrefix(fmt.Sprintf("%T%+v", a, a), "core.")
+}
+
+// step feeds a side and logs what it wants done; MarkAll is done.
+func (c *conversation) step(s *side, e Event) ([]Action, error) {
+	actions, err := s.core.Step(e)
+	if err != nil {
+		c.printf("%s: error: %v\n", s.name, err)
+		return nil, err
+	}
+	for _, a := range actions {
+		c.printf("%s: %s\n", s.name, actionText(a))
+		if _, ok := a.(MarkAll); ok {
+			s.dirty = true
+		}
+	}
+	return actions, nil
+}
+
+// find returns the action of type A, if there is one.
+func find[A Action](actions []Action) (A, bool) {
+	for _, a := range actions {
+		if a, ok := a.(A); ok {
+			return a, true
+		}
+	}
+	var none A
+	return none, false
+}
+
+// call opens a stream from a side and takes Hello to the other. The answer waits for deliver.
+func (c *conversation) call(s *side, change func(*HelloReceived)) {
+	delete(c.answers, s.name)
+	actions, _ := c.step(s, Connected{Durable: s.durable})
+	hello, ok := find[SendHello](actions)
+	if !ok {
+		return
+	}
+	o := c.other(s)
+	e := HelloReceived{
+		Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: append([]Timeline(nil), s.core.Meta.Timelines...),
+		PeerDurable: hello.Durable, Durable: o.durable, Attached: o.attached,
+	}
+	if change != nil {
+		change(&e)
+	}
+	c.answers[s.name], _ = c.step(o, e)
+}
+
+// deliver takes the answer to the caller, and what an old primary counts back.
+func (c *conversation) deliver(s *side) {
+	o, answer := c.other(s), c.answers[s.name]
+	if w, ok := find[SendWelcome](answer); ok {
+		c.step(s, Welcomed{
+			PeerDurable: w.Durable, NeedsSync: w.NeedsSync, Instance: w.Instance,
+			Durable: s.durable, Retained: s.retained, ReleasedAcked: s.releasedAcked,
+		})
+	}
+	if r, ok := find[SendRefusal](answer); ok {
+		actions, _ := c.step(s, Refused{
+			Reason: r.Reason, Message: r.Message, Fork: r.Fork,
+			PeerTimelines: append([]Timeline(nil), o.core.Meta.Timelines...), Durable: s.durable,
+		})
+		if count, ok := find[CountTail](actions); ok {
+			c.tail(s, count.Fork)
+		}
+	}
+	delete(c.answers, s.name)
+}
+
+// tail counts what a side has past the fork, each ordinal a write of 4096 bytes, one a second, and tells the peer.
+func (c *conversation) tail(s *side, fork uint64) {
+	timeline := s.core.Meta.Timeline()
+	last := max(s.durable, fork)
+	n := last - fork
+	c.step(s, TailCounted{Fork: fork, Last: last, Writes: n, Bytes: n * 4096})
+	c.step(c.other(s), TailReceived{
+		Peer: s.name, Timeline: timeline, Fork: fork, Last: last, Writes: n, Bytes: n * 4096,
+		FirstUnixNanos: 1e9, LastUnixNanos: int64(n) * 1e9,
+	})
+}
+
+// hangUp ends the stream that s opened.
+func (c *conversation) hangUp(s *side) {
+	delete(c.answers, s.name)
+	c.step(s, Disconnected{Caller: true})
+	c.step(c.other(s), Disconnected{})
+}
+
+// state is one line about a side.
+func (s *side) state() string {
+	m := &s.core.Meta
+	word, reason := s.core.State()
+	var timelines []string
+	for _, t := range m.Timelines {
+		timelines = append(timelines, fmt.Sprintf("%s@%d", t.ID, t.ForkOrdinal))
+	}
+	line := fmt.Sprintf("%s: %s %s, durable %d, %s", s.name, m.Role, word, s.durable, strings.Join(timelines, " "))
+	if m.Role == RolePrimary {
+		line += fmt.Sprintf(", acked %d, sync %s", s.core.Acked(), m.Sync)
+	}
+	if !s.core.Promotable() {
+		line += ", NOT PROMOTABLE"
+	}
+	if reason != "" {
+		line += "\n     " + reason
+	}
+	return line + "\n"
+}
