@@ -157,7 +157,7 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 		return false, err
 	}
 	s := &sender{
-		g: g, stream: stream, enc: enc, wake: newSignal(), received: make(chan error, 1), heard: time.Now(),
+		g: g, stream: stream, enc: enc, wake: newSignal(), received: make(chan error, 1),
 		timeline: message.Timelines[len(message.Timelines)-1].Id, heard: time.Now(),
 	}
 	start, err := g.onWelcome(welcome)
