@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
@@ -223,9 +224,7 @@ func Adopt(fd *os.File, st State, cfg Config, dev blockdev.Device) (*Server, err
 	if fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
 		return nil, fmt.Errorf("adopt volume %q: %w", st.VolumeID, ErrUnmounted)
 	}
-	var notify [outHeaderSize]byte
-	putOutHeader(notify[:], outHeaderSize, notifyResend, 0)
-	if _, err := writeFD(raw, notify[:]); err != nil {
+	if err := requestResend(raw); err != nil {
 		switch {
 		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOTCONN):
 			return nil, fmt.Errorf("adopt volume %q: %w", st.VolumeID, ErrUnmounted)
@@ -236,6 +235,17 @@ func Adopt(fd *os.File, st State, cfg Config, dev blockdev.Device) (*Server, err
 	s.readers.start(s)
 	klog.InfoS("Serving adopted volume", "volume", st.VolumeID, "mountPoint", st.MountPoint, "mode", st.Mode, "device", st.Device)
 	return s, nil
+}
+
+// requestResend asks the kernel to queue what was read and not answered again (FUSE_NOTIFY_RESEND, kernel 6.9).
+func requestResend(fd int) error {
+	if bug.Enabled(bug.NoResend) {
+		return nil
+	}
+	var notify [outHeaderSize]byte
+	putOutHeader(notify[:], outHeaderSize, notifyResend, 0)
+	_, err := writeFD(fd, notify[:])
+	return err
 }
 
 func newServer(f *os.File, st State, cfg Config, dev blockdev.Device) *Server {
