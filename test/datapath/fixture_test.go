@@ -24,43 +24,53 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
-// binDir has the commands, built from this tree once for all tests, and goes with them.
-var binDir string
+// buildDir has the commands, built from this tree once for all tests, and goes with them.
+var buildDir string
 
-// buildCommands builds the commands that the tests run as processes.
-var buildCommands = sync.OnceValues(func() (dir string, err error) {
-	if dir, err = os.MkdirTemp("", "slipstream-bin-"); err != nil {
+// buildCommands builds the commands that the tests run as processes; buildFaultyCommands builds them so that a
+// deliberate fault can be switched on.
+var (
+	buildCommands       = sync.OnceValues(func() (dir string, err error) { return goBuild("good") })
+	buildFaultyCommands = sync.OnceValues(func() (dir string, err error) { return goBuild("faulty", "-tags", "slipstream_bugs") })
+)
+
+func goBuild(name string, flags ...string) (dir string, err error) {
+	if buildDir == "" {
+		if buildDir, err = os.MkdirTemp("", "slipstream-bin-"); err != nil {
+			return "", err
+		}
+	}
+	dir = filepath.Join(buildDir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return "", err
 	}
-	binDir = dir
-	build := exec.Command("go", "build", "-o", dir, "../../cmd/csi-driver", "../../cmd/replicator")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile does: the replicator needs it
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w: %s", err, out)
-	}
-	return dir, nil
-})
+	return dir, testsite.Build(context.Background(), dir, flags...)
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if binDir != "" {
-		os.RemoveAll(binDir)
+	if buildDir != "" {
+		os.RemoveAll(buildDir)
 	}
 	os.Exit(code)
 }
 
 // newPair starts two sites and takes them away at the end.
-func newPair(t *testing.T, ctx context.Context, options testsite.Options) *testsite.Pair {
+func newPair(t *testing.T, ctx context.Context) *testsite.Pair {
+	t.Helper()
+	return newPairOf(t, ctx, buildCommands)
+}
+
+func newPairOf(t *testing.T, ctx context.Context, build func() (string, error)) *testsite.Pair {
 	t.Helper()
 	testenv.RequireRoot(t)
 	testenv.RequireFUSE(t)
 	testenv.RequireLoop(t)
-	dir, err := buildCommands()
+	dir, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	options.BinDir = dir
-	p, err := testsite.New(options)
+	p, err := testsite.New(testsite.Options{BinDir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ func killUnderLoad(t *testing.T, order string) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	p := newPair(t, ctx, testsite.Options{})
+	p := newPair(t, ctx)
 	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: "kill", Remote: "site-b", JournalSizeBytes: 64 << 20})
 	v, dev := blockVolume(t, ctx, p.A, "kill-"+order, "kill", sizeBytes, order)
 
