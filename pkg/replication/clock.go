@@ -67,7 +67,7 @@ func (c *writeClock) oldestAfter(acked uint64) (unixNanos int64, ok bool) {
 		return 0, false
 	case i == 0:
 		return c.samples[0].unixNanos, true
-	case i < len(c.samples):
+	case i < len(c.samples) && c.samples[i].ordinal == acked+1:
 		return c.samples[i].unixNanos, true
 	default:
 		return c.samples[i-1].unixNanos, true

@@ -321,11 +321,18 @@ func (g *Group) storeMember(m core.Member) error {
 	g.mu.Lock()
 	secondary, group, peer := g.core.Meta.Role == core.RoleSecondary, g.core.Meta.Name, g.core.Meta.Peer
 	g.mu.Unlock()
+	var format *blockdev.FormatRecord
+	if len(m.Format) > 0 {
+		format = &blockdev.FormatRecord{}
+		if err := json.Unmarshal(m.Format, format); err != nil {
+			return fmt.Errorf("%w: volume %s: format record: %w", ErrInvalid, m.VolumeID, err)
+		}
+	}
 	rec, err := pool.Get(m.VolumeID)
 	if errors.Is(err, blockdev.ErrNoVolume) && secondary {
 		rec, err = pool.Create(blockdev.VolumeRecord{
 			ID: m.VolumeID, Name: m.Name, SizeBytes: m.SizeBytes, BlockSizeBytes: m.BlockSizeBytes, Thick: m.Thick,
-			Replicable: true, Order: blockdev.Order(m.Order), Group: group, Remote: peer, FSType: m.FSType, Secondary: true,
+			Replicable: true, Order: blockdev.Order(m.Order), Group: group, Remote: peer, FSType: m.FSType, Format: format, Secondary: true,
 		})
 	}
 	if err != nil {
@@ -338,13 +345,6 @@ func (g *Group) storeMember(m core.Member) error {
 	if m.SizeBytes > rec.SizeBytes {
 		if _, err := pool.Grow(m.VolumeID, m.SizeBytes); err != nil {
 			return err
-		}
-	}
-	var format *blockdev.FormatRecord
-	if len(m.Format) > 0 {
-		format = &blockdev.FormatRecord{}
-		if err := json.Unmarshal(m.Format, format); err != nil {
-			return fmt.Errorf("%w: volume %s: format record: %w", ErrInvalid, m.VolumeID, err)
 		}
 	}
 	_, err = pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {

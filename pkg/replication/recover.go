@@ -176,6 +176,9 @@ func parseID(id string) ([16]byte, error) {
 	if err != nil {
 		return [16]byte{}, fmt.Errorf("%w: identifier %q: %w", ErrInvalid, id, err)
 	}
+	if u.String() != id { // one identifier, one directory
+		return [16]byte{}, fmt.Errorf("%w: identifier %q: not in the form %s", ErrInvalid, id, u)
+	}
 	return u, nil
 }
 
