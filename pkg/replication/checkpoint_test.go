@@ -65,7 +65,7 @@ func TestCheckpointSurvivesPowerLoss(t *testing.T) {
 			t.Fatalf("after a power loss %+v, want %+v", again.last, want)
 		}
 		// The next write may be torn.
-		if _, err := again.file.WriteAt(numbered(n + 1).encodeAs(want.Generation+1), int64((want.Generation+1)%2)*checkpointSlotBytes); err != nil {
+		if _, err := again.file.WriteAt(numbered(n+1).encodeAs(want.Generation+1), int64((want.Generation+1)%2)*checkpointSlotBytes); err != nil {
 			t.Fatal(err)
 		}
 		torn := mustOpenCheckpoint(t, crashed.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(101), RNG: rng}))

@@ -127,6 +127,9 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if known != nil && !known.Unsynced && switchTo == nil {
 		return g.Resize(rec.ID, rec.SizeBytes)
 	}
+	if !g.writable.Load() {
+		return g.notWritable() // before the volume is bound to a group that cannot take it
+	}
 	member.Unsynced = true
 	if err := g.upsertMember(member); err != nil {
 		return err
@@ -176,7 +179,7 @@ func (v *Volume) markContent() error {
 func (g *Group) RemoveVolume(id string) error {
 	v, err := g.Volume(id)
 	if errors.Is(err, ErrNotFound) {
-		return nil
+		return g.releaseVolume(id) // a crash may have come before that
 	}
 	g.mu.Lock()
 	attached := v.attached
@@ -195,7 +198,27 @@ func (g *Group) RemoveVolume(id string) error {
 	if err := g.announce(member); err != nil {
 		return err
 	}
-	return g.upsertMember(member)
+	if err := g.upsertMember(member); err != nil {
+		return err
+	}
+	return g.releaseVolume(id)
+}
+
+// releaseVolume makes the pool's record of a volume that is no member say so. A secondary's copy stays bound: it is of
+// use only to the group, should the volume come back.
+func (g *Group) releaseVolume(id string) error {
+	rec, err := g.cfg.Pool.Get(id)
+	if errors.Is(err, blockdev.ErrNoVolume) {
+		return nil
+	}
+	if err != nil || rec.Group != g.Name() || rec.Secondary {
+		return err
+	}
+	_, err = g.cfg.Pool.Update(id, func(r *blockdev.VolumeRecord) error {
+		r.Group, r.Remote = "", ""
+		return nil
+	})
+	return err
 }
 
 // Resize grows a member here and, in order, at the peer. Growing to less than it has is not an error and changes

@@ -93,6 +93,8 @@ type sender struct {
 	// at is the last ordinal that was shipped or skipped by a sync-begin.
 	at       uint64
 	sequence uint64
+	// sentSmall is when the last batch was sent that the journal's durable end had cut short.
+	sentSmall time.Time
 	// syncing is between sync-begin and sync-end; syncTarget is the head when the last extent was read, once it was.
 	syncing    bool
 	syncTarget uint64
@@ -253,7 +255,10 @@ func (s *sender) loop(ctx context.Context) error {
 	for {
 		sent := false
 		if s.windowOpen() {
-			var err error
+			err := s.pace(ctx)
+			if err != nil {
+				return err
+			}
 			if sent, err = s.sendSome(); err != nil {
 				return err
 			}
@@ -284,6 +289,26 @@ func (s *sender) loop(ctx context.Context) error {
 		if err := s.sendHeartbeat(); err != nil {
 			return err
 		}
+	}
+}
+
+// pace leaves ShipInterval between small batches. Every batch costs processor time here, a wake-up and a disk sync there;
+// one for each flush of a busy database would take from the application what it was promised. A backlog is not paced.
+func (s *sender) pace(ctx context.Context) error {
+	wait := s.g.cfg.ShipInterval - time.Since(s.sentSmall)
+	if wait <= 0 {
+		return nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case err := <-s.received:
+		s.received <- err
+		return err
+	case <-t.C:
+		return nil
 	}
 }
 
@@ -364,6 +389,9 @@ func (s *sender) sendRecords(records []journal.Record) error {
 		if err := s.add(r.Header, r.Data); err != nil {
 			return err
 		}
+	}
+	if s.enc.RawBytes() < batchBytes/2 {
+		s.sentSmall = time.Now()
 	}
 	if err := s.sendBatch(); err != nil {
 		return err

@@ -1,0 +1,114 @@
+package replication
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// Adding a volume to a group that takes no writes here is refused before anything is changed: the volume stays usable
+// on its own.
+func TestAddVolumeToDemotedGroup(t *testing.T) {
+	_, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 1, 1<<20, nil)
+	mustWrite(t, volumeOf(t, g, "v0"), 0, block('a', 4096))
+	mustFlush(t, volumeOf(t, g, "v0"))
+	gb := caughtUp(t, g, b)
+	if _, err := g.Demote(); err != nil {
+		t.Fatal(err)
+	}
+	for s, g := range map[*testSite]*Group{a: g, b: gb} {
+		rec := s.createVolume("late", 1<<20)
+		if err := g.AddVolume(rec, nil); !errors.Is(err, ErrNotPrimary) {
+			t.Errorf("%s: %v", s.name, err)
+		}
+		if rec, err := s.pool.Get("late"); err != nil || rec.Group != "" {
+			t.Errorf("%s: the volume's record is %v, %v", s.name, rec, err)
+		}
+		if _, err := g.Volume("late"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: the volume is a member: %v", s.name, err)
+		}
+	}
+}
+
+// A removed volume keeps everything and works alone; added again it is a new member, here and at the peer.
+func TestRemoveAndAddAgain(t *testing.T) {
+	_, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 2, 1<<20, nil)
+	mustWrite(t, volumeOf(t, g, "v0"), 8192, block('x', 4096))
+	mustFlush(t, volumeOf(t, g, "v0"))
+	caughtUp(t, g, b)
+	if err := g.RemoveVolume("v0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.RemoveVolume("v0"); err != nil {
+		t.Fatalf("removing again: %v", err)
+	}
+	image, err := a.pool.OpenImage("v0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 4096)
+	if _, err := image.ReadAt(p, 8192); err != nil || p[0] != 'x' {
+		t.Fatalf("the image has %q: %v", p[0], err)
+	}
+	if _, err := image.WriteAt(block('y', 4096), 16384); err != nil {
+		t.Fatal(err)
+	}
+	if err := image.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the peer dropped it", func() bool { _, err := b.group("shop").Volume("v0"); return errors.Is(err, ErrNotFound) })
+	rec, err := a.pool.Get("v0")
+	if err != nil || rec.Group != "" {
+		t.Fatalf("the removed volume's record is %v, %v", rec, err)
+	}
+	if err := g.AddVolume(rec, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.AddVolume(rec, nil); err != nil {
+		t.Fatalf("adding again: %v", err)
+	}
+	mustWrite(t, volumeOf(t, g, "v0"), 0, block('z', 4096))
+	mustFlush(t, volumeOf(t, g, "v0"))
+	sameContent(t, g, caughtUp(t, g, b))
+	a.restart()
+	b.restart()
+	sameContent(t, a.group("shop"), caughtUp(t, a.group("shop"), b))
+}
+
+// A demotion that is taken back forks a timeline. What is written then reaches the peer under that timeline, on a new
+// stream: were it shipped on the old one, the peer's history would look diverged at the next contact.
+func TestDemotionTakenBack(t *testing.T) {
+	_, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 1, 1<<20, nil)
+	v := volumeOf(t, g, "v0")
+	mustWrite(t, v, 0, block('a', 4096))
+	mustFlush(t, v)
+	gb := caughtUp(t, g, b)
+	if _, err := g.Demote(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the peer heard of the demotion", func() bool {
+		gb.mu.Lock()
+		defer gb.mu.Unlock()
+		return gb.core.Heard().Demoted
+	})
+	if _, err := g.Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, v, 4096, block('b', 4096))
+	mustFlush(t, v)
+	sameContent(t, g, caughtUp(t, g, b))
+	if p, s := g.Status(), gb.Status(); p.Timeline != s.Timeline {
+		t.Fatalf("the peer has the records of timeline %s and says that it is on %s", p.Timeline, s.Timeline)
+	}
+	if _, err := gb.Promote(false); !errors.Is(err, core.ErrPrecondition) {
+		t.Fatalf("a planned promotion on a demotion that was taken back: %v", err)
+	}
+	b.restart()
+	mustWrite(t, v, 8192, block('c', 4096))
+	mustFlush(t, v)
+	sameContent(t, g, caughtUp(t, g, b))
+}
