@@ -300,14 +300,15 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 	}
 	delete(s.groups, name)
 	_ = g.Close() // its files go
-	// group.json first: what remains without it is swept at the next start.
-	if err := s.cfg.FS.Remove(g.path(metaFile)); err != nil {
+	// Renamed first: what remains under that name is swept at the next start.
+	doomed := g.dir + deletingSuffix
+	if err := s.cfg.FS.Rename(g.dir, doomed); err != nil {
 		return err
 	}
-	if err := s.cfg.FS.SyncDir(g.dir); err != nil {
+	if err := s.cfg.FS.SyncDir(filepath.Dir(g.dir)); err != nil {
 		return err
 	}
-	return s.cfg.FS.RemoveAll(g.dir)
+	return s.cfg.FS.RemoveAll(doomed)
 }
 
 // Replicate implements link.Handler: it serves the stream of a primary. The peer's name comes from its certificate.
