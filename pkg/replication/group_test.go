@@ -73,6 +73,22 @@ func TestKillLosesNothing(t *testing.T) {
 	}
 }
 
+// A group that was opened with everything trimmed goes on applying: its journal no longer knows where it had ended.
+func TestAppliesAfterTheJournalWasEmptied(t *testing.T) {
+	s := newTestSite(t, link.NewNetwork(nil), "site-a", nil)
+	g := s.createGroup("shop", "", 1, 1<<20, nil)
+	for i := range 3 {
+		mustWrite(t, volumeOf(t, g, "v0"), int64(i)*4096, block(byte(i+1), 4096))
+		mustFlush(t, volumeOf(t, g, "v0"))
+		eventually(t, "everything is applied", func() bool { st := g.Status(); return st.AppliedOrdinal == st.HeadOrdinal })
+		s.restart() // the segment takes nothing more, so it goes
+		g = s.group("shop")
+		eventually(t, "the journal is empty", func() bool { return len(g.journal.Segments()) == 0 })
+		s.restart()
+		g = s.group("shop")
+	}
+}
+
 func TestReplicatesInOrder(t *testing.T) {
 	_, a, b := pair(t)
 	g := a.createGroup("shop", "site-b", 2, 1<<20, nil)

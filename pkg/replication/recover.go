@@ -101,8 +101,9 @@ func (g *Group) openJournal() error {
 		g.journal.Close()
 		return err
 	}
-	if last.Applied == (journal.Position{}) {
-		// Nothing was ever applied: begin where the journal does.
+	if last.Applied == (journal.Position{}) || last.Applied.Segment < last.OldestSegment {
+		// Nothing was ever applied, or all of it has left the journal, which does not know then where it had ended: begin
+		// where the journal does.
 		g.checkpoint.last.Applied = g.journal.End()
 		if segments := g.journal.Segments(); len(segments) > 0 {
 			g.checkpoint.last.Applied = segments[0].Begin
