@@ -26,7 +26,7 @@ func decodeMeta(path string, data []byte) (core.Meta, error) {
 func loadMeta(fsys vfs.FS, path string) (core.Meta, error) {
 	data, err := vfs.ReadFile(fsys, path)
 	if err != nil {
-		return core.Meta{}, err
+		return core.Meta{}, fmt.Errorf("group record %s: %w", path, err)
 	}
 	return decodeMeta(path, data)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
@@ -33,7 +34,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	if g.checkpoint, err = openCheckpoint(g.cfg.FS, g.path(checkpointName)); err != nil {
 		return nil, err
 	}
-	if g.pending, err = changemap.Load(g.cfg.FS, g.path(changeMapFile)); err != nil {
+	if err := g.loadChangeMap(); err != nil {
 		g.checkpoint.close()
 		return nil, err
 	}
@@ -70,6 +71,22 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	}
 	g.writable.Store(g.core.Writable())
 	return g, nil
+}
+
+// loadChangeMap reads what the peer lacks. A map that is damaged, or gone while a sync needs it, takes nothing from this
+// site's data, so it does not keep the group from opening: the peer gets everything instead.
+func (g *Group) loadChangeMap() (err error) {
+	name, m := g.path(changeMapFile), &g.core.Meta
+	g.pending, err = changemap.Load(g.cfg.FS, name)
+	if err == nil && m.Sync == core.SyncRunning {
+		_, err = g.cfg.FS.Stat(name)
+	}
+	if !errors.Is(err, changemap.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	klog.ErrorS(err, "The change map is lost; everything is copied to the peer at the next contact", "group", m.Name, "file", name)
+	g.pending, m.Sync = changemap.New(), core.SyncNever
+	return saveMeta(g.cfg.FS, g.path(metaFile), m)
 }
 
 func (g *Group) openJournal() error {
@@ -162,11 +179,22 @@ func createGroup(site *Site, dir string, meta core.Meta) error {
 	return saveMeta(fsys, dir+"/"+metaFile, &meta)
 }
 
-// sweepGroupDir removes what a crash left of a group that was being created or deleted.
+// deletingSuffix marks the directory of a group that is being deleted.
+const deletingSuffix = ".deleting"
+
+// sweepGroupDir removes what a crash left of a group that was being created or deleted. A directory that only lacks
+// group.json is neither: its journal may hold the last writes of its volumes.
 func (s *Site) sweepGroupDir(dir string) error {
-	_, err := s.cfg.FS.Stat(dir + "/" + metaFile)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if !strings.HasSuffix(dir, deletingSuffix) {
+		for _, name := range []string{metaFile, checkpointName} {
+			_, err := s.cfg.FS.Stat(dir + "/" + name)
+			if err == nil || !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		if segments, err := s.cfg.FS.ReadDir(dir + "/" + journalDir); len(segments) > 0 {
+			return err
+		}
 	}
 	klog.InfoS("Removing what is left of a group that was being created or deleted", "dir", dir)
 	return s.cfg.FS.RemoveAll(dir)

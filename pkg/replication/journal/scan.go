@@ -107,11 +107,14 @@ func readSegments(fs vfs.FS, dir string, open func(string) (vfs.File, error)) ([
 
 func (s *diskSegment) readHeader() error {
 	var b [segmentHeaderBytes]byte
-	if s.size < segmentHeaderBytes {
-		return nil
-	}
-	if n, err := s.f.ReadAt(b[:], 0); n < len(b) {
+	// A segment has its whole size before its header is written: what is short and not blank was cut.
+	if n, err := s.f.ReadAt(b[:min(s.size, segmentHeaderBytes)], 0); n < int(min(s.size, segmentHeaderBytes)) {
 		return err
+	}
+	if s.size < segmentHeaderBytes && !allZero(b[:]) {
+		s.state, s.problem = headerDamaged, fmt.Errorf("the file was cut to %d bytes", s.size)
+		s.copied = s.size >= segmentHeaderFields && s.hdr.decode(b[:segmentHeaderFields]) == nil
+		return nil
 	}
 	if err := s.hdr.decode(b[:segmentHeaderFields]); err == nil {
 		s.state = headerValid
