@@ -67,7 +67,7 @@ func (g *Group) apply(ctx context.Context) error {
 	from, applied := g.checkpoint.last.Applied, g.checkpoint.last.AppliedOrdinal
 	g.checkpointMu.Unlock()
 
-	limit := g.journal.DurableEnd()
+	limit := g.indexedEnd()
 	if !from.Before(limit) {
 		return nil
 	}
@@ -115,6 +115,15 @@ func (g *Group) apply(ctx context.Context) error {
 	next := g.checkpoint.last
 	next.Applied, next.AppliedOrdinal, next.DurableOrdinal = end, applied, max(next.DurableOrdinal, applied)
 	return g.checkpoint.write(next)
+}
+
+// indexedEnd is the journal's durable end, with every record before it in the index. A record gets into the index a moment
+// after it got into the journal, and in that moment somebody's flush can make it durable: apply would take it for one
+// that it had applied already, and lose it.
+func (g *Group) indexedEnd() journal.Position {
+	g.appendMu.Lock()
+	defer g.appendMu.Unlock()
+	return g.journal.DurableEnd()
 }
 
 // touchesImage reports whether a record of this kind changes a volume's content.

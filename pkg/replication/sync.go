@@ -154,6 +154,8 @@ func (s *sender) sendExtents() (sent bool, err error) {
 	}
 	g.mapMu.Unlock()
 
+	// What was shipped before the extent has to be in it, so it has to be in the index.
+	_ = g.indexedEnd()
 	off := int64(extent) * changemap.ExtentBytes
 	end := min(off+int64(count)*changemap.ExtentBytes, v.size.Load())
 	hole, err := v.holeUntil(off, end)

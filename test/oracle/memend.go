@@ -175,7 +175,6 @@ func (w *world) endInDisaster() error {
 func (w *world) reunite(head, fork uint64, old, expected content) error {
 	ga, gb := w.a.group(), w.b.group()
 	writes, bytes := uint64(0), uint64(0)
-	exactCount := ga.Status().ChangeMapBytes == 0 // what was folded is counted by ordinals only
 	if w.p.exact {
 		writes, bytes = w.h.lost(fork, head)
 	}
@@ -188,6 +187,8 @@ func (w *world) reunite(head, fork uint64, old, expected content) error {
 		return err
 	}
 	l := gb.Status().Loss
+	// What was folded is counted by ordinals only. It may be folded while it is counted.
+	exactCount := ga.Status().ChangeMapBytes == 0
 	switch {
 	case l.LostOrdinals != head-fork:
 		err = w.h.violation("the loss report says that %d ordinals were lost, it was %d (%d to %d)", l.LostOrdinals, head-fork, fork+1, head)
@@ -261,6 +262,10 @@ func (w *world) writeAt(s *memSite, expected content) error {
 		return err
 	}
 	const promotedWriter = 0xfffe
+	some := slices.IndexFunc(volumes, func(v *replication.Volume) bool { return v != nil })
+	if some < 0 {
+		return nil // promoted before it had heard of a volume
+	}
 	for range 1 + w.rng.IntN(40) {
 		number := w.rng.IntN(len(volumes))
 		v := volumes[number]
@@ -294,7 +299,7 @@ func (w *world) writeAt(s *memSite, expected content) error {
 	case 0: // a kill loses nothing
 		s.kill()
 	case 1: // after a flush, a power loss neither
-		if err := volumes[slices.IndexFunc(volumes, func(v *replication.Volume) bool { return v != nil })].Flush(); err != nil {
+		if err := volumes[some].Flush(); err != nil {
 			return err
 		}
 		w.net.Cut(s.name)
@@ -322,7 +327,6 @@ func (w *world) writeAt(s *memSite, expected content) error {
 func volumesHere(h *history, g *replication.Group) ([]*replication.Volume, error) {
 	models := h.models()
 	list := make([]*replication.Volume, len(models))
-	found := false
 	for i, m := range models {
 		v, err := g.Volume(m.id)
 		if errors.Is(err, replication.ErrNotFound) {
@@ -331,10 +335,7 @@ func volumesHere(h *history, g *replication.Group) ([]*replication.Volume, error
 		if err != nil {
 			return nil, err
 		}
-		list[i], found = v, true
-	}
-	if !found {
-		return nil, errNoVolume
+		list[i] = v
 	}
 	return list, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
@@ -212,6 +213,16 @@ func (w *world) drillSecondary(s *memSite) (recovered uint64, err error) {
 func (w *world) promote(s *memSite, who string) (recovered uint64, err error) {
 	g := s.group()
 	promotable := g.Status().Promotable
+	if promotable {
+		// A dying primary's last call may just have come in; then the promotion is to be repeated.
+		err := w.eventually("the promotion of "+who, func() (bool, string) {
+			_, again := g.Promote(true)
+			return again == nil || !errors.Is(again, core.ErrPrecondition) || !g.Status().Promotable, fmt.Sprint(again)
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
 	loss, err := g.Promote(true)
 	if !promotable {
 		w.tally.unpromotable.Add(1)
