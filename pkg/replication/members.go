@@ -58,7 +58,13 @@ func (g *Group) Volume(id string) (*Volume, error) {
 
 // Attach notes that a volume is in use, so that the group keeps its role. It fails with ErrNotPrimary where the group
 // takes no writes, and where another site was promoted in its place. Attaching twice is one attachment.
-func (g *Group) Attach(id string) (*Volume, error) {
+func (g *Group) Attach(id string) (*Volume, error) { return g.attach(id, false) }
+
+// Reattach is Attach for a volume that was in use when an earlier process of this site died, and still is. What was
+// found out since about another site does not take it away from its application.
+func (g *Group) Reattach(id string) (*Volume, error) { return g.attach(id, true) }
+
+func (g *Group) attach(id string, again bool) (*Volume, error) {
 	v, err := g.Volume(id)
 	if err != nil {
 		return nil, err
@@ -73,7 +79,7 @@ func (g *Group) Attach(id string) (*Volume, error) {
 		return nil, fmt.Errorf("%w: group %s is secondary at %s; promote it first", ErrNotPrimary, m.Name, m.Site)
 	case m.Demoted:
 		return nil, fmt.Errorf("%w: group %s was demoted at %s; promote it at %s", ErrNotPrimary, m.Name, m.Site, m.Peer)
-	case m.Divergence != nil && m.Divergence.Supersedes() && !v.attached:
+	case m.Divergence != nil && m.Divergence.Supersedes() && !v.attached && !again:
 		return nil, fmt.Errorf("%w: %s", ErrNotPrimary, m.Divergence.Text)
 	}
 	v.attached = true

@@ -112,3 +112,35 @@ func TestDemotionTakenBack(t *testing.T) {
 	mustFlush(t, v)
 	sameContent(t, g, caughtUp(t, g, b))
 }
+
+// A stale primary's application goes on, also when the replicator is restarted under it; a new one does not begin.
+func TestReattachToStalePrimary(t *testing.T) {
+	net, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 2, 1<<20, nil)
+	mustWrite(t, volumeOf(t, g, "v0"), 0, block('a', 4096))
+	mustFlush(t, volumeOf(t, g, "v0"))
+	if _, err := g.Attach("v0"); err != nil {
+		t.Fatal(err)
+	}
+	gb := caughtUp(t, g, b)
+	net.Cut("site-a")
+	if _, err := gb.Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	net.Heal("site-a")
+	eventually(t, "the old primary knows", func() bool { return g.Status().State == "diverged" })
+	a.restart()
+	g = a.group("shop")
+	if _, err := g.Attach("v0"); !errors.Is(err, ErrNotPrimary) {
+		t.Fatalf("a new application at a stale primary: %v", err)
+	}
+	v, err := g.Reattach("v0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, v, 4096, block('b', 4096))
+	mustFlush(t, v)
+	if _, err := g.Demote(); !errors.Is(err, core.ErrPrecondition) {
+		t.Fatalf("demotion under an application: %v", err)
+	}
+}

@@ -60,11 +60,15 @@ func (s *Service) AttachVolume(ctx context.Context, r *sidecarpb.AttachVolumeReq
 func (a *attachment) device() blockdev.Device { return a.shim.Device() }
 
 // openDevice returns what serves a volume: its group, or its image alone.
-func (s *Service) openDevice(rec *blockdev.VolumeRecord) (*attachment, blockdev.Device, error) {
+func (s *Service) openDevice(rec *blockdev.VolumeRecord, adopting bool) (*attachment, blockdev.Device, error) {
 	group, err := s.opts.Site.GroupOf(rec.ID)
 	switch {
 	case err == nil:
-		v, err := group.Attach(rec.ID)
+		attach := group.Attach
+		if adopting {
+			attach = group.Reattach
+		}
+		v, err := attach(rec.ID)
 		return &attachment{group: group}, v, err
 	case !errors.Is(err, replication.ErrNotFound):
 		return nil, nil, err
@@ -98,7 +102,7 @@ func (s *Service) attach(ctx context.Context, rec *blockdev.VolumeRecord) (*atta
 	if s.opts.Keeper == nil {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s: this replicator has no keeper socket, so it cannot attach", rec.ID)
 	}
-	a, dev, err := s.openDevice(rec)
+	a, dev, err := s.openDevice(rec, false)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +229,7 @@ func (s *Service) adopt(e keeper.Entry) error {
 	if err != nil {
 		return fail(err)
 	}
-	a, dev, err := s.openDevice(rec)
+	a, dev, err := s.openDevice(rec, true)
 	if err != nil {
 		return fail(err)
 	}

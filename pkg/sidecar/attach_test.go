@@ -1,0 +1,211 @@
+package sidecar
+
+import (
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+const testVolumeBytes = 8 << 20
+
+// A volume is attached, written through its file, and detached; each step can be repeated; a flushed write is where it
+// has to be, in a group and without one.
+func TestAttachWriteDetach(t *testing.T) {
+	requireFUSE(t)
+	for _, group := range []string{"", "shop"} {
+		t.Run("group="+group, func(t *testing.T) {
+			f := newFixture(t, newNetwork(t), "site-a", true)
+			f.createVolume("v0", testVolumeBytes, true)
+			if group != "" {
+				f.createGroup(group, "")
+				f.addVolume(group, "v0")
+			}
+			first := f.attach("v0")
+			if again := f.attach("v0"); again.Path != first.Path || again.SizeBytes != testVolumeBytes || again.DirectIo {
+				t.Fatalf("%v, again %v", first, again)
+			}
+			a := startApp(t, first.Path)
+			a.must("write 8192 7")
+			a.must("sync")
+			if got := f.readDirect("v0", 8192); got != 7 {
+				t.Fatalf("the flushed byte is %d", got)
+			}
+			if group != "" {
+				_, err := f.client.DeleteGroup(f.ctx, &sidecarpb.DeleteGroupRequest{Name: group, Force: true})
+				wantCode(t, "delete a group in use", err, codes.FailedPrecondition)
+				_, err = f.client.RemoveVolume(f.ctx, &sidecarpb.RemoveVolumeRequest{Group: group, VolumeId: "v0"})
+				wantCode(t, "remove a volume in use", err, codes.FailedPrecondition)
+				if !f.status(group).Volumes[0].Attached {
+					t.Error("the status does not say that it is attached")
+				}
+			}
+			_, err := f.client.DetachVolume(f.ctx, &sidecarpb.DetachVolumeRequest{VolumeId: "v0"})
+			wantCode(t, "detach under an application", err, codes.FailedPrecondition)
+			a.must("write 12288 8") // it goes on
+			a.close()
+			f.detach("v0")
+			f.detach("v0")
+			if got := f.readDirect("v0", 12288); got != 8 {
+				t.Fatalf("the byte written before the detachment is %d", got)
+			}
+			a = startApp(t, f.attach("v0").Path)
+			if got := a.must("read 8192"); got != "7" {
+				t.Fatalf("attached again, the byte is %s", got)
+			}
+			a.close()
+			f.detach("v0")
+		})
+	}
+}
+
+// The replicator ends under an application and a new one takes over: no error, nothing lost, nothing mounted anew.
+func TestRestartUnderApplication(t *testing.T) {
+	requireFUSE(t)
+	f := newFixture(t, newNetwork(t), "site-a", true)
+	f.createGroup("shop", "")
+	f.createVolume("v0", testVolumeBytes, true)
+	f.createVolume("alone", testVolumeBytes, true)
+	f.addVolume("shop", "v0")
+	apps := map[string]*app{}
+	paths := map[string]string{}
+	for _, id := range []string{"v0", "alone"} {
+		paths[id] = f.attach(id).Path
+		apps[id] = startApp(t, paths[id])
+		apps[id].must("write 0 1")
+		apps[id].must("sync")
+	}
+	for round := range 3 {
+		f.stop()
+		// The applications' next calls wait in the kernel until somebody serves again.
+		done := make(chan error, len(apps))
+		for _, a := range apps {
+			go func() {
+				_, err := a.do("write 4096 %d", round+10)
+				if err == nil {
+					_, err = a.do("sync")
+				}
+				done <- err
+			}()
+		}
+		f.start()
+		for range apps {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		for id, a := range apps {
+			if got := f.readDirect(id, 4096); got != byte(round+10) {
+				t.Fatalf("round %d: the flushed byte of %s is %d", round, id, got)
+			}
+			if got := a.must("read 0"); got != "1" {
+				t.Fatalf("round %d: the old byte of %s is %s", round, id, got)
+			}
+			if again := f.attach(id).Path; again != paths[id] {
+				t.Fatalf("%s moved from %s to %s", id, paths[id], again)
+			}
+		}
+	}
+	for id, a := range apps {
+		a.close()
+		f.detach(id)
+	}
+	// Detached for good: the next replicator has nothing to adopt.
+	f.stop()
+	f.start()
+	entries, err := f.holder.Fetch(f.ctx)
+	if err != nil || len(entries) != 0 {
+		t.Fatalf("the keeper still holds %v, %v", entries, err)
+	}
+}
+
+// A volume goes into a group while an application writes and flushes: every write is in the group afterwards, and at
+// the peer, whichever side of the exchange it was made on.
+func TestMoveIntoGroupUnderLoad(t *testing.T) {
+	requireFUSE(t)
+	network := newNetwork(t)
+	f, peer := newFixture(t, network, "site-a", true), newFixture(t, network, "site-b", false)
+	f.createVolume("v0", testVolumeBytes, true)
+	path := f.attach("v0").Path
+	a := startApp(t, path)
+	var stop atomic.Bool
+	var written atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		n := int64(0)
+		for ; err == nil && !stop.Load() && n < testVolumeBytes/4096; n++ {
+			if _, err = a.do("write %d %d", n*4096, n%251+1); err == nil && n%3 == 0 {
+				_, err = a.do("sync")
+			}
+			written.Store(n)
+		}
+		if err == nil {
+			_, err = a.do("sync")
+		}
+		written.Store(n)
+		done <- err
+	}()
+	f.eventually("the application has written", func() bool { return written.Load() > 50 })
+	f.createGroup("shop", "site-b")
+	f.addVolume("shop", "v0")
+	f.addVolume("shop", "v0")
+	moved := written.Load()
+	f.eventually("it has gone on writing", func() bool { return written.Load() > moved+50 || len(done) > 0 })
+	stop.Store(true)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	n := written.Load()
+	for i := range n {
+		if got := f.readDirect("v0", i*4096); got != byte(i%251+1) {
+			t.Fatalf("block %d of %d is %d; the volume was moved at %d", i, n, got, moved)
+		}
+	}
+	if s := f.status("shop"); len(s.Volumes) != 1 || !s.Volumes[0].Attached {
+		t.Fatalf("%v", s)
+	}
+	f.eventually("the peer has everything", func() bool {
+		s := f.status("shop")
+		return s.State == "streaming" && s.AcknowledgedOrdinal == s.HeadOrdinal && s.ChangeMapBytes == 0
+	})
+	for i := range n {
+		if got := peer.readDirect("v0", i*4096); got != byte(i%251+1) {
+			t.Fatalf("block %d of %d is %d at the peer; the volume was moved at %d", i, n, got, moved)
+		}
+	}
+	a.close()
+	f.detach("v0")
+}
+
+// A volume grows under its application, in a group and alone: the new space can be written at once.
+func TestResizeUnderApplication(t *testing.T) {
+	requireFUSE(t)
+	f := newFixture(t, newNetwork(t), "site-a", true)
+	f.createGroup("shop", "")
+	for _, id := range []string{"alone", "v0"} {
+		f.createVolume(id, testVolumeBytes, true)
+		if id == "v0" {
+			f.addVolume("shop", id)
+		}
+		a := startApp(t, f.attach(id).Path)
+		for range 2 {
+			r, err := f.client.ResizeVolume(f.ctx, &sidecarpb.ResizeVolumeRequest{VolumeId: id, SizeBytes: 2 * testVolumeBytes})
+			if err != nil || r.SizeBytes != 2*testVolumeBytes {
+				t.Fatalf("%s: %v, %v", id, r, err)
+			}
+		}
+		a.must("write %d 9", 2*testVolumeBytes-4096)
+		a.must("sync")
+		if got := f.readDirect(id, 2*testVolumeBytes-4096); got != 9 {
+			t.Fatalf("%s: the byte at the new end is %d", id, got)
+		}
+		if r := f.attach(id); r.SizeBytes != 2*testVolumeBytes {
+			t.Fatalf("%s: attached with %d bytes", id, r.SizeBytes)
+		}
+		a.close()
+		f.detach(id)
+	}
+}

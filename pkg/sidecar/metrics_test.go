@@ -1,0 +1,88 @@
+package sidecar
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
+)
+
+// All metrics are gathered by a registry that checks them against their descriptions, under names and labels that
+// dashboards rely on.
+func TestMetrics(t *testing.T) {
+	f := newFixture(t, newNetwork(t), "site-a", false)
+	f.createGroup("shop", "site-b")
+	f.createGroup("alone", "")
+	f.createVolume("v0", 1<<20, true)
+	f.addVolume("shop", "v0")
+	f.metrics.observe(shim.Op(0), 1, nil)
+	f.metrics.observe(shim.Op(0), 1, f.ctx.Err())
+	registry := prometheus.NewPedanticRegistry()
+	if err := registry.Register(f.metrics); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Fatalf("%v, %v", problems, err)
+	}
+	got := map[string][]string{}
+	series := map[string]int{}
+	for _, family := range families {
+		var labels []string
+		for _, l := range family.Metric[0].Label {
+			labels = append(labels, l.GetName())
+		}
+		slices.Sort(labels)
+		got[family.GetName()], series[family.GetName()] = labels, len(family.Metric)
+	}
+	group := []string{"group", "peer"}
+	for _, name := range []string{
+		"lag_ordinals", "lag_bytes", "lag_seconds", "journal_size_bytes", "journal_used_bytes", "journal_used_ratio", "change_map_bytes",
+		"sync_done_bytes", "sync_total_bytes", "shipped_bytes_total", "wire_bytes_total", "head_ordinal", "durable_ordinal",
+		"applied_ordinal", "acknowledged_ordinal", "promotable", "primary", "connected",
+	} {
+		if name = "slipstream_group_" + name; !slices.Equal(got[name], group) || series[name] != 2 {
+			t.Errorf("%s has labels %v and %d series", name, got[name], series[name])
+		}
+		delete(got, name)
+	}
+	for name, labels := range map[string][]string{
+		"slipstream_group_state":            {"group", "peer", "state"},
+		"slipstream_group_unapplied_bytes":  {"group", "peer", "volume"},
+		"slipstream_shim_operation_seconds": {"operation", "result"},
+	} {
+		if !slices.Equal(got[name], labels) {
+			t.Errorf("%s has labels %v, want %v", name, got[name], labels)
+		}
+		delete(got, name)
+	}
+	// Known only once something was replicated.
+	delete(got, "slipstream_group_last_replicated_timestamp_seconds")
+	if len(got) > 0 {
+		t.Errorf("more metrics than this test knows: %v", got)
+	}
+	// Exactly one state is 1.
+	for _, family := range families {
+		if family.GetName() != "slipstream_group_state" {
+			continue
+		}
+		ones := map[string]int{}
+		for _, m := range family.Metric {
+			for _, l := range m.Label {
+				if l.GetName() == "group" {
+					ones[l.GetValue()] += int(m.Gauge.GetValue())
+				}
+			}
+		}
+		if ones["shop"] != 1 || ones["alone"] != 1 {
+			t.Errorf("states that are 1: %v", ones)
+		}
+	}
+}
