@@ -113,7 +113,7 @@ func (g *Group) apply(ctx context.Context) error {
 	g.checkpointMu.Lock()
 	defer g.checkpointMu.Unlock()
 	next := g.checkpoint.last
-	next.Applied, next.AppliedOrdinal, next.DurableOrdinal = end, applied, max(next.DurableOrdinal, applied)
+	next.Applied, next.AppliedOrdinal, next.DurableOrdinal = end, applied, g.journal.Durable()
 	return g.checkpoint.write(next)
 }
 
@@ -124,6 +124,18 @@ func (g *Group) indexedEnd() journal.Position {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
 	return g.journal.DurableEnd()
+}
+
+// checkpointDurable puts the durable ordinal into the checkpoint if it is not there. It lets recovery tell damage to the
+// newest records from the torn tail of a crash, which nothing else in the journal can: they have no successor.
+func (g *Group) checkpointDurable() error {
+	g.checkpointMu.Lock()
+	defer g.checkpointMu.Unlock()
+	next := g.checkpoint.last
+	if next.DurableOrdinal = g.journal.Durable(); next.DurableOrdinal == g.checkpoint.last.DurableOrdinal {
+		return nil
+	}
+	return g.checkpoint.write(next)
 }
 
 // touchesImage reports whether a record of this kind changes a volume's content.

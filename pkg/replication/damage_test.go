@@ -84,6 +84,9 @@ func makeDamagedSite(t *testing.T) *damagedSite {
 	write(other, "w0", 0, block('w', 4096))
 	mustFlush(t, volumeOf(t, shop, "v0"))
 	mustFlush(t, volumeOf(t, other, "w0"))
+	if err := shop.checkpointDurable(); err != nil { // as a clean end, or a pass of apply, does
+		t.Fatal(err)
+	}
 	mustWrite(t, volumeOf(t, shop, "v0"), damagedVolumeBytes-4096, block('u', 4096))
 	d.dir = shop.dir
 	s.kill()

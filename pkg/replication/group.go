@@ -130,6 +130,9 @@ func (g *Group) Close() error {
 	if syncErr := g.journal.Sync(); err == nil {
 		err = syncErr
 	}
+	if err == nil {
+		err = g.checkpointDurable()
+	}
 	g.saveChangeMap()
 	return errors.Join(err, g.release())
 }
