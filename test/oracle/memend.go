@@ -106,7 +106,7 @@ func (w *world) endRelocated() error {
 	if err := w.h.checkSame("after the planned promotion", before, expected); err != nil {
 		return err
 	}
-	if err := w.writeAt(w.b, expected); err != nil {
+	if err := w.writeAt(expected); err != nil {
 		return err
 	}
 	shown, err := w.identical(w.b, w.a)
@@ -151,7 +151,7 @@ func (w *world) endInDisaster() error {
 	if err != nil {
 		return err
 	}
-	if err := w.writeAt(w.b, expected); err != nil {
+	if err := w.writeAt(expected); err != nil {
 		return err
 	}
 	if w.rng.IntN(3) == 0 {
@@ -206,7 +206,7 @@ func (w *world) reunite(head, fork uint64, old, expected content) error {
 			return w.h.violation("the new primary's volume cannot be attached after the old primary came back: %v", err)
 		}
 	}
-	if err := w.writeAt(w.b, expected); err != nil {
+	if err := w.writeAt(expected); err != nil {
 		return err
 	}
 	w.tally.reunions.Add(1)
@@ -253,10 +253,10 @@ func (w *world) unchanged(s *memSite, want content) error {
 	return w.h.checkSame(s.name+", that nobody may overwrite", want, got)
 }
 
-// writeAt writes at a site that was promoted, one operation after the other, ends it now and then, and keeps the
+// writeAt writes at the secondary's site, which was promoted, one operation after the other, ends it now and then, and keeps the
 // expectation.
-func (w *world) writeAt(s *memSite, expected content) error {
-	h := w.h
+func (w *world) writeAt(expected content) error {
+	h, s := w.h, w.b
 	volumes, err := volumesHere(h, s.group())
 	if err != nil {
 		return err
@@ -302,13 +302,11 @@ func (w *world) writeAt(s *memSite, expected content) error {
 		if err := volumes[some].Flush(); err != nil {
 			return err
 		}
-		w.net.Cut(s.name)
+		w.net.Cut(siteB)
 		clone := s.clone(w.unsynced(), w.rng)
 		s.kill()
 		s.fs = clone.fs
-		if !w.cut {
-			w.net.Heal(s.name)
-		}
+		w.net.Heal(siteB) // the link's own cut is of the other site
 	default:
 		return nil
 	}

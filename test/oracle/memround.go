@@ -137,6 +137,16 @@ func memRound(ctx context.Context, seed uint64, t *tally) (err error) {
 	if err := w.pointWriters(); err != nil {
 		return err
 	}
+	if w.rng.IntN(5) != 0 {
+		// Most rounds begin with a secondary that can be promoted.
+		err := w.eventually("the first sync", func() (bool, string) {
+			g := w.b.group()
+			return g != nil && g.Status().Promotable, fmt.Sprintf("primary %v", w.a.group().Status())
+		})
+		if err != nil {
+			return err
+		}
+	}
 	for range w.p.events {
 		if err := w.burst(); err != nil {
 			return err
@@ -393,7 +403,7 @@ func patience() time.Duration {
 func (w *world) eventually(what string, holds func() (bool, string)) error {
 	deadline := time.NewTimer(patience())
 	defer deadline.Stop()
-	tick := time.NewTicker(2 * time.Millisecond)
+	tick := time.NewTicker(4 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		ok, state := holds()

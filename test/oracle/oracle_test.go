@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	quiet()
+	debug.SetGCPercent(400) // most of what a round allocates dies with it
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
+}
+
+var seedFlag = flag.Uint64("seed", 0, "of the first round in memory; 0 draws one")
+
+func firstSeed(t *testing.T) uint64 {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d; repeat a round with: go run ./test/oracle --mode memory --rounds 1 --seed <its seed>", seed)
+	return seed
+}
+
+// TestMemory is the search for violations on the engine in memory. How many more rounds than the least there are is a
+// matter of the machine.
+func TestMemory(t *testing.T) {
+	least, budget := int64(1000), 40*time.Second
+	if testing.Short() {
+		least, budget = 100, 5*time.Second
+	}
+	tally := &tally{}
+	deadline := time.Now().Add(budget)
+	enough := func() bool { return tally.rounds.Load() >= least && time.Now().After(deadline) }
+	const endless = 1 << 30
+	if err := search(context.Background(), firstSeed(t), endless, memParallel(), tally, enough, memRound); err != nil {
+		t.Fatalf("after %d rounds: %v", tally.rounds.Load(), err)
+	}
+	t.Log(tally)
+	for what, n := range map[string]int64{
+		"rounds ended in disaster": tally.disasters.Load(), "old primaries came back": tally.reunions.Load(),
+		"rounds were relocated": tally.relocations.Load(), "promotions were judged": tally.promotions.Load(),
+		"promotions were refused in the middle of a sync": tally.unpromotable.Load(), "copies were judged after a crash": tally.judged.Load(),
+	} {
+		if n == 0 {
+			t.Errorf("of %d rounds, in none %s: the search tests nothing of it", tally.rounds.Load(), what)
+		}
+	}
+}
+
+// TestFaultsAreCaught runs the searches of bug_on_test.go, which need a build that can be made to misbehave.
+func TestFaultsAreCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the engine with deliberate faults")
+	}
+	cmd := exec.Command("go", "test", "-tags", "slipstream_bugs", "-count=1", "-v", "-run", "^TestCatches$", ".")
+	cmd.Env = append(os.Environ(), "SLIPSTREAM_BUG=")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSearchStopsAtTheFirstFailure(t *testing.T) {
+	wrong := errors.New("wrong")
+	done := &tally{}
+	err := search(context.Background(), 100, 50, 1, done, never, func(_ context.Context, seed uint64, _ *tally) error {
+		if seed == 107 {
+			return wrong
+		}
+		return nil
+	})
+	var f *failure
+	if !errors.As(err, &f) || f.seed != 107 || !errors.Is(err, wrong) || done.rounds.Load() != 8 {
+		t.Fatalf("%v after %d rounds", err, done.rounds.Load())
+	}
+}
