@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("SLIPSTREAM_TEST_LOG") != "" {
 		_ = flags.Set("logtostderr", "true")
 	}
-	klog.SetOutputBySeverity("INFO", discard{})
+	klog.SetOutput(discard{})
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 

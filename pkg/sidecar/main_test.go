@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 	klog.InitFlags(flags)
 	_ = flags.Set("logtostderr", "false")
 	_ = flags.Set("stderrthreshold", "FATAL")
-	klog.SetOutputBySeverity("INFO", discard{})
+	klog.SetOutput(discard{})
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
