@@ -15,7 +15,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unv
 
 .PHONY: help
 help: ## List the targets.
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## Build the commands into bin/.
@@ -52,6 +52,18 @@ test-race: ## Run the tests of the packages with goroutines under the race detec
 oracle: build ## Search for order violations on loop devices. ROUNDS=n rounds.
 	@hack/deps.sh test
 	go run ./test/oracle --rounds $(ROUNDS) --bin-dir bin
+
+.PHONY: bench
+bench: build ## Measure everything in docs/performance.md, with peers; results in bench-results/.
+	@hack/deps.sh bench
+	go build -o bin/bench ./test/bench
+	bin/bench --bin-dir bin
+
+.PHONY: bench-quick
+bench-quick: build ## Measure what replication costs an application, in less than 6 minutes; results in bench-results/.
+	@hack/deps.sh bench-quick
+	go build -o bin/bench ./test/bench
+	bin/bench --bin-dir bin --quick
 
 .PHONY: verify
 verify: ## Check formatting, vet, staticcheck, house rules, generated code and go.mod.

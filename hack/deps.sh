@@ -5,7 +5,7 @@
 # listed and the exit status is 1. With everything in place nothing is run but a look at the PATH.
 set -euo pipefail
 
-usage="usage: hack/deps.sh build|test|race|generate|demo|demo-postgres|bench ..."
+usage="usage: hack/deps.sh build|test|race|generate|demo|demo-postgres|bench-quick|bench ..."
 
 # need PROGRAM PACKAGE: PACKAGE is Debian's name.
 missing_programs=()
@@ -65,12 +65,20 @@ for set in "$@"; do
 	demo-postgres)
 		need_postgres
 		;;
+	bench-quick)
+		need go golang
+		need_filesystems
+		need fio fio
+		need_postgres
+		;;
 	bench)
 		need go golang
 		need_filesystems
 		need fio fio
 		need_postgres
 		need qemu-storage-daemon qemu-system-common
+		need ip iproute2
+		need tc iproute2
 		;;
 	*)
 		echo "hack/deps.sh: unknown set \"$set\"; $usage" >&2

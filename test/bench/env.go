@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/internal/testsite"
+)
+
+// env is the configuration of a run.
+type env struct {
+	binDir, tempDir string
+	progress        io.Writer
+	verbose         bool
+	began           time.Time
+
+	// cell is how long one measurement takes, and rounds how often it is repeated.
+	cell   time.Duration
+	rounds int
+	// budget is for the whole run: after two rounds a stage is cut short that would overdraw its share; 0 is none.
+	budget time.Duration
+	// sizes of what is measured on.
+	deviceBytes, databaseBytes, journalBytes int64
+	// scale is pgbench's: 15 MiB each.
+	scale int
+	// lagDuration and memoryDuration are how long the load runs under which lag and memory are watched.
+	lagDuration, memoryDuration time.Duration
+	// unappliedBytes is how much lies in the journal when a site is restarted, and when one is promoted.
+	unappliedBytes int64
+	// applyInterval is the replicators'; 0 is their default.
+	applyInterval time.Duration
+	// peers and ackDatabases say whether those variants are measured.
+	peers, ackDatabases bool
+}
+
+// quick sizes the environment for a few minutes.
+func (e *env) quick() {
+	e.cell, e.rounds = 1500*time.Millisecond, 3
+	e.deviceBytes, e.databaseBytes, e.journalBytes = 256<<20, 400<<20, 1<<30
+	e.scale = 10
+	e.budget = 340 * time.Second
+	// A cell has to be longer than this, or records would be applied off the clock only. More often than by default is
+	// less coalesced, so this errs against replication.
+	e.applyInterval = 500 * time.Millisecond
+}
+
+// full sizes the environment for numbers to be relied on.
+func (e *env) full() {
+	e.cell, e.rounds = 5*time.Second, 5
+	e.lagDuration, e.memoryDuration = 30*time.Second, 10*time.Minute
+	e.unappliedBytes = 1 << 30
+	e.deviceBytes, e.databaseBytes, e.journalBytes = 512<<20, 1<<30, 1<<30
+	e.scale = 20
+	e.peers, e.ackDatabases = true, true
+}
+
+func (e *env) say(format string, args ...any) {
+	fmt.Fprintf(e.progress, "[%6.1fs] %s\n", time.Since(e.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (e *env) detail(format string, args ...any) {
+	if e.verbose {
+		e.say("  "+format, args...)
+	}
+}
+
+// withPair runs something on two fresh sites and takes them away again.
+func (e *env) withPair(ctx context.Context, use func(context.Context, *testsite.Pair) error) error {
+	return e.withPairIn(ctx, e.tempDir, nil, use)
+}
+
+// withPairIn does so below a directory. configure, if there is one, changes the sites before they start.
+func (e *env) withPairIn(ctx context.Context, parent string, configure func(*testsite.Pair), use func(context.Context, *testsite.Pair) error) (err error) {
+	options := testsite.Options{BinDir: e.binDir, Parent: parent}
+	if e.applyInterval > 0 {
+		options.ReplicatorArgs = append(options.ReplicatorArgs, "--apply-interval", e.applyInterval.String())
+	}
+	pair, err := testsite.New(options)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pair.Close()) }()
+	if configure != nil {
+		configure(pair)
+	}
+	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := pair.Start(startCtx); err != nil {
+		return err
+	}
+	return use(ctx, pair)
+}
+
+// beds makes a bed for each of the variants.
+func (e *env) beds(ctx context.Context, pair *testsite.Pair, o bedOptions, variants ...variant) ([]*bed, error) {
+	var beds []*bed
+	for i, v := range variants {
+		named := o
+		named.name = fmt.Sprintf("%s-%d", o.name, i)
+		var b *bed
+		var err error
+		if v == plain {
+			b, err = e.plainBed(ctx, pair, named)
+		} else {
+			b, err = e.slipstreamBed(ctx, pair, v, named)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("preparing %s: %w", v, err)
+		}
+		beds = append(beds, b)
+	}
+	return beds, nil
+}
+
+// describeMachine says in a line what the numbers were measured on. What cannot be found out is left out.
+func describeMachine() string {
+	parts := []string{fmt.Sprintf("%d cores", runtime.NumCPU())}
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				parts = append(parts, strings.TrimSpace(value))
+				break
+			}
+		}
+	}
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		parts = append(parts, fmt.Sprintf("%.0f GiB", float64(info.Totalram)*float64(info.Unit)/(1<<30)))
+	}
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		parts = append(parts, "Linux "+unix.ByteSliceToString(uts.Release[:]))
+	}
+	return strings.Join(parts, ", ")
+}

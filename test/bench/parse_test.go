@@ -1,0 +1,125 @@
+package main
+
+import (
+	"math"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+const fioJSON = `fio: a warning goes before the JSON
+{"fio version": "fio-3.33", "jobs": [
+ {"jobname": "device0", "error": 0,
+  "read": {"iops": 0, "total_ios": 0},
+  "write": {"iops": 100.5, "bw_bytes": 411648, "total_ios": 201, "clat_ns": {"percentile": {"99.000000": 5000}}},
+  "sync": {"lat_ns": {"N": 200, "percentile": {"99.000000": 7000000}}}},
+ {"jobname": "device1", "error": 0,
+  "read": {"iops": 0, "total_ios": 0},
+  "write": {"iops": 50, "bw_bytes": 204800, "total_ios": 100, "clat_ns": {"percentile": {"99.000000": 6000}}},
+  "sync": {"lat_ns": {"N": 100, "percentile": {"99.000000": 3000000}}}}
+]}`
+
+func TestParseFio(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		load fioLoad
+		want sample
+	}{
+		{"flushes", fioLoad{pattern: "randwrite", blockSize: 4096, depth: 1, flushEvery: 1},
+			sample{value: 150.5, operations: 301, bytes: 301 * 4096, flushes: 300, p99: 7 * time.Millisecond}},
+		{"no flushes", fioLoad{pattern: "randwrite", blockSize: 4096, depth: 1},
+			sample{value: 150.5, operations: 301, bytes: 301 * 4096, p99: 6 * time.Microsecond}},
+		{"bandwidth", fioLoad{pattern: "write", blockSize: 256 << 10, depth: 1},
+			sample{value: (411648 + 204800) / float64(1<<20), operations: 301, bytes: 301 * 256 << 10, p99: 6 * time.Microsecond}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := parseFio([]byte(fioJSON), test.load)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.value != test.want.value || got.operations != test.want.operations || got.bytes != test.want.bytes ||
+				got.flushes != test.want.flushes || got.p99 != test.want.p99 {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+	load := fioLoad{pattern: "randwrite", blockSize: 4096}
+	for name, text := range map[string]string{
+		"empty": "", "no job": "{}", "cut": fioJSON[:200],
+		"failed": strings.Replace(fioJSON, `"error": 0`, `"error": 5`, 1),
+		"idle":   strings.Replace(fioJSON, `"total_ios": 201`, `"total_ios": 0`, 1),
+	} {
+		if s, err := parseFio([]byte(text), load); err == nil {
+			t.Errorf("%s: no error, but %+v", name, s)
+		}
+	}
+	// A job that reads is not judged by its writes.
+	if s, err := parseFio([]byte(fioJSON), fioLoad{pattern: "randread", blockSize: 4096}); err == nil {
+		t.Errorf("a read load without reads: %+v", s)
+	}
+}
+
+func TestParsePgbench(t *testing.T) {
+	const out = `pgbench (15.8)
+transaction type: <builtin: TPC-B (sort of)>
+number of transactions actually processed: 1234
+number of failed transactions: 0 (0.000%)
+latency average = 1.6 ms
+initial connection time = 3.1 ms
+tps = 617.25 (without initial connection time)
+`
+	s, err := parsePgbench([]byte(out))
+	if err != nil || s.value != 617.25 || s.operations != 1234 {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	if _, err := parsePgbench([]byte("pgbench: error: connection refused")); err == nil {
+		t.Error("no error without a result")
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	u, err := parseStat([]byte("cpu  100 1 50 1000 20 0 4 5 7 0\ncpu0 100 1 50 1000 20 0 4 5 7 0\nintr 5 1\nctxt 987654\n"))
+	// Idle and waiting for I/O are left out, and guest time, which user time has in it.
+	if err != nil || u.CPU != 160*10*time.Millisecond || u.Switches != 987654 {
+		t.Errorf("got %+v, %v", u, err)
+	}
+	for _, text := range []string{"", "ctxt 5\n", "cpu x\n", "cpu 1\nctxt x\n"} {
+		if u, err := parseStat([]byte(text)); err == nil {
+			t.Errorf("%q: no error, but %+v", text, u)
+		}
+	}
+}
+
+// TestOwnUsage reads the real files of this process.
+func TestOwnUsage(t *testing.T) {
+	m, err := startMeter([]int{os.Getpid()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open("/dev/zero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const reads = 1000
+	for range reads {
+		if _, err := f.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	machine, process, err := m.stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(process) != 1 || process[0].Reads < reads || machine.Switches < 0 {
+		t.Errorf("machine %+v, process %+v after %d reads", machine, process, reads)
+	}
+	now, peak, err := residentBytes(os.Getpid())
+	if err != nil || now < 1<<20 || peak < now/2 {
+		t.Errorf("resident %v, peak %v, %v", now, peak, err)
+	}
+	if _, err := startMeter([]int{math.MaxInt32}); err == nil {
+		t.Error("no error for a process that is not there")
+	}
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/internal/report"
+)
+
+// results are everything a run found out.
+type results struct {
+	Began   time.Time `json:"began"`
+	Took    float64   `json:"took_seconds"`
+	Machine string    `json:"machine"`
+	Mode    string    `json:"mode"`
+	Method  []string  `json:"method"`
+	Rows    []row     `json:"rows"`
+	Costs   []cost    `json:"costs"`
+	// Samples are all throughputs, by comparison, variant and round.
+	Samples map[string]map[variant]map[int]float64 `json:"samples"`
+
+	comparisons []*comparison
+	figures     []report.Figure
+}
+
+// include takes in the comparisons of a stage that has ended.
+func (r *results) include(comparisons []*comparison) {
+	if r.Samples == nil {
+		r.Samples = map[string]map[variant]map[int]float64{}
+	}
+	for _, c := range comparisons {
+		if len(c.samples) == 0 {
+			continue // an error came before
+		}
+		r.comparisons = append(r.comparisons, c)
+		r.Rows = append(r.Rows, c.rows()...)
+		r.Costs = append(r.Costs, c.costs()...)
+		r.Samples[c.name] = map[variant]map[int]float64{}
+		for v := range c.samples {
+			r.Samples[c.name][v] = c.values(v)
+		}
+	}
+}
+
+func (r row) cells() []string {
+	target, ratio, met := "reported", "-", ""
+	if r.Target != nil {
+		target = figure(*r.Target)
+		if r.AtMost {
+			target = "≤ " + target + " " + r.Unit
+		}
+	}
+	if r.Ratio != nil {
+		ratio = fmt.Sprintf("%.2f", *r.Ratio)
+	}
+	if r.Met != nil {
+		met = "missed"
+		if *r.Met {
+			met = "met"
+		}
+	}
+	name := r.Name
+	if r.Variant != "" && r.Variant != string(replicated) {
+		name += " (" + r.Variant + ")"
+	}
+	baseline, p99 := "-", "-"
+	if r.Baseline > 0 {
+		baseline = figure(r.Baseline)
+	}
+	if r.P99Millis > 0 {
+		p99 = figure(r.P99Millis) + " / " + figure(r.BaselineP99Millis)
+	}
+	return []string{name, ratio, target, met, figure(r.Spread[0]) + " .. " + figure(r.Spread[1]), figure(r.Value), baseline, r.Unit, p99}
+}
+
+var rowHeader = []string{"load", "ratio", "target", "", "spread", "median", "plain loop", "unit", "p99 ms / plain"}
+
+// ordered has the rows of replicated volumes first, then each other variant's.
+func (r *results) ordered() []row {
+	var ordered []row
+	for _, v := range []variant{replicated, "", off, ack, peer, peerSync} {
+		for _, row := range r.Rows {
+			if row.Variant == string(v) {
+				ordered = append(ordered, row)
+			}
+		}
+	}
+	return ordered
+}
+
+// writeTable writes the rows for a terminal.
+func (r *results) writeTable(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, strings.Join(rowHeader, "\t"))
+	for _, row := range r.ordered() {
+		fmt.Fprintln(t, strings.Join(row.cells(), "\t"))
+	}
+	return t.Flush()
+}
+
+var costHeader = []string{"load", "on", "machine CPU µs", "machine switches", "replicator CPU µs", "switches", "read calls", "write calls", "secondary CPU µs", "CPU µs/MiB here, there"}
+
+func (k cost) cells() []string {
+	perMiB := "-"
+	if k.HereCPUPerMiB > 0 {
+		perMiB = figure(k.HereCPUPerMiB) + ", " + figure(k.ThereCPUPerMiB)
+	}
+	return []string{k.Name, k.Variant, figure(k.MachineCPU), figure(k.MachineSwitches), figure(k.HereCPU), figure(k.HereSwitches),
+		figure(k.HereReads), figure(k.HereWrites), figure(k.ThereCPU), perMiB}
+}
+
+func (r *results) writeCosts(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, strings.Join(costHeader, "\t"))
+	for _, k := range r.Costs {
+		fmt.Fprintln(t, strings.Join(k.cells(), "\t"))
+	}
+	return t.Flush()
+}
+
+// writeFiles writes summary.json with the rows alone, results.json with everything, report.html and table.md.
+func (r *results) writeFiles(dir string) ([]string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	var written []string
+	for name, value := range map[string]any{"summary.json": r.ordered(), "results.json": r} {
+		text, err := json.MarshalIndent(value, "", "  ")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
+			return nil, err
+		}
+		written = append(written, path)
+	}
+	markdown := filepath.Join(dir, "table.md")
+	if err := os.WriteFile(markdown, []byte(r.markdown()), 0o644); err != nil {
+		return nil, err
+	}
+	page := filepath.Join(dir, "report.html")
+	if err := r.page().WriteFile(page); err != nil {
+		return nil, err
+	}
+	return append(written, markdown, page), nil
+}
+
+// markdown is the tables for docs/performance.md.
+func (r *results) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %s, `make %s`, %d minutes.\n\n", r.Began.UTC().Format("2 January 2006"), r.Machine, r.Mode, int(r.Took/60+0.5))
+	table := func(header []string, rows [][]string) {
+		fmt.Fprintf(&b, "| %s |\n|%s\n", strings.Join(header, " | "), strings.Repeat("---|", len(header)))
+		for _, cells := range rows {
+			fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
+		}
+		b.WriteString("\n")
+	}
+	table(rowHeader, r.rowCells())
+	b.WriteString("Per operation of the load (a write with its flush where there is one, a read, a transaction):\n\n")
+	table(costHeader, r.costCells())
+	return b.String()
+}
+
+func (r *results) rowCells() [][]string {
+	var cells [][]string
+	for _, row := range r.ordered() {
+		cells = append(cells, row.cells())
+	}
+	return cells
+}
+
+func (r *results) costCells() [][]string {
+	var cells [][]string
+	for _, k := range r.Costs {
+		cells = append(cells, k.cells())
+	}
+	return cells
+}
+
+// page is the report for a browser.
+func (r *results) page() report.Page {
+	var met, judged int
+	for _, row := range r.Rows {
+		if row.Met != nil {
+			judged++
+			if *row.Met {
+				met++
+			}
+		}
+	}
+	p := report.Page{
+		Title: "Slipstream: what replication costs",
+		Lead: fmt.Sprintf("The same loads on a plain loop device and on replicated volumes of two sites on this machine, in turn: %d of %d targets are met.",
+			met, judged),
+		Facts: []report.Fact{
+			{Name: "date", Value: r.Began.Format("2 January 2006 15:04 MST")}, {Name: "machine", Value: r.Machine},
+			{Name: "run", Value: fmt.Sprintf("make %s, %.0f s", r.Mode, r.Took)},
+		},
+	}
+	for _, row := range r.ordered() {
+		if row.Target == nil || row.Variant == string(off) {
+			continue
+		}
+		card := report.Card{Label: row.Name, Value: figure(row.Value) + " " + row.Unit, Note: "target " + row.cells()[2], Tone: report.Bad}
+		if row.Ratio != nil {
+			card.Value = fmt.Sprintf("%.2f", *row.Ratio)
+		}
+		if *row.Met {
+			card.Tone = report.Good
+		}
+		p.Cards = append(p.Cards, card)
+	}
+	p.Sections = append(p.Sections, report.Section{
+		Title: "Ratios and targets", Paragraphs: r.Method,
+		Table:   &report.Table{Header: rowHeader, Rows: r.rowCells(), Note: "Spread: smallest and largest of the rounds. " + r.notes()},
+		Figures: r.figures,
+	})
+	var rounds []report.Figure
+	for _, c := range r.comparisons {
+		rounds = append(rounds, c.figure())
+	}
+	if len(rounds) > 0 {
+		p.Sections = append(p.Sections, report.Section{Title: "All rounds", Figures: rounds})
+	}
+	if len(r.Costs) > 0 {
+		p.Sections = append(p.Sections, report.Section{
+			Title:      "Where the time goes",
+			Paragraphs: []string{"Per operation of the load: a write with its flush where there is one, a read, a transaction. The machine's numbers include the load itself and whatever else ran."},
+			Table:      &report.Table{Header: costHeader, Rows: r.costCells()},
+		})
+	}
+	return p
+}
+
+// notes are those of the rows, each once.
+func (r *results) notes() string {
+	var notes []string
+	seen := map[string]bool{"": true}
+	for _, row := range r.Rows {
+		if note := row.Name + ": " + row.Note; row.Note != "" && !seen[note] {
+			seen[note] = true
+			notes = append(notes, note+".")
+		}
+	}
+	return strings.Join(notes, " ")
+}
+
+// figure shows a comparison's rounds.
+func (c *comparison) figure() report.Figure {
+	p := report.Plot{Title: c.name, X: "round", Y: c.load.unit()}
+	for i, v := range []variant{plain, replicated, off, ack, peer} {
+		s := report.Series{Name: string(v), Style: report.Line, Hue: i + 1}
+		values := c.values(v)
+		for round := range len(values) {
+			if value, ok := values[round]; ok {
+				s.Points = append(s.Points, report.Point{X: float64(round + 1), Y: value})
+			}
+		}
+		p.Series = append(p.Series, s)
+	}
+	return report.Figure{Plot: p}
+}

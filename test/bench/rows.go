@@ -1,0 +1,175 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"sort"
+	"time"
+)
+
+// row is a line of the results.
+type row struct {
+	Name    string `json:"name"`
+	Variant string `json:"variant,omitempty"`
+	// Ratio to the plain loop device; nil for a row that is no comparison.
+	Ratio *float64 `json:"ratio"`
+	// Target is what the ratio, or the value of a row without one, should reach; nil for what is only reported.
+	Target *float64 `json:"target"`
+	// AtMost says that the target is an upper bound.
+	AtMost bool `json:"at_most,omitempty"`
+	// Spread is the smallest and largest of the rounds.
+	Spread [2]float64 `json:"spread"`
+	// Value and Baseline are medians, in Unit.
+	Value    float64 `json:"value"`
+	Baseline float64 `json:"baseline,omitempty"`
+	Unit     string  `json:"unit"`
+	// P99Millis is the 99th percentile of the latency: of a flush where there are any, otherwise of a request.
+	P99Millis         float64 `json:"p99_ms,omitempty"`
+	BaselineP99Millis float64 `json:"baseline_p99_ms,omitempty"`
+	Rounds            int     `json:"rounds"`
+	Met               *bool   `json:"met"`
+	Note              string  `json:"note,omitempty"`
+}
+
+// judge sets Met from the rest.
+func (r row) judge() row {
+	if r.Target == nil {
+		return r
+	}
+	v := r.Value
+	if r.Ratio != nil {
+		v = *r.Ratio
+	}
+	met := v >= *r.Target
+	if r.AtMost {
+		met = v <= *r.Target
+	}
+	r.Met = &met
+	return r
+}
+
+// measured is a row that is no comparison. A target of 0 is none.
+func measured(name string, values []float64, unit string, atMost float64, note string) row {
+	r := row{Name: name, Value: median(values), Unit: unit, Rounds: len(values), AtMost: atMost > 0, Note: note}
+	r.Spread[0], r.Spread[1] = spread(values)
+	if atMost > 0 {
+		r.Target = &atMost
+	}
+	return r.judge()
+}
+
+// rows are one for each variant but the plain one, in the order of variants.
+func (c *comparison) rows() []row {
+	var rows []row
+	baseline := c.values(plain)
+	for _, v := range []variant{replicated, off, ack, peer, peerSync} {
+		quotients := ratios(c.values(v), baseline)
+		if len(quotients) == 0 {
+			continue
+		}
+		ratio := median(quotients)
+		r := row{
+			Name: c.name, Variant: string(v), Ratio: &ratio, Unit: c.load.unit(), Rounds: len(quotients), Note: c.note,
+			Value: median(mapValues(c.values(v))), Baseline: median(mapValues(baseline)),
+			P99Millis: c.p99(v), BaselineP99Millis: c.p99(plain),
+		}
+		r.Spread[0], r.Spread[1] = spread(quotients)
+		if target := c.targets[v]; target > 0 {
+			r.Target = &target
+		}
+		rows = append(rows, r.judge())
+	}
+	return rows
+}
+
+func (c *comparison) p99(v variant) float64 {
+	var all []float64
+	for _, s := range c.samples[v] {
+		if s.p99 > 0 {
+			all = append(all, s.p99.Seconds()*1000)
+		}
+	}
+	if len(all) == 0 {
+		return 0
+	}
+	return median(all)
+}
+
+func mapValues(m map[int]float64) []float64 {
+	var values []float64
+	for _, v := range m {
+		values = append(values, v)
+	}
+	sort.Float64s(values)
+	return values
+}
+
+// cost is what a load on a variant took, of the whole machine and of the processes that serve it, per operation.
+type cost struct {
+	Name       string  `json:"name"`
+	Variant    string  `json:"variant"`
+	Operations float64 `json:"operations"`
+	// Machine includes the load itself. CPU times are in microseconds.
+	MachineCPU      float64 `json:"machine_cpu_us"`
+	MachineSwitches float64 `json:"machine_switches"`
+	// Here and There are the replicators of the two sites, or the peer product's processes.
+	HereCPU       float64 `json:"here_cpu_us"`
+	HereSwitches  float64 `json:"here_switches"`
+	HereReads     float64 `json:"here_reads"`
+	HereWrites    float64 `json:"here_writes"`
+	ThereCPU      float64 `json:"there_cpu_us"`
+	ThereSwitches float64 `json:"there_switches"`
+	// HereCPUPerMiB is per MiB that the load wrote, 0 where that is not known.
+	HereCPUPerMiB  float64 `json:"here_cpu_us_per_mib,omitempty"`
+	ThereCPUPerMiB float64 `json:"there_cpu_us_per_mib,omitempty"`
+}
+
+// costs sums up all rounds.
+func (c *comparison) costs() []cost {
+	var costs []cost
+	for _, v := range []variant{plain, replicated, off, ack, peer, peerSync} {
+		var operations, bytes float64
+		var machine usage
+		var process [2]usage
+		for _, s := range c.samples[v] {
+			operations += s.operations
+			bytes += s.bytes
+			machine = machine.plus(s.machine)
+			for i, u := range s.process {
+				process[min(i, 1)] = process[min(i, 1)].plus(u)
+			}
+		}
+		if operations == 0 {
+			continue
+		}
+		micros := func(d time.Duration) float64 { return float64(d.Microseconds()) / operations }
+		k := cost{
+			Name: c.name, Variant: string(v), Operations: operations,
+			MachineCPU: micros(machine.CPU), MachineSwitches: machine.Switches / operations,
+			HereCPU: micros(process[0].CPU), HereSwitches: process[0].Switches / operations,
+			HereReads: process[0].Reads / operations, HereWrites: process[0].Writes / operations,
+			ThereCPU: micros(process[1].CPU), ThereSwitches: process[1].Switches / operations,
+		}
+		if bytes > 0 {
+			k.HereCPUPerMiB = float64(process[0].CPU.Microseconds()) / (bytes / (1 << 20))
+			k.ThereCPUPerMiB = float64(process[1].CPU.Microseconds()) / (bytes / (1 << 20))
+		}
+		costs = append(costs, k)
+	}
+	return costs
+}
+
+// figure writes a number with three digits that count.
+func figure(v float64) string {
+	switch {
+	case math.IsNaN(v):
+		return "-"
+	case v == 0:
+		return "0"
+	case math.Abs(v) >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case math.Abs(v) >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}

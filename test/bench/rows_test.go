@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/internal/report"
+)
+
+func TestStats(t *testing.T) {
+	for _, test := range []struct {
+		values        []float64
+		median, q, lo float64
+	}{
+		{[]float64{3}, 3, 3, 3},
+		{[]float64{4, 1}, 2.5, 4, 1},
+		{[]float64{9, 1, 5}, 5, 9, 1},
+		{[]float64{4, 3, 2, 1}, 2.5, 4, 1},
+	} {
+		low, high := spread(test.values)
+		if m, q := median(test.values), quantile(test.values, 0.99); m != test.median || q != test.q || low != test.lo || high != test.q {
+			t.Errorf("%v: median %v, 99th percentile %v, spread %v to %v", test.values, m, q, low, high)
+		}
+	}
+	if !math.IsNaN(median(nil)) || !math.IsNaN(quantile(nil, 0.5)) {
+		t.Error("a number made of nothing")
+	}
+}
+
+// testComparison: the ratios of the rounds are 0.5, 1 and 2, while that of the medians would be 1.5.
+func testComparison() *comparison {
+	c := &comparison{name: "load", load: fioLoad{blockSize: 4096}, targets: map[variant]float64{replicated: 0.95, off: 1.1, ack: 0}}
+	for round, values := range [][3]float64{{100, 50, 100}, {200, 200, 200}, {300, 600, 300}} {
+		for i, v := range []variant{plain, replicated, off} {
+			c.add(v, round, sample{value: values[i], operations: values[i], bytes: values[i] * (1 << 20), p99: time.Millisecond,
+				machine: usage{CPU: time.Second}, process: []usage{{CPU: time.Second, Switches: 10}, {CPU: time.Second / 2}}})
+		}
+	}
+	return c
+}
+
+func TestRows(t *testing.T) {
+	rows := testComparison().rows()
+	if len(rows) != 2 {
+		t.Fatalf("%d rows: %+v", len(rows), rows)
+	}
+	r := rows[0]
+	if r.Variant != string(replicated) || *r.Ratio != 1 || r.Spread != [2]float64{0.5, 2} || r.Rounds != 3 || !*r.Met || r.Value != 200 || r.Baseline != 200 {
+		t.Errorf("replicated: %+v", r)
+	}
+	if r = rows[1]; *r.Ratio != 1 || *r.Met {
+		t.Errorf("a ratio of 1 for a target of 1.1: %+v", r)
+	}
+	c := testComparison()
+	delete(c.samples[plain], 0)
+	if r := c.rows()[0]; r.Rounds != 2 || *r.Ratio != 1.5 {
+		t.Errorf("without the baseline of one round: %+v", r)
+	}
+}
+
+func TestMeasuredAgainstAnUpperBound(t *testing.T) {
+	if r := measured("lag", []float64{10, 60}, "ms", 50, ""); !*r.Met || r.Value != 35 {
+		t.Errorf("35 ms of 50: %+v", r)
+	}
+	if r := measured("lag", []float64{60}, "ms", 50, ""); *r.Met {
+		t.Errorf("60 ms of 50: %+v", r)
+	}
+	if r := measured("lag", []float64{60}, "ms", 0, ""); r.Met != nil || r.Target != nil {
+		t.Errorf("without a bound: %+v", r)
+	}
+}
+
+func TestCosts(t *testing.T) {
+	for _, k := range testComparison().costs() {
+		if k.Variant != string(replicated) {
+			continue
+		}
+		// Three rounds: 3 s of CPU for 850 operations of 1 MiB.
+		if want := 3e6 / 850; math.Abs(k.HereCPU-want) > 1e-6 || math.Abs(k.HereCPUPerMiB-want) > 1e-6 || math.Abs(k.ThereCPU-want/2) > 1e-6 {
+			t.Errorf("%+v", k)
+		}
+		return
+	}
+	t.Error("no cost of the replicated volume")
+}
+
+func TestGrowth(t *testing.T) {
+	var flat, leak []report.Point
+	for i := range 100 {
+		flat = append(flat, report.Point{X: float64(i), Y: 50 + float64(i%7)})
+		leak = append(leak, report.Point{X: float64(i), Y: 50 + float64(i)})
+	}
+	if g, err := growth(flat); err != nil || g > flatGrowth {
+		t.Errorf("a saw tooth: %v, %v", g, err)
+	}
+	if g, err := growth(leak); err != nil || g <= flatGrowth {
+		t.Errorf("a leak: %v, %v", g, err)
+	}
+	if _, err := growth(flat[:4]); err == nil {
+		t.Error("growth of four samples")
+	}
+}
+
+func TestResultFiles(t *testing.T) {
+	r := &results{Began: time.Now(), Machine: "a machine", Mode: "bench-quick"}
+	r.include([]*comparison{testComparison(), {name: "never ran", load: pgLoad{}}})
+	r.Rows = append(r.Rows, measured("lag", []float64{10}, "ms", 50, "a note"))
+	dir := filepath.Join(t.TempDir(), "results")
+	written, err := r.writeFiles(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range written {
+		if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []map[string]any
+	if err := json.Unmarshal(text, &rows); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 3 || rows[0]["name"] != "load" || rows[0]["ratio"] != 1.0 || rows[0]["target"] != 0.95 || rows[1]["ratio"] != nil {
+		t.Errorf("summary.json: %s", text)
+	}
+	var table bytes.Buffer
+	if err := r.writeTable(&table); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"replication off", "missed", "≤ 50.0 ms"} {
+		if !strings.Contains(table.String(), want) {
+			t.Errorf("no %q in\n%s", want, &table)
+		}
+	}
+}

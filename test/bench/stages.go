@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/internal/testsite"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// The targets: shares of the plain loop device's throughput.
+const targetOff = 0.97
+
+// writes are the variants of a load that writes.
+func writes(target float64) map[variant]float64 {
+	return map[variant]float64{replicated: target, off: targetOff, ack: 0, peer: 0, peerSync: 0}
+}
+
+// reads are those of a load that only reads.
+func reads(target float64) map[variant]float64 {
+	return map[variant]float64{replicated: target, off: targetOff, peer: 0}
+}
+
+const kib4, kib256 = 4 << 10, 256 << 10
+
+// sequentialFlush is how many writes of 256 KiB are between two flushes: 64 MiB. Without any, a plain loop device writes to
+// memory only for as long as the bench runs.
+const sequentialFlush = 256
+
+// fioStage are the fio loads on one raw device.
+func (e *env) fioStage() *stage {
+	random := func(depth, flushEvery int) fioLoad {
+		return fioLoad{pattern: "randwrite", blockSize: kib4, depth: depth, jobs: flushEvery > 0, flushEvery: flushEvery}
+	}
+	s := &stage{name: "fio", share: 0.87, comparisons: []*comparison{
+		{name: "fio 4 KiB random write, fsync each, depth 1", load: random(1, 1), targets: writes(0.95)},
+		{name: "fio 4 KiB random write, fsync each, depth 8", load: random(8, 1), targets: writes(1.1)},
+		{name: "fio 4 KiB random write, no flush, depth 1", load: random(1, 0), targets: writes(0.9)},
+		{name: "fio 4 KiB random write, no flush, depth 16", load: random(16, 0), targets: writes(0.9)},
+		{name: "fio 256 KiB sequential write, journal on the images' disk", load: fioLoad{pattern: "write", blockSize: kib256, depth: 4, flushEvery: sequentialFlush},
+			targets: writes(0.45), note: "a flush every 64 MiB; primary and secondary share the disk"},
+		{name: "fio 4 KiB random read, depth 1", load: fioLoad{pattern: "randread", blockSize: kib4, depth: 1}, targets: reads(0.9)},
+		{name: "fio 4 KiB random read, depth 16", load: fioLoad{pattern: "randread", blockSize: kib4, depth: 16}, targets: reads(0.95)},
+	}}
+	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
+		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) (err error) {
+			beds, err := e.beds(ctx, pair, bedOptions{name: "fio", volumes: 1, sizeBytes: e.deviceBytes}, plain, replicated, off, ack)
+			if err != nil {
+				return err
+			}
+			if e.peers {
+				stop, peers, peersErr := e.peerBeds(ctx, pair)
+				defer func() { err = errors.Join(err, stop()) }()
+				if err := peersErr; err != nil {
+					return err
+				}
+				beds = append(beds, peers...)
+			}
+			return measure(ctx, beds)
+		})
+	}
+	return s
+}
+
+// fsyncEach writes 4 KiB and flushes, one request at a time on each device.
+var fsyncEach = fioLoad{pattern: "randwrite", blockSize: kib4, depth: 1, jobs: true, flushEvery: 1}
+
+// manyStage are writers on eight volumes of one group.
+func (e *env) manyStage() *stage {
+	s := &stage{name: "eight volumes", share: 0.93, comparisons: []*comparison{{
+		name: "8 volumes in one group, 4 KiB random write with fsync each on all of them, total", load: fsyncEach,
+		targets: map[variant]float64{replicated: 1},
+	}}}
+	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
+		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
+			beds, err := e.beds(ctx, pair, bedOptions{name: "many", volumes: 8, sizeBytes: e.deviceBytes / 4}, plain, replicated)
+			if err != nil {
+				return err
+			}
+			return measure(ctx, beds)
+		})
+	}
+	return s
+}
+
+// growthStages are the same writers on more and more volumes, in one group and in a group each.
+func (e *env) growthStages(r *results) []*stage {
+	var stages []*stage
+	for _, size := range []struct{ volumes, groups int }{{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}} {
+		name := fmt.Sprintf("growth: %d volumes in %d groups", size.volumes, size.groups)
+		s := &stage{name: name, comparisons: []*comparison{{
+			name: name + ", 4 KiB random write with fsync each on all of them, total", load: fsyncEach, targets: map[variant]float64{replicated: 0},
+		}}}
+		s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
+			return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
+				// Journals of 64 groups have to fit on the disk, twice.
+				smaller := *e
+				smaller.journalBytes = max(e.journalBytes/int64(size.groups), 64<<20)
+				beds, err := smaller.beds(ctx, pair, bedOptions{
+					name: "growth", volumes: size.volumes, groups: size.groups, sizeBytes: 16 << 20,
+				}, plain, replicated)
+				if err != nil {
+					return err
+				}
+				if err := measure(ctx, beds); err != nil {
+					return err
+				}
+				for i, where := range []string{"primary", "secondary"} {
+					_, peak, err := residentBytes(beds[1].pids[i])
+					if err != nil {
+						return err
+					}
+					r.Rows = append(r.Rows, measured(name+", resident memory of the "+where+"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", 0, ""))
+				}
+				return nil
+			})
+		}
+		stages = append(stages, s)
+	}
+	return stages
+}
+
+// separateStage is the sequential write with images and journals on file systems of their own. Both are loop-backed, since a
+// machine with a second disk is not to be assumed: what is separate is the file system, not the disk.
+func (e *env) separateStage() *stage {
+	s := &stage{name: "separate file systems", share: 1, comparisons: []*comparison{{
+		name:    "fio 256 KiB sequential write, images and journal on separate file systems",
+		load:    fioLoad{pattern: "write", blockSize: kib256, depth: 4, flushEvery: sequentialFlush},
+		targets: map[variant]float64{replicated: 0.8},
+		note:    "two ext4 in files of one disk, which the secondary uses too: file systems are separate, the disk is not",
+	}}}
+	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) (err error) {
+		dir, err := os.MkdirTemp(e.tempDir, "slipstream-separate-")
+		if err != nil {
+			return err
+		}
+		images, journal := filepath.Join(dir, "images"), filepath.Join(dir, "journal")
+		defer func() { err = errors.Join(err, releaseFileSystems(dir, images, journal)) }()
+		for _, name := range []string{images, journal} {
+			if err := makeFileSystem(ctx, name, 6*e.deviceBytes+e.journalBytes*3); err != nil {
+				return err
+			}
+		}
+		return e.withPairIn(ctx, images, nil, func(ctx context.Context, pair *testsite.Pair) error {
+			// The pool is made at the first start; after that its groups can be put elsewhere.
+			if err := pair.A.Kill(); err != nil {
+				return err
+			}
+			groups := filepath.Join(pair.A.Config.PoolDir(), "groups")
+			if err := os.MkdirAll(groups, 0o755); err != nil {
+				return err
+			}
+			// Unmounted with the pair.
+			if err := unix.Mount(journal, groups, "", unix.MS_BIND, ""); err != nil {
+				return fmt.Errorf("mounting %s on %s: %w", journal, groups, err)
+			}
+			if err := pair.A.Start(ctx); err != nil {
+				return err
+			}
+			beds, err := e.beds(ctx, pair, bedOptions{name: "separate", volumes: 1, sizeBytes: e.deviceBytes}, plain, replicated)
+			if err != nil {
+				return err
+			}
+			return measure(ctx, beds)
+		})
+	}
+	return s
+}
+
+// makeFileSystem makes ext4 in the file <name>.image and mounts it on name.
+func makeFileSystem(ctx context.Context, name string, sizeBytes int64) error {
+	image := name + ".image"
+	f, err := os.Create(image)
+	if err != nil {
+		return err
+	}
+	// Allocated, so that the outer file system does not allocate while something is measured.
+	if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, sizeBytes), f.Close()); err != nil {
+		return fmt.Errorf("allocating %s: %w", image, err)
+	}
+	device, err := blockdev.AttachLoop(blockdev.LoopConfig{BackingPath: image, DirectIO: true})
+	if err != nil {
+		return err
+	}
+	if _, err := run(ctx, "mkfs.ext4", "-q", "-m0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", device); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(name, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount(device, name, "ext4", 0, "")
+}
+
+// releaseFileSystems takes away what makeFileSystem made, or as much of it as there is.
+func releaseFileSystems(dir string, names ...string) error {
+	var errs []error
+	for _, name := range names {
+		if err := unix.Unmount(name, 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("unmounting %s: %w", name, err))
+			continue
+		}
+		devices, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		errs = append(errs, err)
+		for _, file := range devices {
+			backing, err := os.ReadFile(file)
+			if err != nil || string(backing) != name+".image\n" {
+				continue // detached meanwhile, or another's
+			}
+			errs = append(errs, blockdev.DetachLoop("/dev/"+filepath.Base(filepath.Dir(filepath.Dir(file)))))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%s stays: %w", dir, err)
+	}
+	return os.RemoveAll(dir)
+}
+
+// postgresStage is pgbench on ext4.
+func (e *env) postgresStage() *stage {
+	targets := func(target float64) map[variant]float64 {
+		t := writes(target)
+		if !e.ackDatabases {
+			delete(t, ack)
+		}
+		return t
+	}
+	s := &stage{name: "PostgreSQL", share: 0.38, comparisons: []*comparison{
+		{name: "pgbench, 1 client", load: pgLoad{clients: 1, servers: 1}, targets: targets(0.95)},
+		{name: "pgbench, 8 clients", load: pgLoad{clients: 8, servers: 1}, targets: targets(0.95)},
+		{name: "two PostgreSQL servers on two volumes of one group, pgbench with 4 clients each", load: pgLoad{clients: 4, servers: 2}, targets: targets(0.95)},
+	}}
+	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
+		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
+			variants := []variant{plain, replicated, off}
+			if e.ackDatabases {
+				variants = append(variants, ack)
+			}
+			return e.withDatabases(ctx, pair, variants, func(beds []*bed) error { return measure(ctx, beds) })
+		})
+	}
+	return s
+}
+
+// withDatabases makes beds of two volumes with a PostgreSQL server on each, all of them copies of one database.
+func (e *env) withDatabases(ctx context.Context, pair *testsite.Pair, variants []variant, use func([]*bed) error) (err error) {
+	pg, err := findPostgres()
+	if err != nil {
+		return err
+	}
+	// Sockets are not on the volumes.
+	runDir := filepath.Join(pair.Dir, "pg")
+	template := filepath.Join(runDir, "template")
+	if err := pg.makeDir(runDir); err != nil {
+		return err
+	}
+	if err := pg.template(ctx, template, e.scale); err != nil {
+		return fmt.Errorf("making the database: %w", err)
+	}
+	copyTemplate := func(mount string, _ int) error {
+		_, err := run(ctx, "cp", "-a", filepath.Join(template, "data"), filepath.Join(mount, "data"))
+		return err
+	}
+	beds, err := e.beds(ctx, pair, bedOptions{
+		name: "pg", volumes: 2, sizeBytes: e.databaseBytes, filesystem: true, dataset: copyTemplate,
+	}, variants...)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, b := range beds {
+			for _, s := range b.servers {
+				err = errors.Join(err, s.stop())
+			}
+		}
+	}()
+	for i, b := range beds {
+		for j, mount := range b.mounts {
+			server, err := pg.start(ctx, filepath.Join(mount, "data"), filepath.Join(runDir, fmt.Sprintf("%d-%d", i, j)))
+			if err != nil {
+				return err
+			}
+			b.servers = append(b.servers, server)
+		}
+	}
+	return use(beds)
+}
