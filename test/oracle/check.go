@@ -43,7 +43,7 @@ func (h *history) read(round uint64, number int, v readerAt, wholeBlocks bool) (
 	if wholeBlocks {
 		shown.perBlock = 1
 	}
-	buf := make([]byte, readChunkBlocks*blockBytes)
+	buf := alignedBuffer(readChunkBlocks * blockBytes)
 	for from := 0; from < blocks; from += readChunkBlocks {
 		p := buf[:min(readChunkBlocks, blocks-from)*blockBytes]
 		if _, err := v.ReadAt(p, int64(from)*blockBytes); err != nil {

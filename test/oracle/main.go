@@ -27,9 +27,9 @@ type tally struct {
 
 func (t *tally) String() string {
 	return fmt.Sprintf("%d rounds: %d ended in peace, %d relocated, %d in disaster, %d with the old primary back; %d promotions, %d refused in the middle of a sync, "+
-		"%d copies judged after a crash of the secondary, %d drills",
+		"%d copies judged after a crash of the secondary, %d drills, %d replicators killed",
 		t.rounds.Load(), t.peaceful.Load(), t.relocations.Load(), t.disasters.Load(), t.reunions.Load(), t.promotions.Load(), t.unpromotable.Load(),
-		t.judged.Load(), t.drills.Load())
+		t.judged.Load(), t.drills.Load(), t.crashes.Load())
 }
 
 // failure is the first round that failed.
@@ -120,10 +120,11 @@ func run(args []string, out io.Writer) error {
 	switch *mode {
 	case "memory":
 		err = search(ctx, *seed, *rounds, *parallel, t, never, memRound)
+	case "loop":
+		err = loopSearch(ctx, *binDir, *seed, *rounds, t)
 	default:
 		return fmt.Errorf("mode %q: it is memory or loop", *mode)
 	}
-	_ = binDir
 	if err != nil {
 		return fmt.Errorf("after %d rounds: %w", t.rounds.Load(), err)
 	}
