@@ -28,6 +28,9 @@ type world struct {
 	lastWrite int
 	timelines int
 
+	// hellos are all that were ever sent: an old one may arrive when its stream is gone.
+	hellos []HelloReceived
+
 	// The stream that ships, opened by caller; nil without one.
 	caller  *copyOf
 	at      uint64
@@ -129,7 +132,7 @@ func (w *world) connect() {
 		w.hangUp()
 	}
 	p := w.peerOf(d)
-	w.c.call(d.side, nil)
+	w.c.call(d.side, func(e *HelloReceived) { w.hellos = append(w.hellos, *e) })
 	welcome, ok := find[SendWelcome](w.c.answers[d.name])
 	if ok {
 		// G6: what the called side holds and keeps is the caller's.
@@ -160,6 +163,19 @@ func (w *world) connect() {
 		Durable: d.durable, Retained: d.retained, ReleasedAcked: d.releasedAcked,
 	})
 	w.obey(d, actions)
+}
+
+// staleHello lets an old Hello arrive. Its stream ends at once: whoever sent it is gone.
+func (w *world) staleHello() {
+	if len(w.hellos) == 0 {
+		w.t.Skip()
+	}
+	w.hangUp() // a new stream replaces the old one
+	e := rapid.SampledFrom(w.hellos).Draw(w.t, "hello")
+	p := w.data[otherName(e.Peer)]
+	e.Durable = p.durable
+	w.c.step(p.side, e)
+	w.c.step(p.side, Disconnected{})
 }
 
 // checkLoss: an exact loss is what the old primary holds past what the new one recovered.
@@ -338,8 +354,9 @@ func TestInterleavings(t *testing.T) {
 			"carry": with((*world).carry), "carry2": with((*world).carry), "carry3": with((*world).carry), "carry4": with((*world).carry),
 			"ack": with((*world).ack), "heartbeat": with((*world).heartbeat), "trim": with((*world).trim),
 			"promote": with((*world).promote), "demote": with((*world).demote), "restart": with((*world).restart),
-			"cut": with(func(w *world) { w.hangUp() }),
-			"":    with((*world).check),
+			"stale hello": with((*world).staleHello),
+			"cut":         with(func(w *world) { w.hangUp() }),
+			"":            with((*world).check),
 		})
 	})
 }

@@ -18,25 +18,29 @@ func (g *Group) welcomed(e Welcomed) []Action {
 				m.Peer, e.PeerDurable, e.Durable),
 		}), CloseStream{})
 	}
+	// other: not the copy that this site has shipped to. After a promotion the peer's instance is not known yet; a peer
+	// that has a whole copy is the old primary.
+	other := m.PeerInstance != e.Instance && (m.PeerInstance != "" || e.NeedsSync)
+	lost := m.Divergence != nil && m.Divergence.Relation == relationPeerAhead
+	if lost && !other && !e.NeedsSync {
+		// This site lost durable ordinals that the peer has, and has used them again since: what looks like a continuation
+		// is none. Promoting the peer's copy, or giving it up for a new one, leads out.
+		g.link = LinkDown
+		return []Action{CloseStream{}}
+	}
 	g.refusal = ""
 	g.acked = e.PeerDurable
-	var actions []Action
-	if m.Divergence != nil {
-		m.Divergence = nil
-		actions = append(actions, Persist{})
-	}
-	// After a promotion the peer's instance is not known yet; a peer that has a whole copy is the old primary.
-	other := m.PeerInstance != e.Instance && (m.PeerInstance != "" || e.NeedsSync)
-	if !other && m.PeerInstance != e.Instance {
-		m.PeerInstance = e.Instance
-		actions = append(actions, Persist{})
-	}
-	if m.Sync == SyncNever || other || e.PeerDurable < e.ReleasedAcked {
+	changed := m.Divergence != nil || m.PeerInstance != e.Instance
+	m.Divergence, m.PeerInstance = nil, e.Instance
+	if m.Sync == SyncNever || other || lost || e.PeerDurable < e.ReleasedAcked {
 		m.Sync = SyncRunning
-		m.PeerInstance = e.Instance
 		g.link = LinkSyncing
-		// MarkAll before Persist: a crash between them marks everything again.
-		return append(actions, MarkAll{}, Persist{}, Ship{After: e.Durable, Begin: true})
+		// MarkAll before the only Persist: a crash between them marks everything again.
+		return []Action{MarkAll{}, Persist{}, Ship{After: e.Durable, Begin: true}}
+	}
+	var actions []Action
+	if changed {
+		actions = append(actions, Persist{})
 	}
 	if e.PeerDurable+1 < e.Retained {
 		return append(actions, g.beginSync(e.Retained-1)...)

@@ -20,14 +20,11 @@ func (g *Group) hello(e HelloReceived) []Action {
 		}
 		return g.diverged(rel, common, e)
 	}
-	if d := m.Divergence; rel == RelationSame && d != nil && d.Relation == relationPeerBehind {
-		// It has written on since, so that its ordinals look like a continuation of ours; they are not. Promoting this
-		// site, or deleting its copy, leads out.
-		return g.refuse(RefuseDiverged, d.CommonOrdinal, "%s", d.Text)
-	}
 	switch {
 	case rel == RelationSame && e.PeerDurable < e.Durable:
-		// Cannot be explained by a crash: only durable records are shipped.
+		// Cannot be explained by a crash: only durable records are shipped. But it can be a Hello of long ago, from a
+		// stream that was cut and a process that is gone, so this side does not hold it against the next one: the primary
+		// hears of it only if it is true, and it is the primary that remembers (see welcomed).
 		return g.diverged(rel, common, e)
 	case rel == RelationSame, rel == RelationTheyContinue:
 	case rel == RelationIContinue, rel == RelationTheyDiverged:
