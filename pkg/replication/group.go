@@ -46,6 +46,8 @@ type Group struct {
 	failure error
 	// receiving is the stream of a primary, if there is one.
 	receiving *receiver
+	// promoting keeps new streams out while one is stopped for a promotion.
+	promoting bool
 
 	// volumes is replaced, never changed, so that data paths read it without a lock.
 	volumes  atomic.Pointer[map[uint32]*Volume]

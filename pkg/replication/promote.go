@@ -3,7 +3,6 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
@@ -28,6 +27,9 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 				return nil, err
 			}
 		}
+		// A primary that redials meanwhile is turned away, not let in between the stop and the decision.
+		g.setPromoting(true)
+		defer g.setPromoting(false)
 		g.stopReceiving()
 	}
 	if err := g.journal.Sync(); err != nil {
@@ -40,9 +42,6 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.receiving != nil {
-		return nil, fmt.Errorf("%w: group %s: the primary has just connected again; repeat the promotion", core.ErrPrecondition, g.core.Meta.Name)
-	}
 	_, err = g.stepLocked(core.Promote{
 		Force: force, Durable: g.journal.Durable(), DurableUnixNanos: last, Now: g.cfg.Now().UnixNano(), NewTimeline: uuid.NewString(),
 	}, nil)
@@ -55,6 +54,12 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 	klog.InfoS("Group promoted", "group", g.core.Meta.Name, "force", force, "ordinal", g.journal.Durable(), "timeline", g.core.Meta.Timeline())
 	g.linkWork.send()
 	return g.core.Meta.Loss, nil
+}
+
+func (g *Group) setPromoting(promoting bool) {
+	g.mu.Lock()
+	g.promoting = promoting
+	g.mu.Unlock()
 }
 
 func (g *Group) checkPlanned() error {

@@ -103,12 +103,14 @@ func (g *Group) takeOver(r *receiver) error {
 		g.mu.Lock()
 		old := g.receiving
 		if old == nil {
-			if g.ctx.Err() != nil {
-				g.mu.Unlock()
+			defer g.mu.Unlock()
+			switch {
+			case g.ctx.Err() != nil:
 				return ErrClosed
+			case g.promoting:
+				return errReplaced
 			}
 			g.receiving = r
-			g.mu.Unlock()
 			return nil
 		}
 		g.mu.Unlock()
