@@ -6,5 +6,6 @@ import "github.com/slipstream-storage/slipstream/internal/bug"
 
 func setBug(n bug.Name) error {
 	bug.Set(n)
+	faulty.Store(n != "")
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 
 // TestCatches shows that the search can fail: each deliberate fault is found, and without one nothing is.
 func TestCatches(t *testing.T) {
-	defer bug.Set("")
+	t.Cleanup(func() { _ = setBug("") })
 	const most = 600 // rounds
 	for _, fault := range []bug.Name{
 		"", bug.SwapRecords, bug.ApplyBeforeDurable, bug.AckBeforeDurable, bug.PromoteInSync, bug.FlushNothing,
@@ -23,7 +23,9 @@ func TestCatches(t *testing.T) {
 			name, rounds = "none", 60
 		}
 		t.Run(name, func(t *testing.T) {
-			bug.Set(fault)
+			if err := setBug(fault); err != nil {
+				t.Fatal(err)
+			}
 			tally := &tally{}
 			err := search(context.Background(), firstSeed(t), rounds, memParallel(), tally, never, memRound)
 			var v *violation

@@ -102,7 +102,7 @@ func run(args []string, out io.Writer) error {
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of the first round; the others have the next ones")
 	parallel := flags.Int("parallel", memParallel(), "rounds at a time in mode memory")
 	binDir := flags.String("bin-dir", "bin", "csi-driver and replicator for mode loop")
-	fault := flags.String("bug", "", "a deliberate fault of package bug that has to be found; needs a build with -tags slipstream_bugs")
+	fault := flags.String("bug", "", "a deliberate fault of package bug that mode memory has to find; needs a build with -tags slipstream_bugs")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -391,10 +391,13 @@ func (w *world) readGroup(s *memSite) (content, error) {
 	return c, nil
 }
 
+// faulty: a deliberate fault is at work.
+var faulty atomic.Bool
+
 // patience is how long a state may take that has to come; far more than a slow machine needs.
 func patience() time.Duration {
-	if bug.Available {
-		return 5 * time.Second // a fault is looked for, and it may well be that the state never comes
+	if faulty.Load() {
+		return 15 * time.Second // it may well be that the state never comes
 	}
 	return 60 * time.Second
 }

@@ -168,8 +168,8 @@ func (ws *writers) operation(number int, rng *rand.Rand, buf []byte) error {
 		o := h.issue(kind, number, volume, block, n)
 		if err = ws.carryOut(o, v, buf); err == nil {
 			h.returned(o)
-		} else {
-			t.dead = p.exact
+		} else if p.exact {
+			t.dead = true
 		}
 	}
 	if p.exact {

@@ -20,14 +20,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
-var seedFlag = flag.Uint64("seed", 0, "of the first round in memory; 0 draws one")
+var seedFlag = flag.Uint64("seed", 0, "of the first round; 0 draws one")
 
 func firstSeed(t *testing.T) uint64 {
 	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	t.Logf("seed %d; repeat a round with: go run ./test/oracle --mode memory --rounds 1 --seed <its seed>", seed)
+	t.Logf("seed %d; repeat a round with: go run ./test/oracle --mode memory (or loop) --rounds 1 --seed <its seed>", seed)
 	return seed
 }
 
