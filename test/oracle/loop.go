@@ -372,23 +372,29 @@ func (r *loopRound) disaster() error {
 
 func (r *loopRound) failOver(b *testsite.Site) error {
 	g, err := b.Group(r.ctx, r.group)
-	if err != nil || !g.GetPromotable() {
-		r.tally.unpromotable.Add(1)
-		if err != nil {
-			if r.ackedClock > 0 {
-				return r.h.violation("the secondary does not know the group: %v", err)
-			}
-			return nil
-		}
-		_, err := b.Sidecar.Promote(r.ctx, &sidecarpb.PromoteRequest{Group: r.group, Force: true})
-		if status.Code(err) != codes.FailedPrecondition {
-			return r.h.violation("the promotion of a secondary that cannot be promoted: %v", err)
+	if err != nil {
+		if r.ackedClock > 0 {
+			return r.h.violation("the secondary does not know the group: %v", err)
 		}
 		return nil
 	}
-	response, err := b.Sidecar.Promote(r.ctx, &sidecarpb.PromoteRequest{Group: r.group, Force: true})
-	if err != nil {
-		return r.h.violation("the secondary is promotable, but: %v", err)
+	// What was under way when the primary died may still come in: its call, after which the promotion is to be repeated,
+	// or the beginning of a sync, after which there is nothing to promote.
+	var response *sidecarpb.PromoteResponse
+	for response == nil {
+		before := g.GetPromotable()
+		response, err = b.Sidecar.Promote(r.ctx, &sidecarpb.PromoteRequest{Group: r.group, Force: true})
+		if err != nil && status.Code(err) != codes.FailedPrecondition {
+			return r.h.violation("the promotion of the secondary (promotable: %v): %v", before, err)
+		}
+		if err != nil && !before {
+			r.h.note("the secondary cannot be promoted: %v", err)
+			r.tally.unpromotable.Add(1)
+			return nil
+		}
+		if g, err = b.Group(r.ctx, r.group); err != nil {
+			return err
+		}
 	}
 	r.tally.promotions.Add(1)
 	r.tally.disasters.Add(1)

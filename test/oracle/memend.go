@@ -129,22 +129,20 @@ func (w *world) endInDisaster() error {
 			return err
 		}
 	}
-	g := w.b.group()
-	if g == nil || !g.Status().Promotable {
-		if g != nil {
-			if _, err := w.promote(w.b, "the secondary"); err != nil {
-				return err
-			}
+	var fork uint64
+	promoted := false
+	if w.b.group() != nil {
+		var err error
+		if fork, promoted, err = w.promote(w.b, "the secondary"); err != nil {
+			return err
 		}
+	}
+	if !promoted {
 		// The primary alone has one consistent instant. When it is back, all can be well again.
 		if _, err := w.startPrimary(power); err != nil {
 			return err
 		}
 		return w.endInPeace()
-	}
-	fork, err := w.promote(w.b, "the secondary")
-	if err != nil {
-		return err
 	}
 	w.tally.disasters.Add(1)
 	expected, err := w.readGroup(w.b)

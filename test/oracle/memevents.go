@@ -205,43 +205,44 @@ func (w *world) drillSecondary(s *memSite) (recovered uint64, err error) {
 		}
 		return 0, nil
 	}
-	return w.promote(s, "the secondary in a drill")
+	recovered, _, err = w.promote(s, "the secondary in a drill")
+	return recovered, err
 }
 
 // promote promotes a secondary by force and judges its copy, or sees that it refuses where it has to. It returns the
-// ordinal that the copy is at, 0 without one.
-func (w *world) promote(s *memSite, who string) (recovered uint64, err error) {
+// ordinal that the copy is at.
+func (w *world) promote(s *memSite, who string) (recovered uint64, promoted bool, err error) {
 	g := s.group()
-	promotable := g.Status().Promotable
-	if promotable {
-		// A dying primary's last call may just have come in; then the promotion is to be repeated.
-		err := w.eventually("the promotion of "+who, func() (bool, string) {
-			_, again := g.Promote(true)
-			return again == nil || !errors.Is(again, core.ErrPrecondition) || !g.Status().Promotable, fmt.Sprint(again)
-		})
-		if err != nil {
-			return 0, err
-		}
-	}
-	loss, err := g.Promote(true)
-	if !promotable {
+	var loss *core.Loss
+	var refused error
+	liar := false
+	// What a dying primary had sent last may still come in: its call, after which the promotion is to be repeated, or the
+	// beginning of a sync, after which there is nothing to promote.
+	err = w.eventually("the promotion of "+who, func() (bool, string) {
+		before := g.Status().Promotable
+		loss, refused = g.Promote(true)
+		settled := refused == nil || !errors.Is(refused, core.ErrPrecondition) || !before
+		promoted = refused == nil
+		liar = promoted && !before && s.net == nil // nothing comes in that could have ended a sync
+		return settled, fmt.Sprint(refused)
+	})
+	switch {
+	case err != nil:
+		return 0, false, err
+	case liar:
+		return 0, false, w.h.violation("%s was promoted although it had said that it could not be", who)
+	case refused != nil && !errors.Is(refused, core.ErrPrecondition):
+		return 0, false, w.h.violation("%s refuses the promotion with another error than a precondition: %v", who, refused)
+	case refused != nil:
+		w.h.note("%s cannot be promoted: %v", who, refused)
 		w.tally.unpromotable.Add(1)
-		if err == nil {
-			return 0, w.h.violation("%s was promoted although it had said that it could not be", who)
-		}
-		if !errors.Is(err, core.ErrPrecondition) {
-			return 0, w.h.violation("%s refuses the promotion with another error than a precondition: %v", who, err)
-		}
-		return 0, nil
-	}
-	if err != nil {
-		return 0, w.h.violation("%s is promotable, but: %v", who, err)
+		return 0, false, nil
 	}
 	w.tally.promotions.Add(1)
 	status := g.Status()
 	if loss.RecoveredOrdinal != status.HeadOrdinal || status.HeadOrdinal != status.DurableOrdinal {
-		return 0, w.h.violation("%s recovered ordinal %d, says it is at %d, durable %d", who, loss.RecoveredOrdinal, status.HeadOrdinal, status.DurableOrdinal)
+		return 0, true, w.h.violation("%s recovered ordinal %d, says it is at %d, durable %d", who, loss.RecoveredOrdinal, status.HeadOrdinal, status.DurableOrdinal)
 	}
 	w.h.note("%s was promoted at ordinal %d", who, loss.RecoveredOrdinal)
-	return loss.RecoveredOrdinal, w.judgeCopy(s, who, loss.RecoveredOrdinal)
+	return loss.RecoveredOrdinal, true, w.judgeCopy(s, who, loss.RecoveredOrdinal)
 }
