@@ -190,7 +190,7 @@ func (e *env) slipstreamBed(ctx context.Context, pair *testsite.Pair, v variant,
 		}
 	}
 	if v != off {
-		if err := e.join(ctx, pair, b, o); err != nil {
+		if err := errors.Join(e.join(ctx, pair, b, o), b.settle(ctx)); err != nil {
 			return nil, err
 		}
 	}
@@ -198,7 +198,7 @@ func (e *env) slipstreamBed(ctx context.Context, pair *testsite.Pair, v variant,
 	return b, e.load(ctx, b, o)
 }
 
-// join puts the volumes of a bed into groups that are replicated, and waits until they are.
+// join puts the volumes of a bed into groups that are replicated. settle waits until they are.
 func (e *env) join(ctx context.Context, pair *testsite.Pair, b *bed, o bedOptions) error {
 	var groups []string
 	for i := range max(1, o.groups) {
@@ -225,7 +225,7 @@ func (e *env) join(ctx context.Context, pair *testsite.Pair, b *bed, o bedOption
 		}
 		return nil
 	}
-	return b.settle(ctx)
+	return nil
 }
 
 // load writes devices in full, so that no measurement compares the first write to a place, for which the file system

@@ -47,7 +47,7 @@ func (e *env) measureFailover(ctx context.Context, r *results) error {
 		waitCtx, cancel := context.WithTimeout(ctx, settleTimeout)
 		defer cancel()
 		primary, err := pair.A.WaitGroup(waitCtx, b.group, "acknowledged", func(g *sidecarpb.GroupStatus) bool {
-			return g.GetAcknowledgedOrdinal() >= g.GetHeadOrdinal()
+			return testsite.Streaming(g) && g.GetAcknowledgedOrdinal() >= g.GetHeadOrdinal()
 		})
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -49,10 +50,18 @@ func watchLag(ctx context.Context, s *testsite.Site, group string) (stop func() 
 	}, nil
 }
 
-// line is a way between the sites. make returns the address to dial instead of the target, and how to take it away.
+// line is a way between the sites.
 type line struct {
 	name string
-	make func(ctx context.Context, target string) (address string, remove func() error, err error)
+	open func(ctx context.Context, target string) (*openLine, error)
+}
+
+// openLine is as fast as the machine until it is narrowed, because the volumes are set up across it.
+type openLine struct {
+	// address is dialled instead of the target.
+	address string
+	narrow  func(context.Context) error
+	remove  func() error
 }
 
 const (
@@ -64,68 +73,77 @@ const (
 // lines are those that the lag is measured on.
 func lines() []line {
 	return []line{
-		{"the link on loopback", func(_ context.Context, target string) (string, func() error, error) {
-			return target, func() error { return nil }, nil
+		{"the link on loopback", func(_ context.Context, target string) (*openLine, error) {
+			return &openLine{target, func(context.Context) error { return nil }, func() error { return nil }}, nil
 		}},
-		{fmt.Sprintf("%v of delay each way", lineDelay), func(_ context.Context, target string) (string, func() error, error) {
+		{fmt.Sprintf("%v of delay each way", lineDelay), func(_ context.Context, target string) (*openLine, error) {
 			proxy, err := linktest.NewProxy("127.0.0.1:0", target)
 			if err != nil {
-				return "", nil, err
+				return nil, err
 			}
-			proxy.SetDelay(lineDelay)
-			return proxy.Addr(), proxy.Close, nil
+			return &openLine{proxy.Addr(), func(context.Context) error { proxy.SetDelay(lineDelay); return nil }, proxy.Close}, nil
 		}},
-		{"100 Mbit/s", narrowLine},
+		{"100 Mbit/s", openVeth},
 	}
 }
 
-// narrowLine puts a token bucket of the kernel on a pair of virtual Ethernet devices, one end of which is in a network
-// namespace. There a proxy listens that dials the target outside.
-func narrowLine(ctx context.Context, target string) (address string, remove func() error, err error) {
+// openVeth leads through a pair of virtual Ethernet devices, one end of which is in a network namespace, where a proxy
+// listens that dials the target outside. It is narrowed by the kernel's token bucket on both ends.
+func openVeth(ctx context.Context, target string) (_ *openLine, err error) {
 	// Short names: the kernel's have 15 bytes. The process id keeps two benches apart.
 	id := unix.Getpid() % 100000
 	namespace, outer, inner := fmt.Sprintf("slipbench%d", id), fmt.Sprintf("sbo%d", id), fmt.Sprintf("sbi%d", id)
 	subnet := fmt.Sprintf("10.213.%d", id%256)
+	if _, err := run(ctx, "ip", "netns", "add", namespace); err != nil {
+		return nil, err
+	}
 	var proxy *linktest.Proxy
-	remove = func() error {
+	l := &openLine{remove: func() error {
 		var errs []error
 		if proxy != nil {
 			errs = append(errs, proxy.Close())
 		}
-		// Takes the devices in it along, and with one end of a pair the other. The context may have ended.
+		// Takes the device in it along, and with one end of a pair the other. The context may have ended.
 		_, err := run(context.Background(), "ip", "netns", "delete", namespace)
 		return errors.Join(append(errs, err)...)
-	}
-	if _, err := run(ctx, "ip", "netns", "add", namespace); err != nil {
-		return "", nil, err
-	}
+	}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, remove())
+			err = errors.Join(err, l.remove())
 		}
 	}()
-	for _, args := range [][]string{
-		{"ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", namespace},
-		{"ip", "address", "add", subnet + ".1/24", "dev", outer},
-		{"ip", "link", "set", outer, "up"},
-		{"ip", "-n", namespace, "address", "add", subnet + ".2/24", "dev", inner},
-		{"ip", "-n", namespace, "link", "set", inner, "up"},
-		// The queue of 50 ms is that of an ordinary router: a deeper one would add its own delay.
-		{"tc", "qdisc", "add", "dev", outer, "root", "tbf", "rate", "100mbit", "burst", "128kb", "latency", "50ms"},
-		{"tc", "-n", namespace, "qdisc", "add", "dev", inner, "root", "tbf", "rate", "100mbit", "burst", "128kb", "latency", "50ms"},
-	} {
-		if _, err := run(ctx, args[0], args[1:]...); err != nil {
-			return "", nil, err
+	runAll := func(ctx context.Context, commands ...[]string) error {
+		for _, args := range commands {
+			if _, err := run(ctx, args[0], args[1:]...); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	err = inNamespace(filepath.Join("/run/netns", namespace), func() (err error) {
+	if err := runAll(ctx,
+		[]string{"ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", namespace},
+		[]string{"ip", "address", "add", subnet + ".1/24", "dev", outer},
+		[]string{"ip", "link", "set", outer, "up"},
+		[]string{"ip", "-n", namespace, "address", "add", subnet + ".2/24", "dev", inner},
+		[]string{"ip", "-n", namespace, "link", "set", inner, "up"},
+	); err != nil {
+		return nil, err
+	}
+	if err := inNamespace(filepath.Join("/run/netns", namespace), func() (err error) {
 		proxy, err = linktest.NewProxy(subnet+".2:0", target)
 		return err
-	})
-	if err != nil {
-		return "", nil, err
+	}); err != nil {
+		return nil, err
 	}
-	return proxy.Addr(), remove, nil
+	l.address = proxy.Addr()
+	l.narrow = func(ctx context.Context) error {
+		// The queue of 50 ms is that of an ordinary router: a deeper one would add its own delay.
+		bucket := []string{"root", "tbf", "rate", "100mbit", "burst", "128kb", "latency", "50ms"}
+		return runAll(ctx,
+			append([]string{"tc", "qdisc", "add", "dev", outer}, bucket...),
+			append([]string{"tc", "-n", namespace, "qdisc", "add", "dev", inner}, bucket...))
+	}
+	return l, nil
 }
 
 // inNamespace calls f in a network namespace. Sockets that f makes stay there; what other goroutines make does not.
@@ -163,22 +181,23 @@ func (e *env) measureLag(ctx context.Context, r *results) error {
 }
 
 func (e *env) lagOn(ctx context.Context, l line, r *results) (points []report.Point, err error) {
-	var address string
-	remove := func() error { return nil }
-	defer func() { err = errors.Join(err, remove()) }()
-	var lineErr error
 	metrics, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
+	var open *openLine
+	var lineErr error
 	configure := func(pair *testsite.Pair) {
-		var undo func() error
-		if address, undo, lineErr = l.make(ctx, pair.B.Config.Listen); lineErr == nil {
-			remove = undo
-			pair.A.Config.Peers = []site.Peer{{Name: pair.B.Config.Name, Addr: address}}
+		if open, lineErr = l.open(ctx, pair.B.Config.Listen); lineErr == nil {
+			pair.A.Config.Peers = []site.Peer{{Name: pair.B.Config.Name, Addr: open.address}}
 			pair.A.Config.ReplicatorMetrics = metrics
 		}
 	}
+	defer func() {
+		if open != nil {
+			err = errors.Join(err, open.remove())
+		}
+	}()
 	err = e.withPairIn(ctx, e.tempDir, configure, func(ctx context.Context, pair *testsite.Pair) error {
 		if lineErr != nil {
 			return lineErr
@@ -186,6 +205,9 @@ func (e *env) lagOn(ctx context.Context, l line, r *results) (points []report.Po
 		return e.withDatabases(ctx, pair, []variant{replicated}, func(beds []*bed) (err error) {
 			b := beds[0]
 			load := pgLoad{clients: 8, servers: 1}
+			if err := open.narrow(ctx); err != nil {
+				return err
+			}
 			if err := errors.Join(load.prepare(ctx, b), b.settle(ctx)); err != nil {
 				return err
 			}
@@ -222,6 +244,9 @@ func (e *env) lagOn(ctx context.Context, l line, r *results) (points []report.Po
 	return points, err
 }
 
+// backlogBytes take a narrow line some ten seconds.
+const backlogBytes = 128 << 20
+
 // backlog writes more than the line can take at once, and measures how fast it is shipped.
 func (e *env) backlog(ctx context.Context, pair *testsite.Pair, b *bed, l line, metrics string, r *results) error {
 	before, err := scrape(ctx, metrics, "slipstream_group_wire_bytes_total")
@@ -229,8 +254,13 @@ func (e *env) backlog(ctx context.Context, pair *testsite.Pair, b *bed, l line, 
 		return err
 	}
 	began := time.Now()
-	if err := fillFS(b.mounts[1]); err != nil {
+	f, err := os.Create(filepath.Join(b.mounts[1], "backlog"))
+	if err != nil {
 		return err
+	}
+	_, err = writeNoise(f, backlogBytes)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing a backlog: %w", err)
 	}
 	if err := b.settle(ctx); err != nil {
 		return err

@@ -38,6 +38,8 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	only := flags.String("only", "", "`regexp` of names of stages: only those")
 	cell := flags.Duration("duration", 0, "of one measurement; default that of the mode")
 	rounds := flags.Int("rounds", 0, "of each comparison; default those of the mode")
+	lagDuration := flags.Duration("lag-duration", 0, "of the load on each line; default that of the mode")
+	memoryDuration := flags.Duration("memory-duration", 0, "of the load under which memory is watched; default that of the mode")
 	flags.BoolVar(&e.verbose, "v", false, "print every measurement")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -46,7 +48,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return fmt.Errorf("--only: %w", err)
 	}
-	if flags.NArg() > 0 || *rounds < 0 || *cell < 0 {
+	if flags.NArg() > 0 || *rounds < 0 || *cell < 0 || *lagDuration < 0 || *memoryDuration < 0 {
 		return errors.New("no arguments are expected, and no negative numbers: see --help")
 	}
 	if e.binDir, err = filepath.Abs(*binDir); err != nil {
@@ -64,6 +66,12 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	}
 	if *rounds > 0 {
 		e.rounds = *rounds
+	}
+	if *lagDuration > 0 {
+		e.lagDuration = *lagDuration
+	}
+	if *memoryDuration > 0 {
+		e.memoryDuration = *memoryDuration
 	}
 	r.Method = e.method()
 
@@ -105,7 +113,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	r.Took = time.Since(e.began).Seconds()
 	if len(r.Rows) > 0 {
 		errs = append(errs, r.writeTable(stdout))
-		if e.verbose {
+		if e.verbose && len(r.Costs) > 0 {
 			errs = append(errs, r.writeCosts(stdout))
 		}
 		written, err := r.writeFiles(*resultsDir)

@@ -80,8 +80,8 @@ tps = 617.25 (without initial connection time)
 
 func TestParseStat(t *testing.T) {
 	u, err := parseStat([]byte("cpu  100 1 50 1000 20 0 4 5 7 0\ncpu0 100 1 50 1000 20 0 4 5 7 0\nintr 5 1\nctxt 987654\n"))
-	// Idle and waiting for I/O are left out, and guest time, which user time has in it.
-	if err != nil || u.CPU != 160*10*time.Millisecond || u.Switches != 987654 {
+	// Idle and waiting for I/O are left out, stolen time, and guest time, which user time has in it.
+	if err != nil || u.CPU != 155*10*time.Millisecond || u.Switches != 987654 {
 		t.Errorf("got %+v, %v", u, err)
 	}
 	for _, text := range []string{"", "ctxt 5\n", "cpu x\n", "cpu 1\nctxt x\n"} {

@@ -48,7 +48,7 @@ func parseStat(text []byte) (usage, error) {
 		}
 		switch fields[0] {
 		case "cpu":
-			// user nice system idle iowait irq softirq steal; guest times are in user already.
+			// user nice system idle iowait irq softirq; what follows is other machines' or in user already.
 			for i, field := range fields[1:min(len(fields), 8)] {
 				ticks, err := strconv.ParseInt(field, 10, 64)
 				if err != nil {
