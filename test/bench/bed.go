@@ -24,6 +24,7 @@ const (
 	replicated variant = "replicated"
 	off        variant = "replication off"
 	ack        variant = "replicated, order ack"
+	peerAlone  variant = "qemu-storage-daemon, no mirror"
 	peer       variant = "qemu-storage-daemon, background mirror"
 	peerSync   variant = "qemu-storage-daemon, write-blocking mirror"
 )
@@ -36,8 +37,8 @@ type bed struct {
 	sizeBytes int64
 	mounts    []string
 	servers   []*pgServer
-	// pids are the processes that serve the devices: here, and at the other site.
-	pids []int
+	// here and there are the processes that serve the devices, and those that take in their copies.
+	here, there []int
 	// volumes and group are those of a Slipstream variant.
 	volumes []*testsite.Volume
 	group   string
@@ -161,7 +162,8 @@ func (e *env) plainBed(ctx context.Context, pair *testsite.Pair, o bedOptions) (
 
 // slipstreamBed makes volumes of site A through its CSI socket and, but for the variant off, replicates them to site B.
 func (e *env) slipstreamBed(ctx context.Context, pair *testsite.Pair, v variant, o bedOptions) (*bed, error) {
-	b := &bed{variant: v, sizeBytes: o.sizeBytes, pids: []int{pair.A.Replicator().Pid(), pair.B.Replicator().Pid()}}
+	b := &bed{variant: v, sizeBytes: o.sizeBytes, 
+		here: []int{pair.A.Replicator().Pid()}, there: []int{pair.B.Replicator().Pid()}}
 	for i := range o.volumes {
 		parameters := testsite.Replicable()
 		if v == ack {

@@ -167,10 +167,13 @@ func inNamespace(path string, f func() error) error {
 
 // measureLag measures the lag of the copy under pgbench on each line, and how much of a narrow line is used.
 func (e *env) measureLag(ctx context.Context, r *results) error {
+	// Enough for the load and the backlog, and quick to set up three times.
+	small := *e
+	small.databaseBytes, small.scale = 640<<20, 10
 	figure := report.Plot{Title: "Lag of the copy under pgbench, 8 clients", X: "time (s)", Y: "lag (ms)", LogY: true}
 	for _, l := range lines() {
 		e.say("lag, %s", l.name)
-		points, err := e.lagOn(ctx, l, r)
+		points, err := small.lagOn(ctx, l, r)
 		if err != nil {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}

@@ -27,7 +27,8 @@ type sample struct {
 	settle     time.Duration // until everything put off was done
 
 	machine usage
-	process []usage // of the bed's pids
+	here    usage // of the bed's processes
+	there   usage
 }
 
 // comparison is a load on several variants, in turn.
@@ -119,7 +120,7 @@ func (e *env) measure(ctx context.Context, l load, b *bed, round int) (sample, e
 	if err := b.settle(ctx); err != nil {
 		return sample{}, err
 	}
-	m, err := startMeter(b.pids)
+	m, err := startMeter(b.here, b.there)
 	if err != nil {
 		return sample{}, err
 	}
@@ -128,7 +129,7 @@ func (e *env) measure(ctx context.Context, l load, b *bed, round int) (sample, e
 		return sample{}, err
 	}
 	var meterErr error
-	s.machine, s.process, meterErr = m.stop()
+	s.machine, s.here, s.there, meterErr = m.stop()
 	began := time.Now()
 	err = errors.Join(meterErr, b.settle(ctx))
 	s.settle = time.Since(began)

@@ -24,7 +24,8 @@ func (e *env) measureMemory(ctx context.Context, r *results) error {
 			return err
 		}
 		b := beds[0]
-		stop := watchMemory(b.pids)
+		pids := []int{b.here[0], b.there[0]}
+		stop := watchMemory(pids)
 		_, err = fsyncEach.run(ctx, b, e.memoryDuration, 0)
 		series := stop()
 		if err != nil {
@@ -33,7 +34,7 @@ func (e *env) measureMemory(ctx context.Context, r *results) error {
 		figure := report.Plot{Title: "Resident memory of the replicators", X: "time (s)", Y: "MiB"}
 		for i, where := range []string{"primary", "secondary"} {
 			figure.Series = append(figure.Series, report.Series{Name: where, Style: report.Line, Points: series[i]})
-			_, peak, err := residentBytes(b.pids[i])
+			_, peak, err := residentBytes(pids[i])
 			if err != nil {
 				return err
 			}

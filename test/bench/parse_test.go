@@ -93,7 +93,7 @@ func TestParseStat(t *testing.T) {
 
 // TestOwnUsage reads the real files of this process.
 func TestOwnUsage(t *testing.T) {
-	m, err := startMeter([]int{os.Getpid()})
+	m, err := startMeter([]int{os.Getpid()}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,18 +108,18 @@ func TestOwnUsage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	machine, process, err := m.stop()
+	machine, here, there, err := m.stop()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(process) != 1 || process[0].Reads < reads || machine.Switches < 0 {
-		t.Errorf("machine %+v, process %+v after %d reads", machine, process, reads)
+	if here.Reads < reads || there != (usage{}) || machine.Switches < 0 {
+		t.Errorf("machine %+v, here %+v, there %+v after %d reads", machine, here, there, reads)
 	}
 	now, peak, err := residentBytes(os.Getpid())
 	if err != nil || now < 1<<20 || peak < now/2 {
 		t.Errorf("resident %v, peak %v, %v", now, peak, err)
 	}
-	if _, err := startMeter([]int{math.MaxInt32}); err == nil {
+	if _, err := startMeter(nil, []int{math.MaxInt32}); err == nil {
 		t.Error("no error for a process that is not there")
 	}
 }

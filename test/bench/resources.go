@@ -134,44 +134,44 @@ func residentBytes(pid int) (now, peak float64, err error) {
 	return field(text, "VmRSS") * 1024, field(text, "VmHWM") * 1024, nil
 }
 
-// meter reads what the machine and some processes use while a load runs.
+// meter reads what the machine and the processes of a bed use while a load runs.
 type meter struct {
-	pids    []int
-	machine usage
-	process []usage
+	herePids, therePids  []int
+	machine, here, there usage
 }
 
-func startMeter(pids []int) (*meter, error) {
-	m := &meter{pids: pids}
+func startMeter(here, there []int) (*meter, error) {
+	m := &meter{herePids: here, therePids: there}
 	var err error
-	if m.machine, m.process, err = m.read(); err != nil {
-		return nil, err
-	}
-	return m, nil
+	m.machine, m.here, m.there, err = m.read()
+	return m, err
 }
 
-func (m *meter) read() (machine usage, process []usage, err error) {
+func (m *meter) read() (machine, here, there usage, err error) {
 	if machine, err = machineUsage(); err != nil {
 		return
 	}
-	for _, pid := range m.pids {
-		u, err := processUsage(pid)
-		if err != nil {
-			return usage{}, nil, err
+	sum := func(pids []int) (total usage, err error) {
+		for _, pid := range pids {
+			u, err := processUsage(pid)
+			if err != nil {
+				return usage{}, err
+			}
+			total = total.plus(u)
 		}
-		process = append(process, u)
+		return total, nil
 	}
+	if here, err = sum(m.herePids); err != nil {
+		return
+	}
+	there, err = sum(m.therePids)
 	return
 }
 
-// stop returns what was used since the start, by the machine and by each process.
-func (m *meter) stop() (machine usage, process []usage, err error) {
-	machine, process, err = m.read()
-	if err != nil {
+// stop returns what was used since the start.
+func (m *meter) stop() (machine, here, there usage, err error) {
+	if machine, here, there, err = m.read(); err != nil {
 		return
 	}
-	for i := range process {
-		process[i] = process[i].minus(m.process[i])
-	}
-	return machine.minus(m.machine), process, nil
+	return machine.minus(m.machine), here.minus(m.here), there.minus(m.there), nil
 }

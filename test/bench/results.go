@@ -66,7 +66,7 @@ func (r row) cells() []string {
 		}
 	}
 	name := r.Name
-	if r.Variant != "" && r.Variant != string(replicated) {
+	if r.Variant != "" && r.Variant != againstPeer && r.Variant != string(replicated) {
 		name += " (" + r.Variant + ")"
 	}
 	baseline, p99 := "-", "-"
@@ -79,12 +79,12 @@ func (r row) cells() []string {
 	return []string{name, ratio, target, met, figure(r.Spread[0]) + " .. " + figure(r.Spread[1]), figure(r.Value), baseline, r.Unit, p99}
 }
 
-var rowHeader = []string{"load", "ratio", "target", "", "spread", "median", "plain loop", "unit", "p99 ms / plain"}
+var rowHeader = []string{"load", "ratio", "target", "", "spread", "median", "baseline", "unit", "p99 ms / baseline"}
 
 // ordered has the rows of replicated volumes first, then each other variant's.
 func (r *results) ordered() []row {
 	var ordered []row
-	for _, v := range []variant{replicated, "", off, ack, peer, peerSync} {
+	for _, v := range []variant{replicated, "", againstPeer, off, ack, peerAlone, peer, peerSync} {
 		for _, row := range r.Rows {
 			if row.Variant == string(v) {
 				ordered = append(ordered, row)
@@ -256,7 +256,7 @@ func (r *results) notes() string {
 // figure shows a comparison's rounds.
 func (c *comparison) figure() report.Figure {
 	p := report.Plot{Title: c.name, X: "round", Y: c.load.unit()}
-	for i, v := range []variant{plain, replicated, off, ack, peer} {
+	for i, v := range []variant{plain, replicated, off, ack, peerAlone, peer, peerSync} {
 		s := report.Series{Name: string(v), Style: report.Line, Hue: i + 1}
 		values := c.values(v)
 		for round := range len(values) {

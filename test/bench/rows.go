@@ -62,7 +62,7 @@ func measured(name string, values []float64, unit string, atMost float64, note s
 func (c *comparison) rows() []row {
 	var rows []row
 	baseline := c.values(plain)
-	for _, v := range []variant{replicated, off, ack, peer, peerSync} {
+	for _, v := range []variant{replicated, off, ack, peerAlone, peer, peerSync} {
 		quotients := ratios(c.values(v), baseline)
 		if len(quotients) == 0 {
 			continue
@@ -79,8 +79,41 @@ func (c *comparison) rows() []row {
 		}
 		rows = append(rows, r.judge())
 	}
+	return append(rows, c.peerRows()...)
+}
+
+// Targets against the peer: with a flush after each write, and without.
+const (
+	targetPeerFlush = 1.5
+	targetPeer      = 1.0
+)
+
+// peerRows compare the replicated volume with the peer's mirrors instead of the plain loop device.
+func (c *comparison) peerRows() []row {
+	var rows []row
+	for _, v := range []variant{peer, peerSync} {
+		quotients := ratios(c.values(replicated), c.values(v))
+		if len(quotients) == 0 {
+			continue
+		}
+		target := targetPeer
+		if l, ok := c.load.(fioLoad); ok && l.flushEvery == 1 {
+			target = targetPeerFlush
+		}
+		ratio := median(quotients)
+		r := row{
+			Name: c.name + ", replicated against " + string(v), Variant: againstPeer, Ratio: &ratio, Target: &target, Unit: c.load.unit(),
+			Rounds: len(quotients), Value: median(mapValues(c.values(replicated))), Baseline: median(mapValues(c.values(v))),
+			Note: "baseline and its p99 are the peer's", P99Millis: c.p99(replicated), BaselineP99Millis: c.p99(v),
+		}
+		r.Spread[0], r.Spread[1] = spread(quotients)
+		rows = append(rows, r.judge())
+	}
 	return rows
 }
+
+// againstPeer marks rows whose baseline is the peer.
+const againstPeer = "against peer"
 
 func (c *comparison) p99(v variant) float64 {
 	var all []float64
@@ -127,17 +160,15 @@ type cost struct {
 // costs sums up all rounds.
 func (c *comparison) costs() []cost {
 	var costs []cost
-	for _, v := range []variant{plain, replicated, off, ack, peer, peerSync} {
+	for _, v := range []variant{plain, replicated, off, ack, peerAlone, peer, peerSync} {
 		var operations, bytes float64
-		var machine usage
-		var process [2]usage
+		var machine, here, there usage
 		for _, s := range c.samples[v] {
 			operations += s.operations
 			bytes += s.bytes
 			machine = machine.plus(s.machine)
-			for i, u := range s.process {
-				process[min(i, 1)] = process[min(i, 1)].plus(u)
-			}
+			here = here.plus(s.here)
+			there = there.plus(s.there)
 		}
 		if operations == 0 {
 			continue
@@ -146,13 +177,13 @@ func (c *comparison) costs() []cost {
 		k := cost{
 			Name: c.name, Variant: string(v), Operations: operations,
 			MachineCPU: micros(machine.CPU), MachineSwitches: machine.Switches / operations,
-			HereCPU: micros(process[0].CPU), HereSwitches: process[0].Switches / operations,
-			HereReads: process[0].Reads / operations, HereWrites: process[0].Writes / operations,
-			ThereCPU: micros(process[1].CPU), ThereSwitches: process[1].Switches / operations,
+			HereCPU: micros(here.CPU), HereSwitches: here.Switches / operations,
+			HereReads: here.Reads / operations, HereWrites: here.Writes / operations,
+			ThereCPU: micros(there.CPU), ThereSwitches: there.Switches / operations,
 		}
 		if bytes > 0 {
-			k.HereCPUPerMiB = float64(process[0].CPU.Microseconds()) / (bytes / (1 << 20))
-			k.ThereCPUPerMiB = float64(process[1].CPU.Microseconds()) / (bytes / (1 << 20))
+			k.HereCPUPerMiB = float64(here.CPU.Microseconds()) / (bytes / (1 << 20))
+			k.ThereCPUPerMiB = float64(there.CPU.Microseconds()) / (bytes / (1 << 20))
 		}
 		costs = append(costs, k)
 	}

@@ -39,7 +39,7 @@ func testComparison() *comparison {
 	for round, values := range [][3]float64{{100, 50, 100}, {200, 200, 200}, {300, 600, 300}} {
 		for i, v := range []variant{plain, replicated, off} {
 			c.add(v, round, sample{value: values[i], operations: values[i], bytes: values[i] * (1 << 20), p99: time.Millisecond,
-				machine: usage{CPU: time.Second}, process: []usage{{CPU: time.Second, Switches: 10}, {CPU: time.Second / 2}}})
+				machine: usage{CPU: time.Second}, here: usage{CPU: time.Second, Switches: 10}, there: usage{CPU: time.Second / 2}})
 		}
 	}
 	return c
@@ -61,6 +61,21 @@ func TestRows(t *testing.T) {
 	delete(c.samples[plain], 0)
 	if r := c.rows()[0]; r.Rounds != 2 || *r.Ratio != 1.5 {
 		t.Errorf("without the baseline of one round: %+v", r)
+	}
+}
+
+func TestPeerRows(t *testing.T) {
+	c := testComparison()
+	for round := range 3 {
+		c.add(peer, round, sample{value: 100})
+	}
+	r := c.peerRows()
+	if len(r) != 1 || *r[0].Ratio != 2 || *r[0].Target != targetPeer || r[0].Baseline != 100 || !*r[0].Met {
+		t.Errorf("without flushes: %+v", r)
+	}
+	c.load = fsyncEach
+	if r = c.peerRows(); *r[0].Target != targetPeerFlush {
+		t.Errorf("with flushes: %+v", r)
 	}
 }
 

@@ -18,12 +18,12 @@ const targetOff = 0.97
 
 // writes are the variants of a load that writes.
 func writes(target float64) map[variant]float64 {
-	return map[variant]float64{replicated: target, off: targetOff, ack: 0, peer: 0, peerSync: 0}
+	return map[variant]float64{replicated: target, off: targetOff, ack: 0, peerAlone: 0, peer: 0, peerSync: 0}
 }
 
 // reads are those of a load that only reads.
 func reads(target float64) map[variant]float64 {
-	return map[variant]float64{replicated: target, off: targetOff, peer: 0}
+	return map[variant]float64{replicated: target, off: targetOff, peerAlone: 0, peer: 0}
 }
 
 const kib4, kib256 = 4 << 10, 256 << 10
@@ -111,7 +111,7 @@ func (e *env) growthStages(r *results) []*stage {
 					return err
 				}
 				for i, where := range []string{"primary", "secondary"} {
-					_, peak, err := residentBytes(beds[1].pids[i])
+					_, peak, err := residentBytes([]int{beds[1].here[0], beds[1].there[0]}[i])
 					if err != nil {
 						return err
 					}
