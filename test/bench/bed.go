@@ -162,7 +162,7 @@ func (e *env) plainBed(ctx context.Context, pair *testsite.Pair, o bedOptions) (
 
 // slipstreamBed makes volumes of site A through its CSI socket and, but for the variant off, replicates them to site B.
 func (e *env) slipstreamBed(ctx context.Context, pair *testsite.Pair, v variant, o bedOptions) (*bed, error) {
-	b := &bed{variant: v, sizeBytes: o.sizeBytes, 
+	b := &bed{variant: v, sizeBytes: o.sizeBytes,
 		here: []int{pair.A.Replicator().Pid()}, there: []int{pair.B.Replicator().Pid()}}
 	for i := range o.volumes {
 		parameters := testsite.Replicable()
