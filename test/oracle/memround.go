@@ -385,7 +385,9 @@ func (w *world) readGroup(s *memSite) (content, error) {
 			return nil, err
 		}
 		if c[i], err = w.h.read(w.p.seed, i, v, true); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+			// Whether it is so for good, or was so while records went from the journal to the image, is half of the answer.
+			_, again := w.h.read(w.p.seed, i, v, true)
+			return nil, fmt.Errorf("%s, where a second read does as well: %v: %w", s.name, again != nil, err)
 		}
 	}
 	return c, nil

@@ -24,7 +24,11 @@ const (
 //	24  u64  operation: its number in the round, never used twice
 //	32  u64  clock when the write was issued
 //	40  ...  the operation's number again and again
-//	508 u32  CRC-32C of bytes 0 to 508
+//	508 u32  CRC-32C of bytes 0 to 508, masked
+//
+// The mask is RocksDB's, and for its reason: bytes that end with their own CRC are invisible to an outer CRC with the same
+// polynomial. Unmasked, all stamped blocks would have one and the same CRC-32C, and the journal could not tell a torn
+// record of them from a whole one.
 //
 // Every sector stands for itself, because a power loss or a cut between two versions of a page may leave some of a
 // block's sectors new and others old; within a sector there is no such excuse.
@@ -36,6 +40,11 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func sectorChecksum(s []byte) uint32 {
+	crc := crc32.Checksum(s[:stampCRC], castagnoli)
+	return (crc>>15 | crc<<17) + 0xa282ead8
+}
 
 // stamp fills the blocks that a write covers; p has op.n blocks.
 func stamp(p []byte, round uint64, o *op) {
@@ -54,7 +63,7 @@ func stamp(p []byte, round uint64, o *op) {
 			le.PutUint64(s[i:], o.id)
 		}
 		le.PutUint32(s[stampCRC-4:], 0)
-		le.PutUint32(s[stampCRC:], crc32.Checksum(s[:stampCRC], castagnoli))
+		le.PutUint32(s[stampCRC:], sectorChecksum(s))
 	}
 }
 
@@ -65,7 +74,7 @@ func readStamp(s []byte, round uint64, volume, block, sector int) (id uint64, er
 	if le.Uint32(s) == 0 && isZero(s) {
 		return 0, nil
 	}
-	if got, want := le.Uint32(s[stampCRC:]), crc32.Checksum(s[:stampCRC], castagnoli); got != want || le.Uint32(s) != stampMagic {
+	if got, want := le.Uint32(s[stampCRC:]), sectorChecksum(s); got != want || le.Uint32(s) != stampMagic {
 		return 0, fmt.Errorf("volume %d, block %d, sector %d is no stamped sector (checksum %#x, content has %#x, begins with % x)",
 			volume, block, sector, got, want, s[:stampFill])
 	}
