@@ -79,6 +79,7 @@ for set in "$@"; do
 		need qemu-storage-daemon qemu-system-common
 		need ip iproute2
 		need tc iproute2
+		need strace strace
 		;;
 	*)
 		echo "hack/deps.sh: unknown set \"$set\"; $usage" >&2

@@ -95,6 +95,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if !*quick {
 		steps = append(steps,
 			step{"lag", func(ctx context.Context) error { return e.measureLag(ctx, r) }},
+			step{"calls", func(ctx context.Context) error { return e.measureCalls(ctx, r) }},
 			step{"failover", func(ctx context.Context) error { return e.measureFailover(ctx, r) }},
 			step{"memory", func(ctx context.Context) error { return e.measureMemory(ctx, r) }})
 	}
@@ -111,7 +112,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		}
 	}
 	r.Took = time.Since(e.began).Seconds()
-	if len(r.Rows) > 0 {
+	if len(r.Rows) > 0 || len(r.Calls) > 0 {
 		errs = append(errs, r.writeTable(stdout))
 		if e.verbose && len(r.Costs) > 0 {
 			errs = append(errs, r.writeCosts(stdout))

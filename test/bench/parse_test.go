@@ -91,6 +91,26 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
+func TestParseStrace(t *testing.T) {
+	counts, err := parseStrace([]byte(`% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 61.79    0.312462         108      2886       143 futex
+ 20.01    0.101203          51      1981           read
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.505662          79      4867       143 total
+`))
+	if err != nil || len(counts) != 2 || counts["futex"] != 2886 || counts["read"] != 1981 {
+		t.Errorf("got %v, %v", counts, err)
+	}
+	if counts, err := parseStrace([]byte("strace: attach: Operation not permitted\n")); err == nil {
+		t.Errorf("no error, but %v", counts)
+	}
+	k := calls{Name: "load", Site: "primary", PerOp: map[string]float64{"read": 1, "futex": 2, "madvise": 0.01}}
+	if got := k.cells(); got[2] != "3.01" || got[3] != "futex 2.00, read 1.00" {
+		t.Errorf("cells: %q", got)
+	}
+}
+
 // TestOwnUsage reads the real files of this process.
 func TestOwnUsage(t *testing.T) {
 	m, err := startMeter([]int{os.Getpid()}, nil)

@@ -22,6 +22,7 @@ type results struct {
 	Method  []string  `json:"method"`
 	Rows    []row     `json:"rows"`
 	Costs   []cost    `json:"costs"`
+	Calls   []calls   `json:"calls,omitempty"`
 	// Samples are all throughputs, by comparison, variant and round.
 	Samples map[string]map[variant]map[int]float64 `json:"samples"`
 
@@ -166,6 +167,10 @@ func (r *results) markdown() string {
 	table(rowHeader, r.rowCells())
 	b.WriteString("Per operation of the load (a write with its flush where there is one, a read, a transaction):\n\n")
 	table(costHeader, r.costCells())
+	if len(r.Calls) > 0 {
+		b.WriteString("System calls of the replicators per operation of the load, under strace:\n\n")
+		table(callsHeader, r.callCells())
+	}
 	return b.String()
 }
 
@@ -180,6 +185,14 @@ func (r *results) rowCells() [][]string {
 func (r *results) costCells() [][]string {
 	var cells [][]string
 	for _, k := range r.Costs {
+		cells = append(cells, k.cells())
+	}
+	return cells
+}
+
+func (r *results) callCells() [][]string {
+	var cells [][]string
+	for _, k := range r.Calls {
 		cells = append(cells, k.cells())
 	}
 	return cells
@@ -235,6 +248,13 @@ func (r *results) page() report.Page {
 			Title:      "Where the time goes",
 			Paragraphs: []string{"Per operation of the load: a write with its flush where there is one, a read, a transaction. The machine's numbers include the load itself and whatever else ran."},
 			Table:      &report.Table{Header: costHeader, Rows: r.costCells()},
+		})
+	}
+	if len(r.Calls) > 0 {
+		p.Sections = append(p.Sections, report.Section{
+			Title:      "System calls",
+			Paragraphs: []string{"Of the replicators per operation of the load, counted by strace, which slows them down several times."},
+			Table:      &report.Table{Header: callsHeader, Rows: r.callCells()},
 		})
 	}
 	return p

@@ -79,7 +79,7 @@ func (c *comparison) rows() []row {
 		}
 		rows = append(rows, r.judge())
 	}
-	return append(rows, c.peerRows()...)
+	return append(append(rows, c.peerRows()...), c.cpuRows()...)
 }
 
 // Targets against the peer: with a flush after each write, and without.
@@ -110,6 +110,36 @@ func (c *comparison) peerRows() []row {
 		rows = append(rows, r.judge())
 	}
 	return rows
+}
+
+// cpuRows are the CPU time of the replicators per flush, of a load that flushes after each write, and per MiB of one
+// with large writes.
+func (c *comparison) cpuRows() []row {
+	l, ok := c.load.(fioLoad)
+	if !ok || l.pattern == "randread" || l.flushEvery == 0 {
+		return nil
+	}
+	var here, there []float64
+	for _, s := range c.samples[replicated] {
+		per := s.flushes
+		if l.flushEvery > 1 {
+			per = s.bytes / (1 << 20)
+		}
+		if per > 0 {
+			here, there = append(here, float64(s.here.CPU.Microseconds())/per), append(there, float64(s.there.CPU.Microseconds())/per)
+		}
+	}
+	if len(here) == 0 {
+		return nil
+	}
+	unit := "µs per flush"
+	if l.flushEvery > 1 {
+		unit = "µs per MiB"
+	}
+	return []row{
+		measured(c.name+", CPU of the primary's replicator", here, unit, 0, ""),
+		measured(c.name+", CPU of the secondary's replicator", there, unit, 0, ""),
+	}
 }
 
 // againstPeer marks rows whose baseline is the peer.

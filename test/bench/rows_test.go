@@ -79,6 +79,23 @@ func TestPeerRows(t *testing.T) {
 	}
 }
 
+func TestCPURows(t *testing.T) {
+	c := testComparison()
+	if rows := c.cpuRows(); rows != nil {
+		t.Errorf("of a load without flushes: %+v", rows)
+	}
+	c.load = fsyncEach
+	c.add(replicated, 0, sample{flushes: 1e6, here: usage{CPU: 50 * time.Second}, there: usage{CPU: 20 * time.Second}})
+	if rows := c.cpuRows(); len(rows) != 2 || rows[0].Value != 50 || rows[1].Value != 20 || rows[0].Unit != "µs per flush" {
+		t.Errorf("per flush: %+v", rows)
+	}
+	c.load = fioLoad{pattern: "write", blockSize: 1 << 20, flushEvery: 64}
+	c.add(replicated, 0, sample{bytes: 100 << 20, here: usage{CPU: time.Second}})
+	if rows := c.cpuRows(); rows[0].Spread[1] != 1e4 {
+		t.Errorf("per MiB: %+v", rows)
+	}
+}
+
 func TestMeasuredAgainstAnUpperBound(t *testing.T) {
 	if r := measured("lag", []float64{10, 60}, "ms", 50, ""); !*r.Met || r.Value != 35 {
 		t.Errorf("35 ms of 50: %+v", r)
