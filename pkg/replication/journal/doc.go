@@ -48,7 +48,7 @@
 //
 //	0   magic           u32  "SLJR"
 //	4   header checksum u32  CRC-32C of salt u64, sequence u64, offset of the record in the file u64, and bytes 8 to 64
-//	8   data checksum   u32  CRC-32C of the data; 0 without data
+//	8   data checksum   u32  CRC-32C xor CRC-32 (IEEE 802.3) of the data; 0 without data
 //	12  chain           u32  header checksum of the record before; for a segment's first record, its header's chain
 //	16  ordinal         u64
 //	24  durable         u64  durable ordinal when the record was written here

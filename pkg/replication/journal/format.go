@@ -30,8 +30,12 @@ const flagAllDurable = 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// DataCRC returns the checksum that Header.DataCRC holds: CRC-32C, 0 for no data.
-func DataCRC(data []byte) uint32 { return crc32.Checksum(data, castagnoli) }
+// DataCRC returns the checksum that Header.DataCRC holds: CRC-32C xor CRC-32 (IEEE 802.3), 0 for no data.
+//
+// CRC-32C alone cannot see data that ends in its own CRC-32C: all such sectors have one and the same checksum, so that a
+// torn sector and the stale one in its place look alike. The oracle's blocks did that, and data of file systems and
+// databases may. Two polynomials have no such data in common, and both are computed by the processor.
+func DataCRC(data []byte) uint32 { return crc32.Checksum(data, castagnoli) ^ crc32.ChecksumIEEE(data) }
 
 // recordBytes is the space a record with n bytes of data takes in a segment.
 func recordBytes(n int64) int64 {

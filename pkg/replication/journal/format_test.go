@@ -2,8 +2,10 @@ package journal
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash/crc32"
 	"strings"
 	"testing"
 )
@@ -15,7 +17,7 @@ func TestGoldenRecord(t *testing.T) {
 		Length: 5, UnixNanos: 1e18, DurableOrdinal: 0x1122334455667780, DataCRC: DataCRC(data)}, prevCRC: 0xdeadbeef, flags: flagAllDurable}
 	var b [recordHeaderBytes]byte
 	d.encode(b[:], seed(0x5a5a, 9), 4096)
-	want := "534c4a52" + "47fa7c79" + "4cbb719a" + "efbeadde" + "8877665544332211" + "8077665544332211" +
+	want := "534c4a52" + "6c64cac2" + "ca1d61ac" + "efbeadde" + "8877665544332211" + "8077665544332211" +
 		"0010000000000000" + "05000000" + "07000000" + "06050403" + "0201" + "01" + "01" + "000064a7b3b6e00d"
 	got := hex.EncodeToString(b[:])
 	if got != want {
@@ -98,5 +100,23 @@ func TestWire(t *testing.T) {
 	}
 	if _, _, _, err := DecodeWire(AppendWire(nil, Header{Kind: KindWrite, Length: 1, DataCRC: 5}, []byte{1})); !errors.Is(err, ErrDataCRC) {
 		t.Errorf("wrong data: %v", err)
+	}
+}
+
+// Sectors that end in a CRC-32C of their own have one CRC-32C. The data checksum tells them apart.
+func TestDataCRCSeesSectorsWithTheirOwnCRC(t *testing.T) {
+	sector := func(fill byte) []byte {
+		s := bytes.Repeat([]byte{fill}, 512)
+		binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508], castagnoli))
+		return s
+	}
+	a, b := sector('a'), sector('b')
+	if crc32.Checksum(a, castagnoli) != crc32.Checksum(b, castagnoli) {
+		t.Fatal("the sectors are not the kind that CRC-32C cannot tell apart")
+	}
+	whole := append(bytes.Clone(a), a...)
+	torn := append(bytes.Clone(a), b...)
+	if DataCRC(whole) == DataCRC(torn) {
+		t.Error("a torn record of such sectors has the checksum of the whole one")
 	}
 }

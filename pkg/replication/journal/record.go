@@ -63,7 +63,7 @@ type Header struct {
 	UnixNanos int64  // wall clock at the site where the write happened
 	// DurableOrdinal is the durable ordinal when the record was written to this journal.
 	DurableOrdinal uint64
-	// DataCRC is the CRC-32C of the data; the same at every site that holds the record.
+	// DataCRC is the checksum of the data (see the function); the same at every site that holds the record.
 	DataCRC uint32
 }
 
