@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 // env is the configuration of a run.
 type env struct {
 	binDir, tempDir string
+	resultsDir      string
 	progress        io.Writer
 	verbose         bool
 	began           time.Time
@@ -87,7 +89,12 @@ func (e *env) withPairIn(ctx context.Context, parent string, configure func(*tes
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, pair.Close()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.keepLogs(pair))
+		}
+		err = errors.Join(err, pair.Close())
+	}()
 	if configure != nil {
 		configure(pair)
 	}
@@ -97,6 +104,27 @@ func (e *env) withPairIn(ctx context.Context, parent string, configure func(*tes
 		return err
 	}
 	return use(ctx, pair)
+}
+
+// keepLogs copies what the sites' processes logged to the results, before it is removed with them.
+func (e *env) keepLogs(pair *testsite.Pair) error {
+	dir := filepath.Join(e.resultsDir, "logs")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, s := range []*testsite.Site{pair.A, pair.B} {
+		for _, program := range []string{"csi-driver", "replicator"} {
+			text, err := os.ReadFile(s.LogPath(program))
+			if err != nil {
+				continue // it was never started
+			}
+			if err := os.WriteFile(filepath.Join(dir, s.Config.Name+"-"+program+".log"), text, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	e.say("the sites' logs are in %s", dir)
+	return nil
 }
 
 // beds makes a bed for each of the variants.

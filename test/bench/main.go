@@ -34,7 +34,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	quick := flags.Bool("quick", false, "only the comparisons with a plain loop device, in a few minutes")
 	binDir := flags.String("bin-dir", "bin", "`directory` of csi-driver and replicator")
 	flags.StringVar(&e.tempDir, "temp-dir", "", "`directory` whose file system takes images and journals; default the system's")
-	resultsDir := flags.String("results", "bench-results", "`directory` for summary.json, results.json, table.md and report.html")
+	flags.StringVar(&e.resultsDir, "results", "bench-results", "`directory` for summary.json, results.json, table.md and report.html")
 	only := flags.String("only", "", "`regexp` of names of stages: only those")
 	cell := flags.Duration("duration", 0, "of one measurement; default that of the mode")
 	rounds := flags.Int("rounds", 0, "of each comparison; default those of the mode")
@@ -117,7 +117,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		if e.verbose && len(r.Costs) > 0 {
 			errs = append(errs, r.writeCosts(stdout))
 		}
-		written, err := r.writeFiles(*resultsDir)
+		written, err := r.writeFiles(e.resultsDir)
 		errs = append(errs, err)
 		e.say("written: %v", written)
 	}
