@@ -62,6 +62,9 @@ func (g *Group) append(v *Volume, h journal.Header, data []byte) error {
 	for {
 		room := g.roomChanged()
 		err := g.tryAppend(v, h, data)
+		if bug.Enabled(bug.StallOnLink) && v != nil && err == nil {
+			g.waitForAck(g.journal.Head())
+		}
 		if !errors.Is(err, journal.ErrFull) {
 			return err
 		}
@@ -100,9 +103,6 @@ func (g *Group) tryAppend(v *Volume, h journal.Header, data []byte) error {
 		}
 	}
 	g.clock.wrote(h.Ordinal, h.UnixNanos)
-	if bug.Enabled(bug.StallOnLink) {
-		g.waitForAck(h.Ordinal)
-	}
 	return nil
 }
 
