@@ -18,6 +18,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/report"
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/internal/workload"
 )
@@ -75,7 +76,7 @@ func Run(ctx context.Context, o Options) (*Results, error) {
 		o.Clients = o.Kind.DefaultClients()
 	}
 	d := &demo{Options: o, began: time.Now(), rng: rand.New(rand.NewPCG(o.Seed, 0))}
-	results := &Results{Workload: o.Kind, Clients: o.Clients, Seed: o.Seed, Began: d.began, Machine: describeMachine()}
+	results := &Results{Workload: o.Kind, Clients: o.Clients, Seed: o.Seed, Began: d.began, Machine: report.Machine()}
 	d.say("seed %d, workload %s with %d clients, on %s", o.Seed, o.Kind, o.Clients, results.Machine)
 	if err := d.jointVariant(ctx, results); err != nil {
 		return results, fmt.Errorf("with one consistency group: %w", err)

@@ -272,7 +272,7 @@ func (g *Group) changeMember(id string, change func(*core.Member) bool) error {
 
 // announce appends a member's description to the journal and makes it durable.
 func (g *Group) announce(m core.Member) error {
-	data, err := memberRecord(m)
+	data, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}

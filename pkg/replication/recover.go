@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -210,6 +209,3 @@ func parseID(id string) ([16]byte, error) {
 	}
 	return u, nil
 }
-
-// memberRecord is the data of a volume record.
-func memberRecord(m core.Member) ([]byte, error) { return json.Marshal(m) }

@@ -7,11 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 )
@@ -146,26 +142,4 @@ func (e *env) beds(ctx context.Context, pair *testsite.Pair, o bedOptions, varia
 		beds = append(beds, b)
 	}
 	return beds, nil
-}
-
-// describeMachine says in a line what the numbers were measured on. What cannot be found out is left out.
-func describeMachine() string {
-	parts := []string{fmt.Sprintf("%d cores", runtime.NumCPU())}
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				parts = append(parts, strings.TrimSpace(value))
-				break
-			}
-		}
-	}
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) == nil {
-		parts = append(parts, fmt.Sprintf("%.0f GiB", float64(info.Totalram)*float64(info.Unit)/(1<<30)))
-	}
-	var uts unix.Utsname
-	if unix.Uname(&uts) == nil {
-		parts = append(parts, "Linux "+unix.ByteSliceToString(uts.Release[:]))
-	}
-	return strings.Join(parts, ", ")
 }

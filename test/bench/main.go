@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"syscall"
 	"time"
+
+	"github.com/slipstream-storage/slipstream/internal/report"
 )
 
 func main() {
@@ -54,7 +56,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if e.binDir, err = filepath.Abs(*binDir); err != nil {
 		return err
 	}
-	r := &results{Began: e.began, Machine: describeMachine(), Mode: "bench"}
+	r := &results{Began: e.began, Machine: report.Machine(), Mode: "bench"}
 	if *quick {
 		r.Mode = "bench-quick"
 		e.quick()

@@ -1,4 +1,4 @@
-package demo
+package report
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// describeMachine says in a line what the numbers were measured on. What cannot be found out is left out.
-func describeMachine() string {
+// Machine says in a line what the numbers were measured on. What cannot be found out is left out.
+func Machine() string {
 	parts := []string{fmt.Sprintf("%d cores", runtime.NumCPU())}
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(text)) {
