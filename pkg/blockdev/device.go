@@ -26,6 +26,19 @@ type Device interface {
 	Size() int64
 }
 
+// Write is one write of a batch.
+type Write struct {
+	Data []byte
+	Off  int64
+}
+
+// BatchWriter is a Device to which several writes at once are cheaper than one after the other.
+type BatchWriter interface {
+	// WriteBatch does what WriteAt does for each, in order. It returns how many were done: fewer than all only with the
+	// error of the next one, of which a part may be written. Neither the slice nor the data is retained.
+	WriteBatch(writes []Write) (done int, err error)
+}
+
 // ErrOutOfRange is returned for I/O outside the device. Nothing was read or written.
 var ErrOutOfRange = errors.New("range outside the device")
 

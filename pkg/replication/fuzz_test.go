@@ -87,7 +87,7 @@ func secondaryWithVolume(t *testing.T) (*testSite, *receiver) {
 			data = manifest
 		}
 		h.Length, h.DataCRC = uint32(len(data)), journal.DataCRC(data)
-		if err := r.record(context.Background(), h, data); err != nil {
+		if err := r.records(context.Background(), []link.Record{{Header: h, Data: data}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -142,7 +142,7 @@ func FuzzReceivedRecord(f *testing.F) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		h := journal.Header{Kind: journal.Kind(kind), Volume: volume, Ordinal: ordinal, Offset: off, Length: length, DataCRC: journal.DataCRC(data)}
-		err := r.record(ctx, h, data)
+		err := r.records(ctx, []link.Record{{Header: h, Data: data}})
 		if err == nil && !h.Kind.TakesOrdinal() && h.Kind != journal.KindSyncBegin && ordinal != 5 {
 			t.Fatalf("%+v was taken out of order", h)
 		}
@@ -181,7 +181,7 @@ func TestHostileMembers(t *testing.T) {
 			}
 			send := func(kind journal.Kind, data string) error {
 				h := journal.Header{Kind: kind, Volume: 1, Ordinal: 6, Length: uint32(len(data)), DataCRC: journal.DataCRC([]byte(data))}
-				return r.record(context.Background(), h, []byte(data))
+				return r.special(context.Background(), h, []byte(data))
 			}
 			for kind, data := range map[journal.Kind]string{
 				journal.KindVolume: data, journal.KindSyncBegin: `{"members":[{"index":0,"volumeID":"v0","sizeBytes":1048576},` + data + `]}`,

@@ -277,7 +277,7 @@ func (g *Group) announce(m core.Member) error {
 		return err
 	}
 	h := journal.Header{Kind: journal.KindVolume, Volume: m.Index, Length: uint32(len(data))}
-	if err := g.append(nil, h, data); err != nil {
+	if _, err := g.append(nil, []journal.Entry{{Header: h, Data: data}}); err != nil {
 		return err
 	}
 	return g.commit()

@@ -25,6 +25,9 @@ type receiver struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
 	decoder link.Decoder
+	// entries and volumes are what content collects, kept for the next batch.
+	entries []journal.Entry
+	volumes []*Volume
 
 	// appended is the last batch whose records are in the journal; the acknowledger makes it durable.
 	appended atomic.Uint64
@@ -239,10 +242,8 @@ func (r *receiver) batch(ctx context.Context, b *linkpb.Batch) error {
 	if err != nil {
 		return err
 	}
-	for i := range records {
-		if err := r.record(ctx, records[i].Header, records[i].Data); err != nil {
-			return fmt.Errorf("group %s: batch %d, record %d: %w", r.g.Name(), b.Sequence, i, err)
-		}
+	if err := r.records(ctx, records); err != nil {
+		return fmt.Errorf("group %s: batch %d: %w", r.g.Name(), b.Sequence, err)
 	}
 	r.appended.Store(b.Sequence)
 	r.ackWork.send()
@@ -279,9 +280,45 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 	}
 }
 
-// record takes one record. What changes more than a volume's content is made durable around the record, so that a
+func (r *receiver) records(ctx context.Context, records []link.Record) error {
+	for i := 0; i < len(records); {
+		n, err := r.content(ctx, records[i:])
+		if err == nil && n == 0 {
+			n, err = 1, r.special(ctx, records[i].Header, records[i].Data)
+		}
+		if err != nil {
+			return fmt.Errorf("record %d: %w", i, err)
+		}
+		i += n
+	}
+	return nil
+}
+
+// content takes the records up to the first one that is more than a volume's content, and returns how many.
+func (r *receiver) content(ctx context.Context, records []link.Record) (int, error) {
+	g := r.g
+	r.entries, r.volumes = r.entries[:0], r.volumes[:0]
+	for i := range records {
+		h := records[i].Header
+		if !touchesImage(h.Kind) {
+			break
+		}
+		v := g.volume(h.Volume)
+		if v == nil {
+			return 0, fmt.Errorf("%w: no member %d", ErrNotFound, h.Volume)
+		}
+		if err := blockdev.CheckRange(h.Offset, int64(h.Length), v.size.Load()); err != nil {
+			return 0, fmt.Errorf("volume %s: %s of %d bytes at %d: %w", v.id, h.Kind, h.Length, h.Offset, err)
+		}
+		r.entries = append(r.entries, journal.Entry{Header: h, Data: records[i].Data})
+		r.volumes = append(r.volumes, v)
+	}
+	return len(r.entries), g.appendCopies(ctx, r.volumes, r.entries)
+}
+
+// special takes one record that is more than content. What it changes is made durable around the record, so that a
 // crash between the two leaves the safer state: not promotable before the first extent, promotable after the last.
-func (r *receiver) record(ctx context.Context, h journal.Header, data []byte) error {
+func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) error {
 	g := r.g
 	switch h.Kind {
 	case journal.KindSyncBegin:
@@ -297,7 +334,7 @@ func (r *receiver) record(ctx context.Context, h journal.Header, data []byte) er
 		if err := g.replaceMembers(manifest.Members); err != nil {
 			return err
 		}
-		return g.appendCopy(ctx, nil, h, data)
+		return g.appendCopy(ctx, h, data)
 	case journal.KindVolume:
 		var member core.Member
 		if err := json.Unmarshal(data, &member); err != nil {
@@ -312,9 +349,9 @@ func (r *receiver) record(ctx context.Context, h journal.Header, data []byte) er
 		if err := g.upsertMember(member); err != nil {
 			return err
 		}
-		return g.appendCopy(ctx, nil, h, data)
+		return g.appendCopy(ctx, h, data)
 	case journal.KindSyncEnd:
-		if err := g.appendCopy(ctx, nil, h, data); err != nil {
+		if err := g.appendCopy(ctx, h, data); err != nil {
 			return err
 		}
 		if err := g.commit(); err != nil {
@@ -323,22 +360,21 @@ func (r *receiver) record(ctx context.Context, h journal.Header, data []byte) er
 		_, err := g.step(core.SyncEndDurable{}, nil)
 		return err
 	}
-	v := g.volume(h.Volume)
-	if v == nil {
-		return fmt.Errorf("%w: no member %d", ErrNotFound, h.Volume)
-	}
-	if err := blockdev.CheckRange(h.Offset, int64(h.Length), v.size.Load()); err != nil {
-		return fmt.Errorf("volume %s: %s of %d bytes at %d: %w", v.id, h.Kind, h.Length, h.Offset, err)
-	}
-	return g.appendCopy(ctx, v, h, data)
+	return fmt.Errorf("group %s: unexpected %s record", g.Name(), h.Kind)
 }
 
-// appendCopy is append for records that have their ordinal already. It waits for room: that holds up the link, and
-// through it nothing but the link.
-func (g *Group) appendCopy(ctx context.Context, v *Volume, h journal.Header, data []byte) error {
+// appendCopy is appendCopies for a record that belongs to no volume's content.
+func (g *Group) appendCopy(ctx context.Context, h journal.Header, data []byte) error {
+	return g.appendCopies(ctx, []*Volume{nil}, []journal.Entry{{Header: h, Data: data}})
+}
+
+// appendCopies is append for records that have their ordinals already, each with its volume. It waits for room: that
+// holds up the link, and through it nothing but the link.
+func (g *Group) appendCopies(ctx context.Context, volumes []*Volume, entries []journal.Entry) error {
 	for {
 		room := g.roomChanged()
-		err := g.tryAppendCopy(v, h, data)
+		n, err := g.tryAppendCopies(volumes, entries)
+		volumes, entries = volumes[n:], entries[n:]
 		if !errors.Is(err, journal.ErrFull) {
 			return err
 		}
@@ -354,15 +390,14 @@ func (g *Group) appendCopy(ctx context.Context, v *Volume, h journal.Header, dat
 	}
 }
 
-func (g *Group) tryAppendCopy(v *Volume, h journal.Header, data []byte) error {
+func (g *Group) tryAppendCopies(volumes []*Volume, entries []journal.Entry) (int, error) {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
-	loc, err := g.journal.AppendCopy(h, data)
-	if err != nil {
-		return err
+	n, err := g.journal.AppendCopies(entries)
+	for i, e := range entries[:n] {
+		if volumes[i] != nil {
+			volumes[i].indexRecord(e.Header, e.Loc)
+		}
 	}
-	if v != nil {
-		v.indexRecord(h, loc)
-	}
-	return nil
+	return n, err
 }

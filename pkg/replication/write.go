@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
@@ -20,20 +21,56 @@ const maxRangeBytes = 1 << 30
 
 // WriteAt implements blockdev.Device: the write has its ordinal and is in the journal when it returns.
 func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
-	if err := blockdev.CheckRange(off, int64(len(p)), v.size.Load()); err != nil {
-		return 0, fmt.Errorf("volume %s: write of %d bytes at %d: %w", v.id, len(p), off, err)
-	}
-	limit := int(v.group.maxRecordBytes())
-	for done := 0; done < len(p); {
-		n := min(len(p)-done, limit)
-		h := journal.Header{Kind: journal.KindWrite, Volume: v.index, Offset: off + int64(done), Length: uint32(n)}
-		if err := v.group.append(v, h, p[done:done+n]); err != nil {
-			return done, err
-		}
-		done += n
-	}
-	return len(p), nil
+	w := [1]blockdev.Write{{Data: p, Off: off}}
+	done, err := v.writeAll(w[:])
+	return int(done), err
 }
+
+// WriteBatch implements blockdev.BatchWriter: the writes get successive ordinals.
+func (v *Volume) WriteBatch(writes []blockdev.Write) (int, error) {
+	bytes, err := v.writeAll(writes)
+	done := 0
+	for done < len(writes) && bytes >= int64(len(writes[done].Data)) {
+		bytes -= int64(len(writes[done].Data))
+		done++
+	}
+	return done, err
+}
+
+// writeAll appends the writes, split into records where they are too large for one, and returns how many bytes it got
+// into the journal.
+func (v *Volume) writeAll(writes []blockdev.Write) (bytes int64, err error) {
+	limit := int(v.group.maxRecordBytes())
+	scratch := entryPool.Get().(*[]journal.Entry)
+	entries := (*scratch)[:0]
+	defer func() {
+		clear(entries)
+		*scratch = entries[:0]
+		entryPool.Put(scratch)
+	}()
+	for _, w := range writes {
+		if err = blockdev.CheckRange(w.Off, int64(len(w.Data)), v.size.Load()); err != nil {
+			err = fmt.Errorf("volume %s: write of %d bytes at %d: %w", v.id, len(w.Data), w.Off, err)
+			break // after those before it
+		}
+		for p, off := w.Data, w.Off; len(p) > 0; {
+			n := min(len(p), limit)
+			entries = append(entries, journal.Entry{Header: journal.Header{Kind: journal.KindWrite, Volume: v.index, Offset: off}, Data: p[:n]})
+			p, off = p[n:], off+int64(n)
+		}
+	}
+	n, appendErr := v.group.append(v, entries)
+	for i := range entries[:n] {
+		bytes += int64(len(entries[i].Data))
+	}
+	if appendErr != nil {
+		err = appendErr
+	}
+	return bytes, err
+}
+
+// entryPool keeps what writeAll needs for a moment: garbage for each write would have the collector run all the time.
+var entryPool = sync.Pool{New: func() any { return new([]journal.Entry) }}
 
 // Discard implements blockdev.Device.
 func (v *Volume) Discard(off, n int64) error { return v.emptyRange(journal.KindDiscard, off, n) }
@@ -45,65 +82,70 @@ func (v *Volume) emptyRange(kind journal.Kind, off, n int64) error {
 	if err := blockdev.CheckRange(off, n, v.size.Load()); err != nil {
 		return fmt.Errorf("volume %s: range of %d bytes at %d: %w", v.id, n, off, err)
 	}
+	var entries []journal.Entry
 	for n > 0 {
 		length := min(n, maxRangeBytes)
-		h := journal.Header{Kind: kind, Volume: v.index, Offset: off, Length: uint32(length)}
-		if err := v.group.append(v, h, nil); err != nil {
-			return err
-		}
+		entries = append(entries, journal.Entry{Header: journal.Header{Kind: kind, Volume: v.index, Offset: off, Length: uint32(length)}})
 		off, n = off+length, n-length
 	}
-	return nil
+	_, err := v.group.append(v, entries)
+	return err
 }
 
-// append gives a record its ordinal, puts it into the journal and into the volume's index, in one step as seen by
-// everybody else. It waits when the journal is full and can get room; it returns the disk's error when it cannot.
-func (g *Group) append(v *Volume, h journal.Header, data []byte) error {
-	for {
+// append gives records their ordinals, puts them into the journal and into the volume's index, in one step as seen by
+// everybody else. It waits when the journal is full and can get room; it returns the disk's error when it cannot, and how
+// many records are in.
+func (g *Group) append(v *Volume, entries []journal.Entry) (int, error) {
+	for done := 0; ; {
 		room := g.roomChanged()
-		err := g.tryAppend(v, h, data)
+		n, err := g.tryAppend(v, entries[done:])
+		done += n
 		if bug.Enabled(bug.StallOnLink) && v != nil && err == nil {
 			g.waitForAck(g.journal.Head())
 		}
 		if !errors.Is(err, journal.ErrFull) {
-			return err
+			return done, err
 		}
 		g.trimWork.send()
 		g.applyWork.send()
 		if stuck := g.applyStuck.Load(); stuck != nil {
-			return fmt.Errorf("group %s: the journal is full and cannot be applied: %w", g.Name(), *stuck)
+			return done, fmt.Errorf("group %s: the journal is full and cannot be applied: %w", g.Name(), *stuck)
 		}
 		select {
 		case <-room:
 		case <-g.ctx.Done():
-			return ErrClosed
+			return done, ErrClosed
 		}
 	}
 }
 
-func (g *Group) tryAppend(v *Volume, h journal.Header, data []byte) error {
+func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
 	if !g.writable.Load() {
-		return g.notWritable()
+		return 0, g.notWritable()
 	}
-	now := g.cfg.Now()
-	h.UnixNanos = now.UnixNano()
-	h, loc, err := g.journal.Append(h, data)
-	if err != nil {
-		if errors.Is(err, syscall.ENOSPC) {
-			g.trimWork.send()
+	now := g.cfg.Now().UnixNano()
+	for i := range entries {
+		entries[i].Header.UnixNanos = now
+	}
+	n, err := g.journal.AppendAll(entries)
+	if errors.Is(err, syscall.ENOSPC) {
+		g.trimWork.send()
+	}
+	for i := range entries[:n] {
+		e := &entries[i]
+		if v != nil {
+			v.indexRecord(e.Header, e.Loc)
+			if bug.Enabled(bug.ApplyBeforeDurable) {
+				_, _ = v.image.WriteAt(e.Data, e.Header.Offset)
+			}
 		}
-		return err
 	}
-	if v != nil {
-		v.indexRecord(h, loc)
-		if bug.Enabled(bug.ApplyBeforeDurable) {
-			_, _ = v.image.WriteAt(data, h.Offset)
-		}
+	if n > 0 {
+		g.clock.wrote(entries[0].Header.Ordinal, now)
 	}
-	g.clock.wrote(h.Ordinal, h.UnixNanos)
-	return nil
+	return n, err
 }
 
 // indexRecord makes a record the newest content of its range. The caller holds appendMu, so records come in stream order.

@@ -37,6 +37,9 @@ type attachment struct {
 
 // AttachVolume implements sidecarpb.SidecarServer.
 func (s *Service) AttachVolume(ctx context.Context, r *sidecarpb.AttachVolumeRequest) (*sidecarpb.AttachVolumeResponse, error) {
+	if err := s.waitAdopted(ctx, r.VolumeId); err != nil {
+		return nil, err
+	}
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
 	rec, err := s.opts.Pool.Get(r.VolumeId)
@@ -55,6 +58,22 @@ func (s *Service) AttachVolume(ctx context.Context, r *sidecarpb.AttachVolumeReq
 	return &sidecarpb.AttachVolumeResponse{
 		Path: a.shim.Path(), SizeBytes: a.device().Size(), DirectIo: rec.Order == blockdev.OrderAck, BlockSizeBytes: uint32(rec.BlockSizeBytes),
 	}, nil
+}
+
+// waitAdopted waits until the keeper has given back what it holds. A volume that is among that must be adopted, not
+// mounted a second time.
+func (s *Service) waitAdopted(ctx context.Context, id string) error {
+	if s.opts.Keeper == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
+	defer cancel()
+	select {
+	case <-s.adopted:
+		return nil
+	case <-ctx.Done():
+		return status.Errorf(codes.Unavailable, "volume %s: the keeper has not yet said what it holds; is the driver running?", id)
+	}
 }
 
 func (a *attachment) device() blockdev.Device { return a.shim.Device() }
@@ -202,6 +221,7 @@ func (s *Service) adoptLoop() {
 					klog.ErrorS(err, "Volume cannot be served again; its I/O waits until its group can be opened", "volume", e.Name)
 				}
 			}
+			close(s.adopted)
 			return
 		}
 		t := time.NewTimer(adoptInterval)

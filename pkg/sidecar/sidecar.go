@@ -51,6 +51,8 @@ type Service struct {
 	// attachMu is held while a volume is attached, detached, adopted or moved.
 	attachMu sync.Mutex
 	attached map[string]*attachment // by volume id
+	// adopted is closed when the volumes of an earlier replicator are attached again.
+	adopted chan struct{}
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -60,7 +62,7 @@ type Service struct {
 // New returns a service and starts adopting the volumes whose descriptors the keeper holds: those of a replicator that
 // ended without detaching them. Their I/O waits in the kernel until then.
 func New(opts Options) *Service {
-	s := &Service{opts: opts, attached: map[string]*attachment{}}
+	s := &Service{opts: opts, attached: map[string]*attachment{}, adopted: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if opts.Keeper != nil {
 		s.wg.Add(1)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrFull is returned by Put when the keeper takes no more entries. Nothing was stored.
@@ -39,14 +41,16 @@ func (c *Client) Close() error { return c.c.Close() }
 // Put gives the keeper a duplicate of fd under name, in place of what it held there. When it returns nil the keeper holds
 // it. fd stays the caller's.
 func (c *Client) Put(ctx context.Context, name string, meta []byte, fd *os.File) error {
-	return withFD(fd, func(raw int) error {
-		_, _, err := c.do(ctx, request{op: opPut, name: name, meta: meta}, raw)
-		return err
-	})
+	return withFD(fd, func(raw int) error { return c.put(ctx, name, meta, raw) })
 }
 
-// Get returns what the keeper holds under name. The file is a duplicate and the caller's to close. ErrNotFound if there
-// is nothing.
+func (c *Client) put(ctx context.Context, name string, meta []byte, fd int) error {
+	_, _, err := c.do(ctx, request{op: opPut, name: name, meta: meta}, fd)
+	return err
+}
+
+// Get returns what the keeper holds under name. The file is a duplicate and the caller's to close; it, and all other
+// duplicates with it, blocks: nobody may be using one any more. ErrNotFound if there is nothing.
 func (c *Client) Get(ctx context.Context, name string) (meta []byte, f *os.File, err error) {
 	body, fd, err := c.do(ctx, request{op: opGet, name: name}, -1)
 	if err != nil {
@@ -55,7 +59,21 @@ func (c *Client) Get(ctx context.Context, name string) (meta []byte, f *os.File,
 	if fd < 0 {
 		return nil, nil, fmt.Errorf("keeper: get %q: the answer came without a descriptor", name)
 	}
-	return body, os.NewFile(uintptr(fd), name), nil
+	f, err = newFile(fd, name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("keeper: get %q: %w", name, err)
+	}
+	return body, f, nil
+}
+
+// newFile makes an os.File, to which fd then belongs, of a descriptor that a process that is gone has used. It is made
+// blocking, or package os would poll it.
+func newFile(fd int, name string) (*os.File, error) {
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // List returns the names that the keeper holds, sorted.

@@ -51,7 +51,9 @@ type Holder struct {
 
 type held struct {
 	meta []byte
-	file *os.File // owned
+	// fd is owned. It is no os.File: package os would poll a descriptor that does not block, and be woken by every request
+	// to the volume that it leads to.
+	fd int
 }
 
 // NewHolder starts a Holder for the keeper at socketPath, which need not be there yet. Close it.
@@ -77,7 +79,7 @@ func (h *Holder) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for name, e := range h.entries {
-		e.file.Close()
+		unix.Close(e.fd)
 		delete(h.entries, name)
 	}
 	return nil
@@ -101,7 +103,7 @@ func (h *Holder) Add(ctx context.Context, name string, meta []byte, fd *os.File)
 		if err != nil {
 			return fmt.Errorf("keeper: duplicate the descriptor of %q: %w", name, err)
 		}
-		e.file = os.NewFile(uintptr(dup), name)
+		e.fd = dup
 		return nil
 	})
 	if err != nil {
@@ -112,7 +114,7 @@ func (h *Holder) Add(ctx context.Context, name string, meta []byte, fd *os.File)
 	if h.ctx.Err() != nil {
 		h.mu.Unlock()
 		h.talk.Unlock()
-		e.file.Close()
+		unix.Close(e.fd)
 		return errors.New("keeper: the holder is closed")
 	}
 	old := h.entries[name]
@@ -120,7 +122,7 @@ func (h *Holder) Add(ctx context.Context, name string, meta []byte, fd *os.File)
 	delete(h.dropped, name)
 	h.mu.Unlock()
 	if old != nil {
-		old.file.Close()
+		unix.Close(old.fd)
 	}
 	h.talk.Unlock()
 
@@ -145,7 +147,7 @@ func (h *Holder) Remove(ctx context.Context, name string) error {
 	h.mu.Unlock()
 	h.talk.Unlock()
 	if e != nil {
-		e.file.Close()
+		unix.Close(e.fd)
 	}
 	return h.retry(ctx, func() error {
 		c, err := Dial(h.path)
@@ -199,7 +201,7 @@ func (h *Holder) putIfCurrent(ctx context.Context, c *Client, name string, e *he
 	}
 	ctx, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
-	return c.Put(ctx, name, e.meta, e.file)
+	return c.put(ctx, name, e.meta, e.fd)
 }
 
 func (h *Holder) dropIfCurrent(ctx context.Context, c *Client, name string) error {

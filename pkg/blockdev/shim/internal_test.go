@@ -128,7 +128,117 @@ func serve(s *Server, frame []byte) []byte {
 	if !ok {
 		return nil
 	}
+	if h.opcode == opWrite {
+		r := reader{s: s, buf: buf}
+		r.gather(h, body)
+		r.execute()
+		return writeReply(r.buf, &r.writes[0])
+	}
 	return buf[replyOffset : replyOffset+s.handle(h, body, buf)]
+}
+
+// stubbornDevice fails the writes to one offset.
+type stubbornDevice struct {
+	*blockdev.MemDevice
+	bad   int64
+	batch int // the longest
+}
+
+func (d *stubbornDevice) WriteAt(p []byte, off int64) (int, error) {
+	if off == d.bad {
+		return 0, unix.ENOSPC
+	}
+	return d.MemDevice.WriteAt(p, off)
+}
+
+// batchDevice is one that takes batches.
+type batchDevice struct{ *stubbornDevice }
+
+func (d batchDevice) WriteBatch(writes []blockdev.Write) (int, error) {
+	d.batch = max(d.batch, len(writes))
+	for i, w := range writes {
+		if _, err := d.WriteAt(w.Data, w.Off); err != nil {
+			return i, err
+		}
+	}
+	return len(writes), nil
+}
+
+// TestGather runs several writes through one reader and checks each answer and the content: with an error at every place,
+// on Devices that take batches and that do not.
+func TestGather(t *testing.T) {
+	const size, count = 1 << 20, 12
+	for bad := -1; bad <= count; bad++ {
+		for _, batches := range []bool{false, true} {
+			mem := &stubbornDevice{MemDevice: blockdev.NewMemDevice(size), bad: int64(bad) * pageSize}
+			var dev blockdev.Device = mem
+			if batches {
+				dev = batchDevice{mem}
+			}
+			s := testServer(dev)
+			buf := make([]byte, dataOffset+maxWriteBytes+gatherBytes)
+			r := reader{s: s, buf: buf}
+			for i := range count {
+				data := bytes.Repeat([]byte{byte(i + 1)}, pageSize)
+				off := uint64(i * pageSize)
+				if i == 5 {
+					off = 1 << 40 // outside: refused alone
+				}
+				at := r.next()
+				if at%pageSize != 0 || r.full(maxWriteBytes) {
+					t.Fatalf("the data of write %d would begin at %d of %d", i, at, len(buf))
+				}
+				n := copy(buf[at-requestHead:], request(opWrite, uint64(100+i), fileNode, dataBody(off, pageSize, data)))
+				h, body, _ := parseInHeader(buf[at-requestHead:][:n])
+				r.gather(h, body)
+			}
+			r.execute()
+			for i := range count {
+				want := unix.Errno(0)
+				switch {
+				case i == 5:
+					want = unix.EFBIG
+				case bad >= 0 && bad != 5 && i >= bad:
+					want = unix.ENOSPC
+				}
+				if errno, _ := checkReply(t, writeReply(buf, &r.writes[i]), uint64(100+i)); errno != want {
+					t.Errorf("error at %d, batches %t: write %d got %v, want %v", bad, batches, i, errno, want)
+				}
+				got := make([]byte, pageSize)
+				if _, err := dev.ReadAt(got, int64(i*pageSize)); err != nil {
+					t.Fatal(err)
+				}
+				if filled := got[0] == byte(i+1) && got[pageSize-1] == byte(i+1); filled != (want == 0) {
+					t.Errorf("error at %d, batches %t: write %d is there: %t", bad, batches, i, filled)
+				}
+			}
+			if batches && mem.batch != count-1 {
+				t.Errorf("the longest batch had %d writes", mem.batch)
+			}
+		}
+	}
+}
+
+// TestGatherIsBounded fills a reader's buffer with the smallest writes and the largest.
+func TestGatherIsBounded(t *testing.T) {
+	for _, n := range []int{1, pageSize, maxWriteBytes} {
+		buf := make([]byte, dataOffset+maxWriteBytes+gatherBytes)
+		r := reader{s: testServer(blockdev.NewMemDevice(1 << 30)), buf: buf}
+		for !r.full(maxWriteBytes) {
+			// What the kernel demands of the buffer for any read.
+			if len(buf)-(r.next()-requestHead) < requestHead+maxWriteBytes {
+				t.Fatalf("writes of %d bytes: no room for the largest request after %d", n, len(r.writes))
+			}
+			frame := request(opWrite, 2, fileNode, dataBody(0, uint32(n), make([]byte, n)))
+			at := r.next()
+			copy(buf[at-requestHead:], frame)
+			h, body, _ := parseInHeader(buf[at-requestHead:][:len(frame)])
+			r.gather(h, body)
+		}
+		if len(r.writes) == 0 {
+			t.Errorf("not even one write of %d bytes", n)
+		}
+	}
 }
 
 func dataBody(off uint64, size uint32, data []byte) []byte {

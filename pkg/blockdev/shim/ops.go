@@ -22,8 +22,6 @@ func (s *Server) handle(h inHeader, body, buf []byte) int {
 		return 0
 	case opRead:
 		n, errno = s.read(body, payload)
-	case opWrite:
-		n, errno = s.write(body, payload)
 	case opFsync:
 		errno = s.fsync()
 	case opFallocate:
@@ -65,40 +63,34 @@ func (s *Server) read(body, payload []byte) (int, unix.Errno) {
 	return len(p), s.errno(OpRead, int64(off), n, err)
 }
 
-func (s *Server) write(body, payload []byte) (int, unix.Errno) {
+var errShortWrite = errors.New("short write without an error")
+
+// parseWrite decodes a WRITE. size is what to acknowledge.
+func (s *Server) parseWrite(body []byte) (size uint32, w blockdev.Write, errno unix.Errno) {
 	if len(body) < writeInSize {
-		return 0, unix.EINVAL
+		return 0, w, unix.EINVAL
 	}
 	off, size := native.Uint64(body[8:]), native.Uint32(body[16:])
 	data := body[writeInSize:]
 	if uint64(size) != uint64(len(data)) || off > uint64(s.state.FileSizeBytes) {
-		return 0, unix.EINVAL
+		return 0, w, unix.EINVAL
 	}
-	s.deviceMu.RLock()
-	defer s.deviceMu.RUnlock()
-	// Writeback writes whole pages. Of the page in which the Device ends the rest is dropped: it holds zeros, since the
-	// loop device cannot write there. Anything behind that page is a loop device without its size limit, or a volume that
-	// was never grown: refuse it, as a file system does beyond its largest file.
+	return size, blockdev.Write{Data: data, Off: int64(off)}, 0
+}
+
+// clampWrite cuts a write at the Device's end.
+//
+// Writeback writes whole pages. Of the page in which the Device ends the rest is dropped: it holds zeros, since the
+// loop device cannot write there. Anything behind that page is a loop device without its size limit, or a volume that
+// was never grown: refuse it, as a file system does beyond its largest file.
+func (s *Server) clampWrite(w *blockdev.Write, size uint32) unix.Errno {
 	end := s.device.Size()
-	if off+uint64(size) > uint64((end+pageSize-1)&^(pageSize-1)) {
-		s.logError("Refused a write outside the volume", nil, "offset", off, "bytes", size, "volumeBytes", end)
-		return 0, unix.EFBIG
+	if w.Off+int64(size) > (end+pageSize-1)&^(pageSize-1) {
+		s.logError("Refused a write outside the volume", nil, "offset", w.Off, "bytes", size, "volumeBytes", end)
+		return unix.EFBIG
 	}
-	data = data[:min(int64(size), max(end-int64(off), 0))]
-	if len(data) > 0 {
-		start := s.now()
-		n, err := s.device.WriteAt(data, int64(off))
-		if err == nil && n != len(data) {
-			err = errors.New("short write without an error")
-		}
-		s.observed(OpWrite, start, err)
-		if errno := s.errno(OpWrite, int64(off), int64(len(data)), err); errno != 0 {
-			return 0, errno
-		}
-	}
-	native.PutUint32(payload[0:], size)
-	native.PutUint32(payload[4:], 0)
-	return writeOutSize, 0
+	w.Data = w.Data[:min(int64(size), max(end-w.Off, 0))]
+	return 0
 }
 
 func (s *Server) fsync() unix.Errno {

@@ -2,8 +2,6 @@ package shim
 
 import (
 	"fmt"
-	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,43 +10,40 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Readers are goroutines that block in read(2) on /dev/fuse, serve what they got and answer it with one write(2). The
-// kernel wakes one of them per request (it waits exclusively), so a request that finds an idle reader costs one wakeup and
-// one that does not costs none: the reader that finishes next takes it without sleeping. Alternatives that lost:
+// Readers are goroutines that take requests from /dev/fuse, serve and answer them. What a request costs is not copying but
+// waking threads: on the machines measured, waking one on another core takes longer than everything else that is done for
+// a small write. So a reader takes all there is before it sleeps: it reads without blocking until the queue is empty, and
+// only then waits in poll(2). Writes that it finds together, as those that a flush sends, go to the Device as one batch and
+// are answered together, so that the flush which waits for them is woken once (see gather.go).
 //
-//   - poll(2) on the descriptor and an eventfd before a non-blocking read, which makes stopping simple: two system calls
-//     per request more, and every poller wakes for every request.
+// Reading and answering never block, so they are made without telling Go's scheduler, which would otherwise look after
+// the thread by way of other threads. Alternatives that lost:
+//
+//   - a blocking read(2), which is one system call less where requests come one by one: it cannot find out that the queue
+//     is empty while answers are withheld.
+//   - looking at the queue for some time before sleeping: on few cores it takes the core that the next step needs.
 //   - one reader that hands requests to workers: a hand-off to another thread per request costs more than serving it.
 //   - as many readers as requests may block: under load all of them run, and on few cores they take turns instead of
 //     working off the queue (see maxIdleReaders).
 //
-// The rule is that one reader is always free to read, or one is started: a flush waits for the disk, and writes must be
-// served meanwhile. Requests that are expected to block (fsync, fallocate, reads that miss the page cache) start a
-// reader at once when they are taken by the last idle one. A write is expected not to: for it a timer looks after
-// watchInterval whether anything got done since, and only then starts a reader. A reader that finds enough others idle
-// when it is done ends.
+// The rule is that one reader is always free to read, or one is started before anybody misses it. Behind a loop device
+// with the writeback cache nobody does for some time: the loop device runs its requests one after another, so while it
+// waits for a flush or a read, all that can come is writeback that nobody waits for. There a timer looks after
+// watchInterval whether anything got done since, and only then starts a reader. With direct I/O requests come side by
+// side, and those that are expected to block (fsync, fallocate, reads) start a reader at once when they are taken by the
+// last idle one. A reader that finds enough others idle when it is done ends.
 //
-// Stopping has to end reads that block, on kernels that have no call for it. The descriptor is made non-blocking, which a
-// read that already waits does not notice, and every thread of the process gets a SIGURG, which the runtime's handler
-// takes for one of its own preemption requests (it sends them all the time, and chose a signal that is harmless). The
-// handler returns, the read is restarted and now returns EAGAIN. Closing the descriptor wakes nobody; a notification that
-// makes the kernel queue something for a reader (FUSE_NOTIFY_RETRIEVE) works only for a file that is in the inode cache;
-// signalling only the readers' threads needs them locked to their goroutines, which makes each wait inside the Device
-// dearer.
+// stop wakes them through an eventfd in the same poll.
 
 const (
-	// maxIdleReaders is how many readers stay when they have nothing to do. The kernel wakes idle readers in turn, and on
-	// other cores. Measured with fio (4 KiB, loop device over a Device in memory, 2 busy cores, so trust the direction
-	// only): 2 was slower than 1 for writes, 3 slower than 2. Starting a reader for each flush costs less than keeping
-	// one for it.
+	// maxIdleReaders is how many readers stay when they have nothing to do. The kernel wakes all that poll, on other cores
+	// too. Measured with fio (4 KiB, loop device over a Device in memory, 2 busy cores, so trust the direction only): 2 was
+	// slower than 1 for writes, 3 slower than 2.
 	maxIdleReaders = 1
 
 	// watchInterval is how long a request that was not expected to block may keep the last reader before another one is
-	// started. It is far above what a write into the page cache takes and far below what anybody waits for.
-	watchInterval = 2 * time.Millisecond
-
-	// maxSignalInterval is how often threads are signalled while a reader's last request is still in the Device.
-	maxSignalInterval = 100 * time.Millisecond
+	// started. It is above what a flush takes on a disk that is not overloaded.
+	watchInterval = 10 * time.Millisecond
 )
 
 // readerPool runs a Server's readers.
@@ -60,6 +55,8 @@ type readerPool struct {
 	completed atomic.Uint64
 
 	stopping atomic.Bool
+	// stopFD is an eventfd that is readable once the pool stops.
+	stopFD int
 
 	mu      sync.Mutex
 	total   int      // readers that have not ended; guarded by mu
@@ -70,7 +67,8 @@ type readerPool struct {
 	watchedCount uint64 // completed when the watch was last looked at; touched by the armed timer only
 }
 
-func (p *readerPool) start(s *Server) {
+func (p *readerPool) start(s *Server, stopFD int) {
+	p.stopFD = stopFD
 	p.watch = time.AfterFunc(time.Hour, func() { p.lookAfter(s) })
 	p.watch.Stop()
 	p.spawn(s)
@@ -89,7 +87,7 @@ func (p *readerPool) spawn(s *Server) {
 		p.buffers = p.buffers[:n-1]
 	} else {
 		var err error
-		buf, err = newBuffer(int(s.state.MaxWriteBytes))
+		buf, err = newBuffer(int(s.state.MaxWriteBytes) + gatherBytes)
 		if err != nil {
 			klog.ErrorS(err, "Cannot start another reader", "volume", s.state.VolumeID, "readers", p.total)
 			if p.total == 0 {
@@ -102,7 +100,8 @@ func (p *readerPool) spawn(s *Server) {
 	p.total++
 	p.idle.Add(1)
 	go func() {
-		p.run(s, buf)
+		r := reader{pool: p, s: s, buf: buf}
+		r.run()
 		p.ended(s, buf)
 	}()
 }
@@ -127,51 +126,98 @@ func (p *readerPool) ended(s *Server, buf []byte) {
 	}
 }
 
+// reader is one of the pool's goroutines.
+type reader struct {
+	pool *readerPool
+	s    *Server
+	buf  []byte
+	gathered
+}
+
 // run serves requests until the server stops, the connection ends or enough other readers are idle.
-func (p *readerPool) run(s *Server, buf []byte) {
-	for !p.stopping.Load() {
-		n, err := unix.Read(s.fd, buf[requestOffset:])
-		if err != nil {
-			switch err {
-			case unix.EINTR, unix.ENOENT: // ENOENT: the request was given up before it was copied
-				continue
-			case unix.EAGAIN: // stop, or somebody with a duplicate, made the shared description non-blocking
-				if p.stopping.Load() {
-					return
-				}
-				if err := unix.SetNonblock(s.fd, false); err != nil {
-					s.fail(fmt.Errorf("make /dev/fuse blocking: %w", err))
-					return
-				}
-				continue
-			case unix.ENODEV: // unmounted
-				return
-			case unix.ECONNABORTED:
-				s.fail(ErrAborted)
-				return
-			}
-			s.fail(fmt.Errorf("read /dev/fuse: %w", err))
+func (r *reader) run() {
+	p := r.pool
+	for p.wait(r.s) {
+		left := p.idle.Add(-1)
+		served, ok := r.drain(left == 0)
+		if !ok {
 			return
 		}
-		left := p.idle.Add(-1)
-		h, body, ok := parseInHeader(buf[requestOffset : requestOffset+n])
-		if left == 0 {
-			if mayBlock(h.opcode) {
-				p.spawn(s)
-			} else {
-				p.armWatch()
-			}
-		}
-		if ok {
-			if size := s.handle(h, body, buf); size > 0 {
-				s.reply(h, buf[replyOffset:replyOffset+size])
-			}
-		} else {
-			klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID, "bytes", n, "opcode", h.opcode, "length", h.len)
-		}
-		p.completed.Add(1)
+		p.completed.Add(served)
 		if !p.stay() {
 			return
+		}
+	}
+}
+
+// wait returns true when there may be something to read, false when the server stops.
+func (p *readerPool) wait(s *Server) bool {
+	fds := [2]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(p.stopFD), Events: unix.POLLIN}}
+	for !p.stopping.Load() {
+		n, err := unix.Poll(fds[:], -1)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			s.fail(fmt.Errorf("poll /dev/fuse: %w", err))
+			return false
+		case n > 0 && fds[0].Revents != 0: // an error too: the read says which
+			return true
+		}
+	}
+	return false
+}
+
+// drain serves requests until there are none, and returns how many. ok is false when the connection has ended. last
+// says that no other reader was idle when it began.
+func (r *reader) drain(last bool) (served uint64, ok bool) {
+	s := r.s
+	for {
+		at := r.next()
+		n, err := readNow(s.fd, r.buf[at-requestHead:])
+		if err != 0 {
+			r.flush()
+			switch err {
+			case unix.EAGAIN:
+				return served, true
+			case unix.EINTR, unix.ENOENT: // ENOENT: the request was given up before it was copied
+				continue
+			case unix.ENODEV: // unmounted
+			case unix.ECONNABORTED:
+				s.fail(ErrAborted)
+			default:
+				s.fail(fmt.Errorf("read /dev/fuse: %w", err))
+			}
+			return served, false
+		}
+		served++
+		h, body, parsed := parseInHeader(r.buf[at-requestHead:][:n])
+		if !parsed {
+			klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID, "bytes", n, "opcode", h.opcode, "length", h.len)
+			continue
+		}
+		if last {
+			if s.state.Mode == ModeAck && mayBlock(h.opcode) {
+				r.pool.spawn(s)
+				last = false
+			} else {
+				r.pool.armWatch()
+			}
+		}
+		if h.opcode == opWrite {
+			r.gather(h, body)
+			if r.full(int(s.state.MaxWriteBytes)) {
+				r.flush()
+			}
+			continue
+		}
+		// Nothing that may wait is done while answers are withheld.
+		if len(r.writes) > 0 {
+			r.flush()
+			n := copy(r.buf[requestOffset:], r.buf[at-requestHead:][:n])
+			h, body, _ = parseInHeader(r.buf[requestOffset:][:n])
+		}
+		if size := s.handle(h, body, r.buf); size > 0 {
+			s.reply(h, r.buf[replyOffset:replyOffset+size])
 		}
 	}
 }
@@ -234,56 +280,29 @@ func (p *readerPool) lookAfter(s *Server) {
 func (p *readerPool) stop(s *Server) error {
 	p.mu.Lock()
 	p.stopping.Store(true)
-	if p.total > 0 { // else the descriptor is closed
-		if err := unix.SetNonblock(s.fd, true); err != nil {
+	if p.total > 0 { // else the eventfd is closed
+		if _, err := unix.Write(p.stopFD, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
 			p.mu.Unlock()
-			return fmt.Errorf("make /dev/fuse non-blocking: %w", err)
+			return fmt.Errorf("wake readers: %w", err)
 		}
 	}
 	p.mu.Unlock()
-	for wait := time.Millisecond; ; wait = min(2*wait, maxSignalInterval) {
-		if err := signalThreads(); err != nil {
-			return fmt.Errorf("wake readers: %w", err)
-		}
-		select {
-		case <-s.done:
-			return nil
-		case <-time.After(wait):
-			// A reader may have been between looking at stopping and read(2), or is in the Device still.
-		}
-	}
-}
-
-// signalThreads sends SIGURG to every thread of the process.
-func signalThreads() error {
-	tasks, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return err
-	}
-	for _, task := range tasks {
-		tid, err := strconv.Atoi(task.Name())
-		if err != nil {
-			return err
-		}
-		if err := unix.Tgkill(os.Getpid(), tid, unix.SIGURG); err != nil && err != unix.ESRCH {
-			return err
-		}
-	}
+	<-s.done
 	return nil
 }
 
 // reply answers a request. What cannot be delivered was given up by the kernel.
 func (s *Server) reply(h inHeader, b []byte) {
-	_, err := writeFD(s.fd, b)
+	err := writeNow(s.fd, b)
 	switch err {
-	case nil, unix.ENOENT, unix.ENODEV, unix.ECONNABORTED, unix.ENOTCONN, unix.EPERM:
+	case 0, unix.ENOENT, unix.ENODEV, unix.ECONNABORTED, unix.ENOTCONN, unix.EPERM:
 		return
 	}
 	klog.ErrorS(err, "The kernel refused a reply", "volume", s.state.VolumeID, "opcode", h.opcode, "bytes", len(b))
 	// Whoever waits for it must not wait for ever.
 	var out [outHeaderSize]byte
 	putOutHeader(out[:], len(out), -int32(unix.EIO), h.unique)
-	if _, err := writeFD(s.fd, out[:]); err != nil {
+	if err := writeNow(s.fd, out[:]); err != 0 {
 		klog.ErrorS(err, "The kernel refused an error reply", "volume", s.state.VolumeID, "opcode", h.opcode)
 	}
 }

@@ -160,8 +160,12 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 	if err := st.validate(); err != nil {
 		return fail(err)
 	}
+	stopFD, err := prepareReaders(int(f.Fd()))
+	if err != nil {
+		return fail(err)
+	}
 	s := newServer(f, st, cfg, dev)
-	s.readers.start(s)
+	s.readers.start(s, stopFD)
 	if err := s.teachNoPoll(); err != nil {
 		// The readers own the descriptor now.
 		if uerr := unix.Unmount(path, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); uerr != nil {
@@ -212,10 +216,6 @@ func Adopt(fd *os.File, st State, cfg Config, dev blockdev.Device) (*Server, err
 		return nil, fmt.Errorf("adopt volume %q: the state is that of volume %q", cfg.VolumeID, st.VolumeID)
 	}
 	raw := int(fd.Fd())
-	// Readers block in read(2); a descriptor that came through a poller may not.
-	if err := unix.SetNonblock(raw, false); err != nil {
-		return nil, fmt.Errorf("adopt volume %q: %w", st.VolumeID, err)
-	}
 	// A resend on a connection that ended succeeds and does nothing; poll says what it is.
 	fds := []unix.PollFd{{Fd: int32(raw), Events: unix.POLLIN}}
 	if _, err := unix.Poll(fds, 0); err != nil && err != unix.EINTR {
@@ -231,8 +231,12 @@ func Adopt(fd *os.File, st State, cfg Config, dev blockdev.Device) (*Server, err
 		}
 		return nil, fmt.Errorf("adopt volume %q: ask the kernel to resend requests: %w", st.VolumeID, err)
 	}
+	stopFD, err := prepareReaders(raw)
+	if err != nil {
+		return nil, fmt.Errorf("adopt volume %q: %w", st.VolumeID, err)
+	}
 	s := newServer(fd, st, cfg, dev)
-	s.readers.start(s)
+	s.readers.start(s, stopFD)
 	klog.InfoS("Serving adopted volume", "volume", st.VolumeID, "mountPoint", st.MountPoint, "mode", st.Mode, "device", st.Device)
 	return s, nil
 }
@@ -246,6 +250,17 @@ func requestResend(fd int) error {
 	putOutHeader(notify[:], outHeaderSize, notifyResend, 0)
 	_, err := writeFD(fd, notify[:])
 	return err
+}
+
+// prepareReaders makes the descriptor ready to be read from without blocking, and an eventfd to stop the readers.
+func prepareReaders(fd int) (stopFD int, err error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return -1, fmt.Errorf("make /dev/fuse non-blocking: %w", err)
+	}
+	if stopFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return -1, fmt.Errorf("make an eventfd: %w", err)
+	}
+	return stopFD, nil
 }
 
 func newServer(f *os.File, st State, cfg Config, dev blockdev.Device) *Server {
@@ -349,6 +364,7 @@ func (s *Server) fail(err error) {
 func (s *Server) finish() {
 	s.doneOnce.Do(func() {
 		s.dev.Close()
+		_ = unix.Close(s.readers.stopFD)
 		if err := s.Err(); err != nil {
 			klog.ErrorS(err, "Volume is not served any more", "mountPoint", s.state.MountPoint)
 		} else {

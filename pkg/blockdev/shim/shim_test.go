@@ -309,14 +309,14 @@ func fallocate(f *os.File, mode uint32) error {
 func TestFlushDoesNotBlock(t *testing.T) {
 	modes(t, func(t *testing.T, mode shim.Mode) {
 		dev := newMemDevice(4 * mib)
-		release := make(chan struct{})
 		entered := make(chan shim.Op, 100)
 		var held atomic.Int32 // the operation to hold, -1 none
 		held.Store(-1)
+		var release atomic.Pointer[chan struct{}]
 		dev.gate = func(op shim.Op) {
 			if int32(op) == held.Load() {
 				entered <- op
-				<-release
+				<-*release.Load()
 			}
 		}
 		srv := mount(t, mode, dev)
@@ -326,6 +326,8 @@ func TestFlushDoesNotBlock(t *testing.T) {
 		}
 		defer f.Close()
 		for _, op := range []shim.Op{shim.OpFlush, shim.OpWrite} {
+			end := make(chan struct{})
+			release.Store(&end)
 			held.Store(int32(op))
 			var wg sync.WaitGroup
 			n := 1
@@ -344,9 +346,7 @@ func TestFlushDoesNotBlock(t *testing.T) {
 					}
 				})
 			}
-			for range n {
-				<-entered
-			}
+			<-entered // writes that came together may follow one another
 			// A read that the page cache cannot answer, by another open file: served although all the above wait.
 			g, err := os.Open(srv.Path())
 			if err != nil {
@@ -358,9 +358,7 @@ func TestFlushDoesNotBlock(t *testing.T) {
 				}
 			}
 			held.Store(-1)
-			for range n {
-				release <- struct{}{}
-			}
+			close(end)
 			wg.Wait()
 			g.Close() // close(2) of a FUSE file waits for writeback, so not before
 		}

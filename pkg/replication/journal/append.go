@@ -9,6 +9,19 @@ import (
 
 var padding [recordAlign]byte
 
+// maxRunRecords bounds the records that one call writes: their buffers, three each, are far from the kernel's limit, and
+// more would not make the call cheaper.
+const maxRunRecords = 64
+
+// Entry is one record of a batch that is appended.
+type Entry struct {
+	// Header is what the caller gives, as of Append or AppendCopy; AppendAll completes it.
+	Header Header
+	Data   []byte
+	// Loc is where the data lies, once the record was appended.
+	Loc Location
+}
+
 // Append adds a record at the head of the stream and returns its header as written: Ordinal is head+1 if the kind takes
 // one and head otherwise (sync-begin keeps the caller's, which must not be below head), Shard, DurableOrdinal, DataCRC
 // and, if the kind has data, Length are filled in.
@@ -17,15 +30,30 @@ var padding [recordAlign]byte
 // power loss. On an error no ordinal was used and nothing was added: ErrTooLarge, ErrFull, ErrOutOfOrder, ErrFailed,
 // ErrClosed, or the file system's, ENOSPC for one, after which the same append can be tried again.
 func (j *Journal) Append(h Header, data []byte) (Header, Location, error) {
-	h.DataCRC = DataCRC(data)
-	h.Shard = j.o.Shard
-	if h.Kind.HasData() {
-		if len(data) > MaxDataBytes {
-			return Header{}, Location{}, fmt.Errorf("%w: %d bytes of data, the limit is %d", ErrTooLarge, len(data), MaxDataBytes)
-		}
-		h.Length = uint32(len(data))
+	entries := [1]Entry{{Header: h, Data: data}}
+	_, err := j.AppendAll(entries[:])
+	if err != nil {
+		return Header{}, Location{}, err
 	}
-	return j.append(h, data, true)
+	return entries[0].Header, entries[0].Loc, nil
+}
+
+// AppendAll adds records one behind the other, as Append does, with few write calls. It returns how many were added:
+// fewer than all only with the error that kept the next one out.
+func (j *Journal) AppendAll(entries []Entry) (int, error) {
+	for i := range entries {
+		e := &entries[i]
+		e.Header.DataCRC = DataCRC(e.Data)
+		e.Header.Shard = j.o.Shard
+		if e.Header.Kind.HasData() {
+			// Before Length, which has 32 bits, could come out small.
+			if len(e.Data) > MaxDataBytes {
+				return 0, tooLarge(len(e.Data))
+			}
+			e.Header.Length = uint32(len(e.Data))
+		}
+	}
+	return j.append(entries, true)
 }
 
 // AppendCopy adds a record that another site's journal already has, with its header as it came; only DurableOrdinal is
@@ -33,80 +61,127 @@ func (j *Journal) Append(h Header, data []byte) (Header, Location, error) {
 // sync-begin, which sets head to it; otherwise ErrOutOfOrder. Data that does not have the header's DataCRC is ErrDataCRC.
 // Durability and the other errors are as with Append.
 func (j *Journal) AppendCopy(h Header, data []byte) (Location, error) {
-	if h.Kind.HasData() && int64(h.Length) != int64(len(data)) {
-		return Location{}, fmt.Errorf("%w: record %d has %d bytes of data, its header says %d", ErrDataCRC, h.Ordinal, len(data), h.Length)
+	entries := [1]Entry{{Header: h, Data: data}}
+	_, err := j.AppendCopies(entries[:])
+	if err != nil {
+		return Location{}, err
 	}
-	if len(data) > MaxDataBytes {
-		return Location{}, fmt.Errorf("%w: %d bytes of data, the limit is %d", ErrTooLarge, len(data), MaxDataBytes)
-	}
-	if crc := DataCRC(data); crc != h.DataCRC {
-		return Location{}, fmt.Errorf("%w: record %d has %#08x, its header says %#08x", ErrDataCRC, h.Ordinal, crc, h.DataCRC)
-	}
-	_, loc, err := j.append(h, data, false)
-	return loc, err
+	return entries[0].Loc, nil
 }
 
-// append writes one record. The checksum of the data was computed before, outside of the lock.
-func (j *Journal) append(h Header, data []byte, assign bool) (Header, Location, error) {
-	if err := h.check(); err != nil {
-		return Header{}, Location{}, fmt.Errorf("journal %s: %w", j.o.Dir, err)
+// AppendCopies adds records as AppendCopy does, and returns what AppendAll returns.
+func (j *Journal) AppendCopies(entries []Entry) (int, error) {
+	for i := range entries {
+		h, data := &entries[i].Header, entries[i].Data
+		if h.Kind.HasData() && int64(h.Length) != int64(len(data)) {
+			return 0, fmt.Errorf("%w: record %d has %d bytes of data, its header says %d", ErrDataCRC, h.Ordinal, len(data), h.Length)
+		}
+		if len(data) > MaxDataBytes {
+			return 0, tooLarge(len(data))
+		}
+		if crc := DataCRC(data); crc != h.DataCRC {
+			return 0, fmt.Errorf("%w: record %d has %#08x, its header says %#08x", ErrDataCRC, h.Ordinal, crc, h.DataCRC)
+		}
 	}
-	if !h.Kind.HasData() && len(data) > 0 {
-		return Header{}, Location{}, fmt.Errorf("journal %s: %s record with %d bytes of data", j.o.Dir, h.Kind, len(data))
-	}
-	size := recordBytes(int64(len(data)))
-	if size > j.o.SegmentBytes-segmentHeaderBytes {
-		return Header{}, Location{}, fmt.Errorf("%w: %d bytes of data do not fit in a segment of %d", ErrTooLarge, len(data), j.o.SegmentBytes)
-	}
+	return j.append(entries, false)
+}
 
+func tooLarge(n int) error {
+	return fmt.Errorf("%w: %d bytes of data, the limit is %d", ErrTooLarge, n, MaxDataBytes)
+}
+
+// append writes records. The checksums of the data were computed before, outside of the lock.
+func (j *Journal) append(entries []Entry, assign bool) (int, error) {
+	for i := range entries {
+		h, data := &entries[i].Header, entries[i].Data
+		if err := h.check(); err != nil {
+			return 0, fmt.Errorf("journal %s: %w", j.o.Dir, err)
+		}
+		if !h.Kind.HasData() && len(data) > 0 {
+			return 0, fmt.Errorf("journal %s: %s record with %d bytes of data", j.o.Dir, h.Kind, len(data))
+		}
+		if recordBytes(int64(len(data))) > j.o.SegmentBytes-segmentHeaderBytes {
+			return 0, fmt.Errorf("%w: %d bytes of data do not fit in a segment of %d", ErrTooLarge, len(data), j.o.SegmentBytes)
+		}
+	}
 	j.appendMu.Lock()
 	defer j.appendMu.Unlock()
+	for done := 0; done < len(entries); {
+		n, err := j.appendRun(entries[done:], assign)
+		if done += n; err != nil {
+			return done, err
+		}
+	}
+	return len(entries), nil
+}
+
+// appendRun writes as many of the first entries as fit into the current segment and into one call. It writes all that it
+// set out to write, or nothing with an error. Called with appendMu held.
+func (j *Journal) appendRun(entries []Entry, assign bool) (int, error) {
 	j.mu.Lock()
 	if err := j.usableLocked(); err != nil {
 		j.mu.Unlock()
-		return Header{}, Location{}, err
+		return 0, err
 	}
 	cur := j.currentLocked()
-	if cur != nil && (j.mustRoll || cur.end+size > cur.hdr.segmentBytes) {
+	if cur != nil && (j.mustRoll || cur.end+recordBytes(int64(len(entries[0].Data))) > cur.hdr.segmentBytes) {
 		cur = nil
 	}
 	head := j.head
 	j.mu.Unlock()
 
-	if assign && h.Kind != KindSyncBegin {
-		h.Ordinal = head
-		if h.Kind.TakesOrdinal() {
-			h.Ordinal++
-		}
-	}
-	// The last ordinal is not used: a segment behind it could not name its first one.
-	if h.Ordinal == math.MaxUint64 {
-		return Header{}, Location{}, fmt.Errorf("%w: no ordinals left behind %d", ErrOutOfOrder, head)
-	}
-	if err := h.follows(head); err != nil {
-		return Header{}, Location{}, err
+	if err := assignOrdinal(&entries[0].Header, head, assign); err != nil {
+		return 0, err
 	}
 	if cur == nil {
 		var err error
 		if cur, err = j.nextSegment(); err != nil {
-			return Header{}, Location{}, err
+			return 0, err
 		}
 	}
 
 	j.mu.Lock()
-	d := diskHeader{Header: h, prevCRC: j.chain}
-	d.DurableOrdinal = j.durable
+	d := diskHeader{prevCRC: j.chain}
+	durable := j.durable
 	if j.durableEnd == j.end {
 		d.flags |= flagAllDurable
 	}
 	off := cur.end
 	j.mu.Unlock()
 
-	// Record N is in the page cache, whole, before N+1 begins: one write call per record, under appendMu. Writing them in
-	// parallel at reserved offsets would be faster, but kill -9 could then leave a hole before a record that was
-	// acknowledged, and recovery would have to drop that record as part of a torn tail.
-	d.encode(j.headBuf[:], cur.hdr.seed(), off)
-	if err := j.writeRecord(cur, data, size, off); err != nil {
+	// Record N is in the page cache, whole, before N+1 begins: records are written by one thread, in the order of their
+	// places, under appendMu. Writing them in parallel at reserved offsets would be faster, but kill -9 could then leave a
+	// hole before a record that was acknowledged, and recovery would have to drop that record as part of a torn tail.
+	at, n := off, 0
+	bufs := j.bufs[:0]
+	for ; n < min(len(entries), maxRunRecords); n++ {
+		e := &entries[n]
+		size := recordBytes(int64(len(e.Data)))
+		if n > 0 {
+			// The first record behind a roll tells of it, and what cannot follow is refused as the first one of its run.
+			if at+size > cur.hdr.segmentBytes || assignOrdinal(&e.Header, head, assign) != nil {
+				break
+			}
+			d.prevCRC, d.flags = d.crc, d.flags&^flagAllDurable
+		}
+		e.Header.DurableOrdinal = durable
+		d.Header = e.Header
+		head = d.Ordinal
+		b := j.heads[n][:]
+		d.encode(b, cur.hdr.seed(), at)
+		bufs = append(bufs, b)
+		if len(e.Data) > 0 {
+			bufs = append(bufs, e.Data)
+		}
+		if pad := size - recordHeaderBytes - int64(len(e.Data)); pad > 0 {
+			bufs = append(bufs, padding[:pad])
+		}
+		e.Loc = Location{cur.hdr.sequence, at + recordHeaderBytes}
+		at += size
+	}
+	err := j.writeRun(cur, bufs, at-off, off)
+	clear(bufs) // does not keep the caller's data alive
+	if err != nil {
 		// What is on disk at off is unknown. A segment with records in it is not written to again: the next append opens a
 		// new one whose header says that this one ends at off, whatever lies behind. That also leaves a bad sector behind.
 		// In a segment without records the next append simply overwrites the same place: nothing precedes it, and rolling
@@ -116,40 +191,50 @@ func (j *Journal) append(h Header, data []byte, assign bool) (Header, Location, 
 			j.mustRoll = true
 		}
 		j.mu.Unlock()
-		return Header{}, Location{}, fmt.Errorf("journal: writing record %d to %s at offset %d: %w", h.Ordinal, cur.name, off, err)
+		return 0, fmt.Errorf("journal: writing record %d to %s at offset %d: %w", entries[0].Header.Ordinal, cur.name, off, err)
 	}
 
 	j.mu.Lock()
-	cur.note(off, j.head)
-	cur.end = off + size
-	cur.last = d.Ordinal
+	for i := range entries[:n] {
+		cur.note(entries[i].Loc.Offset-recordHeaderBytes, j.head)
+		j.head = entries[i].Header.Ordinal
+	}
+	cur.end = at
+	cur.last = j.head
 	j.chain = d.crc
-	j.head = d.Ordinal
 	j.end = Position{cur.hdr.sequence, cur.end}
 	j.prev = j.end
-	j.appended++
+	j.appended += uint64(n)
 	j.mu.Unlock()
-	return d.Header, Location{cur.hdr.sequence, off + recordHeaderBytes}, nil
+	return n, nil
 }
 
-// writeRecord writes headBuf and data at off in one call.
-func (j *Journal) writeRecord(s *segment, data []byte, size, off int64) error {
-	pad := padding[:size-recordHeaderBytes-int64(len(data))]
+// assignOrdinal gives a record that comes after head its ordinal, or checks the one it has.
+func assignOrdinal(h *Header, head uint64, assign bool) error {
+	if assign && h.Kind != KindSyncBegin {
+		h.Ordinal = head
+		if h.Kind.TakesOrdinal() {
+			h.Ordinal++
+		}
+	}
+	// The last ordinal is not used: a segment behind it could not name its first one.
+	if h.Ordinal == math.MaxUint64 {
+		return fmt.Errorf("%w: no ordinals left behind %d", ErrOutOfOrder, head)
+	}
+	return h.follows(head)
+}
+
+// writeRun writes bufs, size bytes in all, at off in one call.
+func (j *Journal) writeRun(s *segment, bufs [][]byte, size, off int64) error {
 	var n int
 	var err error
 	if v, ok := s.f.(vfs.WriteVer); ok {
-		j.bufs = [3][]byte{j.headBuf[:], data, pad}
-		bufs := j.bufs[:]
-		switch {
-		case len(data) == 0:
-			bufs = bufs[:1]
-		case len(pad) == 0:
-			bufs = bufs[:2]
-		}
 		n, err = v.WritevAt(bufs, off)
-		j.bufs = [3][]byte{} // does not keep the caller's data alive
 	} else {
-		j.joinBuf = append(append(append(j.joinBuf[:0], j.headBuf[:]...), data...), pad...)
+		j.joinBuf = j.joinBuf[:0]
+		for _, b := range bufs {
+			j.joinBuf = append(j.joinBuf, b...)
+		}
 		n, err = s.f.WriteAt(j.joinBuf, off)
 	}
 	if err == nil && int64(n) != size {

@@ -62,9 +62,9 @@ type Journal struct {
 	// appendMu makes appends one after another. It is held over the write to the page cache, so nothing that must not
 	// wait for a write (Head, ReadData, Sync of what is there) takes it. Lock order: appendMu, then mu.
 	appendMu sync.Mutex
-	headBuf  [recordHeaderBytes]byte // under appendMu
-	bufs     [3][]byte               // under appendMu
-	joinBuf  []byte                  // under appendMu; for files without WritevAt
+	heads    [maxRunRecords][recordHeaderBytes]byte // under appendMu
+	bufs     [3 * maxRunRecords][]byte              // under appendMu
+	joinBuf  []byte                                 // under appendMu; for files without WritevAt
 
 	// prepareMu keeps two Prepare calls from filling the same gap.
 	prepareMu sync.Mutex

@@ -1,0 +1,174 @@
+package shim
+
+import (
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+const (
+	// requestHead is what precedes the data of a WRITE.
+	requestHead = inHeaderSize + writeInSize
+
+	// gatherBytes is how much a reader's buffer is larger than the largest request: the room in which writes are gathered.
+	// A write of one page takes two, since its data begins on a page boundary. Larger batches spend as much per write.
+	gatherBytes = 256 << 10
+)
+
+// gathered is the writes that a reader has taken and not answered. A WRITE is gathered when it has been read, is done
+// with all others by flush, and answered after that. Nobody but flush, or another write, follows a gathered one: before
+// the reader does anything else, or sleeps, it flushes.
+//
+// The kernel may wait for any of them, and with resending a request that was read and not answered is not lost, however
+// long it stays here.
+type gathered struct {
+	writes []gatheredWrite
+	batch  []blockdev.Write
+	end    int // of the last one's data in the buffer
+}
+
+type gatheredWrite struct {
+	unique uint64
+	size   uint32 // what is acknowledged
+	errno  unix.Errno
+	write  blockdev.Write
+}
+
+// next is where the data of the next request will lie in the reader's buffer, if it is a WRITE.
+func (g *gathered) next() int {
+	if len(g.writes) == 0 {
+		return dataOffset
+	}
+	// A page lies between for the header, so that it does not overwrite what precedes it.
+	return (g.end + requestHead + pageSize - 1) &^ (pageSize - 1)
+}
+
+// full says that the buffer has no room for another request of the largest size.
+func (r *reader) full(maxWriteBytes int) bool { return r.next()+maxWriteBytes > len(r.buf) }
+
+// gather takes a WRITE. Whether it lies inside the Device is decided by flush.
+func (r *reader) gather(h inHeader, body []byte) {
+	w := gatheredWrite{unique: h.unique}
+	w.size, w.write, w.errno = r.s.parseWrite(body)
+	at := r.next()
+	r.writes = append(r.writes, w)
+	r.end = at + len(w.write.Data)
+}
+
+// flush does and answers what was gathered.
+func (r *reader) flush() {
+	if len(r.writes) == 0 {
+		return
+	}
+	r.execute()
+	for i := range r.writes {
+		w := &r.writes[i]
+		r.s.reply(inHeader{opcode: opWrite, unique: w.unique}, writeReply(r.buf, w))
+	}
+	r.writes = r.writes[:0]
+}
+
+// execute does what was gathered and notes how each write ended. The Device's error is that of the write it stopped at,
+// and of all behind it, which were not tried.
+func (r *reader) execute() {
+	s := r.s
+	s.deviceMu.RLock()
+	r.batch = r.batch[:0]
+	for i := range r.writes {
+		w := &r.writes[i]
+		if w.errno == 0 {
+			w.errno = s.clampWrite(&w.write, w.size)
+		}
+		if w.errno == 0 && len(w.write.Data) > 0 {
+			r.batch = append(r.batch, w.write)
+		}
+	}
+	done, errno := s.writeAll(r.batch)
+	s.deviceMu.RUnlock()
+	for i := range r.writes {
+		w := &r.writes[i]
+		if w.errno == 0 && len(w.write.Data) > 0 {
+			if done == 0 {
+				w.errno = errno
+			} else {
+				done--
+			}
+		}
+	}
+	clear(r.batch)
+}
+
+// writeAll writes as much as it can, and returns how many writes it did and why no more.
+func (s *Server) writeAll(writes []blockdev.Write) (done int, errno unix.Errno) {
+	if len(writes) == 0 {
+		return 0, 0
+	}
+	start := s.now()
+	var err error
+	if b, ok := s.device.(blockdev.BatchWriter); ok && len(writes) > 1 {
+		done, err = b.WriteBatch(writes)
+		if err == nil && done != len(writes) {
+			err = errShortWrite
+		}
+	} else {
+		for ; done < len(writes) && err == nil; done++ {
+			var n int
+			n, err = s.device.WriteAt(writes[done].Data, writes[done].Off)
+			if err == nil && n != len(writes[done].Data) {
+				err = errShortWrite
+			}
+		}
+		if err != nil {
+			done--
+		}
+	}
+	if s.observe != nil {
+		each := time.Since(start) / time.Duration(len(writes))
+		for i := range writes {
+			if i == done {
+				s.observe(OpWrite, each, err)
+				break
+			}
+			s.observe(OpWrite, each, nil)
+		}
+	}
+	if err == nil {
+		return done, 0
+	}
+	return done, s.errno(OpWrite, writes[done].Off, int64(len(writes[done].Data)), err)
+}
+
+// writeReply builds the reply to a write in the place before the data of buf's first request, where nothing else is.
+func writeReply(buf []byte, w *gatheredWrite) []byte {
+	out := buf[:outHeaderSize+writeOutSize]
+	if w.errno != 0 {
+		out = out[:outHeaderSize]
+	} else {
+		native.PutUint32(out[outHeaderSize:], w.size)
+		native.PutUint32(out[outHeaderSize+4:], 0)
+	}
+	putOutHeader(out, len(out), -int32(w.errno), w.unique)
+	return out
+}
+
+// readNow and writeNow are read(2) and write(2) on a descriptor that does not block, without Go's scheduler: it would
+// take the thread's slot away and have to give it back.
+func readNow(fd int, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+func writeNow(fd int, b []byte) unix.Errno {
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
