@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
@@ -60,7 +61,7 @@ type config struct {
 
 func main() {
 	klog.InitFlags(nil)
-	provideSlots()
+	tuneScheduler()
 	c := config{peers: peerFlags{}}
 	flag.StringVar(&c.endpoint, "endpoint", "", "`unix:///path` to listen on for the CSI driver and slipctl")
 	flag.StringVar(&c.site, "site", "", "`name` of this site, the same as in its certificate")
@@ -93,16 +94,24 @@ func main() {
 // schedulerSlots is how many threads may run Go code at a time, if the environment does not say.
 const schedulerSlots = 16
 
-// provideSlots raises GOMAXPROCS above the number of processors.
+// timerSlack is how late a timer of this process may be.
+const timerSlack = time.Millisecond
+
+// tuneScheduler raises GOMAXPROCS above the number of processors, and makes timers coarse.
 //
 // A thread in a system call keeps its slot until another one is missing, and then the runtime takes it away; when the call
 // returns, the thread has to be given one, by way of other threads. Most of what this program does is system calls that
-// take tens to hundreds of microseconds: with as many slots as processors, every flush is followed by such hand-overs,
-// and by the runtime's monitor thread looking for them every 20 µs. With slots to spare they do not happen.
-func provideSlots() {
+// take tens to hundreds of microseconds: with as many slots as processors, every flush is followed by such hand-overs.
+// With slots to spare they are rare.
+//
+// The runtime's monitor thread looks for them after every 20 µs of sleep, which takes a core from whoever has it. There is
+// no setting for it, but the kernel lets sleeps end late, and nothing here needs a timer to be exact.
+func tuneScheduler() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < schedulerSlots {
 		runtime.GOMAXPROCS(schedulerSlots)
 	}
+	// Threads inherit it. It fails in a program that links C code; then timers are as they were.
+	_, _, _ = syscall.AllThreadsSyscall(syscall.SYS_PRCTL, unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0)
 }
 
 func (c *config) check() error {

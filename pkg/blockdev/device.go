@@ -39,6 +39,12 @@ type BatchWriter interface {
 	WriteBatch(writes []Write) (done int, err error)
 }
 
+// FlushStarter is a Device whose Flush is quicker when it is announced.
+type FlushStarter interface {
+	// StartFlush begins to write out what a Flush would have to, and does not wait for it. It promises nothing.
+	StartFlush()
+}
+
 // ErrOutOfRange is returned for I/O outside the device. Nothing was read or written.
 var ErrOutOfRange = errors.New("range outside the device")
 

@@ -159,6 +159,13 @@ func (i *Image) Flush() error {
 	return nil
 }
 
+// StartFlush implements FlushStarter.
+func (i *Image) StartFlush() {
+	if f, ok := i.f.(vfs.WritebackStarter); ok {
+		f.StartWriteback(0, 0)
+	}
+}
+
 // Size implements Device.
 func (i *Image) Size() int64 { return i.size.Load() }
 

@@ -18,6 +18,9 @@ func (v *Volume) Flush() error {
 	return v.group.commit()
 }
 
+// StartFlush implements blockdev.FlushStarter.
+func (v *Volume) StartFlush() { v.group.journal.StartSync() }
+
 // commit makes the journal durable and wakes who lives on durable records.
 func (g *Group) commit() error {
 	if err := g.journal.Sync(); err != nil {

@@ -36,7 +36,7 @@ type Config struct {
 
 	// CommitInterval is how long a record that nobody flushes may stay volatile; default 50 ms.
 	CommitInterval time.Duration
-	// ShipInterval is the time between two small batches to the peer; default 10 ms. It is part of the RPO.
+	// ShipInterval is the time between two small batches to the peer; default 20 ms. It is part of the RPO.
 	ShipInterval time.Duration
 	// ApplyInterval is how long a durable record stays unapplied at most while there is room; default 2 s.
 	ApplyInterval time.Duration
@@ -57,7 +57,7 @@ func (c *Config) setDefaults() {
 	for _, d := range []struct {
 		value *time.Duration
 		def   time.Duration
-	}{{&c.CommitInterval, 50 * time.Millisecond}, {&c.ShipInterval, 10 * time.Millisecond}, {&c.ApplyInterval, 2 * time.Second}, {&c.HeartbeatInterval, 100 * time.Millisecond},
+	}{{&c.CommitInterval, 50 * time.Millisecond}, {&c.ShipInterval, 20 * time.Millisecond}, {&c.ApplyInterval, 2 * time.Second}, {&c.HeartbeatInterval, 100 * time.Millisecond},
 		{&c.RedialInterval, 100 * time.Millisecond}} {
 		if *d.value <= 0 {
 			*d.value = d.def

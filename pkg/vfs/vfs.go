@@ -65,3 +65,10 @@ type File interface {
 type WriteVer interface {
 	WritevAt(bufs [][]byte, off int64) (int, error)
 }
+
+// WritebackStarter is implemented by files whose Datasync is quicker when its work was begun before (sync_file_range).
+type WritebackStarter interface {
+	// StartWriteback begins to write the range to the disk and does not wait for it. It promises nothing; whatever goes
+	// wrong is the next Datasync's to report. n of 0 means to the end.
+	StartWriteback(off, n int64)
+}

@@ -68,7 +68,25 @@ func (r *reader) flush() {
 		w := &r.writes[i]
 		r.s.reply(inHeader{opcode: opWrite, unique: w.unique}, writeReply(r.buf, w))
 	}
+	n := uint64(len(r.writes))
 	r.writes = r.writes[:0]
+	// The flush that has sent them is being woken. Meanwhile the disk can begin with what it will wait for.
+	if before := r.s.unflushed.Add(n) - n; before < maxExpectedWrites && r.s.state.Mode == ModeFlush {
+		r.s.startFlush()
+	}
+}
+
+// maxExpectedWrites is how many writes may have come since the last flush for the next one still to be expected soon.
+// Writeback that nobody waits for comes in larger numbers, and starting the disk for it would only make it write pages
+// twice.
+const maxExpectedWrites = 64
+
+func (s *Server) startFlush() {
+	s.deviceMu.RLock()
+	defer s.deviceMu.RUnlock()
+	if d, ok := s.device.(blockdev.FlushStarter); ok {
+		d.StartFlush()
+	}
 }
 
 // execute does what was gathered and notes how each write ended. The Device's error is that of the write it stopped at,

@@ -97,6 +97,7 @@ func (s *Server) fsync() unix.Errno {
 	s.deviceMu.RLock()
 	defer s.deviceMu.RUnlock()
 	start := s.now()
+	s.unflushed.Store(0)
 	err := s.device.Flush()
 	s.observed(OpFlush, start, err)
 	return s.errno(OpFlush, 0, s.device.Size(), err)

@@ -96,8 +96,9 @@ type Server struct {
 	deviceMu sync.RWMutex
 	device   blockdev.Device
 
-	readers readerPool
-	mtime   atomic.Int64 // Unix nanoseconds, what SETATTR set last
+	readers   readerPool
+	unflushed atomic.Uint64 // writes since the last flush
+	mtime     atomic.Int64  // Unix nanoseconds, what SETATTR set last
 
 	errorLog *rate.Limiter
 

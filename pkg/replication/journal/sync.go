@@ -1,6 +1,10 @@
 package journal
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
 
 // Sync returns when everything that was appended before the call is on stable storage. Concurrent calls share their
 // fdatasyncs (group commit): the first one does it in its own goroutine, since a hand-over to another thread costs more
@@ -60,4 +64,22 @@ func (j *Journal) Sync() error {
 	}
 	j.cond.Broadcast()
 	return err
+}
+
+// StartSync begins to write what a Sync would have to wait for. It does not wait and promises nothing.
+func (j *Journal) StartSync() {
+	j.mu.Lock()
+	cur := j.currentLocked()
+	if cur == nil || cur.synced >= cur.end || j.usableLocked() != nil {
+		j.mu.Unlock()
+		return
+	}
+	off := max(cur.synced, segmentHeaderBytes)
+	n := cur.end - off
+	j.pinLocked(cur)
+	j.mu.Unlock()
+	defer j.unpin(cur)
+	if f, ok := cur.f.(vfs.WritebackStarter); ok {
+		f.StartWriteback(off, n)
+	}
 }
