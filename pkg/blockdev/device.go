@@ -39,6 +39,13 @@ type BatchWriter interface {
 	WriteBatch(writes []Write) (done int, err error)
 }
 
+// AsyncFlusher is a Device whose Flush can be waited for without a thread.
+type AsyncFlusher interface {
+	// FlushAsync calls done with what Flush would return: before it returns itself, or later from another goroutine.
+	// done must not block.
+	FlushAsync(done func(error))
+}
+
 // FlushStarter is a Device whose Flush is quicker when it is announced.
 type FlushStarter interface {
 	// StartFlush begins to write out what a Flush would have to, and does not wait for it. It promises nothing.

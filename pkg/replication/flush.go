@@ -18,12 +18,25 @@ func (v *Volume) Flush() error {
 	return v.group.commit()
 }
 
+// FlushAsync implements blockdev.AsyncFlusher.
+func (v *Volume) FlushAsync(done func(error)) {
+	if bug.Enabled(bug.FlushNothing) {
+		done(nil)
+		return
+	}
+	g := v.group
+	g.journal.SyncAsync(func(err error) { done(g.committed(err)) })
+}
+
 // StartFlush implements blockdev.FlushStarter.
 func (v *Volume) StartFlush() { v.group.journal.StartSync() }
 
 // commit makes the journal durable and wakes who lives on durable records.
-func (g *Group) commit() error {
-	if err := g.journal.Sync(); err != nil {
+func (g *Group) commit() error { return g.committed(g.journal.Sync()) }
+
+// committed takes what a sync of the journal has returned.
+func (g *Group) committed(err error) error {
+	if err != nil {
 		if errors.Is(err, journal.ErrFailed) {
 			g.fail(err)
 		}

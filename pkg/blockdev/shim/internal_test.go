@@ -134,6 +134,11 @@ func serve(s *Server, frame []byte) []byte {
 		r.execute()
 		return writeReply(r.buf, &r.writes[0])
 	}
+	if h.opcode == opFsync {
+		var out []byte
+		s.fsync(h, func(_ inHeader, b []byte) { out = bytes.Clone(b) })
+		return out
+	}
 	return buf[replyOffset : replyOffset+s.handle(h, body, buf)]
 }
 

@@ -22,8 +22,6 @@ func (s *Server) handle(h inHeader, body, buf []byte) int {
 		return 0
 	case opRead:
 		n, errno = s.read(body, payload)
-	case opFsync:
-		errno = s.fsync()
 	case opFallocate:
 		errno = s.fallocate(body)
 	default:
@@ -93,14 +91,25 @@ func (s *Server) clampWrite(w *blockdev.Write, size uint32) unix.Errno {
 	return 0
 }
 
-func (s *Server) fsync() unix.Errno {
-	s.deviceMu.RLock()
-	defer s.deviceMu.RUnlock()
+// fsync flushes the Device and answers, perhaps later and from another goroutine: the reader goes on.
+func (s *Server) fsync(h inHeader, reply func(h inHeader, b []byte)) {
 	start := s.now()
 	s.unflushed.Store(0)
-	err := s.device.Flush()
-	s.observed(OpFlush, start, err)
-	return s.errno(OpFlush, 0, s.device.Size(), err)
+	// Held until the Device is done, so that Swap waits, and the end of serving too.
+	s.deviceMu.RLock()
+	size := s.device.Size()
+	done := func(err error) {
+		s.observed(OpFlush, start, err)
+		var out [outHeaderSize]byte
+		putOutHeader(out[:], len(out), -int32(s.errno(OpFlush, 0, size, err)), h.unique)
+		reply(h, out[:])
+		s.deviceMu.RUnlock()
+	}
+	if d, ok := s.device.(blockdev.AsyncFlusher); ok {
+		d.FlushAsync(done)
+	} else {
+		done(s.device.Flush())
+	}
 }
 
 // fallocate maps what the loop device sends for discards and write-zeroes. A plain preallocation has nothing to do: the

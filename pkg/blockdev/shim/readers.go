@@ -122,6 +122,9 @@ func (p *readerPool) ended(s *Server, buf []byte) {
 	p.mu.Unlock()
 	if last {
 		p.watch.Stop()
+		// Flushes that the Device has not finished are answered first.
+		s.deviceMu.Lock()
+		s.deviceMu.Unlock() //nolint:staticcheck // nothing to do inside
 		s.finish()
 	}
 }
@@ -216,7 +219,9 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 			n := copy(r.buf[requestOffset:], r.buf[at-requestHead:][:n])
 			h, body, _ = parseInHeader(r.buf[requestOffset:][:n])
 		}
-		if size := s.handle(h, body, r.buf); size > 0 {
+		if h.opcode == opFsync {
+			s.fsync(h, s.reply)
+		} else if size := s.handle(h, body, r.buf); size > 0 {
 			s.reply(h, r.buf[replyOffset:replyOffset+size])
 		}
 	}

@@ -87,6 +87,7 @@ type Journal struct {
 	durableEnd      Position
 	durableAppended uint64
 	syncing         bool
+	waiters         []waiter // of SyncAsync, in the order of their calls
 
 	nextSequence uint64
 	nextName     uint64

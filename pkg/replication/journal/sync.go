@@ -6,9 +6,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// Sync returns when everything that was appended before the call is on stable storage. Concurrent calls share their
-// fdatasyncs (group commit): the first one does it in its own goroutine, since a hand-over to another thread costs more
-// than the call saves; those that come meanwhile wait, and one of them then does the next for all of them.
+// Sync returns when everything that was appended before the call is on stable storage. Concurrent calls, and those of
+// SyncAsync, share their fdatasyncs (group commit): the first one does it in its own goroutine, since a hand-over to
+// another thread costs more than the call saves; those that come meanwhile wait, and the next is done for all of them.
 //
 // When an fdatasync fails, this and all later appends and syncs return ErrFailed. The kernel reports a lost write once and
 // marks its pages clean, so a second fdatasync would succeed without having written them; nothing short of opening the
@@ -25,11 +25,90 @@ func (j *Journal) Sync() error {
 			return nil
 		}
 		if !j.syncing {
-			break
+			return j.leadLocked()
 		}
 		j.cond.Wait()
 	}
+}
 
+// SyncAsync calls done with what Sync would return: before it returns itself, or later from another goroutine. Nobody
+// sleeps for it, so many volumes can wait for one fdatasync without a thread being woken for each. done is called without
+// locks and must not block.
+func (j *Journal) SyncAsync(done func(error)) {
+	j.mu.Lock()
+	err := j.usableLocked()
+	if err != nil || j.durableAppended >= j.appended {
+		j.mu.Unlock()
+		done(err)
+		return
+	}
+	j.waiters = append(j.waiters, waiter{j.appended, done})
+	if !j.syncing {
+		_ = j.leadLocked() // done has it
+	}
+	j.mu.Unlock()
+}
+
+// waiter waits for the first so many appended records.
+type waiter struct {
+	appended uint64
+	done     func(error)
+}
+
+// leadLocked does one fdatasync for all who wait. For those who came meanwhile another goroutine goes on: the caller's
+// own work must not wait for theirs.
+func (j *Journal) leadLocked() error {
+	j.syncing = true
+	err := j.syncOnceLocked()
+	if len(j.waiters) > 0 {
+		go func() {
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			for len(j.waiters) > 0 {
+				_ = j.syncOnceLocked()
+			}
+			j.endSyncLocked()
+		}()
+		return err
+	}
+	j.endSyncLocked()
+	return err
+}
+
+func (j *Journal) endSyncLocked() {
+	j.syncing = false
+	j.cond.Broadcast()
+}
+
+// syncOnceLocked makes everything durable that is appended, and tells who waited for it. mu is released meanwhile.
+func (j *Journal) syncOnceLocked() error {
+	err := j.usableLocked()
+	if err == nil {
+		err = j.datasyncLocked()
+	}
+	var ready []waiter
+	rest := j.waiters[:0]
+	for _, w := range j.waiters {
+		if err != nil || w.appended <= j.durableAppended {
+			ready = append(ready, w)
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	clear(j.waiters[len(rest):])
+	j.waiters = rest
+	j.cond.Broadcast()
+	if len(ready) > 0 {
+		j.mu.Unlock()
+		for _, w := range ready {
+			w.done(err)
+		}
+		j.mu.Lock()
+	}
+	return err
+}
+
+func (j *Journal) datasyncLocked() error {
 	type part struct {
 		s  *segment
 		to int64
@@ -41,9 +120,7 @@ func (j *Journal) Sync() error {
 		}
 	}
 	head, end, appended := j.head, j.end, j.appended
-	j.syncing = true
 	j.mu.Unlock()
-
 	var err error
 	for _, p := range parts {
 		if err = p.s.f.Datasync(); err != nil {
@@ -51,26 +128,24 @@ func (j *Journal) Sync() error {
 			break
 		}
 	}
-
 	j.mu.Lock()
-	j.syncing = false
 	if err != nil {
 		j.failed = err
-	} else {
-		for _, p := range parts {
-			p.s.synced = p.to
-		}
-		j.durable, j.durableEnd, j.durableAppended = head, end, appended
+		return err
 	}
-	j.cond.Broadcast()
-	return err
+	for _, p := range parts {
+		p.s.synced = p.to
+	}
+	j.durable, j.durableEnd, j.durableAppended = head, end, appended
+	return nil
 }
 
-// StartSync begins to write what a Sync would have to wait for. It does not wait and promises nothing.
+// StartSync begins to write what a Sync would have to wait for. It does not wait and promises nothing. While a sync runs
+// it does nothing: the next one takes all at once.
 func (j *Journal) StartSync() {
 	j.mu.Lock()
 	cur := j.currentLocked()
-	if cur == nil || cur.synced >= cur.end || j.usableLocked() != nil {
+	if cur == nil || j.syncing || cur.synced >= cur.end || j.usableLocked() != nil {
 		j.mu.Unlock()
 		return
 	}
