@@ -95,7 +95,7 @@ func main() {
 const schedulerSlots = 16
 
 // timerSlack is how late a timer of this process may be.
-const timerSlack = time.Millisecond
+const timerSlack = 4 * time.Millisecond
 
 // tuneScheduler raises GOMAXPROCS above the number of processors, and makes timers coarse.
 //

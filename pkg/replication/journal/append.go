@@ -58,8 +58,9 @@ func (j *Journal) AppendAll(entries []Entry) (int, error) {
 
 // AppendCopy adds a record that another site's journal already has, with its header as it came; only DurableOrdinal is
 // this journal's own. Its ordinal must be head+1 for kinds that take one, head for the others, and at least head for
-// sync-begin, which sets head to it; otherwise ErrOutOfOrder. Data that does not have the header's DataCRC is ErrDataCRC.
-// Durability and the other errors are as with Append.
+// sync-begin, which sets head to it; otherwise ErrOutOfOrder. Data of another length than the header's is ErrDataCRC; that
+// it has the header's DataCRC was verified by DecodeWire, and is not a second time. Durability and the other errors are as
+// with Append.
 func (j *Journal) AppendCopy(h Header, data []byte) (Location, error) {
 	entries := [1]Entry{{Header: h, Data: data}}
 	_, err := j.AppendCopies(entries[:])
@@ -78,9 +79,6 @@ func (j *Journal) AppendCopies(entries []Entry) (int, error) {
 		}
 		if len(data) > MaxDataBytes {
 			return 0, tooLarge(len(data))
-		}
-		if crc := DataCRC(data); crc != h.DataCRC {
-			return 0, fmt.Errorf("%w: record %d has %#08x, its header says %#08x", ErrDataCRC, h.Ordinal, crc, h.DataCRC)
 		}
 	}
 	return j.append(entries, false)

@@ -35,7 +35,17 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // CRC-32C alone cannot see data that ends in its own CRC-32C: all such sectors have one and the same checksum, so that a
 // torn sector and the stale one in its place look alike. The oracle's blocks did that, and data of file systems and
 // databases may. Two polynomials have no such data in common, and both are computed by the processor.
-func DataCRC(data []byte) uint32 { return crc32.Checksum(data, castagnoli) ^ crc32.ChecksumIEEE(data) }
+func DataCRC(data []byte) uint32 {
+	var c, ieee uint32
+	for len(data) > 0 {
+		// The second pass finds the piece in the nearest cache.
+		piece := data[:min(len(data), 16<<10)]
+		c = crc32.Update(c, castagnoli, piece)
+		ieee = crc32.Update(ieee, crc32.IEEETable, piece)
+		data = data[len(piece):]
+	}
+	return c ^ ieee
+}
 
 // recordBytes is the space a record with n bytes of data takes in a segment.
 func recordBytes(n int64) int64 {
