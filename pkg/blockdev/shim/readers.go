@@ -124,7 +124,7 @@ func (p *readerPool) ended(s *Server, buf []byte) {
 		p.watch.Stop()
 		// Flushes that the Device has not finished are answered first.
 		s.deviceMu.Lock()
-		s.deviceMu.Unlock() //nolint:staticcheck // nothing to do inside
+		defer s.deviceMu.Unlock()
 		s.finish()
 	}
 }
