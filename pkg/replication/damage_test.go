@@ -246,6 +246,29 @@ func TestDamageIsNeverSilent(t *testing.T) {
 	}
 }
 
+// A segment cut within the fields of its header is one that nothing else identifies, and still the one to be named. Free
+// segments, which hold nothing, may be cut.
+func TestCutSegmentHeader(t *testing.T) {
+	d := makeDamagedSite(t)
+	segments, err := d.fs.ReadDir(path.Join(d.dir, journalDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int64{1, 63, 370, 511, 512, 4095} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			damaged := 0
+			for _, name := range segments {
+				if d.open(t, path.Join(d.dir, journalDir, name), func(f vfs.File) error { return f.Truncate(size) }) == reported {
+					damaged++
+				}
+			}
+			if damaged == 0 {
+				t.Errorf("each of %v cut to %d bytes passes for intact", segments, size)
+			}
+		})
+	}
+}
+
 // A file that is gone is not taken for one that never was. The newest segment of the journal is left out: nothing else
 // says that it existed, and the file system that loses a synced directory entry has lost more.
 func TestMissingFile(t *testing.T) {

@@ -373,15 +373,28 @@ func (sc *scanner) finish(last *diskSegment, behind []*diskSegment) error {
 		}
 	}
 	if sc.head < sc.minDurable {
-		e := &CorruptionError{File: sc.endFile, Offset: sc.bad.Offset, Ordinal: bad,
-			Reason: fmt.Sprintf("the stream ends, but the checkpoint says that ordinal %d was durable", sc.minDurable)}
-		if sc.endWhy != "" {
-			e.Reason = sc.endWhy + ": " + e.Reason
-		}
-		return e
+		return sc.lost()
 	}
 	sc.rest = append(sc.rest, behind...)
 	return nil
+}
+
+// lost is the error for a stream that ends before sc.minDurable. A segment whose header is beyond recognition may be free or may
+// be where the stream went on, so it is what the error points at; without one it is the place where the walk ended.
+func (sc *scanner) lost() error {
+	e := &CorruptionError{File: sc.endFile, Offset: sc.bad.Offset, Ordinal: sc.head + 1,
+		Reason: fmt.Sprintf("the stream ends, but the checkpoint says that ordinal %d was durable", sc.minDurable)}
+	if sc.endWhy != "" {
+		e.Reason = sc.endWhy + ": " + e.Reason
+	}
+	for _, s := range sc.rest {
+		if s.state == headerDamaged && !s.copied {
+			e.Reason = fmt.Sprintf("%v, and without it the stream ends at %v: %s", s.problem, sc.bad, e.Reason)
+			e.File, e.Offset = s.name, 0
+			break
+		}
+	}
+	return e
 }
 
 // continuesEmpty reports whether s was created when the journal was as empty as it was found, so that the durable end it
