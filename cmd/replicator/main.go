@@ -67,7 +67,7 @@ func main() {
 	flag.StringVar(&c.site, "site", "", "`name` of this site, the same as in its certificate")
 	flag.StringVar(&c.pool, "pool", "", "`directory` of the pool, shared with the CSI driver")
 	flag.StringVar(&c.shimDir, "shim-dir", "", "`directory` for the shims' mounts; default <pool>/shim")
-	flag.StringVar(&c.keeperSocket, "keeper-socket", "", "`path` of the driver's keeper socket; default <pool>/keeper.sock")
+	flag.StringVar(&c.keeperSocket, "keeper-socket", "", "`path` of the keeper's socket; default <pool>/keeper.sock")
 	flag.Var(c.peers, "peer", "`name=address` of a site to replicate with; may be repeated")
 	flag.StringVar(&c.listen, "listen", "", "`address` to listen on for peers; empty for none")
 	flag.StringVar(&c.ca, "tls-ca", "", "`file` with the authority's certificate")

@@ -243,7 +243,7 @@ func (d *demo) kill(pair *testsite.Pair, p *workload.Process, line *linktest.Pro
 	if line != nil {
 		line.Cut()
 	}
-	errs = append(errs, p.Kill(), pair.A.Driver().Signal(syscall.SIGKILL))
+	errs = append(errs, p.Kill())
 	// The workload waits in the kernel for a device whose server is dead until the last holder of the descriptor is.
 	return errors.Join(append(errs, pair.A.Kill())...)
 }

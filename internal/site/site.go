@@ -1,5 +1,5 @@
-// Package site is a site's directory: what is in it, how it comes into being, and the command lines of the two processes
-// that serve it.
+// Package site is a site's directory: what is in it, how it comes into being, and the command lines of the three
+// processes that serve it.
 //
 //	<dir>/pool            the pool
 //	<dir>/shim            mount points of the shim, one per attached replicable volume
@@ -70,11 +70,17 @@ func (c Config) CSIEndpoint() string { return "unix://" + c.socket("csi") }
 // SidecarEndpoint is where the replicator listens for this node.
 func (c Config) SidecarEndpoint() string { return "unix://" + c.socket("replicator") }
 
+// KeeperSocket is where the keeper listens.
+func (c Config) KeeperSocket() string { return c.socket("keeper") }
+
+// KeeperArgs is the command line of this site's keeper, without the program.
+func (c Config) KeeperArgs() []string { return []string{"--socket", c.KeeperSocket()} }
+
 // ReplicatorArgs is the command line of this site's replicator, without the program.
 func (c Config) ReplicatorArgs() []string {
 	args := []string{
 		"--endpoint", c.SidecarEndpoint(), "--site", c.Name, "--pool", c.PoolDir(),
-		"--shim-dir", c.ShimDir(), "--keeper-socket", c.socket("keeper"),
+		"--shim-dir", c.ShimDir(), "--keeper-socket", c.KeeperSocket(),
 		"--listen", c.Listen,
 		"--tls-ca", filepath.Join(c.TLSDir(), tlsfiles.CAFile),
 		"--tls-cert", filepath.Join(c.TLSDir(), tlsfiles.CertFile),
@@ -96,7 +102,7 @@ func (c Config) ReplicatorArgs() []string {
 func (c Config) DriverArgs() []string {
 	args := []string{
 		"--endpoint", c.CSIEndpoint(), "--node-id", c.NodeID, "--pool", c.PoolDir(),
-		"--sidecar", c.SidecarEndpoint(), "--shim-dir", c.ShimDir(), "--keeper-socket", c.socket("keeper"),
+		"--sidecar", c.SidecarEndpoint(), "--shim-dir", c.ShimDir(), "--keeper-socket", c.KeeperSocket(),
 	}
 	if c.DriverMetrics != "" {
 		args = append(args, "--metrics-addr", c.DriverMetrics)
@@ -127,7 +133,7 @@ type InitOptions struct {
 // the certificate with Renew.
 func Init(c Config, o InitOptions) error {
 	if !filepath.IsAbs(c.Dir) {
-		return fmt.Errorf("site directory %q: it has to be an absolute path, because two processes use it", c.Dir)
+		return fmt.Errorf("site directory %q: it has to be an absolute path, because its processes are started anywhere", c.Dir)
 	}
 	if n := len(c.socket("replicator")); n > maxSocketPath {
 		return fmt.Errorf("site directory %s: the path of a socket in it would have %d bytes, more than the %d a Unix socket can have: choose a shorter one",

@@ -25,6 +25,9 @@ func TestCommandLines(t *testing.T) {
 		--sidecar unix:///s/run/replicator.sock --shim-dir /s/shim --keeper-socket /s/run/keeper.sock`), c.DriverArgs()); diff != "" {
 		t.Error(diff)
 	}
+	if diff := cmp.Diff(strings.Fields("--socket /s/run/keeper.sock"), c.KeeperArgs()); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestParsePeer(t *testing.T) {

@@ -65,6 +65,7 @@ func (c *cli) siteInit() *cobra.Command {
 }
 
 func (c *cli) printSite(config site.Config, options site.InitOptions) error {
+	keeper := append([]string{"keeper"}, config.KeeperArgs()...)
 	replicator := append([]string{"replicator"}, config.ReplicatorArgs()...)
 	driver := append([]string{"csi-driver"}, config.DriverArgs()...)
 	authority := options.AuthorityDir
@@ -74,10 +75,11 @@ func (c *cli) printSite(config site.Config, options site.InitOptions) error {
 	if c.output == "json" {
 		return printJSON(c.out, map[string]any{
 			"site": config.Name, "dir": config.Dir, "authority": authority, "sidecar": config.SidecarEndpoint(),
-			"replicator": replicator, "driver": driver,
+			"keeper": keeper, "replicator": replicator, "driver": driver,
 		})
 	}
-	fmt.Fprintf(c.out, "# Site %s is set up in %s. Start, as root:\n%s\n%s\n", config.Name, config.Dir, shellLine(replicator), shellLine(driver))
+	fmt.Fprintf(c.out, "# Site %s is set up in %s. Start, as root:\n%s\n%s\n%s\n",
+		config.Name, config.Dir, shellLine(keeper), shellLine(replicator), shellLine(driver))
 	fmt.Fprintf(c.out, "# For slipctl here:\nexport SLIPSTREAM_SIDECAR=%s\n", shellQuote(config.SidecarEndpoint()))
 	fmt.Fprintf(c.out, "# Its peers need certificates of the same authority: slipctl site init --authority %s ...\n", shellQuote(authority))
 	return nil

@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// Build builds csi-driver and replicator into a directory, for a test that must not run what an earlier build left. It
+// Build builds the programs of a site into a directory, for a test that must not run what an earlier build left. It
 // is called with the working directory anywhere in the module.
 func Build(ctx context.Context, binDir string, flags ...string) error {
 	const module = "github.com/slipstream-storage/slipstream"
 	args := append([]string{"build", "-o", binDir + "/"}, flags...)
-	args = append(args, module+"/cmd/csi-driver", module+"/cmd/replicator")
+	args = append(args, module+"/cmd/csi-driver", module+"/cmd/replicator", module+"/cmd/keeper")
 	build := exec.CommandContext(ctx, "go", args...)
 	// As make build does; with cgo the replicator cannot set its memory protection in all threads.
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -32,7 +32,7 @@ func startPair(t *testing.T, ctx context.Context) *Pair {
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, s := range []*Site{pair.A, pair.B} {
-				for _, p := range []*Process{s.Replicator(), s.Driver()} {
+				for _, p := range []*Process{s.Replicator(), s.Driver(), s.Keeper()} {
 					if p != nil {
 						t.Logf("end of %s's log:\n%s", p.name, p.logTail())
 					}

@@ -18,7 +18,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
-// Site is one site: its configuration and, while they run, its two processes.
+// Site is one site: its configuration and, while they run, its three processes.
 type Site struct {
 	Config site.Config
 	// Sidecar is the replicator; calls fail with Unavailable while it does not run.
@@ -30,6 +30,7 @@ type Site struct {
 	csiConn        *grpc.ClientConn
 
 	mu         sync.Mutex
+	keeper     *Process
 	replicator *Process
 	driver     *Process
 	mounted    map[string]*Volume // published here, by id
@@ -56,16 +57,20 @@ func newSite(config site.Config, binDir string, replicatorArgs []string) (*Site,
 	return s, nil
 }
 
-// Start starts both processes, if they do not run, and waits until they are ready.
+// Start starts the processes that do not run, and waits until they are ready.
 func (s *Site) Start(ctx context.Context) error {
-	// Both before the first wait: each of them looks for the other.
-	if err := s.LaunchDriver(); err != nil {
-		return err
-	}
-	if err := s.LaunchReplicator(); err != nil {
-		return err
+	// All before the first wait: they look for each other. The order does not matter.
+	for _, launch := range []func() error{s.LaunchDriver, s.LaunchReplicator, s.LaunchKeeper} {
+		if err := launch(); err != nil {
+			return err
+		}
 	}
 	return s.WaitReady(ctx)
+}
+
+// LaunchKeeper starts the keeper without waiting for it.
+func (s *Site) LaunchKeeper() error {
+	return s.launch(&s.keeper, "keeper", s.Config.KeeperArgs())
 }
 
 // LaunchDriver starts the CSI driver without waiting for it.
@@ -100,6 +105,13 @@ func (s *Site) launch(slot **Process, program string, args []string) error {
 // LogPath is where a program of this site logs.
 func (s *Site) LogPath(program string) string { return filepath.Join(s.Config.Dir, program+".log") }
 
+// Keeper is the keeper's newest process, or nil.
+func (s *Site) Keeper() *Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keeper
+}
+
 // Driver is the driver's newest process, or nil.
 func (s *Site) Driver() *Process {
 	s.mu.Lock()
@@ -117,7 +129,7 @@ func (s *Site) Replicator() *Process {
 // readyTimeout covers recovery of a journal.
 const readyTimeout = 60 * time.Second
 
-// WaitReady waits until both processes answer that they are ready. A process that ends meanwhile is an error with the
+// WaitReady waits until replicator and driver answer that they are ready. A process that ends meanwhile is an error with the
 // end of its log.
 func (s *Site) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
@@ -159,15 +171,15 @@ func (s *Site) waitFor(ctx context.Context, p *Process, probe func(context.Conte
 	}
 }
 
-// Kill ends both processes with SIGKILL, as one instant as can be had, and waits for their end. Nothing is unmounted:
+// Kill ends all processes with SIGKILL, as one instant as can be had, and waits for their end. Nothing is unmounted:
 // it is what a power failure leaves, but for the kernel's memory.
 //
 // A killed process that waits in the kernel for the shim, as the keeper's writeback does, cannot end while nobody serves
-// the shim, and its descriptor keeps the connection alive. With both processes dead nobody will: then the connections
-// are aborted. Kill one of the two by its Process to see the other carry on.
+// the shim, and its descriptor keeps the connection alive. With all processes dead nobody will: then the connections
+// are aborted. Kill some of them by their Process to see the others carry on.
 func (s *Site) Kill() error {
 	// The replicator first, so that nothing the others still do is shipped.
-	processes := []*Process{s.Replicator(), s.Driver()}
+	processes := []*Process{s.Replicator(), s.Driver(), s.Keeper()}
 	var errs []error
 	for _, p := range processes {
 		if p != nil {
@@ -196,9 +208,9 @@ func (s *Site) PowerCycle() error {
 	return release(s.Config.Dir)
 }
 
-// stop ends both processes in order, the replicator last: the driver's end is no reason for it to miss writes.
+// stop ends the processes in order, so that each finds what it needs: the keeper's visits the replicator, which is last.
 func (s *Site) stop() error {
-	errs := []error{s.Driver().stop(s.Config.Dir), s.Replicator().stop(s.Config.Dir)}
+	errs := []error{s.Driver().stop(s.Config.Dir), s.Keeper().stop(s.Config.Dir), s.Replicator().stop(s.Config.Dir)}
 	return errors.Join(append(errs, s.csiConn.Close(), s.sidecarConn.Close())...)
 }
 

@@ -1,5 +1,5 @@
-// Package testsite runs two sites on one machine: for each the built csi-driver and replicator as processes of their
-// own, with mutual TLS between them, in one temporary directory. What runs against them are the real sockets, loop
+// Package testsite runs two sites on one machine: for each the built keeper, csi-driver and replicator as processes of
+// their own, with mutual TLS between them, in one temporary directory. What runs against them are the real sockets, loop
 // devices, FUSE mounts and file systems, so that it can be killed for real. The demo, the benchmarks and the tests that
 // cross packages stand on it.
 //
@@ -26,9 +26,12 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/site"
 )
 
+// Programs are what runs at a site; LogPath says where each logs.
+var Programs = []string{"keeper", "csi-driver", "replicator"}
+
 // Options configure New.
 type Options struct {
-	// BinDir has csi-driver and replicator.
+	// BinDir has the Programs.
 	BinDir string
 	// Parent is where the directory is made; empty for the system's temporary directory. Its file system takes the
 	// images and journals of both sites, and its path has to be short.
@@ -59,7 +62,7 @@ func New(o Options) (_ *Pair, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, program := range []string{"csi-driver", "replicator"} {
+	for _, program := range Programs {
 		if _, err := os.Stat(filepath.Join(binDir, program)); err != nil {
 			return nil, fmt.Errorf("%w: run make build", err)
 		}
@@ -104,7 +107,7 @@ func New(o Options) (_ *Pair, err error) {
 	return p, nil
 }
 
-// Start starts both processes of both sites and waits until they are ready.
+// Start starts the processes of both sites and waits until they are ready.
 func (p *Pair) Start(ctx context.Context) error {
 	return errors.Join(p.A.Start(ctx), p.B.Start(ctx))
 }

@@ -114,7 +114,7 @@ func (s *Site) Unmount(ctx context.Context, v *Volume) error {
 
 // unmountAll unmounts what it can while the site is whole. What it cannot, sweep does.
 func (s *Site) unmountAll(ctx context.Context) {
-	for _, p := range []*Process{s.Replicator(), s.Driver()} {
+	for _, p := range []*Process{s.Keeper(), s.Replicator(), s.Driver()} {
 		if p == nil {
 			return
 		}

@@ -29,7 +29,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -52,7 +51,7 @@ type Options struct {
 	SidecarEndpoint string
 	// ShimDir is where the replicator serves volumes; empty: <pool>/shim.
 	ShimDir string
-	// KeeperSocket is where the replicator leaves its descriptors; empty: <pool>/keeper.sock.
+	// KeeperSocket is the keeper, which starts the writeback of staged volumes; empty: <pool>/keeper.sock.
 	KeeperSocket string
 	// MetricsAddr is host:port of Prometheus metrics over HTTP; empty: none.
 	MetricsAddr string
@@ -60,11 +59,7 @@ type Options struct {
 	Version string
 }
 
-// writebackInterval bounds how long a write to a volume with order: flush that nobody flushes stays unseen by
-// replication. Shorter costs merged writes.
-const writebackInterval = time.Second
-
-// Writeback is keeper.Writeback, as far as it is used here.
+// Writeback is keeper.Watcher, as far as it is used here.
 type Writeback interface {
 	Add(path string) error
 	Remove(ctx context.Context, path string) error
@@ -93,7 +88,10 @@ type Driver struct {
 // New opens the pool and brings the machine in line with its records (see reconcile). The pool stays locked against another
 // driver until Close.
 func New(ctx context.Context, opts Options) (*Driver, error) {
-	writeback := keeper.NewWriteback(writebackInterval)
+	if opts.KeeperSocket == "" {
+		opts.KeeperSocket = filepath.Join(opts.PoolDir, "keeper.sock")
+	}
+	writeback := keeper.NewWatcher(opts.KeeperSocket)
 	d, err := newDriver(opts, system{
 		fs:          vfs.OS,
 		mounter:     linuxMounter{},
@@ -102,14 +100,9 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		writeback:   writeback,
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, writeback.Close())
 	}
-	d.closers = append(d.closers, func() error {
-		// A file whose server is away is closed when the process ends.
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		return writeback.Close(ctx)
-	})
+	d.closers = append(d.closers, writeback.Close)
 	if err := d.reconcile(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -21,50 +21,33 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 )
 
 // stopTimeout is how long calls that are running get to end when the driver is told to stop. Those that do not are
 // interrupted, which is the same as a crash for them and as harmless.
 const stopTimeout = 10 * time.Second
 
-// Run serves until ctx is done: the CSI services, the keeper for the replicator's descriptors, and metrics. Stopping unmounts
-// nothing and detaches nothing.
-//
-// The keeper comes first: while the CSI services start, a replicator may be waiting for its descriptors.
+// Run serves until ctx is done: the CSI services and metrics. Stopping unmounts nothing and detaches nothing.
 func (d *Driver) Run(ctx context.Context) error {
-	socket := d.opts.KeeperSocket
-	if socket == "" {
-		socket = d.opts.PoolDir + "/keeper.sock"
-	}
-	keeperListener, err := keeper.Listen(socket)
-	if err != nil {
-		return err
-	}
-	held := keeper.NewServer()
-	defer held.Close()
-
 	listener, err := listenUnix(d.opts.Endpoint)
 	if err != nil {
-		return errors.Join(err, keeperListener.Close())
+		return err
 	}
 	var web net.Listener
 	if d.opts.MetricsAddr != "" {
 		if web, err = net.Listen("tcp", d.opts.MetricsAddr); err != nil {
-			return errors.Join(fmt.Errorf("metrics: %w", err), listener.Close(), keeperListener.Close())
+			return errors.Join(fmt.Errorf("metrics: %w", err), listener.Close())
 		}
 	}
 
 	manager := d.metricsManager()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return held.Serve(ctx, keeperListener) })
 	group.Go(func() error { return d.serveCSI(ctx, listener, manager) })
 	if web != nil {
 		group.Go(func() error { return serveMetrics(ctx, web, manager) })
 	}
 	klog.InfoS("Serving", "driver", Name, "version", d.opts.Version, "node", d.opts.NodeID, "endpoint", d.opts.Endpoint,
-		"pool", d.opts.PoolDir, "keeper", socket, "sidecar", d.opts.SidecarEndpoint)
+		"pool", d.opts.PoolDir, "keeper", d.opts.KeeperSocket, "sidecar", d.opts.SidecarEndpoint)
 	return group.Wait()
 }
 

@@ -21,7 +21,7 @@ import (
 const (
 	// maxDirtyBytes bounds what the page cache of one shim may hold unwritten, and with it the time of a flush.
 	maxDirtyBytes = 256 << 20
-	// keeperPatience is how long a call waits for the keeper, which may be restarting with the driver.
+	// keeperPatience is how long a call waits for the keeper, which may be starting, after the node did.
 	keeperPatience = 15 * time.Second
 	// adoptInterval is how often the keeper is asked for descriptors until it has answered once.
 	adoptInterval = 200 * time.Millisecond
@@ -72,7 +72,7 @@ func (s *Service) waitAdopted(ctx context.Context, id string) error {
 	case <-s.adopted:
 		return nil
 	case <-ctx.Done():
-		return status.Errorf(codes.Unavailable, "volume %s: the keeper has not yet said what it holds; is the driver running?", id)
+		return status.Errorf(codes.Unavailable, "volume %s: the keeper has not yet said what it holds; is the keeper running?", id)
 	}
 }
 
@@ -134,7 +134,7 @@ func (s *Service) attach(ctx context.Context, rec *blockdev.VolumeRecord) (*atta
 	}
 	if err := s.keep(ctx, rec.ID, a.shim); err != nil {
 		// Without the keeper a restart would be an I/O error for the application: better not to begin.
-		err = status.Errorf(codes.Unavailable, "volume %s: the keeper did not take its descriptor: %v; is the driver running?", rec.ID, err)
+		err = status.Errorf(codes.Unavailable, "volume %s: the keeper did not take its descriptor: %v; is the keeper running?", rec.ID, err)
 		return nil, errors.Join(err, a.shim.Unmount(), a.closeDevice(rec.ID))
 	}
 	s.attached[rec.ID] = a

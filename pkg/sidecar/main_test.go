@@ -216,7 +216,7 @@ func (f *fixture) startKeeper() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	server := keeper.NewServer()
+	server := keeper.NewServer(keeper.NewWriteback(time.Hour))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = server.Serve(ctx, l) })

@@ -109,7 +109,7 @@ func (e *env) keepLogs(pair *testsite.Pair) error {
 		return err
 	}
 	for _, s := range []*testsite.Site{pair.A, pair.B} {
-		for _, program := range []string{"csi-driver", "replicator"} {
+		for _, program := range testsite.Programs {
 			text, err := os.ReadFile(s.LogPath(program))
 			if err != nil {
 				continue // it was never started

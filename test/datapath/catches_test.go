@@ -73,3 +73,26 @@ func TestCatchesRequestsThatAreNotResent(t *testing.T) {
 	}
 	t.Errorf("the load outlived %d kills although nothing is resent: the test of G5 would not notice", kills)
 }
+
+// TestCatchesADeadKeeper shows that the keeper is what carries a volume over the death of the others: dead with the
+// replicator, the load does not go on.
+func TestCatchesADeadKeeper(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	p := newPair(t, ctx)
+	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: "kill", Remote: "site-b", JournalSizeBytes: 64 << 20})
+	_, dev := blockVolume(t, ctx, p.A, "kill", "kill", 64<<20, "flush")
+	load := startLoad(t, dev, 64<<20)
+	defer load.abandon()
+	caughtUpSoon(t, ctx, p, "kill")
+	if err := p.A.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.A.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	load.measure(time.Second) // what was acknowledged before
+	if rate := load.measure(quiet); rate != 0 {
+		t.Errorf("%.0f writes/s although the keeper died with the replicator: the test of G5 shows nothing about it", rate)
+	}
+}

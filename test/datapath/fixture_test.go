@@ -77,7 +77,7 @@ func newPairOf(t *testing.T, ctx context.Context, build func() (string, error)) 
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, s := range []*testsite.Site{p.A, p.B} {
-				for _, program := range []string{"replicator", "csi-driver"} {
+				for _, program := range testsite.Programs {
 					logTail(t, s.LogPath(program))
 				}
 			}

@@ -120,12 +120,27 @@ func (p *process) start() {
 	}
 }
 
-// startReplicator starts a site's replicator without peers on the driver's pool and waits until it answers. When the test
-// ends it is stopped before the driver, which holds its descriptors.
+// startReplicator starts a keeper, and a site's replicator without peers on the driver's pool, and waits until that answers.
+// When the test ends the replicator is stopped before the keeper, which holds its descriptors.
 func startReplicator(t *testing.T, dir, endpoint string) {
 	t.Helper()
+	pool := filepath.Join(dir, "pool")
+	background(t, "keeper", "--socket", filepath.Join(pool, "keeper.sock"))
+	log := background(t, "replicator", "--endpoint", endpoint, "--site", "east", "--pool", pool)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn := dial(t, endpoint)
+	defer conn.Close()
+	if _, err := sidecarpb.NewSidecarClient(conn).Probe(ctx, &sidecarpb.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
+		t.Fatalf("the replicator does not answer: %v\n%s", err, log)
+	}
+}
+
+// background runs a program until the end of the test, and returns what it logs.
+func background(t *testing.T, program string, args ...string) *lockedBuffer {
+	t.Helper()
 	log := &lockedBuffer{}
-	cmd := exec.Command(buildBinary(t, "replicator"), "--endpoint", endpoint, "--site", "east", "--pool", filepath.Join(dir, "pool"))
+	cmd := exec.Command(buildBinary(t, program), args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -134,16 +149,10 @@ func startReplicator(t *testing.T, dir, endpoint string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("log of the replicator:\n%s", log)
+			t.Logf("log of the %s:\n%s", program, log)
 		}
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	conn := dial(t, endpoint)
-	defer conn.Close()
-	if _, err := sidecarpb.NewSidecarClient(conn).Probe(ctx, &sidecarpb.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
-		t.Fatalf("the replicator does not answer: %v\n%s", err, log)
-	}
+	return log
 }
 
 // kill ends the driver with SIGKILL.

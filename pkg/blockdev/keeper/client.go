@@ -15,8 +15,11 @@ import (
 // ErrFull is returned by Put when the keeper takes no more entries. Nothing was stored.
 var ErrFull = errors.New("the keeper is full")
 
+// ErrBusy is returned by Unwatch while a visit of the file has not ended. It ends when the file's server answers; ask again.
+var ErrBusy = errors.New("a visit of the file has not ended")
+
 // Client is a connection to a keeper. Its methods are safe for concurrent use and take turns. After an error other than
-// ErrNotFound, ErrFull and a refused argument the connection is in an unknown state: Close it and Dial again. Every
+// ErrNotFound, ErrFull, ErrBusy and a refused argument the connection is in an unknown state: Close it and Dial again. Every
 // operation can be repeated.
 type Client struct {
 	mu sync.Mutex // held for a request and its answer
@@ -95,6 +98,19 @@ func (c *Client) Drop(ctx context.Context, name string) error {
 	return err
 }
 
+// Watch makes the keeper start the writeback of a file periodically, until Unwatch or its own end.
+func (c *Client) Watch(ctx context.Context, path string) error {
+	_, _, err := c.do(ctx, request{op: opWatch, meta: []byte(path)}, -1)
+	return err
+}
+
+// Unwatch ends what Watch began; when it returns nil the keeper has closed the file. A file that is not watched is not an
+// error.
+func (c *Client) Unwatch(ctx context.Context, path string) error {
+	_, _, err := c.do(ctx, request{op: opUnwatch, meta: []byte(path)}, -1)
+	return err
+}
+
 // do sends a request and receives its answer. The returned descriptor, if not negative, is the caller's.
 func (c *Client) do(ctx context.Context, r request, sendFD int) (body []byte, fd int, err error) {
 	frame, err := encodeRequest(r)
@@ -128,7 +144,7 @@ func (c *Client) do(ctx context.Context, r request, sendFD int) (body []byte, fd
 		case errors.Is(err, os.ErrDeadlineExceeded): // the connection's deadline, which is the context's, a moment earlier
 			err = errors.Join(context.DeadlineExceeded, err)
 		}
-		return nil, -1, fmt.Errorf("keeper: operation %d on %q: %w", r.op, r.name, err)
+		return nil, -1, fmt.Errorf("keeper: operation %d on %q: %w", r.op, r.object(), err)
 	}
 	if err := writeFrame(c.c, frame, sendFD); err != nil {
 		return fail(err)
@@ -149,6 +165,8 @@ func (c *Client) do(ctx context.Context, r request, sendFD int) (body []byte, fd
 			err = fmt.Errorf("%w: %s", ErrNotFound, body)
 		case statusFull:
 			err = fmt.Errorf("%w: %s", ErrFull, body)
+		case statusBusy:
+			err = fmt.Errorf("%w: %s", ErrBusy, body)
 		default:
 			err = fmt.Errorf("bad request: %s", body)
 		}

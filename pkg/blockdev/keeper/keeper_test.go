@@ -31,7 +31,7 @@ type running struct {
 // start runs a keeper on socket until stop or the end of the test.
 func start(t *testing.T, socket string) *running {
 	t.Helper()
-	return startHolding(t, socket, NewServer())
+	return startHolding(t, socket, NewServer(NewWriteback(time.Hour)))
 }
 
 func startHolding(t *testing.T, socket string, s *Server) *running {
@@ -219,11 +219,16 @@ func badFrames(f *os.File) []badFrame {
 		return append(binary.LittleEndian.AppendUint32(nil, uint32(len(b))), b...)
 	}
 	put, _ := encodeRequest(request{op: opPut, name: "bad"})
+	watch, _ := encodeRequest(request{op: opWatch, meta: []byte("/bad")})
 	get, _ := encodeRequest(request{op: opGet, name: "bad"})
 	return []badFrame{
 		{"put without descriptor", put, nil},
 		{"put with two", put, []int{fd, fd}},
 		{"get with descriptor", get, []int{fd}},
+		{"watch with descriptor", watch, []int{fd}},
+		{"watch of no path", prefix(5, 0, 0, 0, 0, 0), nil},
+		{"watch of a relative path", prefix(5, 0, 1, 0, 0, 0, 'a'), nil},
+		{"unwatch with a name", prefix(6, 1, 'a', 1, 0, 0, 0, '/'), nil},
 		{"empty", prefix(), nil},
 		{"too long", []byte{255, 255, 255, 255, 1}, nil},
 		{"unknown operation", prefix(9, 1, 'a', 0, 0, 0, 0), nil},
@@ -302,7 +307,7 @@ func TestFull(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs thousands of descriptors")
 	}
-	s := NewServer()
+	s := NewServer(NewWriteback(time.Hour))
 	defer s.Close()
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -458,7 +463,7 @@ func TestHolder(t *testing.T) {
 	}
 	cancel()
 	// It was only away, and still holds what was removed.
-	s := NewServer()
+	s := NewServer(NewWriteback(time.Hour))
 	s.put("early", nil, dup(t, file(t, "")))
 	k = startHolding(t, socket, s)
 	if err := h.Add(ctx, "a", []byte("3"), file(t, "newer")); err != nil {
@@ -547,8 +552,108 @@ func TestWritebackMissingFile(t *testing.T) {
 	}
 }
 
+// TestWatcher checks that the keeper learns what to visit whenever it comes, and closes what is removed before Remove
+// returns.
+func TestWatcher(t *testing.T) {
+	socket := socketPath(t)
+	w := NewWatcher(socket)
+	defer w.Close()
+	ctx := ctxFor(t)
+	dir := t.TempDir()
+	a, b, c := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")
+	for _, path := range []string{a, b, c, a} {
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Add(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{"", "relative", "/" + strings.Repeat("x", maxPathBytes)} {
+		if err := w.Add(path); err == nil {
+			t.Errorf("path of %d bytes was taken", len(path))
+		}
+	}
+	// Nobody has it open when there is no keeper.
+	if err := w.Remove(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	watched := func(wb *Writeback, want ...string) func() error {
+		return func() error {
+			if got := wb.paths(); !slices.Equal(got, want) {
+				return fmt.Errorf("the keeper visits %q, want %q", got, want)
+			}
+			return nil
+		}
+	}
+	serve := func() (*Writeback, *running) {
+		wb := NewWriteback(time.Millisecond)
+		return wb, startHolding(t, socket, NewServer(wb))
+	}
+	end := func(wb *Writeback, k *running) {
+		k.stop()
+		if err := wb.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wb, k := serve()
+	eventually(t, watched(wb, a, b))
+	if err := w.Add(c); err != nil { // while connected
+		t.Fatal(err)
+	}
+	eventually(t, watched(wb, a, b, c))
+	for range 2 {
+		if err := w.Remove(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := watched(wb, a, c)(); err != nil {
+		t.Fatalf("after Remove: %v", err)
+	}
+	end(wb, k)
+	wb, k = serve()
+	eventually(t, watched(wb, a, c))
+	// The driver's end changes nothing.
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := watched(wb, a, c)(); err != nil {
+		t.Fatal(err)
+	}
+	end(wb, k)
+}
+
+// TestUnwatchBusy checks what a client hears while a visit hangs, and that it can ask again.
+func TestUnwatchBusy(t *testing.T) {
+	wb := NewWriteback(time.Millisecond)
+	path := filepath.Join(t.TempDir(), "fifo")
+	// A visit opens it for reading, which waits for a writer as it would for a server.
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := startHolding(t, socketPath(t), NewServer(wb))
+	c := dial(t, k.socket)
+	ctx := ctxFor(t)
+	if err := c.Watch(ctx, path); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond) // the visit has begun
+	if err := c.Unwatch(ctx, path); !errors.Is(err, ErrBusy) {
+		t.Fatalf("unwatch of a file whose visit hangs: %v", err)
+	}
+	writer, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	if err := c.Unwatch(ctx, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func FuzzDecodeRequest(f *testing.F) {
-	for _, r := range []request{{op: opPut, name: "a", meta: []byte("m")}, {op: opGet, name: "a"}, {op: opList}, {op: opDrop, name: "b"}} {
+	for _, r := range []request{{op: opPut, name: "a", meta: []byte("m")}, {op: opGet, name: "a"}, {op: opList}, {op: opDrop, name: "b"},
+		{op: opWatch, meta: []byte("/p")}, {op: opUnwatch, meta: []byte("/p")}} {
 		b, err := encodeRequest(r)
 		if err != nil {
 			f.Fatal(err)

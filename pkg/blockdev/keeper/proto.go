@@ -17,6 +17,9 @@ const (
 	opGet  operation = 2
 	opList operation = 3
 	opDrop operation = 4
+
+	opWatch   operation = 5
+	opUnwatch operation = 6
 )
 
 type status uint8
@@ -26,6 +29,7 @@ const (
 	statusNotFound   status = 1
 	statusBadRequest status = 2
 	statusFull       status = 3
+	statusBusy       status = 4
 )
 
 const (
@@ -37,6 +41,8 @@ const (
 	maxResponseBytes = 1 << 20
 	// maxEntries keeps the longest LIST response below maxResponseBytes, and the keeper below its limit of descriptors.
 	maxEntries = 4000
+	// maxPathBytes is the kernel's PATH_MAX without its end.
+	maxPathBytes = 4095
 )
 
 // ErrNotFound is returned by Get for a name that the keeper does not hold.
@@ -47,8 +53,16 @@ var errMalformed = errors.New("malformed frame")
 
 type request struct {
 	op   operation
-	name string
-	meta []byte
+	name string // of an entry
+	meta []byte // of an entry, or the path that is watched
+}
+
+// object is what a request is about, for messages.
+func (r request) object() string {
+	if r.op == opWatch || r.op == opUnwatch {
+		return string(r.meta)
+	}
+	return r.name
 }
 
 // encodeRequest returns the frame with its length prefix.
@@ -85,18 +99,26 @@ func decodeRequest(b []byte) (request, error) {
 	if uint64(metaLen) != uint64(len(b)) || metaLen > MaxMetaBytes {
 		return request{}, fmt.Errorf("%w: meta of %d bytes, says %d", errMalformed, len(b), metaLen)
 	}
+	if metaLen > 0 {
+		r.meta = append([]byte(nil), b...)
+	}
+	named, described := false, false
 	switch r.op {
 	case opPut:
-		r.meta = append([]byte(nil), b...)
-	case opGet, opDrop, opList:
-		if metaLen != 0 {
-			return request{}, fmt.Errorf("%w: operation %d with meta", errMalformed, r.op)
+		named, described = true, metaLen > 0 // an entry may do without
+	case opGet, opDrop:
+		named = true
+	case opWatch, opUnwatch:
+		described = true
+		if metaLen > maxPathBytes || metaLen > 0 && r.meta[0] != '/' {
+			return request{}, fmt.Errorf("%w: operation %d on something else than an absolute path", errMalformed, r.op)
 		}
+	case opList:
 	default:
 		return request{}, fmt.Errorf("%w: unknown operation %d", errMalformed, r.op)
 	}
-	if (r.op == opList) != (nameLen == 0) {
-		return request{}, fmt.Errorf("%w: operation %d with a name of %d bytes", errMalformed, r.op, nameLen)
+	if named != (nameLen > 0) || described != (metaLen > 0) {
+		return request{}, fmt.Errorf("%w: operation %d with a name of %d and meta of %d bytes", errMalformed, r.op, nameLen, metaLen)
 	}
 	return r, nil
 }
@@ -110,7 +132,7 @@ func encodeResponse(st status, body []byte) []byte {
 
 // decodeResponse decodes a frame without its length prefix. The body shares memory with b.
 func decodeResponse(b []byte) (status, []byte, error) {
-	if len(b) < 1 || status(b[0]) > statusFull {
+	if len(b) < 1 || status(b[0]) > statusBusy {
 		return 0, nil, fmt.Errorf("%w: response of %d bytes", errMalformed, len(b))
 	}
 	return status(b[0]), b[1:], nil

@@ -22,8 +22,13 @@ const (
 	maxConnections = 128
 )
 
+// unwatchPatience is how long an UNWATCH waits for a visit that has begun; less than clients wait for an answer.
+const unwatchPatience = 3 * time.Second
+
 // Server holds files by name. The zero value is not usable; make it with NewServer.
 type Server struct {
+	writeback *Writeback
+
 	mu      sync.Mutex
 	entries map[string]entry // guarded by mu
 	closed  bool             // guarded by mu
@@ -34,9 +39,9 @@ type entry struct {
 	meta []byte
 }
 
-// NewServer returns a Server that holds nothing.
-func NewServer() *Server {
-	return &Server{entries: make(map[string]entry)}
+// NewServer returns a Server that holds nothing and visits the files it is told of by w, which stays the caller's.
+func NewServer(w *Writeback) *Server {
+	return &Server{writeback: w, entries: make(map[string]entry)}
 }
 
 // Listen listens on a Unix socket that only the own user can connect to. A socket file that a keeper which was killed left
@@ -221,6 +226,18 @@ func (s *Server) answer(c *net.UnixConn, r request, fd int) error {
 		return writeFrame(c, encodeResponse(statusOK, meta), dup)
 	case opList:
 		return writeFrame(c, encodeResponse(statusOK, encodeNames(s.Names())), -1)
+	case opWatch:
+		if err := s.writeback.Add(string(r.meta)); err != nil {
+			return writeFrame(c, encodeResponse(statusFull, []byte(err.Error())), -1)
+		}
+		return writeFrame(c, encodeResponse(statusOK, nil), -1)
+	case opUnwatch:
+		ctx, cancel := context.WithTimeout(context.Background(), unwatchPatience)
+		defer cancel()
+		if err := s.writeback.Remove(ctx, string(r.meta)); err != nil {
+			return writeFrame(c, encodeResponse(statusBusy, []byte(err.Error())), -1)
+		}
+		return writeFrame(c, encodeResponse(statusOK, nil), -1)
 	default: // opDrop; decodeRequest lets nothing else through
 		s.drop(r.name)
 		return writeFrame(c, encodeResponse(statusOK, nil), -1)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -106,6 +108,13 @@ func (w *Writeback) Close(ctx context.Context) error {
 		errs = append(errs, w.Remove(ctx, path))
 	}
 	return errors.Join(errs...)
+}
+
+// paths returns what is visited, sorted.
+func (w *Writeback) paths() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.files))
 }
 
 // run visits one file until ctx is done. Everything that can wait for the file's server happens in a thread of its own.

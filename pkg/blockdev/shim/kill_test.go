@@ -38,7 +38,7 @@ func startKeeper(t *testing.T, socket string) *testKeeper {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	k := &testKeeper{socket: socket, server: keeper.NewServer()}
+	k := &testKeeper{socket: socket, server: keeper.NewServer(keeper.NewWriteback(time.Hour))}
 	done := make(chan error, 1)
 	go func() { done <- k.server.Serve(ctx, l) }()
 	k.stop = sync.OnceFunc(func() {
