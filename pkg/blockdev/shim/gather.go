@@ -19,8 +19,9 @@ const (
 )
 
 // gathered is the writes that a reader has taken and not answered. A WRITE is gathered when it has been read, is done
-// with all others by flush, and answered after that. Nobody but flush, or another write, follows a gathered one: before
-// the reader does anything else, or sleeps, it flushes.
+// with all others by flush, and answered after that. Behind a gathered one the reader takes other writes, and serves what
+// does not depend on them, such as reads: a Device may hold a write for long, and a read that this reader has taken is
+// nobody else's to answer. Before it does anything else, or sleeps, it flushes.
 //
 // The kernel may wait for any of them, and with resending a request that was read and not answered is not lost, however
 // long it stays here.

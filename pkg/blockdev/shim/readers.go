@@ -213,16 +213,22 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 			}
 			continue
 		}
-		// Nothing that may wait is done while answers are withheld.
-		if len(r.writes) > 0 {
+		// What was taken after gathered writes does not wait for them: the Device may hold a write for long. They wait for a
+		// read instead, which ends by itself. What changes the volume or makes it durable comes behind them.
+		if len(r.writes) > 0 && (h.opcode == opFsync || h.opcode == opFallocate) {
 			r.flush()
 			n := copy(r.buf[requestOffset:], r.buf[at-requestHead:][:n])
 			h, body, _ = parseInHeader(r.buf[requestOffset:][:n])
+			at = dataOffset
 		}
 		if h.opcode == opFsync {
 			s.fsync(h, s.reply)
-		} else if size := s.handle(h, body, r.buf); size > 0 {
-			s.reply(h, r.buf[replyOffset:replyOffset+size])
+			continue
+		}
+		// Behind the gathered data there is room for a reply of the largest size, or full would have said so.
+		buf := r.buf[at-dataOffset:]
+		if size := s.handle(h, body, buf); size > 0 {
+			s.reply(h, buf[replyOffset:replyOffset+size])
 		}
 	}
 }
