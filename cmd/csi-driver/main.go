@@ -40,6 +40,7 @@ func run(args []string) error {
 	flags.StringVar(&opts.SidecarEndpoint, "sidecar", "", "the replicator, as unix:///path; without it replicable volumes are refused")
 	flags.StringVar(&opts.ShimDir, "shim-dir", "", "where the replicator serves volumes (default <pool>/shim)")
 	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "the keeper (default <pool>/keeper.sock)")
+	flags.StringVar(&opts.HostRoot, "host-root", "", "in a container: the node's root directory in its own mount namespace, as /proc/1/root with hostPID")
 	flags.StringVar(&opts.MetricsAddr, "metrics-addr", "", "host:port of Prometheus metrics under /metrics (default none)")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)

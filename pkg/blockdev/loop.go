@@ -21,9 +21,14 @@ import (
 
 // LoopConfig says how a file becomes a block device.
 type LoopConfig struct {
-	BackingPath    string // absolute
-	SizeLimitBytes int64  // size of the device; 0: the file's
-	BlockSizeBytes int64  // logical block size; 0: the kernel's choice, 512
+	BackingPath string // absolute
+	// Root, if not empty, is the directory that BackingPath is opened below, as /proc/1/root. It is for a process in a mount
+	// namespace that ends before the device does, as a container's: the kernel shows a device's file by its path from
+	// where the file was opened, and once that namespace is gone nothing is left of the path but its last elements. The
+	// file has to have the same path here and there.
+	Root           string
+	SizeLimitBytes int64 // size of the device; 0: the file's
+	BlockSizeBytes int64 // logical block size; 0: the kernel's choice, 512
 	ReadOnly       bool
 	// DirectIO bypasses the page cache of the backing file. The file system may not be able to; then attaching fails.
 	DirectIO bool
@@ -68,7 +73,7 @@ func AttachLoop(cfg LoopConfig) (devPath string, err error) {
 	if cfg.ReadOnly {
 		flags = os.O_RDONLY
 	}
-	backing, err := os.OpenFile(cfg.BackingPath, flags, 0)
+	backing, err := openBacking(cfg, flags)
 	if err != nil {
 		return "", fmt.Errorf("attach loop device: %w", err)
 	}
@@ -122,6 +127,23 @@ func AttachLoop(cfg LoopConfig) (devPath string, err error) {
 	return devPath, nil
 }
 
+func openBacking(cfg LoopConfig, flags int) (*os.File, error) {
+	if cfg.Root == "" {
+		return os.OpenFile(cfg.BackingPath, flags, 0)
+	}
+	root, err := unix.Open(cfg.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("root directory %s: %w", cfg.Root, err)
+	}
+	defer unix.Close(root)
+	// Links in the path mean what they mean there.
+	fd, err := unix.Openat2(root, cfg.BackingPath, &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return nil, fmt.Errorf("open %s below %s: %w", cfg.BackingPath, cfg.Root, err)
+	}
+	return os.NewFile(uintptr(fd), cfg.BackingPath), nil
+}
+
 // checkLoop compares a device with what was asked for: the kernel silently falls back to buffered I/O, and silently makes
 // the device smaller when the file is.
 func checkLoop(dev *os.File, cfg LoopConfig) error {
@@ -135,6 +157,10 @@ func checkLoop(dev *os.File, cfg LoopConfig) error {
 	info, err := readLoop(strings.TrimPrefix(dev.Name(), "/dev/"))
 	if err != nil {
 		return err
+	}
+	if cfg.Root != "" && info.BackingPath != cfg.BackingPath {
+		return fmt.Errorf("below %s the file is %s, here it is %s: both have to see it under the same path, without symbolic links",
+			cfg.Root, info.BackingPath, cfg.BackingPath)
 	}
 	if cfg.DirectIO && !info.DirectIO {
 		return fmt.Errorf("%s: the kernel refused direct I/O: its file system cannot do it, or not in blocks of %d bytes",

@@ -53,6 +53,10 @@ type Options struct {
 	ShimDir string
 	// KeeperSocket is the keeper, which starts the writeback of staged volumes; empty: <pool>/keeper.sock.
 	KeeperSocket string
+	// HostRoot, in a container, is a path to the node's root directory in the node's own mount namespace, as /proc/1/root in
+	// a pod with hostPID. Volumes are attached through it, so that their loop devices can be told apart after the container
+	// is gone. The pool has to have the same path there. Empty: the driver's own root.
+	HostRoot string
 	// MetricsAddr is host:port of Prometheus metrics over HTTP; empty: none.
 	MetricsAddr string
 	// Version of the program.
@@ -96,7 +100,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		fs:          vfs.OS,
 		mounter:     linuxMounter{},
 		filesystems: linuxFileSystems{},
-		loops:       linuxLoops{},
+		loops:       linuxLoops{root: opts.HostRoot},
 		writeback:   writeback,
 	})
 	if err != nil {

@@ -15,9 +15,12 @@ import (
 )
 
 // linuxLoops are the kernel's loop devices.
-type linuxLoops struct{}
+type linuxLoops struct {
+	root string // where files are opened below; see blockdev.LoopConfig
+}
 
-func (linuxLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
+func (l linuxLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
+	config.Root = l.root
 	device, err := blockdev.AttachLoop(config)
 	if err != nil && config.DirectIO {
 		// Direct I/O saves a second copy in the page cache, but not every file system can do it, and not in every block
