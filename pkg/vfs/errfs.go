@@ -28,6 +28,7 @@ const (
 	OpZeroRange   Op = "zero range"
 	OpNextData    Op = "next data"
 	OpSpace       Op = "space"
+	OpClone       Op = "clone" // reported with the name of the file that is written
 )
 
 // NewErrFS returns inner with inject called before each operation, with the name as the caller gave it; a file's
@@ -228,4 +229,19 @@ func (f *errFile) NextData(off int64) (start, end int64, err error) {
 		return 0, 0, err
 	}
 	return f.inner.NextData(off)
+}
+
+// CloneFrom implements Cloner when the inner file does.
+func (f *errFile) CloneFrom(src File) error {
+	if err := f.fs.before(OpClone, f.Name()); err != nil {
+		return err
+	}
+	if wrapped, ok := src.(*errFile); ok {
+		src = wrapped.inner
+	}
+	c, ok := f.inner.(Cloner)
+	if !ok {
+		return &fs.PathError{Op: string(OpClone), Path: f.Name(), Err: errors.ErrUnsupported}
+	}
+	return c.CloneFrom(src)
 }

@@ -24,11 +24,12 @@ type MemFS struct {
 	nextInode     uint64
 	pages         int64 // allocated, over all files
 	capacityPages int64 // 0: unlimited
+	reflink       bool
 }
 
 var _ FS = (*MemFS)(nil)
 
-// NewMem returns an empty file system without a capacity limit.
+// NewMem returns an empty file system without a capacity limit, which cannot reflink until SetReflink.
 func NewMem() *MemFS {
 	m := &MemFS{}
 	m.root = m.newDir()
@@ -404,6 +405,14 @@ func (m *MemFS) SetCapacity(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.capacityPages = (bytes + pageBytes - 1) / pageBytes
+}
+
+// SetReflink says whether files can be cloned. A clone takes as much space here as its origin: nothing is shared in the
+// reckoning.
+func (m *MemFS) SetReflink(can bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reflink = can
 }
 
 // unlimitedBytes is what a file system without a limit reports as its size.

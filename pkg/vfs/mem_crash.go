@@ -54,7 +54,7 @@ func (m *MemFS) CrashClone(cfg CrashConfig) *MemFS {
 		}
 	}
 
-	c := &MemFS{nextInode: m.nextInode, capacityPages: m.capacityPages}
+	c := &MemFS{nextInode: m.nextInode, capacityPages: m.capacityPages, reflink: m.reflink}
 	clones := map[*inode]*inode{}
 	var clone func(*inode) *inode
 	clone = func(ino *inode) *inode {

@@ -72,3 +72,11 @@ type WritebackStarter interface {
 	// wrong is the next Datasync's to report. n of 0 means to the end.
 	StartWriteback(off, n int64)
 }
+
+// Cloner is implemented by files whose contents can be shared with another file (reflink, FICLONE).
+type Cloner interface {
+	// CloneFrom replaces the file's contents and size by those that src has at one instant between two of its writes. Both
+	// files share the space until one of them is written to. It is durable after a Datasync. Where the file system cannot
+	// do it, or src is on another one, the error is errors.ErrUnsupported and this file is empty.
+	CloneFrom(src File) error
+}
