@@ -63,13 +63,15 @@ func (c *cli) groupCreate() *cobra.Command {
 }
 
 func (c *cli) groupAdd() *cobra.Command {
-	return &cobra.Command{
+	var request sidecarpb.AddVolumeRequest
+	cmd := &cobra.Command{
 		Use:   "add GROUP VOLUME",
 		Short: "Put a volume into a group, mounted or not",
 		Args:  args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
-				response, err := sidecar.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: given[0], VolumeId: given[1]})
+			request.Group, request.VolumeId = given[0], given[1]
+			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.AddVolume(ctx, &request)
 				if err != nil {
 					return err
 				}
@@ -81,15 +83,17 @@ func (c *cli) groupAdd() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&request.Move, "move", false, "out of the group that it is in; its copy begins anew")
+	return cmd
 }
 
 func (c *cli) groupRemove() *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove GROUP VOLUME",
-		Short: "Take a volume out of a group; the volume stays",
+		Short: "Take a volume out of a group, mounted or not; the volume stays, and so does its copy",
 		Args:  args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 				response, err := sidecar.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: given[0], VolumeId: given[1]})
 				if err != nil {
 					return err

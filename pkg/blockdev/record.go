@@ -68,13 +68,16 @@ type VolumeRecord struct {
 	Replicable     bool              `json:"replicable,omitempty"` // attached through the shim
 	Order          Order             `json:"order,omitempty"`      // of a replicable volume
 	Group          string            `json:"group,omitempty"`      // consistency group; empty for none
-	Remote         string            `json:"remote,omitempty"`     // site it replicates to
+	Remote         string            `json:"remote,omitempty"`     // site it replicates to; of a copy without a group, the site whose volume it is
+	MoveTo         string            `json:"moveTo,omitempty"`     // group it is on its way to, out of another one
+	Joins          uint64            `json:"joins,omitempty"`      // how many groups it has been put into, as its primary counts
 	FSType         string            `json:"fsType,omitempty"`     // wanted; Format says what is there
 	Parameters     map[string]string `json:"parameters,omitempty"`
 	Format         *FormatRecord     `json:"format,omitempty"`
 	Stage          *StageRecord      `json:"stage,omitempty"`
 	State          VolumeState       `json:"state"`
-	// Secondary: this site holds the copy of a group that is primary elsewhere.
+	// Secondary: this site holds the copy of a volume that is primary elsewhere. Without a group it is what the volume was
+	// when it left its last one.
 	Secondary        bool  `json:"secondary,omitempty"`
 	CreatedUnixNanos int64 `json:"createdUnixNanos"`
 }

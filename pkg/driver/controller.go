@@ -291,7 +291,7 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolu
 	if err != nil {
 		return nil, err
 	}
-	if rec.Secondary {
+	if rec.Secondary && rec.Group != "" {
 		return nil, status.Errorf(codes.FailedPrecondition,
 			"volume %s is a secondary copy: delete it at the primary site, or promote its group here first (slipctl group promote %s)", id, rec.Group)
 	}

@@ -56,6 +56,11 @@ func (s *nodeServer) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolu
 }
 
 func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path string, want capability) (err error) {
+	if rec.Secondary && rec.Group == "" {
+		return status.Errorf(codes.FailedPrecondition,
+			"volume %s is the copy of a volume that left its group at %s: put it into a group of this site (slipctl group add) to make it a volume of its own",
+			rec.ID, rec.Remote)
+	}
 	if rec.Secondary {
 		return status.Errorf(codes.FailedPrecondition,
 			"volume %s is a secondary copy and takes no writes: promote its group first (slipctl group promote %s)", rec.ID, rec.Group)

@@ -63,6 +63,11 @@ func (g *Group) applyLoop(ctx context.Context) {
 func (g *Group) apply(ctx context.Context) error {
 	g.applyMu.Lock()
 	defer g.applyMu.Unlock()
+	return g.applyLocked(ctx)
+}
+
+// applyLocked is apply for a caller that holds applyMu.
+func (g *Group) applyLocked(ctx context.Context) error {
 	g.checkpointMu.Lock()
 	from, applied := g.checkpoint.last.Applied, g.checkpoint.last.AppliedOrdinal
 	g.checkpointMu.Unlock()

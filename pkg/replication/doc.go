@@ -10,17 +10,19 @@
 //	trim    trim.go      a segment goes when applied here, and acknowledged there or folded into the change map
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
-// members.go the volumes, site.go holds a site's groups. Decisions are made in package core; formats belong to the
+// members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups. Decisions are made in package core; formats belong to the
 // packages journal and changemap, and to checkpoint.go and meta.go here.
 //
 // It is not a block device: a [Volume] implements blockdev.Device, and something else (the shim) serves it.
 //
 // # Concurrency
 //
-// All exported methods are safe for concurrent use. Three locks, taken in this order and never the other way round:
+// All exported methods are safe for concurrent use. Locks, taken in this order and never the other way round:
 //
-//	Group.mu        core and what it decides about; never held across data I/O, held while group.json is written
+//	Group.membersMu one change of members at a time; held over what that takes, never by the data path
+//	Group.applyMu   one pass of apply at a time
 //	Group.appendMu  one append at a time: ordinal, page cache and index move together
+//	Group.mu        core and what it decides about; never held across data I/O, held while group.json is written
 //	Group.mapMu     the change map
 //
 // A group runs four goroutines: apply, trim, commit (makes records durable that nobody flushes) and link.

@@ -44,6 +44,8 @@ type testSite struct {
 	pool *blockdev.Pool
 	site *Site
 	conf func(*Config)
+	// before, if set, is called before each operation on the file system.
+	before func(vfs.Op)
 }
 
 const patience = 30 * time.Second
@@ -60,11 +62,15 @@ func newTestSite(t *testing.T, net *link.Network, name string, conf func(*Config
 func (s *testSite) open() {
 	s.t.Helper()
 	var err error
-	if s.pool, err = blockdev.OpenPool(s.fs, "/pool", blockdev.WhoReplicator); err != nil {
+	var fsys vfs.FS = s.fs
+	if s.before != nil {
+		fsys = vfs.NewErrFS(s.fs, func(op vfs.Op, _ string) error { s.before(op); return nil })
+	}
+	if s.pool, err = blockdev.OpenPool(fsys, "/pool", blockdev.WhoReplicator); err != nil {
 		s.t.Fatal(err)
 	}
 	cfg := Config{
-		FS: s.fs, Pool: s.pool, Site: s.name, Dialer: s.net.Dialer(s.name), PeerAddress: func(string) string { return "memory" },
+		FS: fsys, Pool: s.pool, Site: s.name, Dialer: s.net.Dialer(s.name), PeerAddress: func(string) string { return "memory" },
 		CommitInterval: 5 * time.Millisecond, ApplyInterval: 10 * time.Millisecond, HeartbeatInterval: 5 * time.Millisecond,
 	}
 	if s.conf != nil {

@@ -49,6 +49,8 @@ type Group struct {
 	// promoting keeps new streams out while one is stopped for a promotion.
 	promoting bool
 
+	// membersMu keeps changes of members apart: of the list, the pool's records and the open images together.
+	membersMu sync.Mutex
 	// volumes is replaced, never changed, so that data paths read it without a lock.
 	volumes  atomic.Pointer[map[uint32]*Volume]
 	writable atomic.Bool
@@ -56,7 +58,9 @@ type Group struct {
 	journal  *journal.Journal
 	segBytes int64
 	appendMu sync.Mutex
-	clock    *writeClock
+	// owed are records that have their place before whatever is appended next; guarded by appendMu.
+	owed  []journal.Entry
+	clock *writeClock
 
 	// checkpointMu guards checkpoint: apply moves it on, trim releases behind it.
 	checkpointMu sync.Mutex

@@ -3,7 +3,6 @@ package replication
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
-	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 )
 
@@ -180,53 +178,6 @@ func (v *Volume) markContent() error {
 	return err
 }
 
-// RemoveVolume takes a member out of the group; what is in the journal for it is applied first, so that its image is
-// whole on its own. The volume must not be attached.
-func (g *Group) RemoveVolume(id string) error {
-	v, err := g.Volume(id)
-	if errors.Is(err, ErrNotFound) {
-		return g.releaseVolume(id) // a crash may have come before that
-	}
-	g.mu.Lock()
-	attached := v.attached
-	member := *g.core.Meta.Member(id)
-	g.mu.Unlock()
-	if attached {
-		return fmt.Errorf("%w: volume %s of group %s is attached; unstage it first", ErrInUse, id, g.Name())
-	}
-	if err := g.commit(); err != nil {
-		return err
-	}
-	if err := g.applyAll(g.ctx); err != nil {
-		return err
-	}
-	member.Removed = true
-	if err := g.announce(member); err != nil {
-		return err
-	}
-	if err := g.upsertMember(member); err != nil {
-		return err
-	}
-	return g.releaseVolume(id)
-}
-
-// releaseVolume makes the pool's record of a volume that is no member say so. A secondary's copy stays bound: it is of
-// use only to the group, should the volume come back.
-func (g *Group) releaseVolume(id string) error {
-	rec, err := g.cfg.Pool.Get(id)
-	if errors.Is(err, blockdev.ErrNoVolume) {
-		return nil
-	}
-	if err != nil || rec.Group != g.Name() || rec.Secondary {
-		return err
-	}
-	_, err = g.cfg.Pool.Update(id, func(r *blockdev.VolumeRecord) error {
-		r.Group, r.Remote = "", ""
-		return nil
-	})
-	return err
-}
-
 // Resize grows a member here and, in order, at the peer. Growing to less than it has is not an error and changes
 // nothing.
 func (g *Group) Resize(id string, sizeBytes int64) error {
@@ -261,47 +212,50 @@ func (g *Group) changeMember(id string, change func(*core.Member) bool) error {
 	}
 	member := *current
 	g.mu.Unlock()
-	if !change(&member) {
+	if !change(&member) && !member.Unannounced {
 		return nil
 	}
+	// Until the peer is told, a repetition or the next open tells it.
+	member.Unannounced = true
 	if err := g.upsertMember(member); err != nil {
 		return err
 	}
-	return g.announce(member)
-}
-
-// announce appends a member's description to the journal and makes it durable.
-func (g *Group) announce(m core.Member) error {
-	data, err := json.Marshal(m)
-	if err != nil {
+	if err := g.announce(member); err != nil {
 		return err
 	}
-	h := journal.Header{Kind: journal.KindVolume, Volume: m.Index, Length: uint32(len(data))}
-	if _, err := g.append(nil, []journal.Entry{{Header: h, Data: data}}); err != nil {
-		return err
-	}
-	return g.commit()
+	g.membersMu.Lock()
+	defer g.membersMu.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.settleLocked(func(m *core.Member) bool { return m.Index == member.Index })
 }
 
 // upsertMember brings the pool, group.json and memory to a member's description, in this order. It is idempotent: a
 // crash in between is mended by the repetition, which both ways into it (a retried call, a record sent again) bring.
 func (g *Group) upsertMember(m core.Member) error {
-	g.mu.Lock()
-	next := core.Meta{Members: slices.Clone(g.core.Meta.Members)}
-	g.mu.Unlock()
-	next.Upsert(m)
-	if err := g.checkMembers(next.Members); err != nil {
+	if m.Removed {
+		return g.dropMember(m)
+	}
+	g.membersMu.Lock()
+	defer g.membersMu.Unlock()
+	if err := g.checkMember(m); err != nil {
 		return err
 	}
-	if !m.Removed {
-		if err := g.storeMember(m); err != nil {
-			return err
-		}
+	if err := g.storeMember(m); err != nil {
+		return err
 	}
 	if _, err := g.step(core.MemberChanged{Member: m}, nil); err != nil {
 		return err
 	}
 	return g.openMember(m)
+}
+
+func (g *Group) checkMember(m core.Member) error {
+	g.mu.Lock()
+	next := core.Meta{Members: slices.Clone(g.core.Meta.Members)}
+	g.mu.Unlock()
+	next.Upsert(m)
+	return g.checkMembers(next.Members)
 }
 
 // checkMembers looks at a new list of members before anything is made from it.
@@ -314,103 +268,9 @@ func (g *Group) checkMembers(next []core.Member) error {
 	return nil
 }
 
-// replaceMembers is upsertMember for a sync's whole list.
-func (g *Group) replaceMembers(members []core.Member) error {
-	if err := g.checkMembers(members); err != nil {
-		return err
-	}
-	for _, m := range members {
-		if !m.Removed {
-			if err := g.storeMember(m); err != nil {
-				return err
-			}
-		}
-	}
-	if _, err := g.step(core.MembersReplaced{Members: members}, nil); err != nil {
-		return err
-	}
-	listed := map[uint32]bool{}
-	for _, m := range members {
-		listed[m.Index] = true
-		if err := g.openMember(m); err != nil {
-			return err
-		}
-	}
-	for index := range *g.volumes.Load() {
-		if !listed[index] {
-			g.forgetVolume(index)
-		}
-	}
-	return nil
-}
-
-// storeMember makes the pool's volume what the member says: at a secondary it is created, at both sites it grows.
-func (g *Group) storeMember(m core.Member) error {
-	pool := g.cfg.Pool
-	g.mu.Lock()
-	secondary, group, peer := g.core.Meta.Role == core.RoleSecondary, g.core.Meta.Name, g.core.Meta.Peer
-	g.mu.Unlock()
-	var format *blockdev.FormatRecord
-	if len(m.Format) > 0 {
-		format = &blockdev.FormatRecord{}
-		if err := json.Unmarshal(m.Format, format); err != nil {
-			return fmt.Errorf("%w: volume %s: format record: %w", ErrInvalid, m.VolumeID, err)
-		}
-	}
-	rec, err := pool.Get(m.VolumeID)
-	if errors.Is(err, blockdev.ErrNoVolume) && secondary {
-		rec, err = pool.Create(blockdev.VolumeRecord{
-			ID: m.VolumeID, Name: m.Name, SizeBytes: m.SizeBytes, BlockSizeBytes: m.BlockSizeBytes, Thick: m.Thick,
-			Replicable: true, Order: blockdev.Order(m.Order), Group: group, Remote: peer, FSType: m.FSType, Format: format, Secondary: true,
-		})
-	}
-	if err != nil {
-		return err
-	}
-	if secondary && rec.Group != group {
-		return fmt.Errorf("%w: volume %s of this pool belongs to group %q, not to %s; delete it or give one of them another id",
-			ErrExists, m.VolumeID, rec.Group, group)
-	}
-	if m.SizeBytes > rec.SizeBytes {
-		if _, err := pool.Grow(m.VolumeID, m.SizeBytes); err != nil {
-			return err
-		}
-	}
-	_, err = pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
-		r.Group, r.Remote = group, peer
-		if secondary {
-			r.Secondary = true
-			if format != nil {
-				r.Format = format
-			}
-		}
-		return nil
-	})
-	return err
-}
-
-// alignPool makes the pool's records say which role the group's volumes have here. The driver stages no secondary.
-func (g *Group) alignPool() error {
-	secondary := g.core.Meta.Role == core.RoleSecondary
-	for _, m := range g.core.Meta.Members {
-		if m.Removed {
-			continue
-		}
-		_, err := g.cfg.Pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
-			r.Secondary = secondary
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// openMember opens a member's image, or brings an open one to the member's size.
+// openMember opens a member's image, or brings an open one to the member's size. One that was removed has none.
 func (g *Group) openMember(m core.Member) error {
 	if m.Removed {
-		g.forgetVolume(m.Index)
 		return nil
 	}
 	if v := g.volume(m.Index); v != nil {
@@ -443,6 +303,7 @@ func (v *Volume) grow(sizeBytes int64) error {
 	return nil
 }
 
+// forgetVolume closes a member's image. The caller holds membersMu, and applyMu unless nothing is applied yet.
 func (g *Group) forgetVolume(index uint32) {
 	v := g.volume(index)
 	if v == nil {
@@ -462,7 +323,7 @@ func (g *Group) forgetVolume(index uint32) {
 func memberOf(rec *blockdev.VolumeRecord, index uint32) (core.Member, error) {
 	m := core.Member{
 		Index: index, VolumeID: rec.ID, Name: rec.Name, SizeBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes,
-		Thick: rec.Thick, Order: string(rec.Order), FSType: rec.FSType,
+		Thick: rec.Thick, Order: string(rec.Order), FSType: rec.FSType, Joins: rec.Joins + 1,
 	}
 	if rec.Format != nil {
 		format, err := json.Marshal(rec.Format)

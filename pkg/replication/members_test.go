@@ -39,10 +39,10 @@ func TestRemoveAndAddAgain(t *testing.T) {
 	mustWrite(t, volumeOf(t, g, "v0"), 8192, block('x', 4096))
 	mustFlush(t, volumeOf(t, g, "v0"))
 	caughtUp(t, g, b)
-	if err := g.RemoveVolume("v0"); err != nil {
+	if err := g.RemoveVolume("v0", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.RemoveVolume("v0"); err != nil {
+	if err := g.RemoveVolume("v0", nil); err != nil {
 		t.Fatalf("removing again: %v", err)
 	}
 	image, err := a.pool.OpenImage("v0")

@@ -104,6 +104,11 @@ func (g *Group) Demote() (uint64, error) {
 	// No append may come between the sync and the decision.
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
+	if g.writable.Load() {
+		if err := g.appendOwed(); err != nil {
+			return 0, err
+		}
+	}
 	if err := g.journal.Sync(); err != nil {
 		g.fail(err)
 		return 0, err

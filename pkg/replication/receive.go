@@ -305,7 +305,13 @@ func (r *receiver) content(ctx context.Context, records []link.Record) (int, err
 		}
 		v := g.volume(h.Volume)
 		if v == nil {
-			return 0, fmt.Errorf("%w: no member %d", ErrNotFound, h.Volume)
+			if !g.removedMember(h.Volume) {
+				return 0, fmt.Errorf("%w: no member %d", ErrNotFound, h.Volume)
+			}
+			// The list of members is ahead of the stream: a sync's manifest is, and a copy that another group has taken.
+			r.entries = append(r.entries, journal.Entry{Header: h, Data: records[i].Data})
+			r.volumes = append(r.volumes, nil)
+			continue
 		}
 		if err := blockdev.CheckRange(h.Offset, int64(h.Length), v.size.Load()); err != nil {
 			return 0, fmt.Errorf("volume %s: %s of %d bytes at %d: %w", v.id, h.Kind, h.Length, h.Offset, err)
@@ -346,7 +352,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.commit(); err != nil {
 			return err
 		}
-		if err := g.upsertMember(member); err != nil {
+		if err := g.takeMember(member); err != nil {
 			return err
 		}
 		return g.appendCopy(ctx, h, data)

@@ -54,14 +54,10 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	if err := g.openJournal(); err != nil {
 		return nil, err
 	}
-	// A crash may have come while a volume was being added.
-	for _, member := range meta.Members {
-		if member.Unsynced && !member.Removed {
-			if err := g.volume(member.Index).markContent(); err != nil {
-				g.journal.Close()
-				return nil, err
-			}
-		}
+	// A crash may have come while a volume was being added, changed or removed.
+	if err := g.continueMembers(); err != nil {
+		g.journal.Close()
+		return nil, err
 	}
 	// Or between a change of role and the pool's records of it.
 	if err := g.alignPool(); err != nil {

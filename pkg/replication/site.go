@@ -113,6 +113,9 @@ func Open(cfg Config) (*Site, error) {
 		s.groups[g.Name()] = g
 		g.start()
 	}
+	if err := s.releaseStrays(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
 }
 
@@ -280,6 +283,9 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 	if n := len(g.Volumes()); n > 0 && !force {
 		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes ungrouped", ErrInUse, name, n)
 	}
+	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.
+	g.setPromoting(true)
+	defer g.setPromoting(false)
 	g.stopReceiving()
 	if err := g.commit(); err != nil && !force {
 		return err

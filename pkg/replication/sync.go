@@ -202,7 +202,10 @@ func (s *sender) sendExtents() (sent bool, err error) {
 	var data []byte
 	if !isHole {
 		data = make([]byte, end-off)
-		if _, err := v.ReadAt(data, off); err != nil {
+		if _, err := v.ReadAt(data, off); err != nil && g.volume(index) != v {
+			g.dropInFlight(index) // it left meanwhile
+			return true, nil
+		} else if err != nil {
 			return false, fmt.Errorf("group %s: sync: %w", g.Name(), err)
 		}
 		if allZero(data) {
@@ -218,6 +221,14 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		return false, err
 	}
 	return true, s.sendBatch()
+}
+
+// dropInFlight forgets the last run that was taken from the map, which is of a volume that has left.
+func (g *Group) dropInFlight(volume uint32) {
+	g.mapMu.Lock()
+	defer g.mapMu.Unlock()
+	g.inFlight = g.inFlight[:len(g.inFlight)-1]
+	g.pending.Drop(volume)
 }
 
 func (g *Group) clearRun(volume uint32, extent, count uint64) {

@@ -122,8 +122,13 @@ func (g *Group) append(v *Volume, entries []journal.Entry) (int, error) {
 func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
-	if !g.writable.Load() {
-		return 0, g.notWritable()
+	if err := g.CheckWritable(); err != nil {
+		return 0, err
+	}
+	if len(g.owed) > 0 {
+		if err := g.appendOwed(); err != nil {
+			return 0, err
+		}
 	}
 	now := g.cfg.Now().UnixNano()
 	for i := range entries {
@@ -163,6 +168,14 @@ func (g *Group) notWritable() error {
 		return ErrClosed
 	}
 	return fmt.Errorf("%w: %s is %s at %s", ErrNotPrimary, g.core.Meta.Name, g.core.Meta.Role, g.core.Meta.Site)
+}
+
+// CheckWritable returns why the group takes no writes here, or nil.
+func (g *Group) CheckWritable() error {
+	if g.writable.Load() {
+		return nil
+	}
+	return g.notWritable()
 }
 
 // waitForAck is the deliberate fault StallOnLink.

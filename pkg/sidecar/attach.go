@@ -222,6 +222,7 @@ func (s *Service) adoptLoop() {
 				}
 			}
 			close(s.adopted)
+			s.continueMoves()
 			return
 		}
 		t := time.NewTimer(adoptInterval)

@@ -36,8 +36,6 @@ func TestAttachWriteDetach(t *testing.T) {
 			if group != "" {
 				_, err := f.client.DeleteGroup(f.ctx, &sidecarpb.DeleteGroupRequest{Name: group, Force: true})
 				wantCode(t, "delete a group in use", err, codes.FailedPrecondition)
-				_, err = f.client.RemoveVolume(f.ctx, &sidecarpb.RemoveVolumeRequest{Group: group, VolumeId: "v0"})
-				wantCode(t, "remove a volume in use", err, codes.FailedPrecondition)
 				if !f.status(group).Volumes[0].Attached {
 					t.Error("the status does not say that it is attached")
 				}
@@ -178,6 +176,153 @@ func TestMoveIntoGroupUnderLoad(t *testing.T) {
 	}
 	a.close()
 	f.detach("v0")
+}
+
+// writer is an application that writes one block after the other, round and round, and flushes now and then.
+type writer struct {
+	a       *app
+	stop    atomic.Bool
+	written atomic.Int64
+	done    chan error
+}
+
+const writerBlocks = testVolumeBytes / 4096
+
+func startWriter(a *app) *writer {
+	w := &writer{a: a, done: make(chan error, 1)}
+	go func() {
+		var err error
+		n := int64(0)
+		for ; err == nil && !w.stop.Load(); n++ {
+			if _, err = a.do("write %d %d", n%writerBlocks*4096, n%251+1); err == nil && n%3 == 0 {
+				_, err = a.do("sync")
+			}
+			w.written.Store(n + 1)
+		}
+		if err == nil {
+			_, err = a.do("sync")
+		}
+		w.done <- err
+	}()
+	return w
+}
+
+// goesOn waits until the application has written more.
+func (w *writer) goesOn(f *fixture) {
+	f.t.Helper()
+	from := w.written.Load()
+	f.eventually("it has gone on writing", func() bool { return w.written.Load() > from+20 || len(w.done) > 0 })
+}
+
+// end stops the application and returns the first byte of each block.
+func (w *writer) end(t *testing.T) (want [writerBlocks]byte) {
+	t.Helper()
+	w.stop.Store(true)
+	if err := <-w.done; err != nil {
+		t.Fatal(err)
+	}
+	for n := range w.written.Load() {
+		want[n%writerBlocks] = byte(n%251 + 1)
+	}
+	return want
+}
+
+// A volume goes into a group, to another one, out of it and in again under an application that notices nothing; each
+// replicator goes on where the last one ended.
+func TestMoveBetweenGroupsUnderLoad(t *testing.T) {
+	requireFUSE(t)
+	network := newNetwork(t)
+	f, peer := newFixture(t, network, "site-a", true), newFixture(t, network, "site-b", false)
+	f.createVolume("v0", testVolumeBytes, true)
+	a := startApp(t, f.attach("v0").Path)
+	f.createGroup("shop", "site-b")
+	f.createGroup("next", "site-b")
+	w := startWriter(a)
+	w.goesOn(f)
+	move := func(group string) {
+		t.Helper()
+		if _, err := f.client.AddVolume(f.ctx, &sidecarpb.AddVolumeRequest{Group: group, VolumeId: "v0", Move: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.goesOn(f)
+	}
+	remove := func(group string) {
+		t.Helper()
+		for range 2 {
+			if _, err := f.client.RemoveVolume(f.ctx, &sidecarpb.RemoveVolumeRequest{Group: group, VolumeId: "v0"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.goesOn(f)
+	}
+	for range 3 {
+		f.addVolume("shop", "v0")
+		w.goesOn(f)
+		_, err := f.client.AddVolume(f.ctx, &sidecarpb.AddVolumeRequest{Group: "next", VolumeId: "v0"})
+		wantCode(t, "into a second group", err, codes.FailedPrecondition)
+		move("next")
+		move("next")
+		f.stop()
+		f.start()
+		w.goesOn(f)
+		remove("next")
+		f.stop()
+		f.start()
+		w.goesOn(f)
+	}
+	move("shop")
+	want := w.end(t)
+	f.eventually("the peer has everything", func() bool {
+		s := f.status("shop")
+		return s.State == "streaming" && s.AcknowledgedOrdinal == s.HeadOrdinal && s.ChangeMapBytes == 0
+	})
+	for i, b := range want {
+		if here, there := f.readDirect("v0", int64(i)*4096), peer.readDirect("v0", int64(i)*4096); here != b || there != b {
+			t.Fatalf("block %d is %d, at the peer %d; %d was written last", i, here, there, b)
+		}
+	}
+	a.close()
+	f.detach("v0")
+	if n := len(f.status("next").Volumes); n != 0 {
+		t.Errorf("the group that it left has %d volumes", n)
+	}
+}
+
+// A move that was interrupted between the two groups, or before the first step, is completed by the next replicator.
+func TestMoveIsCompleted(t *testing.T) {
+	requireFUSE(t)
+	f := newFixture(t, newNetwork(t), "site-a", true)
+	f.createGroup("shop", "")
+	f.createGroup("next", "")
+	for _, id := range []string{"in", "out"} {
+		f.createVolume(id, testVolumeBytes, true)
+		f.addVolume("shop", id)
+	}
+	a := startApp(t, f.attach("in").Path)
+	a.must("write 0 7")
+	a.must("sync")
+	if _, err := f.client.RemoveVolume(f.ctx, &sidecarpb.RemoveVolumeRequest{Group: "shop", VolumeId: "out"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"in", "out"} {
+		if err := f.svc.intend(id, "next"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.stop()
+	f.start()
+	f.eventually("both are where they were to go", func() bool { return len(f.status("next").Volumes) == 2 })
+	a.must("write 4096 8")
+	a.must("sync")
+	if got := f.readDirect("in", 4096); got != 8 {
+		t.Errorf("the byte is %d", got)
+	}
+	f.eventually("nothing is left to do", func() bool {
+		recs, err := f.pool.List()
+		return err == nil && recs[0].MoveTo == "" && recs[1].MoveTo == ""
+	})
+	a.close()
+	f.detach("in")
 }
 
 // A volume grows under its application, in a group and alone: the new space can be written at once.

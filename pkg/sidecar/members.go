@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
@@ -24,22 +25,101 @@ func (s *Service) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if other, err := s.opts.Site.GroupOf(rec.ID); err == nil && other != group {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in group %s; remove it there first", rec.ID, other.Name())
-	}
 	if !rec.Replicable {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not replicable; it was created without slipstream.dev/replicable", rec.ID)
 	}
-	a := s.attached[rec.ID]
-	if a == nil || a.group != nil {
+	if other, err := s.opts.Site.GroupOf(rec.ID); err == nil && other != group {
+		if !r.Move {
+			return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in group %s; remove it there first, or move it", rec.ID, other.Name())
+		}
+		if err := s.move(other, group, rec.ID); err != nil {
+			return nil, toStatus(err)
+		}
+		return &sidecarpb.AddVolumeResponse{}, nil
+	}
+	if err := s.putIn(group, rec); err != nil {
+		return nil, toStatus(err)
+	}
+	return &sidecarpb.AddVolumeResponse{}, nil
+}
+
+// putIn makes a volume of no group, or of this one already, a member.
+func (s *Service) putIn(group *replication.Group, rec *blockdev.VolumeRecord) error {
+	var err error
+	if a := s.attached[rec.ID]; a == nil || a.group != nil {
 		err = group.AddVolume(rec, nil)
 	} else {
 		err = a.moveInto(group, rec)
 	}
 	if err != nil {
-		return nil, toStatus(err)
+		return err
 	}
-	return &sidecarpb.AddVolumeResponse{}, nil
+	return s.intend(rec.ID, "")
+}
+
+// move takes a volume out of one group and puts it into another. In between it has no group. That it is to have one is in its
+// record from the beginning, so that a crash does not leave it so.
+func (s *Service) move(from, to *replication.Group, id string) error {
+	if err := to.CheckWritable(); err != nil {
+		return err
+	}
+	if err := s.intend(id, to.Name()); err != nil {
+		return err
+	}
+	if err := s.takeOut(from, id); err != nil {
+		return err
+	}
+	rec, err := s.opts.Pool.Get(id)
+	if err != nil {
+		return err
+	}
+	return s.putIn(to, rec)
+}
+
+// intend notes the group that a volume is on its way to; empty for none.
+func (s *Service) intend(id, group string) error {
+	_, err := s.opts.Pool.Update(id, func(r *blockdev.VolumeRecord) error {
+		r.MoveTo = group
+		return nil
+	})
+	return err
+}
+
+// continueMoves completes the moves that an earlier process began. What cannot be completed now stays noted for the next
+// start; the volume is served meanwhile, in its old group or in none.
+func (s *Service) continueMoves() {
+	recs, err := s.opts.Pool.List()
+	if err != nil {
+		klog.ErrorS(err, "Some volume records cannot be read", "pool", s.opts.Pool.Dir())
+	}
+	for _, rec := range recs {
+		if rec.MoveTo == "" || s.ctx.Err() != nil {
+			continue
+		}
+		if err := s.continueMove(rec.ID); err != nil {
+			klog.ErrorS(err, "The volume's move to another group is not complete; move it again", "volume", rec.ID, "to", rec.MoveTo)
+		} else {
+			klog.InfoS("Completed the move to another group that was interrupted", "volume", rec.ID, "to", rec.MoveTo)
+		}
+	}
+}
+
+func (s *Service) continueMove(id string) error {
+	s.attachMu.Lock()
+	defer s.attachMu.Unlock()
+	rec, err := s.opts.Pool.Get(id)
+	if err != nil || rec.MoveTo == "" { // a call was quicker
+		return err
+	}
+	to, err := s.opts.Site.Group(rec.MoveTo)
+	if err != nil {
+		return err
+	}
+	from, err := s.opts.Site.GroupOf(id)
+	if err == nil && from != to {
+		return s.move(from, to, id)
+	}
+	return s.putIn(to, rec)
 }
 
 // moveInto puts a volume that is served from its image into a group, under load.
@@ -83,10 +163,41 @@ func (s *Service) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeReque
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if err := group.RemoveVolume(r.VolumeId); err != nil {
+	if rec, err := s.opts.Pool.Get(r.VolumeId); err == nil && rec.MoveTo != "" {
+		if err := s.intend(rec.ID, ""); err != nil {
+			return nil, toStatus(err)
+		}
+	}
+	if err := s.takeOut(group, r.VolumeId); err != nil {
 		return nil, toStatus(err)
 	}
 	return &sidecarpb.RemoveVolumeResponse{}, nil
+}
+
+// takeOut takes a volume out of its group. One that is attached is served from its image from then on: what its application
+// does meanwhile waits for the exchange.
+func (s *Service) takeOut(group *replication.Group, id string) error {
+	a := s.attached[id]
+	if a == nil || a.group != group {
+		return group.RemoveVolume(id, nil)
+	}
+	image, err := s.opts.Pool.OpenImage(id)
+	if err != nil {
+		return err
+	}
+	err = group.RemoveVolume(id, func(leave func() error) error {
+		return a.shim.Exchange(func() (blockdev.Device, error) {
+			if err := leave(); err != nil {
+				return nil, err
+			}
+			a.group, a.image = nil, image
+			return image, nil
+		})
+	})
+	if a.image != image {
+		err = errors.Join(err, image.Close())
+	}
+	return err
 }
 
 // ResizeVolume implements sidecarpb.SidecarServer.
@@ -100,9 +211,7 @@ func (s *Service) ResizeVolume(_ context.Context, r *sidecarpb.ResizeVolumeReque
 	group, err := s.opts.Site.GroupOf(r.VolumeId)
 	switch {
 	case err == nil:
-		if r.SizeBytes > rec.SizeBytes {
-			err = group.Resize(r.VolumeId, r.SizeBytes)
-		}
+		err = group.Resize(r.VolumeId, r.SizeBytes) // also when it has the size: the peer may not have heard of it
 	case errors.Is(err, replication.ErrNotFound):
 		err = nil
 		if r.SizeBytes > rec.SizeBytes {

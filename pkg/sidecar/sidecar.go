@@ -3,8 +3,8 @@
 //
 // A replicable volume is attached by mounting a shim for it; the shim's /dev/fuse descriptor is also given to the keeper
 // (in the driver's process), so that the next replicator can go on where this one was killed. A volume in a group is
-// served by the group (image + journal), one without a group straight from its image; it can be put into a group while
-// it is attached.
+// served by the group (image + journal), one without a group straight from its image; it can be put into a group, taken out
+// and moved while it is attached.
 //
 // # Concurrency
 //
@@ -70,6 +70,8 @@ func New(opts Options) *Service {
 			defer s.wg.Done()
 			s.adoptLoop()
 		}()
+	} else {
+		s.continueMoves()
 	}
 	return s
 }

@@ -311,6 +311,18 @@ func (s *Server) Swap(dev blockdev.Device) {
 	s.deviceMu.Unlock()
 }
 
+// Exchange is Swap for a Device that cannot be made while the old one is in use: next is called when no call of the old one
+// is in flight, and requests wait until it returns. After an error of next the old one goes on.
+func (s *Server) Exchange(next func() (blockdev.Device, error)) error {
+	s.deviceMu.Lock()
+	defer s.deviceMu.Unlock()
+	dev, err := next()
+	if err == nil {
+		s.device = dev
+	}
+	return err
+}
+
 // Unmount unmounts the file system and waits until serving has ended. EBUSY, a loop device or process has the file open,
 // leaves everything as it was: I/O is served on. See the package comment and the function Unmount about which process
 // should do this.

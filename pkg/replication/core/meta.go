@@ -51,6 +51,11 @@ type Member struct {
 	Removed        bool            `json:"removed,omitempty"`
 	// Unsynced: the volume is being added, and its content may not be in the change map yet.
 	Unsynced bool `json:"unsynced,omitempty"`
+	// Unannounced: the volume was removed, and the journal may not say so yet.
+	Unannounced bool `json:"unannounced,omitempty"`
+	// Joins is how many groups the volume had been put into, this one included. A copy belongs to the highest that was
+	// heard of, in whatever order the streams of several groups arrive.
+	Joins uint64 `json:"joins,omitempty"`
 }
 
 // Loss says what a forced promotion lost.
@@ -117,6 +122,16 @@ func (m *Meta) Timeline() string { return m.Timelines[len(m.Timelines)-1].ID }
 func (m *Meta) Member(volumeID string) *Member {
 	for i := range m.Members {
 		if m.Members[i].VolumeID == volumeID && !m.Members[i].Removed {
+			return &m.Members[i]
+		}
+	}
+	return nil
+}
+
+// At returns the member with an index, removed or not, or nil.
+func (m *Meta) At(index uint32) *Member {
+	for i := range m.Members {
+		if m.Members[i].Index == index {
 			return &m.Members[i]
 		}
 	}

@@ -1,0 +1,235 @@
+package replication
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// takeMember brings a secondary to a member's description as its primary announced it.
+func (g *Group) takeMember(m core.Member) error {
+	m, err := g.claim(m)
+	if err != nil {
+		return err
+	}
+	return g.upsertMember(m)
+}
+
+// claim makes a copy of this pool free for a member that the primary announced, and returns the member as it counts here.
+//
+// A copy is the group's that the volume was put into last: members and records count the joins of a volume at its primary.
+//
+//   - The count is the record's: nothing new.
+//   - The member's is higher: the volume has left whatever group the copy was bound to, even if that group's stream has
+//     not come to that yet, or never will because the group is gone there. The copy leaves it here, too, and is emptied: to
+//     the new group it is a copy that has nothing.
+//   - The record's is higher: what is announced is past, and the volume has gone on to another group. The member counts as
+//     removed.
+//
+// A volume that this site is primary of, or that another peer's is, is never taken.
+func (g *Group) claim(m core.Member) (core.Member, error) {
+	rec, err := g.cfg.Pool.Get(m.VolumeID)
+	if errors.Is(err, blockdev.ErrNoVolume) || m.Removed {
+		return m, nil
+	}
+	if err != nil {
+		return m, err
+	}
+	g.mu.Lock()
+	name, peer := g.core.Meta.Name, g.core.Meta.Peer
+	g.mu.Unlock()
+	switch {
+	case rec.Group == name && rec.Joins == m.Joins:
+		return m, nil
+	case !rec.Secondary || rec.Remote != peer:
+		return m, fmt.Errorf("%w: volume %s of this pool is not a copy of %s's volume; delete it or give one of them another id",
+			ErrExists, m.VolumeID, peer)
+	case rec.Joins > m.Joins:
+		m.Removed = true
+		return m, nil
+	case rec.Joins == m.Joins && rec.Group != "":
+		return m, fmt.Errorf("%w: volume %s of this pool belongs to group %q, not to %s; delete it or give one of them another id",
+			ErrExists, m.VolumeID, rec.Group, name)
+	}
+	if rec.Group != "" {
+		holder, err := g.site.Group(rec.Group)
+		if err == nil {
+			err = holder.yield(m.VolumeID, peer)
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return m, err
+		}
+	}
+	if bug.Enabled(bug.KeepOldCopy) {
+		return m, nil
+	}
+	klog.InfoS("A copy goes on to another group, from nothing", "volume", m.VolumeID, "from", rec.Group, "to", name)
+	image, err := g.cfg.Pool.OpenImage(m.VolumeID)
+	if err != nil {
+		return m, err
+	}
+	err = image.Discard(0, image.Size())
+	if err == nil {
+		err = image.Flush()
+	}
+	return m, errors.Join(err, image.Close())
+}
+
+// yield takes a volume out of this group's copy because the peer says that it is in another one.
+func (g *Group) yield(volumeID, peer string) error {
+	g.mu.Lock()
+	var member *core.Member
+	if m := g.core.Meta.Member(volumeID); m != nil {
+		c := *m
+		member = &c
+	}
+	ours := g.core.Meta.Role == core.RoleSecondary && g.core.Meta.Peer == peer
+	g.mu.Unlock()
+	switch {
+	case !ours:
+		return fmt.Errorf("%w: volume %s is in group %s here, which does not follow %s", ErrExists, volumeID, g.Name(), peer)
+	case member == nil:
+		return g.releaseVolume(volumeID)
+	}
+	member.Removed = true
+	return g.dropMember(*member)
+}
+
+// removedMember reports whether an index belonged to a volume that has left. Records of it may still be on their way.
+func (g *Group) removedMember(index uint32) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.core.Meta.At(index)
+	return m != nil && m.Removed
+}
+
+// replaceMembers is takeMember for a sync's whole list.
+func (g *Group) replaceMembers(members []core.Member) error {
+	if err := g.checkMembers(members); err != nil {
+		return err
+	}
+	for i := range members {
+		var err error
+		if members[i], err = g.claim(members[i]); err != nil {
+			return err
+		}
+		if m := members[i]; m.Removed && g.volume(m.Index) != nil {
+			if err := g.dropMember(m); err != nil {
+				return err
+			}
+		}
+	}
+	g.membersMu.Lock()
+	defer g.membersMu.Unlock()
+	for _, m := range members {
+		if !m.Removed {
+			if err := g.storeMember(m); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := g.step(core.MembersReplaced{Members: members}, nil); err != nil {
+		return err
+	}
+	listed := map[uint32]bool{}
+	for _, m := range members {
+		listed[m.Index] = true
+		if err := g.openMember(m); err != nil {
+			return err
+		}
+	}
+	g.applyMu.Lock()
+	defer g.applyMu.Unlock()
+	for index := range *g.volumes.Load() {
+		if !listed[index] {
+			g.forgetVolume(index)
+		}
+	}
+	return nil
+}
+
+// storeMember makes the pool's volume what the member says: at a secondary it is created, at both sites it grows.
+func (g *Group) storeMember(m core.Member) error {
+	pool := g.cfg.Pool
+	g.mu.Lock()
+	secondary, group, peer := g.core.Meta.Role == core.RoleSecondary, g.core.Meta.Name, g.core.Meta.Peer
+	g.mu.Unlock()
+	var format *blockdev.FormatRecord
+	if len(m.Format) > 0 {
+		format = &blockdev.FormatRecord{}
+		if err := json.Unmarshal(m.Format, format); err != nil {
+			return fmt.Errorf("%w: volume %s: format record: %w", ErrInvalid, m.VolumeID, err)
+		}
+	}
+	rec, err := pool.Get(m.VolumeID)
+	if errors.Is(err, blockdev.ErrNoVolume) && secondary {
+		rec, err = pool.Create(blockdev.VolumeRecord{
+			ID: m.VolumeID, Name: m.Name, SizeBytes: m.SizeBytes, BlockSizeBytes: m.BlockSizeBytes, Thick: m.Thick,
+			Replicable: true, Order: blockdev.Order(m.Order), Group: group, Remote: peer, FSType: m.FSType, Format: format, Secondary: true,
+			Joins: m.Joins,
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if m.SizeBytes > rec.SizeBytes {
+		if _, err := pool.Grow(m.VolumeID, m.SizeBytes); err != nil {
+			return err
+		}
+	}
+	_, err = pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
+		r.Group, r.Remote, r.Secondary = group, peer, secondary
+		r.Joins = max(r.Joins, m.Joins)
+		if secondary {
+			if format != nil || m.Joins > rec.Joins {
+				r.Format = format
+			}
+			if m.Order != "" {
+				r.Order = blockdev.Order(m.Order)
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+// alignPool makes the pool's records say which role the group's volumes have here. The driver stages no secondary.
+func (g *Group) alignPool() error {
+	secondary := g.core.Meta.Role == core.RoleSecondary
+	for _, m := range g.core.Meta.Members {
+		if m.Removed {
+			continue
+		}
+		_, err := g.cfg.Pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
+			r.Secondary = secondary
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// releaseStrays frees volumes whose record names a group of which they are no member: one that a crash kept from joining,
+// or from being released after it had left. group.json decides.
+func (s *Site) releaseStrays() error {
+	recs, err := s.cfg.Pool.List()
+	if err != nil {
+		klog.ErrorS(err, "Some volume records cannot be read", "pool", s.cfg.Pool.Dir())
+	}
+	for _, rec := range recs {
+		if g := s.groups[rec.Group]; g != nil {
+			if err := g.releaseVolume(rec.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,280 @@
+package replication
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+const (
+	// leaveBacklogBytes is how little may be unapplied in the group when the writers of a leaving volume are stopped: what
+	// the last pass applies while they wait.
+	leaveBacklogBytes = 4 << 20
+	// leavePasses bounds the passes before that, for a group that is written to faster than it applies.
+	leavePasses = 8
+)
+
+// RemoveVolume takes a member out of the group and leaves its image whole on its own. Repeating it is not an error.
+//
+// A volume in use needs exclusive, which stops its I/O, calls leave, and lets the I/O go on: to the image if leave
+// returned nil, else to the group. It is nil for a volume that must not be in use (ErrInUse). While I/O is stopped little is
+// done: most of the journal is applied before.
+//
+// What decides is group.json, where the member is marked as removed: a crash before that leaves a member, one behind it a
+// volume without a group, which the next open completes.
+func (g *Group) RemoveVolume(id string, exclusive func(leave func() error) error) error {
+	v, err := g.Volume(id)
+	if errors.Is(err, ErrNotFound) {
+		return g.releaseVolume(id) // a crash may have come before that
+	}
+	g.mu.Lock()
+	attached := v.attached
+	g.mu.Unlock()
+	switch {
+	case attached && exclusive == nil:
+		return fmt.Errorf("%w: volume %s of group %s is attached; unstage it first", ErrInUse, id, g.Name())
+	case !g.writable.Load():
+		return g.notWritable()
+	case exclusive == nil:
+		exclusive = func(leave func() error) error { return leave() }
+	}
+	for range leavePasses {
+		if err := g.commit(); err != nil {
+			return err
+		}
+		if err := g.apply(g.ctx); err != nil {
+			return err
+		}
+		if g.unappliedBytes() <= leaveBacklogBytes {
+			break
+		}
+	}
+	if err := exclusive(func() error { return g.letGo(v) }); err != nil {
+		return err
+	}
+	g.settleMembers()
+	return g.releaseVolume(id)
+}
+
+// unappliedBytes is what the journal has and the images have not.
+func (g *Group) unappliedBytes() (n int64) {
+	for _, v := range *g.volumes.Load() {
+		n += v.overlay.Bytes()
+	}
+	return n
+}
+
+// letGo makes a volume that nobody writes to one of no group. After an error it still is a member.
+func (g *Group) letGo(v *Volume) error {
+	if err := g.commit(); err != nil {
+		return err
+	}
+	g.membersMu.Lock()
+	defer g.membersMu.Unlock()
+	g.applyMu.Lock()
+	defer g.applyMu.Unlock()
+	if !bug.Enabled(bug.LeaveUnapplied) {
+		if err := g.applyLocked(g.ctx); err != nil {
+			return err
+		}
+		if n := v.overlay.Bytes(); n > 0 {
+			return fmt.Errorf("group %s: volume %s was written to while it left: %d bytes are not in its image; try again", g.Name(), v.id, n)
+		}
+	}
+	g.mu.Lock()
+	member := *g.core.Meta.At(v.index)
+	g.mu.Unlock()
+	member.Removed, member.Unsynced, member.Unannounced = true, false, true
+	if _, err := g.step(core.MemberChanged{Member: member}, nil); err != nil {
+		return err
+	}
+	g.forgetVolume(v.index)
+	// The peer hears of it before anything that is written after the volume's first write past the group: at the latest with
+	// the next record, should the journal have no room now.
+	if err := g.owe(member); err != nil && !errors.Is(err, journal.ErrFull) {
+		klog.ErrorS(err, "The removal of a volume is not in the journal yet; it comes with the next write", "group", g.Name(), "volume", v.id)
+	}
+	klog.InfoS("Volume left its group", "group", g.Name(), "volume", v.id)
+	return nil
+}
+
+// memberRecord is a member's description for the journal.
+func memberRecord(m core.Member) (journal.Entry, error) {
+	m.Unsynced, m.Unannounced = false, false
+	data, err := json.Marshal(m)
+	return journal.Entry{Header: journal.Header{Kind: journal.KindVolume, Volume: m.Index, Length: uint32(len(data))}, Data: data}, err
+}
+
+// announce appends a member's description to the journal and makes it durable.
+func (g *Group) announce(m core.Member) error {
+	entry, err := memberRecord(m)
+	if err != nil {
+		return err
+	}
+	if _, err := g.append(nil, []journal.Entry{entry}); err != nil {
+		return err
+	}
+	return g.commit()
+}
+
+// owe is announce for a caller who must not wait for room: the record has its place before every record that is appended
+// from now on, but may not be in the journal yet.
+func (g *Group) owe(m core.Member) error {
+	entry, err := memberRecord(m)
+	if err != nil {
+		return err
+	}
+	entry.Header.UnixNanos = g.cfg.Now().UnixNano()
+	g.appendMu.Lock()
+	defer g.appendMu.Unlock()
+	g.owed = append(g.owed, entry)
+	if !g.writable.Load() {
+		return g.notWritable()
+	}
+	return g.appendOwed()
+}
+
+// appendOwed appends what is owed. The caller holds appendMu, and the group is writable.
+func (g *Group) appendOwed() error {
+	for len(g.owed) > 0 {
+		n, err := g.journal.AppendAll(g.owed)
+		if n > 0 {
+			g.clock.wrote(g.owed[0].Header.Ordinal, g.owed[0].Header.UnixNanos)
+		}
+		g.owed = g.owed[n:]
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleMembers notes which members' descriptions are in the journal. What it cannot note now is announced once more at
+// the next open, which does no harm.
+func (g *Group) settleMembers() {
+	if err := g.commit(); err != nil {
+		return
+	}
+	g.membersMu.Lock()
+	defer g.membersMu.Unlock()
+	g.appendMu.Lock()
+	owed := len(g.owed)
+	g.appendMu.Unlock()
+	if owed > 0 {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.settleLocked(func(m *core.Member) bool { return m.Removed }); err != nil {
+		klog.ErrorS(err, "The removal of a volume could not be noted as announced", "group", g.core.Meta.Name)
+	}
+}
+
+// settleLocked takes the mark off the members that which picks. The caller holds mu.
+func (g *Group) settleLocked(which func(*core.Member) bool) error {
+	for _, m := range g.core.Meta.Members {
+		if !m.Unannounced && !m.Unsynced || !which(&m) {
+			continue
+		}
+		m.Unannounced, m.Unsynced = false, false
+		if _, err := g.stepLocked(core.MemberChanged{Member: m}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// continueMembers goes on with what a crash interrupted: members whose content is not marked for the peer yet, and
+// descriptions that may not be in the journal. Nobody else uses the group yet.
+func (g *Group) continueMembers() error {
+	writable := g.core.Writable()
+	for _, m := range g.core.Meta.Members {
+		if m.Unsynced && !m.Removed {
+			if err := g.volume(m.Index).markContent(); err != nil {
+				return err
+			}
+		}
+		if !writable || !m.Unsynced && !m.Unannounced {
+			continue
+		}
+		entry, err := memberRecord(m)
+		if err != nil {
+			return err
+		}
+		entry.Header.UnixNanos = g.cfg.Now().UnixNano()
+		g.owed = append(g.owed, entry)
+	}
+	if len(g.owed) == 0 {
+		return nil
+	}
+	err := g.appendOwed()
+	if errors.Is(err, journal.ErrFull) || errors.Is(err, syscall.ENOSPC) {
+		return nil // with the next record; the marks stay
+	}
+	if err == nil {
+		err = g.journal.Sync()
+	}
+	if err == nil {
+		err = g.settleLocked(func(*core.Member) bool { return true })
+	}
+	return err
+}
+
+// dropMember takes a member out because its primary did. What is here of it goes into its image first, so that the copy
+// which is released is what the volume was when it left.
+func (g *Group) dropMember(m core.Member) error {
+	g.membersMu.Lock()
+	defer g.membersMu.Unlock()
+	if v := g.volume(m.Index); v != nil {
+		if err := g.commit(); err != nil {
+			return err
+		}
+		g.applyMu.Lock()
+		defer g.applyMu.Unlock()
+		if err := g.applyLocked(g.ctx); err != nil {
+			return err
+		}
+	}
+	if err := g.checkMember(m); err != nil {
+		return err
+	}
+	if _, err := g.step(core.MemberChanged{Member: m}, nil); err != nil {
+		return err
+	}
+	g.forgetVolume(m.Index)
+	return g.releaseVolume(m.VolumeID)
+}
+
+// releaseVolume makes the pool's record of a volume that is no member say so. A copy stays a copy, of no group: the same
+// peer may put it into another one (see claim).
+func (g *Group) releaseVolume(id string) error {
+	g.mu.Lock()
+	live, name := g.core.Meta.Member(id) != nil, g.core.Meta.Name
+	g.mu.Unlock()
+	rec, err := g.cfg.Pool.Get(id)
+	if errors.Is(err, blockdev.ErrNoVolume) {
+		return nil
+	}
+	if err != nil || live || rec.Group != name {
+		return err
+	}
+	_, err = g.cfg.Pool.Update(id, func(r *blockdev.VolumeRecord) error {
+		if r.Group != name {
+			return nil
+		}
+		r.Group = ""
+		if !r.Secondary {
+			r.Remote = ""
+		}
+		return nil
+	})
+	return err
+}
