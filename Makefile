@@ -24,7 +24,7 @@ build: ## Build the commands into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(addprefix ./cmd/,$(COMMANDS))
 
 .PHONY: generate
-generate: ## Generate the Go code of the protobuf files.
+generate: ## Generate the Go code of the protobuf files and docs/parameters.md.
 	@hack/deps.sh generate
 	hack/generate.sh
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Regenerates the Go code of the protobuf files. Plugins are pinned by go.mod's tool lines; protoc comes from hack/deps.sh.
+# Regenerates the Go code of the protobuf files and docs/parameters.md. Plugins are pinned by go.mod's tool lines; protoc comes from hack/deps.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$(mktemp -d)
@@ -9,3 +9,7 @@ for proto in pkg/api/*/*.proto; do
 	PATH="$bin:$PATH" protoc -I . --go_out=. --go_opt=paths=source_relative \
 		--go-grpc_out=. --go-grpc_opt=paths=source_relative "$proto"
 done
+mkdir -p docs
+# Through a file of its own: a generator that fails must not leave an empty document.
+go run ./hack/paramdoc >"$bin/parameters.md"
+cp "$bin/parameters.md" docs/parameters.md

@@ -31,12 +31,15 @@ generated_fresh() {
 	command -v protoc >/dev/null || { echo "protoc is missing: run hack/deps.sh generate"; return 1; }
 	mkdir -p "$work/tree"
 	cp -r go.mod go.sum hack "$work/tree/"
-	mkdir -p "$work/tree/pkg"
-	cp -r pkg/api "$work/tree/pkg/"
+	cp -r pkg internal "$work/tree/" # docs/parameters.md is made from the driver's own registry
 	"$work/tree/hack/generate.sh" || return 1
 	# protoc's own version stands in a comment and differs between distributions; nothing else may.
 	diff -r -I '^// 	protoc  *v' -I '^// - protoc  *v' pkg/api "$work/tree/pkg/api" || {
 		echo "generated code is stale: run make generate"
+		return 1
+	}
+	diff docs/parameters.md "$work/tree/docs/parameters.md" || {
+		echo "docs/parameters.md is stale: run make generate"
 		return 1
 	}
 }

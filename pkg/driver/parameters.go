@@ -107,7 +107,7 @@ var Parameters = []ParameterSpec{
 	},
 	{
 		Key: ParamJournalSize, Type: TypeQuantity, Default: "1Gi",
-		Doc: "Size of the group's journal, for example 512Mi. All volumes of a group must ask for the same size.",
+		Doc: "Size of the group's journal, at least 16Mi. All volumes of a group must ask for the same size.",
 		set: func(p *volumeParameters, v string) error {
 			n, err := parseQuantity(v)
 			if err == nil && n < minJournalSizeBytes {
