@@ -82,12 +82,18 @@ func (g *Group) dialTarget() (peer, address string) {
 	return m.Peer, address
 }
 
+// recordSource is the journal's cursor. Tests put themselves between it and the sender.
+type recordSource interface {
+	Next(maxBytes int) ([]journal.Record, error)
+	Close()
+}
+
 // sender is the primary's end of one stream.
 type sender struct {
 	g      *Group
 	stream link.Stream
 	enc    *link.Encoder
-	cursor *journal.Cursor
+	cursor recordSource
 	// timeline is the one that Hello spoke of; what belongs to another needs another Hello.
 	timeline string
 	// at is the last ordinal that was shipped or skipped by a sync-begin.
@@ -314,11 +320,6 @@ func (s *sender) pace(ctx context.Context) error {
 
 // sendSome sends at most one run of extents and one batch of records.
 func (s *sender) sendSome() (sent bool, err error) {
-	if !s.syncing && s.g.mapDirty() {
-		if err := s.restart(core.MapDirty{At: s.at}); err != nil {
-			return false, err
-		}
-	}
 	if s.syncing && !s.haveTarget {
 		if sent, err = s.sendExtents(); err != nil {
 			return sent, err
@@ -342,6 +343,12 @@ func (s *sender) sendSome() (sent bool, err error) {
 	// After the records were read, since those of a new timeline are written only when it is known.
 	if err := s.checkTimeline(); err != nil {
 		return sent, err
+	}
+	// The map, too, is looked at after the records were read: a volume's content is marked before the volume's record is
+	// written. A record that came between an earlier look and the reading would be shipped outside of a sync, and the
+	// peer's copy, with zeros for the content, be taken for whole.
+	if !s.syncing && s.g.mapDirty() {
+		return true, s.restart(core.MapDirty{At: s.at})
 	}
 	if len(records) > 0 {
 		swapForTest(records)
