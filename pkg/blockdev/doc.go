@@ -17,9 +17,10 @@
 //	volumes/<id>/image         the image: as many bytes as the record says, or more while it is being grown
 //	volumes/<id>.creating/     a volume that is being created; garbage after a crash
 //	volumes/<id>.deleting/     a volume that is being deleted; garbage
+//	snapshots/<id>/            a snapshot: snapshot.json, its record, and image; .creating and .deleting as for volumes
 //	groups/<id>/               a group's files; see package replication
 //
-// A volume comes and goes with the rename of its directory, so that at every instant, also after a power loss, it is there
+// A volume or snapshot comes and goes with the rename of its directory, so that at every instant, also after a power loss, it is there
 // whole or not at all. Pool.Sweep removes the garbage. A directory without a record is damage, not garbage: it is
 // reported and never removed.
 //

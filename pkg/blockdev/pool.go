@@ -107,7 +107,7 @@ func (p *Pool) openOrCreate() error {
 		return err
 	}
 	defer unlock()
-	for _, sub := range []string{p.volumesDir(), filepath.Join(p.dir, "groups")} {
+	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), filepath.Join(p.dir, "groups")} {
 		if err := p.fs.MkdirAll(sub); err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func (p *Pool) openOrCreate() error {
 		return err
 	}
 	// Volumes without the pool's record: this is a damaged pool, or somebody else's directory.
-	for _, sub := range []string{p.volumesDir(), filepath.Join(p.dir, "groups")} {
+	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), filepath.Join(p.dir, "groups")} {
 		names, err := p.fs.ReadDir(sub)
 		if err != nil {
 			return err
@@ -416,21 +416,31 @@ func (p *Pool) Delete(id string) error {
 	return p.fs.SyncDir(p.volumesDir())
 }
 
-// Sweep removes what interrupted creations, deletions and updates left, and returns the names of what it removed. It may
-// be called at any time.
+// Sweep removes what interrupted creations, deletions and updates of volumes and snapshots left, and returns the names of
+// what it removed. It may be called at any time.
 func (p *Pool) Sweep() ([]string, error) {
 	unlock, err := p.lockRecords()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	names, err := p.fs.ReadDir(p.volumesDir())
+	removed, err := p.sweepDir(p.volumesDir(), volumeFile)
+	if err != nil {
+		return removed, err
+	}
+	more, err := p.sweepDir(p.snapshotsDir(), snapshotFile)
+	return append(removed, more...), err
+}
+
+// sweepDir is Sweep for the directories in parent, whose records are called record.
+func (p *Pool) sweepDir(parent, record string) ([]string, error) {
+	names, err := p.fs.ReadDir(parent)
 	if err != nil {
 		return nil, err
 	}
 	var removed []string
 	for _, name := range names {
-		path := filepath.Join(p.volumesDir(), name)
+		path := filepath.Join(parent, name)
 		id, creating := strings.CutSuffix(name, creatingSuffix)
 		deleting := false
 		if !creating {
@@ -441,7 +451,7 @@ func (p *Pool) Sweep() ([]string, error) {
 			continue
 		case creating || deleting:
 		default:
-			path = filepath.Join(path, volumeFile+vfs.TempSuffix)
+			path = filepath.Join(path, record+vfs.TempSuffix)
 			if _, err := p.fs.Stat(path); err != nil {
 				continue
 			}
@@ -454,7 +464,7 @@ func (p *Pool) Sweep() ([]string, error) {
 	if len(removed) == 0 {
 		return nil, nil
 	}
-	return removed, p.fs.SyncDir(p.volumesDir())
+	return removed, p.fs.SyncDir(parent)
 }
 
 // Capacity returns the size of the pool's file system and what new volumes can have of it: what is free, less what thick

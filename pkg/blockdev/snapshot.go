@@ -1,0 +1,312 @@
+package blockdev
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// SnapshotState is where a snapshot is in its life.
+type SnapshotState string
+
+const (
+	// SnapshotCreating: its record is there, its image may not be, or is of no use.
+	SnapshotCreating SnapshotState = "creating"
+	// SnapshotCopying: what it holds is fixed, and is being copied.
+	SnapshotCopying SnapshotState = "copying"
+	SnapshotReady   SnapshotState = "ready"
+	// SnapshotFailed: it will never be ready; FailReason says why.
+	SnapshotFailed SnapshotState = "failed"
+)
+
+// SnapshotMethod is how a snapshot's image came about.
+type SnapshotMethod string
+
+const (
+	// MethodReflink: it shares blocks with the volume's image.
+	MethodReflink SnapshotMethod = "reflink"
+	// MethodCopy: what the volume's image held was copied.
+	MethodCopy SnapshotMethod = "copy"
+)
+
+// SnapshotCut says where in a group's history a snapshot was taken. The zero value is that of a volume without a group.
+type SnapshotCut struct {
+	GroupID   string `json:"groupID,omitempty"`
+	Group     string `json:"group,omitempty"`
+	Timeline  string `json:"timeline,omitempty"`
+	Ordinal   uint64 `json:"ordinal,omitempty"`
+	UnixNanos int64  `json:"unixNanos,omitempty"`
+}
+
+// SnapshotRecord is what is durable about a snapshot; the body of snapshot.json.
+type SnapshotRecord struct {
+	ID             string `json:"id"`
+	Name           string `json:"name"` // as the CSI request named it
+	SourceVolumeID string `json:"sourceVolumeID"`
+	// GroupSnapshotID and GroupSnapshotName are empty for a snapshot that was asked for alone.
+	GroupSnapshotID   string `json:"groupSnapshotID,omitempty"`
+	GroupSnapshotName string `json:"groupSnapshotName,omitempty"`
+
+	// What the volume was at the time.
+	SizeBytes      int64         `json:"sizeBytes"`
+	BlockSizeBytes int64         `json:"blockSizeBytes"`
+	FSType         string        `json:"fsType,omitempty"`
+	Format         *FormatRecord `json:"format,omitempty"`
+	Thick          bool          `json:"thick,omitempty"`
+	Replicable     bool          `json:"replicable,omitempty"`
+	Order          Order         `json:"order,omitempty"`
+
+	State       SnapshotState  `json:"state"`
+	FailReason  string         `json:"failReason,omitempty"`
+	Method      SnapshotMethod `json:"method,omitempty"`
+	CopiedBytes int64          `json:"copiedBytes,omitempty"`
+	Cut         SnapshotCut    `json:"cut,omitzero"`
+	// ParentID is the snapshot of the same volume that its changed blocks are relative to; empty for none.
+	ParentID         string            `json:"parentID,omitempty"`
+	Parameters       map[string]string `json:"parameters,omitempty"`
+	CreatedUnixNanos int64             `json:"createdUnixNanos"`
+}
+
+// Validate says what is wrong with a record.
+func (r *SnapshotRecord) Validate() error {
+	if err := ValidateID(r.ID); err != nil {
+		return fmt.Errorf("snapshot %w", err)
+	}
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("snapshot %s: %s", r.ID, fmt.Sprintf(format, args...))
+	}
+	if err := ValidateID(r.SourceVolumeID); err != nil {
+		return fail("source volume %v", err)
+	}
+	b := r.BlockSizeBytes
+	switch {
+	case b < minBlockSizeBytes || b > maxBlockSizeBytes || b&(b-1) != 0:
+		return fail("block size %d is not a power of two from %d to %d", b, minBlockSizeBytes, maxBlockSizeBytes)
+	case r.SizeBytes <= 0 || r.SizeBytes%b != 0:
+		return fail("size %d is not a positive multiple of its block size %d", r.SizeBytes, b)
+	case !slices.Contains([]SnapshotState{SnapshotCreating, SnapshotCopying, SnapshotReady, SnapshotFailed}, r.State):
+		return fail("state %q is unknown", r.State)
+	case !slices.Contains([]SnapshotMethod{"", MethodReflink, MethodCopy}, r.Method):
+		return fail("method %q is unknown", r.Method)
+	case !slices.Contains([]Order{"", OrderFlush, OrderAck}, r.Order):
+		return fail("order %q is neither %q nor %q", r.Order, OrderFlush, OrderAck)
+	case r.ParentID == r.ID:
+		return fail("it is its own parent")
+	case r.ParentID != "" && ValidateID(r.ParentID) != nil:
+		return fail("parent %v", ValidateID(r.ParentID))
+	}
+	return nil
+}
+
+// Errors about snapshots, to be matched with errors.Is. One that is missing also matches fs.ErrNotExist, one that is there
+// already fs.ErrExist.
+var (
+	ErrNoSnapshot     = fmt.Errorf("no such snapshot: %w", fs.ErrNotExist)
+	ErrSnapshotExists = fmt.Errorf("snapshot exists: %w", fs.ErrExist)
+)
+
+const (
+	snapshotFile = "snapshot.json"
+	kindSnapshot = "snapshot"
+)
+
+func (p *Pool) snapshotsDir() string           { return filepath.Join(p.dir, "snapshots") }
+func (p *Pool) snapshotDir(id string) string   { return filepath.Join(p.snapshotsDir(), id) }
+func (p *Pool) snapshotPath(id string) string  { return filepath.Join(p.snapshotDir(id), snapshotFile) }
+func (p *Pool) snapshotDying(id string) string { return p.snapshotDir(id) + deletingSuffix }
+
+// SnapshotDir is where a snapshot's files are, or would be.
+func (p *Pool) SnapshotDir(id string) (string, error) {
+	if err := ValidateID(id); err != nil {
+		return "", fmt.Errorf("snapshot %w", err)
+	}
+	return p.snapshotDir(id), nil
+}
+
+// SnapshotImagePath is where a snapshot's image is, or would be.
+func (p *Pool) SnapshotImagePath(id string) (string, error) {
+	dir, err := p.SnapshotDir(id)
+	return filepath.Join(dir, imageFile), err
+}
+
+// OpenSnapshotImage opens the image of a snapshot that is ready. Nobody may write to it.
+func (p *Pool) OpenSnapshotImage(id string) (*Image, error) {
+	r, err := p.GetSnapshot(id)
+	if err != nil {
+		return nil, err
+	}
+	if r.State != SnapshotReady {
+		return nil, fmt.Errorf("snapshot %s is %s, not %s", id, r.State, SnapshotReady)
+	}
+	return OpenImage(p.fs, filepath.Join(p.snapshotDir(id), imageFile), ExpectSize(r.SizeBytes))
+}
+
+// CreateSnapshot makes a snapshot's record, without an image, and returns it with defaults filled in: state creating, the
+// present time. It is durable, or, after an error or a crash, not there. An id that is taken is ErrSnapshotExists.
+func (p *Pool) CreateSnapshot(rec SnapshotRecord) (*SnapshotRecord, error) {
+	if rec.State == "" {
+		rec.State = SnapshotCreating
+	}
+	if rec.CreatedUnixNanos == 0 {
+		rec.CreatedUnixNanos = time.Now().UnixNano()
+	}
+	if err := rec.Validate(); err != nil {
+		return nil, err
+	}
+	data, err := EncodeRecord(kindSnapshot, &rec)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if _, err := p.fs.Stat(p.snapshotDir(rec.ID)); err == nil {
+		return nil, fmt.Errorf("snapshot %s: %w", rec.ID, ErrSnapshotExists)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	tmp := p.snapshotDir(rec.ID) + creatingSuffix
+	err = p.fs.RemoveAll(tmp) // of a creation that was interrupted
+	if err == nil {
+		err = p.fs.MkdirAll(tmp)
+	}
+	if err == nil {
+		err = vfs.WriteFileAtomic(p.fs, filepath.Join(tmp, snapshotFile), data)
+	}
+	if err == nil {
+		err = p.fs.Rename(tmp, p.snapshotDir(rec.ID))
+	}
+	if err == nil {
+		err = p.fs.SyncDir(p.snapshotsDir())
+	}
+	if err != nil {
+		_ = p.fs.RemoveAll(tmp) // Sweep gets what is left
+		return nil, fmt.Errorf("create snapshot %s: %w", rec.ID, err)
+	}
+	return p.GetSnapshot(rec.ID)
+}
+
+// GetSnapshot returns a snapshot's record: the caller's own copy. One that is not there is ErrNoSnapshot; a damaged record
+// is a *CorruptError.
+func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
+	if err := ValidateID(id); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoSnapshot, err)
+	}
+	r := &SnapshotRecord{}
+	err := ReadRecord(p.fs, p.snapshotPath(id), kindSnapshot, r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("snapshot %s: %w", id, ErrNoSnapshot)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Validate(); err != nil {
+		return nil, &CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1, Reason: err.Error()}
+	}
+	if r.ID != id {
+		return nil, &CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1, Reason: fmt.Sprintf("it is the record of snapshot %s", r.ID)}
+	}
+	return r, nil
+}
+
+// ListSnapshots returns all snapshots, by id. When some records cannot be read it returns the others and an error that names
+// each bad one.
+func (p *Pool) ListSnapshots() ([]*SnapshotRecord, error) {
+	names, err := p.fs.ReadDir(p.snapshotsDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []*SnapshotRecord
+	var errs []error
+	for _, name := range names {
+		if ValidateID(name) != nil {
+			continue // being created or deleted, or not ours
+		}
+		rec, err := p.GetSnapshot(name)
+		switch {
+		case errors.Is(err, ErrNoSnapshot):
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			list = append(list, rec)
+		}
+	}
+	return list, errors.Join(errs...)
+}
+
+// UpdateSnapshot changes a record: read, change, write, with all other changes of records excluded. When change returns an
+// error nothing is written and UpdateSnapshot returns that error. A snapshot's id and volume do not change. Change must not
+// use the pool.
+func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*SnapshotRecord, error) {
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	r, err := p.GetSnapshot(id)
+	if err != nil {
+		return nil, err
+	}
+	volume := r.SourceVolumeID
+	before, err := EncodeRecord(kindSnapshot, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := change(r); err != nil {
+		return nil, err
+	}
+	if r.ID != id || r.SourceVolumeID != volume {
+		return nil, fmt.Errorf("snapshot %s of volume %s: it cannot become snapshot %s of volume %s", id, volume, r.ID, r.SourceVolumeID)
+	}
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	data, err := EncodeRecord(kindSnapshot, r)
+	if err != nil || bytes.Equal(data, before) {
+		return r, err
+	}
+	if err := vfs.WriteFileAtomic(p.fs, p.snapshotPath(id), data); err != nil {
+		return nil, fmt.Errorf("update snapshot %s: %w", id, err)
+	}
+	return r, nil
+}
+
+// DeleteSnapshot removes a snapshot, whatever its record's state; it also gives up one whose record is damaged. One that is
+// not there is a success. The caller has seen to it that nobody makes its image any more.
+func (p *Pool) DeleteSnapshot(id string) error {
+	if err := ValidateID(id); err != nil {
+		return fmt.Errorf("snapshot %w", err)
+	}
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// From an earlier deletion of the same id that was interrupted.
+	if err := p.fs.RemoveAll(p.snapshotDying(id)); err != nil {
+		return err
+	}
+	err = p.fs.Rename(p.snapshotDir(id), p.snapshotDying(id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete snapshot %s: %w", id, err)
+	}
+	// Also when it is not there: an earlier call may have failed at just this.
+	if err := p.fs.SyncDir(p.snapshotsDir()); err != nil {
+		return fmt.Errorf("delete snapshot %s: %w", id, err)
+	}
+	if err := p.fs.RemoveAll(p.snapshotDying(id)); err != nil {
+		return fmt.Errorf("free snapshot %s: %w", id, err)
+	}
+	return p.fs.SyncDir(p.snapshotsDir())
+}
