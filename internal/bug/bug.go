@@ -31,4 +31,10 @@ const (
 	LeaveUnapplied Name = "leave-unapplied"
 	// KeepOldCopy lets a group take a copy over with another group's content in it (a broken sync).
 	KeepOldCopy Name = "keep-old-copy"
+	// CutAfterApply lets apply change an image before a snapshot has the content that it overwrites (breaks a snapshot's order).
+	CutAfterApply Name = "cut-after-apply"
+	// CutTwoOrdinals lets apply go on between the images of one cut (breaks a group snapshot's order).
+	CutTwoOrdinals Name = "cut-two-ordinals"
+	// ForgetChanges does not track what changes after a snapshot (breaks the changed blocks).
+	ForgetChanges Name = "forget-changes"
 )

@@ -67,12 +67,13 @@ func (g *Group) apply(ctx context.Context) error {
 }
 
 // applyLocked is apply for a caller that holds applyMu.
-func (g *Group) applyLocked(ctx context.Context) error {
+func (g *Group) applyLocked(ctx context.Context) error { return g.applyTo(ctx, g.indexedEnd()) }
+
+// applyTo is apply up to a position that indexedEnd has reached. The caller holds applyMu.
+func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
 	g.checkpointMu.Lock()
 	from, applied := g.checkpoint.last.Applied, g.checkpoint.last.AppliedOrdinal
 	g.checkpointMu.Unlock()
-
-	limit := g.indexedEnd()
 	if !from.Before(limit) {
 		return nil
 	}
@@ -92,12 +93,15 @@ func (g *Group) applyLocked(ctx context.Context) error {
 		if len(records) == 0 {
 			break
 		}
-		for i := range records {
+		n := 0
+		for n < len(records) && !limit.Before(records[n].End) {
+			n++
+		}
+		if err := g.cuts.beforeApply(records[:n]); err != nil {
+			return fmt.Errorf("group %s: apply: %w", g.Name(), err)
+		}
+		for i := range records[:n] {
 			r := &records[i]
-			if limit.Before(r.End) {
-				limit = end // the rest became durable after the pass began; it is the next one's
-				break
-			}
 			end, applied = r.End, r.Header.Ordinal
 			v := g.volume(r.Header.Volume)
 			if v == nil || !touchesImage(r.Header.Kind) {
@@ -109,11 +113,17 @@ func (g *Group) applyLocked(ctx context.Context) error {
 			}
 			touched[v] = true
 		}
+		if n < len(records) {
+			break // the rest became durable after the pass began; it is the next one's
+		}
 	}
 	for v := range touched {
 		if err := v.image.Flush(); err != nil {
 			return fmt.Errorf("group %s: apply: sync image of volume %s: %w", g.Name(), v.id, err)
 		}
+	}
+	if err := g.cuts.logMarks(); err != nil {
+		return fmt.Errorf("group %s: apply: %w", g.Name(), err)
 	}
 	g.checkpointMu.Lock()
 	defer g.checkpointMu.Unlock()

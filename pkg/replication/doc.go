@@ -8,10 +8,12 @@
 //	ship    ship.go      durable records go to the peer, in order, batched; sync.go copies extents
 //	read    read.go      index of unapplied records first, else the image
 //	trim    trim.go      a segment goes when applied here, and acknowledged there or folded into the change map
+//	cut     cut.go       images at one ordinal: apply runs to it, and copies what it overwrites from then on
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
-// members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups. Decisions are made in package core; formats belong to the
-// packages journal and changemap, and to checkpoint.go and meta.go here.
+// members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups. Decisions
+// are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go, meta.go and
+// cut_state.go here.
 //
 // It is not a block device: a [Volume] implements blockdev.Device, and something else (the shim) serves it.
 //
@@ -20,10 +22,13 @@
 // All exported methods are safe for concurrent use. Locks, taken in this order and never the other way round:
 //
 //	Group.membersMu one change of members at a time; held over what that takes, never by the data path
+//	cuts.opMu       one cut, or release of one, at a time; before or without membersMu
 //	Group.applyMu   one pass of apply at a time
 //	Group.appendMu  one append at a time: ordinal, page cache and index move together
 //	Group.mu        core and what it decides about; never held across data I/O, held while group.json is written
 //	Group.mapMu     the change map
+//	cuts.mu         the file of cuts; held while that is written
 //
-// A group runs four goroutines: apply, trim, commit (makes records durable that nobody flushes) and link.
+// A group runs five goroutines: apply, trim, commit (makes records durable that nobody flushes), link, and one that copies
+// images to snapshots.
 package replication

@@ -76,6 +76,9 @@ type Group struct {
 	// syncEnd is the batch of the sync-end on its way; 0 without one.
 	syncEnd uint64
 
+	// cuts are the snapshots of members; see cut.go.
+	cuts *cuts
+
 	progress syncProgress
 	stats    groupStats
 
@@ -120,7 +123,7 @@ func (g *Group) ID() string { return g.core.Meta.GroupID }
 // start begins the group's background work.
 func (g *Group) start() {
 	g.ctx, g.stop = context.WithCancel(context.Background())
-	for _, loop := range []func(context.Context){g.applyLoop, g.trimLoop, g.commitLoop, g.linkLoop} {
+	for _, loop := range []func(context.Context){g.applyLoop, g.trimLoop, g.commitLoop, g.linkLoop, g.cuts.loop} {
 		g.wg.Add(1)
 		go func() {
 			defer g.wg.Done()
@@ -155,6 +158,7 @@ func (g *Group) halt() error {
 }
 
 func (g *Group) release() error {
+	g.cuts.close()
 	errs := []error{g.journal.Close(), g.checkpoint.close()}
 	for _, v := range *g.volumes.Load() {
 		errs = append(errs, v.image.Close())

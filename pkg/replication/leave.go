@@ -81,6 +81,11 @@ func (g *Group) letGo(v *Volume) error {
 	defer g.membersMu.Unlock()
 	g.applyMu.Lock()
 	defer g.applyMu.Unlock()
+	// Outside of the group nobody keeps what a snapshot has still to copy.
+	if copies := g.cuts.copiesOf(v.id); len(copies) > 0 {
+		return fmt.Errorf("%w: volume %s of group %s is being copied to snapshot %s; wait until that is complete, or delete the snapshot",
+			ErrInUse, v.id, g.Name(), copies[0])
+	}
 	if !bug.Enabled(bug.LeaveUnapplied) {
 		if err := g.applyLocked(g.ctx); err != nil {
 			return err
@@ -228,6 +233,10 @@ func (g *Group) continueMembers() error {
 	return err
 }
 
+// errMemberGone ends copies of a volume that the primary took out of the group: what changes its image from then on, another
+// group perhaps, does not know of them, and the primary is not kept waiting for them.
+var errMemberGone = errors.New("its volume was taken out of the group while it was copied; delete it")
+
 // dropMember takes a member out because its primary did. What is here of it goes into its image first, so that the copy
 // which is released is what the volume was when it left.
 func (g *Group) dropMember(m core.Member) error {
@@ -240,6 +249,9 @@ func (g *Group) dropMember(m core.Member) error {
 		g.applyMu.Lock()
 		defer g.applyMu.Unlock()
 		if err := g.applyLocked(g.ctx); err != nil {
+			return err
+		}
+		if err := g.cuts.failCopies(m.VolumeID, errMemberGone); err != nil {
 			return err
 		}
 	}

@@ -312,6 +312,9 @@ func (g *Group) forgetVolume(index uint32) {
 	next := maps.Clone(*g.volumes.Load())
 	delete(next, index)
 	g.volumes.Store(&next)
+	if err := g.cuts.forget(index); err != nil {
+		klog.ErrorS(err, "Ending the tracking of changed blocks; the next start does it", "volume", v.id)
+	}
 	g.mapMu.Lock()
 	g.pending.Drop(index)
 	g.mapMu.Unlock()

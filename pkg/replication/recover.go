@@ -24,6 +24,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(), trimmed: make(chan struct{}),
 		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
 	}
+	g.cuts = newCuts(g)
 	meta, err := loadMeta(g.cfg.FS, g.path(metaFile))
 	if err != nil {
 		return nil, err
@@ -40,6 +41,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	g.volumes.Store(&map[uint32]*Volume{})
 	defer func() {
 		if err != nil {
+			g.cuts.close()
 			g.checkpoint.close()
 			for _, v := range *g.volumes.Load() {
 				v.image.Close()
@@ -52,6 +54,10 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		}
 	}
 	if err := g.openJournal(); err != nil {
+		return nil, err
+	}
+	if err := g.cuts.load(); err != nil {
+		g.journal.Close()
 		return nil, err
 	}
 	// A crash may have come while a volume was being added, changed or removed.

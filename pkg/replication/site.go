@@ -111,6 +111,9 @@ func Open(cfg Config) (*Site, error) {
 			continue
 		}
 		s.groups[g.Name()] = g
+	}
+	s.failOrphans() // before groups begin to forget their snapshots
+	for _, g := range s.groups {
 		g.start()
 	}
 	if err := s.releaseStrays(); err != nil {
@@ -270,8 +273,11 @@ func (s *Site) addLocked(meta core.Meta) (*Group, error) {
 	return g, nil
 }
 
-// DeleteGroup forgets a group and its journal. Its volumes stay, with everything durable applied to them. With members
-// it needs force; with attached ones it is refused. A group that does not exist is not an error.
+var errGroupDeleted = errors.New("its group was deleted while it was copied")
+
+// DeleteGroup forgets a group and its journal. Its volumes stay, with everything durable applied to them; snapshots that
+// are being copied fail. With members it needs force; with attached ones it is refused. A group that does not exist is not an
+// error.
 func (s *Site) DeleteGroup(name string, force bool) error {
 	g, err := s.Group(name)
 	if errors.Is(err, ErrNotFound) {
@@ -291,6 +297,10 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 		return err
 	}
 	if err := g.applyAll(g.ctx); err != nil && !force {
+		return err
+	}
+	defer g.cuts.suspend()()
+	if err := g.cuts.abandon(errGroupDeleted); err != nil && !force {
 		return err
 	}
 	s.mu.Lock()

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"syscall"
@@ -32,6 +33,10 @@ func toStatus(err error) error {
 		code = codes.ResourceExhausted
 	case errors.Is(err, replication.ErrClosed):
 		code = codes.Unavailable
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
 	}
 	return status.Error(code, err.Error())
 }

@@ -50,6 +50,9 @@ func NewMetrics(site *replication.Site) *Metrics {
 		"promotable":                        "1 if a forced promotion would give one consistent instant.",
 		"primary":                           "1 if the group is primary at this site.",
 		"connected":                         "1 if the link to the peer carries this group.",
+		"cuts_running":                      "Snapshots of the group's volumes that are being copied.",
+		"cuts_done_bytes":                   "Bytes that the running copies have dealt with.",
+		"cuts_total_bytes":                  "Bytes of the volumes that are being copied; 0 without one.",
 		"state":                             "1 for the group's state, 0 for the others.",
 	} {
 		labels := []string{"group", "peer"}
@@ -86,6 +89,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, g := range m.site.Groups() {
 		s := g.Status()
 		m.collectGroup(ch, s)
+		m.collectCuts(ch, s, g.Cuts())
 		raw, wire := g.ShippedBytes()
 		m.send(ch, "shipped_bytes_total", prometheus.CounterValue, float64(raw), s.Name, s.Peer)
 		m.send(ch, "wire_bytes_total", prometheus.CounterValue, float64(wire), s.Name, s.Peer)
@@ -117,6 +121,18 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *sidecarpb.GroupSt
 	}
 	for _, v := range s.Volumes {
 		m.send(ch, "unapplied_bytes", prometheus.GaugeValue, float64(v.UnappliedBytes), s.Name, s.Peer, v.VolumeId)
+	}
+}
+
+func (m *Metrics) collectCuts(ch chan<- prometheus.Metric, s *sidecarpb.GroupStatus, cuts []*sidecarpb.CutStatus) {
+	var done, total uint64
+	for _, c := range cuts {
+		done, total = done+c.DoneBytes, total+c.TotalBytes
+	}
+	for name, value := range map[string]float64{
+		"cuts_running": float64(len(cuts)), "cuts_done_bytes": float64(done), "cuts_total_bytes": float64(total),
+	} {
+		m.send(ch, name, prometheus.GaugeValue, value, s.Name, s.Peer)
 	}
 }
 

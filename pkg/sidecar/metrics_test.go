@@ -46,7 +46,7 @@ func TestMetrics(t *testing.T) {
 	for _, name := range []string{
 		"lag_ordinals", "lag_bytes", "lag_seconds", "journal_size_bytes", "journal_used_bytes", "journal_used_ratio", "change_map_bytes",
 		"sync_done_bytes", "sync_total_bytes", "shipped_bytes_total", "wire_bytes_total", "head_ordinal", "durable_ordinal",
-		"applied_ordinal", "acknowledged_ordinal", "promotable", "primary", "connected",
+		"applied_ordinal", "acknowledged_ordinal", "promotable", "primary", "connected", "cuts_running", "cuts_done_bytes", "cuts_total_bytes",
 	} {
 		if name = "slipstream_group_" + name; !slices.Equal(got[name], group) || series[name] != 2 {
 			t.Errorf("%s has labels %v and %d series", name, got[name], series[name])

@@ -215,7 +215,7 @@ func LogCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler 
 	start := time.Now()
 	resp, err := handler(ctx, req)
 	switch req.(type) {
-	case *sidecarpb.ProbeRequest, *sidecarpb.ListGroupsRequest:
+	case *sidecarpb.ProbeRequest, *sidecarpb.ListGroupsRequest, *sidecarpb.ListCutsRequest:
 		if err == nil {
 			return resp, nil
 		}

@@ -38,6 +38,9 @@ const (
 	Sidecar_WatchGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/WatchGroup"
 	Sidecar_Promote_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Promote"
 	Sidecar_Demote_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Demote"
+	Sidecar_CutGroup_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/CutGroup"
+	Sidecar_ListCuts_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/ListCuts"
+	Sidecar_ReleaseCut_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ReleaseCut"
 )
 
 // SidecarClient is the client API for Sidecar service.
@@ -72,6 +75,20 @@ type SidecarClient interface {
 	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*PromoteResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(ctx context.Context, in *DemoteRequest, opts ...grpc.CallOption) (*DemoteResponse, error)
+	// CutGroup takes snapshots of volumes of one group at one ordinal, on a primary or a secondary. Their records are in
+	// the pool in state creating; CutGroup makes their images and moves the records on: to ready, or to copying where the
+	// file system cannot share blocks between files, and from there to ready or failed in its own time. It returns when
+	// the ordinal is fixed, not when copies are complete. Writes go on meanwhile.
+	//
+	// All targets get the ordinal or none does. Repeated for the same snapshots it returns the cut that they were taken
+	// at. FAILED_PRECONDITION: the group is in the middle of a sync, a volume is not in it or only just joining it, or
+	// some of the snapshots were taken by another call and others not.
+	CutGroup(ctx context.Context, in *CutGroupRequest, opts ...grpc.CallOption) (*CutGroupResponse, error)
+	// ListCuts returns the snapshots that are being copied.
+	ListCuts(ctx context.Context, in *ListCutsRequest, opts ...grpc.CallOption) (*ListCutsResponse, error)
+	// ReleaseCut ends the copying of a snapshot that is about to be deleted, and takes it out of the tracking of changed
+	// blocks; a copy that was under way is marked failed. One that no group here knows of: no effect.
+	ReleaseCut(ctx context.Context, in *ReleaseCutRequest, opts ...grpc.CallOption) (*ReleaseCutResponse, error)
 }
 
 type sidecarClient struct {
@@ -221,6 +238,36 @@ func (c *sidecarClient) Demote(ctx context.Context, in *DemoteRequest, opts ...g
 	return out, nil
 }
 
+func (c *sidecarClient) CutGroup(ctx context.Context, in *CutGroupRequest, opts ...grpc.CallOption) (*CutGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CutGroupResponse)
+	err := c.cc.Invoke(ctx, Sidecar_CutGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) ListCuts(ctx context.Context, in *ListCutsRequest, opts ...grpc.CallOption) (*ListCutsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCutsResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ListCuts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) ReleaseCut(ctx context.Context, in *ReleaseCutRequest, opts ...grpc.CallOption) (*ReleaseCutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseCutResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ReleaseCut_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SidecarServer is the server API for Sidecar service.
 // All implementations must embed UnimplementedSidecarServer
 // for forward compatibility.
@@ -253,6 +300,20 @@ type SidecarServer interface {
 	Promote(context.Context, *PromoteRequest) (*PromoteResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(context.Context, *DemoteRequest) (*DemoteResponse, error)
+	// CutGroup takes snapshots of volumes of one group at one ordinal, on a primary or a secondary. Their records are in
+	// the pool in state creating; CutGroup makes their images and moves the records on: to ready, or to copying where the
+	// file system cannot share blocks between files, and from there to ready or failed in its own time. It returns when
+	// the ordinal is fixed, not when copies are complete. Writes go on meanwhile.
+	//
+	// All targets get the ordinal or none does. Repeated for the same snapshots it returns the cut that they were taken
+	// at. FAILED_PRECONDITION: the group is in the middle of a sync, a volume is not in it or only just joining it, or
+	// some of the snapshots were taken by another call and others not.
+	CutGroup(context.Context, *CutGroupRequest) (*CutGroupResponse, error)
+	// ListCuts returns the snapshots that are being copied.
+	ListCuts(context.Context, *ListCutsRequest) (*ListCutsResponse, error)
+	// ReleaseCut ends the copying of a snapshot that is about to be deleted, and takes it out of the tracking of changed
+	// blocks; a copy that was under way is marked failed. One that no group here knows of: no effect.
+	ReleaseCut(context.Context, *ReleaseCutRequest) (*ReleaseCutResponse, error)
 	mustEmbedUnimplementedSidecarServer()
 }
 
@@ -301,6 +362,15 @@ func (UnimplementedSidecarServer) Promote(context.Context, *PromoteRequest) (*Pr
 }
 func (UnimplementedSidecarServer) Demote(context.Context, *DemoteRequest) (*DemoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Demote not implemented")
+}
+func (UnimplementedSidecarServer) CutGroup(context.Context, *CutGroupRequest) (*CutGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CutGroup not implemented")
+}
+func (UnimplementedSidecarServer) ListCuts(context.Context, *ListCutsRequest) (*ListCutsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListCuts not implemented")
+}
+func (UnimplementedSidecarServer) ReleaseCut(context.Context, *ReleaseCutRequest) (*ReleaseCutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseCut not implemented")
 }
 func (UnimplementedSidecarServer) mustEmbedUnimplementedSidecarServer() {}
 func (UnimplementedSidecarServer) testEmbeddedByValue()                 {}
@@ -550,6 +620,60 @@ func _Sidecar_Demote_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_CutGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CutGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).CutGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_CutGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).CutGroup(ctx, req.(*CutGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_ListCuts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCutsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ListCuts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ListCuts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ListCuts(ctx, req.(*ListCutsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_ReleaseCut_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseCutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ReleaseCut(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ReleaseCut_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ReleaseCut(ctx, req.(*ReleaseCutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Sidecar_ServiceDesc is the grpc.ServiceDesc for Sidecar service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -604,6 +728,18 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Demote",
 			Handler:    _Sidecar_Demote_Handler,
+		},
+		{
+			MethodName: "CutGroup",
+			Handler:    _Sidecar_CutGroup_Handler,
+		},
+		{
+			MethodName: "ListCuts",
+			Handler:    _Sidecar_ListCuts_Handler,
+		},
+		{
+			MethodName: "ReleaseCut",
+			Handler:    _Sidecar_ReleaseCut_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

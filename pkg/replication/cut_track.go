@@ -1,0 +1,239 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+// sinceFile is the log of the extents that changed in a member since a snapshot, its last one.
+func (g *Group) sinceFile(snapshotID string) string { return g.path(sincePrefix + snapshotID) }
+
+const sincePrefix = "since-"
+
+// track is what changed in a member since its last snapshot.
+//
+// Records are marked when they are applied, and logged before the checkpoint moves past them; recovery applies again what
+// is behind the checkpoint, and marks it again. So the log never lacks what is applied for good. It may have extents from
+// before the snapshot, or twice: both only make a later set larger.
+type track struct {
+	trackRecord
+	log *changemap.Log
+	// known has every extent that was marked; fresh those of them that are not logged yet.
+	known, fresh *changemap.Map
+}
+
+// trackRecord is the durable part: which snapshot is a member's last one. It is the content of the file of cuts.
+type trackRecord struct {
+	Index      uint32 `json:"index"`
+	VolumeID   string `json:"volumeID"`
+	SnapshotID string `json:"snapshotID"`
+}
+
+// createTrack begins with a set of extents, durably; nil for none.
+func (g *Group) createTrack(r trackRecord, since *changemap.Map) (*track, error) {
+	if since == nil {
+		since = changemap.New()
+	}
+	log, err := changemap.CreateLog(g.cfg.FS, g.sinceFile(r.SnapshotID))
+	if err != nil {
+		return nil, err
+	}
+	if err := log.Append(since); err != nil {
+		log.Close()
+		return nil, err
+	}
+	return &track{trackRecord: r, log: log, known: since.Clone(), fresh: changemap.New()}, nil
+}
+
+func (g *Group) openTrack(r trackRecord) (*track, error) {
+	log, known, err := changemap.OpenLog(g.cfg.FS, g.sinceFile(r.SnapshotID))
+	if err != nil {
+		return nil, err
+	}
+	return &track{trackRecord: r, log: log, known: known, fresh: changemap.New()}, nil
+}
+
+// mark notes that a range is about to change.
+func (t *track) mark(off, n int64) {
+	if n <= 0 || bug.Enabled(bug.ForgetChanges) {
+		return
+	}
+	end := uint64(off+n-1)/changemap.ExtentBytes + 1
+	for e := uint64(off) / changemap.ExtentBytes; e < end; e++ {
+		if !t.known.Has(0, e) {
+			t.known.MarkExtent(0, e)
+			t.fresh.MarkExtent(0, e)
+		}
+	}
+}
+
+// logMarks makes durable what was marked, for the checkpoint that follows. Where that fails the tracking ends, durably,
+// by taking the log away: the next snapshot has no parent then. That needs no space on a disk that may be full.
+func (c *cuts) logMarks() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for index, t := range c.tracks {
+		if t.fresh.Len() == 0 {
+			continue
+		}
+		err := t.log.Append(t.fresh)
+		if err == nil {
+			t.fresh = changemap.New()
+			continue
+		}
+		klog.ErrorS(err, "Tracking of changed blocks ends: the next snapshot has no parent", "group", c.g.Name(), "volume", t.VolumeID)
+		if err := c.g.cfg.FS.Remove(c.g.sinceFile(t.SnapshotID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("end the tracking of changed blocks of volume %s: %w", t.VolumeID, err)
+		}
+		if err := c.g.cfg.FS.SyncDir(c.g.dir); err != nil {
+			return fmt.Errorf("end the tracking of changed blocks of volume %s: %w", t.VolumeID, err)
+		}
+		_ = t.log.Close()
+		delete(c.tracks, index)
+		c.dirty = true
+	}
+	return nil
+}
+
+// beforeApply is called with the records that are about to be applied: it marks what they change, and copies what they
+// overwrite into snapshots that have it still to do.
+func (c *cuts) beforeApply(records []journal.Record) error {
+	c.mu.Lock()
+	if c.doubt {
+		if err := c.saveLocked(); err != nil {
+			c.mu.Unlock()
+			return err
+		}
+	}
+	if len(c.tracks) == 0 && len(c.copies) == 0 {
+		c.mu.Unlock()
+		return nil
+	}
+	touched := map[*imageCopy]*changemap.Map{}
+	for i := range records {
+		h := &records[i].Header
+		v := c.g.volume(h.Volume)
+		if v == nil || !touchesImage(h.Kind) {
+			continue
+		}
+		if t := c.tracks[h.Volume]; t != nil {
+			t.mark(h.Offset, int64(h.Length))
+		}
+		for _, running := range c.copies {
+			if running.target.VolumeID != v.id || h.Offset >= running.target.SizeBytes {
+				continue
+			}
+			if touched[running] == nil {
+				touched[running] = changemap.New()
+			}
+			touched[running].Mark(0, h.Offset, min(int64(h.Length), running.target.SizeBytes-h.Offset))
+		}
+	}
+	c.mu.Unlock()
+	for running, extents := range touched {
+		if err := running.preserve(extents); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rebase takes a snapshot that is about to be deleted out of the tracking: what changed since it becomes what changed
+// since its parent. Without a parent, or without knowing what changed between the two, tracking ends. The caller holds
+// opMu.
+func (c *cuts) rebase(snapshotID, parent string) error {
+	// Apply may not mark meanwhile: the log changes.
+	c.g.applyMu.Lock()
+	defer c.g.applyMu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var t, next *track
+	for _, known := range c.tracks {
+		if known.SnapshotID == snapshotID {
+			t = known
+		}
+	}
+	if t == nil {
+		return nil
+	}
+	index := t.Index
+	if parent != "" {
+		own, err := changes.Load(c.g.cfg.FS, c.g.cfg.Pool, t.SnapshotID)
+		switch {
+		case err == nil:
+			own.Merge(t.known)
+			next, err = c.g.createTrack(trackRecord{Index: index, VolumeID: t.VolumeID, SnapshotID: parent}, own)
+			if err != nil {
+				return err
+			}
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, changemap.ErrCorrupt):
+			return err
+		}
+	}
+	old := t.SnapshotID
+	_ = t.log.Close()
+	delete(c.tracks, index)
+	if next != nil {
+		c.tracks[index] = next
+	}
+	c.dirty = true
+	if err := c.saveLocked(); err != nil {
+		return err
+	}
+	c.removeSince(old)
+	return nil
+}
+
+// removeSince takes away a log that the file of cuts does not name any more. If that fails, the next start does it.
+func (c *cuts) removeSince(snapshotID string) {
+	if err := c.g.cfg.FS.Remove(c.g.sinceFile(snapshotID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		klog.ErrorS(err, "Removing a log of changed blocks; the next start does it", "group", c.g.Name(), "snapshot", snapshotID)
+	}
+}
+
+// forget ends the tracking of a member that leaves the group: what changes it from here on is not seen.
+func (c *cuts) forget(index uint32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.tracks[index]
+	if t == nil {
+		return nil
+	}
+	_ = t.log.Close()
+	delete(c.tracks, index)
+	c.dirty = true
+	if err := c.saveLocked(); err != nil {
+		return err
+	}
+	c.removeSince(t.SnapshotID)
+	return nil
+}
+
+// sweepSince removes logs that no track has.
+func (c *cuts) sweepSince() error {
+	names, err := c.g.cfg.FS.ReadDir(c.g.dir)
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{}
+	for _, t := range c.tracks {
+		live[filepath.Base(c.g.sinceFile(t.SnapshotID))] = true
+	}
+	for _, name := range names {
+		if len(name) > len(sincePrefix) && name[:len(sincePrefix)] == sincePrefix && !live[name] {
+			if err := c.g.cfg.FS.Remove(c.g.path(name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
