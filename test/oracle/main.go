@@ -23,13 +23,18 @@ import (
 type tally struct {
 	rounds, judged, drills, promotions, unpromotable    atomic.Int64
 	peaceful, relocations, disasters, reunions, crashes atomic.Int64
+	// Of group snapshots: taken, those of them at a secondary, refused there in a sync, asked for again after a power loss
+	// in the middle, judged, and sets of changed blocks judged.
+	snapshots, secondarySnapshots, refusedSnapshots, snapshotDrills, judgedSnapshots, deltas atomic.Int64
 }
 
 func (t *tally) String() string {
 	return fmt.Sprintf("%d rounds: %d ended in peace, %d relocated, %d in disaster, %d with the old primary back; %d promotions, %d refused in the middle of a sync, "+
-		"%d copies judged after a crash of the secondary, %d drills, %d replicators killed",
+		"%d copies judged after a crash of the secondary, %d drills, %d replicators killed; %d group snapshots (%d at a secondary, %d refused there, "+
+		"%d in a drill), judged %d times, %d sets of changed blocks",
 		t.rounds.Load(), t.peaceful.Load(), t.relocations.Load(), t.disasters.Load(), t.reunions.Load(), t.promotions.Load(), t.unpromotable.Load(),
-		t.judged.Load(), t.drills.Load(), t.crashes.Load())
+		t.judged.Load(), t.drills.Load(), t.crashes.Load(), t.snapshots.Load(), t.secondarySnapshots.Load(), t.refusedSnapshots.Load(),
+		t.snapshotDrills.Load(), t.judgedSnapshots.Load(), t.deltas.Load())
 }
 
 // failure is the first round that failed.

@@ -22,6 +22,8 @@ type params struct {
 	exact bool
 	// overflow: bursts are larger than the journal, so that it is folded and the peer needs resyncs.
 	overflow bool
+	// reflink: the sites' file systems can clone files, so that snapshots need no copying.
+	reflink bool
 
 	blocks         []int // of each volume
 	filled         []bool
@@ -40,7 +42,7 @@ func pick[T any](rng *rand.Rand, of ...T) T { return of[rng.IntN(len(of))] }
 
 func drawParams(seed uint64, rng *rand.Rand) params {
 	p := params{
-		seed: seed, exact: rng.IntN(4) != 0, overflow: rng.IntN(4) == 0,
+		seed: seed, exact: rng.IntN(4) != 0, overflow: rng.IntN(4) == 0, reflink: rng.IntN(4) == 0,
 		journalBytes: replication.MinJournalBytes, policy: core.PolicyTrack,
 		writers: 1 + rng.IntN(4), maxBlocks: pick(rng, 1, 4, 16), flushEvery: pick(rng, 1, 4, 16, 64),
 		hotPercent: pick(rng, 0, 50, 95), discardPercent: pick(rng, 0, 3, 10), events: 3 + rng.IntN(6),
@@ -73,9 +75,9 @@ func (p params) String() string {
 		judge = "exact"
 	}
 	return fmt.Sprintf("%s, volumes of %v blocks (filled: %v), journal %d bytes, %s, %d writers, writes of up to %d blocks, a flush in %d operations, "+
-		"%d%% hot, %d%% discards and as many zeros, %d events, overflow %v, commit %v, apply %v",
+		"%d%% hot, %d%% discards and as many zeros, %d events, overflow %v, reflink %v, commit %v, apply %v",
 		judge, p.blocks, p.filled, p.journalBytes, p.policy, p.writers, p.maxBlocks, p.flushEvery, p.hotPercent, p.discardPercent, p.events,
-		p.overflow, p.pace.commit, p.pace.apply)
+		p.overflow, p.reflink, p.pace.commit, p.pace.apply)
 }
 
 // world is one round.
@@ -96,6 +98,9 @@ type world struct {
 	samples    []ackSample
 	// powerFloor is what the primary's last power loss must have left.
 	powerFloor floors
+
+	snapshots     []*groupSnapshot
+	snapshotsMade int
 }
 
 type ackSample struct{ clock, head uint64 }
@@ -116,6 +121,8 @@ func memRound(ctx context.Context, seed uint64, t *tally) (err error) {
 	defer w.net.Close()
 	w.a = &memSite{name: siteA, pace: w.p.pace, fs: vfs.NewMem(), net: w.net}
 	w.b = &memSite{name: siteB, pace: w.p.pace, fs: vfs.NewMem(), net: w.net}
+	w.a.fs.SetReflink(w.p.reflink)
+	w.b.fs.SetReflink(w.p.reflink)
 	defer w.a.kill()
 	defer w.b.kill()
 	for _, s := range []*memSite{w.a, w.b} {
@@ -161,7 +168,13 @@ func memRound(ctx context.Context, seed uint64, t *tally) (err error) {
 	if err := w.burst(); err != nil {
 		return err
 	}
+	if err := w.judgeSnapshots("before the end"); err != nil {
+		return err
+	}
 	if err := w.end(); err != nil {
+		return err
+	}
+	if err := w.judgeSnapshots("in the end"); err != nil {
 		return err
 	}
 	return w.ws.err()
@@ -280,8 +293,10 @@ func (w *world) event() error {
 		return w.restartSecondary(false)
 	case draw < 60:
 		return w.restartSecondary(true)
-	case draw < 85:
+	case draw < 73:
 		return w.drill()
+	case draw < 85:
+		return w.snapshot()
 	case draw < 93:
 		return w.changeMembers()
 	default:
