@@ -144,3 +144,22 @@ func TestReattachToStalePrimary(t *testing.T) {
 		t.Fatalf("demotion under an application: %v", err)
 	}
 }
+
+// A member is never larger than a change map can describe, whoever asks for it: nothing is changed, and nothing panics.
+func TestMemberTooLarge(t *testing.T) {
+	_, a, _ := pair(t)
+	g := a.createGroup("shop", "site-b", 1, 1<<20, nil)
+	if err := g.Resize("v0", core.MaxVolumeBytes+4096); !errors.Is(err, ErrInvalid) {
+		t.Errorf("resize: %v", err)
+	}
+	if size := volumeOf(t, g, "v0").Size(); size != 1<<20 {
+		t.Errorf("refused, but the volume has %d bytes", size)
+	}
+	rec := a.createVolume("huge", core.MaxVolumeBytes+4096)
+	if err := g.AddVolume(rec, nil); !errors.Is(err, ErrInvalid) {
+		t.Errorf("add: %v", err)
+	}
+	if rec, err := a.pool.Get("huge"); err != nil || rec.Group != "" {
+		t.Errorf("refused, but the volume's record is %v, %v", rec, err)
+	}
+}

@@ -4,9 +4,13 @@ import (
 	"fmt"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
+
+// No member is larger than what a change map can describe: marking it would panic. This does not compile otherwise.
+var _ [changemap.MaxVolumeBytes - core.MaxVolumeBytes]struct{}
 
 // metaKind tells group.json from the other record files; their form is in blockdev's package comment.
 const metaKind = "group"

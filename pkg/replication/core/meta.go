@@ -185,8 +185,9 @@ func (m *Meta) Validate() error {
 	return CheckMembers(nil, m.Members)
 }
 
-// MaxVolumeBytes is the largest volume of a group: 1 PiB. It bounds what a peer can make this site keep track of.
-const MaxVolumeBytes = 1 << 50
+// MaxVolumeBytes is the largest volume of a group: 64 TiB, what a change map can describe. It bounds what a peer can make
+// this site keep track of.
+const MaxVolumeBytes = 64 << 40
 
 // CheckMembers says what is wrong with a list of members, by itself and as the successor of the list before: an index
 // and a volume belong together, and an index keeps its volume for good.
