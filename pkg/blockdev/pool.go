@@ -149,11 +149,9 @@ func (p *Pool) ID() string { return p.id }
 // Dir is the pool's directory.
 func (p *Pool) Dir() string { return p.dir }
 
-func (p *Pool) volumesDir() string           { return filepath.Join(p.dir, "volumes") }
-func (p *Pool) volumeDir(id string) string   { return filepath.Join(p.volumesDir(), id) }
-func (p *Pool) volumePath(id string) string  { return filepath.Join(p.volumeDir(id), volumeFile) }
-func (p *Pool) creatingDir(id string) string { return p.volumeDir(id) + creatingSuffix }
-func (p *Pool) deletingDir(id string) string { return p.volumeDir(id) + deletingSuffix }
+func (p *Pool) volumesDir() string          { return filepath.Join(p.dir, "volumes") }
+func (p *Pool) volumeDir(id string) string  { return filepath.Join(p.volumesDir(), id) }
+func (p *Pool) volumePath(id string) string { return filepath.Join(p.volumeDir(id), volumeFile) }
 
 // ImagePath is where a volume's image is, or would be.
 func (p *Pool) ImagePath(id string) (string, error) {
@@ -227,15 +225,21 @@ func (p *Pool) List() ([]*VolumeRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []*VolumeRecord
+	return listRecords(names, p.Get, ErrNoVolume)
+}
+
+// listRecords gets the record of each directory in names, in order, and joins the errors of those that cannot be read. One
+// for which get returns missing was deleted meanwhile.
+func listRecords[R any](names []string, get func(id string) (*R, error), missing error) ([]*R, error) {
+	var list []*R
 	var errs []error
 	for _, name := range names {
 		if ValidateID(name) != nil {
 			continue // being created or deleted, or not ours
 		}
-		rec, err := p.Get(name)
+		rec, err := get(name)
 		switch {
-		case errors.Is(err, ErrNoVolume):
+		case errors.Is(err, missing):
 		case err != nil:
 			errs = append(errs, err)
 		default:
@@ -268,35 +272,46 @@ func (p *Pool) Create(rec VolumeRecord) (*VolumeRecord, error) {
 		return nil, err
 	}
 	if err := p.build(r, data); err != nil {
-		_ = p.fs.RemoveAll(p.creatingDir(r.ID)) // Sweep gets what is left
 		return nil, fmt.Errorf("create volume %s: %w", r.ID, err)
 	}
 	return r, nil
 }
 
-// build makes a volume's directory under another name and renames it, which is the instant it comes into being.
+// build makes a volume's directory.
 func (p *Pool) build(r *VolumeRecord, record []byte) error {
-	tmp := p.creatingDir(r.ID)
+	return p.makeDir(p.volumesDir(), r.ID, func(dir string) error {
+		img, err := CreateImage(p.fs, filepath.Join(dir, imageFile), r.SizeBytes, r.Thick)
+		if err != nil {
+			return err
+		}
+		if err := img.Close(); err != nil {
+			return err
+		}
+		return vfs.WriteFileAtomic(p.fs, filepath.Join(dir, volumeFile), record)
+	})
+}
+
+// makeDir makes the directory of a volume or snapshot under another name and renames it, which is the instant it comes into
+// being. fill makes what is in it, durably. The caller holds the records' lock.
+func (p *Pool) makeDir(parent, id string, fill func(dir string) error) error {
+	tmp := filepath.Join(parent, id+creatingSuffix)
 	if err := p.fs.RemoveAll(tmp); err != nil { // of a creation that was interrupted
 		return err
 	}
-	if err := p.fs.MkdirAll(tmp); err != nil {
-		return err
+	err := p.fs.MkdirAll(tmp)
+	if err == nil {
+		err = fill(tmp)
 	}
-	img, err := CreateImage(p.fs, filepath.Join(tmp, imageFile), r.SizeBytes, r.Thick)
+	if err == nil {
+		err = p.fs.Rename(tmp, filepath.Join(parent, id))
+	}
+	if err == nil {
+		err = p.fs.SyncDir(parent)
+	}
 	if err != nil {
-		return err
+		_ = p.fs.RemoveAll(tmp) // Sweep gets what is left
 	}
-	if err := img.Close(); err != nil {
-		return err
-	}
-	if err := vfs.WriteFileAtomic(p.fs, filepath.Join(tmp, volumeFile), record); err != nil {
-		return err
-	}
-	if err := p.fs.Rename(tmp, p.volumeDir(r.ID)); err != nil {
-		return err
-	}
-	return p.fs.SyncDir(p.volumesDir())
+	return err
 }
 
 // Update changes a record: read, change, write, with all other changes excluded. The record that change gets is its own;
@@ -393,27 +408,34 @@ func (p *Pool) Delete(id string) error {
 	if err := ValidateID(id); err != nil {
 		return fmt.Errorf("volume %w", err)
 	}
+	return p.removeDir(p.volumesDir(), id, "volume")
+}
+
+// removeDir removes the directory of a volume or snapshot, by a rename first, which is the instant it is gone. One that is not
+// there is a success.
+func (p *Pool) removeDir(parent, id, what string) error {
 	unlock, err := p.lockRecords()
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	dying := filepath.Join(parent, id+deletingSuffix)
 	// From an earlier deletion of the same id that was interrupted.
-	if err := p.fs.RemoveAll(p.deletingDir(id)); err != nil {
+	if err := p.fs.RemoveAll(dying); err != nil {
 		return err
 	}
-	err = p.fs.Rename(p.volumeDir(id), p.deletingDir(id))
+	err = p.fs.Rename(filepath.Join(parent, id), dying)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete volume %s: %w", id, err)
+		return fmt.Errorf("delete %s %s: %w", what, id, err)
 	}
 	// Also when it is not there: an earlier call may have failed at just this.
-	if err := p.fs.SyncDir(p.volumesDir()); err != nil {
-		return fmt.Errorf("delete volume %s: %w", id, err)
+	if err := p.fs.SyncDir(parent); err != nil {
+		return fmt.Errorf("delete %s %s: %w", what, id, err)
 	}
-	if err := p.fs.RemoveAll(p.deletingDir(id)); err != nil {
-		return fmt.Errorf("free volume %s: %w", id, err)
+	if err := p.fs.RemoveAll(dying); err != nil {
+		return fmt.Errorf("free %s %s: %w", what, id, err)
 	}
-	return p.fs.SyncDir(p.volumesDir())
+	return p.fs.SyncDir(parent)
 }
 
 // Sweep removes what interrupted creations, deletions and updates of volumes and snapshots left, and returns the names of

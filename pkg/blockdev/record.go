@@ -127,20 +127,30 @@ func (r *VolumeRecord) Validate() error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("volume %s: %s", r.ID, fmt.Sprintf(format, args...))
 	}
-	b := r.BlockSizeBytes
+	if err := checkShape(r.SizeBytes, r.BlockSizeBytes, r.Order); err != nil {
+		return fail("%v", err)
+	}
 	switch {
-	case b < minBlockSizeBytes || b > maxBlockSizeBytes || b&(b-1) != 0:
-		return fail("block size %d is not a power of two from %d to %d", b, minBlockSizeBytes, maxBlockSizeBytes)
-	case r.SizeBytes <= 0 || r.SizeBytes%b != 0:
-		return fail("size %d is not a positive multiple of its block size %d", r.SizeBytes, b)
-	case !slices.Contains([]Order{"", OrderFlush, OrderAck}, r.Order):
-		return fail("order %q is neither %q nor %q", r.Order, OrderFlush, OrderAck)
 	case r.Replicable && r.Order == "":
 		return fail("replicable, but without an order")
 	case !slices.Contains([]VolumeState{VolumeCreating, VolumeReady, VolumeDeleting}, r.State):
 		return fail("state %q is unknown", r.State)
 	case r.Format != nil && r.Format.State != FormatFormatting && r.Format.State != FormatFormatted:
 		return fail("format state %q is unknown", r.Format.State)
+	}
+	return nil
+}
+
+// checkShape says what is wrong with what a volume and its snapshots have in common.
+func checkShape(sizeBytes, blockSizeBytes int64, order Order) error {
+	b := blockSizeBytes
+	switch {
+	case b < minBlockSizeBytes || b > maxBlockSizeBytes || b&(b-1) != 0:
+		return fmt.Errorf("block size %d is not a power of two from %d to %d", b, minBlockSizeBytes, maxBlockSizeBytes)
+	case sizeBytes <= 0 || sizeBytes%b != 0:
+		return fmt.Errorf("size %d is not a positive multiple of its block size %d", sizeBytes, b)
+	case !slices.Contains([]Order{"", OrderFlush, OrderAck}, order):
+		return fmt.Errorf("order %q is neither %q nor %q", order, OrderFlush, OrderAck)
 	}
 	return nil
 }

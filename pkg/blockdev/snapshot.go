@@ -84,18 +84,14 @@ func (r *SnapshotRecord) Validate() error {
 	if err := ValidateID(r.SourceVolumeID); err != nil {
 		return fail("source volume %v", err)
 	}
-	b := r.BlockSizeBytes
+	if err := checkShape(r.SizeBytes, r.BlockSizeBytes, r.Order); err != nil {
+		return fail("%v", err)
+	}
 	switch {
-	case b < minBlockSizeBytes || b > maxBlockSizeBytes || b&(b-1) != 0:
-		return fail("block size %d is not a power of two from %d to %d", b, minBlockSizeBytes, maxBlockSizeBytes)
-	case r.SizeBytes <= 0 || r.SizeBytes%b != 0:
-		return fail("size %d is not a positive multiple of its block size %d", r.SizeBytes, b)
 	case !slices.Contains([]SnapshotState{SnapshotCreating, SnapshotCopying, SnapshotReady, SnapshotFailed}, r.State):
 		return fail("state %q is unknown", r.State)
 	case !slices.Contains([]SnapshotMethod{"", MethodReflink, MethodCopy}, r.Method):
 		return fail("method %q is unknown", r.Method)
-	case !slices.Contains([]Order{"", OrderFlush, OrderAck}, r.Order):
-		return fail("order %q is neither %q nor %q", r.Order, OrderFlush, OrderAck)
 	case r.ParentID == r.ID:
 		return fail("it is its own parent")
 	case r.ParentID != "" && ValidateID(r.ParentID) != nil:
@@ -116,10 +112,9 @@ const (
 	kindSnapshot = "snapshot"
 )
 
-func (p *Pool) snapshotsDir() string           { return filepath.Join(p.dir, "snapshots") }
-func (p *Pool) snapshotDir(id string) string   { return filepath.Join(p.snapshotsDir(), id) }
-func (p *Pool) snapshotPath(id string) string  { return filepath.Join(p.snapshotDir(id), snapshotFile) }
-func (p *Pool) snapshotDying(id string) string { return p.snapshotDir(id) + deletingSuffix }
+func (p *Pool) snapshotsDir() string          { return filepath.Join(p.dir, "snapshots") }
+func (p *Pool) snapshotDir(id string) string  { return filepath.Join(p.snapshotsDir(), id) }
+func (p *Pool) snapshotPath(id string) string { return filepath.Join(p.snapshotDir(id), snapshotFile) }
 
 // SnapshotDir is where a snapshot's files are, or would be.
 func (p *Pool) SnapshotDir(id string) (string, error) {
@@ -173,22 +168,10 @@ func (p *Pool) CreateSnapshot(rec SnapshotRecord) (*SnapshotRecord, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	tmp := p.snapshotDir(rec.ID) + creatingSuffix
-	err = p.fs.RemoveAll(tmp) // of a creation that was interrupted
-	if err == nil {
-		err = p.fs.MkdirAll(tmp)
-	}
-	if err == nil {
-		err = vfs.WriteFileAtomic(p.fs, filepath.Join(tmp, snapshotFile), data)
-	}
-	if err == nil {
-		err = p.fs.Rename(tmp, p.snapshotDir(rec.ID))
-	}
-	if err == nil {
-		err = p.fs.SyncDir(p.snapshotsDir())
-	}
+	err = p.makeDir(p.snapshotsDir(), rec.ID, func(dir string) error {
+		return vfs.WriteFileAtomic(p.fs, filepath.Join(dir, snapshotFile), data)
+	})
 	if err != nil {
-		_ = p.fs.RemoveAll(tmp) // Sweep gets what is left
 		return nil, fmt.Errorf("create snapshot %s: %w", rec.ID, err)
 	}
 	return p.GetSnapshot(rec.ID)
@@ -227,22 +210,7 @@ func (p *Pool) ListSnapshots() ([]*SnapshotRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []*SnapshotRecord
-	var errs []error
-	for _, name := range names {
-		if ValidateID(name) != nil {
-			continue // being created or deleted, or not ours
-		}
-		rec, err := p.GetSnapshot(name)
-		switch {
-		case errors.Is(err, ErrNoSnapshot):
-		case err != nil:
-			errs = append(errs, err)
-		default:
-			list = append(list, rec)
-		}
-	}
-	return list, errors.Join(errs...)
+	return listRecords(names, p.GetSnapshot, ErrNoSnapshot)
 }
 
 // UpdateSnapshot changes a record: read, change, write, with all other changes of records excluded. When change returns an
@@ -288,25 +256,5 @@ func (p *Pool) DeleteSnapshot(id string) error {
 	if err := ValidateID(id); err != nil {
 		return fmt.Errorf("snapshot %w", err)
 	}
-	unlock, err := p.lockRecords()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	// From an earlier deletion of the same id that was interrupted.
-	if err := p.fs.RemoveAll(p.snapshotDying(id)); err != nil {
-		return err
-	}
-	err = p.fs.Rename(p.snapshotDir(id), p.snapshotDying(id))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete snapshot %s: %w", id, err)
-	}
-	// Also when it is not there: an earlier call may have failed at just this.
-	if err := p.fs.SyncDir(p.snapshotsDir()); err != nil {
-		return fmt.Errorf("delete snapshot %s: %w", id, err)
-	}
-	if err := p.fs.RemoveAll(p.snapshotDying(id)); err != nil {
-		return fmt.Errorf("free snapshot %s: %w", id, err)
-	}
-	return p.fs.SyncDir(p.snapshotsDir())
+	return p.removeDir(p.snapshotsDir(), id, "snapshot")
 }
