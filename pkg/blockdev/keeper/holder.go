@@ -250,27 +250,38 @@ func (h *Holder) retry(ctx context.Context, f func() error) error {
 	}
 }
 
-// run holds a connection open to notice the keeper's end, and tells a keeper that came back what it should hold.
+// run tells a keeper that came back what it should hold.
 func (h *Holder) run() {
+	keepSession(h.ctx, h.session, func(err error) {
+		klog.ErrorS(err, "Keeper is away: volumes are served, but would not outlive this process", "socket", h.path)
+	}, func() {
+		klog.InfoS("Keeper is back and holds everything again", "socket", h.path)
+	})
+}
+
+// keepSession runs one session after another until ctx is done. A session holds a connection open to notice the keeper's
+// end, and calls ready when the keeper knows everything. away is called when there is no keeper any more, back when there
+// is one again.
+func keepSession(ctx context.Context, session func(ready func()) error, away func(error), back func()) {
 	b := newBackOff()
 	lost := false
-	for h.ctx.Err() == nil {
-		err := h.session(func() {
+	for ctx.Err() == nil {
+		err := session(func() {
 			b.Reset()
 			if lost {
-				klog.InfoS("Keeper is back and holds everything again", "socket", h.path)
+				back()
 			}
 			lost = false
 		})
-		if h.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
 		if !lost {
-			klog.ErrorS(err, "Keeper is away: volumes are served, but would not outlive this process", "socket", h.path)
+			away(err)
 			lost = true
 		}
 		select {
-		case <-h.ctx.Done():
+		case <-ctx.Done():
 		case <-time.After(b.NextBackOff()):
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -84,27 +83,11 @@ func (w *Watcher) Remove(ctx context.Context, path string) error {
 	return c.Unwatch(ctx, path)
 }
 
-// run holds a connection open to notice the keeper's end, and tells a keeper that came back what it has to do.
+// run tells a keeper that came back what it has to do.
 func (w *Watcher) run() {
-	b := newBackOff()
-	lost := false
-	for w.ctx.Err() == nil {
-		err := w.session(func() {
-			b.Reset()
-			lost = false
-		})
-		if w.ctx.Err() != nil {
-			return
-		}
-		if !lost {
-			klog.ErrorS(err, "Keeper is away: writes that nobody flushes are replicated late", "socket", w.path)
-			lost = true
-		}
-		select {
-		case <-w.ctx.Done():
-		case <-time.After(b.NextBackOff()):
-		}
-	}
+	keepSession(w.ctx, w.session, func(err error) {
+		klog.ErrorS(err, "Keeper is away: writes that nobody flushes are replicated late", "socket", w.path)
+	}, func() {})
 }
 
 // session connects, tells all files, then each one that is added, and returns when the connection is lost.
