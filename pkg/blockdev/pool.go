@@ -45,12 +45,14 @@ var (
 const (
 	poolFile       = "pool.json"
 	volumeFile     = "volume.json"
-	imageFile      = "image"
 	recordsLock    = "records.lock"
 	kindPool       = "pool"
 	creatingSuffix = ".creating"
 	deletingSuffix = ".deleting"
 )
+
+// ImageFile is the name of the image in the directory of a volume or snapshot.
+const ImageFile = "image"
 
 // poolRecord is the body of pool.json.
 type poolRecord struct {
@@ -158,7 +160,7 @@ func (p *Pool) ImagePath(id string) (string, error) {
 	if err := ValidateID(id); err != nil {
 		return "", fmt.Errorf("volume %w", err)
 	}
-	return filepath.Join(p.volumeDir(id), imageFile), nil
+	return filepath.Join(p.volumeDir(id), ImageFile), nil
 }
 
 // GroupDir is where a group's files are, or would be; nothing is created.
@@ -280,7 +282,7 @@ func (p *Pool) Create(rec VolumeRecord) (*VolumeRecord, error) {
 // build makes a volume's directory.
 func (p *Pool) build(r *VolumeRecord, record []byte) error {
 	return p.makeDir(p.volumesDir(), r.ID, func(dir string) error {
-		img, err := CreateImage(p.fs, filepath.Join(dir, imageFile), r.SizeBytes, r.Thick)
+		img, err := CreateImage(p.fs, filepath.Join(dir, ImageFile), r.SizeBytes, r.Thick)
 		if err != nil {
 			return err
 		}
@@ -508,7 +510,7 @@ func (p *Pool) Capacity() (totalBytes, availableBytes int64, err error) {
 		if !r.Thick {
 			continue
 		}
-		info, err := p.fs.Stat(filepath.Join(p.volumeDir(r.ID), imageFile))
+		info, err := p.fs.Stat(filepath.Join(p.volumeDir(r.ID), ImageFile))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted meanwhile
 		}

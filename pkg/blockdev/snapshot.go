@@ -127,7 +127,7 @@ func (p *Pool) SnapshotDir(id string) (string, error) {
 // SnapshotImagePath is where a snapshot's image is, or would be.
 func (p *Pool) SnapshotImagePath(id string) (string, error) {
 	dir, err := p.SnapshotDir(id)
-	return filepath.Join(dir, imageFile), err
+	return filepath.Join(dir, ImageFile), err
 }
 
 // OpenSnapshotImage opens the image of a snapshot that is ready. Nobody may write to it.
@@ -139,7 +139,7 @@ func (p *Pool) OpenSnapshotImage(id string) (*Image, error) {
 	if r.State != SnapshotReady {
 		return nil, fmt.Errorf("snapshot %s is %s, not %s", id, r.State, SnapshotReady)
 	}
-	return OpenImage(p.fs, filepath.Join(p.snapshotDir(id), imageFile), ExpectSize(r.SizeBytes))
+	return OpenImage(p.fs, filepath.Join(p.snapshotDir(id), ImageFile), ExpectSize(r.SizeBytes))
 }
 
 // CreateSnapshot makes a snapshot's record, without an image, and returns it with defaults filled in: state creating, the

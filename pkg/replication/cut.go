@@ -39,8 +39,6 @@ import (
 // CutTarget is a volume and the snapshot of it that is to be taken. The snapshot's record is in the pool.
 type CutTarget struct{ VolumeID, SnapshotID string }
 
-const snapshotImage = "image"
-
 // Cut takes snapshots of members at one ordinal, and returns it; see sidecarpb's CutGroup, whose contract this is. With an
 // error nothing was taken, unless the records of the snapshots could not be written: then the repetition returns the cut.
 func (g *Group) Cut(ctx context.Context, targets []CutTarget) (blockdev.SnapshotCut, error) {
@@ -285,17 +283,13 @@ func (u *uncommitted) commit() error {
 	c := u.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.stateLocked()
-	s.Targets = append(s.Targets, u.targets...)
 	old := map[uint32]*track{}
 	for _, t := range u.tracks {
 		old[t.Index] = c.tracks[t.Index]
 		c.tracks[t.Index] = t
 	}
-	s.Tracks = nil
-	for _, t := range c.tracks {
-		s.Tracks = append(s.Tracks, t.trackRecord)
-	}
+	s := c.stateLocked()
+	s.Targets = append(s.Targets, u.targets...)
 	if err := c.writeLocked(s); err != nil {
 		for index, t := range old {
 			if c.tracks[index] = t; t == nil {
@@ -429,7 +423,7 @@ func (g *Group) cloneImage(v *Volume, dir string, sizeBytes int64) (cloned bool,
 		return false, err
 	}
 	defer source.Close()
-	image, err := fsys.Create(filepath.Join(dir, snapshotImage))
+	image, err := fsys.Create(filepath.Join(dir, blockdev.ImageFile))
 	if err != nil {
 		return false, err
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -56,7 +57,7 @@ type imageCopy struct {
 
 // createCopy begins a copy with nothing copied, durably, in place of one that was begun before and never counted.
 func createCopy(fsys vfs.FS, dir, sourcePath string, target cutTarget) (_ *imageCopy, err error) {
-	path := filepath.Join(dir, snapshotImage)
+	path := filepath.Join(dir, blockdev.ImageFile)
 	if err := fsys.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func openCopy(fsys vfs.FS, dir, sourcePath string, target cutTarget) (_ *imageCo
 	if c.source, err = fsys.OpenReadOnly(sourcePath); err != nil {
 		return nil, err
 	}
-	if c.image, err = fsys.Open(filepath.Join(dir, snapshotImage)); err != nil {
+	if c.image, err = fsys.Open(filepath.Join(dir, blockdev.ImageFile)); err != nil {
 		return nil, err
 	}
 	size, err := c.image.Size()
@@ -112,9 +113,7 @@ func openCopy(fsys vfs.FS, dir, sourcePath string, target cutTarget) (_ *imageCo
 		if !ok {
 			break
 		}
-		for i := range n {
-			c.todo.Clear(0, extent+i)
-		}
+		c.todo.ClearRun(0, extent, n)
 		at.Extent = extent + n
 	}
 	return c, err
@@ -239,9 +238,7 @@ func (c *imageCopy) copyTodo(extent, n uint64) error {
 		if err := c.copyRun(int64(first)*changemap.ExtentBytes, int64(run)*changemap.ExtentBytes); err != nil {
 			return err
 		}
-		for i := range run {
-			c.todo.Clear(0, first+i)
-		}
+		c.todo.ClearRun(0, first, run)
 		c.unlogged.Mark(0, int64(first)*changemap.ExtentBytes, int64(run)*changemap.ExtentBytes)
 		extent = first + run
 	}

@@ -234,9 +234,7 @@ func (g *Group) dropInFlight(volume uint32) {
 func (g *Group) clearRun(volume uint32, extent, count uint64) {
 	g.mapMu.Lock()
 	defer g.mapMu.Unlock()
-	for i := range count {
-		g.pending.Clear(volume, extent+i)
-	}
+	g.pending.ClearRun(volume, extent, count)
 }
 
 // holeUntil returns the first offset in [off, end] from which there may be content. Up to there the volume reads as

@@ -84,13 +84,13 @@ func (m *Map) MarkExtent(volume uint32, extent uint64) {
 	m.bitmap(volume).Add(uint32(extent))
 }
 
-// Clear unmarks one extent. Clearing what is not marked does nothing.
-func (m *Map) Clear(volume uint32, extent uint64) {
+// ClearRun unmarks n extents. Clearing what is not marked does nothing.
+func (m *Map) ClearRun(volume uint32, extent, n uint64) {
 	b := m.volumes[volume]
 	if b == nil || extent >= maxExtents {
 		return
 	}
-	b.Remove(uint32(extent))
+	b.RemoveRange(extent, extent+min(n, maxExtents-extent))
 	if b.IsEmpty() {
 		m.Drop(volume)
 	}

@@ -59,7 +59,7 @@ func TestOutsideOfLargestVolumePanics(t *testing.T) {
 	m := New()
 	m.MarkExtent(0, 0)
 	// What wraps to extent 0 in 32 bits is not extent 0.
-	m.Clear(0, 1<<32)
+	m.ClearRun(0, 1<<32, 1)
 	if m.Has(0, 1<<32) || !m.Has(0, 0) {
 		t.Error("extent 2^32 is taken for extent 0")
 	}
@@ -126,15 +126,18 @@ func TestAgainstModel(t *testing.T) {
 			},
 			"clear": func(t *rapid.T) {
 				v, e := volumes.Draw(t, "volume"), extents.Draw(t, "extent")
-				m.Clear(v, e)
-				delete(md, Cursor{v, e})
+				n := rapid.Uint64Range(0, 8).Draw(t, "n") // beyond the map's end, too
+				m.ClearRun(v, e, n)
+				for i := range n {
+					delete(md, Cursor{v, e + i})
+				}
 			},
 			"clear marked": func(t *rapid.T) {
 				if len(md) == 0 {
 					t.Skip("empty")
 				}
 				c := rapid.SampledFrom(md.sorted()).Draw(t, "position")
-				m.Clear(c.Volume, c.Extent)
+				m.ClearRun(c.Volume, c.Extent, 1)
 				delete(md, c)
 			},
 			"drop": func(t *rapid.T) {
