@@ -13,7 +13,9 @@ import (
 func Build(ctx context.Context, binDir string, flags ...string) error {
 	const module = "github.com/slipstream-storage/slipstream"
 	args := append([]string{"build", "-o", binDir + "/"}, flags...)
-	args = append(args, module+"/cmd/csi-driver", module+"/cmd/replicator", module+"/cmd/keeper")
+	for _, program := range Programs {
+		args = append(args, module+"/cmd/"+program)
+	}
 	build := exec.CommandContext(ctx, "go", args...)
 	// As make build does; with cgo the replicator cannot set its memory protection in all threads.
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"k8s.io/klog/v2"
 
@@ -229,7 +230,7 @@ func (c *cuts) sweepSince() error {
 		live[filepath.Base(c.g.sinceFile(t.SnapshotID))] = true
 	}
 	for _, name := range names {
-		if len(name) > len(sincePrefix) && name[:len(sincePrefix)] == sincePrefix && !live[name] {
+		if strings.HasPrefix(name, sincePrefix) && name != sincePrefix && !live[name] {
 			if err := c.g.cfg.FS.Remove(c.g.path(name)); err != nil {
 				return err
 			}

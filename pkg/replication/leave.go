@@ -38,12 +38,13 @@ func (g *Group) RemoveVolume(id string, exclusive func(leave func() error) error
 	g.mu.Lock()
 	attached := v.attached
 	g.mu.Unlock()
-	switch {
-	case attached && exclusive == nil:
+	if attached && exclusive == nil {
 		return fmt.Errorf("%w: volume %s of group %s is attached; unstage it first", ErrInUse, id, g.Name())
-	case !g.writable.Load():
-		return g.notWritable()
-	case exclusive == nil:
+	}
+	if err := g.CheckWritable(); err != nil {
+		return err
+	}
+	if exclusive == nil {
 		exclusive = func(leave func() error) error { return leave() }
 	}
 	for range leavePasses {
@@ -141,8 +142,8 @@ func (g *Group) owe(m core.Member) error {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
 	g.owed = append(g.owed, entry)
-	if !g.writable.Load() {
-		return g.notWritable()
+	if err := g.CheckWritable(); err != nil {
+		return err
 	}
 	return g.appendOwed()
 }

@@ -131,8 +131,8 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if known != nil && !known.Unsynced && switchTo == nil {
 		return g.Resize(rec.ID, rec.SizeBytes)
 	}
-	if !g.writable.Load() {
-		return g.notWritable() // before the volume is bound to a group that cannot take it
+	if err := g.CheckWritable(); err != nil {
+		return err // before the volume is bound to a group that cannot take it
 	}
 	member.Unsynced = true
 	if err := g.upsertMember(member); err != nil {

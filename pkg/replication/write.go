@@ -125,10 +125,8 @@ func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 	if err := g.CheckWritable(); err != nil {
 		return 0, err
 	}
-	if len(g.owed) > 0 {
-		if err := g.appendOwed(); err != nil {
-			return 0, err
-		}
+	if err := g.appendOwed(); err != nil {
+		return 0, err
 	}
 	now := g.cfg.Now().UnixNano()
 	for i := range entries {
