@@ -202,6 +202,18 @@ func (i *Image) Grow(sizeBytes int64) error {
 	return nil
 }
 
+// reserve allocates the holes of a thick image, durably.
+func (i *Image) reserve() error {
+	allocated, err := i.AllocatedBytes()
+	if err != nil || !i.thick || allocated >= i.Size() {
+		return err
+	}
+	if err := i.f.Preallocate(0, i.Size()); err != nil {
+		return fmt.Errorf("reserve %d bytes for image %s: %w", i.Size(), i.path, err)
+	}
+	return i.Flush()
+}
+
 // NextData returns the first extent at or after off that may hold other than zeros, cut at the device's end, or io.EOF.
 func (i *Image) NextData(off int64) (start, end int64, err error) {
 	start, end, err = i.f.NextData(off)

@@ -25,7 +25,7 @@ type locker interface {
 }
 
 func lockerFor(fs vfs.FS) locker {
-	if fs == vfs.OS {
+	if vfs.Base(fs) == vfs.OS {
 		return flocker{}
 	}
 	return memLocker{fs}

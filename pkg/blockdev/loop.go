@@ -30,6 +30,8 @@ type LoopConfig struct {
 	SizeLimitBytes int64 // size of the device; 0: the file's
 	BlockSizeBytes int64 // logical block size; 0: the kernel's choice, 512
 	ReadOnly       bool
+	// KeepSpace makes discards fail; see KeepLoopSpace.
+	KeepSpace bool
 	// DirectIO bypasses the page cache of the backing file. The file system may not be able to; then attaching fails.
 	DirectIO bool
 }
@@ -115,11 +117,16 @@ func AttachLoop(cfg LoopConfig) (devPath string, err error) {
 		if err := unix.IoctlLoopConfigure(int(dev.Fd()), &lc); err != nil {
 			return fmt.Errorf("configure %s: %w", devPath, err)
 		}
-		if err := checkLoop(dev, cfg); err != nil {
-			_ = unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0)
-			return err
+		err = checkLoop(dev, cfg)
+		if err == nil {
+			err = prepareDiscards(devPath, cfg.KeepSpace)
 		}
-		return nil
+		if err != nil {
+			_ = unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0)
+			dev.Close()
+			_ = forgetLoop(devPath) // the next try meets it again
+		}
+		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("attach loop device to %s: %w", cfg.BackingPath, err)
@@ -204,11 +211,11 @@ func DetachLoopOf(devPath, backingPath string) error {
 	return detachLoop(devPath, func(i LoopInfo) bool { return i.BackingPath == backingPath })
 }
 
-func detachLoop(devPath string, still func(LoopInfo) bool) error {
+func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 	name := strings.TrimPrefix(devPath, "/dev/")
 	busy := func(err error) bool { return errors.Is(err, unix.EBUSY) }
 	var before LoopInfo
-	err := poll(exclusivePatience, busy, func() error {
+	err = poll(exclusivePatience, busy, func() error {
 		// O_EXCL fails when the device is mounted; LOOP_CLR_FD would not, and detach it later at the unmount. And nobody
 		// can attach the device to another file while it is held.
 		dev, err := os.OpenFile(devPath, os.O_RDONLY|unix.O_EXCL, 0)
@@ -229,6 +236,11 @@ func detachLoop(devPath string, still func(LoopInfo) bool) error {
 	case still != nil && !still(before):
 		return nil
 	}
+	defer func() {
+		if ferr := forgetLoop(devPath); err == nil && ferr != nil {
+			err = fmt.Errorf("detach %s: %w", devPath, ferr)
+		}
+	}()
 
 	// With other openers, who do not exclude us, the kernel has only marked the device to go with the last of them.
 	attached := errors.New("still attached")

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // containerEnv makes TestInContainer attach a file: root and path, separated by a line break.
@@ -72,4 +75,57 @@ func TestLoopRootElsewhere(t *testing.T) {
 	if _, err := AttachLoop(LoopConfig{BackingPath: path, Root: filepath.Join(dir, "nowhere")}); err == nil {
 		t.Error("attached below a root that is not there")
 	}
+}
+
+// TestKeepLoopSpace: a device that keeps its file's space is not discarded, and the next file that is attached can be.
+func TestKeepLoopSpace(t *testing.T) {
+	dir := loopDir(t)
+	path := newBacking(t, dir, "v/image", 16<<20)
+	f, err := vfs.OS.Open(path)
+	noErr(t, err)
+	defer f.Close()
+	noErr(t, f.Preallocate(0, 16<<20))
+	allocated := func() int64 {
+		info, err := os.Stat(path)
+		noErr(t, err)
+		n, err := vfs.AllocatedBytes(info)
+		noErr(t, err)
+		return n
+	}
+	for _, keep := range []bool{true, false, true} {
+		devPath, err := AttachLoop(LoopConfig{BackingPath: path, KeepSpace: keep})
+		noErr(t, err)
+		if keep {
+			noErr(t, KeepLoopSpace(devPath))
+		}
+		dev, err := OpenLoopDevice(devPath)
+		noErr(t, err)
+		err = dev.Discard(0, 8<<20)
+		if keep != errors.Is(err, unix.EOPNOTSUPP) {
+			t.Errorf("keep %t: discard: %v", keep, err)
+		}
+		if n := allocated(); (n >= 16<<20) != keep {
+			t.Errorf("keep %t: %d bytes are left after a discard", keep, n)
+		}
+		noErr(t, f.Preallocate(0, 16<<20))
+		noErr(t, dev.Zero(0, 8<<20))
+		if n := allocated(); n < 16<<20 {
+			t.Errorf("keep %t: %d bytes are left after zeroing", keep, n)
+		}
+		noErr(t, dev.Close())
+		noErr(t, DetachLoop(devPath))
+	}
+	// A number that somebody left in this state is not used for a file that can be discarded.
+	left, err := AttachLoop(LoopConfig{BackingPath: path, KeepSpace: true})
+	noErr(t, err)
+	device, err := os.Open(left)
+	noErr(t, err)
+	noErr(t, unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0))
+	noErr(t, device.Close())
+	devPath, err := AttachLoop(LoopConfig{BackingPath: path})
+	noErr(t, err)
+	if refuses, err := refusesDiscards(devPath); err != nil || refuses {
+		t.Errorf("%s (%s was left): refuses discards %t, %v", devPath, left, refuses, err)
+	}
+	noErr(t, DetachLoop(devPath))
 }

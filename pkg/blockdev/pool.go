@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,7 +110,7 @@ func (p *Pool) openOrCreate() error {
 		return err
 	}
 	defer unlock()
-	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), filepath.Join(p.dir, "groups")} {
+	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), p.GroupsDir()} {
 		if err := p.fs.MkdirAll(sub); err != nil {
 			return err
 		}
@@ -119,7 +120,7 @@ func (p *Pool) openOrCreate() error {
 		return err
 	}
 	// Volumes without the pool's record: this is a damaged pool, or somebody else's directory.
-	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), filepath.Join(p.dir, "groups")} {
+	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), p.GroupsDir()} {
 		names, err := p.fs.ReadDir(sub)
 		if err != nil {
 			return err
@@ -163,12 +164,15 @@ func (p *Pool) ImagePath(id string) (string, error) {
 	return filepath.Join(p.volumeDir(id), ImageFile), nil
 }
 
+// GroupsDir is the directory of all groups' directories.
+func (p *Pool) GroupsDir() string { return filepath.Join(p.dir, "groups") }
+
 // GroupDir is where a group's files are, or would be; nothing is created.
 func (p *Pool) GroupDir(groupID string) (string, error) {
 	if err := ValidateID(groupID); err != nil {
 		return "", fmt.Errorf("group %w", err)
 	}
-	return filepath.Join(p.dir, "groups", groupID), nil
+	return filepath.Join(p.GroupsDir(), groupID), nil
 }
 
 // lockRecords excludes all other changes of volumes, by any process.
@@ -218,6 +222,12 @@ func (p *Pool) decode(id string, data []byte) (*VolumeRecord, error) {
 		return nil, err
 	}
 	return rec, nil
+}
+
+// IDs returns the ids of all volumes, sorted, also of those whose record cannot be read.
+func (p *Pool) IDs() ([]string, error) {
+	names, err := p.fs.ReadDir(p.volumesDir())
+	return slices.DeleteFunc(names, func(name string) bool { return ValidateID(name) != nil }), err
 }
 
 // List returns all volumes, by id. When some records cannot be read it returns the others and an error that names each
@@ -387,6 +397,19 @@ func (p *Pool) Grow(id string, sizeBytes int64) (*VolumeRecord, error) {
 	})
 }
 
+// ReserveImage reserves what a thick image lacks of its space. Nobody has it attached or open.
+func (p *Pool) ReserveImage(id string) error {
+	img, err := p.OpenImage(id)
+	if err != nil {
+		return err
+	}
+	err = img.reserve()
+	if cerr := img.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
 // OpenImage opens a volume's image as its record says; one that is too short is ErrShortImage.
 func (p *Pool) OpenImage(id string) (*Image, error) {
 	r, err := p.Get(id)
@@ -453,7 +476,21 @@ func (p *Pool) Sweep() ([]string, error) {
 		return removed, err
 	}
 	more, err := p.sweepDir(p.snapshotsDir(), snapshotFile)
-	return append(removed, more...), err
+	removed = append(removed, more...)
+	if err != nil {
+		return removed, err
+	}
+	for _, name := range cloneTestFiles {
+		path := filepath.Join(p.dir, name)
+		err := p.fs.Remove(path)
+		switch {
+		case err == nil:
+			removed = append(removed, path)
+		case !errors.Is(err, fs.ErrNotExist):
+			return removed, fmt.Errorf("sweep pool: %w", err)
+		}
+	}
+	return removed, nil
 }
 
 // sweepDir is Sweep for the directories in parent, whose records are called record.
@@ -489,39 +526,4 @@ func (p *Pool) sweepDir(parent, record string) ([]string, error) {
 		return nil, nil
 	}
 	return removed, p.fs.SyncDir(parent)
-}
-
-// Capacity returns the size of the pool's file system and what new volumes can have of it: what is free, less what thick
-// volumes have still to allocate. Thin volumes' promises are not subtracted.
-func (p *Pool) Capacity() (totalBytes, availableBytes int64, err error) {
-	space, ok := p.fs.(vfs.SpaceReporter)
-	if !ok {
-		return 0, 0, fmt.Errorf("pool %s: its file system %T does not tell its space", p.dir, p.fs)
-	}
-	totalBytes, availableBytes, err = space.Space(p.dir)
-	if err != nil {
-		return 0, 0, err
-	}
-	list, err := p.List()
-	if err != nil {
-		return 0, 0, err
-	}
-	for _, r := range list {
-		if !r.Thick {
-			continue
-		}
-		info, err := p.fs.Stat(filepath.Join(p.volumeDir(r.ID), ImageFile))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return 0, 0, err
-		}
-		allocated, err := vfs.AllocatedBytes(info)
-		if err != nil {
-			return 0, 0, err
-		}
-		availableBytes -= max(r.SizeBytes-allocated, 0)
-	}
-	return totalBytes, max(availableBytes, 0), nil
 }

@@ -3,6 +3,7 @@ package blockdev
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -57,6 +58,15 @@ type StageRecord struct {
 	Block        bool     `json:"block,omitempty"` // published as a raw block device
 }
 
+// ClaimRecord is whose a volume is in Kubernetes, as the provisioner told it when the volume was made. It is for people, metrics and
+// the manifests of a failover; nothing else depends on it.
+type ClaimRecord struct {
+	Name      string `json:"name,omitempty"`      // of the PersistentVolumeClaim
+	Namespace string `json:"namespace,omitempty"` // of the claim
+	Volume    string `json:"volume,omitempty"`    // the PersistentVolume's name
+	Block     bool   `json:"block,omitempty"`     // wanted as a raw block device
+}
+
 // VolumeRecord is what is durable about a volume; the body of volume.json. Its fields are only added to, with a new version
 // when an older program could do harm by not knowing one.
 type VolumeRecord struct {
@@ -73,13 +83,31 @@ type VolumeRecord struct {
 	Joins          uint64            `json:"joins,omitempty"`      // how many groups it has been put into, as its primary counts
 	FSType         string            `json:"fsType,omitempty"`     // wanted; Format says what is there
 	Parameters     map[string]string `json:"parameters,omitempty"`
-	Format         *FormatRecord     `json:"format,omitempty"`
-	Stage          *StageRecord      `json:"stage,omitempty"`
-	State          VolumeState       `json:"state"`
+	// IOBytesPerSecond and IOPS bound the reads and writes of a replicable volume together; 0 is no bound.
+	IOBytesPerSecond int64 `json:"ioBytesPerSecond,omitempty"`
+	IOPS             int64 `json:"iops,omitempty"`
+	// MutableParameters are those that it was created with beside Parameters, and that go before them.
+	MutableParameters map[string]string `json:"mutableParameters,omitempty"`
+	Format            *FormatRecord     `json:"format,omitempty"`
+	Claim             *ClaimRecord      `json:"claim,omitempty"`
+	Stage             *StageRecord      `json:"stage,omitempty"`
+	State             VolumeState       `json:"state"`
 	// Secondary: this site holds the copy of a volume that is primary elsewhere. Without a group it is what the volume was
 	// when it left its last one.
-	Secondary        bool  `json:"secondary,omitempty"`
+	Secondary bool `json:"secondary,omitempty"`
+	// Source is what the volume was made from; nil for one that began with zeros.
+	Source *ContentSource `json:"source,omitempty"`
+	// CopiedBytes of the source are in the image for good, while State is creating.
+	CopiedBytes int64 `json:"copiedBytes,omitempty"`
+	// GrowFileSystem: the volume is larger than its source was, and the file system is still to be grown.
+	GrowFileSystem   bool  `json:"growFileSystem,omitempty"`
 	CreatedUnixNanos int64 `json:"createdUnixNanos"`
+}
+
+// ContentSource is a snapshot or a volume, one of the two.
+type ContentSource struct {
+	SnapshotID string `json:"snapshotID,omitempty"`
+	VolumeID   string `json:"volumeID,omitempty"`
 }
 
 const (
@@ -135,6 +163,8 @@ func (r *VolumeRecord) Validate() error {
 		return fail("replicable, but without an order")
 	case !slices.Contains([]VolumeState{VolumeCreating, VolumeReady, VolumeDeleting}, r.State):
 		return fail("state %q is unknown", r.State)
+	case r.IOBytesPerSecond < 0 || r.IOPS < 0:
+		return fail("a limit of its I/O is negative")
 	case r.Format != nil && r.Format.State != FormatFormatting && r.Format.State != FormatFormatted:
 		return fail("format state %q is unknown", r.Format.State)
 	}
@@ -158,16 +188,19 @@ func checkShape(sizeBytes, blockSizeBytes int64, order Order) error {
 // Clone returns a copy that shares nothing.
 func (r *VolumeRecord) Clone() *VolumeRecord {
 	c := *r
-	if r.Parameters != nil {
-		c.Parameters = make(map[string]string, len(r.Parameters))
-		for k, v := range r.Parameters {
-			c.Parameters[k] = v
-		}
-	}
+	c.Parameters, c.MutableParameters = maps.Clone(r.Parameters), maps.Clone(r.MutableParameters)
 	if r.Format != nil {
 		f := *r.Format
 		f.Options = slices.Clone(f.Options)
 		c.Format = &f
+	}
+	if r.Claim != nil {
+		claim := *r.Claim
+		c.Claim = &claim
+	}
+	if r.Source != nil {
+		s := *r.Source
+		c.Source = &s
 	}
 	if r.Stage != nil {
 		s := *r.Stage

@@ -27,6 +27,7 @@ const (
 	OpPunchHole   Op = "punch hole"
 	OpZeroRange   Op = "zero range"
 	OpNextData    Op = "next data"
+	OpExtents     Op = "extents"
 	OpSpace       Op = "space"
 	OpClone       Op = "clone" // reported with the name of the file that is written
 )
@@ -42,6 +43,17 @@ func NewErrFS(inner FS, inject func(op Op, name string) error) FS {
 type errFS struct {
 	inner  FS
 	inject func(Op, string) error
+}
+
+// Base returns the file system below all wrappers: what is decided by where files really are is decided by it.
+func Base(fsys FS) FS {
+	for {
+		e, ok := fsys.(*errFS)
+		if !ok {
+			return fsys
+		}
+		fsys = e.inner
+	}
 }
 
 func (e *errFS) before(op Op, name string) error {
@@ -138,6 +150,20 @@ func (e *errFS) Space(name string) (totalBytes, availableBytes int64, err error)
 		return 0, 0, &fs.PathError{Op: string(OpSpace), Path: name, Err: errors.ErrUnsupported}
 	}
 	return s.Space(name)
+}
+
+// AllocatedTogether implements SharedSpaceReporter when the inner file system does.
+func (e *errFS) AllocatedTogether(names []string) (int64, error) {
+	for _, name := range names {
+		if err := e.before(OpStat, name); err != nil {
+			return 0, err
+		}
+	}
+	s, ok := e.inner.(SharedSpaceReporter)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	return s.AllocatedTogether(names)
 }
 
 type errFile struct {
@@ -244,4 +270,16 @@ func (f *errFile) CloneFrom(src File) error {
 		return &fs.PathError{Op: string(OpClone), Path: f.Name(), Err: errors.ErrUnsupported}
 	}
 	return c.CloneFrom(src)
+}
+
+// Extents implements ExtentLister when the inner file does.
+func (f *errFile) Extents(off int64) ([]Extent, error) {
+	if err := f.fs.before(OpExtents, f.Name()); err != nil {
+		return nil, err
+	}
+	l, ok := f.inner.(ExtentLister)
+	if !ok {
+		return nil, &fs.PathError{Op: string(OpExtents), Path: f.Name(), Err: errors.ErrUnsupported}
+	}
+	return l.Extents(off)
 }

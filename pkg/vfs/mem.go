@@ -431,3 +431,6 @@ func (m *MemFS) Space(name string) (totalBytes, availableBytes int64, err error)
 	}
 	return totalBytes, max(totalBytes-m.pages*pageBytes, 0), nil
 }
+
+// AllocatedTogether implements SharedSpaceReporter. Nothing is shared here.
+func (m *MemFS) AllocatedTogether(names []string) (int64, error) { return sumAllocated(m, names) }

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +14,13 @@ import (
 type SpaceReporter interface {
 	// Space returns the size of the file system that holds name, and how much of it is free, in bytes.
 	Space(name string) (totalBytes, availableBytes int64, err error)
+}
+
+// SharedSpaceReporter is implemented by file systems that know what files take whose blocks may be the same (see Cloner).
+type SharedSpaceReporter interface {
+	// AllocatedTogether returns the space that files take together: what several of them share counts once. The files are
+	// on one file system; those that are not there count nothing. It may have to read each file's extent map.
+	AllocatedTogether(names []string) (int64, error)
 }
 
 // TempSuffix ends the name of a file that WriteFileAtomic has not put into place. One that is found after a crash is
@@ -79,6 +87,25 @@ func AllocatedBytes(info fs.FileInfo) (int64, error) {
 		return 0, fmt.Errorf("%s: file info of type %T has no block count", info.Name(), info.Sys())
 	}
 	return st.Blocks * 512, nil // st_blocks counts 512 bytes whatever the file system's block size
+}
+
+// sumAllocated adds the space that files take, without a look at what they share. Files that are not there count nothing.
+func sumAllocated(fsys FS, names []string) (total int64, err error) {
+	for _, name := range names {
+		info, err := fsys.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		n, err := AllocatedBytes(info)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return total, nil
 }
 
 func checkRange(op, name string, off, n int64) error {

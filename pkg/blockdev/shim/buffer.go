@@ -2,6 +2,8 @@ package shim
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,3 +42,42 @@ func newBuffer(maxData int) ([]byte, error) {
 }
 
 func freeBuffer(b []byte) { _ = unix.Munmap(b) }
+
+// spareBuffers keeps buffers of readers that have ended for the next, of whichever volume: when a disk is slow each volume
+// needs many readers for a moment, and with spares of its own each would keep its peak for ever, 20 MiB a volume.
+var spareBuffers spares
+
+// maxSpareBuffers bounds what is kept, to 10 MiB. Beyond it a buffer is given back; a new one takes a fraction of what the slow
+// disk did that made it necessary.
+const maxSpareBuffers = 8
+
+type spares struct {
+	mu      sync.Mutex
+	buffers [][]byte // guarded by mu
+}
+
+// get returns a buffer as newBuffer does.
+func (p *spares) get(maxData int) ([]byte, error) {
+	p.mu.Lock()
+	for i, b := range p.buffers {
+		if len(b) == dataOffset+maxData { // else it is of a server that has agreed with its kernel on another size
+			p.buffers = slices.Delete(p.buffers, i, i+1)
+			p.mu.Unlock()
+			return b, nil
+		}
+	}
+	p.mu.Unlock()
+	return newBuffer(maxData)
+}
+
+func (p *spares) put(b []byte) {
+	p.mu.Lock()
+	if len(p.buffers) < maxSpareBuffers {
+		p.buffers = append(p.buffers, b)
+		b = nil
+	}
+	p.mu.Unlock()
+	if b != nil {
+		freeBuffer(b)
+	}
+}

@@ -67,7 +67,7 @@ func (r *reader) flush() {
 	r.execute()
 	for i := range r.writes {
 		w := &r.writes[i]
-		r.s.reply(inHeader{opcode: opWrite, unique: w.unique}, writeReply(r.buf, w))
+		r.s.limited(w, writeReply(r.buf, w))
 	}
 	n := uint64(len(r.writes))
 	r.writes = r.writes[:0]

@@ -47,6 +47,7 @@ type helperConfig struct {
 	SizeBytes    int64
 	MaxReaders   int
 	MaxDirty     int64
+	Limits       shim.Limits
 }
 
 // serveHelper is the least that a replicator does: adopt what the keeper has, or mount, tell the keeper, serve.
@@ -65,7 +66,7 @@ func serveHelper(text string) error {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	sc := shim.Config{MountPoint: cfg.MountPoint, Mode: cfg.Mode, VolumeID: cfg.VolumeID, MaxReaders: cfg.MaxReaders}
+	sc := shim.Config{MountPoint: cfg.MountPoint, Mode: cfg.Mode, VolumeID: cfg.VolumeID, MaxReaders: cfg.MaxReaders, Limits: cfg.Limits}
 	var srv *shim.Server
 	var holder *keeper.Holder
 	if cfg.KeeperSocket != "" {

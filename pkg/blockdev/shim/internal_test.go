@@ -456,3 +456,35 @@ func TestOneReaderStays(t *testing.T) {
 		t.Fatalf("after %d requests no reader was left", requests.Load())
 	}
 }
+
+// TestSpareBuffers: buffers are used again by whoever needs that size, and no more are kept than a few.
+func TestSpareBuffers(t *testing.T) {
+	var p spares
+	var taken [][]byte
+	for range maxSpareBuffers + 3 {
+		b, err := p.get(pageSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[0] = 1 // it is there
+		taken = append(taken, b)
+	}
+	for _, b := range taken {
+		p.put(b)
+	}
+	if len(p.buffers) != maxSpareBuffers {
+		t.Errorf("%d spare buffers", len(p.buffers))
+	}
+	other, err := p.get(2 * pageSize)
+	if err != nil || len(other) != dataOffset+2*pageSize || len(p.buffers) != maxSpareBuffers {
+		t.Errorf("of another size: %d bytes, %v, %d spare", len(other), err, len(p.buffers))
+	}
+	freeBuffer(other)
+	for n := maxSpareBuffers; n > 0; n-- {
+		b, err := p.get(pageSize)
+		if err != nil || b[0] != 1 {
+			t.Errorf("not a spare one: %v", err)
+		}
+		freeBuffer(b)
+	}
+}

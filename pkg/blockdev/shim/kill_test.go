@@ -224,6 +224,8 @@ func TestKill(t *testing.T) {
 				proc.signal(t, syscall.SIGKILL)
 			}
 			time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond)
+			// With limits there are replies that wait for their turn when it is killed.
+			cfg.Limits = shim.Limits{OperationsPerSecond: int64(i % 2 * 500)}
 			proc = startProcess(t, cfg)
 			if proc.state.Device != device {
 				t.Fatalf("mounted anew: device %s, was %s", proc.state.Device, device)

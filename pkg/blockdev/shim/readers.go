@@ -58,9 +58,8 @@ type readerPool struct {
 	// stopFD is an eventfd that is readable once the pool stops.
 	stopFD int
 
-	mu      sync.Mutex
-	total   int      // readers that have not ended; guarded by mu
-	buffers [][]byte // of readers that have ended, for the next; guarded by mu
+	mu    sync.Mutex
+	total int // readers that have not ended; guarded by mu
 
 	watch        *time.Timer
 	watchArmed   atomic.Bool
@@ -81,21 +80,14 @@ func (p *readerPool) spawn(s *Server) {
 	if p.stopping.Load() || p.total >= s.maxReaders {
 		return
 	}
-	var buf []byte
-	if n := len(p.buffers); n > 0 {
-		buf = p.buffers[n-1]
-		p.buffers = p.buffers[:n-1]
-	} else {
-		var err error
-		buf, err = newBuffer(int(s.state.MaxWriteBytes) + gatherBytes)
-		if err != nil {
-			klog.ErrorS(err, "Cannot start another reader", "volume", s.state.VolumeID, "readers", p.total)
-			if p.total == 0 {
-				s.fail(err)
-				go s.finish()
-			}
-			return
+	buf, err := spareBuffers.get(int(s.state.MaxWriteBytes) + gatherBytes)
+	if err != nil {
+		klog.ErrorS(err, "Cannot start another reader", "volume", s.state.VolumeID, "readers", p.total)
+		if p.total == 0 {
+			s.fail(err)
+			go s.finish()
 		}
+		return
 	}
 	p.total++
 	p.idle.Add(1)
@@ -107,21 +99,18 @@ func (p *readerPool) spawn(s *Server) {
 }
 
 func (p *readerPool) ended(s *Server, buf []byte) {
+	spareBuffers.put(buf)
 	p.mu.Lock()
 	p.total--
-	p.buffers = append(p.buffers, buf)
 	last := p.total == 0
 	if last {
 		// Nobody serves any more: no reader will be started, whatever the watch thinks.
 		p.stopping.Store(true)
-		for _, b := range p.buffers {
-			freeBuffer(b)
-		}
-		p.buffers = nil
 	}
 	p.mu.Unlock()
 	if last {
 		p.watch.Stop()
+		s.limiter.close()
 		// Flushes that the Device has not finished are answered first.
 		s.deviceMu.Lock()
 		defer s.deviceMu.Unlock()
@@ -223,6 +212,9 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 		}
 		if h.opcode == opFsync {
 			s.fsync(h, s.reply)
+			continue
+		}
+		if h.opcode == opRead && s.limiter.holdRead(h, body) {
 			continue
 		}
 		// Behind the gathered data there is room for a reply of the largest size, or full would have said so.

@@ -24,6 +24,16 @@ var ErrAborted = errors.New("FUSE connection aborted")
 // ErrUnmounted is what Mount and Adopt return for a descriptor whose mount is gone. Nothing is served; mount again.
 var ErrUnmounted = errors.New("FUSE connection belongs to no mount any more")
 
+// ErrMountedElsewhere is what Server.Unmount returns while another mount namespace still has a copy of the mount.
+var ErrMountedElsewhere = errors.New("another mount namespace, a container's perhaps, still has the mount")
+
+// A mount that is gone from here is taken to be in use by nobody once elsewherePatience has passed: by then the kernel has written
+// all dirty pages, which it does after 30 s unless told otherwise. endWait is how long Unmount waits for the end at a time.
+var (
+	endWait           = 10 * time.Second
+	elsewherePatience = time.Minute
+)
+
 const (
 	defaultMaxReaders = 16
 	minMaxReaders     = 2
@@ -52,6 +62,8 @@ type Config struct {
 	MaxReaders int
 	// Observe, if not nil, is told of every call of the Device. It runs in the thread that serves and must not block.
 	Observe func(op Op, d time.Duration, err error)
+	// Limits bound the volume's I/O until SetLimits changes them.
+	Limits Limits
 }
 
 // Op is a call of the Device, for Config.Observe.
@@ -97,12 +109,14 @@ type Server struct {
 	device   blockdev.Device
 
 	readers   readerPool
+	limiter   *limiter
 	unflushed atomic.Uint64 // writes since the last flush
 	mtime     atomic.Int64  // Unix nanoseconds, what SETATTR set last
 
 	errorLog *rate.Limiter
 
-	unmounting atomic.Bool
+	unmountMu   sync.Mutex
+	unmountedAt time.Time // when Unmount first found the mount gone; guarded by unmountMu
 
 	doneOnce sync.Once
 	done     chan struct{}
@@ -282,6 +296,7 @@ func newServer(f *os.File, st State, cfg Config, dev blockdev.Device) *Server {
 	if f != nil {
 		s.fd = int(f.Fd())
 	}
+	s.limiter = newLimiter(s, cfg.Limits)
 	return s
 }
 
@@ -326,14 +341,38 @@ func (s *Server) Exchange(next func() (blockdev.Device, error)) error {
 // Unmount unmounts the file system and waits until serving has ended. EBUSY, a loop device or process has the file open,
 // leaves everything as it was: I/O is served on. See the package comment and the function Unmount about which process
 // should do this.
+//
+// A mount namespace that was made as a copy, as container runtimes and unshare do, may hold the file system after that. Waiting for its
+// end could take for ever, so ErrMountedElsewhere is returned after some seconds, served on, and to be called again: from
+// a minute after the first call on, the connection is ended by force.
 func (s *Server) Unmount() error {
-	s.unmounting.Store(true)
 	if err := Unmount(s.state.MountPoint); err != nil {
-		s.unmounting.Store(false)
 		return err
 	}
+	s.unmountMu.Lock()
+	defer s.unmountMu.Unlock()
+	if s.unmountedAt.IsZero() {
+		s.unmountedAt = time.Now()
+	}
+	timer := time.NewTimer(endWait)
+	defer timer.Stop()
+	select {
+	case <-s.done:
+		return s.Err()
+	case <-timer.C:
+	}
+	if time.Since(s.unmountedAt) < elsewherePatience {
+		return fmt.Errorf("volume %q: unmounted, but %w; call again", s.state.VolumeID, ErrMountedElsewhere)
+	}
+	klog.InfoS("Ending a connection whose mount only other namespaces have", "volume", s.state.VolumeID, "mountPoint", s.state.MountPoint)
+	if err := Abort(s.state.Device); err != nil {
+		return fmt.Errorf("volume %q: unmounted, but %w: %w", s.state.VolumeID, ErrMountedElsewhere, err)
+	}
 	<-s.done
-	return s.Err()
+	if err := s.Err(); !errors.Is(err, ErrAborted) {
+		return err
+	}
+	return nil
 }
 
 // Close stops serving without unmounting. Requests in flight are finished and answered first; new ones wait in the

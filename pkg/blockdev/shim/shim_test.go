@@ -553,6 +553,56 @@ func TestEnds(t *testing.T) {
 			t.Fatalf("close after unmount: %v", err)
 		}
 	})
+	t.Run("mounted elsewhere", func(t *testing.T) {
+		shim.SetElsewhere(t, 200*time.Millisecond, 500*time.Millisecond)
+		dev := newMemDevice(mib)
+		srv := mount(t, shim.ModeFlush, dev)
+		// A namespace of its own, with copies of all mounts that nothing here takes away again.
+		other := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60")
+		out, err := other.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = other.Process.Kill()
+			_ = other.Wait()
+		})
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(srv.Path(), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := bytes.Repeat([]byte{7}, 4096)
+		if _, err := f.WriteAt(data, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := srv.Unmount(); !errors.Is(err, shim.ErrMountedElsewhere) {
+			t.Fatalf("unmount while another namespace has the mount: %v", err)
+		}
+		select {
+		case <-srv.Done():
+			t.Fatal("not served any more, though another namespace may write back")
+		default:
+		}
+		for err = shim.ErrMountedElsewhere; errors.Is(err, shim.ErrMountedElsewhere); {
+			err = srv.Unmount()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-srv.Done()
+		if !bytes.Equal(dev.snapshot()[:4096], data) {
+			t.Error("what was written before the unmount is not on the device")
+		}
+	})
 	t.Run("abort", func(t *testing.T) {
 		srv := mount(t, shim.ModeAck, newMemDevice(mib))
 		f, err := os.Open(srv.Path())

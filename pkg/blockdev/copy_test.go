@@ -1,0 +1,198 @@
+package blockdev
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+func TestCloneImage(t *testing.T) {
+	fsys := vfs.NewMem()
+	img, err := CreateImage(fsys, "/a", 64<<10, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	if _, err := img.WriteAt([]byte("content"), 32<<10); err != nil {
+		t.Fatal(err)
+	}
+	if err := CloneImage(fsys, "/a", "/b", 64<<10, 64<<10); !errors.Is(err, errors.ErrUnsupported) {
+		t.Fatal(err)
+	}
+	fsys.SetReflink(true)
+	if err := CloneImage(fsys, "/a", "/b", 128<<10, 128<<10); !errors.Is(err, ErrShortImage) {
+		t.Fatal(err)
+	}
+	// What is behind the volume's size is cut off before the clone is made larger.
+	if err := CloneImage(fsys, "/a", "/b", 32<<10, 128<<10); err != nil {
+		t.Fatal(err)
+	}
+	after := fsys.CrashClone(vfs.CrashConfig{})
+	data, err := vfs.ReadFile(after, "/b")
+	if err != nil || len(data) != 128<<10 || !AllZero(data) {
+		t.Fatalf("%d bytes, zeros %t, %v", len(data), AllZero(data), err)
+	}
+	if err := CloneImage(fsys, "/a", "/b", 64<<10, 128<<10); err != nil {
+		t.Fatal(err)
+	}
+	data, err = vfs.ReadFile(fsys.CrashClone(vfs.CrashConfig{}), "/b")
+	if err != nil || len(data) != 128<<10 || string(data[32<<10:32<<10+7]) != "content" {
+		t.Fatalf("%d bytes, %v", len(data), err)
+	}
+}
+
+// TestImageCopy: whatever a copy is interrupted by, the run that goes on from what was told makes it the same as the
+// source, with its holes.
+func TestImageCopy(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+		mem := vfs.NewMem()
+		const size = 200 << 20
+		source, err := CreateImage(mem, "/source", size, false)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		want := map[int64][]byte{}
+		for range rng.IntN(40) {
+			p := make([]byte, 4096*(1+rng.IntN(64)))
+			for i := range p {
+				p[i] = byte(rng.Uint32())
+			}
+			if rng.IntN(4) == 0 {
+				clear(p)
+			}
+			off := rng.Int64N((size-int64(len(p)))/4096) * 4096
+			if _, err := source.WriteAt(p, off); err != nil {
+				rt.Fatal(err)
+			}
+			want[off] = nil
+		}
+		if err := source.Flush(); err != nil {
+			rt.Fatal(err)
+		}
+		source.Close()
+		target := rapid.SampledFrom([]int64{size, size + 4096, 2 * size}).Draw(rt, "target")
+		thick := rapid.Bool().Draw(rt, "thick") && target == size
+		told := int64(0)
+		copyOf := func(fsys vfs.FS) *ImageCopy {
+			return &ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: size, TargetBytes: target, Thick: thick, CopiedBytes: told, syncBytes: 1 << 20,
+				Progress: func(n int64) error {
+					if n < told {
+						return fmt.Errorf("test: told %d after %d", n, told)
+					}
+					told = n
+					return nil
+				}}
+		}
+		for range rng.IntN(4) {
+			left := 1 + rng.IntN(60)
+			failing := vfs.NewErrFS(mem, func(vfs.Op, string) error {
+				if left--; left == 0 {
+					return errors.New("test: interrupted")
+				}
+				return nil
+			})
+			if err := copyOf(failing).Run(context.Background()); err == nil {
+				break
+			}
+			if rng.IntN(2) == 0 {
+				mem = mem.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(101), RNG: rng})
+			}
+		}
+		if err := copyOf(mem).Run(context.Background()); err != nil {
+			rt.Fatal(err)
+		}
+		if told != size {
+			rt.Fatalf("told %d", told)
+		}
+		after := mem.CrashClone(vfs.CrashConfig{})
+		compare(rt, after, size, target, want)
+		info, err := after.Stat("/target")
+		if err != nil {
+			rt.Fatal(err)
+		}
+		origin, err := after.Stat("/source")
+		if err != nil {
+			rt.Fatal(err)
+		}
+		a, _ := vfs.AllocatedBytes(info)
+		b, _ := vfs.AllocatedBytes(origin)
+		if thick && a < target || !thick && a > b {
+			rt.Fatalf("the copy takes %d bytes, its source %d, thick %t", a, b, thick)
+		}
+	})
+}
+
+// compare reads what was written, and the holes in between where they begin.
+func compare(rt *rapid.T, fsys vfs.FS, size, target int64, written map[int64][]byte) {
+	a, err := fsys.OpenReadOnly("/source")
+	if err != nil {
+		rt.Fatal(err)
+	}
+	defer a.Close()
+	b, err := fsys.OpenReadOnly("/target")
+	if err != nil {
+		rt.Fatal(err)
+	}
+	defer b.Close()
+	if n, err := b.Size(); err != nil || n != target {
+		rt.Fatalf("the copy has %d bytes, %v", n, err)
+	}
+	x, y := make([]byte, 512<<10), make([]byte, 512<<10)
+	for off := range written {
+		n := min(int64(len(x)), size-off)
+		if _, err := a.ReadAt(x[:n], off); err != nil {
+			rt.Fatal(err)
+		}
+		if _, err := b.ReadAt(y[:n], off); err != nil {
+			rt.Fatal(err)
+		}
+		if !bytes.Equal(x[:n], y[:n]) {
+			rt.Fatalf("the copy differs within %d bytes at %d", n, off)
+		}
+	}
+}
+
+func TestImageCopyStops(t *testing.T) {
+	fsys := vfs.NewMem()
+	img, err := CreateImage(fsys, "/source", 1<<20, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	run := ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: 1 << 20, TargetBytes: 1 << 20}
+	if err := run.Run(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	run.SourceBytes = 2 << 20
+	run.TargetBytes = 2 << 20
+	// A source without content is not read, so its size does not matter; one that ends within its content does.
+	if err := run.Run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAllZero(t *testing.T) {
+	for _, n := range []int{0, 1, 4095, 4096, 4097, 12345} {
+		p := make([]byte, n)
+		if !AllZero(p) {
+			t.Errorf("%d zeros", n)
+		}
+		for i := range p {
+			p[i] = 1
+			if AllZero(p) {
+				t.Errorf("%d bytes with one at %d", n, i)
+			}
+			p[i] = 0
+		}
+	}
+}
