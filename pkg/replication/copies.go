@@ -167,6 +167,13 @@ func (g *Group) storeMember(m core.Member) error {
 			return fmt.Errorf("%w: volume %s: format record: %w", ErrInvalid, m.VolumeID, err)
 		}
 	}
+	var claim *blockdev.ClaimRecord
+	if len(m.Claim) > 0 {
+		claim = &blockdev.ClaimRecord{}
+		if err := json.Unmarshal(m.Claim, claim); err != nil {
+			return fmt.Errorf("%w: volume %s: claim record: %w", ErrInvalid, m.VolumeID, err)
+		}
+	}
 	rec, err := pool.Get(m.VolumeID)
 	if errors.Is(err, blockdev.ErrNoVolume) && secondary {
 		rec, err = pool.Create(blockdev.VolumeRecord{
@@ -193,21 +200,25 @@ func (g *Group) storeMember(m core.Member) error {
 			if m.Order != "" {
 				r.Order = blockdev.Order(m.Order)
 			}
+			if claim != nil {
+				r.Claim = claim
+			}
 		}
 		return nil
 	})
 	return err
 }
 
-// alignPool makes the pool's records say which role the group's volumes have here. The driver stages no secondary.
+// alignPool makes the pool's records say which role the group's volumes have here, and which peer. The driver stages no
+// secondary.
 func (g *Group) alignPool() error {
-	secondary := g.core.Meta.Role == core.RoleSecondary
+	secondary, peer := g.core.Meta.Role == core.RoleSecondary, g.core.Meta.Peer
 	for _, m := range g.core.Meta.Members {
 		if m.Removed {
 			continue
 		}
 		_, err := g.cfg.Pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
-			r.Secondary = secondary
+			r.Secondary, r.Remote = secondary, peer
 			return nil
 		})
 		if err != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // A cut is a snapshot of volumes of a group at one ordinal: image + journal, with the journal applied up to there.
@@ -417,34 +416,9 @@ func (g *Group) Cuts() []*sidecarpb.CutStatus {
 // cloneImage makes a snapshot's image share the blocks of the volume's, durably. It reports false where the file system
 // cannot.
 func (g *Group) cloneImage(v *Volume, dir string, sizeBytes int64) (cloned bool, err error) {
-	fsys := g.cfg.FS
-	source, err := fsys.OpenReadOnly(v.image.Path())
-	if err != nil {
-		return false, err
-	}
-	defer source.Close()
-	image, err := fsys.Create(filepath.Join(dir, blockdev.ImageFile))
-	if err != nil {
-		return false, err
-	}
-	defer image.Close()
-	cloner, ok := image.(vfs.Cloner)
-	if !ok {
-		return false, nil
-	}
-	err = cloner.CloneFrom(source)
+	err = blockdev.CloneImage(g.cfg.FS, v.image.Path(), filepath.Join(dir, blockdev.ImageFile), sizeBytes, sizeBytes)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return false, nil
-	}
-	// The image's file may have been made larger for a volume that is about to grow.
-	if err == nil {
-		err = image.Truncate(sizeBytes)
-	}
-	if err == nil {
-		err = image.Datasync()
-	}
-	if err == nil {
-		err = fsys.SyncDir(dir)
 	}
 	return err == nil, err
 }

@@ -1,53 +1,14 @@
 package replication
 
 import (
-	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
-
-// mountPool makes a file system on a loop device and returns where it is mounted.
-func mountPool(t *testing.T, mkfs ...string) string {
-	t.Helper()
-	testenv.RequireLoop(t)
-	testenv.RequireTool(t, mkfs[0])
-	dir := t.TempDir()
-	image, at := filepath.Join(dir, "disk"), filepath.Join(dir, "mnt")
-	run := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
-		}
-	}
-	f, err := os.Create(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Truncate(512 << 20); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	run(append(mkfs, image)...)
-	if err := os.Mkdir(at, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	run("mount", "-o", "loop", image, at) // the loop device goes with the mount
-	t.Cleanup(func() {
-		if err := unix.Unmount(at, 0); err != nil {
-			t.Errorf("unmount %s: %v", at, err)
-			_ = unix.Unmount(at, unix.MNT_DETACH)
-		}
-	})
-	return at
-}
 
 // On a pool that can share blocks a snapshot is ready at once, on another one it is copied; both are their volumes at the
 // cut's ordinal, taken while a writer goes on.
@@ -61,7 +22,7 @@ func TestCutOnRealPools(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			rng := seeded(t)
-			dir := mountPool(t, c.mkfs...)
+			dir := testenv.MountFS(t, c.mkfs...)
 			pool, err := blockdev.OpenPool(vfs.OS, filepath.Join(dir, "pool"), blockdev.WhoReplicator)
 			if err != nil {
 				t.Fatal(err)

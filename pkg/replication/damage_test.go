@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -184,18 +185,18 @@ func (d *damagedSite) files(t *testing.T) map[string]int64 {
 		}
 		files[name] = int64(len(bytes.TrimRight(b, "\x00")))
 	}
-	for _, name := range []string{metaFile, checkpointName, changeMapFile} {
+	for _, name := range []string{core.MetaFile, checkpointName, changeMapFile} {
 		add(path.Join(d.dir, name))
 	}
 	for _, id := range []string{"v0", "v1"} {
 		add("/pool/volumes/" + id + "/volume.json")
 	}
-	segments, err := d.fs.ReadDir(path.Join(d.dir, journalDir))
+	segments, err := d.fs.ReadDir(path.Join(d.dir, core.JournalDir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range segments {
-		add(path.Join(d.dir, journalDir, name))
+		add(path.Join(d.dir, core.JournalDir, name))
 	}
 	return files
 }
@@ -206,7 +207,7 @@ const damageSamples = 120
 // Every file of a group, damaged at places all over it: what was flushed is there, or the damage is reported.
 func TestDamageIsNeverSilent(t *testing.T) {
 	d := makeDamagedSite(t)
-	if d.open(t, path.Join(d.dir, metaFile), func(vfs.File) error { return nil }) != intact {
+	if d.open(t, path.Join(d.dir, core.MetaFile), func(vfs.File) error { return nil }) != intact {
 		t.Fatal("the undamaged group does not open")
 	}
 	rng := seeded(t)
@@ -250,7 +251,7 @@ func TestDamageIsNeverSilent(t *testing.T) {
 // segments, which hold nothing, may be cut.
 func TestCutSegmentHeader(t *testing.T) {
 	d := makeDamagedSite(t)
-	segments, err := d.fs.ReadDir(path.Join(d.dir, journalDir))
+	segments, err := d.fs.ReadDir(path.Join(d.dir, core.JournalDir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +259,7 @@ func TestCutSegmentHeader(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			damaged := 0
 			for _, name := range segments {
-				if d.open(t, path.Join(d.dir, journalDir, name), func(f vfs.File) error { return f.Truncate(size) }) == reported {
+				if d.open(t, path.Join(d.dir, core.JournalDir, name), func(f vfs.File) error { return f.Truncate(size) }) == reported {
 					damaged++
 				}
 			}
@@ -275,7 +276,7 @@ func TestMissingFile(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		broken bool
-	}{{metaFile, true}, {checkpointName, false}, {changeMapFile, false}} {
+	}{{core.MetaFile, true}, {checkpointName, false}, {changeMapFile, false}} {
 		t.Run(c.name, func(t *testing.T) {
 			d := makeDamagedSite(t)
 			if err := d.fs.Remove(path.Join(d.dir, c.name)); err != nil {

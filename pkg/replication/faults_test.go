@@ -9,7 +9,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/bug"
 )
 
-// The tests of leaving and joining can fail: with a deliberate fault built in, they do.
+// The tests of leaving, joining and changing settings can fail: with a deliberate fault built in, they do.
 func TestFaultsOfMovingAreCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the engine with deliberate faults")
@@ -17,6 +17,8 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 	for fault, test := range map[bug.Name]string{
 		bug.LeaveUnapplied: "TestCrashWhileMoving",
 		bug.KeepOldCopy:    "TestCopyGoesToTheNextGroup",
+		bug.ModifyVolatile: "TestCrashWhileModifying",
+		bug.NoShipLimit:    "TestShipRate",
 	} {
 		cmd := exec.Command("go", "test", "-tags", "slipstream_bugs", "-count=1", "-run", "^"+test+"$", ".")
 		cmd.Env = append(os.Environ(), "SLIPSTREAM_BUG="+string(fault))

@@ -40,7 +40,7 @@ func FuzzMeta(f *testing.F) {
 		Members: []core.Member{{VolumeID: "v0", SizeBytes: 4096}},
 	}
 	for range 2 {
-		valid, err := blockdev.EncodeRecord(metaKind, &meta)
+		valid, err := blockdev.EncodeRecord(core.MetaKind, &meta)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -57,7 +57,7 @@ func FuzzMeta(f *testing.F) {
 			}
 			return
 		}
-		again, err := blockdev.EncodeRecord(metaKind, &meta)
+		again, err := blockdev.EncodeRecord(core.MetaKind, &meta)
 		if err != nil {
 			t.Fatal(err)
 		}

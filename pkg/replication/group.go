@@ -14,6 +14,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/tokenbucket"
 )
 
 // Errors of a group's operations. Those with a reason wrap these; nothing was changed when they are returned.
@@ -55,8 +56,9 @@ type Group struct {
 	volumes  atomic.Pointer[map[uint32]*Volume]
 	writable atomic.Bool
 
-	journal  *journal.Journal
-	segBytes int64
+	journal *journal.Journal
+	// segBytes is the size of the journal's segments, and maxRecord what one record carries.
+	segBytes atomic.Int64
 	appendMu sync.Mutex
 	// owed are records that have their place before whatever is appended next; guarded by appendMu.
 	owed  []journal.Entry
@@ -68,6 +70,8 @@ type Group struct {
 	// applyMu keeps apply passes apart: the loop's, and those that promotion and demotion ask for.
 	applyMu    sync.Mutex
 	applyStuck atomic.Pointer[error]
+	// linkDown is what ended the last stream to the peer.
+	linkDown atomic.Pointer[error]
 
 	// mapMu guards what the peer lacks: pending is to be sent, inFlight was sent and is not acknowledged.
 	mapMu    sync.Mutex
@@ -75,9 +79,18 @@ type Group struct {
 	inFlight []sentExtents
 	// syncEnd is the batch of the sync-end on its way; 0 without one.
 	syncEnd uint64
+	// joining are the volumes in use that are being added, by index, also where that failed half way: no sync ends meanwhile,
+	// since what they are written past the group is in nothing that the peer gets.
+	joining map[uint32]bool
 
 	// cuts are the snapshots of members; see cut.go.
 	cuts *cuts
+
+	// settingsMu keeps changes of settings apart. It is taken before all other locks.
+	settingsMu sync.Mutex
+	link       linkControl
+	// shipBucket is the link loop's alone.
+	shipBucket tokenbucket.Bucket
 
 	progress syncProgress
 	stats    groupStats
@@ -106,8 +119,6 @@ func (s signal) send() {
 }
 
 const (
-	metaFile       = "group.json"
-	journalDir     = "journal"
 	checkpointName = "checkpoint"
 	changeMapFile  = "changemap"
 )
@@ -201,7 +212,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 		case core.MarkAll:
 			err = markAll()
 		case core.Persist:
-			err = saveMeta(g.cfg.FS, g.path(metaFile), &g.core.Meta)
+			err = saveMeta(g.cfg.FS, g.path(core.MetaFile), &g.core.Meta)
 		case core.RollJournal:
 			err = g.rollJournal()
 		default:

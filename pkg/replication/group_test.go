@@ -237,7 +237,7 @@ func TestStallPolicyWaitsForThePeer(t *testing.T) {
 		}
 		done <- v.Flush()
 	}()
-	eventually(t, "the journal is full", func() bool { return g.Status().JournalUsedBytes+g.segBytes >= MinJournalBytes })
+	eventually(t, "the journal is full", func() bool { return g.Status().JournalUsedBytes+g.segBytes.Load() >= MinJournalBytes })
 	select {
 	case err := <-done:
 		t.Fatalf("writers did not wait: %v", err)
@@ -348,7 +348,7 @@ func TestFullDisk(t *testing.T) {
 	v := volumeOf(t, g, "v0")
 	mustWrite(t, v, 0, block('a', 4096))
 	mustFlush(t, v)
-	eventually(t, "two segments are ready", func() bool { return g.journal.TotalBytes() >= 3*g.segBytes })
+	eventually(t, "two segments are ready", func() bool { return g.journal.TotalBytes() >= 3*g.segBytes.Load() })
 	const roomy = 1 << 30
 	s.fs.SetCapacity(roomy)
 	total, available, err := s.fs.Space("/pool")

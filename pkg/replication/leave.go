@@ -114,8 +114,7 @@ func (g *Group) letGo(v *Volume) error {
 
 // memberRecord is a member's description for the journal.
 func memberRecord(m core.Member) (journal.Entry, error) {
-	m.Unsynced, m.Unannounced = false, false
-	data, err := json.Marshal(m)
+	data, err := json.Marshal(m.Described())
 	return journal.Entry{Header: journal.Header{Kind: journal.KindVolume, Volume: m.Index, Length: uint32(len(data))}, Data: data}, err
 }
 

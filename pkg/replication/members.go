@@ -116,7 +116,10 @@ func (g *Group) attachedVolumes() int {
 //
 // The content is marked for the sync before the peer hears of the volume, so that no copy with an empty volume is ever
 // taken for whole. A volume in use is handed over by switchTo, called when the member can take writes; what was written
-// past the group until then is marked once more.
+// past the group until then is marked once more. Until that is done the group is in a sync that does not end: a write
+// behind the exchange would else reach a copy that may be promoted and lacks the ones before it. An error leaves the sync like
+// that until the addition is repeated or the volume removed; a restart of the site completes it, because the volume is then
+// served through the group.
 func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) error) error {
 	g.mu.Lock()
 	known := g.core.Meta.Member(rec.ID)
@@ -128,7 +131,7 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if err != nil {
 		return err
 	}
-	if known != nil && !known.Unsynced && switchTo == nil {
+	if known != nil && !known.Unsynced && switchTo == nil && !g.isJoining(member.Index) {
 		return g.Resize(rec.ID, rec.SizeBytes)
 	}
 	if err := g.CheckWritable(); err != nil {
@@ -145,6 +148,9 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if err := v.markContent(); err != nil {
 		return err
 	}
+	if switchTo != nil {
+		g.setJoining(member.Index, true) // before the peer hears of it
+	}
 	member.Unsynced = false
 	if err := g.announce(member); err != nil {
 		return err
@@ -157,7 +163,28 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 			return err
 		}
 	}
-	return g.upsertMember(member)
+	if err := g.upsertMember(member); err != nil {
+		return err
+	}
+	g.setJoining(member.Index, false)
+	g.shipWork.send()
+	return nil
+}
+
+func (g *Group) isJoining(index uint32) bool {
+	g.mapMu.Lock()
+	defer g.mapMu.Unlock()
+	return g.joining[index]
+}
+
+func (g *Group) setJoining(index uint32, joins bool) {
+	g.mapMu.Lock()
+	defer g.mapMu.Unlock()
+	if joins {
+		g.joining[index] = true
+	} else {
+		delete(g.joining, index)
+	}
 }
 
 // markContent marks a whole volume for a sync, unless it is blank.
@@ -193,6 +220,15 @@ func (g *Group) RecordFormat(id string, format json.RawMessage) error {
 	return g.changeMember(id, func(m *core.Member) bool {
 		changed := !sameJSON(m.Format, format)
 		m.Format = format
+		return changed
+	})
+}
+
+// SetOrder puts another order of a member into its record and, in order, into that of its copy. Nobody has it attached.
+func (g *Group) SetOrder(id string, order blockdev.Order) error {
+	return g.changeMember(id, func(m *core.Member) bool {
+		changed := m.Order != string(order)
+		m.Order = string(order)
 		return changed
 	})
 }
@@ -317,6 +353,7 @@ func (g *Group) forgetVolume(index uint32) {
 	}
 	g.mapMu.Lock()
 	g.pending.Drop(index)
+	delete(g.joining, index)
 	g.mapMu.Unlock()
 	if err := v.image.Close(); err != nil {
 		klog.ErrorS(err, "Closing an image", "volume", v.id)
@@ -334,6 +371,13 @@ func memberOf(rec *blockdev.VolumeRecord, index uint32) (core.Member, error) {
 			return m, err
 		}
 		m.Format = format
+	}
+	if rec.Claim != nil {
+		claim, err := json.Marshal(rec.Claim)
+		if err != nil {
+			return m, err
+		}
+		m.Claim = claim
 	}
 	return m, nil
 }

@@ -12,12 +12,9 @@ import (
 // No member is larger than what a change map can describe: marking it would panic. This does not compile otherwise.
 var _ [changemap.MaxVolumeBytes - core.MaxVolumeBytes]struct{}
 
-// metaKind tells group.json from the other record files; their form is in blockdev's package comment.
-const metaKind = "group"
-
 func decodeMeta(path string, data []byte) (core.Meta, error) {
 	var meta core.Meta
-	err := blockdev.DecodeRecord(path, metaKind, data, &meta)
+	err := blockdev.DecodeRecord(path, core.MetaKind, data, &meta)
 	if err == nil {
 		err = meta.Validate()
 	}
@@ -36,7 +33,7 @@ func loadMeta(fsys vfs.FS, path string) (core.Meta, error) {
 }
 
 func saveMeta(fsys vfs.FS, path string, m *core.Meta) error {
-	if err := blockdev.WriteRecord(fsys, path, metaKind, m); err != nil {
+	if err := blockdev.WriteRecord(fsys, path, core.MetaKind, m); err != nil {
 		return fmt.Errorf("group record %s: %w", path, err)
 	}
 	return nil

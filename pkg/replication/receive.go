@@ -173,6 +173,9 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 		return false, err
 	}
 	g.linkWork.send()
+	if accepted(actions) {
+		g.follow(hello)
+	}
 	for _, a := range actions {
 		switch a := a.(type) {
 		case core.SendWelcome:
@@ -340,7 +343,14 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.replaceMembers(manifest.Members); err != nil {
 			return err
 		}
-		return g.appendCopy(ctx, h, data)
+		if err := g.appendCopy(ctx, h, data); err != nil {
+			return err
+		}
+		if err := g.commit(); err != nil {
+			return err
+		}
+		_, err := g.step(core.SyncBeginDurable{}, nil)
+		return err
 	case journal.KindVolume:
 		var member core.Member
 		if err := json.Unmarshal(data, &member); err != nil {

@@ -21,16 +21,16 @@ import (
 // Damage is an error that names the file and the place. Nothing on disk has been changed then.
 func openGroup(site *Site, dir string) (_ *Group, err error) {
 	g := &Group{
-		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(), trimmed: make(chan struct{}),
+		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(), trimmed: make(chan struct{}), joining: map[uint32]bool{},
 		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
 	}
 	g.cuts = newCuts(g)
-	meta, err := loadMeta(g.cfg.FS, g.path(metaFile))
+	meta, err := loadMeta(g.cfg.FS, g.path(core.MetaFile))
 	if err != nil {
 		return nil, err
 	}
 	g.core = core.New(meta)
-	g.segBytes = segmentBytesFor(meta.JournalSizeBytes)
+	g.segBytes.Store(segmentBytesFor(meta.JournalSizeBytes))
 	if g.checkpoint, err = openCheckpoint(g.cfg.FS, g.path(checkpointName)); err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (g *Group) loadChangeMap() (err error) {
 	}
 	klog.ErrorS(err, "The change map is lost; everything is copied to the peer at the next contact", "group", m.Name, "file", name)
 	g.pending, m.Sync = changemap.New(), core.SyncNever
-	return saveMeta(g.cfg.FS, g.path(metaFile), m)
+	return saveMeta(g.cfg.FS, g.path(core.MetaFile), m)
 }
 
 func (g *Group) openJournal() error {
@@ -101,16 +101,13 @@ func (g *Group) openJournal() error {
 		return err
 	}
 	last := g.checkpoint.last
-	hardLimit := 2 * meta.JournalSizeBytes
-	if meta.JournalFull == core.PolicyStall {
-		hardLimit = meta.JournalSizeBytes
-	}
+	segmentBytes, hardLimit := journalLimits(meta)
 	replay := recovery{g: g, from: last.Applied}
 	g.journal, err = journal.Open(journal.Options{
-		FS: g.cfg.FS, Dir: g.path(journalDir), GroupID: groupID, TimelineID: timeline,
-		SegmentBytes: g.segBytes, HardLimitBytes: max(hardLimit, 4*g.segBytes), FreeTarget: freeSegments,
+		FS: g.cfg.FS, Dir: g.path(core.JournalDir), GroupID: groupID, TimelineID: timeline,
+		SegmentBytes: segmentBytes, HardLimitBytes: hardLimit, FreeTarget: freeSegments,
 		OldestSegment: last.OldestSegment, MinDurableOrdinal: last.DurableOrdinal, StartOrdinal: last.AppliedOrdinal,
-		Visit: replay.record,
+		Visit: replay.record, RoomMade: g.wakeWriters,
 	})
 	if err != nil {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
@@ -158,10 +155,11 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 	return nil
 }
 
-// finish brings group.json up to what the journal has: a secondary that died between the end of a sync and saying so.
+// finish brings group.json up to what the journal has: a secondary that died between the end of a sync and saying so. The
+// last end in the journal is that of an earlier sync if it died before the beginning of the next was durable.
 func (r *recovery) finish() error {
 	m := &r.g.core.Meta
-	if m.Role != core.RoleSecondary || r.consistent == nil || !*r.consistent || m.Consistent {
+	if m.Role != core.RoleSecondary || r.consistent == nil || !*r.consistent || m.Consistent || m.AwaitsSync {
 		return nil
 	}
 	_, err := r.g.stepLocked(core.SyncEndDurable{}, nil)
@@ -174,10 +172,10 @@ func createGroup(site *Site, dir string, meta core.Meta) error {
 		return fmt.Errorf("%w: group %s: %w", ErrInvalid, meta.Name, err)
 	}
 	fsys := site.cfg.FS
-	if err := fsys.MkdirAll(dir + "/" + journalDir); err != nil {
+	if err := fsys.MkdirAll(dir + "/" + core.JournalDir); err != nil {
 		return err
 	}
-	return saveMeta(fsys, dir+"/"+metaFile, &meta)
+	return saveMeta(fsys, dir+"/"+core.MetaFile, &meta)
 }
 
 // deletingSuffix marks the directory of a group that is being deleted.
@@ -187,13 +185,13 @@ const deletingSuffix = ".deleting"
 // group.json is neither: its journal may hold the last writes of its volumes.
 func (s *Site) sweepGroupDir(dir string) error {
 	if !strings.HasSuffix(dir, deletingSuffix) {
-		for _, name := range []string{metaFile, checkpointName} {
+		for _, name := range []string{core.MetaFile, checkpointName} {
 			_, err := s.cfg.FS.Stat(dir + "/" + name)
 			if err == nil || !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
-		if segments, err := s.cfg.FS.ReadDir(dir + "/" + journalDir); len(segments) > 0 {
+		if segments, err := s.cfg.FS.ReadDir(dir + "/" + core.JournalDir); len(segments) > 0 {
 			return err
 		}
 	}

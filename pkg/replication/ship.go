@@ -35,15 +35,17 @@ var errRefused = errors.New("refused by the peer")
 func (g *Group) linkLoop(ctx context.Context) {
 	backoff := link.NewBackoffFrom(g.cfg.RedialInterval)
 	for ctx.Err() == nil {
-		peer, address := g.dialTarget()
+		streamCtx, peer, address := g.beginStream(ctx)
 		if peer == "" {
+			g.linkDown.Store(nil)
 			select {
 			case <-ctx.Done():
 			case <-g.linkWork:
 			}
 			continue
 		}
-		progress, err := g.ship(ctx, peer, address)
+		progress, err := g.ship(streamCtx, peer, address)
+		g.endStream()
 		if progress {
 			backoff.Reset()
 		}
@@ -52,6 +54,7 @@ func (g *Group) linkLoop(ctx context.Context) {
 		}
 		wait := backoff.Next()
 		if err != nil {
+			g.linkDown.Store(&err)
 			klog.InfoS("Link to the peer is down; connecting again", "group", g.Name(), "peer", peer, "in", wait, "reason", err.Error())
 		}
 		t := time.NewTimer(wait)
@@ -64,10 +67,8 @@ func (g *Group) linkLoop(ctx context.Context) {
 	}
 }
 
-// dialTarget is whom to call; empty while there is nobody to call.
-func (g *Group) dialTarget() (peer, address string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// dialTargetLocked is whom to call; empty while there is nobody to call. The caller holds mu.
+func (g *Group) dialTargetLocked() (peer, address string) {
 	m := &g.core.Meta
 	if m.Role != core.RolePrimary || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
 		return "", ""
@@ -193,7 +194,7 @@ func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
 	m := &g.core.Meta
 	return &linkpb.Hello{
 		ProtocolVersion: protocolVersion, GroupId: m.GroupID, GroupName: m.Name, Timelines: timelinesToWire(m.Timelines),
-		DurableOrdinal: a.Durable, JournalSizeBytes: m.JournalSizeBytes,
+		DurableOrdinal: a.Durable, JournalSizeBytes: m.JournalSizeBytes, RpoTargetMillis: m.RPOTargetMillis,
 	}
 }
 
@@ -259,8 +260,8 @@ func (s *sender) loop(ctx context.Context) error {
 		return err
 	}
 	for {
-		sent := false
-		if s.windowOpen() {
+		sent, owed := false, s.owed()
+		if s.windowOpen() && owed == 0 {
 			err := s.pace(ctx)
 			if err != nil {
 				return err
@@ -279,17 +280,12 @@ func (s *sender) loop(ctx context.Context) error {
 				continue
 			}
 		} else {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case err := <-s.received:
-				s.received <- err
+			beat, err := s.wait(ctx, heartbeat.C, owed)
+			if err != nil {
 				return err
-			case <-s.g.shipWork:
+			}
+			if !beat {
 				continue
-			case <-s.wake:
-				continue
-			case <-heartbeat.C:
 			}
 		}
 		if err := s.sendHeartbeat(); err != nil {
@@ -358,9 +354,9 @@ func (s *sender) sendSome() (sent bool, err error) {
 		sent = true
 	}
 	if s.syncing && s.haveTarget && s.at >= s.syncTarget {
-		if s.g.mapDirty() { // folded or added meanwhile
+		if s.g.mapDirty() { // folded or added meanwhile, or about to be
 			s.haveTarget = false
-			return true, nil
+			return sent || !s.g.awaitsJoining(), nil
 		}
 		return true, s.sendSyncEnd()
 	}
@@ -426,6 +422,7 @@ func (s *sender) sendBatch() error {
 	if err := s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Batch{Batch: batch}}); err != nil {
 		return err
 	}
+	s.charge(n)
 	s.g.stats.shippedBytes.Add(uint64(batch.RawBytes))
 	s.g.stats.wireBytes.Add(uint64(n))
 	return nil

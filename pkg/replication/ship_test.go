@@ -2,6 +2,7 @@ package replication
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
@@ -56,18 +57,7 @@ func TestVolumeWithContentJoinsWhileTheSenderReads(t *testing.T) {
 	t.Cleanup(net.Close)
 	a := newTestSite(t, net, "a", nil)
 	g := a.createGroup("shop", "b", 0, 0, nil)
-	rec := a.createVolume("v0", 1<<20)
-	image, err := a.pool.OpenImage(rec.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := image.WriteAt(block(7, 4096), 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := image.Close(); err != nil {
-		t.Fatal(err)
-	}
-
+	rec := a.contentVolume("v0", 1<<20, block(7, 4096))
 	enc, err := link.NewEncoder(g.cfg.Codec)
 	if err != nil {
 		t.Fatal(err)
@@ -96,4 +86,22 @@ func TestVolumeWithContentJoinsWhileTheSenderReads(t *testing.T) {
 	if begin != 0 || volume < begin || extent < begin || end < volume || end < extent {
 		t.Fatalf("sent %v: the volume and its content do not both lie between the beginning and the end of a sync", stream.kinds)
 	}
+}
+
+// A link that does not come up says why, for as long as it is down.
+func TestStatusSaysWhyTheLinkIsDown(t *testing.T) {
+	net := link.NewNetwork(nil)
+	a := newTestSite(t, net, "site-a", nil)
+	newTestSite(t, net, "site-b", nil)
+	net.Cut("site-b")
+	g := a.createGroup("g", "site-b", 1, 1<<20, nil)
+	eventually(t, "the status has the reason", func() bool {
+		st := g.Status()
+		return st.GetState() == "connecting" && strings.Contains(st.GetStateReason(), "link cut")
+	})
+	net.Heal("site-b")
+	eventually(t, "the link is up", func() bool {
+		st := g.Status()
+		return st.GetState() == "streaming" && st.GetStateReason() == ""
+	})
 }

@@ -88,7 +88,7 @@ type Site struct {
 func Open(cfg Config) (*Site, error) {
 	cfg.setDefaults()
 	s := &Site{cfg: cfg, groups: map[string]*Group{}, broken: map[string]error{}}
-	parent := filepath.Join(cfg.Pool.Dir(), "groups")
+	parent := cfg.Pool.GroupsDir()
 	if err := cfg.FS.MkdirAll(parent); err != nil {
 		return nil, err
 	}
@@ -202,6 +202,8 @@ type GroupSpec struct {
 	PeerAddress      string
 	JournalSizeBytes int64
 	JournalFull      core.Policy
+	// RPOTargetMillis and ShipBytesPerSecond: see core.Settings.
+	RPOTargetMillis, ShipBytesPerSecond int64
 }
 
 var namePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,126}[a-z0-9])?$`)
@@ -213,15 +215,20 @@ func (spec *GroupSpec) check() error {
 	if spec.JournalFull == "" {
 		spec.JournalFull = core.PolicyTrack
 	}
-	switch {
-	case !namePattern.MatchString(spec.Name):
+	if !namePattern.MatchString(spec.Name) {
 		return fmt.Errorf("%w: group name %q: lower-case letters, digits, '-' and '.', at most 128", ErrInvalid, spec.Name)
-	case spec.JournalSizeBytes < MinJournalBytes || spec.JournalSizeBytes > MaxJournalBytes:
-		return fmt.Errorf("%w: group %s: journal size %d, must be from %d to %d bytes", ErrInvalid, spec.Name, spec.JournalSizeBytes, MinJournalBytes, MaxJournalBytes)
-	case spec.Peer == "" && spec.JournalFull == core.PolicyStall:
+	}
+	if spec.Peer == "" && spec.JournalFull == core.PolicyStall {
 		return fmt.Errorf("%w: group %s: journal-full stall needs a remote site", ErrInvalid, spec.Name)
 	}
-	return nil
+	return checkSettings(spec.Name, spec.settings())
+}
+
+func (spec *GroupSpec) settings() core.Settings {
+	return core.Settings{
+		Peer: spec.Peer, PeerAddress: spec.PeerAddress, JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull,
+		RPOTargetMillis: spec.RPOTargetMillis, ShipBytesPerSecond: spec.ShipBytesPerSecond,
+	}
 }
 
 // CreateGroup makes a primary group. Repeating it with the same properties returns the group that is there.
@@ -236,17 +243,19 @@ func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
 	defer s.mu.Unlock()
 	if g := s.groups[spec.Name]; g != nil {
 		g.mu.Lock()
-		m := g.core.Meta
+		have := g.core.Meta.Settings()
 		g.mu.Unlock()
-		if m.Peer != spec.Peer || m.PeerAddress != spec.PeerAddress || m.JournalSizeBytes != spec.JournalSizeBytes || m.JournalFull != spec.JournalFull {
-			return nil, fmt.Errorf("%w: group %s with remote %q, journal %d bytes, journal-full %s", ErrExists, spec.Name, m.Peer, m.JournalSizeBytes, m.JournalFull)
+		if have != spec.settings() {
+			return nil, fmt.Errorf("%w: group %s with remote %q, journal %d bytes, journal-full %s, RPO target %d ms, ship rate %d bytes/s", ErrExists,
+				spec.Name, have.Peer, have.JournalSizeBytes, have.JournalFull, have.RPOTargetMillis, have.ShipBytesPerSecond)
 		}
 		return g, nil
 	}
 	return s.addLocked(core.Meta{
 		Version: core.MetaVersion, GroupID: uuid.NewString(), Name: spec.Name, Site: s.cfg.Site, Peer: spec.Peer, PeerAddress: spec.PeerAddress,
 		Role: core.RolePrimary, Timelines: []core.Timeline{{ID: uuid.NewString(), ForkedUnixNanos: s.cfg.Now().UnixNano()}},
-		JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull, Sync: core.SyncNever, Instance: uuid.NewString(), Consistent: true,
+		JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull, RPOTargetMillis: spec.RPOTargetMillis,
+		ShipBytesPerSecond: spec.ShipBytesPerSecond, Sync: core.SyncNever, Instance: uuid.NewString(), Consistent: true,
 	})
 }
 
@@ -366,7 +375,7 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 		return nil, fmt.Errorf("%w: group %s at %s is another one (%s) than %s's (%s); delete one of them", ErrExists,
 			hello.GroupName, s.cfg.Site, g.ID(), peer, hello.GroupId)
 	}
-	spec := GroupSpec{Name: hello.GroupName, Peer: peer, JournalSizeBytes: hello.JournalSizeBytes}
+	spec := GroupSpec{Name: hello.GroupName, Peer: peer, JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis}
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
@@ -379,7 +388,7 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	return s.addLocked(core.Meta{
 		Version: core.MetaVersion, GroupID: hello.GroupId, Name: hello.GroupName, Site: s.cfg.Site, Peer: peer, Role: core.RoleSecondary,
 		Timelines: timelinesFromWire(hello.Timelines), JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull,
-		Sync: core.SyncNever, Instance: uuid.NewString(),
+		RPOTargetMillis: spec.RPOTargetMillis, Sync: core.SyncNever, Instance: uuid.NewString(),
 	})
 }
 

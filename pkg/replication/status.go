@@ -47,6 +47,7 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 
 	g.mu.Lock()
 	m := g.core.Meta
+	members := slices.Clone(m.Members)
 	state, reason := g.core.State()
 	acked, heard, linkState, promotable := g.core.Acked(), g.core.Heard(), g.core.Link(), g.core.Promotable()
 	if g.failure != nil {
@@ -66,13 +67,22 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 		JournalSizeBytes: m.JournalSizeBytes, JournalUsedBytes: g.journal.UsedBytes(), JournalFull: policyToAPI(m.JournalFull),
 		ChangeMapBytes: g.changeMapBytes(), Loss: lossToAPI(m.Loss),
 		SyncDoneBytes: g.progress.doneBytes.Load(), SyncTotalBytes: g.progress.totalBytes.Load(),
+		RpoTargetSeconds: float64(m.RPOTargetMillis) / 1e3, ShipBytesPerSecond: m.ShipBytesPerSecond, PeerAddress: m.PeerAddress,
 	}
-	if reason == "" {
+	if reason == "" && state == "connecting" {
+		if down := g.linkDown.Load(); down != nil {
+			s.StateReason = (*down).Error()
+		}
+	}
+	if s.StateReason == "" {
 		if stuck := g.applyStuck.Load(); stuck != nil {
 			s.StateReason = (*stuck).Error()
 		}
 	}
 	g.fillLag(s, &m, heard, now)
+	g.mu.Lock()
+	s.Lagging = g.core.Lagging(int64(s.LagSeconds*1e3), heard.UnixNanos != 0)
+	g.mu.Unlock()
 	for _, v := range g.Volumes() {
 		vs := &sidecarpb.VolumeStatus{VolumeId: v.id, SizeBytes: v.Size(), Attached: attached[v.id], UnappliedBytes: uint64(v.overlay.Bytes())}
 		g.mapMu.Lock()
@@ -80,6 +90,7 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 		g.mapMu.Unlock()
 		s.Volumes = append(s.Volumes, vs)
 	}
+	describeClaims(s.Volumes, members)
 	slices.SortFunc(s.Volumes, func(a, b *sidecarpb.VolumeStatus) int { return cmp.Compare(a.VolumeId, b.VolumeId) })
 	return s
 }

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -50,10 +51,18 @@ type syncProgress struct {
 	unsaved               uint64 // extents acknowledged since the map was saved; guarded by mapMu
 }
 
+// mapDirty reports whether there is something to sync, or will be: while a volume in use joins.
 func (g *Group) mapDirty() bool {
 	g.mapMu.Lock()
 	defer g.mapMu.Unlock()
-	return g.pending.Len() > 0
+	return g.pending.Len() > 0 || len(g.joining) > 0
+}
+
+// awaitsJoining reports whether a volume that joins is all that keeps a sync from ending.
+func (g *Group) awaitsJoining() bool {
+	g.mapMu.Lock()
+	defer g.mapMu.Unlock()
+	return g.pending.Len() == 0 && len(g.joining) > 0
 }
 
 // changeMapBytes is what the peer lacks besides records.
@@ -93,8 +102,11 @@ func (g *Group) markAll() error {
 
 // sendSyncBegin tells the secondary that the stream goes on at s.at and that its copy is not one instant from here on.
 func (s *sender) sendSyncBegin() error {
+	var manifest syncManifest
 	s.g.mu.Lock()
-	manifest := syncManifest{Members: append([]core.Member(nil), s.g.core.Meta.Members...)}
+	for _, m := range s.g.core.Meta.Members {
+		manifest.Members = append(manifest.Members, m.Described())
+	}
 	s.g.mu.Unlock()
 	data, err := json.Marshal(manifest)
 	if err != nil {
@@ -208,7 +220,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		} else if err != nil {
 			return false, fmt.Errorf("group %s: sync: %w", g.Name(), err)
 		}
-		if allZero(data) {
+		if blockdev.AllZero(data) {
 			data = nil
 		} else {
 			h.Kind, h.DataCRC = journal.KindExtent, journal.DataCRC(data)
@@ -263,15 +275,6 @@ func (v *Volume) imageHoleUntil(off, end int64) (int64, error) {
 		return off, fmt.Errorf("volume %s: sync: find data after %d: %w", v.id, off, err)
 	}
 	return min(end, max(off, data)), nil
-}
-
-func allZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // extentsAcked forgets what the secondary has on stable storage, and ends the sync when that was all.

@@ -28,7 +28,7 @@ func segmentBytesFor(journalBytes int64) int64 {
 }
 
 // maxRecordBytes is the most data that one record of the group carries.
-func (g *Group) maxRecordBytes() int64 { return min(maxWriteBytes, g.segBytes/4) }
+func (g *Group) maxRecordBytes() int64 { return min(maxWriteBytes, g.segBytes.Load()/4) }
 
 // trimLoop takes segments out of the journal that nobody needs there, and keeps free ones ready.
 func (g *Group) trimLoop(ctx context.Context) {
@@ -55,10 +55,11 @@ func (g *Group) trimLoop(ctx context.Context) {
 func (g *Group) trim() error {
 	for {
 		segments := g.journal.Segments()
+		pressure := g.underPressure(segments)
 		g.checkpointMu.Lock()
 		applied := g.checkpoint.last
 		g.checkpointMu.Unlock()
-		in := core.TrimInput{Applied: applied.AppliedOrdinal, Pressure: g.underPressure(len(segments))}
+		in := core.TrimInput{Applied: applied.AppliedOrdinal, Pressure: pressure}
 		for _, s := range segments {
 			if !s.Sealed || applied.Applied.Before(s.End) {
 				break
@@ -89,8 +90,14 @@ func (g *Group) trim() error {
 }
 
 // underPressure reports whether the live segments have reached the journal's size, less what is kept free.
-func (g *Group) underPressure(live int) bool {
-	return int64(live+freeSegments)*g.segBytes > g.core.Meta.JournalSizeBytes
+func (g *Group) underPressure(segments []journal.SegmentInfo) bool {
+	n := freeSegments * g.segBytes.Load()
+	for _, s := range segments {
+		n += s.FileBytes
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return n > g.core.Meta.JournalSizeBytes
 }
 
 // releaseThrough gives segments back. The checkpoint says so first: recovery must not look for them.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
@@ -107,7 +108,7 @@ func (a *attachment) closeDevice(id string) error {
 }
 
 func (s *Service) shimConfig(rec *blockdev.VolumeRecord) shim.Config {
-	cfg := shim.Config{MountPoint: filepath.Join(s.opts.ShimDir, rec.ID), VolumeID: rec.ID, Mode: shim.ModeFlush}
+	cfg := shim.Config{MountPoint: filepath.Join(s.opts.ShimDir, rec.ID), VolumeID: rec.ID, Mode: shim.ModeFlush, Limits: limitsOf(rec)}
 	if rec.Order == blockdev.OrderAck {
 		cfg.Mode = shim.ModeAck
 	}
@@ -137,8 +138,7 @@ func (s *Service) attach(ctx context.Context, rec *blockdev.VolumeRecord) (*atta
 		err = status.Errorf(codes.Unavailable, "volume %s: the keeper did not take its descriptor: %v; is the keeper running?", rec.ID, err)
 		return nil, errors.Join(err, a.shim.Unmount(), a.closeDevice(rec.ID))
 	}
-	s.attached[rec.ID] = a
-	s.watch(rec.ID, a)
+	s.serve(rec, a)
 	return a, nil
 }
 
@@ -152,8 +152,11 @@ func (s *Service) keep(ctx context.Context, id string, srv *shim.Server) error {
 	return s.opts.Keeper.Add(ctx, id, meta, srv.FD())
 }
 
-// watch takes a volume out when its shim ends by itself: unmounted or aborted by somebody.
-func (s *Service) watch(id string, a *attachment) {
+// serve makes a volume one that is attached, and takes it out when its shim ends by itself: unmounted or aborted by somebody.
+func (s *Service) serve(rec *blockdev.VolumeRecord, a *attachment) {
+	id := rec.ID
+	s.attached[id] = a
+	s.opts.Metrics.serves(rec, a.shim)
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
@@ -174,9 +177,15 @@ func (s *Service) watch(id string, a *attachment) {
 	}()
 }
 
+// forget makes a volume one that is not attached.
+func (s *Service) forget(id string) {
+	delete(s.attached, id)
+	s.opts.Metrics.ends(id)
+}
+
 // drop forgets a volume whose shim has ended.
 func (s *Service) drop(ctx context.Context, id string, a *attachment) error {
-	delete(s.attached, id)
+	s.forget(id)
 	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
 	defer cancel()
 	if err := s.opts.Keeper.Remove(ctx, id); err != nil {
@@ -200,8 +209,10 @@ func (s *Service) DetachVolume(ctx context.Context, r *sidecarpb.DetachVolumeReq
 		}
 		return &sidecarpb.DetachVolumeResponse{}, nil
 	}
-	if err := a.shim.Unmount(); err != nil {
+	if err := a.shim.Unmount(); errors.Is(err, unix.EBUSY) {
 		return nil, toStatus(fmt.Errorf("volume %s: %w; detach its loop device first", r.VolumeId, err))
+	} else if err != nil {
+		return nil, toStatus(err)
 	}
 	if err := s.drop(ctx, r.VolumeId, a); err != nil {
 		return nil, toStatus(err)
@@ -264,8 +275,7 @@ func (s *Service) adopt(e keeper.Entry) error {
 	if err != nil {
 		return fail(errors.Join(err, a.closeDevice(e.Name)))
 	}
-	s.attached[e.Name] = a
-	s.watch(e.Name, a)
+	s.serve(rec, a)
 	// From here on this process is the one that keeps the keeper informed.
 	return s.keep(s.ctx, e.Name, a.shim)
 }

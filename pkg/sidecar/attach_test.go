@@ -3,6 +3,7 @@ package sidecar
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -352,5 +353,72 @@ func TestResizeUnderApplication(t *testing.T) {
 		}
 		a.close()
 		f.detach(id)
+	}
+}
+
+// Limits of a volume's I/O hold at once, in a later replicator, and in a group; taken back they are gone.
+func TestLimitsUnderApplication(t *testing.T) {
+	requireFUSE(t)
+	f := newFixture(t, newNetwork(t), "site-a", true)
+	f.createGroup("shop", "")
+	f.createVolume("v0", testVolumeBytes, true)
+	a := startApp(t, f.attach("v0").Path)
+	modify := func(iops int64) {
+		t.Helper()
+		if _, err := f.client.ModifyVolume(f.ctx, &sidecarpb.ModifyVolumeRequest{VolumeId: "v0", Iops: &iops}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Each of these writes is at least one operation, of which a tenth of a second's worth is saved up.
+	const iops, writes = 20, 20
+	limited := func(when string) {
+		t.Helper()
+		begin := time.Now()
+		for i := range writes {
+			a.must("write %d %d", i%4*4096, i+1)
+			a.must("sync")
+		}
+		if granted := int(iops*(time.Since(begin).Seconds()+0.1)) + 1; writes > granted {
+			t.Errorf("%s: %d writes, %d were granted", when, writes, granted)
+		}
+	}
+	says := func(limit float64, delayed bool) {
+		t.Helper()
+		values := f.volumeMetrics("v0")
+		if got := values["slipstream_volume_limit_operations_per_second"]; got != limit || len(values) != 3 {
+			t.Errorf("metrics %v, want a limit of %v", values, limit)
+		}
+		if got := values["slipstream_volume_delayed_operations_total"]; (got > 0) != delayed {
+			t.Errorf("%v operations were delayed; some: %t", got, delayed)
+		}
+	}
+	says(0, false)
+	modify(iops)
+	limited("set while attached")
+	says(iops, true)
+	f.addVolume("shop", "v0")
+	limited("in a group")
+	f.stop()
+	f.start()
+	limited("with the next replicator")
+	says(iops, true)
+	modify(0)
+	says(0, true)
+	rec, err := f.pool.Get("v0")
+	if err != nil || rec.IOPS != 0 || rec.IOBytesPerSecond != 0 {
+		t.Errorf("record %v, %v", rec, err)
+	}
+	bad := int64(-1)
+	_, err = f.client.ModifyVolume(f.ctx, &sidecarpb.ModifyVolumeRequest{VolumeId: "v0", IoBytesPerSecond: &bad})
+	wantCode(t, "a negative limit", err, codes.InvalidArgument)
+	a.must("write 0 77")
+	a.must("sync")
+	a.close()
+	f.detach("v0")
+	if values := f.volumeMetrics("v0"); len(values) > 0 {
+		t.Errorf("a volume that is not attached has metrics %v", values)
+	}
+	if got := f.readDirect("v0", 0); got != 77 {
+		t.Errorf("the flushed byte is %d", got)
 	}
 }

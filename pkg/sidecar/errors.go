@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
@@ -31,7 +32,7 @@ func toStatus(err error) error {
 		code = codes.FailedPrecondition
 	case errors.Is(err, syscall.ENOSPC):
 		code = codes.ResourceExhausted
-	case errors.Is(err, replication.ErrClosed):
+	case errors.Is(err, replication.ErrClosed), errors.Is(err, shim.ErrMountedElsewhere):
 		code = codes.Unavailable
 	case errors.Is(err, context.Canceled):
 		code = codes.Canceled

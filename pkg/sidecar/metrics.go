@@ -1,11 +1,14 @@
 package sidecar
 
 import (
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 )
@@ -16,14 +19,33 @@ type Metrics struct {
 	site  *replication.Site
 	shim  *prometheus.HistogramVec
 	descs map[string]*prometheus.Desc
+
+	// mu is not the service's, which may be held for as long as a journal takes to open.
+	mu      sync.Mutex
+	servers map[string]servedVolume // by volume id
 }
+
+// servedVolume is an attached volume.
+type servedVolume struct {
+	shim  *shim.Server
+	claim blockdev.ClaimRecord
+}
+
+// What is said of each attached volume.
+var (
+	volumeLabels     = []string{"volume", "pvc", "pvc_namespace"}
+	limitBytesDesc   = prometheus.NewDesc("slipstream_volume_limit_bytes_per_second", "Bound of the attached volume's reads and writes; 0 without one.", volumeLabels, nil)
+	limitIOPSDesc    = prometheus.NewDesc("slipstream_volume_limit_operations_per_second", "Bound of the attached volume's reads and writes; 0 without one.", volumeLabels, nil)
+	delayedTotalDesc = prometheus.NewDesc("slipstream_volume_delayed_operations_total",
+		"Reads and writes of the attached volume that had to wait for its limits; from 0 again when it is attached again or the replicator is restarted.", volumeLabels, nil)
+)
 
 // groupStates are the values of the label state, of which one series is 1.
 var groupStates = []string{"idle", "connecting", "streaming", "syncing", "demoted", "diverged", "failed"}
 
 // NewMetrics returns the metrics of a site.
 func NewMetrics(site *replication.Site) *Metrics {
-	m := &Metrics{site: site, descs: map[string]*prometheus.Desc{}}
+	m := &Metrics{site: site, descs: map[string]*prometheus.Desc{}, servers: map[string]servedVolume{}}
 	m.shim = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "slipstream_shim_operation_seconds",
 		Help:    "Time from a request of the kernel to its reply, by operation; flush is the journal's group commit.",
@@ -33,12 +55,16 @@ func NewMetrics(site *replication.Site) *Metrics {
 		"lag_ordinals":                      "Writes that the peer has not acknowledged as durable.",
 		"lag_bytes":                         "Bytes that the peer has not acknowledged as durable: journal and change map.",
 		"lag_seconds":                       "Age of the oldest write that the peer has not acknowledged as durable.",
+		"rpo_target_seconds":                "How far the copy may lag; 0 without a target.",
+		"lagging":                           "1 if there is a target and the copy lags beyond it, or there is no whole copy.",
+		"ship_limit_bytes_per_second":       "Bound of what is sent to the peer; 0 without one.",
 		"last_replicated_timestamp_seconds": "Everything written before this time is at the peer. A timestamp, so that a stopped exporter ages too.",
 		"journal_size_bytes":                "Configured size of the journal.",
 		"journal_used_bytes":                "Bytes of live journal segments.",
 		"journal_used_ratio":                "Used share of the journal's size; above 1 while writers wait for the image.",
 		"change_map_bytes":                  "Bytes of extents that differ from the peer and are no longer in the journal.",
 		"unapplied_bytes":                   "Bytes that are in the journal and not yet in the image, by volume.",
+		"volume_info":                       "1 for each volume of the group, with its claim: what to join the group's metrics with.",
 		"sync_done_bytes":                   "Bytes of the running sync that the peer has.",
 		"sync_total_bytes":                  "Bytes of the running sync; 0 without one.",
 		"shipped_bytes_total":               "Bytes of records sent to the peer, before compression.",
@@ -59,8 +85,8 @@ func NewMetrics(site *replication.Site) *Metrics {
 		switch name {
 		case "state":
 			labels = append(labels, "state")
-		case "unapplied_bytes":
-			labels = append(labels, "volume")
+		case "unapplied_bytes", "volume_info":
+			labels = append(labels, "volume", "pvc", "pvc_namespace")
 		}
 		m.descs[name] = prometheus.NewDesc("slipstream_group_"+name, help, labels, nil)
 	}
@@ -75,9 +101,36 @@ func (m *Metrics) observe(op shim.Op, d time.Duration, err error) {
 	m.shim.WithLabelValues(op.String(), result).Observe(d.Seconds())
 }
 
+// serves says that a volume is attached. A nil m does nothing, as for ends.
+func (m *Metrics) serves(rec *blockdev.VolumeRecord, srv *shim.Server) {
+	if m == nil {
+		return
+	}
+	v := servedVolume{shim: srv}
+	if rec.Claim != nil {
+		v.claim = *rec.Claim
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.servers[rec.ID] = v
+}
+
+// ends says that a volume is no longer attached.
+func (m *Metrics) ends(id string) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.servers, id)
+}
+
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.shim.Describe(ch)
+	ch <- limitBytesDesc
+	ch <- limitIOPSDesc
+	ch <- delayedTotalDesc
 	for _, d := range m.descs {
 		ch <- d
 	}
@@ -86,6 +139,16 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.shim.Collect(ch)
+	m.mu.Lock()
+	servers := maps.Clone(m.servers)
+	m.mu.Unlock()
+	for id, v := range servers {
+		limits, delayed := v.shim.Limits()
+		labels := []string{id, v.claim.Name, v.claim.Namespace}
+		ch <- prometheus.MustNewConstMetric(limitBytesDesc, prometheus.GaugeValue, float64(limits.BytesPerSecond), labels...)
+		ch <- prometheus.MustNewConstMetric(limitIOPSDesc, prometheus.GaugeValue, float64(limits.OperationsPerSecond), labels...)
+		ch <- prometheus.MustNewConstMetric(delayedTotalDesc, prometheus.CounterValue, float64(delayed), labels...)
+	}
 	for _, g := range m.site.Groups() {
 		s := g.Status()
 		m.collectGroup(ch, s)
@@ -108,7 +171,8 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *sidecarpb.GroupSt
 		"change_map_bytes":   float64(s.ChangeMapBytes), "sync_done_bytes": float64(s.SyncDoneBytes), "sync_total_bytes": float64(s.SyncTotalBytes),
 		"head_ordinal": float64(s.HeadOrdinal), "durable_ordinal": float64(s.DurableOrdinal), "applied_ordinal": float64(s.AppliedOrdinal),
 		"acknowledged_ordinal": float64(s.AcknowledgedOrdinal), "promotable": oneIf(s.Promotable), "primary": oneIf(s.Role == "primary"),
-		"connected": oneIf(s.Connected),
+		"connected": oneIf(s.Connected), "rpo_target_seconds": s.RpoTargetSeconds, "lagging": oneIf(s.Lagging),
+		"ship_limit_bytes_per_second": float64(s.ShipBytesPerSecond),
 	}
 	if s.LastReplicatedUnixNanos != 0 {
 		gauges["last_replicated_timestamp_seconds"] = float64(s.LastReplicatedUnixNanos) / 1e9
@@ -120,7 +184,9 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *sidecarpb.GroupSt
 		m.send(ch, "state", prometheus.GaugeValue, oneIf(state == s.State), s.Name, s.Peer, state)
 	}
 	for _, v := range s.Volumes {
-		m.send(ch, "unapplied_bytes", prometheus.GaugeValue, float64(v.UnappliedBytes), s.Name, s.Peer, v.VolumeId)
+		labels := []string{s.Name, s.Peer, v.VolumeId, v.ClaimName, v.ClaimNamespace}
+		m.send(ch, "volume_info", prometheus.GaugeValue, 1, labels...)
+		m.send(ch, "unapplied_bytes", prometheus.GaugeValue, float64(v.UnappliedBytes), labels...)
 	}
 }
 

@@ -2,10 +2,12 @@ package sidecar
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 )
@@ -47,6 +49,7 @@ func TestMetrics(t *testing.T) {
 		"lag_ordinals", "lag_bytes", "lag_seconds", "journal_size_bytes", "journal_used_bytes", "journal_used_ratio", "change_map_bytes",
 		"sync_done_bytes", "sync_total_bytes", "shipped_bytes_total", "wire_bytes_total", "head_ordinal", "durable_ordinal",
 		"applied_ordinal", "acknowledged_ordinal", "promotable", "primary", "connected", "cuts_running", "cuts_done_bytes", "cuts_total_bytes",
+		"lagging", "rpo_target_seconds", "ship_limit_bytes_per_second",
 	} {
 		if name = "slipstream_group_" + name; !slices.Equal(got[name], group) || series[name] != 2 {
 			t.Errorf("%s has labels %v and %d series", name, got[name], series[name])
@@ -55,7 +58,8 @@ func TestMetrics(t *testing.T) {
 	}
 	for name, labels := range map[string][]string{
 		"slipstream_group_state":            {"group", "peer", "state"},
-		"slipstream_group_unapplied_bytes":  {"group", "peer", "volume"},
+		"slipstream_group_unapplied_bytes":  {"group", "peer", "pvc", "pvc_namespace", "volume"},
+		"slipstream_group_volume_info":      {"group", "peer", "pvc", "pvc_namespace", "volume"},
 		"slipstream_shim_operation_seconds": {"operation", "result"},
 	} {
 		if !slices.Equal(got[name], labels) {
@@ -85,4 +89,33 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("states that are 1: %v", ones)
 		}
 	}
+}
+
+// volumeMetrics are the values of the metrics of one volume by name, those of groups aside.
+func (f *fixture) volumeMetrics(id string) map[string]float64 {
+	f.t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	err := registry.Register(f.metrics)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if problems, err := promlint.NewWithMetricFamilies(families).Lint(); err != nil || len(problems) > 0 {
+		f.t.Fatalf("%v, %v", problems, err)
+	}
+	values := map[string]float64{}
+	for _, family := range families {
+		if !strings.HasPrefix(family.GetName(), "slipstream_volume_") {
+			continue
+		}
+		for _, m := range family.Metric {
+			if slices.ContainsFunc(m.Label, func(l *dto.LabelPair) bool { return l.GetName() == "volume" && l.GetValue() == id }) {
+				values[family.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	return values
 }

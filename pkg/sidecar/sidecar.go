@@ -27,7 +27,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
-	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
 // Options are what a Service stands on.
@@ -88,7 +87,7 @@ func (s *Service) Close() error {
 	defer s.attachMu.Unlock()
 	var errs []error
 	for id, a := range s.attached {
-		delete(s.attached, id)
+		s.forget(id)
 		errs = append(errs, a.shim.Close())
 	}
 	return errors.Join(errs...)
@@ -101,12 +100,9 @@ func (s *Service) Probe(context.Context, *sidecarpb.ProbeRequest) (*sidecarpb.Pr
 
 // CreateGroup implements sidecarpb.SidecarServer.
 func (s *Service) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
-	policy := core.PolicyTrack
-	if r.JournalFull == sidecarpb.JournalFull_JOURNAL_FULL_STALL {
-		policy = core.PolicyStall
-	}
 	g, err := s.opts.Site.CreateGroup(replication.GroupSpec{
-		Name: r.Name, Peer: r.Remote, PeerAddress: r.RemoteAddress, JournalSizeBytes: r.JournalSizeBytes, JournalFull: policy,
+		Name: r.Name, Peer: r.Remote, PeerAddress: r.RemoteAddress, JournalSizeBytes: r.JournalSizeBytes, JournalFull: policyOf(r.JournalFull),
+		RPOTargetMillis: r.RpoTargetMillis, ShipBytesPerSecond: r.ShipBytesPerSecond,
 	})
 	if err != nil {
 		return nil, toStatus(err)

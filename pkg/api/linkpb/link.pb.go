@@ -424,10 +424,12 @@ type Hello struct {
 	GroupName       string                 `protobuf:"bytes,3,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
 	Timelines       []*Timeline            `protobuf:"bytes,4,rep,name=timelines,proto3" json:"timelines,omitempty"`
 	DurableOrdinal  uint64                 `protobuf:"varint,5,opt,name=durable_ordinal,json=durableOrdinal,proto3" json:"durable_ordinal,omitempty"`
-	// journal_size_bytes is the size the secondary gives its own journal of a group that it sees for the first time.
+	// journal_size_bytes is the size the secondary gives its own journal. 0 of an older primary changes nothing.
 	JournalSizeBytes int64 `protobuf:"varint,6,opt,name=journal_size_bytes,json=journalSizeBytes,proto3" json:"journal_size_bytes,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// rpo_target_millis is the group's target; 0 without one.
+	RpoTargetMillis int64 `protobuf:"varint,7,opt,name=rpo_target_millis,json=rpoTargetMillis,proto3" json:"rpo_target_millis,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -498,6 +500,13 @@ func (x *Hello) GetDurableOrdinal() uint64 {
 func (x *Hello) GetJournalSizeBytes() int64 {
 	if x != nil {
 		return x.JournalSizeBytes
+	}
+	return 0
+}
+
+func (x *Hello) GetRpoTargetMillis() int64 {
+	if x != nil {
+		return x.RpoTargetMillis
 	}
 	return 0
 }
@@ -970,7 +979,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\bTimeline\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\ffork_ordinal\x18\x02 \x01(\x04R\vforkOrdinal\x12*\n" +
-	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xff\x01\n" +
+	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xab\x02\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x1d\n" +
@@ -978,7 +987,8 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"group_name\x18\x03 \x01(\tR\tgroupName\x12:\n" +
 	"\ttimelines\x18\x04 \x03(\v2\x1c.slipstream.link.v1.TimelineR\ttimelines\x12'\n" +
 	"\x0fdurable_ordinal\x18\x05 \x01(\x04R\x0edurableOrdinal\x12,\n" +
-	"\x12journal_size_bytes\x18\x06 \x01(\x03R\x10journalSizeBytes\"\x8b\x01\n" +
+	"\x12journal_size_bytes\x18\x06 \x01(\x03R\x10journalSizeBytes\x12*\n" +
+	"\x11rpo_target_millis\x18\a \x01(\x03R\x0frpoTargetMillis\"\x8b\x01\n" +
 	"\x05Batch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05codec\x18\x02 \x01(\x0e2\x19.slipstream.link.v1.CodecR\x05codec\x12\x18\n" +

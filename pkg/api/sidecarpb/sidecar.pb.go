@@ -558,8 +558,11 @@ type CreateGroupRequest struct {
 	// journal_size_bytes: 0 for the default of 1 GiB.
 	JournalSizeBytes int64       `protobuf:"varint,4,opt,name=journal_size_bytes,json=journalSizeBytes,proto3" json:"journal_size_bytes,omitempty"`
 	JournalFull      JournalFull `protobuf:"varint,5,opt,name=journal_full,json=journalFull,proto3,enum=slipstream.sidecar.v1.JournalFull" json:"journal_full,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// rpo_target_millis and ship_bytes_per_second: see ModifyGroupRequest.
+	RpoTargetMillis    int64 `protobuf:"varint,6,opt,name=rpo_target_millis,json=rpoTargetMillis,proto3" json:"rpo_target_millis,omitempty"`
+	ShipBytesPerSecond int64 `protobuf:"varint,7,opt,name=ship_bytes_per_second,json=shipBytesPerSecond,proto3" json:"ship_bytes_per_second,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *CreateGroupRequest) Reset() {
@@ -627,6 +630,20 @@ func (x *CreateGroupRequest) GetJournalFull() JournalFull {
 	return JournalFull_JOURNAL_FULL_TRACK
 }
 
+func (x *CreateGroupRequest) GetRpoTargetMillis() int64 {
+	if x != nil {
+		return x.RpoTargetMillis
+	}
+	return 0
+}
+
+func (x *CreateGroupRequest) GetShipBytesPerSecond() int64 {
+	if x != nil {
+		return x.ShipBytesPerSecond
+	}
+	return 0
+}
+
 type CreateGroupResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
@@ -671,6 +688,148 @@ func (x *CreateGroupResponse) GetGroupId() string {
 	return ""
 }
 
+// ModifyGroupRequest: what is not given stays.
+type ModifyGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// remote: another peer gets everything anew; the old one keeps its copy as it was then. Empty: no peer.
+	Remote *string `protobuf:"bytes,2,opt,name=remote,proto3,oneof" json:"remote,omitempty"`
+	// remote_address: see CreateGroupRequest. With another remote it is empty unless it is given.
+	RemoteAddress *string `protobuf:"bytes,3,opt,name=remote_address,json=remoteAddress,proto3,oneof" json:"remote_address,omitempty"`
+	// journal_size_bytes: what does not fit into a smaller journal drains first.
+	JournalSizeBytes *int64       `protobuf:"varint,4,opt,name=journal_size_bytes,json=journalSizeBytes,proto3,oneof" json:"journal_size_bytes,omitempty"`
+	JournalFull      *JournalFull `protobuf:"varint,5,opt,name=journal_full,json=journalFull,proto3,enum=slipstream.sidecar.v1.JournalFull,oneof" json:"journal_full,omitempty"`
+	// rpo_target_millis is how far the copy may lag before the group's status says that it lags; 0 for no target.
+	RpoTargetMillis *int64 `protobuf:"varint,6,opt,name=rpo_target_millis,json=rpoTargetMillis,proto3,oneof" json:"rpo_target_millis,omitempty"`
+	// ship_bytes_per_second bounds what is sent to the peer, syncs included, after compression; 0 for no bound.
+	ShipBytesPerSecond *int64 `protobuf:"varint,7,opt,name=ship_bytes_per_second,json=shipBytesPerSecond,proto3,oneof" json:"ship_bytes_per_second,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ModifyGroupRequest) Reset() {
+	*x = ModifyGroupRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModifyGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModifyGroupRequest) ProtoMessage() {}
+
+func (x *ModifyGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModifyGroupRequest.ProtoReflect.Descriptor instead.
+func (*ModifyGroupRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ModifyGroupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ModifyGroupRequest) GetRemote() string {
+	if x != nil && x.Remote != nil {
+		return *x.Remote
+	}
+	return ""
+}
+
+func (x *ModifyGroupRequest) GetRemoteAddress() string {
+	if x != nil && x.RemoteAddress != nil {
+		return *x.RemoteAddress
+	}
+	return ""
+}
+
+func (x *ModifyGroupRequest) GetJournalSizeBytes() int64 {
+	if x != nil && x.JournalSizeBytes != nil {
+		return *x.JournalSizeBytes
+	}
+	return 0
+}
+
+func (x *ModifyGroupRequest) GetJournalFull() JournalFull {
+	if x != nil && x.JournalFull != nil {
+		return *x.JournalFull
+	}
+	return JournalFull_JOURNAL_FULL_TRACK
+}
+
+func (x *ModifyGroupRequest) GetRpoTargetMillis() int64 {
+	if x != nil && x.RpoTargetMillis != nil {
+		return *x.RpoTargetMillis
+	}
+	return 0
+}
+
+func (x *ModifyGroupRequest) GetShipBytesPerSecond() int64 {
+	if x != nil && x.ShipBytesPerSecond != nil {
+		return *x.ShipBytesPerSecond
+	}
+	return 0
+}
+
+type ModifyGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        *GroupStatus           `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModifyGroupResponse) Reset() {
+	*x = ModifyGroupResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModifyGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModifyGroupResponse) ProtoMessage() {}
+
+func (x *ModifyGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModifyGroupResponse.ProtoReflect.Descriptor instead.
+func (*ModifyGroupResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ModifyGroupResponse) GetStatus() *GroupStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 type DeleteGroupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -681,7 +840,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[12]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +852,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[12]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +865,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{12}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -731,7 +890,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[13]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +902,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[13]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +915,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{13}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{15}
 }
 
 type AddVolumeRequest struct {
@@ -771,7 +930,7 @@ type AddVolumeRequest struct {
 
 func (x *AddVolumeRequest) Reset() {
 	*x = AddVolumeRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[14]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +942,7 @@ func (x *AddVolumeRequest) String() string {
 func (*AddVolumeRequest) ProtoMessage() {}
 
 func (x *AddVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[14]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +955,7 @@ func (x *AddVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AddVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{14}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddVolumeRequest) GetGroup() string {
@@ -828,7 +987,7 @@ type AddVolumeResponse struct {
 
 func (x *AddVolumeResponse) Reset() {
 	*x = AddVolumeResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[15]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +999,7 @@ func (x *AddVolumeResponse) String() string {
 func (*AddVolumeResponse) ProtoMessage() {}
 
 func (x *AddVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[15]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +1012,7 @@ func (x *AddVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddVolumeResponse.ProtoReflect.Descriptor instead.
 func (*AddVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{15}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{17}
 }
 
 type RemoveVolumeRequest struct {
@@ -866,7 +1025,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[16]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1037,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[16]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1050,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{16}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveVolumeRequest) GetGroup() string {
@@ -916,7 +1075,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[17]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1087,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[17]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1100,114 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{17}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{19}
+}
+
+// ModifyVolumeRequest: what is not given stays.
+type ModifyVolumeRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	// order: flush or ack.
+	Order *string `protobuf:"bytes,2,opt,name=order,proto3,oneof" json:"order,omitempty"`
+	// io_bytes_per_second and iops bound the volume's reads and writes together; 0: no bound.
+	IoBytesPerSecond *int64 `protobuf:"varint,3,opt,name=io_bytes_per_second,json=ioBytesPerSecond,proto3,oneof" json:"io_bytes_per_second,omitempty"`
+	Iops             *int64 `protobuf:"varint,4,opt,name=iops,proto3,oneof" json:"iops,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ModifyVolumeRequest) Reset() {
+	*x = ModifyVolumeRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModifyVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModifyVolumeRequest) ProtoMessage() {}
+
+func (x *ModifyVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModifyVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ModifyVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ModifyVolumeRequest) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *ModifyVolumeRequest) GetOrder() string {
+	if x != nil && x.Order != nil {
+		return *x.Order
+	}
+	return ""
+}
+
+func (x *ModifyVolumeRequest) GetIoBytesPerSecond() int64 {
+	if x != nil && x.IoBytesPerSecond != nil {
+		return *x.IoBytesPerSecond
+	}
+	return 0
+}
+
+func (x *ModifyVolumeRequest) GetIops() int64 {
+	if x != nil && x.Iops != nil {
+		return *x.Iops
+	}
+	return 0
+}
+
+type ModifyVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModifyVolumeResponse) Reset() {
+	*x = ModifyVolumeResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModifyVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModifyVolumeResponse) ProtoMessage() {}
+
+func (x *ModifyVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModifyVolumeResponse.ProtoReflect.Descriptor instead.
+func (*ModifyVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{21}
 }
 
 type ListGroupsRequest struct {
@@ -954,7 +1220,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[18]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1232,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[18]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1245,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{18}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListGroupsRequest) GetName() string {
@@ -998,7 +1264,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[19]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1276,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[19]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1289,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{19}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*GroupStatus {
@@ -1043,7 +1309,7 @@ type WatchGroupRequest struct {
 
 func (x *WatchGroupRequest) Reset() {
 	*x = WatchGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1321,7 @@ func (x *WatchGroupRequest) String() string {
 func (*WatchGroupRequest) ProtoMessage() {}
 
 func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1334,7 @@ func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGroupRequest.ProtoReflect.Descriptor instead.
 func (*WatchGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{20}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchGroupRequest) GetName() string {
@@ -1095,7 +1361,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1373,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1386,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{21}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PromoteRequest) GetGroup() string {
@@ -1147,7 +1413,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1425,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1438,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{22}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PromoteResponse) GetLoss() *LossReport {
@@ -1198,7 +1464,7 @@ type DemoteRequest struct {
 
 func (x *DemoteRequest) Reset() {
 	*x = DemoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1476,7 @@ func (x *DemoteRequest) String() string {
 func (*DemoteRequest) ProtoMessage() {}
 
 func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1489,7 @@ func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteRequest.ProtoReflect.Descriptor instead.
 func (*DemoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{23}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DemoteRequest) GetGroup() string {
@@ -1242,7 +1508,7 @@ type DemoteResponse struct {
 
 func (x *DemoteResponse) Reset() {
 	*x = DemoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1520,7 @@ func (x *DemoteResponse) String() string {
 func (*DemoteResponse) ProtoMessage() {}
 
 func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1533,7 @@ func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteResponse.ProtoReflect.Descriptor instead.
 func (*DemoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{24}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DemoteResponse) GetFinalOrdinal() uint64 {
@@ -1295,7 +1561,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1573,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1586,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{25}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LossReport) GetExact() bool {
@@ -1379,13 +1645,20 @@ type VolumeStatus struct {
 	Attached       bool                   `protobuf:"varint,3,opt,name=attached,proto3" json:"attached,omitempty"`
 	UnappliedBytes uint64                 `protobuf:"varint,4,opt,name=unapplied_bytes,json=unappliedBytes,proto3" json:"unapplied_bytes,omitempty"`
 	ChangeMapBytes uint64                 `protobuf:"varint,5,opt,name=change_map_bytes,json=changeMapBytes,proto3" json:"change_map_bytes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the volume is in Kubernetes, here or, of a copy, at its primary; empty where the volume was made by something else.
+	ClaimName        string `protobuf:"bytes,6,opt,name=claim_name,json=claimName,proto3" json:"claim_name,omitempty"`
+	ClaimNamespace   string `protobuf:"bytes,7,opt,name=claim_namespace,json=claimNamespace,proto3" json:"claim_namespace,omitempty"`
+	PersistentVolume string `protobuf:"bytes,8,opt,name=persistent_volume,json=persistentVolume,proto3" json:"persistent_volume,omitempty"`
+	// block: the claim wants a raw block device; fs_type is empty then.
+	Block         bool   `protobuf:"varint,9,opt,name=block,proto3" json:"block,omitempty"`
+	FsType        string `protobuf:"bytes,10,opt,name=fs_type,json=fsType,proto3" json:"fs_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1670,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1683,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{26}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VolumeStatus) GetVolumeId() string {
@@ -1448,13 +1721,48 @@ func (x *VolumeStatus) GetChangeMapBytes() uint64 {
 	return 0
 }
 
+func (x *VolumeStatus) GetClaimName() string {
+	if x != nil {
+		return x.ClaimName
+	}
+	return ""
+}
+
+func (x *VolumeStatus) GetClaimNamespace() string {
+	if x != nil {
+		return x.ClaimNamespace
+	}
+	return ""
+}
+
+func (x *VolumeStatus) GetPersistentVolume() string {
+	if x != nil {
+		return x.PersistentVolume
+	}
+	return ""
+}
+
+func (x *VolumeStatus) GetBlock() bool {
+	if x != nil {
+		return x.Block
+	}
+	return false
+}
+
+func (x *VolumeStatus) GetFsType() string {
+	if x != nil {
+		return x.FsType
+	}
+	return ""
+}
+
 type GroupStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	GroupId string                 `protobuf:"bytes,2,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	// role: primary or secondary.
 	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	// state: idle (no peer), connecting, streaming, syncing, suspended, demoted, diverged, failed.
+	// state: idle (no peer), connecting, streaming, syncing, demoted, diverged, failed.
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// state_reason is one sentence for a person; empty where there is nothing to say.
 	StateReason string `protobuf:"bytes,5,opt,name=state_reason,json=stateReason,proto3" json:"state_reason,omitempty"`
@@ -1481,13 +1789,21 @@ type GroupStatus struct {
 	ChangeMapBytes uint64          `protobuf:"varint,24,opt,name=change_map_bytes,json=changeMapBytes,proto3" json:"change_map_bytes,omitempty"`
 	// last_replicated_unix_nanos: everything written before this time is at the secondary.
 	LastReplicatedUnixNanos int64 `protobuf:"varint,25,opt,name=last_replicated_unix_nanos,json=lastReplicatedUnixNanos,proto3" json:"last_replicated_unix_nanos,omitempty"`
-	unknownFields           protoimpl.UnknownFields
-	sizeCache               protoimpl.SizeCache
+	// rpo_target_seconds is 0 without a target.
+	RpoTargetSeconds float64 `protobuf:"fixed64,26,opt,name=rpo_target_seconds,json=rpoTargetSeconds,proto3" json:"rpo_target_seconds,omitempty"`
+	// lagging: there is a target, and the copy lags beyond it or there is no whole copy.
+	Lagging bool `protobuf:"varint,27,opt,name=lagging,proto3" json:"lagging,omitempty"`
+	// ship_bytes_per_second is 0 without a bound.
+	ShipBytesPerSecond int64 `protobuf:"varint,28,opt,name=ship_bytes_per_second,json=shipBytesPerSecond,proto3" json:"ship_bytes_per_second,omitempty"`
+	// peer_address is the one of this group alone; empty: the peer's own.
+	PeerAddress   string `protobuf:"bytes,29,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1815,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1828,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{27}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GroupStatus) GetName() string {
@@ -1690,6 +2006,34 @@ func (x *GroupStatus) GetLastReplicatedUnixNanos() int64 {
 	return 0
 }
 
+func (x *GroupStatus) GetRpoTargetSeconds() float64 {
+	if x != nil {
+		return x.RpoTargetSeconds
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetLagging() bool {
+	if x != nil {
+		return x.Lagging
+	}
+	return false
+}
+
+func (x *GroupStatus) GetShipBytesPerSecond() int64 {
+	if x != nil {
+		return x.ShipBytesPerSecond
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
 type CutTarget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
@@ -1700,7 +2044,7 @@ type CutTarget struct {
 
 func (x *CutTarget) Reset() {
 	*x = CutTarget{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +2056,7 @@ func (x *CutTarget) String() string {
 func (*CutTarget) ProtoMessage() {}
 
 func (x *CutTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +2069,7 @@ func (x *CutTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutTarget.ProtoReflect.Descriptor instead.
 func (*CutTarget) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{28}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CutTarget) GetVolumeId() string {
@@ -1752,7 +2096,7 @@ type CutGroupRequest struct {
 
 func (x *CutGroupRequest) Reset() {
 	*x = CutGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +2108,7 @@ func (x *CutGroupRequest) String() string {
 func (*CutGroupRequest) ProtoMessage() {}
 
 func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +2121,7 @@ func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupRequest.ProtoReflect.Descriptor instead.
 func (*CutGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{29}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CutGroupRequest) GetGroup() string {
@@ -1807,7 +2151,7 @@ type CutGroupResponse struct {
 
 func (x *CutGroupResponse) Reset() {
 	*x = CutGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +2163,7 @@ func (x *CutGroupResponse) String() string {
 func (*CutGroupResponse) ProtoMessage() {}
 
 func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +2176,7 @@ func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupResponse.ProtoReflect.Descriptor instead.
 func (*CutGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{30}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CutGroupResponse) GetTimeline() string {
@@ -1864,7 +2208,7 @@ type ListCutsRequest struct {
 
 func (x *ListCutsRequest) Reset() {
 	*x = ListCutsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2220,7 @@ func (x *ListCutsRequest) String() string {
 func (*ListCutsRequest) ProtoMessage() {}
 
 func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2233,7 @@ func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsRequest.ProtoReflect.Descriptor instead.
 func (*ListCutsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{31}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{35}
 }
 
 type ListCutsResponse struct {
@@ -1901,7 +2245,7 @@ type ListCutsResponse struct {
 
 func (x *ListCutsResponse) Reset() {
 	*x = ListCutsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2257,7 @@ func (x *ListCutsResponse) String() string {
 func (*ListCutsResponse) ProtoMessage() {}
 
 func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2270,7 @@ func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsResponse.ProtoReflect.Descriptor instead.
 func (*ListCutsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{32}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListCutsResponse) GetCuts() []*CutStatus {
@@ -1955,7 +2299,7 @@ type CutStatus struct {
 
 func (x *CutStatus) Reset() {
 	*x = CutStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2311,7 @@ func (x *CutStatus) String() string {
 func (*CutStatus) ProtoMessage() {}
 
 func (x *CutStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2324,7 @@ func (x *CutStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutStatus.ProtoReflect.Descriptor instead.
 func (*CutStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{33}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CutStatus) GetSnapshotId() string {
@@ -2048,7 +2392,7 @@ type ReleaseCutRequest struct {
 
 func (x *ReleaseCutRequest) Reset() {
 	*x = ReleaseCutRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2404,7 @@ func (x *ReleaseCutRequest) String() string {
 func (*ReleaseCutRequest) ProtoMessage() {}
 
 func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2417,7 @@ func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseCutRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{34}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReleaseCutRequest) GetSnapshotId() string {
@@ -2091,7 +2435,7 @@ type ReleaseCutResponse struct {
 
 func (x *ReleaseCutResponse) Reset() {
 	*x = ReleaseCutResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2447,7 @@ func (x *ReleaseCutResponse) String() string {
 func (*ReleaseCutResponse) ProtoMessage() {}
 
 func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2460,7 @@ func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{35}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
 }
 
 var File_pkg_api_sidecarpb_sidecar_proto protoreflect.FileDescriptor
@@ -2151,15 +2495,33 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"5\n" +
 	"\x14ResizeVolumeResponse\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xdc\x01\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xbb\x02\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06remote\x18\x02 \x01(\tR\x06remote\x12%\n" +
 	"\x0eremote_address\x18\x03 \x01(\tR\rremoteAddress\x12,\n" +
 	"\x12journal_size_bytes\x18\x04 \x01(\x03R\x10journalSizeBytes\x12E\n" +
-	"\fjournal_full\x18\x05 \x01(\x0e2\".slipstream.sidecar.v1.JournalFullR\vjournalFull\"0\n" +
+	"\fjournal_full\x18\x05 \x01(\x0e2\".slipstream.sidecar.v1.JournalFullR\vjournalFull\x12*\n" +
+	"\x11rpo_target_millis\x18\x06 \x01(\x03R\x0frpoTargetMillis\x121\n" +
+	"\x15ship_bytes_per_second\x18\a \x01(\x03R\x12shipBytesPerSecond\"0\n" +
 	"\x13CreateGroupResponse\x12\x19\n" +
-	"\bgroup_id\x18\x01 \x01(\tR\agroupId\">\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"\xcf\x03\n" +
+	"\x12ModifyGroupRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\x06remote\x18\x02 \x01(\tH\x00R\x06remote\x88\x01\x01\x12*\n" +
+	"\x0eremote_address\x18\x03 \x01(\tH\x01R\rremoteAddress\x88\x01\x01\x121\n" +
+	"\x12journal_size_bytes\x18\x04 \x01(\x03H\x02R\x10journalSizeBytes\x88\x01\x01\x12J\n" +
+	"\fjournal_full\x18\x05 \x01(\x0e2\".slipstream.sidecar.v1.JournalFullH\x03R\vjournalFull\x88\x01\x01\x12/\n" +
+	"\x11rpo_target_millis\x18\x06 \x01(\x03H\x04R\x0frpoTargetMillis\x88\x01\x01\x126\n" +
+	"\x15ship_bytes_per_second\x18\a \x01(\x03H\x05R\x12shipBytesPerSecond\x88\x01\x01B\t\n" +
+	"\a_remoteB\x11\n" +
+	"\x0f_remote_addressB\x15\n" +
+	"\x13_journal_size_bytesB\x0f\n" +
+	"\r_journal_fullB\x14\n" +
+	"\x12_rpo_target_millisB\x18\n" +
+	"\x16_ship_bytes_per_second\"Q\n" +
+	"\x13ModifyGroupResponse\x12:\n" +
+	"\x06status\x18\x01 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\">\n" +
 	"\x12DeleteGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x15\n" +
@@ -2172,7 +2534,16 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x13RemoveVolumeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
 	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\"\x16\n" +
-	"\x14RemoveVolumeResponse\"'\n" +
+	"\x14RemoveVolumeResponse\"\xc5\x01\n" +
+	"\x13ModifyVolumeRequest\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x19\n" +
+	"\x05order\x18\x02 \x01(\tH\x00R\x05order\x88\x01\x01\x122\n" +
+	"\x13io_bytes_per_second\x18\x03 \x01(\x03H\x01R\x10ioBytesPerSecond\x88\x01\x01\x12\x17\n" +
+	"\x04iops\x18\x04 \x01(\x03H\x02R\x04iops\x88\x01\x01B\b\n" +
+	"\x06_orderB\x16\n" +
+	"\x14_io_bytes_per_secondB\a\n" +
+	"\x05_iops\"\x16\n" +
+	"\x14ModifyVolumeResponse\"'\n" +
 	"\x11ListGroupsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"P\n" +
 	"\x12ListGroupsResponse\x12:\n" +
@@ -2200,14 +2571,21 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"lost_bytes\x18\x05 \x01(\x04R\tlostBytes\x12!\n" +
 	"\flost_seconds\x18\x06 \x01(\x01R\vlostSeconds\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\"\xb9\x01\n" +
+	"\x04text\x18\a \x01(\tR\x04text\"\xdd\x02\n" +
 	"\fVolumeStatus\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x1a\n" +
 	"\battached\x18\x03 \x01(\bR\battached\x12'\n" +
 	"\x0funapplied_bytes\x18\x04 \x01(\x04R\x0eunappliedBytes\x12(\n" +
-	"\x10change_map_bytes\x18\x05 \x01(\x04R\x0echangeMapBytes\"\xd2\a\n" +
+	"\x10change_map_bytes\x18\x05 \x01(\x04R\x0echangeMapBytes\x12\x1d\n" +
+	"\n" +
+	"claim_name\x18\x06 \x01(\tR\tclaimName\x12'\n" +
+	"\x0fclaim_namespace\x18\a \x01(\tR\x0eclaimNamespace\x12+\n" +
+	"\x11persistent_volume\x18\b \x01(\tR\x10persistentVolume\x12\x14\n" +
+	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
+	"\afs_type\x18\n" +
+	" \x01(\tR\x06fsType\"\xf0\b\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x12\n" +
@@ -2237,7 +2615,11 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\avolumes\x18\x16 \x03(\v2#.slipstream.sidecar.v1.VolumeStatusR\avolumes\x125\n" +
 	"\x04loss\x18\x17 \x01(\v2!.slipstream.sidecar.v1.LossReportR\x04loss\x12(\n" +
 	"\x10change_map_bytes\x18\x18 \x01(\x04R\x0echangeMapBytes\x12;\n" +
-	"\x1alast_replicated_unix_nanos\x18\x19 \x01(\x03R\x17lastReplicatedUnixNanos\"I\n" +
+	"\x1alast_replicated_unix_nanos\x18\x19 \x01(\x03R\x17lastReplicatedUnixNanos\x12,\n" +
+	"\x12rpo_target_seconds\x18\x1a \x01(\x01R\x10rpoTargetSeconds\x12\x18\n" +
+	"\alagging\x18\x1b \x01(\bR\alagging\x121\n" +
+	"\x15ship_bytes_per_second\x18\x1c \x01(\x03R\x12shipBytesPerSecond\x12!\n" +
+	"\fpeer_address\x18\x1d \x01(\tR\vpeerAddress\"I\n" +
 	"\tCutTarget\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1f\n" +
 	"\vsnapshot_id\x18\x02 \x01(\tR\n" +
@@ -2271,7 +2653,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x12ReleaseCutResponse*=\n" +
 	"\vJournalFull\x12\x16\n" +
 	"\x12JOURNAL_FULL_TRACK\x10\x00\x12\x16\n" +
-	"\x12JOURNAL_FULL_STALL\x10\x012\xa5\f\n" +
+	"\x12JOURNAL_FULL_STALL\x10\x012\xf4\r\n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -2279,9 +2661,11 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\fRecordFormat\x12*.slipstream.sidecar.v1.RecordFormatRequest\x1a+.slipstream.sidecar.v1.RecordFormatResponse\x12g\n" +
 	"\fResizeVolume\x12*.slipstream.sidecar.v1.ResizeVolumeRequest\x1a+.slipstream.sidecar.v1.ResizeVolumeResponse\x12d\n" +
 	"\vCreateGroup\x12).slipstream.sidecar.v1.CreateGroupRequest\x1a*.slipstream.sidecar.v1.CreateGroupResponse\x12d\n" +
-	"\vDeleteGroup\x12).slipstream.sidecar.v1.DeleteGroupRequest\x1a*.slipstream.sidecar.v1.DeleteGroupResponse\x12^\n" +
+	"\vDeleteGroup\x12).slipstream.sidecar.v1.DeleteGroupRequest\x1a*.slipstream.sidecar.v1.DeleteGroupResponse\x12d\n" +
+	"\vModifyGroup\x12).slipstream.sidecar.v1.ModifyGroupRequest\x1a*.slipstream.sidecar.v1.ModifyGroupResponse\x12^\n" +
 	"\tAddVolume\x12'.slipstream.sidecar.v1.AddVolumeRequest\x1a(.slipstream.sidecar.v1.AddVolumeResponse\x12g\n" +
-	"\fRemoveVolume\x12*.slipstream.sidecar.v1.RemoveVolumeRequest\x1a+.slipstream.sidecar.v1.RemoveVolumeResponse\x12a\n" +
+	"\fRemoveVolume\x12*.slipstream.sidecar.v1.RemoveVolumeRequest\x1a+.slipstream.sidecar.v1.RemoveVolumeResponse\x12g\n" +
+	"\fModifyVolume\x12*.slipstream.sidecar.v1.ModifyVolumeRequest\x1a+.slipstream.sidecar.v1.ModifyVolumeResponse\x12a\n" +
 	"\n" +
 	"ListGroups\x12(.slipstream.sidecar.v1.ListGroupsRequest\x1a).slipstream.sidecar.v1.ListGroupsResponse\x12\\\n" +
 	"\n" +
@@ -2306,7 +2690,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
 	(*ProbeRequest)(nil),         // 1: slipstream.sidecar.v1.ProbeRequest
@@ -2321,78 +2705,88 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*ResizeVolumeResponse)(nil), // 10: slipstream.sidecar.v1.ResizeVolumeResponse
 	(*CreateGroupRequest)(nil),   // 11: slipstream.sidecar.v1.CreateGroupRequest
 	(*CreateGroupResponse)(nil),  // 12: slipstream.sidecar.v1.CreateGroupResponse
-	(*DeleteGroupRequest)(nil),   // 13: slipstream.sidecar.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),  // 14: slipstream.sidecar.v1.DeleteGroupResponse
-	(*AddVolumeRequest)(nil),     // 15: slipstream.sidecar.v1.AddVolumeRequest
-	(*AddVolumeResponse)(nil),    // 16: slipstream.sidecar.v1.AddVolumeResponse
-	(*RemoveVolumeRequest)(nil),  // 17: slipstream.sidecar.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil), // 18: slipstream.sidecar.v1.RemoveVolumeResponse
-	(*ListGroupsRequest)(nil),    // 19: slipstream.sidecar.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),   // 20: slipstream.sidecar.v1.ListGroupsResponse
-	(*WatchGroupRequest)(nil),    // 21: slipstream.sidecar.v1.WatchGroupRequest
-	(*PromoteRequest)(nil),       // 22: slipstream.sidecar.v1.PromoteRequest
-	(*PromoteResponse)(nil),      // 23: slipstream.sidecar.v1.PromoteResponse
-	(*DemoteRequest)(nil),        // 24: slipstream.sidecar.v1.DemoteRequest
-	(*DemoteResponse)(nil),       // 25: slipstream.sidecar.v1.DemoteResponse
-	(*LossReport)(nil),           // 26: slipstream.sidecar.v1.LossReport
-	(*VolumeStatus)(nil),         // 27: slipstream.sidecar.v1.VolumeStatus
-	(*GroupStatus)(nil),          // 28: slipstream.sidecar.v1.GroupStatus
-	(*CutTarget)(nil),            // 29: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),      // 30: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),     // 31: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),      // 32: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),     // 33: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),            // 34: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),    // 35: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),   // 36: slipstream.sidecar.v1.ReleaseCutResponse
+	(*ModifyGroupRequest)(nil),   // 13: slipstream.sidecar.v1.ModifyGroupRequest
+	(*ModifyGroupResponse)(nil),  // 14: slipstream.sidecar.v1.ModifyGroupResponse
+	(*DeleteGroupRequest)(nil),   // 15: slipstream.sidecar.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),  // 16: slipstream.sidecar.v1.DeleteGroupResponse
+	(*AddVolumeRequest)(nil),     // 17: slipstream.sidecar.v1.AddVolumeRequest
+	(*AddVolumeResponse)(nil),    // 18: slipstream.sidecar.v1.AddVolumeResponse
+	(*RemoveVolumeRequest)(nil),  // 19: slipstream.sidecar.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil), // 20: slipstream.sidecar.v1.RemoveVolumeResponse
+	(*ModifyVolumeRequest)(nil),  // 21: slipstream.sidecar.v1.ModifyVolumeRequest
+	(*ModifyVolumeResponse)(nil), // 22: slipstream.sidecar.v1.ModifyVolumeResponse
+	(*ListGroupsRequest)(nil),    // 23: slipstream.sidecar.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),   // 24: slipstream.sidecar.v1.ListGroupsResponse
+	(*WatchGroupRequest)(nil),    // 25: slipstream.sidecar.v1.WatchGroupRequest
+	(*PromoteRequest)(nil),       // 26: slipstream.sidecar.v1.PromoteRequest
+	(*PromoteResponse)(nil),      // 27: slipstream.sidecar.v1.PromoteResponse
+	(*DemoteRequest)(nil),        // 28: slipstream.sidecar.v1.DemoteRequest
+	(*DemoteResponse)(nil),       // 29: slipstream.sidecar.v1.DemoteResponse
+	(*LossReport)(nil),           // 30: slipstream.sidecar.v1.LossReport
+	(*VolumeStatus)(nil),         // 31: slipstream.sidecar.v1.VolumeStatus
+	(*GroupStatus)(nil),          // 32: slipstream.sidecar.v1.GroupStatus
+	(*CutTarget)(nil),            // 33: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),      // 34: slipstream.sidecar.v1.CutGroupRequest
+	(*CutGroupResponse)(nil),     // 35: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),      // 36: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),     // 37: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),            // 38: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),    // 39: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),   // 40: slipstream.sidecar.v1.ReleaseCutResponse
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.CreateGroupRequest.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	28, // 1: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
-	26, // 2: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
-	28, // 3: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	0,  // 4: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	27, // 5: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
-	26, // 6: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
-	29, // 7: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	34, // 8: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	1,  // 9: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	3,  // 10: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	5,  // 11: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	7,  // 12: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	9,  // 13: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	11, // 14: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	13, // 15: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	15, // 16: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	17, // 17: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	19, // 18: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	21, // 19: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	22, // 20: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	24, // 21: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	30, // 22: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	32, // 23: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	35, // 24: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	2,  // 25: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	4,  // 26: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	6,  // 27: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	8,  // 28: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	10, // 29: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	12, // 30: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	14, // 31: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	16, // 32: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	18, // 33: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	20, // 34: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	28, // 35: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	23, // 36: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	25, // 37: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	31, // 38: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	33, // 39: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	36, // 40: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	25, // [25:41] is the sub-list for method output_type
-	9,  // [9:25] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	0,  // 1: slipstream.sidecar.v1.ModifyGroupRequest.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	32, // 2: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	32, // 3: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
+	30, // 4: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
+	32, // 5: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	0,  // 6: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	31, // 7: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
+	30, // 8: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
+	33, // 9: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	38, // 10: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	1,  // 11: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	3,  // 12: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	5,  // 13: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	7,  // 14: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	9,  // 15: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	11, // 16: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	15, // 17: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	13, // 18: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	17, // 19: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	19, // 20: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	21, // 21: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	23, // 22: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	25, // 23: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	26, // 24: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	28, // 25: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	34, // 26: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	36, // 27: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	39, // 28: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	2,  // 29: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	4,  // 30: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	6,  // 31: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	8,  // 32: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	10, // 33: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	12, // 34: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	16, // 35: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	14, // 36: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	18, // 37: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	20, // 38: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	22, // 39: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	24, // 40: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	32, // 41: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	27, // 42: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	29, // 43: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	35, // 44: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	37, // 45: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	40, // 46: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	29, // [29:47] is the sub-list for method output_type
+	11, // [11:29] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -2400,13 +2794,15 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 	if File_pkg_api_sidecarpb_sidecar_proto != nil {
 		return
 	}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[12].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

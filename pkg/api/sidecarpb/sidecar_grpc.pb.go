@@ -32,8 +32,10 @@ const (
 	Sidecar_ResizeVolume_FullMethodName = "/slipstream.sidecar.v1.Sidecar/ResizeVolume"
 	Sidecar_CreateGroup_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/CreateGroup"
 	Sidecar_DeleteGroup_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/DeleteGroup"
+	Sidecar_ModifyGroup_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/ModifyGroup"
 	Sidecar_AddVolume_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/AddVolume"
 	Sidecar_RemoveVolume_FullMethodName = "/slipstream.sidecar.v1.Sidecar/RemoveVolume"
+	Sidecar_ModifyVolume_FullMethodName = "/slipstream.sidecar.v1.Sidecar/ModifyVolume"
 	Sidecar_ListGroups_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ListGroups"
 	Sidecar_WatchGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/WatchGroup"
 	Sidecar_Promote_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Promote"
@@ -61,12 +63,21 @@ type SidecarClient interface {
 	// DeleteGroup forgets the group and its journal. FAILED_PRECONDITION while it has volumes, unless forced; the
 	// volumes stay either way.
 	DeleteGroup(ctx context.Context, in *DeleteGroupRequest, opts ...grpc.CallOption) (*DeleteGroupResponse, error)
+	// ModifyGroup changes what is given of a group's settings, under load. Repeating it is not an error.
+	//
+	// FAILED_PRECONDITION: another remote while the group is demoted, may have been superseded by its peer, or is a
+	// secondary; journal size and RPO target at a secondary, where they follow the primary's; journal-full stall for a group
+	// without a remote.
+	ModifyGroup(ctx context.Context, in *ModifyGroupRequest, opts ...grpc.CallOption) (*ModifyGroupResponse, error)
 	// AddVolume puts a volume of the pool into a group, mounted or not. One that is in another group is
 	// FAILED_PRECONDITION, or moved; a move that a crash interrupts is completed at the next start.
 	AddVolume(ctx context.Context, in *AddVolumeRequest, opts ...grpc.CallOption) (*AddVolumeResponse, error)
 	// RemoveVolume takes a volume out of a group, mounted or not. Its copy at the peer stays as it was then, until it is
 	// deleted there or a group of the same two sites takes it over.
 	RemoveVolume(ctx context.Context, in *RemoveVolumeRequest, opts ...grpc.CallOption) (*RemoveVolumeResponse, error)
+	// ModifyVolume changes what is given of a replicable volume's settings. FAILED_PRECONDITION: another order while the
+	// volume is attached.
+	ModifyVolume(ctx context.Context, in *ModifyVolumeRequest, opts ...grpc.CallOption) (*ModifyVolumeResponse, error)
 	ListGroups(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error)
 	// WatchGroup sends the status now and after every interval until the caller goes away.
 	WatchGroup(ctx context.Context, in *WatchGroupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GroupStatus], error)
@@ -169,6 +180,16 @@ func (c *sidecarClient) DeleteGroup(ctx context.Context, in *DeleteGroupRequest,
 	return out, nil
 }
 
+func (c *sidecarClient) ModifyGroup(ctx context.Context, in *ModifyGroupRequest, opts ...grpc.CallOption) (*ModifyGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ModifyGroupResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ModifyGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sidecarClient) AddVolume(ctx context.Context, in *AddVolumeRequest, opts ...grpc.CallOption) (*AddVolumeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddVolumeResponse)
@@ -183,6 +204,16 @@ func (c *sidecarClient) RemoveVolume(ctx context.Context, in *RemoveVolumeReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveVolumeResponse)
 	err := c.cc.Invoke(ctx, Sidecar_RemoveVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) ModifyVolume(ctx context.Context, in *ModifyVolumeRequest, opts ...grpc.CallOption) (*ModifyVolumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ModifyVolumeResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ModifyVolume_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -286,12 +317,21 @@ type SidecarServer interface {
 	// DeleteGroup forgets the group and its journal. FAILED_PRECONDITION while it has volumes, unless forced; the
 	// volumes stay either way.
 	DeleteGroup(context.Context, *DeleteGroupRequest) (*DeleteGroupResponse, error)
+	// ModifyGroup changes what is given of a group's settings, under load. Repeating it is not an error.
+	//
+	// FAILED_PRECONDITION: another remote while the group is demoted, may have been superseded by its peer, or is a
+	// secondary; journal size and RPO target at a secondary, where they follow the primary's; journal-full stall for a group
+	// without a remote.
+	ModifyGroup(context.Context, *ModifyGroupRequest) (*ModifyGroupResponse, error)
 	// AddVolume puts a volume of the pool into a group, mounted or not. One that is in another group is
 	// FAILED_PRECONDITION, or moved; a move that a crash interrupts is completed at the next start.
 	AddVolume(context.Context, *AddVolumeRequest) (*AddVolumeResponse, error)
 	// RemoveVolume takes a volume out of a group, mounted or not. Its copy at the peer stays as it was then, until it is
 	// deleted there or a group of the same two sites takes it over.
 	RemoveVolume(context.Context, *RemoveVolumeRequest) (*RemoveVolumeResponse, error)
+	// ModifyVolume changes what is given of a replicable volume's settings. FAILED_PRECONDITION: another order while the
+	// volume is attached.
+	ModifyVolume(context.Context, *ModifyVolumeRequest) (*ModifyVolumeResponse, error)
 	ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error)
 	// WatchGroup sends the status now and after every interval until the caller goes away.
 	WatchGroup(*WatchGroupRequest, grpc.ServerStreamingServer[GroupStatus]) error
@@ -345,11 +385,17 @@ func (UnimplementedSidecarServer) CreateGroup(context.Context, *CreateGroupReque
 func (UnimplementedSidecarServer) DeleteGroup(context.Context, *DeleteGroupRequest) (*DeleteGroupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteGroup not implemented")
 }
+func (UnimplementedSidecarServer) ModifyGroup(context.Context, *ModifyGroupRequest) (*ModifyGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ModifyGroup not implemented")
+}
 func (UnimplementedSidecarServer) AddVolume(context.Context, *AddVolumeRequest) (*AddVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddVolume not implemented")
 }
 func (UnimplementedSidecarServer) RemoveVolume(context.Context, *RemoveVolumeRequest) (*RemoveVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveVolume not implemented")
+}
+func (UnimplementedSidecarServer) ModifyVolume(context.Context, *ModifyVolumeRequest) (*ModifyVolumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ModifyVolume not implemented")
 }
 func (UnimplementedSidecarServer) ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListGroups not implemented")
@@ -519,6 +565,24 @@ func _Sidecar_DeleteGroup_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_ModifyGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ModifyGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ModifyGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ModifyGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ModifyGroup(ctx, req.(*ModifyGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sidecar_AddVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddVolumeRequest)
 	if err := dec(in); err != nil {
@@ -551,6 +615,24 @@ func _Sidecar_RemoveVolume_Handler(srv interface{}, ctx context.Context, dec fun
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SidecarServer).RemoveVolume(ctx, req.(*RemoveVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_ModifyVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ModifyVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ModifyVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ModifyVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ModifyVolume(ctx, req.(*ModifyVolumeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -710,12 +792,20 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Sidecar_DeleteGroup_Handler,
 		},
 		{
+			MethodName: "ModifyGroup",
+			Handler:    _Sidecar_ModifyGroup_Handler,
+		},
+		{
 			MethodName: "AddVolume",
 			Handler:    _Sidecar_AddVolume_Handler,
 		},
 		{
 			MethodName: "RemoveVolume",
 			Handler:    _Sidecar_RemoveVolume_Handler,
+		},
+		{
+			MethodName: "ModifyVolume",
+			Handler:    _Sidecar_ModifyVolume_Handler,
 		},
 		{
 			MethodName: "ListGroups",

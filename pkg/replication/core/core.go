@@ -60,7 +60,8 @@ func (g *Group) State() (state, reason string) {
 		return "demoted", fmt.Sprintf("no writes past ordinal %d; promote the group at %s", m.FinalOrdinal, m.Peer)
 	case m.Peer == "":
 		return "idle", "the group has no peer"
-	case g.link == LinkStreaming && m.Role == RoleSecondary && !m.Consistent, g.link == LinkSyncing:
+	case g.link == LinkStreaming && m.Role == RoleSecondary && !m.Consistent, g.link == LinkSyncing,
+		g.link == LinkStreaming && m.Role == RolePrimary && m.Sync == SyncRunning: // about to begin
 		if m.Role == RoleSecondary {
 			return "syncing", "not promotable until the sync ends"
 		}
@@ -106,9 +107,11 @@ func (g *Group) Step(e Event) ([]Action, error) {
 	case HelloReceived:
 		return g.hello(e), nil
 	case SyncBeginReceived:
-		return g.setConsistent(false), nil
+		return g.setConsistent(false, true), nil
+	case SyncBeginDurable:
+		return g.setConsistent(g.Meta.Consistent, false), nil
 	case SyncEndDurable:
-		return g.setConsistent(true), nil
+		return g.setConsistent(true, false), nil
 	case HeartbeatReceived:
 		g.heard = e
 	case Promote:
@@ -125,6 +128,8 @@ func (g *Group) Step(e Event) ([]Action, error) {
 		return g.setMembers(next.Members)
 	case MembersReplaced:
 		return g.setMembers(slices.Clone(e.Members))
+	case Configured:
+		return g.configured(e)
 	default:
 		panic(fmt.Sprintf("core: unknown event %T", e)) // a programming error: the set of events is closed
 	}

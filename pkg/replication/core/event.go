@@ -65,6 +65,9 @@ type HelloReceived struct {
 // SyncBeginReceived: from here on the secondary is not a prefix.
 type SyncBeginReceived struct{}
 
+// SyncBeginDurable: the sync's beginning is durable here.
+type SyncBeginDurable struct{}
+
 // SyncEndDurable: sync-end and everything before it is durable here.
 type SyncEndDurable struct{}
 
@@ -111,6 +114,14 @@ type MemberChanged struct{ Member Member }
 // MembersReplaced is a sync manifest's list, refused like a MemberChanged.
 type MembersReplaced struct{ Members []Member }
 
+// Configured: other settings are asked for. The caller has ended the stream that it opened, if the peer or its address
+// changes.
+type Configured struct {
+	Settings Settings
+	// FromPeer: the primary said so.
+	FromPeer bool
+}
+
 func (Connected) event()         {}
 func (Welcomed) event()          {}
 func (Refused) event()           {}
@@ -122,6 +133,7 @@ func (MapDirty) event()          {}
 func (SyncAcked) event()         {}
 func (HelloReceived) event()     {}
 func (SyncBeginReceived) event() {}
+func (SyncBeginDurable) event()  {}
 func (SyncEndDurable) event()    {}
 func (HeartbeatReceived) event() {}
 func (Promote) event()           {}
@@ -130,6 +142,7 @@ func (TailReceived) event()      {}
 func (TailCounted) event()       {}
 func (MemberChanged) event()     {}
 func (MembersReplaced) event()   {}
+func (Configured) event()        {}
 
 // RefusalReason is why a primary was turned away.
 type RefusalReason string

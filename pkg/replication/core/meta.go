@@ -48,6 +48,7 @@ type Member struct {
 	Order          string          `json:"order,omitempty"`
 	FSType         string          `json:"fsType,omitempty"`
 	Format         json.RawMessage `json:"format,omitempty"`
+	Claim          json.RawMessage `json:"claim,omitempty"`
 	Removed        bool            `json:"removed,omitempty"`
 	// Unsynced: the volume is being added, and its content may not be in the change map yet.
 	Unsynced bool `json:"unsynced,omitempty"`
@@ -56,6 +57,12 @@ type Member struct {
 	// Joins is how many groups the volume had been put into, this one included. A copy belongs to the highest that was
 	// heard of, in whatever order the streams of several groups arrive.
 	Joins uint64 `json:"joins,omitempty"`
+}
+
+// Described returns the member as the peer is told of it: without the marks of what this site has still to do about it.
+func (m Member) Described() Member {
+	m.Unsynced, m.Unannounced = false, false
+	return m
 }
 
 // Loss says what a forced promotion lost.
@@ -86,21 +93,24 @@ func (d *Divergence) Supersedes() bool {
 
 // Meta is the durable part of a group: the content of group.json.
 type Meta struct {
-	Version          int         `json:"version"`
-	GroupID          string      `json:"groupID"`
-	Name             string      `json:"name"`
-	Site             string      `json:"site"`
-	Peer             string      `json:"peer,omitempty"`
-	PeerAddress      string      `json:"peerAddress,omitempty"`
-	Role             Role        `json:"role"`
-	Timelines        []Timeline  `json:"timelines"`
-	Members          []Member    `json:"members,omitempty"`
-	JournalSizeBytes int64       `json:"journalSizeBytes"`
-	JournalFull      Policy      `json:"journalFull"`
-	Demoted          bool        `json:"demoted,omitempty"`
-	FinalOrdinal     uint64      `json:"finalOrdinal,omitempty"`
-	Loss             *Loss       `json:"loss,omitempty"`
-	Divergence       *Divergence `json:"divergence,omitempty"`
+	Version          int        `json:"version"`
+	GroupID          string     `json:"groupID"`
+	Name             string     `json:"name"`
+	Site             string     `json:"site"`
+	Peer             string     `json:"peer,omitempty"`
+	PeerAddress      string     `json:"peerAddress,omitempty"`
+	Role             Role       `json:"role"`
+	Timelines        []Timeline `json:"timelines"`
+	Members          []Member   `json:"members,omitempty"`
+	JournalSizeBytes int64      `json:"journalSizeBytes"`
+	JournalFull      Policy     `json:"journalFull"`
+	RPOTargetMillis  int64      `json:"rpoTargetMillis,omitempty"`
+	// ShipBytesPerSecond: see Settings.
+	ShipBytesPerSecond int64       `json:"shipBytesPerSecond,omitempty"`
+	Demoted            bool        `json:"demoted,omitempty"`
+	FinalOrdinal       uint64      `json:"finalOrdinal,omitempty"`
+	Loss               *Loss       `json:"loss,omitempty"`
+	Divergence         *Divergence `json:"divergence,omitempty"`
 
 	// A primary's.
 	Sync         SyncState `json:"sync"`
@@ -110,13 +120,33 @@ type Meta struct {
 	Instance string `json:"instance,omitempty"`
 	// Consistent: the copy is a prefix of its primary's ordinals, so it may be promoted.
 	Consistent bool `json:"consistent"`
+	// AwaitsSync: it is not, and the beginning of the sync that will make it so is not in the journal yet. Ends of syncs in
+	// there are of earlier ones.
+	AwaitsSync bool `json:"awaitsSync,omitempty"`
 }
+
+// Where a group has its Meta and its journal, below the pool's directory for it, and what tells the file from other record files, whose
+// form is in blockdev's package comment.
+const (
+	MetaFile   = "group.json"
+	MetaKind   = "group"
+	JournalDir = "journal"
+)
 
 // MetaVersion is the format of group.json that this code writes and reads.
 const MetaVersion = 1
 
 // Timeline is the current one's identifier.
 func (m *Meta) Timeline() string { return m.Timelines[len(m.Timelines)-1].ID }
+
+// JournalLimitBytes is the most that the journal's files take. With PolicyTrack the journal may grow past its size while records
+// wait to be applied, as no writer waits for that.
+func (m *Meta) JournalLimitBytes() int64 {
+	if m.JournalFull == PolicyStall {
+		return m.JournalSizeBytes
+	}
+	return 2 * m.JournalSizeBytes
+}
 
 // Member returns the member with a volume id that was not removed, or nil.
 func (m *Meta) Member(volumeID string) *Member {
@@ -176,6 +206,8 @@ func (m *Meta) Validate() error {
 		return fmt.Errorf("unknown sync state %q", m.Sync)
 	case m.JournalSizeBytes <= 0:
 		return fmt.Errorf("journal size %d", m.JournalSizeBytes)
+	case m.RPOTargetMillis < 0 || m.ShipBytesPerSecond < 0:
+		return fmt.Errorf("RPO target %d ms or ship rate %d is negative", m.RPOTargetMillis, m.ShipBytesPerSecond)
 	}
 	for i, t := range m.Timelines {
 		if t.ID == "" || i > 0 && t.ForkOrdinal < m.Timelines[i-1].ForkOrdinal {

@@ -22,6 +22,8 @@ import (
 //	heartbeat from=a time=SECONDS [head=N] [lag-bytes=N]
 //	promote site=X [force] [timeline=ID] [now=SECONDS] [wrote=SECONDS]
 //	demote site=X
+//	set site=X [peer=P] [address=A] [journal=N] [stall] [rpo=MILLIS] [rate=N] [from-peer] [close]   close ends the stream before
+//	lagging site=X millis=N [unknown]
 //	restart site=X                              the process; what is durable stays
 //	reinstall site=b                            the copy is gone, an empty one was made
 //	trim site=X applied=N [pressure] [stall] last=(N,...)|empty
@@ -112,6 +114,8 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		c.hangUp(s)
 	case "sync-begin":
 		c.step(s, SyncBeginReceived{})
+	case "sync-begun":
+		c.step(s, SyncBeginDurable{})
 	case "sync-end":
 		c.step(s, SyncEndDurable{})
 	case "sync-acked":
@@ -142,6 +146,26 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		return false
 	case "demote":
 		c.step(s, Demote{Durable: s.durable, Attached: s.attached})
+	case "set":
+		if d.HasArg("close") {
+			c.hangUp(s)
+		}
+		next := s.core.Meta.Settings()
+		next.Peer, next.PeerAddress = args.text("peer", next.Peer), args.text("address", next.PeerAddress)
+		if next.Peer == "none" {
+			next.Peer = ""
+		}
+		next.JournalSizeBytes = int64(args.num("journal", uint64(next.JournalSizeBytes)))
+		next.RPOTargetMillis = int64(args.num("rpo", uint64(next.RPOTargetMillis)))
+		next.ShipBytesPerSecond = int64(args.num("rate", uint64(next.ShipBytesPerSecond)))
+		if d.HasArg("stall") {
+			next.JournalFull = PolicyStall
+		}
+		c.step(s, Configured{Settings: next, FromPeer: d.HasArg("from-peer")})
+		c.printf("%s: %+v\n", s.name, s.core.Meta.Settings())
+	case "lagging":
+		c.printf("%v\n", s.core.Lagging(int64(args.num("millis", 0)), !d.HasArg("unknown")))
+		return false
 	case "restart":
 		s.core = New(s.core.Meta)
 	case "reinstall":

@@ -43,6 +43,7 @@ func (g *Group) hello(e HelloReceived) []Action {
 		// lost durable ordinals once and used them again.
 		m.Role, m.Demoted, m.FinalOrdinal = RoleSecondary, false, 0
 		m.Consistent = m.Divergence == nil || m.Divergence.Relation != relationPeerAhead
+		m.AwaitsSync = !m.Consistent
 		changed = true
 	}
 	if m.Divergence != nil {
@@ -96,10 +97,10 @@ func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) []Action 
 	return append(g.setDivergence(d), g.refuse(RefuseDiverged, common, "%s", text)...)
 }
 
-func (g *Group) setConsistent(consistent bool) []Action {
-	if g.Meta.Consistent == consistent {
+func (g *Group) setConsistent(consistent, awaitsSync bool) []Action {
+	if g.Meta.Consistent == consistent && g.Meta.AwaitsSync == awaitsSync {
 		return nil
 	}
-	g.Meta.Consistent = consistent
+	g.Meta.Consistent, g.Meta.AwaitsSync = consistent, awaitsSync
 	return []Action{Persist{}}
 }

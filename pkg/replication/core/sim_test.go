@@ -162,6 +162,9 @@ func (s *side) state() string {
 	if !s.core.Promotable() {
 		line += ", NOT PROMOTABLE"
 	}
+	if m.AwaitsSync {
+		line += ", awaits sync"
+	}
 	if reason != "" {
 		line += "\n     " + reason
 	}

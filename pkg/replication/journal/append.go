@@ -98,9 +98,6 @@ func (j *Journal) append(entries []Entry, assign bool) (int, error) {
 		if !h.Kind.HasData() && len(data) > 0 {
 			return 0, fmt.Errorf("journal %s: %s record with %d bytes of data", j.o.Dir, h.Kind, len(data))
 		}
-		if recordBytes(int64(len(data))) > j.o.SegmentBytes-segmentHeaderBytes {
-			return 0, fmt.Errorf("%w: %d bytes of data do not fit in a segment of %d", ErrTooLarge, len(data), j.o.SegmentBytes)
-		}
 	}
 	j.appendMu.Lock()
 	defer j.appendMu.Unlock()
@@ -133,7 +130,7 @@ func (j *Journal) appendRun(entries []Entry, assign bool) (int, error) {
 	}
 	if cur == nil {
 		var err error
-		if cur, err = j.nextSegment(); err != nil {
+		if cur, err = j.nextSegment(recordBytes(int64(len(entries[0].Data)))); err != nil {
 			return 0, err
 		}
 	}
@@ -241,10 +238,10 @@ func (j *Journal) writeRun(s *segment, bufs [][]byte, size, off int64) error {
 	return err
 }
 
-// nextSegment seals the current segment and starts the next one. Called with appendMu held. On an error the stream's
-// head and end are as before.
-func (j *Journal) nextSegment() (*segment, error) {
-	s, err := j.takeFree()
+// nextSegment seals the current segment and starts the next one, which has room for a record of need bytes. Called with
+// appendMu held. On an error the stream's head and end are as before.
+func (j *Journal) nextSegment(need int64) (*segment, error) {
+	s, err := j.takeFree(need)
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +262,7 @@ func (j *Journal) nextSegment() (*segment, error) {
 		chain:        j.chain,
 		durable:      j.durable,
 		durableEnd:   j.durableEnd,
-		segmentBytes: j.o.SegmentBytes,
+		segmentBytes: s.size,
 	}
 	j.nextSequence++
 	j.mu.Unlock()
@@ -273,9 +270,7 @@ func (j *Journal) nextSegment() (*segment, error) {
 	var b [segmentHeaderBytes]byte
 	s.hdr.encode(b[:])
 	if _, err := s.f.WriteAt(b[:], 0); err != nil {
-		j.mu.Lock()
-		j.free = append(j.free, s)
-		j.mu.Unlock()
+		j.giveBack(s)
 		return nil, fmt.Errorf("journal: writing the header of %s: %w", s.name, err)
 	}
 

@@ -11,7 +11,8 @@
 //
 // # Directory
 //
-// Segment files NNNNNNNN.seg, all of Options.SegmentBytes, preallocated. The names mean nothing; a file's identity is in
+// Segment files NNNNNNNN.seg, preallocated; of Options.SegmentBytes, except for older ones from before that was changed, and
+// for those of a record that needed more. The names mean nothing; a file's identity is in
 // its header. Live segments form a chain: each names its predecessor and the place in it where it continues it. All other
 // files are free: zero header, or a sequence below the checkpoint's OldestSegment. Free files are used again without being
 // cleared; a random salt per use, mixed into every record's checksum, keeps what an earlier use left from being read.

@@ -9,7 +9,7 @@ var (
 	// ErrFull: the record needs a new segment and HardLimitBytes leaves no room for one. Nothing changed; the append can
 	// be repeated once Release has freed a segment.
 	ErrFull = errors.New("journal: full, waiting for segments to be released")
-	// ErrTooLarge: the record does not fit in a segment, or its data exceeds MaxDataBytes. The caller splits it.
+	// ErrTooLarge: the record's data exceeds MaxDataBytes. The caller splits it.
 	ErrTooLarge = errors.New("journal: record too large, split it")
 	// ErrOutOfOrder: the ordinal does not continue the stream. Nothing changed.
 	ErrOutOfOrder = errors.New("journal: ordinal does not continue the stream")

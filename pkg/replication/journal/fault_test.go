@@ -95,15 +95,89 @@ func TestHardLimit(t *testing.T) {
 
 func TestTooLarge(t *testing.T) {
 	j := mustOpen(t, testOptions(vfs.NewMem()))
-	for _, n := range []int{testSegmentBytes - segmentHeaderBytes - 63, MaxDataBytes + 1} {
-		if _, _, err := j.Append(Header{Kind: KindWrite}, make([]byte, n)); !errors.Is(err, ErrTooLarge) {
-			t.Errorf("%d bytes: %v", n, err)
-		}
+	if _, _, err := j.Append(Header{Kind: KindWrite}, make([]byte, MaxDataBytes+1)); !errors.Is(err, ErrTooLarge) {
+		t.Error(err)
 	}
 	mustAppend(t, j, testSegmentBytes-segmentHeaderBytes-64, 1)
 	mustAppend(t, j, 1, 1)
 	if j.Head() != 2 || len(j.Segments()) != 2 {
 		t.Error(j.Head(), j.Segments())
+	}
+}
+
+// A record that needs more than a segment gets one of its own, which counts, is recovered, and is not kept for others.
+func TestOversizedSegment(t *testing.T) {
+	fs := vfs.NewMem()
+	o := testOptions(fs)
+	o.HardLimitBytes = 4 * testSegmentBytes
+	o.FreeTarget = 3
+	j := mustOpen(t, o)
+	if err := j.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, j, 1, 1)
+	h, loc := mustAppend(t, j, 2*testSegmentBytes, 7) // not refused for the sake of free segments
+	mustAppend(t, j, 1, 1)
+	const file = 2*testSegmentBytes + 2*segmentHeaderBytes
+	if got := j.Segments(); len(got) != 2 || got[1].FileBytes != file || j.UsedBytes() != testSegmentBytes+file {
+		t.Fatalf("%+v, %d bytes used", got, j.UsedBytes())
+	}
+	if _, _, err := j.Append(Header{Kind: KindWrite}, make([]byte, 2*testSegmentBytes)); !errors.Is(err, ErrFull) {
+		t.Fatal(err)
+	}
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = mustOpen(t, o)
+	p := make([]byte, 10)
+	if err := j.ReadData(loc, int64(h.Length)-10, p); err != nil || p[9] != 7 {
+		t.Fatal(p, err)
+	}
+	if err := j.Release(2); err != nil {
+		t.Fatal(err)
+	}
+	if n := j.TotalBytes(); n%testSegmentBytes != 0 {
+		t.Fatalf("%d bytes of segments: the large one is still there", n)
+	}
+}
+
+// A journal that is made smaller goes on with what it has until that is released, and is never stuck behind the segment that
+// it writes to.
+func TestSetLimits(t *testing.T) {
+	fs := vfs.NewMem()
+	o := testOptions(fs)
+	o.FreeTarget = 2
+	j := mustOpen(t, o)
+	for range 5 {
+		mustAppend(t, j, 40000, 1)
+	}
+	if err := j.SetLimits(2*testSegmentBytes+1, 0); err == nil {
+		t.Fatal("a size that no segment can have was taken")
+	}
+	if err := j.SetLimits(2*testSegmentBytes, 4*testSegmentBytes); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := j.Append(Header{Kind: KindWrite}, []byte("x")); !errors.Is(err, ErrFull) {
+		t.Fatal(err)
+	}
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	segments := j.Segments()
+	if last := segments[len(segments)-1]; !last.Sealed {
+		t.Fatalf("the segment that is written to has the old size and stays open: %+v", last)
+	}
+	if err := j.Release(segments[len(segments)-1].Sequence); err != nil {
+		t.Fatal(err)
+	}
+	if h, _ := mustAppend(t, j, 100000, 1); h.Ordinal != 6 {
+		t.Fatal(h)
+	}
+	if n := j.TotalBytes(); n != 2*testSegmentBytes {
+		t.Fatalf("%d bytes", n)
 	}
 }
 

@@ -20,7 +20,7 @@ type Options struct {
 	TimelineID [16]byte // goes into the segments that are created from now on
 	Shard      uint16   // segments of another shard are refused; Append puts it into the records
 
-	SegmentBytes   int64 // size of a segment file: a multiple of 4096, at least 64 KiB
+	SegmentBytes   int64 // size of a segment file: a multiple of 4096, at least 64 KiB; a larger record gets one of its own
 	HardLimitBytes int64 // Append returns ErrFull rather than let the files grow beyond; 0 is no limit
 	FreeTarget     int   // segments that Prepare keeps ready
 
@@ -31,6 +31,10 @@ type Options struct {
 	// Visit is called by Open for each live record, in stream order. An error ends Open. Recovery may find corruption
 	// behind a record that was visited already. nil is fine.
 	Visit func(Header, Location) error
+	// RoomMade is called when an append that got ErrFull may succeed now and neither Release nor SetLimits was what did it: a
+	// segment that was released while somebody read it is free at last, or Prepare has ended making one. The journal
+	// is locked meanwhile: it must not block, nor call the journal. nil is fine.
+	RoomMade func()
 	// Rand is the source of segment salts; nil is crypto/rand. Tests make it deterministic.
 	Rand func() uint64
 }
@@ -91,9 +95,9 @@ type Journal struct {
 
 	nextSequence uint64
 	nextName     uint64
-	creating     int // segment files being created: they count against the limit
-	retired      int // released segments that are still pinned
-	pinned       int // pins on all segments
+	creating     int64 // bytes of segment files being created: they count against the limit
+	retired      int64 // bytes of released segments that are still pinned
+	pinned       int   // pins on all segments
 	failed       error
 	closed       bool
 }
@@ -103,6 +107,7 @@ type Journal struct {
 type segment struct {
 	name string // path
 	f    vfs.File
+	size int64 // of the file
 	hdr  segmentHeader
 
 	end      int64 // behind the last record
@@ -136,6 +141,7 @@ type SegmentInfo struct {
 	FirstOrdinal uint64 // ordinal of the last record before the segment, plus one
 	LastOrdinal  uint64 // of its last record; FirstOrdinal-1 if it has none with an ordinal of its own
 	Bytes        int64  // used, header included
+	FileBytes    int64  // size of its file
 	Sealed       bool   // takes no more records
 	Timeline     [16]byte
 	Begin        Position // of its first record
@@ -182,6 +188,7 @@ func (j *Journal) Segments() []SegmentInfo {
 			FirstOrdinal: s.hdr.firstOrdinal,
 			LastOrdinal:  s.last,
 			Bytes:        s.end,
+			FileBytes:    s.size,
 			Sealed:       s.sealed,
 			Timeline:     s.hdr.timeline,
 			Begin:        Position{s.hdr.sequence, segmentHeaderBytes},
@@ -206,15 +213,19 @@ func (j *Journal) TotalBytes() int64 {
 }
 
 func (j *Journal) usedLocked() int64 {
-	n := int64(j.retired) * j.o.SegmentBytes
+	n := j.retired
 	for _, s := range j.live {
-		n += s.hdr.segmentBytes
+		n += s.size
 	}
 	return n
 }
 
 func (j *Journal) totalLocked() int64 {
-	return j.usedLocked() + int64(len(j.free)+j.creating)*j.o.SegmentBytes
+	n := j.usedLocked() + j.creating
+	for _, s := range j.free {
+		n += s.size
+	}
+	return n
 }
 
 // usableLocked says why the journal takes no more appends and syncs, if so.
@@ -256,13 +267,20 @@ func (j *Journal) unpin(s *segment) {
 	j.pinned--
 	drop := false
 	if s.pins == 0 && s.released {
-		j.retired--
+		j.retired -= s.size
 		drop = !j.recycleLocked(s)
+		j.tellRoomLocked()
 	}
 	j.cond.Broadcast()
 	j.mu.Unlock()
 	if drop {
 		j.remove(s)
+	}
+}
+
+func (j *Journal) tellRoomLocked() {
+	if j.o.RoomMade != nil {
+		j.o.RoomMade()
 	}
 }
 

@@ -33,7 +33,9 @@ type model struct {
 	oldest    uint64
 	salts     *rand.Rand
 	failWrite int // fail the n-th write from now; 0 never
+	segment   int64
 	limit     int64
+	ceiling   int64 // what the files may take: the limit, or what there was when it was set, less what has gone since
 	target    int
 }
 
@@ -55,7 +57,7 @@ func (m *model) options() Options {
 		}
 		return nil
 	})
-	return Options{FS: fs, Dir: "/pool/journal", GroupID: [16]byte{1}, SegmentBytes: testSegmentBytes, FreeTarget: m.target,
+	return Options{FS: fs, Dir: "/pool/journal", GroupID: [16]byte{1}, SegmentBytes: m.segment, FreeTarget: m.target,
 		HardLimitBytes: m.limit, StartOrdinal: m.headAt(m.released), OldestSegment: m.oldest,
 		MinDurableOrdinal: m.headAt(m.released), Rand: m.salts.Uint64}
 }
@@ -93,7 +95,7 @@ func (m *model) Append(t *rapid.T) {
 	h := Header{Kind: kind, Volume: uint32(len(m.records)), Offset: 4096, Length: 512, UnixNanos: int64(len(m.records))}
 	var data []byte
 	if kind.HasData() {
-		n := rapid.SampledFrom([]int{0, 1, 64, 4096, 10000, 30000}).Draw(t, "bytes")
+		n := rapid.SampledFrom([]int{0, 1, 64, 4096, 10000, 30000, 70000}).Draw(t, "bytes")
 		data = bytes.Repeat([]byte{byte(len(m.records))}, n)
 	}
 	if kind == KindSyncBegin {
@@ -171,6 +173,16 @@ func (m *model) Release(t *rapid.T) {
 	if err := m.j.Release(through); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Resize changes the segments to come and the limit of all.
+func (m *model) Resize(t *rapid.T) {
+	m.segment = rapid.SampledFrom([]int64{testSegmentBytes, testSegmentBytes + segmentHeaderBytes, 2 * testSegmentBytes}).Draw(t, "segment")
+	m.limit = rapid.SampledFrom([]int64{0, 4, 6, 20}).Draw(t, "limit") * testSegmentBytes
+	if err := m.j.SetLimits(m.segment, m.limit); err != nil {
+		t.Fatal(err)
+	}
+	m.ceiling = max(m.limit, m.j.TotalBytes())
 }
 
 // Kill ends the process: everything that was appended is still there.
@@ -252,23 +264,26 @@ func (m *model) invariants(t *rapid.T) {
 	if got := m.j.Durable(); got != m.headAt(m.synced) {
 		t.Fatalf("durable %d, want %d", got, m.headAt(m.synced))
 	}
-	if n := m.j.TotalBytes(); n < m.j.UsedBytes() || m.limit > 0 && n > m.limit {
-		t.Fatalf("total %d used %d limit %d", n, m.j.UsedBytes(), m.limit)
+	n := m.j.TotalBytes()
+	if n < m.j.UsedBytes() || m.limit > 0 && n > m.ceiling {
+		t.Fatalf("total %d used %d limit %d ceiling %d", n, m.j.UsedBytes(), m.limit, m.ceiling)
 	}
+	m.ceiling = max(m.limit, min(m.ceiling, n))
 }
 
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{t: t, mem: vfs.NewMem(), salts: rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "salts"), 0)),
-			target: rapid.IntRange(0, 2).Draw(t, "target")}
+			target: rapid.IntRange(0, 2).Draw(t, "target"), segment: testSegmentBytes}
 		if rapid.Bool().Draw(t, "limited") {
 			m.limit = 6 * testSegmentBytes
 		}
+		m.ceiling = m.limit
 		m.open(0)
 		defer func() { m.j.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.Append, "append2": m.Append, "append3": m.Append, "append4": m.Append, "sync": m.Sync, "roll": m.Roll,
-			"prepare": m.Prepare, "release": m.Release, "kill": m.Kill, "crash": m.Crash, "check": m.Check, "": m.invariants,
+			"prepare": m.Prepare, "resize": m.Resize, "release": m.Release, "kill": m.Kill, "crash": m.Crash, "check": m.Check, "": m.invariants,
 		})
 	})
 }

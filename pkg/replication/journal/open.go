@@ -86,16 +86,17 @@ func Open(o Options) (*Journal, error) {
 	j.end, j.durableEnd, j.prev = sc.end, sc.end, prev
 	j.chain = sc.chainCRC
 	for _, d := range sc.chain {
-		j.live = append(j.live, &segment{name: d.name, f: d.f, hdr: d.hdr, end: d.end, last: d.last, synced: d.end, sealed: true, index: d.index})
+		j.live = append(j.live, &segment{name: d.name, f: d.f, size: d.size, hdr: d.hdr, end: d.end, last: d.last, synced: d.end, sealed: true, index: d.index})
 		d.f = nil
 	}
 	for _, d := range sc.rest {
 		if d.f == nil {
 			continue
 		}
-		s := &segment{name: d.name, f: d.f}
+		s := &segment{name: d.name, f: d.f, size: d.size}
 		d.f = nil
-		if d.size == o.SegmentBytes {
+		// A power loss can bring back files that had been removed for the limit's sake.
+		if d.size == o.SegmentBytes && (o.HardLimitBytes == 0 || j.totalLocked()+s.size <= o.HardLimitBytes) {
 			j.free = append(j.free, s)
 		} else {
 			j.remove(s)

@@ -10,38 +10,50 @@ import (
 // zeroChunk is the unit in which new segments are filled.
 var zeroChunk [1 << 20]byte
 
-// takeFree returns a segment file for nextSegment: from the pool, or a new one if the limit allows.
-func (j *Journal) takeFree() (*segment, error) {
+// takeFree returns a segment file for a record of need bytes: from the pool, or a new one if the limit allows. A record that
+// is too large for the journal's segments, one of a peer or of the time before SetLimits, gets a file of its own size.
+func (j *Journal) takeFree(need int64) (*segment, error) {
 	j.mu.Lock()
+	size := max(j.o.SegmentBytes, segmentHeaderBytes+(need+segmentHeaderBytes-1)/segmentHeaderBytes*segmentHeaderBytes)
 	limit := j.o.HardLimitBytes
-	if limit > 0 && j.usedLocked()+j.o.SegmentBytes > limit {
+	if limit > 0 && j.usedLocked()+size > limit {
 		j.mu.Unlock()
 		return nil, ErrFull
 	}
-	if len(j.free) > 0 {
+	if len(j.free) > 0 && size == j.o.SegmentBytes {
 		s := j.free[0]
 		j.free = append(j.free[:0], j.free[1:]...)
 		j.mu.Unlock()
 		return s, nil
 	}
-	name, err := j.reserveLocked()
+	var drop []*segment
+	if size > j.o.SegmentBytes && limit > 0 { // free segments are no reason to refuse it
+		for len(j.free) > 0 && j.totalLocked()+size > limit {
+			drop = append(drop, j.free[0])
+			j.free = append(j.free[:0], j.free[1:]...)
+		}
+	}
+	name, err := j.reserveLocked(size)
 	j.mu.Unlock()
+	for _, s := range drop {
+		j.remove(s)
+	}
 	if err != nil {
 		return nil, err
 	}
-	s, err := j.create(name, false)
+	s, err := j.create(name, size, false)
 	j.mu.Lock()
-	j.creating--
+	j.creating -= size
 	j.mu.Unlock()
-	return s, err
+	return s, err // appends are one at a time: nobody was refused for this one's sake
 }
 
 // reserveLocked sets room for one more file aside, and names it.
-func (j *Journal) reserveLocked() (string, error) {
-	if j.o.HardLimitBytes > 0 && j.totalLocked()+j.o.SegmentBytes > j.o.HardLimitBytes {
+func (j *Journal) reserveLocked(size int64) (string, error) {
+	if j.o.HardLimitBytes > 0 && j.totalLocked()+size > j.o.HardLimitBytes {
 		return "", ErrFull
 	}
-	j.creating++
+	j.creating += size
 	name := fmt.Sprintf("%08d.seg", j.nextName)
 	j.nextName++
 	return j.o.path(name), nil
@@ -50,14 +62,14 @@ func (j *Journal) reserveLocked() (string, error) {
 // create makes a segment file whose size and name are durable before anything is in it, so that a file shorter than its
 // header says is damage and nothing else. With fill, its blocks are written, too: an fdatasync after a write into blocks
 // that were only preallocated has to commit their conversion as metadata.
-func (j *Journal) create(name string, fill bool) (_ *segment, err error) {
+func (j *Journal) create(name string, size int64, fill bool) (_ *segment, err error) {
 	f, err := j.o.FS.Create(name)
 	if err != nil {
 		return nil, fmt.Errorf("journal: creating segment %s: %w", name, err)
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("journal: creating segment %s of %d bytes: %w", name, j.o.SegmentBytes, err)
+			err = fmt.Errorf("journal: creating segment %s of %d bytes: %w", name, size, err)
 			_ = f.Close()
 			if rerr := j.o.FS.Remove(name); rerr != nil {
 				klog.ErrorS(rerr, "Cannot remove a segment file that could not be created; the next open removes it", "file", name)
@@ -65,11 +77,11 @@ func (j *Journal) create(name string, fill bool) (_ *segment, err error) {
 		}
 	}()
 	// Preallocated even if it is filled: the file system then finds the space in one piece, or says at once that it is full.
-	if err := f.Preallocate(0, j.o.SegmentBytes); err != nil {
+	if err := f.Preallocate(0, size); err != nil {
 		return nil, err
 	}
-	for off := int64(0); fill && off < j.o.SegmentBytes; off += int64(len(zeroChunk)) {
-		if _, err := f.WriteAt(zeroChunk[:min(int64(len(zeroChunk)), j.o.SegmentBytes-off)], off); err != nil {
+	for off := int64(0); fill && off < size; off += int64(len(zeroChunk)) {
+		if _, err := f.WriteAt(zeroChunk[:min(int64(len(zeroChunk)), size-off)], off); err != nil {
 			return nil, err
 		}
 	}
@@ -79,7 +91,7 @@ func (j *Journal) create(name string, fill bool) (_ *segment, err error) {
 	if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
 		return nil, err
 	}
-	return &segment{name: name, f: f}, nil
+	return &segment{name: name, f: f, size: size}, nil
 }
 
 // Prepare creates segments until FreeTarget are ready or HardLimitBytes is reached, so that Append does not have to
@@ -98,18 +110,18 @@ func (j *Journal) Prepare() error {
 			j.mu.Unlock()
 			return nil
 		}
-		name, err := j.reserveLocked()
+		size := j.o.SegmentBytes
+		name, err := j.reserveLocked(size)
 		j.mu.Unlock()
 		if errors.Is(err, ErrFull) {
 			return nil
 		}
-		s, err := j.create(name, true)
+		s, err := j.create(name, size, true)
 		j.mu.Lock()
-		j.creating--
+		j.creating -= size
 		closed := j.closed
-		if err == nil && !closed {
-			j.free = append(j.free, s)
-		}
+		other := err == nil && !closed && !j.recycleLocked(s) // SetLimits came between
+		j.tellRoomLocked()
 		j.mu.Unlock()
 		if err != nil {
 			return err
@@ -117,6 +129,9 @@ func (j *Journal) Prepare() error {
 		if closed {
 			_ = s.f.Close()
 			return ErrClosed
+		}
+		if other {
+			j.remove(s)
 		}
 	}
 }
@@ -144,7 +159,7 @@ func (j *Journal) Release(through uint64) error {
 		n++
 		s.released = true
 		if s.pins > 0 {
-			j.retired++
+			j.retired += s.size
 		} else if !j.recycleLocked(s) {
 			drop = append(drop, s)
 		}
@@ -159,11 +174,58 @@ func (j *Journal) Release(through uint64) error {
 
 // recycleLocked puts a released segment into the pool, and reports false if its file has another size than new ones.
 func (j *Journal) recycleLocked(s *segment) bool {
-	if s.hdr.segmentBytes != j.o.SegmentBytes {
+	if s.size != j.o.SegmentBytes {
 		return false
 	}
 	j.free = append(j.free, s)
 	return true
+}
+
+// giveBack puts a segment that was taken and not used into the pool.
+func (j *Journal) giveBack(s *segment) {
+	j.mu.Lock()
+	ok := j.recycleLocked(s)
+	j.mu.Unlock()
+	if !ok {
+		j.remove(s)
+	}
+}
+
+// SetLimits changes the size of the segments that are made from now on, and the limit of all together. What is there stays
+// until it is released, also where it is more than the new limit: appends then get ErrFull until enough was released. The
+// segment that is written to ends here if it has another size, so that it can be.
+func (j *Journal) SetLimits(segmentBytes, hardLimitBytes int64) error {
+	j.appendMu.Lock()
+	defer j.appendMu.Unlock()
+	j.mu.Lock()
+	next := j.o
+	next.SegmentBytes, next.HardLimitBytes = segmentBytes, hardLimitBytes
+	err := next.check()
+	if j.closed {
+		err = ErrClosed
+	}
+	if err != nil {
+		j.mu.Unlock()
+		return err
+	}
+	j.o.SegmentBytes, j.o.HardLimitBytes = segmentBytes, hardLimitBytes
+	if cur := j.currentLocked(); cur != nil && cur.size != segmentBytes {
+		cur.sealed = true
+	}
+	var drop, keep []*segment
+	for _, s := range j.free {
+		if s.size == segmentBytes && (hardLimitBytes == 0 || j.usedLocked()+int64(len(keep)+1)*segmentBytes <= hardLimitBytes) {
+			keep = append(keep, s)
+		} else {
+			drop = append(drop, s)
+		}
+	}
+	j.free = keep
+	j.mu.Unlock()
+	for _, s := range drop {
+		j.remove(s)
+	}
+	return nil
 }
 
 // remove deletes the file of a segment that no list has any more. A failure costs space only: the next open finds it.

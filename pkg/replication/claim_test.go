@@ -1,0 +1,61 @@
+package replication
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// What a volume is in Kubernetes goes to the peer with it: a failover has to know whose volumes it opens.
+func TestClaimTravels(t *testing.T) {
+	_, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 0, 1<<20, nil)
+	claim := &blockdev.ClaimRecord{Name: "orders", Namespace: "shop", Volume: "pvc-1", Block: true}
+	rec, err := a.pool.Create(blockdev.VolumeRecord{
+		ID: "v0", Name: "pvc-1", SizeBytes: 1 << 20, Replicable: true, Order: blockdev.OrderFlush, Claim: claim,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.AddVolume(rec, nil); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, volumeOf(t, g, "v0"), 0, block('a', 4096))
+	mustFlush(t, volumeOf(t, g, "v0"))
+	copied := caughtUp(t, g, b)
+	stored, err := b.pool.Get("v0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(claim, stored.Claim); diff != "" {
+		t.Errorf("the copy's record: %s", diff)
+	}
+	for site, group := range map[string]*Group{"site-a": g, "site-b": copied} {
+		v := group.Status().GetVolumes()[0]
+		if v.GetClaimName() != "orders" || v.GetClaimNamespace() != "shop" || v.GetPersistentVolume() != "pvc-1" || !v.GetBlock() {
+			t.Errorf("%s: %v", site, v)
+		}
+	}
+}
+
+func TestDescribeClaims(t *testing.T) {
+	volumes := []*sidecarpb.VolumeStatus{{VolumeId: "wanted"}, {VolumeId: "made"}, {VolumeId: "damaged"}, {VolumeId: "left"}, {VolumeId: "unknown"}}
+	describeClaims(volumes, []core.Member{
+		{VolumeID: "wanted", FSType: "ext4", Claim: []byte(`{"name":"a","namespace":"n","volume":"pv"}`)},
+		{VolumeID: "made", FSType: "ext4", Format: []byte(`{"state":"formatted","fsType":"xfs"}`)},
+		{VolumeID: "damaged", FSType: "ext4", Format: []byte(`{`), Claim: []byte(`7`)},
+		{VolumeID: "left", FSType: "ext4", Removed: true},
+	})
+	want := []*sidecarpb.VolumeStatus{
+		{VolumeId: "wanted", FsType: "ext4", ClaimName: "a", ClaimNamespace: "n", PersistentVolume: "pv"},
+		{VolumeId: "made", FsType: "xfs"}, {VolumeId: "damaged", FsType: "ext4"}, {VolumeId: "left"}, {VolumeId: "unknown"},
+	}
+	if diff := cmp.Diff(want, volumes, protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+}

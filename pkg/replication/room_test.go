@@ -1,0 +1,85 @@
+package replication
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// A writer waits for room while every segment that was released is still being read. When the readers are done the writer
+// goes on, though nothing is left to release.
+func TestWriterGoesOnWhenReadersAreDone(t *testing.T) {
+	var armed atomic.Bool
+	entered, end := make(chan struct{}), make(chan struct{})
+	endReads := sync.OnceFunc(func() { close(end) })
+	s := newTestSite(t, link.NewNetwork(nil), "site-a", func(c *Config) {
+		c.CommitInterval = time.Hour
+		c.FS = vfs.NewErrFS(c.FS, func(op vfs.Op, name string) error {
+			if op == vfs.OpRead && strings.HasSuffix(name, ".seg") && armed.Load() {
+				entered <- struct{}{}
+				<-end
+			}
+			return nil
+		})
+	})
+	g := s.createGroup("shop", "", 1, 64<<20, nil)
+	v := volumeOf(t, g, "v0")
+	limit := 2 * int64(MinJournalBytes) // as journalLimits has it
+	p := block('x', int(g.maxRecordBytes()))
+	var written int64
+	for g.journal.UsedBytes() < limit { // nothing is durable, so nothing is applied or released
+		mustWrite(t, v, written, p)
+		written += int64(len(p))
+	}
+	t.Cleanup(endReads) // before the site's own, which waits for the readers
+	g.applyMu.Lock()    // apply reads segments, too, and must not be one of those that wait
+	armed.Store(true)
+	read := make(chan error, int(written)/len(p))
+	readers := int(written) / len(p)
+	for i := range readers {
+		go func() {
+			_, err := v.ReadAt(make([]byte, 1), int64(i*len(p)))
+			read <- err
+		}()
+		<-entered
+	}
+	armed.Store(false)
+	g.applyMu.Unlock()
+	mustFlush(t, v)
+	waited := make(chan error, 1)
+	go func() {
+		for range 2 * g.segBytes.Load() / int64(len(p)) { // more than the last segment has room for
+			if _, err := v.WriteAt(p, 0); err != nil {
+				waited <- err
+				return
+			}
+		}
+		waited <- nil
+	}()
+	eventually(t, "all that is sealed was released", func() bool { return len(g.journal.Segments()) == 1 })
+	time.Sleep(5 * g.cfg.ApplyInterval) // the writer is refused for the last time
+	select {
+	case err := <-waited:
+		t.Errorf("the writer found room (%v): the test shows nothing", err)
+	default:
+	}
+	endReads()
+	for range readers {
+		if err := <-read; err != nil {
+			t.Error(err)
+		}
+	}
+	select {
+	case err := <-waited:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the writer waits for ever")
+	}
+}

@@ -1,0 +1,202 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+// MinShipBytesPerSecond is the least bound of what is sent to a peer: below it one batch would take longer than the peer is
+// given to answer.
+const MinShipBytesPerSecond = 64 << 10
+
+// MaxRPOTargetMillis is the largest RPO target: a year.
+const MaxRPOTargetMillis = 365 * 24 * 3600 * 1000
+
+// checkSettings says what no group can be set to.
+func checkSettings(name string, s core.Settings) error {
+	switch {
+	case s.JournalSizeBytes < MinJournalBytes || s.JournalSizeBytes > MaxJournalBytes:
+		return fmt.Errorf("%w: group %s: journal size %d, must be from %d to %d bytes", ErrInvalid, name, s.JournalSizeBytes, int64(MinJournalBytes), int64(MaxJournalBytes))
+	case s.JournalFull != core.PolicyTrack && s.JournalFull != core.PolicyStall:
+		return fmt.Errorf("%w: group %s: journal-full %q, must be %s or %s", ErrInvalid, name, s.JournalFull, core.PolicyTrack, core.PolicyStall)
+	case s.RPOTargetMillis < 0 || s.RPOTargetMillis > MaxRPOTargetMillis:
+		return fmt.Errorf("%w: group %s: RPO target %d ms, must be from 0 (none) to %d", ErrInvalid, name, s.RPOTargetMillis, int64(MaxRPOTargetMillis))
+	case s.ShipBytesPerSecond != 0 && s.ShipBytesPerSecond < MinShipBytesPerSecond:
+		return fmt.Errorf("%w: group %s: ship rate %d bytes/s, must be 0 (no bound) or at least %d", ErrInvalid, name, s.ShipBytesPerSecond, MinShipBytesPerSecond)
+	}
+	return nil
+}
+
+// journalLimits is what a journal's size and policy mean in segments: how large they are, and how much all of them are.
+func journalLimits(m *core.Meta) (segmentBytes, hardLimit int64) {
+	segmentBytes = segmentBytesFor(m.JournalSizeBytes)
+	return segmentBytes, max(m.JournalLimitBytes(), 4*segmentBytes)
+}
+
+// Change is what is to change of a group's settings; nil stays as it is.
+type Change struct {
+	// Peer: empty for none. Another peer has no PeerAddress unless one is given, too.
+	Peer, PeerAddress  *string
+	JournalSizeBytes   *int64
+	JournalFull        *core.Policy
+	RPOTargetMillis    *int64
+	ShipBytesPerSecond *int64
+}
+
+func (c *Change) apply(s core.Settings) core.Settings {
+	if c.Peer != nil && *c.Peer != s.Peer {
+		s.Peer, s.PeerAddress = *c.Peer, ""
+	}
+	set(&s.PeerAddress, c.PeerAddress)
+	set(&s.JournalSizeBytes, c.JournalSizeBytes)
+	set(&s.JournalFull, c.JournalFull)
+	set(&s.RPOTargetMillis, c.RPOTargetMillis)
+	set(&s.ShipBytesPerSecond, c.ShipBytesPerSecond)
+	return s
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// Modify changes settings of a group that works, and returns when they are durable and count. Writers do not wait for it;
+// those that wait for room in the journal look again. Repeating it is not an error.
+//
+// group.json decides: a crash before it is written leaves the old settings, one behind it the new ones, which the next open
+// puts into effect.
+func (g *Group) Modify(c Change) error {
+	g.settingsMu.Lock()
+	defer g.settingsMu.Unlock()
+	g.mu.Lock()
+	before := g.core.Meta.Settings()
+	g.mu.Unlock()
+	next := c.apply(before)
+	if err := checkSettings(g.Name(), next); err != nil {
+		return err
+	}
+	switch {
+	case next.Peer == g.cfg.Site:
+		return fmt.Errorf("%w: group %s: %s cannot replicate to itself", ErrInvalid, g.Name(), next.Peer)
+	case next.Peer == "" && next.PeerAddress != "":
+		return fmt.Errorf("%w: group %s: an address of the remote site needs a remote site", ErrInvalid, g.Name())
+	case next.Peer == "" && next.JournalFull == core.PolicyStall:
+		return fmt.Errorf("%w: group %s: journal-full stall needs a remote site; set journal-full to track as well", core.ErrPrecondition, g.Name())
+	}
+	if err := g.configure(core.Configured{Settings: next}, before); err != nil {
+		return err
+	}
+	if next != before {
+		klog.InfoS("Group changed", "group", g.Name(), "from", before, "to", next)
+	}
+	return nil
+}
+
+// configure changes settings, durably first, and puts them into effect. The caller holds settingsMu.
+//
+// A stream to the peer has ended before another peer's name is in group.json: what the old one acknowledges after that must
+// not count for the new one.
+func (g *Group) configure(e core.Configured, before core.Settings) error {
+	next := e.Settings
+	if next == before {
+		return nil
+	}
+	if g.ctx.Err() != nil {
+		return ErrClosed
+	}
+	if next.Peer != before.Peer || next.PeerAddress != before.PeerAddress {
+		defer g.holdLink()()
+	}
+	if err := g.changeSettings(e, before); err != nil {
+		return err
+	}
+	g.applyLimits()
+	if next.JournalSizeBytes != before.JournalSizeBytes || next.RPOTargetMillis != before.RPOTargetMillis {
+		g.restartLink() // the peer hears of them in Hello
+	}
+	g.shipWork.send()
+	return nil
+}
+
+func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
+	g.membersMu.Lock() // whoever changes a member writes the peer into its volume's record
+	defer g.membersMu.Unlock()
+	if bug.Enabled(bug.ModifyVolatile) {
+		g.mu.Lock()
+		_, err := g.core.Step(e)
+		g.mu.Unlock()
+		return err
+	}
+	if _, err := g.step(e, nil); err != nil {
+		return err
+	}
+	if e.Settings.Peer == before.Peer {
+		return nil
+	}
+	// The old peer's; a new one gets everything (SyncNever).
+	g.mapMu.Lock()
+	g.pending, g.inFlight, g.syncEnd = changemap.New(), nil, 0
+	g.mapMu.Unlock()
+	g.progress.doneBytes.Store(0)
+	g.progress.totalBytes.Store(0)
+	if err := g.saveChangeMap(); err != nil {
+		klog.ErrorS(err, "The change map of the old peer stays on disk; it does no harm", "group", g.Name())
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.alignPool()
+}
+
+// applyLimits brings the journal to its configured size. What does not fit any more goes first, as under pressure.
+func (g *Group) applyLimits() {
+	g.mu.Lock()
+	segmentBytes, hardLimit := journalLimits(&g.core.Meta)
+	g.mu.Unlock()
+	g.segBytes.Store(segmentBytes)
+	if err := g.journal.SetLimits(segmentBytes, hardLimit); err != nil && !errors.Is(err, journal.ErrClosed) {
+		g.fail(err) // not a size that checkSettings lets through
+	}
+	g.trimWork.send()
+	g.wakeWriters()
+}
+
+// follow takes over what a primary says of the group's settings. What it says wrong is not taken: replication does not
+// depend on it.
+func (g *Group) follow(hello *linkpb.Hello) {
+	g.settingsMu.Lock()
+	defer g.settingsMu.Unlock()
+	g.mu.Lock()
+	before := g.core.Meta.Settings()
+	g.mu.Unlock()
+	next := before
+	if hello.JournalSizeBytes != 0 {
+		next.JournalSizeBytes = hello.JournalSizeBytes
+	}
+	next.RPOTargetMillis = hello.RpoTargetMillis
+	err := checkSettings(g.Name(), next)
+	if err == nil {
+		err = g.configure(core.Configured{Settings: next, FromPeer: true}, before)
+	}
+	if err != nil {
+		klog.ErrorS(err, "The primary's settings are not taken over", "group", g.Name())
+	}
+}
+
+// accepted reports whether a primary is followed.
+func accepted(actions []core.Action) bool {
+	for _, a := range actions {
+		if _, ok := a.(core.SendWelcome); ok {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,120 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
+	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// ModifyGroup implements sidecarpb.SidecarServer. It does not wait for volumes that are attached or moved meanwhile.
+func (s *Service) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
+	g, err := s.opts.Site.Group(r.Name)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	change := replication.Change{
+		Peer: r.Remote, PeerAddress: r.RemoteAddress, JournalSizeBytes: r.JournalSizeBytes,
+		RPOTargetMillis: r.RpoTargetMillis, ShipBytesPerSecond: r.ShipBytesPerSecond,
+	}
+	if r.JournalFull != nil {
+		policy := policyOf(*r.JournalFull)
+		change.JournalFull = &policy
+	}
+	if err := g.Modify(change); err != nil {
+		return nil, toStatus(err)
+	}
+	return &sidecarpb.ModifyGroupResponse{Status: g.Status()}, nil
+}
+
+func policyOf(p sidecarpb.JournalFull) core.Policy {
+	if p == sidecarpb.JournalFull_JOURNAL_FULL_STALL {
+		return core.PolicyStall
+	}
+	return core.PolicyTrack
+}
+
+// ModifyVolume implements sidecarpb.SidecarServer.
+func (s *Service) ModifyVolume(_ context.Context, r *sidecarpb.ModifyVolumeRequest) (*sidecarpb.ModifyVolumeResponse, error) {
+	s.attachMu.Lock()
+	defer s.attachMu.Unlock()
+	rec, err := s.opts.Pool.Get(r.VolumeId)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	if !rec.Replicable {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not replicable: its I/O does not come by here", rec.ID)
+	}
+	if r.Order != nil {
+		if err := s.setOrder(rec, blockdev.Order(*r.Order)); err != nil {
+			return nil, toStatus(err)
+		}
+	}
+	if r.IoBytesPerSecond != nil || r.Iops != nil {
+		if err := s.setLimits(rec.ID, r.IoBytesPerSecond, r.Iops); err != nil {
+			return nil, toStatus(err)
+		}
+	}
+	return &sidecarpb.ModifyVolumeResponse{}, nil
+}
+
+// setLimits changes those limits of a volume's I/O that are given, also while it is attached.
+func (s *Service) setLimits(id string, bytesPerSecond, iops *int64) error {
+	if (bytesPerSecond != nil && *bytesPerSecond < 0) || (iops != nil && *iops < 0) {
+		return status.Errorf(codes.InvalidArgument, "volume %s: a limit of its I/O is negative: 0 is no limit", id)
+	}
+	rec, err := s.opts.Pool.Update(id, func(r *blockdev.VolumeRecord) error {
+		if bytesPerSecond != nil {
+			r.IOBytesPerSecond = *bytesPerSecond
+		}
+		if iops != nil {
+			r.IOPS = *iops
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if a := s.attached[id]; a != nil {
+		a.shim.SetLimits(limitsOf(rec))
+	}
+	return nil
+}
+
+func limitsOf(rec *blockdev.VolumeRecord) shim.Limits {
+	return shim.Limits{BytesPerSecond: rec.IOBytesPerSecond, OperationsPerSecond: rec.IOPS}
+}
+
+// setOrder changes the record first: it decides how the volume is attached next, and the group's members repeat it.
+func (s *Service) setOrder(rec *blockdev.VolumeRecord, order blockdev.Order) error {
+	switch {
+	case order != blockdev.OrderFlush && order != blockdev.OrderAck:
+		return status.Errorf(codes.InvalidArgument, "volume %s: order %q is neither %s nor %s", rec.ID, order, blockdev.OrderFlush, blockdev.OrderAck)
+	case rec.Secondary:
+		return status.Errorf(codes.FailedPrecondition, "volume %s is a secondary copy: its order is its primary's", rec.ID)
+	case order != rec.Order && s.attached[rec.ID] != nil:
+		return status.Errorf(codes.FailedPrecondition, "volume %s is attached, and its order decides how: unstage it first", rec.ID)
+	}
+	_, err := s.opts.Pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
+		r.Order = order
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	group, err := s.opts.Site.GroupOf(rec.ID)
+	if errors.Is(err, replication.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return group.SetOrder(rec.ID, order)
+}
