@@ -27,9 +27,6 @@ const (
 	maxNameBytes = 128
 	// volumeIDPrefix makes a volume id recognisable in logs and mount tables.
 	volumeIDPrefix = "vol-"
-	// listTokenPrefix is followed by the id of the last volume of the page before. Volumes are listed by id, so a token
-	// stays good when volumes come and go between pages.
-	listTokenPrefix = "after:"
 )
 
 type controllerServer struct {
@@ -44,8 +41,16 @@ func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.Contr
 	for _, t := range []csi.ControllerServiceCapability_RPC_Type{
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
+		csi.ControllerServiceCapability_RPC_GET_VOLUME,
+		csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
+		csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
+		csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+		csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
+		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.ControllerServiceCapability_RPC_MODIFY_VOLUME,
 	} {
 		capabilities = append(capabilities, &csi.ControllerServiceCapability{Type: &csi.ControllerServiceCapability_Rpc{
 			Rpc: &csi.ControllerServiceCapability_RPC{Type: t},
@@ -57,54 +62,59 @@ func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.Contr
 // createRequest is a validated CreateVolumeRequest.
 type createRequest struct {
 	name      string
-	params    volumeParameters
-	fsType    string // as asked for; empty when the CO leaves it to the driver
+	params    volumeParameters // of the class alone, which a repetition is compared by
+	effective volumeParameters // with the mutable parameters over them
+	fsType    string           // as asked for; empty when the CO leaves it to the driver
 	sizeBytes int64
 	capacity  *csi.CapacityRange
 	own       map[string]string // the parameters under ParameterPrefix, as given
+	mutable   map[string]string
+	claim     *blockdev.ClaimRecord
+
+	block     bool  // raw block only
+	least     int64 // bytes
+	source    *blockdev.ContentSource
+	elsewhere bool // the CO names nodes
 }
 
 func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
-	r := createRequest{name: req.GetName(), capacity: req.GetCapacityRange(), own: map[string]string{}}
+	r := createRequest{name: req.GetName(), capacity: req.GetCapacityRange()}
 	switch {
 	case r.name == "":
 		return r, status.Error(codes.InvalidArgument, "volume name is missing")
 	case len(r.name) > maxNameBytes:
 		return r, status.Errorf(codes.InvalidArgument, "volume name has %d bytes, more than %d", len(r.name), maxNameBytes)
-	case req.GetVolumeContentSource() != nil:
-		return r, status.Errorf(codes.InvalidArgument,
-			"volume %q: content sources are not supported: neither CLONE_VOLUME nor CREATE_DELETE_SNAPSHOT is among the capabilities", r.name)
-	case len(req.GetMutableParameters()) > 0:
-		return r, status.Errorf(codes.InvalidArgument,
-			"volume %q: mutable parameters are not supported: MODIFY_VOLUME is not among the capabilities", r.name)
 	}
 	fsType, block, err := parseCapabilities(req.GetVolumeCapabilities())
 	if err != nil {
 		return r, err
 	}
-	if r.params, err = parseParameters(req.GetParameters()); err != nil {
+	parameters, err := parseCreation(req)
+	if err != nil {
 		return r, err
 	}
+	r.params, r.effective = parameters.class, parameters.effective
 	if r.fsType, err = chooseFSType(fsType, r.params.FSType); err != nil {
 		return r, err
 	}
-	least := minBlockSizeBytes
+	r.claim = claimOf(req.GetParameters(), block)
+	r.block, r.least = block, minBlockSizeBytes
 	if !block {
-		least = minSizeBytes[orDefault(r.fsType)]
+		r.least = minSizeBytes[orDefault(r.fsType)]
 	}
-	if r.sizeBytes, err = sizeFor(r.capacity, least); err != nil {
+	if r.sizeBytes, err = sizeFor(r.capacity, r.least); err != nil {
 		return r, err
 	}
-	for key, value := range req.GetParameters() {
-		if strings.HasPrefix(key, ParameterPrefix) {
-			r.own[key] = value
-		}
+	if r.source, err = parseContentSource(req.GetVolumeContentSource()); err != nil {
+		return r, err
 	}
+	r.elsewhere = len(req.GetAccessibilityRequirements().GetRequisite()) > 0
+	r.own, r.mutable = ownOf(parameters.given), req.GetMutableParameters()
 	if !s.d.accessible(req.GetAccessibilityRequirements()) {
 		return r, status.Errorf(codes.ResourceExhausted,
 			"volume %q cannot be on any of the nodes asked for: this driver makes volumes on node %q only", r.name, s.d.opts.NodeID)
 	}
-	if r.params.Replicable && s.d.sidecar == nil {
+	if r.effective.Replicable && s.d.sidecar == nil {
 		return r, errNoSidecar
 	}
 	return r, nil
@@ -157,8 +167,13 @@ func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolu
 		if rec, err = s.create(r); err != nil {
 			return nil, err
 		}
-	} else if err := compatible(rec, r); err != nil {
-		return nil, err
+	} else {
+		if err := compatible(rec, r); err != nil {
+			return nil, err
+		}
+		if err := sameCreation(rec, r); err != nil {
+			return nil, err
+		}
 	}
 	// DeleteVolume is guarded by id.
 	doneID, err := s.d.inflight.begin(rec.ID, "CreateVolume")
@@ -166,11 +181,25 @@ func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolu
 		return nil, err
 	}
 	defer doneID()
-	if err := s.d.joinGroup(ctx, rec, r.params); err != nil {
+	if rec.Source != nil {
+		created = created || rec.State == blockdev.VolumeCreating // no call has succeeded yet
+		err = s.d.fill(ctx, rec)
+	}
+	if err == nil && rec.Parameters[modifiedKey] != "" {
+		return &csi.CreateVolumeResponse{Volume: s.volume(rec)}, nil
+	}
+	if err == nil {
+		// By its record, which says what was asked for first: an earlier call may have come to the group without an answer.
+		var made volumeParameters
+		if made, err = madeWith(rec); err == nil {
+			err = s.d.joinGroup(ctx, rec, made)
+		}
+	}
+	if err != nil {
 		if created && !mayHaveHappened(err) {
 			// The CO takes the error as final and will never ask for the volume's deletion.
 			if derr := s.d.destroy(ctx, rec); derr != nil {
-				klog.ErrorS(derr, "A volume that could not join its group stays; delete it by its id", "volume", rec.ID, "name", r.name)
+				klog.ErrorS(derr, "A volume that could not be completed stays; delete it by its id", "volume", rec.ID, "name", r.name)
 			}
 		}
 		return nil, err
@@ -201,28 +230,42 @@ func (s *controllerServer) findByName(name string) (*blockdev.VolumeRecord, erro
 }
 
 func (s *controllerServer) create(r createRequest) (*blockdev.VolumeRecord, error) {
-	available, err := s.d.availableBytes()
-	if err != nil {
-		return nil, err
-	}
-	if r.sizeBytes > available {
-		return nil, status.Errorf(codes.ResourceExhausted, "volume %q needs %d bytes, pool %s on node %s has %d",
-			r.name, r.sizeBytes, s.d.opts.PoolDir, s.d.opts.NodeID, available)
+	var c content
+	if r.source != nil {
+		var err error
+		if c, err = s.d.content(r.source, r.elsewhere); err == nil {
+			err = c.check(&r)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	rec := blockdev.VolumeRecord{
 		ID:               volumeIDPrefix + uuid.NewString(),
 		Name:             r.name,
 		SizeBytes:        r.sizeBytes,
-		Thick:            r.params.Thick,
-		Replicable:       r.params.Replicable,
-		Remote:           r.params.Remote,
+		Thick:            r.effective.Thick,
+		Replicable:       r.effective.Replicable,
+		Remote:           r.effective.Remote,
 		FSType:           r.fsType,
 		Parameters:       r.own,
+		Claim:            r.claim,
 		CreatedUnixNanos: time.Now().UnixNano(),
+
+		MutableParameters: r.mutable,
 	}
 	if rec.Replicable {
-		rec.Order = blockdev.Order(r.params.Order)
+		rec.Order = blockdev.Order(r.effective.Order)
+		rec.IOBytesPerSecond, rec.IOPS = r.effective.IOBytesPerSecond, r.effective.IOPS
 	}
+	if r.source != nil {
+		rec.State, rec.Source, rec.BlockSizeBytes = blockdev.VolumeCreating, r.source, c.blockSizeBytes
+	}
+	release, err := s.d.claimSpace(&rec, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	stored, err := s.d.pool.Create(rec)
 	if err != nil {
 		return nil, poolError("create", rec.ID, err)
@@ -245,9 +288,12 @@ func compatible(rec *blockdev.VolumeRecord, r createRequest) error {
 	if r.fsType != "" && orDefault(rec.FSType) != r.fsType {
 		return exists("is for %s, not %s", orDefault(rec.FSType), r.fsType)
 	}
-	stored, err := parseParameters(ownParameters(rec))
+	if describe(rec.Source) != describe(r.source) {
+		return exists("was made from %s, not from %s", describe(rec.Source), describe(r.source))
+	}
+	stored, err := parseRecorded(rec, ownParameters(rec))
 	if err != nil {
-		return status.Errorf(codes.Internal, "volume %s: parameters in its record: %s", rec.ID, status.Convert(err).Message())
+		return err
 	}
 	if stored.settings() != r.params.settings() {
 		return exists("was made with other parameters: %v, now %v", ownParameters(rec), r.own)
@@ -269,17 +315,19 @@ func (p volumeParameters) settings() volumeParameters {
 
 // ownParameters returns the StorageClass parameters a volume was made with, without the driver's own notes.
 func ownParameters(rec *blockdev.VolumeRecord) map[string]string {
-	own := maps.Clone(rec.Parameters)
+	return ownOf(rec.Parameters)
+}
+
+// ownOf returns the parameters under ParameterPrefix.
+func ownOf(params map[string]string) map[string]string {
+	own := maps.Clone(params)
 	maps.DeleteFunc(own, func(key, _ string) bool { return !strings.HasPrefix(key, ParameterPrefix) })
 	return own
 }
 
 func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
 	id := req.GetVolumeId()
-	if id == "" {
-		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
-	}
-	done, err := s.d.inflight.begin(id, "DeleteVolume")
+	done, err := s.d.beginCall("DeleteVolume", id)
 	if err != nil {
 		return nil, err
 	}
@@ -299,6 +347,9 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolu
 		return nil, err
 	} else if where != "" {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in use: %s; unpublish and unstage it first", id, where)
+	}
+	if why := s.d.beingCopied(id); why != "" {
+		return nil, status.Errorf(codes.Aborted, "volume %s: %s; it can be deleted when that is done: call again", id, why)
 	}
 	if err := s.d.destroy(ctx, rec); err != nil {
 		return nil, err
@@ -330,11 +381,15 @@ func (s *controllerServer) ValidateVolumeCapabilities(_ context.Context, req *cs
 		}
 	}
 	if len(req.GetParameters()) > 0 {
-		params, err := parseParameters(req.GetParameters())
+		parameters, err := expandParameters(req.GetParameters())
 		if err != nil {
 			return refuse(err)
 		}
-		r := createRequest{name: rec.Name, params: params, own: req.GetParameters()}
+		params, err := parseParameters(parameters)
+		if err != nil {
+			return refuse(err)
+		}
+		r := createRequest{name: rec.Name, params: params, own: parameters}
 		if err := compatible(rec, r); err != nil {
 			return refuse(err)
 		}
@@ -347,33 +402,43 @@ func (s *controllerServer) ValidateVolumeCapabilities(_ context.Context, req *cs
 }
 
 func (s *controllerServer) ListVolumes(_ context.Context, req *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
-	if req.GetMaxEntries() < 0 {
-		return nil, status.Errorf(codes.InvalidArgument, "max_entries %d is negative", req.GetMaxEntries())
-	}
-	after := ""
-	if token := req.GetStartingToken(); token != "" {
-		var ok bool
-		if after, ok = strings.CutPrefix(token, listTokenPrefix); !ok || after == "" {
-			return nil, status.Errorf(codes.Aborted, "starting_token %q is not one of this driver: list from the beginning", token)
-		}
+	page, err := parsePage(req.GetMaxEntries(), req.GetStartingToken())
+	if err != nil {
+		return nil, err
 	}
 	recs, err := s.d.records()
 	if err != nil {
 		return nil, err
 	}
-	// A secondary copy is not a volume that the CO could use or made.
-	recs = slices.DeleteFunc(recs, func(r *blockdev.VolumeRecord) bool { return r.Secondary || r.ID <= after })
+	// A secondary copy is not a volume that the CO could use or made, and of one that has no content yet it has not heard.
+	recs = slices.DeleteFunc(recs, func(r *blockdev.VolumeRecord) bool {
+		return r.Secondary || r.State == blockdev.VolumeCreating || r.ID <= page.after
+	})
 	slices.SortFunc(recs, func(a, b *blockdev.VolumeRecord) int { return strings.Compare(a.ID, b.ID) })
 
 	response := &csi.ListVolumesResponse{}
-	if n := int(req.GetMaxEntries()); n > 0 && n < len(recs) {
-		recs = recs[:n]
-		response.NextToken = listTokenPrefix + recs[n-1].ID
-	}
 	for _, rec := range recs {
+		if n := len(response.Entries); page.full(n) {
+			response.NextToken = page.token(response.Entries[n-1].GetVolume().GetVolumeId())
+			break
+		}
 		response.Entries = append(response.Entries, &csi.ListVolumesResponse_Entry{Volume: s.volume(rec)})
 	}
 	return response, nil
+}
+
+// ControllerGetVolume returns a volume, or NotFound. A secondary copy is returned too: it has an id that the CO of the other
+// site knows.
+func (s *controllerServer) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+	if req.GetVolumeId() == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	rec, err := s.d.volume(req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	// Nodes that a volume is published on are for plugins with LIST_VOLUMES_PUBLISHED_NODES; conditions have calls of their own.
+	return &csi.ControllerGetVolumeResponse{Volume: s.volume(rec), Status: &csi.ControllerGetVolumeResponse_VolumeStatus{}}, nil
 }
 
 func (s *controllerServer) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
@@ -395,13 +460,13 @@ func (s *controllerServer) GetCapacity(_ context.Context, req *csi.GetCapacityRe
 	if elsewhere || (params.Replicable && s.d.sidecar == nil) {
 		return &csi.GetCapacityResponse{}, nil
 	}
-	available, err := s.d.availableBytes()
+	available, most, err := s.d.room(params)
 	if err != nil {
 		return nil, err
 	}
 	return &csi.GetCapacityResponse{
 		AvailableCapacity: available,
-		MaximumVolumeSize: wrapperspb.Int64(available),
+		MaximumVolumeSize: wrapperspb.Int64(most),
 		MinimumVolumeSize: wrapperspb.Int64(least),
 	}, nil
 }
@@ -410,6 +475,7 @@ func (s *controllerServer) volume(rec *blockdev.VolumeRecord) *csi.Volume {
 	return &csi.Volume{
 		VolumeId:           rec.ID,
 		CapacityBytes:      rec.SizeBytes,
+		ContentSource:      contentSource(rec.Source),
 		AccessibleTopology: []*csi.Topology{s.d.topology()},
 	}
 }
@@ -448,6 +514,19 @@ func (d *Driver) records() ([]*blockdev.VolumeRecord, error) {
 		klog.ErrorS(err, "Some volume records cannot be read", "pool", d.opts.PoolDir)
 	}
 	return recs, nil
+}
+
+// update changes a volume's record durably and puts what it is then into rec. doing is for the error, a status error, after which rec is as before.
+func (d *Driver) update(rec *blockdev.VolumeRecord, doing string, change func(*blockdev.VolumeRecord)) error {
+	updated, err := d.pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
+		change(r)
+		return nil
+	})
+	if err != nil {
+		return poolError(doing, rec.ID, err)
+	}
+	*rec = *updated
+	return nil
 }
 
 // poolError gives an error of the pool the code that a CO acts on.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -15,23 +16,38 @@ import (
 )
 
 // killer kills a driver before the n-th thing it does to the machine, the pool's files or the replicator: from then on
-// everything fails for it, also what it does to clean up.
+// everything fails for it, also what it does to clean up, and what it does beside its calls.
 type killer struct {
-	left  int
-	armed bool // not while the driver starts: one that dies there is not yet one
-	dead  bool
+	mu     sync.Mutex
+	left   int
+	armed  bool // not while the driver starts: one that dies there is not yet one
+	struck bool
+}
+
+func (k *killer) dead() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.struck
+}
+
+func (k *killer) arm() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.armed = true
 }
 
 func (k *killer) before() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	switch {
-	case k.dead:
+	case k.struck:
 		return errDead
 	case !k.armed:
 		return nil
 	}
 	k.left--
 	if k.left <= 0 {
-		k.dead = true
+		k.struck = true
 		return errDead
 	}
 	return nil
@@ -43,7 +59,7 @@ func (h *node) startMortal(k *killer) {
 	h.start(vfs.NewErrFS(h.mem, func(op vfs.Op, _ string) error {
 		switch op {
 		case vfs.OpOpen, vfs.OpReadDir, vfs.OpStat, vfs.OpRead, vfs.OpSize, vfs.OpNextData, vfs.OpSpace:
-			if k.dead {
+			if k.dead() {
 				return errDead
 			}
 			return nil // reading changes nothing, so dying before it is dying before what follows
@@ -61,7 +77,7 @@ func (h *node) startMortal(k *killer) {
 		}
 		h.sidecar.mu.Unlock()
 	}
-	k.armed = true
+	k.arm()
 }
 
 // restart starts another driver on what the killed one left: after a power loss without the kernel's tables, and with no more of the
@@ -112,7 +128,7 @@ func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 					k := &killer{left: step}
 					h.startMortal(k)
 					h.mortalLife(k, kind.vc, kind.params, powerLoss, step)
-					if !k.dead {
+					if !k.dead() {
 						t.Logf("%d steps", step-1)
 						if step < 20 {
 							t.Errorf("a life of %d steps: the killer does not see them", step-1)
@@ -157,7 +173,7 @@ func (h *node) mortalLife(k *killer, vc *csi.VolumeCapability, params map[string
 		{"stage", func() error { return h.stage(id, vc) }},
 		{"publish", func() error { return h.publish(id, "a", vc, false) }},
 		{"write", func() error {
-			if f := content(); !block && !k.dead {
+			if f := content(); !block && !k.dead() {
 				f.Data, marked = true, true // mkfs would take it away
 			}
 			return nil
@@ -178,7 +194,7 @@ func (h *node) mortalLife(k *killer, vc *csi.VolumeCapability, params map[string
 	wasDead := false
 	for i := 0; i < len(calls); i++ {
 		err := calls[i].do()
-		if k.dead && !wasDead {
+		if k.dead() && !wasDead {
 			wasDead = true
 			h.restart(powerLoss)
 			if powerLoss && i > 1 && i < 5 {

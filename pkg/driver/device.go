@@ -2,6 +2,9 @@ package driver
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -21,6 +24,8 @@ type Loops interface {
 	// List returns all attached loop devices. It reads sysfs only and never touches a backing file, which may be
 	// served by a process that is not there.
 	List() ([]loopDevice, error)
+	// KeepSpace makes discards of an attached device fail, as attaching it so does.
+	KeepSpace(device string) error
 	// SetSize changes a device's size limit.
 	SetSize(device string, sizeBytes int64) error
 	// Detach detaches a device that nothing has open, and returns when it is detached. It leaves one alone that is over
@@ -62,12 +67,19 @@ func canonicalShimPath(path string) string {
 
 // devices returns the loop devices of a volume: one while it is staged, more only after something went wrong.
 func (d *Driver) devices(rec *blockdev.VolumeRecord) ([]loopDevice, error) {
+	all, err := d.attachedDevices(rec)
+	return slices.DeleteFunc(all, func(l loopDevice) bool { return l.Deleted }), err
+}
+
+// attachedDevices are the devices, and those over a file that was removed under them: nothing is staged on those any more,
+// but they are to be unmounted and detached like the others.
+func (d *Driver) attachedDevices(rec *blockdev.VolumeRecord) ([]loopDevice, error) {
 	all, err := d.loops.List()
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "volume %s: look for its loop device: %v", rec.ID, err)
 	}
 	path := d.backingPath(rec)
-	return slices.DeleteFunc(all, func(l loopDevice) bool { return l.Deleted || l.BackingPath != path }), nil
+	return slices.DeleteFunc(all, func(l loopDevice) bool { return l.BackingPath != path }), nil
 }
 
 // device returns the loop device of a staged volume; an error is a status error.
@@ -84,7 +96,8 @@ func (d *Driver) device(rec *blockdev.VolumeRecord) (blockDevice, error) {
 
 // attach gives a volume its loop device, or finds the one that an earlier call made. The volume has its stage record.
 func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (blockDevice, error) {
-	config := blockdev.LoopConfig{BackingPath: d.backingPath(rec), SizeLimitBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes, DirectIO: !rec.Replicable}
+	config := blockdev.LoopConfig{BackingPath: d.backingPath(rec), SizeLimitBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes, DirectIO: !rec.Replicable,
+		KeepSpace: rec.Thick && !rec.Replicable} // of a thick replicable volume the replicator keeps the space
 	if rec.Replicable {
 		// Also for a volume that has its loop device: the replicator may have been restarted without it.
 		served, err := d.sidecar.AttachVolume(ctx, rec.ID)
@@ -114,10 +127,18 @@ func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (blockD
 	if err != nil {
 		return blockDevice{}, err
 	}
+	if config.KeepSpace && len(devices) == 0 {
+		d.reserveAgain(rec)
+	}
 	var device blockDevice
 	if len(devices) > 0 {
 		if device, err = d.keepOne(rec, devices); err != nil {
 			return blockDevice{}, err
+		}
+		if config.KeepSpace {
+			if err := d.loops.KeepSpace(device.Path); err != nil {
+				return blockDevice{}, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+			}
 		}
 	} else if device, err = d.loops.Attach(config); err != nil {
 		return blockDevice{}, status.Errorf(codes.Internal, "volume %s: attach %s to a loop device: %v", rec.ID, config.BackingPath, err)
@@ -128,6 +149,15 @@ func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (blockD
 		}
 	}
 	return device, nil
+}
+
+// reserveAgain gives a thick image back what it lost of its space, to a restore from a sparse copy, or to zeroing that the
+// kernel did by punching holes. Where there is no space for that, the volume is as good as a thin one, and not worse than one
+// that cannot be used.
+func (d *Driver) reserveAgain(rec *blockdev.VolumeRecord) {
+	if err := d.pool.ReserveImage(rec.ID); err != nil {
+		klog.ErrorS(err, "A thick volume has not all of its space; free some in the pool and stage it again", "volume", rec.ID)
+	}
 }
 
 // keepOne chooses among the devices of a volume one that is mounted, or any, and detaches the others. Two devices over one
@@ -168,7 +198,7 @@ func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord) error 
 			return status.Errorf(codes.Unavailable, "volume %s: %v; see that the replicator runs, and call again", rec.ID, err)
 		}
 	}
-	devices, err := d.devices(rec)
+	devices, err := d.attachedDevices(rec)
 	if err != nil {
 		return err
 	}
@@ -194,7 +224,14 @@ func (d *Driver) detachShim(ctx context.Context, volumeID string) error {
 	if err := shim.Unmount(filepath.Join(d.opts.ShimDir, volumeID)); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: %v; see what has it open, and call again", volumeID, err)
 	}
-	return d.sidecar.DetachVolume(ctx, volumeID)
+	if err := d.sidecar.DetachVolume(ctx, volumeID); err != nil {
+		return err
+	}
+	// Empty, once nothing is mounted on it; the next attachment makes it again.
+	if err := os.Remove(filepath.Join(d.opts.ShimDir, volumeID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		klog.ErrorS(err, "The directory of a volume that is not served any more stays", "volume", volumeID)
+	}
+	return nil
 }
 
 // needSidecar returns a status error unless the replicator answers now.

@@ -8,7 +8,8 @@
 //
 // It is not the replicator: groups, journals and peers are asked of it through pkg/api/sidecarpb, by volumes that want
 // them. Without a replicator the driver is complete for plain volumes. It is not a router either: in a cluster one of it runs
-// per node, and knows of no other.
+// per node, and knows of no other. For the router (package router) it serves the controller's calls over TCP too, and beside
+// them Locate (pkg/api/locatepb).
 //
 // It writes volume records through package blockdev, and <pool>/publications/<volume id>.json (see publications).
 //
@@ -29,10 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
+	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
@@ -57,6 +55,13 @@ type Options struct {
 	// a pod with hostPID. Volumes are attached through it, so that their loop devices can be told apart after the container
 	// is gone. The pool has to have the same path there. Empty: the driver's own root.
 	HostRoot string
+	// Capacity says how much of the pool may be promised.
+	Capacity CapacityOptions
+	// TCPAddress is host:port where the cluster's controller (package router) reaches this node over mutual TLS; empty: nowhere.
+	TCPAddress string
+	// TLSDir has ca.crt, tls.crt and tls.key for TCPAddress. The certificate is for tlsfiles.NodeName, the caller's for
+	// tlsfiles.ControllerName.
+	TLSDir string
 	// MetricsAddr is host:port of Prometheus metrics over HTTP; empty: none.
 	MetricsAddr string
 	// Version of the program.
@@ -86,6 +91,10 @@ type Driver struct {
 	publications *publications
 	sidecar      *sidecarClient // nil when there is none
 	inflight     *inflight
+	claims       claims
+	copies       *copies
+	sharing      sharing
+	names        *nameClaims
 	closers      []func() error
 }
 
@@ -96,13 +105,13 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		opts.KeeperSocket = filepath.Join(opts.PoolDir, "keeper.sock")
 	}
 	writeback := keeper.NewWatcher(opts.KeeperSocket)
-	d, err := newDriver(opts, system{
+	d, err := newDriver(opts, mortal(system{
 		fs:          vfs.OS,
 		mounter:     linuxMounter{},
 		filesystems: linuxFileSystems{},
 		loops:       linuxLoops{root: opts.HostRoot},
 		writeback:   writeback,
-	})
+	}))
 	if err != nil {
 		return nil, errors.Join(err, writeback.Close())
 	}
@@ -121,7 +130,15 @@ func newDriver(opts Options, sys system) (*Driver, error) {
 	if opts.PoolDir == "" {
 		return nil, errors.New("pool directory is missing")
 	}
-	d := &Driver{opts: opts, system: sys, inflight: newInflight()}
+	if opts.TCPAddress != "" && opts.TLSDir == "" {
+		return nil, errors.New("a TCP address needs a directory with certificates: whoever reaches the port could delete volumes")
+	}
+	if err := opts.Capacity.check(); err != nil {
+		return nil, err
+	}
+	d := &Driver{
+		opts: opts, system: sys, inflight: newInflight(), names: newNameClaims(time.Now), claims: claims{volumes: map[string]*blockdev.VolumeRecord{}}, copies: newCopies(),
+	}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -154,10 +171,11 @@ func (d *Driver) open() error {
 		}
 		d.closers = append(d.closers, d.sidecar.Close)
 	}
+	d.closers = append(d.closers, d.copies.close)
 	return nil
 }
 
-// Close lets go of the pool. Volumes stay attached and mounted.
+// Close lets go of the pool. Volumes stay attached and mounted; copies are interrupted.
 func (d *Driver) Close() error {
 	var errs []error
 	for i := len(d.closers) - 1; i >= 0; i-- {
@@ -171,22 +189,4 @@ func (d *Driver) Close() error {
 func (d *Driver) checkPool() error {
 	_, err := d.fs.Stat(filepath.Join(d.opts.PoolDir, "pool.json"))
 	return err
-}
-
-// availableBytes is what new volumes can have; an error is a status error.
-func (d *Driver) availableBytes() (int64, error) {
-	_, available, err := d.pool.Capacity()
-	var corrupt *blockdev.CorruptError
-	if errors.As(err, &corrupt) {
-		// Without the damaged record only what a thick volume has still to allocate is missing from the sum, and its space
-		// was reserved when it was made.
-		klog.ErrorS(err, "Capacity is reckoned without the volumes whose records cannot be read", "pool", d.opts.PoolDir)
-		if reporter, ok := d.fs.(vfs.SpaceReporter); ok {
-			_, available, err = reporter.Space(d.opts.PoolDir)
-		}
-	}
-	if err != nil {
-		return 0, status.Errorf(codes.Internal, "capacity of pool %s: %v", d.opts.PoolDir, err)
-	}
-	return available, nil
 }

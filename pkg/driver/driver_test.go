@@ -37,10 +37,16 @@ type node struct {
 	cancel context.CancelFunc
 }
 
+// poolBytes is the size of a node's pool: more than a journal of the default size takes.
+const poolBytes = 8 * gib
+
 func newNode(t *testing.T, sidecar *fakeSidecar) *node {
 	t.Helper()
 	h := &node{machine: newMachine(), t: t, mem: vfs.NewMem(), sidecar: sidecar, dir: t.TempDir()}
-	h.mem.SetCapacity(gib)
+	h.mem.SetCapacity(poolBytes)
+	if sidecar != nil {
+		sidecar.node = h
+	}
 	h.start(h.mem)
 	t.Cleanup(h.stop)
 	return h
@@ -148,8 +154,8 @@ func (h *node) want(err error, code codes.Code, words ...string) {
 // clean fails when anything of a volume is left on the machine.
 func (h *node) clean() {
 	h.t.Helper()
-	if len(h.mounts) > 0 || len(h.loops) > 0 || len(h.writeback) > 0 {
-		h.t.Fatalf("left over: mounts %v, loops %v, writeback %v", h.mounts, h.loops, h.writeback)
+	if len(h.mounts) > 0 || len(h.loops) > 0 || len(h.writeback) > 0 || len(h.frozen) > 0 {
+		h.t.Fatalf("left over: mounts %v, loops %v, writeback %v, frozen %v", h.mounts, h.loops, h.writeback, h.frozen)
 	}
 	if h.sidecar != nil && len(h.sidecar.attached) > 0 {
 		h.t.Fatalf("left attached at the replicator: %v", h.sidecar.attached)
@@ -431,7 +437,7 @@ func TestCreateVolume(t *testing.T) {
 		r.VolumeCapabilities[0].GetMount().FsType = "xfs"
 		r.Parameters = map[string]string{paramFSType: "ext4"}
 	}), codes.InvalidArgument)
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.Name, r.CapacityRange.RequiredBytes = "big", 2*gib }), codes.ResourceExhausted, "node-a")
+	h.want(change(func(r *csi.CreateVolumeRequest) { r.Name, r.CapacityRange.RequiredBytes = "big", 2*poolBytes }), codes.ResourceExhausted, "node-a")
 	there := &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{TopologyKey: "node-b"}}}}
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.AccessibilityRequirements = there }), codes.ResourceExhausted, "node-a")
 	there.Requisite = append(there.Requisite, h.d.topology())
@@ -484,7 +490,7 @@ func TestListAndCapacity(t *testing.T) {
 		return response
 	}
 	all := capacity(&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{mountCapability(modeWriter, "xfs")}})
-	if n := all.GetAvailableCapacity(); n <= 900*mib || n > gib || all.GetMaximumVolumeSize().GetValue() != n || all.GetMinimumVolumeSize().GetValue() != 300*mib {
+	if n := all.GetAvailableCapacity(); n <= poolBytes-49*mib || n > poolBytes-48*mib || all.GetMaximumVolumeSize().GetValue() != n || all.GetMinimumVolumeSize().GetValue() != 300*mib {
 		t.Errorf("capacity %v", all)
 	}
 	if c := capacity(&csi.GetCapacityRequest{AccessibleTopology: &csi.Topology{Segments: map[string]string{TopologyKey: "node-b"}}}); c.GetAvailableCapacity() != 0 {

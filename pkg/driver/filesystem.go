@@ -37,6 +37,11 @@ type FileSystems interface {
 	Check(ctx context.Context, device, fsType string) error
 	// Grow grows a mounted file system to its device's size; one that has it already is left alone.
 	Grow(ctx context.Context, device, mountPath, fsType string) error
+	// Freeze writes out a mounted file system and makes writers wait until Thaw; what it wrote is in the device's file. It
+	// fails for one that is frozen already.
+	Freeze(ctx context.Context, mountPath, device string) error
+	// Thaw ends a freeze; errNotFrozen where there is none.
+	Thaw(mountPath string) error
 	// Usage of the file system mounted on path.
 	Usage(path string) (Usage, error)
 	// DeviceSize is a block device's size in bytes.
@@ -72,7 +77,8 @@ func (f formatSpec) mkfsArgs(force bool) (program string, args []string) {
 		// -m0: no blocks are reserved for root; there is no system on the volume that would need them.
 		args = []string{"-q", "-m0", "-U", f.UUID}
 		if f.KeepSpace {
-			args = append(args, "-E", "nodiscard")
+			// Inode tables that the kernel zeroes later, it zeroes by punching holes.
+			args = append(args, "-E", "nodiscard,lazy_itable_init=0")
 		}
 		if force {
 			args = append(args, "-F")

@@ -131,14 +131,11 @@ func (d *Driver) recordRaw(ctx context.Context, rec *blockdev.VolumeRecord) erro
 
 // recordFormat makes a format record durable, here and in the order of the volume's group, and puts it into rec.
 func (d *Driver) recordFormat(ctx context.Context, rec *blockdev.VolumeRecord, record blockdev.FormatRecord) error {
-	updated, err := d.pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
+	if err := d.update(rec, "record the format of", func(r *blockdev.VolumeRecord) {
 		r.Format = &record
-		return nil
-	})
-	if err != nil {
-		return poolError("record the format of", rec.ID, err)
+	}); err != nil {
+		return err
 	}
-	*rec = *updated
 	return d.shareFormat(ctx, rec)
 }
 

@@ -99,7 +99,7 @@ func TestMkfsArgs(t *testing.T) {
 				if got := slices.Contains(args, "-f") || slices.Contains(args, "-F"); got != force {
 					t.Errorf("%s force %t: %v", fsType, force, args)
 				}
-				if got := slices.Contains(args, "-K") || slices.Contains(args, "nodiscard"); got != thick {
+				if got := slices.Contains(args, "-K") || slices.Contains(args, "nodiscard,lazy_itable_init=0"); got != thick {
 					t.Errorf("%s thick %t: %v", fsType, thick, args)
 				}
 				if !strings.Contains(strings.Join(args, " "), "u-u") {

@@ -2,29 +2,95 @@ package driver
 
 import (
 	"context"
+	"slices"
+	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
-
-// createdGroupKey, in a volume's parameters, names the group that this driver created for the volume or for another one that
-// carries the same note. A group that a person made stays when its last volume goes; one that a StorageClass made
-// goes with it. The key is not under ParameterPrefix, where it could be mistaken for a parameter.
-const createdGroupKey = "driver.internal/created-group"
 
 // groupName is the group that parameters put a volume in; empty for none.
 func (p volumeParameters) groupName(volumeID string) string {
 	switch {
 	case p.Group != "":
 		return p.Group
-	case p.Remote != "":
+	case p.Remote != "" || p.groupTemplate != "":
 		return volumeID
 	}
 	return ""
+}
+
+// ConsistencyGroup returns the group that a CreateVolume's parameters name, those of its StorageClass with the mutable ones over them,
+// or "": the volume is in none, or in one of its own (see ParamRemote). Errors are those of CreateVolume.
+func ConsistencyGroup(req *csi.CreateVolumeRequest) (string, error) {
+	p, err := parseCreation(req)
+	return p.effective.Group, err
+}
+
+// creationParameters are the parameters of a CreateVolume.
+type creationParameters struct {
+	given     map[string]string // of the class, with the group's name in place of its template
+	class     volumeParameters
+	effective volumeParameters // with the mutable parameters over them
+}
+
+func parseCreation(req *csi.CreateVolumeRequest) (p creationParameters, err error) {
+	if p.given, err = expandParameters(req.GetParameters()); err != nil {
+		return p, err
+	}
+	if p.class, err = parseParameters(p.given); err != nil {
+		return p, err
+	}
+	if _, err = parseMutation(req.GetMutableParameters()); err != nil {
+		return p, err
+	}
+	p.effective, err = parseParameters(overlay(p.given, req.GetMutableParameters()))
+	return p, err
+}
+
+// sameCreation reports, as AlreadyExists, mutable parameters that a volume was not made with. What it was made with stays in force until
+// ControllerModifyVolume changes it, from when on a creation cannot be compared with it.
+func sameCreation(rec *blockdev.VolumeRecord, r createRequest) error {
+	if rec.Parameters[modifiedKey] != "" {
+		return nil
+	}
+	made, err := madeWith(rec)
+	if err != nil {
+		return err
+	}
+	if made.settings() != r.effective.settings() {
+		return status.Errorf(codes.AlreadyExists, "volume %q exists (%s) and was made with other mutable parameters: %v, now %v; "+
+			"repeat the call with those and change the volume then (ControllerModifyVolume), or choose another name", r.name, rec.ID, rec.MutableParameters, r.mutable)
+	}
+	return nil
+}
+
+// madeWith returns the parameters that a volume was made with, of its class and the mutable ones over them.
+func madeWith(rec *blockdev.VolumeRecord) (volumeParameters, error) {
+	return parseRecorded(rec, overlay(ownParameters(rec), rec.MutableParameters))
+}
+
+// parseRecorded parses parameters that a volume's record has. What cannot be read there is nobody's argument, so Internal.
+func parseRecorded(rec *blockdev.VolumeRecord, parameters map[string]string) (volumeParameters, error) {
+	p, err := parseParameters(parameters)
+	if err != nil {
+		err = status.Errorf(codes.Internal, "volume %s: parameters in its record: %s", rec.ID, status.Convert(err).Message())
+	}
+	return p, err
+}
+
+// joining returns the parameters by which a volume's creation puts it into a group, and that group's name: empty where it is to be in none, is in
+// one, or was modified since.
+func joining(rec *blockdev.VolumeRecord) (volumeParameters, string, error) {
+	if rec.Group != "" || rec.Secondary || !rec.Replicable || rec.Parameters[modifiedKey] != "" {
+		return volumeParameters{}, "", nil
+	}
+	p, err := madeWith(rec)
+	return p, p.groupName(rec.ID), err
 }
 
 // joinGroup puts a volume into the group its parameters name, creating the group where there is none. It can be repeated
@@ -45,24 +111,16 @@ func (d *Driver) joinGroup(ctx context.Context, rec *blockdev.VolumeRecord, p vo
 	if err != nil {
 		return err
 	}
-	if (group == nil || owned) && rec.Parameters[createdGroupKey] == "" {
+	if (group == nil || owned) && !slices.Contains(createdGroups(rec), name) {
 		// Noted before the group is made: a note without a group does no harm, a group without a note is never deleted.
-		updated, err := d.pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
-			if r.Parameters == nil {
-				r.Parameters = map[string]string{}
-			}
-			r.Parameters[createdGroupKey] = name
-			return nil
-		})
-		if err != nil {
-			return poolError("update", rec.ID, err)
+		if err := d.update(rec, "update", func(r *blockdev.VolumeRecord) {
+			noteCreatedGroup(r, name)
+		}); err != nil {
+			return err
 		}
-		*rec = *updated
 	}
 	if group == nil {
-		err = d.sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{
-			Name: name, Remote: p.Remote, JournalSizeBytes: p.JournalSizeBytes, JournalFull: p.journalFull(),
-		})
+		err = d.sidecar.CreateGroup(ctx, p.createGroup(name))
 	} else {
 		err = contradiction(group, p)
 	}
@@ -70,6 +128,14 @@ func (d *Driver) joinGroup(ctx context.Context, rec *blockdev.VolumeRecord, p vo
 		return err
 	}
 	return d.sidecar.AddVolume(ctx, name, rec.ID)
+}
+
+// createGroup asks for a group as the parameters have it.
+func (p volumeParameters) createGroup(name string) *sidecarpb.CreateGroupRequest {
+	return &sidecarpb.CreateGroupRequest{
+		Name: name, Remote: p.Remote, JournalSizeBytes: p.JournalSizeBytes, JournalFull: p.journalFull(),
+		RpoTargetMillis: p.RPOTargetMillis, ShipBytesPerSecond: p.ShipBytesPerSecond,
+	}
 }
 
 func (p volumeParameters) journalFull() sidecarpb.JournalFull {
@@ -93,6 +159,10 @@ func contradiction(group *sidecarpb.GroupStatus, p volumeParameters) error {
 		return differs(ParamJournalSize, p.JournalSizeBytes, group.GetJournalSizeBytes())
 	case p.JournalFull != "" && p.journalFull() != group.GetJournalFull():
 		return differs(ParamJournalFull, p.journalFull(), group.GetJournalFull())
+	case p.RPOTargetMillis != 0 && float64(p.RPOTargetMillis)/1e3 != group.GetRpoTargetSeconds():
+		return differs(ParamRPOTarget, time.Duration(p.RPOTargetMillis)*time.Millisecond, time.Duration(group.GetRpoTargetSeconds()*float64(time.Second)))
+	case p.ShipBytesPerSecond != 0 && p.ShipBytesPerSecond != group.GetShipBytesPerSecond():
+		return differs(ParamReplicationRate, p.ShipBytesPerSecond, group.GetShipBytesPerSecond())
 	}
 	return nil
 }
@@ -104,46 +174,51 @@ func (d *Driver) createdByDriver(group string) (bool, error) {
 		return false, err
 	}
 	for _, rec := range recs {
-		if rec.Parameters[createdGroupKey] == group {
+		if slices.Contains(createdGroups(rec), group) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// leaveGroup takes a volume out of its group, and deletes the group when the driver created it and this was its last volume.
+// leaveGroup takes a volume out of every group that it may be in or on its way into, as AddVolume may have happened without an
+// answer, and deletes those that the driver created and whose last volume this was.
 func (d *Driver) leaveGroup(ctx context.Context, rec *blockdev.VolumeRecord) error {
-	group := rec.Group
-	if group == "" {
-		// The volume may be on its way into a group: AddVolume may have happened without an answer.
-		p, err := parseParameters(ownParameters(rec))
-		if err != nil {
-			return status.Errorf(codes.Internal, "volume %s: parameters in its record: %s", rec.ID, status.Convert(err).Message())
+	_, awaited, err := joining(rec)
+	if err != nil {
+		return err
+	}
+	created := createdGroups(rec)
+	groups := append([]string{rec.Group, rec.MoveTo, awaited}, created...)
+	slices.Sort(groups)
+	for _, group := range slices.Compact(groups) {
+		if group == "" {
+			continue
 		}
-		group = p.groupName(rec.ID)
+		if err := d.needSidecar(ctx); err != nil {
+			return err
+		}
+		if err := d.sidecar.RemoveVolume(ctx, group, rec.ID); err != nil {
+			return err
+		}
+		if !slices.Contains(created, group) {
+			continue
+		}
+		if err := d.deleteIfEmpty(ctx, group, rec.ID); err != nil {
+			return err
+		}
 	}
-	if group == "" {
-		return nil
-	}
-	if err := d.needSidecar(ctx); err != nil {
-		return err
-	}
-	if err := d.sidecar.RemoveVolume(ctx, group, rec.ID); err != nil {
-		return err
-	}
-	if rec.Parameters[createdGroupKey] != group {
-		return nil
-	}
-	left, err := d.sidecar.Group(ctx, group)
-	if err != nil || left == nil || len(left.GetVolumes()) > 0 {
-		return err
-	}
-	klog.InfoS("Deleting the group with its last volume", "group", group, "volume", rec.ID)
-	return d.sidecar.DeleteGroup(ctx, group)
+	return nil
 }
 
 // destroy removes a volume that is not in use, image, record and all. It can be repeated after any failure.
 func (d *Driver) destroy(ctx context.Context, rec *blockdev.VolumeRecord) error {
+	if rec.Source != nil {
+		d.copies.stop(rec.ID)
+		if err := d.dropCloneSnapshot(ctx, rec.ID); err != nil {
+			return err
+		}
+	}
 	if rec.Replicable {
 		if err := d.leaveGroup(ctx, rec); err != nil {
 			return err

@@ -21,6 +21,23 @@ func newInflight() *inflight {
 	return &inflight{busy: make(map[string]string)}
 }
 
+// argument is a field that a call must have.
+type argument struct{ name, value string }
+
+// beginCall is the head of every call that acts on a volume. It returns InvalidArgument when the volume's id or one of the
+// required arguments is missing, and otherwise what begin returns.
+func (d *Driver) beginCall(operation, volumeID string, required ...argument) (done func(), err error) {
+	if volumeID == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	for _, a := range required {
+		if a.value == "" {
+			return nil, status.Errorf(codes.InvalidArgument, "volume %s: %s is missing", volumeID, a.name)
+		}
+	}
+	return d.inflight.begin(volumeID, operation)
+}
+
 // begin enters key. The caller calls done when the operation is over; err is a status error with Aborted when another
 // operation is at work on key, and done is nil then.
 func (f *inflight) begin(key, operation string) (done func(), err error) {

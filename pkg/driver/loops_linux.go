@@ -85,6 +85,8 @@ func sysAttribute(device, attribute string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
+func (linuxLoops) KeepSpace(device string) error { return blockdev.KeepLoopSpace(device) }
+
 func (linuxLoops) SetSize(device string, sizeBytes int64) error {
 	return blockdev.SetLoopSize(device, sizeBytes)
 }

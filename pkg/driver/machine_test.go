@@ -26,11 +26,14 @@ type machine struct {
 	next   int
 	files  map[string]*fakeFile // by backing path
 	busy   map[string]bool      // mount points whose unmount fails with EBUSY
+	frozen map[string]bool      // mount points
 
-	readOnly  map[string]bool // devices
-	writeback map[string]bool // files
-	mkfs      []string        // "<backing path> <file system>", of every Make that began
-	events    []string        // operations in order, for tests of order
+	readOnly map[string]bool // devices
+	// keepsSpace are devices that cannot be discarded.
+	keepsSpace map[string]bool
+	writeback  map[string]bool // files
+	mkfs       []string        // "<backing path> <file system>", of every Make that began
+	events     []string        // operations in order, for tests of order
 
 	// hook is called before each operation; an error is the operation's. It is called with mu held.
 	hook func(operation string) error
@@ -45,13 +48,13 @@ type fakeFile struct {
 }
 
 func newMachine() *machine {
-	return &machine{loops: map[string]*loopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{},
-		readOnly: map[string]bool{}, writeback: map[string]bool{}}
+	return &machine{loops: map[string]*loopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{}, frozen: map[string]bool{},
+		readOnly: map[string]bool{}, keepsSpace: map[string]bool{}, writeback: map[string]bool{}}
 }
 
 // reboot forgets what a power loss forgets.
 func (m *machine) reboot() {
-	m.mounts, m.loops, m.readOnly, m.writeback = nil, map[string]*loopDevice{}, map[string]bool{}, map[string]bool{}
+	m.mounts, m.loops, m.readOnly, m.writeback, m.frozen = nil, map[string]*loopDevice{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 }
 
 func (m *machine) begin(operation string, args ...any) (func(), error) {
@@ -141,6 +144,9 @@ func (m fakeMounter) Unmount(target string) error {
 		return err
 	}
 	defer done()
+	if m.frozen[target] {
+		return fmt.Errorf("test: %s is unmounted while it is frozen", target)
+	}
 	if m.busy[target] {
 		return fmt.Errorf("umount %s: %w", target, unix.EBUSY)
 	}
@@ -170,6 +176,7 @@ func (m fakeLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
 	}
 	d := blockDevice{Path: fmt.Sprintf("/dev/loop%d", m.next), Number: fmt.Sprintf("7:%d", m.next)}
 	m.next++
+	m.keepsSpace[d.Path] = config.KeepSpace
 	m.loops[d.Path] = &loopDevice{blockDevice: d, BackingPath: config.BackingPath, SizeBytes: config.SizeLimitBytes}
 	return d, nil
 }
@@ -186,6 +193,16 @@ func (m fakeLoops) List() ([]loopDevice, error) {
 	}
 	slices.SortFunc(all, func(a, b loopDevice) int { return strings.Compare(a.Path, b.Path) })
 	return all, nil
+}
+
+func (m fakeLoops) KeepSpace(device string) error {
+	done, err := m.begin("keep space", device)
+	if err != nil {
+		return err
+	}
+	defer done()
+	m.keepsSpace[device] = true
+	return nil
 }
 
 func (m fakeLoops) SetSize(device string, sizeBytes int64) error {
@@ -214,6 +231,7 @@ func (m fakeLoops) Detach(device loopDevice) error {
 		return fmt.Errorf("test: %s detached while writeback has its file open", device.Path)
 	}
 	delete(m.loops, device.Path)
+	delete(m.keepsSpace, device.Path)
 	return nil
 }
 
@@ -294,6 +312,32 @@ func (m fakeFileSystems) Grow(_ context.Context, device, mountPath, fsType strin
 		f.FSBytes = l.SizeBytes
 	}
 	return err
+}
+
+func (m fakeFileSystems) Freeze(_ context.Context, path, device string) error {
+	done, err := m.begin("freeze", path, " ", device)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if m.frozen[path] {
+		return unix.EBUSY
+	}
+	m.frozen[path] = true
+	return nil
+}
+
+func (m fakeFileSystems) Thaw(path string) error {
+	done, err := m.begin("thaw", path)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !m.frozen[path] {
+		return errNotFrozen
+	}
+	delete(m.frozen, path)
+	return nil
 }
 
 func (m fakeFileSystems) Usage(path string) (Usage, error) {

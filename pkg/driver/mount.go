@@ -17,6 +17,9 @@ type MountEntry struct {
 	Root     string
 	FSType   string
 	ReadOnly bool
+	// Stopped is why the file system as a whole takes no writes any more, in the kernel's word for it: ro, emergency_ro or
+	// shutdown; empty for one that does.
+	Stopped string
 }
 
 // Mounter mounts and unmounts. It is an interface for the sake of tests without root; the implementation for Linux is

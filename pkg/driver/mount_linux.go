@@ -30,9 +30,22 @@ func (linuxMounter) Mounts() ([]MountEntry, error) {
 			Root:       info.Root,
 			FSType:     info.FSType,
 			ReadOnly:   slices.Contains(strings.Split(info.Options, ","), "ro"),
+			Stopped:    stopped(info.VFSOptions),
 		}
 	}
 	return entries, nil
+}
+
+// stopped looks through the options of a file system, rather than of a mount of it, for one that says that it takes no
+// writes. ext4 has emergency_ro since Linux 6.15, and ro before. XFS says nothing in its options.
+func stopped(options string) string {
+	for _, o := range strings.Split(options, ",") {
+		switch o {
+		case "ro", "emergency_ro", "shutdown":
+			return o
+		}
+	}
+	return ""
 }
 
 func (linuxMounter) Mount(ctx context.Context, device, target, fsType string, options []string) error {

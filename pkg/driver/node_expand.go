@@ -17,13 +17,7 @@ import (
 // repeats.
 func (s *nodeServer) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
 	id := req.GetVolumeId()
-	if id == "" {
-		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
-	}
-	if req.GetVolumePath() == "" {
-		return nil, status.Errorf(codes.InvalidArgument, "volume %s: volume_path is missing", id)
-	}
-	done, err := s.d.inflight.begin(id, "NodeExpandVolume")
+	done, err := s.d.beginCall("NodeExpandVolume", id, argument{"volume_path", req.GetVolumePath()})
 	if err != nil {
 		return nil, err
 	}
@@ -89,14 +83,13 @@ func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path st
 // growImage makes a volume's image, and its record, at least as large. It leaves rec with the new size.
 func (d *Driver) growImage(ctx context.Context, rec *blockdev.VolumeRecord, sizeBytes int64) error {
 	if sizeBytes > rec.SizeBytes {
-		available, err := d.availableBytes()
+		larger := rec.Clone()
+		larger.SizeBytes = sizeBytes
+		release, err := d.claimSpace(larger, rec.SizeBytes)
 		if err != nil {
 			return err
 		}
-		if need := sizeBytes - rec.SizeBytes; need > available {
-			return status.Errorf(codes.ResourceExhausted, "volume %s needs %d more bytes, pool %s on node %s has %d",
-				rec.ID, need, d.opts.PoolDir, d.opts.NodeID, available)
-		}
+		defer release()
 	}
 	if rec.Replicable {
 		if err := d.needSidecar(ctx); err != nil {

@@ -18,24 +18,16 @@ import (
 // NodePublishVolume binds the staged file system, or the device node of a raw block volume, to a target path.
 func (s *nodeServer) NodePublishVolume(_ context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	id := req.GetVolumeId()
-	if id == "" {
-		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
-	}
-	if req.GetTargetPath() == "" {
-		return nil, status.Errorf(codes.InvalidArgument, "volume %s: target_path is missing", id)
-	}
-	want, err := parseCapability(req.GetVolumeCapability())
-	if err != nil {
-		return nil, err
-	}
-	if req.GetStagingTargetPath() == "" {
-		return nil, status.Errorf(codes.InvalidArgument, "volume %s: staging_target_path is missing", id)
-	}
-	done, err := s.d.inflight.begin(id, "NodePublishVolume")
+	done, err := s.d.beginCall("NodePublishVolume", id, argument{"target_path", req.GetTargetPath()},
+		argument{"staging_target_path", req.GetStagingTargetPath()})
 	if err != nil {
 		return nil, err
 	}
 	defer done()
+	want, err := parseCapability(req.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
 	rec, err := s.d.volume(id)
 	if err != nil {
 		return nil, err
@@ -175,13 +167,7 @@ func makeTarget(path string, block bool) error {
 // NodeUnpublishVolume unmounts a target path and removes it.
 func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	id := req.GetVolumeId()
-	if id == "" {
-		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
-	}
-	if req.GetTargetPath() == "" {
-		return nil, status.Errorf(codes.InvalidArgument, "volume %s: target_path is missing", id)
-	}
-	done, err := s.d.inflight.begin(id, "NodeUnpublishVolume")
+	done, err := s.d.beginCall("NodeUnpublishVolume", id, argument{"target_path", req.GetTargetPath()})
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +181,7 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpubli
 	if err != nil {
 		return nil, err
 	}
-	devices, err := s.d.devices(rec)
+	devices, err := s.d.publishedDevices(rec, path)
 	if err != nil {
 		return nil, err
 	}
@@ -210,4 +196,31 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpubli
 		return nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+// publishedDevices returns the loop devices of a volume, and that whose node is mounted on a target path of a raw block volume: it may
+// have been detached behind the driver's back, and the publication then says whose mount it is.
+func (d *Driver) publishedDevices(rec *blockdev.VolumeRecord, path string) ([]loopDevice, error) {
+	devices, err := d.attachedDevices(rec)
+	if err != nil {
+		return nil, err
+	}
+	published, err := d.publications.List(rec.ID)
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	if !slices.ContainsFunc(published, func(p publication) bool { return p.Block && p.TargetPath == path }) {
+		return devices, nil
+	}
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	for _, m := range mountsAt(mounts, path) {
+		node := blockDevice{Path: filepath.Join("/dev", filepath.Base(m.Root))}
+		if m.isNodeOf(node) {
+			devices = append(devices, loopDevice{blockDevice: node})
+		}
+	}
+	return devices, nil
 }

@@ -30,21 +30,15 @@ const undoTimeout = time.Minute
 //  5. check, mount
 func (s *nodeServer) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	id := req.GetVolumeId()
-	if id == "" {
-		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
-	}
-	if req.GetStagingTargetPath() == "" {
-		return nil, status.Errorf(codes.InvalidArgument, "volume %s: staging_target_path is missing", id)
-	}
-	want, err := parseCapability(req.GetVolumeCapability())
-	if err != nil {
-		return nil, err
-	}
-	done, err := s.d.inflight.begin(id, "NodeStageVolume")
+	done, err := s.d.beginCall("NodeStageVolume", id, argument{"staging_target_path", req.GetStagingTargetPath()})
 	if err != nil {
 		return nil, err
 	}
 	defer done()
+	want, err := parseCapability(req.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
 	rec, err := s.d.volume(id)
 	if err != nil {
 		return nil, err
@@ -67,6 +61,9 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path str
 	}
 	if rec.State != blockdev.VolumeReady {
 		return status.Errorf(codes.FailedPrecondition, "volume %s is %s: it can be staged when it is %s", rec.ID, rec.State, blockdev.VolumeReady)
+	}
+	if why := d.beingCopied(rec.ID); why != "" {
+		return status.Errorf(codes.Aborted, "volume %s: %s, and would change under the copy; call again when that is done", rec.ID, why)
 	}
 	if rec.Replicable {
 		if err := d.needSidecar(ctx); err != nil {
@@ -117,10 +114,17 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path str
 	switch {
 	case want.Block && rec.Format == nil && !want.readOnly():
 		return d.recordRaw(ctx, rec)
-	case want.Block || staged:
+	case want.Block:
 		return d.shareFormat(ctx, rec)
+	case staged:
+		err = d.shareFormat(ctx, rec)
+	default:
+		err = d.mountStaged(ctx, rec, device, path, fsType, want)
 	}
-	return d.mountStaged(ctx, rec, device, path, fsType, want)
+	if err != nil {
+		return err
+	}
+	return d.growFileSystem(ctx, rec, device, path, fsType, want.mountsReadOnly())
 }
 
 // alreadyStaged reports whether the volume's file system is mounted on path. It refuses a path that is not the one the
@@ -216,15 +220,9 @@ func mountOptions(fsType string, want capability) []string {
 }
 
 func (d *Driver) recordStage(rec *blockdev.VolumeRecord, stage *blockdev.StageRecord) error {
-	updated, err := d.pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
+	return d.update(rec, "record the staging of", func(r *blockdev.VolumeRecord) {
 		r.Stage = stage
-		return nil
 	})
-	if err != nil {
-		return poolError("record the staging of", rec.ID, err)
-	}
-	*rec = *updated
-	return nil
 }
 
 // undoStage takes back what a failed stage did. Where it cannot, the stage record stays, and the next stage or unstage
@@ -241,13 +239,7 @@ func (d *Driver) undoStage(ctx context.Context, rec *blockdev.VolumeRecord, path
 // mounted on the path.
 func (s *nodeServer) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	id := req.GetVolumeId()
-	if id == "" {
-		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
-	}
-	if req.GetStagingTargetPath() == "" {
-		return nil, status.Errorf(codes.InvalidArgument, "volume %s: staging_target_path is missing", id)
-	}
-	done, err := s.d.inflight.begin(id, "NodeUnstageVolume")
+	done, err := s.d.beginCall("NodeUnstageVolume", id, argument{"staging_target_path", req.GetStagingTargetPath()})
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +275,7 @@ func (d *Driver) nothingMountedOn(id, path string) error {
 }
 
 func (d *Driver) unstage(ctx context.Context, rec *blockdev.VolumeRecord, path string) error {
-	devices, err := d.devices(rec)
+	devices, err := d.attachedDevices(rec)
 	if err != nil {
 		return err
 	}

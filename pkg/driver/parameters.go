@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -28,6 +29,11 @@ const (
 	ParamJournalSize      = ParameterPrefix + "journal-size"
 	ParamJournalFull      = ParameterPrefix + "journal-full"
 	ParamProvisioning     = ParameterPrefix + "provisioning"
+	ParamReplication      = ParameterPrefix + "replication"
+	ParamRPOTarget        = ParameterPrefix + "rpo-target"
+	ParamReplicationRate  = ParameterPrefix + "replication-rate"
+	ParamIOBytes          = ParameterPrefix + "io-bytes-per-second"
+	ParamIOPS             = ParameterPrefix + "iops"
 
 	paramFSType = kubernetesPrefix + "fstype"
 )
@@ -42,6 +48,9 @@ const (
 
 	ProvisioningThin  = "thin"
 	ProvisioningThick = "thick"
+
+	ReplicationOn  = "on"
+	ReplicationOff = "off"
 )
 
 // ParameterType says how a parameter's value is written.
@@ -52,6 +61,8 @@ const (
 	TypeName     ParameterType = "name"
 	TypeEnum     ParameterType = "one of"
 	TypeQuantity ParameterType = "quantity"
+	TypeDuration ParameterType = "duration"
+	TypeNumber   ParameterType = "number"
 )
 
 // ParameterSpec describes one StorageClass parameter. The documentation of parameters is generated from Parameters.
@@ -62,6 +73,8 @@ type ParameterSpec struct {
 	Values []string
 	// Default is what an absent key means, in the value's own notation; empty where absence means "none".
 	Default string
+	// Mutable: a VolumeAttributesClass may have it, and change it for a volume in use.
+	Mutable bool
 	Doc     string
 
 	set func(p *volumeParameters, value string) error
@@ -80,33 +93,40 @@ var Parameters = []ParameterSpec{
 		},
 	},
 	{
-		Key: ParamConsistencyGroup, Type: TypeName,
-		Doc: "Name of the consistency group that the volume joins when it is created. The first volume creates the group.",
+		Key: ParamConsistencyGroup, Type: TypeName, Mutable: true,
+		Doc: "Name of the consistency group that the volume joins. The first volume creates the group. Changed, the volume moves into the other group, " +
+			"and its copy there begins anew. When a volume is created, `${pvc.namespace}`, `${pvc.name}` and `${pv.name}` in it stand for the claim's, with a " +
+			"provisioner that runs with `--extra-create-metadata`: `${pvc.namespace}` is one group for each namespace.",
 		set: func(p *volumeParameters, v string) (err error) {
+			if isGroupTemplate(v) {
+				p.groupTemplate = v
+				return checkGroupTemplate(v)
+			}
 			p.Group, err = parseName(v)
 			return err
 		},
 	},
 	{
-		Key: ParamRemote, Type: TypeName,
+		Key: ParamRemote, Type: TypeName, Mutable: true,
 		Doc: "Name of the site that the volume's group replicates to. Without " + ParamConsistencyGroup +
-			" the volume gets a group of its own, named after its id.",
+			" the volume gets a group of its own, named after its id. Changed, the group's volumes are copied to the other site from nothing; " +
+			"the copy at the old one stays there as it was.",
 		set: func(p *volumeParameters, v string) (err error) {
 			p.Remote, err = parseName(v)
 			return err
 		},
 	},
 	{
-		Key: ParamOrder, Type: TypeEnum, Values: []string{OrderFlush, OrderAck}, Default: OrderFlush,
+		Key: ParamOrder, Type: TypeEnum, Values: []string{OrderFlush, OrderAck}, Default: OrderFlush, Mutable: true,
 		Doc: "What the secondary keeps in order. flush: writes, as far as completed flushes order them, at nearly no cost. " +
-			"ack: every acknowledged write, at the price of slower writes.",
+			"ack: every acknowledged write, at the price of slower writes. It can be changed while the volume is not staged.",
 		set: func(p *volumeParameters, v string) error {
 			p.orderGiven, p.Order = true, v
 			return nil
 		},
 	},
 	{
-		Key: ParamJournalSize, Type: TypeQuantity, Default: "1Gi",
+		Key: ParamJournalSize, Type: TypeQuantity, Default: "1Gi", Mutable: true,
 		Doc: "Size of the group's journal, at least 16Mi. All volumes of a group must ask for the same size.",
 		set: func(p *volumeParameters, v string) error {
 			n, err := parseQuantity(v)
@@ -118,11 +138,70 @@ var Parameters = []ParameterSpec{
 		},
 	},
 	{
-		Key: ParamJournalFull, Type: TypeEnum, Values: []string{JournalFullTrack, JournalFullStall}, Default: JournalFullTrack,
+		Key: ParamJournalFull, Type: TypeEnum, Values: []string{JournalFullTrack, JournalFullStall}, Default: JournalFullTrack, Mutable: true,
 		Doc: "What happens when the journal is full of records that the peer has not acknowledged. track: the oldest are " +
 			"folded into the change map and writes go on. stall: writes wait.",
 		set: func(p *volumeParameters, v string) error {
 			p.JournalFull = v
+			return nil
+		},
+	},
+	{
+		Key: ParamRPOTarget, Type: TypeDuration, Default: "0", Mutable: true,
+		Doc: "How far the copy of the group may lag before its status, metrics and health say so; 0 for no target.",
+		set: func(p *volumeParameters, v string) (err error) {
+			p.RPOTargetMillis, err = parseMillis(v)
+			return err
+		},
+	},
+	{
+		Key: ParamReplicationRate, Type: TypeQuantity, Default: "0", Mutable: true,
+		Doc: "Most bytes a second that are sent of the group to its remote, syncs included, after compression, at least 64Ki; 0 for no bound. " +
+			"Writers do not notice it; the lag does.",
+		set: func(p *volumeParameters, v string) (err error) {
+			if v != "0" {
+				p.ShipBytesPerSecond, err = parseQuantity(v)
+			}
+			if err == nil && v != "0" && p.ShipBytesPerSecond < minShipBytesPerSecond {
+				err = fmt.Errorf("%q is less than the minimum of 64Ki", v)
+			}
+			return err
+		},
+	},
+	{
+		Key: ParamReplication, Type: TypeEnum, Values: []string{ReplicationOn, ReplicationOff}, Mutable: true,
+		Doc: "off: the volume leaves its group and is served from its image alone; its copy stays at the remote as it was then. on: it joins the " +
+			"group that the other parameters name, or else the one that it was last in, as long as that exists, or else the one that it was made for. Implied by " + ParamConsistencyGroup + " and " + ParamRemote + ".",
+		set: func(p *volumeParameters, v string) error {
+			p.Replication = v
+			return nil
+		},
+	},
+	{
+		Key: ParamIOBytes, Type: TypeQuantity, Default: "0", Mutable: true,
+		Doc: "Most bytes a second that the volume reads and writes together, at least 1Mi; 0 for no bound. For replicable volumes. What is over it waits: " +
+			"writes from the page cache as well, so an fsync, and the unmounting of a volume with much that is not written yet, take as long as that takes. " +
+			"An idle volume saves up a tenth of a second's worth. The copy at the other site has no limits, and gets none when it is promoted. " +
+			"The replicator's metrics have the limits of attached volumes, and count what had to wait (slipstream_volume_delayed_operations_total).",
+		set: func(p *volumeParameters, v string) (err error) {
+			if v != "0" {
+				p.IOBytesPerSecond, err = parseQuantity(v)
+			}
+			if err == nil && v != "0" && p.IOBytesPerSecond < minIOBytesPerSecond {
+				err = fmt.Errorf("%q is less than the minimum of 1Mi", v)
+			}
+			return err
+		},
+	},
+	{
+		Key: ParamIOPS, Type: TypeNumber, Default: "0", Mutable: true,
+		Doc: "Most reads and writes a second of the volume together, at least 10; 0 for no bound. Counted are requests as they reach the volume, after the page cache " +
+			"has merged them; flushes and discards are not. Otherwise as " + ParamIOBytes + ".",
+		set: func(p *volumeParameters, v string) (err error) {
+			p.IOPS, err = strconv.ParseInt(v, 10, 64)
+			if err != nil || p.IOPS < 0 || (p.IOPS > 0 && p.IOPS < minIOPS) {
+				return fmt.Errorf("%q is neither 0 nor a number of at least %d", v, minIOPS)
+			}
 			return nil
 		},
 	},
@@ -136,16 +215,26 @@ var Parameters = []ParameterSpec{
 	},
 }
 
-// knownKubernetesKeys are accepted and, except for fstype, not used: the driver has no access to the API server.
+// knownKubernetesKeys are accepted. Names of claims and volumes are noted (see claimOf) and decide nothing.
 var knownKubernetesKeys = []string{
 	paramFSType,
-	kubernetesPrefix + "pvc/name",
-	kubernetesPrefix + "pvc/namespace",
-	kubernetesPrefix + "pv/name",
+	paramClaimName,
+	paramClaimNamespace,
+	paramVolumeName,
 }
 
 // minJournalSizeBytes keeps room for a few segments; below it every write would wait for a trim.
 const minJournalSizeBytes = 16 << 20
+
+// minIOBytesPerSecond and minIOPS keep what is in flight at a time, dozens of requests of up to a MiB, from waiting so long that the kernel takes
+// the device for hung.
+const (
+	minIOBytesPerSecond = 1 << 20
+	minIOPS             = 10
+)
+
+// minShipBytesPerSecond is the replicator's.
+const minShipBytesPerSecond = 64 << 10
 
 // defaultJournalSizeBytes is the replicator's default; see CreateGroupRequest.
 const defaultJournalSizeBytes = 1 << 30
@@ -156,11 +245,18 @@ type volumeParameters struct {
 	FSType           string
 	Replicable       bool
 	Group            string
+	groupTemplate    string // in place of Group in a class; a creation's is expanded before (expandParameters)
 	Remote           string
 	Order            string
 	JournalSizeBytes int64 // 0: the replicator's default
 	JournalFull      string
-	Thick            bool
+	RPOTargetMillis  int64
+	// ShipBytesPerSecond: 0 for no bound.
+	ShipBytesPerSecond int64
+	IOBytesPerSecond   int64 // 0 for no bound, as IOPS
+	IOPS               int64
+	Replication        string
+	Thick              bool
 
 	replicableGiven bool
 	orderGiven      bool
@@ -225,10 +321,16 @@ func (p *volumeParameters) applyOwn(key, value string) error {
 func (p *volumeParameters) validate() error {
 	inGroup := ""
 	switch {
-	case p.Group != "":
+	case p.Group != "" || p.groupTemplate != "":
 		inGroup = ParamConsistencyGroup
 	case p.Remote != "":
 		inGroup = ParamRemote
+	}
+	switch {
+	case p.Replication == ReplicationOff && inGroup != "":
+		return status.Errorf(codes.InvalidArgument, "parameter %s is %s, but %s asks for it: remove one of the two", ParamReplication, p.Replication, inGroup)
+	case p.Replication == ReplicationOn && inGroup == "":
+		return status.Errorf(codes.InvalidArgument, "parameter %s is %s, but nothing says where: add %s or %s", ParamReplication, p.Replication, ParamConsistencyGroup, ParamRemote)
 	}
 	if inGroup != "" {
 		if p.replicableGiven && !p.Replicable {
@@ -241,16 +343,30 @@ func (p *volumeParameters) validate() error {
 		return status.Errorf(codes.InvalidArgument,
 			"parameter %s has a meaning for replicable volumes only: add %s: \"true\" or remove it", ParamOrder, ParamReplicable)
 	}
+	if p.IOBytesPerSecond != 0 || p.IOPS != 0 {
+		key := ParamIOBytes
+		if p.IOBytesPerSecond == 0 {
+			key = ParamIOPS
+		}
+		if !p.Replicable {
+			return status.Errorf(codes.InvalidArgument, "parameter %s is for replicable volumes only, since the I/O of others goes by the kernel's loop driver alone: "+
+				"add %s: \"true\", or remove it and limit the pods (io.max of their cgroups)", key, ParamReplicable)
+		}
+	}
 	journalKey := ""
 	switch {
 	case p.JournalSizeBytes != 0:
 		journalKey = ParamJournalSize
 	case p.JournalFull != "":
 		journalKey = ParamJournalFull
+	case p.RPOTargetMillis != 0:
+		journalKey = ParamRPOTarget
+	case p.ShipBytesPerSecond != 0:
+		journalKey = ParamReplicationRate
 	}
 	if journalKey != "" && inGroup == "" {
 		return status.Errorf(codes.InvalidArgument,
-			"parameter %s describes the journal of a group: add %s or %s, or remove it", journalKey, ParamConsistencyGroup, ParamRemote)
+			"parameter %s describes a group: add %s or %s, or remove it", journalKey, ParamConsistencyGroup, ParamRemote)
 	}
 	return nil
 }
@@ -318,6 +434,18 @@ func parseName(value string) (string, error) {
 	}
 	return value, nil
 }
+
+// parseMillis reads a duration in whole milliseconds, as 500ms, 5s or 1h, or 0.
+func parseMillis(value string) (int64, error) {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < 0 || d%time.Millisecond != 0 || d > maxRPOTarget {
+		return 0, fmt.Errorf("%q is not a duration such as 500ms, 5s or 1h, of whole milliseconds and at most a year", value)
+	}
+	return d.Milliseconds(), nil
+}
+
+// maxRPOTarget is the replicator's.
+const maxRPOTarget = 365 * 24 * time.Hour
 
 var quantitySuffixes = []struct {
 	suffix string

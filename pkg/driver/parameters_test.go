@@ -37,7 +37,7 @@ func TestParseParameters(t *testing.T) {
 			err: "slipstream.dev/remote needs a replicable volume"},
 		{name: "order of a plain volume", params: map[string]string{"slipstream.dev/order": "ack"}, err: "for replicable volumes only"},
 		{name: "journal without group", params: map[string]string{"slipstream.dev/replicable": "true", "slipstream.dev/journal-size": "64Mi"},
-			err: "slipstream.dev/journal-size describes the journal of a group"},
+			err: "slipstream.dev/journal-size describes a group"},
 		{name: "journal-full without group", params: map[string]string{"slipstream.dev/journal-full": "stall"}, err: "slipstream.dev/journal-full"},
 		{name: "unknown", params: map[string]string{"slipstream.dev/replicate": "true"}, err: `did you mean "slipstream.dev/replicable"`},
 		{name: "unknown, other key", params: map[string]string{"slipstream.dev/group": "x"}, err: `unknown parameter "slipstream.dev/group": did you mean "slipstream.dev/`},

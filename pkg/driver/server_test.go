@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -94,7 +94,7 @@ func TestRun(t *testing.T) {
 	}
 
 	// A second driver on the same socket, or the same pool, is told so.
-	if _, err := listenUnix(opts.Endpoint); err == nil || !strings.Contains(err.Error(), "another process listens") {
+	if _, err := csiserver.ListenUnix(opts.Endpoint); err == nil || !strings.Contains(err.Error(), "another process listens") {
 		t.Errorf("a second listener: %v", err)
 	}
 	if _, err := newDriver(opts, d.system); err == nil || !strings.Contains(err.Error(), "driver.lock") {
@@ -131,33 +131,6 @@ func TestRun(t *testing.T) {
 	klog.Flush()
 	if text := log.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "***stripped***") || !strings.Contains(text, "CreateVolume") {
 		t.Errorf("log:\n%s", text)
-	}
-}
-
-func TestListenUnix(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "s.sock")
-	for _, endpoint := range []string{"unix://" + path, "unix:" + path, path} {
-		l, err := listenUnix(endpoint)
-		if err != nil {
-			t.Fatalf("%s: %v", endpoint, err)
-		}
-		l.(*net.UnixListener).SetUnlinkOnClose(false) // as after SIGKILL
-		l.Close()
-	}
-	for _, endpoint := range []string{"", "unix://", "tcp://127.0.0.1:1"} {
-		if l, err := listenUnix(endpoint); err == nil {
-			l.Close()
-			t.Errorf("%q is taken for a Unix socket", endpoint)
-		}
-	}
-	file := filepath.Join(dir, "precious")
-	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if l, err := listenUnix(file); err == nil {
-		l.Close()
-		t.Error("a file was replaced by a socket")
 	}
 }
 

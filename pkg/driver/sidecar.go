@@ -41,6 +41,7 @@ type sidecarClient struct {
 // dialSidecar prepares the connection; it is made, and made again, when calls need it.
 func dialSidecar(endpoint string) (*sidecarClient, error) {
 	conn, err := grpc.NewClient(endpoint,
+		grpc.WithChainUnaryInterceptor(mortalCalls()...),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a Unix socket: the file's permissions are the security
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// The default waits up to two minutes after failures; a replicator that was restarted is back in one second.
@@ -158,12 +159,56 @@ func (s *sidecarClient) AddVolume(ctx context.Context, group, volumeID string) e
 	return s.failure("AddVolume", group+"/"+volumeID, err)
 }
 
+// MoveVolume puts a volume into a group, out of the one that it is in.
+func (s *sidecarClient) MoveVolume(ctx context.Context, group, volumeID string) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
+	defer cancel()
+	_, err := s.client.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: group, VolumeId: volumeID, Move: true})
+	return s.failure("AddVolume", group+"/"+volumeID, err)
+}
+
+// ModifyGroup changes what is given of a group's settings.
+func (s *sidecarClient) ModifyGroup(ctx context.Context, request *sidecarpb.ModifyGroupRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	_, err := s.client.ModifyGroup(ctx, request)
+	return s.failure("ModifyGroup", request.GetName(), err)
+}
+
+// ModifyVolume changes what is given of a volume's settings.
+func (s *sidecarClient) ModifyVolume(ctx context.Context, request *sidecarpb.ModifyVolumeRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	_, err := s.client.ModifyVolume(ctx, request)
+	return s.failure("ModifyVolume", request.GetVolumeId(), err)
+}
+
 // RemoveVolume succeeds for a volume that is not in the group.
 func (s *sidecarClient) RemoveVolume(ctx context.Context, group, volumeID string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()
 	_, err := s.client.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: group, VolumeId: volumeID})
 	return s.failure("RemoveVolume", group+"/"+volumeID, ignoreNotFound(err))
+}
+
+// CutGroup takes snapshots of volumes of a group at one ordinal. targets are the volumes' ids by those of the snapshots.
+func (s *sidecarClient) CutGroup(ctx context.Context, group string, targets map[string]string) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
+	defer cancel()
+	request := &sidecarpb.CutGroupRequest{Group: group}
+	for snapshotID, volumeID := range targets {
+		request.Targets = append(request.Targets, &sidecarpb.CutTarget{VolumeId: volumeID, SnapshotId: snapshotID})
+	}
+	_, err := s.client.CutGroup(ctx, request)
+	return s.failure("CutGroup", group, err)
+}
+
+// ReleaseCut ends what a group does for a snapshot that is about to be deleted; one that it does not know is a success.
+func (s *sidecarClient) ReleaseCut(ctx context.Context, snapshotID string) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
+	defer cancel()
+	_, err := s.client.ReleaseCut(ctx, &sidecarpb.ReleaseCutRequest{SnapshotId: snapshotID})
+	return s.failure("ReleaseCut", snapshotID, err)
 }
 
 func ignoreNotFound(err error) error {

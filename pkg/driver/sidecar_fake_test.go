@@ -13,7 +13,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
@@ -24,6 +26,8 @@ type fakeSidecar struct {
 	endpoint string
 	shimDir  string
 
+	node *node // whose pool it makes snapshots in
+
 	mu       sync.Mutex
 	server   *grpc.Server
 	groups   map[string]*sidecarpb.GroupStatus
@@ -31,6 +35,7 @@ type fakeSidecar struct {
 	formats  map[string][]blockdev.FormatRecord
 	sizes    map[string]int64
 	calls    []string
+	ordinal  uint64 // of the last cut
 	// hook is called before each call; an error is the call's.
 	hook func(call string) error
 }
@@ -50,7 +55,7 @@ func startSidecar(t *testing.T) *fakeSidecar {
 
 func (s *fakeSidecar) start(t *testing.T) {
 	t.Helper()
-	listener, err := listenUnix(s.endpoint)
+	listener, err := csiserver.ListenUnix(s.endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +152,7 @@ func (s *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupReq
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
 	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: "primary", Peer: r.GetRemote(),
-		JournalSizeBytes: size, JournalFull: r.GetJournalFull()}
+		JournalSizeBytes: size, JournalFull: r.GetJournalFull(), RpoTargetSeconds: float64(r.GetRpoTargetMillis()) / 1e3, ShipBytesPerSecond: r.GetShipBytesPerSecond()}
 	return &sidecarpb.CreateGroupResponse{GroupId: "id-" + r.GetName()}, nil
 }
 
@@ -178,10 +183,69 @@ func (s *fakeSidecar) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest
 	if !ok {
 		return nil, status.Error(codes.NotFound, "no such group")
 	}
+	for name, other := range s.groups {
+		in := func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() }
+		if name == r.GetGroup() || !slices.ContainsFunc(other.Volumes, in) {
+			continue
+		}
+		if !r.GetMove() {
+			return nil, status.Errorf(codes.FailedPrecondition, "it is in group %s", name)
+		}
+		other.Volumes = slices.DeleteFunc(other.Volumes, in)
+	}
 	if !slices.ContainsFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() }) {
 		g.Volumes = append(g.Volumes, &sidecarpb.VolumeStatus{VolumeId: r.GetVolumeId()})
 	}
-	return &sidecarpb.AddVolumeResponse{}, nil
+	return &sidecarpb.AddVolumeResponse{}, s.recordGroup(r.GetVolumeId(), r.GetGroup())
+}
+
+func (s *fakeSidecar) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
+	done, err := s.begin("ModifyGroup", r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	g, ok := s.groups[r.GetName()]
+	if !ok {
+		return nil, status.Error(codes.NotFound, "no such group")
+	}
+	if r.Remote != nil {
+		g.Peer = *r.Remote
+	}
+	if r.JournalSizeBytes != nil {
+		g.JournalSizeBytes = *r.JournalSizeBytes
+	}
+	if r.JournalFull != nil {
+		g.JournalFull = *r.JournalFull
+	}
+	if r.RpoTargetMillis != nil {
+		g.RpoTargetSeconds = float64(*r.RpoTargetMillis) / 1e3
+	}
+	if r.ShipBytesPerSecond != nil {
+		g.ShipBytesPerSecond = *r.ShipBytesPerSecond
+	}
+	return &sidecarpb.ModifyGroupResponse{}, nil
+}
+
+func (s *fakeSidecar) ModifyVolume(_ context.Context, r *sidecarpb.ModifyVolumeRequest) (*sidecarpb.ModifyVolumeResponse, error) {
+	done, err := s.begin("ModifyVolume", r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	_, err = s.node.d.pool.Update(r.GetVolumeId(), func(rec *blockdev.VolumeRecord) error {
+		if r.Order != nil {
+			rec.Order = blockdev.Order(r.GetOrder())
+		}
+		if r.IoBytesPerSecond != nil {
+			rec.IOBytesPerSecond = r.GetIoBytesPerSecond()
+		}
+		if r.Iops != nil {
+			rec.IOPS = r.GetIops()
+		}
+		return nil
+	})
+	return &sidecarpb.ModifyVolumeResponse{}, err
 }
 
 func (s *fakeSidecar) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
@@ -195,7 +259,7 @@ func (s *fakeSidecar) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeR
 		return nil, status.Error(codes.NotFound, "no such group")
 	}
 	g.Volumes = slices.DeleteFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() })
-	return &sidecarpb.RemoveVolumeResponse{}, nil
+	return &sidecarpb.RemoveVolumeResponse{}, s.recordGroup(r.GetVolumeId(), "")
 }
 
 func (s *fakeSidecar) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) (*sidecarpb.ListGroupsResponse, error) {
@@ -207,8 +271,7 @@ func (s *fakeSidecar) ListGroups(_ context.Context, r *sidecarpb.ListGroupsReque
 	response := &sidecarpb.ListGroupsResponse{}
 	for name, g := range s.groups {
 		if r.GetName() == "" || r.GetName() == name {
-			response.Groups = append(response.Groups, &sidecarpb.GroupStatus{Name: g.Name, GroupId: g.GroupId, Role: g.Role, Peer: g.Peer,
-				JournalSizeBytes: g.JournalSizeBytes, JournalFull: g.JournalFull, Volumes: slices.Clone(g.Volumes)})
+			response.Groups = append(response.Groups, proto.Clone(g).(*sidecarpb.GroupStatus))
 		}
 	}
 	return response, nil

@@ -1,0 +1,310 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"path/filepath"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// What new volumes can have of a pool is not what is free on its file system: thin volumes will fill up, journals will
+// grow to their size, a snapshot keeps what its volume overwrites. The ledger adds up what the pool has promised; a volume is made,
+// or grown, only where the sum stays within the file system:
+//
+//	base = free + used by the pool - reserve - thick volumes - journals at their largest - what snapshots keep
+//	thin volumes <= base x overcommit ratio
+//	free - reserve >= what thick volumes, journals and snapshots have still to allocate
+//
+// Everything in it comes from the records and from the file system, so it is the same after a crash. What other programs
+// have on the file system is neither free nor used by the pool, and so not in base.
+
+// ledger is what a pool has and has promised, in bytes.
+type ledger struct {
+	Free    int64 // on the file system
+	Used    int64 // by images and journals of the pool; what reflinked images share counts once
+	Reserve int64
+
+	Thin      int64 // sizes of thin volumes, secondary copies included
+	Thick     int64 // sizes of thick ones
+	Journals  int64 // the most that the journals can take
+	Snapshots int64 // what snapshots hold, or will
+	// Owed is the part of Thick, Journals and Snapshots that is not allocated yet.
+	Owed int64
+
+	Ratio float64 // of thin volumes' sizes to the space for them
+}
+
+// base is the space that thin volumes share.
+func (l ledger) base() int64 {
+	return l.Free + l.Used - l.Reserve - l.Thick - l.Journals - l.Snapshots
+}
+
+// available is what new volumes can have together, and most the largest that one of them can be.
+func (l ledger) available(thick bool) (available, most int64) {
+	headroom, base := l.Free-l.Reserve-l.Owed, l.base()
+	if headroom <= 0 || base <= 0 {
+		return 0, 0
+	}
+	if thick {
+		available = min(headroom, base-scale(l.Thin, 1/l.Ratio))
+	} else {
+		available = scale(base, l.Ratio) - l.Thin
+	}
+	available = max(available, 0) / sizeUnitBytes * sizeUnitBytes
+	// Also with a ratio above one: a volume that the whole pool has no room for can never be filled.
+	return available, min(available, base/sizeUnitBytes*sizeUnitBytes)
+}
+
+// scale multiplies, without going past what an int64 holds.
+func scale(n int64, by float64) int64 {
+	if by == 1 {
+		return n
+	}
+	if product := float64(n) * by; product < math.MaxInt64/2 {
+		return int64(product)
+	}
+	return math.MaxInt64 / 2
+}
+
+func (l ledger) String() string {
+	return fmt.Sprintf("%d bytes are free and %d used by the pool, less a reserve of %d; thick volumes are promised %d, journals %d, snapshots %d, "+
+		"thin volumes %d with an overcommit ratio of %g", l.Free, l.Used, l.Reserve, l.Thick, l.Journals, l.Snapshots, l.Thin, l.Ratio)
+}
+
+// addThick, and the others, add a promise of which a part is allocated.
+func (l *ledger) addThick(promised, allocated int64) {
+	l.Thick += promised
+	l.Owed += max(promised-allocated, 0)
+}
+
+func (l *ledger) addJournal(promised, allocated int64) {
+	l.Journals += max(promised, allocated)
+	l.Owed += max(promised-allocated, 0)
+	l.Used += allocated
+}
+
+func (l *ledger) addSnapshot(promised, allocated int64) {
+	l.Snapshots += max(promised, allocated)
+	l.Owed += max(promised-allocated, 0)
+}
+
+// ledger adds up the pool: what is recorded, the claims of calls that are at work, and journals that are wanted, by their groups' names,
+// where there is no such group yet; it changes wanted. An error is a status error. The caller holds claims.mu.
+func (d *Driver) ledger(wanted map[string]int64) (ledger, error) {
+	l := ledger{Ratio: d.opts.Capacity.OvercommitRatio}
+	fail := func(err error) (ledger, error) {
+		return l, status.Errorf(codes.Internal, "capacity of pool %s: %v", d.opts.PoolDir, err)
+	}
+	total, before, err := d.pool.Space()
+	if err != nil {
+		return fail(err)
+	}
+	recs, err := d.records()
+	if err != nil {
+		return l, err
+	}
+	recs = d.claims.merge(recs)
+	images := images{d: d, allocated: map[string]int64{}}
+	for _, rec := range recs {
+		allocated, err := images.add(rec.ID)
+		if err != nil {
+			return fail(err)
+		}
+		if rec.Thick {
+			l.addThick(rec.SizeBytes, allocated)
+		} else {
+			l.Thin += rec.SizeBytes
+		}
+		if name, bytes := journalWanted(rec); name != "" {
+			wanted[name] = max(wanted[name], bytes)
+		}
+	}
+	snapshots, err := d.snapshots()
+	if err != nil {
+		return l, err
+	}
+	if err := d.addSnapshots(&l, &images, snapshots); err != nil {
+		return fail(err)
+	}
+	if err := d.addJournals(&l, wanted); err != nil {
+		return fail(err)
+	}
+	used, err := d.pool.AllocatedTogether(images.paths)
+	if err != nil {
+		return fail(err)
+	}
+	l.Used += used
+	// What was allocated or given back while this was added up must not count as free and as used.
+	_, after, err := d.pool.Space()
+	if err != nil {
+		return fail(err)
+	}
+	l.Free, l.Reserve = min(before, after), d.opts.Capacity.Reserve.of(total)
+	return l, nil
+}
+
+// images are the image files of a pool and what each of them takes.
+type images struct {
+	d         *Driver
+	paths     []string
+	allocated map[string]int64 // by volume id
+}
+
+// add returns what a volume's image takes; a volume that is being made has it in another directory.
+func (i *images) add(volumeID string) (int64, error) {
+	for _, path := range i.d.pool.ImagePaths(volumeID) {
+		allocated, found, err := i.take(path)
+		if err != nil {
+			return 0, err
+		}
+		if found {
+			i.allocated[volumeID] = allocated
+			return allocated, nil
+		}
+	}
+	return 0, nil
+}
+
+func (i *images) take(path string) (allocated int64, found bool, err error) {
+	info, err := i.d.fs.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	i.paths = append(i.paths, path)
+	allocated, err = vfs.AllocatedBytes(info)
+	return allocated, true, err
+}
+
+// addSnapshots: a snapshot that is ready keeps what its image takes; one that is being copied will take as much as its volume has.
+func (d *Driver) addSnapshots(l *ledger, images *images, snapshots []*blockdev.SnapshotRecord) error {
+	for _, s := range snapshots {
+		path, err := d.pool.SnapshotImagePath(s.ID)
+		if err != nil {
+			return err
+		}
+		allocated, _, err := images.take(path)
+		if err != nil {
+			return err
+		}
+		promised := allocated
+		if s.State == blockdev.SnapshotCreating || s.State == blockdev.SnapshotCopying {
+			promised = max(allocated, min(s.SizeBytes, images.allocated[s.SourceVolumeID]))
+		}
+		l.addSnapshot(promised, allocated)
+	}
+	return nil
+}
+
+// addJournals adds the journals that there are and those of groups that are still to be made. A journal on another file
+// system takes nothing of this one.
+func (d *Driver) addJournals(l *ledger, wanted map[string]int64) error {
+	groups := d.pool.GroupsDir()
+	ids, err := d.fs.ReadDir(groups)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		var meta core.Meta
+		err := blockdev.ReadRecord(d.fs, filepath.Join(groups, id, core.MetaFile), core.MetaKind, &meta)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // being made or deleted
+		}
+		if err != nil {
+			// What its journal takes is not free, and what it may take more not known: the replicator refuses the group too.
+			klog.ErrorS(err, "Capacity is reckoned without the journal of a group whose record cannot be read", "group", id)
+			continue
+		}
+		delete(wanted, meta.Name)
+		journal := filepath.Join(groups, id, core.JournalDir)
+		if same, err := d.pool.SameFileSystem(journal); err != nil || !same {
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			continue
+		}
+		allocated, err := d.allocatedIn(journal)
+		if err != nil {
+			return err
+		}
+		l.addJournal(meta.JournalLimitBytes(), allocated)
+	}
+	for _, bytes := range wanted {
+		l.addJournal(bytes, 0)
+	}
+	return nil
+}
+
+// allocatedIn is what the files of a directory take.
+func (d *Driver) allocatedIn(dir string) (total int64, err error) {
+	names, err := d.fs.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	for _, name := range names {
+		info, err := d.fs.Stat(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		allocated, err := vfs.AllocatedBytes(info)
+		if err != nil {
+			return 0, err
+		}
+		total += allocated
+	}
+	return total, nil
+}
+
+// journalWanted returns the group that a volume's parameters put it in, and the size its journal will have if that group
+// has still to be made.
+func journalWanted(rec *blockdev.VolumeRecord) (group string, bytes int64) {
+	p, group, err := joining(rec)
+	if err != nil || group == "" {
+		return "", 0 // of another version; the group it is in says it
+	}
+	return group, p.journalLimitBytes()
+}
+
+// journalLimitBytes is the most that the journal of the group will take that these parameters make.
+func (p volumeParameters) journalLimitBytes() int64 {
+	meta := core.Meta{JournalSizeBytes: p.JournalSizeBytes, JournalFull: core.PolicyTrack}
+	if meta.JournalSizeBytes == 0 {
+		meta.JournalSizeBytes = defaultJournalSizeBytes
+	}
+	if p.JournalFull == JournalFullStall {
+		meta.JournalFull = core.PolicyStall
+	}
+	return meta.JournalLimitBytes()
+}
+
+// room is what volumes with these parameters can have, as ledger.available says it. The journal of a group that they are the first
+// of takes its part first.
+func (d *Driver) room(p volumeParameters) (available, most int64, err error) {
+	wanted := map[string]int64{}
+	// A name that no group can have stands for the id that a volume would have.
+	if name := p.groupName("(new)"); name != "" {
+		wanted[name] = p.journalLimitBytes()
+	}
+	d.claims.mu.Lock()
+	defer d.claims.mu.Unlock()
+	l, err := d.ledger(wanted)
+	if err != nil {
+		return 0, 0, err
+	}
+	available, most = l.available(p.Thick)
+	return available, most, nil
+}

@@ -1,0 +1,61 @@
+package driver
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+func TestClaimOf(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		parameters map[string]string
+		block      bool
+		want       *blockdev.ClaimRecord
+	}{
+		{"no provisioner", map[string]string{ParamReplicable: "true"}, true, nil},
+		{"a claim", map[string]string{paramClaimName: "orders", paramClaimNamespace: "shop", paramVolumeName: "pvc-1"}, false,
+			&blockdev.ClaimRecord{Name: "orders", Namespace: "shop", Volume: "pvc-1"}},
+		{"a raw block device", map[string]string{paramVolumeName: "pvc-1"}, true, &blockdev.ClaimRecord{Volume: "pvc-1", Block: true}},
+	} {
+		if diff := cmp.Diff(tt.want, claimOf(tt.parameters, tt.block)); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
+	}
+}
+
+// The metadata that the provisioner adds stands in the record and in the metrics, and is no part of what a repeated
+// CreateVolume has to agree in.
+func TestClaimMetadata(t *testing.T) {
+	h := newNode(t, nil)
+	metadata := map[string]string{paramClaimName: "orders", paramClaimNamespace: "shop", paramVolumeName: "pvc-1"}
+	id := h.create("pvc-1", mountCapability(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, ""), metadata)
+	if again := h.create("pvc-1", mountCapability(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, ""), nil); again != id {
+		t.Fatalf("without the metadata it is volume %s, not %s", again, id)
+	}
+	rec, err := h.d.volume(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&blockdev.ClaimRecord{Name: "orders", Namespace: "shop", Volume: "pvc-1"}, rec.Claim); diff != "" {
+		t.Error(diff)
+	}
+	want := `
+# HELP slipstream_volume_size_bytes Size of the volume, which its image may take less space than.
+# TYPE slipstream_volume_size_bytes gauge
+slipstream_volume_size_bytes{group="",pvc="orders",pvc_namespace="shop",volume="ID"} SIZE
+# HELP slipstream_volume_staged 1 if the volume is staged on this node.
+# TYPE slipstream_volume_staged gauge
+slipstream_volume_staged{group="",pvc="orders",pvc_namespace="shop",volume="ID"} 0
+`
+	want = strings.NewReplacer("ID", rec.ID, "SIZE", strconv.FormatFloat(float64(rec.SizeBytes), 'g', -1, 64)).Replace(want)
+	if err := testutil.CollectAndCompare(newVolumeMetrics(h.d), strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}

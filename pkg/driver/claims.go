@@ -1,0 +1,59 @@
+package driver
+
+import (
+	"slices"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// claims are the volumes that calls are making or growing, as they will be. What was found to have room for one call
+// counts for all others until the volume's record says it, so two calls cannot both take the last space.
+type claims struct {
+	mu      sync.Mutex // held while the pool is added up
+	volumes map[string]*blockdev.VolumeRecord
+}
+
+// merge returns the records with the claims in them.
+func (c *claims) merge(recs []*blockdev.VolumeRecord) []*blockdev.VolumeRecord {
+	merged := slices.Clone(recs)
+	for id, claim := range c.volumes {
+		i := slices.IndexFunc(merged, func(r *blockdev.VolumeRecord) bool { return r.ID == id })
+		switch {
+		case i < 0:
+			merged = append(merged, claim)
+		case claim.SizeBytes > merged[i].SizeBytes:
+			merged[i] = claim
+		}
+	}
+	return merged
+}
+
+// claimSpace sees to it that the pool has room for a volume as rec describes it, of which it has hadBytes already, until release is
+// called: when the record is durable, or will never be. Without the room the error is ResourceExhausted. Calls for one volume must
+// not run at the same time.
+func (d *Driver) claimSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release func(), err error) {
+	wanted := map[string]int64{}
+	if name, bytes := journalWanted(rec); name != "" {
+		wanted[name] = bytes
+	}
+	d.claims.mu.Lock()
+	defer d.claims.mu.Unlock()
+	l, err := d.ledger(wanted)
+	if err != nil {
+		return nil, err
+	}
+	if _, most := l.available(rec.Thick); rec.SizeBytes-hadBytes > most {
+		return nil, status.Errorf(codes.ResourceExhausted, "volume %q (%s) needs %d bytes, pool %s on node %s has room for %d: %s; "+
+			"delete volumes or snapshots, or make its file system larger", rec.Name, rec.ID, rec.SizeBytes-hadBytes, d.opts.PoolDir, d.opts.NodeID, most, l)
+	}
+	d.claims.volumes[rec.ID] = rec.Clone()
+	return func() {
+		d.claims.mu.Lock()
+		defer d.claims.mu.Unlock()
+		delete(d.claims.volumes, rec.ID)
+	}, nil
+}

@@ -1,0 +1,221 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// Reasons of adverse conditions, for machines. docs/health.md says what each means and what to do.
+const (
+	ReasonRecordDamaged = "RecordDamaged"
+
+	ReasonImageMissing    = "ImageMissing"
+	ReasonImageShort      = "ImageShort"
+	ReasonImageUnreadable = "ImageUnreadable"
+
+	ReasonPoolFull        = "PoolFull"
+	ReasonPoolNearlyFull  = "PoolNearlyFull"
+	ReasonPoolUnavailable = "PoolUnavailable"
+
+	ReasonLoopDeviceGone    = "LoopDeviceGone"
+	ReasonNotMounted        = "NotMounted"
+	ReasonFileSystemStopped = "FileSystemStopped"
+
+	ReasonReplicatorUnavailable = "ReplicatorUnavailable"
+	ReasonGroupUnavailable      = "GroupUnavailable"
+	ReasonGroupDemoted          = "GroupDemoted"
+	ReasonReplicationDiverged   = "ReplicationDiverged"
+	ReasonReplicationSuspended  = "ReplicationSuspended"
+	ReasonReplicationSyncing    = "ReplicationSyncing"
+	ReasonReplicationLagging    = "ReplicationLagging"
+	ReasonApplyStuck            = "ApplyStuck"
+	ReasonJournalNearlyFull     = "JournalNearlyFull"
+)
+
+const (
+	degraded     = csi.VolumeHealthErrorType_DEGRADED
+	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
+	dataLoss     = csi.VolumeHealthErrorType_DATA_LOSS
+)
+
+// nearlyFullPercent: a pool, or a journal that makes writers wait when it is full, with less than this left is reported.
+const nearlyFullPercent = 10
+
+// conditions are the adverse conditions of one volume, each reason once.
+type conditions []*csi.VolumeHealth_VolumeHealthEntry
+
+func (c *conditions) add(kind csi.VolumeHealthErrorType, reason, format string, args ...any) {
+	*c = append(*c, &csi.VolumeHealth_VolumeHealthEntry{Status: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
+}
+
+// survey is what holds for many volumes at once, found out when the first of them needs it. It is for one call and one
+// goroutine.
+type survey struct {
+	d      *Driver
+	pool   func() poolSpace
+	groups func() groupsView
+}
+
+// volumeHealth returns the conditions that hold wherever the volume is looked at from: those of its record, its image, the
+// pool and its group. An error is a status error, NotFound where there is no such volume.
+func (s *survey) volumeHealth(id string) (*blockdev.VolumeRecord, conditions, error) {
+	var found conditions
+	rec, err := s.d.pool.Get(id)
+	var corrupt *blockdev.CorruptError
+	if errors.As(err, &corrupt) {
+		found.add(inaccessible, ReasonRecordDamaged, "volume %s: %v; restore the record, or delete the volume's directory to give it up", id, corrupt)
+		return nil, found, nil
+	}
+	if err != nil {
+		return nil, nil, poolError("read", id, err)
+	}
+	allocated, err := s.imageHealth(&found, rec)
+	if err != nil {
+		return nil, nil, err
+	}
+	if allocated < rec.SizeBytes || rec.Group != "" {
+		s.spaceHealth(&found, rec)
+	}
+	if rec.Replicable {
+		s.groupHealth(&found, rec)
+	}
+	return rec, found, nil
+}
+
+// imageHealth looks at the image's size and returns what it has allocated.
+func (s *survey) imageHealth(found *conditions, rec *blockdev.VolumeRecord) (allocated int64, err error) {
+	path, err := s.d.pool.ImagePath(rec.ID)
+	if err != nil {
+		return 0, status.Errorf(codes.Internal, "%v", err)
+	}
+	restore := "promote its group at the peer if it has one, or restore a snapshot or a backup"
+	info, err := s.d.fs.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := s.d.pool.Get(rec.ID); errors.Is(err, blockdev.ErrNoVolume) {
+			return 0, poolError("read", rec.ID, err) // deleted meanwhile
+		}
+		found.add(dataLoss, ReasonImageMissing, "volume %s: its image %s is missing: %s; while it is still attached its device can be copied", rec.ID, path, restore)
+		return 0, nil
+	case err != nil:
+		found.add(inaccessible, ReasonImageUnreadable, "volume %s: its image cannot be looked at: %v; check the file system that pool %s is on",
+			rec.ID, err, s.d.opts.PoolDir)
+		return 0, nil
+	}
+	if info.Size() < rec.SizeBytes && rec.State != blockdev.VolumeCreating {
+		found.add(dataLoss, ReasonImageShort, "volume %s: its image %s has %d bytes, the volume %d; what is missing is lost here: %s",
+			rec.ID, path, info.Size(), rec.SizeBytes, restore)
+	}
+	allocated, err = vfs.AllocatedBytes(info)
+	if err != nil {
+		return 0, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	return allocated, nil
+}
+
+// poolSpace is how full the pool's file system is.
+type poolSpace struct {
+	totalBytes, freeBytes int64
+	err                   error
+}
+
+func (d *Driver) poolSpace() poolSpace {
+	reporter, ok := d.fs.(vfs.SpaceReporter)
+	if !ok {
+		return poolSpace{err: fmt.Errorf("pool %s: its file system does not tell its space", d.opts.PoolDir)}
+	}
+	var p poolSpace
+	p.totalBytes, p.freeBytes, p.err = reporter.Space(d.opts.PoolDir)
+	return p
+}
+
+// reason is PoolFull, PoolNearlyFull or empty.
+func (p poolSpace) reason() string {
+	switch {
+	case p.err != nil:
+		return ""
+	case p.freeBytes < minBlockSizeBytes:
+		return ReasonPoolFull
+	case p.freeBytes < p.totalBytes/100*nearlyFullPercent:
+		return ReasonPoolNearlyFull
+	}
+	return ""
+}
+
+// spaceHealth reports a pool that cannot take what the volume may still need.
+func (s *survey) spaceHealth(found *conditions, rec *blockdev.VolumeRecord) {
+	p := s.pool()
+	switch reason := p.reason(); {
+	case p.err != nil:
+		found.add(inaccessible, ReasonPoolUnavailable, "volume %s: pool %s does not answer: %v; check the file system it is on", rec.ID, s.d.opts.PoolDir, p.err)
+	case reason != "":
+		found.add(degraded, reason, "volume %s may need more space, and %s", rec.ID, s.d.spaceMessage(p))
+	}
+}
+
+func (d *Driver) spaceMessage(p poolSpace) string {
+	return fmt.Sprintf("pool %s on node %s has %d of %d bytes free: without space writes fail; free some (delete volumes or snapshots, "+
+		"trim file systems) or enlarge the pool's file system", d.opts.PoolDir, d.opts.NodeID, p.freeBytes, p.totalBytes)
+}
+
+// nodeHealth adds the conditions of a staged volume at this node. publishPath is a path that the volume should be mounted on;
+// empty for none in particular.
+func (d *Driver) nodeHealth(found *conditions, rec *blockdev.VolumeRecord, publishPath string) error {
+	if rec.Stage == nil {
+		return nil
+	}
+	// Also one whose file was removed: it works on, and what is wrong is the image.
+	devices, err := d.attachedDevices(rec)
+	if err != nil {
+		return err
+	}
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	again := "delete the pods that use the volume, so that it is unstaged and staged again"
+	if len(devices) == 0 {
+		found.add(inaccessible, ReasonLoopDeviceGone, "volume %s is staged on %s, but no loop device is over %s any more (it was %s): "+
+			"the node was restarted or somebody detached it; %s", rec.ID, rec.Stage.StagingPath, d.backingPath(rec), rec.Stage.Device, again)
+		return nil
+	}
+	shown := func(path string) *MountEntry {
+		at := mountsAt(mounts, path)
+		if len(at) == 0 || !slices.ContainsFunc(devices, func(l loopDevice) bool { return at[len(at)-1].showsDevice(l.blockDevice) }) {
+			return nil
+		}
+		return &at[len(at)-1]
+	}
+	if !rec.Stage.Block {
+		staged := shown(rec.Stage.StagingPath)
+		switch {
+		case staged == nil:
+			found.add(inaccessible, ReasonNotMounted, "volume %s is not mounted on its staging path %s any more: somebody unmounted it; %s",
+				rec.ID, rec.Stage.StagingPath, again)
+			return nil
+		case staged.Stopped != "" && !rec.Stage.ReadOnly:
+			found.add(degraded, ReasonFileSystemStopped, "volume %s: its %s takes no writes any more (%s) after an error, which the kernel's log has; "+
+				"%s, which also checks it", rec.ID, staged.FSType, staged.Stopped, again)
+		}
+	}
+	if publishPath == "" || shown(publishPath) != nil {
+		return nil
+	}
+	published, err := d.publications.List(rec.ID)
+	if err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	if slices.ContainsFunc(published, func(p publication) bool { return p.TargetPath == publishPath }) {
+		found.add(inaccessible, ReasonNotMounted, "volume %s is published on %s, but not mounted there any more: delete the pod that uses it", rec.ID, publishPath)
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// The health calls change nothing and take no guard: a volume that another call hangs on is the one whose health is asked
+// for.
+
+func (d *Driver) survey(ctx context.Context) *survey {
+	return &survey{d: d, pool: sync.OnceValue(d.poolSpace), groups: sync.OnceValue(func() groupsView { return d.viewGroups(ctx) })}
+}
+
+// ControllerGetVolumeHealth returns the conditions of a volume's record and image, the pool and the volume's group.
+func (s *controllerServer) ControllerGetVolumeHealth(ctx context.Context, req *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
+	id := req.GetVolumeId()
+	if id == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	_, found, err := s.d.survey(ctx).volumeHealth(id)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ControllerGetVolumeHealthResponse{VolumeHealth: &csi.VolumeHealth{VolumeId: id, HealthStatuses: found}}, nil
+}
+
+// ControllerListVolumeHealth returns the volumes with adverse conditions, by id: also those whose record cannot be read, and
+// secondary copies.
+func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, req *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
+	page, err := parsePage(req.GetMaxEntries(), req.GetStartingToken())
+	if err != nil {
+		return nil, err
+	}
+	ids, err := s.d.pool.IDs()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "list the volumes of pool %s: %v", s.d.opts.PoolDir, err)
+	}
+	slices.Sort(ids)
+	survey := s.d.survey(ctx)
+	response := &csi.ControllerListVolumeHealthResponse{}
+	for _, id := range ids {
+		if id <= page.after {
+			continue
+		}
+		_, found, err := survey.volumeHealth(id)
+		if status.Code(err) == codes.NotFound {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 0 {
+			continue
+		}
+		if n := len(response.Entries); page.full(n) {
+			response.NextToken = page.token(response.Entries[n-1].GetVolumeId())
+			break
+		}
+		response.Entries = append(response.Entries, &csi.VolumeHealth{VolumeId: id, HealthStatuses: found})
+	}
+	return response, nil
+}
+
+// NodeGetVolumeHealth returns the conditions that the controller sees, since a volume is nowhere but on this node, and those of
+// its loop device and mounts. A volume that is not staged here has none of the latter.
+func (s *nodeServer) NodeGetVolumeHealth(ctx context.Context, req *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {
+	id := req.GetVolumeId()
+	if id == "" {
+		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+	}
+	rec, found, err := s.d.survey(ctx).volumeHealth(id)
+	if err != nil {
+		return nil, err
+	}
+	if rec != nil {
+		publishPath := req.GetVolumePublishPath()
+		if publishPath != "" {
+			publishPath = canonicalPath(publishPath)
+		}
+		if err := s.d.nodeHealth(&found, rec, publishPath); err != nil {
+			return nil, err
+		}
+	}
+	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: &csi.VolumeHealth{VolumeId: id, HealthStatuses: found}}, nil
+}
+
+// NodeGetStorageHealth returns the conditions of the pool, the replicator and its peers, each reason once.
+func (s *nodeServer) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
+	response := &csi.NodeGetStorageHealthResponse{}
+	add := func(kind csi.StorageHealthErrorType, reason, format string, args ...any) {
+		response.BackendHealth = append(response.BackendHealth, &csi.NodeGetStorageHealthResponse_StorageBackendHealth{
+			Status: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
+	}
+	const broken, unreachable = csi.StorageHealthErrorType_STORAGE_DEGRADED, csi.StorageHealthErrorType_STORAGE_UNREACHABLE
+	space := s.d.poolSpace()
+	if err := errors.Join(s.d.checkPool(), space.err); err != nil {
+		add(unreachable, ReasonPoolUnavailable, "pool %s on node %s does not answer: %v; check the file system it is on", s.d.opts.PoolDir, s.d.opts.NodeID, err)
+		return response, nil
+	}
+	if reason := space.reason(); reason != "" {
+		add(broken, reason, "%s", s.d.spaceMessage(space))
+	}
+	if damaged := s.damagedRecords(); len(damaged) > 0 {
+		add(broken, ReasonRecordDamaged, "pool %s on node %s has volumes whose records cannot be read: %s; restore the records, or delete the volumes' directories to give them up",
+			s.d.opts.PoolDir, s.d.opts.NodeID, strings.Join(damaged, ", "))
+	}
+	if s.d.sidecar == nil {
+		return response, nil // a node for plain volumes
+	}
+	view := s.d.viewGroups(ctx)
+	if view.err != nil {
+		add(broken, ReasonReplicatorUnavailable, "replicable volumes on node %s wait for the replicator: %s", s.d.opts.NodeID, status.Convert(view.err).Message())
+		return response, nil
+	}
+	if len(view.broken) > 0 {
+		add(broken, ReasonGroupUnavailable, "the replicator on node %s could not open groups: %s; put that right, then restart it", s.d.opts.NodeID, strings.Join(view.broken, "; "))
+	}
+	if away := view.withoutContact(); len(away) > 0 {
+		add(broken, ReasonReplicationSuspended, "groups on node %s that have no contact with their peers: %s; see that the replicators there run and can be reached",
+			s.d.opts.NodeID, strings.Join(away, ", "))
+	}
+	return response, nil
+}
+
+// damagedRecords returns the ids of the volumes whose records cannot be read.
+func (s *nodeServer) damagedRecords() []string {
+	ids, err := s.d.pool.IDs()
+	if err != nil {
+		return nil // the pool was asked a moment ago
+	}
+	return slices.DeleteFunc(ids, func(id string) bool {
+		var corrupt *blockdev.CorruptError
+		_, err := s.d.pool.Get(id)
+		return !errors.As(err, &corrupt)
+	})
+}
+
+// withoutContact returns "group (peer)" of the groups that should be replicated and are not, sorted.
+func (v groupsView) withoutContact() []string {
+	var away []string
+	for name, g := range v.byName {
+		switch g.GetState() {
+		case "connecting", "diverged":
+			away = append(away, fmt.Sprintf("%s (%s)", name, g.GetPeer()))
+		}
+	}
+	slices.Sort(away)
+	return away
+}

@@ -1,0 +1,157 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+const (
+	maxLocateKeys     = 1000
+	maxClaimNameBytes = 128
+)
+
+// locator says what this node holds. See locate.proto.
+type locator struct {
+	locatepb.UnimplementedLocatorServer
+	d *Driver
+}
+
+// Locate claims first and looks then: what was created under an earlier claim is there by now, and nothing is created under another
+// one from here on.
+func (l *locator) Locate(ctx context.Context, req *locatepb.LocateRequest) (*locatepb.LocateResponse, error) {
+	if n := len(req.GetKeys()); n > maxLocateKeys {
+		return nil, status.Errorf(codes.InvalidArgument, "%d keys, more than %d", n, maxLocateKeys)
+	}
+	if n := len(req.GetClaim()); n > maxClaimNameBytes {
+		return nil, status.Errorf(codes.InvalidArgument, "the claim's name has %d bytes, more than %d", n, maxClaimNameBytes)
+	}
+	if req.GetClaim() != "" {
+		keys := make([]claimKey, len(req.GetKeys()))
+		for i, key := range req.GetKeys() {
+			keys[i] = claimKey{key.GetKind(), key.GetValue()}
+		}
+		if err := l.d.names.take(req.GetClaim(), keys); err != nil {
+			return nil, err
+		}
+	}
+	response := &locatepb.LocateResponse{NodeId: l.d.opts.NodeID}
+	search := search{d: l.d}
+	for i, key := range req.GetKeys() {
+		ids, err := search.find(ctx, key.GetKind(), key.GetValue())
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			response.Held = append(response.Held, &locatepb.LocateResponse_Held{Index: uint32(i), Id: id})
+		}
+	}
+	return response, nil
+}
+
+func (l *locator) Release(_ context.Context, req *locatepb.ReleaseRequest) (*locatepb.ReleaseResponse, error) {
+	l.d.names.release(req.GetClaim())
+	return &locatepb.ReleaseResponse{}, nil
+}
+
+// search looks keys up; records are read once for all of them.
+type search struct {
+	d         *Driver
+	volumes   []*blockdev.VolumeRecord // nil: not read yet
+	snapshots []*blockdev.SnapshotRecord
+}
+
+func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string) ([]string, error) {
+	switch kind {
+	case locatepb.Key_VOLUME_ID:
+		// A volume whose record cannot be read is here too: the call that it is looked up for says what is wrong with it.
+		_, err := s.d.pool.Get(value)
+		return present(value, err), nil
+	case locatepb.Key_SNAPSHOT_ID:
+		_, err := s.d.pool.GetSnapshot(value)
+		return present(value, err), nil
+	case locatepb.Key_VOLUME_NAME:
+		return s.volumeIDs(func(r *blockdev.VolumeRecord) bool { return r.Name == value })
+	case locatepb.Key_SNAPSHOT_NAME:
+		return s.snapshotIDs(func(r *blockdev.SnapshotRecord) bool { return r.GroupSnapshotID == "" && r.Name == value })
+	case locatepb.Key_GROUP_SNAPSHOT_ID:
+		ids, err := s.snapshotIDs(func(r *blockdev.SnapshotRecord) bool { return value != "" && r.GroupSnapshotID == value })
+		return firstAs(value, ids), err
+	case locatepb.Key_GROUP_SNAPSHOT_NAME:
+		ids, err := s.snapshotIDs(func(r *blockdev.SnapshotRecord) bool { return value != "" && r.GroupSnapshotName == value })
+		return firstAs(value, ids), err
+	case locatepb.Key_CONSISTENCY_GROUP:
+		return s.group(ctx, value)
+	}
+	return nil, status.Errorf(codes.InvalidArgument, "key %q is of kind %s, which this version of the node does not know", value, kind)
+}
+
+func present(id string, err error) []string {
+	if errors.Is(err, fs.ErrNotExist) || blockdev.ValidateID(id) != nil {
+		return nil
+	}
+	return []string{id}
+}
+
+func firstAs(value string, ids []string) []string {
+	if len(ids) == 0 {
+		return nil
+	}
+	return []string{value}
+}
+
+func (s *search) volumeIDs(match func(*blockdev.VolumeRecord) bool) (ids []string, err error) {
+	if s.volumes == nil {
+		if s.volumes, err = s.d.records(); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range s.volumes {
+		if match(r) {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids, nil
+}
+
+func (s *search) snapshotIDs(match func(*blockdev.SnapshotRecord) bool) (ids []string, err error) {
+	if s.snapshots == nil {
+		if s.snapshots, err = s.d.snapshots(); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range s.snapshots {
+		if match(r) {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids, nil
+}
+
+// group: volumes say which group they are in or on their way into; a group without volumes only the replicator knows.
+func (s *search) group(ctx context.Context, name string) ([]string, error) {
+	ids, err := s.volumeIDs(func(r *blockdev.VolumeRecord) bool {
+		if r.Group == name || r.MoveTo == name {
+			return true
+		}
+		_, awaited, err := joining(r)
+		return err == nil && awaited == name
+	})
+	if err != nil || len(ids) > 0 {
+		return firstAs(name, ids), err
+	}
+	if s.d.sidecar == nil {
+		return nil, nil
+	}
+	g, err := s.d.sidecar.Group(ctx, name)
+	if err != nil || g == nil {
+		return nil, err
+	}
+	return []string{name}, nil
+}

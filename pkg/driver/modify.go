@@ -1,0 +1,362 @@
+package driver
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// modifiedKey, in a volume's parameters, notes that its mutable parameters were changed since it was made: a repeated
+// CreateVolume then leaves it as it is.
+const modifiedKey = "driver.internal/modified"
+
+// leftGroupKey, in a volume's parameters, names the group that the volume was in when its replication was last switched off.
+const leftGroupKey = "driver.internal/left-group"
+
+// mutation is what a VolumeAttributesClass asks for. What is not given stays as it is.
+type mutation struct {
+	volumeParameters
+	given map[string]string
+}
+
+func (m *mutation) has(keys ...string) bool {
+	return slices.ContainsFunc(keys, func(key string) bool { _, ok := m.given[key]; return ok })
+}
+
+// groupKeys are the mutable parameters that are of a volume's group, so of all its volumes.
+var groupKeys = []string{ParamRemote, ParamJournalSize, ParamJournalFull, ParamRPOTarget, ParamReplicationRate}
+
+// parseMutation reads mutable parameters. Errors are InvalidArgument and name the key, and what can be changed. Unlike in a
+// StorageClass no key is passed over: the CO is told of what was not done.
+func parseMutation(params map[string]string) (mutation, error) {
+	m := mutation{given: params}
+	for _, key := range slices.Sorted(maps.Keys(params)) {
+		i := slices.IndexFunc(Parameters, func(s ParameterSpec) bool { return s.Key == key })
+		switch {
+		case i < 0:
+			return m, status.Errorf(codes.InvalidArgument, "unknown mutable parameter %q; what can be changed: %s", key, strings.Join(mutableKeys(), ", "))
+		case !Parameters[i].Mutable:
+			return m, status.Errorf(codes.InvalidArgument, "parameter %s is fixed when a volume is created; what can be changed: %s", key, strings.Join(mutableKeys(), ", "))
+		}
+		if err := m.applyOwn(key, params[key]); err != nil {
+			return m, err
+		}
+	}
+	if m.groupTemplate != "" {
+		return m, status.Errorf(codes.InvalidArgument, "parameter %s: %q is expanded for a new volume only, from its StorageClass; name the group itself",
+			ParamConsistencyGroup, m.groupTemplate)
+	}
+	if m.Replication == ReplicationOff {
+		for _, key := range append([]string{ParamConsistencyGroup}, groupKeys...) {
+			if m.has(key) {
+				return m, status.Errorf(codes.InvalidArgument, "parameter %s is %s, so there is no group that %s could be of: remove one of the two",
+					ParamReplication, ReplicationOff, key)
+			}
+		}
+	}
+	return m, nil
+}
+
+func mutableKeys() (keys []string) {
+	for _, spec := range Parameters {
+		if spec.Mutable {
+			keys = append(keys, spec.Key)
+		}
+	}
+	return keys
+}
+
+// overlay returns the parameters of a StorageClass with mutable ones over them.
+func overlay(own, mutable map[string]string) map[string]string {
+	merged := map[string]string{}
+	maps.Copy(merged, own)
+	if mutable[ParamReplication] == ReplicationOff {
+		for _, key := range append([]string{ParamConsistencyGroup}, groupKeys...) {
+			if _, ok := merged[key]; ok {
+				merged[ParamReplicable] = "true" // as those had implied
+				delete(merged, key)
+			}
+		}
+	}
+	maps.Copy(merged, mutable)
+	return merged
+}
+
+// ControllerModifyVolume changes a volume under load: whether it is replicated, in which group, and what its group is set to. What
+// cannot be done is found out before anything is; a call that was interrupted goes on when it is repeated.
+func (s *controllerServer) ControllerModifyVolume(ctx context.Context, req *csi.ControllerModifyVolumeRequest) (*csi.ControllerModifyVolumeResponse, error) {
+	done, err := s.d.beginCall("ControllerModifyVolume", req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if len(req.GetMutableParameters()) == 0 {
+		return nil, status.Errorf(codes.InvalidArgument, "volume %s: mutable parameters are missing", req.GetVolumeId())
+	}
+	rec, err := s.d.volume(req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseMutation(req.GetMutableParameters())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.d.modify(ctx, rec, m); err != nil {
+		return nil, err
+	}
+	return &csi.ControllerModifyVolumeResponse{}, nil
+}
+
+// modification is a mutation of one volume, once it is known to be possible.
+type modification struct {
+	mutation
+	rec *blockdev.VolumeRecord
+	// target is the group that the volume is to be in; empty for none. group is its status, nil while there is none.
+	target string
+	group  *sidecarpb.GroupStatus
+}
+
+func (d *Driver) modify(ctx context.Context, rec *blockdev.VolumeRecord, m mutation) error {
+	mod, err := d.planModification(ctx, rec, m)
+	if err != nil {
+		return err
+	}
+	if err := d.noteModification(mod); err != nil {
+		return err
+	}
+	if mod.has(ParamOrder, ParamIOBytes, ParamIOPS) {
+		if err := d.sidecar.ModifyVolume(ctx, mod.modifyVolume()); err != nil {
+			return err
+		}
+	}
+	if mod.target == "" {
+		// On its way from one to another it is taken out of the one, and does not go on.
+		if group := cmp.Or(mod.rec.Group, mod.rec.MoveTo); group != "" {
+			err = d.sidecar.RemoveVolume(ctx, group, rec.ID)
+		}
+	} else {
+		err = d.moveInto(ctx, mod)
+	}
+	if err != nil {
+		return err
+	}
+	return d.dropCreatedGroups(ctx, rec.ID, mod.target)
+}
+
+// planModification refuses what cannot be done, with nothing changed.
+func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecord, m mutation) (*modification, error) {
+	refuse := func(code codes.Code, format string, args ...any) (*modification, error) {
+		return nil, status.Errorf(code, "volume %s "+format, append([]any{rec.ID}, args...)...)
+	}
+	switch {
+	case rec.Secondary && rec.Group != "":
+		return refuse(codes.FailedPrecondition, "is a secondary copy: change it at the primary site, or promote its group here first (slipctl group promote %s)", rec.Group)
+	case rec.Secondary:
+		return refuse(codes.FailedPrecondition, "is a copy that its primary has let go: put it into a group here first")
+	case rec.State != blockdev.VolumeReady:
+		return refuse(codes.Aborted, "is in state %s; call again when it is ready", rec.State)
+	case !rec.Replicable && m.Replication == ReplicationOff && len(m.given) == 1:
+		return &modification{mutation: m, rec: rec}, nil // as it is
+	case !rec.Replicable:
+		return refuse(codes.InvalidArgument, "was created without %s, so none of these can be changed: %s",
+			ParamReplicable, strings.Join(slices.Sorted(maps.Keys(m.given)), ", "))
+	case m.has(ParamOrder) && blockdev.Order(m.Order) != rec.Order && rec.Stage != nil:
+		return refuse(codes.FailedPrecondition, "is staged, and its order decides how it is attached: unstage it first (stop its pods), then change %s", ParamOrder)
+	}
+	if err := d.needSidecar(ctx); err != nil {
+		return nil, err
+	}
+	target, err := d.targetGroup(ctx, rec, m)
+	if err != nil {
+		return nil, err
+	}
+	mod := &modification{mutation: m, rec: rec, target: target}
+	if target == "" {
+		return mod, nil
+	}
+	if mod.group, err = d.sidecar.Group(ctx, target); err != nil || mod.group == nil {
+		return mod, err
+	}
+	g := mod.group
+	switch {
+	case g.GetRole() != "primary":
+		return refuse(codes.FailedPrecondition, "is to be in group %s, which is %s here: promote it first (slipctl group promote %s)", target, g.GetRole(), target)
+	case rec.Group != target && m.has(ParamRemote) && m.Remote != g.GetPeer():
+		return refuse(codes.FailedPrecondition, "is to join group %s, which replicates to %q, not to %q: change the group first (slipctl group set %s --remote %s), or name another one",
+			target, g.GetPeer(), m.Remote, target, m.Remote)
+	}
+	return mod, nil
+}
+
+// targetGroup is the group that the volume is in after the change; empty for none.
+func (d *Driver) targetGroup(ctx context.Context, rec *blockdev.VolumeRecord, m mutation) (string, error) {
+	switch {
+	case m.Replication == ReplicationOff:
+		return "", nil
+	case m.Group != "":
+		return m.Group, nil
+	case rec.MoveTo != "":
+		return rec.MoveTo, nil
+	case rec.Group != "":
+		return rec.Group, nil
+	case m.Remote != "":
+		return rec.ID, nil
+	}
+	for _, key := range groupKeys {
+		if m.has(key) {
+			return "", status.Errorf(codes.FailedPrecondition, "volume %s is in no group that %s could be of: give %s or %s as well", rec.ID, key, ParamConsistencyGroup, ParamRemote)
+		}
+	}
+	if m.Replication != ReplicationOn {
+		return "", nil
+	}
+	// Where it was before, or would have been.
+	left := rec.Parameters[leftGroupKey]
+	if left != "" {
+		if g, err := d.sidecar.Group(ctx, left); g != nil || err != nil {
+			return left, err
+		}
+	}
+	p, err := parseRecorded(rec, creationOf(rec))
+	if err != nil {
+		return "", err
+	}
+	if name := p.groupName(rec.ID); name != "" {
+		return name, nil
+	}
+	if left != "" {
+		return "", status.Errorf(codes.FailedPrecondition, "volume %s was in group %s, which is no more: give %s or %s to say where it is replicated", rec.ID, left, ParamConsistencyGroup, ParamRemote)
+	}
+	return "", status.Errorf(codes.FailedPrecondition, "volume %s was created without a group: give %s or %s to say where it is replicated", rec.ID, ParamConsistencyGroup, ParamRemote)
+}
+
+// creationOf are the parameters that a volume was made with, in as far as they say how it is replicated once it is.
+func creationOf(rec *blockdev.VolumeRecord) map[string]string {
+	if rec.MutableParameters[ParamReplication] == ReplicationOff {
+		return ownParameters(rec)
+	}
+	return overlay(ownParameters(rec), rec.MutableParameters)
+}
+
+// noteModification makes durable, before anything is done, that the volume was modified and which group the driver makes
+// for it: a note without a group does no harm, a group without a note is never deleted.
+func (d *Driver) noteModification(mod *modification) error {
+	created := ""
+	if mod.target != "" {
+		owned := mod.group == nil
+		if !owned {
+			var err error
+			if owned, err = d.createdByDriver(mod.target); err != nil {
+				return err
+			}
+		}
+		if owned {
+			created = mod.target
+		}
+	}
+	return d.update(mod.rec, "update", func(r *blockdev.VolumeRecord) {
+		if r.Parameters == nil {
+			r.Parameters = map[string]string{}
+		}
+		r.Parameters[modifiedKey] = "true"
+		if left := cmp.Or(r.Group, r.MoveTo); mod.target == "" && left != "" {
+			r.Parameters[leftGroupKey] = left
+		}
+		noteCreatedGroup(r, created)
+	})
+}
+
+// moveInto makes the group as it is asked for, and the volume its member.
+func (d *Driver) moveInto(ctx context.Context, mod *modification) error {
+	if mod.group == nil {
+		// One that replication is switched on for again is made as it was at first, where nothing else is asked for.
+		p, err := parseParameters(overlay(creationOf(mod.rec), mod.given))
+		if err != nil {
+			return err
+		}
+		if err := d.sidecar.CreateGroup(ctx, p.createGroup(mod.target)); err != nil {
+			return err
+		}
+	} else if mod.has(groupKeys...) {
+		if err := d.sidecar.ModifyGroup(ctx, mod.modifyGroup()); err != nil {
+			return err
+		}
+	}
+	return d.sidecar.MoveVolume(ctx, mod.target, mod.rec.ID)
+}
+
+func (mod *modification) modifyVolume() *sidecarpb.ModifyVolumeRequest {
+	r := &sidecarpb.ModifyVolumeRequest{VolumeId: mod.rec.ID}
+	p := &mod.volumeParameters
+	if mod.has(ParamOrder) {
+		r.Order = &p.Order
+	}
+	if mod.has(ParamIOBytes) {
+		r.IoBytesPerSecond = &p.IOBytesPerSecond
+	}
+	if mod.has(ParamIOPS) {
+		r.Iops = &p.IOPS
+	}
+	return r
+}
+
+func (mod *modification) modifyGroup() *sidecarpb.ModifyGroupRequest {
+	r := &sidecarpb.ModifyGroupRequest{Name: mod.target}
+	p := &mod.volumeParameters
+	if mod.has(ParamRemote) {
+		r.Remote = &p.Remote
+	}
+	if mod.has(ParamJournalSize) {
+		r.JournalSizeBytes = &p.JournalSizeBytes
+	}
+	if mod.has(ParamJournalFull) {
+		policy := p.journalFull()
+		r.JournalFull = &policy
+	}
+	if mod.has(ParamRPOTarget) {
+		r.RpoTargetMillis = &p.RPOTargetMillis
+	}
+	if mod.has(ParamReplicationRate) {
+		r.ShipBytesPerSecond = &p.ShipBytesPerSecond
+	}
+	return r
+}
+
+// dropCreatedGroups deletes the groups that the driver made for the volume and that it has left, unless others are in them.
+func (d *Driver) dropCreatedGroups(ctx context.Context, id, except string) error {
+	rec, err := d.volume(id)
+	if err != nil {
+		return err
+	}
+	for _, name := range createdGroups(rec) {
+		if name == except {
+			continue
+		}
+		if err := d.deleteIfEmpty(ctx, name, id); err != nil {
+			return err
+		}
+		if err := d.update(rec, "update", func(r *blockdev.VolumeRecord) { forgetCreatedGroup(r, name) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Driver) deleteIfEmpty(ctx context.Context, group, volumeID string) error {
+	left, err := d.sidecar.Group(ctx, group)
+	if err != nil || left == nil || len(left.GetVolumes()) > 0 {
+		return err
+	}
+	klog.InfoS("Deleting the group with its last volume", "group", group, "volume", volumeID)
+	return d.sidecar.DeleteGroup(ctx, group)
+}

@@ -1,0 +1,43 @@
+package driver
+
+import (
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// listTokenPrefix is followed by the id of the last object of the page before. Objects are listed by id, so a token stays
+// good when objects come and go between pages, the one that it names included.
+const listTokenPrefix = "after:"
+
+// page is one page of a list that is sorted by id.
+type page struct {
+	limit int    // 0: no limit
+	after string // ids up to here, and this one, were on earlier pages
+}
+
+// parsePage reads max_entries and starting_token. Errors are status errors: Aborted tells the CO to list from the beginning.
+func parsePage(maxEntries int32, startingToken string) (page, error) {
+	if maxEntries < 0 {
+		return page{}, status.Errorf(codes.InvalidArgument, "max_entries %d is negative", maxEntries)
+	}
+	p := page{limit: int(maxEntries)}
+	if startingToken != "" {
+		var ok bool
+		if p.after, ok = strings.CutPrefix(startingToken, listTokenPrefix); !ok || p.after == "" {
+			return page{}, status.Errorf(codes.Aborted, "starting_token %q is not one of this driver: list from the beginning", startingToken)
+		}
+	}
+	return p, nil
+}
+
+// full reports whether n entries are all that the page may have.
+func (p page) full(n int) bool { return p.limit > 0 && n >= p.limit }
+
+// token is the starting_token of the page after the one that ends with id.
+func (p page) token(id string) string { return ListTokenAfter(id) }
+
+// ListTokenAfter is the starting_token of what comes after an id. It is the same on all nodes, so that a list of several nodes'
+// objects can go on after any of them.
+func ListTokenAfter(id string) string { return listTokenPrefix + id }

@@ -1,0 +1,54 @@
+package driver
+
+import (
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// ParamFreeze is a parameter of VolumeSnapshotClasses and VolumeGroupSnapshotClasses.
+const ParamFreeze = ParameterPrefix + "freeze"
+
+// SnapshotParameters is the registry of the keys of snapshot classes under ParameterPrefix.
+var SnapshotParameters = []ParameterSpec{
+	{
+		Key: ParamFreeze, Type: TypeBool, Default: "false",
+		Doc: "Freeze the file systems of mounted volumes that are in no consistency group while their snapshots are taken, for 30 seconds at most. " +
+			"Writers wait for that long. Where the pool's file system can share blocks between files (xfs with reflink, btrfs), a snapshot " +
+			"takes an instant, and needs a freeze only to have what was written and not yet flushed. Elsewhere (ext4) a mounted volume is copied " +
+			"while it is frozen, and cannot be snapshotted without. It has no effect on volumes of a consistency group, whose snapshots are cuts of the group's order.",
+	},
+}
+
+// snapshotParameters are the parameters of one snapshot or group snapshot.
+type snapshotParameters struct {
+	Freeze bool
+}
+
+// parseSnapshotParameters reads a snapshot class's parameters. Errors are status errors with InvalidArgument that name the
+// key.
+func parseSnapshotParameters(params map[string]string) (p snapshotParameters, err error) {
+	own := make([]string, len(SnapshotParameters))
+	for i, spec := range SnapshotParameters {
+		own[i] = spec.Key
+	}
+	keys := make([]string, 0, len(params))
+	for key := range params {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
+		switch {
+		case key == ParamFreeze:
+			if p.Freeze, err = parseBool(params[key]); err != nil {
+				return p, status.Errorf(codes.InvalidArgument, "parameter %s: %v", key, err)
+			}
+		case strings.HasPrefix(key, ParameterPrefix), !strings.Contains(key, "/"):
+			nearest, _ := nearestKey(ParameterPrefix+strings.TrimPrefix(key, ParameterPrefix), own)
+			return p, unknownKey(key, nearest)
+		}
+	}
+	return p, nil
+}

@@ -1,0 +1,155 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/kubernetes-csi/csi-lib-utils/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
+	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
+)
+
+// ClaimMetadata is the gRPC metadata key under which a creation over TCP names its claim (see locate.proto).
+const ClaimMetadata = "slipstream-claim"
+
+// NodeMetadata is the gRPC metadata key under which a call over TCP names the node that it is for. An address may come to
+// belong to another node, which must not say of a volume that it is not there.
+const NodeMetadata = "slipstream-node"
+
+// controllerPort is the TCP port for the cluster's controller.
+type controllerPort struct {
+	d         *Driver
+	source    *tlsfiles.Source
+	listener  net.Listener
+	handshake *prometheus.CounterVec
+}
+
+func (d *Driver) openControllerPort(registry prometheus.Registerer) (*controllerPort, error) {
+	source, err := tlsfiles.OpenDir(d.opts.TLSDir)
+	if err != nil {
+		return nil, fmt.Errorf("certificates for %s: %w", d.opts.TCPAddress, err)
+	}
+	listener, err := net.Listen("tcp", d.opts.TCPAddress)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("port for the controller: %w", err), source.Close())
+	}
+	p := &controllerPort{d: d, source: source, listener: listener, handshake: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_controller_handshakes_total",
+		Help: "TLS handshakes at the port for the controller, by result: ok or refused.",
+	}, []string{"result"})}
+	for _, result := range []string{"ok", "refused"} {
+		p.handshake.WithLabelValues(result)
+	}
+	registry.MustRegister(p.handshake, csiserver.CertificateExpiry(source.NotAfter))
+	return p, nil
+}
+
+// Close gives the port up. serve has done so when it returns.
+func (p *controllerPort) Close() error {
+	return errors.Join(p.listener.Close(), p.source.Close())
+}
+
+func (p *controllerPort) serve(ctx context.Context, manager metrics.CSIMetricsManager) error {
+	defer p.source.Close()
+	creds := credentials.NewTLS(p.source.ServerConfigFor(tlsfiles.ControllerName))
+	server := grpc.NewServer(append(csiserver.Options(manager, p.meantForUs, p.demandClaim),
+		grpc.Creds(watchedCredentials{creds, p}),
+		grpc.ChainStreamInterceptor(p.streamMeantForUs),
+		grpc.ConnectionTimeout(20*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)...)
+	p.d.registerController(server)
+	locatepb.RegisterLocatorServer(server, &locator{d: p.d})
+	return csiserver.Serve(ctx, server, p.listener)
+}
+
+func (p *controllerPort) meantForUs(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if err := p.checkNode(ctx); err != nil {
+		return nil, err
+	}
+	return handler(ctx, req)
+}
+
+func (p *controllerPort) streamMeantForUs(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if err := p.checkNode(stream.Context()); err != nil {
+		return err
+	}
+	return handler(server, stream)
+}
+
+func (p *controllerPort) checkNode(ctx context.Context) error {
+	md, _ := metadata.FromIncomingContext(ctx)
+	for _, node := range md.Get(NodeMetadata) {
+		if node != p.d.opts.NodeID {
+			return status.Errorf(codes.Unavailable, "the call is for node %s, and %s is node %s: its address is out of date", node, p.listener.Addr(), p.d.opts.NodeID)
+		}
+	}
+	return nil
+}
+
+// demandClaim lets a volume be created only under a claim on its name and its group.
+func (p *controllerPort) demandClaim(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	create, ok := req.(*csi.CreateVolumeRequest)
+	if !ok {
+		return handler(ctx, req)
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	claim := md.Get(ClaimMetadata)
+	if len(claim) != 1 {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: the call names %d claims in %s: over TCP a volume is created under one claim on its name",
+			create.GetName(), len(claim), ClaimMetadata)
+	}
+	keys := []claimKey{{locatepb.Key_VOLUME_NAME, create.GetName()}}
+	group, err := ConsistencyGroup(create)
+	if err != nil {
+		return nil, err
+	}
+	if group != "" {
+		keys = append(keys, claimKey{locatepb.Key_CONSISTENCY_GROUP, group})
+	}
+	done, err := p.d.names.use(claim[0], keys)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return handler(ctx, req)
+}
+
+// watchedCredentials make handshakes visible at the side that refuses: the other one sees an alert of one word.
+type watchedCredentials struct {
+	credentials.TransportCredentials
+	port *controllerPort
+}
+
+func (c watchedCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secured, info, err := c.TransportCredentials.ServerHandshake(conn)
+	switch {
+	case err == nil:
+		c.port.handshake.WithLabelValues("ok").Inc()
+	case !errors.Is(err, io.EOF): // a connection that says nothing is a health check
+		c.port.handshake.WithLabelValues("refused").Inc()
+		klog.ErrorS(err, "Refused a connection to the port for the controller", "remoteAddress", conn.RemoteAddr(),
+			"certificate", c.port.d.opts.TLSDir, "notAfter", c.port.source.NotAfter())
+	}
+	return secured, info, err
+}
+
+func (c watchedCredentials) Clone() credentials.TransportCredentials {
+	return watchedCredentials{c.TransportCredentials.Clone(), c.port}
+}
