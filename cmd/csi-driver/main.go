@@ -1,5 +1,5 @@
-// Command csi-driver is the CSI driver csi.slipstream.dev for one node. What it does is in package driver; here are its
-// flags.
+// Command csi-driver is the CSI driver csi.slipstream.dev: for one node (package driver), or with --mode=controller for a cluster, over the
+// drivers of its nodes (package router). Here are its flags.
 package main
 
 import (
@@ -31,9 +31,18 @@ func main() {
 	klog.Flush()
 }
 
+// The modes.
+const (
+	modeNode       = "node"
+	modeController = "controller"
+)
+
 func run(args []string) error {
 	opts := driver.Options{Version: versionString()}
 	flags := flag.NewFlagSet("csi-driver", flag.ContinueOnError)
+	mode := flags.String("mode", modeNode, "node: serve this node's pool; controller: serve all nodes' pools, by calling the nodes")
+	var ctl controllerFlags
+	ctl.add(flags)
 	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "where the CSI services listen")
 	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
 	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created when missing (required)")
@@ -41,6 +50,11 @@ func run(args []string) error {
 	flags.StringVar(&opts.ShimDir, "shim-dir", "", "where the replicator serves volumes (default <pool>/shim)")
 	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "the keeper (default <pool>/keeper.sock)")
 	flags.StringVar(&opts.HostRoot, "host-root", "", "in a container: the node's root directory in its own mount namespace, as /proc/1/root with hostPID")
+	opts.Capacity.Reserve = driver.DefaultReserve
+	flags.Var(&opts.Capacity.Reserve, "reserve", "part of the pool's file system that is never promised to volumes: bytes, as 10Gi, or a percentage")
+	flags.Float64Var(&opts.Capacity.OvercommitRatio, "overcommit-ratio", 1, "how often the space for thin volumes may be promised; above 1 the pool can be full before they are")
+	flags.StringVar(&opts.TCPAddress, "tcp-address", "", "host:port where the controller reaches this node over mutual TLS (default none)")
+	flags.StringVar(&opts.TLSDir, "tls-dir", "", "directory with ca.crt, tls.crt and tls.key, for --tcp-address and --mode=controller; read again when they change")
 	flags.StringVar(&opts.MetricsAddr, "metrics-addr", "", "host:port of Prometheus metrics under /metrics (default none)")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
@@ -55,10 +69,18 @@ func run(args []string) error {
 		return nil
 	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
+	case *mode == modeController:
+		return ctl.run(flags, opts)
+	case *mode != modeNode:
+		return fmt.Errorf("--mode is %q: it can be %s or %s", *mode, modeNode, modeController)
+	case ctl.given(flags) != "":
+		return fmt.Errorf("--%s is for --mode=%s only", ctl.given(flags), modeController)
 	case opts.NodeID == "":
 		return errors.New("--node-id is missing; see --help")
 	case opts.PoolDir == "":
 		return errors.New("--pool is missing; see --help")
+	case opts.TCPAddress != "" && opts.TLSDir == "":
+		return errors.New("--tcp-address needs --tls-dir: whoever reaches the port could delete volumes; slipctl site secrets makes certificates")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -12,6 +12,19 @@ func TestFlags(t *testing.T) {
 		"--node-id n --pool /p extra":          `unexpected argument "extra"`,
 		"--nodeid n":                           "not defined",
 		"--node-id n --pool /proc/no-such-dir": "/proc/no-such-dir",
+
+		"--mode=both":                                                             `--mode is "both"`,
+		"--nodes a=x:1 --node-id n --pool /p":                                     "--nodes is for --mode=controller only",
+		"--node-id n --pool /p --tcp-address :1":                                  "--tcp-address needs --tls-dir",
+		"--mode=controller --pool /p":                                             "--pool is for --mode=node only",
+		"--mode=controller":                                                       "--tls-dir is missing",
+		"--mode=controller --tls-dir /t":                                          "one of --node-service and --nodes",
+		"--mode=controller --tls-dir /t --nodes a=b:1 --node-service x/y":         "one of --node-service and --nodes",
+		"--mode=controller --tls-dir /t --node-service x/y --kubeconfig /no/such": "/no/such",
+		"--mode=controller --tls-dir /t --nodes a":                                `"a": it is written as name=host:port`,
+		"--mode=controller --tls-dir /t --nodes a=b":                              "missing port",
+		"--mode=controller --tls-dir /t --nodes a=b:1,a=c:1":                      "node a is there twice",
+		"--mode=controller --tls-dir /no/such --nodes a=b:1":                      "/no/such",
 	} {
 		if err := run(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want one with %q", args, err, want)

@@ -17,17 +17,20 @@ const (
 	longerTimeout = 10 * time.Minute
 )
 
-// withSidecar dials the replicator for one call. An endpoint that nobody listens at fails the call at once.
+// withSidecar dials the replicator, or those of a site in Kubernetes, for one call. An endpoint that nobody listens at fails the call at once.
 func (c *cli) withSidecar(ctx context.Context, timeout time.Duration, call func(context.Context, sidecarpb.SidecarClient) error) error {
-	conn, err := grpc.NewClient(c.sidecar, grpc.WithTransportCredentials(insecure.NewCredentials())) // a Unix socket
-	if err != nil {
-		return usagef("--sidecar %q: %v (it is written as unix:///run/slipstream/replicator.sock)", c.sidecar, err)
-	}
-	defer conn.Close()
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+	if c.kube.set() {
+		return c.withCluster(ctx, call)
+	}
+	conn, err := grpc.NewClient(c.sidecar, grpc.WithTransportCredentials(insecure.NewCredentials())) // a Unix socket
+	if err != nil {
+		return usagef("--sidecar %q: %v (it is written as unix:///run/slipstream/replicator.sock)", c.sidecar, err)
+	}
+	defer conn.Close()
 	return call(ctx, sidecarpb.NewSidecarClient(conn))
 }

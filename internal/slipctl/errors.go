@@ -17,7 +17,7 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }
 
-// explain turns an error into what a person reads and the exit status.
+// explain turns an error into what a person reads and the exit status. sidecar is the socket that was asked, empty for pods.
 func explain(err error, sidecar string) (string, int) {
 	if usage, ok := err.(*usageError); ok {
 		return usage.message, exitUsage
@@ -33,6 +33,9 @@ func explain(err error, sidecar string) (string, int) {
 	message := s.Message()
 	switch s.Code() {
 	case codes.Unavailable:
+		if sidecar == "" {
+			return message, exitFailure
+		}
 		return fmt.Sprintf("no replicator answers at %s: %s\nIs it running? Its --endpoint is what --sidecar or SLIPSTREAM_SIDECAR has to name here.",
 			sidecar, message), exitFailure
 	case codes.NotFound:

@@ -71,6 +71,34 @@ func (f *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupReq
 	return &sidecarpb.CreateGroupResponse{GroupId: "g-" + r.GetName()}, nil
 }
 
+func (f *fakeSidecar) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if r.Remote != nil {
+		g.Peer = *r.Remote
+	}
+	if r.RemoteAddress != nil {
+		g.StateReason = *r.RemoteAddress
+	}
+	if r.JournalSizeBytes != nil {
+		g.JournalSizeBytes = *r.JournalSizeBytes
+	}
+	if r.JournalFull != nil {
+		g.JournalFull = *r.JournalFull
+	}
+	if r.RpoTargetMillis != nil {
+		g.RpoTargetSeconds, g.Lagging = float64(*r.RpoTargetMillis)/1e3, true
+	}
+	if r.ShipBytesPerSecond != nil {
+		g.ShipBytesPerSecond = *r.ShipBytesPerSecond
+	}
+	return &sidecarpb.ModifyGroupResponse{Status: g}, nil
+}
+
 func (f *fakeSidecar) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*sidecarpb.AddVolumeResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

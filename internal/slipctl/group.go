@@ -12,37 +12,28 @@ import (
 )
 
 func (c *cli) groupCommand() *cobra.Command {
-	return parent("group", "Consistency groups: create, look at, fail over",
-		c.groupCreate(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(), c.groupPromote(), c.groupDemote())
+	return parent("group", "Consistency groups: create, change, look at, fail over",
+		c.groupCreate(), c.groupSet(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(), c.groupPromote(), c.groupDemote(),
+		c.groupPVs())
 }
 
 func (c *cli) groupCreate() *cobra.Command {
-	var request sidecarpb.CreateGroupRequest
-	var journalSize, journalFull string
+	var flags groupFlags
 	cmd := &cobra.Command{
 		Use:   "create NAME --remote SITE",
 		Short: "Create a group that is primary here",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			request.Name = given[0]
-			size, err := parseBytes(journalSize)
+			request, err := flags.values()
 			if err != nil {
-				return usagef("--journal-size: %v", err)
+				return err
 			}
-			request.JournalSizeBytes = size
-			switch journalFull {
-			case "track":
-				request.JournalFull = sidecarpb.JournalFull_JOURNAL_FULL_TRACK
-			case "stall":
-				request.JournalFull = sidecarpb.JournalFull_JOURNAL_FULL_STALL
-			default:
-				return usagef("--journal-full is %q: it can be track or stall", journalFull)
-			}
+			request.Name = given[0]
 			if request.RemoteAddress != "" && request.Remote == "" {
 				return usagef("--remote-address is an address of the peer: name the peer with --remote")
 			}
 			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
-				response, err := sidecar.CreateGroup(ctx, &request)
+				response, err := sidecar.CreateGroup(ctx, request)
 				if err != nil {
 					return err
 				}
@@ -54,11 +45,7 @@ func (c *cli) groupCreate() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&request.Remote, "remote", "", "site to replicate to; without one the group has a journal but no copy")
-	cmd.Flags().StringVar(&request.RemoteAddress, "remote-address", "", "another address of that site, for this group only")
-	cmd.Flags().StringVar(&journalSize, "journal-size", "1Gi", "space for writes that are not applied and acknowledged yet")
-	cmd.Flags().StringVar(&journalFull, "journal-full", "track",
-		"when the peer is away and the journal is full: track what changed and resync later, or stall the application")
+	flags.add(cmd.Flags())
 	return cmd
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 func (c *cli) siteCommand() *cobra.Command {
-	return parent("site", "Set sites up", c.siteInit())
+	return parent("site", "Set sites up", c.siteInit(), c.siteSecrets())
 }
 
 func (c *cli) siteInit() *cobra.Command {

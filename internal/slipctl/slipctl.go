@@ -37,6 +37,7 @@ const (
 type cli struct {
 	version string
 	sidecar string
+	kube    kubeFlags
 	output  string
 	stdin   io.Reader
 	out     io.Writer // results
@@ -60,7 +61,11 @@ func Main(version string, args []string) int {
 		fmt.Fprintln(c.err, "slipctl: interrupted")
 		return exitFailure
 	}
-	message, code := explain(err, c.sidecar)
+	where := c.sidecar
+	if c.kube.set() {
+		where = ""
+	}
+	message, code := explain(err, where)
 	fmt.Fprintln(c.err, "slipctl: "+message)
 	return code
 }
@@ -69,8 +74,9 @@ func (c *cli) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "slipctl",
 		Short: "See and control the replication of a Slipstream site",
-		Long: "slipctl talks to the replicator of this site. A group is a set of volumes with one write order and one failover;\n" +
-			"it is primary at one site and secondary at its peer.",
+		Long: "slipctl talks to the replicator of this node, or with --kubeconfig, --context or --namespace to those of all nodes of a\n" +
+			"site in Kubernetes. A group is a set of volumes with one write order and one failover; it is primary at one site and\n" +
+			"secondary at its peer.",
 		Version:       c.version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -86,12 +92,13 @@ func (c *cli) command() *cobra.Command {
 		sidecar = DefaultSidecar
 	}
 	root.PersistentFlags().StringVar(&c.sidecar, "sidecar", sidecar, "the replicator's socket; also from SLIPSTREAM_SIDECAR")
+	c.kube.add(root)
 	root.PersistentFlags().StringVarP(&c.output, "output", "o", "table", "table or json")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%v (see %s --help)", err, cmd.CommandPath())
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(c.groupCommand(), c.volumeCommand(), c.siteCommand(), c.journalCommand(), c.demoCommand(), c.workloadCommand())
+	root.AddCommand(c.groupCommand(), c.volumeCommand(), c.siteCommand(), c.journalCommand(), c.connectCommand(), c.demoCommand(), c.workloadCommand())
 	return root
 }
 

@@ -88,6 +88,16 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	row("peer", "%s, connected: %s", orDash(g.GetPeer()), yesNo(g.GetConnected()))
 	row("promotable", "%s", yesNo(g.GetPromotable()))
 	row("lag", "%s, %s, %d ordinals", formatSeconds(g.GetLagSeconds()), formatBytes(g.GetLagBytes()), g.GetLagOrdinals())
+	if g.GetRpoTargetSeconds() > 0 {
+		verdict := "kept"
+		if g.GetLagging() {
+			verdict = "missed"
+		}
+		row("RPO target", "%s, %s", formatSeconds(g.GetRpoTargetSeconds()), verdict)
+	}
+	if rate := g.GetShipBytesPerSecond(); rate > 0 {
+		row("ship rate", "at most %s/s", formatBytes(uint64(rate)))
+	}
 	row("ordinals", "head %d, durable %d, applied %d, acknowledged %d",
 		g.GetHeadOrdinal(), g.GetDurableOrdinal(), g.GetAppliedOrdinal(), g.GetAcknowledgedOrdinal())
 	policy := "track changes when full"
@@ -128,15 +138,18 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 }
 
 func (c *cli) printLoss(loss *sidecarpb.LossReport) error {
-	qualifier := "at most, until the old primary comes back"
+	// Until the old primary has counted, its last heartbeat says what it had written at least, and its silence when at most.
+	known, atLeast, atMost := "known before the old primary is back", "at least ", "at most "
 	if loss.GetExact() {
-		qualifier = "exactly"
+		known, atLeast, atMost = "exactly", "", ""
 	}
-	t := newTable("lost", qualifier)
-	t.AppendRow(table.Row{"ordinals", loss.GetLostOrdinals()})
-	t.AppendRow(table.Row{"writes", loss.GetLostWrites()})
-	t.AppendRow(table.Row{"bytes", formatBytes(loss.GetLostBytes())})
-	t.AppendRow(table.Row{"time", formatSeconds(loss.GetLostSeconds())})
+	t := newTable("lost", known)
+	t.AppendRow(table.Row{"ordinals", fmt.Sprintf("%s%d", atLeast, loss.GetLostOrdinals())})
+	if loss.GetExact() {
+		t.AppendRow(table.Row{"writes", loss.GetLostWrites()})
+	}
+	t.AppendRow(table.Row{"bytes", atLeast + formatBytes(loss.GetLostBytes())})
+	t.AppendRow(table.Row{"time", atMost + formatSeconds(loss.GetLostSeconds())})
 	t.AppendRow(table.Row{"recovered up to", fmt.Sprintf("ordinal %d", loss.GetRecoveredOrdinal())})
 	if err := printTable(c.out, t); err != nil {
 		return err

@@ -1,0 +1,160 @@
+// Package csiserver is what every CSI server of the project does around its services: the Unix socket, the log, the
+// standard metrics, and an end that lets calls finish.
+//
+// It knows nothing of what the services do. Serve may run several times in one process; everything here is safe for
+// concurrent use.
+package csiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/kubernetes-csi/csi-lib-utils/metrics"
+	"github.com/kubernetes-csi/csi-lib-utils/protosanitizer"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+)
+
+// StopTimeout is how long calls that are running get to end when a server is told to stop. Those that do not are
+// interrupted, which is the same as a crash for them and as harmless.
+const StopTimeout = 10 * time.Second
+
+// Options returns what a server needs to measure and log its calls. Further interceptors run inside these.
+func Options(manager metrics.CSIMetricsManager, inner ...grpc.UnaryServerInterceptor) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(append([]grpc.UnaryServerInterceptor{measureCalls(manager), logCalls}, inner...)...),
+		grpc.ChainStreamInterceptor(observeStreams(manager)),
+	}
+}
+
+// Serve serves until ctx is done, and then lets running calls end within StopTimeout. It closes listener.
+func Serve(ctx context.Context, server *grpc.Server, listener net.Listener) error {
+	stopped := make(chan struct{})
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		timer := time.AfterFunc(StopTimeout, server.Stop)
+		defer timer.Stop()
+		server.GracefulStop()
+	}()
+	err := server.Serve(listener)
+	cancel()
+	<-stopped
+	if err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve CSI on %s: %w", listener.Addr(), err)
+	}
+	return nil
+}
+
+// ServeMetrics serves /metrics until ctx is done. It closes listener.
+func ServeMetrics(ctx context.Context, listener net.Listener, manager metrics.CSIMetricsManager) error {
+	mux := http.NewServeMux()
+	manager.RegisterToServer(mux, "/metrics")
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+// CertificateExpiry is the metric about the certificate of the port between controller and nodes, which both sides have.
+func CertificateExpiry(notAfter func() time.Time) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "slipstream_certificate_expiry_timestamp_seconds",
+		Help: "When the certificate in force for the port between controller and nodes ends.",
+	}, func() float64 { return float64(notAfter().Unix()) })
+}
+
+// ListenUnix listens on a Unix socket given as unix:///path, unix:path or a path. The socket of a process that was killed
+// is replaced; one that somebody listens on is an error.
+func ListenUnix(endpoint string) (net.Listener, error) {
+	path := strings.TrimPrefix(strings.TrimPrefix(endpoint, "unix:"), "//")
+	if path == "" || strings.Contains(path, "://") {
+		return nil, fmt.Errorf("endpoint %q is not a Unix socket: want unix:///path", endpoint)
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("endpoint %s: another process listens there; stop it first", path)
+	}
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("endpoint: %w", err)
+	case info.Mode()&os.ModeSocket == 0:
+		return nil, fmt.Errorf("endpoint %s exists and is not a socket; remove it or choose another", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("endpoint: %w", err)
+		}
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint: %w", err)
+	}
+	return listener, nil
+}
+
+// logCalls logs each call with its request, response or error, secrets stripped. Kubelet and the sidecars ask some questions every few
+// seconds; those are logged two levels lower.
+func logCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	level := klog.Level(2)
+	switch info.FullMethod {
+	case csi.Identity_Probe_FullMethodName, csi.Identity_GetPluginInfo_FullMethodName, csi.Identity_GetPluginCapabilities_FullMethodName,
+		csi.Controller_ControllerGetCapabilities_FullMethodName, csi.Controller_GetCapacity_FullMethodName,
+		csi.Controller_ControllerGetVolumeHealth_FullMethodName, csi.Controller_ControllerListVolumeHealth_FullMethodName,
+		csi.Node_NodeGetVolumeHealth_FullMethodName, csi.Node_NodeGetStorageHealth_FullMethodName,
+		csi.Node_NodeGetCapabilities_FullMethodName, csi.Node_NodeGetVolumeStats_FullMethodName:
+		level += 2
+	}
+	logger := klog.V(level)
+	logger.InfoS("Call", "method", info.FullMethod, "request", protosanitizer.StripSecrets(req))
+	response, err := handler(ctx, req)
+	switch {
+	case err == nil:
+		logger.InfoS("Done", "method", info.FullMethod, "response", protosanitizer.StripSecrets(response))
+	case status.Code(err) == codes.Aborted || status.Code(err) == codes.NotFound:
+		logger.InfoS("Refused", "method", info.FullMethod, "code", status.Code(err), "reason", status.Convert(err).Message())
+	default:
+		klog.ErrorS(err, "Failed", "method", info.FullMethod, "request", protosanitizer.StripSecrets(req))
+	}
+	return response, err
+}
+
+func measureCalls(manager metrics.CSIMetricsManager) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		start := time.Now()
+		response, err := handler(ctx, req)
+		manager.RecordMetrics(info.FullMethod, err, time.Since(start))
+		return response, err
+	}
+}
+
+// observeStreams measures and logs calls that answer with a stream. What they are about is in their errors.
+func observeStreams(manager metrics.CSIMetricsManager) grpc.StreamServerInterceptor {
+	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		start := time.Now()
+		err := handler(server, stream)
+		manager.RecordMetrics(info.FullMethod, err, time.Since(start))
+		if err != nil {
+			klog.ErrorS(err, "Failed", "method", info.FullMethod, "took", time.Since(start))
+		} else {
+			klog.V(2).InfoS("Done", "method", info.FullMethod, "took", time.Since(start))
+		}
+		return err
+	}
+}

@@ -1,0 +1,199 @@
+// Package router is the CSI driver's controller mode: the Controller services of a whole cluster, over nodes that each run
+// the driver (package driver) for their own volumes.
+//
+// The nodes are the truth. The router keeps nothing: for each call it asks the nodes which of them holds the volume, snapshot,
+// name or group (Locate, pkg/api/locatepb), and hands the call on to that node, in CSI. So it may be killed between any two
+// steps, and may run more than once at a time.
+//
+// A new volume's node is chosen here: among the nodes that the request's topology allows, the source's node for a copy, the group's node for a
+// member of a consistency group; see create.go. That two routers do not create one name on two nodes is the work of claims on the nodes (package driver,
+// nameClaims).
+//
+// A node that does not answer is silent. A call that could concern a silent node fails with Unavailable; it does not act as if the
+// node held nothing. A node that is gone for good is named by Options.Retired: then its silence means that it holds nothing.
+//
+// It is not a scheduler, and does not move volumes. It writes nothing to disk.
+//
+// # Concurrency
+//
+// All services may be called concurrently. Creations of one name exclude each other (Aborted); creations in one consistency group
+// wait for each other.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/kubernetes-csi/csi-lib-utils/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
+)
+
+// Options configure a Router.
+type Options struct {
+	// Endpoint is where the CSI services listen for the sidecars: unix:///path or a path.
+	Endpoint string
+	// Source says which nodes there are.
+	Source Source
+	// Retired are nodes that are gone for good: no call waits for them, and no volume is made on them. What was on them is
+	// reported as deleted when it is deleted.
+	Retired []string
+	// TLSDir has ca.crt, tls.crt and tls.key; the certificate is for tlsfiles.ControllerName.
+	TLSDir string
+	// MetricsAddr is host:port of Prometheus metrics over HTTP; empty: none.
+	MetricsAddr string
+	// Version of the program.
+	Version string
+}
+
+// Router serves the Controller services. Make it with New, and close it.
+type Router struct {
+	opts  Options
+	tls   *tlsfiles.Source
+	nodes *nodeSet
+	locks *locks
+	meter *meter
+}
+
+// New reads the certificates. Nodes are looked for by Run.
+func New(opts Options) (*Router, error) {
+	if opts.Source == nil {
+		return nil, errors.New("the router is told of no nodes: give --nodes or --node-service")
+	}
+	if opts.TLSDir == "" {
+		return nil, errors.New("the router needs a directory with certificates, as the nodes do: give --tls-dir")
+	}
+	source, err := tlsfiles.OpenDir(opts.TLSDir)
+	if err != nil {
+		return nil, err
+	}
+	r := &Router{opts: opts, tls: source, locks: newLocks(), meter: newMeter(source)}
+	r.nodes = newNodeSet(source, opts.Retired, r.meter)
+	r.meter.registry.MustRegister(r.nodes)
+	return r, nil
+}
+
+// Close ends the connections to the nodes.
+func (r *Router) Close() error { return errors.Join(r.nodes.Close(), r.tls.Close()) }
+
+// Run follows the nodes and serves until ctx is done.
+func (r *Router) Run(ctx context.Context) error {
+	listener, err := csiserver.ListenUnix(r.opts.Endpoint)
+	if err != nil {
+		return err
+	}
+	var web net.Listener
+	if r.opts.MetricsAddr != "" {
+		if web, err = net.Listen("tcp", r.opts.MetricsAddr); err != nil {
+			return errors.Join(fmt.Errorf("metrics: %w", err), listener.Close())
+		}
+	}
+	manager := metrics.NewCSIMetricsManagerForPlugin(driver.Name).WithAdditionalRegistry(r.meter.registry)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.Follow(ctx) })
+	group.Go(func() error {
+		server := grpc.NewServer(csiserver.Options(manager)...)
+		r.Register(server)
+		return csiserver.Serve(ctx, server, listener)
+	})
+	if web != nil {
+		group.Go(func() error { return csiserver.ServeMetrics(ctx, web, manager) })
+	}
+	klog.InfoS("Serving as controller", "driver", driver.Name, "version", r.opts.Version, "endpoint", r.opts.Endpoint, "retired", r.opts.Retired)
+	return group.Wait()
+}
+
+// Follow keeps the nodes as the source says until ctx is done.
+func (r *Router) Follow(ctx context.Context) error { return r.opts.Source.Follow(ctx, r.nodes.update) }
+
+// Register adds the CSI services to a server.
+func (r *Router) Register(server grpc.ServiceRegistrar) {
+	csi.RegisterIdentityServer(server, &identityServer{r: r})
+	csi.RegisterControllerServer(server, &controllerServer{r: r})
+	csi.RegisterSnapshotMetadataServer(server, &metadataServer{r: r})
+	csi.RegisterNodeServer(server, nodeServer{})
+	if servesGroups() {
+		csi.RegisterGroupControllerServer(server, &groupServer{r: r})
+	}
+}
+
+// Source says which nodes there are.
+type Source interface {
+	// Follow calls update with all nodes, at first as soon as they are known and then whenever they change, until ctx is done.
+	// Nodes are addresses by name; a node without an address is there but cannot be reached.
+	Follow(ctx context.Context, update func(nodes map[string]string)) error
+	// Contact returns an error if whoever the source asks, the API server, does not answer now.
+	Contact(ctx context.Context) error
+}
+
+// Static are nodes that do not change.
+type Static map[string]string
+
+// ParseStatic reads name=host:port,...
+func ParseStatic(s string) (Static, error) {
+	nodes := Static{}
+	for part := range strings.SplitSeq(s, ",") {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
+		}
+		name, address, _ := strings.Cut(part, "=")
+		if name == "" || address == "" {
+			return nil, fmt.Errorf("node %q: it is written as name=host:port", part)
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return nil, fmt.Errorf("node %s: %w", name, err)
+		}
+		if _, twice := nodes[name]; twice {
+			return nil, fmt.Errorf("node %s is there twice", name)
+		}
+		nodes[name] = address
+	}
+	if len(nodes) == 0 {
+		return nil, errors.New("no nodes: a list of name=host:port is wanted")
+	}
+	return nodes, nil
+}
+
+// Follow implements Source.
+func (s Static) Follow(ctx context.Context, update func(map[string]string)) error {
+	update(s)
+	<-ctx.Done()
+	return nil
+}
+
+// Contact implements Source.
+func (s Static) Contact(context.Context) error { return nil }
+
+// meter has the router's own metrics.
+type meter struct {
+	registry   *prometheus.Registry
+	handshakes *prometheus.CounterVec
+	silent     *prometheus.CounterVec
+}
+
+func newMeter(source *tlsfiles.Source) *meter {
+	m := &meter{
+		registry: prometheus.NewRegistry(),
+		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "slipstream_controller_handshakes_total",
+			Help: "TLS handshakes with nodes, by result: ok, certificate (the node's was refused, or the node refused ours) or failed.",
+		}, []string{"node", "result"}),
+		silent: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "slipstream_controller_unanswered_total",
+			Help: "Questions that a node did not answer, by node and gRPC status code.",
+		}, []string{"node", "code"}),
+	}
+	m.registry.MustRegister(m.handshakes, m.silent, csiserver.CertificateExpiry(source.NotAfter))
+	return m
+}
