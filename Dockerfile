@@ -1,0 +1,22 @@
+# Images for people with Docker: `docker build --target node -t slipstream-node .` and `--target controller`. hack/images.sh makes
+# the same without an engine. Programs are where the chart looks for them.
+FROM docker.io/library/golang:1.26-bookworm AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY cmd cmd
+COPY internal internal
+COPY pkg pkg
+ARG VERSION=unversioned
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/...
+
+FROM docker.io/library/debian:bookworm-slim AS node
+# What the driver calls: mkfs, fsck and resize of both file systems, mount, blkid.
+RUN apt-get update && apt-get install -y --no-install-recommends e2fsprogs mount util-linux xfsprogs && rm -rf /var/lib/apt/lists/*
+COPY --from=build /out/csi-driver /out/replicator /out/keeper /out/slipctl /usr/bin/
+ENTRYPOINT ["/usr/bin/csi-driver"]
+
+FROM scratch AS controller
+COPY --from=build /out/csi-driver /usr/bin/csi-driver
+USER 65532:65532
+ENTRYPOINT ["/usr/bin/csi-driver"]

@@ -1,0 +1,19 @@
+{{/* The metrics ports of the sidecars, as JSON: name and number. */}}
+{{- define "slipstream.sidecarMetrics" -}}
+{{- $ports := list (dict "name" "m-provisioner" "port" 9813) (dict "name" "m-resizer" "port" 9814) -}}
+{{- if .Values.sidecars.snapshotter.enabled }}{{ $ports = append $ports (dict "name" "m-snapshotter" "port" 9815) }}{{ end -}}
+{{- toJson $ports -}}
+{{- end }}
+
+{{/* Those of the node pods' containers. */}}
+{{- define "slipstream.nodeMetrics" -}}
+{{- $ports := list (dict "name" "m-driver" "port" 9811) -}}
+{{- if .Values.replication.enabled }}{{ $ports = append $ports (dict "name" "m-replicator" "port" 9812) }}{{ end -}}
+{{- if not (include "slipstream.central" .) }}{{ $ports = concat $ports (include "slipstream.sidecarMetrics" . | fromJsonArray) }}{{ end -}}
+{{- toJson $ports -}}
+{{- end }}
+
+{{/* Those of the controller's pods. */}}
+{{- define "slipstream.controllerMetrics" -}}
+{{- concat (list (dict "name" "m-driver" "port" 9811)) (include "slipstream.sidecarMetrics" . | fromJsonArray) | toJson -}}
+{{- end }}
