@@ -5,7 +5,7 @@
 # listed and the exit status is 1. With everything in place nothing is run but a look at the PATH.
 set -euo pipefail
 
-usage="usage: hack/deps.sh build|test|race|generate|demo|demo-postgres|bench-quick|bench ..."
+usage="usage: hack/deps.sh build|test|race|generate|demo|demo-postgres|bench-quick|bench|images|cluster ..."
 
 # need PROGRAM PACKAGE: PACKAGE is Debian's name.
 missing_programs=()
@@ -80,6 +80,22 @@ for set in "$@"; do
 		need ip iproute2
 		need tc iproute2
 		need strace strace
+		;;
+	images)
+		need go golang
+		need_filesystems
+		need mkfs.ext4 e2fsprogs
+		;;
+	cluster)
+		need go golang
+		need_filesystems
+		need runc runc
+		need ip iproute2
+		need tc iproute2
+		need iptables iptables
+		need openssl openssl
+		need jq jq
+		need busybox busybox-static
 		;;
 	*)
 		echo "hack/deps.sh: unknown set \"$set\"; $usage" >&2

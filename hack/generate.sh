@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Regenerates the Go code of the protobuf files and docs/parameters.md. Plugins are pinned by go.mod's tool lines; protoc comes from hack/deps.sh.
+# Regenerates the Go code of the protobuf files, docs/parameters.md, and deploy/manifests from the chart. Plugins are pinned
+# by go.mod's tool lines; protoc comes from hack/deps.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$(mktemp -d)
@@ -13,3 +14,6 @@ mkdir -p docs
 # Through a file of its own: a generator that fails must not leave an empty document.
 go run ./hack/paramdoc >"$bin/parameters.md"
 cp "$bin/parameters.md" docs/parameters.md
+(cd hack/chart && go build -o "$bin/chart" .)
+"$bin/chart" deploy/charts/slipstream --manifests deploy/manifests/values.yaml >"$bin/slipstream.yaml"
+cp "$bin/slipstream.yaml" deploy/manifests/slipstream.yaml

@@ -31,7 +31,7 @@ generated_fresh() {
 	command -v protoc >/dev/null || { echo "protoc is missing: run hack/deps.sh generate"; return 1; }
 	mkdir -p "$work/tree"
 	cp -r go.mod go.sum hack "$work/tree/"
-	cp -r pkg internal "$work/tree/" # docs/parameters.md is made from the driver's own registry
+	cp -r pkg internal deploy "$work/tree/" # docs/parameters.md is made from the driver's own registry
 	"$work/tree/hack/generate.sh" || return 1
 	# protoc's own version stands in a comment and differs between distributions; nothing else may.
 	diff -r -I '^// 	protoc  *v' -I '^// - protoc  *v' pkg/api "$work/tree/pkg/api" || {
@@ -42,11 +42,20 @@ generated_fresh() {
 		echo "docs/parameters.md is stale: run make generate"
 		return 1
 	}
+	diff deploy/manifests/slipstream.yaml "$work/tree/deploy/manifests/slipstream.yaml" || {
+		echo "deploy/manifests is stale: run make generate"
+		return 1
+	}
 }
+
+# The chart's tests are a module of their own, with Helm; its renderings are checked there.
+chart_right() (
+	cd hack/chart && go vet ./... && go test -count=1 ./... && go mod tidy -diff
+)
 
 shell_syntax() {
 	local file
-	for file in hack/*.sh .ci/run; do bash -n "$file" || return 1; done
+	for file in hack/*.sh hack/local-cluster/*.sh .ci/run; do bash -n "$file" || return 1; done
 }
 
 check gofmt gofmt_clean
@@ -55,6 +64,7 @@ check vet go vet ./...
 check staticcheck go tool staticcheck ./...
 check rules go test -count=1 ./hack/lint
 check generated generated_fresh
+check chart chart_right
 check go.mod go mod tidy -diff
 
 if [[ ${#failed[@]} -gt 0 ]]; then

@@ -65,9 +65,27 @@ func TestRepository(t *testing.T) {
 		}
 	}
 	complaints = append(complaints, checkPackageComments(sources)...)
+	complaints = append(complaints, checkNamedTests(sources)...)
 	sort.Strings(complaints)
 	for _, c := range complaints {
 		t.Error(c)
+	}
+}
+
+func TestNamedTests(t *testing.T) {
+	var sources []*source
+	for path, text := range map[string]string{
+		"a/a_test.go": "package a\n\nfunc TestThere(t *testing.T) {}\n",
+		"docs/b.md":   "`TestThere`\n`TestGone`, TestInProse\n",
+	} {
+		s, err := parse(path, []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, s)
+	}
+	if got := strings.Join(checkNamedTests(sources), "\n"); got != "docs/b.md:2: there is no test TestGone" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -20,32 +20,54 @@ that names the nearest known key. Keys of other domains are ignored, except for 
 system, where the volume capability does not name one. A key that is nearly one of the provisioner's, which all begin with
 ` + "`csi.storage.k8s.io/`" + `, is taken for a misspelling and refused.
 
-| parameter | value | default |
-|---|---|---|
+| parameter | value | default | mutable |
+|---|---|---|---|
 `
 
 const tail = `
 - A name has at most 63 of the characters a-z, 0-9, ` + "`-` and `.`" + `, and begins and ends with a letter or a digit.
 - A quantity is a whole number of bytes with one of the suffixes Ki, Mi, Gi, Ti, Pi, k, M, G, T, P, or with none.
+- A number is written in digits.
+- A duration is written as 500ms, 5s or 1h, in whole milliseconds, or 0.
+- What is mutable may be in a VolumeAttributesClass, too, and is changed for a volume in use (ControllerModifyVolume). There, what is
+  not given stays as it is, and an unknown or immutable key is an error. The remote, the journal, the RPO target and the rate are of the
+  volume's group: changed for one volume, they change for all of its volumes.
 `
 
 func main() {
-	if err := write(os.Stdout, driver.Parameters); err != nil {
+	if err := write(os.Stdout, driver.Parameters, driver.SnapshotParameters); err != nil {
 		fmt.Fprintln(os.Stderr, "paramdoc:", err)
 		os.Exit(1)
 	}
 }
 
-func write(w io.Writer, parameters []driver.ParameterSpec) error {
+const snapshotHead = `
+# Parameters of snapshot classes
+
+Those of VolumeSnapshotClasses and VolumeGroupSnapshotClasses. Here, too, an unknown key under ` + "`" + driver.ParameterPrefix + "`" + ` is an error.
+
+| parameter | value | default |
+|---|---|---|
+`
+
+func write(w io.Writer, parameters, snapshots []driver.ParameterSpec) error {
 	var b strings.Builder
 	b.WriteString(head)
 	for _, p := range parameters {
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", p.Key, values(p), defaultOf(p))
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", p.Key, values(p), defaultOf(p), mutable(p))
 	}
 	b.WriteString(tail)
-	for _, p := range parameters {
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n", p.Key, p.Doc)
+	docs := func(parameters []driver.ParameterSpec) {
+		for _, p := range parameters {
+			fmt.Fprintf(&b, "\n## %s\n\n%s\n", p.Key, p.Doc)
+		}
 	}
+	docs(parameters)
+	b.WriteString(snapshotHead)
+	for _, p := range snapshots {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", p.Key, values(p), defaultOf(p))
+	}
+	docs(snapshots)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -59,6 +81,13 @@ func values(p driver.ParameterSpec) string {
 		return code(p.Values...)
 	}
 	return string(p.Type)
+}
+
+func mutable(p driver.ParameterSpec) string {
+	if p.Mutable {
+		return "yes"
+	}
+	return "no"
 }
 
 func defaultOf(p driver.ParameterSpec) string {

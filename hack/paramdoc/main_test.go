@@ -11,18 +11,21 @@ func TestWrite(t *testing.T) {
 	var b strings.Builder
 	err := write(&b, []driver.ParameterSpec{
 		{Key: "x/flag", Type: driver.TypeBool, Default: "false", Doc: "Flag it."},
-		{Key: "x/choice", Type: driver.TypeEnum, Values: []string{"one", "two"}, Default: "two", Doc: "Choose."},
+		{Key: "x/choice", Type: driver.TypeEnum, Values: []string{"one", "two"}, Default: "two", Mutable: true, Doc: "Choose."},
 		{Key: "x/name", Type: driver.TypeName, Doc: "Name it."},
 		{Key: "x/size", Type: driver.TypeQuantity, Default: "1Gi", Doc: "Size it."},
+	}, []driver.ParameterSpec{
+		{Key: "x/cold", Type: driver.TypeBool, Default: "false", Doc: "Freeze it."},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := head + "| `x/flag` | `true`, `false` | `false` |\n" +
-		"| `x/choice` | `one`, `two` | `two` |\n" +
-		"| `x/name` | name | none |\n" +
-		"| `x/size` | quantity | `1Gi` |\n" + tail +
-		"\n## x/flag\n\nFlag it.\n\n## x/choice\n\nChoose.\n\n## x/name\n\nName it.\n\n## x/size\n\nSize it.\n"
+	want := head + "| `x/flag` | `true`, `false` | `false` | no |\n" +
+		"| `x/choice` | `one`, `two` | `two` | yes |\n" +
+		"| `x/name` | name | none | no |\n" +
+		"| `x/size` | quantity | `1Gi` | no |\n" + tail +
+		"\n## x/flag\n\nFlag it.\n\n## x/choice\n\nChoose.\n\n## x/name\n\nName it.\n\n## x/size\n\nSize it.\n" +
+		snapshotHead + "| `x/cold` | `true`, `false` | `false` |\n\n## x/cold\n\nFreeze it.\n"
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}

@@ -106,6 +106,7 @@ func (s *summary) add(e event) {
 	case "fail":
 		if e.Test == "" {
 			fmt.Fprintf(s.out, "FAIL  %-52s %7.1fs\n", name, e.Elapsed)
+			s.unfinished(e.Package)
 		}
 		// A package's own output is the same lines again and a panic's trace; only the latter is wanted.
 		if e.Test != "" || !s.hasFailure(e.Package) {
@@ -113,6 +114,25 @@ func (s *summary) add(e event) {
 			for _, line := range s.output[key] {
 				fmt.Fprint(s.out, "      ", line)
 			}
+		}
+		delete(s.output, key)
+	}
+}
+
+// unfinished reports the tests that a package's end found running, as after a timeout: go test says nothing of them, and
+// gives the trace of all goroutines to one of them.
+func (s *summary) unfinished(pkg string) {
+	var keys []testKey
+	for key := range s.output {
+		if key.pkg == pkg && key.test != "" {
+			keys = append(keys, key)
+		}
+	}
+	sort.Slice(keys, func(i, j int) bool { return keys[i].test < keys[j].test })
+	for _, key := range keys {
+		s.failed = append(s.failed, shorten(key.pkg)+"."+key.test+" (did not end)")
+		for _, line := range s.output[key] {
+			fmt.Fprint(s.out, "      ", line)
 		}
 		delete(s.output, key)
 	}

@@ -38,6 +38,12 @@ func TestSummary(t *testing.T) {
 			false,
 			[]string{"panic: boom", "FAIL  p"},
 		},
+		{
+			"a test that a timeout ended",
+			pass + `{"Action":"output","Package":"p","Test":"TestD","Output":"panic: test timed out\n"}` + "\n" + `{"Action":"fail","Package":"p"}`,
+			false,
+			[]string{"panic: test timed out", "  p.TestD (did not end)", "1 failed"},
+		},
 		{"a failed build", pass + `{"Action":"build-fail","ImportPath":"q"}`, false, []string{"1 builds failed"}},
 		{"lines of the go command pass through", "go: no such thing\n" + pass, true, []string{"go: no such thing"}},
 	}

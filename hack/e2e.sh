@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The tests of test/e2e in two real clusters on this machine: brings them up, runs the tests, takes them down. As root on Debian.
+#
+# Programs and images are built first, in the first run for as long as half an hour (see local-cluster/build.sh for the cache).
+# What was shown is printed as a table, which is also in e2e-results/summary.md, with the logs of failed steps beside it.
+#
+# KEEP=1 leaves the clusters, and a run with KEEP=1 uses those that are there, unless a site was destroyed.
+# SLIPSTREAM_E2E_CYCLES is how often the search for leaks goes round (default 50). RUN is the expression of go test -run for the
+# steps, as in RUN='TestE2E/(install|leaks)'. SLIPSTREAM_E2E_CONTROLLER is the chart's controller.mode, controller (default) or node.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+hack/deps.sh cluster images
+export SLIPSTREAM_CLUSTERS=${SLIPSTREAM_CLUSTERS:-e2e}
+# A file system of its own for each node's pool: with a size, and with reflinks.
+export SLIPSTREAM_POOL_SIZE=${SLIPSTREAM_POOL_SIZE:-6G}
+results=$(realpath -m "${RESULTS:-e2e-results}")
+images=$(realpath -m bin/images)
+export SLIPSTREAM_IMAGES=$images SLIPSTREAM_E2E_RESULTS=$results SLIPSTREAM_E2E_PROVIDER=local
+export SLIPSTREAM_E2E_CONTROLLER=${SLIPSTREAM_E2E_CONTROLLER:-controller}
+rm -rf "$results"
+mkdir -p "$results"
+# Before the clusters come up: building beside them makes both slow.
+hack/local-cluster/build.sh >/dev/null
+TEST=1 hack/images.sh "$images"
+export SLIPSTREAM_E2E_UPSTREAM=$PWD/bin/e2e-upstream
+hack/local-cluster/upstream.sh "$SLIPSTREAM_E2E_UPSTREAM"
+go test -tags e2e -c -o bin/e2e.test ./test/e2e
+CGO_ENABLED=0 go build -o bin/slipctl ./cmd/slipctl
+
+finish() {
+	[[ -n ${KEEP:-} ]] || hack/local-cluster.sh down
+}
+trap finish EXIT
+if [[ -n ${KEEP:-} ]] && hack/local-cluster.sh exec a1 true 2>/dev/null && hack/local-cluster.sh exec b1 true 2>/dev/null; then
+	hack/local-cluster.sh load "$images"/*.tar
+else
+	KEEP="" hack/local-cluster.sh down
+	hack/local-cluster.sh up a:2 b:1
+fi
+(cd test/e2e && ../../bin/e2e.test -test.v -test.timeout 60m -test.run "${RUN:-.}")

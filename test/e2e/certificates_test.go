@@ -1,0 +1,63 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// certificates gives site a another site's certificate, then an expired one. A link that is up stays up, so the replicator is
+// killed; the next one cannot connect, says why, and serves its volumes all the same. With a right certificate the link comes
+// back by itself.
+func (s *suite) certificates(t *testing.T, shown func(string, ...any)) {
+	node := s.nodes("a")[0]
+	claims := []string{"verify", "block-verify"}
+	s.inSync(t, "verify", node)
+	renew := func(name string, validFor time.Duration) {
+		t.Helper()
+		issue(t, s.a, s.authority, "site-tls", name, validFor)
+		want := field(s.secretData(t), "tls.crt")
+		eventually(t, "the pod has the new certificate", func() error {
+			got, err := s.a.try("", "-n", system, "exec", s.a.nodePod(t, "node", node), "-c", "replicator", "--", "cat", "/etc/slipstream/tls/tls.crt")
+			if err == nil && strings.TrimSpace(got) != strings.TrimSpace(want) {
+				err = errNotYet
+			}
+			return err
+		})
+	}
+	for _, bad := range []struct {
+		what, name string
+		validFor   time.Duration
+		want       string
+	}{
+		{"another site's certificate", "site-x", time.Hour, "is not one of this site's peers"},
+		{"an expired certificate", "site-a", time.Nanosecond, "certificate"},
+	} {
+		renew(bad.name, bad.validFor)
+		s.killContainer(t, node, "replicator")
+		var reason string
+		eventually(t, "the status says why", func() error {
+			g, err := s.a.group(t, node, "verify")
+			if err != nil {
+				return err
+			}
+			if reason = g.StateReason; g.Connected || !strings.Contains(reason, bad.want) {
+				return fmt.Errorf("state %s, %s", g.State, g.StateReason)
+			}
+			return nil
+		})
+		if !s.disconnectedInMetrics(t, node) {
+			t.Errorf("with %s: the metrics do not show the link as down", bad.what)
+		}
+		if logs := s.a.run(t, "-n", system, "logs", s.a.nodePod(t, "node", node), "-c", "replicator"); !strings.Contains(logs, bad.want) {
+			t.Errorf("with %s: the replicator's log says nothing of it", bad.what)
+		}
+		s.a.goesOn(t, "verify", claims...)
+		renew("site-a", time.Hour)
+		s.catchesUp(t, "verify", node)
+		shown("%s: status, metrics and log say so (%.120s), the load goes on, and the link is back with a right one", bad.what, reason)
+	}
+}

@@ -1,0 +1,188 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// processesDie ends one part after another under the verifying load of replicate. The load fails at the first I/O error and at
+// the first byte that is wrong.
+func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
+	node := s.nodes("a")[0]
+	claims := []string{"verify", "block-verify"}
+	s.inSync(t, "verify", node)
+	survives := func(what string, kill func()) {
+		t.Helper()
+		t.Log(what)
+		kill()
+		s.a.goesOn(t, "verify", claims...)
+		s.catchesUp(t, "verify", node)
+		shown("%s", what)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+	defer cancel()
+
+	survives("replicator killed", func() { s.killContainer(t, node, "replicator") })
+	survives("driver killed", func() { s.killContainer(t, node, "csi-driver") })
+	survives("node pod deleted", func() {
+		old := s.a.nodePod(t, "node", node)
+		s.a.run(t, "-n", system, "delete", "pod", old)
+		s.a.ready(t, system, "app.kubernetes.io/component=node")
+	})
+	survives("node pod deleted without grace", func() {
+		old := s.a.nodePod(t, "node", node)
+		s.a.run(t, "-n", system, "delete", "pod", old, "--grace-period=0", "--force")
+		s.a.ready(t, system, "app.kubernetes.io/component=node")
+	})
+	survives("DaemonSet rolled", func() {
+		name := strings.TrimSpace(s.a.run(t, "-n", system, "get", "daemonset", "-l", "app.kubernetes.io/component=node", "-o", "name"))
+		s.a.run(t, "-n", system, "rollout", "restart", name)
+		s.a.run(t, "-n", system, "rollout", "status", name, "--timeout=5m")
+	})
+	survives("kubelet restarted", func() {
+		for _, verb := range []string{"stop", "start"} {
+			if err := s.service(ctx, node, verb, "kubelet"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	survives("provisioner, resizer and snapshotter killed while volumes are made, each of which is there once", func() { s.controllersDie(t, node) })
+	err := s.service(ctx, node, "stop", "apiserver")
+	if errors.Is(err, errUnsupported) {
+		shown("not shown: the API server of these clusters cannot be stopped")
+		return
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	// A step must not be quick here: leases and watches have to run out.
+	before := s.progressOnNode(t, node)
+	select {
+	case <-time.After(time.Minute):
+	case <-ctx.Done():
+	}
+	after := s.progressOnNode(t, node)
+	if err := s.service(ctx, node, "start", "apiserver"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range claims {
+		if after[c] <= before[c] {
+			t.Errorf("the load on %s had %d writes when the API server stopped, and %d a minute later", c, before[c], after[c])
+		}
+	}
+	eventually(t, "the API server is back", func() error {
+		_, err := s.a.try("", "get", "--raw", "/readyz")
+		return err
+	})
+	s.a.ready(t, system, "app.kubernetes.io/component=node")
+	survives("API server stopped for a minute", func() {})
+}
+
+// controllersDie kills the sidecars again and again while claims are made for a pod and go again, and wants each volume once.
+func (s *suite) controllersDie(t *testing.T, node string) {
+	t.Helper()
+	images := func() int {
+		var n int
+		if _, err := fmt.Sscan(s.a.onNode(t, node, "sh", "-c", "ls /var/lib/slipstream/pool/volumes | wc -l"), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := images()
+	var claims []string
+	var manifest strings.Builder
+	for i := range 6 {
+		claims = append(claims, fmt.Sprintf("block-born-%d", i))
+		manifest.WriteString(claim(claims[i], []string{"plain", "replicable"}[i%2], "Block", "32Mi"))
+	}
+	s.a.apply(t, manifest.String()+pod{name: "born", claims: claims, node: node, command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
+	for _, container := range []string{"csi-provisioner", "csi-resizer", "csi-snapshotter", "csi-provisioner"} {
+		s.killController(t, node, container)
+	}
+	s.a.phase(t, "pod", "born", "Running")
+	if n := images(); n != before+len(claims) {
+		t.Errorf("%d claims made %d volumes", len(claims), n-before)
+	}
+	s.a.remove(t, []string{"born"}, claims)
+	if n := images(); n != before {
+		t.Errorf("%d volumes are left of %d", n-before, len(claims))
+	}
+}
+
+// progressOnNode is how many writes each load on a node has done, without asking the API server.
+func (s *suite) progressOnNode(t *testing.T, node string) map[string]int {
+	t.Helper()
+	out := s.a.onNode(t, node, "sh", "-c", `for p in /proc/[0-9]*; do
+		case $(readlink $p/exe) in */verify) for f in $p/root/tmp/*.log; do echo "$(basename $f .log) $(tail -n 1 $f)"; done; break ;; esac
+	done`)
+	writes := map[string]int{}
+	for line := range strings.Lines(out) {
+		var name string
+		var n int
+		if _, err := fmt.Sscanf(line, "%s writes=%d", &name, &n); err != nil {
+			t.Fatalf("a load on %s printed %q: %v", node, line, err)
+		}
+		writes[name] = n
+	}
+	return writes
+}
+
+// loadEndsWell has the load of replicate, under which everything was done, read back all that it ever wrote.
+func (s *suite) loadEndsWell(t *testing.T, shown func(string, ...any)) {
+	claims := []string{"verify", "block-verify"}
+	shown("no I/O error and no wrong byte in all of it: %s", s.a.finish(t, "verify", claims...))
+	s.a.remove(t, []string{"verify"}, claims)
+}
+
+// killContainer kills what runs in a container of a node's pod, and waits for the next one.
+func (s *suite) killContainer(t *testing.T, node, container string) {
+	t.Helper()
+	s.killIn(t, s.a.nodePod(t, "node", node), node, container)
+}
+
+// killController kills one that works for a node: in the controller's pods where there are such, else in the node's own.
+func (s *suite) killController(t *testing.T, node, container string) {
+	t.Helper()
+	if !central() {
+		s.killContainer(t, node, container)
+		return
+	}
+	for _, p := range s.a.list(t, "-n", system, "pods", "-l", "app.kubernetes.io/component=controller") {
+		s.killIn(t, p.Metadata.Name, field(p.Spec, "nodeName"), container)
+	}
+}
+
+// killIn kills what runs in a container of a pod of the system's, which is on a node, and waits for the next one.
+func (s *suite) killIn(t *testing.T, pod, node, container string) {
+	t.Helper()
+	status := func() (restarts, id string, ready bool) {
+		statuses, _ := s.a.get(t, "-n", system, "pod", pod).Status["containerStatuses"].([]any)
+		for _, one := range statuses {
+			if m, ok := one.(map[string]any); ok && m["name"] == container {
+				_, id, _ := strings.Cut(fmt.Sprint(m["containerID"]), "://")
+				return fmt.Sprint(m["restartCount"]), id, m["ready"] == true
+			}
+		}
+		return "", "", false
+	}
+	before, id, _ := status()
+	if id == "" {
+		t.Fatalf("pod %s has no container %s that was started", pod, container)
+	}
+	// A container's processes are those in its control group.
+	out := s.a.onNode(t, node, "sh", "-c", "for p in /proc/[0-9]*; do grep -qs "+id+" $p/cgroup && kill -KILL ${p#/proc/} && echo killed; done; true")
+	if strings.Count(out, "killed") != 1 {
+		t.Fatalf("killed %d processes of container %s on %s", strings.Count(out, "killed"), container, node)
+	}
+	eventually(t, container+" is started again", func() error {
+		if now, _, ready := status(); now == before || !ready {
+			return fmt.Errorf("restarts %s, ready %v", now, ready)
+		}
+		return nil
+	})
+}
