@@ -31,10 +31,20 @@ const (
 	LeaveUnapplied Name = "leave-unapplied"
 	// KeepOldCopy lets a group take a copy over with another group's content in it (a broken sync).
 	KeepOldCopy Name = "keep-old-copy"
+	// SkipReconcile lets a driver that starts leave what interrupted calls left (breaks G8).
+	SkipReconcile Name = "skip-reconcile"
+	// ModifyVolatile changes a group's settings in memory alone (breaks G8).
+	ModifyVolatile Name = "modify-volatile"
+	// NoShipLimit ignores the bound of what is sent to a peer.
+	NoShipLimit Name = "no-ship-limit"
 	// CutAfterApply lets apply change an image before a snapshot has the content that it overwrites (breaks a snapshot's order).
 	CutAfterApply Name = "cut-after-apply"
 	// CutTwoOrdinals lets apply go on between the images of one cut (breaks a group snapshot's order).
 	CutTwoOrdinals Name = "cut-two-ordinals"
 	// ForgetChanges does not track what changes after a snapshot (breaks the changed blocks).
 	ForgetChanges Name = "forget-changes"
+	// MissDiscards leaves what a volume gave back out of the changed blocks of snapshots without a change set (breaks them).
+	MissDiscards Name = "miss-discards"
+	// SharedAnyway takes two extents for the same without looking where they are (breaks the changed blocks of reflinks).
+	SharedAnyway Name = "shared-anyway"
 )

@@ -246,6 +246,19 @@ func (s *Site) WaitGroup(ctx context.Context, name, what string, ok func(*sideca
 	}
 }
 
+// WaitApplied waits until the images of both sites hold everything of a group that A is the primary of. Nobody may write meanwhile, and
+// what is not flushed does not count.
+func (p *Pair) WaitApplied(ctx context.Context, group string) error {
+	a, err := p.A.WaitGroup(ctx, group, "applied and acknowledged", func(g *sidecarpb.GroupStatus) bool {
+		return Streaming(g) && g.GetChangeMapBytes() == 0 && g.GetAppliedOrdinal() == g.GetHeadOrdinal() && g.GetAcknowledgedOrdinal() == g.GetHeadOrdinal()
+	})
+	if err != nil {
+		return err
+	}
+	_, err = p.B.WaitGroup(ctx, group, "applied", func(g *sidecarpb.GroupStatus) bool { return g.GetAppliedOrdinal() >= a.GetHeadOrdinal() })
+	return err
+}
+
 // Streaming says that a group at the primary has a complete, live copy.
 func Streaming(g *sidecarpb.GroupStatus) bool {
 	return g.GetState() == "streaming" && g.GetConnected() && g.GetSyncTotalBytes() == 0

@@ -84,7 +84,7 @@ func New(o Options) (_ *Pair, err error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
-	addrs, err := freeAddrs(2)
+	addrs, err := FreeAddresses(2)
 	if err != nil {
 		return nil, err
 	}
@@ -141,9 +141,9 @@ func (p *Pair) Close() error {
 	return p.closeErr
 }
 
-// freeAddrs returns addresses that were free a moment ago. Another process could take one; then a site does not start
-// and says so.
-func freeAddrs(n int) ([]string, error) {
+// FreeAddresses returns addresses that were free a moment ago. Another process could take one; then what is to listen there
+// does not start and says so.
+func FreeAddresses(n int) ([]string, error) {
 	var addrs []string
 	for range n {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")

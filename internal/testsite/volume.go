@@ -18,8 +18,12 @@ type VolumeOptions struct {
 	FSType string
 	// Block makes a raw block volume.
 	Block bool
+	// MountFlags are mount options of a file system.
+	MountFlags []string
 	// Parameters are those of a StorageClass.
 	Parameters map[string]string
+	// SnapshotID is the snapshot that the volume begins with; empty for none.
+	SnapshotID string
 }
 
 // Replicable are the parameters of a volume that can join a group later.
@@ -37,7 +41,7 @@ func (v *Volume) capability() *csi.VolumeCapability {
 	if v.options.Block {
 		c.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
 	} else {
-		c.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: v.options.FSType}}
+		c.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: v.options.FSType, MountFlags: v.options.MountFlags}}
 	}
 	return c
 }
@@ -45,10 +49,15 @@ func (v *Volume) capability() *csi.VolumeCapability {
 // CreateVolume provisions a volume through the CSI socket.
 func (s *Site) CreateVolume(ctx context.Context, o VolumeOptions) (*Volume, error) {
 	v := &Volume{options: o}
-	response, err := csi.NewControllerClient(s.csiConn).CreateVolume(ctx, &csi.CreateVolumeRequest{
+	request := &csi.CreateVolumeRequest{
 		Name: o.Name, CapacityRange: &csi.CapacityRange{RequiredBytes: o.SizeBytes},
 		VolumeCapabilities: []*csi.VolumeCapability{v.capability()}, Parameters: o.Parameters,
-	})
+	}
+	if o.SnapshotID != "" {
+		request.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: o.SnapshotID}}}
+	}
+	response, err := csi.NewControllerClient(s.csiConn).CreateVolume(ctx, request)
 	if err != nil {
 		return nil, fmt.Errorf("creating volume %s at %s: %w", o.Name, s.Config.Name, err)
 	}
@@ -65,8 +74,35 @@ func (s *Site) DeleteVolume(ctx context.Context, v *Volume) error {
 	return nil
 }
 
+// Modify changes a volume's mutable parameters, as a VolumeAttributesClass does. The error wraps the call's status.
+func (s *Site) Modify(ctx context.Context, v *Volume, mutable map[string]string) error {
+	_, err := csi.NewControllerClient(s.csiConn).ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{VolumeId: v.ID, MutableParameters: mutable})
+	if err != nil {
+		return fmt.Errorf("changing volume %s at %s: %w", v.ID, s.Config.Name, err)
+	}
+	return nil
+}
+
+// Health returns the reasons of the adverse conditions that the driver's controller service reports of a volume.
+func (s *Site) Health(ctx context.Context, v *Volume) ([]string, error) {
+	response, err := csi.NewControllerClient(s.csiConn).ControllerGetVolumeHealth(ctx, &csi.ControllerGetVolumeHealthRequest{VolumeId: v.ID})
+	if err != nil {
+		return nil, fmt.Errorf("health of volume %s at %s: %w", v.ID, s.Config.Name, err)
+	}
+	var reasons []string
+	for _, e := range response.GetVolumeHealth().GetHealthStatuses() {
+		reasons = append(reasons, e.GetReason())
+	}
+	return reasons, nil
+}
+
 func (s *Site) stagingPath(v *Volume) string {
 	return filepath.Join(s.Config.Dir, "mnt", v.ID, "stage")
+}
+
+// Image is the file with a volume's content, as far as it was applied.
+func (s *Site) Image(v *Volume) string {
+	return filepath.Join(s.Config.PoolDir(), "volumes", v.ID, "image")
 }
 
 // Path is where Mount publishes a volume: a mount point, or a block device's node.
@@ -95,6 +131,18 @@ func (s *Site) Mount(ctx context.Context, v *Volume) (string, error) {
 		return "", fmt.Errorf("publishing volume %s at %s: %w", v.ID, s.Config.Name, err)
 	}
 	return s.Path(v), nil
+}
+
+// Expand grows a mounted volume to at least requiredBytes. A limit of 0 is none.
+func (s *Site) Expand(ctx context.Context, v *Volume, requiredBytes, limitBytes int64) error {
+	_, err := csi.NewNodeClient(s.csiConn).NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
+		VolumeId: v.ID, VolumePath: s.Path(v), StagingTargetPath: s.stagingPath(v), VolumeCapability: v.capability(),
+		CapacityRange: &csi.CapacityRange{RequiredBytes: requiredBytes, LimitBytes: limitBytes},
+	})
+	if err != nil {
+		return fmt.Errorf("expanding volume %s at %s: %w", v.ID, s.Config.Name, err)
+	}
+	return nil
 }
 
 // Unmount unpublishes and unstages a volume. It can be repeated.

@@ -27,7 +27,7 @@ type calls struct {
 
 // measureCalls counts the system calls of both replicators with strace. It slows them down several times, so the counts
 // are of a slower run: what is shared by requests that come at the same time, as a flush is, can be shared by more or fewer.
-func (e *env) measureCalls(ctx context.Context, r *results) error {
+func (e *env) measureCalls(ctx context.Context, p *piece) error {
 	e.say("system calls")
 	return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
 		beds, err := e.beds(ctx, pair, bedOptions{name: "calls", volumes: 1, sizeBytes: e.deviceBytes}, replicated)
@@ -48,7 +48,7 @@ func (e *env) measureCalls(ctx context.Context, r *results) error {
 				for name, n := range counts {
 					k.PerOp[name] = n / s.operations
 				}
-				r.Calls = append(r.Calls, k)
+				p.Calls = append(p.Calls, k)
 			}
 		}
 		return nil

@@ -141,16 +141,9 @@ func (e *env) plainBed(ctx context.Context, pair *testsite.Pair, o bedOptions) (
 			b.devices = append(b.devices, device)
 			continue
 		}
-		// As the driver does.
-		if _, err := run(ctx, "mkfs.ext4", "-q", "-m0", device); err != nil {
+		mount := image + ".mnt" // unmounted with the pair
+		if err := mountNew(ctx, device, mount); err != nil {
 			return nil, err
-		}
-		mount := image + ".mnt"
-		if err := os.Mkdir(mount, 0o755); err != nil {
-			return nil, err
-		}
-		if err := unix.Mount(device, mount, "ext4", 0, ""); err != nil {
-			return nil, fmt.Errorf("mounting %s: %w", device, err)
 		}
 		b.mounts = append(b.mounts, mount)
 		if err := fillFS(mount); err != nil {
@@ -158,6 +151,20 @@ func (e *env) plainBed(ctx context.Context, pair *testsite.Pair, o bedOptions) (
 		}
 	}
 	return b, e.load(ctx, b, o)
+}
+
+// mountNew makes ext4 on a device as the driver does, and mounts it on a new directory.
+func mountNew(ctx context.Context, device, mount string) error {
+	if _, err := run(ctx, "mkfs.ext4", "-q", "-m0", device); err != nil {
+		return err
+	}
+	if err := os.Mkdir(mount, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(device, mount, "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mounting %s: %w", device, err)
+	}
+	return nil
 }
 
 // slipstreamBed makes volumes of site A through its CSI socket and, but for the variant off, replicates them to site B.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"github.com/slipstream-storage/slipstream/internal/testsite"
@@ -19,6 +20,8 @@ type env struct {
 	progress        io.Writer
 	verbose         bool
 	began           time.Time
+	// mode is the command that is run, and commit what the measured programs were built from.
+	mode, commit string
 
 	// cell is how long one measurement takes, and rounds how often it is repeated.
 	cell   time.Duration
@@ -37,6 +40,8 @@ type env struct {
 	applyInterval time.Duration
 	// peers and ackDatabases say whether those variants are measured.
 	peers, ackDatabases bool
+	// wantedVariants are those that are measured beside the plain one.
+	wantedVariants *regexp.Regexp
 }
 
 // quick sizes the environment for a few minutes.
@@ -127,6 +132,9 @@ func (e *env) keepLogs(pair *testsite.Pair) error {
 func (e *env) beds(ctx context.Context, pair *testsite.Pair, o bedOptions, variants ...variant) ([]*bed, error) {
 	var beds []*bed
 	for i, v := range variants {
+		if v != plain && !e.wantedVariants.MatchString(string(v)) {
+			continue
+		}
 		named := o
 		named.name = fmt.Sprintf("%s-%d", o.name, i)
 		var b *bed

@@ -16,7 +16,7 @@ import (
 
 // measureFailover fills both journals with records that are not applied, then restarts the primary's replicator and
 // after that kills the primary and promotes the secondary.
-func (e *env) measureFailover(ctx context.Context, r *results) error {
+func (e *env) measureFailover(ctx context.Context, p *piece) error {
 	e.say("restart and failover with %d MiB unapplied", e.unappliedBytes>>20)
 	lazy := *e
 	// Nothing is applied while the journal has room, and it has.
@@ -61,14 +61,14 @@ func (e *env) measureFailover(ctx context.Context, r *results) error {
 		if err != nil {
 			return fmt.Errorf("restarting the replicator: %w", err)
 		}
-		r.Rows = append(r.Rows, measured("restart of a killed replicator: from its start to the first write and flush", []float64{restart.Seconds()}, "s", 1,
+		p.Rows = append(p.Rows, measured("restart of a killed replicator: from its start to the first write and flush", []float64{restart.Seconds()}, "s", 1,
 			fmt.Sprintf("%.0f MiB unapplied", unapplied(primary))))
 
 		took, err := failOver(ctx, pair, b.group, volume)
 		if err != nil {
 			return fmt.Errorf("failing over: %w", err)
 		}
-		r.Rows = append(r.Rows, measured("failover: from promote to the first read", []float64{took.Seconds()}, "s", 1,
+		p.Rows = append(p.Rows, measured("failover: from promote to the first read", []float64{took.Seconds()}, "s", 1,
 			fmt.Sprintf("%.0f MiB unapplied at the secondary; with staging and publishing the volume", unapplied(secondary))))
 		return nil
 	})

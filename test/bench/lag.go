@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -172,29 +171,30 @@ func inNamespace(path string, f func() error) error {
 	return <-result
 }
 
-// measureLag measures the lag of the copy under pgbench on each line, and how much of a narrow line is used.
-func (e *env) measureLag(ctx context.Context, r *results) error {
-	// Enough for the load and the backlog, and quick to set up three times.
+// measureLag measures the lag of the copy under pgbench on a line, and how much of a narrow one is used.
+func (e *env) measureLag(ctx context.Context, l line, p *piece) error {
+	// Enough for the load and the backlog, and quick to set up.
 	small := *e
 	small.databaseBytes, small.scale = 640<<20, 10
-	figure := report.Plot{Title: "Lag of the copy under pgbench, 8 clients", X: "time (s)", Y: "lag (ms)", LogY: true}
-	for _, l := range lines() {
-		e.say("lag, %s", l.name)
-		points, err := small.lagOn(ctx, l, r)
-		if err != nil {
-			return fmt.Errorf("%s: %w", l.name, err)
-		}
-		figure.Series = append(figure.Series, report.Series{Name: l.name, Style: report.Dots, Points: points})
+	e.say("lag, %s", l.name)
+	points, err := small.lagOn(ctx, l, p)
+	if err != nil {
+		return err
 	}
-	r.figures = append(r.figures, report.Figure{Plot: figure, Caption: fmt.Sprintf("What a failure would have lost, asked for every %v.", lagInterval)})
+	p.Figures = append(p.Figures, report.Figure{
+		Plot: report.Plot{Title: "Lag of the copy under pgbench, 8 clients", X: "time (s)", Y: "lag (ms)", LogY: true,
+			Series: []report.Series{{Name: l.name, Style: report.Dots, Points: points}}},
+		Caption: fmt.Sprintf("What a failure would have lost, asked for every %v.", lagInterval),
+	})
 	return nil
 }
 
-func (e *env) lagOn(ctx context.Context, l line, r *results) (points []report.Point, err error) {
-	metrics, err := freeAddress()
+func (e *env) lagOn(ctx context.Context, l line, p *piece) (points []report.Point, err error) {
+	free, err := testsite.FreeAddresses(1)
 	if err != nil {
 		return nil, err
 	}
+	metrics := free[0]
 	var open *openLine
 	var lineErr error
 	configure := func(pair *testsite.Pair) {
@@ -212,7 +212,7 @@ func (e *env) lagOn(ctx context.Context, l line, r *results) (points []report.Po
 		if lineErr != nil {
 			return lineErr
 		}
-		return e.withDatabases(ctx, pair, []variant{replicated}, func(beds []*bed) (err error) {
+		return e.withDatabases(ctx, pair, []variant{replicated}, false, func(beds []*bed) (err error) {
 			b := beds[0]
 			load := pgLoad{clients: 8, servers: 1}
 			if err := open.narrow(ctx); err != nil {
@@ -232,8 +232,8 @@ func (e *env) lagOn(ctx context.Context, l line, r *results) (points []report.Po
 				return err
 			}
 			values := make([]float64, 0, len(points))
-			for _, p := range points {
-				values = append(values, p.Y)
+			for _, point := range points {
+				values = append(values, point.Y)
 			}
 			note := fmt.Sprintf("%.0f transactions per second for %v, %d samples; spread is of the samples", s.value, time.Since(began).Round(time.Second), len(values))
 			for _, q := range []struct {
@@ -243,12 +243,12 @@ func (e *env) lagOn(ctx context.Context, l line, r *results) (points []report.Po
 			}{{"median", 0.5, 50}, {"99th percentile", 0.99, 200}} {
 				row := measured("RPO under pgbench, 8 clients, "+l.name+": "+q.name, values, "ms", q.target, note)
 				row.Value, row.Rounds = quantile(values, q.q), 1
-				r.Rows = append(r.Rows, row.judge())
+				p.Rows = append(p.Rows, row.judge())
 			}
 			if err := b.settle(ctx); err != nil {
 				return err
 			}
-			return e.backlog(ctx, pair, b, l, metrics, r)
+			return e.backlog(ctx, pair, b, l, metrics, p)
 		})
 	})
 	return points, err
@@ -258,7 +258,7 @@ func (e *env) lagOn(ctx context.Context, l line, r *results) (points []report.Po
 const backlogBytes = 128 << 20
 
 // backlog writes more than the line can take at once, and measures how fast it is shipped.
-func (e *env) backlog(ctx context.Context, pair *testsite.Pair, b *bed, l line, metrics string, r *results) error {
+func (e *env) backlog(ctx context.Context, pair *testsite.Pair, b *bed, l line, metrics string, p *piece) error {
 	before, err := scrape(ctx, metrics, "slipstream_group_wire_bytes_total")
 	if err != nil {
 		return err
@@ -294,14 +294,6 @@ func (e *env) backlog(ctx context.Context, pair *testsite.Pair, b *bed, l line, 
 		target, ratio := 0.9, rate/lineBandwidth
 		row.Name, row.Target, row.Ratio, row.Spread = "share of a line of 100 Mbit/s that a backlog uses", &target, &ratio, [2]float64{ratio, ratio}
 	}
-	r.Rows = append(r.Rows, row.judge())
+	p.Rows = append(p.Rows, row.judge())
 	return nil
-}
-
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("looking for a free port: %w", err)
-	}
-	return listener.Addr().String(), listener.Close()
 }

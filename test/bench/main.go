@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 
@@ -38,10 +39,13 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	flags.StringVar(&e.tempDir, "temp-dir", "", "`directory` whose file system takes images and journals; default the system's")
 	flags.StringVar(&e.resultsDir, "results", "bench-results", "`directory` for summary.json, results.json, table.md and report.html")
 	only := flags.String("only", "", "`regexp` of names of stages: only those")
+	loads := flags.String("loads", "", "`regexp` of names of loads: only those")
+	variants := flags.String("variants", "", "`regexp` of what the loads run on beside the plain loop device: only those")
 	cell := flags.Duration("duration", 0, "of one measurement; default that of the mode")
 	rounds := flags.Int("rounds", 0, "of each comparison; default those of the mode")
 	lagDuration := flags.Duration("lag-duration", 0, "of the load on each line; default that of the mode")
 	memoryDuration := flags.Duration("memory-duration", 0, "of the load under which memory is watched; default that of the mode")
+	merge := flags.Bool("merge", false, "add to the results that are there, in place of earlier ones of the same load or stage")
 	flags.BoolVar(&e.verbose, "v", false, "print every measurement")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,15 +54,31 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return fmt.Errorf("--only: %w", err)
 	}
+	wantedLoads, err := regexp.Compile(*loads)
+	if err != nil {
+		return fmt.Errorf("--loads: %w", err)
+	}
+	if e.wantedVariants, err = regexp.Compile(*variants); err != nil {
+		return fmt.Errorf("--variants: %w", err)
+	}
 	if flags.NArg() > 0 || *rounds < 0 || *cell < 0 || *lagDuration < 0 || *memoryDuration < 0 {
 		return errors.New("no arguments are expected, and no negative numbers: see --help")
 	}
 	if e.binDir, err = filepath.Abs(*binDir); err != nil {
 		return err
 	}
-	r := &results{Began: e.began, Machine: report.Machine(), Mode: "bench"}
+	r := &results{Machine: report.Machine()}
+	if *merge {
+		if err := r.merge(e.resultsDir); err != nil {
+			return err
+		}
+	}
+	if e.commit, err = commitOf(ctx, e.binDir); err != nil {
+		return fmt.Errorf("%w: make build makes it", err)
+	}
+	e.mode = "bench"
 	if *quick {
-		r.Mode = "bench-quick"
+		e.mode = "bench-quick"
 		e.quick()
 	} else {
 		e.full()
@@ -75,8 +95,14 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if *memoryDuration > 0 {
 		e.memoryDuration = *memoryDuration
 	}
-	r.Method = e.method()
 
+	something := false
+	take := func(p *piece) {
+		if p = p.end(); p != nil {
+			r.take(p)
+			something = true
+		}
+	}
 	type step struct {
 		name string
 		run  func(context.Context) error
@@ -84,22 +110,42 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	var steps []step
 	stages := []*stage{e.postgresStage(), e.fioStage(), e.manyStage(), e.separateStage()}
 	if !*quick {
-		stages = append(stages, e.growthStages(r)...)
+		stages = append(stages, e.growthStages()...)
 	}
 	for _, s := range stages {
+		s.comparisons = slices.DeleteFunc(s.comparisons, func(c *comparison) bool { return !wantedLoads.MatchString(c.name) })
+		if len(s.comparisons) == 0 {
+			continue
+		}
 		steps = append(steps, step{s.name, func(ctx context.Context) error {
+			pieces := make([]*piece, len(s.comparisons))
+			for i, c := range s.comparisons {
+				pieces[i] = e.newPiece(c.name)
+			}
 			err := e.measureStage(ctx, s)
 			// What was measured before an error was measured all the same.
-			r.include(s.comparisons)
+			for i, c := range s.comparisons {
+				pieces[i].fill(c)
+				take(pieces[i])
+			}
+			return err
+		}})
+	}
+	single := func(name string, measure func(context.Context, *piece) error) {
+		steps = append(steps, step{name, func(ctx context.Context) error {
+			p := e.newPiece(name)
+			err := measure(ctx, p)
+			take(p)
 			return err
 		}})
 	}
 	if !*quick {
-		steps = append(steps,
-			step{"lag", func(ctx context.Context) error { return e.measureLag(ctx, r) }},
-			step{"calls", func(ctx context.Context) error { return e.measureCalls(ctx, r) }},
-			step{"failover", func(ctx context.Context) error { return e.measureFailover(ctx, r) }},
-			step{"memory", func(ctx context.Context) error { return e.measureMemory(ctx, r) }})
+		for _, l := range lines() {
+			single("lag, "+l.name, func(ctx context.Context, p *piece) error { return e.measureLag(ctx, l, p) })
+		}
+		single("calls", e.measureCalls)
+		single("failover", e.measureFailover)
+		single("memory", e.measureMemory)
 	}
 	var errs []error
 	for _, s := range steps {
@@ -113,10 +159,9 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 			break
 		}
 	}
-	r.Took = time.Since(e.began).Seconds()
-	if len(r.Rows) > 0 || len(r.Calls) > 0 {
+	if something {
 		errs = append(errs, r.writeTable(stdout))
-		if e.verbose && len(r.Costs) > 0 {
+		if e.verbose && len(r.costs()) > 0 {
 			errs = append(errs, r.writeCosts(stdout))
 		}
 		written, err := r.writeFiles(e.resultsDir)

@@ -41,6 +41,8 @@ type comparison struct {
 	note string
 	// samples by variant and round.
 	samples map[variant]map[int]sample
+	// more are rows beside those that are made of the samples.
+	more []row
 }
 
 func (c *comparison) add(v variant, round int, s sample) {

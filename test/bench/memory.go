@@ -16,7 +16,7 @@ import (
 )
 
 // measureMemory watches the replicators' resident memory while eight volumes of one group are written to.
-func (e *env) measureMemory(ctx context.Context, r *results) error {
+func (e *env) measureMemory(ctx context.Context, p *piece) error {
 	e.say("memory, %v under load", e.memoryDuration)
 	return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
 		beds, err := e.beds(ctx, pair, bedOptions{name: "memory", volumes: 8, sizeBytes: e.deviceBytes / 4}, replicated)
@@ -38,16 +38,16 @@ func (e *env) measureMemory(ctx context.Context, r *results) error {
 			if err != nil {
 				return err
 			}
-			r.Rows = append(r.Rows, measured(fmt.Sprintf("resident memory, 8 volumes under load for %v, %s's replicator, peak", e.memoryDuration, where),
+			p.Rows = append(p.Rows, measured(fmt.Sprintf("resident memory, 8 volumes under load for %v, %s's replicator, peak", e.memoryDuration, where),
 				[]float64{peak / (1 << 20)}, "MiB", 192, ""))
 			growth, err := growth(series[i])
 			if err != nil {
 				return err
 			}
-			r.Rows = append(r.Rows, measured(fmt.Sprintf("resident memory, %s's replicator, last fifth of %v against the second", where, e.memoryDuration),
+			p.Rows = append(p.Rows, measured(fmt.Sprintf("resident memory, %s's replicator, last fifth of %v against the second", where, e.memoryDuration),
 				[]float64{growth}, "times", flatGrowth, ""))
 		}
-		r.figures = append(r.figures, report.Figure{Plot: figure, Caption: "Under 4 KiB random writes with a flush each on eight volumes of one group."})
+		p.Figures = append(p.Figures, report.Figure{Plot: figure, Caption: "Under 4 KiB random writes with a flush each on eight volumes of one group."})
 		return nil
 	})
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
@@ -181,7 +183,7 @@ func (q *qmp) waitMirrored(ctx context.Context, timeout time.Duration) error {
 
 // peerBeds makes beds of qemu-storage-daemon in a pair's directory: without a mirror, and one for each mode of it. stop
 // is to be called in any case, before the pair is closed.
-func (e *env) peerBeds(ctx context.Context, pair *testsite.Pair) (stop func() error, beds []*bed, err error) {
+func (e *env) peerBeds(ctx context.Context, pair *testsite.Pair, o bedOptions) (stop func() error, beds []*bed, err error) {
 	var running []func() error
 	stop = func() error {
 		var errs []error
@@ -194,97 +196,138 @@ func (e *env) peerBeds(ctx context.Context, pair *testsite.Pair) (stop func() er
 		variant variant
 		mode    string
 	}{{peerAlone, ""}, {peer, "background"}, {peerSync, "write-blocking"}} {
-		dir := filepath.Join(pair.Dir, fmt.Sprintf("qemu-%d", i))
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return stop, nil, err
+		if !e.wantedVariants.MatchString(string(m.variant)) {
+			continue
 		}
-		b, err := e.peerBed(ctx, dir, m.mode, &running)
-		if err != nil {
+		b := &peerBed{bed: &bed{variant: m.variant, sizeBytes: o.sizeBytes}, mode: m.mode, running: &running}
+		for j := range o.volumes {
+			if err := b.add(ctx, filepath.Join(pair.Dir, fmt.Sprintf("qemu-%d-%d", i, j)), o.filesystem); err != nil {
+				return stop, nil, fmt.Errorf("preparing %s: %w", m.variant, err)
+			}
+		}
+		b.finish = b.mirrored
+		if err := e.load(ctx, b.bed, o); err != nil {
 			return stop, nil, fmt.Errorf("preparing %s: %w", m.variant, err)
 		}
-		b.variant = m.variant
-		beds = append(beds, b)
+		beds = append(beds, b.bed)
 	}
 	return stop, beds, nil
 }
 
-// peerBed starts the daemons of one mode; mode "" is without a mirror.
-func (e *env) peerBed(ctx context.Context, dir, mode string, running *[]func() error) (*bed, error) {
+// peerBed is a bed in the making; mode "" is without a mirror. Each of its volumes has daemons of its own.
+type peerBed struct {
+	*bed
+	mode     string
+	monitors []*qmp
+	running  *[]func() error
+}
+
+func (b *peerBed) start(pids *[]int, path, name string, args ...string) (*daemon, error) {
+	d, err := startDaemon(filepath.Join(path, name+".log"), args...)
+	if err == nil {
+		*b.running = append(*b.running, d.stop)
+		*pids = append(*pids, d.cmd.Process.Pid)
+	}
+	return d, err
+}
+
+// mirrored waits until no mirror has anything left to copy.
+func (b *peerBed) mirrored(ctx context.Context) error {
+	for _, monitor := range b.monitors {
+		if err := monitor.waitMirrored(ctx, settleTimeout); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add starts the daemons of one volume in a new directory.
+func (b *peerBed) add(ctx context.Context, dir string, filesystem bool) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
 	path := func(name string) string { return filepath.Join(dir, name) }
 	for _, name := range []string{"image", "copy", "export"} {
 		f, err := os.Create(path(name))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if name != "export" { // that is only the file that the export is mounted on
-			err = f.Truncate(e.deviceBytes)
+			err = f.Truncate(b.sizeBytes)
 		}
 		if err := errors.Join(err, f.Close()); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	b := &bed{sizeBytes: e.deviceBytes}
-	start := func(pids *[]int, name string, args ...string) (*daemon, error) {
-		d, err := startDaemon(path(name+".log"), args...)
-		if err == nil {
-			*running = append(*running, d.stop)
-			*pids = append(*pids, d.cmd.Process.Pid)
-		}
-		return d, err
-	}
-	exists := func(name string) func() error {
-		return func() error { _, err := os.Stat(path(name)); return err }
-	}
-	export := "type=fuse,id=export,node-name=front,writable=on,mountpoint=" + path("export")
 	front := []string{"--blockdev", "driver=file,node-name=front,filename=" + path("image")}
-	if mode != "" {
-		there, err := start(&b.there, "there",
-			"--blockdev", "driver=file,node-name=copy,filename="+path("copy"),
-			"--nbd-server", "addr.type=unix,addr.path="+path("there.sock"),
-			"--export", "type=nbd,id=copy,node-name=copy,name=copy,writable=on")
-		if err != nil {
-			return nil, err
+	if b.mode != "" {
+		if err := b.mirror(ctx, path); err != nil {
+			return err
 		}
-		if err := there.waitFor(ctx, "its NBD socket", exists("there.sock")); err != nil {
-			return nil, err
-		}
-		here, err := start(&b.here, "here",
-			"--chardev", "socket,id=monitor,server=on,wait=off,path="+path("qmp.sock"), "--monitor", "chardev=monitor",
-			"--blockdev", "driver=file,node-name=image,filename="+path("image"),
-			"--blockdev", "driver=nbd,node-name=peer,export=copy,server.type=unix,server.path="+path("there.sock"),
-			"--nbd-server", "addr.type=unix,addr.path="+path("here.sock"))
-		if err != nil {
-			return nil, err
-		}
-		monitor, err := dialQMP(ctx, here, path("qmp.sock"))
-		if err != nil {
-			return nil, err
-		}
-		*running = append(*running, monitor.conn.Close)
-		if _, err := monitor.call("blockdev-mirror", map[string]any{
-			"job-id": "mirror", "device": "image", "target": "peer", "sync": "full", "copy-mode": mode, "filter-node-name": "mirrored",
-		}); err != nil {
-			return nil, err
-		}
-		if _, err := monitor.call("block-export-add", map[string]any{
-			"type": "nbd", "id": "source", "node-name": "mirrored", "name": "source", "writable": true,
-		}); err != nil {
-			return nil, err
-		}
-		b.finish = func(ctx context.Context) error { return monitor.waitMirrored(ctx, settleTimeout) }
 		front = []string{"--blockdev", "driver=nbd,node-name=front,export=source,server.type=unix,server.path=" + path("here.sock")}
 	}
-	serving, err := start(&b.here, "front", append(front, "--export", export, "--pidfile", path("front.pid"))...)
+	export := "type=fuse,id=export,node-name=front,writable=on,mountpoint=" + path("export")
+	serving, err := b.start(&b.here, dir, "front", append(front, "--export", export, "--pidfile", path("front.pid"))...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// Written when the options have been carried out, so the export is mounted.
-	if err := serving.waitFor(ctx, "its export", exists("front.pid")); err != nil {
-		return nil, err
+	if err := serving.waitFor(ctx, "its export", exists(path("front.pid"))); err != nil {
+		return err
 	}
-	if serving.loop, err = blockdev.AttachLoop(blockdev.LoopConfig{BackingPath: path("export"), SizeLimitBytes: e.deviceBytes}); err != nil {
-		return nil, err
+	if serving.loop, err = blockdev.AttachLoop(blockdev.LoopConfig{BackingPath: path("export"), SizeLimitBytes: b.sizeBytes}); err != nil {
+		return err
 	}
-	b.devices = []string{serving.loop}
-	return b, e.load(ctx, b, bedOptions{sizeBytes: e.deviceBytes})
+	if !filesystem {
+		b.devices = append(b.devices, serving.loop)
+		return nil
+	}
+	mount := path("mnt")
+	if err := mountNew(ctx, serving.loop, mount); err != nil {
+		return err
+	}
+	*b.running = append(*b.running, func() error { return unix.Unmount(mount, 0) })
+	b.mounts = append(b.mounts, mount)
+	return fillFS(mount)
+}
+
+// mirror starts the daemon that takes the copy, and the one that mirrors to it and offers the mirrored node on here.sock.
+func (b *peerBed) mirror(ctx context.Context, path func(string) string) error {
+	there, err := b.start(&b.there, path(""), "there",
+		"--blockdev", "driver=file,node-name=copy,filename="+path("copy"),
+		"--nbd-server", "addr.type=unix,addr.path="+path("there.sock"),
+		"--export", "type=nbd,id=copy,node-name=copy,name=copy,writable=on")
+	if err != nil {
+		return err
+	}
+	if err := there.waitFor(ctx, "its NBD socket", exists(path("there.sock"))); err != nil {
+		return err
+	}
+	here, err := b.start(&b.here, path(""), "here",
+		"--chardev", "socket,id=monitor,server=on,wait=off,path="+path("qmp.sock"), "--monitor", "chardev=monitor",
+		"--blockdev", "driver=file,node-name=image,filename="+path("image"),
+		"--blockdev", "driver=nbd,node-name=peer,export=copy,server.type=unix,server.path="+path("there.sock"),
+		"--nbd-server", "addr.type=unix,addr.path="+path("here.sock"))
+	if err != nil {
+		return err
+	}
+	monitor, err := dialQMP(ctx, here, path("qmp.sock"))
+	if err != nil {
+		return err
+	}
+	*b.running = append(*b.running, monitor.conn.Close)
+	b.monitors = append(b.monitors, monitor)
+	if _, err := monitor.call("blockdev-mirror", map[string]any{
+		"job-id": "mirror", "device": "image", "target": "peer", "sync": "full", "copy-mode": b.mode, "filter-node-name": "mirrored",
+	}); err != nil {
+		return err
+	}
+	_, err = monitor.call("block-export-add", map[string]any{
+		"type": "nbd", "id": "source", "node-name": "mirrored", "name": "source", "writable": true,
+	})
+	return err
+}
+
+func exists(path string) func() error {
+	return func() error { _, err := os.Stat(path); return err }
 }

@@ -8,46 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/slipstream-storage/slipstream/internal/report"
 )
-
-// results are everything a run found out.
-type results struct {
-	Began   time.Time `json:"began"`
-	Took    float64   `json:"took_seconds"`
-	Machine string    `json:"machine"`
-	Mode    string    `json:"mode"`
-	Method  []string  `json:"method"`
-	Rows    []row     `json:"rows"`
-	Costs   []cost    `json:"costs"`
-	Calls   []calls   `json:"calls,omitempty"`
-	// Samples are all throughputs, by comparison, variant and round.
-	Samples map[string]map[variant]map[int]float64 `json:"samples"`
-
-	comparisons []*comparison
-	figures     []report.Figure
-}
-
-// include takes in the comparisons of a stage that has ended.
-func (r *results) include(comparisons []*comparison) {
-	if r.Samples == nil {
-		r.Samples = map[string]map[variant]map[int]float64{}
-	}
-	for _, c := range comparisons {
-		if len(c.samples) == 0 {
-			continue // an error came before
-		}
-		r.comparisons = append(r.comparisons, c)
-		r.Rows = append(r.Rows, c.rows()...)
-		r.Costs = append(r.Costs, c.costs()...)
-		r.Samples[c.name] = map[variant]map[int]float64{}
-		for v := range c.samples {
-			r.Samples[c.name][v] = c.values(v)
-		}
-	}
-}
 
 func (r row) cells() []string {
 	target, ratio, met := "reported", "-", ""
@@ -86,7 +49,7 @@ var rowHeader = []string{"load", "ratio", "target", "", "spread", "median", "bas
 func (r *results) ordered() []row {
 	var ordered []row
 	for _, v := range []variant{replicated, "", againstPeer, off, ack, peerAlone, peer, peerSync} {
-		for _, row := range r.Rows {
+		for _, row := range r.rows() {
 			if row.Variant == string(v) {
 				ordered = append(ordered, row)
 			}
@@ -119,7 +82,7 @@ func (k cost) cells() []string {
 func (r *results) writeCosts(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.Join(costHeader, "\t"))
-	for _, k := range r.Costs {
+	for _, k := range r.costs() {
 		fmt.Fprintln(t, strings.Join(k.cells(), "\t"))
 	}
 	return t.Flush()
@@ -131,7 +94,7 @@ func (r *results) writeFiles(dir string) ([]string, error) {
 		return nil, err
 	}
 	var written []string
-	for name, value := range map[string]any{"summary.json": r.ordered(), "results.json": r} {
+	for name, value := range map[string]any{"summary.json": r.ordered(), resultsFile: r} {
 		text, err := json.MarshalIndent(value, "", "  ")
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -156,7 +119,7 @@ func (r *results) writeFiles(dir string) ([]string, error) {
 // markdown is the tables for docs/performance.md.
 func (r *results) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %s, `make %s`, %d minutes.\n\n", r.Began.UTC().Format("2 January 2006"), r.Machine, r.Mode, int(r.Took/60+0.5))
+	fmt.Fprintf(&b, "%s, %s.\n\n", r.when(), r.Machine)
 	table := func(header []string, rows [][]string) {
 		fmt.Fprintf(&b, "| %s |\n|%s\n", strings.Join(header, " | "), strings.Repeat("---|", len(header)))
 		for _, cells := range rows {
@@ -167,10 +130,12 @@ func (r *results) markdown() string {
 	table(rowHeader, r.rowCells())
 	b.WriteString("Per operation of the load (a write with its flush where there is one, a read, a transaction):\n\n")
 	table(costHeader, r.costCells())
-	if len(r.Calls) > 0 {
+	if len(r.calls()) > 0 {
 		b.WriteString("System calls of the replicators per operation of the load, under strace:\n\n")
 		table(callsHeader, r.callCells())
 	}
+	b.WriteString("When each was measured:\n\n")
+	table(pieceHeader, r.pieceCells())
 	return b.String()
 }
 
@@ -184,7 +149,7 @@ func (r *results) rowCells() [][]string {
 
 func (r *results) costCells() [][]string {
 	var cells [][]string
-	for _, k := range r.Costs {
+	for _, k := range r.costs() {
 		cells = append(cells, k.cells())
 	}
 	return cells
@@ -192,7 +157,7 @@ func (r *results) costCells() [][]string {
 
 func (r *results) callCells() [][]string {
 	var cells [][]string
-	for _, k := range r.Calls {
+	for _, k := range r.calls() {
 		cells = append(cells, k.cells())
 	}
 	return cells
@@ -201,7 +166,7 @@ func (r *results) callCells() [][]string {
 // page is the report for a browser.
 func (r *results) page() report.Page {
 	var met, judged int
-	for _, row := range r.Rows {
+	for _, row := range r.rows() {
 		if row.Met != nil {
 			judged++
 			if *row.Met {
@@ -214,8 +179,7 @@ func (r *results) page() report.Page {
 		Lead: fmt.Sprintf("The same loads on a plain loop device and on replicated volumes of two sites on this machine, in turn: %d of %d targets are met.",
 			met, judged),
 		Facts: []report.Fact{
-			{Name: "date", Value: r.Began.Format("2 January 2006 15:04 MST")}, {Name: "machine", Value: r.Machine},
-			{Name: "run", Value: fmt.Sprintf("make %s, %.0f s", r.Mode, r.Took)},
+			{Name: "date", Value: r.when()}, {Name: "machine", Value: r.Machine},
 		},
 	}
 	for _, row := range r.ordered() {
@@ -232,39 +196,63 @@ func (r *results) page() report.Page {
 		p.Cards = append(p.Cards, card)
 	}
 	p.Sections = append(p.Sections, report.Section{
-		Title: "Ratios and targets", Paragraphs: r.Method,
+		Title: "Ratios and targets", Paragraphs: r.method(),
 		Table:   &report.Table{Header: rowHeader, Rows: r.rowCells(), Note: "Spread: smallest and largest of the rounds. " + r.notes()},
-		Figures: r.figures,
+		Figures: r.figures(),
 	})
 	var rounds []report.Figure
-	for _, c := range r.comparisons {
-		rounds = append(rounds, c.figure())
+	for _, p := range r.Pieces {
+		if p.Rounds != nil {
+			rounds = append(rounds, *p.Rounds)
+		}
 	}
 	if len(rounds) > 0 {
 		p.Sections = append(p.Sections, report.Section{Title: "All rounds", Figures: rounds})
 	}
-	if len(r.Costs) > 0 {
+	if len(r.costs()) > 0 {
 		p.Sections = append(p.Sections, report.Section{
 			Title:      "Where the time goes",
 			Paragraphs: []string{"Per operation of the load: a write with its flush where there is one, a read, a transaction. The machine's numbers include the load itself and whatever else ran."},
 			Table:      &report.Table{Header: costHeader, Rows: r.costCells()},
 		})
 	}
-	if len(r.Calls) > 0 {
+	if len(r.calls()) > 0 {
 		p.Sections = append(p.Sections, report.Section{
 			Title:      "System calls",
 			Paragraphs: []string{"Of the replicators per operation of the load, counted by strace, which slows them down several times."},
 			Table:      &report.Table{Header: callsHeader, Rows: r.callCells()},
 		})
 	}
+	p.Sections = append(p.Sections, report.Section{Title: "When each was measured", Table: &report.Table{Header: pieceHeader, Rows: r.pieceCells()}})
 	return p
+}
+
+// when is the time from the first piece to the last.
+func (r *results) when() string {
+	if len(r.Pieces) == 0 {
+		return "-"
+	}
+	first, last := r.Pieces[0].Began, r.Pieces[0].Ended
+	for _, p := range r.Pieces {
+		if p.Began.Before(first) {
+			first = p.Began
+		}
+		if p.Ended.After(last) {
+			last = p.Ended
+		}
+	}
+	const day = "2 January 2006"
+	if from, to := first.UTC().Format(day), last.UTC().Format(day); from != to {
+		return from + " to " + to
+	}
+	return last.UTC().Format(day) + ", " + first.UTC().Format("15:04") + " to " + last.UTC().Format("15:04 UTC")
 }
 
 // notes are those of the rows, each once.
 func (r *results) notes() string {
 	var notes []string
 	seen := map[string]bool{"": true}
-	for _, row := range r.Rows {
+	for _, row := range r.rows() {
 		if note := row.Name + ": " + row.Note; row.Note != "" && !seen[note] {
 			seen[note] = true
 			notes = append(notes, note+".")

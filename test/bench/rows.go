@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"time"
 )
@@ -29,6 +30,9 @@ type row struct {
 	Rounds            int     `json:"rounds"`
 	Met               *bool   `json:"met"`
 	Note              string  `json:"note,omitempty"`
+	// Measured is when, and Commit with which version.
+	Measured time.Time `json:"measured"`
+	Commit   string    `json:"commit"`
 }
 
 // judge sets Met from the rest.
@@ -79,7 +83,7 @@ func (c *comparison) rows() []row {
 		}
 		rows = append(rows, r.judge())
 	}
-	return append(append(rows, c.peerRows()...), c.cpuRows()...)
+	return slices.Concat(rows, c.peerRows(), c.cpuRows(), c.more)
 }
 
 // Targets against the peer: with a flush after each write, and without.
@@ -97,8 +101,8 @@ func (c *comparison) peerRows() []row {
 			continue
 		}
 		target := targetPeer
-		if l, ok := c.load.(fioLoad); ok && l.flushEvery == 1 {
-			target = targetPeerFlush
+		if l, ok := c.load.(fioLoad); !ok || l.flushEvery == 1 {
+			target = targetPeerFlush // a database flushes each commit
 		}
 		ratio := median(quotients)
 		r := row{

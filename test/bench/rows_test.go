@@ -140,9 +140,7 @@ func TestGrowth(t *testing.T) {
 }
 
 func TestResultFiles(t *testing.T) {
-	r := &results{Began: time.Now(), Machine: "a machine", Mode: "bench-quick"}
-	r.include([]*comparison{testComparison(), {name: "never ran", load: pgLoad{}}})
-	r.Rows = append(r.Rows, measured("lag", []float64{10}, "ms", 50, "a note"))
+	r := testResults()
 	dir := filepath.Join(t.TempDir(), "results")
 	written, err := r.writeFiles(dir)
 	if err != nil {
@@ -172,5 +170,66 @@ func TestResultFiles(t *testing.T) {
 		if !strings.Contains(table.String(), want) {
 			t.Errorf("no %q in\n%s", want, &table)
 		}
+	}
+}
+
+// testResults are of a load that was measured, one that was not, and a stage with a row and a plot.
+func testResults() *results {
+	e := &env{commit: "abc", mode: "bench-quick"}
+	r := &results{Machine: "a machine"}
+	for _, c := range []*comparison{testComparison(), {name: "never ran", load: pgLoad{}}} {
+		p := e.newPiece(c.name)
+		p.fill(c)
+		if p = p.end(); p != nil {
+			r.take(p)
+		}
+	}
+	p := e.newPiece("lag, near")
+	p.Rows = []row{measured("lag", []float64{10}, "ms", 50, "a note")}
+	p.Figures = []report.Figure{{Plot: report.Plot{Title: "Lag", Series: []report.Series{{Name: "near", Points: []report.Point{{X: 1, Y: 2}}}}}}}
+	r.take(p.end())
+	return r
+}
+
+// TestMerge: a second run adds what it measured, and replaces what it measured again.
+func TestMerge(t *testing.T) {
+	dir := t.TempDir()
+	first := testResults()
+	if _, err := first.writeFiles(dir); err != nil {
+		t.Fatal(err)
+	}
+	second := &results{Machine: "a machine"}
+	if err := second.merge(dir); err != nil {
+		t.Fatal(err)
+	}
+	e := &env{commit: "def", mode: "bench"}
+	for _, name := range []string{"lag, far", "load"} {
+		p := e.newPiece(name)
+		p.Rows = []row{measured(name, []float64{20}, "ms", 50, "")}
+		p.Figures = []report.Figure{{Plot: report.Plot{Title: "Lag", Series: []report.Series{{Name: name}}}}}
+		second.take(p.end())
+	}
+	var names, commits []string
+	for _, row := range second.rows() {
+		names, commits = append(names, row.Name), append(commits, row.Commit)
+	}
+	if got := strings.Join(names, "; "); got != "load; lag; lag, far" || strings.Join(commits, " ") != "def abc def" {
+		t.Errorf("rows %s of %v", got, commits)
+	}
+	if f := second.figures(); len(f) != 1 || len(f[0].Plot.Series) != 3 || f[0].Plot.Series[1].Points[0].Y != 2 {
+		t.Errorf("the lines' plots did not become one with the points that were stored: %+v", f)
+	}
+	if f := first.figures(); len(f[0].Plot.Series) != 1 {
+		t.Error("figures changed the piece")
+	}
+	other := &results{Machine: "another machine"}
+	if err := other.merge(dir); err == nil || len(other.Pieces) > 0 {
+		t.Errorf("merged the results of another machine: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, resultsFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.merge(dir); err == nil {
+		t.Error("merged half a file")
 	}
 }

@@ -49,12 +49,13 @@ func (e *env) fioStage() *stage {
 	}}
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) (err error) {
-			beds, err := e.beds(ctx, pair, bedOptions{name: "fio", volumes: 1, sizeBytes: e.deviceBytes}, plain, replicated, off, ack)
+			o := bedOptions{name: "fio", volumes: 1, sizeBytes: e.deviceBytes}
+			beds, err := e.beds(ctx, pair, o, plain, replicated, off, ack)
 			if err != nil {
 				return err
 			}
 			if e.peers {
-				stop, peers, peersErr := e.peerBeds(ctx, pair)
+				stop, peers, peersErr := e.peerBeds(ctx, pair, o)
 				defer func() { err = errors.Join(err, stop()) }()
 				if err := peersErr; err != nil {
 					return err
@@ -89,7 +90,7 @@ func (e *env) manyStage() *stage {
 }
 
 // growthStages are the same writers on more and more volumes, in one group and in a group each.
-func (e *env) growthStages(r *results) []*stage {
+func (e *env) growthStages() []*stage {
 	var stages []*stage
 	for _, size := range []struct{ volumes, groups int }{{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}} {
 		name := fmt.Sprintf("growth: %d volumes in %d groups", size.volumes, size.groups)
@@ -115,7 +116,7 @@ func (e *env) growthStages(r *results) []*stage {
 					if err != nil {
 						return err
 					}
-					r.Rows = append(r.Rows, measured(name+", resident memory of the "+where+"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", 0, ""))
+					s.comparisons[0].more = append(s.comparisons[0].more, measured(name+", resident memory of the "+where+"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", 0, ""))
 				}
 				return nil
 			})
@@ -240,14 +241,14 @@ func (e *env) postgresStage() *stage {
 			if e.ackDatabases {
 				variants = append(variants, ack)
 			}
-			return e.withDatabases(ctx, pair, variants, func(beds []*bed) error { return measure(ctx, beds) })
+			return e.withDatabases(ctx, pair, variants, e.peers, func(beds []*bed) error { return measure(ctx, beds) })
 		})
 	}
 	return s
 }
 
 // withDatabases makes beds of two volumes with a PostgreSQL server on each, all of them copies of one database.
-func (e *env) withDatabases(ctx context.Context, pair *testsite.Pair, variants []variant, use func([]*bed) error) (err error) {
+func (e *env) withDatabases(ctx context.Context, pair *testsite.Pair, variants []variant, peers bool, use func([]*bed) error) (err error) {
 	pg, err := findPostgres()
 	if err != nil {
 		return err
@@ -265,11 +266,18 @@ func (e *env) withDatabases(ctx context.Context, pair *testsite.Pair, variants [
 		_, err := run(ctx, "cp", "-a", filepath.Join(template, "data"), filepath.Join(mount, "data"))
 		return err
 	}
-	beds, err := e.beds(ctx, pair, bedOptions{
-		name: "pg", volumes: 2, sizeBytes: e.databaseBytes, filesystem: true, dataset: copyTemplate,
-	}, variants...)
+	o := bedOptions{name: "pg", volumes: 2, sizeBytes: e.databaseBytes, filesystem: true, dataset: copyTemplate}
+	beds, err := e.beds(ctx, pair, o, variants...)
 	if err != nil {
 		return err
+	}
+	if peers {
+		stop, more, peersErr := e.peerBeds(ctx, pair, o)
+		defer func() { err = errors.Join(err, stop()) }()
+		if err := peersErr; err != nil {
+			return err
+		}
+		beds = append(beds, more...)
 	}
 	defer func() {
 		for _, b := range beds {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -172,6 +173,22 @@ func startFio(t *testing.T, ctx context.Context, args ...string) (wait func() (*
 			}
 		}
 		return &r, nil
+	}
+}
+
+// startVerify starts a pass of fio over sizeBytes of a device or file: it writes ioBytes in 4 KiB blocks at random places, and then verifies
+// what it wrote. A pass that did neither is an error.
+func startVerify(t *testing.T, ctx context.Context, rng *rand.Rand, file string, sizeBytes, ioBytes int64) (wait func() error) {
+	t.Helper()
+	result := startFio(t, ctx, "--name=verify", "--filename="+file, "--rw=randwrite", "--bs=4k", fmt.Sprintf("--size=%d", sizeBytes),
+		fmt.Sprintf("--io_size=%d", ioBytes), "--ioengine=libaio", "--iodepth=8", "--direct=1", "--fsync=32", "--verify=crc32c", "--verify_fatal=1",
+		"--do_verify=1", "--serialize_overlap=1", fmt.Sprintf("--randseed=%d", rng.Uint32()))
+	return func() error {
+		r, err := result()
+		if err == nil && (r.Jobs[0].Write.TotalIOs == 0 || r.Jobs[0].Read.TotalIOs == 0) {
+			err = fmt.Errorf("wrote %d and verified %d blocks", r.Jobs[0].Write.TotalIOs, r.Jobs[0].Read.TotalIOs)
+		}
+		return err
 	}
 }
 

@@ -83,6 +83,9 @@ type loopRound struct {
 
 	ackedClock uint64
 	samples    []ackSample
+
+	snapshots     []loopSnapshot // not judged yet
+	snapshotsMade int
 }
 
 // Bounds of a round on loop devices.
@@ -122,6 +125,9 @@ func (s *loopSites) round(ctx context.Context, seed uint64, t *tally) (err error
 		if err := r.event(); err != nil {
 			return err
 		}
+	}
+	if err := r.judgeSnapshots(); err != nil {
+		return err
 	}
 	if r.rng.IntN(4) == 0 {
 		return r.relocate()
@@ -307,7 +313,9 @@ func (r *loopRound) event() error {
 	}
 	r.observe()
 	pair := r.sites.pair
-	switch r.rng.IntN(6) {
+	switch r.rng.IntN(9) {
+	case 6, 7, 8:
+		return r.snapshot()
 	case 0:
 		r.h.note("the link is cut")
 		r.sites.proxy.Cut()

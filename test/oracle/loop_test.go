@@ -26,7 +26,8 @@ func TestLoop(t *testing.T) {
 		t.Fatalf("after %d rounds: %v", tally.rounds.Load(), err)
 	}
 	t.Log(tally)
-	if !testing.Short() && (tally.promotions.Load() == 0 || tally.relocations.Load() == 0 || tally.crashes.Load() == 0) {
+	if !testing.Short() && (tally.promotions.Load() == 0 || tally.relocations.Load() == 0 || tally.crashes.Load() == 0 ||
+		tally.snapshots.Load() == 0 || tally.secondarySnapshots.Load() == 0) {
 		t.Errorf("%v: the search tests nothing of it", tally)
 	}
 }

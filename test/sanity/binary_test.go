@@ -25,25 +25,25 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
-// buildBinary builds a command once per test run and returns its path.
-var buildBinary = func() func(t *testing.T, command string) string {
+// buildBinary builds a command once per test run and returns its path. Tags are those of go build.
+var buildBinary = func() func(t *testing.T, command string, tags ...string) string {
 	var mu sync.Mutex
-	built := map[string]string{}
-	return func(t *testing.T, command string) string {
+	built := map[string]bool{}
+	return func(t *testing.T, command string, tags ...string) string {
 		t.Helper()
 		mu.Lock()
 		defer mu.Unlock()
-		if path, ok := built[command]; ok {
+		path := filepath.Join(binDir, strings.Join(append([]string{command}, tags...), "-"))
+		if built[path] {
 			return path
 		}
-		path := filepath.Join(binDir, command)
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
-		build := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/slipstream-storage/slipstream/cmd/"+command)
+		build := exec.CommandContext(ctx, "go", "build", "-tags", strings.Join(tags, ","), "-o", path, "github.com/slipstream-storage/slipstream/cmd/"+command)
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", command, err, out)
 		}
-		built[command] = path
+		built[path] = true
 		return path
 	}
 }()
@@ -122,11 +122,11 @@ func (p *process) start() {
 
 // startReplicator starts a keeper, and a site's replicator without peers on the driver's pool, and waits until that answers.
 // When the test ends the replicator is stopped before the keeper, which holds its descriptors.
-func startReplicator(t *testing.T, dir, endpoint string) {
+func startReplicator(t *testing.T, dir, endpoint string) (keeperPid, replicatorPid int) {
 	t.Helper()
 	pool := filepath.Join(dir, "pool")
-	background(t, "keeper", "--socket", filepath.Join(pool, "keeper.sock"))
-	log := background(t, "replicator", "--endpoint", endpoint, "--site", "east", "--pool", pool)
+	keeperPid, _ = background(t, "keeper", "--socket", filepath.Join(pool, "keeper.sock"))
+	replicatorPid, log := background(t, "replicator", "--endpoint", endpoint, "--site", "east", "--pool", pool)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	conn := dial(t, endpoint)
@@ -134,10 +134,11 @@ func startReplicator(t *testing.T, dir, endpoint string) {
 	if _, err := sidecarpb.NewSidecarClient(conn).Probe(ctx, &sidecarpb.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
 		t.Fatalf("the replicator does not answer: %v\n%s", err, log)
 	}
+	return keeperPid, replicatorPid
 }
 
-// background runs a program until the end of the test, and returns what it logs.
-func background(t *testing.T, program string, args ...string) *lockedBuffer {
+// background runs a program until the end of the test, and returns its process id and what it logs.
+func background(t *testing.T, program string, args ...string) (int, *lockedBuffer) {
 	t.Helper()
 	log := &lockedBuffer{}
 	cmd := exec.Command(buildBinary(t, program), args...)
@@ -152,7 +153,7 @@ func background(t *testing.T, program string, args ...string) *lockedBuffer {
 			t.Logf("log of the %s:\n%s", program, log)
 		}
 	})
-	return log
+	return cmd.Process.Pid, log
 }
 
 // kill ends the driver with SIGKILL.

@@ -4,19 +4,23 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 )
 
@@ -123,6 +127,21 @@ func (c *client) usage(id string) []*csi.VolumeUsage {
 	return response.GetUsage()
 }
 
+// run runs a program that the test needs; try returns how it failed.
+func (c *client) run(program string, args ...string) {
+	c.t.Helper()
+	c.must(c.try(program, args...))
+}
+
+func (c *client) try(program string, args ...string) error {
+	ctx, cancel := c.context()
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, testenv.RequireTool(c.t, program), args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %v: %w: %s", program, args, err, out)
+	}
+	return nil
+}
+
 func (c *client) must(err error) {
 	c.t.Helper()
 	if err != nil {
@@ -169,6 +188,25 @@ func TestFileSystems(t *testing.T) {
 				allocated := allocatedBytes(t, filepath.Join(dir, "pool", "volumes", id, "image"))
 				if thick := provisioning == driver.ProvisioningThick; thick != (allocated >= size) {
 					t.Errorf("%s image takes %d of %d bytes after mkfs", provisioning, allocated, size)
+				}
+
+				// What is deleted and discarded gives its space back, unless the volume is thick.
+				const written = 64 * mib
+				large := filepath.Join(c.target(id), "large")
+				c.must(os.WriteFile(large, bytes.Repeat([]byte("x"), int(written)), 0o600))
+				c.run("sync", "-f", c.target(id))
+				if n := allocatedBytes(t, filepath.Join(dir, "pool", "volumes", id, "image")); n < min(allocated+written-mib, size) {
+					t.Errorf("%s image takes %d bytes with %d written, %d before", provisioning, n, written, allocated)
+				}
+				c.must(os.Remove(large))
+				c.run("sync", "-f", c.target(id)) // what is not in its log yet, a file system does not discard
+				err := c.try("fstrim", c.target(id))
+				n := allocatedBytes(t, filepath.Join(dir, "pool", "volumes", id, "image"))
+				switch thick := provisioning == driver.ProvisioningThick; {
+				case thick && (err == nil || !strings.Contains(err.Error(), "not supported")):
+					t.Errorf("a thick volume can be discarded: %v", err)
+				case thick && n < size, !thick && (err != nil || n > allocated+written/2):
+					t.Errorf("%s image takes %d of %d bytes after a discard: %v", provisioning, n, size, err)
 				}
 
 				// Online, with a file open.
@@ -233,6 +271,9 @@ func TestRawBlock(t *testing.T) {
 	c.must(c.expand(id, 48*mib))
 	if end, err := device.Seek(0, io.SeekEnd); err != nil || end != 48*mib {
 		t.Errorf("device ends at %d after the expansion, %v", end, err)
+	}
+	if _, err := device.WriteAt(want, 48*mib); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("a write past the volume's end: %v", err)
 	}
 	c.must(device.Close())
 	c.must(c.unpublish(id))
@@ -305,6 +346,38 @@ func TestWipedSuperblockIsNotFormatted(t *testing.T) {
 			if info, err := os.Stat(filepath.Join(c.target(id), "precious")); err != nil || info.Size() != mib {
 				t.Errorf("after the repair: %v, %v", info, err)
 			}
+			c.down(id)
+		})
+	}
+}
+
+// TestUncleanFileSystem stages what a power failure leaves: a file system whose log has to be replayed.
+func TestUncleanFileSystem(t *testing.T) {
+	requireMachine(t)
+	dir := testDir(t)
+	c := newClient(t, startProcess(t, dir).endpoint, dir)
+	for _, fsType := range []string{"ext4", "xfs"} {
+		t.Run(fsType, func(t *testing.T) {
+			c := *c
+			c.t = t
+			vc := fileSystem(fsType)
+			id := c.up(fsType, 320*mib, vc, nil)
+			image := filepath.Join(dir, "pool", "volumes", id, "image")
+			f, err := os.Create(filepath.Join(c.target(id), "flushed"))
+			c.must(err)
+			_, err = f.WriteString("kept")
+			c.must(errors.Join(err, f.Sync(), f.Close()))
+			// What is on the disk at this moment, with the file system mounted.
+			c.run("cp", "--sparse=always", image, filepath.Join(dir, fsType))
+			c.must(c.unpublish(id))
+			c.must(c.unstage(id))
+			c.run("cp", "--sparse=always", filepath.Join(dir, fsType), image)
+			c.must(c.stage(id, vc))
+			c.must(c.publish(id, vc, false))
+			if data, err := os.ReadFile(filepath.Join(c.target(id), "flushed")); err != nil || string(data) != "kept" {
+				t.Errorf("after the replay: %q, %v", data, err)
+			}
+			c.must(os.WriteFile(filepath.Join(c.target(id), "new"), nil, 0o600))
 			c.down(id)
 		})
 	}

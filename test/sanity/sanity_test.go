@@ -24,9 +24,12 @@ type variant struct {
 	access     string // mount or block
 	parameters map[string]string
 	sizeBytes  int64
-	// start starts a driver below dir and returns its endpoint. The test's end stops it.
-	start func(t *testing.T, dir string) string
+	// start starts a driver below dir and returns where it listens. The test's end stops it.
+	start func(t *testing.T, dir string) endpoints
 }
+
+// endpoints are where the services listen. Without a controller of its own the node's driver serves them all.
+type endpoints struct{ node, controller string }
 
 // variants are the runs.
 var variants = []variant{
@@ -40,19 +43,22 @@ var variants = []variant{
 		driver.ParamConsistencyGroup: "sanity", driver.ParamOrder: driver.OrderAck, driver.ParamJournalSize: "64Mi"}},
 	{name: "replicator, group, xfs", access: "mount", sizeBytes: 300 << 20, start: startPair, parameters: map[string]string{
 		driver.ParamConsistencyGroup: "sanity", driver.ParamJournalSize: "64Mi", "csi.storage.k8s.io/fstype": "xfs"}},
+	{name: "router, ext4", access: "mount", sizeBytes: 32 << 20, start: startRouted},
+	{name: "router, group, ack, block", access: "block", sizeBytes: 32 << 20, start: startRouted, parameters: map[string]string{
+		driver.ParamConsistencyGroup: "sanity", driver.ParamOrder: driver.OrderAck, driver.ParamJournalSize: "64Mi"}},
 }
 
 // startPair starts the driver and the replicator beside it.
-func startPair(t *testing.T, dir string) string {
+func startPair(t *testing.T, dir string) endpoints {
 	t.Helper()
 	testenv.RequireFUSE(t)
 	sidecar := "unix://" + filepath.Join(dir, "replicator.sock")
 	p := startProcess(t, dir, "--sidecar", sidecar)
 	startReplicator(t, dir, sidecar)
-	return p.endpoint
+	return endpoints{node: p.endpoint}
 }
 
-func startInProcess(t *testing.T, dir string) string {
+func startInProcess(t *testing.T, dir string) endpoints {
 	t.Helper()
 	endpoint := "unix://" + filepath.Join(dir, "csi.sock")
 	ctx, cancel := context.WithCancel(context.Background())
@@ -71,42 +77,31 @@ func startInProcess(t *testing.T, dir string) string {
 			t.Error(err)
 		}
 	})
-	return endpoint
+	return endpoints{node: endpoint}
 }
 
-func startBinary(t *testing.T, dir string) string {
+func startBinary(t *testing.T, dir string) endpoints {
 	t.Helper()
-	return startProcess(t, dir).endpoint
+	return endpoints{node: startProcess(t, dir).endpoint}
 }
 
 // legitimateSkips are the reasons for which the suite may skip a test: capabilities that the driver does not have, by the
 // suite's own words. Any other skip fails.
 var legitimateSkips = map[string]string{
 	"ControllerExpandVolume not supported":                 "EXPAND_VOLUME is a capability of the node only",
-	"ControllerGetVolumeHealth not supported":              "no GET_VOLUME_HEALTH",
-	"ControllerListVolumeHealth not supported":             "no LIST_VOLUME_HEALTH",
-	"ControllerModifyVolume not supported":                 "no MODIFY_VOLUME",
 	"ControllerPublishVolume not supported":                "no PUBLISH_UNPUBLISH_VOLUME",
 	"ControllerUnpublishVolume not supported":              "no PUBLISH_UNPUBLISH_VOLUME",
 	"Controller Publish, UnpublishVolume not supported":    "no PUBLISH_UNPUBLISH_VOLUME",
 	"ControllerPublishVolume.readonly field not supported": "no PUBLISH_READONLY",
-	"CreateSnapshot not supported":                         "no CREATE_DELETE_SNAPSHOT",
-	"DeleteSnapshot not supported":                         "no CREATE_DELETE_SNAPSHOT",
-	"GetSnapshot not supported":                            "no GET_SNAPSHOT",
-	"ListSnapshots not supported":                          "no LIST_SNAPSHOTS",
-	"Snapshot not supported":                               "no CREATE_DELETE_SNAPSHOT",
-	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported":     "no SNAPSHOT_ACCESSIBILITY_CONSTRAINTS",
-	"Volume Cloning not supported":                         "no CLONE_VOLUME",
-	"VolumeGroupSnapshots not supported":                   "no GROUP_CONTROLLER_SERVICE",
-	"GroupControllerService not supported":                 "no GROUP_CONTROLLER_SERVICE",
-	"Modify volume not supported":                          "no MODIFY_VOLUME",
-	"Modify Volume not supported":                          "no MODIFY_VOLUME",
-	"NodeGetStorageHealth not supported":                   "no GET_STORAGE_HEALTH",
-	"NodeGetVolumeHealth not supported":                    "no GET_VOLUME_HEALTH",
 }
 
 // pending is the suite's own: "Disabling this below case as it is fragile and results are inconsistent".
 const pendingInSuite = 1
+
+// brokenInSuite compares the topology of a snapshot, which was received, with that of the node, which was sent as well, by
+// all their Go fields: sending a message fills in some that receiving does not, so it fails for every driver that returns
+// the topology. TestSnapshotRequests of the driver has what it is after.
+const brokenInSuite = "should succeed when creating a snapshot with accessibility requirements"
 
 // TestSanity runs the suite once per variant. Ginkgo runs one suite per process, so that they are containers of one.
 func TestSanity(t *testing.T) {
@@ -117,9 +112,11 @@ func TestSanity(t *testing.T) {
 	for _, v := range variants {
 		dir := testDir(t)
 		config := sanity.NewTestConfig()
-		config.Address = v.start(t, dir)
+		at := v.start(t, dir)
+		config.Address, config.ControllerAddress = at.node, at.controller
 		config.TargetPath, config.StagingPath = filepath.Join(dir, "target"), filepath.Join(dir, "staging")
 		config.TestVolumeAccessType, config.TestVolumeParameters = v.access, v.parameters
+		config.TestVolumeMutableParameters = mutableFor(v.parameters)
 		config.TestVolumeSize, config.TestVolumeExpandSize = v.sizeBytes, 2*v.sizeBytes
 		if v.access == "mount" && v.parameters["csi.storage.k8s.io/fstype"] != "xfs" && !driver.CanGrowMountedExt4() {
 			// Root without CAP_SYS_RESOURCE, as in some sandboxes. The test still runs, through all steps, with nothing to
@@ -133,13 +130,23 @@ func TestSanity(t *testing.T) {
 	ginkgo.ReportAfterSuite("skips", func(report ginkgo.Report) { checkSkips(t, report) })
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	suite, reporter := ginkgo.GinkgoConfiguration()
-	suite.Timeout = 10 * time.Minute
+	suite.Timeout = 15 * time.Minute
 	suite.RandomizeAllSpecs = true
+	suite.SkipStrings = []string{brokenInSuite}
 	reporter.Succinct, reporter.NoColor = true, true
 	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
 	for _, c := range contexts {
 		c.Finalize()
 	}
+}
+
+// mutableFor is what a volume with a class's parameters can be changed to: all of them can be told not to be replicated, but those
+// of a group stay in it.
+func mutableFor(parameters map[string]string) map[string]string {
+	if parameters[driver.ParamConsistencyGroup] != "" {
+		return map[string]string{driver.ParamRPOTarget: "5s"}
+	}
+	return map[string]string{driver.ParamReplication: driver.ReplicationOff}
 }
 
 // checkSkips prints what was skipped, and why, and fails for what the driver's capabilities call for.
@@ -155,6 +162,9 @@ func checkSkips(t *testing.T, report ginkgo.Report) {
 			pending++
 		case spec.State.String() == "skipped":
 			reason := strings.TrimSpace(spec.Failure.Message)
+			if strings.Contains(spec.FullText(), brokenInSuite) {
+				continue
+			}
 			skipped[reason]++
 			if _, ok := legitimateSkips[reason]; !ok {
 				t.Errorf("%s: skipped although the capabilities call for it: %s", spec.FullText(), reason)
