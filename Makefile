@@ -15,7 +15,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unv
 
 .PHONY: help
 help: ## List the targets.
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## Build the commands into bin/.
@@ -24,7 +24,7 @@ build: ## Build the commands into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(addprefix ./cmd/,$(COMMANDS))
 
 .PHONY: generate
-generate: ## Generate the Go code of the protobuf files and docs/parameters.md.
+generate: ## Generate the Go code of the protobuf files, docs/parameters.md and deploy/manifests.
 	@hack/deps.sh generate
 	hack/generate.sh
 
@@ -32,6 +32,7 @@ generate: ## Generate the Go code of the protobuf files and docs/parameters.md.
 update: generate ## Bring generated code, formatting and go.mod up to date.
 	gofmt -l -w cmd internal pkg test hack
 	go mod tidy
+	cd hack/chart && go mod tidy && go test . -rewrite
 
 .PHONY: demo
 demo: build ## Kill one of two sites under load and open the other. WORKLOAD=sqlite|postgres, RESULTS=dir.
@@ -65,6 +66,19 @@ bench-quick: build ## Measure what replication costs an application, in less tha
 	go build -o bin/bench ./test/bench
 	bin/bench --bin-dir bin --quick
 
+.PHONY: images
+images: ## Build the container images without a container engine, into bin/images/.
+	@hack/deps.sh images
+	VERSION=$(VERSION) hack/images.sh bin/images
+
+.PHONY: e2e
+e2e: ## Run the tests in two real Kubernetes clusters on this machine; results in e2e-results/. KEEP=1 leaves them.
+	@hack/e2e.sh
+
+.PHONY: e2e-kind
+e2e-kind: ## Run the same tests in two clusters of kind.
+	@hack/e2e-kind.sh
+
 .PHONY: verify
 verify: ## Check formatting, vet, staticcheck, house rules, generated code and go.mod.
 	@hack/deps.sh generate
@@ -72,4 +86,4 @@ verify: ## Check formatting, vet, staticcheck, house rules, generated code and g
 
 .PHONY: clean
 clean: ## Remove what the targets above leave behind.
-	rm -rf bin demo-results bench-results oracle-results
+	rm -rf bin demo-results bench-results oracle-results e2e-results

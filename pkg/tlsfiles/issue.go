@@ -30,6 +30,14 @@ const (
 	KeyFile   = "tls.key"
 )
 
+// The names that certificates are for inside a cluster, where the controller calls the nodes. They are no sites' names.
+// All nodes share one, since the pods of a DaemonSet share their Secrets: a node proves that it is one of the cluster's, and
+// says itself which.
+const (
+	ControllerName = "controller.csi.slipstream.dev"
+	NodeName       = "node.csi.slipstream.dev"
+)
+
 const (
 	authorityValidity = 10 * 365 * 24 * time.Hour
 	// backdate allows for clocks that are behind at the other site.

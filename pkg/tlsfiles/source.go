@@ -94,6 +94,11 @@ func Open(ca, cert, key string) (*Source, error) {
 	return s, nil
 }
 
+// OpenDir is Open on ca.crt, tls.crt and tls.key in dir, as a Secret of Kubernetes is mounted.
+func OpenDir(dir string) (*Source, error) {
+	return Open(filepath.Join(dir, CAFile), filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile))
+}
+
 // Close ends the watching. Configurations that were handed out go on with the files last read.
 func (s *Source) Close() error {
 	err := s.watcher.Close()
@@ -206,6 +211,9 @@ func (s *Source) read() (*material, error) {
 	return m, nil
 }
 
+// NotAfter is when the certificate in force ends.
+func (s *Source) NotAfter() time.Time { return s.current.Load().cert.Leaf.NotAfter }
+
 // ServerConfig returns a configuration for a server that requires a client certificate of the authority.
 func (s *Source) ServerConfig() *tls.Config {
 	base := &tls.Config{MinVersion: tls.VersionTLS13}
@@ -223,6 +231,22 @@ func (s *Source) ServerConfig() *tls.Config {
 	// Never used while the callback is there; a server without it must not be one that takes everybody.
 	base.ClientAuth = tls.RequireAndVerifyClientCert
 	base.ClientCAs = x509.NewCertPool()
+	return base
+}
+
+// ServerConfigFor is ServerConfig for a server with one kind of client: the client's certificate must be valid for name.
+func (s *Source) ServerConfigFor(name string) *tls.Config {
+	base := s.ServerConfig()
+	base.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) == 0 {
+			return errors.New("client showed no certificate")
+		}
+		leaf := cs.PeerCertificates[0]
+		if err := leaf.VerifyHostname(name); err != nil {
+			return fmt.Errorf("client's certificate is for %q, and only %s is let in here", leaf.DNSNames, name)
+		}
+		return nil
+	}
 	return base
 }
 
