@@ -65,8 +65,8 @@ func readLoop(name string) (LoopInfo, error) {
 	info.DirectIO = integer("loop/dio") != 0
 	info.ReadOnly = integer("ro") != 0
 	info.BlockSizeBytes = integer("queue/logical_block_size")
-	if err == nil && info.BackingPath == "" {
-		err = fs.ErrNotExist // read in the instant of being detached
+	if (err == nil && info.BackingPath == "") || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+		err = fs.ErrNotExist // read in the instant of being detached: sysfs takes away attributes that are open
 	}
 	if err != nil {
 		return LoopInfo{}, fmt.Errorf("read attributes of %s: %w", name, err)
@@ -87,8 +87,7 @@ func FindLoops(match func(backingPath string) bool) ([]LoopInfo, error) {
 		}
 		info, err := readLoop(e.Name())
 		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-			// Not attached, or it went while we read.
+		case errors.Is(err, fs.ErrNotExist): // not attached, or it went while we read
 		case err != nil:
 			return nil, err
 		case match(info.BackingPath):

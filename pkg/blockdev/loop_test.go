@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -353,6 +355,41 @@ func TestReconcileLoops(t *testing.T) {
 	if len(detached) != 5 {
 		t.Errorf("detached %d of 5 at the end", len(detached))
 	}
+}
+
+// TestReadLoopWhileDetached reads a device's attributes while it is attached and detached over and over: they are there, or
+// the device is not attached, and nothing else. sysfs fails a read of an attribute that goes while it is open with ENODEV.
+func TestReadLoopWhileDetached(t *testing.T) {
+	config := LoopConfig{
+		BackingPath: newBacking(t, loopDir(t), "v/image", 256<<10), SizeLimitBytes: 256 << 10, BlockSizeBytes: 4096,
+	}
+	dev, err := AttachLoop(config)
+	noErr(t, err)
+	noErr(t, DetachLoopOf(dev, config.BackingPath))
+	var done atomic.Bool
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for !done.Load() {
+				if _, err := readLoop(filepath.Base(dev)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 200 {
+		again, err := AttachLoop(config) // the lowest free one: as a rule the same
+		if err == nil {
+			err = DetachLoopOf(again, config.BackingPath)
+		}
+		if err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	done.Store(true)
+	readers.Wait()
 }
 
 // TestLoopLeak attaches and detaches many devices at once, as several processes would. Every device shows its own file,
