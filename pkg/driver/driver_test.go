@@ -65,7 +65,7 @@ func (h *node) start(fsys vfs.FS) {
 		h.t.Fatal(err)
 	}
 	if h.d.sidecar != nil {
-		h.d.sidecar.patience = 500 * time.Millisecond
+		h.d.sidecar.patience = 10 * time.Second // a busy machine; tests of a replicator that is away make it less
 	}
 	var ctx context.Context
 	ctx, h.cancel = context.WithCancel(context.Background())

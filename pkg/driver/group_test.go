@@ -37,6 +37,7 @@ func TestLifeOfAReplicableVolume(t *testing.T) {
 	h.must(h.unpublish(id, "a"))
 
 	// Without the replicator an unstage would hang in the kernel: it is refused before anything is touched.
+	h.d.sidecar.patience = 500 * time.Millisecond
 	s.stop()
 	h.want(h.unstage(id), codes.Unavailable, s.endpoint)
 	if len(h.mounts) != 1 || len(h.loops) != 1 || !h.writeback[path] {

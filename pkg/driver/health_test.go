@@ -300,6 +300,7 @@ func TestHealthWithoutReplicator(t *testing.T) {
 	s.groups["shop"] = shop
 	delete(s.groups, "broken")
 
+	h.d.sidecar.patience = 500 * time.Millisecond
 	s.stop()
 	absent := h.controllerHealth(id)
 	h.wantHealth(absent, "INACCESSIBLE ReplicatorUnavailable")
