@@ -357,7 +357,7 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolu
 	return &csi.DeleteVolumeResponse{}, nil
 }
 
-func (s *controllerServer) ValidateVolumeCapabilities(_ context.Context, req *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, req *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	if req.GetVolumeId() == "" {
 		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
 	}
@@ -394,10 +394,20 @@ func (s *controllerServer) ValidateVolumeCapabilities(_ context.Context, req *cs
 			return refuse(err)
 		}
 	}
+	if len(req.GetMutableParameters()) > 0 {
+		err := s.d.checkMutable(ctx, rec, req.GetMutableParameters())
+		switch {
+		case status.Code(err) == codes.InvalidArgument:
+			return refuse(err)
+		case err != nil:
+			return nil, err
+		}
+	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
 		VolumeContext:      req.GetVolumeContext(),
 		VolumeCapabilities: req.GetVolumeCapabilities(),
 		Parameters:         req.GetParameters(),
+		MutableParameters:  req.GetMutableParameters(),
 	}}, nil
 }
 

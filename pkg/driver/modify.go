@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -196,6 +197,47 @@ func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecor
 			target, g.GetPeer(), m.Remote, target, m.Remote)
 	}
 	return mod, nil
+}
+
+// checkMutable refuses mutable parameters that the volume does not have at present, as a ControllerModifyVolume with them would change it.
+func (d *Driver) checkMutable(ctx context.Context, rec *blockdev.VolumeRecord, params map[string]string) error {
+	m, err := parseMutation(params)
+	if err != nil {
+		return err
+	}
+	differs := func(key string, have any) error {
+		return status.Errorf(codes.InvalidArgument, "volume %s has %s %v, not %s", rec.ID, key, have, m.given[key])
+	}
+	switch {
+	case m.Replication == ReplicationOff && rec.Group != "":
+		return differs(ParamReplication, ReplicationOn)
+	case m.Replication == ReplicationOn && rec.Group == "":
+		return differs(ParamReplication, ReplicationOff)
+	case m.has(ParamConsistencyGroup) && m.Group != rec.Group:
+		return differs(ParamConsistencyGroup, strconv.Quote(rec.Group))
+	case m.has(ParamOrder) && blockdev.Order(m.Order) != rec.Order:
+		return differs(ParamOrder, rec.Order)
+	case m.has(ParamIOBytes) && m.IOBytesPerSecond != rec.IOBytesPerSecond:
+		return differs(ParamIOBytes, rec.IOBytesPerSecond)
+	case m.has(ParamIOPS) && m.IOPS != rec.IOPS:
+		return differs(ParamIOPS, rec.IOPS)
+	case !m.has(groupKeys...):
+		return nil
+	case rec.Group == "":
+		return status.Errorf(codes.InvalidArgument, "volume %s is in no group that %s could be of", rec.ID, strings.Join(groupKeys, ", "))
+	}
+	group, err := d.sidecar.Group(ctx, rec.Group)
+	switch {
+	case err != nil:
+		return err
+	case group == nil:
+		return status.Errorf(codes.FailedPrecondition, "volume %s: its group %s is not open here; see slipctl group list", rec.ID, rec.Group)
+	case m.has(ParamRPOTarget) && m.RPOTargetMillis == 0 && group.GetRpoTargetSeconds() != 0:
+		return differs(ParamRPOTarget, group.GetRpoTargetSeconds())
+	case m.has(ParamReplicationRate) && m.ShipBytesPerSecond == 0 && group.GetShipBytesPerSecond() != 0:
+		return differs(ParamReplicationRate, group.GetShipBytesPerSecond())
+	}
+	return contradiction(group, m.volumeParameters)
 }
 
 // targetGroup is the group that the volume is in after the change; empty for none.

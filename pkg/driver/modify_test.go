@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -76,13 +77,34 @@ func TestModify(t *testing.T) {
 	h := newNode(t, s)
 	vc := mountCapability(modeWriter, "")
 	id := h.create("v", vc, map[string]string{ParamReplicable: "true"})
+	has := func(mutable map[string]string) bool {
+		t.Helper()
+		response, err := h.c.ValidateVolumeCapabilities(context.Background(), &csi.ValidateVolumeCapabilitiesRequest{
+			VolumeId: id, VolumeCapabilities: []*csi.VolumeCapability{vc}, MutableParameters: mutable})
+		h.must(err)
+		if c := response.GetConfirmed(); (c == nil) == (response.GetMessage() == "") || c != nil && !maps.Equal(c.GetMutableParameters(), mutable) {
+			t.Errorf("validated %v: %v", mutable, response)
+		}
+		return response.GetConfirmed() != nil
+	}
+	for _, bad := range []map[string]string{{ParamProvisioning: "thin"}, {ParamIOPS: "many"}} {
+		if has(bad) {
+			t.Errorf("validated as mutable: %v", bad)
+		}
+	}
 	for _, change := range changesMade {
+		if has(change.mutable) {
+			t.Errorf("%s: validated before it is made", change.name)
+		}
 		for range 2 { // repeated, it changes nothing
 			if err := h.modify(id, change.mutable); err != nil {
 				t.Fatalf("%s: %v", change.name, err)
 			}
 			if got := h.situation(s, id); got != change.want {
 				t.Fatalf("%s:\n%s\nwant\n%s", change.name, got, change.want)
+			}
+			if !has(change.mutable) {
+				t.Errorf("%s: not validated after it is made", change.name)
 			}
 		}
 	}
@@ -161,6 +183,7 @@ func TestModifyRefuses(t *testing.T) {
 	s.stop()
 	_, err = h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = false; return nil })
 	h.must(err)
+	h.d.sidecar.patience = 500 * time.Millisecond
 	h.want(h.modify(id, map[string]string{ParamOrder: "ack"}), codes.Unavailable, s.endpoint)
 }
 
