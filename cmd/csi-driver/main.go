@@ -46,6 +46,7 @@ func run(args []string) error {
 	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "where the CSI services listen")
 	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
 	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created when missing (required)")
+	flags.StringVar(&opts.JournalDir, "journal-dir", "", "directory of the groups and their journals, on a disk of its own; the replicator's as well (default in the pool)")
 	flags.StringVar(&opts.SidecarEndpoint, "sidecar", "", "the replicator, as unix:///path; without it replicable volumes are refused")
 	flags.StringVar(&opts.ShimDir, "shim-dir", "", "where the replicator serves volumes (default <pool>/shim)")
 	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "the keeper (default <pool>/keeper.sock)")

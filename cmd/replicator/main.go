@@ -52,11 +52,11 @@ func (p peerFlags) Set(value string) error {
 }
 
 type config struct {
-	endpoint, site, pool, shimDir, keeperSocket, listen, metricsAddr string
-	ca, cert, key, compression                                       string
-	insecure, showVersion                                            bool
-	applyInterval                                                    time.Duration
-	peers                                                            peerFlags
+	endpoint, site, pool, journalDir, shimDir, keeperSocket, listen, metricsAddr string
+	ca, cert, key, compression                                                   string
+	insecure, showVersion                                                        bool
+	applyInterval                                                                time.Duration
+	peers                                                                        peerFlags
 }
 
 func main() {
@@ -66,6 +66,7 @@ func main() {
 	flag.StringVar(&c.endpoint, "endpoint", "", "`unix:///path` to listen on for the CSI driver and slipctl")
 	flag.StringVar(&c.site, "site", "", "`name` of this site, the same as in its certificate")
 	flag.StringVar(&c.pool, "pool", "", "`directory` of the pool, shared with the CSI driver")
+	flag.StringVar(&c.journalDir, "journal-dir", "", "`directory` of the groups and their journals, on a disk of its own; the driver's as well; default in the pool")
 	flag.StringVar(&c.shimDir, "shim-dir", "", "`directory` for the shims' mounts; default <pool>/shim")
 	flag.StringVar(&c.keeperSocket, "keeper-socket", "", "`path` of the keeper's socket; default <pool>/keeper.sock")
 	flag.Var(c.peers, "peer", "`name=address` of a site to replicate with; may be repeated")
@@ -155,7 +156,7 @@ func run(c config) error {
 	if err := shim.ProtectServingProcess(); err != nil {
 		klog.ErrorS(err, "Going on without protection against memory pressure")
 	}
-	pool, err := blockdev.OpenPool(vfs.OS, c.pool, blockdev.WhoReplicator)
+	pool, err := blockdev.OpenPool(vfs.OS, c.pool, blockdev.WhoReplicator, blockdev.WithJournalDir(c.journalDir))
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,8 @@ type Config struct {
 	ReplicatorMetrics, DriverMetrics string
 	// Compression is that of the link, none or zstd; empty for the replicator's default.
 	Compression string
+	// JournalDir is where groups and journals are; empty: in the pool.
+	JournalDir string
 }
 
 // PoolDir is the pool.
@@ -95,7 +97,7 @@ func (c Config) ReplicatorArgs() []string {
 	if c.Compression != "" {
 		args = append(args, "--compression", c.Compression)
 	}
-	return args
+	return append(args, c.journalArgs()...)
 }
 
 // DriverArgs is the command line of this site's CSI driver, without the program.
@@ -107,7 +109,14 @@ func (c Config) DriverArgs() []string {
 	if c.DriverMetrics != "" {
 		args = append(args, "--metrics-addr", c.DriverMetrics)
 	}
-	return args
+	return append(args, c.journalArgs()...)
+}
+
+func (c Config) journalArgs() []string {
+	if c.JournalDir == "" {
+		return nil
+	}
+	return []string{"--journal-dir", c.JournalDir}
 }
 
 const (

@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -58,13 +59,17 @@ const ImageFile = "image"
 // poolRecord is the body of pool.json.
 type poolRecord struct {
 	ID string `json:"id"`
+	// JournalDir is where the groups with their journals are, if that is not the pool's directory. With JournalDirPending it is
+	// the pool's, but may not say so yet.
+	JournalDir        string `json:"journalDir,omitempty"`
+	JournalDirPending bool   `json:"journalDirPending,omitempty"`
 }
 
 // Pool is a directory of volumes; the package comment says what is in it.
 type Pool struct {
 	fs     vfs.FS
 	dir    string
-	id     string
+	rec    poolRecord
 	who    Who
 	locks  locker
 	holder io.Closer // of the process lock; nil for readers
@@ -72,10 +77,17 @@ type Pool struct {
 
 // OpenPool opens a pool for a kind of process until Close. The driver and the replicator create it when it is missing; a
 // second process of a kind gets ErrLocked, with the lock file's name.
-func OpenPool(fsys vfs.FS, dir string, who Who) (*Pool, error) {
+func OpenPool(fsys vfs.FS, dir string, who Who, options ...PoolOption) (*Pool, error) {
+	var o poolOptions
+	for _, option := range options {
+		option(&o)
+	}
+	if err := o.check(dir); err != nil {
+		return nil, fmt.Errorf("open pool %s: %w", dir, err)
+	}
 	p := &Pool{fs: fsys, dir: dir, who: who, locks: lockerFor(fsys)}
 	if who == WhoReader {
-		if err := p.readID(); err != nil {
+		if err := p.read(); err != nil {
 			return nil, fmt.Errorf("open pool %s: %w", dir, err)
 		}
 		return p, nil
@@ -88,41 +100,54 @@ func OpenPool(fsys vfs.FS, dir string, who Who) (*Pool, error) {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
 	p.holder = holder
-	if err := p.openOrCreate(); err != nil {
+	if err := p.openOrCreate(o); err != nil {
 		holder.Close()
 		return nil, fmt.Errorf("open pool %s: %w", dir, err)
 	}
 	return p, nil
 }
 
-func (p *Pool) readID() error {
-	var rec poolRecord
-	if err := ReadRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &rec); err != nil {
+func (p *Pool) read() error {
+	return ReadRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &p.rec)
+}
+
+func (p *Pool) write(rec poolRecord) error {
+	if err := WriteRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &rec); err != nil {
 		return err
 	}
-	p.id = rec.ID
+	p.rec = rec
 	return nil
 }
 
-func (p *Pool) openOrCreate() error {
+func (p *Pool) openOrCreate(o poolOptions) error {
 	unlock, err := p.lockRecords()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), p.GroupsDir()} {
+	for _, sub := range []string{p.volumesDir(), p.snapshotsDir()} {
 		if err := p.fs.MkdirAll(sub); err != nil {
 			return err
 		}
 	}
-	err = p.readID()
-	if !errors.Is(err, fs.ErrNotExist) {
+	err = p.read()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = p.create(o)
+	}
+	if err != nil {
 		return err
 	}
+	if err := p.placeJournals(o.journalDir); err != nil {
+		return err
+	}
+	return p.fs.MkdirAll(p.GroupsDir())
+}
+
+func (p *Pool) create(o poolOptions) error {
 	// Volumes without the pool's record: this is a damaged pool, or somebody else's directory.
 	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), p.GroupsDir()} {
 		names, err := p.fs.ReadDir(sub)
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if len(names) > 0 {
@@ -130,12 +155,7 @@ func (p *Pool) openOrCreate() error {
 				Reason: fmt.Sprintf("it is missing, but %s holds %q: restore it, or use an empty directory", sub, names[0])}
 		}
 	}
-	rec := poolRecord{ID: uuid.NewString()}
-	if err := WriteRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &rec); err != nil {
-		return err
-	}
-	p.id = rec.ID
-	return nil
+	return p.write(poolRecord{ID: uuid.NewString(), JournalDir: o.journalDir, JournalDirPending: o.journalDir != ""})
 }
 
 // Close lets the next process of the kind in.
@@ -147,7 +167,7 @@ func (p *Pool) Close() error {
 }
 
 // ID is the pool's own, made when it was created.
-func (p *Pool) ID() string { return p.id }
+func (p *Pool) ID() string { return p.rec.ID }
 
 // Dir is the pool's directory.
 func (p *Pool) Dir() string { return p.dir }
@@ -164,8 +184,8 @@ func (p *Pool) ImagePath(id string) (string, error) {
 	return filepath.Join(p.volumeDir(id), ImageFile), nil
 }
 
-// GroupsDir is the directory of all groups' directories.
-func (p *Pool) GroupsDir() string { return filepath.Join(p.dir, "groups") }
+// GroupsDir is the directory of all groups' directories, in the pool or in the directory of its journals.
+func (p *Pool) GroupsDir() string { return groupsIn(cmp.Or(p.rec.JournalDir, p.dir)) }
 
 // GroupDir is where a group's files are, or would be; nothing is created.
 func (p *Pool) GroupDir(groupID string) (string, error) {

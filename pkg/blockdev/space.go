@@ -10,12 +10,19 @@ import (
 
 // Space returns the size of the pool's file system, and what is free on it, in bytes. What of that new volumes can have is
 // a matter of what was promised to others.
-func (p *Pool) Space() (totalBytes, freeBytes int64, err error) {
+func (p *Pool) Space() (totalBytes, freeBytes int64, err error) { return p.space(p.dir) }
+
+// JournalSpace is Space of the file system that the journals are on.
+func (p *Pool) JournalSpace() (totalBytes, freeBytes int64, err error) {
+	return p.space(p.GroupsDir())
+}
+
+func (p *Pool) space(dir string) (totalBytes, freeBytes int64, err error) {
 	space, ok := p.fs.(vfs.SpaceReporter)
 	if !ok {
 		return 0, 0, fmt.Errorf("pool %s: its file system %T does not tell its space", p.dir, p.fs)
 	}
-	return space.Space(p.dir)
+	return space.Space(dir)
 }
 
 // AllocatedTogether returns the space that files of the pool take together; blocks that several of them share count once.

@@ -41,7 +41,16 @@ type ledger struct {
 	Owed int64
 
 	Ratio float64 // of thin volumes' sizes to the space for them
+
+	// Apart is set where the journals are on a file system of their own; then they are in no other sum.
+	Apart *apart
 }
+
+// apart is what the file system of the journals has and what they have still to allocate of it, in bytes.
+type apart struct{ Free, Reserve, Owed int64 }
+
+// holds reports whether there is room for all that the journals may take.
+func (a *apart) holds() bool { return a == nil || a.Free-a.Reserve >= a.Owed }
 
 // base is the space that thin volumes share.
 func (l ledger) base() int64 {
@@ -87,6 +96,10 @@ func (l *ledger) addThick(promised, allocated int64) {
 }
 
 func (l *ledger) addJournal(promised, allocated int64) {
+	if l.Apart != nil {
+		l.Apart.Owed += max(promised-allocated, 0)
+		return
+	}
 	l.Journals += max(promised, allocated)
 	l.Owed += max(promised-allocated, 0)
 	l.Used += allocated
@@ -207,10 +220,19 @@ func (d *Driver) addSnapshots(l *ledger, images *images, snapshots []*blockdev.S
 	return nil
 }
 
-// addJournals adds the journals that there are and those of groups that are still to be made. A journal on another file
-// system takes nothing of this one.
+// addJournals adds the journals that there are and those of groups that are still to be made, to what the pool has promised or, where
+// they are on a file system of their own, to what that one has.
 func (d *Driver) addJournals(l *ledger, wanted map[string]int64) error {
 	groups := d.pool.GroupsDir()
+	if same, err := d.pool.SameFileSystem(groups); err != nil {
+		return err
+	} else if !same {
+		total, free, err := d.pool.JournalSpace()
+		if err != nil {
+			return err
+		}
+		l.Apart = &apart{Free: free, Reserve: d.opts.Capacity.Reserve.of(total)}
+	}
 	ids, err := d.fs.ReadDir(groups)
 	if err != nil {
 		return err
@@ -227,14 +249,7 @@ func (d *Driver) addJournals(l *ledger, wanted map[string]int64) error {
 			continue
 		}
 		delete(wanted, meta.Name)
-		journal := filepath.Join(groups, id, core.JournalDir)
-		if same, err := d.pool.SameFileSystem(journal); err != nil || !same {
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			continue
-		}
-		allocated, err := d.allocatedIn(journal)
+		allocated, err := d.allocatedIn(filepath.Join(groups, id, core.JournalDir))
 		if err != nil {
 			return err
 		}
@@ -296,7 +311,8 @@ func (p volumeParameters) journalLimitBytes() int64 {
 func (d *Driver) room(p volumeParameters) (available, most int64, err error) {
 	wanted := map[string]int64{}
 	// A name that no group can have stands for the id that a volume would have.
-	if name := p.groupName("(new)"); name != "" {
+	name := p.groupName("(new)")
+	if name != "" {
 		wanted[name] = p.journalLimitBytes()
 	}
 	d.claims.mu.Lock()
@@ -304,6 +320,9 @@ func (d *Driver) room(p volumeParameters) (available, most int64, err error) {
 	l, err := d.ledger(wanted)
 	if err != nil {
 		return 0, 0, err
+	}
+	if wanted[name] > 0 && !l.Apart.holds() {
+		return 0, 0, nil
 	}
 	available, most = l.available(p.Thick)
 	return available, most, nil

@@ -37,7 +37,8 @@ func (c *claims) merge(recs []*blockdev.VolumeRecord) []*blockdev.VolumeRecord {
 // not run at the same time.
 func (d *Driver) claimSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release func(), err error) {
 	wanted := map[string]int64{}
-	if name, bytes := journalWanted(rec); name != "" {
+	name, bytes := journalWanted(rec)
+	if name != "" {
 		wanted[name] = bytes
 	}
 	d.claims.mu.Lock()
@@ -49,6 +50,11 @@ func (d *Driver) claimSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release
 	if _, most := l.available(rec.Thick); rec.SizeBytes-hadBytes > most {
 		return nil, status.Errorf(codes.ResourceExhausted, "volume %q (%s) needs %d bytes, pool %s on node %s has room for %d: %s; "+
 			"delete volumes or snapshots, or make its file system larger", rec.Name, rec.ID, rec.SizeBytes-hadBytes, d.opts.PoolDir, d.opts.NodeID, most, l)
+	}
+	if wanted[name] > 0 && !l.Apart.holds() { // of a group that there is not yet
+		return nil, status.Errorf(codes.ResourceExhausted, "volume %q (%s) needs a journal of %d bytes for group %s, and the journals' file system at %s on "+
+			"node %s has %d free, less a reserve of %d, of which %d are promised with it; make it larger, or the journals smaller (%s)", rec.Name, rec.ID, bytes,
+			name, d.pool.GroupsDir(), d.opts.NodeID, l.Apart.Free, l.Apart.Reserve, l.Apart.Owed, ParamJournalSize)
 	}
 	d.claims.volumes[rec.ID] = rec.Clone()
 	return func() {

@@ -45,6 +45,8 @@ type Options struct {
 	NodeID string
 	// PoolDir is the pool. It is created when it is missing.
 	PoolDir string
+	// JournalDir is where groups and journals are; empty: in the pool. The replicator has to be told the same.
+	JournalDir string
 	// SidecarEndpoint is the replicator: unix:///path. Empty: replicable volumes are refused.
 	SidecarEndpoint string
 	// ShimDir is where the replicator serves volumes; empty: <pool>/shim.
@@ -156,7 +158,7 @@ func (d *Driver) open() error {
 	}
 	d.opts.ShimDir = canonicalDir(d.opts.ShimDir)
 
-	pool, err := blockdev.OpenPool(d.fs, d.opts.PoolDir, blockdev.WhoDriver)
+	pool, err := blockdev.OpenPool(d.fs, d.opts.PoolDir, blockdev.WhoDriver, blockdev.WithJournalDir(d.opts.JournalDir))
 	if err != nil {
 		return err
 	}

@@ -128,14 +128,20 @@ type poolSpace struct {
 	err                   error
 }
 
-func (d *Driver) poolSpace() poolSpace {
-	reporter, ok := d.fs.(vfs.SpaceReporter)
-	if !ok {
-		return poolSpace{err: fmt.Errorf("pool %s: its file system does not tell its space", d.opts.PoolDir)}
-	}
-	var p poolSpace
-	p.totalBytes, p.freeBytes, p.err = reporter.Space(d.opts.PoolDir)
+func (d *Driver) poolSpace() (p poolSpace) {
+	p.totalBytes, p.freeBytes, p.err = d.pool.Space()
 	return p
+}
+
+// journalSpace is poolSpace of the journals' file system, if they have one of their own.
+func (d *Driver) journalSpace() (p poolSpace, apart bool) {
+	same, err := d.pool.SameFileSystem(d.pool.GroupsDir())
+	if same {
+		return p, false
+	}
+	p.totalBytes, p.freeBytes, p.err = d.pool.JournalSpace()
+	p.err = errors.Join(err, p.err)
+	return p, true
 }
 
 // reason is PoolFull, PoolNearlyFull or empty.

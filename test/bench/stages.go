@@ -148,18 +148,11 @@ func (e *env) separateStage() *stage {
 			}
 		}
 		return e.withPairIn(ctx, images, nil, func(ctx context.Context, pair *testsite.Pair) error {
-			// The pool is made at the first start; after that its groups can be put elsewhere.
+			// The pool has no groups yet, so they can be put elsewhere.
 			if err := pair.A.Kill(); err != nil {
 				return err
 			}
-			groups := filepath.Join(pair.A.Config.PoolDir(), "groups")
-			if err := os.MkdirAll(groups, 0o755); err != nil {
-				return err
-			}
-			// Unmounted with the pair.
-			if err := unix.Mount(journal, groups, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("mounting %s on %s: %w", journal, groups, err)
-			}
+			pair.A.Config.JournalDir = journal
 			if err := pair.A.Start(ctx); err != nil {
 				return err
 			}

@@ -21,6 +21,7 @@ const linkPort = 9443
 // values of the chart for a site; see images.sh for the names of the images.
 const values = `
 site: {name: site-%[1]s, peers: {site-%[2]s: "%[3]s"}}
+journal: {path: /var/lib/slipstream/journal}
 replication: {hostPort: 9443, compression: none}
 tls: {existingSecret: site-tls}
 capacity: {pollInterval: 5s}

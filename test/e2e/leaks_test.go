@@ -19,7 +19,7 @@ func (s *suite) inventory(t *testing.T, c cluster, node string) map[string]strin
 		echo "mounts: $(grep -cE " $pool/shim|kubernetes.io[~/]csi" /proc/mounts)"
 		echo "images: $(ls $pool/volumes 2>/dev/null | wc -l)"
 		echo "publications: $(ls $pool/publications 2>/dev/null | wc -l)"
-		echo "groups: $(ls $pool/groups 2>/dev/null | wc -l)"
+		echo "groups: $(ls /var/lib/slipstream/journal/groups | wc -l)"
 		echo "shims: $(ls $pool/shim 2>/dev/null | wc -l)"
 		for p in /proc/[0-9]*; do
 			case $(readlink $p/exe) in
@@ -48,8 +48,8 @@ func (s *suite) leaks(t *testing.T, shown func(string, ...any)) {
 	}
 	node := s.nodes("a")[len(s.nodes("a"))-1]
 	// Several at a time, since most of a cycle is waiting for the kubelet.
-	const width = 10
-	cycle := func() {
+	const most = 10
+	cycle := func(width int) {
 		var manifest strings.Builder
 		var pods, claims []string
 		for i := range width {
@@ -75,11 +75,12 @@ func (s *suite) leaks(t *testing.T, shown func(string, ...any)) {
 		}
 		s.a.remove(t, pods, claims)
 	}
-	cycle() // what comes into being once and stays
+	cycle(most) // what comes into being once and stays
 	before := s.inventory(t, s.a, node)
 	done := 0
 	for done < cycles {
-		cycle()
+		width := min(most, cycles-done)
+		cycle(width)
 		done += width
 	}
 	eventually(t, "the node is as it was", func() error {

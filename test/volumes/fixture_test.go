@@ -50,7 +50,8 @@ type sites struct {
 
 const group = "g"
 
-func newSites(t *testing.T) *sites {
+// newSites starts them; prepare changes them before.
+func newSites(t *testing.T, prepare ...func(*testsite.Pair)) *sites {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("builds the commands and runs two sites")
@@ -84,6 +85,9 @@ func newSites(t *testing.T) *sites {
 	free, err := testsite.FreeAddresses(1)
 	s.must(err)
 	pair.A.Config.ReplicatorMetrics = free[0]
+	for _, f := range prepare {
+		f(pair)
+	}
 	s.must(pair.Start(ctx))
 	_, err = pair.A.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: group, Remote: pair.B.Config.Name, JournalSizeBytes: 256 << 20})
 	s.must(err)

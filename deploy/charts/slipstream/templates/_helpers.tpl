@@ -95,6 +95,9 @@ seccompProfile:
 
 {{/* Refuses values that each are right and together are not. */}}
 {{- define "slipstream.check" -}}
+{{- if hasPrefix (printf "%s/" .Values.pool.path) (printf "%s/" .Values.journal.path) -}}
+{{- fail "journal.path is in the pool: give a directory beside it, or none" -}}
+{{- end -}}
 {{- if and .Values.tls.existingSecret .Values.tls.certManager.enabled -}}
 {{- fail "tls.existingSecret and tls.certManager.enabled exclude each other: give one of them" -}}
 {{- end -}}
