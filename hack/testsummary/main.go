@@ -1,15 +1,18 @@
 // Command testsummary reads the output of `go test -json` and prints what a person wants of it: a line per package as
 // it ends, the whole output of each test that failed, each skipped test with its reason, and the totals.
 //
-// The exit status is 1 when a test or a build failed, or when no test ran at all.
+// The exit status is 1 when a test or a build failed, or when no test ran at all. With -failed FILE the failed tests are written
+// there, a line each with package and test, if these are all that is wrong; else the file is not made.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -32,9 +35,11 @@ type summary struct {
 	output  map[testKey][]string
 	skipped []string
 	failed  []string
-	slowest []slowTest
-	passed  int
-	builds  map[string]bool
+	// failedTests are those of failed that are tests which ended by themselves, by package.
+	failedTests []testKey
+	slowest     []slowTest
+	passed      int
+	builds      map[string]bool
 }
 
 type slowTest struct {
@@ -43,15 +48,41 @@ type slowTest struct {
 }
 
 func main() {
+	failedPath := flag.String("failed", "", "`file` for the list of the failed tests")
+	flag.Parse()
 	start := time.Now()
 	s := &summary{out: os.Stdout, output: map[testKey][]string{}, builds: map[string]bool{}}
 	if err := s.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "testsummary: reading go test -json:", err)
 		os.Exit(1)
 	}
-	if !s.print(time.Since(start)) {
-		os.Exit(1)
+	if s.print(time.Since(start)) {
+		return
 	}
+	if list := s.repeatable(); *failedPath != "" && list != "" {
+		if err := os.WriteFile(*failedPath, []byte(list), 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, "testsummary:", err)
+		}
+	}
+	os.Exit(1)
+}
+
+// repeatable lists the failed tests, or nothing if something else is wrong, too: a build, a panic, a timeout.
+func (s *summary) repeatable() string {
+	whole := len(s.builds) > 0
+	var list strings.Builder
+	for _, key := range s.failedTests {
+		fmt.Fprintf(&list, "%s %s\n", key.pkg, key.test)
+	}
+	for _, name := range s.failed {
+		if !slices.ContainsFunc(s.failedTests, func(k testKey) bool { return strings.HasPrefix(name+"/", shorten(k.pkg)+"."+k.test+"/") }) {
+			whole = true
+		}
+	}
+	if whole {
+		return ""
+	}
+	return list.String()
 }
 
 // read consumes events up to the end. A line that is no event comes from the go command itself and is passed on.
@@ -111,6 +142,9 @@ func (s *summary) add(e event) {
 		// A package's own output is the same lines again and a panic's trace; only the latter is wanted.
 		if e.Test != "" || !s.hasFailure(e.Package) {
 			s.failed = append(s.failed, name)
+			if e.Test != "" && !strings.Contains(e.Test, "/") {
+				s.failedTests = append(s.failedTests, key)
+			}
 			for _, line := range s.output[key] {
 				fmt.Fprint(s.out, "      ", line)
 			}

@@ -65,3 +65,30 @@ func TestSummary(t *testing.T) {
 		})
 	}
 }
+
+// TestRepeatable: the list of failed tests is there if nothing but tests failed.
+func TestRepeatable(t *testing.T) {
+	const (
+		sub   = `{"Action":"fail","Package":"p","Test":"TestB/one"}` + "\n"
+		test  = `{"Action":"fail","Package":"p","Test":"TestB"}` + "\n"
+		other = `{"Action":"fail","Package":"q","Test":"TestBC"}` + "\n"
+		end   = `{"Action":"fail","Package":"p"}` + "\n"
+	)
+	for _, tt := range []struct{ name, input, want string }{
+		{"tests", sub + test + end + other, "p TestB\nq TestBC\n"},
+		{"a build", test + end + `{"Action":"build-fail","ImportPath":"r"}`, ""},
+		{"a panic of a package", end, ""},
+		{"a test that did not end", `{"Action":"output","Package":"p","Test":"TestD","Output":"panic: test timed out\n"}` + "\n" + end, ""},
+		{"a part of a test that did not end", sub + end, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &summary{out: &strings.Builder{}, output: map[testKey][]string{}, builds: map[string]bool{}}
+			if err := s.read(strings.NewReader(tt.input)); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.repeatable(); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
