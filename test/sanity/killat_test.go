@@ -187,7 +187,18 @@ func openFiles(t *testing.T, pid int) []string {
 }
 
 // killBudget bounds each kind of volume: on a machine where not every step's turn comes in that time, chance decides which do.
-const killBudget = 30 * time.Second
+// SLIPSTREAM_KILL_BUDGET, as in "10m", is another one, with which all do.
+func killBudget(t *testing.T) time.Duration {
+	text := os.Getenv("SLIPSTREAM_KILL_BUDGET")
+	if text == "" {
+		return 30 * time.Second
+	}
+	budget, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return budget
+}
 
 // TestKillAtEveryStep kills the driver's binary before the first, the second, and so on, of the steps of a volume's life: each time
 // the next driver finishes that life, with the volume's data, and nothing is left over.
@@ -247,7 +258,7 @@ func TestKillAtEveryStep(t *testing.T) {
 			if total < 15 {
 				t.Fatalf("a life of %d steps: they are not seen: %q", total, steps)
 			}
-			end, covered := time.Now().Add(killBudget), 0
+			end, covered := time.Now().Add(killBudget(t)), 0
 			for _, i := range random.Perm(total) {
 				if time.Now().After(end) {
 					break
