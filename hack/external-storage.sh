@@ -10,10 +10,13 @@
 # (see local-cluster/build.sh). Their pods want two images, for which there is no registry here: busybox is made of Debian's, and
 # agnhost of its program and Debian's busybox; what else the original has, name servers and the like, is not in it.
 #
+# First PROCS (default 2) at a time those that can share a cluster, then the disruptive ones, which restart the kubelet. They do that by
+# ssh and systemctl, so the nodes get a small server of that kind for the time (external-storage/nodessh) and a systemctl that
+# knows their programs.
+#
 # SITE is where they run (default a), SLIPSTREAM_CLUSTERS the instance. CLASS is the StorageClass whose volumes are tested (default
-# slipstream), DRIVER another driver definition. FOCUS and SKIP choose specs, as ginkgo's expressions do; by default all
-# but the disruptive ones, since those restart the kubelet by ssh and systemd, which these nodes do not have. RESULTS (default
-# external-storage-results) gets the log and a JUnit report.
+# slipstream), DRIVER another driver definition. FOCUS and SKIP choose specs, as ginkgo's expressions do; LABELS ("!Disruptive",
+# "Disruptive") one of the two runs. RESULTS (default external-storage-results) gets the logs and JUnit reports.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -38,7 +41,7 @@ suite=$cache/suite-$key
 
 build() {
 	local work
-	[[ ! -x $suite/e2e.test || ! -x $suite/agnhost ]] || return 0
+	[[ ! -x $suite/e2e.test || ! -x $suite/agnhost || ! -x $suite/ginkgo ]] || return 0
 	mkdir -p "$suite"
 	exec 9>"$cache/lock-suite"
 	flock 9
@@ -48,7 +51,8 @@ build() {
 	# Whoever works on this machine meanwhile comes first, as in local-cluster/build.sh.
 	read -ra idle <<<"${SLIPSTREAM_BUILD_IDLE-nice -n 19 chrt -i 0}"
 	export CGO_ENABLED=0
-	[[ -x $suite/agnhost ]] || "${idle[@]}" go -C $module build -p 2 -trimpath -ldflags "-s -w" -o "$work/" k8s.io/kubernetes/test/images/agnhost >&2
+	[[ -x $suite/agnhost && -x $suite/ginkgo ]] || "${idle[@]}" go -C $module build -p 2 -trimpath -ldflags "-s -w" -o "$work/" \
+		k8s.io/kubernetes/test/images/agnhost github.com/onsi/ginkgo/v2/ginkgo >&2
 	[[ -x $suite/e2e.test ]] || "${idle[@]}" go -C $module test -c -vet=off -p 2 -trimpath -o "$work/e2e.test" \
 		-ldflags "$flags" k8s.io/kubernetes/test/e2e >&2
 	mv "$work"/* "$suite/"
@@ -91,10 +95,11 @@ fi
 results=$(realpath -m "${RESULTS:-external-storage-results}")
 mkdir -p "$results"
 sed -E "s/(FromExistingClassName:) slipstream$/\1 ${CLASS:-slipstream}/" "${DRIVER:-deploy/testdriver.yaml}" >"$results/testdriver.yaml"
-options=(-storage.testdriver="$results/testdriver.yaml" -repo-root="$PWD" -provider=local
-	-ginkgo.focus="${FOCUS:-External Storage}" -ginkgo.skip="${SKIP-\[Disruptive\]}" -ginkgo.no-color)
+options=(-storage.testdriver="$results/testdriver.yaml" -repo-root="$PWD" -provider=local)
+choice=(--focus="${FOCUS:-External Storage}" --skip="${SKIP:-}" --no-color -v)
 if [[ $verb == list ]]; then
-	"$suite/e2e.test" "${options[@]}" -ginkgo.dry-run -ginkgo.v >"$results/list.log" 2>&1 || { tail -20 "$results/list.log" >&2; exit 1; }
+	"$suite/ginkgo" "${choice[@]}" --label-filter="${LABELS:-}" --dry-run "$suite/e2e.test" -- "${options[@]}" >"$results/list.log" 2>&1 ||
+		{ tail -20 "$results/list.log" >&2; exit 1; }
 	grep -oE '^External Storage .*' "$results/list.log" | sort -u
 	grep -E '^Ran [0-9]+ of' "$results/list.log"
 	exit
@@ -104,11 +109,49 @@ hack/deps.sh cluster images
 images "$results/images"
 hack/local-cluster.sh load "$results"/images/*.tar
 eval "$(hack/local-cluster.sh env)" # BIN
-kubeconfig=$(hack/local-cluster.sh kubeconfig "${SITE:-a}")
+site=${SITE:-a}
+kubeconfig=$(hack/local-cluster.sh kubeconfig "$site")
+
+# open_nodes lets the tests run commands on the nodes of the site, with a key of this run.
+nodes=()
+open_nodes() {
+	local node
+	export LOCAL_SSH_KEY=$results/ssh-key KUBE_SSH_USER=root
+	go -C $module build -o "$results/nodessh" ./nodessh
+	"$results/nodessh" keygen "$LOCAL_SSH_KEY"
+	for node in $(cd "$STATE" && compgen -G "$site[1-9]"); do
+		cat >"$STATE/$node/run/ssh.cmd" <<-EOF
+			export NODE_DIR="$STATE/$node" SERVICE="$PWD/hack/local-cluster/service.sh" PATH="$PWD/$module/node-bin:\$PATH"
+			exec "$results/nodessh" serve :22 "$LOCAL_SSH_KEY.pub"
+		EOF
+		hack/local-cluster.sh service "$node" start ssh
+		nodes+=("$node")
+	done
+}
+
+close_nodes() {
+	local node
+	for node in "${nodes[@]}"; do
+		hack/local-cluster.sh service "$node" stop ssh || true
+		rm -f "$STATE/$node/run/ssh.cmd"
+	done
+	rm -f "$results"/ssh-key{,.pub} "$results/nodessh"
+}
+
+# specs NAME PROCS LABELS runs those with the labels.
+specs() {
+	local log=$results/$1.log
+	echo "$1: running, see $log"
+	KUBECONFIG=$kubeconfig hack/local-cluster.sh wan "$suite/ginkgo" "${choice[@]}" --procs="$2" --label-filter="$3" --timeout="${TIMEOUT:-6h}" \
+		--output-dir="$results" --junit-report="$1.xml" "$suite/e2e.test" -- "${options[@]}" -kubeconfig="$kubeconfig" -kubectl-path="$BIN/kubectl" \
+		>"$log" 2>&1 || code=$?
+	grep -E '^ *\[(FAIL|INTERRUPTED|TIMEDOUT|PANICKED)[^]]*\]' "$log" | sort -u || true
+	grep -E '^(Ran [0-9]+ of|(SUCCESS|FAIL)! --)' "$log" || { tail -20 "$log" >&2; exit 1; }
+}
+
 code=0
-KUBECONFIG=$kubeconfig hack/local-cluster.sh wan "$suite/e2e.test" "${options[@]}" -kubeconfig="$kubeconfig" -kubectl-path="$BIN/kubectl" \
-	-ginkgo.v -ginkgo.timeout="${TIMEOUT:-6h}" -report-dir="$results" >"$results/e2e.log" 2>&1 || code=$?
-echo "the log is $results/e2e.log"
-grep -E '^ *\[(FAIL|INTERRUPTED|TIMEDOUT|PANICKED)[^]]*\]' "$results/e2e.log" | sort -u || true
-grep -E '^(Ran [0-9]+ of|(SUCCESS|FAIL)! --)' "$results/e2e.log" || { tail -20 "$results/e2e.log" >&2; exit 1; }
+trap close_nodes EXIT
+open_nodes
+[[ ${LABELS-!Disruptive} != !Disruptive ]] || specs shared "${PROCS:-2}" '!Disruptive'
+[[ ${LABELS-Disruptive} != Disruptive ]] || specs disruptive 1 Disruptive
 exit $code
