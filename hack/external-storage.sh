@@ -7,8 +7,8 @@
 #   external-storage.sh run       load the images of the test pods into the nodes, run the specs, print the counts
 #
 # The tests are those of k8s.io/kubernetes, unchanged, in the version of external-storage/go.mod, and lie beside the clusters' programs
-# (see local-cluster/build.sh). Their pods want two images, for which there is no registry here: busybox is made of Debian's, and
-# agnhost of its program and Debian's busybox; what else the original has, name servers and the like, is not in it.
+# (see local-cluster/build.sh). Their pods want four images, for which there is no registry here: all are made of Debian's busybox,
+# agnhost with its own program, one with GNU's dd and Debian's shell; what else the originals have, name and web servers, is not in them.
 #
 # First PROCS (default 2) at a time those that can share a cluster, then the disruptive ones, which restart the kubelet. They do that by
 # ssh and systemctl, so the nodes get a small server of that kind for the time (external-storage/nodessh) and a systemctl that
@@ -61,11 +61,12 @@ build() {
 
 # images DIRECTORY: those that the tests ask for by name.
 images() {
-	local manifest work name tag applet
+	local manifest work name id tag applet options program
 	manifest=$(go -C $module list -f '{{.Dir}}' k8s.io/kubernetes/test/utils/image)/manifest.go
 	work=$(mktemp -d)
-	mkdir -p "$work"/{busybox,agnhost}/{bin,etc,tmp,usr} "$1"
-	for name in busybox agnhost; do
+	mkdir -p "$1"
+	for name in busybox agnhost glibc-dns-testing nginx; do
+		mkdir -p "$work/$name"/{bin,etc,tmp,usr}
 		chmod 1777 "$work/$name/tmp"
 		ln -s ../bin "$work/$name/usr/bin"
 		ln -s bin "$work/$name/sbin"
@@ -77,9 +78,22 @@ images() {
 		done
 	done
 	cp "$suite/agnhost" "$work/agnhost/agnhost"
-	for name in busybox agnhost; do
-		tag=$(sed -nE "s/.*configs\[(BusyBox|Agnhost)\] = Config\{list.PromoterE2eRegistry, \"$name\", \"([^\"]+)\"\}.*/\2/p" "$manifest")
-		local options=(--cmd sh)
+	# The tests of raw block want GNU's dd, for oflag=nocache, and a shell that does not take its own instead.
+	for program in dd dash; do
+		rm -f "$work/glibc-dns-testing/bin/$program"
+		cp "$(command -v $program)" "$work/glibc-dns-testing/bin/$program"
+		ldd "$(command -v $program)" | grep -oE '/[^ ]+' | xargs -I{} cp -L --parents {} "$work/glibc-dns-testing"
+	done
+	ln -sf dash "$work/glibc-dns-testing/bin/sh"
+	for name in busybox agnhost glibc-dns-testing nginx; do
+		case $name in
+		busybox) id=BusyBox ;;
+		agnhost) id=Agnhost ;;
+		nginx) id=Nginx ;;
+		*) id=GlibcDnsTesting ;;
+		esac
+		tag=$(sed -nE "s/.*configs\[$id\] = Config\{list.PromoterE2eRegistry, \"$name\", \"([^\"]+)\"\}.*/\1/p" "$manifest")
+		options=(--cmd sh)
 		[[ $name != agnhost ]] || options=(--entrypoint /agnhost --cmd pause)
 		go run ./hack/mkimage -o "$1/$name.tar" --name "registry.k8s.io/e2e-test-images/$name:${tag:?no version of $name in $manifest}" "${options[@]}" "$work/$name"
 	done
