@@ -61,41 +61,40 @@ build() {
 
 # images DIRECTORY: those that the tests ask for by name.
 images() {
-	local manifest work name id tag applet options program
+	local manifest work root name id tag applet program options
+	local -A ids=([busybox]=BusyBox [agnhost]=Agnhost [glibc-dns-testing]=GlibcDnsTesting [nginx]=Nginx)
 	manifest=$(go -C $module list -f '{{.Dir}}' k8s.io/kubernetes/test/utils/image)/manifest.go
 	work=$(mktemp -d)
 	mkdir -p "$1"
-	for name in busybox agnhost glibc-dns-testing nginx; do
-		mkdir -p "$work/$name"/{bin,etc,tmp,usr}
-		chmod 1777 "$work/$name/tmp"
-		ln -s ../bin "$work/$name/usr/bin"
-		ln -s bin "$work/$name/sbin"
-		printf 'root:x:0:0:root:/:/bin/sh\n' >"$work/$name/etc/passwd"
-		printf 'root:x:0:\n' >"$work/$name/etc/group"
-		cp "$(command -v busybox)" "$work/$name/bin/busybox"
+	for name in "${!ids[@]}"; do
+		root=$work/$name id=${ids[$name]} options=(--cmd sh)
+		mkdir -p "$root"/{bin,etc,tmp,usr}
+		chmod 1777 "$root/tmp"
+		ln -s ../bin "$root/usr/bin"
+		ln -s bin "$root/sbin"
+		printf 'root:x:0:0:root:/:/bin/sh\n' >"$root/etc/passwd"
+		printf 'root:x:0:\n' >"$root/etc/group"
+		cp "$(command -v busybox)" "$root/bin/busybox"
 		for applet in $(busybox --list); do
-			[[ $applet == busybox ]] || ln -s busybox "$work/$name/bin/$applet"
+			[[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
 		done
-	done
-	cp "$suite/agnhost" "$work/agnhost/agnhost"
-	# The tests of raw block want GNU's dd, for oflag=nocache, and a shell that does not take its own instead.
-	for program in dd dash; do
-		rm -f "$work/glibc-dns-testing/bin/$program"
-		cp "$(command -v $program)" "$work/glibc-dns-testing/bin/$program"
-		ldd "$(command -v $program)" | grep -oE '/[^ ]+' | xargs -I{} cp -L --parents {} "$work/glibc-dns-testing"
-	done
-	ln -sf dash "$work/glibc-dns-testing/bin/sh"
-	for name in busybox agnhost glibc-dns-testing nginx; do
 		case $name in
-		busybox) id=BusyBox ;;
-		agnhost) id=Agnhost ;;
-		nginx) id=Nginx ;;
-		*) id=GlibcDnsTesting ;;
+		agnhost)
+			cp "$suite/agnhost" "$root/agnhost"
+			options=(--entrypoint /agnhost --cmd pause)
+			;;
+		glibc-dns-testing)
+			# The tests of raw block want GNU's dd, for oflag=nocache, and a shell that does not take its own instead.
+			for program in dd dash; do
+				rm -f "$root/bin/$program"
+				cp "$(command -v $program)" "$root/bin/$program"
+				ldd "$(command -v $program)" | grep -oE '/[^ ]+' | xargs -I{} cp -L --parents {} "$root"
+			done
+			ln -sf dash "$root/bin/sh"
+			;;
 		esac
 		tag=$(sed -nE "s/.*configs\[$id\] = Config\{list.PromoterE2eRegistry, \"$name\", \"([^\"]+)\"\}.*/\1/p" "$manifest")
-		options=(--cmd sh)
-		[[ $name != agnhost ]] || options=(--entrypoint /agnhost --cmd pause)
-		go run ./hack/mkimage -o "$1/$name.tar" --name "registry.k8s.io/e2e-test-images/$name:${tag:?no version of $name in $manifest}" "${options[@]}" "$work/$name"
+		go run ./hack/mkimage -o "$1/$name.tar" --name "registry.k8s.io/e2e-test-images/$name:${tag:?no version of $name in $manifest}" "${options[@]}" "$root"
 	done
 	rm -rf "$work"
 }

@@ -69,18 +69,17 @@ func main() {
 
 // repeatable lists the failed tests, or nothing if something else is wrong, too: a build, a panic, a timeout.
 func (s *summary) repeatable() string {
-	whole := len(s.builds) > 0
-	var list strings.Builder
-	for _, key := range s.failedTests {
-		fmt.Fprintf(&list, "%s %s\n", key.pkg, key.test)
+	if len(s.builds) > 0 {
+		return ""
 	}
 	for _, name := range s.failed {
 		if !slices.ContainsFunc(s.failedTests, func(k testKey) bool { return strings.HasPrefix(name+"/", shorten(k.pkg)+"."+k.test+"/") }) {
-			whole = true
+			return ""
 		}
 	}
-	if whole {
-		return ""
+	var list strings.Builder
+	for _, key := range s.failedTests {
+		fmt.Fprintf(&list, "%s %s\n", key.pkg, key.test)
 	}
 	return list.String()
 }

@@ -146,8 +146,8 @@ func (p *Pool) openOrCreate(o poolOptions) error {
 func (p *Pool) create(o poolOptions) error {
 	// Volumes without the pool's record: this is a damaged pool, or somebody else's directory.
 	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), p.GroupsDir()} {
-		names, err := p.fs.ReadDir(sub)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		names, err := p.namesIn(sub)
+		if err != nil {
 			return err
 		}
 		if len(names) > 0 {
@@ -156,6 +156,15 @@ func (p *Pool) create(o poolOptions) error {
 		}
 	}
 	return p.write(poolRecord{ID: uuid.NewString(), JournalDir: o.journalDir, JournalDirPending: o.journalDir != ""})
+}
+
+// namesIn is what a directory holds: nothing if it is not there.
+func (p *Pool) namesIn(dir string) ([]string, error) {
+	names, err := p.fs.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return names, err
 }
 
 // Close lets the next process of the kind in.

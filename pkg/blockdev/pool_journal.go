@@ -57,31 +57,37 @@ func (p *Pool) placeJournals(dir string) error {
 	case !rec.JournalDirPending:
 		return p.checkJournals(rec)
 	}
-	// Claimed only if it is nobody's: groups of another pool, or of none, are not touched.
-	err := p.checkJournals(rec)
-	claimed := err == nil
-	if errors.Is(err, fs.ErrNotExist) {
-		var names []string
-		if names, err = p.fs.ReadDir(groupsIn(rec.JournalDir)); errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		if len(names) > 0 {
-			err = fmt.Errorf("directory for journals %s has groups, such as %s, of a pool that is not named there: use an empty directory", rec.JournalDir, names[0])
-		}
-	}
-	if err == nil {
-		err = p.write(rec)
-	}
-	if err == nil && !claimed {
-		if err = p.fs.MkdirAll(rec.JournalDir); err == nil {
-			err = WriteRecord(p.fs, filepath.Join(rec.JournalDir, journalsFile), kindJournals, &journalsRecord{PoolID: rec.ID})
-		}
-	}
-	if err != nil {
+	if err := p.claimJournals(rec); err != nil {
 		return err
 	}
 	rec.JournalDirPending = false
 	return p.write(rec)
+}
+
+// claimJournals writes the record, which says where the journals are to be, and there the one that says whose they are. A directory with
+// groups of another pool, or of none, is refused with nothing changed.
+func (p *Pool) claimJournals(rec poolRecord) error {
+	err := p.checkJournals(rec)
+	if err == nil {
+		return nil // claimed before a crash
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	names, err := p.namesIn(groupsIn(rec.JournalDir))
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		return fmt.Errorf("directory for journals %s has groups, such as %s, of a pool that is not named there: use an empty directory", rec.JournalDir, names[0])
+	}
+	if err := p.write(rec); err != nil {
+		return err
+	}
+	if err := p.fs.MkdirAll(rec.JournalDir); err != nil {
+		return err
+	}
+	return WriteRecord(p.fs, filepath.Join(rec.JournalDir, journalsFile), kindJournals, &journalsRecord{PoolID: rec.ID})
 }
 
 // mayLeaveJournals reports why the journals cannot be put into dir instead of where they are.
@@ -105,8 +111,8 @@ func (p *Pool) mayLeaveJournals(dir string) error {
 			return err
 		}
 	}
-	groups, err := p.fs.ReadDir(p.GroupsDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	groups, err := p.namesIn(p.GroupsDir())
+	if err != nil {
 		return err
 	}
 	if len(groups) > 0 {

@@ -2,7 +2,6 @@ package blockdev
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
 	"testing"
@@ -136,11 +135,11 @@ func TestJournalDirCrash(t *testing.T) {
 				crashed := m.CrashClone(vfs.CrashConfig{UnsyncedPercent: survive})
 				p, err := reopen(t, crashed, WhoReplicator, "/fast/b")
 				if err != nil || p.GroupsDir() != "/fast/b/groups" {
-					t.Fatalf("died before step %d (%s): %v", steps, fmt.Sprint(first, " first"), err)
+					t.Fatalf("died before step %d (%q first): %v", steps, first, err)
 				}
 				p, err = reopen(t, crashed, WhoDriver, "")
 				if err != nil || p.GroupsDir() != "/fast/b/groups" {
-					t.Fatalf("died before step %d (%s), opened twice: %v", steps, fmt.Sprint(first, " first"), err)
+					t.Fatalf("died before step %d (%q first), opened twice: %v", steps, first, err)
 				}
 			}
 		}

@@ -223,16 +223,12 @@ func (d *Driver) addSnapshots(l *ledger, images *images, snapshots []*blockdev.S
 // addJournals adds the journals that there are and those of groups that are still to be made, to what the pool has promised or, where
 // they are on a file system of their own, to what that one has.
 func (d *Driver) addJournals(l *ledger, wanted map[string]int64) error {
-	groups := d.pool.GroupsDir()
-	if same, err := d.pool.SameFileSystem(groups); err != nil {
-		return err
-	} else if !same {
-		total, free, err := d.pool.JournalSpace()
-		if err != nil {
-			return err
-		}
-		l.Apart = &apart{Free: free, Reserve: d.opts.Capacity.Reserve.of(total)}
+	if own, has := d.journalSpace(); own.err != nil {
+		return own.err
+	} else if has {
+		l.Apart = &apart{Free: own.freeBytes, Reserve: d.opts.Capacity.Reserve.of(own.totalBytes)}
 	}
+	groups := d.pool.GroupsDir()
 	ids, err := d.fs.ReadDir(groups)
 	if err != nil {
 		return err

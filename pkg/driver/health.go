@@ -133,14 +133,18 @@ func (d *Driver) poolSpace() (p poolSpace) {
 	return p
 }
 
-// journalSpace is poolSpace of the journals' file system, if they have one of their own.
+// journalSpace is poolSpace of the journals' file system, if they have one of their own; so it is where that cannot be found out,
+// with the error.
 func (d *Driver) journalSpace() (p poolSpace, apart bool) {
 	same, err := d.pool.SameFileSystem(d.pool.GroupsDir())
-	if same {
+	switch {
+	case err != nil:
+		p.err = err
+	case same:
 		return p, false
+	default:
+		p.totalBytes, p.freeBytes, p.err = d.pool.JournalSpace()
 	}
-	p.totalBytes, p.freeBytes, p.err = d.pool.JournalSpace()
-	p.err = errors.Join(err, p.err)
 	return p, true
 }
 
