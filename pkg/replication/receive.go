@@ -150,7 +150,7 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 			fmt.Sprintf("protocol version %d, this site speaks %d; upgrade the older one", hello.ProtocolVersion, protocolVersion))
 	}
 	event := core.HelloReceived{
-		Peer: r.stream.Peer(), GroupID: hello.GroupId, Timelines: timelinesFromWire(hello.Timelines),
+		Peer: r.stream.Peer(), GroupID: hello.GroupId, Timelines: timelinesFromWire(hello.Timelines), Term: hello.Term,
 		PeerDurable: hello.DurableOrdinal, Durable: g.journal.Durable(), Attached: g.attachedVolumes(),
 	}
 	if bug.Enabled(bug.FollowAnyone) {

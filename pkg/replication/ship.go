@@ -194,7 +194,7 @@ func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
 	m := &g.core.Meta
 	return &linkpb.Hello{
 		ProtocolVersion: protocolVersion, GroupId: m.GroupID, GroupName: m.Name, Timelines: timelinesToWire(m.Timelines),
-		DurableOrdinal: a.Durable, JournalSizeBytes: m.JournalSizeBytes, RpoTargetMillis: m.RPOTargetMillis,
+		DurableOrdinal: a.Durable, JournalSizeBytes: m.JournalSizeBytes, RpoTargetMillis: m.RPOTargetMillis, Term: m.Term,
 	}
 }
 

@@ -140,7 +140,147 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{7, 0}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9, 0}
+}
+
+type LocateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	GroupName     string                 `protobuf:"bytes,2,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocateRequest) Reset() {
+	*x = LocateRequest{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocateRequest) ProtoMessage() {}
+
+func (x *LocateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocateRequest.ProtoReflect.Descriptor instead.
+func (*LocateRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *LocateRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *LocateRequest) GetGroupName() string {
+	if x != nil {
+		return x.GroupName
+	}
+	return ""
+}
+
+type LocateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node is the name of the node that answers, as its replicator was told; an address may have come to be another node's.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// holds is set where the node has the group, or the directory of one that it cannot open.
+	Holds bool `protobuf:"varint,2,opt,name=holds,proto3" json:"holds,omitempty"`
+	// other_group_id is the id of another group that has the name here, if any.
+	OtherGroupId string `protobuf:"bytes,3,opt,name=other_group_id,json=otherGroupId,proto3" json:"other_group_id,omitempty"`
+	// total_bytes and free_bytes are of the file system of the pool, journal_free_bytes of that of the journals.
+	TotalBytes       int64 `protobuf:"varint,4,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	FreeBytes        int64 `protobuf:"varint,5,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	JournalFreeBytes int64 `protobuf:"varint,6,opt,name=journal_free_bytes,json=journalFreeBytes,proto3" json:"journal_free_bytes,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *LocateResponse) Reset() {
+	*x = LocateResponse{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocateResponse) ProtoMessage() {}
+
+func (x *LocateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocateResponse.ProtoReflect.Descriptor instead.
+func (*LocateResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *LocateResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *LocateResponse) GetHolds() bool {
+	if x != nil {
+		return x.Holds
+	}
+	return false
+}
+
+func (x *LocateResponse) GetOtherGroupId() string {
+	if x != nil {
+		return x.OtherGroupId
+	}
+	return ""
+}
+
+func (x *LocateResponse) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *LocateResponse) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *LocateResponse) GetJournalFreeBytes() int64 {
+	if x != nil {
+		return x.JournalFreeBytes
+	}
+	return 0
 }
 
 type ToSecondary struct {
@@ -158,7 +298,7 @@ type ToSecondary struct {
 
 func (x *ToSecondary) Reset() {
 	*x = ToSecondary{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[0]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -170,7 +310,7 @@ func (x *ToSecondary) String() string {
 func (*ToSecondary) ProtoMessage() {}
 
 func (x *ToSecondary) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[0]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -183,7 +323,7 @@ func (x *ToSecondary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToSecondary.ProtoReflect.Descriptor instead.
 func (*ToSecondary) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{0}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ToSecondary) GetMessage() isToSecondary_Message {
@@ -271,7 +411,7 @@ type ToPrimary struct {
 
 func (x *ToPrimary) Reset() {
 	*x = ToPrimary{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[1]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +423,7 @@ func (x *ToPrimary) String() string {
 func (*ToPrimary) ProtoMessage() {}
 
 func (x *ToPrimary) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[1]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +436,7 @@ func (x *ToPrimary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToPrimary.ProtoReflect.Descriptor instead.
 func (*ToPrimary) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{1}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ToPrimary) GetMessage() isToPrimary_Message {
@@ -368,7 +508,7 @@ type Timeline struct {
 
 func (x *Timeline) Reset() {
 	*x = Timeline{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[2]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +520,7 @@ func (x *Timeline) String() string {
 func (*Timeline) ProtoMessage() {}
 
 func (x *Timeline) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[2]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +533,7 @@ func (x *Timeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timeline.ProtoReflect.Descriptor instead.
 func (*Timeline) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{2}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Timeline) GetId() string {
@@ -428,13 +568,15 @@ type Hello struct {
 	JournalSizeBytes int64 `protobuf:"varint,6,opt,name=journal_size_bytes,json=journalSizeBytes,proto3" json:"journal_size_bytes,omitempty"`
 	// rpo_target_millis is the group's target; 0 without one.
 	RpoTargetMillis int64 `protobuf:"varint,7,opt,name=rpo_target_millis,json=rpoTargetMillis,proto3" json:"rpo_target_millis,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// term counts the group's promotions at both sites. Of two Hellos on one timeline the one with the higher term is the later primary's.
+	Term          uint64 `protobuf:"varint,8,opt,name=term,proto3" json:"term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[3]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +588,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[3]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +601,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{3}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hello) GetProtocolVersion() uint32 {
@@ -511,6 +653,13 @@ func (x *Hello) GetRpoTargetMillis() int64 {
 	return 0
 }
 
+func (x *Hello) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
 // Batch is a run of records in stream order, each in the journal's record encoding (pkg/replication/journal).
 type Batch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -527,7 +676,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[4]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +688,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[4]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +701,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{4}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Batch) GetSequence() uint64 {
@@ -601,7 +750,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[5]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +762,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[5]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +775,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{5}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Heartbeat) GetHeadOrdinal() uint64 {
@@ -686,7 +835,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[6]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +847,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[6]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +860,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{6}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Welcome) GetDurableOrdinal() uint64 {
@@ -749,7 +898,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[7]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +910,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[7]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +923,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{7}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -821,7 +970,7 @@ type DivergentTail struct {
 
 func (x *DivergentTail) Reset() {
 	*x = DivergentTail{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +982,7 @@ func (x *DivergentTail) String() string {
 func (*DivergentTail) ProtoMessage() {}
 
 func (x *DivergentTail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +995,7 @@ func (x *DivergentTail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentTail.ProtoReflect.Descriptor instead.
 func (*DivergentTail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{8}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DivergentTail) GetTimelineId() string {
@@ -911,7 +1060,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1072,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1085,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Ack) GetDurableOrdinal() uint64 {
@@ -964,7 +1113,20 @@ var File_pkg_api_linkpb_link_proto protoreflect.FileDescriptor
 
 const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\n" +
-	"\x19pkg/api/linkpb/link.proto\x12\x12slipstream.link.v1\"\x89\x02\n" +
+	"\x19pkg/api/linkpb/link.proto\x12\x12slipstream.link.v1\"I\n" +
+	"\rLocateRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12\x1d\n" +
+	"\n" +
+	"group_name\x18\x02 \x01(\tR\tgroupName\"\xce\x01\n" +
+	"\x0eLocateResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05holds\x18\x02 \x01(\bR\x05holds\x12$\n" +
+	"\x0eother_group_id\x18\x03 \x01(\tR\fotherGroupId\x12\x1f\n" +
+	"\vtotal_bytes\x18\x04 \x01(\x03R\n" +
+	"totalBytes\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x05 \x01(\x03R\tfreeBytes\x12,\n" +
+	"\x12journal_free_bytes\x18\x06 \x01(\x03R\x10journalFreeBytes\"\x89\x02\n" +
 	"\vToSecondary\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.slipstream.link.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05batch\x18\x02 \x01(\v2\x19.slipstream.link.v1.BatchH\x00R\x05batch\x12=\n" +
@@ -979,7 +1141,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\bTimeline\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\ffork_ordinal\x18\x02 \x01(\x04R\vforkOrdinal\x12*\n" +
-	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xab\x02\n" +
+	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xbf\x02\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x1d\n" +
@@ -988,7 +1150,8 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\ttimelines\x18\x04 \x03(\v2\x1c.slipstream.link.v1.TimelineR\ttimelines\x12'\n" +
 	"\x0fdurable_ordinal\x18\x05 \x01(\x04R\x0edurableOrdinal\x12,\n" +
 	"\x12journal_size_bytes\x18\x06 \x01(\x03R\x10journalSizeBytes\x12*\n" +
-	"\x11rpo_target_millis\x18\a \x01(\x03R\x0frpoTargetMillis\"\x8b\x01\n" +
+	"\x11rpo_target_millis\x18\a \x01(\x03R\x0frpoTargetMillis\x12\x12\n" +
+	"\x04term\x18\b \x01(\x04R\x04term\"\x8b\x01\n" +
 	"\x05Batch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05codec\x18\x02 \x01(\x0e2\x19.slipstream.link.v1.CodecR\x05codec\x12\x18\n" +
@@ -1038,9 +1201,10 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\n" +
 	"CODEC_NONE\x10\x00\x12\x0e\n" +
 	"\n" +
-	"CODEC_ZSTD\x10\x012W\n" +
+	"CODEC_ZSTD\x10\x012\xa8\x01\n" +
 	"\x04Link\x12O\n" +
-	"\tReplicate\x12\x1f.slipstream.link.v1.ToSecondary\x1a\x1d.slipstream.link.v1.ToPrimary(\x010\x01B9Z7github.com/slipstream-storage/slipstream/pkg/api/linkpbb\x06proto3"
+	"\tReplicate\x12\x1f.slipstream.link.v1.ToSecondary\x1a\x1d.slipstream.link.v1.ToPrimary(\x010\x01\x12O\n" +
+	"\x06Locate\x12!.slipstream.link.v1.LocateRequest\x1a\".slipstream.link.v1.LocateResponseB9Z7github.com/slipstream-storage/slipstream/pkg/api/linkpbb\x06proto3"
 
 var (
 	file_pkg_api_linkpb_link_proto_rawDescOnce sync.Once
@@ -1055,37 +1219,41 @@ func file_pkg_api_linkpb_link_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_linkpb_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_pkg_api_linkpb_link_proto_goTypes = []any{
-	(Codec)(0),            // 0: slipstream.link.v1.Codec
-	(Refusal_Reason)(0),   // 1: slipstream.link.v1.Refusal.Reason
-	(*ToSecondary)(nil),   // 2: slipstream.link.v1.ToSecondary
-	(*ToPrimary)(nil),     // 3: slipstream.link.v1.ToPrimary
-	(*Timeline)(nil),      // 4: slipstream.link.v1.Timeline
-	(*Hello)(nil),         // 5: slipstream.link.v1.Hello
-	(*Batch)(nil),         // 6: slipstream.link.v1.Batch
-	(*Heartbeat)(nil),     // 7: slipstream.link.v1.Heartbeat
-	(*Welcome)(nil),       // 8: slipstream.link.v1.Welcome
-	(*Refusal)(nil),       // 9: slipstream.link.v1.Refusal
-	(*DivergentTail)(nil), // 10: slipstream.link.v1.DivergentTail
-	(*Ack)(nil),           // 11: slipstream.link.v1.Ack
+	(Codec)(0),             // 0: slipstream.link.v1.Codec
+	(Refusal_Reason)(0),    // 1: slipstream.link.v1.Refusal.Reason
+	(*LocateRequest)(nil),  // 2: slipstream.link.v1.LocateRequest
+	(*LocateResponse)(nil), // 3: slipstream.link.v1.LocateResponse
+	(*ToSecondary)(nil),    // 4: slipstream.link.v1.ToSecondary
+	(*ToPrimary)(nil),      // 5: slipstream.link.v1.ToPrimary
+	(*Timeline)(nil),       // 6: slipstream.link.v1.Timeline
+	(*Hello)(nil),          // 7: slipstream.link.v1.Hello
+	(*Batch)(nil),          // 8: slipstream.link.v1.Batch
+	(*Heartbeat)(nil),      // 9: slipstream.link.v1.Heartbeat
+	(*Welcome)(nil),        // 10: slipstream.link.v1.Welcome
+	(*Refusal)(nil),        // 11: slipstream.link.v1.Refusal
+	(*DivergentTail)(nil),  // 12: slipstream.link.v1.DivergentTail
+	(*Ack)(nil),            // 13: slipstream.link.v1.Ack
 }
 var file_pkg_api_linkpb_link_proto_depIdxs = []int32{
-	5,  // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
-	6,  // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
-	7,  // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
-	10, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
-	8,  // 4: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
-	9,  // 5: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
-	11, // 6: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
-	4,  // 7: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
+	7,  // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
+	8,  // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
+	9,  // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
+	12, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
+	10, // 4: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
+	11, // 5: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
+	13, // 6: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
+	6,  // 7: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
 	0,  // 8: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
 	1,  // 9: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
-	4,  // 10: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
-	2,  // 11: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
-	3,  // 12: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
-	12, // [12:13] is the sub-list for method output_type
-	11, // [11:12] is the sub-list for method input_type
+	6,  // 10: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
+	4,  // 11: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
+	2,  // 12: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
+	5,  // 13: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
+	3,  // 14: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
+	13, // [13:15] is the sub-list for method output_type
+	11, // [11:13] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1096,13 +1264,13 @@ func file_pkg_api_linkpb_link_proto_init() {
 	if File_pkg_api_linkpb_link_proto != nil {
 		return
 	}
-	file_pkg_api_linkpb_link_proto_msgTypes[0].OneofWrappers = []any{
+	file_pkg_api_linkpb_link_proto_msgTypes[2].OneofWrappers = []any{
 		(*ToSecondary_Hello)(nil),
 		(*ToSecondary_Batch)(nil),
 		(*ToSecondary_Heartbeat)(nil),
 		(*ToSecondary_DivergentTail)(nil),
 	}
-	file_pkg_api_linkpb_link_proto_msgTypes[1].OneofWrappers = []any{
+	file_pkg_api_linkpb_link_proto_msgTypes[3].OneofWrappers = []any{
 		(*ToPrimary_Welcome)(nil),
 		(*ToPrimary_Refusal)(nil),
 		(*ToPrimary_Ack)(nil),
@@ -1113,7 +1281,7 @@ func file_pkg_api_linkpb_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_linkpb_link_proto_rawDesc), len(file_pkg_api_linkpb_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Link_Replicate_FullMethodName = "/slipstream.link.v1.Link/Replicate"
+	Link_Locate_FullMethodName    = "/slipstream.link.v1.Link/Locate"
 )
 
 // LinkClient is the client API for Link service.
@@ -34,6 +35,9 @@ type LinkClient interface {
 	// Replicate starts with one Hello, answered by Welcome or Refusal. After a Welcome the primary sends batches and
 	// heartbeats, the secondary acknowledgements. After a Refusal the primary may send one DivergentTail and closes.
 	Replicate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ToSecondary, ToPrimary], error)
+	// Locate says whether this node has a group. It is for the gateway of the same site only (pkg/gateway), which shows the site's
+	// own certificate, and which also opens Replicate streams on behalf of peers.
+	Locate(ctx context.Context, in *LocateRequest, opts ...grpc.CallOption) (*LocateResponse, error)
 }
 
 type linkClient struct {
@@ -57,6 +61,16 @@ func (c *linkClient) Replicate(ctx context.Context, opts ...grpc.CallOption) (gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Link_ReplicateClient = grpc.BidiStreamingClient[ToSecondary, ToPrimary]
 
+func (c *linkClient) Locate(ctx context.Context, in *LocateRequest, opts ...grpc.CallOption) (*LocateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LocateResponse)
+	err := c.cc.Invoke(ctx, Link_Locate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LinkServer is the server API for Link service.
 // All implementations must embed UnimplementedLinkServer
 // for forward compatibility.
@@ -64,6 +78,9 @@ type LinkServer interface {
 	// Replicate starts with one Hello, answered by Welcome or Refusal. After a Welcome the primary sends batches and
 	// heartbeats, the secondary acknowledgements. After a Refusal the primary may send one DivergentTail and closes.
 	Replicate(grpc.BidiStreamingServer[ToSecondary, ToPrimary]) error
+	// Locate says whether this node has a group. It is for the gateway of the same site only (pkg/gateway), which shows the site's
+	// own certificate, and which also opens Replicate streams on behalf of peers.
+	Locate(context.Context, *LocateRequest) (*LocateResponse, error)
 	mustEmbedUnimplementedLinkServer()
 }
 
@@ -76,6 +93,9 @@ type UnimplementedLinkServer struct{}
 
 func (UnimplementedLinkServer) Replicate(grpc.BidiStreamingServer[ToSecondary, ToPrimary]) error {
 	return status.Error(codes.Unimplemented, "method Replicate not implemented")
+}
+func (UnimplementedLinkServer) Locate(context.Context, *LocateRequest) (*LocateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Locate not implemented")
 }
 func (UnimplementedLinkServer) mustEmbedUnimplementedLinkServer() {}
 func (UnimplementedLinkServer) testEmbeddedByValue()              {}
@@ -105,13 +125,36 @@ func _Link_Replicate_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Link_ReplicateServer = grpc.BidiStreamingServer[ToSecondary, ToPrimary]
 
+func _Link_Locate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LocateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LinkServer).Locate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Link_Locate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LinkServer).Locate(ctx, req.(*LocateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Link_ServiceDesc is the grpc.ServiceDesc for Link service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Link_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "slipstream.link.v1.Link",
 	HandlerType: (*LinkServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Locate",
+			Handler:    _Link_Locate_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Replicate",

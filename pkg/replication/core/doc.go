@@ -29,4 +29,8 @@
 //	acked <= durable <= head, applied <= durable
 //	released without folding <= acked             (what left the journal is at the peer, or in the change map)
 //	promotable => the copy is the primary's prefix up to durable
+//	one of the two sites is primary or demoted    (else each would wait for the other's call)
+//
+// The last one is what Meta.Term is for: after a planned promotion the timeline is the same, so a call from before it, or of a demoted
+// primary that has not heard of it, could not be told from the new primary's.
 package core

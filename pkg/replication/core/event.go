@@ -56,6 +56,7 @@ type HelloReceived struct {
 	Peer        string
 	GroupID     string
 	Timelines   []Timeline
+	Term        uint64
 	PeerDurable uint64
 	Durable     uint64
 	// Attached counts local volumes of the group that are open for I/O.

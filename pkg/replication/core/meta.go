@@ -93,18 +93,21 @@ func (d *Divergence) Supersedes() bool {
 
 // Meta is the durable part of a group: the content of group.json.
 type Meta struct {
-	Version          int        `json:"version"`
-	GroupID          string     `json:"groupID"`
-	Name             string     `json:"name"`
-	Site             string     `json:"site"`
-	Peer             string     `json:"peer,omitempty"`
-	PeerAddress      string     `json:"peerAddress,omitempty"`
-	Role             Role       `json:"role"`
-	Timelines        []Timeline `json:"timelines"`
-	Members          []Member   `json:"members,omitempty"`
-	JournalSizeBytes int64      `json:"journalSizeBytes"`
-	JournalFull      Policy     `json:"journalFull"`
-	RPOTargetMillis  int64      `json:"rpoTargetMillis,omitempty"`
+	Version     int        `json:"version"`
+	GroupID     string     `json:"groupID"`
+	Name        string     `json:"name"`
+	Site        string     `json:"site"`
+	Peer        string     `json:"peer,omitempty"`
+	PeerAddress string     `json:"peerAddress,omitempty"`
+	Role        Role       `json:"role"`
+	Timelines   []Timeline `json:"timelines"`
+	// Term counts promotions. Of two sites on one timeline that were both primary once, the one with the higher term was so later;
+	// a copy has its primary's.
+	Term             uint64   `json:"term,omitempty"`
+	Members          []Member `json:"members,omitempty"`
+	JournalSizeBytes int64    `json:"journalSizeBytes"`
+	JournalFull      Policy   `json:"journalFull"`
+	RPOTargetMillis  int64    `json:"rpoTargetMillis,omitempty"`
 	// ShipBytesPerSecond: see Settings.
 	ShipBytesPerSecond int64       `json:"shipBytesPerSecond,omitempty"`
 	Demoted            bool        `json:"demoted,omitempty"`

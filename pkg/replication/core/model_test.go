@@ -318,6 +318,10 @@ func (w *world) restart() {
 
 // check is doc.go's invariants.
 func (w *world) check() {
+	// Two secondaries would wait for each other's call for ever.
+	if a, b := w.data["a"].core.Meta.Role, w.data["b"].core.Meta.Role; a == RoleSecondary && b == RoleSecondary {
+		w.t.Fatalf("the group has no primary")
+	}
 	for _, d := range w.data {
 		p, m := w.peerOf(d), &d.core.Meta
 		if err := m.Validate(); err != nil {

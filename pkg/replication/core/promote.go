@@ -23,6 +23,7 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 				ErrPrecondition, m.Name, m.FinalOrdinal, m.Peer)
 		}
 		g.fork(e)
+		m.Term++
 		m.Demoted, m.FinalOrdinal = false, 0
 		return []Action{Persist{}, RollJournal{}, CloseStream{}}, nil
 	}
@@ -62,6 +63,7 @@ func (g *Group) fork(e Promote) {
 func (g *Group) becomePrimary() {
 	m := &g.Meta
 	m.Role = RolePrimary
+	m.Term++
 	m.Divergence = nil
 	// The old primary holds everything up to the fork; the journal and the change map have what comes after.
 	m.Sync = SyncDone

@@ -13,7 +13,7 @@ import (
 //	sites [peer-has=N]                          a is primary, b its secondary; with peer-has both are in sync up to N
 //	facts site=a [durable=N] [retained=N] [released-acked=N] [attached=N] [timelines=(T@F,...)]
 //	connect from=a [as=PEER] [group=ID] [hold]  Hello, answer, and the count of a tail; hold keeps the answer back
-//	stale-hello from=a durable=N                a Hello of a stream that was cut, which a knows nothing of any more
+//	stale-hello from=a durable=N [term=N]       a Hello of a stream that was cut, which a knows nothing of any more
 //	deliver to=a                                the answer that was kept back
 //	ack to=a upto=N                             b has everything up to N durable and says so
 //	disconnect from=a                           the stream that a opened ends
@@ -101,7 +101,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "stale-hello":
 		o := c.other(s)
 		c.step(o, HelloReceived{
-			Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: s.core.Meta.Timelines,
+			Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: s.core.Meta.Timelines, Term: args.num("term", s.core.Meta.Term),
 			PeerDurable: args.num("durable", 0), Durable: o.durable, Attached: o.attached,
 		})
 	case "deliver":

@@ -21,6 +21,11 @@ func (g *Group) hello(e HelloReceived) []Action {
 		return g.diverged(rel, common, e)
 	}
 	switch {
+	case rel == RelationSame && e.Term < m.Term:
+		// From before a promotion that this side knows of: a Hello that was long on its way, or a demoted primary that has not heard yet
+		// who took its place. Whoever followed it would leave the group without a primary: each would wait for the other's call.
+		return g.refuse(RefuseNotSecondary, common, "group %s was promoted since at another site than %s, whose call is of an earlier term (%d; %s knows %d)",
+			m.Name, m.Peer, e.Term, m.Site, m.Term)
 	case rel == RelationSame && e.PeerDurable < e.Durable:
 		// Cannot be explained by a crash: only durable records are shipped. But it can be a Hello of long ago, from a
 		// stream that was cut and a process that is gone, so this side does not hold it against the next one: the primary
@@ -48,6 +53,10 @@ func (g *Group) hello(e HelloReceived) []Action {
 	}
 	if m.Divergence != nil {
 		m.Divergence = nil
+		changed = true
+	}
+	if e.Term > m.Term {
+		m.Term = e.Term
 		changed = true
 	}
 	roll := rel == RelationTheyContinue
