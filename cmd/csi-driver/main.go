@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/nodes"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -41,8 +42,8 @@ func run(args []string) error {
 	opts := driver.Options{Version: versionString()}
 	flags := flag.NewFlagSet("csi-driver", flag.ContinueOnError)
 	mode := flags.String("mode", modeNode, "node: serve this node's pool; controller: serve all nodes' pools, by calling the nodes")
-	var ctl controllerFlags
-	ctl.add(flags)
+	var known nodes.Flags
+	known.Add(flags, "csi", "controller: ", retirement)
 	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "where the CSI services listen")
 	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
 	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created when missing (required)")
@@ -71,11 +72,11 @@ func run(args []string) error {
 	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
 	case *mode == modeController:
-		return ctl.run(flags, opts)
+		return runController(flags, &known, opts)
 	case *mode != modeNode:
 		return fmt.Errorf("--mode is %q: it can be %s or %s", *mode, modeNode, modeController)
-	case ctl.given(flags) != "":
-		return fmt.Errorf("--%s is for --mode=%s only", ctl.given(flags), modeController)
+	case nodes.Given(flags) != "":
+		return fmt.Errorf("--%s is for --mode=%s only", nodes.Given(flags), modeController)
 	case opts.NodeID == "":
 		return errors.New("--node-id is missing; see --help")
 	case opts.PoolDir == "":

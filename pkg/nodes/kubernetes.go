@@ -1,4 +1,4 @@
-package router
+package nodes
 
 import (
 	"context"
@@ -23,10 +23,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 )
 
-// PortName is the port of the node pods' service that the driver listens on for the controller. A service with one port needs
-// no name for it.
-const PortName = "csi"
-
 // Kubernetes are the nodes of a cluster: addresses from the EndpointSlices of a headless service over the node pods, and
 // beside them, without an address, the Nodes that kubelet has labelled with the driver's topology key. So a node whose pod is being
 // replaced stays known, and silent; it is forgotten with its Node object.
@@ -36,10 +32,12 @@ const PortName = "csi"
 type Kubernetes struct {
 	slices, nodes cache.ListerWatcher
 	client        rest.Interface
+	port          string
 }
 
-// NewKubernetes takes a service as namespace/name. It does not call the API server yet.
-func NewKubernetes(config *rest.Config, service string) (*Kubernetes, error) {
+// NewKubernetes takes a service as namespace/name, and the name of the port of its pods that is meant; a service with one port needs no
+// name for it. It does not call the API server yet.
+func NewKubernetes(config *rest.Config, service, port string) (*Kubernetes, error) {
 	namespace, name, ok := strings.Cut(service, "/")
 	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
 		return nil, fmt.Errorf("service %q: it is written as namespace/name", service)
@@ -69,6 +67,7 @@ func NewKubernetes(config *rest.Config, service string) (*Kubernetes, error) {
 		slices: cache.NewFilteredListWatchFromClient(slices, "endpointslices", namespace, selected(discoveryv1.LabelServiceName+"="+name)),
 		nodes:  cache.NewFilteredListWatchFromClient(nodes, "nodes", metav1.NamespaceAll, selected(driver.TopologyKey)),
 		client: nodes,
+		port:   port,
 	}, nil
 }
 
@@ -124,7 +123,7 @@ func (k *Kubernetes) Follow(ctx context.Context, update func(map[string]string))
 		case <-ctx.Done():
 			return nil
 		}
-		now := addresses(items[*discoveryv1.EndpointSlice](slices), items[*corev1.Node](nodes))
+		now := addresses(items[*discoveryv1.EndpointSlice](slices), items[*corev1.Node](nodes), k.port)
 		if last == nil || !maps.Equal(now, last) {
 			update(now)
 			last = now
@@ -142,8 +141,8 @@ func items[T any](informer cache.SharedInformer) []T {
 	return list
 }
 
-// addresses returns the address of each node's driver by the node's id, "" for a node without one.
-func addresses(slices []*discoveryv1.EndpointSlice, nodes []*corev1.Node) map[string]string {
+// addresses returns the address of each node's port by the node's id, "" for a node without one.
+func addresses(slices []*discoveryv1.EndpointSlice, nodes []*corev1.Node, portName string) map[string]string {
 	found := map[string]string{}
 	ids := map[string]string{} // by the name of the Node
 	for _, n := range nodes {
@@ -158,7 +157,7 @@ func addresses(slices []*discoveryv1.EndpointSlice, nodes []*corev1.Node) map[st
 	}
 	best := map[string]candidate{}
 	for _, slice := range slices {
-		port := portOf(slice)
+		port := portOf(slice, portName)
 		for _, endpoint := range slice.Endpoints {
 			if endpoint.NodeName == nil || len(endpoint.Addresses) == 0 || port == "" {
 				continue
@@ -180,7 +179,7 @@ func addresses(slices []*discoveryv1.EndpointSlice, nodes []*corev1.Node) map[st
 	return found
 }
 
-// readiness: a pod that is not ready is called all the same, since its driver may well answer.
+// readiness: a pod that is not ready is called all the same, since the program that is wanted may well answer.
 func readiness(c discoveryv1.EndpointConditions) int {
 	is := func(b *bool) bool { return b != nil && *b }
 	switch {
@@ -192,12 +191,12 @@ func readiness(c discoveryv1.EndpointConditions) int {
 	return 1
 }
 
-func portOf(slice *discoveryv1.EndpointSlice) string {
+func portOf(slice *discoveryv1.EndpointSlice, name string) string {
 	for _, p := range slice.Ports {
-		if p.Port != nil && (len(slice.Ports) == 1 || p.Name != nil && *p.Name == PortName) {
+		if p.Port != nil && (len(slice.Ports) == 1 || p.Name != nil && *p.Name == name) {
 			return strconv.Itoa(int(*p.Port))
 		}
 	}
-	klog.InfoS("A slice of the node service has no port for the controller", "slice", klog.KObj(slice), "wanted", PortName)
+	klog.InfoS("A slice of the nodes' service does not have the port", "slice", klog.KObj(slice), "wanted", name)
 	return ""
 }

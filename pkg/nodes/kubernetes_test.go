@@ -1,10 +1,11 @@
-package router
+package nodes
 
 import (
 	"context"
 	"maps"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -82,7 +83,7 @@ func TestAddresses(t *testing.T) {
 			want:   map[string]string{"a": ""},
 		},
 	} {
-		if got := addresses(tc.slices, tc.nodes); !maps.Equal(got, tc.want) {
+		if got := addresses(tc.slices, tc.nodes, "csi"); !maps.Equal(got, tc.want) {
 			t.Errorf("%s: %v, want %v", what, got, tc.want)
 		}
 	}
@@ -102,7 +103,7 @@ func TestFollowKubernetes(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- (&Kubernetes{slices: slices, nodes: nodes}).Follow(ctx, func(now map[string]string) {
+		ended <- (&Kubernetes{slices: slices, nodes: nodes, port: "csi"}).Follow(ctx, func(now map[string]string) {
 			mu.Lock()
 			defer mu.Unlock()
 			seen = append(seen, now)
@@ -110,11 +111,16 @@ func TestFollowKubernetes(t *testing.T) {
 	}()
 	become := func(what string, want map[string]string) {
 		t.Helper()
-		waitFor(t, what, func() bool {
+		is := func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(seen) > 0 && maps.Equal(seen[len(seen)-1], want)
-		})
+		}
+		for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("never: %s", what)
+			}
+		}
 	}
 	become("what is there at first", map[string]string{"a": "10.0.0.1:9600", "b": ""})
 	mu.Lock()
@@ -138,11 +144,11 @@ func TestFollowKubernetes(t *testing.T) {
 
 func TestServiceName(t *testing.T) {
 	for _, name := range []string{"", "nodes", "/nodes", "ns/", "a/b/c"} {
-		if _, err := NewKubernetes(&rest.Config{Host: "https://127.0.0.1:1"}, name); err == nil {
+		if _, err := NewKubernetes(&rest.Config{Host: "https://127.0.0.1:1"}, name, "csi"); err == nil {
 			t.Errorf("%q was taken", name)
 		}
 	}
-	if _, err := NewKubernetes(&rest.Config{Host: "https://127.0.0.1:1"}, "slipstream/nodes"); err != nil {
+	if _, err := NewKubernetes(&rest.Config{Host: "https://127.0.0.1:1"}, "slipstream/nodes", "csi"); err != nil {
 		t.Error(err)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/nodes"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
@@ -156,12 +157,12 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func (c *cluster) addresses() Static {
-	nodes := Static{}
+func (c *cluster) addresses() nodes.Static {
+	addresses := nodes.Static{}
 	for name, n := range c.nodes {
-		nodes[name] = n.address
+		addresses[name] = n.address
 	}
-	return nodes
+	return addresses
 }
 
 // router is a router in this process; its services are called directly.
@@ -176,7 +177,7 @@ func (c *cluster) router(retired ...string) *testRouter {
 	return c.routerOver(c.addresses(), retired...)
 }
 
-func (c *cluster) routerOver(source Source, retired ...string) *testRouter {
+func (c *cluster) routerOver(source nodes.Source, retired ...string) *testRouter {
 	c.t.Helper()
 	r, err := New(Options{Source: source, Retired: retired, TLSDir: filepath.Join(c.dir, "controller-tls"), Version: "test"})
 	if err != nil {

@@ -35,7 +35,11 @@ type creation struct {
 //  1. claim name and group on all nodes, and ask who has name, group and source
 //  2. a node that has the name gets the call
 //  3. else the first of the candidates that has room; candidates are the nodes of the topology, preferred ones first, cut down
-//     to the source's node and the group's
+//     to the source's node and the group's, or, of a volume that has neither, to the node that the scheduler chose
+//
+// A copy's node, and a group's, is what it is: when the scheduler has chosen another one for the pod, the volume is created there all the same.
+// Kubernetes sees from the volume that the pod cannot run where it was to run, and schedules it again, now to the volume's node. The
+// rejected way is to refuse, after which the scheduler chooses again; it does not learn why, and chooses the same node for ever.
 //
 // A silent node concerns the call when the volume could be there by an earlier call: when it is a candidate, or, for a volume in a
 // group, any node, since the group could be there and a group must not be in two places.
@@ -135,7 +139,8 @@ func (r *Router) place(ctx context.Context, c creation, all answers) ([]*node, e
 		}
 		return []*node{h.node}, nil
 	}
-	candidates := rank(name, all, requirement)
+	ranked := rank(name, all, requirement)
+	candidates := chosen(ranked, all, requirement)
 	concerns := func(n *node) bool { return slices.Contains(candidates, n) }
 	if c.group != "" {
 		concerns, what = anyNode, what+" or consistency group "+c.group
@@ -148,9 +153,10 @@ func (r *Router) place(ctx context.Context, c creation, all answers) ([]*node, e
 		if at == nil {
 			return nil, status.Errorf(codes.NotFound, "volume %q: its source %s is on no node", name, c.source.GetValue())
 		}
-		if candidates, err = restrict(candidates, at, name, "its source "+c.source.GetValue()); err != nil {
+		if ranked, err = restrict(ranked, at, name, "its source "+c.source.GetValue()); err != nil {
 			return nil, err
 		}
+		candidates = ranked
 	}
 	if err := all.silence(what, concerns); err != nil {
 		return nil, err
@@ -161,7 +167,7 @@ func (r *Router) place(ctx context.Context, c creation, all answers) ([]*node, e
 			return nil, err
 		}
 		if g != nil {
-			if candidates, err = restrict(candidates, g.node, name, "consistency group "+c.group); err != nil {
+			if candidates, err = restrict(ranked, g.node, name, "consistency group "+c.group); err != nil {
 				return nil, err
 			}
 		}
@@ -218,6 +224,17 @@ func rank(name string, all answers, requirement *csi.TopologyRequirement) []*nod
 		return strings.Compare(a.name, b.name)
 	})
 	return nodes
+}
+
+// chosen cuts candidates down to the node that the scheduler chose for the volume's pod, which is the first that is preferred, where the
+// requirement is that of a claim that waited for its pod: all nodes, one of them preferred. Another node might not do for the pod; where
+// the chosen one has no room, the scheduler has to choose again. A requirement of fewer nodes is one of a StorageClass's
+// (allowedTopologies); whether a pod waits is not to be seen then, and every node is one that the class allows.
+func chosen(candidates []*node, all answers, requirement *csi.TopologyRequirement) []*node {
+	if len(requirement.GetPreferred()) == 0 || slices.ContainsFunc(all, func(a answer) bool { return !a.node.retired && !accessible(a.node, requirement) }) {
+		return candidates
+	}
+	return slices.DeleteFunc(slices.Clone(candidates), func(n *node) bool { return !inSegment(n, requirement.GetPreferred()[0]) })
 }
 
 // accessible: a requirement without requisite terms is met everywhere.

@@ -25,7 +25,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
@@ -36,6 +35,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/nodes"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
@@ -44,7 +44,7 @@ type Options struct {
 	// Endpoint is where the CSI services listen for the sidecars: unix:///path or a path.
 	Endpoint string
 	// Source says which nodes there are.
-	Source Source
+	Source nodes.Source
 	// Retired are nodes that are gone for good: no call waits for them, and no volume is made on them. What was on them is
 	// reported as deleted when it is deleted.
 	Retired []string
@@ -126,54 +126,6 @@ func (r *Router) Register(server grpc.ServiceRegistrar) {
 		csi.RegisterGroupControllerServer(server, &groupServer{r: r})
 	}
 }
-
-// Source says which nodes there are.
-type Source interface {
-	// Follow calls update with all nodes, at first as soon as they are known and then whenever they change, until ctx is done.
-	// Nodes are addresses by name; a node without an address is there but cannot be reached.
-	Follow(ctx context.Context, update func(nodes map[string]string)) error
-	// Contact returns an error if whoever the source asks, the API server, does not answer now.
-	Contact(ctx context.Context) error
-}
-
-// Static are nodes that do not change.
-type Static map[string]string
-
-// ParseStatic reads name=host:port,...
-func ParseStatic(s string) (Static, error) {
-	nodes := Static{}
-	for part := range strings.SplitSeq(s, ",") {
-		part = strings.TrimSpace(part)
-		if part == "" {
-			continue
-		}
-		name, address, _ := strings.Cut(part, "=")
-		if name == "" || address == "" {
-			return nil, fmt.Errorf("node %q: it is written as name=host:port", part)
-		}
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			return nil, fmt.Errorf("node %s: %w", name, err)
-		}
-		if _, twice := nodes[name]; twice {
-			return nil, fmt.Errorf("node %s is there twice", name)
-		}
-		nodes[name] = address
-	}
-	if len(nodes) == 0 {
-		return nil, errors.New("no nodes: a list of name=host:port is wanted")
-	}
-	return nodes, nil
-}
-
-// Follow implements Source.
-func (s Static) Follow(ctx context.Context, update func(map[string]string)) error {
-	update(s)
-	<-ctx.Done()
-	return nil
-}
-
-// Contact implements Source.
-func (s Static) Contact(context.Context) error { return nil }
 
 // meter has the router's own metrics.
 type meter struct {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/nodes"
 )
 
 func testContext(t testing.TB) context.Context {
@@ -295,7 +296,7 @@ func TestNameOnTwoNodes(t *testing.T) {
 	c := newCluster(t, "a", "b")
 	ctx := testContext(t)
 	for _, node := range []string{"a", "b"} {
-		c.routerOver(Static{node: c.nodes[node].address}).create(t, createReq("double", nil, nil))
+		c.routerOver(nodes.Static{node: c.nodes[node].address}).create(t, createReq("double", nil, nil))
 	}
 	r := c.router()
 	_, err := r.CreateVolume(ctx, createReq("double", nil, nil))
@@ -313,7 +314,7 @@ func TestAddressOfAnotherNode(t *testing.T) {
 	c := newCluster(t, "a", "b")
 	ctx := testContext(t)
 	onA, _ := c.router().create(t, createReq("on-a", on("a"), nil))
-	r := c.routerOver(Static{"a": c.nodes["b"].address, "b": c.nodes["b"].address})
+	r := c.routerOver(nodes.Static{"a": c.nodes["b"].address, "b": c.nodes["b"].address})
 	_, err := r.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: onA})
 	wantCode(t, "a node at another's address", err, codes.Unavailable)
 	if m := status.Convert(err).Message(); !strings.Contains(m, "is node b") {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/pkg/nodes"
 )
 
 // TestSidecarsQuestions asks over the socket what the sidecars ask before they do anything. The resizer looks for growth by nodes when the
@@ -71,7 +72,7 @@ func TestSidecarsQuestions(t *testing.T) {
 }
 
 // silentSource are nodes of which an API server has told that has fallen silent.
-type silentSource struct{ Static }
+type silentSource struct{ nodes.Static }
 
 func (silentSource) Contact(context.Context) error { return errors.New("connection refused") }
 
