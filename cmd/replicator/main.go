@@ -7,8 +7,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,13 +18,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
@@ -52,11 +50,11 @@ func (p peerFlags) Set(value string) error {
 }
 
 type config struct {
-	endpoint, site, pool, journalDir, shimDir, keeperSocket, listen, metricsAddr string
-	ca, cert, key, compression                                                   string
-	insecure, showVersion                                                        bool
-	applyInterval                                                                time.Duration
-	peers                                                                        peerFlags
+	endpoint, site, node, pool, journalDir, shimDir, keeperSocket, listen, metricsAddr string
+	ca, cert, key, compression                                                         string
+	insecure, showVersion                                                              bool
+	applyInterval                                                                      time.Duration
+	peers                                                                              peerFlags
 }
 
 func main() {
@@ -65,6 +63,7 @@ func main() {
 	c := config{peers: peerFlags{}}
 	flag.StringVar(&c.endpoint, "endpoint", "", "`unix:///path` to listen on for the CSI driver and slipctl")
 	flag.StringVar(&c.site, "site", "", "`name` of this site, the same as in its certificate")
+	flag.StringVar(&c.node, "node", "", "`name` of this node, by which the site's gateway calls it; empty where there is none")
 	flag.StringVar(&c.pool, "pool", "", "`directory` of the pool, shared with the CSI driver")
 	flag.StringVar(&c.journalDir, "journal-dir", "", "`directory` of the groups and their journals, on a disk of its own; the driver's as well; default in the pool")
 	flag.StringVar(&c.shimDir, "shim-dir", "", "`directory` for the shims' mounts; default <pool>/shim")
@@ -202,13 +201,11 @@ func run(c config) error {
 		}
 		defer stop()
 	}
-	if c.metricsAddr != "" {
-		stop, err := serveMetrics(c.metricsAddr, metrics, failed)
-		if err != nil {
-			return err
-		}
-		defer stop()
+	stopMetrics, err := metricsserver.Start(c.metricsAddr, failed, metrics)
+	if err != nil {
+		return err
 	}
+	defer stopMetrics()
 	stop, err := serveSidecar(c.endpoint, service, failed)
 	if err != nil {
 		return err
@@ -228,17 +225,14 @@ func run(c config) error {
 }
 
 func serveLink(c config, source *tlsfiles.Source, site *replication.Site, failed chan<- error) (stop func(), err error) {
-	server, err := link.NewServer(link.ServerOptions{
+	opts := link.ServerOptions{
 		Site: c.site, TLS: source, Insecure: c.insecure, Handler: site,
-		Peers: func() []string {
-			var names []string
-			for name := range c.peers {
-				names = append(names, name)
-			}
-			slices.Sort(names)
-			return names
-		},
-	})
+		Peers: func() []string { return slices.Sorted(maps.Keys(c.peers)) },
+	}
+	if c.node != "" {
+		opts.Node, opts.Locate = c.node, site.Locate
+	}
+	server, err := link.NewServer(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -252,25 +246,6 @@ func serveLink(c config, source *tlsfiles.Source, site *replication.Site, failed
 		}
 	}()
 	return server.Stop, nil
-}
-
-func serveMetrics(address string, metrics *sidecar.Metrics, failed chan<- error) (stop func(), err error) {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	const headerTimeout = 10 * time.Second
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
-	lis, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen for metrics: %w", err)
-	}
-	go func() {
-		if err := server.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
-			failed <- err
-		}
-	}()
-	return func() { server.Close() }, nil
 }
 
 func serveSidecar(endpoint string, service *sidecar.Service, failed chan<- error) (stop func(), err error) {

@@ -89,7 +89,7 @@ func (c *Client) Dial(ctx context.Context, peer, address string) (Stream, error)
 	return s, nil
 }
 
-func (c *Client) dial(ctx context.Context, t target) (Stream, error) {
+func (c *Client) dial(ctx context.Context, t target, pairs ...string) (Stream, error) {
 	cc, err := c.acquire(t)
 	if err != nil {
 		return nil, err
@@ -100,11 +100,7 @@ func (c *Client) dial(ctx context.Context, t target) (Stream, error) {
 		c.release(t, cc)
 	})
 	undo := context.AfterFunc(ctx, cancel)
-	outgoing := streamCtx
-	if c.opts.Insecure {
-		outgoing = metadata.AppendToOutgoingContext(streamCtx, siteMetadata, c.opts.Site)
-	}
-	stream, err := linkpb.NewLinkClient(cc).Replicate(outgoing)
+	stream, err := linkpb.NewLinkClient(cc).Replicate(c.outgoing(streamCtx, pairs...))
 	if err != nil {
 		end()
 		return nil, err
@@ -124,6 +120,14 @@ func (c *Client) dial(ctx context.Context, t target) (Stream, error) {
 		return nil, err
 	}
 	return &clientStream{stream: stream, cancel: cancel, end: end}, nil
+}
+
+// outgoing adds to a call's metadata who calls, where no certificate says it.
+func (c *Client) outgoing(ctx context.Context, pairs ...string) context.Context {
+	if c.opts.Insecure {
+		pairs = append(pairs, siteMetadata, c.opts.Site)
+	}
+	return metadata.AppendToOutgoingContext(ctx, pairs...)
 }
 
 func (c *Client) acquire(t target) (*conn, error) {

@@ -36,6 +36,10 @@ type ServerOptions struct {
 	Peers func() []string
 	// Handler takes accepted streams.
 	Handler Handler
+	// Locate, if set, answers the site's own gateway, for which Node is this node's name; streams may then also come through the gateway.
+	// Whether and where another node has a group is not its business.
+	Locate func(*linkpb.LocateRequest) (*linkpb.LocateResponse, error)
+	Node   string
 	// Observe, if set, is told of each stream, and of each connection refused. It must not block.
 	Observe func(Event)
 }
@@ -119,6 +123,17 @@ func (s *Server) Serve(lis net.Listener) error {
 // Stop closes all connections, ends all streams and returns when their handlers have.
 func (s *Server) Stop() { s.grpc.Stop() }
 
+// refuse tells of a refusal and returns what the caller gets, which repeats only what it said of itself; this site's other peers are
+// not its business.
+func (s *Server) refuse(remote net.Addr, name string, reason error) error {
+	s.refused(remote, name, reason)
+	code := codes.PermissionDenied
+	if errors.Is(reason, errOtherNode) {
+		code = codes.Unavailable
+	}
+	return status.Errorf(code, "site %s refused the call: %v", s.opts.Site, reason)
+}
+
 func (s *Server) refused(remote net.Addr, name string, reason error) {
 	klog.ErrorS(reason, "Refused a peer", "site", s.opts.Site, "peer", name, "remoteAddress", remote)
 	s.opts.Observe(Event{Kind: Refused, Peer: name, RemoteAddress: fmt.Sprint(remote), Err: reason})
@@ -133,16 +148,12 @@ type service struct {
 // Replicate finds out who calls, and hands the stream on.
 func (v *service) Replicate(stream grpc.BidiStreamingServer[linkpb.ToSecondary, linkpb.ToPrimary]) error {
 	s := v.server
-	from, _ := peer.FromContext(stream.Context())
-	var remote net.Addr
-	if from != nil {
-		remote = from.Addr
+	name, remote, err := s.caller(stream.Context())
+	if err == nil && name == s.opts.Site {
+		name, err = s.onBehalf(stream.Context())
 	}
-	name, err := s.identify(stream.Context(), from)
 	if err != nil {
-		s.refused(remote, name, err)
-		// The reason repeats only what the caller said of itself; this site's other peers are not its business.
-		return status.Errorf(codes.PermissionDenied, "site %s refused the stream: %v", s.opts.Site, err)
+		return s.refuse(remote, name, err)
 	}
 	// The header is the acceptance that Dial waits for.
 	if err := stream.SendHeader(metadata.MD{siteMetadata: {s.opts.Site}}); err != nil {
@@ -152,6 +163,16 @@ func (v *service) Replicate(stream grpc.BidiStreamingServer[linkpb.ToSecondary, 
 	err = s.opts.Handler.Replicate(peerStream{stream, name})
 	s.opts.Observe(Event{Kind: StreamClosed, Peer: name, RemoteAddress: remote.String(), Err: err})
 	return err
+}
+
+// caller returns who calls and from where.
+func (s *Server) caller(ctx context.Context) (name string, remote net.Addr, err error) {
+	from, _ := peer.FromContext(ctx)
+	if from != nil {
+		remote = from.Addr
+	}
+	name, err = s.identify(ctx, from)
+	return name, remote, err
 }
 
 // identify returns the name of the calling site, or why it is refused and, as far as known, the name that it claims.
@@ -180,6 +201,9 @@ func (s *Server) identify(ctx context.Context, from *peer.Peer) (string, error) 
 		}
 	}
 	known := s.opts.Peers()
+	if s.opts.Locate != nil {
+		known = append(slices.Clone(known), s.opts.Site)
+	}
 	var matches []string
 	for _, c := range claimed {
 		if slices.Contains(known, c) && !slices.Contains(matches, c) {

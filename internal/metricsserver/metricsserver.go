@@ -1,0 +1,38 @@
+// Package metricsserver serves Prometheus metrics of a program over HTTP, beside what the Go runtime and the process have.
+package metricsserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Start listens at an address (host:port) and serves /metrics until stop is called, or nothing where the address is empty. Should serving
+// end by itself, the reason is sent to failed.
+func Start(address string, failed chan<- error, metrics ...prometheus.Collector) (stop func(), err error) {
+	if address == "" {
+		return func() {}, nil
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(append(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	const headerTimeout = 10 * time.Second
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	lis, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for metrics: %w", err)
+	}
+	go func() {
+		if err := server.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	}()
+	return func() { server.Close() }, nil
+}

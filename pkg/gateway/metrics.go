@@ -1,0 +1,58 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+)
+
+// Metrics are a prometheus.Collector.
+type Metrics struct {
+	streams    *prometheus.GaugeVec
+	refusals   *prometheus.CounterVec
+	unanswered *prometheus.CounterVec
+	turnedAway prometheus.Counter
+}
+
+func newMetrics() *Metrics {
+	return &Metrics{
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "slipstream_gateway_streams", Help: "Streams that are passed on, by peer and by the node that has the group.",
+		}, []string{"peer", "node"}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "slipstream_gateway_refusals_total", Help: "Streams that were not passed on, by peer and reason; the log says more.",
+		}, []string{"peer", "reason"}),
+		unanswered: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "slipstream_gateway_unanswered_total", Help: "Questions for a group that a node did not answer.",
+		}, []string{"node"}),
+		turnedAway: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_gateway_refused_connections_total", Help: "Connections of callers that are none of the site's peers, or have a wrong certificate.",
+		}),
+	}
+}
+
+// Observe is for link.ServerOptions.
+func (m *Metrics) Observe(event link.Event) {
+	if event.Kind == link.Refused {
+		m.turnedAway.Inc()
+	}
+}
+
+// CertificateExpiry is the metric about the site's certificate.
+func CertificateExpiry(notAfter func() time.Time) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "slipstream_gateway_certificate_expiry_timestamp_seconds", Help: "When the site's certificate that is in force ends.",
+	}, func() float64 { return float64(notAfter().Unix()) })
+}
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range []prometheus.Collector{m.streams, m.refusals, m.unanswered, m.turnedAway} {
+		c.Collect(ch)
+	}
+}

@@ -1,0 +1,109 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+)
+
+// Within a site, its gateway calls its nodes: it shows the site's own certificate, and says in each call's metadata which node it means
+// and, with a stream, for which peer it is. A node believes that of whoever has the site's certificate, which could pose as the site to
+// everybody anyway.
+const (
+	nodeMetadata = "slipstream-node"
+	peerMetadata = "slipstream-peer"
+)
+
+// Node is one node of the caller's own site.
+type Node struct {
+	// Name is what its replicator was told as its name. A node answers to no other one: an address may come to be another node's.
+	Name    string
+	Address string // host:port
+}
+
+// DialNode is Dial to a node of this client's own site, on behalf of the peer that has opened a stream here.
+func (c *Client) DialNode(ctx context.Context, node Node, peer string) (Stream, error) {
+	s, err := c.dial(ctx, target{c.opts.Site, node.Address}, nodeMetadata, node.Name, peerMetadata, peer)
+	if err != nil {
+		return nil, fmt.Errorf("dial node %s of this site at %s: %w", node.Name, node.Address, err)
+	}
+	return s, nil
+}
+
+// Locate asks a node of this client's own site whether it has a group. Errors name the node; where it is not that node that answers they
+// have the code Unavailable.
+func (c *Client) Locate(ctx context.Context, node Node, request *linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
+	response, err := c.locate(ctx, target{c.opts.Site, node.Address}, node, request)
+	if err != nil {
+		return nil, fmt.Errorf("node %s at %s: %w", node.Name, node.Address, err)
+	}
+	return response, nil
+}
+
+func (c *Client) locate(ctx context.Context, t target, node Node, request *linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
+	cc, err := c.acquire(t)
+	if err != nil {
+		return nil, err
+	}
+	defer c.release(t, cc)
+	response, err := linkpb.NewLinkClient(cc).Locate(c.outgoing(ctx, nodeMetadata, node.Name), request)
+	if err == nil && response.GetNode() != node.Name {
+		err = status.Errorf(codes.Unavailable, "node %s answers there", response.GetNode())
+	}
+	return response, err
+}
+
+// Locate is for the gateway alone.
+func (v *service) Locate(ctx context.Context, request *linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
+	s := v.server
+	if s.opts.Locate == nil {
+		return nil, status.Errorf(codes.Unimplemented, "this process of site %s has no groups", s.opts.Site)
+	}
+	name, remote, err := s.caller(ctx)
+	if err == nil && name != s.opts.Site {
+		err = errors.New("only the site itself may ask its nodes for groups")
+	}
+	if err == nil {
+		err = s.checkNode(ctx)
+	}
+	if err != nil {
+		return nil, s.refuse(remote, name, err)
+	}
+	response, err := s.opts.Locate(request)
+	if err != nil {
+		return nil, status.Errorf(codes.Unavailable, "node %s: %v", s.opts.Node, err)
+	}
+	response.Node = s.opts.Node
+	return response, nil
+}
+
+// errOtherNode is a call that was meant for a node that had this address before.
+var errOtherNode = errors.New("the call is for another node")
+
+func (s *Server) checkNode(ctx context.Context) error {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if meant := md.Get(nodeMetadata); len(meant) != 1 || meant[0] != s.opts.Node {
+		return fmt.Errorf("%w: this is node %s of site %s, and %q is wanted", errOtherNode, s.opts.Node, s.opts.Site, meant)
+	}
+	return nil
+}
+
+// onBehalf is the peer that a stream with the site's own certificate is for.
+func (s *Server) onBehalf(ctx context.Context) (string, error) {
+	if err := s.checkNode(ctx); err != nil {
+		return s.opts.Site, err
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	peers := md.Get(peerMetadata)
+	if len(peers) != 1 || !slices.Contains(s.opts.Peers(), peers[0]) {
+		return s.opts.Site, fmt.Errorf("it is for %q, not for one of this site's peers", peers)
+	}
+	return peers[0], nil
+}
