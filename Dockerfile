@@ -17,6 +17,6 @@ COPY --from=build /out/csi-driver /out/replicator /out/keeper /out/slipctl /usr/
 ENTRYPOINT ["/usr/bin/csi-driver"]
 
 FROM scratch AS controller
-COPY --from=build /out/csi-driver /usr/bin/csi-driver
+COPY --from=build /out/csi-driver /out/gateway /usr/bin/
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/csi-driver"]

@@ -4,7 +4,7 @@
 # needs. The Dockerfile is for everybody else.
 #
 #   slipstream-node         csi-driver, replicator, keeper, slipctl, and Debian's programs that they call
-#   slipstream-controller   csi-driver, and nothing else
+#   slipstream-controller   csi-driver and gateway, and nothing else
 #
 # With TEST=1 also what the clusters of hack/local-cluster.sh need: the sidecars that are Go modules, stand-ins for those that are
 # not, the pods' pause program and a toolbox for test pods.
@@ -77,7 +77,7 @@ debian "$work/slipstream-node" mkfs.ext4 e2fsck fsck.ext4 resize2fs dumpe2fs tun
 ln -sf dash "$work/slipstream-node/usr/bin/sh"
 cp /etc/mke2fs.conf "$work/slipstream-node/etc/"
 image slipstream-node "$tag" --entrypoint /usr/bin/csi-driver
-own slipstream-controller csi-driver
+own slipstream-controller csi-driver gateway
 image slipstream-controller "$tag" --entrypoint /usr/bin/csi-driver --user 65532:65532
 
 [[ -n ${TEST:-} ]] || exit 0

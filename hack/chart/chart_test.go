@@ -95,6 +95,7 @@ func TestRefusals(t *testing.T) {
 		{"peer without a port", `{site: {name: a, peers: {b: host}}, tls: {existingSecret: s}}`, "/site/peers/b"},
 		{"name of a peer", `{site: {name: a, peers: {B_: "host:1"}}, tls: {existingSecret: s}}`, "B_"},
 		{"compression", `{site: {name: a}, replication: {compression: lz4}}`, "/replication/compression"},
+		{"no replica of the gateway", `{site: {name: a}, replication: {gateway: {replicas: 0}}}`, "/replication/gateway/replicas"},
 		{"interval", `{site: {name: a}, replication: {writebackInterval: 1}}`, "/replication/writebackInterval"},
 		{"digest", `{site: {name: a}, images: {node: {repository: r, digest: abc}}}`, "/images/node/digest"},
 		{"a parameter without its domain", `{site: {name: a}, storageClasses: [{name: c, parameters: {remote: b}}]}`, "remote"},

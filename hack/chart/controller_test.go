@@ -105,11 +105,11 @@ func checkController(t *testing.T, objects []object) {
 		}
 	}
 	if central {
-		checkRoute(t, objects, *node, *at)
+		checkRoute(t, objects, node.pod, "csi-driver", "tcp-address", "csi", at.container("csi-driver"))
 	}
 }
 
-// bound reports whether a ClusterRole whose name ends in suffix is bound to the account.
+// bound reports whether a ClusterRole whose name ends in suffix is bound to the account, and to no other.
 func bound(objects []object, suffix, account string) bool {
 	return slices.ContainsFunc(objects, func(o object) bool {
 		b, ok := o.typed.(*rbacv1.ClusterRoleBinding)
@@ -117,33 +117,35 @@ func bound(objects []object, suffix, account string) bool {
 	})
 }
 
-// checkRoute: the service that the controller is told of selects the nodes' pods, at the port that their driver listens on.
-func checkRoute(t *testing.T, objects []object, node, controller workload) {
+// checkRoute: the service that a caller of the nodes is told of selects the nodes' pods, at the port that a container of theirs listens on
+// by a flag.
+func checkRoute(t *testing.T, objects []object, node corev1.PodTemplateSpec, listener, flag, port string, caller *corev1.Container) {
 	t.Helper()
-	address, _ := argument(node.container("csi-driver"), "tcp-address")
-	wanted, _ := argument(controller.container("csi-driver"), "node-service")
+	callee := (workload{pod: node}).container(listener)
+	address, _ := argument(callee, flag)
+	wanted, _ := argument(caller, "node-service")
 	for _, o := range objects {
 		service, ok := o.typed.(*corev1.Service)
 		if !ok || o.namespace+"/"+o.name != wanted {
 			continue
 		}
 		for key, value := range service.Spec.Selector {
-			if node.pod.Labels[key] != value {
+			if node.Labels[key] != value {
 				t.Errorf("%s does not select the nodes: %s=%s", o.name, key, value)
 			}
 		}
-		if len(service.Spec.Ports) != 1 || service.Spec.Ports[0].Name != "csi" || service.Spec.ClusterIP != corev1.ClusterIPNone {
-			t.Fatalf("%s: want a headless service with the one port csi: %v", o.name, service.Spec)
+		if len(service.Spec.Ports) != 1 || service.Spec.Ports[0].Name != port || service.Spec.ClusterIP != corev1.ClusterIPNone {
+			t.Fatalf("%s: want a headless service with the one port %s: %v", o.name, port, service.Spec)
 		}
-		for _, p := range node.container("csi-driver").Ports {
+		for _, p := range callee.Ports {
 			if p.Name == service.Spec.Ports[0].TargetPort.StrVal {
 				if port := fmt.Sprintf(":%d", p.ContainerPort); p.ContainerPort != service.Spec.Ports[0].Port || address != port {
-					t.Errorf("%s has port %d, the pods %d, the driver listens on %s", o.name, service.Spec.Ports[0].Port, p.ContainerPort, address)
+					t.Errorf("%s has port %d, the pods %d, %s listens on %s", o.name, service.Spec.Ports[0].Port, p.ContainerPort, listener, address)
 				}
 				return
 			}
 		}
-		t.Fatalf("the nodes' driver has no port %s", service.Spec.Ports[0].TargetPort.StrVal)
+		t.Fatalf("%s has no port %s", listener, service.Spec.Ports[0].TargetPort.StrVal)
 	}
 	t.Fatalf("there is no service %s", wanted)
 }
@@ -151,13 +153,13 @@ func checkRoute(t *testing.T, objects []object, node, controller workload) {
 // TestFlags shows that the programs have the flags that the chart gives them.
 func TestFlags(t *testing.T) {
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir, "./cmd/csi-driver", "./cmd/replicator", "./cmd/keeper")
+	build := exec.Command("go", "build", "-o", dir, "./cmd/csi-driver", "./cmd/replicator", "./cmd/keeper", "./cmd/gateway")
 	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	known := map[string]map[string]bool{}
-	for _, program := range []string{"csi-driver", "replicator", "keeper"} {
+	for _, program := range []string{"csi-driver", "replicator", "keeper", "gateway"} {
 		help, _ := exec.Command(filepath.Join(dir, program), "-help").CombinedOutput() // exits as for a mistake
 		known[program] = map[string]bool{}
 		for _, m := range regexp.MustCompile(`(?m)^ +--?([a-z-]+)\b`).FindAllSubmatch(help, -1) {

@@ -63,6 +63,16 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- end -}}
 {{- end }}
 
+{{/* Not empty where the replicators listen for peers. */}}
+{{- define "slipstream.link" -}}
+{{- if .Values.replication.enabled }}{{ include "slipstream.tlsSecret" . }}{{ end -}}
+{{- end }}
+
+{{/* Not empty where peers reach the nodes through a gateway. It does not start where nobody may call. */}}
+{{- define "slipstream.gateway" -}}
+{{- if and (include "slipstream.link" .) .Values.replication.gateway.enabled .Values.site.peers }}yes{{ end -}}
+{{- end }}
+
 {{/* Not empty where the sidecars run in a Deployment and not in the nodes' pods. */}}
 {{- define "slipstream.central" -}}
 {{- if eq .Values.controller.mode "controller" }}yes{{ end -}}

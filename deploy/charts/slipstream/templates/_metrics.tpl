@@ -17,3 +17,20 @@
 {{- define "slipstream.controllerMetrics" -}}
 {{- concat (list (dict "name" "m-driver" "port" 9811)) (include "slipstream.sidecarMetrics" . | fromJsonArray) | toJson -}}
 {{- end }}
+
+{{/* That of the gateway's pods. */}}
+{{- define "slipstream.gatewayMetrics" -}}
+{{- list (dict "name" "m-gateway" "port" 9816) | toJson -}}
+{{- end }}
+
+{{/* The components whose pods have metrics, as JSON: each with its ports. */}}
+{{- define "slipstream.metrics" -}}
+{{- $components := list (dict "name" "node" "ports" (include "slipstream.nodeMetrics" . | fromJsonArray)) -}}
+{{- if include "slipstream.central" . }}
+{{- $components = append $components (dict "name" "controller" "ports" (include "slipstream.controllerMetrics" . | fromJsonArray)) }}
+{{- end -}}
+{{- if include "slipstream.gateway" . }}
+{{- $components = append $components (dict "name" "gateway" "ports" (include "slipstream.gatewayMetrics" . | fromJsonArray)) }}
+{{- end -}}
+{{- toJson $components -}}
+{{- end }}

@@ -15,8 +15,12 @@ node alone, or "controller", where one of all replicas serves the cluster.
     # Names and namespaces of claims for the volumes' records, from which the metrics take them.
     - --extra-create-metadata
     - --default-fstype=ext4
-    # A volume is on one node, so the driver has to be told which one the pod is on, and no other.
+    # Claims that do not wait for a pod say nothing of nodes. Those that do name the pod's node
+    {{- if $central }} first, and all others: a copy or a member
+    # of a group may have to be on one of those, and Kubernetes then moves the pod.
+    {{- else }}, and no other: a node's driver can make volumes nowhere else.
     - --strict-topology
+    {{- end }}
     - --immediate-topology=false
     {{- if $root.Values.capacity.enabled }}
     - --enable-capacity
