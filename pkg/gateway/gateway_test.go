@@ -356,7 +356,9 @@ func TestNameOfAnotherGroup(t *testing.T) {
 	}
 	for name := range w.b {
 		g, _ := w.primary("taken-" + name)
-		w.eventually("the group is refused", func() bool { return strings.Contains(g.Status().StateReason, "on node "+name+" of site site-b is another one") })
+		w.eventually("the group is refused", func() bool {
+			return strings.Contains(g.Status().StateReason, "on node "+name+" of site site-b is another one")
+		})
 		if have := w.holders(g); len(have) > 0 {
 			t.Errorf("it is on %v", have)
 		}

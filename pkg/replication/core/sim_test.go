@@ -99,7 +99,7 @@ func (c *conversation) call(s *side, change func(*HelloReceived)) {
 	o := c.other(s)
 	e := HelloReceived{
 		Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: append([]Timeline(nil), s.core.Meta.Timelines...),
-		Term: s.core.Meta.Term,
+		Term:        s.core.Meta.Term,
 		PeerDurable: hello.Durable, Durable: o.durable, Attached: o.attached,
 	}
 	if change != nil {

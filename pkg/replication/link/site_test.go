@@ -80,7 +80,10 @@ func TestOwnSite(t *testing.T) {
 			_, err := gateway.Locate(timeout(t), node, &linkpb.LocateRequest{GroupName: "broken"})
 			return err
 		}, codes.Unavailable, "on fire"},
-		"a site without a gateway": {func() error { _, err := gateway.DialNode(timeout(t), link.Node{Name: "b1", Address: plain}, "site-c"); return err },
+		"a site without a gateway": {func() error {
+			_, err := gateway.DialNode(timeout(t), link.Node{Name: "b1", Address: plain}, "site-c")
+			return err
+		},
 			codes.PermissionDenied, "site-b"},
 		"Locate at such a site": {func() error {
 			_, err := gateway.Locate(timeout(t), link.Node{Name: "b1", Address: plain}, &linkpb.LocateRequest{})
