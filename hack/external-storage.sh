@@ -11,7 +11,7 @@
 # agnhost with its own program, one with GNU's dd and Debian's shell; what else the originals have, name and web servers, is not in them.
 #
 # First PROCS (default 2) at a time those that can share a cluster, then the disruptive ones, which restart the kubelet. They do that by
-# ssh and systemctl, so the nodes get a small server of that kind for the time (external-storage/nodessh) and a systemctl that
+# ssh and systemctl, so the nodes get a small server of that kind for the time (external-storage/nodessh), and a systemctl and a crictl that
 # knows their programs.
 #
 # SITE is where they run (default a), SLIPSTREAM_CLUSTERS the instance. CLASS is the StorageClass whose volumes are tested (default
@@ -107,7 +107,8 @@ fi
 
 results=$(realpath -m "${RESULTS:-external-storage-results}")
 mkdir -p "$results"
-sed -E "s/(FromExistingClassName:) slipstream$/\1 ${CLASS:-slipstream}/" "${DRIVER:-deploy/testdriver.yaml}" >"$results/testdriver.yaml"
+# The tests run in the directory of their program, so files are named whole.
+sed -E "s/(FromExistingClassName:) slipstream$/\1 ${CLASS:-slipstream}/; s,(FromFile:) deploy/,\1 $PWD/deploy/," "${DRIVER:-deploy/testdriver.yaml}" >"$results/testdriver.yaml"
 options=(-storage.testdriver="$results/testdriver.yaml" -repo-root="$PWD" -provider=local)
 choice=(--focus="${FOCUS:-External Storage}" --skip="${SKIP:-}" --no-color -v)
 if [[ $verb == list ]]; then
@@ -134,7 +135,7 @@ open_nodes() {
 	"$results/nodessh" keygen "$LOCAL_SSH_KEY"
 	for node in $(cd "$STATE" && compgen -G "$site[1-9]"); do
 		cat >"$STATE/$node/run/ssh.cmd" <<-EOF
-			export NODE_DIR="$STATE/$node" SERVICE="$PWD/hack/local-cluster/service.sh" PATH="$PWD/$module/node-bin:\$PATH"
+			export NODE_DIR="$STATE/$node" BIN="$BIN" SERVICE="$PWD/hack/local-cluster/service.sh" PATH="$PWD/$module/node-bin:\$PATH"
 			exec "$results/nodessh" serve :22 "$LOCAL_SSH_KEY.pub"
 		EOF
 		hack/local-cluster.sh service "$node" start ssh

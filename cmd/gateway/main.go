@@ -77,7 +77,9 @@ func run(args []string) error {
 		return errors.New("--site is missing; see --help")
 	case len(c.peers) == 0:
 		return errors.New("--peer is missing: who may call? see --help")
-	case (c.tlsDir == "") != c.insecure:
+	case c.tlsDir != "" && c.insecure:
+		return errors.New("--tls-dir and --insecure exclude each other: give one of them")
+	case c.tlsDir == "" && !c.insecure:
 		return errors.New("--tls-dir is missing: the gateway shows peers and nodes the site's certificate; slipctl site init makes it")
 	}
 	source, err := c.nodes.Source()

@@ -78,7 +78,7 @@ func (n *node) start() {
 }
 
 // listen starts a server, by default on any loopback port.
-func listen(t *testing.T, address string, opts link.ServerOptions) (at string, stop func()) {
+func listen(t testing.TB, address string, opts link.ServerOptions) (at string, stop func()) {
 	t.Helper()
 	if address == "" {
 		address = "127.0.0.1:0"

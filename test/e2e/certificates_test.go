@@ -57,7 +57,7 @@ func (s *suite) certificates(t *testing.T, shown func(string, ...any)) {
 		}
 		s.a.goesOn(t, "verify", claims...)
 		renew("site-a", time.Hour)
-		s.catchesUp(t, "verify", node)
+		s.a.catchesUp(t, "verify", node)
 		shown("%s: status, metrics and log say so (%.120s), the load goes on, and the link is back with a right one", bad.what, reason)
 	}
 }

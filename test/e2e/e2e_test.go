@@ -52,6 +52,7 @@ func TestE2E(t *testing.T) {
 	s.step(t, "replicate", s.replicate)
 	s.step(t, "processes die", s.processesDie)
 	s.step(t, "link", s.link)
+	s.step(t, "gateway", s.gateway)
 	s.step(t, "certificates", s.certificates)
 	s.step(t, "load ends well", s.loadEndsWell)
 	s.step(t, "group snapshot", s.groupSnapshot)

@@ -15,14 +15,14 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
-// linkPort is opened on the nodes' addresses.
-const linkPort = 9443
+// linkPort is where the nodes' addresses lead to the site's gateways.
+const linkPort = 30943
 
 // values of the chart for a site; see images.sh for the names of the images.
 const values = `
 site: {name: site-%[1]s, peers: {site-%[2]s: "%[3]s"}}
 journal: {path: /var/lib/slipstream/journal}
-replication: {hostPort: 9443, compression: none}
+replication: {service: {type: NodePort, nodePort: 30943}, compression: none}
 tls: {existingSecret: site-tls}
 capacity: {pollInterval: 5s}
 imagePullPolicy: Never
@@ -50,6 +50,8 @@ storageClasses:
     parameters: {slipstream.dev/remote: site-%[2]s, slipstream.dev/consistency-group: shop, slipstream.dev/journal-size: 64Mi}
   - name: verify
     parameters: {slipstream.dev/remote: site-%[2]s, slipstream.dev/consistency-group: verify, slipstream.dev/journal-size: 64Mi}
+  - name: back
+    parameters: {slipstream.dev/remote: site-%[2]s, slipstream.dev/consistency-group: back, slipstream.dev/journal-size: 64Mi}
 `
 
 // centralValues come on top where the sidecars are in a Deployment.
@@ -74,6 +76,7 @@ func (s *suite) install(t *testing.T, shown func(string, ...any)) {
 	for _, c := range []cluster{s.a, s.b} {
 		c.ready(t, system, "app.kubernetes.io/component=keeper")
 		c.ready(t, system, "app.kubernetes.io/component=node")
+		c.ready(t, system, "app.kubernetes.io/component=gateway")
 		if central() {
 			c.ready(t, system, "app.kubernetes.io/component=controller")
 		}

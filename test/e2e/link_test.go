@@ -49,7 +49,7 @@ func (s *suite) link(t *testing.T, shown func(string, ...any)) {
 	if err := s.line(t.Context(), "heal"); err != nil {
 		t.Fatal(err)
 	}
-	s.catchesUp(t, "verify", node)
+	s.a.catchesUp(t, "verify", node)
 	shown("line cut under load: status and metrics say so, the load goes on, and the copy catches up")
 	for _, args := range [][]string{{"delay", "50ms"}, {"rate", "20mbit"}} {
 		if err := s.line(t.Context(), args...); err != nil {
@@ -57,7 +57,7 @@ func (s *suite) link(t *testing.T, shown func(string, ...any)) {
 		}
 	}
 	s.a.goesOn(t, "verify", claims...)
-	s.catchesUp(t, "verify", node)
+	s.a.catchesUp(t, "verify", node)
 	shown("a line of 20 Mbit/s and 100 ms there and back: the load goes on, and the copy follows")
 	healed = true
 }

@@ -22,7 +22,7 @@ func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 		t.Log(what)
 		kill()
 		s.a.goesOn(t, "verify", claims...)
-		s.catchesUp(t, "verify", node)
+		s.a.catchesUp(t, "verify", node)
 		shown("%s", what)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
@@ -160,29 +160,37 @@ func (s *suite) killController(t *testing.T, node, container string) {
 // killIn kills what runs in a container of a pod of the system's, which is on a node, and waits for the next one.
 func (s *suite) killIn(t *testing.T, pod, node, container string) {
 	t.Helper()
-	status := func() (restarts, id string, ready bool) {
-		statuses, _ := s.a.get(t, "-n", system, "pod", pod).Status["containerStatuses"].([]any)
-		for _, one := range statuses {
-			if m, ok := one.(map[string]any); ok && m["name"] == container {
-				_, id, _ := strings.Cut(fmt.Sprint(m["containerID"]), "://")
-				return fmt.Sprint(m["restartCount"]), id, m["ready"] == true
-			}
-		}
-		return "", "", false
-	}
-	before, id, _ := status()
-	if id == "" {
-		t.Fatalf("pod %s has no container %s that was started", pod, container)
-	}
-	// A container's processes are those in its control group.
-	out := s.a.onNode(t, node, "sh", "-c", "for p in /proc/[0-9]*; do grep -qs "+id+" $p/cgroup && kill -KILL ${p#/proc/} && echo killed; done; true")
-	if strings.Count(out, "killed") != 1 {
-		t.Fatalf("killed %d processes of container %s on %s", strings.Count(out, "killed"), container, node)
-	}
+	before, id, _ := s.containerStatus(t, pod, container)
+	s.killProcess(t, node, container, id)
 	eventually(t, container+" is started again", func() error {
-		if now, _, ready := status(); now == before || !ready {
+		if now, _, ready := s.containerStatus(t, pod, container); now == before || !ready {
 			return fmt.Errorf("restarts %s, ready %v", now, ready)
 		}
 		return nil
 	})
+}
+
+// containerStatus is what the kubelet says of a container of a pod of the system's; the id is empty where it was not started.
+func (s *suite) containerStatus(t *testing.T, pod, container string) (restarts, id string, ready bool) {
+	t.Helper()
+	statuses, _ := s.a.get(t, "-n", system, "pod", pod).Status["containerStatuses"].([]any)
+	for _, one := range statuses {
+		if m, ok := one.(map[string]any); ok && m["name"] == container {
+			_, id, _ := strings.Cut(fmt.Sprint(m["containerID"]), "://")
+			return fmt.Sprint(m["restartCount"]), id, m["ready"] == true
+		}
+	}
+	return "", "", false
+}
+
+// killProcess kills the process of a container on a node: what is in the control group with the container's id.
+func (s *suite) killProcess(t *testing.T, node, container, id string) {
+	t.Helper()
+	if id == "" {
+		t.Fatalf("container %s on %s was not started", container, node)
+	}
+	out := s.a.onNode(t, node, "sh", "-c", "for p in /proc/[0-9]*; do grep -qs "+id+" $p/cgroup && kill -KILL ${p#/proc/} && echo killed; done; true")
+	if strings.Count(out, "killed") != 1 {
+		t.Fatalf("killed %d processes of container %s on %s", strings.Count(out, "killed"), container, node)
+	}
 }

@@ -76,7 +76,7 @@ func (s *suite) inSync(t *testing.T, name, node string) {
 
 // replicate makes claims of two groups that are replicated from birth, with loads on one of them that stay.
 func (s *suite) replicate(t *testing.T, shown func(string, ...any)) {
-	node := s.nodes("a")[0] // the one that site b knows
+	node := s.nodes("a")[0]
 	load := verifying("verify", "verify", "block-verify")
 	load.node = node
 	s.a.apply(t, claim("verify", "verify", "Filesystem", "64Mi")+claim("block-verify", "verify", "Block", "32Mi")+load.manifest())
@@ -106,10 +106,10 @@ func (s *suite) replicate(t *testing.T, shown func(string, ...any)) {
 	shown("two claims of one group are replicated from birth by their StorageClass, under the same ids at both sites")
 }
 
-// catchesUp waits until the peer of the group has at least what the primary has as durable now.
-func (s *suite) catchesUp(t *testing.T, name, node string) {
+// catchesUp waits until the peer of a group here has at least what the primary, on a node here, has as durable now.
+func (c cluster) catchesUp(t *testing.T, name, node string) {
 	t.Helper()
-	before, err := s.a.group(t, node, name)
+	before, err := c.group(t, node, name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func (s *suite) catchesUp(t *testing.T, name, node string) {
 		t.Fatal(err)
 	}
 	eventually(t, "the copy of "+name+" catches up", func() error {
-		now, err := s.a.group(t, node, name)
+		now, err := c.group(t, node, name)
 		if err != nil {
 			return err
 		}

@@ -109,8 +109,23 @@ func (s *suite) snapshots(t *testing.T, shown func(string, ...any)) {
 	s.a.phase(t, "pod", "copies", "Running")
 	s.a.exec(t, "copies", "grep -q old /restored/x && head -c 3 /block-restored | grep -q old && grep -q new /cloned/x")
 	shown("restored, both have what the snapshots had; a clone has what its source has now")
+
+	claims := []string{"source", "block-source", "restored", "block-restored", "cloned"}
+	pods := []string{"source", "copies"}
+	if central() {
+		// Preferred, not required: the scheduler's choice is the wrong node each time, and it may be another.
+		strayed := pod{name: "strayed", claims: []string{"strayed"}, prefers: s.nodes("a")[1], command: stay}
+		s.a.apply(t, from("VolumeSnapshot/source", "strayed", "plain", "Filesystem", "64Mi")+strayed.manifest())
+		s.a.phase(t, "pod", "strayed", "Running")
+		s.a.exec(t, "strayed", "grep -q old /strayed/x")
+		if at := field(s.a.get(t, "-n", namespace, "pod", "strayed").Spec, "nodeName"); at != node {
+			t.Errorf("the pod of a copy is on %s, the snapshot on %s", at, node)
+		}
+		shown("a pod that the scheduler puts on another node than its claim's snapshot is moved to the snapshot's")
+		pods, claims = append(pods, "strayed"), append(claims, "strayed")
+	}
 	s.a.run(t, "-n", namespace, "delete", "volumesnapshot", "source", "block-source")
-	s.a.remove(t, []string{"source", "copies"}, []string{"source", "block-source", "restored", "block-restored", "cloned"})
+	s.a.remove(t, pods, claims)
 }
 
 func (c cluster) snapshotReady(t *testing.T, name string) {

@@ -28,6 +28,7 @@ type pod struct {
 	name    string
 	claims  []string
 	node    string // where it has to be; empty for anywhere
+	prefers string // where it is put if nothing is against it
 	command string // for sh -c
 	restart string // Never by default
 }
@@ -42,6 +43,10 @@ func (p pod) manifest() string {
 		p.name, namespace, restart)
 	if p.node != "" {
 		fmt.Fprintf(&b, "  nodeSelector: {kubernetes.io/hostname: %s}\n", p.node)
+	}
+	if p.prefers != "" {
+		fmt.Fprintf(&b, "  affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: "+
+			"{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%s]}]}}]}}\n", p.prefers)
 	}
 	fmt.Fprintf(&b, "  containers:\n  - name: c\n    image: %s\n    imagePullPolicy: Never\n    command: [sh, -c, %q]\n", toolbox, p.command)
 	var mounts, devices, volumes []string
