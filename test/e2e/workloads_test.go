@@ -120,7 +120,12 @@ func (c cluster) progress(t *testing.T, name string, claims ...string) int {
 	t.Helper()
 	least := -1
 	for _, v := range claims {
-		out := c.exec(t, name, "tail -n 1 /tmp/"+v+".log")
+		var out string
+		// A kubelet that was just started does not know its pods yet.
+		eventually(t, "pod "+name+" can be asked", func() (err error) {
+			out, err = c.try("", "-n", namespace, "exec", name, "--", "tail", "-n", "1", "/tmp/"+v+".log")
+			return err
+		})
 		var writes int
 		if strings.Contains(out, "FAILED") {
 			t.Fatalf("load of pod %s on %s: %s", name, v, out)
