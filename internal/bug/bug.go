@@ -47,4 +47,8 @@ const (
 	MissDiscards Name = "miss-discards"
 	// SharedAnyway takes two extents for the same without looking where they are (breaks the changed blocks of reflinks).
 	SharedAnyway Name = "shared-anyway"
+	// FollowOldCall takes a call from before a promotion for the latest primary's (leaves a group without a primary).
+	FollowOldCall Name = "follow-old-call"
+	// IgnoreSilent lets the gateway act as if a node that does not answer had nothing (a second copy of a group at a site).
+	IgnoreSilent Name = "ignore-silent"
 )

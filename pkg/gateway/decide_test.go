@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
@@ -102,4 +104,12 @@ func TestPlace(t *testing.T) {
 	if n, ok := place(&linkpb.Hello{}, nil); ok {
 		t.Errorf("%v of nothing", n)
 	}
+}
+
+// The gateway's tests can fail: one that forgets about silent nodes is caught.
+func TestFaultIsCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the gateway with a deliberate fault")
+	}
+	testenv.Catches(t, bug.IgnoreSilent, "TestDecide")
 }

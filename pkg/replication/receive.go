@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -152,6 +153,9 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	event := core.HelloReceived{
 		Peer: r.stream.Peer(), GroupID: hello.GroupId, Timelines: timelinesFromWire(hello.Timelines), Term: hello.Term,
 		PeerDurable: hello.DurableOrdinal, Durable: g.journal.Durable(), Attached: g.attachedVolumes(),
+	}
+	if bug.Enabled(bug.FollowOldCall) {
+		event.Term = math.MaxUint64
 	}
 	if bug.Enabled(bug.FollowAnyone) {
 		g.mu.Lock()
