@@ -41,7 +41,9 @@ func BenchmarkForward(b *testing.B) {
 		return c
 	}
 	node, stopNode := listen(b, "", link.ServerOptions{Site: "site-b", TLS: siteB, Node: "b1", Handler: link.HandlerFunc(acknowledge),
-		Locate: func(*linkpb.LocateRequest) (*linkpb.LocateResponse, error) { return &linkpb.LocateResponse{Holds: true}, nil }})
+		Locate: func(*linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
+			return &linkpb.LocateResponse{Holds: true}, nil
+		}})
 	b.Cleanup(stopNode)
 	g := New(Options{Site: "site-b", Nodes: client("site-b", siteB)})
 	g.Update(map[string]string{"b1": node})
