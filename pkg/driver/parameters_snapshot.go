@@ -22,6 +22,10 @@ var SnapshotParameters = []ParameterSpec{
 	},
 }
 
+// classDeletionPolicy is a field of snapshot classes that is Kubernetes' own affair. Kubernetes' storage tests have it among the
+// parameters too, where it says the same thing again to whoever does not ask.
+const classDeletionPolicy = "deletionPolicy"
+
 // snapshotParameters are the parameters of one snapshot or group snapshot.
 type snapshotParameters struct {
 	Freeze bool
@@ -45,6 +49,7 @@ func parseSnapshotParameters(params map[string]string) (p snapshotParameters, er
 			if p.Freeze, err = parseBool(params[key]); err != nil {
 				return p, status.Errorf(codes.InvalidArgument, "parameter %s: %v", key, err)
 			}
+		case key == classDeletionPolicy:
 		case strings.HasPrefix(key, ParameterPrefix), !strings.Contains(key, "/"):
 			nearest, _ := nearestKey(ParameterPrefix+strings.TrimPrefix(key, ParameterPrefix), own)
 			return p, unknownKey(key, nearest)

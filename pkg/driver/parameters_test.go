@@ -134,3 +134,18 @@ func TestEditDistance(t *testing.T) {
 		}
 	})
 }
+
+// TestSnapshotParameters: a class's own field among the parameters is none of the driver's business; what looks like a mistyped key is.
+func TestSnapshotParameters(t *testing.T) {
+	p, err := parseSnapshotParameters(map[string]string{
+		"deletionPolicy": "Retain", "csi.storage.k8s.io/volumesnapshot/name": "s", ParamFreeze: "true",
+	})
+	if err != nil || !p.Freeze {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, key := range []string{"deletionpolicy", "freeze", ParameterPrefix + "frieze"} {
+		if _, err := parseSnapshotParameters(map[string]string{key: "true"}); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
