@@ -57,7 +57,6 @@ type Gateway struct {
 	metrics *Metrics
 
 	mu    sync.Mutex
-	known bool
 	nodes map[string]string // addresses by name, empty where there is none
 	// last is the node that took a group's stream last. It only saves questions.
 	last map[string]string
@@ -79,15 +78,8 @@ func New(opts Options) *Gateway {
 func (g *Gateway) Update(nodes map[string]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.known, g.nodes = true, maps.Clone(nodes)
+	g.nodes = maps.Clone(nodes)
 	klog.InfoS("Nodes", "site", g.opts.Site, "nodes", nodes, "retired", g.opts.Retired)
-}
-
-// Known says whether Update was called.
-func (g *Gateway) Known() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.known
 }
 
 // Metrics are the gateway's own.

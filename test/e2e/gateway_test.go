@@ -41,23 +41,21 @@ func (s *suite) gateway(t *testing.T, shown func(string, ...any)) {
 	shown("site b replicates to site a's two nodes behind one address; new gateways find the node that has the group")
 
 	// Without the kubelet nobody starts the replicator again.
-	for _, verb := range []string{"stop", "start"} {
-		if err := s.service(t.Context(), home, verb, "kubelet"); err != nil {
-			t.Fatal(err)
+	if err := s.service(t.Context(), home, "stop", "kubelet"); err != nil {
+		t.Fatal(err)
+	}
+	_, id, _ := s.containerStatus(t, s.a.nodePod(t, "node", home), "replicator")
+	s.killProcess(t, home, "replicator", id)
+	eventually(t, "site b is turned away, and the status says why", func() error {
+		g, err := s.b.group(t, s.nodes("b")[0], "back")
+		if err == nil && !strings.Contains(g.StateReason, "may be on "+home) {
+			err = fmt.Errorf("state %s, %s", g.State, g.StateReason)
 		}
-		if verb == "start" {
-			break
-		}
-		_, id, _ := s.containerStatus(t, s.a.nodePod(t, "node", home), "replicator")
-		s.killProcess(t, home, "replicator", id)
-		eventually(t, "site b is turned away, and the status says why", func() error {
-			g, err := s.b.group(t, s.nodes("b")[0], "back")
-			if err == nil && !strings.Contains(g.StateReason, "may be on "+home) {
-				err = fmt.Errorf("state %s, %s", g.State, g.StateReason)
-			}
-			return err
-		})
-		s.b.goesOn(t, "back", load.claims...)
+		return err
+	})
+	s.b.goesOn(t, "back", load.claims...)
+	if err := s.service(t.Context(), home, "start", "kubelet"); err != nil {
+		t.Fatal(err)
 	}
 	follows("its node's replicator was away")
 	shown("while that node is silent nothing is put on the other one, and the status at site b says so; afterwards the copy catches up")
