@@ -89,7 +89,8 @@ func contentOf(rec *blockdev.SnapshotRecord) content {
 
 // check compares a source with what is asked for, and chooses the size and the file system.
 func (c content) check(r *createRequest) (err error) {
-	if required := r.capacity.GetRequiredBytes(); required > 0 && required < c.sizeBytes {
+	// As rounded up: see leastRequest.
+	if required := r.capacity.GetRequiredBytes(); required > 0 && r.sizeBytes < c.sizeBytes {
 		return status.Errorf(codes.OutOfRange, "volume %q: %d bytes are asked for, its source has %d: a volume is not smaller than its source", r.name, required, c.sizeBytes)
 	}
 	capacity := &csi.CapacityRange{RequiredBytes: max(r.capacity.GetRequiredBytes(), c.sizeBytes), LimitBytes: r.capacity.GetLimitBytes()}

@@ -127,11 +127,59 @@ func TestVolumesFromSources(t *testing.T) {
 	}
 }
 
+// A claim that is made again from a snapshot of its volume, as it was, is not refused for what its volume was rounded up by, neither by
+// csi-provisioner, which looks at the snapshot's size, nor by the driver.
+func TestTheSameClaimRestores(t *testing.T) {
+	h := newNode(t, nil)
+	h.mem.SetReflink(true)
+	for _, tc := range []struct {
+		name            string
+		vc              *csi.VolumeCapability
+		asked, has, say int64
+	}{
+		{"less-than-ext4-takes", mountCapability(modeWriter, fsExt4), mib, 16 * mib, 0},
+		{"less-than-xfs-takes", mountCapability(modeWriter, fsXFS), 100 * mib, 300 * mib, 0},
+		{"whole", mountCapability(modeWriter, fsExt4), 20 * mib, 20 * mib, 20 * mib},
+		{"decimal", mountCapability(modeWriter, fsExt4), 20_000_000, 20_000_768, 19_996_673},
+		{"raw", blockCapability(modeWriter), 2 * mib, 2 * mib, 2 * mib},
+		{"decimal-raw", blockCapability(modeWriter), 2_000_000, 2_002_944, 1_998_849},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h.t = t
+			id, err := h.makeFrom(tc.name, nil, tc.vc, tc.asked, nil)
+			h.must(err)
+			h.must(h.stage(id, tc.vc))
+			h.must(h.unstage(id))
+			snap, err := h.takeSnapshot("snapshot-of-"+tc.name, id, nil)
+			h.must(err)
+			if snap.GetSizeBytes() != tc.say || tc.say > tc.asked {
+				t.Errorf("the snapshot's size is %d, want %d", snap.GetSizeBytes(), tc.say)
+			}
+			for _, asked := range []int64{max(tc.say, 1), tc.asked} {
+				restored, err := h.makeFrom(fmt.Sprintf("%s-%d", tc.name, asked), fromSnapshot(snap.GetSnapshotId()), tc.vc, asked, nil)
+				h.must(err)
+				if rec, err := h.d.pool.Get(restored); err != nil || rec.SizeBytes != tc.has {
+					t.Errorf("%d asked for: %+v, %v, want %d", asked, rec, err, tc.has)
+				}
+			}
+			if tc.say > 0 {
+				_, err = h.makeFrom(tc.name+"-smaller", fromSnapshot(snap.GetSnapshotId()), tc.vc, tc.has-sizeUnitBytes, nil)
+				h.want(err, codes.OutOfRange, "not smaller than its source")
+			}
+		})
+	}
+}
+
 func TestSourcesThatDoNotFit(t *testing.T) {
 	h := newNode(t, nil)
 	h.mem.SetReflink(true)
 	fs, raw := mountCapability(modeWriter, "ext4"), blockCapability(modeWriter)
-	v, b := h.create("v", fs, nil), h.create("b", raw, nil)
+	b := h.create("b", raw, nil)
+	larger := createReq("v", fs, nil)
+	larger.CapacityRange.RequiredBytes = 20 * mib
+	response, err := h.c.CreateVolume(context.Background(), larger)
+	h.must(err)
+	v := response.GetVolume().GetVolumeId()
 	for id, vc := range map[string]*csi.VolumeCapability{v: fs, b: raw} {
 		h.must(h.stage(id, vc))
 		h.must(h.unstage(id))
@@ -154,8 +202,10 @@ func TestSourcesThatDoNotFit(t *testing.T) {
 		{"volume elsewhere", func(r *csi.CreateVolumeRequest) {
 			r.VolumeContentSource, r.AccessibilityRequirements = fromVolume("vol-none"), here
 		}, codes.ResourceExhausted, "node-a"},
-		{"smaller", func(r *csi.CreateVolumeRequest) { r.CapacityRange.RequiredBytes = 16*mib - 1 }, codes.OutOfRange, "16777216"},
-		{"limited", func(r *csi.CreateVolumeRequest) { r.CapacityRange = &csi.CapacityRange{LimitBytes: 16*mib - 4096} }, codes.OutOfRange, ""},
+		{"smaller", func(r *csi.CreateVolumeRequest) { r.CapacityRange.RequiredBytes = 20*mib - sizeUnitBytes }, codes.OutOfRange, "20971520"},
+		{"limited", func(r *csi.CreateVolumeRequest) {
+			r.CapacityRange = &csi.CapacityRange{LimitBytes: 20*mib - sizeUnitBytes}
+		}, codes.OutOfRange, ""},
 		{"other file system", func(r *csi.CreateVolumeRequest) {
 			r.VolumeCapabilities = []*csi.VolumeCapability{mountCapability(modeWriter, "xfs")}
 			r.CapacityRange.RequiredBytes = 400 * mib

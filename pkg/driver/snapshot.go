@@ -214,12 +214,30 @@ func (s *controllerServer) snapshot(rec *blockdev.SnapshotRecord) *csi.Snapshot 
 	return &csi.Snapshot{
 		SnapshotId:         rec.ID,
 		SourceVolumeId:     rec.SourceVolumeID,
-		SizeBytes:          rec.SizeBytes,
+		SizeBytes:          leastRequest(rec),
 		CreationTime:       timestamppb.New(takenAt(rec)),
 		ReadyToUse:         rec.State == blockdev.SnapshotReady,
 		GroupSnapshotId:    rec.GroupSnapshotID,
 		AccessibleTopology: []*csi.Topology{s.d.topology()},
 	}
+}
+
+// leastRequest is the least that a claim has to ask for to be given a volume that a snapshot fits into, in bytes: csi-provisioner refuses
+// claims below the snapshot's size_bytes. It is less than the snapshot's size where sizeFor rounds up, so that a claim that
+// is made again as it was (1Mi, or 10G, which is no multiple of sizeUnitBytes) is not refused. 0, which stands for
+// "unspecified" in the CSI specification, is any request.
+func leastRequest(rec *blockdev.SnapshotRecord) int64 {
+	fsType := rec.FSType
+	if rec.Format != nil {
+		fsType = rec.Format.FSType
+	}
+	switch {
+	case rec.SizeBytes <= minSizeBytes[fsType]: // none for a raw block volume, or one that nothing was ever on
+		return 0
+	case rec.SizeBytes%mib == 0: // more likely asked for than rounded up to
+		return rec.SizeBytes
+	}
+	return rec.SizeBytes - sizeUnitBytes + 1
 }
 
 // takenAt is when a snapshot was taken.
