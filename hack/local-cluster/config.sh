@@ -114,6 +114,7 @@ evictionHard: {memory.available: "100Mi", nodefs.available: "1%", imagefs.availa
 nodeStatusUpdateFrequency: 5s
 syncFrequency: 10s
 volumeStatsAggPeriod: 10s
+crashLoopBackOff: {maxContainerRestartPeriod: 5s}
 serializeImagePulls: false
 maxPods: 110
 Y
