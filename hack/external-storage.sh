@@ -10,13 +10,14 @@
 # (see local-cluster/build.sh). Their pods want four images, for which there is no registry here: all are made of Debian's busybox,
 # agnhost with its own program, one with GNU's dd and Debian's shell; what else the originals have, name and web servers, is not in them.
 #
-# First PROCS (default 2) at a time those that can share a cluster, then the disruptive ones, which restart the kubelet. They do that by
-# ssh and systemctl, so the nodes get a small server of that kind for the time (external-storage/nodessh), and a systemctl and a crictl that
-# knows their programs.
+# First PROCS (default 2) at a time those that can share a cluster ("shared"), then those of group snapshots ("groups"), then the disruptive
+# ones, which restart the kubelet ("disruptive"). They do that by ssh and systemctl, so the nodes get a small server of that kind for the
+# time (external-storage/nodessh), and a systemctl and a crictl that knows their programs.
 #
 # SITE is where they run (default a), SLIPSTREAM_CLUSTERS the instance. CLASS is the StorageClass whose volumes are tested (default
-# slipstream), DRIVER another driver definition. FOCUS and SKIP choose specs, as ginkgo's expressions do; LABELS ("!Disruptive",
-# "Disruptive") one of the two runs. RESULTS (default external-storage-results) gets the logs and JUnit reports.
+# slipstream), GROUP_CLASS the one for group snapshots, which on several nodes has to have a consistency group (default CLASS), DRIVER another
+# driver definition. RUNS chooses among the three above, FOCUS and SKIP specs, as ginkgo's expressions do. RESULTS (default
+# external-storage-results) gets the logs and JUnit reports.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -107,12 +108,16 @@ fi
 
 results=$(realpath -m "${RESULTS:-external-storage-results}")
 mkdir -p "$results"
-# The tests run in the directory of their program, so files are named whole.
-sed -E "s/(FromExistingClassName:) slipstream$/\1 ${CLASS:-slipstream}/; s,(FromFile:) deploy/,\1 $PWD/deploy/," "${DRIVER:-deploy/testdriver.yaml}" >"$results/testdriver.yaml"
-options=(-storage.testdriver="$results/testdriver.yaml" -repo-root="$PWD" -provider=local)
+options=(-repo-root="$PWD" -provider=local)
 choice=(--focus="${FOCUS:-External Storage}" --skip="${SKIP:-}" --no-color -v)
+# driver CLASS makes the driver's definition with that class and prints its name. The tests run in the directory of their program, so files are named whole.
+driver() {
+	sed -E "s/(FromExistingClassName:) slipstream$/\1 $1/; s,(FromFile:) deploy/,\1 $PWD/deploy/," "${DRIVER:-deploy/testdriver.yaml}" >"$results/testdriver-$1.yaml"
+	echo "$results/testdriver-$1.yaml"
+}
+class=${CLASS:-slipstream}
 if [[ $verb == list ]]; then
-	"$suite/ginkgo" "${choice[@]}" --label-filter="${LABELS:-}" --dry-run "$suite/e2e.test" -- "${options[@]}" >"$results/list.log" 2>&1 ||
+	"$suite/ginkgo" "${choice[@]}" --dry-run "$suite/e2e.test" -- "${options[@]}" -storage.testdriver="$(driver "$class")" >"$results/list.log" 2>&1 ||
 		{ tail -20 "$results/list.log" >&2; exit 1; }
 	grep -oE '^External Storage .*' "$results/list.log" | sort -u
 	grep -E '^Ran [0-9]+ of' "$results/list.log"
@@ -152,13 +157,14 @@ close_nodes() {
 	rm -f "$results"/ssh-key{,.pub} "$results/nodessh"
 }
 
-# specs NAME PROCS LABELS runs those with the labels.
+# specs NAME PROCS CLASS LABELS runs those with the labels, if NAME is among RUNS.
 specs() {
 	local log=$results/$1.log
+	[[ " ${RUNS:-shared groups disruptive} " == *" $1 "* ]] || return 0
 	echo "$1: running, see $log"
-	KUBECONFIG=$kubeconfig hack/local-cluster.sh wan "$suite/ginkgo" "${choice[@]}" --procs="$2" --label-filter="$3" --timeout="${TIMEOUT:-6h}" \
-		--output-dir="$results" --junit-report="$1.xml" "$suite/e2e.test" -- "${options[@]}" -kubeconfig="$kubeconfig" -kubectl-path="$BIN/kubectl" \
-		>"$log" 2>&1 || code=$?
+	KUBECONFIG=$kubeconfig hack/local-cluster.sh wan "$suite/ginkgo" "${choice[@]}" --procs="$2" --label-filter="$4" --timeout="${TIMEOUT:-6h}" \
+		--output-dir="$results" --junit-report="$1.xml" "$suite/e2e.test" -- "${options[@]}" -storage.testdriver="$(driver "$3")" \
+		-kubeconfig="$kubeconfig" -kubectl-path="$BIN/kubectl" >"$log" 2>&1 || code=$?
 	grep -E '^ *\[(FAIL|INTERRUPTED|TIMEDOUT|PANICKED)[^]]*\]' "$log" | sort -u || true
 	grep -E '^(Ran [0-9]+ of|(SUCCESS|FAIL)! --)' "$log" || { tail -20 "$log" >&2; exit 1; }
 }
@@ -166,6 +172,8 @@ specs() {
 code=0
 trap close_nodes EXIT
 open_nodes
-[[ ${LABELS-!Disruptive} != !Disruptive ]] || specs shared "${PROCS:-2}" '!Disruptive'
-[[ ${LABELS-Disruptive} != Disruptive ]] || specs disruptive 1 Disruptive
+groups='Feature: containsAny volumegroupsnapshot'
+specs shared "${PROCS:-2}" "$class" "!Disruptive && !($groups)"
+specs groups 1 "${GROUP_CLASS:-$class}" "$groups"
+specs disruptive 1 "$class" Disruptive
 exit $code
