@@ -101,7 +101,7 @@ func serve(ctx context.Context, c config, source nodes.Source) error {
 			return err
 		}
 		defer certificate.Close()
-		collectors = append(collectors, gateway.CertificateExpiry(certificate.NotAfter))
+		collectors = append(collectors, metricsserver.CertificateExpiry(certificate.NotAfter))
 	}
 	client, err := link.NewClient(link.ClientOptions{Site: c.site, TLS: certificate, Insecure: c.insecure})
 	if err != nil {

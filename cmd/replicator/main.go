@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
@@ -201,7 +202,11 @@ func run(c config) error {
 		}
 		defer stop()
 	}
-	stopMetrics, err := metricsserver.Start(c.metricsAddr, failed, metrics)
+	collectors := []prometheus.Collector{metrics}
+	if source != nil {
+		collectors = append(collectors, metricsserver.CertificateExpiry(source.NotAfter))
+	}
+	stopMetrics, err := metricsserver.Start(c.metricsAddr, failed, collectors...)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
 	"github.com/kubernetes-csi/csi-lib-utils/protosanitizer"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -69,14 +68,6 @@ func ServeMetrics(ctx context.Context, listener net.Listener, manager metrics.CS
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil
-}
-
-// CertificateExpiry is the metric about the certificate of the port between controller and nodes, which both sides have.
-func CertificateExpiry(notAfter func() time.Time) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "slipstream_certificate_expiry_timestamp_seconds",
-		Help: "When the certificate in force for the port between controller and nodes ends.",
-	}, func() float64 { return float64(notAfter().Unix()) })
 }
 
 // ListenUnix listens on a Unix socket given as unix:///path, unix:path or a path. The socket of a process that was killed

@@ -36,3 +36,11 @@ func Start(address string, failed chan<- error, metrics ...prometheus.Collector)
 	}()
 	return func() { server.Close() }, nil
 }
+
+// CertificateExpiry is the metric about a program's certificate. It has one name in all of them, so that one alert is enough.
+func CertificateExpiry(notAfter func() time.Time) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "slipstream_certificate_expiry_timestamp_seconds",
+		Help: "When the certificate in force ends: of the site in replicators and gateways, of the port between them in drivers and controllers.",
+	}, func() float64 { return float64(notAfter().Unix()) })
+}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
@@ -55,7 +56,7 @@ func (d *Driver) openControllerPort(registry prometheus.Registerer) (*controller
 	for _, result := range []string{"ok", "refused"} {
 		p.handshake.WithLabelValues(result)
 	}
-	registry.MustRegister(p.handshake, csiserver.CertificateExpiry(source.NotAfter))
+	registry.MustRegister(p.handshake, metricsserver.CertificateExpiry(source.NotAfter))
 	return p, nil
 }
 

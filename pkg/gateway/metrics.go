@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
@@ -38,13 +36,6 @@ func (m *Metrics) Observe(event link.Event) {
 	if event.Kind == link.Refused {
 		m.turnedAway.Inc()
 	}
-}
-
-// CertificateExpiry is the metric about the site's certificate.
-func CertificateExpiry(notAfter func() time.Time) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "slipstream_gateway_certificate_expiry_timestamp_seconds", Help: "When the site's certificate that is in force ends.",
-	}, func() float64 { return float64(notAfter().Unix()) })
 }
 
 // Describe implements prometheus.Collector.

@@ -3,37 +3,19 @@ package replication
 import (
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-	"k8s.io/klog/v2"
-
+	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-func TestMain(m *testing.M) {
-	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(flags)
-	_ = flags.Set("logtostderr", "false")
-	_ = flags.Set("stderrthreshold", "FATAL")
-	if os.Getenv("SLIPSTREAM_TEST_LOG") != "" {
-		_ = flags.Set("logtostderr", "true")
-	}
-	klog.SetOutput(discard{})
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
-}
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
+func TestMain(m *testing.M) { testenv.QuietMain(m) }
 
 // testSite is a site on a file system in memory.
 type testSite struct {

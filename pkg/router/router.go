@@ -34,6 +34,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
@@ -146,6 +147,6 @@ func newMeter(source *tlsfiles.Source) *meter {
 			Help: "Questions that a node did not answer, by node and gRPC status code.",
 		}, []string{"node", "code"}),
 	}
-	m.registry.MustRegister(m.handshakes, m.silent, csiserver.CertificateExpiry(source.NotAfter))
+	m.registry.MustRegister(m.handshakes, m.silent, metricsserver.CertificateExpiry(source.NotAfter))
 	return m
 }

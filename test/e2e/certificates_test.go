@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,9 @@ func (s *suite) certificates(t *testing.T, shown func(string, ...any)) {
 		if !s.disconnectedInMetrics(t, node) {
 			t.Errorf("with %s: the metrics do not show the link as down", bad.what)
 		}
+		if ended := s.certificateEnds(t, node).Before(time.Now()); ended != (bad.validFor < time.Minute) {
+			t.Errorf("with %s: the metrics say that it has ended: %t", bad.what, ended)
+		}
 		if logs := s.a.run(t, "-n", system, "logs", s.a.nodePod(t, "node", node), "-c", "replicator"); !strings.Contains(logs, bad.want) {
 			t.Errorf("with %s: the replicator's log says nothing of it", bad.what)
 		}
@@ -62,4 +66,20 @@ func (s *suite) certificates(t *testing.T, shown func(string, ...any)) {
 		s.a.catchesUp(t, "verify", node)
 		shown("%s: status, metrics and log say so (%.120s), the load goes on, and the link is back with a right one", bad.what, reason)
 	}
+}
+
+// certificateEnds is when a node's replicator says that its certificate ends.
+func (s *suite) certificateEnds(t *testing.T, node string) time.Time {
+	t.Helper()
+	for line := range strings.Lines(s.metrics(t, node)) {
+		if value, ok := strings.CutPrefix(line, "slipstream_certificate_expiry_timestamp_seconds "); ok {
+			seconds, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return time.Unix(int64(seconds), 0)
+		}
+	}
+	t.Fatalf("the replicator on %s has no metric of its certificate", node)
+	return time.Time{}
 }
