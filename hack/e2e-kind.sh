@@ -11,17 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 for program in docker kind kubectl helm go; do
 	command -v $program >/dev/null || { echo "e2e-kind.sh: $program is missing" >&2; exit 1; }
 done
-results=$(realpath -m "${RESULTS:-e2e-results}")
-images=$(realpath -m bin/images)
-export SLIPSTREAM_E2E_RESULTS=$results SLIPSTREAM_E2E_PROVIDER=kind
-export SLIPSTREAM_E2E_CONTROLLER=${SLIPSTREAM_E2E_CONTROLLER:-controller}
-rm -rf "$results"
-mkdir -p "$results"
-TEST=1 hack/images.sh "$images"
-export SLIPSTREAM_E2E_UPSTREAM=$PWD/bin/e2e-upstream
-hack/local-cluster/upstream.sh "$SLIPSTREAM_E2E_UPSTREAM"
-go test -tags e2e -c -o bin/e2e.test ./test/e2e
-CGO_ENABLED=0 go build -o bin/slipctl ./cmd/slipctl
+export SLIPSTREAM_E2E_PROVIDER=kind
+. hack/e2e-prepare.sh
 
 finish() {
 	if [[ -z ${KEEP:-} ]]; then

@@ -14,19 +14,10 @@ hack/deps.sh cluster images
 export SLIPSTREAM_CLUSTERS=${SLIPSTREAM_CLUSTERS:-e2e}
 # A file system of its own for each node's pool: with a size, and with reflinks.
 export SLIPSTREAM_POOL_SIZE=${SLIPSTREAM_POOL_SIZE:-6G}
-results=$(realpath -m "${RESULTS:-e2e-results}")
-images=$(realpath -m bin/images)
-export SLIPSTREAM_IMAGES=$images SLIPSTREAM_E2E_RESULTS=$results SLIPSTREAM_E2E_PROVIDER=local
-export SLIPSTREAM_E2E_CONTROLLER=${SLIPSTREAM_E2E_CONTROLLER:-controller}
-rm -rf "$results"
-mkdir -p "$results"
+export SLIPSTREAM_IMAGES=$PWD/bin/images SLIPSTREAM_E2E_PROVIDER=local
 # Before the clusters come up: building beside them makes both slow.
 hack/local-cluster/build.sh >/dev/null
-TEST=1 hack/images.sh "$images"
-export SLIPSTREAM_E2E_UPSTREAM=$PWD/bin/e2e-upstream
-hack/local-cluster/upstream.sh "$SLIPSTREAM_E2E_UPSTREAM"
-go test -tags e2e -c -o bin/e2e.test ./test/e2e
-CGO_ENABLED=0 go build -o bin/slipctl ./cmd/slipctl
+. hack/e2e-prepare.sh
 
 finish() {
 	[[ -n ${KEEP:-} ]] || hack/local-cluster.sh down
