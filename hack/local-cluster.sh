@@ -26,7 +26,7 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/local-cluster/common.sh"
-for part in network config node; do source "$here/$part.sh"; done
+for part in network config loops node; do source "$here/$part.sh"; done
 
 up() {
 	local argument site count n node nodes=() began=$SECONDS

@@ -64,30 +64,11 @@ wait_node() {
 	die "node $node is not ready after 3 minutes; its logs are in $dir/log"
 }
 
-# file_systems PID...: device numbers of what is mounted in the namespaces of processes and not on the host.
-file_systems() {
-	local pid
-	for pid; do cat "/proc/$pid/mountinfo" 2>/dev/null || true; done | awk '{ print $3 }' | sort -u |
-		grep -vxFf <(awk '{ print $3 }' /proc/self/mountinfo) || true
-}
-
 # node_processes NODE: all of them, by the node's control group.
 node_processes() {
 	local group
 	group=$(node_cgroup "$1" pids)
 	[[ ! -d $group ]] || find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null || true
-}
-
-# loops_on DEVICE-NUMBER...: loop devices with a backing file on these file systems, and loop devices on those devices,
-# which is how a kubelet holds block volumes; the upper ones first.
-loops_on() {
-	local lower upper name
-	lower=$(losetup -nO NAME,BACK-MAJ:MIN | awk -v all=" $* " 'index(all, " " $2 " ") { print $1 }')
-	for name in $lower; do
-		upper=$(losetup -nO NAME,BACK-INO,BACK-MAJ:MIN |
-			awk -v i="$(stat -c %i "$name")" -v d="$(findmnt -nro MAJ:MIN -T /dev)" '$2 == i && $3 == d { print $1 }')
-		echo "$upper $name"
-	done
 }
 
 # kill_node NODE ends it at once and keeps its disks.
@@ -107,7 +88,7 @@ kill_node() {
 	[[ ! -e $dir/cgroups ]] || wait_until_empty "$node"
 	unplug "$node"
 	# shellcheck disable=SC2086
-	for name in $(loops_on $mounted); do losetup -d "$name" 2>/dev/null || true; done
+	detach_loops_on $mounted
 	# The pool's own device goes away with the last user of the file system on it.
 	if [[ -e $dir/pool.img ]]; then
 		for _ in $(seq 100); do

@@ -138,13 +138,14 @@ func (k kindProvider) service(ctx context.Context, node, verb, name string) erro
 	return err
 }
 
+// Both leave loop devices behind, which are the machine's; the script takes them away.
 func (kindProvider) reboot(ctx context.Context, node string) error {
-	_, err := command(ctx, "", "docker", "restart", "-t", "0", node)
+	_, err := command(ctx, "", "../../hack/e2e-kind.sh", "reboot", node)
 	return err
 }
 
 func (kindProvider) destroy(ctx context.Context, site string) error {
-	_, err := command(ctx, "", "kind", "delete", "cluster", "--name", "slipstream-"+site)
+	_, err := command(ctx, "", "../../hack/e2e-kind.sh", "down", site)
 	return err
 }
 
