@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Regenerates the Go code of the protobuf files, docs/parameters.md, and deploy/manifests from the chart. Plugins are pinned
+# Regenerates the Go code of the protobuf files, docs/parameters.md, docs/metrics.md, and deploy/manifests from the chart. Plugins are pinned
 # by go.mod's tool lines; protoc comes from hack/deps.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,9 +11,11 @@ for proto in pkg/api/*/*.proto; do
 		--go-grpc_out=. --go-grpc_opt=paths=source_relative "$proto"
 done
 mkdir -p docs
-# Through a file of its own: a generator that fails must not leave an empty document.
-go run ./hack/paramdoc >"$bin/parameters.md"
-cp "$bin/parameters.md" docs/parameters.md
+# Through files of their own: a generator that fails must not leave an empty document.
+for doc in parameters:paramdoc metrics:metricsdoc; do
+	go run "./hack/${doc#*:}" >"$bin/${doc%:*}.md"
+	cp "$bin/${doc%:*}.md" docs/
+done
 (cd hack/chart && go build -o "$bin/chart" .)
 "$bin/chart" deploy/charts/slipstream --manifests deploy/manifests/values.yaml >"$bin/slipstream.yaml"
 cp "$bin/slipstream.yaml" deploy/manifests/slipstream.yaml

@@ -28,20 +28,23 @@ gofmt_clean() {
 
 # The tree that is checked is a copy, so that a verify never changes the sources it looks at.
 generated_fresh() {
+	local doc
 	command -v protoc >/dev/null || { echo "protoc is missing: run hack/deps.sh generate"; return 1; }
 	mkdir -p "$work/tree"
 	cp -r go.mod go.sum hack "$work/tree/"
-	cp -r pkg internal deploy "$work/tree/" # docs/parameters.md is made from the driver's own registry
+	cp -r pkg internal deploy "$work/tree/" # docs are made from the programs' own registries
 	"$work/tree/hack/generate.sh" || return 1
 	# protoc's own version stands in a comment and differs between distributions; nothing else may.
 	diff -r -I '^// 	protoc  *v' -I '^// - protoc  *v' pkg/api "$work/tree/pkg/api" || {
 		echo "generated code is stale: run make generate"
 		return 1
 	}
-	diff docs/parameters.md "$work/tree/docs/parameters.md" || {
-		echo "docs/parameters.md is stale: run make generate"
-		return 1
-	}
+	for doc in parameters metrics; do
+		diff "docs/$doc.md" "$work/tree/docs/$doc.md" || {
+			echo "docs/$doc.md is stale: run make generate"
+			return 1
+		}
+	done
 	diff deploy/manifests/slipstream.yaml "$work/tree/deploy/manifests/slipstream.yaml" || {
 		echo "deploy/manifests is stale: run make generate"
 		return 1

@@ -40,6 +40,13 @@ type controllerPort struct {
 	handshake *prometheus.CounterVec
 }
 
+func newHandshakes() *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_controller_handshakes_total",
+		Help: "TLS handshakes at the port for the controller, by result: ok or refused.",
+	}, []string{"result"})
+}
+
 func (d *Driver) openControllerPort(registry prometheus.Registerer) (*controllerPort, error) {
 	source, err := tlsfiles.OpenDir(d.opts.TLSDir)
 	if err != nil {
@@ -49,10 +56,7 @@ func (d *Driver) openControllerPort(registry prometheus.Registerer) (*controller
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("port for the controller: %w", err), source.Close())
 	}
-	p := &controllerPort{d: d, source: source, listener: listener, handshake: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "slipstream_controller_handshakes_total",
-		Help: "TLS handshakes at the port for the controller, by result: ok or refused.",
-	}, []string{"result"})}
+	p := &controllerPort{d: d, source: source, listener: listener, handshake: newHandshakes()}
 	for _, result := range []string{"ok", "refused"} {
 		p.handshake.WithLabelValues(result)
 	}

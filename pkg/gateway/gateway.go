@@ -67,7 +67,7 @@ func New(opts Options) *Gateway {
 	if opts.Timeout <= 0 {
 		opts.Timeout = 3 * time.Second
 	}
-	g := &Gateway{opts: opts, retired: map[string]bool{}, last: map[string]string{}, metrics: newMetrics()}
+	g := &Gateway{opts: opts, retired: map[string]bool{}, last: map[string]string{}, metrics: NewMetrics()}
 	for _, name := range opts.Retired {
 		g.retired[name] = true
 	}

@@ -14,7 +14,8 @@ type Metrics struct {
 	turnedAway prometheus.Counter
 }
 
-func newMetrics() *Metrics {
+// NewMetrics returns them at zero.
+func NewMetrics() *Metrics {
 	return &Metrics{
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "slipstream_gateway_streams", Help: "Streams that are passed on, by peer and by the node that has the group.",
@@ -39,11 +40,19 @@ func (m *Metrics) Observe(event link.Event) {
 }
 
 // Describe implements prometheus.Collector.
-func (m *Metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range m.all() {
+		c.Describe(ch)
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	for _, c := range []prometheus.Collector{m.streams, m.refusals, m.unanswered, m.turnedAway} {
+	for _, c := range m.all() {
 		c.Collect(ch)
 	}
+}
+
+func (m *Metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.streams, m.refusals, m.unanswered, m.turnedAway}
 }

@@ -150,3 +150,9 @@ func newMeter(source *tlsfiles.Source) *meter {
 	m.registry.MustRegister(m.handshakes, m.silent, metricsserver.CertificateExpiry(source.NotAfter))
 	return m
 }
+
+// Metrics are what a controller serves of its own, to be described and not to be collected: there is no controller behind them.
+func Metrics() []prometheus.Collector {
+	m := newMeter(nil)
+	return []prometheus.Collector{m.handshakes, m.silent, &nodeSet{}, metricsserver.CertificateExpiry(nil)}
+}
