@@ -27,6 +27,14 @@ node alone, or "controller", where one of all replicas serves the cluster.
     - --capacity-poll-interval={{ $root.Values.capacity.pollInterval }}
     # Who owns the capacity objects: the controller, not the pod, which may be replaced at any time.
     - --capacity-ownerref-level={{ ternary 2 1 $central }}
+    {{- if $central }}
+    # There is an object for each node and class, and all of a node's change with each volume there. With the provisioner's own bound of one
+    # a second a new class can wait for minutes, and pods are placed by old numbers.
+    - --kube-api-capacity-qps=20
+    - --kube-api-capacity-burst=40
+    # A node that does not answer must not hold the others up.
+    - --capacity-threads=4
+    {{- end }}
     {{- end }}
     {{- if $central }}
     - --leader-election
