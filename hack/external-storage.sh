@@ -10,14 +10,14 @@
 # (see local-cluster/build.sh). Their pods want four images, for which there is no registry here: all are made of Debian's busybox,
 # agnhost with its own program, one with GNU's dd and Debian's shell; what else the originals have, name and web servers, is not in them.
 #
-# First PROCS (default 2) at a time those that can share a cluster ("shared"), then those of group snapshots ("groups"), then the disruptive
-# ones, which restart the kubelet ("disruptive"). They do that by ssh and systemctl, so the nodes get a small server of that kind for the
-# time (external-storage/nodessh), and a systemctl and a crictl that knows their programs.
+# First PROCS (default 2) at a time those that can share a cluster ("shared") and those that change volumes in use ("modify"), then those of
+# group snapshots ("groups") and the disruptive ones, which restart the kubelet ("disruptive"). They do that by ssh and systemctl, so the
+# nodes get a small server of that kind for the time (external-storage/nodessh), and a systemctl and a crictl that knows their programs.
 #
 # SITE is where they run (default a), SLIPSTREAM_CLUSTERS the instance. CLASS is the StorageClass whose volumes are tested (default
-# slipstream), GROUP_CLASS the one for group snapshots, which on several nodes has to have a consistency group (default CLASS), DRIVER another
-# driver definition. RUNS chooses among the three above, FOCUS and SKIP specs, as ginkgo's expressions do. RESULTS (default
-# external-storage-results) gets the logs and JUnit reports.
+# slipstream), MODIFY_CLASS the one for changes, whose volumes have to be replicable, GROUP_CLASS the one for group snapshots, which on several
+# nodes has to have a consistency group (both default CLASS), DRIVER another driver definition. RUNS chooses among the four above, FOCUS and
+# SKIP specs, as ginkgo's expressions do. RESULTS (default external-storage-results) gets the logs and JUnit reports.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -138,12 +138,17 @@ open_nodes() {
 	export LOCAL_SSH_KEY=$results/ssh-key KUBE_SSH_USER=root
 	go -C $module build -o "$results/nodessh" ./nodessh
 	"$results/nodessh" keygen "$LOCAL_SSH_KEY"
+	mkdir -p "$results/sbin"
+	printf '#!/bin/sh\nBIN=%q exec %q "$@"\n' "$BIN" "$PWD/$module/node-bin/crictl" >"$results/sbin/crictl"
+	chmod +x "$results/sbin/crictl"
 	for node in $(cd "$STATE" && compgen -G "$site[1-9]"); do
 		cat >"$STATE/$node/run/ssh.cmd" <<-EOF
 			export NODE_DIR="$STATE/$node" BIN="$BIN" SERVICE="$PWD/hack/local-cluster/service.sh" PATH="$PWD/$module/node-bin:\$PATH"
 			exec "$results/nodessh" serve :22 "$LOCAL_SSH_KEY.pub"
 		EOF
 		hack/local-cluster.sh service "$node" start ssh
+		# Some commands come out of a pod instead, with a container's PATH.
+		hack/local-cluster.sh exec "$node" mount --bind "$results/sbin" /usr/local/sbin
 		nodes+=("$node")
 	done
 }
@@ -152,15 +157,16 @@ close_nodes() {
 	local node
 	for node in "${nodes[@]}"; do
 		hack/local-cluster.sh service "$node" stop ssh || true
+		hack/local-cluster.sh exec "$node" umount /usr/local/sbin || true
 		rm -f "$STATE/$node/run/ssh.cmd"
 	done
-	rm -f "$results"/ssh-key{,.pub} "$results/nodessh"
+	rm -rf "$results"/ssh-key{,.pub} "$results/nodessh" "$results/sbin"
 }
 
 # specs NAME PROCS CLASS LABELS runs those with the labels, if NAME is among RUNS.
 specs() {
 	local log=$results/$1.log
-	[[ " ${RUNS:-shared groups disruptive} " == *" $1 "* ]] || return 0
+	[[ " ${RUNS:-shared modify groups disruptive} " == *" $1 "* ]] || return 0
 	echo "$1: running, see $log"
 	KUBECONFIG=$kubeconfig hack/local-cluster.sh wan "$suite/ginkgo" "${choice[@]}" --procs="$2" --label-filter="$4" --timeout="${TIMEOUT:-6h}" \
 		--output-dir="$results" --junit-report="$1.xml" "$suite/e2e.test" -- "${options[@]}" -storage.testdriver="$(driver "$3")" \
@@ -172,8 +178,9 @@ specs() {
 code=0
 trap close_nodes EXIT
 open_nodes
-groups='Feature: containsAny volumegroupsnapshot'
-specs shared "${PROCS:-2}" "$class" "!Disruptive && !($groups)"
+groups='Feature: containsAny volumegroupsnapshot' changes='Feature: containsAny VolumeAttributesClass'
+specs shared "${PROCS:-2}" "$class" "!Disruptive && !($groups) && !($changes)"
+specs modify "${PROCS:-2}" "${MODIFY_CLASS:-$class}" "$changes"
 specs groups 1 "${GROUP_CLASS:-$class}" "$groups"
 specs disruptive 1 "$class" Disruptive
 exit $code
