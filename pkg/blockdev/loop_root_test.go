@@ -3,6 +3,7 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,6 +123,18 @@ func TestKeepLoopSpace(t *testing.T) {
 	noErr(t, err)
 	noErr(t, unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0))
 	noErr(t, device.Close())
+	// It goes with its last opener, and somebody who looks at all devices may have it open for a moment.
+	attached := errors.New("still attached")
+	noErr(t, poll(detachPatience, func(err error) bool { return err == attached }, func() error {
+		_, err := readLoop(strings.TrimPrefix(left, "/dev/"))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		}
+		return attached
+	}))
 	devPath, err := AttachLoop(LoopConfig{BackingPath: path})
 	noErr(t, err)
 	if refuses, err := refusesDiscards(devPath); err != nil || refuses {
