@@ -98,7 +98,8 @@ func (c cluster) remove(t *testing.T, pods, claims []string) {
 	}
 }
 
-// verifying starts the verifying load on a file or a device in a pod; see test/cluster/verify.
+// verifying starts the verifying load on a file or a device in a pod; see test/cluster/verify. Without a pause it takes all of a small machine,
+// and what is waited for are the clusters' own programs.
 func verifying(name string, claims ...string) pod {
 	var parts []string
 	for _, c := range claims {
@@ -106,7 +107,7 @@ func verifying(name string, claims ...string) pod {
 		if !strings.HasPrefix(c, "block") {
 			target += "/blocks"
 		}
-		parts = append(parts, "verify --file "+target+" --size 16Mi > /tmp/"+c+".log 2>&1 & P=\"$P $!\";")
+		parts = append(parts, "verify --file "+target+" --size 16Mi --pause 20ms > /tmp/"+c+".log 2>&1 & P=\"$P $!\";")
 	}
 	// TERM goes to the loads, each of which then reads all it has written; the pod's exit status is theirs together. The
 	// signal ends a wait, which is then begun again.

@@ -27,6 +27,7 @@ type load struct {
 	f           file
 	block       int
 	flushEvery  int
+	pause       time.Duration // after a flush
 	random      *rand.Rand
 	generations []uint64 // of each block; 0 is never written
 	dirty       int      // writes since the last flush
@@ -97,7 +98,11 @@ func (l *load) step() error {
 	if err := l.flush(); err != nil {
 		return err
 	}
-	return l.check(l.random.IntN(len(l.generations)))
+	if err := l.check(l.random.IntN(len(l.generations))); err != nil {
+		return err
+	}
+	time.Sleep(l.pause)
+	return nil
 }
 
 func (l *load) flush() error {

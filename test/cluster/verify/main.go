@@ -33,6 +33,7 @@ func run(args []string) error {
 	size := flags.String("size", "16Mi", "`bytes` that are written, with Ki, Mi or Gi")
 	block := flags.Int("block", 4096, "`bytes` of a write")
 	flush := flags.Int("flush-every", 16, "`writes` between flushes")
+	pause := flags.Duration("pause", 0, "`time` without a call after a flush: what is tested may need the machine, too")
 	seed := flags.Uint64("seed", 1, "of the order of writes")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -52,6 +53,7 @@ func run(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	l := newLoad(f, int(bytes/int64(*block)), *block, *flush, *seed)
+	l.pause = *pause
 	err = l.run(ctx, os.Stdout)
 	return errors.Join(err, f.Close())
 }
