@@ -55,8 +55,8 @@ func TestE2E(t *testing.T) {
 	s.step(t, "gateway", s.gateway)
 	s.step(t, "certificates", s.certificates)
 	s.step(t, "load ends well", s.loadEndsWell)
-	s.step(t, "group snapshot", s.groupSnapshot)
 	s.step(t, "leaks", s.leaks)
+	s.step(t, "group snapshot", s.groupSnapshot)
 	s.step(t, "disaster", s.disaster)
 }
 
