@@ -53,6 +53,12 @@ func (l *load) run(ctx context.Context, out io.Writer) error {
 		if err := l.step(); err != nil {
 			return err
 		}
+		if l.dirty == 0 && l.pause > 0 {
+			select {
+			case <-time.After(l.pause):
+			case <-ctx.Done():
+			}
+		}
 		if now := time.Now(); now.Sub(reported) >= time.Second {
 			fmt.Fprintln(out, l.line())
 			reported, l.slowest = now, 0
@@ -98,11 +104,7 @@ func (l *load) step() error {
 	if err := l.flush(); err != nil {
 		return err
 	}
-	if err := l.check(l.random.IntN(len(l.generations))); err != nil {
-		return err
-	}
-	time.Sleep(l.pause)
-	return nil
+	return l.check(l.random.IntN(len(l.generations)))
 }
 
 func (l *load) flush() error {
