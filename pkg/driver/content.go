@@ -100,10 +100,7 @@ func (c content) check(r *createRequest) (err error) {
 	if r.sizeBytes, err = sizeFor(capacity, r.least); err != nil {
 		return err
 	}
-	has := c.fsType
-	if c.format != nil {
-		has = c.format.FSType
-	}
+	has := fsTypeOf(c.fsType, c.format)
 	switch {
 	case r.block || has == "":
 	case has == fsRaw:

@@ -152,12 +152,17 @@ func (d *Driver) shareFormat(ctx context.Context, rec *blockdev.VolumeRecord) er
 	return d.sidecar.RecordFormat(ctx, rec.ID, data)
 }
 
+// fsTypeOf is the file system that something has, by its format record, or was made for; empty where neither says.
+func fsTypeOf(madeFor string, format *blockdev.FormatRecord) string {
+	if format != nil {
+		return format.FSType
+	}
+	return madeFor
+}
+
 // fsTypeFor chooses the file system of a volume: what it has, or what is asked for, or what it was made for, or the default.
 func fsTypeFor(rec *blockdev.VolumeRecord, asked string) (string, error) {
-	has := rec.FSType
-	if rec.Format != nil {
-		has = rec.Format.FSType
-	}
+	has := fsTypeOf(rec.FSType, rec.Format)
 	switch {
 	case asked == "" && has == fsRaw, asked != "" && has != "" && asked != has:
 		return "", status.Errorf(codes.FailedPrecondition, "volume %s has %s, %s is asked for: a volume is formatted once; ask for what it has or make a new volume",

@@ -227,12 +227,8 @@ func (s *controllerServer) snapshot(rec *blockdev.SnapshotRecord) *csi.Snapshot 
 // is made again as it was (1Mi, or 10G, which is no multiple of sizeUnitBytes) is not refused. 0, which stands for
 // "unspecified" in the CSI specification, is any request.
 func leastRequest(rec *blockdev.SnapshotRecord) int64 {
-	fsType := rec.FSType
-	if rec.Format != nil {
-		fsType = rec.Format.FSType
-	}
 	switch {
-	case rec.SizeBytes <= minSizeBytes[fsType]: // none for a raw block volume, or one that nothing was ever on
+	case rec.SizeBytes <= minSizeBytes[fsTypeOf(rec.FSType, rec.Format)]: // none for a raw block volume, or one that nothing was ever on
 		return 0
 	case rec.SizeBytes%mib == 0: // more likely asked for than rounded up to
 		return rec.SizeBytes
