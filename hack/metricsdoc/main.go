@@ -30,8 +30,8 @@ var programs = []program{
 		"in `slipstream_group_volume_info`, to be joined with them on `group`.",
 		[]prometheus.Collector{sidecar.NewMetrics(nil), metricsserver.CertificateExpiry(nil)}},
 	{"csi-driver", "Port 9811 of a node's pod, beside `csi_plugin_operations_seconds`, the calls that it has answered. Certificate and handshakes are there where it has a port for a controller.",
-		driver.Metrics()},
-	{"csi-driver --mode=controller", "Port 9811 of the controller's pod, beside `csi_plugin_operations_seconds`.", router.Metrics()},
+		[]prometheus.Collector{driver.Metrics()}},
+	{"csi-driver --mode=controller", "Port 9811 of the controller's pod, beside `csi_plugin_operations_seconds`.", []prometheus.Collector{router.Metrics()}},
 	{"gateway", "Port 9816 of its pods.", []prometheus.Collector{gateway.NewMetrics(), metricsserver.CertificateExpiry(nil)}},
 }
 

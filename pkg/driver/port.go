@@ -40,11 +40,14 @@ type controllerPort struct {
 	handshake *prometheus.CounterVec
 }
 
-func newHandshakes() *prometheus.CounterVec {
-	return prometheus.NewCounterVec(prometheus.CounterOpts{
+// newHandshakes registers the port's metrics.
+func newHandshakes(registry prometheus.Registerer, notAfter func() time.Time) *prometheus.CounterVec {
+	handshakes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "slipstream_controller_handshakes_total",
 		Help: "TLS handshakes at the port for the controller, by result: ok or refused.",
 	}, []string{"result"})
+	registry.MustRegister(handshakes, metricsserver.CertificateExpiry(notAfter))
+	return handshakes
 }
 
 func (d *Driver) openControllerPort(registry prometheus.Registerer) (*controllerPort, error) {
@@ -56,11 +59,10 @@ func (d *Driver) openControllerPort(registry prometheus.Registerer) (*controller
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("port for the controller: %w", err), source.Close())
 	}
-	p := &controllerPort{d: d, source: source, listener: listener, handshake: newHandshakes()}
+	p := &controllerPort{d: d, source: source, listener: listener, handshake: newHandshakes(registry, source.NotAfter)}
 	for _, result := range []string{"ok", "refused"} {
 		p.handshake.WithLabelValues(result)
 	}
-	registry.MustRegister(p.handshake, metricsserver.CertificateExpiry(source.NotAfter))
 	return p, nil
 }
 

@@ -16,7 +16,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
-	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 )
 
 // Run serves until ctx is done: the CSI services, those for the controller, and metrics. Stopping unmounts nothing and detaches
@@ -81,20 +80,21 @@ func (d *Driver) registerController(server grpc.ServiceRegistrar) {
 
 // metricsManager returns the standard metrics of a CSI plugin and the pool's, and the registry of the latter.
 func (d *Driver) metricsManager() (metrics.CSIMetricsManager, prometheus.Registerer) {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(d.collectors()...)
+	registry := d.registry()
 	return metrics.NewCSIMetricsManagerForPlugin(Name).WithAdditionalRegistry(registry), registry
 }
 
 // Metrics are what a driver serves of its own, to be described and not to be collected: there is no driver behind them.
-func Metrics() []prometheus.Collector {
-	return append((*Driver)(nil).collectors(), newHandshakes(), metricsserver.CertificateExpiry(nil))
+func Metrics() prometheus.Collector {
+	registry := (*Driver)(nil).registry()
+	newHandshakes(registry, nil)
+	return registry
 }
 
-func (d *Driver) collectors() []prometheus.Collector {
-	list := []prometheus.Collector{newVolumeMetrics(d)}
+func (d *Driver) registry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
 	gauge := func(name, help string, value func() float64) {
-		list = append(list, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
 	gauge("slipstream_pool_size_bytes", "Size of the file system that the pool is on.", func() float64 {
 		total, _, err := d.pool.Space()
@@ -108,7 +108,8 @@ func (d *Driver) collectors() []prometheus.Collector {
 		recs, err := d.records()
 		return valueOr(float64(len(recs)), err)
 	})
-	return list
+	registry.MustRegister(newVolumeMetrics(d))
+	return registry
 }
 
 // valueOr is NaN where the value is not known: 0 would be a pool that is full.

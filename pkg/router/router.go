@@ -152,7 +152,8 @@ func newMeter(source *tlsfiles.Source) *meter {
 }
 
 // Metrics are what a controller serves of its own, to be described and not to be collected: there is no controller behind them.
-func Metrics() []prometheus.Collector {
+func Metrics() prometheus.Collector {
 	m := newMeter(nil)
-	return []prometheus.Collector{m.handshakes, m.silent, &nodeSet{}, metricsserver.CertificateExpiry(nil)}
+	m.registry.MustRegister(&nodeSet{})
+	return m.registry
 }
