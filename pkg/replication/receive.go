@@ -172,11 +172,16 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	}
 	g.mu.Lock()
 	err = g.alignPool() // a demoted primary may have become a secondary
+	follows := g.core.Meta.Role == core.RoleSecondary
 	g.mu.Unlock()
 	if err != nil {
 		return false, err
 	}
-	g.linkWork.send()
+	if follows {
+		// Nobody is called any more. A primary that stays one waits its time: two that turn each other away would
+		// otherwise cut each other's waiting short for ever.
+		g.linkWork.send()
+	}
 	if accepted(actions) {
 		g.follow(hello)
 	}

@@ -61,7 +61,7 @@ func (g *Group) linkLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-t.C:
-		case <-g.linkWork: // the role or the peer changed
+		case <-g.linkWork: // the role, the peer or a setting changed here; a peer's call is no reason (see greet)
 		}
 		t.Stop()
 	}
