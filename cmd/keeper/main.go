@@ -15,6 +15,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 )
 
@@ -57,7 +58,7 @@ func run(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	listener, err := keeper.Listen(*socket)
+	listener, err := unixsocket.Listen(*socket)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
@@ -254,15 +255,7 @@ func serveLink(c config, source *tlsfiles.Source, site *replication.Site, failed
 }
 
 func serveSidecar(endpoint string, service *sidecar.Service, failed chan<- error) (stop func(), err error) {
-	path, ok := strings.CutPrefix(endpoint, "unix://")
-	if !ok {
-		return nil, fmt.Errorf("--endpoint %q: want unix:///path", endpoint)
-	}
-	// A socket that a killed replicator left; the pool's lock says that none is running.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	lis, err := net.Listen("unix", path)
+	lis, err := unixsocket.Listen(endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("listen for the driver: %w", err)
 	}

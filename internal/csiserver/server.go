@@ -1,4 +1,4 @@
-// Package csiserver is what every CSI server of the project does around its services: the Unix socket, the log, the
+// Package csiserver is what every CSI server of the project does around its services: the log, the
 // standard metrics, and an end that lets calls finish.
 //
 // It knows nothing of what the services do. Serve may run several times in one process; everything here is safe for
@@ -9,11 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -68,36 +65,6 @@ func ServeMetrics(ctx context.Context, listener net.Listener, manager metrics.CS
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil
-}
-
-// ListenUnix listens on a Unix socket given as unix:///path, unix:path or a path. The socket of a process that was killed
-// is replaced; one that somebody listens on is an error.
-func ListenUnix(endpoint string) (net.Listener, error) {
-	path := strings.TrimPrefix(strings.TrimPrefix(endpoint, "unix:"), "//")
-	if path == "" || strings.Contains(path, "://") {
-		return nil, fmt.Errorf("endpoint %q is not a Unix socket: want unix:///path", endpoint)
-	}
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("endpoint %s: another process listens there; stop it first", path)
-	}
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("endpoint: %w", err)
-	case info.Mode()&os.ModeSocket == 0:
-		return nil, fmt.Errorf("endpoint %s exists and is not a socket; remove it or choose another", path)
-	default:
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("endpoint: %w", err)
-		}
-	}
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("endpoint: %w", err)
-	}
-	return listener, nil
 }
 
 // logCalls logs each call with its request, response or error, secrets stripped. Kubelet and the sidecars ask some questions every few

@@ -12,7 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
@@ -49,7 +49,7 @@ func startReplicator(t *testing.T, net *link.Network, name string, mem *vfs.MemF
 	dir := t.TempDir()
 	r := &replicator{t: t, endpoint: "unix://" + filepath.Join(dir, "r.sock"), site: site}
 	svc := sidecar.New(sidecar.Options{SiteName: name, Site: site, Pool: pool, ShimDir: filepath.Join(dir, "shim"), Metrics: sidecar.NewMetrics(site)})
-	listener, err := csiserver.ListenUnix(r.endpoint)
+	listener, err := unixsocket.Listen(r.endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}

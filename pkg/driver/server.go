@@ -16,12 +16,13 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 )
 
 // Run serves until ctx is done: the CSI services, those for the controller, and metrics. Stopping unmounts nothing and detaches
 // nothing.
 func (d *Driver) Run(ctx context.Context) error {
-	listener, err := csiserver.ListenUnix(d.opts.Endpoint)
+	listener, err := unixsocket.Listen(d.opts.Endpoint)
 	if err != nil {
 		return err
 	}

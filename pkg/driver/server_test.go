@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -94,7 +94,7 @@ func TestRun(t *testing.T) {
 	}
 
 	// A second driver on the same socket, or the same pool, is told so.
-	if _, err := csiserver.ListenUnix(opts.Endpoint); err == nil || !strings.Contains(err.Error(), "another process listens") {
+	if _, err := unixsocket.Listen(opts.Endpoint); err == nil || !strings.Contains(err.Error(), "another process listens") {
 		t.Errorf("a second listener: %v", err)
 	}
 	if _, err := newDriver(opts, d.system); err == nil || !strings.Contains(err.Error(), "driver.lock") {

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
@@ -55,7 +55,7 @@ func startSidecar(t *testing.T) *fakeSidecar {
 
 func (s *fakeSidecar) start(t *testing.T) {
 	t.Helper()
-	listener, err := csiserver.ListenUnix(s.endpoint)
+	listener, err := unixsocket.Listen(s.endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}

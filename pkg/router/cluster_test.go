@@ -16,9 +16,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/internal/testsite"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
@@ -293,7 +293,7 @@ func startReplicator(t testing.TB, socket, poolDir string) string {
 		t.Fatal(err)
 	}
 	svc := sidecar.New(sidecar.Options{SiteName: "site-a", Site: site, Pool: pool, ShimDir: poolDir + "/shim", Metrics: sidecar.NewMetrics(site)})
-	listener, err := csiserver.ListenUnix(socket)
+	listener, err := unixsocket.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}

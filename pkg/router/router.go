@@ -35,6 +35,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
@@ -89,7 +90,7 @@ func (r *Router) Close() error { return errors.Join(r.nodes.Close(), r.tls.Close
 
 // Run follows the nodes and serves until ctx is done.
 func (r *Router) Run(ctx context.Context) error {
-	listener, err := csiserver.ListenUnix(r.opts.Endpoint)
+	listener, err := unixsocket.Listen(r.opts.Endpoint)
 	if err != nil {
 		return err
 	}

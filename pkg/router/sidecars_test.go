@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 )
 
@@ -21,7 +21,7 @@ func TestSidecarsQuestions(t *testing.T) {
 	c := newCluster(t)
 	r, ctx := c.router(), testContext(t)
 	socket := filepath.Join(c.dir, "csi.sock")
-	listener, err := csiserver.ListenUnix(socket)
+	listener, err := unixsocket.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}

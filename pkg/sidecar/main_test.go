@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/internal/testenv"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
@@ -200,7 +201,7 @@ func newFixture(t *testing.T, net *link.Network, name string, withKeeper bool) *
 
 func (f *fixture) startKeeper() {
 	f.keeper = filepath.Join(f.dir, "keeper.sock")
-	l, err := keeper.Listen(f.keeper)
+	l, err := unixsocket.Listen(f.keeper)
 	if err != nil {
 		f.t.Fatal(err)
 	}

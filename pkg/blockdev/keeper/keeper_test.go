@@ -18,6 +18,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,7 +38,7 @@ func start(t *testing.T, socket string) *running {
 
 func startHolding(t *testing.T, socket string, s *Server) *running {
 	t.Helper()
-	l, err := Listen(socket)
+	l, err := unixsocket.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +367,7 @@ func TestConnectionLimit(t *testing.T) {
 
 func TestContext(t *testing.T) {
 	// A keeper that never answers.
-	l, err := Listen(socketPath(t))
+	l, err := unixsocket.Listen(socketPath(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,34 +382,6 @@ func TestContext(t *testing.T) {
 	time.AfterFunc(10*time.Millisecond, cancel)
 	if _, err := c.List(ctx); !errors.Is(err, context.Canceled) {
 		t.Fatalf("cancel: %v", err)
-	}
-}
-
-func TestListen(t *testing.T) {
-	socket := socketPath(t)
-	k := start(t, socket)
-	if _, err := Listen(socket); err == nil {
-		t.Fatal("listened twice")
-	}
-	fi, err := os.Stat(socket)
-	if err != nil || fi.Mode().Perm() != 0o600 {
-		t.Fatalf("%v %v", fi, err)
-	}
-	k.stop()
-	// What a killed keeper leaves: a socket file that nobody listens on.
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.SetUnlinkOnClose(false)
-	l.Close()
-	start(t, socket)
-	regular := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(regular, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Listen(regular); err == nil {
-		t.Fatal("replaced a file that is not a socket")
 	}
 }
 

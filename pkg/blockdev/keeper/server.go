@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -42,34 +41,6 @@ type entry struct {
 // NewServer returns a Server that holds nothing and visits the files it is told of by w, which stays the caller's.
 func NewServer(w *Writeback) *Server {
 	return &Server{writeback: w, entries: make(map[string]entry)}
-}
-
-// Listen listens on a Unix socket that only the own user can connect to. A socket file that a keeper which was killed left
-// behind is replaced; one that somebody listens on is an error.
-func Listen(path string) (net.Listener, error) {
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("keeper: another process listens on %q", path)
-	}
-	if fi, err := os.Lstat(path); err == nil {
-		if fi.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("keeper: %q exists and is not a socket", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("keeper: %w", err)
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("keeper: %w", err)
-	}
-	// Between the two lines another user could connect if the directory lets him: it has to be private in any case, as
-	// the sockets beside it are.
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("keeper: %w", err)
-	}
-	return l, nil
 }
 
 // Serve answers clients until ctx is done, and then returns nil after all connections are closed. What the Server holds
