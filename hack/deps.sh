@@ -96,6 +96,7 @@ for set in "$@"; do
 		need openssl openssl
 		need jq jq
 		need busybox busybox-static
+		need curl curl
 		;;
 	*)
 		echo "hack/deps.sh: unknown set \"$set\"; $usage" >&2

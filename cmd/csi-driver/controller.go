@@ -41,7 +41,7 @@ func runController(flags *flag.FlagSet, known *nodes.Flags, node driver.Options)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	r, err := router.New(router.Options{Endpoint: node.Endpoint, Source: source, Retired: known.Retired, TLSDir: node.TLSDir,
-		MetricsAddr: node.MetricsAddr, Version: node.Version})
+		Metrics: node.Metrics, Version: node.Version})
 	if err != nil {
 		return err
 	}

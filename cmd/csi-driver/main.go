@@ -57,7 +57,7 @@ func run(args []string) error {
 	flags.Float64Var(&opts.Capacity.OvercommitRatio, "overcommit-ratio", 1, "how often the space for thin volumes may be promised; above 1 the pool can be full before they are")
 	flags.StringVar(&opts.TCPAddress, "tcp-address", "", "host:port where the controller reaches this node over mutual TLS (default none)")
 	flags.StringVar(&opts.TLSDir, "tls-dir", "", "directory with ca.crt, tls.crt and tls.key, for --tcp-address and --mode=controller; read again when they change")
-	flags.StringVar(&opts.MetricsAddr, "metrics-addr", "", "host:port of Prometheus metrics under /metrics (default none)")
+	opts.Metrics.Add(flags)
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(logFlags)

@@ -38,10 +38,11 @@ func main() {
 }
 
 type config struct {
-	site, listen, tlsDir, metricsAddr string
-	insecure                          bool
-	peers                             []string
-	nodes                             nodes.Flags
+	site, listen, tlsDir string
+	metrics              metricsserver.Options
+	insecure             bool
+	peers                []string
+	nodes                nodes.Flags
 }
 
 func run(args []string) error {
@@ -58,7 +59,7 @@ func run(args []string) error {
 	})
 	flags.StringVar(&c.tlsDir, "tls-dir", "", "`directory` with the site's ca.crt, tls.crt and tls.key; read again when they change")
 	flags.BoolVar(&c.insecure, "insecure", false, "plain text, on loopback addresses only")
-	flags.StringVar(&c.metricsAddr, "metrics-addr", "", "`address` to serve Prometheus metrics on; empty for none")
+	c.metrics.Add(flags)
 	c.nodes.Add(flags, "link", "", "nothing waits for its answer, and no group is put there")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
@@ -117,7 +118,7 @@ func serve(ctx context.Context, c config, source nodes.Source) error {
 		return err
 	}
 	failed := make(chan error, 1)
-	stop, err := metricsserver.Start(c.metricsAddr, failed, append(collectors, g.Metrics())...)
+	stop, err := metricsserver.Start(c.metrics, failed, append(collectors, g.Metrics())...)
 	if err != nil {
 		return err
 	}

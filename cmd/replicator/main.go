@@ -52,11 +52,12 @@ func (p peerFlags) Set(value string) error {
 }
 
 type config struct {
-	endpoint, site, node, pool, journalDir, shimDir, keeperSocket, listen, metricsAddr string
-	ca, cert, key, compression                                                         string
-	insecure, showVersion                                                              bool
-	applyInterval                                                                      time.Duration
-	peers                                                                              peerFlags
+	endpoint, site, node, pool, journalDir, shimDir, keeperSocket, listen string
+	ca, cert, key, compression                                            string
+	metrics                                                               metricsserver.Options
+	insecure, showVersion                                                 bool
+	applyInterval                                                         time.Duration
+	peers                                                                 peerFlags
 }
 
 func main() {
@@ -77,7 +78,7 @@ func main() {
 	flag.StringVar(&c.key, "tls-key", "", "`file` with its key")
 	flag.BoolVar(&c.insecure, "insecure", false, "plain text to and from peers, on loopback addresses only")
 	flag.StringVar(&c.compression, "compression", "none", "of what is shipped: `none` or zstd")
-	flag.StringVar(&c.metricsAddr, "metrics-addr", "", "`address` to serve Prometheus metrics on; empty for none")
+	c.metrics.Add(flag.CommandLine)
 	flag.DurationVar(&c.applyInterval, "apply-interval", 0, "how long a durable write stays out of the image at most while the journal has room; default 2s")
 	flag.BoolVar(&c.showVersion, "version", false, "print the version and exit")
 	flag.Parse()
@@ -207,7 +208,7 @@ func run(c config) error {
 	if source != nil {
 		collectors = append(collectors, metricsserver.CertificateExpiry(source.NotAfter))
 	}
-	stopMetrics, err := metricsserver.Start(c.metricsAddr, failed, collectors...)
+	stopMetrics, err := metricsserver.Start(c.metrics, failed, collectors...)
 	if err != nil {
 		return err
 	}

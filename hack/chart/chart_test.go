@@ -113,6 +113,8 @@ func TestRefusals(t *testing.T) {
 		{"peers without replication", `{site: {name: a, peers: {b: "h:1"}}, tls: {existingSecret: s}, replication: {enabled: false}}`,
 			"site.peers needs replication.enabled"},
 		{"its own peer", `{site: {name: a, peers: {a: "h:1"}}, tls: {existingSecret: s}}`, "site.peers has this site itself"},
+		{"open metrics with a token", `{site: {name: a}, metrics: {open: true, tokenSecret: s}}`, "exclude each other"},
+		{"a Prometheus that reaches nothing", `{site: {name: a}, metrics: {serviceMonitor: {enabled: true}}}`, "networkPolicy.metricsFrom is empty"},
 		{"two certificates", `{site: {name: a}, tls: {existingSecret: s, certManager: {enabled: true, issuerRef: {name: i}}}}`, "exclude each other"},
 		{"no issuer", `{site: {name: a}, tls: {certManager: {enabled: true}}}`, "tls.certManager.issuerRef.name is missing"},
 	} {

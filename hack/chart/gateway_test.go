@@ -68,7 +68,7 @@ func callers(policy *networkingv1.NetworkPolicy, port string) []string {
 func TestGateway(t *testing.T) {
 	const peers = "site: {name: site-a, peers: {site-b: 'b.example.com:9443', site-c: ''}}\ntls: {existingSecret: site-a-tls}\n"
 	const none = "site: {name: site-a}\ntls: {existingSecret: site-a-tls}\n"
-	const policies = "networkPolicy: {enabled: true, peerCIDRs: [10.2.0.0/16]}\n"
+	const policies = "networkPolicy: {peerCIDRs: [10.2.0.0/16], metricsFrom: [{namespaceSelector: {}}]}\n"
 	for _, tt := range []struct {
 		name, values string
 		gateway      bool
@@ -86,7 +86,7 @@ func TestGateway(t *testing.T) {
 		{"beside a controller", peers + policies + "controller: {mode: controller, tls: {nodeSecret: nodes, controllerSecret: controller}}\n",
 			true, 2, nil, []string{"gateway"}, []string{"controller", "gateway"}},
 		{"switched off", peers + policies + "replication: {gateway: {enabled: false}}\n", false, 0, nil, []string{"10.2.0.0/16"}, nil},
-		{"switched off, peers from everywhere", peers + "networkPolicy: {enabled: true}\nreplication: {gateway: {enabled: false}}\n",
+		{"switched off, peers from everywhere", peers + "replication: {gateway: {enabled: false}}\n",
 			false, 0, nil, []string{"everybody"}, nil},
 		{"no peers", none + policies, false, 0, nil, []string{"10.2.0.0/16"}, nil},
 		{"no certificate", "site: {name: site-a}\n" + policies, false, 0, nil, nil, nil},

@@ -54,17 +54,11 @@ func Serve(ctx context.Context, server *grpc.Server, listener net.Listener) erro
 	return nil
 }
 
-// ServeMetrics serves /metrics until ctx is done. It closes listener.
-func ServeMetrics(ctx context.Context, listener net.Listener, manager metrics.CSIMetricsManager) error {
+// Metrics returns the handler of what a manager has measured.
+func Metrics(manager metrics.CSIMetricsManager) http.Handler {
 	mux := http.NewServeMux()
-	manager.RegisterToServer(mux, "/metrics")
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
+	manager.RegisterToServer(mux, "/")
+	return mux
 }
 
 // logCalls logs each call with its request, response or error, secrets stripped. Kubelet and the sidecars ask some questions every few

@@ -1,7 +1,12 @@
-// Package metricsserver serves Prometheus metrics of a program over HTTP, beside what the Go runtime and the process have.
+// Package metricsserver serves Prometheus metrics of a program over HTTP, to those who may read them. Metrics name claims and their
+// namespaces, so a caller from another host shows a token (access.go).
+//
+// It is not encrypted: who can read the network between a program and its Prometheus can read the metrics and the token, which opens
+// nothing else.
 package metricsserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,28 +18,74 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Start listens at an address (host:port) and serves /metrics until stop is called, or nothing where the address is empty. Should serving
-// end by itself, the reason is sent to failed.
-func Start(address string, failed chan<- error, metrics ...prometheus.Collector) (stop func(), err error) {
-	if address == "" {
-		return func() {}, nil
+// path is where the metrics are.
+const path = "/metrics"
+
+// Server is a listener whose callers are served by Serve. Use Listen.
+type Server struct {
+	listener net.Listener
+	access   access
+}
+
+// Listen opens the address, and reads the token once to find out that there is one. Without an address it returns nil.
+func Listen(o Options) (*Server, error) {
+	if o.Addr == "" {
+		return nil, nil
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(append(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	const headerTimeout = 10 * time.Second
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
-	lis, err := net.Listen("tcp", address)
+	a := access{tokenFile: o.TokenFile, open: o.Open}
+	if o.Open && o.TokenFile != "" {
+		return nil, errors.New("--metrics-open and --metrics-token-file exclude each other: give one of them")
+	}
+	if o.TokenFile != "" {
+		if _, err := a.token(); err != nil {
+			return nil, err
+		}
+	}
+	listener, err := net.Listen("tcp", o.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for metrics: %w", err)
 	}
+	return &Server{listener: listener, access: a}, nil
+}
+
+// Close ends a server that Serve is not called for. It does nothing on nil.
+func (s *Server) Close() error {
+	if s == nil {
+		return nil
+	}
+	return s.listener.Close()
+}
+
+// Serve serves the metrics until ctx is done, and closes the listener.
+func (s *Server) Serve(ctx context.Context, metrics http.Handler) error {
+	mux := http.NewServeMux()
+	mux.Handle(path, s.access.guard(metrics))
+	const headerTimeout = 10 * time.Second
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+// Start serves collectors, and what the Go runtime and the process have, until stop is called; nothing where there is no address. Should
+// serving end by itself, the reason is sent to failed.
+func Start(o Options, failed chan<- error, metrics ...prometheus.Collector) (stop func(), err error) {
+	server, err := Listen(o)
+	if server == nil {
+		return func() {}, err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(append(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
+	ctx, stop := context.WithCancel(context.Background())
 	go func() {
-		if err := server.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(ctx, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})); err != nil {
 			failed <- err
 		}
 	}()
-	return func() { server.Close() }, nil
+	return stop, nil
 }
 
 // CertificateExpiry is the metric about a program's certificate. It has one name in all of them, so that one alert is enough.

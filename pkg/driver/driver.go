@@ -32,6 +32,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -64,8 +65,8 @@ type Options struct {
 	// TLSDir has ca.crt, tls.crt and tls.key for TCPAddress. The certificate is for tlsfiles.NodeName, the caller's for
 	// tlsfiles.ControllerName.
 	TLSDir string
-	// MetricsAddr is host:port of Prometheus metrics over HTTP; empty: none.
-	MetricsAddr string
+	// Metrics is where Prometheus metrics are served, and to whom.
+	Metrics metricsserver.Options
 	// Version of the program.
 	Version string
 }

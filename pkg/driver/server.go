@@ -3,10 +3,8 @@ package driver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math"
-	"net"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
@@ -16,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 )
 
@@ -41,11 +40,9 @@ func (d *Driver) Run(ctx context.Context) error {
 		}
 		closers = append(closers, port)
 	}
-	var web net.Listener
-	if d.opts.MetricsAddr != "" {
-		if web, err = net.Listen("tcp", d.opts.MetricsAddr); err != nil {
-			return fail(fmt.Errorf("metrics: %w", err))
-		}
+	web, err := metricsserver.Listen(d.opts.Metrics)
+	if err != nil {
+		return fail(err)
 	}
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -58,7 +55,7 @@ func (d *Driver) Run(ctx context.Context) error {
 		group.Go(func() error { return port.serve(ctx, manager) })
 	}
 	if web != nil {
-		group.Go(func() error { return csiserver.ServeMetrics(ctx, web, manager) })
+		group.Go(func() error { return web.Serve(ctx, csiserver.Metrics(manager)) })
 	}
 	klog.InfoS("Serving", "driver", Name, "version", d.opts.Version, "node", d.opts.NodeID, "endpoint", d.opts.Endpoint,
 		"tcpAddress", d.opts.TCPAddress, "pool", d.opts.PoolDir, "keeper", d.opts.KeeperSocket, "sidecar", d.opts.SidecarEndpoint)

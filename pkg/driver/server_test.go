@@ -57,7 +57,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts.MetricsAddr = web.Addr().String()
+	opts.Metrics.Addr = web.Addr().String()
 	web.Close()
 	d, err := newDriver(opts, system{fs: vfs.OS, mounter: fakeMounter{m}, filesystems: fakeFileSystems{m}, loops: fakeLoops{m}, writeback: fakeWriteback{m}})
 	if err != nil {
@@ -101,7 +101,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("a second driver: %v", err)
 	}
 
-	response, err := http.Get("http://" + opts.MetricsAddr + "/metrics")
+	response, err := http.Get("http://" + opts.Metrics.Addr + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

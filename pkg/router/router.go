@@ -23,8 +23,6 @@ package router
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
@@ -52,8 +50,8 @@ type Options struct {
 	Retired []string
 	// TLSDir has ca.crt, tls.crt and tls.key; the certificate is for tlsfiles.ControllerName.
 	TLSDir string
-	// MetricsAddr is host:port of Prometheus metrics over HTTP; empty: none.
-	MetricsAddr string
+	// Metrics is where Prometheus metrics are served, and to whom.
+	Metrics metricsserver.Options
 	// Version of the program.
 	Version string
 }
@@ -94,11 +92,9 @@ func (r *Router) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var web net.Listener
-	if r.opts.MetricsAddr != "" {
-		if web, err = net.Listen("tcp", r.opts.MetricsAddr); err != nil {
-			return errors.Join(fmt.Errorf("metrics: %w", err), listener.Close())
-		}
+	web, err := metricsserver.Listen(r.opts.Metrics)
+	if err != nil {
+		return errors.Join(err, listener.Close())
 	}
 	manager := metrics.NewCSIMetricsManagerForPlugin(driver.Name).WithAdditionalRegistry(r.meter.registry)
 	group, ctx := errgroup.WithContext(ctx)
@@ -109,7 +105,7 @@ func (r *Router) Run(ctx context.Context) error {
 		return csiserver.Serve(ctx, server, listener)
 	})
 	if web != nil {
-		group.Go(func() error { return csiserver.ServeMetrics(ctx, web, manager) })
+		group.Go(func() error { return web.Serve(ctx, csiserver.Metrics(manager)) })
 	}
 	klog.InfoS("Serving as controller", "driver", driver.Name, "version", r.opts.Version, "endpoint", r.opts.Endpoint, "retired", r.opts.Retired)
 	return group.Wait()

@@ -67,15 +67,35 @@ func NewAuthority(dir, name string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create authority: %w", err)
 	}
+	a, err := NewTransientAuthority(name, time.Now(), authorityValidity)
+	if err != nil {
+		return nil, err
+	}
+	// The key first: a certificate without its key would look like an authority that is there.
+	keyPEM, err := encodeKey(a.key)
+	if err != nil {
+		return nil, err
+	}
+	if err := replaceFile(filepath.Join(dir, CAKeyFile), keyPEM, 0o600); err != nil {
+		return nil, err
+	}
+	if err := replaceFile(filepath.Join(dir, CAFile), a.pem, 0o644); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// NewTransientAuthority creates an authority whose key is in memory only: what it has signed by the time it is forgotten is all that it
+// ever signs.
+func NewTransientAuthority(name string, now time.Time, validFor time.Duration) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("create authority's key: %w", err)
 	}
-	now := time.Now()
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(authorityValidity),
+		NotAfter:              now.Add(validFor),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
@@ -90,15 +110,11 @@ func NewAuthority(dir, name string) (*Authority, error) {
 		return nil, fmt.Errorf("create authority's certificate: %w", err)
 	}
 	a.pem = encode("CERTIFICATE", der)
-	// The key first: a certificate without its key would look like an authority that is there.
-	if err := writeKey(filepath.Join(dir, CAKeyFile), key); err != nil {
-		return nil, err
-	}
-	if err := replaceFile(filepath.Join(dir, CAFile), a.pem, 0o644); err != nil {
-		return nil, err
-	}
 	return a, nil
 }
+
+// PEM returns the authority's certificate, as it stands in ca.crt.
+func (a *Authority) PEM() []byte { return a.pem }
 
 // OpenAuthority reads what NewAuthority wrote.
 func OpenAuthority(dir string) (*Authority, error) {
@@ -134,20 +150,35 @@ func OpenAuthority(dir string) (*Authority, error) {
 // Hosts must not hold another site's name: a peer believes every name that it finds. Since the authority does not know
 // which names are sites', that is the caller's to see to.
 func (a *Authority) IssueSite(dir, site string, hosts []string, validFor time.Duration) error {
-	if err := checkSiteName(site); err != nil {
+	cert, key, err := a.Issue(site, hosts, time.Now(), validFor)
+	if err != nil {
 		return err
-	}
-	if validFor <= 0 {
-		return fmt.Errorf("certificate of site %s: it would be valid for %v", site, validFor)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("certificate of site %s: %w", site, err)
 	}
+	// A reader between these sees a pair that does not match, keeps what it has, and reads again at the next change.
+	if err := replaceFile(filepath.Join(dir, CAFile), a.pem, 0o644); err != nil {
+		return err
+	}
+	if err := replaceFile(filepath.Join(dir, KeyFile), key, 0o600); err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, CertFile), cert, 0o644)
+}
+
+// Issue is IssueSite without files: it returns what would be in tls.crt and tls.key.
+func (a *Authority) Issue(site string, hosts []string, now time.Time, validFor time.Duration) (certPEM, keyPEM []byte, err error) {
+	if err := checkSiteName(site); err != nil {
+		return nil, nil, err
+	}
+	if validFor <= 0 {
+		return nil, nil, fmt.Errorf("certificate of site %s: it would be valid for %v", site, validFor)
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("key of site %s: %w", site, err)
+		return nil, nil, fmt.Errorf("key of site %s: %w", site, err)
 	}
-	now := time.Now()
 	notAfter := now.Add(validFor)
 	if notAfter.After(a.cert.NotAfter) {
 		notAfter = a.cert.NotAfter
@@ -169,16 +200,12 @@ func (a *Authority) IssueSite(dir, site string, hosts []string, validFor time.Du
 	}
 	der, err := a.sign(template, key.Public())
 	if err != nil {
-		return fmt.Errorf("certificate of site %s: %w", site, err)
+		return nil, nil, fmt.Errorf("certificate of site %s: %w", site, err)
 	}
-	// A reader between these sees a pair that does not match, keeps what it has, and reads again at the next change.
-	if err := replaceFile(filepath.Join(dir, CAFile), a.pem, 0o644); err != nil {
-		return err
+	if keyPEM, err = encodeKey(key); err != nil {
+		return nil, nil, err
 	}
-	if err := writeKey(filepath.Join(dir, KeyFile), key); err != nil {
-		return err
-	}
-	return replaceFile(filepath.Join(dir, CertFile), encode("CERTIFICATE", der), 0o644)
+	return encode("CERTIFICATE", der), keyPEM, nil
 }
 
 // checkSiteName refuses what x509's matching of names would not match, or would match to more than one name.
@@ -203,12 +230,12 @@ func (a *Authority) sign(template *x509.Certificate, public crypto.PublicKey) ([
 	return x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
 }
 
-func writeKey(path string, key *ecdsa.PrivateKey) error {
+func encodeKey(key crypto.Signer) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return fmt.Errorf("encode key %s: %w", path, err)
+		return nil, fmt.Errorf("encode key: %w", err)
 	}
-	return replaceFile(path, encode("PRIVATE KEY", der), 0o600)
+	return encode("PRIVATE KEY", der), nil
 }
 
 func encode(kind string, der []byte) []byte {

@@ -18,6 +18,9 @@ import (
 // linkPort is where the nodes' addresses lead to the site's gateways.
 const linkPort = 30943
 
+// metricsSecret has the token of who reads metrics.
+const metricsSecret = "metrics-token"
+
 // values of the chart for a site; see images.sh for the names of the images.
 const values = `
 site: {name: site-%[1]s, peers: {site-%[2]s: "%[3]s"}}
@@ -26,7 +29,7 @@ replication: {service: {type: NodePort, nodePort: 30943}, compression: none}
 tls: {existingSecret: site-tls}
 capacity: {pollInterval: 5s}
 imagePullPolicy: Never
-networkPolicy: {enabled: false}
+metrics: {tokenSecret: metrics-token}
 node: {maxUnavailable: 1}
 sidecars: {snapshotter: {enabled: true}}
 images:
@@ -93,6 +96,7 @@ func (s *suite) installAt(t *testing.T, c cluster, authority *tlsfiles.Authority
 	for _, ns := range []string{system, namespace} {
 		c.apply(t, "{apiVersion: v1, kind: Namespace, metadata: {name: "+ns+"}}")
 	}
+	c.apply(t, c.run(t, "-n", system, "create", "secret", "generic", metricsSecret, "--from-literal=token=e2e", "--dry-run=client", "-o", "yaml"))
 	issue(t, c, authority, "site-tls", "site-"+c.site, 24*time.Hour)
 	file := filepath.Join(t.TempDir(), "values.yaml")
 	text := fmt.Sprintf(values, c.site, peer.site, fmt.Sprintf("%s:%d", s.address(s.nodes(peer.site)[0]), linkPort))

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -73,13 +74,16 @@ func (s *suite) disconnectedInMetrics(t *testing.T, node string) bool {
 	return false
 }
 
-// metrics of a node's replicator, read as Prometheus would.
+// metrics of a node's replicator, read as Prometheus would: from outside of its pod, with the token.
 func (s *suite) metrics(t *testing.T, node string) string {
 	t.Helper()
-	pod := s.a.nodePod(t, "node", node)
-	out, err := s.a.try("", "get", "--raw", "/api/v1/namespaces/"+system+"/pods/"+pod+":9812/proxy/metrics")
-	if err != nil {
+	address := "http://" + field(s.a.get(t, "-n", system, "pod", s.a.nodePod(t, "node", node)).Status, "podIP") + ":9812/metrics"
+	var secret struct{ Data struct{ Token []byte } }
+	if err := json.Unmarshal([]byte(s.a.run(t, "-n", system, "get", "secret", metricsSecret, "-o", "json")), &secret); err != nil {
 		t.Fatal(err)
 	}
-	return out
+	if out := s.a.onNode(t, node, "curl", "-sS", address); !strings.Contains(out, "bearer token") {
+		t.Errorf("metrics without the token: %.200s", out)
+	}
+	return s.a.onNode(t, node, "curl", "-sS", "--fail", "-H", "Authorization: Bearer "+string(secret.Data.Token), address)
 }

@@ -136,6 +136,12 @@ seccompProfile:
 {{- if and .Values.site.peers (not .Values.replication.enabled) -}}
 {{- fail "site.peers needs replication.enabled" -}}
 {{- end -}}
+{{- if and .Values.metrics.open .Values.metrics.tokenSecret -}}
+{{- fail "metrics.open and metrics.tokenSecret exclude each other: give one of them" -}}
+{{- end -}}
+{{- if and .Values.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) (or .Values.metrics.annotations .Values.metrics.serviceMonitor.enabled) -}}
+{{- fail "networkPolicy.metricsFrom is empty, so that no Prometheus reaches the metrics: say where yours calls from, as in values.yaml" -}}
+{{- end -}}
 {{- if hasKey .Values.site.peers .Values.site.name -}}
 {{- fail (printf "site.peers has this site itself, %s" .Values.site.name) -}}
 {{- end -}}

@@ -34,3 +34,42 @@
 {{- end -}}
 {{- toJson $components -}}
 {{- end }}
+
+{{/* The Secret with the token that readers of metrics show; empty: metrics are for loopback, or open. */}}
+{{- define "slipstream.metricsToken" -}}
+{{- if and .Values.metrics.enabled (not .Values.metrics.open) }}{{ .Values.metrics.tokenSecret }}{{ end -}}
+{{- end }}
+
+{{/*
+Where a program of this project serves metrics, and to whom. The ports answer from all addresses, since probes call them; who does not call
+from within the pod gets metrics for the token alone. Takes (list . port).
+*/}}
+{{- define "slipstream.metricsArgs" -}}
+{{- $root := index . 0 -}}
+- --metrics-addr=:{{ index . 1 }}
+{{- if include "slipstream.metricsToken" $root }}
+- --metrics-token-file=/etc/slipstream/metrics/token
+{{- else if and $root.Values.metrics.enabled $root.Values.metrics.open }}
+- --metrics-open
+{{- end }}
+{{- end }}
+
+{{- define "slipstream.metricsMount" -}}
+{{- if include "slipstream.metricsToken" . -}}
+- name: metrics-token
+  mountPath: /etc/slipstream/metrics
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "slipstream.metricsVolume" -}}
+{{- with include "slipstream.metricsToken" . -}}
+- name: metrics-token
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items:
+      - key: token
+        path: token
+{{- end }}
+{{- end }}

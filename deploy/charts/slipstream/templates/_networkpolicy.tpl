@@ -29,6 +29,29 @@
     - port: {{ .name }}
     {{- end }}
   from:
-    - namespaceSelector:
-        {{- toYaml (index . 0).Values.networkPolicy.metricsNamespaceSelector | nindent 8 }}
+    {{- toYaml (index . 0).Values.networkPolicy.metricsFrom | nindent 4 }}
+{{- end }}
+
+{{/* The rules of a component's pods. Takes (list . component), the component as in slipstream.metrics. */}}
+{{- define "slipstream.ingress" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $gateway := include "slipstream.gateway" $root -}}
+{{- if eq $component.name "gateway" }}
+{{ include "slipstream.peersMay" $root }}
+{{- end }}
+{{- if eq $component.name "node" }}
+{{- if $gateway }}
+{{ include "slipstream.podsMay" (list $root "gateway" "link") }}
+{{- end }}
+{{- if and (include "slipstream.link" $root) (or (not $gateway) $root.Values.replication.hostPort) }}
+{{ include "slipstream.peersMay" $root }}
+{{- end }}
+{{- if include "slipstream.central" $root }}
+{{ include "slipstream.podsMay" (list $root "controller" "csi") }}
+{{- end }}
+{{- end }}
+{{- if and $root.Values.metrics.enabled $root.Values.networkPolicy.metricsFrom }}
+{{ include "slipstream.readersMay" (list $root $component.ports) }}
+{{- end }}
 {{- end }}
