@@ -1,5 +1,5 @@
 // Command csi-driver is the CSI driver csi.slipstream.dev: for one node (package driver), or with --mode=controller for a cluster, over the
-// drivers of its nodes (package router). Here are its flags.
+// drivers of its nodes (package router). With --mode=credentials it makes what the two know each other by (package credentials). Here are its flags.
 package main
 
 import (
@@ -34,16 +34,19 @@ func main() {
 
 // The modes.
 const (
-	modeNode       = "node"
-	modeController = "controller"
+	modeNode        = "node"
+	modeController  = "controller"
+	modeCredentials = "credentials"
 )
 
 func run(args []string) error {
 	opts := driver.Options{Version: versionString()}
 	flags := flag.NewFlagSet("csi-driver", flag.ContinueOnError)
-	mode := flags.String("mode", modeNode, "node: serve this node's pool; controller: serve all nodes' pools, by calling the nodes")
+	mode := flags.String("mode", modeNode, "node: serve this node's pool; controller: serve all nodes' pools, by calling the nodes; credentials: make what nodes and controller know each other by, and end")
 	var known nodes.Flags
 	known.Add(flags, "csi", "controller: ", retirement)
+	var secrets credentialFlags
+	secrets.add(flags)
 	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "where the CSI services listen")
 	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
 	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created when missing (required)")
@@ -71,10 +74,14 @@ func run(args []string) error {
 		return nil
 	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
+	case *mode == modeCredentials:
+		return runCredentials(flags, &secrets)
+	case secrets.misplaced(flags, false) != "":
+		return fmt.Errorf("--%s is for --mode=%s only", secrets.misplaced(flags, false), modeCredentials)
 	case *mode == modeController:
 		return runController(flags, &known, opts)
 	case *mode != modeNode:
-		return fmt.Errorf("--mode is %q: it can be %s or %s", *mode, modeNode, modeController)
+		return fmt.Errorf("--mode is %q: it can be %s, %s or %s", *mode, modeNode, modeController, modeCredentials)
 	case nodes.Given(flags) != "":
 		return fmt.Errorf("--%s is for --mode=%s only", nodes.Given(flags), modeController)
 	case opts.NodeID == "":

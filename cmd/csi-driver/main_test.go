@@ -25,6 +25,13 @@ func TestFlags(t *testing.T) {
 		"--mode=controller --tls-dir /t --nodes a=b":                              "missing port",
 		"--mode=controller --tls-dir /t --nodes a=b:1,a=c:1":                      "node a is there twice",
 		"--mode=controller --tls-dir /no/such --nodes a=b:1":                      "/no/such",
+
+		"--mode=credentials": "the namespace of the Secrets is missing",
+		"--mode=credentials --namespace n --node-secret a":                          "name both or neither",
+		"--mode=credentials --namespace n --metrics-secret a --pool /p":             "--pool is not for --mode=credentials",
+		"--mode=credentials --namespace n --metrics-secret a --validity 1h":         "want at least",
+		"--mode=credentials --namespace n --metrics-secret a --kubeconfig /no/such": "/no/such",
+		"--node-id n --pool /p --metrics-secret a":                                  "--metrics-secret is for --mode=credentials only",
 	} {
 		if err := run(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want one with %q", args, err, want)

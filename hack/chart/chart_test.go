@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -102,8 +103,8 @@ func TestRefusals(t *testing.T) {
 		{"a class without a name", `{site: {name: a}, storageClasses: [{default: true}]}`, "/storageClasses/0"},
 		{"mode", `{site: {name: a}, controller: {mode: both}}`, "/controller/mode"},
 		{"no replica of the controller", `{site: {name: a}, controller: {replicas: 0}}`, "/controller/replicas"},
-		{"a controller without certificates", `{site: {name: a}, controller: {mode: controller}}`, "needs certificates"},
-		{"a controller whose nodes have none", `{site: {name: a}, controller: {mode: controller, tls: {controllerSecret: c}}}`, "needs certificates"},
+		{"a controller whose nodes have no certificate", `{site: {name: a}, controller: {tls: {controllerSecret: c}}}`, "belong together"},
+		{"certificates that end too soon", `{site: {name: a}, credentials: {validity: 1d}}`, "/credentials/validity"},
 		{"one certificate for both sides", `{site: {name: a}, controller: {mode: controller, tls: {nodeSecret: s, controllerSecret: s}}}`, "are the same"},
 		{"a controller's two certificates", `{site: {name: a}, controller: {mode: controller, tls: {nodeSecret: nodes, certManager: {enabled: true, issuerRef: {name: i}}}}}`,
 			"exclude each other"},
@@ -244,6 +245,12 @@ func checkObjects(t *testing.T, manifest []byte) {
 			checkPod(t, id, w.Spec.Selector.MatchLabels, w.Spec.Template)
 		case *appsv1.Deployment:
 			checkPod(t, id, w.Spec.Selector.MatchLabels, w.Spec.Template)
+		case *batchv1.Job:
+			checkPod(t, id, nil, w.Spec.Template)
+		case *batchv1.CronJob:
+			checkPod(t, id, nil, w.Spec.JobTemplate.Spec.Template)
+		case *corev1.Secret:
+			t.Errorf("%s is a Secret: its content would be in the release, too", id)
 		}
 	}
 }

@@ -12,13 +12,14 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"sigs.k8s.io/yaml"
 )
 
-// workload is a DaemonSet or a Deployment.
+// workload is what has pods: a DaemonSet, a Deployment, a Job or a CronJob.
 type workload struct {
 	id  string
 	pod corev1.PodTemplateSpec
@@ -32,6 +33,10 @@ func workloads(objects []object) []workload {
 			all = append(all, workload{o.kind + "/" + o.name, w.Spec.Template})
 		case *appsv1.Deployment:
 			all = append(all, workload{o.kind + "/" + o.name, w.Spec.Template})
+		case *batchv1.Job:
+			all = append(all, workload{o.kind + "/" + o.name, w.Spec.Template})
+		case *batchv1.CronJob:
+			all = append(all, workload{o.kind + "/" + o.name, w.Spec.JobTemplate.Spec.Template})
 		}
 	}
 	return all

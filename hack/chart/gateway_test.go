@@ -77,19 +77,18 @@ func TestGateway(t *testing.T) {
 		link         []string // who may call the nodes' port of it
 		finders      []string // who may look for the nodes
 	}{
-		{"peers", peers + policies, true, 2, nil, []string{"gateway"}, []string{"gateway"}},
+		{"peers", peers + policies, true, 2, nil, []string{"gateway"}, []string{"controller", "gateway"}},
 		{"one replica, a low port, retired nodes",
 			peers + policies + "replication: {port: 443, gateway: {replicas: 1}}\ncontroller: {retiredNodes: [node-7, node-8]}\n",
-			true, 1, []string{"node-7", "node-8"}, []string{"gateway"}, []string{"gateway"}},
+			true, 1, []string{"node-7", "node-8"}, []string{"gateway"}, []string{"controller", "gateway"}},
 		{"the nodes' own addresses as well", peers + policies + "replication: {hostPort: 9443}\n",
-			true, 2, nil, []string{"gateway", "10.2.0.0/16"}, []string{"gateway"}},
-		{"beside a controller", peers + policies + "controller: {mode: controller, tls: {nodeSecret: nodes, controllerSecret: controller}}\n",
-			true, 2, nil, []string{"gateway"}, []string{"controller", "gateway"}},
-		{"switched off", peers + policies + "replication: {gateway: {enabled: false}}\n", false, 0, nil, []string{"10.2.0.0/16"}, nil},
+			true, 2, nil, []string{"gateway", "10.2.0.0/16"}, []string{"controller", "gateway"}},
+		{"without a controller", peers + policies + "controller: {mode: node}\n", true, 2, nil, []string{"gateway"}, []string{"gateway"}},
+		{"switched off", peers + policies + "replication: {gateway: {enabled: false}}\n", false, 0, nil, []string{"10.2.0.0/16"}, []string{"controller"}},
 		{"switched off, peers from everywhere", peers + "replication: {gateway: {enabled: false}}\n",
-			false, 0, nil, []string{"everybody"}, nil},
-		{"no peers", none + policies, false, 0, nil, []string{"10.2.0.0/16"}, nil},
-		{"no certificate", "site: {name: site-a}\n" + policies, false, 0, nil, nil, nil},
+			false, 0, nil, []string{"everybody"}, []string{"controller"}},
+		{"no peers", none + policies, false, 0, nil, []string{"10.2.0.0/16"}, []string{"controller"}},
+		{"no certificate", "site: {name: site-a}\n" + policies, false, 0, nil, nil, []string{"controller"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			objects := renderText(t, tt.values)
@@ -168,7 +167,8 @@ func checkGateway(t *testing.T, objects []object, node corev1.PodTemplateSpec, r
 		}
 	}
 	// Its user is not root: it reads the key as the group, and cannot listen everywhere by itself.
-	s := pod.Spec.Volumes[0].Secret
+	i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "tls" })
+	s := pod.Spec.Volumes[i].Secret
 	if s == nil || s.SecretName != "site-a-tls" || *s.DefaultMode != 0o440 || *pod.Spec.SecurityContext.FSGroup == 0 {
 		t.Errorf("its certificate: %v", pod.Spec.Volumes)
 	}

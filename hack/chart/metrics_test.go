@@ -24,7 +24,7 @@ func TestMetricsAccess(t *testing.T) {
 		secret       string
 		open         bool
 	}{
-		{"no token", peers + central, "", false},
+		{"a token that is made", peers + central, "slipstream-metrics-token", false},
 		{"a token", peers + central + "metrics: {tokenSecret: readers}\n", "readers", false},
 		{"open", peers + central + "metrics: {open: true}\n", "", true},
 		{"off", peers + central + "metrics: {enabled: false, tokenSecret: readers}\n", "", false},

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	commonutil "helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
+	releasev1 "helm.sh/helm/v4/pkg/release/v1"
 	releaseutil "helm.sh/helm/v4/pkg/release/v1/util"
 )
 
@@ -24,7 +26,8 @@ type Release struct {
 	KubeVersion string
 }
 
-// Render returns the chart's objects as YAML documents, in the order in which Helm installs them. Errors are those of the
+// Render returns the chart's objects as YAML documents, in the order in which Helm installs them: first its hooks, which all run before the rest.
+// Errors are those of the
 // schema or of the chart's own checks; nothing is rendered then.
 func Render(chartDir string, release Release, values map[string]any) ([]byte, error) {
 	chart, err := loader.LoadDir(chartDir)
@@ -47,10 +50,11 @@ func Render(chartDir string, release Release, values map[string]any) ([]byte, er
 		return nil, err
 	}
 	maps.DeleteFunc(files, func(name, _ string) bool { return strings.HasSuffix(name, "NOTES.txt") })
-	_, manifests, err := releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
+	hooks, manifests, err := releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
 	if err != nil {
 		return nil, err
 	}
+	slices.SortStableFunc(hooks, func(a, b *releasev1.Hook) int { return cmp.Compare(a.Weight, b.Weight) })
 	// Helm sorts by kind and leaves what is equal in an order that no one promises.
 	slices.SortStableFunc(manifests, func(a, b releaseutil.Manifest) int {
 		if a.Head.Kind != b.Head.Kind {
@@ -59,6 +63,9 @@ func Render(chartDir string, release Release, values map[string]any) ([]byte, er
 		return strings.Compare(a.Name, b.Name)
 	})
 	var out bytes.Buffer
+	for _, h := range hooks {
+		fmt.Fprintf(&out, "---\n# Source: %s\n%s\n", h.Path, strings.TrimSpace(h.Manifest))
+	}
 	for _, m := range manifests {
 		fmt.Fprintf(&out, "---\n# Source: %s\n%s\n", m.Name, strings.TrimSpace(m.Content))
 	}

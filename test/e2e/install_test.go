@@ -18,8 +18,8 @@ import (
 // linkPort is where the nodes' addresses lead to the site's gateways.
 const linkPort = 30943
 
-// metricsSecret has the token of who reads metrics.
-const metricsSecret = "metrics-token"
+// metricsSecret has the token of who reads metrics. The chart makes it.
+const metricsSecret = "slipstream-metrics-token"
 
 // values of the chart for a site; see images.sh for the names of the images.
 const values = `
@@ -29,7 +29,6 @@ replication: {service: {type: NodePort, nodePort: 30943}, compression: none}
 tls: {existingSecret: site-tls}
 capacity: {pollInterval: 5s}
 imagePullPolicy: Never
-metrics: {tokenSecret: metrics-token}
 node: {maxUnavailable: 1}
 sidecars: {snapshotter: {enabled: true}}
 images:
@@ -57,9 +56,9 @@ storageClasses:
     parameters: {slipstream.dev/remote: site-%[2]s, slipstream.dev/consistency-group: back, slipstream.dev/journal-size: 64Mi}
 `
 
-// centralValues come on top where the sidecars are in a Deployment.
-const centralValues = `
-controller: {mode: controller, tls: {nodeSecret: nodes-tls, controllerSecret: controller-tls}}
+// nodeValues come on top where the sidecars are in every node's pod. In a Deployment is the default, with certificates that the chart makes.
+const nodeValues = `
+controller: {mode: node}
 `
 
 // central says whether the sidecars are in a Deployment (SLIPSTREAM_E2E_CONTROLLER=controller) or in every node's pod (node).
@@ -96,18 +95,11 @@ func (s *suite) installAt(t *testing.T, c cluster, authority *tlsfiles.Authority
 	for _, ns := range []string{system, namespace} {
 		c.apply(t, "{apiVersion: v1, kind: Namespace, metadata: {name: "+ns+"}}")
 	}
-	c.apply(t, c.run(t, "-n", system, "create", "secret", "generic", metricsSecret, "--from-literal=token=e2e", "--dry-run=client", "-o", "yaml"))
 	issue(t, c, authority, "site-tls", "site-"+c.site, 24*time.Hour)
 	file := filepath.Join(t.TempDir(), "values.yaml")
 	text := fmt.Sprintf(values, c.site, peer.site, fmt.Sprintf("%s:%d", s.address(s.nodes(peer.site)[0]), linkPort))
-	if central() {
-		text += centralValues
-		own, err := tlsfiles.NewAuthority(t.TempDir(), "nodes of "+c.site)
-		if err != nil {
-			t.Fatal(err)
-		}
-		issue(t, c, own, "nodes-tls", tlsfiles.NodeName, 24*time.Hour)
-		issue(t, c, own, "controller-tls", tlsfiles.ControllerName, 24*time.Hour)
+	if !central() {
+		text += nodeValues
 	}
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)

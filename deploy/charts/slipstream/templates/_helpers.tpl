@@ -84,6 +84,8 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- $tls := $root.Values.controller.tls -}}
 {{- if $tls.certManager.enabled -}}
 {{ include "slipstream.fullname" $root }}-{{ index . 1 }}-tls
+{{- else if include "slipstream.makesCertificates" $root -}}
+{{ include "slipstream.fullname" $root }}-{{ index . 1 }}-made-tls
 {{- else -}}
 {{ index $tls (printf "%sSecret" (index . 1)) }}
 {{- end -}}
@@ -123,8 +125,8 @@ seccompProfile:
 {{- if and $tls.certManager.enabled (not $tls.certManager.issuerRef.name) -}}
 {{- fail "controller.tls.certManager.issuerRef.name is missing: name an issuer that signs for this cluster's nodes only" -}}
 {{- end -}}
-{{- if not (or $given $tls.certManager.enabled) -}}
-{{- fail "controller.mode controller needs certificates: set controller.tls.nodeSecret and controller.tls.controllerSecret (slipctl site secrets makes both), or controller.tls.certManager" -}}
+{{- if and (or $tls.nodeSecret $tls.controllerSecret) (not $given) -}}
+{{- fail "controller.tls.nodeSecret and controller.tls.controllerSecret belong together: give both (slipctl site secrets makes both), or neither, and the chart makes them" -}}
 {{- end -}}
 {{- if and $given (eq $tls.nodeSecret $tls.controllerSecret) -}}
 {{- fail "controller.tls.nodeSecret and controller.tls.controllerSecret are the same: whoever has a node's key could be the controller" -}}

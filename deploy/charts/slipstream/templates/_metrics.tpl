@@ -37,7 +37,9 @@
 
 {{/* The Secret with the token that readers of metrics show; empty: metrics are for loopback, or open. */}}
 {{- define "slipstream.metricsToken" -}}
-{{- if and .Values.metrics.enabled (not .Values.metrics.open) }}{{ .Values.metrics.tokenSecret }}{{ end -}}
+{{- if and .Values.metrics.enabled (not .Values.metrics.open) -}}
+{{ default (printf "%s-metrics-token" (include "slipstream.fullname" .)) .Values.metrics.tokenSecret }}
+{{- end -}}
 {{- end }}
 
 {{/*
