@@ -27,6 +27,8 @@ const (
 	MiscountLoss Name = "miscount-loss"
 	// ForgetFolded drops folded extents instead of marking them (a broken resync).
 	ForgetFolded Name = "forget-folded"
+	// FoldUnordered lets the sender ship records of a segment that is in the change map already (breaks G1).
+	FoldUnordered Name = "fold-unordered"
 	// LeaveUnapplied lets a volume leave its group with records that are not in its image (breaks G4, G5).
 	LeaveUnapplied Name = "leave-unapplied"
 	// KeepOldCopy lets a group take a copy over with another group's content in it (a broken sync).

@@ -77,6 +77,9 @@ type Group struct {
 	mapMu    sync.Mutex
 	pending  *changemap.Map
 	inFlight []sentExtents
+	// folded is the last ordinal that went from the journal to pending since the group was opened; 0 for none. The records
+	// up to it are not shipped, also while the journal still holds them.
+	folded uint64
 	// syncEnd is the batch of the sync-end on its way; 0 without one.
 	syncEnd uint64
 	// joining are the volumes in use that are being added, by index, also where that failed half way: no sync ends meanwhile,

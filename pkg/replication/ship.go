@@ -28,6 +28,9 @@ const (
 	ackTimeout = 20 * time.Second
 )
 
+// errLeftJournal ends a stream that was to begin at records which left the journal meanwhile.
+var errLeftJournal = errors.New("the next record left the journal while the stream began")
+
 // errRefused ends a stream that the secondary turned away.
 var errRefused = errors.New("refused by the peer")
 
@@ -237,7 +240,7 @@ func (s *sender) begin(start core.Ship) error {
 		return err
 	}
 	if !ok {
-		return fmt.Errorf("group %s: ordinal %d left the journal while the stream began", s.g.Name(), start.After+1)
+		return fmt.Errorf("group %s: %w: ordinal %d", s.g.Name(), errLeftJournal, start.After+1)
 	}
 	if s.cursor != nil {
 		s.cursor.Close()
@@ -326,7 +329,10 @@ func (s *sender) sendSome() (sent bool, err error) {
 		}
 	}
 	records, err := s.cursor.Next(batchBytes)
-	if errors.Is(err, journal.ErrReleased) {
+	if folded := s.g.foldedThrough(); folded > s.at {
+		return true, s.skipFolded(folded)
+	}
+	if errors.Is(err, journal.ErrReleased) { // the deliberate fault FoldUnordered; nothing else leaves before it was acknowledged
 		return true, s.restart(core.CursorLost{Retained: s.g.retained()})
 	}
 	if err != nil {
@@ -372,6 +378,37 @@ func (s *sender) checkTimeline() error {
 		return fmt.Errorf("group %s: its role or timeline changed; it introduces itself again", m.Name)
 	}
 	return nil
+}
+
+// skipFolded goes on behind the records that were folded. The map has all that they wrote.
+//
+// A range is in the journal or in the map, never in both for the sender. If it shipped records of a segment whose extents are in
+// the map, it could send an extent with its newest content, an older record of that extent behind it, and then find
+// that the segment with the newest record has left the journal. The copy would keep the older content for good, and the
+// extent's mark would be used up. So no extent is taken from the map (see takeRun) and no record sent until the stream
+// is behind what was folded.
+//
+// The map is durable before the peer hears of the skip: after a power loss the peer would otherwise be past records
+// that neither the map nor the stream brings.
+func (s *sender) skipFolded(folded uint64) error {
+	for {
+		if err := s.g.saveChangeMap(); err != nil {
+			return err
+		}
+		err := s.restart(core.CursorLost{Retained: folded + 1})
+		again := s.g.foldedThrough()
+		if !errors.Is(err, errLeftJournal) || again == folded {
+			return err
+		}
+		folded = again // more was folded meanwhile
+	}
+}
+
+// foldedThrough is the last ordinal that was folded; 0 for none.
+func (g *Group) foldedThrough() uint64 {
+	g.mapMu.Lock()
+	defer g.mapMu.Unlock()
+	return g.folded
 }
 
 func (s *sender) restart(e core.Event) error {

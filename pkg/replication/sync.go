@@ -149,7 +149,8 @@ func (s *sender) control(kind journal.Kind, data []byte) journal.Header {
 // sendExtents sends the next run of the change map, content as it is now.
 //
 // The run leaves the map before it is read: a fold that comes between marks it again and it is sent twice, never
-// missed. The journal is synced before the content goes out, since it may hold writes that are not durable yet.
+// missed. It does not leave the map when there are folded records behind the stream's place: the stream has to skip these
+// first. The journal is synced before the content goes out, since it may hold writes that are not durable yet.
 func (s *sender) sendExtents() (sent bool, err error) {
 	g := s.g
 	g.mapMu.Lock()
@@ -189,11 +190,10 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		end = min(end, off+run-run%changemap.ExtentBytes)
 	}
 	count = uint64((end - off + changemap.ExtentBytes - 1) / changemap.ExtentBytes)
-	g.clearRun(index, extent, count)
 	run := sentExtents{sequence: s.sequence + 1, volume: index, extent: extent, count: count}
-	g.mapMu.Lock()
-	g.inFlight = append(g.inFlight, run)
-	g.mapMu.Unlock()
+	if !g.takeRun(run, s.at) {
+		return true, nil
+	}
 
 	// A hole is looked for again now that a later write to it would be marked or shipped.
 	if isHole {
@@ -241,6 +241,19 @@ func (g *Group) dropInFlight(volume uint32) {
 	defer g.mapMu.Unlock()
 	g.inFlight = g.inFlight[:len(g.inFlight)-1]
 	g.pending.Drop(volume)
+}
+
+// takeRun moves a run from what is to be sent to what is on its way. It reports false, and moves nothing, when records past
+// the ordinal at were folded.
+func (g *Group) takeRun(run sentExtents, at uint64) bool {
+	g.mapMu.Lock()
+	defer g.mapMu.Unlock()
+	if g.folded > at {
+		return false
+	}
+	g.pending.ClearRun(run.volume, run.extent, run.count)
+	g.inFlight = append(g.inFlight, run)
+	return true
 }
 
 func (g *Group) clearRun(volume uint32, extent, count uint64) {

@@ -117,7 +117,12 @@ func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
 // fold moves the oldest segment's information from the journal to the change map: which extents its records touched.
 // The records' order is lost by it, so the peer needs a resync. The map, and that it counts, are durable before the
 // segment goes.
+//
+// From the moment when the segment is in the map, it is in the map alone: the sender ships none of its records any more,
+// although the journal still has them. The marks and g.folded, which says so, change under one hold of the lock. See
+// sender.skipFolded for what goes wrong otherwise.
 func (g *Group) fold(s journal.SegmentInfo) error {
+	marks := changemap.New()
 	cursor := g.journal.NewCursor(s.Begin)
 	defer cursor.Close()
 	for {
@@ -125,18 +130,22 @@ func (g *Group) fold(s journal.SegmentInfo) error {
 		if err != nil {
 			return fmt.Errorf("group %s: fold segment %d: %w", g.Name(), s.Sequence, err)
 		}
-		g.mapMu.Lock()
 		for i := range records {
 			r := &records[i]
 			if r.Loc.Segment == s.Sequence && touchesImage(r.Header.Kind) && !bug.Enabled(bug.ForgetFolded) {
-				g.pending.Mark(r.Header.Volume, r.Header.Offset, int64(r.Header.Length))
+				marks.Mark(r.Header.Volume, r.Header.Offset, int64(r.Header.Length))
 			}
 		}
-		g.mapMu.Unlock()
 		if len(records) == 0 || !records[len(records)-1].End.Before(s.End) {
 			break
 		}
 	}
+	g.mapMu.Lock()
+	g.pending.Merge(marks)
+	if !bug.Enabled(bug.FoldUnordered) {
+		g.folded = max(g.folded, s.LastOrdinal)
+	}
+	g.mapMu.Unlock()
 	if err := g.saveChangeMap(); err != nil {
 		return err
 	}
