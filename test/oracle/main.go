@@ -103,7 +103,8 @@ func quiet() {
 func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("oracle", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 100, "how many rounds")
-	mode := flags.String("mode", "loop", "memory: the engine in this process on crashable file systems; loop: real processes on loop devices, as root")
+	mode := flags.String("mode", "loop", "memory: the engine in this process on crashable file systems; storm: the same, with folds in the middle of syncs; "+
+		"loop: real processes on loop devices, as root")
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of the first round; the others have the next ones")
 	parallel := flags.Int("parallel", memParallel(), "rounds at a time in mode memory")
 	binDir := flags.String("bin-dir", "bin", "csi-driver and replicator for mode loop")
@@ -125,10 +126,12 @@ func run(args []string, out io.Writer) error {
 	switch *mode {
 	case "memory":
 		err = search(ctx, *seed, *rounds, *parallel, t, never, memRound)
+	case "storm":
+		err = search(ctx, *seed, *rounds, *parallel, t, never, stormRound)
 	case "loop":
 		err = loopSearch(ctx, *binDir, *seed, *rounds, t)
 	default:
-		return fmt.Errorf("mode %q: it is memory or loop", *mode)
+		return fmt.Errorf("mode %q: it is memory, storm or loop", *mode)
 	}
 	if err != nil {
 		return fmt.Errorf("after %d rounds: %w", t.rounds.Load(), err)

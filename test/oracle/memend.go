@@ -11,6 +11,12 @@ import (
 
 // end draws how the round ends: in peace, with a planned change of roles, or with the primary's site.
 func (w *world) end() error {
+	if w.p.storm {
+		if err := w.shipRate(0); err != nil {
+			return err
+		}
+		return w.endRelocated()
+	}
 	switch draw := w.rng.IntN(100); {
 	case draw < 20:
 		return w.endInPeace()

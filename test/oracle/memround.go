@@ -22,6 +22,8 @@ type params struct {
 	exact bool
 	// overflow: bursts are larger than the journal, so that it is folded and the peer needs resyncs.
 	overflow bool
+	// storm: see memstorm.go.
+	storm bool
 	// reflink: the sites' file systems can clone files, so that snapshots need no copying.
 	reflink bool
 
@@ -66,6 +68,9 @@ func drawParams(seed uint64, rng *rand.Rand) params {
 		p.blocks = append(p.blocks, chunkBlocks*p.writers+rng.IntN(pick(rng, 8, 64, 256)))
 		p.filled = append(p.filled, rng.IntN(4) == 0)
 	}
+	if rng.IntN(10) == 0 {
+		p.drawStorm()
+	}
 	return p
 }
 
@@ -75,9 +80,9 @@ func (p params) String() string {
 		judge = "exact"
 	}
 	return fmt.Sprintf("%s, volumes of %v blocks (filled: %v), journal %d bytes, %s, %d writers, writes of up to %d blocks, a flush in %d operations, "+
-		"%d%% hot, %d%% discards and as many zeros, %d events, overflow %v, reflink %v, commit %v, apply %v",
+		"%d%% hot, %d%% discards and as many zeros, %d events, overflow %v, storm %v, reflink %v, commit %v, apply %v",
 		judge, p.blocks, p.filled, p.journalBytes, p.policy, p.writers, p.maxBlocks, p.flushEvery, p.hotPercent, p.discardPercent, p.events,
-		p.overflow, p.reflink, p.pace.commit, p.pace.apply)
+		p.overflow, p.storm, p.reflink, p.pace.commit, p.pace.apply)
 }
 
 // world is one round.
@@ -106,9 +111,14 @@ type world struct {
 type ackSample struct{ clock, head uint64 }
 
 // memRound runs one round in memory.
-func memRound(ctx context.Context, seed uint64, t *tally) (err error) {
-	w := &world{ctx: ctx, rng: rand.New(rand.NewPCG(seed, 0)), tally: t}
-	w.p = drawParams(seed, w.rng)
+func memRound(ctx context.Context, seed uint64, t *tally) error {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	return runMemRound(ctx, rng, drawParams(seed, rng), t)
+}
+
+func runMemRound(ctx context.Context, rng *rand.Rand, p params, t *tally) (err error) {
+	seed := p.seed
+	w := &world{ctx: ctx, rng: rng, tally: t, p: p}
 	w.h = &history{exact: w.p.exact}
 	w.h.note("round: %v", w.p)
 	keepRNG := rand.New(rand.NewPCG(seed, 1<<32))
@@ -123,6 +133,9 @@ func memRound(ctx context.Context, seed uint64, t *tally) (err error) {
 	w.b = &memSite{name: siteB, pace: w.p.pace, fs: vfs.NewMem(), net: w.net}
 	w.a.fs.SetReflink(w.p.reflink)
 	w.b.fs.SetReflink(w.p.reflink)
+	if w.p.storm {
+		w.a.slow = time.Duration(5+w.rng.IntN(20)) * time.Millisecond
+	}
 	defer w.a.kill()
 	defer w.b.kill()
 	for _, s := range []*memSite{w.a, w.b} {
@@ -252,6 +265,9 @@ func (w *world) pointWriters() error {
 
 // burst asks for some writes and waits for some of them, for a moment at most.
 func (w *world) burst() error {
+	if w.p.storm {
+		return nil // its events write
+	}
 	n := 1 + w.rng.IntN(pick(w.rng, 4, 60, 200))
 	if w.p.overflow && w.rng.IntN(2) == 0 {
 		n = 60 + w.rng.IntN(120) // of 8 blocks on average: more than the journal holds
@@ -281,6 +297,9 @@ func (w *world) burst() error {
 
 // event does one thing to the sites while the writers run.
 func (w *world) event() error {
+	if w.p.storm {
+		return w.storm()
+	}
 	switch draw := w.rng.IntN(100); {
 	case draw < 22:
 		w.toggleLink()

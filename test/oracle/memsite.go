@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
@@ -25,6 +26,9 @@ type memSite struct {
 	name string
 	pace pace
 	fs   *vfs.MemFS
+	// slow is how long the group's own small files take to become durable: the file system in memory takes no time, in
+	// which nobody can come between two of them.
+	slow time.Duration
 	net  *link.Network // nil for a drill: it calls nobody and nobody calls it
 	pool *blockdev.Pool
 	site *replication.Site // nil while it is down
@@ -32,11 +36,15 @@ type memSite struct {
 
 // open starts the site on its file system.
 func (s *memSite) open() (err error) {
-	if s.pool, err = blockdev.OpenPool(s.fs, "/pool", blockdev.WhoReplicator); err != nil {
+	var fsys vfs.FS = s.fs
+	if s.slow > 0 {
+		fsys = vfs.NewErrFS(s.fs, s.delay)
+	}
+	if s.pool, err = blockdev.OpenPool(fsys, "/pool", blockdev.WhoReplicator); err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	cfg := replication.Config{
-		FS: s.fs, Pool: s.pool, Site: s.name, PeerAddress: func(string) string { return "memory" },
+		FS: fsys, Pool: s.pool, Site: s.name, PeerAddress: func(string) string { return "memory" },
 		CommitInterval: s.pace.commit, ApplyInterval: s.pace.apply, HeartbeatInterval: s.pace.heartbeat,
 		RedialInterval: time.Millisecond,
 	}
@@ -53,6 +61,14 @@ func (s *memSite) open() (err error) {
 	}
 	if s.net != nil {
 		s.net.Attach(s.name, s.site)
+	}
+	return nil
+}
+
+// delay makes a disk of the file system where it matters who comes between: at the files that say what is where.
+func (s *memSite) delay(op vfs.Op, name string) error {
+	if op == vfs.OpDatasync && !strings.HasSuffix(name, ".seg") && !strings.Contains(name, "/volumes/") {
+		<-time.After(s.slow)
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ type writers struct {
 	// gate is held by each operation for reading, so that the driver, holding it for writing, knows that none runs.
 	gate   sync.RWMutex
 	target *target
+	// logged counts the operations of a storm.
+	logged atomic.Int64
 	// turn makes the writers of an exact history take turns.
 	turn sync.Mutex
 
@@ -123,6 +125,9 @@ const chunkBlocks = 16
 // place draws where to write: mostly a few hot blocks, so that writes meet in the journal, the index and the change map.
 func (ws *writers) place(number int, rng *rand.Rand, blocks int) (block, n int) {
 	p := &ws.w.p
+	if p.storm && rng.IntN(2) == 0 {
+		return int(ws.logged.Add(1)/logRewrites) % blocks, 1
+	}
 	n = 1 + rng.IntN(p.maxBlocks)
 	within := blocks
 	if rng.IntN(100) < p.hotPercent {
