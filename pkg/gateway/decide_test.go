@@ -29,6 +29,8 @@ func TestDecide(t *testing.T) {
 	const failed, foreign = linkpb.Refusal_REASON_FAILED, linkpb.Refusal_REASON_FOREIGN_GROUP
 	other := nothing("b")
 	other.response.OtherGroupId = "another"
+	stranger := nothing("b")
+	stranger.response.Foreign = true
 	for what, tc := range map[string]struct {
 		answers []answer
 		retired string
@@ -49,6 +51,9 @@ func TestDecide(t *testing.T) {
 		"no nodes":                         {reason: failed, want: "no nodes"},
 		"the name is taken":                {answers: []answer{nothing("a"), other}, reason: foreign, want: "on node b of site site-b is another one (another)"},
 		"the name is taken on a silent one, which is asked first": {answers: []answer{silent("a"), other}, reason: failed, want: "may be on a"},
+		"it is another peer's":                          {answers: []answer{nothing("a"), stranger}, reason: foreign, want: "not the caller's"},
+		"it is another peer's, and the caller's has it": {answers: []answer{has("a"), stranger}, node: "a"},
+		"it is another peer's, and another is silent":   {answers: []answer{silent("a"), stranger}, reason: failed, want: "may be on a"},
 		"no room":         {answers: []answer{room("a", 100, 9, &linkpb.LocateResponse{})}, reason: failed, want: "10 bytes: a were asked"},
 		"room on one":     {answers: []answer{room("a", 1000, 9, &linkpb.LocateResponse{}), room("b", 20, 10, &linkpb.LocateResponse{})}, node: "b"},
 		"no room, has it": {answers: []answer{room("a", 100, 0, &linkpb.LocateResponse{Holds: true})}, node: "a"},

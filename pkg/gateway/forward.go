@@ -15,19 +15,20 @@ import (
 
 // Replicate implements link.Handler: it passes a peer's stream on to the node that has the group.
 func (g *Gateway) Replicate(stream link.PeerStream) error {
-	first, err := stream.Recv()
+	hello, err := link.ReceiveHello(stream)
 	if err != nil {
 		return err
 	}
-	hello := first.GetHello()
-	if hello == nil {
-		return status.Errorf(codes.InvalidArgument, "%s began with %T instead of Hello", stream.Peer(), first.Message)
-	}
-	node, err := g.node(stream.Context(), hello)
+	first := &linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: hello}}
+	node, err := g.node(stream.Context(), stream.Peer(), hello)
 	if refused := (*refusal)(nil); errors.As(err, &refused) {
 		klog.ErrorS(err, "Primary refused", "peer", stream.Peer(), "group", hello.GetGroupName(), "groupID", hello.GetGroupId())
 		g.metrics.refusals.WithLabelValues(stream.Peer(), refused.reason.String()).Inc()
-		return stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{Reason: refused.reason, Message: refused.text}}})
+		answer := &linkpb.Refusal{Reason: refused.reason, Message: refused.text}
+		if refused.foreign {
+			answer = link.RefuseForeign(g.opts.Site, stream.Peer(), hello)
+		}
+		return stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: answer}})
 	}
 	// The stream's own context, so that a node is not dialed for a primary that has gone.
 	onward, err := g.opts.Nodes.DialNode(stream.Context(), node, stream.Peer())

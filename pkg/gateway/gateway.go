@@ -96,22 +96,23 @@ func (g *Gateway) all() []link.Node {
 	return list
 }
 
-// refusal is why a stream is not passed on, for the primary.
+// refusal is why a stream is not passed on, for the primary. With foreign, the text is for this site's log alone.
 type refusal struct {
-	reason linkpb.Refusal_Reason
-	text   string
+	reason  linkpb.Refusal_Reason
+	text    string
+	foreign bool
 }
 
 func (r *refusal) Error() string { return r.text }
 
 func refuse(reason linkpb.Refusal_Reason, format string, args ...any) error {
-	return &refusal{reason, fmt.Sprintf(format, args...)}
+	return &refusal{reason: reason, text: fmt.Sprintf(format, args...)}
 }
 
 // node returns the node that has the group of a Hello, or that shall have it. An error is a refusal.
-func (g *Gateway) node(ctx context.Context, hello *linkpb.Hello) (link.Node, error) {
+func (g *Gateway) node(ctx context.Context, peer string, hello *linkpb.Hello) (link.Node, error) {
 	nodes := g.all()
-	request := &linkpb.LocateRequest{GroupId: hello.GetGroupId(), GroupName: hello.GetGroupName()}
+	request := &linkpb.LocateRequest{GroupId: hello.GetGroupId(), GroupName: hello.GetGroupName(), Peer: peer}
 	g.mu.Lock()
 	last := g.last[hello.GetGroupId()]
 	g.mu.Unlock()
@@ -183,6 +184,11 @@ func (g *Gateway) decide(hello *linkpb.Hello, answers []answer) (link.Node, erro
 		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "site %s has no nodes", g.opts.Site)
 	}
 	for _, a := range answers {
+		if a.response.GetForeign() {
+			return link.Node{}, &refusal{reason: linkpb.Refusal_REASON_FOREIGN_GROUP, foreign: true,
+				text: fmt.Sprintf("site %s: the name or the id of group %.128q (%s) is on node %s that of a group that is not the caller's", g.opts.Site, group,
+					hello.GetGroupId(), a.node.Name)}
+		}
 		if other := a.response.GetOtherGroupId(); other != "" {
 			return link.Node{}, refuse(linkpb.Refusal_REASON_FOREIGN_GROUP, "group %s on node %s of site %s is another one (%s) than that of the caller (%s); delete one of them",
 				group, a.node.Name, g.opts.Site, other, hello.GetGroupId())

@@ -335,21 +335,24 @@ func TestAddressesSwapped(t *testing.T) {
 	}
 }
 
-// TestNameOfAnotherGroup: a site has one group of a name, whichever node it is on.
+// TestNameOfAnotherGroup: a site has one group of a name, whichever node it is on. A peer is told which one it is only of its own.
 func TestNameOfAnotherGroup(t *testing.T) {
 	w := newWorld(t)
-	for _, n := range w.b {
-		if _, err := n.engine.CreateGroup(replication.GroupSpec{Name: "taken-" + n.name, JournalSizeBytes: replication.MinJournalBytes}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name := range w.b {
-		g, _ := w.primary("taken-" + name)
-		w.eventually("the group is refused", func() bool {
-			return strings.Contains(g.Status().StateReason, "on node "+name+" of site site-b is another one")
-		})
-		if have := w.holders(g); len(have) > 0 {
-			t.Errorf("it is on %v", have)
+	for peer, want := range map[string]string{"site-a": "on node %s of site site-b is another one", "": "site site-b takes no group"} {
+		for _, n := range w.b {
+			name := "taken-" + n.name + "-by-" + peer + "x"
+			if _, err := n.engine.CreateGroup(replication.GroupSpec{Name: name, Peer: peer, JournalSizeBytes: replication.MinJournalBytes}); err != nil {
+				t.Fatal(err)
+			}
+			g, _ := w.primary(name)
+			reason := want
+			if peer != "" {
+				reason = fmt.Sprintf(want, n.name)
+			}
+			w.eventually("the group is refused", func() bool { return strings.Contains(g.Status().StateReason, reason) })
+			if have := w.holders(g); len(have) > 0 {
+				t.Errorf("it is on %v", have)
+			}
 		}
 	}
 }

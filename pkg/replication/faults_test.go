@@ -18,6 +18,7 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		bug.ModifyVolatile: "TestCrashWhileModifying",
 		bug.NoShipLimit:    "TestShipRate",
 		bug.FollowOldCall:  "TestOldCall",
+		bug.SkipPeerCheck:  "TestStrangerChangesNothing",
 	} {
 		testenv.Catches(t, fault, test)
 	}

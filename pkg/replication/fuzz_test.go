@@ -234,7 +234,7 @@ func TestHostileHello(t *testing.T) {
 			s.createGroup("taken", "", 0, 0, nil)
 			hello := goodHello()
 			change(hello)
-			if _, err := s.site.groupForHello("site-a", hello); !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrExists) {
+			if _, err := s.site.groupForHello("site-a", hello); !errors.Is(err, ErrInvalid) && !errors.Is(err, errForeign) {
 				t.Fatalf("%v", err)
 			}
 			s.restart()

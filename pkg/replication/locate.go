@@ -1,22 +1,17 @@
 package replication
 
 import (
-	"fmt"
-
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 )
 
-// Locate says whether this node has a group, for the gateway of its site (package gateway). A group that cannot be opened is had, too:
-// another node must not begin a second copy of it. An error means that nothing is known.
+// Locate says whether this node has a group of a peer, for the gateway of its site (package gateway). A group that cannot be opened counts
+// as held: another node must not begin a second copy of it. An error means that nothing is known.
 func (s *Site) Locate(request *linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
 	if _, err := parseID(request.GetGroupId()); err != nil {
 		return nil, err
 	}
-	dir, err := s.cfg.Pool.GroupDir(request.GetGroupId())
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
 	response := &linkpb.LocateResponse{}
+	var err error
 	if response.TotalBytes, response.FreeBytes, err = s.cfg.Pool.Space(); err != nil {
 		return nil, err
 	}
@@ -28,12 +23,17 @@ func (s *Site) Locate(request *linkpb.LocateRequest) (*linkpb.LocateResponse, er
 	if s.closed {
 		return nil, ErrClosed
 	}
-	response.Holds = s.broken[dir] != nil
-	for _, g := range s.groups {
-		response.Holds = response.Holds || g.ID() == request.GetGroupId()
+	f, err := s.relate(request.GetPeer(), request.GetGroupId(), request.GetGroupName())
+	if err != nil {
+		return nil, err
 	}
-	if g := s.groups[request.GetGroupName()]; g != nil && g.ID() != request.GetGroupId() {
-		response.OtherGroupId = g.ID()
+	switch f.relation {
+	case relationPeer:
+		response.Holds = true
+	case relationNamesake:
+		response.OtherGroupId = f.group.ID()
+	case relationStranger:
+		response.Foreign = true
 	}
 	return response, nil
 }

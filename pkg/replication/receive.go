@@ -101,10 +101,14 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	}
 }
 
-// takeOver makes r the group's only stream.
+// takeOver makes r the group's only stream. Only the group's peer may end the stream that there is: errForeign.
 func (g *Group) takeOver(r *receiver) error {
 	for {
 		g.mu.Lock()
+		if g.core.Meta.Peer != r.stream.Peer() && !bug.Enabled(bug.SkipPeerCheck) {
+			g.mu.Unlock()
+			return fmt.Errorf("%w: group %s does not replicate with %s", errForeign, g.Name(), r.stream.Peer())
+		}
 		old := g.receiving
 		if old == nil {
 			defer g.mu.Unlock()
@@ -192,6 +196,9 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 				DurableOrdinal: a.Durable, NeedsSync: a.NeedsSync, Instance: a.Instance,
 			}}})
 		case core.SendRefusal:
+			if a.Reason == core.RefuseForeign {
+				return false, fmt.Errorf("%w: %s", errForeign, a.Message)
+			}
 			klog.InfoS("Primary refused", "group", g.Name(), "peer", r.stream.Peer(), "reason", a.Reason, "message", a.Message)
 			return false, r.sendRefusal(refusalToWire(a.Reason), a.Fork, a.Message)
 		}

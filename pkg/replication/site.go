@@ -338,43 +338,38 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 
 // Replicate implements link.Handler: it serves the stream of a primary. The peer's name comes from its certificate.
 func (s *Site) Replicate(stream link.PeerStream) error {
-	first, err := stream.Recv()
+	hello, err := link.ReceiveHello(stream)
 	if err != nil {
 		return err
 	}
-	hello := first.GetHello()
-	if hello == nil {
-		return fmt.Errorf("%s began with %T instead of Hello", stream.Peer(), first.Message)
-	}
 	g, err := s.groupForHello(stream.Peer(), hello)
 	if err != nil {
-		klog.ErrorS(err, "Primary refused", "peer", stream.Peer(), "group", hello.GroupName, "groupID", hello.GroupId)
-		reason := linkpb.Refusal_REASON_FAILED
-		if errors.Is(err, ErrExists) || errors.Is(err, ErrInvalid) {
-			reason = linkpb.Refusal_REASON_FOREIGN_GROUP
-		}
-		return stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{Reason: reason, Message: err.Error()}}})
+		return s.turnAway(stream, hello, err)
 	}
-	return g.receive(stream, hello)
+	if err = g.receive(stream, hello); errors.Is(err, errForeign) { // its peer was changed meanwhile
+		return s.turnAway(stream, hello, err)
+	}
+	return err
 }
 
 // groupForHello finds the group that a primary speaks of, or makes an empty secondary for one that is new here. Nothing
-// of a message is trusted: identifiers become file names, sizes become files.
+// of a message is trusted: identifiers become file names, sizes become files. Who is not the group's peer gets errForeign.
 func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	if _, err := parseID(hello.GroupId); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, g := range s.groups {
-		if g.ID() == hello.GroupId {
-			return g, nil
-		}
+	f, err := s.relate(peer, hello.GroupId, hello.GroupName)
+	switch {
+	case err != nil:
+		return nil, err
+	case f.relation == relationPeer && f.broken != nil:
+		return nil, fmt.Errorf("group %s cannot be opened at %s: %w", hello.GroupName, s.cfg.Site, f.broken)
+	case f.relation == relationPeer:
+		return f.group, nil
 	}
-	if g := s.groups[hello.GroupName]; g != nil {
-		return nil, fmt.Errorf("%w: group %s at %s is another one (%s) than %s's (%s); delete one of them", ErrExists,
-			hello.GroupName, s.cfg.Site, g.ID(), peer, hello.GroupId)
-	}
+	// Before it is known whether there is a group: what is wrong with the call itself is told to everybody.
 	spec := GroupSpec{Name: hello.GroupName, Peer: peer, JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis}
 	if err := spec.check(); err != nil {
 		return nil, err
@@ -383,6 +378,13 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 		if _, err := parseID(t.GetId()); err != nil {
 			return nil, err
 		}
+	}
+	switch f.relation {
+	case relationStranger:
+		return nil, f.explain(peer, hello)
+	case relationNamesake:
+		return nil, fmt.Errorf("%w: group %s at %s is another one (%s) than %s's (%s); delete one of them", ErrExists,
+			hello.GroupName, s.cfg.Site, f.group.ID(), peer, hello.GroupId)
 	}
 	klog.InfoS("New group from a peer", "group", hello.GroupName, "groupID", hello.GroupId, "peer", peer)
 	return s.addLocked(core.Meta{

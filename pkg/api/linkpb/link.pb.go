@@ -144,9 +144,11 @@ func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
 }
 
 type LocateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	GroupName     string                 `protobuf:"bytes,2,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	GroupId   string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	GroupName string                 `protobuf:"bytes,2,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
+	// peer is the site that calls for the group. Empty of an older gateway.
+	Peer          string `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -195,20 +197,29 @@ func (x *LocateRequest) GetGroupName() string {
 	return ""
 }
 
+func (x *LocateRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
 type LocateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// node is the name of the node that answers, as its replicator was told; an address may have come to be another node's.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// holds is set where the node has the group, or the directory of one that it cannot open.
+	// holds is set where the node has the group and it is the peer's, also where the node cannot open it.
 	Holds bool `protobuf:"varint,2,opt,name=holds,proto3" json:"holds,omitempty"`
-	// other_group_id is the id of another group that has the name here, if any.
+	// other_group_id is the id of another group of the peer that has the name here, if any.
 	OtherGroupId string `protobuf:"bytes,3,opt,name=other_group_id,json=otherGroupId,proto3" json:"other_group_id,omitempty"`
 	// total_bytes and free_bytes are of the file system of the pool, journal_free_bytes of that of the journals.
 	TotalBytes       int64 `protobuf:"varint,4,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
 	FreeBytes        int64 `protobuf:"varint,5,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
 	JournalFreeBytes int64 `protobuf:"varint,6,opt,name=journal_free_bytes,json=journalFreeBytes,proto3" json:"journal_free_bytes,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// foreign is set where the id or the name is that of a group that is not the peer's.
+	Foreign       bool `protobuf:"varint,7,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LocateResponse) Reset() {
@@ -281,6 +292,13 @@ func (x *LocateResponse) GetJournalFreeBytes() int64 {
 		return x.JournalFreeBytes
 	}
 	return 0
+}
+
+func (x *LocateResponse) GetForeign() bool {
+	if x != nil {
+		return x.Foreign
+	}
+	return false
 }
 
 type ToSecondary struct {
@@ -1113,11 +1131,12 @@ var File_pkg_api_linkpb_link_proto protoreflect.FileDescriptor
 
 const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\n" +
-	"\x19pkg/api/linkpb/link.proto\x12\x12slipstream.link.v1\"I\n" +
+	"\x19pkg/api/linkpb/link.proto\x12\x12slipstream.link.v1\"]\n" +
 	"\rLocateRequest\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12\x1d\n" +
 	"\n" +
-	"group_name\x18\x02 \x01(\tR\tgroupName\"\xce\x01\n" +
+	"group_name\x18\x02 \x01(\tR\tgroupName\x12\x12\n" +
+	"\x04peer\x18\x03 \x01(\tR\x04peer\"\xe8\x01\n" +
 	"\x0eLocateResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05holds\x18\x02 \x01(\bR\x05holds\x12$\n" +
@@ -1126,7 +1145,8 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\x05 \x01(\x03R\tfreeBytes\x12,\n" +
-	"\x12journal_free_bytes\x18\x06 \x01(\x03R\x10journalFreeBytes\"\x89\x02\n" +
+	"\x12journal_free_bytes\x18\x06 \x01(\x03R\x10journalFreeBytes\x12\x18\n" +
+	"\aforeign\x18\a \x01(\bR\aforeign\"\x89\x02\n" +
 	"\vToSecondary\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.slipstream.link.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05batch\x18\x02 \x01(\v2\x19.slipstream.link.v1.BatchH\x00R\x05batch\x12=\n" +

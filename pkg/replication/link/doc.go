@@ -30,8 +30,8 @@
 // Peers(); others get PermissionDenied and a line in the log. Both sides check validity and purpose at each handshake,
 // with the files as they are then (pkg/tlsfiles). No name is ever taken from a message.
 //
-// Not checked here: whether the peer may touch the group that it names, which is the Handler's to do with Peer(); whether
-// records continue the journal; revocation. A peer that leaves Peers(), or whose certificate expires, keeps the streams it
+// Not checked here: whether the peer may touch the group that it names, which is the Handler's to do with Peer(), and
+// whose answer to a stranger is RefuseForeign; whether records continue the journal; revocation. A peer that leaves Peers(), or whose certificate expires, keeps the streams it
 // has until they end.
 //
 // Plain text exists for trying things out on one machine: with Insecure on both sides, both refuse every address that is
