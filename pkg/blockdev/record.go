@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // Order is when a write has its place in the group's order.
@@ -37,6 +41,22 @@ const (
 	// FormatFormatted: there is a file system. It is never made again, whatever the image looks like: a blank one is damage.
 	FormatFormatted FormatState = "formatted"
 )
+
+// File systems of volumes. The list is closed: a type from a record reaches mount and mkfs.
+const (
+	FSExt4 = "ext4"
+	FSXFS  = "xfs"
+	// FSRaw stands in the format record of a raw block volume. It is never wanted and never mounted.
+	FSRaw = "raw"
+)
+
+// ValidateFSType checks that a file system can be made and mounted: FSExt4 or FSXFS.
+func ValidateFSType(fsType string) error {
+	if fsType != FSExt4 && fsType != FSXFS {
+		return fmt.Errorf("file system \"%s\" is neither %s nor %s", untrusted.Escape(fsType, maxShownBytes), FSExt4, FSXFS)
+	}
+	return nil
+}
 
 // FormatRecord says which file system was made on a volume. It decides about mkfs, not a look at the image, which may be
 // damaged and then looks blank.
@@ -134,6 +154,15 @@ func ValidateID(id string) error {
 	return nil
 }
 
+// Bounds of what a record says besides sizes.
+const (
+	maxNameBytes     = 256 // of a volume, its group or its site
+	maxFormatOptions = 32
+	maxOptionBytes   = 256
+	maxJoins         = 1 << 40 // far below where one more would be 0
+	maxShownBytes    = 80      // of a wrong value, in an error
+)
+
 // setDefaults fills in what a new record may leave out.
 func (r *VolumeRecord) setDefaults() {
 	if r.BlockSizeBytes == 0 {
@@ -147,7 +176,15 @@ func (r *VolumeRecord) setDefaults() {
 	}
 }
 
-// Validate says what is wrong with a record.
+// WithDefaults returns a copy of a record with what a new one may leave out.
+func (r *VolumeRecord) WithDefaults() *VolumeRecord {
+	c := r.Clone()
+	c.setDefaults()
+	return c
+}
+
+// Validate says what is wrong with a record. It is the one check of what a volume may be, whoever says so: a call, a peer that
+// describes a member of a group, or the file on disk. It does not look at Parameters, which the driver parses.
 func (r *VolumeRecord) Validate() error {
 	if err := ValidateID(r.ID); err != nil {
 		return fmt.Errorf("volume %w", err)
@@ -158,15 +195,92 @@ func (r *VolumeRecord) Validate() error {
 	if err := checkShape(r.SizeBytes, r.BlockSizeBytes, r.Order); err != nil {
 		return fail("%v", err)
 	}
+	if err := checkContent(r.FSType, r.Format); err != nil {
+		return fail("%v", err)
+	}
+	if err := r.checkNames(); err != nil {
+		return fail("%v", err)
+	}
 	switch {
 	case r.Replicable && r.Order == "":
 		return fail("replicable, but without an order")
 	case !slices.Contains([]VolumeState{VolumeCreating, VolumeReady, VolumeDeleting}, r.State):
-		return fail("state %q is unknown", r.State)
+		return fail("state \"%s\" is unknown", untrusted.Escape(string(r.State), maxShownBytes))
 	case r.IOBytesPerSecond < 0 || r.IOPS < 0:
 		return fail("a limit of its I/O is negative")
-	case r.Format != nil && r.Format.State != FormatFormatting && r.Format.State != FormatFormatted:
-		return fail("format state %q is unknown", r.Format.State)
+	case r.Joins > maxJoins:
+		return fail("it says that it was put into %d groups, the limit is %d", r.Joins, int64(maxJoins))
+	}
+	return nil
+}
+
+// checkNames says what is wrong with the names in a record, all of which are shown, and some of which end in manifests.
+func (r *VolumeRecord) checkNames() error {
+	if r.Name != "" { // a copy of a volume that was made without one
+		if err := untrusted.CheckCSIName("name", r.Name, maxNameBytes); err != nil {
+			return err
+		}
+	}
+	for _, text := range []struct{ what, value string }{{"group", r.Group}, {"group to move to", r.MoveTo}, {"remote site", r.Remote}} {
+		if err := untrusted.CheckText(text.what, text.value, maxNameBytes); err != nil {
+			return err
+		}
+	}
+	if r.Stage != nil && r.Stage.FSType != "" {
+		if err := ValidateFSType(r.Stage.FSType); err != nil {
+			return fmt.Errorf("staged: %w", err)
+		}
+	}
+	return r.Claim.Validate()
+}
+
+// Validate says what is wrong with a claim record. A nil one is fine.
+func (c *ClaimRecord) Validate() error {
+	if c == nil {
+		return nil
+	}
+	for _, name := range []struct{ what, value string }{
+		{"claim", c.Name}, {"claim's namespace", c.Namespace}, {"persistent volume", c.Volume},
+	} {
+		if name.value == "" {
+			continue
+		}
+		if err := untrusted.CheckName(name.what, name.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkContent says what is wrong with what a volume or snapshot is to be formatted with, and was. The UUID and the type become
+// arguments of mkfs.
+func checkContent(fsType string, format *FormatRecord) error {
+	if fsType != "" {
+		if err := ValidateFSType(fsType); err != nil {
+			return err
+		}
+	}
+	if format == nil {
+		return nil
+	}
+	if format.State != FormatFormatting && format.State != FormatFormatted {
+		return fmt.Errorf("format state \"%s\" is unknown", untrusted.Escape(string(format.State), maxShownBytes))
+	}
+	if format.FSType != FSRaw {
+		if err := ValidateFSType(format.FSType); err != nil {
+			return fmt.Errorf("formatted: %w", err)
+		}
+	}
+	if u, err := uuid.Parse(format.UUID); format.UUID != "" && (err != nil || u.String() != format.UUID) {
+		return fmt.Errorf("formatted: \"%s\" is no UUID of a file system", untrusted.Escape(format.UUID, maxShownBytes))
+	}
+	if len(format.Options) > maxFormatOptions {
+		return fmt.Errorf("formatted with %d options, the limit is %d", len(format.Options), maxFormatOptions)
+	}
+	for _, o := range format.Options {
+		if err := untrusted.CheckText("format option", o, maxOptionBytes); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -180,7 +294,7 @@ func checkShape(sizeBytes, blockSizeBytes int64, order Order) error {
 	case sizeBytes <= 0 || sizeBytes%b != 0:
 		return fmt.Errorf("size %d is not a positive multiple of its block size %d", sizeBytes, b)
 	case !slices.Contains([]Order{"", OrderFlush, OrderAck}, order):
-		return fmt.Errorf("order %q is neither %q nor %q", order, OrderFlush, OrderAck)
+		return fmt.Errorf("order \"%s\" is neither %q nor %q", untrusted.Escape(string(order), maxShownBytes), OrderFlush, OrderAck)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ func fullRecord() *VolumeRecord {
 	return &VolumeRecord{
 		ID: "vol-1", Name: "pvc-9f1c", SizeBytes: 1 << 30, BlockSizeBytes: 512, Thick: true, Replicable: true, Order: OrderAck,
 		Group: "shop/db", Remote: "site-b", FSType: "xfs", Parameters: map[string]string{"slipstream.dev/order": "ack"},
-		Format: &FormatRecord{State: FormatFormatted, FSType: "xfs", UUID: "6f1e", Options: []string{"-m", "reflink=1"}},
+		Format: &FormatRecord{State: FormatFormatted, FSType: "xfs", UUID: "6f1e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f", Options: []string{"-m", "reflink=1"}},
 		Stage: &StageRecord{StagingPath: "/var/lib/kubelet/x", Device: "/dev/loop7", BackingPath: "/run/shim/vol-1/volume",
 			FSType: "xfs", MountOptions: []string{"noatime"}, ReadOnly: true, Block: true},
 		State: VolumeReady, Secondary: true, CreatedUnixNanos: 1763884800000000001,
@@ -134,6 +134,24 @@ func TestValidate(t *testing.T) {
 		`format state ""`:   func(r *VolumeRecord) { r.Format.State = "" },
 		`id "../etc"`:       func(r *VolumeRecord) { r.ID = "../etc" },
 		`volume id "Upper"`: func(r *VolumeRecord) { r.ID = "Upper" },
+		// What reaches mount, mkfs, manifests and terminals.
+		`system "fuse.sh"`:                       func(r *VolumeRecord) { r.FSType = "fuse.sh" },
+		`system "raw"`:                           func(r *VolumeRecord) { r.FSType = FSRaw },
+		`formatted: file system "nfs"`:           func(r *VolumeRecord) { r.Format.FSType = "nfs" },
+		`formatted: file system ""`:              func(r *VolumeRecord) { r.Format.FSType = "" },
+		`staged: file system "auto"`:             func(r *VolumeRecord) { r.Stage.FSType = "auto" },
+		`"a,reflink=0" is no UUID`:               func(r *VolumeRecord) { r.Format.UUID = "a,reflink=0" },
+		"33 options":                             func(r *VolumeRecord) { r.Format.Options = make([]string, 33) },
+		`format option "\n" has`:                 func(r *VolumeRecord) { r.Format.Options = []string{"\n"} },
+		`name "\x1b[2J" has a control character`: func(r *VolumeRecord) { r.Name = "\x1b[2J" },
+		"name has 257 bytes":                     func(r *VolumeRecord) { r.Name = strings.Repeat("x", 257) },
+		"group has 300 bytes":                    func(r *VolumeRecord) { r.Group = strings.Repeat("x", 300) },
+		`group to move to "a\tb"`:                func(r *VolumeRecord) { r.MoveTo = "a\tb" },
+		`remote site "\u202e"`:                   func(r *VolumeRecord) { r.Remote = "\u202e" },
+		`claim "a/b"`:                            func(r *VolumeRecord) { r.Claim = &ClaimRecord{Name: "a/b"} },
+		`claim's namespace "A"`:                  func(r *VolumeRecord) { r.Claim = &ClaimRecord{Namespace: "A"} },
+		`persistent volume "-"`:                  func(r *VolumeRecord) { r.Claim = &ClaimRecord{Volume: "-"} },
+		"put into 18446744073709551615 groups":   func(r *VolumeRecord) { r.Joins = 1<<64 - 1 },
 	} {
 		r := fullRecord()
 		change(r)

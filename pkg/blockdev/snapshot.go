@@ -87,6 +87,9 @@ func (r *SnapshotRecord) Validate() error {
 	if err := checkShape(r.SizeBytes, r.BlockSizeBytes, r.Order); err != nil {
 		return fail("%v", err)
 	}
+	if err := checkContent(r.FSType, r.Format); err != nil {
+		return fail("%v", err)
+	}
 	switch {
 	case !slices.Contains([]SnapshotState{SnapshotCreating, SnapshotCopying, SnapshotReady, SnapshotFailed}, r.State):
 		return fail("state %q is unknown", r.State)

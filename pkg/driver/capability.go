@@ -6,12 +6,15 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // File system types that a volume can be formatted with.
 const (
-	fsExt4 = "ext4"
-	fsXFS  = "xfs"
+	fsExt4 = blockdev.FSExt4
+	fsXFS  = blockdev.FSXFS
 
 	defaultFSType = fsExt4
 )
@@ -115,7 +118,7 @@ func parseCapabilities(vcs []*csi.VolumeCapability) (fsType string, block bool, 
 
 func checkFSType(fsType string) error {
 	if _, ok := minSizeBytes[fsType]; !ok {
-		return status.Errorf(codes.InvalidArgument, "file system %q is not supported: use %s or %s", fsType, fsExt4, fsXFS)
+		return status.Errorf(codes.InvalidArgument, "file system \"%s\" is not supported: use %s or %s", untrusted.Reason(fsType), fsExt4, fsXFS)
 	}
 	return nil
 }

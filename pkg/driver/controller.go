@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // TopologyKey is the only key of a volume's accessible topology; its value is the node's id.
@@ -82,8 +83,9 @@ func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequ
 	switch {
 	case r.name == "":
 		return r, status.Error(codes.InvalidArgument, "volume name is missing")
-	case len(r.name) > maxNameBytes:
-		return r, status.Errorf(codes.InvalidArgument, "volume name has %d bytes, more than %d", len(r.name), maxNameBytes)
+	}
+	if err := untrusted.CheckCSIName("volume name", r.name, maxNameBytes); err != nil {
+		return r, status.Error(codes.InvalidArgument, err.Error())
 	}
 	fsType, block, err := parseCapabilities(req.GetVolumeCapabilities())
 	if err != nil {
@@ -98,6 +100,9 @@ func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequ
 		return r, err
 	}
 	r.claim = claimOf(req.GetParameters(), block)
+	if err := r.claim.Validate(); err != nil {
+		return r, status.Errorf(codes.InvalidArgument, "volume %q: parameters of csi-provisioner: %v", r.name, err)
+	}
 	r.block, r.least = block, minBlockSizeBytes
 	if !block {
 		r.least = minSizeBytes[orDefault(r.fsType)]

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 const (
@@ -45,6 +47,9 @@ func (l linuxFileSystems) Blank(device string) (blank bool, err error) {
 func (linuxFileSystems) Make(ctx context.Context, device string, spec formatSpec, force bool) error {
 	ctx, cancel := context.WithTimeout(ctx, mkfsTimeout)
 	defer cancel()
+	if err := blockdev.ValidateFSType(spec.FSType); err != nil {
+		return fmt.Errorf("format %s: %w", device, err)
+	}
 	program, args := spec.mkfsArgs(force)
 	if _, err := run(ctx, program, append(args, device)...); err != nil {
 		return err

@@ -26,7 +26,7 @@ import (
 // superblock looks exactly like a new volume, and that is how other drivers have lost data.
 
 // fsRaw is the file system in the format record of a raw block volume.
-const fsRaw = "raw"
+const fsRaw = blockdev.FSRaw
 
 // formatAction is what staging a file system volume does before the mount.
 type formatAction int

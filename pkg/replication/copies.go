@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -160,27 +159,15 @@ func (g *Group) storeMember(m core.Member) error {
 	g.mu.Lock()
 	secondary, group, peer := g.core.Meta.Role == core.RoleSecondary, g.core.Meta.Name, g.core.Meta.Peer
 	g.mu.Unlock()
-	var format *blockdev.FormatRecord
-	if len(m.Format) > 0 {
-		format = &blockdev.FormatRecord{}
-		if err := json.Unmarshal(m.Format, format); err != nil {
-			return fmt.Errorf("%w: volume %s: format record: %w", ErrInvalid, m.VolumeID, err)
-		}
+	described, err := describe(m)
+	if err != nil {
+		return fmt.Errorf("%w: group %s: %w", ErrInvalid, group, err)
 	}
-	var claim *blockdev.ClaimRecord
-	if len(m.Claim) > 0 {
-		claim = &blockdev.ClaimRecord{}
-		if err := json.Unmarshal(m.Claim, claim); err != nil {
-			return fmt.Errorf("%w: volume %s: claim record: %w", ErrInvalid, m.VolumeID, err)
-		}
-	}
+	format, claim := described.Format, described.Claim
 	rec, err := pool.Get(m.VolumeID)
 	if errors.Is(err, blockdev.ErrNoVolume) && secondary {
-		rec, err = pool.Create(blockdev.VolumeRecord{
-			ID: m.VolumeID, Name: m.Name, SizeBytes: m.SizeBytes, BlockSizeBytes: m.BlockSizeBytes, Thick: m.Thick,
-			Replicable: true, Order: blockdev.Order(m.Order), Group: group, Remote: peer, FSType: m.FSType, Format: format, Secondary: true,
-			Joins: m.Joins,
-		})
+		described.Group, described.Remote, described.Secondary, described.Claim = group, peer, true, nil
+		rec, err = pool.Create(*described)
 	}
 	if err != nil {
 		return err

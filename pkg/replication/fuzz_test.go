@@ -17,6 +17,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 func FuzzCheckpointSlot(f *testing.F) {
@@ -64,6 +65,47 @@ func FuzzMeta(f *testing.F) {
 		back, err := decodeMeta("again", again)
 		if err != nil || cmp.Diff(meta, back) != "" {
 			t.Fatalf("%v\n%s", err, cmp.Diff(meta, back))
+		}
+	})
+}
+
+// FuzzMember: a member that passes is a record that the pool takes, whose file system is one of the two, and whose texts can be shown.
+func FuzzMember(f *testing.F) {
+	for _, data := range hostileMembers {
+		f.Add([]byte(data))
+	}
+	f.Add([]byte(`{"index":1,"volumeID":"v1","name":"pvc-1","sizeBytes":4096,"fsType":"xfs","order":"ack","joins":3,` +
+		`"format":{"state":"formatted","fsType":"xfs","uuid":"0b0e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f"},"claim":{"name":"orders","namespace":"shop"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var m core.Member
+		if json.Unmarshal(data, &m) != nil || checkDescriptions([]core.Member{m}) != nil || core.CheckMembers(nil, []core.Member{m}) != nil || m.Removed {
+			return
+		}
+		rec, err := describe(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := blockdev.EncodeVolumeRecord(rec.WithDefaults()); err != nil {
+			t.Fatal(err)
+		}
+		types := []string{rec.FSType}
+		if rec.Format != nil && rec.Format.FSType != blockdev.FSRaw {
+			types = append(types, rec.Format.FSType)
+		}
+		for _, fsType := range types {
+			if fsType != "" && blockdev.ValidateFSType(fsType) != nil {
+				t.Fatalf("file system %q", fsType)
+			}
+		}
+		again, err := memberOf(rec, m.Index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again.Joins <= m.Joins {
+			t.Fatalf("after %d joins comes %d", m.Joins, again.Joins)
+		}
+		if back, err := describe(again); err != nil || back.FSType != rec.FSType {
+			t.Fatalf("%v: %s became %s", err, rec, back)
 		}
 	})
 }
@@ -167,6 +209,23 @@ var hostileMembers = []string{
 	`{"index":1,"volumeID":"","sizeBytes":4096,"removed":true}`,
 	`{"index":1,"volumeID":"v1","sizeBytes":-1,"removed":true}`,
 	`{"index":0,"volumeID":"v0","sizeBytes":9223372036854775807}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"fsType":"fuse.sh"}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"fsType":"raw"}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"fsType":"-o"}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatted","fsType":"fuse.sh"}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatted","fsType":""}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatting","fsType":"xfs","uuid":"x,reflink=0"}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatted","fsType":"xfs","options":["\u001b[2J"]}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatted","fsType":"xfs","uuid":"` + strings.Repeat("x", 1<<20) + `"}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"name":"\u001b]0;owned\u0007"}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"name":"` + strings.Repeat("x", 4096) + `"}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"claim":{"name":"../orders","namespace":"shop"}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"claim":{"name":"orders","namespace":"shop\n---\nkind: Pod"}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"claim":{"volume":"` + strings.Repeat("x", 4096) + `"}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"joins":18446744073709551615}`,
+	`{"index":4294967295,"volumeID":"v1","sizeBytes":4096}`,
+	`{"index":1,"volumeID":"` + strings.Repeat("x", 1<<20) + `","sizeBytes":4096}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"removed":true,"name":"\u001b[2J"}`,
 }
 
 // Every hostile member is refused, alone and in a manifest, before anything is made from it; the same member is taken
@@ -188,6 +247,8 @@ func TestHostileMembers(t *testing.T) {
 			} {
 				if err := send(kind, data); err == nil {
 					t.Errorf("%s %s was taken", kind, data)
+				} else if text := err.Error(); len(text) > 1000 || untrusted.Escape(text, len(text)) != text {
+					t.Errorf("%.100s: the error is of %d bytes: %.200q", data, len(text), text)
 				}
 			}
 			after, err := s.pool.List()

@@ -298,7 +298,11 @@ func (g *Group) checkMember(m core.Member) error {
 func (g *Group) checkMembers(next []core.Member) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := core.CheckMembers(g.core.Meta.Members, next); err != nil {
+	err := checkDescriptions(next) // first: what the other check says of them can be shown then
+	if err == nil {
+		err = core.CheckMembers(g.core.Meta.Members, next)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: group %s: %w", ErrInvalid, g.core.Meta.Name, err)
 	}
 	return nil
@@ -358,26 +362,4 @@ func (g *Group) forgetVolume(index uint32) {
 	if err := v.image.Close(); err != nil {
 		klog.ErrorS(err, "Closing an image", "volume", v.id)
 	}
-}
-
-func memberOf(rec *blockdev.VolumeRecord, index uint32) (core.Member, error) {
-	m := core.Member{
-		Index: index, VolumeID: rec.ID, Name: rec.Name, SizeBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes,
-		Thick: rec.Thick, Order: string(rec.Order), FSType: rec.FSType, Joins: rec.Joins + 1,
-	}
-	if rec.Format != nil {
-		format, err := json.Marshal(rec.Format)
-		if err != nil {
-			return m, err
-		}
-		m.Format = format
-	}
-	if rec.Claim != nil {
-		claim, err := json.Marshal(rec.Claim)
-		if err != nil {
-			return m, err
-		}
-		m.Claim = claim
-	}
-	return m, nil
 }

@@ -16,6 +16,9 @@ func decodeMeta(path string, data []byte) (core.Meta, error) {
 	var meta core.Meta
 	err := blockdev.DecodeRecord(path, core.MetaKind, data, &meta)
 	if err == nil {
+		err = checkDescriptions(meta.Members)
+	}
+	if err == nil {
 		err = meta.Validate()
 	}
 	if err != nil {

@@ -224,6 +224,9 @@ func (m *Meta) Validate() error {
 // this site keep track of.
 const MaxVolumeBytes = 64 << 40
 
+// MaxMemberIndex bounds the indices of members, which are counted up from 0, so that one more is always possible.
+const MaxMemberIndex = 1 << 24
+
 // CheckMembers says what is wrong with a list of members, by itself and as the successor of the list before: an index
 // and a volume belong together, and an index keeps its volume for good.
 func CheckMembers(before, members []Member) error {
@@ -239,6 +242,8 @@ func CheckMembers(before, members []Member) error {
 			return fmt.Errorf("member %d has no volume", m.Index)
 		case m.SizeBytes < 0 || m.SizeBytes > MaxVolumeBytes:
 			return fmt.Errorf("member %d (volume %s) has size %d, the limit is %d", m.Index, m.VolumeID, m.SizeBytes, int64(MaxVolumeBytes))
+		case m.Index > MaxMemberIndex:
+			return fmt.Errorf("member %d (volume %s): the largest index is %d", m.Index, m.VolumeID, MaxMemberIndex)
 		case seen[m.Index]:
 			return fmt.Errorf("member %d is listed twice", m.Index)
 		case volume[m.Index] != "" && volume[m.Index] != m.VolumeID:
