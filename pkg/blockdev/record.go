@@ -69,9 +69,10 @@ type FormatRecord struct {
 
 // StageRecord says where a volume is staged on this node, so that a driver that was restarted finds it.
 type StageRecord struct {
-	StagingPath  string   `json:"stagingPath"`
-	Device       string   `json:"device"`      // /dev/loopN when it was staged; look it up again after a reboot
-	BackingPath  string   `json:"backingPath"` // the image, or the shim's file
+	StagingPath  string   `json:"stagingPath"`         // without symbolic links
+	GivenPath    string   `json:"givenPath,omitempty"` // as the CO named it
+	Device       string   `json:"device"`              // /dev/loopN when it was staged; look it up again after a reboot
+	BackingPath  string   `json:"backingPath"`         // the image, or the shim's file
 	FSType       string   `json:"fsType,omitempty"`
 	MountOptions []string `json:"mountOptions,omitempty"`
 	ReadOnly     bool     `json:"readOnly,omitempty"`

@@ -379,20 +379,6 @@ func (d *Driver) resumeFills(recs []*blockdev.VolumeRecord) {
 	}
 }
 
-// growFileSystem grows the file system of a volume that is larger than what it was made from. Staging repeats it until it
-// is done.
-func (d *Driver) growFileSystem(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, readOnly bool) error {
-	if !rec.GrowFileSystem || readOnly {
-		return nil
-	}
-	if err := d.filesystems.Grow(ctx, device.Path, path, fsType); err != nil {
-		return status.Errorf(codes.Internal, "volume %s: grow its file system to the volume's size: %v", rec.ID, err)
-	}
-	return d.update(rec, "update", func(r *blockdev.VolumeRecord) {
-		r.GrowFileSystem = false
-	})
-}
-
 // contentSource is the source as the CO named it.
 func contentSource(s *blockdev.ContentSource) *csi.VolumeContentSource {
 	switch {

@@ -42,7 +42,7 @@ import (
 type Options struct {
 	// Endpoint is where the CSI services listen: unix:///path or a path.
 	Endpoint string
-	// NodeID is the node's name, and the value of its topology key.
+	// NodeID is the node's name, and the value of its topology key; see ValidateNodeID.
 	NodeID string
 	// PoolDir is the pool. It is created when it is missing.
 	PoolDir string
@@ -127,8 +127,8 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 
 // newDriver is New without reconcile, over any system.
 func newDriver(opts Options, sys system) (*Driver, error) {
-	if opts.NodeID == "" {
-		return nil, errors.New("node id is missing")
+	if err := ValidateNodeID(opts.NodeID); err != nil {
+		return nil, err
 	}
 	if opts.PoolDir == "" {
 		return nil, errors.New("pool directory is missing")

@@ -2,9 +2,11 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -253,6 +255,60 @@ func TestExpandOrder(t *testing.T) {
 	h.want(err, codes.FailedPrecondition, "neither staged nor published")
 	h.must(h.unstage(id))
 	h.want(h.expand(id, 64*mib), codes.FailedPrecondition, "stage it first")
+}
+
+// TestExpandReadOnly: a file system that is mounted read-only cannot grow. The call says so, and the next writable staging does it. So it is
+// with an expansion that a crash cut short, and with one that the file system refuses at that time.
+func TestExpandReadOnly(t *testing.T) {
+	h := newNode(t, nil)
+	vc := mountCapability(modeWriter, "")
+	id := h.create("v", vc, nil)
+	h.must(h.stage(id, vc))
+	h.must(h.unstage(id))
+	file := h.files[h.d.backingPath(&blockdev.VolumeRecord{ID: id})]
+	for _, reader := range []*csi.VolumeCapability{mountCapability(modeReader, ""), mountCapability(modeWriter, "", "ro")} {
+		h.must(h.stage(id, reader))
+		size := file.FSBytes + mib
+		for range 2 {
+			h.want(h.expand(id, size), codes.FailedPrecondition, "read-only", "staged writable")
+		}
+		if h.loops["/dev/loop"+strconv.Itoa(h.next-1)].SizeBytes != size || file.FSBytes != size-mib {
+			t.Errorf("loops %v, file system %+v", h.loops, file)
+		}
+		h.must(h.unstage(id))
+		h.must(h.stage(id, reader)) // still not
+		h.must(h.unstage(id))
+		if file.FSBytes != size-mib {
+			t.Errorf("a read-only staging has grown %+v", file)
+		}
+		h.must(h.stage(id, vc))
+		if file.FSBytes != size {
+			t.Errorf("after the writable staging: %+v, want %d bytes", file, size)
+		}
+		h.must(h.expand(id, size))
+		h.must(h.unstage(id))
+	}
+
+	size := file.FSBytes + mib
+	h.must(h.stage(id, vc))
+	h.hook = func(operation string) error {
+		if strings.HasPrefix(operation, "grow") {
+			return errors.New("refused by the test")
+		}
+		return nil
+	}
+	h.want(h.expand(id, size), codes.Internal, "refused by the test")
+	h.must(h.unstage(id))
+	h.must(h.stage(id, vc)) // it is as good as before
+	h.must(h.unstage(id))
+	h.hook = nil
+	h.must(h.stage(id, vc))
+	if file.FSBytes != size {
+		t.Errorf("%+v, want %d bytes", file, size)
+	}
+	h.must(h.unstage(id))
+	h.must(h.delete(id))
+	h.clean()
 }
 
 func TestLifeOfABlockVolume(t *testing.T) {

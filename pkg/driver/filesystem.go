@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
+	"math/bits"
 	"os"
 
 	"github.com/google/uuid"
@@ -16,6 +18,8 @@ type Superblock struct {
 	// FSType is ext4, xfs, or empty when there is neither.
 	FSType string
 	UUID   string
+	// SizeBytes is how much of the device the file system takes, as of its last checkpoint.
+	SizeBytes int64
 }
 
 // Usage of a mounted file system.
@@ -91,12 +95,19 @@ func (f formatSpec) mkfsArgs(force bool) (program string, args []string) {
 const (
 	superblockReadBytes = 4096
 
-	xfsMagicOffset = 0 // "XFSB", big-endian
-	xfsUUIDOffset  = 32
+	xfsMagicOffset     = 0 // "XFSB", big-endian
+	xfsBlockSizeOffset = 4 // bytes
+	xfsBlocksOffset    = 8
+	xfsUUIDOffset      = 32
 
-	extMagicOffset = 1024 + 0x38 // 0xEF53, little-endian
-	extMagic       = 0xEF53
-	extUUIDOffset  = 1024 + 0x68
+	extBlocksOffset     = 1024 + 0x4  // little-endian
+	extBlockSizeOffset  = 1024 + 0x18 // as a shift of 1 KiB
+	extMagicOffset      = 1024 + 0x38
+	extMagic            = 0xEF53
+	extIncompatOffset   = 1024 + 0x60
+	extIncompat64Bit    = 0x80
+	extUUIDOffset       = 1024 + 0x68
+	extBlocksHighOffset = 1024 + 0x150 // with extIncompat64Bit
 )
 
 // readSuperblock looks for the two file systems that the driver makes.
@@ -111,11 +122,26 @@ func readSuperblock(r io.ReaderAt) (Superblock, error) {
 	asUUID := func(off int) string { return uuid.UUID(b[off : off+16]).String() }
 	switch {
 	case bytes.Equal(b[xfsMagicOffset:xfsMagicOffset+4], []byte("XFSB")):
-		return Superblock{FSType: fsXFS, UUID: asUUID(xfsUUIDOffset)}, nil
+		blocks, blockSize := binary.BigEndian.Uint64(b[xfsBlocksOffset:]), binary.BigEndian.Uint32(b[xfsBlockSizeOffset:])
+		return Superblock{FSType: fsXFS, UUID: asUUID(xfsUUIDOffset), SizeBytes: sizeOf(blocks, uint64(blockSize))}, nil
 	case binary.LittleEndian.Uint16(b[extMagicOffset:]) == extMagic:
-		return Superblock{FSType: fsExt4, UUID: asUUID(extUUIDOffset)}, nil
+		blocks := uint64(binary.LittleEndian.Uint32(b[extBlocksOffset:]))
+		if binary.LittleEndian.Uint32(b[extIncompatOffset:])&extIncompat64Bit != 0 {
+			blocks |= uint64(binary.LittleEndian.Uint32(b[extBlocksHighOffset:])) << 32
+		}
+		blockSize := uint64(1024) << binary.LittleEndian.Uint32(b[extBlockSizeOffset:])
+		return Superblock{FSType: fsExt4, UUID: asUUID(extUUIDOffset), SizeBytes: sizeOf(blocks, blockSize)}, nil
 	}
 	return Superblock{}, nil
+}
+
+// sizeOf is 0 for numbers that no file system has: they come from a disk.
+func sizeOf(blocks, blockSizeBytes uint64) int64 {
+	high, low := bits.Mul64(blocks, blockSizeBytes)
+	if high != 0 || low > math.MaxInt64 {
+		return 0
+	}
+	return int64(low)
 }
 
 // blankProbeBytes is read at either end of a device. That is where every file system, partition table and volume manager

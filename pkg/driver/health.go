@@ -220,9 +220,9 @@ func (d *Driver) nodeHealth(found *conditions, rec *blockdev.VolumeRecord, publi
 	if publishPath == "" || shown(publishPath) != nil {
 		return nil
 	}
-	published, err := d.publications.List(rec.ID)
+	published, err := d.published(rec.ID)
 	if err != nil {
-		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+		return err
 	}
 	if slices.ContainsFunc(published, func(p publication) bool { return p.TargetPath == publishPath }) {
 		found.add(inaccessible, ReasonNotMounted, "volume %s is published on %s, but not mounted there any more: delete the pod that uses it", rec.ID, publishPath)

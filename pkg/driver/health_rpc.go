@@ -86,7 +86,9 @@ func (s *nodeServer) NodeGetVolumeHealth(ctx context.Context, req *csi.NodeGetVo
 	if rec != nil {
 		publishPath := req.GetVolumePublishPath()
 		if publishPath != "" {
-			publishPath = canonicalPath(publishPath)
+			if publishPath, err = s.d.volumePath(rec, publishPath); err != nil {
+				return nil, err
+			}
 		}
 		if err := s.d.nodeHealth(&found, rec, publishPath); err != nil {
 			return nil, err

@@ -249,7 +249,11 @@ func (m fakeFileSystems) Superblock(device string) (Superblock, error) {
 	if err != nil {
 		return Superblock{}, err
 	}
-	return f.Superblock, nil
+	sb := f.Superblock
+	if sb.FSType != "" {
+		sb.SizeBytes = f.FSBytes
+	}
+	return sb, nil
 }
 
 func (m fakeFileSystems) Blank(device string) (bool, error) {

@@ -2,10 +2,26 @@ package driver
 
 import (
 	"context"
-	"path/filepath"
+	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
+
+// ValidateNodeID checks the name of a node. It becomes the value of TopologyKey, which Kubernetes puts into a label of the Node and into
+// the volumes' node affinity; a value that no label can have is found out there only when the first claim waits for ever.
+func ValidateNodeID(id string) error {
+	if id == "" {
+		return errors.New("node id is missing")
+	}
+	if why := validation.IsValidLabelValue(id); len(why) > 0 {
+		return fmt.Errorf("node id %.300q (%d characters) cannot be the value of the label %s: %s; give the node a name that can, of at most %d characters",
+			id, len(id), TopologyKey, strings.Join(why, "; "), validation.LabelValueMaxLength)
+	}
+	return nil
+}
 
 type nodeServer struct {
 	csi.UnimplementedNodeServer
@@ -32,30 +48,4 @@ func (s *nodeServer) NodeGetCapabilities(context.Context, *csi.NodeGetCapabiliti
 // NodeGetInfo answers from the command line alone: the node's registration hangs on it.
 func (s *nodeServer) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	return &csi.NodeGetInfoResponse{NodeId: s.d.opts.NodeID, AccessibleTopology: s.d.topology()}, nil
-}
-
-// canonicalPath is a path as the mount table has it: absolute and without symbolic links. The last element is not followed;
-// it may be a mount that hangs.
-func canonicalPath(path string) string {
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return filepath.Clean(path)
-	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(absolute))
-	if err != nil {
-		return absolute // no parent, no mount
-	}
-	return filepath.Join(parent, filepath.Base(absolute))
-}
-
-// canonicalDir is a directory's path without symbolic links, or, for one that is not there, made absolute.
-func canonicalDir(path string) string {
-	resolved, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return canonicalPath(path)
-	}
-	if absolute, err := filepath.Abs(resolved); err == nil {
-		return absolute
-	}
-	return resolved
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
@@ -30,7 +31,11 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVo
 	if err != nil {
 		return nil, status.Errorf(status.Code(err), "volume %s: %s", id, status.Convert(err).Message())
 	}
-	if err := s.d.expand(ctx, rec, canonicalPath(req.GetVolumePath()), size); err != nil {
+	path, err := s.d.volumePath(rec, req.GetVolumePath())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.d.expand(ctx, rec, path, size); err != nil {
 		return nil, err
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: rec.SizeBytes}, nil
@@ -74,10 +79,44 @@ func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path st
 	if err != nil || staged == nil {
 		return err // a block volume has no more to grow
 	}
+	if staged.ReadOnly || staged.Stopped != "" {
+		// Kubelet takes this code for "not while it is in use", and comes again when the volume was staged anew.
+		return status.Errorf(codes.FailedPrecondition, "volume %s has %d bytes now, but its file system is mounted read-only on %s and has not grown: "+
+			"it grows when the volume is staged writable", rec.ID, rec.SizeBytes, rec.Stage.StagingPath)
+	}
 	if err := d.filesystems.Grow(ctx, device.Path, rec.Stage.StagingPath, staged.FSType); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: grow its file system: %v", rec.ID, err)
 	}
 	return nil
+}
+
+// A file system that is smaller than its volume is grown when it is mounted writable. That it is says its superblock, which is the one record
+// of its size that cannot be wrong: also of a volume that was expanded while it was read-only, of one whose expansion was interrupted, at
+// whichever site, and of one that was made from a snapshot of such a volume.
+
+// growFileSystem grows the file system of a volume that was made larger than its source, which is part of making it. Staging
+// repeats it until it is done.
+func (d *Driver) growFileSystem(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, readOnly bool) error {
+	if !rec.GrowFileSystem || readOnly {
+		return nil
+	}
+	if err := d.filesystems.Grow(ctx, device.Path, path, fsType); err != nil {
+		return status.Errorf(codes.Internal, "volume %s: grow its file system to the volume's size: %v", rec.ID, err)
+	}
+	return d.update(rec, "update", func(r *blockdev.VolumeRecord) {
+		r.GrowFileSystem = false
+	})
+}
+
+// catchUp grows the file system of a volume whose expansion did not come to it. Where it cannot, the volume is as good as before: whoever
+// asked for the expansion has had the error, or has it when he asks again.
+func (d *Driver) catchUp(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, sizeBytes int64) {
+	if rec.GrowFileSystem {
+		return
+	}
+	if err := d.filesystems.Grow(ctx, device.Path, path, fsType); err != nil {
+		klog.ErrorS(err, "A file system that is smaller than its volume could not be grown", "volume", rec.ID, "fileSystemBytes", sizeBytes, "volumeBytes", rec.SizeBytes)
+	}
 }
 
 // growImage makes a volume's image, and its record, at least as large. It leaves rec with the new size.

@@ -33,14 +33,14 @@ func (s *nodeServer) NodePublishVolume(_ context.Context, req *csi.NodePublishVo
 		return nil, err
 	}
 	entry := publication{
-		TargetPath:   canonicalPath(req.GetTargetPath()),
+		GivenPath:    absolutePath(req.GetTargetPath()),
 		ReadOnly:     req.GetReadonly() || want.mountsReadOnly(),
 		AccessMode:   want.Mode.String(),
 		Block:        want.Block,
 		FSType:       want.FSType,
 		MountOptions: want.MountOptions,
 	}
-	if err := s.d.publish(rec, canonicalPath(req.GetStagingTargetPath()), entry, want.Mode); err != nil {
+	if err := s.d.publish(rec, stagingPath(rec, req.GetStagingTargetPath()), entry, want.Mode); err != nil {
 		return nil, err
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
@@ -62,12 +62,13 @@ func (d *Driver) publish(rec *blockdev.VolumeRecord, stagingPath string, entry p
 	if err != nil {
 		return err
 	}
-	published, err := d.publications.List(rec.ID)
+	published, err := d.published(rec.ID)
 	if err != nil {
-		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+		return err
 	}
 	// An entry without its mount is what a crash or a reboot left, and says nothing.
 	published = slices.DeleteFunc(published, func(p publication) bool { return !mountedFrom(mounts, p.TargetPath, device) })
+	entry.TargetPath = targetPath(published, entry.GivenPath)
 	if already, err := checkSecondPublish(rec.ID, published, entry, mode); already || err != nil {
 		return err
 	}
@@ -76,6 +77,15 @@ func (d *Driver) publish(rec *blockdev.VolumeRecord, stagingPath string, entry p
 			rec.ID, at[len(at)-1].Source, entry.TargetPath)
 	}
 	return d.bind(rec, device, source, entry)
+}
+
+// published returns a volume's publications; an error is a status error.
+func (d *Driver) published(id string) ([]publication, error) {
+	list, err := d.publications.List(id)
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
+	}
+	return list, nil
 }
 
 // publishSource is what gets bound: the staging path, or the device's node.
@@ -172,16 +182,20 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpubli
 		return nil, err
 	}
 	defer done()
-	path := canonicalPath(req.GetTargetPath())
 	rec, err := s.d.volume(id)
 	if status.Code(err) == codes.NotFound {
 		// Nothing of it can be mounted: a volume in use is not deleted.
-		return &csi.NodeUnpublishVolumeResponse{}, s.d.nothingMountedOn(id, path)
+		return &csi.NodeUnpublishVolumeResponse{}, s.d.nothingMountedOn(id, canonicalPath(req.GetTargetPath()))
 	}
 	if err != nil {
 		return nil, err
 	}
-	devices, err := s.d.publishedDevices(rec, path)
+	published, err := s.d.published(id)
+	if err != nil {
+		return nil, err
+	}
+	path := targetPath(published, req.GetTargetPath())
+	devices, err := s.d.publishedDevices(rec, published, path)
 	if err != nil {
 		return nil, err
 	}
@@ -200,14 +214,10 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpubli
 
 // publishedDevices returns the loop devices of a volume, and that whose node is mounted on a target path of a raw block volume: it may
 // have been detached behind the driver's back, and the publication then says whose mount it is.
-func (d *Driver) publishedDevices(rec *blockdev.VolumeRecord, path string) ([]loopDevice, error) {
+func (d *Driver) publishedDevices(rec *blockdev.VolumeRecord, published []publication, path string) ([]loopDevice, error) {
 	devices, err := d.attachedDevices(rec)
 	if err != nil {
 		return nil, err
-	}
-	published, err := d.publications.List(rec.ID)
-	if err != nil {
-		return nil, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
 	if !slices.ContainsFunc(published, func(p publication) bool { return p.Block && p.TargetPath == path }) {
 		return devices, nil

@@ -43,13 +43,13 @@ func (s *nodeServer) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolu
 	if err != nil {
 		return nil, err
 	}
-	if err := s.d.stage(ctx, rec, canonicalPath(req.GetStagingTargetPath()), want); err != nil {
+	if err := s.d.stage(ctx, rec, req.GetStagingTargetPath(), want); err != nil {
 		return nil, err
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
 }
 
-func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path string, want capability) (err error) {
+func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given string, want capability) (err error) {
 	if rec.Secondary && rec.Group == "" {
 		return status.Errorf(codes.FailedPrecondition,
 			"volume %s is the copy of a volume that left its group at %s: put it into a group of this site (slipctl group add) to make it a volume of its own",
@@ -76,12 +76,21 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path str
 			return err
 		}
 	}
-	staged, err := d.alreadyStaged(rec, path, want)
+	devices, err := d.devices(rec)
+	if err != nil {
+		return err
+	}
+	path := canonicalPath(given)
+	if len(devices) > 0 { // else the record is what a reboot left
+		path = stagingPath(rec, given)
+	}
+	staged, err := d.alreadyStaged(rec, devices, path, want)
 	if err != nil {
 		return err
 	}
 	record := blockdev.StageRecord{
 		StagingPath:  path,
+		GivenPath:    absolutePath(given),
 		BackingPath:  d.backingPath(rec),
 		FSType:       fsType,
 		MountOptions: want.MountOptions,
@@ -119,7 +128,7 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path str
 	case staged:
 		err = d.shareFormat(ctx, rec)
 	default:
-		err = d.mountStaged(ctx, rec, device, path, fsType, want)
+		return d.mountStaged(ctx, rec, device, path, fsType, want)
 	}
 	if err != nil {
 		return err
@@ -129,11 +138,7 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, path str
 
 // alreadyStaged reports whether the volume's file system is mounted on path. It refuses a path that is not the one the
 // volume is staged on, or that carries something else.
-func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, path string, want capability) (bool, error) {
-	devices, err := d.devices(rec)
-	if err != nil {
-		return false, err
-	}
+func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []loopDevice, path string, want capability) (bool, error) {
 	mounts, err := d.mounter.Mounts()
 	if err != nil {
 		return false, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
@@ -204,7 +209,10 @@ func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, de
 	if err := d.mounter.Mount(ctx, device.Path, path, fsType, mountOptions(fsType, want)); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: mount on %s: %v", rec.ID, path, err)
 	}
-	return nil
+	if action == actionMount && !readOnly && on.SizeBytes > 0 && on.SizeBytes < rec.SizeBytes {
+		d.catchUp(ctx, rec, device, path, fsType, on.SizeBytes)
+	}
+	return d.growFileSystem(ctx, rec, device, path, fsType, readOnly)
 }
 
 func mountOptions(fsType string, want capability) []string {
@@ -244,14 +252,14 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstage
 		return nil, err
 	}
 	defer done()
-	path := canonicalPath(req.GetStagingTargetPath())
 	rec, err := s.d.volume(id)
 	if status.Code(err) == codes.NotFound {
-		return &csi.NodeUnstageVolumeResponse{}, s.d.nothingMountedOn(id, path)
+		return &csi.NodeUnstageVolumeResponse{}, s.d.nothingMountedOn(id, canonicalPath(req.GetStagingTargetPath()))
 	}
 	if err != nil {
 		return nil, err
 	}
+	path := stagingPath(rec, req.GetStagingTargetPath())
 	if rec.Stage != nil && rec.Stage.StagingPath != path {
 		// Unstaging one path must not take another one's device away.
 		return &csi.NodeUnstageVolumeResponse{}, s.d.nothingMountedOn(id, path)

@@ -31,7 +31,10 @@ func (s *nodeServer) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVol
 	if err != nil {
 		return nil, err
 	}
-	path := canonicalPath(req.GetVolumePath())
+	path, err := s.d.volumePath(rec, req.GetVolumePath())
+	if err != nil {
+		return nil, err
+	}
 	entry, err := s.d.mountOn(rec, path)
 	if err != nil {
 		return nil, err

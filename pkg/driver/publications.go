@@ -14,7 +14,8 @@ import (
 // publication is one successful, or begun, NodePublishVolume. What it says cannot all be read back from the mount table:
 // not the access mode, and not whether a mount found on a target is the one that was asked for.
 type publication struct {
-	TargetPath   string   `json:"targetPath"`
+	TargetPath   string   `json:"targetPath"`          // without symbolic links
+	GivenPath    string   `json:"givenPath,omitempty"` // as the CO named it
 	ReadOnly     bool     `json:"readOnly"`
 	AccessMode   string   `json:"accessMode"`
 	Block        bool     `json:"block"`
@@ -22,7 +23,7 @@ type publication struct {
 	MountOptions []string `json:"mountOptions,omitempty"`
 }
 
-// sameArgs compares everything but the target path.
+// sameArgs compares everything but the paths.
 func (p publication) sameArgs(q publication) bool {
 	return p.ReadOnly == q.ReadOnly && p.AccessMode == q.AccessMode && p.Block == q.Block && p.FSType == q.FSType &&
 		slices.Equal(p.MountOptions, q.MountOptions)

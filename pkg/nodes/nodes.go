@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"net"
 	"strings"
+
+	"github.com/slipstream-storage/slipstream/pkg/driver"
 )
 
 // Source says which nodes there are.
@@ -38,6 +40,9 @@ func ParseStatic(s string) (Static, error) {
 		name, address, _ := strings.Cut(part, "=")
 		if name == "" || address == "" {
 			return nil, fmt.Errorf("node %q: it is written as name=host:port", part)
+		}
+		if err := driver.ValidateNodeID(name); err != nil {
+			return nil, err
 		}
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			return nil, fmt.Errorf("node %s: %w", name, err)

@@ -1,0 +1,123 @@
+package driver
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+)
+
+// TestPathsThatAreLinks: staging and target paths that are links are mounted on where the links lead, and found again by the links as they
+// were, also when these are gone.
+func TestPathsThatAreLinks(t *testing.T) {
+	h := newNode(t, nil)
+	ctx := context.Background()
+	real := canonicalDir(h.dir)
+	for _, dir := range []string{"real/staging", "real/targets", "links", "elsewhere"} {
+		h.must(os.MkdirAll(filepath.Join(real, dir), 0o750))
+	}
+	staging, target := filepath.Join(real, "links", "staging"), filepath.Join(real, "links", "target")
+	h.must(os.Symlink("../real/hop", staging))
+	h.must(os.Symlink("staging/", filepath.Join(real, "real", "hop")))
+	h.must(os.Symlink(filepath.Join(real, "real", "targets", "a"), target)) // which is not there yet
+	vc := mountCapability(modeWriter, "")
+	id := h.create("v", vc, nil)
+	stage := func() error {
+		_, err := h.n.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: staging, VolumeCapability: vc})
+		return err
+	}
+	publish := func() error {
+		_, err := h.n.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: staging, TargetPath: target, VolumeCapability: vc})
+		return err
+	}
+	mounted := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, m := range h.mounts {
+			got = append(got, strings.TrimPrefix(m.Mountpoint, real+"/"))
+		}
+		if strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Fatalf("mounted on %q, want %q", got, want)
+		}
+	}
+	for range 2 {
+		h.must(stage())
+		h.must(publish())
+	}
+	mounted("real/staging", "real/targets/a")
+
+	// The links lead elsewhere now, and then nowhere.
+	for _, link := range []string{staging, target} {
+		h.must(os.Remove(link))
+		h.must(os.Symlink(filepath.Join(real, "elsewhere"), link))
+	}
+	h.must(stage())
+	h.must(publish())
+	mounted("real/staging", "real/targets/a")
+	for _, path := range []string{staging, target} {
+		h.must(os.Remove(path))
+		if _, err := h.n.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: path}); err != nil {
+			t.Error(err)
+		}
+		if _, err := h.n.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{VolumeId: id, VolumePath: path}); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := h.n.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: filepath.Join(real, "elsewhere")})
+	h.want(err, codes.NotFound)
+	for range 2 {
+		_, err = h.n.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
+		h.must(err)
+	}
+	mounted("real/staging")
+	for range 2 {
+		_, err = h.n.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: staging})
+		h.must(err)
+	}
+	h.clean()
+}
+
+func TestCanonicalPath(t *testing.T) {
+	dir := canonicalDir(t.TempDir())
+	for _, name := range []string{"a/b", "c"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, target := range map[string]string{"dir": "a/b", "up": "dir/..", "new": "dir/../new", "loop": "loop", "slash": "/", "self": "."} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]string{
+		"c": "c", "c/": "c", "c/none": "c/none", "none/none": "none/none", "dir": "a/b", "dir/": "a/b", "dir/none": "a/b/none",
+		"up": "a", "new": "a/new", "self": ".", "slash": "/", "loop": "loop",
+	} {
+		if want != "/" {
+			want = filepath.Join(dir, want)
+		}
+		if got := canonicalPath(dir + "/" + path); got != want {
+			t.Errorf("%s is %s, want %s", path, got, want)
+		}
+	}
+}
+
+func TestNodeIDs(t *testing.T) {
+	for id, ok := range map[string]bool{
+		"node-a": true, "10.0.0.1": true, "Node_A": true, strings.Repeat("n", 63): true,
+		"": false, strings.Repeat("n", 64): false, "-n_1/..": false, "a b": false, "a/b": false, "-a": false, "a.": false, "kö": false,
+	} {
+		if err := ValidateNodeID(id); (err == nil) != ok {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	long := strings.Repeat("n", 64)
+	_, err := newDriver(Options{NodeID: long, PoolDir: t.TempDir()}, system{})
+	if err == nil || !strings.Contains(err.Error(), TopologyKey) || !strings.Contains(err.Error(), "63") {
+		t.Errorf("a driver whose node id is no label value: %v", err)
+	}
+}
