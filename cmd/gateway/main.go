@@ -83,6 +83,9 @@ func run(args []string) error {
 	case c.tlsDir == "" && !c.insecure:
 		return errors.New("--tls-dir is missing: the gateway shows peers and nodes the site's certificate; slipctl site init makes it")
 	}
+	if err := tlsfiles.CheckSites(c.site, c.peers); err != nil {
+		return err
+	}
 	source, err := c.nodes.Source()
 	if err != nil {
 		return err
@@ -102,6 +105,9 @@ func serve(ctx context.Context, c config, source nodes.Source) error {
 			return err
 		}
 		defer certificate.Close()
+		if err := certificate.RequireName(c.site); err != nil {
+			return err
+		}
 		collectors = append(collectors, metricsserver.CertificateExpiry(certificate.NotAfter))
 	}
 	client, err := link.NewClient(link.ClientOptions{Site: c.site, TLS: certificate, Insecure: c.insecure})

@@ -7,11 +7,14 @@ import (
 
 func TestFlags(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                               "--site is missing",
-		"--site b":                       "--peer is missing",
-		"--site b --peer a":              "--tls-dir is missing",
-		"--site b --peer=":               "a name is missing",
-		"--site b --peer a --tls-dir /t": "one of --node-service and --nodes",
+		"":                  "--site is missing",
+		"--site b":          "--peer is missing",
+		"--site b --peer a": "--tls-dir is missing",
+		"--site b --peer a --peer b --insecure --nodes x=y:1": "peer b is this site itself",
+		"--site B --peer a --insecure --nodes x=y:1":          `site name "B" holds 'B'`,
+		"--site b --peer a/ --insecure --nodes x=y:1":         `peer: site name "a/"`,
+		"--site b --peer=":                                                      "a name is missing",
+		"--site b --peer a --tls-dir /t":                                        "one of --node-service and --nodes",
 		"--site b --peer a --tls-dir /t --nodes x":                              `"x": it is written as name=host:port`,
 		"--site b --peer a --tls-dir /no/such --nodes x=y:1":                    "/no/such",
 		"--site b --peer a --tls-dir /t --insecure --nodes x=y:1":               "--tls-dir",

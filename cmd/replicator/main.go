@@ -47,6 +47,12 @@ func (p peerFlags) Set(value string) error {
 	if !ok || name == "" {
 		return errors.New("want name=address, or name= for a peer that only calls")
 	}
+	if _, _, err := net.SplitHostPort(address); err != nil && address != "" {
+		return fmt.Errorf("address of peer %s: %w; want host:port", name, err)
+	}
+	if _, twice := p[name]; twice {
+		return fmt.Errorf("peer %s is there twice", name)
+	}
 	p[name] = address
 	return nil
 }
@@ -132,6 +138,9 @@ func (c *config) check() error {
 	if !c.insecure && (c.ca == "" || c.cert == "" || c.key == "") && (c.listen != "" || len(c.peers) > 0) {
 		return errors.New("--tls-ca, --tls-cert and --tls-key are required to replicate; slipctl site init makes them")
 	}
+	if err := tlsfiles.CheckSites(c.site, slices.Sorted(maps.Keys(c.peers))); err != nil {
+		return err
+	}
 	var err error
 	c.shimDir, err = filepath.Abs(c.shimDir)
 	return err
@@ -170,9 +179,13 @@ func run(c config) error {
 			return err
 		}
 		defer source.Close()
+		if err := source.RequireName(c.site); err != nil {
+			return err
+		}
 	}
 	cfg := replication.Config{
 		FS: vfs.OS, Pool: pool, Site: c.site, Codec: codec, ApplyInterval: c.applyInterval,
+		KnownPeer:   func(peer string) bool { _, known := c.peers[peer]; return known },
 		PeerAddress: func(peer string) string { return c.peers[peer] },
 	}
 	if len(c.peers) > 0 {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipstream-storage/slipstream/internal/site"
+	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
 func (c *cli) siteCommand() *cobra.Command {
@@ -40,6 +41,13 @@ func (c *cli) siteInit() *cobra.Command {
 					return usagef("--peer: %v", err)
 				}
 				config.Peers = append(config.Peers, peer)
+			}
+			names := make([]string, len(config.Peers))
+			for i, peer := range config.Peers {
+				names[i] = peer.Name
+			}
+			if err := tlsfiles.CheckSites(config.Name, names); err != nil {
+				return usagef("%v", err)
 			}
 			if config.NodeID == "" {
 				if config.NodeID, err = os.Hostname(); err != nil {

@@ -35,6 +35,31 @@ func checkSettings(name string, s core.Settings) error {
 	return nil
 }
 
+// checkPeer says why a group of this site cannot replicate with a site: it would wait for ever.
+func (c *Config) checkPeer(name string, s core.Settings) error {
+	switch {
+	case s.Peer == "":
+		return nil
+	case s.Peer == c.Site:
+		return fmt.Errorf("%w: group %s: site %s cannot replicate to itself", ErrInvalid, name, s.Peer)
+	case c.KnownPeer != nil && !c.KnownPeer(s.Peer):
+		return fmt.Errorf("%w: group %s: %q is not a peer of site %s; look at the name, or start its replicator with --peer %[3]s=host:port", ErrInvalid,
+			name, s.Peer, c.Site)
+	case c.addressOf(s) == "":
+		return fmt.Errorf("%w: group %s: site %s has no address of its peer %s; give the group one (--remote-address), or the replicator "+
+			"(--peer %[4]s=host:port)", ErrInvalid, name, c.Site, s.Peer)
+	}
+	return nil
+}
+
+// addressOf is where a group's peer is called; empty where that is not known.
+func (c *Config) addressOf(s core.Settings) string {
+	if s.PeerAddress != "" {
+		return s.PeerAddress
+	}
+	return c.PeerAddress(s.Peer)
+}
+
 // journalLimits is what a journal's size and policy mean in segments: how large they are, and how much all of them are.
 func journalLimits(m *core.Meta) (segmentBytes, hardLimit int64) {
 	segmentBytes = segmentBytesFor(m.JournalSizeBytes)
@@ -84,9 +109,12 @@ func (g *Group) Modify(c Change) error {
 	if err := checkSettings(g.Name(), next); err != nil {
 		return err
 	}
+	if next.Peer != before.Peer || next.PeerAddress != before.PeerAddress {
+		if err := g.cfg.checkPeer(g.Name(), next); err != nil {
+			return err
+		}
+	}
 	switch {
-	case next.Peer == g.cfg.Site:
-		return fmt.Errorf("%w: group %s: %s cannot replicate to itself", ErrInvalid, g.Name(), next.Peer)
 	case next.Peer == "" && next.PeerAddress != "":
 		return fmt.Errorf("%w: group %s: an address of the remote site needs a remote site", ErrInvalid, g.Name())
 	case next.Peer == "" && next.JournalFull == core.PolicyStall:

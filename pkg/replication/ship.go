@@ -76,11 +76,7 @@ func (g *Group) dialTargetLocked() (peer, address string) {
 	if m.Role != core.RolePrimary || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
 		return "", ""
 	}
-	address = m.PeerAddress
-	if address == "" {
-		address = g.cfg.PeerAddress(m.Peer)
-	}
-	if address == "" {
+	if address = g.cfg.addressOf(m.Settings()); address == "" {
 		return "", ""
 	}
 	return m.Peer, address

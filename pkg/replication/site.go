@@ -28,6 +28,8 @@ type Config struct {
 	Site string
 	// Dialer opens streams to peers; nil for a site that calls nobody.
 	Dialer link.Dialer
+	// KnownPeer tells which sites groups may replicate with; nil: any.
+	KnownPeer func(peer string) bool
 	// PeerAddress tells where a peer listens; empty if it is not known.
 	PeerAddress func(peer string) string
 	// Codec compresses batches where that makes them smaller.
@@ -236,9 +238,6 @@ func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
-	if spec.Peer == s.cfg.Site {
-		return nil, fmt.Errorf("%w: group %s: %s cannot replicate to itself", ErrInvalid, spec.Name, spec.Peer)
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g := s.groups[spec.Name]; g != nil {
@@ -250,6 +249,9 @@ func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
 				spec.Name, have.Peer, have.JournalSizeBytes, have.JournalFull, have.RPOTargetMillis, have.ShipBytesPerSecond)
 		}
 		return g, nil
+	}
+	if err := s.cfg.checkPeer(spec.Name, spec.settings()); err != nil {
+		return nil, err
 	}
 	return s.addLocked(core.Meta{
 		Version: core.MetaVersion, GroupID: uuid.NewString(), Name: spec.Name, Site: s.cfg.Site, Peer: spec.Peer, PeerAddress: spec.PeerAddress,

@@ -69,7 +69,13 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 		SyncDoneBytes: g.progress.doneBytes.Load(), SyncTotalBytes: g.progress.totalBytes.Load(),
 		RpoTargetSeconds: float64(m.RPOTargetMillis) / 1e3, ShipBytesPerSecond: m.ShipBytesPerSecond, PeerAddress: m.PeerAddress,
 	}
-	if reason == "" && state == "connecting" {
+	if reason == "" && state == "connecting" && m.Role == core.RolePrimary {
+		// Made before the configuration changed, or promoted at a site that is only called.
+		if err := g.cfg.checkPeer(m.Name, m.Settings()); err != nil {
+			s.StateReason = err.Error()
+		}
+	}
+	if s.StateReason == "" && state == "connecting" {
 		if down := g.linkDown.Load(); down != nil {
 			s.StateReason = (*down).Error()
 		}

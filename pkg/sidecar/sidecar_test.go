@@ -208,7 +208,7 @@ func TestRefusalShowsAtThePrimary(t *testing.T) {
 	a, b := newFixture(t, network, "site-a", false), newFixture(t, network, "site-b", false)
 	b.createGroup("shop", "") // another group of the same name
 	a.createGroup("shop", "site-b")
-	a.eventually("the refusal shows", func() bool { return strings.Contains(a.status("shop").StateReason, "another one") })
+	a.eventually("the refusal shows", func() bool { return strings.Contains(a.status("shop").StateReason, "takes no group") })
 	if s := a.status("shop"); s.Connected || s.State != "connecting" || !strings.Contains(s.StateReason, "site-b") {
 		t.Fatalf("%v", s)
 	}

@@ -208,6 +208,23 @@ func (a *Authority) Issue(site string, hosts []string, now time.Time, validFor t
 	return encode("CERTIFICATE", der), keyPEM, nil
 }
 
+// CheckSites says what is wrong with a site's name and those of its peers: names that no certificate can be for, and a site
+// that is its own peer.
+func CheckSites(site string, peers []string) error {
+	if err := checkSiteName(site); err != nil {
+		return err
+	}
+	for _, peer := range peers {
+		if err := checkSiteName(peer); err != nil {
+			return fmt.Errorf("peer: %w", err)
+		}
+		if peer == site {
+			return fmt.Errorf("peer %s is this site itself; name the other sites as peers", peer)
+		}
+	}
+	return nil
+}
+
 // checkSiteName refuses what x509's matching of names would not match, or would match to more than one name.
 func checkSiteName(site string) error {
 	if site == "" || len(site) > 253 || strings.Trim(site, ".-") != site || net.ParseIP(site) != nil {

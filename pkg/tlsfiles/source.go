@@ -48,6 +48,7 @@ type Source struct {
 	mu      sync.Mutex // held while files are read; order of reload
 	checked atomic.Int64
 	tried   [3]stamp // guarded by mu: the files as they were at the last attempt, good or bad
+	name    string   // guarded by mu: what the certificate has to be for; empty: anything
 
 	watcher *fsnotify.Watcher
 	done    chan struct{}
@@ -99,6 +100,26 @@ func OpenDir(dir string) (*Source, error) {
 	return Open(filepath.Join(dir, CAFile), filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile))
 }
 
+// RequireName makes sure that the certificate in force, and each one after it, is for a name: files with another one
+// count as files that cannot be used. The error says which names the certificate has. A peer finds the name in the list
+// of DNS names, so a wildcard is not enough.
+func (s *Source) RequireName(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.checkName(s.current.Load(), name); err != nil {
+		return err
+	}
+	s.name = name
+	return nil
+}
+
+func (s *Source) checkName(m *material, name string) error {
+	if name == "" || slices.Contains(m.cert.Leaf.DNSNames, name) {
+		return nil
+	}
+	return fmt.Errorf("certificate %s is for %q, and not for %s: give the name that it has, or issue one for %[3]s", s.certFile, m.cert.Leaf.DNSNames, name)
+}
+
 // Close ends the watching. Configurations that were handed out go on with the files last read.
 func (s *Source) Close() error {
 	err := s.watcher.Close()
@@ -118,6 +139,9 @@ func (s *Source) reloadLocked() error {
 	// Stamps are taken before reading: a file that changes meanwhile differs from its stamp at the next look.
 	s.tried = s.stamps()
 	m, err := s.read()
+	if err == nil {
+		err = s.checkName(m, s.name)
+	}
 	if err != nil {
 		return err
 	}
