@@ -25,6 +25,8 @@ const (
 	FollowAnyone Name = "follow-anyone"
 	// MiscountLoss reports one lost ordinal less than there were (breaks G7).
 	MiscountLoss Name = "miscount-loss"
+	// UnderstateLoss takes what the primary says for what is so when it arrives, however long it was on its way (breaks G7).
+	UnderstateLoss Name = "understate-loss"
 	// ForgetFolded drops folded extents instead of marking them (a broken resync).
 	ForgetFolded Name = "forget-folded"
 	// FoldUnordered lets the sender ship records of a segment that is in the change map already (breaks G1).

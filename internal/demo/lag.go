@@ -41,6 +41,9 @@ func watchLag(ctx context.Context, s *testsite.Site, group string) (*lagWatch, e
 			if err != nil {
 				return // stopped, or the site was killed: both end the watch
 			}
+			if g.LagSeconds == nil {
+				continue // not known yet
+			}
 			w.samples = append(w.samples, LagSample{At: time.Now(), Lag: time.Duration(g.GetLagSeconds() * float64(time.Second))})
 		}
 	})

@@ -90,8 +90,16 @@ func (r *Results) lossRows() [][]string {
 			}
 			return milliseconds(v.Result.LostSpan)
 		}),
-		row("lost as the groups report it, ordinals", func(v *Variant) string { return bound(v, fmt.Sprint(v.Loss.Ordinals)) }),
+		row("lost as the groups report it, ordinals", func(v *Variant) string {
+			if v.Loss.Exact {
+				return fmt.Sprint(v.Loss.Ordinals)
+			}
+			return fmt.Sprintf("at least %d", v.Loss.Ordinals)
+		}),
 		row("lost as the groups report it, time", func(v *Variant) string {
+			if v.Loss.Unbounded {
+				return "unknown"
+			}
 			return bound(v, milliseconds(time.Duration(v.Loss.Seconds*float64(time.Second))))
 		}),
 		row("findings of the databases' own checks", func(v *Variant) string { return fmt.Sprint(len(v.Result.Damage)) }),

@@ -59,6 +59,8 @@ type Loss struct {
 	Writes   uint64
 	Bytes    uint64
 	Seconds  float64
+	// Unbounded: of some group nothing was known of the time.
+	Unbounded bool
 }
 
 func (v *Variant) addLoss(l *sidecarpb.LossReport) {
@@ -69,6 +71,8 @@ func (v *Variant) addLoss(l *sidecarpb.LossReport) {
 		Writes:   v.Loss.Writes + l.GetLostWrites(),
 		Bytes:    v.Loss.Bytes + l.GetLostBytes(),
 		Seconds:  max(v.Loss.Seconds, l.GetLostSeconds()),
+
+		Unbounded: v.Loss.Unbounded || l.LostSeconds == nil,
 	}
 }
 

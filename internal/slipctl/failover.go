@@ -60,8 +60,8 @@ func explainForce(w io.Writer, g *sidecarpb.GroupStatus) {
 	}
 	fmt.Fprintf(w, "A forced promotion of %s:\n", g.GetName())
 	fmt.Fprintf(w, "  opens the copy as of ordinal %d, one instant for all of its %d volumes;\n", g.GetDurableOrdinal(), len(g.GetVolumes()))
-	fmt.Fprintf(w, "  gives up what %s wrote after that: as far as is known here %d writes, %s, %s;\n",
-		orDash(g.GetPeer()), g.GetLagOrdinals(), formatBytes(g.GetLagBytes()), formatSeconds(g.GetLagSeconds()))
+	fmt.Fprintf(w, "  gives up what %s wrote after that: %s; when it was last heard: %s, %s;\n", orDash(g.GetPeer()), lossAhead(g),
+		orUnknown(g.LagOrdinals, formatCount("writes")), orUnknown(g.LagBytes, formatBytes))
 	fmt.Fprintf(w, "  begins a new timeline: %s cannot go on with this group until one of the two yields.\n", orDash(g.GetPeer()))
 	if g.GetConnected() {
 		fmt.Fprintf(w, "%s is connected. If it still works, `slipctl group demote %s` there and a promotion without --force lose nothing.\n",
@@ -70,6 +70,14 @@ func explainForce(w io.Writer, g *sidecarpb.GroupStatus) {
 	if !g.GetPromotable() {
 		fmt.Fprintf(w, "The copy is not of one instant now (%s), so the promotion will be refused.\n", orDash(g.GetStateReason()))
 	}
+}
+
+// lossAhead says how much time's worth of writes a forced promotion gives up.
+func lossAhead(g *sidecarpb.GroupStatus) string {
+	if g.LagSeconds == nil {
+		return "for how long it may have written is unknown"
+	}
+	return "at most what it wrote in the last " + formatSeconds(g.GetLagSeconds())
 }
 
 func (c *cli) groupDemote() *cobra.Command {

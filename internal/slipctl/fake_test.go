@@ -32,12 +32,12 @@ func serveFake(socket string) (stop func(), err error) {
 	sidecarpb.RegisterSidecarServer(server, &fakeSidecar{groups: map[string]*sidecarpb.GroupStatus{
 		"copy": {
 			Name: "copy", GroupId: "g-0", Role: "secondary", State: "streaming", Peer: "site-a", Connected: true, Promotable: true,
-			Timeline: "t0", HeadOrdinal: 90, DurableOrdinal: 90, AppliedOrdinal: 80, LagOrdinals: 10, LagBytes: 40960, LagSeconds: 0.25,
+			Timeline: "t0", HeadOrdinal: 90, DurableOrdinal: 90, AppliedOrdinal: 80, LagOrdinals: new(uint64(10)), LagBytes: new(uint64(40960)), LagSeconds: new(0.25),
 			JournalSizeBytes: 1 << 30, JournalUsedBytes: 5 << 20,
 			Volumes: []*sidecarpb.VolumeStatus{{VolumeId: "vol-1", SizeBytes: 1 << 30, UnappliedBytes: 4096}},
 		},
 		"broken": {Name: "broken", GroupId: "g-1", Role: "secondary", State: "syncing", StateReason: "the first copy is running", Peer: "site-a",
-			SyncDoneBytes: 1 << 20, SyncTotalBytes: 4 << 20},
+			SyncDoneBytes: new(uint64(1 << 20)), SyncTotalBytes: new(uint64(4 << 20))},
 	}})
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -180,7 +180,7 @@ func (f *fakeSidecar) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*
 	}
 	g.Role = "primary"
 	return &sidecarpb.PromoteResponse{Status: g, Loss: &sidecarpb.LossReport{
-		RecoveredOrdinal: 90, LostOrdinals: 10, LostWrites: 10, LostBytes: 40960, LostSeconds: 0.25, Text: "The last heartbeat spoke of ordinal 100.",
+		RecoveredOrdinal: 90, LostOrdinals: new(uint64(10)), LostSeconds: new(0.25), Text: "The last heartbeat spoke of ordinal 100.",
 	}}, nil
 }
 

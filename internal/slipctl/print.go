@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // newTable is a table in this program's look: no frame, so that its columns can be cut and copied.
@@ -41,15 +42,11 @@ func printTable(w io.Writer, t table.Writer) error {
 	return err
 }
 
-// printProto writes a message as JSON with every field, so that a zero can be told from nothing by no reader.
+// printProto writes a message as JSON with every field, so that a zero can be told from nothing by no reader; what is
+// unknown is null.
 func printProto(w io.Writer, m proto.Message) error {
-	out, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
+	value, err := protoValue(m)
 	if err != nil {
-		return err
-	}
-	// protojson varies its spaces on purpose; scripts compare output.
-	var value any
-	if err := json.Unmarshal(out, &value); err != nil {
 		return err
 	}
 	return printJSON(w, value)
@@ -57,15 +54,53 @@ func printProto(w io.Writer, m proto.Message) error {
 
 // compactProto is printProto on one line, for streams.
 func compactProto(m proto.Message) (string, error) {
-	out, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
+	value, err := protoValue(m)
 	if err != nil {
 		return "", err
 	}
-	var compact bytes.Buffer
-	if err := json.Compact(&compact, out); err != nil {
-		return "", err
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line)
+	encoder.SetEscapeHTML(false)
+	err = encoder.Encode(value)
+	return strings.TrimSuffix(line.String(), "\n"), err
+}
+
+// protoValue is what encoding/json makes of a message's JSON. protojson varies its spaces on purpose, and scripts compare
+// output; it also leaves out optional fields that are not set.
+func protoValue(m proto.Message) (any, error) {
+	out, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return nil, err
 	}
-	return compact.String(), nil
+	var value any
+	if err := json.Unmarshal(out, &value); err != nil {
+		return nil, err
+	}
+	addNulls(m.ProtoReflect(), value)
+	return value, nil
+}
+
+// addNulls gives a message's JSON its optional fields that are not set.
+func addNulls(m protoreflect.Message, value any) {
+	object, ok := value.(map[string]any)
+	if !ok {
+		return // a message that has a JSON form of its own
+	}
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		switch {
+		case f.HasOptionalKeyword() && !m.Has(f):
+			object[f.JSONName()] = nil
+		case f.IsList() && f.Message() != nil:
+			list, _ := object[f.JSONName()].([]any)
+			for j := range list {
+				addNulls(m.Get(f).List().Get(j).Message(), list[j])
+			}
+		case !f.IsMap() && f.Message() != nil && m.Has(f):
+			addNulls(m.Get(f).Message(), object[f.JSONName()])
+		}
+	}
 }
 
 func printJSON(w io.Writer, value any) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -71,7 +72,7 @@ func (c *cli) printGroups(response *sidecarpb.ListGroupsResponse) error {
 	t := newTable("name", "role", "state", "peer", "volumes", "lag", "behind", "promotable")
 	for _, g := range response.GetGroups() {
 		t.AppendRow(table.Row{g.GetName(), g.GetRole(), g.GetState(), orDash(g.GetPeer()), len(g.GetVolumes()),
-			formatSeconds(g.GetLagSeconds()), formatBytes(g.GetLagBytes()), yesNo(g.GetPromotable())})
+			lagCell(g, orUnknown(g.LagSeconds, formatSeconds)), lagCell(g, orUnknown(g.LagBytes, formatBytes)), yesNo(g.GetPromotable())})
 	}
 	return printTable(c.out, t)
 }
@@ -87,7 +88,7 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	row("state", "%s", stateText(g))
 	row("peer", "%s, connected: %s", orDash(g.GetPeer()), yesNo(g.GetConnected()))
 	row("promotable", "%s", yesNo(g.GetPromotable()))
-	row("lag", "%s, %s, %d ordinals", formatSeconds(g.GetLagSeconds()), formatBytes(g.GetLagBytes()), g.GetLagOrdinals())
+	row("lag", "%s", lagCell(g, lagText(g)))
 	if g.GetRpoTargetSeconds() > 0 {
 		verdict := "kept"
 		if g.GetLagging() {
@@ -98,8 +99,11 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	if rate := g.GetShipBytesPerSecond(); rate > 0 {
 		row("ship rate", "at most %s/s", formatBytes(uint64(rate)))
 	}
-	row("ordinals", "head %d, durable %d, applied %d, acknowledged %d",
-		g.GetHeadOrdinal(), g.GetDurableOrdinal(), g.GetAppliedOrdinal(), g.GetAcknowledgedOrdinal())
+	ordinals := fmt.Sprintf("head %d, durable %d, applied %d", g.GetHeadOrdinal(), g.GetDurableOrdinal(), g.GetAppliedOrdinal())
+	if g.GetRole() == "primary" && g.GetPeer() != "" {
+		ordinals += ", acknowledged " + orUnknown(g.AcknowledgedOrdinal, formatOrdinal)
+	}
+	row("ordinals", "%s", ordinals)
 	policy := "track changes when full"
 	if g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL {
 		policy = "stall writers when full"
@@ -111,8 +115,11 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	if g.GetSyncTotalBytes() > 0 {
 		row("sync", "%s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(g.GetSyncTotalBytes()))
 	}
-	if n := g.GetLastReplicatedUnixNanos(); n > 0 {
-		row("replicated until", "%s", time.Unix(0, n).Format(time.RFC3339Nano))
+	if g.LastReplicatedUnixNanos != nil {
+		row("replicated until", "%s by this site's clock", time.Unix(0, g.GetLastReplicatedUnixNanos()).Format(time.RFC3339Nano))
+	}
+	if g.ClockDifferenceSeconds != nil {
+		row("peer's clock", "%s", clockText(g))
 	}
 	row("timeline", "%s", g.GetTimeline())
 	row("id", "%s", g.GetGroupId())
@@ -137,19 +144,53 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	return nil
 }
 
+// lagCell is empty for a group that has no copy to lag.
+func lagCell(g *sidecarpb.GroupStatus, text string) string {
+	if g.GetPeer() == "" {
+		return orDash("")
+	}
+	return text
+}
+
+func lagText(g *sidecarpb.GroupStatus) string {
+	if g.LagSeconds == nil && g.LagBytes == nil && g.LagOrdinals == nil {
+		return unknown
+	}
+	return fmt.Sprintf("%s, %s, %s", orUnknown(g.LagSeconds, formatSeconds), orUnknown(g.LagBytes, formatBytes), orUnknown(g.LagOrdinals, formatCount("ordinals")))
+}
+
+func formatOrdinal(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// clockText says how far the peer's clock is ahead, and how well that is known.
+func clockText(g *sidecarpb.GroupStatus) string {
+	ahead, by := "ahead", g.GetClockDifferenceSeconds()
+	if by < 0 {
+		ahead, by = "behind", -by
+	}
+	return fmt.Sprintf("%s %s of this site's, to within %s", formatSeconds(by), ahead, formatSeconds(g.GetClockDifferenceErrorSeconds()))
+}
+
 func (c *cli) printLoss(loss *sidecarpb.LossReport) error {
-	// Until the old primary has counted, its last heartbeat says what it had written at least, and its silence when at most.
+	// Until the old primary has counted, it is known what it had written at least, and since when at most.
 	known, atLeast, atMost := "known before the old primary is back", "at least ", "at most "
 	if loss.GetExact() {
 		known, atLeast, atMost = "exactly", "", ""
 	}
-	t := newTable("lost", known)
-	t.AppendRow(table.Row{"ordinals", fmt.Sprintf("%s%d", atLeast, loss.GetLostOrdinals())})
-	if loss.GetExact() {
-		t.AppendRow(table.Row{"writes", loss.GetLostWrites()})
+	counted := atLeast
+	if loss.GetPartial() {
+		counted, atMost = "at least ", "at least "
 	}
-	t.AppendRow(table.Row{"bytes", atLeast + formatBytes(loss.GetLostBytes())})
-	t.AppendRow(table.Row{"time", atMost + formatSeconds(loss.GetLostSeconds())})
+	bound := func(prefix, text string) string {
+		if text == unknown {
+			return text
+		}
+		return prefix + text
+	}
+	t := newTable("lost", known)
+	t.AppendRow(table.Row{"ordinals", bound(atLeast, orUnknown(loss.LostOrdinals, formatOrdinal))})
+	t.AppendRow(table.Row{"writes", bound(counted, orUnknown(loss.LostWrites, formatOrdinal))})
+	t.AppendRow(table.Row{"bytes", bound(counted, orUnknown(loss.LostBytes, formatBytes))})
+	t.AppendRow(table.Row{"time", bound(atMost, orUnknown(loss.LostSeconds, formatSeconds))})
 	t.AppendRow(table.Row{"recovered up to", fmt.Sprintf("ordinal %d", loss.GetRecoveredOrdinal())})
 	if err := printTable(c.out, t); err != nil {
 		return err
@@ -205,8 +246,8 @@ func (c *cli) watchGroup(ctx context.Context, sidecar sidecarpb.SidecarClient, n
 
 // statusLine is one line for logs and pipes.
 func statusLine(now time.Time, g *sidecarpb.GroupStatus) string {
-	line := fmt.Sprintf("%s  %s  %s  %s  lag %s, %s, %d ordinals  journal %s", now.Format("15:04:05.000"), g.GetName(), g.GetRole(), stateText(g),
-		formatSeconds(g.GetLagSeconds()), formatBytes(g.GetLagBytes()), g.GetLagOrdinals(), formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))))
+	line := fmt.Sprintf("%s  %s  %s  %s  lag %s  journal %s", now.Format("15:04:05.000"), g.GetName(), g.GetRole(), stateText(g),
+		lagCell(g, lagText(g)), formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))))
 	if total := g.GetSyncTotalBytes(); total > 0 {
 		line += fmt.Sprintf("  sync %s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(total))
 	}

@@ -44,6 +44,22 @@ func formatBytes(n uint64) string {
 	return fmt.Sprintf("%.0f %s", value, unit)
 }
 
+// unknown is shown for what nobody knows, which is not zero.
+const unknown = "unknown"
+
+// orUnknown formats a value that may be absent.
+func orUnknown[T any](value *T, format func(T) string) string {
+	if value == nil {
+		return unknown
+	}
+	return format(*value)
+}
+
+// formatCount writes a number with what it counts.
+func formatCount(what string) func(uint64) string {
+	return func(n uint64) string { return fmt.Sprintf("%d %s", n, what) }
+}
+
 // formatSeconds writes a duration as people read a lag.
 func formatSeconds(s float64) string {
 	switch d := time.Duration(s * float64(time.Second)); {

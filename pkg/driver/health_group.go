@@ -102,7 +102,7 @@ func groupConditions(found *conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 			rec.ID, g.GetName(), g.GetPeer(), because("see that the replicator there runs and can be reached"))
 	case "syncing":
 		found.add(degraded, ReasonReplicationSyncing, "volume %s: the copy of its group %s at the secondary is not complete and cannot be promoted until the sync ends "+
-			"(%d of %d bytes)", rec.ID, g.GetName(), g.GetSyncDoneBytes(), g.GetSyncTotalBytes())
+			"(%s)", rec.ID, g.GetName(), syncText(g))
 	case "streaming":
 		if reason := g.GetStateReason(); reason != "" {
 			found.add(degraded, ReasonApplyStuck, "volume %s: writes of its group %s reach the journal, but not the images: %s; they go on when that is put right",
@@ -110,12 +110,28 @@ func groupConditions(found *conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 		}
 	}
 	if g.GetLagging() {
-		found.add(degraded, ReasonReplicationLagging, "volume %s: the copy of its group %s lags %.1f s behind, its RPO target is %.1f s: "+
-			"see the link, the load and the group's rate limit (slipctl group status %s)", rec.ID, g.GetName(), g.GetLagSeconds(), g.GetRpoTargetSeconds(), g.GetName())
+		found.add(degraded, ReasonReplicationLagging, "volume %s: the copy of its group %s lags %s behind, its RPO target is %.1f s: "+
+			"see the link, the load and the group's rate limit (slipctl group status %s)", rec.ID, g.GetName(), lagText(g), g.GetRpoTargetSeconds(), g.GetName())
 	}
 	size, used := g.GetJournalSizeBytes(), g.GetJournalUsedBytes()
 	if g.GetRole() == "primary" && g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL && size > 0 && size-used < size/100*nearlyFullPercent {
 		found.add(degraded, ReasonJournalNearlyFull, "volume %s: the journal of its group %s holds %d of %d bytes, and when it is full writes wait for %s: "+
 			"see that the peer can be reached", rec.ID, g.GetName(), used, size, g.GetPeer())
 	}
+}
+
+// lagText is how far a copy is behind at most.
+func lagText(g *sidecarpb.GroupStatus) string {
+	if g.LagSeconds == nil {
+		return "for an unknown time"
+	}
+	return fmt.Sprintf("%.1f s", g.GetLagSeconds())
+}
+
+// syncText is how far a sync is, which its primary alone knows.
+func syncText(g *sidecarpb.GroupStatus) string {
+	if g.SyncTotalBytes == nil {
+		return "its primary knows how far it is"
+	}
+	return fmt.Sprintf("%d of %d bytes", g.GetSyncDoneBytes(), g.GetSyncTotalBytes())
 }

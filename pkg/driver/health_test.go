@@ -328,8 +328,9 @@ func TestGroupConditions(t *testing.T) {
 		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: 901}, []string{"DEGRADED JournalNearlyFull"}},
 		{&sidecarpb.GroupStatus{State: "streaming", Role: "secondary", JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: 1000}, nil},
 		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", JournalSizeBytes: 1000, JournalUsedBytes: 1000}, nil},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", RpoTargetSeconds: 5, LagSeconds: 4.5}, nil},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", RpoTargetSeconds: 5, LagSeconds: 12.5, Lagging: true}, []string{"DEGRADED ReplicationLagging"}},
+		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", RpoTargetSeconds: 5, LagSeconds: new(4.5)}, nil},
+		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", RpoTargetSeconds: 5, LagSeconds: new(12.5), Lagging: true}, []string{"DEGRADED ReplicationLagging"}},
+		{&sidecarpb.GroupStatus{State: "streaming", Role: "secondary", RpoTargetSeconds: 5, Lagging: true}, []string{"DEGRADED ReplicationLagging"}},
 		{&sidecarpb.GroupStatus{State: "connecting", Role: "primary", JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: 1000},
 			[]string{"DEGRADED ReplicationSuspended", "DEGRADED JournalNearlyFull"}},
 	} {

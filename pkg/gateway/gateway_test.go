@@ -214,7 +214,7 @@ func (w *world) copied(g *replication.Group) *node {
 	w.t.Helper()
 	w.eventually("group "+g.Name()+" is copied", func() bool {
 		p := g.Status()
-		return p.State == "streaming" && p.AcknowledgedOrdinal == p.HeadOrdinal && len(w.holders(g)) > 0
+		return p.State == "streaming" && p.GetAcknowledgedOrdinal() == p.HeadOrdinal && len(w.holders(g)) > 0
 	})
 	names := w.holders(g)
 	if len(names) != 1 {

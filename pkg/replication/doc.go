@@ -12,8 +12,8 @@
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
 // members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups. Decisions
-// are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go, meta.go and
-// cut_state.go here.
+// are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go, meta.go, remember.go
+// and cut_state.go here. clock.go tells how old the writes are that the peer lacks.
 //
 // It is not a block device: a [Volume] implements blockdev.Device, and something else (the shim) serves it.
 //
@@ -25,6 +25,7 @@
 //	cuts.opMu       one cut, or release of one, at a time; before or without membersMu
 //	Group.applyMu   one pass of apply at a time
 //	Group.appendMu  one append at a time: ordinal, page cache and index move together
+//	Group.rememberMu what is remembered of the peer, in memory and on disk
 //	Group.mu        core and what it decides about; never held across data I/O, held while group.json is written
 //	Group.mapMu     the change map
 //	cuts.mu         the file of cuts; held while that is written

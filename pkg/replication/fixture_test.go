@@ -178,7 +178,7 @@ func caughtUp(t *testing.T, primary *Group, secondary *testSite) *Group {
 			return false
 		}
 		p, s := primary.Status(), g.Status()
-		return p.State == "streaming" && s.Promotable && s.DurableOrdinal == p.HeadOrdinal && p.AcknowledgedOrdinal == p.HeadOrdinal
+		return p.State == "streaming" && s.Promotable && s.DurableOrdinal == p.HeadOrdinal && p.GetAcknowledgedOrdinal() == p.HeadOrdinal
 	})
 	return g
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/tokenbucket"
@@ -92,6 +93,12 @@ type Group struct {
 	// settingsMu keeps changes of settings apart. It is taken before all other locks.
 	settingsMu sync.Mutex
 	link       linkControl
+	// rememberMu keeps writers of what is remembered apart; it is taken before mu.
+	rememberMu    sync.Mutex
+	rememberedAt  clocks.Instant
+	rememberFails bool
+	// difference is of the peer's wall clock and this site's.
+	difference clocks.Difference
 	// shipBucket is the link loop's alone.
 	shipBucket tokenbucket.Bucket
 
@@ -157,6 +164,7 @@ func (g *Group) Close() error {
 		err = g.checkpointDurable()
 	}
 	g.saveChangeMap()
+	g.remember(false)
 	return errors.Join(err, g.release())
 }
 
@@ -228,6 +236,9 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 			g.wakeWriters()
 			return nil, g.failure
 		}
+	}
+	if m := &g.core.Meta; m.Role == core.RolePrimary && m.Sync == core.SyncDone && g.core.Answered() {
+		g.clock.has(g.core.Acked())
 	}
 	g.writable.Store(g.core.Writable())
 	return rest, nil

@@ -150,10 +150,13 @@ func (g *Group) owe(m core.Member) error {
 // appendOwed appends what is owed. The caller holds appendMu, and the group is writable.
 func (g *Group) appendOwed() error {
 	for len(g.owed) > 0 {
+		first := g.journal.Head() + 1
+		g.clock.claim(g.journal.Head()+uint64(len(g.owed)), g.cfg.Now())
 		n, err := g.journal.AppendAll(g.owed)
-		if n > 0 {
-			g.clock.wrote(g.owed[0].Header.Ordinal, g.owed[0].Header.UnixNanos)
+		if n == 0 {
+			first = 0
 		}
+		g.clock.wrote(first)
 		g.owed = g.owed[n:]
 		if err != nil {
 			return err

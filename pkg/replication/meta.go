@@ -24,6 +24,10 @@ func decodeMeta(path string, data []byte) (core.Meta, error) {
 	if err != nil {
 		return core.Meta{}, fmt.Errorf("group record %s: %w; restore the file, or the group from its peer", path, err)
 	}
+	if l := meta.Loss; l != nil && !l.Exact && !l.Bounded {
+		// Of an earlier release: what it did not know it wrote as zero, and what it called bounds was none.
+		l.LostOrdinals, l.LostWrites, l.LostBytes, l.LostSeconds = nil, nil, nil, nil
+	}
 	return meta, nil
 }
 

@@ -2,7 +2,6 @@ package replication
 
 import (
 	"context"
-	"errors"
 
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
@@ -36,17 +35,14 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 		g.fail(err)
 		return nil, err
 	}
-	last, err := g.lastRecordTime()
-	if err != nil {
-		return nil, err
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	_, err = g.stepLocked(core.Promote{
-		Force: force, Durable: g.journal.Durable(), DurableUnixNanos: last, Now: g.cfg.Now().UnixNano(), NewTimeline: uuid.NewString(),
-	}, nil)
-	if err != nil {
+	now := g.cfg.Clock()
+	if _, err := g.stepLocked(core.Promote{Force: force, Durable: g.journal.Durable(), Now: now, NewTimeline: uuid.NewString()}, nil); err != nil {
 		return nil, err
+	}
+	if secondary {
+		g.clock.begin(g.journal.Head(), g.journal.Head(), now) // what is here came from the peer
 	}
 	if err := g.alignPool(); err != nil {
 		return nil, err
@@ -66,35 +62,11 @@ func (g *Group) checkPlanned() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	trial := core.New(g.core.Meta)
-	_, _ = trial.Step(g.core.Heard())
+	if heard := g.core.Heard(); heard != nil {
+		_, _ = trial.Step(*heard)
+	}
 	_, err := trial.Step(core.Promote{Durable: g.journal.Durable(), NewTimeline: "trial"})
 	return err
-}
-
-// lastRecordTime is when the newest record was written at its primary; 0 if the journal is empty.
-func (g *Group) lastRecordTime() (unixNanos int64, err error) {
-	segments := g.journal.Segments()
-	for i := len(segments) - 1; i >= 0; i-- {
-		s := segments[i]
-		if s.LastOrdinal < s.FirstOrdinal {
-			continue
-		}
-		pos, ok, err := g.journal.PositionOf(s.LastOrdinal - 1)
-		if err != nil || !ok {
-			return 0, err
-		}
-		cursor := g.journal.NewCursor(pos)
-		defer cursor.Close()
-		records, err := cursor.Next(applyChunkBytes)
-		if errors.Is(err, journal.ErrReleased) {
-			return 0, nil
-		}
-		if err != nil || len(records) == 0 {
-			return 0, err
-		}
-		return records[0].Header.UnixNanos, nil
-	}
-	return 0, nil
 }
 
 // Demote gives the primary role up without loss: no volume may be attached; what is here is made durable and final,
@@ -123,11 +95,12 @@ func (g *Group) Demote() (uint64, error) {
 }
 
 // countTail counts what this old primary wrote past the fork, for the loss report (guarantee G7). Ordinals are always
-// exact; writes, bytes and times are those of the records that the journal still holds.
+// exact; writes, bytes and times are those of the records that the journal still holds, and Partial says whether that is
+// all.
 func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTail, error) {
 	head := g.journal.Head()
 	g.mu.Lock()
-	tail := &linkpb.DivergentTail{TimelineId: g.core.Meta.Timeline(), ForkOrdinal: fork, LastOrdinal: max(head, fork)}
+	tail := &linkpb.DivergentTail{TimelineId: g.core.Meta.Timeline(), ForkOrdinal: fork, LastOrdinal: max(head, fork), Partial: head > fork}
 	g.mu.Unlock()
 	if err := g.commit(); err != nil {
 		return nil, err
@@ -145,6 +118,7 @@ func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTa
 	}
 	cursor := g.journal.NewCursor(pos)
 	defer cursor.Close()
+	setBack := false
 	for ctx.Err() == nil {
 		records, err := cursor.Next(applyChunkBytes)
 		if err != nil {
@@ -157,7 +131,9 @@ func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTa
 			}
 			if tail.FirstUnixNanos == 0 {
 				tail.FirstUnixNanos = h.UnixNanos
+				tail.Partial = h.Ordinal > fork+1
 			}
+			setBack = setBack || h.UnixNanos < tail.LastUnixNanos
 			tail.LastUnixNanos = h.UnixNanos
 			if h.Kind == journal.KindWrite {
 				tail.Writes++
@@ -167,6 +143,9 @@ func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTa
 		if len(records) == 0 {
 			break
 		}
+	}
+	if setBack {
+		tail.FirstUnixNanos, tail.LastUnixNanos = 0, 0
 	}
 	if bug.Enabled(bug.MiscountLoss) && tail.LastOrdinal > fork {
 		tail.LastOrdinal--

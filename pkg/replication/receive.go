@@ -14,6 +14,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
@@ -30,6 +31,8 @@ type receiver struct {
 	entries []journal.Entry
 	volumes []*Volume
 
+	// exchange is of stamps with the primary.
+	exchange clocks.Exchange
 	// appended is the last batch whose records are in the journal; the acknowledger makes it durable.
 	appended atomic.Uint64
 	ackWork  signal
@@ -133,6 +136,7 @@ func (g *Group) leave(r *receiver) {
 	g.mu.Unlock()
 	close(r.done)
 	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
+	g.remember(false)
 	g.applyWork.send()
 }
 
@@ -232,6 +236,7 @@ func (r *receiver) lastWords(ctx context.Context, messages <-chan *linkpb.ToSeco
 		_, err := r.g.step(core.TailReceived{
 			Peer: r.stream.Peer(), Timeline: tail.TimelineId, Fork: tail.ForkOrdinal, Last: tail.LastOrdinal,
 			Writes: tail.Writes, Bytes: tail.Bytes, FirstUnixNanos: tail.FirstUnixNanos, LastUnixNanos: tail.LastUnixNanos,
+			Partial: tail.Partial,
 		}, nil)
 		return err
 	}
@@ -245,10 +250,11 @@ func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
 	case *linkpb.ToSecondary_Heartbeat:
 		h := m.Heartbeat
 		_, err := r.g.step(core.HeartbeatReceived{
-			Head: h.HeadOrdinal, Durable: h.DurableOrdinal, UnixNanos: h.UnixNanos, LagBytes: h.LagBytes,
-			Demoted: h.Demoted, FinalOrdinal: h.FinalOrdinal,
+			Head: h.HeadOrdinal, Durable: h.DurableOrdinal, LagBytes: h.LagBytes, Demoted: h.Demoted, FinalOrdinal: h.FinalOrdinal,
+			NotBefore: r.g.timed(&r.exchange, h.Timing), Local: r.g.journal.Durable(),
 		}, nil)
 		r.ackWork.send()
+		r.g.remember(true)
 		return err
 	default:
 		return fmt.Errorf("group %s: unexpected %T from %s", r.g.Name(), m, r.stream.Peer())
@@ -292,6 +298,7 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		r.g.checkpointMu.Unlock()
 		err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{
 			DurableOrdinal: durable, AppliedOrdinal: applied, BatchSequence: sequence,
+			Timing: timingToWire(r.exchange.Send(r.g.cfg.Clock())),
 		}}})
 		if err != nil {
 			return err

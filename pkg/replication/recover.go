@@ -56,6 +56,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	if err := g.openJournal(); err != nil {
 		return nil, err
 	}
+	g.recall()
 	if err := g.cuts.load(); err != nil {
 		g.journal.Close()
 		return nil, err
@@ -151,7 +152,6 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 		return nil // removed since
 	}
 	v.indexRecord(h, loc)
-	r.g.clock.wrote(h.Ordinal, h.UnixNanos)
 	return nil
 }
 

@@ -176,6 +176,8 @@ func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
 	g.mapMu.Unlock()
 	g.progress.doneBytes.Store(0)
 	g.progress.totalBytes.Store(0)
+	g.forgetPeer()
+	g.difference.Forget()
 	if err := g.saveChangeMap(); err != nil {
 		klog.ErrorS(err, "The change map of the old peer stays on disk; it does no harm", "group", g.Name())
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
@@ -101,6 +102,8 @@ type sender struct {
 	sequence uint64
 	// sentSmall is when the last batch was sent that the journal's durable end had cut short.
 	sentSmall time.Time
+	// exchange is of stamps with the secondary.
+	exchange clocks.Exchange
 	// syncing is between sync-begin and sync-end; syncTarget is the head when the last extent was read, once it was.
 	syncing    bool
 	syncTarget uint64
@@ -474,16 +477,18 @@ func (s *sender) sendHeartbeat() error {
 	if silent > ackTimeout {
 		return fmt.Errorf("group %s: %s has not answered for %v", s.g.Name(), s.g.core.Meta.Peer, silent.Round(time.Second))
 	}
-	head, durable := s.g.journal.Head(), s.g.journal.Durable()
+	// The echo first: it proves to the secondary that the head was read after the stamp had come here.
+	timing := s.exchange.Send(s.g.cfg.Clock())
+	head, durable := s.g.clock.head(s.g.journal.Head), s.g.journal.Durable()
 	s.g.mu.Lock()
 	m := &s.g.core.Meta
 	h := &linkpb.Heartbeat{
-		HeadOrdinal: head, DurableOrdinal: durable, UnixNanos: s.g.cfg.Now().UnixNano(),
-		Demoted: m.Demoted, FinalOrdinal: m.FinalOrdinal,
+		HeadOrdinal: head, DurableOrdinal: durable, Timing: timingToWire(timing), Demoted: m.Demoted, FinalOrdinal: m.FinalOrdinal,
 	}
 	acked := s.g.core.Acked()
 	s.g.mu.Unlock()
 	h.LagBytes = s.g.lagBytes(acked)
+	s.g.remember(true)
 	return s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Heartbeat{Heartbeat: h}})
 }
 
@@ -519,6 +524,7 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 	s.acknowledged = s.acknowledged || n > 0
 	s.heard = time.Now()
 	s.mu.Unlock()
+	s.g.timed(&s.exchange, ack.Timing)
 	if ack.DurableOrdinal > s.g.journal.Durable() {
 		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable one", s.g.Name(), ack.DurableOrdinal)
 	}
@@ -572,6 +578,7 @@ func (g *Group) streamEnded() {
 	g.inFlight, g.syncEnd = nil, 0
 	g.mapMu.Unlock()
 	_, _ = g.step(core.Disconnected{Caller: true}, nil) // fails only when the group has failed
+	g.remember(false)
 }
 
 // swapForTest is the deliberate fault of package bug: two writes change places.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -35,6 +36,8 @@ type Config struct {
 	// Codec compresses batches where that makes them smaller.
 	Codec linkpb.Codec
 	Now   func() time.Time
+	// Clock tells the same moment on all of the machine's clocks; default those of the system, with Now as wall clock.
+	Clock func() clocks.Instant
 
 	// CommitInterval is how long a record that nobody flushes may stay volatile; default 50 ms.
 	CommitInterval time.Duration
@@ -52,6 +55,9 @@ type Config struct {
 func (c *Config) setDefaults() {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Clock == nil {
+		c.Clock = func() clocks.Instant { return clocks.At(c.Now()) }
 	}
 	if c.PeerAddress == nil {
 		c.PeerAddress = func(string) string { return "" }

@@ -43,13 +43,12 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 	g.checkpointMu.Lock()
 	applied := g.checkpoint.last
 	g.checkpointMu.Unlock()
-	now := g.cfg.Now()
 
 	g.mu.Lock()
 	m := g.core.Meta
 	members := slices.Clone(m.Members)
 	state, reason := g.core.State()
-	acked, heard, linkState, promotable := g.core.Acked(), g.core.Heard(), g.core.Link(), g.core.Promotable()
+	linkState, promotable := g.core.Link(), g.core.Promotable()
 	if g.failure != nil {
 		state, reason, promotable = "failed", g.failure.Error(), false
 	}
@@ -63,10 +62,9 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 		Name: m.Name, GroupId: m.GroupID, Role: string(m.Role), State: state, StateReason: reason, Peer: m.Peer,
 		Connected:  linkState == core.LinkStreaming || linkState == core.LinkSyncing,
 		Promotable: promotable, Timeline: m.Timeline(),
-		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal, AcknowledgedOrdinal: acked,
+		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal,
 		JournalSizeBytes: m.JournalSizeBytes, JournalUsedBytes: g.journal.UsedBytes(), JournalFull: policyToAPI(m.JournalFull),
 		ChangeMapBytes: g.changeMapBytes(), Loss: lossToAPI(m.Loss),
-		SyncDoneBytes: g.progress.doneBytes.Load(), SyncTotalBytes: g.progress.totalBytes.Load(),
 		RpoTargetSeconds: float64(m.RPOTargetMillis) / 1e3, ShipBytesPerSecond: m.ShipBytesPerSecond, PeerAddress: m.PeerAddress,
 	}
 	if reason == "" && state == "connecting" && m.Role == core.RolePrimary {
@@ -85,10 +83,7 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 			s.StateReason = (*stuck).Error()
 		}
 	}
-	g.fillLag(s, &m, heard, now)
-	g.mu.Lock()
-	s.Lagging = g.core.Lagging(int64(s.LagSeconds*1e3), heard.UnixNanos != 0)
-	g.mu.Unlock()
+	g.fillLag(s, &m)
 	for _, v := range g.Volumes() {
 		vs := &sidecarpb.VolumeStatus{VolumeId: v.id, SizeBytes: v.Size(), Attached: attached[v.id], UnappliedBytes: uint64(v.overlay.Bytes())}
 		g.mapMu.Lock()
@@ -101,32 +96,48 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 	return s
 }
 
-func (g *Group) fillLag(s *sidecarpb.GroupStatus, m *core.Meta, heard core.HeartbeatReceived, now time.Time) {
+// fillLag says how far the copy is behind, in what is known: a field that it leaves out is unknown.
+func (g *Group) fillLag(s *sidecarpb.GroupStatus, m *core.Meta) {
+	if m.Role == core.RolePrimary || m.Consistent {
+		s.SyncDoneBytes, s.SyncTotalBytes = new(g.progress.doneBytes.Load()), new(g.progress.totalBytes.Load())
+	}
 	if m.Peer == "" {
 		return
 	}
+	instant, now := g.cfg.Clock(), g.cfg.Now()
+	g.mu.Lock()
+	told, toldOK := g.core.Told()
+	heard, caughtUp := g.core.Heard(), g.core.CaughtUp(s.DurableOrdinal).At
+	g.mu.Unlock()
 	if m.Role == core.RoleSecondary {
-		s.LagOrdinals = heard.Head - min(heard.Head, s.DurableOrdinal)
-		s.LagBytes = heard.LagBytes
-		if heard.UnixNanos != 0 {
-			// What the primary said last is the newest instant that is known to be here.
-			s.LastReplicatedUnixNanos = heard.UnixNanos
-			s.LagSeconds = max(0, time.Duration(now.UnixNano()-heard.UnixNanos).Seconds())
+		if toldOK {
+			if heard != nil {
+				told = max(told, heard.Head)
+				s.LagBytes = &heard.LagBytes
+			}
+			s.LagOrdinals = new(told - min(told, s.DurableOrdinal))
 		}
-		return
+	} else if m.Sync != core.SyncNever {
+		caughtUp = g.clock.oldest(g.journal.Head, now, instant)
+		if toldOK {
+			s.AcknowledgedOrdinal = &told
+			s.LagOrdinals = new(s.HeadOrdinal - min(s.HeadOrdinal, told))
+			s.LagBytes = new(g.lagBytes(told))
+		}
 	}
-	s.LagOrdinals = s.HeadOrdinal - min(s.HeadOrdinal, s.AcknowledgedOrdinal)
-	s.LagBytes = g.lagBytes(s.AcknowledgedOrdinal)
-	oldest, ok := g.clock.oldestAfter(s.AcknowledgedOrdinal)
-	switch {
-	case s.LagOrdinals == 0 && m.Sync == core.SyncDone:
-		s.LastReplicatedUnixNanos = now.UnixNano()
-	case ok && m.Sync == core.SyncDone:
-		s.LastReplicatedUnixNanos = oldest
-		s.LagSeconds = max(0, time.Duration(now.UnixNano()-oldest).Seconds())
-	case ok:
-		s.LagSeconds = max(0, time.Duration(now.UnixNano()-oldest).Seconds())
+	if caughtUp.Known() {
+		s.LastReplicatedUnixNanos = &caughtUp.WallNanos
 	}
+	if lag, ok := instant.SinceAtMost(caughtUp); ok {
+		s.LagSeconds = new(lag.Seconds())
+	}
+	if d, ok := g.difference.Estimate(instant); ok {
+		s.ClockDifferenceSeconds = new(time.Duration(d.Nanos).Seconds())
+		s.ClockDifferenceErrorSeconds = new(time.Duration(d.ErrorNanos).Seconds())
+	}
+	g.mu.Lock()
+	s.Lagging = g.core.Lagging(s.LagSeconds)
+	g.mu.Unlock()
 }
 
 func policyToAPI(p core.Policy) sidecarpb.JournalFull {
@@ -142,6 +153,6 @@ func lossToAPI(l *core.Loss) *sidecarpb.LossReport {
 	}
 	return &sidecarpb.LossReport{
 		Exact: l.Exact, RecoveredOrdinal: l.RecoveredOrdinal, LostOrdinals: l.LostOrdinals, LostWrites: l.LostWrites,
-		LostBytes: l.LostBytes, LostSeconds: l.LostSeconds, Text: l.Text,
+		LostBytes: l.LostBytes, LostSeconds: l.LostSeconds, Text: l.Text, Partial: l.Partial,
 	}
 }

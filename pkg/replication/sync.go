@@ -91,6 +91,7 @@ func (g *Group) saveChangeMap() error {
 // markAll marks every extent of every member: the peer has nothing that counts. What has no content at all is found
 // out when it is sent, and costs a record of 64 bytes a GiB.
 func (g *Group) markAll() error {
+	g.forgetPeer()
 	g.mapMu.Lock()
 	g.pending, g.inFlight = changemap.New(), nil
 	for _, v := range *g.volumes.Load() {

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
@@ -37,4 +38,18 @@ func refusalFromWire(wire linkpb.Refusal_Reason) core.RefusalReason {
 		}
 	}
 	return core.RefuseOther
+}
+
+func timingToWire(t clocks.Timing) *linkpb.Timing {
+	return &linkpb.Timing{Stamp: t.Stamp, UnixNanos: t.WallNanos, Echo: t.Echo, HeldNanos: t.HeldNanos}
+}
+
+// timed takes what a message of the peer says of clocks, and returns the instant of this site that it was made after.
+func (g *Group) timed(exchange *clocks.Exchange, t *linkpb.Timing) clocks.Instant {
+	now := g.cfg.Clock()
+	r := exchange.Receive(now, clocks.Timing{Stamp: t.GetStamp(), WallNanos: t.GetUnixNanos(), Echo: t.GetEcho(), HeldNanos: t.GetHeldNanos()})
+	if r.Measured {
+		g.difference.Add(now, r.Clock)
+	}
+	return r.After
 }

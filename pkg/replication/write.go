@@ -128,6 +128,8 @@ func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 	if err := g.appendOwed(); err != nil {
 		return 0, err
 	}
+	first := g.journal.Head() + 1
+	g.clock.claim(g.journal.Head()+uint64(len(entries)), g.cfg.Now())
 	now := g.cfg.Now().UnixNano()
 	for i := range entries {
 		entries[i].Header.UnixNanos = now
@@ -145,9 +147,10 @@ func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 			}
 		}
 	}
-	if n > 0 {
-		g.clock.wrote(entries[0].Header.Ordinal, now)
+	if n == 0 {
+		first = 0
 	}
+	g.clock.wrote(first)
 	return n, err
 }
 

@@ -52,27 +52,29 @@ func NewMetrics(site *replication.Site) *Metrics {
 		Buckets: prometheus.ExponentialBuckets(4e-6, 2, 20),
 	}, []string{"operation", "result"})
 	for name, help := range map[string]string{
-		"lag_ordinals":                      "Writes that the peer has not acknowledged as durable.",
-		"lag_bytes":                         "Bytes that the peer has not acknowledged as durable: journal and change map.",
-		"lag_seconds":                       "Age of the oldest write that the peer has not acknowledged as durable.",
+		"lag_ordinals":                      "Writes that the copy lacks, at a secondary as its primary last said; absent where that is unknown.",
+		"lag_bytes":                         "Bytes that the copy lacks, journal and change map, at a secondary as its primary last said; absent where that is unknown.",
+		"lag_seconds":                       "The copy lacks nothing that was written longer ago, by this site's clocks; absent where that is unknown.",
 		"rpo_target_seconds":                "How far the copy may lag; 0 without a target.",
-		"lagging":                           "1 if there is a target and the copy lags beyond it, or there is no whole copy.",
+		"lagging":                           "1 if there is a target and the copy lags beyond it, nobody knows how far, or there is no whole copy.",
 		"ship_limit_bytes_per_second":       "Bound of what is sent to the peer; 0 without one.",
-		"last_replicated_timestamp_seconds": "Everything written before this time is at the peer. A timestamp, so that a stopped exporter ages too.",
+		"last_replicated_timestamp_seconds": "The copy has everything written before this time of this site's clock; absent where that is unknown. A timestamp, so that a stopped exporter ages too.",
+		"clock_difference_seconds":          "The peer's wall clock minus this site's, as measured over the link; absent before.",
+		"clock_difference_error_seconds":    "How far off the measured clock difference can be, in either direction.",
 		"journal_size_bytes":                "Configured size of the journal.",
 		"journal_used_bytes":                "Bytes of live journal segments.",
 		"journal_used_ratio":                "Used share of the journal's size; above 1 while writers wait for the image.",
 		"change_map_bytes":                  "Bytes of extents that differ from the peer and are no longer in the journal.",
 		"unapplied_bytes":                   "Bytes that are in the journal and not yet in the image, by volume.",
 		"volume_info":                       "1 for each volume of the group, with its claim: what to join the group's metrics with.",
-		"sync_done_bytes":                   "Bytes of the running sync that the peer has.",
-		"sync_total_bytes":                  "Bytes of the running sync; 0 without one.",
+		"sync_done_bytes":                   "Bytes of the running sync that the peer has; absent at a peer that is in one.",
+		"sync_total_bytes":                  "Bytes of the running sync; 0 without one, absent at a peer that is in one.",
 		"shipped_bytes_total":               "Bytes of records sent to the peer, before compression.",
 		"wire_bytes_total":                  "Bytes of records sent to the peer, after compression.",
 		"head_ordinal":                      "Ordinal of the last write.",
 		"durable_ordinal":                   "Ordinal up to which the journal is on stable storage.",
 		"applied_ordinal":                   "Ordinal up to which the images hold every write.",
-		"acknowledged_ordinal":              "The peer's durable ordinal.",
+		"acknowledged_ordinal":              "The peer's durable ordinal; absent at a secondary, and before the peer was heard.",
 		"promotable":                        "1 if a forced promotion would give one consistent instant.",
 		"primary":                           "1 if the group is primary at this site.",
 		"connected":                         "1 if the link to the peer carries this group.",
@@ -165,18 +167,23 @@ func (m *Metrics) send(ch chan<- prometheus.Metric, name string, kind prometheus
 
 func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *sidecarpb.GroupStatus) {
 	gauges := map[string]float64{
-		"lag_ordinals": float64(s.LagOrdinals), "lag_bytes": float64(s.LagBytes), "lag_seconds": s.LagSeconds,
 		"journal_size_bytes": float64(s.JournalSizeBytes), "journal_used_bytes": float64(s.JournalUsedBytes),
 		"journal_used_ratio": float64(s.JournalUsedBytes) / float64(s.JournalSizeBytes),
-		"change_map_bytes":   float64(s.ChangeMapBytes), "sync_done_bytes": float64(s.SyncDoneBytes), "sync_total_bytes": float64(s.SyncTotalBytes),
-		"head_ordinal": float64(s.HeadOrdinal), "durable_ordinal": float64(s.DurableOrdinal), "applied_ordinal": float64(s.AppliedOrdinal),
-		"acknowledged_ordinal": float64(s.AcknowledgedOrdinal), "promotable": oneIf(s.Promotable), "primary": oneIf(s.Role == "primary"),
+		"change_map_bytes":   float64(s.ChangeMapBytes),
+		"head_ordinal":       float64(s.HeadOrdinal), "durable_ordinal": float64(s.DurableOrdinal), "applied_ordinal": float64(s.AppliedOrdinal),
+		"promotable": oneIf(s.Promotable), "primary": oneIf(s.Role == "primary"),
 		"connected": oneIf(s.Connected), "rpo_target_seconds": s.RpoTargetSeconds, "lagging": oneIf(s.Lagging),
 		"ship_limit_bytes_per_second": float64(s.ShipBytesPerSecond),
 	}
-	if s.LastReplicatedUnixNanos != 0 {
-		gauges["last_replicated_timestamp_seconds"] = float64(s.LastReplicatedUnixNanos) / 1e9
-	}
+	ifKnown(gauges, "lag_ordinals", s.LagOrdinals, 1)
+	ifKnown(gauges, "lag_bytes", s.LagBytes, 1)
+	ifKnown(gauges, "lag_seconds", s.LagSeconds, 1)
+	ifKnown(gauges, "sync_done_bytes", s.SyncDoneBytes, 1)
+	ifKnown(gauges, "sync_total_bytes", s.SyncTotalBytes, 1)
+	ifKnown(gauges, "acknowledged_ordinal", s.AcknowledgedOrdinal, 1)
+	ifKnown(gauges, "last_replicated_timestamp_seconds", s.LastReplicatedUnixNanos, 1e-9)
+	ifKnown(gauges, "clock_difference_seconds", s.ClockDifferenceSeconds, 1)
+	ifKnown(gauges, "clock_difference_error_seconds", s.ClockDifferenceErrorSeconds, 1)
 	for name, value := range gauges {
 		m.send(ch, name, prometheus.GaugeValue, value, s.Name, s.Peer)
 	}
@@ -187,6 +194,13 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *sidecarpb.GroupSt
 		labels := []string{s.Name, s.Peer, v.VolumeId, v.ClaimName, v.ClaimNamespace}
 		m.send(ch, "volume_info", prometheus.GaugeValue, 1, labels...)
 		m.send(ch, "unapplied_bytes", prometheus.GaugeValue, float64(v.UnappliedBytes), labels...)
+	}
+}
+
+// ifKnown adds a gauge that has no series while its value is unknown: a zero would be a lie.
+func ifKnown[T uint64 | int64 | float64](gauges map[string]float64, name string, value *T, factor float64) {
+	if value != nil {
+		gauges[name] = float64(*value) * factor
 	}
 }
 

@@ -39,6 +39,9 @@ func watchLag(ctx context.Context, s *testsite.Site, group string) (stop func() 
 			if err != nil {
 				return // stopped; a group that failed is seen when it is settled
 			}
+			if g.LagSeconds == nil {
+				continue // not known yet
+			}
 			points = append(points, report.Point{X: time.Since(began).Seconds(), Y: g.GetLagSeconds() * 1000})
 		}
 	})

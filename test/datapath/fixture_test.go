@@ -196,7 +196,7 @@ func startVerify(t *testing.T, ctx context.Context, rng *rand.Rand, file string,
 func caughtUp(t *testing.T, ctx context.Context, p *testsite.Pair, group string) {
 	t.Helper()
 	_, err := p.A.WaitGroup(ctx, group, "the peer has everything", func(g *sidecarpb.GroupStatus) bool {
-		return testsite.Streaming(g) && g.AcknowledgedOrdinal == g.HeadOrdinal && g.ChangeMapBytes == 0
+		return testsite.Streaming(g) && g.GetAcknowledgedOrdinal() == g.HeadOrdinal && g.ChangeMapBytes == 0
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -67,7 +67,7 @@ func TestLinkCutUnderLoad(t *testing.T) {
 		t.Errorf("the change map is empty after %v and %.0f writes/s: the journal of %d bytes was not outlasted", cutDuration, during, journalBytes)
 	}
 	t.Logf("at the end of the cut: lag %d ordinals, %d bytes, %.1f s; change map %d bytes, journal %d of %d bytes",
-		st.LagOrdinals, st.LagBytes, st.LagSeconds, st.ChangeMapBytes, st.JournalUsedBytes, st.JournalSizeBytes)
+		st.GetLagOrdinals(), st.GetLagBytes(), st.GetLagSeconds(), st.ChangeMapBytes, st.JournalUsedBytes, st.JournalSizeBytes)
 	if sb, err := p.B.Group(ctx, "cut"); err != nil || !sb.Promotable {
 		t.Errorf("the secondary cannot be promoted during a cut: %v, %v", sb, err)
 	}

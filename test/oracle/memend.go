@@ -45,7 +45,7 @@ func (w *world) identical(primary, secondary *memSite) (content, error) {
 		}
 		s := g.Status()
 		return p.State == "streaming" && s.Role == string(core.RoleSecondary) && s.Promotable && s.DurableOrdinal == p.HeadOrdinal &&
-			p.AcknowledgedOrdinal == p.HeadOrdinal && p.ChangeMapBytes == 0, fmt.Sprintf("primary %v, secondary %v", p, s)
+			p.GetAcknowledgedOrdinal() == p.HeadOrdinal && p.ChangeMapBytes == 0, fmt.Sprintf("primary %v, secondary %v", p, s)
 	})
 	if err != nil {
 		return nil, err
@@ -191,15 +191,13 @@ func (w *world) reunite(head, fork uint64, old, expected content) error {
 		return err
 	}
 	l := gb.Status().Loss
-	// What was folded is counted by ordinals only. It may be folded while it is counted.
-	exactCount := ga.Status().ChangeMapBytes == 0
 	switch {
-	case l.LostOrdinals != head-fork:
-		err = w.h.violation("the loss report says that %d ordinals were lost, it was %d (%d to %d)", l.LostOrdinals, head-fork, fork+1, head)
-	case w.p.exact && exactCount && (l.LostWrites != writes || l.LostBytes != bytes):
-		err = w.h.violation("the loss report says %d writes and %d bytes, it was %d and %d", l.LostWrites, l.LostBytes, writes, bytes)
-	case w.p.exact && (l.LostWrites > writes || l.LostBytes > bytes):
-		err = w.h.violation("the loss report says %d writes and %d bytes, it was at most %d and %d", l.LostWrites, l.LostBytes, writes, bytes)
+	case l.GetLostOrdinals() != head-fork:
+		err = w.h.violation("the loss report says that %d ordinals were lost, it was %d (%d to %d)", l.GetLostOrdinals(), head-fork, fork+1, head)
+	case w.p.exact && !l.GetPartial() && (l.GetLostWrites() != writes || l.GetLostBytes() != bytes):
+		err = w.h.violation("the loss report says %d writes and %d bytes, it was %d and %d", l.GetLostWrites(), l.GetLostBytes(), writes, bytes)
+	case w.p.exact && (l.GetLostWrites() > writes || l.GetLostBytes() > bytes):
+		err = w.h.violation("the loss report says %d writes and %d bytes, it was at most %d and %d", l.GetLostWrites(), l.GetLostBytes(), writes, bytes)
 	}
 	if err != nil {
 		return err

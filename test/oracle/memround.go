@@ -395,10 +395,10 @@ func (w *world) observe() {
 	g := w.a.group()
 	_, clock := w.h.acknowledged()
 	s := g.Status()
-	w.acked = max(w.acked, s.AcknowledgedOrdinal)
+	w.acked = max(w.acked, s.GetAcknowledgedOrdinal())
 	w.samples = append(w.samples, ackSample{clock, s.HeadOrdinal})
 	for _, sample := range w.samples {
-		if sample.head <= s.AcknowledgedOrdinal {
+		if sample.head <= s.GetAcknowledgedOrdinal() {
 			w.ackedClock = max(w.ackedClock, sample.clock)
 		}
 	}

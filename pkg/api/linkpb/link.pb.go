@@ -140,7 +140,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9, 0}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type LocateRequest struct {
@@ -755,13 +755,13 @@ type Heartbeat struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	HeadOrdinal    uint64                 `protobuf:"varint,1,opt,name=head_ordinal,json=headOrdinal,proto3" json:"head_ordinal,omitempty"`
 	DurableOrdinal uint64                 `protobuf:"varint,2,opt,name=durable_ordinal,json=durableOrdinal,proto3" json:"durable_ordinal,omitempty"`
-	// unix_nanos is the primary's wall clock when head_ordinal was read.
-	UnixNanos int64 `protobuf:"varint,3,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
 	// lag_bytes is what the primary has journaled, or marked in the change map, and the secondary has not acknowledged.
 	LagBytes uint64 `protobuf:"varint,4,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
 	// demoted is set once the primary takes no more writes; final_ordinal is then its last ordinal.
-	Demoted       bool   `protobuf:"varint,5,opt,name=demoted,proto3" json:"demoted,omitempty"`
-	FinalOrdinal  uint64 `protobuf:"varint,6,opt,name=final_ordinal,json=finalOrdinal,proto3" json:"final_ordinal,omitempty"`
+	Demoted      bool   `protobuf:"varint,5,opt,name=demoted,proto3" json:"demoted,omitempty"`
+	FinalOrdinal uint64 `protobuf:"varint,6,opt,name=final_ordinal,json=finalOrdinal,proto3" json:"final_ordinal,omitempty"`
+	// timing was made before the ordinals were read: its echo proves to the secondary that the head was not read earlier.
+	Timing        *Timing `protobuf:"bytes,7,opt,name=timing,proto3" json:"timing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -810,13 +810,6 @@ func (x *Heartbeat) GetDurableOrdinal() uint64 {
 	return 0
 }
 
-func (x *Heartbeat) GetUnixNanos() int64 {
-	if x != nil {
-		return x.UnixNanos
-	}
-	return 0
-}
-
 func (x *Heartbeat) GetLagBytes() uint64 {
 	if x != nil {
 		return x.LagBytes
@@ -838,6 +831,86 @@ func (x *Heartbeat) GetFinalOrdinal() uint64 {
 	return 0
 }
 
+func (x *Heartbeat) GetTiming() *Timing {
+	if x != nil {
+		return x.Timing
+	}
+	return nil
+}
+
+// Timing lets each side place what the other says on its own clocks, and compare the two wall clocks as NTP does. A message
+// without one proves nothing.
+type Timing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stamp numbers the messages of this direction of the stream that have a Timing, from 1.
+	Stamp uint64 `protobuf:"varint,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	// unix_nanos is the sender's wall clock when the message was made.
+	UnixNanos int64 `protobuf:"varint,2,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
+	// echo is the last stamp that the sender had received; 0 before the first. held_nanos is how long before that was.
+	Echo          uint64 `protobuf:"varint,3,opt,name=echo,proto3" json:"echo,omitempty"`
+	HeldNanos     int64  `protobuf:"varint,4,opt,name=held_nanos,json=heldNanos,proto3" json:"held_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timing) Reset() {
+	*x = Timing{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timing) ProtoMessage() {}
+
+func (x *Timing) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timing.ProtoReflect.Descriptor instead.
+func (*Timing) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Timing) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *Timing) GetUnixNanos() int64 {
+	if x != nil {
+		return x.UnixNanos
+	}
+	return 0
+}
+
+func (x *Timing) GetEcho() uint64 {
+	if x != nil {
+		return x.Echo
+	}
+	return 0
+}
+
+func (x *Timing) GetHeldNanos() int64 {
+	if x != nil {
+		return x.HeldNanos
+	}
+	return 0
+}
+
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// durable_ordinal is where the secondary's journal ends; the primary goes on behind it.
@@ -853,7 +926,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +938,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +951,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{8}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Welcome) GetDurableOrdinal() uint64 {
@@ -916,7 +989,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1001,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1014,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -974,21 +1047,24 @@ func (x *Refusal) GetTimelines() []*Timeline {
 
 // DivergentTail is what an old primary tells the site that was promoted in its place: exactly what was lost.
 type DivergentTail struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	TimelineId     string                 `protobuf:"bytes,1,opt,name=timeline_id,json=timelineId,proto3" json:"timeline_id,omitempty"`
-	ForkOrdinal    uint64                 `protobuf:"varint,2,opt,name=fork_ordinal,json=forkOrdinal,proto3" json:"fork_ordinal,omitempty"`
-	LastOrdinal    uint64                 `protobuf:"varint,3,opt,name=last_ordinal,json=lastOrdinal,proto3" json:"last_ordinal,omitempty"`
-	Writes         uint64                 `protobuf:"varint,4,opt,name=writes,proto3" json:"writes,omitempty"`
-	Bytes          uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	FirstUnixNanos int64                  `protobuf:"varint,6,opt,name=first_unix_nanos,json=firstUnixNanos,proto3" json:"first_unix_nanos,omitempty"`
-	LastUnixNanos  int64                  `protobuf:"varint,7,opt,name=last_unix_nanos,json=lastUnixNanos,proto3" json:"last_unix_nanos,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	TimelineId  string                 `protobuf:"bytes,1,opt,name=timeline_id,json=timelineId,proto3" json:"timeline_id,omitempty"`
+	ForkOrdinal uint64                 `protobuf:"varint,2,opt,name=fork_ordinal,json=forkOrdinal,proto3" json:"fork_ordinal,omitempty"`
+	LastOrdinal uint64                 `protobuf:"varint,3,opt,name=last_ordinal,json=lastOrdinal,proto3" json:"last_ordinal,omitempty"`
+	Writes      uint64                 `protobuf:"varint,4,opt,name=writes,proto3" json:"writes,omitempty"`
+	Bytes       uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// first_unix_nanos and last_unix_nanos are of those writes, by the old primary's wall clock; 0 where that was set back between.
+	FirstUnixNanos int64 `protobuf:"varint,6,opt,name=first_unix_nanos,json=firstUnixNanos,proto3" json:"first_unix_nanos,omitempty"`
+	LastUnixNanos  int64 `protobuf:"varint,7,opt,name=last_unix_nanos,json=lastUnixNanos,proto3" json:"last_unix_nanos,omitempty"`
+	// partial: the journal holds the newest of these writes only, and writes, bytes and times are of those.
+	Partial       bool `protobuf:"varint,8,opt,name=partial,proto3" json:"partial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DivergentTail) Reset() {
 	*x = DivergentTail{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1076,7 @@ func (x *DivergentTail) String() string {
 func (*DivergentTail) ProtoMessage() {}
 
 func (x *DivergentTail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1089,7 @@ func (x *DivergentTail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentTail.ProtoReflect.Descriptor instead.
 func (*DivergentTail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DivergentTail) GetTimelineId() string {
@@ -1065,20 +1141,28 @@ func (x *DivergentTail) GetLastUnixNanos() int64 {
 	return 0
 }
 
+func (x *DivergentTail) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
 type Ack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// durable_ordinal: the secondary's journal is on stable storage up to here.
 	DurableOrdinal uint64 `protobuf:"varint,1,opt,name=durable_ordinal,json=durableOrdinal,proto3" json:"durable_ordinal,omitempty"`
 	AppliedOrdinal uint64 `protobuf:"varint,2,opt,name=applied_ordinal,json=appliedOrdinal,proto3" json:"applied_ordinal,omitempty"`
 	// batch_sequence: every batch up to this one is on stable storage.
-	BatchSequence uint64 `protobuf:"varint,3,opt,name=batch_sequence,json=batchSequence,proto3" json:"batch_sequence,omitempty"`
+	BatchSequence uint64  `protobuf:"varint,3,opt,name=batch_sequence,json=batchSequence,proto3" json:"batch_sequence,omitempty"`
+	Timing        *Timing `protobuf:"bytes,4,opt,name=timing,proto3" json:"timing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1174,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1187,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Ack) GetDurableOrdinal() uint64 {
@@ -1125,6 +1209,13 @@ func (x *Ack) GetBatchSequence() uint64 {
 		return x.BatchSequence
 	}
 	return 0
+}
+
+func (x *Ack) GetTiming() *Timing {
+	if x != nil {
+		return x.Timing
+	}
+	return nil
 }
 
 var File_pkg_api_linkpb_link_proto protoreflect.FileDescriptor
@@ -1176,15 +1267,21 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05codec\x18\x02 \x01(\x0e2\x19.slipstream.link.v1.CodecR\x05codec\x12\x18\n" +
 	"\arecords\x18\x03 \x01(\fR\arecords\x12\x1b\n" +
-	"\traw_bytes\x18\x04 \x01(\rR\brawBytes\"\xd2\x01\n" +
+	"\traw_bytes\x18\x04 \x01(\rR\brawBytes\"\xed\x01\n" +
 	"\tHeartbeat\x12!\n" +
 	"\fhead_ordinal\x18\x01 \x01(\x04R\vheadOrdinal\x12'\n" +
-	"\x0fdurable_ordinal\x18\x02 \x01(\x04R\x0edurableOrdinal\x12\x1d\n" +
-	"\n" +
-	"unix_nanos\x18\x03 \x01(\x03R\tunixNanos\x12\x1b\n" +
+	"\x0fdurable_ordinal\x18\x02 \x01(\x04R\x0edurableOrdinal\x12\x1b\n" +
 	"\tlag_bytes\x18\x04 \x01(\x04R\blagBytes\x12\x18\n" +
 	"\ademoted\x18\x05 \x01(\bR\ademoted\x12#\n" +
-	"\rfinal_ordinal\x18\x06 \x01(\x04R\ffinalOrdinal\"m\n" +
+	"\rfinal_ordinal\x18\x06 \x01(\x04R\ffinalOrdinal\x122\n" +
+	"\x06timing\x18\a \x01(\v2\x1a.slipstream.link.v1.TimingR\x06timingJ\x04\b\x03\x10\x04\"p\n" +
+	"\x06Timing\x12\x14\n" +
+	"\x05stamp\x18\x01 \x01(\x04R\x05stamp\x12\x1d\n" +
+	"\n" +
+	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\x12\x12\n" +
+	"\x04echo\x18\x03 \x01(\x04R\x04echo\x12\x1d\n" +
+	"\n" +
+	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"m\n" +
 	"\aWelcome\x12'\n" +
 	"\x0fdurable_ordinal\x18\x01 \x01(\x04R\x0edurableOrdinal\x12\x1d\n" +
 	"\n" +
@@ -1203,7 +1300,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\x0eREASON_VERSION\x10\x04\x12\x0f\n" +
 	"\vREASON_BUSY\x10\x05\x12\x18\n" +
 	"\x14REASON_NOT_SECONDARY\x10\x06\x12\x11\n" +
-	"\rREASON_FAILED\x10\a\"\xf6\x01\n" +
+	"\rREASON_FAILED\x10\a\"\x90\x02\n" +
 	"\rDivergentTail\x12\x1f\n" +
 	"\vtimeline_id\x18\x01 \x01(\tR\n" +
 	"timelineId\x12!\n" +
@@ -1212,11 +1309,13 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\x06writes\x18\x04 \x01(\x04R\x06writes\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12(\n" +
 	"\x10first_unix_nanos\x18\x06 \x01(\x03R\x0efirstUnixNanos\x12&\n" +
-	"\x0flast_unix_nanos\x18\a \x01(\x03R\rlastUnixNanos\"~\n" +
+	"\x0flast_unix_nanos\x18\a \x01(\x03R\rlastUnixNanos\x12\x18\n" +
+	"\apartial\x18\b \x01(\bR\apartial\"\xb2\x01\n" +
 	"\x03Ack\x12'\n" +
 	"\x0fdurable_ordinal\x18\x01 \x01(\x04R\x0edurableOrdinal\x12'\n" +
 	"\x0fapplied_ordinal\x18\x02 \x01(\x04R\x0eappliedOrdinal\x12%\n" +
-	"\x0ebatch_sequence\x18\x03 \x01(\x04R\rbatchSequence*'\n" +
+	"\x0ebatch_sequence\x18\x03 \x01(\x04R\rbatchSequence\x122\n" +
+	"\x06timing\x18\x04 \x01(\v2\x1a.slipstream.link.v1.TimingR\x06timing*'\n" +
 	"\x05Codec\x12\x0e\n" +
 	"\n" +
 	"CODEC_NONE\x10\x00\x12\x0e\n" +
@@ -1239,7 +1338,7 @@ func file_pkg_api_linkpb_link_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_linkpb_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_pkg_api_linkpb_link_proto_goTypes = []any{
 	(Codec)(0),             // 0: slipstream.link.v1.Codec
 	(Refusal_Reason)(0),    // 1: slipstream.link.v1.Refusal.Reason
@@ -1251,32 +1350,35 @@ var file_pkg_api_linkpb_link_proto_goTypes = []any{
 	(*Hello)(nil),          // 7: slipstream.link.v1.Hello
 	(*Batch)(nil),          // 8: slipstream.link.v1.Batch
 	(*Heartbeat)(nil),      // 9: slipstream.link.v1.Heartbeat
-	(*Welcome)(nil),        // 10: slipstream.link.v1.Welcome
-	(*Refusal)(nil),        // 11: slipstream.link.v1.Refusal
-	(*DivergentTail)(nil),  // 12: slipstream.link.v1.DivergentTail
-	(*Ack)(nil),            // 13: slipstream.link.v1.Ack
+	(*Timing)(nil),         // 10: slipstream.link.v1.Timing
+	(*Welcome)(nil),        // 11: slipstream.link.v1.Welcome
+	(*Refusal)(nil),        // 12: slipstream.link.v1.Refusal
+	(*DivergentTail)(nil),  // 13: slipstream.link.v1.DivergentTail
+	(*Ack)(nil),            // 14: slipstream.link.v1.Ack
 }
 var file_pkg_api_linkpb_link_proto_depIdxs = []int32{
 	7,  // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
 	8,  // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
 	9,  // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
-	12, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
-	10, // 4: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
-	11, // 5: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
-	13, // 6: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
+	13, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
+	11, // 4: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
+	12, // 5: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
+	14, // 6: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
 	6,  // 7: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
 	0,  // 8: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
-	1,  // 9: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
-	6,  // 10: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
-	4,  // 11: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
-	2,  // 12: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
-	5,  // 13: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
-	3,  // 14: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 9: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
+	1,  // 10: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
+	6,  // 11: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
+	10, // 12: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
+	4,  // 13: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
+	2,  // 14: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
+	5,  // 15: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
+	3,  // 16: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
+	15, // [15:17] is the sub-list for method output_type
+	13, // [13:15] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_linkpb_link_proto_init() }
@@ -1301,7 +1403,7 @@ func file_pkg_api_linkpb_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_linkpb_link_proto_rawDesc), len(file_pkg_api_linkpb_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1543,18 +1543,25 @@ func (x *DemoteResponse) GetFinalOrdinal() uint64 {
 	return 0
 }
 
-// LossReport says what a forced promotion lost: as a bound until the old primary comes back, then exactly.
+// LossReport says what a forced promotion lost: as bounds until the old primary comes back, then exactly. A field that is
+// absent is unknown, which is not zero.
 type LossReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Exact bool                   `protobuf:"varint,1,opt,name=exact,proto3" json:"exact,omitempty"`
 	// recovered_ordinal is the last ordinal that survived.
-	RecoveredOrdinal uint64  `protobuf:"varint,2,opt,name=recovered_ordinal,json=recoveredOrdinal,proto3" json:"recovered_ordinal,omitempty"`
-	LostOrdinals     uint64  `protobuf:"varint,3,opt,name=lost_ordinals,json=lostOrdinals,proto3" json:"lost_ordinals,omitempty"`
-	LostWrites       uint64  `protobuf:"varint,4,opt,name=lost_writes,json=lostWrites,proto3" json:"lost_writes,omitempty"`
-	LostBytes        uint64  `protobuf:"varint,5,opt,name=lost_bytes,json=lostBytes,proto3" json:"lost_bytes,omitempty"`
-	LostSeconds      float64 `protobuf:"fixed64,6,opt,name=lost_seconds,json=lostSeconds,proto3" json:"lost_seconds,omitempty"`
+	RecoveredOrdinal uint64 `protobuf:"varint,2,opt,name=recovered_ordinal,json=recoveredOrdinal,proto3" json:"recovered_ordinal,omitempty"`
+	// lost_ordinals, until exact is set: at least so many, as the primary had told.
+	LostOrdinals *uint64 `protobuf:"varint,3,opt,name=lost_ordinals,json=lostOrdinals,proto3,oneof" json:"lost_ordinals,omitempty"`
+	// lost_writes and lost_bytes are known once exact is set.
+	LostWrites *uint64 `protobuf:"varint,4,opt,name=lost_writes,json=lostWrites,proto3,oneof" json:"lost_writes,omitempty"`
+	LostBytes  *uint64 `protobuf:"varint,5,opt,name=lost_bytes,json=lostBytes,proto3,oneof" json:"lost_bytes,omitempty"`
+	// lost_seconds, until exact is set: everything that the old primary wrote longer than this before the promotion is here,
+	// measured by this site's clocks. Then: the time between the first and the last lost write by the old primary's clock.
+	LostSeconds *float64 `protobuf:"fixed64,6,opt,name=lost_seconds,json=lostSeconds,proto3,oneof" json:"lost_seconds,omitempty"`
 	// text explains the numbers to a person: what is known, what is a bound and why.
-	Text          string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	// partial: the old primary's journal no longer had all of the lost writes, so writes, bytes and seconds are at least.
+	Partial       bool `protobuf:"varint,8,opt,name=partial,proto3" json:"partial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1604,29 +1611,29 @@ func (x *LossReport) GetRecoveredOrdinal() uint64 {
 }
 
 func (x *LossReport) GetLostOrdinals() uint64 {
-	if x != nil {
-		return x.LostOrdinals
+	if x != nil && x.LostOrdinals != nil {
+		return *x.LostOrdinals
 	}
 	return 0
 }
 
 func (x *LossReport) GetLostWrites() uint64 {
-	if x != nil {
-		return x.LostWrites
+	if x != nil && x.LostWrites != nil {
+		return *x.LostWrites
 	}
 	return 0
 }
 
 func (x *LossReport) GetLostBytes() uint64 {
-	if x != nil {
-		return x.LostBytes
+	if x != nil && x.LostBytes != nil {
+		return *x.LostBytes
 	}
 	return 0
 }
 
 func (x *LossReport) GetLostSeconds() float64 {
-	if x != nil {
-		return x.LostSeconds
+	if x != nil && x.LostSeconds != nil {
+		return *x.LostSeconds
 	}
 	return 0
 }
@@ -1636,6 +1643,13 @@ func (x *LossReport) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *LossReport) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
 }
 
 type VolumeStatus struct {
@@ -1769,36 +1783,46 @@ type GroupStatus struct {
 	Peer        string `protobuf:"bytes,6,opt,name=peer,proto3" json:"peer,omitempty"`
 	Connected   bool   `protobuf:"varint,7,opt,name=connected,proto3" json:"connected,omitempty"`
 	// promotable: a forced promotion would give one consistent instant. Always true on a primary.
-	Promotable          bool        `protobuf:"varint,8,opt,name=promotable,proto3" json:"promotable,omitempty"`
-	Timeline            string      `protobuf:"bytes,9,opt,name=timeline,proto3" json:"timeline,omitempty"`
-	HeadOrdinal         uint64      `protobuf:"varint,10,opt,name=head_ordinal,json=headOrdinal,proto3" json:"head_ordinal,omitempty"`
-	DurableOrdinal      uint64      `protobuf:"varint,11,opt,name=durable_ordinal,json=durableOrdinal,proto3" json:"durable_ordinal,omitempty"`
-	AppliedOrdinal      uint64      `protobuf:"varint,12,opt,name=applied_ordinal,json=appliedOrdinal,proto3" json:"applied_ordinal,omitempty"`
-	AcknowledgedOrdinal uint64      `protobuf:"varint,13,opt,name=acknowledged_ordinal,json=acknowledgedOrdinal,proto3" json:"acknowledged_ordinal,omitempty"`
-	LagOrdinals         uint64      `protobuf:"varint,14,opt,name=lag_ordinals,json=lagOrdinals,proto3" json:"lag_ordinals,omitempty"`
-	LagBytes            uint64      `protobuf:"varint,15,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
-	LagSeconds          float64     `protobuf:"fixed64,16,opt,name=lag_seconds,json=lagSeconds,proto3" json:"lag_seconds,omitempty"`
-	JournalSizeBytes    int64       `protobuf:"varint,17,opt,name=journal_size_bytes,json=journalSizeBytes,proto3" json:"journal_size_bytes,omitempty"`
-	JournalUsedBytes    int64       `protobuf:"varint,18,opt,name=journal_used_bytes,json=journalUsedBytes,proto3" json:"journal_used_bytes,omitempty"`
-	JournalFull         JournalFull `protobuf:"varint,19,opt,name=journal_full,json=journalFull,proto3,enum=slipstream.sidecar.v1.JournalFull" json:"journal_full,omitempty"`
-	// sync_done_bytes and sync_total_bytes are of the running initial sync or resync; 0 and 0 without one.
-	SyncDoneBytes  uint64          `protobuf:"varint,20,opt,name=sync_done_bytes,json=syncDoneBytes,proto3" json:"sync_done_bytes,omitempty"`
-	SyncTotalBytes uint64          `protobuf:"varint,21,opt,name=sync_total_bytes,json=syncTotalBytes,proto3" json:"sync_total_bytes,omitempty"`
+	Promotable     bool   `protobuf:"varint,8,opt,name=promotable,proto3" json:"promotable,omitempty"`
+	Timeline       string `protobuf:"bytes,9,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	HeadOrdinal    uint64 `protobuf:"varint,10,opt,name=head_ordinal,json=headOrdinal,proto3" json:"head_ordinal,omitempty"`
+	DurableOrdinal uint64 `protobuf:"varint,11,opt,name=durable_ordinal,json=durableOrdinal,proto3" json:"durable_ordinal,omitempty"`
+	AppliedOrdinal uint64 `protobuf:"varint,12,opt,name=applied_ordinal,json=appliedOrdinal,proto3" json:"applied_ordinal,omitempty"`
+	// acknowledged_ordinal is the peer's durable ordinal as last heard; absent at a secondary, and where it was never heard.
+	AcknowledgedOrdinal *uint64 `protobuf:"varint,13,opt,name=acknowledged_ordinal,json=acknowledgedOrdinal,proto3,oneof" json:"acknowledged_ordinal,omitempty"`
+	// lag_ordinals and lag_bytes are what the copy lacks: at a primary at most so much, at a secondary as its primary last said.
+	// Absent: unknown, or there is no peer.
+	LagOrdinals *uint64 `protobuf:"varint,14,opt,name=lag_ordinals,json=lagOrdinals,proto3,oneof" json:"lag_ordinals,omitempty"`
+	LagBytes    *uint64 `protobuf:"varint,15,opt,name=lag_bytes,json=lagBytes,proto3,oneof" json:"lag_bytes,omitempty"`
+	// lag_seconds: the copy lacks nothing that was written longer ago than this, by this site's own clocks. Absent: unknown, or
+	// there is no peer.
+	LagSeconds       *float64    `protobuf:"fixed64,16,opt,name=lag_seconds,json=lagSeconds,proto3,oneof" json:"lag_seconds,omitempty"`
+	JournalSizeBytes int64       `protobuf:"varint,17,opt,name=journal_size_bytes,json=journalSizeBytes,proto3" json:"journal_size_bytes,omitempty"`
+	JournalUsedBytes int64       `protobuf:"varint,18,opt,name=journal_used_bytes,json=journalUsedBytes,proto3" json:"journal_used_bytes,omitempty"`
+	JournalFull      JournalFull `protobuf:"varint,19,opt,name=journal_full,json=journalFull,proto3,enum=slipstream.sidecar.v1.JournalFull" json:"journal_full,omitempty"`
+	// sync_done_bytes and sync_total_bytes are of the running initial sync or resync; 0 and 0 without one. Absent at a
+	// secondary whose copy is not whole: its primary knows.
+	SyncDoneBytes  *uint64         `protobuf:"varint,20,opt,name=sync_done_bytes,json=syncDoneBytes,proto3,oneof" json:"sync_done_bytes,omitempty"`
+	SyncTotalBytes *uint64         `protobuf:"varint,21,opt,name=sync_total_bytes,json=syncTotalBytes,proto3,oneof" json:"sync_total_bytes,omitempty"`
 	Volumes        []*VolumeStatus `protobuf:"bytes,22,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	Loss           *LossReport     `protobuf:"bytes,23,opt,name=loss,proto3" json:"loss,omitempty"`
 	ChangeMapBytes uint64          `protobuf:"varint,24,opt,name=change_map_bytes,json=changeMapBytes,proto3" json:"change_map_bytes,omitempty"`
-	// last_replicated_unix_nanos: everything written before this time is at the secondary.
-	LastReplicatedUnixNanos int64 `protobuf:"varint,25,opt,name=last_replicated_unix_nanos,json=lastReplicatedUnixNanos,proto3" json:"last_replicated_unix_nanos,omitempty"`
+	// last_replicated_unix_nanos: everything written before this time, by this site's wall clock, is at the secondary.
+	LastReplicatedUnixNanos *int64 `protobuf:"varint,25,opt,name=last_replicated_unix_nanos,json=lastReplicatedUnixNanos,proto3,oneof" json:"last_replicated_unix_nanos,omitempty"`
 	// rpo_target_seconds is 0 without a target.
 	RpoTargetSeconds float64 `protobuf:"fixed64,26,opt,name=rpo_target_seconds,json=rpoTargetSeconds,proto3" json:"rpo_target_seconds,omitempty"`
-	// lagging: there is a target, and the copy lags beyond it or there is no whole copy.
+	// lagging: there is a target, and the copy lags beyond it, nobody knows how far, or there is no whole copy.
 	Lagging bool `protobuf:"varint,27,opt,name=lagging,proto3" json:"lagging,omitempty"`
 	// ship_bytes_per_second is 0 without a bound.
 	ShipBytesPerSecond int64 `protobuf:"varint,28,opt,name=ship_bytes_per_second,json=shipBytesPerSecond,proto3" json:"ship_bytes_per_second,omitempty"`
 	// peer_address is the one of this group alone; empty: the peer's own.
-	PeerAddress   string `protobuf:"bytes,29,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PeerAddress string `protobuf:"bytes,29,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// clock_difference_seconds is the peer's wall clock minus this site's, right to within clock_difference_error_seconds in
+	// either direction. Absent: not measured since this replicator started.
+	ClockDifferenceSeconds      *float64 `protobuf:"fixed64,30,opt,name=clock_difference_seconds,json=clockDifferenceSeconds,proto3,oneof" json:"clock_difference_seconds,omitempty"`
+	ClockDifferenceErrorSeconds *float64 `protobuf:"fixed64,31,opt,name=clock_difference_error_seconds,json=clockDifferenceErrorSeconds,proto3,oneof" json:"clock_difference_error_seconds,omitempty"`
+	unknownFields               protoimpl.UnknownFields
+	sizeCache                   protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
@@ -1916,29 +1940,29 @@ func (x *GroupStatus) GetAppliedOrdinal() uint64 {
 }
 
 func (x *GroupStatus) GetAcknowledgedOrdinal() uint64 {
-	if x != nil {
-		return x.AcknowledgedOrdinal
+	if x != nil && x.AcknowledgedOrdinal != nil {
+		return *x.AcknowledgedOrdinal
 	}
 	return 0
 }
 
 func (x *GroupStatus) GetLagOrdinals() uint64 {
-	if x != nil {
-		return x.LagOrdinals
+	if x != nil && x.LagOrdinals != nil {
+		return *x.LagOrdinals
 	}
 	return 0
 }
 
 func (x *GroupStatus) GetLagBytes() uint64 {
-	if x != nil {
-		return x.LagBytes
+	if x != nil && x.LagBytes != nil {
+		return *x.LagBytes
 	}
 	return 0
 }
 
 func (x *GroupStatus) GetLagSeconds() float64 {
-	if x != nil {
-		return x.LagSeconds
+	if x != nil && x.LagSeconds != nil {
+		return *x.LagSeconds
 	}
 	return 0
 }
@@ -1965,15 +1989,15 @@ func (x *GroupStatus) GetJournalFull() JournalFull {
 }
 
 func (x *GroupStatus) GetSyncDoneBytes() uint64 {
-	if x != nil {
-		return x.SyncDoneBytes
+	if x != nil && x.SyncDoneBytes != nil {
+		return *x.SyncDoneBytes
 	}
 	return 0
 }
 
 func (x *GroupStatus) GetSyncTotalBytes() uint64 {
-	if x != nil {
-		return x.SyncTotalBytes
+	if x != nil && x.SyncTotalBytes != nil {
+		return *x.SyncTotalBytes
 	}
 	return 0
 }
@@ -2000,8 +2024,8 @@ func (x *GroupStatus) GetChangeMapBytes() uint64 {
 }
 
 func (x *GroupStatus) GetLastReplicatedUnixNanos() int64 {
-	if x != nil {
-		return x.LastReplicatedUnixNanos
+	if x != nil && x.LastReplicatedUnixNanos != nil {
+		return *x.LastReplicatedUnixNanos
 	}
 	return 0
 }
@@ -2032,6 +2056,20 @@ func (x *GroupStatus) GetPeerAddress() string {
 		return x.PeerAddress
 	}
 	return ""
+}
+
+func (x *GroupStatus) GetClockDifferenceSeconds() float64 {
+	if x != nil && x.ClockDifferenceSeconds != nil {
+		return *x.ClockDifferenceSeconds
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetClockDifferenceErrorSeconds() float64 {
+	if x != nil && x.ClockDifferenceErrorSeconds != nil {
+		return *x.ClockDifferenceErrorSeconds
+	}
+	return 0
 }
 
 type CutTarget struct {
@@ -2560,18 +2598,23 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\rDemoteRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"5\n" +
 	"\x0eDemoteResponse\x12#\n" +
-	"\rfinal_ordinal\x18\x01 \x01(\x04R\ffinalOrdinal\"\xeb\x01\n" +
+	"\rfinal_ordinal\x18\x01 \x01(\x04R\ffinalOrdinal\"\xdb\x02\n" +
 	"\n" +
 	"LossReport\x12\x14\n" +
 	"\x05exact\x18\x01 \x01(\bR\x05exact\x12+\n" +
-	"\x11recovered_ordinal\x18\x02 \x01(\x04R\x10recoveredOrdinal\x12#\n" +
-	"\rlost_ordinals\x18\x03 \x01(\x04R\flostOrdinals\x12\x1f\n" +
-	"\vlost_writes\x18\x04 \x01(\x04R\n" +
-	"lostWrites\x12\x1d\n" +
+	"\x11recovered_ordinal\x18\x02 \x01(\x04R\x10recoveredOrdinal\x12(\n" +
+	"\rlost_ordinals\x18\x03 \x01(\x04H\x00R\flostOrdinals\x88\x01\x01\x12$\n" +
+	"\vlost_writes\x18\x04 \x01(\x04H\x01R\n" +
+	"lostWrites\x88\x01\x01\x12\"\n" +
 	"\n" +
-	"lost_bytes\x18\x05 \x01(\x04R\tlostBytes\x12!\n" +
-	"\flost_seconds\x18\x06 \x01(\x01R\vlostSeconds\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\"\xdd\x02\n" +
+	"lost_bytes\x18\x05 \x01(\x04H\x02R\tlostBytes\x88\x01\x01\x12&\n" +
+	"\flost_seconds\x18\x06 \x01(\x01H\x03R\vlostSeconds\x88\x01\x01\x12\x12\n" +
+	"\x04text\x18\a \x01(\tR\x04text\x12\x18\n" +
+	"\apartial\x18\b \x01(\bR\apartialB\x10\n" +
+	"\x0e_lost_ordinalsB\x0e\n" +
+	"\f_lost_writesB\r\n" +
+	"\v_lost_bytesB\x0f\n" +
+	"\r_lost_seconds\"\xdd\x02\n" +
 	"\fVolumeStatus\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1d\n" +
 	"\n" +
@@ -2585,7 +2628,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11persistent_volume\x18\b \x01(\tR\x10persistentVolume\x12\x14\n" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
-	" \x01(\tR\x06fsType\"\xf0\b\n" +
+	" \x01(\tR\x06fsType\"\xec\v\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x12\n" +
@@ -2601,25 +2644,37 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\fhead_ordinal\x18\n" +
 	" \x01(\x04R\vheadOrdinal\x12'\n" +
 	"\x0fdurable_ordinal\x18\v \x01(\x04R\x0edurableOrdinal\x12'\n" +
-	"\x0fapplied_ordinal\x18\f \x01(\x04R\x0eappliedOrdinal\x121\n" +
-	"\x14acknowledged_ordinal\x18\r \x01(\x04R\x13acknowledgedOrdinal\x12!\n" +
-	"\flag_ordinals\x18\x0e \x01(\x04R\vlagOrdinals\x12\x1b\n" +
-	"\tlag_bytes\x18\x0f \x01(\x04R\blagBytes\x12\x1f\n" +
-	"\vlag_seconds\x18\x10 \x01(\x01R\n" +
-	"lagSeconds\x12,\n" +
+	"\x0fapplied_ordinal\x18\f \x01(\x04R\x0eappliedOrdinal\x126\n" +
+	"\x14acknowledged_ordinal\x18\r \x01(\x04H\x00R\x13acknowledgedOrdinal\x88\x01\x01\x12&\n" +
+	"\flag_ordinals\x18\x0e \x01(\x04H\x01R\vlagOrdinals\x88\x01\x01\x12 \n" +
+	"\tlag_bytes\x18\x0f \x01(\x04H\x02R\blagBytes\x88\x01\x01\x12$\n" +
+	"\vlag_seconds\x18\x10 \x01(\x01H\x03R\n" +
+	"lagSeconds\x88\x01\x01\x12,\n" +
 	"\x12journal_size_bytes\x18\x11 \x01(\x03R\x10journalSizeBytes\x12,\n" +
 	"\x12journal_used_bytes\x18\x12 \x01(\x03R\x10journalUsedBytes\x12E\n" +
-	"\fjournal_full\x18\x13 \x01(\x0e2\".slipstream.sidecar.v1.JournalFullR\vjournalFull\x12&\n" +
-	"\x0fsync_done_bytes\x18\x14 \x01(\x04R\rsyncDoneBytes\x12(\n" +
-	"\x10sync_total_bytes\x18\x15 \x01(\x04R\x0esyncTotalBytes\x12=\n" +
+	"\fjournal_full\x18\x13 \x01(\x0e2\".slipstream.sidecar.v1.JournalFullR\vjournalFull\x12+\n" +
+	"\x0fsync_done_bytes\x18\x14 \x01(\x04H\x04R\rsyncDoneBytes\x88\x01\x01\x12-\n" +
+	"\x10sync_total_bytes\x18\x15 \x01(\x04H\x05R\x0esyncTotalBytes\x88\x01\x01\x12=\n" +
 	"\avolumes\x18\x16 \x03(\v2#.slipstream.sidecar.v1.VolumeStatusR\avolumes\x125\n" +
 	"\x04loss\x18\x17 \x01(\v2!.slipstream.sidecar.v1.LossReportR\x04loss\x12(\n" +
-	"\x10change_map_bytes\x18\x18 \x01(\x04R\x0echangeMapBytes\x12;\n" +
-	"\x1alast_replicated_unix_nanos\x18\x19 \x01(\x03R\x17lastReplicatedUnixNanos\x12,\n" +
+	"\x10change_map_bytes\x18\x18 \x01(\x04R\x0echangeMapBytes\x12@\n" +
+	"\x1alast_replicated_unix_nanos\x18\x19 \x01(\x03H\x06R\x17lastReplicatedUnixNanos\x88\x01\x01\x12,\n" +
 	"\x12rpo_target_seconds\x18\x1a \x01(\x01R\x10rpoTargetSeconds\x12\x18\n" +
 	"\alagging\x18\x1b \x01(\bR\alagging\x121\n" +
 	"\x15ship_bytes_per_second\x18\x1c \x01(\x03R\x12shipBytesPerSecond\x12!\n" +
-	"\fpeer_address\x18\x1d \x01(\tR\vpeerAddress\"I\n" +
+	"\fpeer_address\x18\x1d \x01(\tR\vpeerAddress\x12=\n" +
+	"\x18clock_difference_seconds\x18\x1e \x01(\x01H\aR\x16clockDifferenceSeconds\x88\x01\x01\x12H\n" +
+	"\x1eclock_difference_error_seconds\x18\x1f \x01(\x01H\bR\x1bclockDifferenceErrorSeconds\x88\x01\x01B\x17\n" +
+	"\x15_acknowledged_ordinalB\x0f\n" +
+	"\r_lag_ordinalsB\f\n" +
+	"\n" +
+	"_lag_bytesB\x0e\n" +
+	"\f_lag_secondsB\x12\n" +
+	"\x10_sync_done_bytesB\x13\n" +
+	"\x11_sync_total_bytesB\x1d\n" +
+	"\x1b_last_replicated_unix_nanosB\x1b\n" +
+	"\x19_clock_difference_secondsB!\n" +
+	"\x1f_clock_difference_error_seconds\"I\n" +
 	"\tCutTarget\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1f\n" +
 	"\vsnapshot_id\x18\x02 \x01(\tR\n" +
@@ -2796,6 +2851,8 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 	}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[12].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -26,10 +26,15 @@ type Group struct {
 
 	link  Link
 	acked uint64
+	// answered: the peer has said so since this process started, or since the role began.
+	answered bool
 	// refusal is the last one, for status; cleared by a Welcome.
 	refusal string
-	// heard is the last heartbeat.
-	heard HeartbeatReceived
+	// heard is the last heartbeat of this process; nil before the first.
+	heard *HeartbeatReceived
+	// told is the highest durable ordinal that the other site was heard to have, current when this one had everything.
+	told    *uint64
+	current currency
 }
 
 // New returns the state machine for what group.json says.
@@ -38,11 +43,15 @@ func New(meta Meta) *Group { return &Group{Meta: meta, link: LinkDown} }
 // Link is the stream's state.
 func (g *Group) Link() Link { return g.link }
 
-// Acked is the peer's durable ordinal as far as it is known since this process started.
+// Acked is the peer's durable ordinal as far as it is known since this process started, and 0 before: for decisions about
+// what may go. What is shown to people is Told.
 func (g *Group) Acked() uint64 { return g.acked }
 
-// Heard is the primary's last heartbeat; zero before the first.
-func (g *Group) Heard() HeartbeatReceived { return g.heard }
+// Answered reports whether Acked is what the peer said.
+func (g *Group) Answered() bool { return g.answered }
+
+// Heard is the primary's last heartbeat; nil before the first.
+func (g *Group) Heard() *HeartbeatReceived { return g.heard }
 
 // Promotable reports whether a forced promotion would give one consistent instant.
 func (g *Group) Promotable() bool { return g.Meta.Role == RolePrimary || g.Meta.Consistent }
@@ -92,6 +101,7 @@ func (g *Group) Step(e Event) ([]Action, error) {
 		return g.refused(e), nil
 	case Acked:
 		g.acked = max(g.acked, e.Ordinal)
+		g.hear(g.acked)
 	case Disconnected:
 		if e.Caller == (g.Meta.Role == RolePrimary) { // the other stream is not the one that link speaks of
 			g.link = LinkDown
@@ -113,7 +123,12 @@ func (g *Group) Step(e Event) ([]Action, error) {
 	case SyncEndDurable:
 		return g.setConsistent(true, false), nil
 	case HeartbeatReceived:
-		g.heard = e
+		if g.Meta.Role == RoleSecondary {
+			g.heard = &e
+			g.hear(e.Durable)
+			g.current.mark(e.Head, e.NotBefore)
+			g.CaughtUp(e.Local)
+		}
 	case Promote:
 		return g.promote(e)
 	case Demote:

@@ -1,5 +1,7 @@
 package core
 
+import "github.com/slipstream-storage/slipstream/pkg/replication/clocks"
+
 // Event is something that happened. See [Group.Step].
 type Event interface{ event() }
 
@@ -75,21 +77,22 @@ type SyncEndDurable struct{}
 // HeartbeatReceived: what the primary says of itself.
 type HeartbeatReceived struct {
 	Head, Durable uint64
-	UnixNanos     int64
 	LagBytes      uint64
 	Demoted       bool
 	FinalOrdinal  uint64
+	// NotBefore is an instant of this site before which the primary had not read its head; unknown where nothing proves one.
+	NotBefore clocks.Instant
+	// Local is the local durable ordinal.
+	Local uint64
 }
 
 // Promote asks for the primary role.
 type Promote struct {
 	Force bool
 	// Durable equals the head: the caller has synced the journal and stopped receiving.
-	Durable uint64
-	// DurableUnixNanos is the time of the write at Durable, 0 if there is none.
-	DurableUnixNanos int64
-	Now              int64
-	NewTimeline      string
+	Durable     uint64
+	Now         clocks.Instant
+	NewTimeline string
 }
 
 // Demote gives the primary role up. Head equals Durable: the caller has synced the journal.
@@ -104,6 +107,8 @@ type TailReceived struct {
 	Timeline                      string
 	Fork, Last, Writes, Bytes     uint64
 	FirstUnixNanos, LastUnixNanos int64
+	// Partial: Writes, Bytes and times are of the newest of them only.
+	Partial bool
 }
 
 // TailCounted: this old primary counted what it had written past the fork.

@@ -65,16 +65,21 @@ func (m Member) Described() Member {
 	return m
 }
 
-// Loss says what a forced promotion lost.
+// Loss says what a forced promotion lost. What is nil is unknown.
 type Loss struct {
-	// Exact is set once the old primary came back and counted; until then the numbers are what was known at promotion.
-	Exact            bool    `json:"exact"`
-	RecoveredOrdinal uint64  `json:"recoveredOrdinal"`
-	LostOrdinals     uint64  `json:"lostOrdinals"`
-	LostWrites       uint64  `json:"lostWrites"`
-	LostBytes        uint64  `json:"lostBytes"`
-	LostSeconds      float64 `json:"lostSeconds"`
-	Text             string  `json:"text"`
+	// Exact is set once the old primary came back and counted; until then the numbers are bounds: ordinals at least, seconds
+	// at most.
+	Exact bool `json:"exact"`
+	// Bounded: numbers that are not exact are proven bounds. Earlier releases wrote guesses, without this.
+	Bounded          bool     `json:"bounded,omitempty"`
+	RecoveredOrdinal uint64   `json:"recoveredOrdinal"`
+	LostOrdinals     *uint64  `json:"lostOrdinals,omitempty"`
+	LostWrites       *uint64  `json:"lostWrites,omitempty"`
+	LostBytes        *uint64  `json:"lostBytes,omitempty"`
+	LostSeconds      *float64 `json:"lostSeconds,omitempty"`
+	// Partial: the old primary's journal did not hold all of what was lost, so writes, bytes and seconds are at least.
+	Partial bool   `json:"partial,omitempty"`
+	Text    string `json:"text"`
 }
 
 // Divergence is a peer whose history and ours disagree.

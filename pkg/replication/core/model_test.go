@@ -181,15 +181,15 @@ func (w *world) staleHello() {
 // checkLoss: an exact loss is what the old primary holds past what the new one recovered.
 func (w *world) checkLoss(now, old *copyOf) {
 	l := now.core.Meta.Loss
-	if l == nil || !l.Exact || l.LostWrites == 0 {
+	if l == nil || !l.Exact || *l.LostWrites == 0 {
 		return
 	}
 	common := 0
 	for common < min(len(now.writes), len(old.writes)) && now.writes[common] == old.writes[common] {
 		common++
 	}
-	if old.core.Meta.Timeline() == "T1" && l.LostOrdinals != uint64(len(old.writes)-common) {
-		w.t.Fatalf("%s says that %d ordinals were lost; %s holds %v, it has %v", now.name, l.LostOrdinals, old.name, old.writes, now.writes)
+	if old.core.Meta.Timeline() == "T1" && *l.LostOrdinals != uint64(len(old.writes)-common) {
+		w.t.Fatalf("%s says that %d ordinals were lost; %s holds %v, it has %v", now.name, *l.LostOrdinals, old.name, old.writes, now.writes)
 	}
 }
 
@@ -243,7 +243,7 @@ func (w *world) heartbeat() {
 	}
 	m := &w.caller.core.Meta
 	w.c.step(w.peerOf(w.caller).side, HeartbeatReceived{
-		Head: w.caller.durable, Durable: w.caller.durable, UnixNanos: 1, Demoted: m.Demoted, FinalOrdinal: m.FinalOrdinal,
+		Head: w.caller.durable, Durable: w.caller.durable, Demoted: m.Demoted, FinalOrdinal: m.FinalOrdinal,
 	})
 }
 
@@ -283,7 +283,7 @@ func (w *world) promote() {
 	id := fmt.Sprintf("T%d", w.timelines)
 	force := rapid.Bool().Draw(w.t, "force")
 	was, tail := d.core.Meta.Role, w.peerOf(d).durable > d.durable
-	if _, err := w.c.step(d.side, Promote{Force: force, Durable: d.durable, Now: 2, NewTimeline: id}); err != nil {
+	if _, err := w.c.step(d.side, Promote{Force: force, Durable: d.durable, NewTimeline: id}); err != nil {
 		return
 	}
 	if was == RoleSecondary {

@@ -29,7 +29,8 @@ func (g *Group) welcomed(e Welcomed) []Action {
 		return []Action{CloseStream{}}
 	}
 	g.refusal = ""
-	g.acked = e.PeerDurable
+	g.acked, g.answered = e.PeerDurable, true
+	g.hear(g.acked)
 	changed := m.Divergence != nil || m.PeerInstance != e.Instance
 	m.Divergence, m.PeerInstance = nil, e.Instance
 	if m.Sync == SyncNever || other || lost || e.PeerDurable < e.ReleasedAcked {

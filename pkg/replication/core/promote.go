@@ -22,6 +22,10 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 			return nil, fmt.Errorf("%w: group %s was demoted here at ordinal %d; promote it at %s, or force it here if it was not promoted there",
 				ErrPrecondition, m.Name, m.FinalOrdinal, m.Peer)
 		}
+		m.Loss = &Loss{
+			Bounded: true, RecoveredOrdinal: e.Durable,
+			Text: fmt.Sprintf("%s has everything that it wrote; what %s wrote, if it was promoted meanwhile, is not here and not known", m.Site, m.Peer),
+		}
 		g.fork(e)
 		m.Term++
 		m.Demoted, m.FinalOrdinal = false, 0
@@ -32,7 +36,7 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 			ErrPrecondition, m.Name, m.Peer)
 	}
 	if !e.Force {
-		if !g.heard.Demoted {
+		if g.heard == nil || !g.heard.Demoted {
 			return nil, fmt.Errorf("%w: %s has not demoted group %s; demote it there first, or force the promotion and lose what has not arrived",
 				ErrPrecondition, m.Peer, m.Name)
 		}
@@ -40,13 +44,13 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 			return nil, fmt.Errorf("%w: group %s has ordinals up to %d of %s's %d; wait for the rest, or force the promotion and lose it",
 				ErrPrecondition, m.Name, e.Durable, m.Peer, g.heard.FinalOrdinal)
 		}
-		m.Loss = &Loss{Exact: true, RecoveredOrdinal: e.Durable, Text: "planned: nothing was lost"}
-		g.becomePrimary()
+		m.Loss = noLoss(e.Durable, "planned: nothing was lost")
+		g.becomePrimary(e.Durable)
 		return []Action{Persist{}, CloseStream{}}, nil
 	}
 	m.Loss = g.boundLoss(e)
 	g.fork(e)
-	g.becomePrimary()
+	g.becomePrimary(e.Durable)
 	return []Action{Persist{}, RollJournal{}, CloseStream{}}, nil
 }
 
@@ -57,10 +61,10 @@ func (g *Group) fork(e Promote) {
 	for len(list) > 1 && list[len(list)-1].ForkOrdinal > e.Durable {
 		list = list[:len(list)-1]
 	}
-	g.Meta.Timelines = append(list, Timeline{ID: e.NewTimeline, ForkOrdinal: e.Durable, ForkedUnixNanos: e.Now})
+	g.Meta.Timelines = append(list, Timeline{ID: e.NewTimeline, ForkOrdinal: e.Durable, ForkedUnixNanos: e.Now.WallNanos})
 }
 
-func (g *Group) becomePrimary() {
+func (g *Group) becomePrimary(durable uint64) {
 	m := &g.Meta
 	m.Role = RolePrimary
 	m.Term++
@@ -68,35 +72,18 @@ func (g *Group) becomePrimary() {
 	// The old primary holds everything up to the fork; the journal and the change map have what comes after.
 	m.Sync = SyncDone
 	m.PeerInstance = ""
-	g.acked = 0
+	g.acked, g.answered = 0, false
 	g.link = LinkDown
-	g.heard = HeartbeatReceived{} // of a primary that is none any more
+	g.heard, g.current = nil, currency{} // of a primary that is none any more
+	g.hear(durable)                      // what is here came from there
 }
 
-// boundLoss says what is known without the old primary: what it had told before the link fell silent, and how long the
-// silence lasted.
-func (g *Group) boundLoss(e Promote) *Loss {
-	h := g.heard
-	l := &Loss{RecoveredOrdinal: e.Durable}
-	if h.Head > e.Durable {
-		l.LostOrdinals = h.Head - e.Durable
-		l.LostBytes = h.LagBytes
+// noLoss is the exact report of a promotion that lost nothing.
+func noLoss(recovered uint64, text string) *Loss {
+	return &Loss{
+		Exact: true, RecoveredOrdinal: recovered, LostOrdinals: new(uint64), LostWrites: new(uint64), LostBytes: new(uint64),
+		LostSeconds: new(float64), Text: text,
 	}
-	// Everything up to since is here: the last record's time, or the heartbeat's if it said there was nothing more.
-	since := e.DurableUnixNanos
-	if h.Head <= e.Durable {
-		since = max(since, h.UnixNanos)
-	}
-	if since > 0 && e.Now > since {
-		l.LostSeconds = time.Duration(e.Now - since).Seconds()
-	}
-	if h.UnixNanos == 0 {
-		l.Text = "the primary was not heard since this replicator started; what it wrote after the last record here is unknown"
-		return l
-	}
-	l.Text = fmt.Sprintf("at least %d ordinals, as of the primary's last heartbeat %s before the promotion; at most what it wrote in the last %.3f s",
-		l.LostOrdinals, time.Duration(e.Now-h.UnixNanos).Round(time.Millisecond), l.LostSeconds)
-	return l
 }
 
 // demote gives the primary role up, losslessly: what is durable here is final, and goes on being shipped.
@@ -121,17 +108,31 @@ func (g *Group) tailReceived(e TailReceived) []Action {
 	if m.Role != RolePrimary || e.Peer != m.Peer || m.Loss == nil || e.Fork != m.Loss.RecoveredOrdinal {
 		return nil
 	}
-	l := &Loss{Exact: true, RecoveredOrdinal: e.Fork, LostOrdinals: e.Last - min(e.Fork, e.Last), LostWrites: e.Writes, LostBytes: e.Bytes}
-	if e.LastUnixNanos > e.FirstUnixNanos {
-		l.LostSeconds = time.Duration(e.LastUnixNanos - e.FirstUnixNanos).Seconds()
-	}
-	l.Text = fmt.Sprintf("counted by %s: ordinals %d to %d of timeline %s", m.Peer, e.Fork+1, e.Last, e.Timeline)
-	if l.LostOrdinals == 0 {
-		l.Text = fmt.Sprintf("counted by %s: it had written nothing past ordinal %d", m.Peer, e.Fork)
-	}
-	if m.Loss.Exact && m.Loss.LostOrdinals >= l.LostOrdinals {
+	if lost := e.Last - min(e.Fork, e.Last); m.Loss.Exact && m.Loss.LostOrdinals != nil && *m.Loss.LostOrdinals >= lost {
 		return nil // counted before; it only grows, while the old primary is written to
 	}
-	m.Loss = l
+	m.Loss = countedLoss(m.Peer, e)
 	return []Action{Persist{}}
+}
+
+// countedLoss is the exact report. The times between which the old primary wrote are its own clock's, and unknown where
+// that was set back.
+func countedLoss(peer string, e TailReceived) *Loss {
+	if e.Last <= e.Fork {
+		return noLoss(e.Fork, fmt.Sprintf("counted by %s: it had written nothing past ordinal %d", peer, e.Fork))
+	}
+	lost := e.Last - e.Fork
+	l := &Loss{Exact: true, RecoveredOrdinal: e.Fork, LostOrdinals: &lost, LostWrites: &e.Writes, LostBytes: &e.Bytes, Partial: e.Partial}
+	l.Text = fmt.Sprintf("counted by %s: ordinals %d to %d of timeline %s", peer, e.Fork+1, e.Last, e.Timeline)
+	if e.FirstUnixNanos != 0 && e.LastUnixNanos >= e.FirstUnixNanos {
+		seconds := time.Duration(e.LastUnixNanos - e.FirstUnixNanos).Seconds()
+		l.LostSeconds = &seconds
+	}
+	if e.Partial {
+		if e.Writes == 0 {
+			l.LostWrites, l.LostBytes = nil, nil
+		}
+		l.Text += "; its journal holds only the newest of them, so writes, bytes and seconds are at least"
+	}
+	return l
 }

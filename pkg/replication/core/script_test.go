@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 )
 
 // TestScripts runs testdata/*.txt, the executable specification of the group core. Commands (site, from: a or b):
@@ -19,12 +21,12 @@ import (
 //	disconnect from=a                           the stream that a opened ends
 //	sync-begin | sync-end | sync-acked site=X
 //	folded | cursor-lost retained=N | map-dirty at=N   at site=X
-//	heartbeat from=a time=SECONDS [head=N] [lag-bytes=N]
-//	promote site=X [force] [timeline=ID] [now=SECONDS] [wrote=SECONDS]
+//	heartbeat from=a [proves=SECONDS] [head=N] [lag-bytes=N]   proves: by b's clocks, a's head was not read before
+//	promote site=X [force] [timeline=ID] [now=SECONDS] [boot=ID]
 //	demote site=X
 //	set site=X [peer=P] [address=A] [journal=N] [stall] [rpo=MILLIS] [rate=N] [from-peer] [close]   close ends the stream before
 //	lagging site=X millis=N [unknown]
-//	restart site=X                              the process; what is durable stays
+//	restart site=X [remembers]                  the process; what is durable stays, and what it remembers of its peer
 //	reinstall site=b                            the copy is gone, an empty one was made
 //	trim site=X applied=N [pressure] [stall] last=(N,...)|empty
 //	relate mine=(T@F,...) last=N theirs=(T@F,...) their-last=N
@@ -61,6 +63,30 @@ func (a arguments) num(key string, def uint64) uint64 {
 func (a arguments) text(key, def string) string {
 	a.d.MaybeScanArgs(a.t, key, &def)
 	return def
+}
+
+// instant is a time on a site's clocks in seconds, of the boot that the argument boot names.
+func (a arguments) instant(key string) clocks.Instant {
+	if !a.d.HasArg(key) {
+		return clocks.Instant{}
+	}
+	n := int64(a.num(key, 0)) * 1e9
+	return clocks.Instant{BootID: a.text("boot", "boot1"), BootNanos: n, RawNanos: n, WallNanos: n}
+}
+
+func lossText(l *Loss) string {
+	number := func(p *uint64) string {
+		if p == nil {
+			return "unknown"
+		}
+		return fmt.Sprint(*p)
+	}
+	seconds := "unknown"
+	if l.LostSeconds != nil {
+		seconds = fmt.Sprintf("%.3f", *l.LostSeconds)
+	}
+	return fmt.Sprintf("loss exact=%v partial=%v recovered=%d ordinals=%s writes=%s bytes=%s seconds=%s: %s",
+		l.Exact, l.Partial, l.RecoveredOrdinal, number(l.LostOrdinals), number(l.LostWrites), number(l.LostBytes), seconds, l.Text)
 }
 
 func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
@@ -130,19 +156,18 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		c.step(s, MapDirty{At: args.num("at", 0)})
 	case "heartbeat":
 		c.step(c.other(s), HeartbeatReceived{
-			Head: args.num("head", s.durable), Durable: s.durable, UnixNanos: int64(args.num("time", 0)) * 1e9,
+			Head: args.num("head", s.durable), Durable: s.durable, NotBefore: args.instant("proves"), Local: c.other(s).durable,
 			LagBytes: args.num("lag-bytes", 0), Demoted: s.core.Meta.Demoted, FinalOrdinal: s.core.Meta.FinalOrdinal,
 		})
 	case "promote":
 		_, err := c.step(s, Promote{
-			Force: d.HasArg("force"), Durable: s.durable, DurableUnixNanos: int64(args.num("wrote", 0)) * 1e9,
-			Now: int64(args.num("now", 0)) * 1e9, NewTimeline: args.text("timeline", "T2"),
+			Force: d.HasArg("force"), Durable: s.durable, Now: args.instant("now"), NewTimeline: args.text("timeline", "T2"),
 		})
 		if l := s.core.Meta.Loss; l != nil && err == nil {
-			c.printf("%s: loss %+v\n", s.name, *l)
+			c.printf("%s: %s\n", s.name, lossText(l))
 		}
 	case "loss":
-		c.printf("%+v\n", *s.core.Meta.Loss)
+		c.printf("%s\n", lossText(s.core.Meta.Loss))
 		return false
 	case "demote":
 		c.step(s, Demote{Durable: s.durable, Attached: s.attached})
@@ -164,10 +189,19 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		c.step(s, Configured{Settings: next, FromPeer: d.HasArg("from-peer")})
 		c.printf("%s: %+v\n", s.name, s.core.Meta.Settings())
 	case "lagging":
-		c.printf("%v\n", s.core.Lagging(int64(args.num("millis", 0)), !d.HasArg("unknown")))
+		lag := float64(args.num("millis", 0)) / 1e3
+		known := &lag
+		if d.HasArg("unknown") {
+			known = nil
+		}
+		c.printf("%v\n", s.core.Lagging(known))
 		return false
 	case "restart":
+		remembered := s.core.Remember(s.durable)
 		s.core = New(s.core.Meta)
+		if d.HasArg("remembers") {
+			c.printf("%s: recalled %v\n", s.name, s.core.Recall(remembered))
+		}
 	case "reinstall":
 		m := freshMeta("b")
 		m.Timelines = append([]Timeline(nil), c.other(s).core.Meta.Timelines...)

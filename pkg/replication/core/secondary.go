@@ -49,6 +49,8 @@ func (g *Group) hello(e HelloReceived) []Action {
 		m.Role, m.Demoted, m.FinalOrdinal = RoleSecondary, false, 0
 		m.Consistent = m.Divergence == nil || m.Divergence.Relation != relationPeerAhead
 		m.AwaitsSync = !m.Consistent
+		// What was known of the peer as a secondary is nothing about a primary.
+		g.heard, g.told, g.current = nil, nil, currency{}
 		changed = true
 	}
 	if m.Divergence != nil {
@@ -62,6 +64,7 @@ func (g *Group) hello(e HelloReceived) []Action {
 	roll := rel == RelationTheyContinue
 	if roll {
 		m.Timelines = append([]Timeline(nil), e.Timelines...)
+		g.told, g.current.marks = nil, nil // ordinals of the timeline before
 		changed = true
 	}
 	if changed {
@@ -73,7 +76,11 @@ func (g *Group) hello(e HelloReceived) []Action {
 	g.link = LinkStreaming
 	g.refusal = ""
 	// What an earlier heartbeat said of a demotion may be undone by now; the next one says it again if not.
-	g.heard.Demoted, g.heard.FinalOrdinal = false, 0
+	if g.heard != nil {
+		heard := *g.heard
+		heard.Demoted, heard.FinalOrdinal = false, 0
+		g.heard = &heard
+	}
 	return append(actions, SendWelcome{Durable: e.Durable, NeedsSync: !m.Consistent, Instance: m.Instance})
 }
 

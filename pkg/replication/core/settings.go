@@ -57,7 +57,8 @@ func (g *Group) configured(e Configured) ([]Action, error) {
 	}
 	if s.Peer != m.Peer {
 		m.Sync, m.PeerInstance, m.Divergence = SyncNever, "", nil
-		g.acked, g.refusal = 0, ""
+		g.acked, g.answered, g.refusal = 0, false, ""
+		g.heard, g.told, g.current = nil, nil, currency{}
 	}
 	m.Peer, m.PeerAddress = s.Peer, s.PeerAddress
 	m.JournalSizeBytes, m.JournalFull = s.JournalSizeBytes, s.JournalFull
@@ -65,16 +66,16 @@ func (g *Group) configured(e Configured) ([]Action, error) {
 	return []Action{Persist{}}, nil
 }
 
-// Lagging reports whether the copy is beyond the group's RPO target: it lags by more, or there is no whole copy. Always
-// false without a target or a peer. known is false where this side has not heard of its primary since it started.
-func (g *Group) Lagging(lagMillis int64, known bool) bool {
+// Lagging reports whether the copy is beyond the group's RPO target: it lags by more, it is not known by how much (a nil
+// lag), or there is no whole copy. Always false without a target or a peer.
+func (g *Group) Lagging(lagSeconds *float64) bool {
 	m := &g.Meta
 	if m.RPOTargetMillis == 0 || m.Peer == "" {
 		return false
 	}
 	whole := m.Sync == SyncDone
 	if m.Role == RoleSecondary {
-		whole = m.Consistent && known
+		whole = m.Consistent
 	}
-	return !whole || lagMillis > m.RPOTargetMillis
+	return !whole || lagSeconds == nil || *lagSeconds*1e3 > float64(m.RPOTargetMillis)
 }
