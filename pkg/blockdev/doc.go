@@ -19,6 +19,7 @@
 //	volumes/<id>.deleting/     a volume that is being deleted; garbage
 //	snapshots/<id>/            a snapshot: snapshot.json, its record, and image; .creating and .deleting as for volumes
 //	groups/<id>/               a group's files; see package replication
+//	reserve/                   space that is given up for what gives space back; see reserve.go
 //
 // A volume or snapshot comes and goes with the rename of its directory, so that at every instant, also after a power loss, it is there
 // whole or not at all. Pool.Sweep removes the garbage. A directory without a record is damage, not garbage: it is
@@ -36,6 +37,9 @@
 // The CRC-32C (Castagnoli) covers the body's bytes as they stand in the file. A file that differs in a single byte from
 // what EncodeRecord would write for its body is damaged. A higher version than this program's is refused and nothing in
 // the file is touched: it is from a newer Slipstream.
+//
+// Beside each is its spare, <name>.tmp, into which the next version is written; see vfs.WriteFileAtomic. So a record is replaced without a
+// block or an inode more, and a reader that opened it before reads it again should it find a mixture (ReadRecord does).
 //
 // # Concurrency
 //

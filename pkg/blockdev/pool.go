@@ -140,7 +140,11 @@ func (p *Pool) openOrCreate(o poolOptions) error {
 	if err := p.placeJournals(o.journalDir); err != nil {
 		return err
 	}
-	return p.fs.MkdirAll(p.GroupsDir())
+	if err := p.fs.MkdirAll(p.GroupsDir()); err != nil {
+		return err
+	}
+	p.FillReserve()
+	return nil
 }
 
 func (p *Pool) create(o poolOptions) error {
@@ -224,22 +228,26 @@ func (p *Pool) Get(id string) (*VolumeRecord, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoVolume, err)
 	}
 	path := p.volumePath(id)
-	data, err := vfs.ReadFile(p.fs, path)
+	var rec *VolumeRecord
+	read := func() error {
+		return readStable(p.fs, path, func(data []byte) (err error) {
+			rec, err = p.decode(id, data)
+			return err
+		})
+	}
+	err := read()
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := p.fs.Stat(p.volumeDir(id)); err == nil {
 			// Between the two calls it may have been created; then the record is there now.
-			if data, err = vfs.ReadFile(p.fs, path); err == nil {
-				return p.decode(id, data)
+			if err = read(); !errors.Is(err, fs.ErrNotExist) {
+				return rec, err
 			}
 			return nil, &CorruptError{Path: path, OffsetBytes: -1, Reason: "it is missing, its directory is not: restore it, " +
 				"or remove the directory to give the volume up"}
 		}
 		return nil, fmt.Errorf("volume %s: %w", id, ErrNoVolume)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return p.decode(id, data)
+	return rec, err
 }
 
 func (p *Pool) decode(id string, data []byte) (*VolumeRecord, error) {
@@ -367,6 +375,11 @@ func (p *Pool) Update(id string, change func(*VolumeRecord) error) (*VolumeRecor
 	return p.update(id, change)
 }
 
+// replace replaces a record. Its size is bounded, so this is not what fills a pool, and much that gives space back begins with it.
+func (p *Pool) replace(path string, data []byte) error {
+	return p.reserve().use(func() error { return vfs.WriteFileAtomic(p.fs, path, data) })
+}
+
 func (p *Pool) update(id string, change func(*VolumeRecord) error) (*VolumeRecord, error) {
 	old, err := p.Get(id)
 	if err != nil {
@@ -393,7 +406,7 @@ func (p *Pool) update(id string, change func(*VolumeRecord) error) (*VolumeRecor
 	if bytes.Equal(data, before) {
 		return r, nil
 	}
-	if err := vfs.WriteFileAtomic(p.fs, p.volumePath(id), data); err != nil {
+	if err := p.replace(p.volumePath(id), data); err != nil {
 		return nil, fmt.Errorf("update volume %s: %w", id, err)
 	}
 	return r, nil
@@ -478,7 +491,14 @@ func (p *Pool) removeDir(parent, id, what string) error {
 	if err := p.fs.RemoveAll(dying); err != nil {
 		return err
 	}
-	err = p.fs.Rename(filepath.Join(parent, id), dying)
+	rename := func() error { return p.fs.Rename(filepath.Join(parent, id), dying) }
+	if err = p.reserve().use(rename); vfs.NoSpace(err) {
+		// What it holds goes in any case.
+		if f, openErr := p.fs.Open(filepath.Join(parent, id, ImageFile)); openErr == nil {
+			_ = errors.Join(f.Truncate(0), f.Datasync(), f.Close())
+		}
+		err = rename()
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete %s %s: %w", what, id, err)
 	}
@@ -489,10 +509,14 @@ func (p *Pool) removeDir(parent, id, what string) error {
 	if err := p.fs.RemoveAll(dying); err != nil {
 		return fmt.Errorf("free %s %s: %w", what, id, err)
 	}
-	return p.fs.SyncDir(parent)
+	if err := p.fs.SyncDir(parent); err != nil {
+		return err
+	}
+	p.FillReserve()
+	return nil
 }
 
-// Sweep removes what interrupted creations, deletions and updates of volumes and snapshots left, and returns the names of
+// Sweep removes what interrupted creations and deletions of volumes and snapshots left, and returns the names of
 // what it removed. It may be called at any time.
 func (p *Pool) Sweep() ([]string, error) {
 	unlock, err := p.lockRecords()
@@ -500,11 +524,11 @@ func (p *Pool) Sweep() ([]string, error) {
 		return nil, err
 	}
 	defer unlock()
-	removed, err := p.sweepDir(p.volumesDir(), volumeFile)
+	removed, err := p.sweepDir(p.volumesDir())
 	if err != nil {
 		return removed, err
 	}
-	more, err := p.sweepDir(p.snapshotsDir(), snapshotFile)
+	more, err := p.sweepDir(p.snapshotsDir())
 	removed = append(removed, more...)
 	if err != nil {
 		return removed, err
@@ -522,8 +546,8 @@ func (p *Pool) Sweep() ([]string, error) {
 	return removed, nil
 }
 
-// sweepDir is Sweep for the directories in parent, whose records are called record.
-func (p *Pool) sweepDir(parent, record string) ([]string, error) {
+// sweepDir is Sweep for the directories in parent.
+func (p *Pool) sweepDir(parent string) ([]string, error) {
 	names, err := p.fs.ReadDir(parent)
 	if err != nil {
 		return nil, err
@@ -536,15 +560,8 @@ func (p *Pool) sweepDir(parent, record string) ([]string, error) {
 		if !creating {
 			id, deleting = strings.CutSuffix(name, deletingSuffix)
 		}
-		switch {
-		case ValidateID(id) != nil:
+		if ValidateID(id) != nil || !creating && !deleting {
 			continue
-		case creating || deleting:
-		default:
-			path = filepath.Join(path, record+vfs.TempSuffix)
-			if _, err := p.fs.Stat(path); err != nil {
-				continue
-			}
 		}
 		if err := p.fs.RemoveAll(path); err != nil {
 			return removed, fmt.Errorf("sweep pool: %w", err)

@@ -117,14 +117,31 @@ func DecodeRecord(path, kind string, data []byte, body any) error {
 
 // ReadRecord reads a record file; errors are those of DecodeRecord, or of reading it.
 func ReadRecord(fs vfs.FS, path, kind string, body any) error {
-	data, err := vfs.ReadFile(fs, path)
-	if err != nil {
-		return err
-	}
-	return DecodeRecord(path, kind, data, body)
+	return readStable(fs, path, func(data []byte) error { return DecodeRecord(path, kind, data, body) })
 }
 
-// WriteRecord replaces a record file atomically and durably; see vfs.WriteFileAtomic.
+// maxReads bounds how often a record is read that others replace meanwhile.
+const maxReads = 100
+
+// readStable reads a file and decodes it. A *CorruptError counts when the file is read twice and is the same: a file that was opened
+// before it was replaced may be written to while it is read (see vfs.WriteFileAtomic).
+func readStable(fsys vfs.FS, path string, decode func(data []byte) error) error {
+	var before []byte
+	for n := 0; ; n++ {
+		data, err := vfs.ReadFile(fsys, path)
+		if err != nil {
+			return err
+		}
+		err = decode(data)
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) || n > 0 && bytes.Equal(data, before) || n == maxReads {
+			return err
+		}
+		before = data
+	}
+}
+
+// WriteRecord replaces a record file atomically and durably; see vfs.WriteFileAtomic, also for what it needs no space for.
 func WriteRecord(fs vfs.FS, path, kind string, body any) error {
 	data, err := EncodeRecord(kind, body)
 	if err != nil {

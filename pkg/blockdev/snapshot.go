@@ -247,7 +247,7 @@ func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*S
 	if err != nil || bytes.Equal(data, before) {
 		return r, err
 	}
-	if err := vfs.WriteFileAtomic(p.fs, p.snapshotPath(id), data); err != nil {
+	if err := p.replace(p.snapshotPath(id), data); err != nil {
 		return nil, fmt.Errorf("update snapshot %s: %w", id, err)
 	}
 	return r, nil

@@ -25,6 +25,21 @@ func (p *Pool) space(dir string) (totalBytes, freeBytes int64, err error) {
 	return space.Space(dir)
 }
 
+// Inodes returns how many inodes the pool's file system has and how many are free. A total of 0 means that it does not run out of them
+// before it runs out of space, or does not tell.
+func (p *Pool) Inodes() (total, free int64, err error) { return p.inodes(p.dir) }
+
+// JournalInodes is Inodes of the file system that the journals are on.
+func (p *Pool) JournalInodes() (total, free int64, err error) { return p.inodes(p.GroupsDir()) }
+
+func (p *Pool) inodes(dir string) (total, free int64, err error) {
+	inodes, ok := p.fs.(vfs.InodeReporter)
+	if !ok {
+		return 0, 0, nil
+	}
+	return inodes.Inodes(dir)
+}
+
 // AllocatedTogether returns the space that files of the pool take together; blocks that several of them share count once.
 // Files that are not there count nothing.
 func (p *Pool) AllocatedTogether(paths []string) (int64, error) {

@@ -40,6 +40,9 @@ type ledger struct {
 	// Owed is the part of Thick, Journals and Snapshots that is not allocated yet.
 	Owed int64
 
+	// NoInodes: the file system has not the inodes left that another volume takes.
+	NoInodes bool
+
 	Ratio float64 // of thin volumes' sizes to the space for them
 
 	// Apart is set where the journals are on a file system of their own; then they are in no other sum.
@@ -60,7 +63,7 @@ func (l ledger) base() int64 {
 // available is what new volumes can have together, and most the largest that one of them can be.
 func (l ledger) available(thick bool) (available, most int64) {
 	headroom, base := l.Free-l.Reserve-l.Owed, l.base()
-	if headroom <= 0 || base <= 0 {
+	if headroom <= 0 || base <= 0 || l.NoInodes {
 		return 0, 0
 	}
 	if thick {
@@ -84,8 +87,16 @@ func scale(n int64, by float64) int64 {
 	return math.MaxInt64 / 2
 }
 
+// volumeInodes are the inodes that a volume takes: a directory, the image, its record and its publications with their spares, and what
+// the directories above them may need.
+const volumeInodes = 8
+
 func (l ledger) String() string {
-	return fmt.Sprintf("%d bytes are free and %d used by the pool, less a reserve of %d; thick volumes are promised %d, journals %d, snapshots %d, "+
+	inodes := ""
+	if l.NoInodes {
+		inodes = fmt.Sprintf("fewer than %d inodes are free, which a volume takes; ", volumeInodes)
+	}
+	return inodes + fmt.Sprintf("%d bytes are free and %d used by the pool, less a reserve of %d; thick volumes are promised %d, journals %d, snapshots %d, "+
 		"thin volumes %d with an overcommit ratio of %g", l.Free, l.Used, l.Reserve, l.Thick, l.Journals, l.Snapshots, l.Thin, l.Ratio)
 }
 
@@ -161,7 +172,17 @@ func (d *Driver) ledger(wanted map[string]int64) (ledger, error) {
 	if err != nil {
 		return fail(err)
 	}
-	l.Free, l.Reserve = min(before, after), d.opts.Capacity.Reserve.of(total)
+	inodes, freeInodes, err := d.pool.Inodes()
+	if err != nil {
+		return fail(err)
+	}
+	l.NoInodes = inodes > 0 && freeInodes < volumeInodes
+	// What the pool keeps for giving space back is a part of the reserve that is there already.
+	held, err := d.pool.ReserveBytes()
+	if err != nil {
+		return fail(err)
+	}
+	l.Free, l.Reserve = min(before, after)+held, max(d.opts.Capacity.Reserve.of(total), held)
 	return l, nil
 }
 

@@ -47,6 +47,7 @@ func (d *Driver) claimSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release
 	if err != nil {
 		return nil, err
 	}
+	l.NoInodes = l.NoInodes && hadBytes == 0 // growing takes none
 	if _, most := l.available(rec.Thick); rec.SizeBytes-hadBytes > most {
 		return nil, status.Errorf(codes.ResourceExhausted, "volume %q (%s) needs %d bytes, pool %s on node %s has room for %d: %s; "+
 			"delete volumes or snapshots, or make its file system larger", rec.Name, rec.ID, rec.SizeBytes-hadBytes, d.opts.PoolDir, d.opts.NodeID, most, l)

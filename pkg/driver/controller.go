@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // TopologyKey is the only key of a volume's accessible topology; its value is the node's id.
@@ -549,7 +549,7 @@ func poolError(doing, id string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return status.Errorf(codes.NotFound, "volume %q: not in the pool", id)
-	case errors.Is(err, syscall.ENOSPC):
+	case vfs.NoSpace(err):
 		return status.Errorf(codes.ResourceExhausted, "%s volume %q: %v; free space in the pool or add some", doing, id, err)
 	}
 	return status.Errorf(codes.Internal, "%s volume %q: %v", doing, id, err)

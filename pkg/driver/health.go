@@ -124,13 +124,20 @@ func (s *survey) imageHealth(found *conditions, rec *blockdev.VolumeRecord) (all
 
 // poolSpace is how full the pool's file system is.
 type poolSpace struct {
-	totalBytes, freeBytes int64
-	err                   error
+	totalBytes, freeBytes   int64
+	totalInodes, freeInodes int64 // a total of 0: no limit
+	err                     error
 }
 
 func (d *Driver) poolSpace() (p poolSpace) {
-	p.totalBytes, p.freeBytes, p.err = d.pool.Space()
+	p.take(d.pool.Space, d.pool.Inodes)
 	return p
+}
+
+func (p *poolSpace) take(space, inodes func() (total, free int64, err error)) {
+	if p.totalBytes, p.freeBytes, p.err = space(); p.err == nil {
+		p.totalInodes, p.freeInodes, p.err = inodes()
+	}
 }
 
 // journalSpace is poolSpace of the journals' file system, if they have one of their own; so it is where that cannot be found out,
@@ -143,7 +150,7 @@ func (d *Driver) journalSpace() (p poolSpace, apart bool) {
 	case same:
 		return p, false
 	default:
-		p.totalBytes, p.freeBytes, p.err = d.pool.JournalSpace()
+		p.take(d.pool.JournalSpace, d.pool.JournalInodes)
 	}
 	return p, true
 }
@@ -153,9 +160,9 @@ func (p poolSpace) reason() string {
 	switch {
 	case p.err != nil:
 		return ""
-	case p.freeBytes < minBlockSizeBytes:
+	case p.freeBytes < minBlockSizeBytes, p.totalInodes > 0 && p.freeInodes < volumeInodes:
 		return ReasonPoolFull
-	case p.freeBytes < p.totalBytes/100*nearlyFullPercent:
+	case p.freeBytes < p.totalBytes/100*nearlyFullPercent, p.freeInodes*100 < p.totalInodes*nearlyFullPercent:
 		return ReasonPoolNearlyFull
 	}
 	return ""
@@ -173,8 +180,17 @@ func (s *survey) spaceHealth(found *conditions, rec *blockdev.VolumeRecord) {
 }
 
 func (d *Driver) spaceMessage(p poolSpace) string {
-	return fmt.Sprintf("pool %s on node %s has %d of %d bytes free: without space writes fail; free some (delete volumes or snapshots, "+
-		"trim file systems) or enlarge the pool's file system", d.opts.PoolDir, d.opts.NodeID, p.freeBytes, p.totalBytes)
+	return fmt.Sprintf("pool %s on node %s has %s: without space writes fail; free some (delete volumes or snapshots, "+
+		"trim file systems) or enlarge the pool's file system", d.opts.PoolDir, d.opts.NodeID, p)
+}
+
+// String says what is free, in words.
+func (p poolSpace) String() string {
+	text := fmt.Sprintf("%d of %d bytes free", p.freeBytes, p.totalBytes)
+	if p.totalInodes > 0 {
+		text += fmt.Sprintf(", and %d of %d inodes", p.freeInodes, p.totalInodes)
+	}
+	return text
 }
 
 // nodeHealth adds the conditions of a staged volume at this node. publishPath is a path that the volume should be mounted on;

@@ -114,8 +114,8 @@ func (s *nodeServer) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetSto
 		add(broken, reason, "%s", s.d.spaceMessage(space))
 	}
 	if journals, apart := s.d.journalSpace(); apart && journals.reason() != "" {
-		add(broken, journals.reason(), "the journals' file system, at %s on node %s, has %d of %d bytes free: free some, or enlarge it",
-			s.d.pool.GroupsDir(), s.d.opts.NodeID, journals.freeBytes, journals.totalBytes)
+		add(broken, journals.reason(), "the journals' file system, at %s on node %s, has %s: free some, or enlarge it",
+			s.d.pool.GroupsDir(), s.d.opts.NodeID, journals)
 	}
 	if damaged := s.damagedRecords(); len(damaged) > 0 {
 		add(broken, ReasonRecordDamaged, "pool %s on node %s has volumes whose records cannot be read: %s; restore the records, or delete the volumes' directories to give them up",

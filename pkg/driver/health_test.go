@@ -206,13 +206,13 @@ func TestHealthOfPool(t *testing.T) {
 	thin := h.create("thin", mountCapability(modeWriter, ""), nil)
 	thick := h.create("thick", mountCapability(modeWriter, ""), map[string]string{ParamProvisioning: ProvisioningThick})
 	h.wantStorage()
-	h.mem.SetCapacity(17*mib + mib/2) // 16 MiB are the thick volume's
+	h.mem.SetCapacity(18 * mib) // 16 MiB are the thick volume's
 	nearly := h.controllerHealth(thin)
 	h.wantHealth(nearly, "DEGRADED PoolNearlyFull")
 	h.wantWords(nearly, "/slipstream-test-pool", "node-a", "free some")
 	h.wantHealth(h.controllerHealth(thick)) // has what it needs
 	h.wantStorage("STORAGE_DEGRADED PoolNearlyFull")
-	h.mem.SetCapacity(16*mib + mib/2)
+	h.mem.SetCapacity(17 * mib)
 	h.wantHealth(h.controllerHealth(thin), "DEGRADED PoolFull")
 	h.wantStorage("STORAGE_DEGRADED PoolFull")
 	h.mem.SetCapacity(gib)

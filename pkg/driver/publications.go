@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"k8s.io/klog/v2"
+
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -92,7 +94,8 @@ func (p *publications) Put(volumeID string, entry publication) error {
 	return p.write(volumeID, append(without(list, entry.TargetPath), entry))
 }
 
-// Remove takes a target path out. One that is not in is not an error.
+// Remove takes a target path out. One that is not in is not an error. Nor is it that there is no space for the rest: an entry
+// without its mount says nothing.
 func (p *publications) Remove(volumeID, targetPath string) error {
 	list, err := p.List(volumeID)
 	if err != nil {
@@ -102,7 +105,11 @@ func (p *publications) Remove(volumeID, targetPath string) error {
 	if len(rest) == len(list) {
 		return nil
 	}
-	return p.write(volumeID, rest)
+	if err := p.write(volumeID, rest); !vfs.NoSpace(err) {
+		return err
+	}
+	klog.InfoS("A target path that nothing is mounted on stays in the record of publications: the pool is full", "volume", volumeID, "target", targetPath)
+	return nil
 }
 
 // Forget removes all of a volume's publications.
@@ -113,10 +120,10 @@ func (p *publications) Forget(volumeID string) error {
 func (p *publications) write(volumeID string, list []publication) error {
 	path := p.path(volumeID)
 	if len(list) == 0 {
-		if err := p.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := vfs.RemoveAtomic(p.fs, path); err != nil {
 			return fmt.Errorf("remove %s: %w", path, err)
 		}
-		return p.fs.SyncDir(p.dir)
+		return nil
 	}
 	data, err := json.Marshal(publicationsFile{Version: publicationsVersion, Publications: list})
 	if err != nil {

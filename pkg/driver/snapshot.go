@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // snapshotIDPrefix makes a snapshot id recognisable in logs.
@@ -284,7 +284,7 @@ func snapshotError(doing, id string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return status.Errorf(codes.NotFound, "snapshot %q: not in the pool", id)
-	case errors.Is(err, syscall.ENOSPC):
+	case vfs.NoSpace(err):
 		return status.Errorf(codes.ResourceExhausted, "%s snapshot %q: %v; free space in the pool or add some", doing, id, err)
 	}
 	return status.Errorf(codes.Internal, "%s snapshot %q: %v", doing, id, err)

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // createSnapshots makes the records of snapshots of as many volumes, in state creating, if the pool has room for all of them: from then on
@@ -38,7 +39,11 @@ func (d *Driver) createSnapshots(wanted []blockdev.SnapshotRecord) (list []*bloc
 func (d *Driver) snapshotSpace(wanted []blockdev.SnapshotRecord) error {
 	shares, err := d.sharing.ask(d)
 	if err != nil {
-		return status.Errorf(codes.Internal, "pool %s: find out whether its file system can share blocks: %v", d.opts.PoolDir, err)
+		code := codes.Internal
+		if vfs.NoSpace(err) {
+			code = codes.ResourceExhausted
+		}
+		return status.Errorf(code, "pool %s: find out whether its file system can share blocks: %v", d.opts.PoolDir, err)
 	}
 	l, err := d.ledger(map[string]int64{})
 	if err != nil {
@@ -72,7 +77,7 @@ func (d *Driver) snapshotSpace(wanted []blockdev.SnapshotRecord) error {
 			l.addSnapshot(holds, 0)
 		}
 	}
-	if need == 0 || l.holds() {
+	if need == 0 && !l.NoInodes || l.holds() {
 		return nil
 	}
 	how := "by copying them, as " + d.copyReason(shares)
@@ -92,9 +97,9 @@ func (d *Driver) copyReason(shares bool) string {
 	return "its file system cannot share blocks between files"
 }
 
-// holds reports whether everything promised has room: what is owed now, and thin volumes when they are full.
+// holds reports whether everything promised has room: what is owed now, thin volumes when they are full, and the files of one thing more.
 func (l ledger) holds() bool {
-	return l.Owed <= l.Free-l.Reserve && l.Thin <= scale(max(l.base(), 0), l.Ratio)
+	return !l.NoInodes && l.Owed <= l.Free-l.Reserve && l.Thin <= scale(max(l.base(), 0), l.Ratio)
 }
 
 // snapshotRoom is how much more snapshots may keep.

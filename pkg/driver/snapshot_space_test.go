@@ -31,7 +31,7 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 			t.Run(fmt.Sprintf("reflink %t, group %q", reflink, group), func(t *testing.T) {
 				h := newNode(t, startSidecar(t))
 				h.mem.SetReflink(reflink)
-				h.mem.SetCapacity(100*mib + mib/2) // the half is for records
+				h.mem.SetCapacity(101 * mib) // one is for records, and what the pool keeps for giving space back
 				var params map[string]string
 				if group != "" {
 					// The fake replicator has no journals.
@@ -190,7 +190,7 @@ func TestCloneNeedsItsOwnSizeOnly(t *testing.T) {
 	for _, reflink := range []bool{false, true} {
 		h := newNode(t, nil)
 		h.mem.SetReflink(reflink)
-		h.mem.SetCapacity(48*mib + mib/2)
+		h.mem.SetCapacity(49 * mib)
 		id := h.written("v", 24*mib, 20*mib, nil)
 		req := createReq("clone", blockCapability(modeWriter), nil)
 		req.CapacityRange.RequiredBytes, req.VolumeContentSource = 24*mib, fromVolume(id)

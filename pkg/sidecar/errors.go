@@ -12,6 +12,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // toStatus gives an error its code: what a caller may do about it. The text already names the object and the next step.
@@ -30,7 +31,7 @@ func toStatus(err error) error {
 	case errors.Is(err, core.ErrPrecondition), errors.Is(err, replication.ErrNotPrimary), errors.Is(err, replication.ErrInUse),
 		errors.Is(err, syscall.EBUSY):
 		code = codes.FailedPrecondition
-	case errors.Is(err, syscall.ENOSPC):
+	case vfs.NoSpace(err):
 		code = codes.ResourceExhausted
 	case errors.Is(err, replication.ErrClosed), errors.Is(err, shim.ErrMountedElsewhere):
 		code = codes.Unavailable

@@ -19,6 +19,12 @@ func withoutFallocate(t *testing.T) {
 	t.Cleanup(func() { fallocate = unix.Fallocate })
 }
 
+// withoutExchange makes the OS act as a file system that cannot exchange files until the test ends.
+func withoutExchange(t *testing.T) {
+	renameat2 = func(int, string, int, string, uint) error { return unix.EINVAL }
+	t.Cleanup(func() { renameat2 = unix.Renameat2 })
+}
+
 // TestConformance runs every case on every implementation.
 func TestConformance(t *testing.T) {
 	systems := []struct {
@@ -27,6 +33,7 @@ func TestConformance(t *testing.T) {
 	}{
 		{"os", func(t *testing.T) (FS, string) { return OS, t.TempDir() }},
 		{"os without fallocate", func(t *testing.T) (FS, string) { withoutFallocate(t); return OS, t.TempDir() }},
+		{"os without exchange", func(t *testing.T) (FS, string) { withoutExchange(t); return OS, t.TempDir() }},
 		{"mem", func(t *testing.T) (FS, string) { return memWithDir(t, "/dir"), "/dir" }},
 		{"err", func(t *testing.T) (FS, string) {
 			return NewErrFS(memWithDir(t, "/dir"), func(Op, string) error { return nil }), "/dir"
@@ -47,6 +54,7 @@ func TestConformance(t *testing.T) {
 		{"read only", testReadOnly},
 		{"closed", testClosed},
 		{"write file atomically", testWriteFileAtomic},
+		{"exchange", testExchange},
 		{"invalid ranges", testInvalidRanges},
 	}
 	for _, sys := range systems {
@@ -391,9 +399,35 @@ func testWriteFileAtomic(t *testing.T, fsys FS, dir string) {
 	for _, contents := range []string{"one", "", "three"} {
 		noErr(t, WriteFileAtomic(fsys, name, []byte(contents)))
 		wantContents(t, fsys, name, contents)
-		wantNames(t, fsys, dir, "a")
+		wantNames(t, fsys, dir, "a", "a"+TempSuffix)
 	}
+	noErr(t, RemoveAtomic(fsys, name))
+	noErr(t, RemoveAtomic(fsys, name))
+	wantNames(t, fsys, dir)
 	wantErr(t, WriteFileAtomic(fsys, filepath.Join(dir, "no", "a"), nil), fs.ErrNotExist)
+}
+
+func testExchange(t *testing.T, fsys FS, dir string) {
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	open := create(t, fsys, a, "a")
+	x := fsys.(Exchanger)
+	if err := x.Exchange(a, b); err == nil {
+		t.Error("exchanged with a file that is not there")
+	}
+	create(t, fsys, b, "b")
+	err := x.Exchange(a, b)
+	if errors.Is(err, errors.ErrUnsupported) {
+		wantContents(t, fsys, a, "a")
+		return
+	}
+	noErr(t, err)
+	wantContents(t, fsys, a, "b")
+	wantContents(t, fsys, b, "a")
+	_, err = open.WriteAt([]byte("A"), 0)
+	noErr(t, err)
+	wantContents(t, fsys, b, "A")
+	noErr(t, x.Exchange(a, a))
+	wantContents(t, fsys, a, "b")
 }
 
 func testInvalidRanges(t *testing.T, fsys FS, dir string) {

@@ -13,7 +13,7 @@ const (
 	OpOpen        Op = "open" // Open and OpenReadOnly
 	OpRemove      Op = "remove"
 	OpRemoveAll   Op = "remove all"
-	OpRename      Op = "rename" // reported with the new name
+	OpRename      Op = "rename" // also Exchange; reported with the new name
 	OpMkdirAll    Op = "mkdir all"
 	OpReadDir     Op = "read dir"
 	OpStat        Op = "stat"
@@ -28,7 +28,7 @@ const (
 	OpZeroRange   Op = "zero range"
 	OpNextData    Op = "next data"
 	OpExtents     Op = "extents"
-	OpSpace       Op = "space"
+	OpSpace       Op = "space" // Space and Inodes
 	OpClone       Op = "clone" // reported with the name of the file that is written
 )
 
@@ -112,6 +112,18 @@ func (e *errFS) Rename(oldname, newname string) error {
 	return e.inner.Rename(oldname, newname)
 }
 
+// Exchange implements Exchanger when the inner file system does.
+func (e *errFS) Exchange(a, b string) error {
+	if err := e.before(OpRename, b); err != nil {
+		return err
+	}
+	x, ok := e.inner.(Exchanger)
+	if !ok {
+		return &fs.PathError{Op: "exchange", Path: b, Err: errors.ErrUnsupported}
+	}
+	return x.Exchange(a, b)
+}
+
 func (e *errFS) MkdirAll(name string) error {
 	if err := e.before(OpMkdirAll, name); err != nil {
 		return err
@@ -150,6 +162,18 @@ func (e *errFS) Space(name string) (totalBytes, availableBytes int64, err error)
 		return 0, 0, &fs.PathError{Op: string(OpSpace), Path: name, Err: errors.ErrUnsupported}
 	}
 	return s.Space(name)
+}
+
+// Inodes implements InodeReporter when the inner file system does.
+func (e *errFS) Inodes(name string) (total, free int64, err error) {
+	if err := e.before(OpSpace, name); err != nil {
+		return 0, 0, err
+	}
+	r, ok := e.inner.(InodeReporter)
+	if !ok {
+		return 0, 0, &fs.PathError{Op: string(OpSpace), Path: name, Err: errors.ErrUnsupported}
+	}
+	return r.Inodes(name)
 }
 
 // AllocatedTogether implements SharedSpaceReporter when the inner file system does.

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"io/fs"
 	"maps"
 	"path/filepath"
@@ -24,6 +25,8 @@ type MemFS struct {
 	nextInode     uint64
 	pages         int64 // allocated, over all files
 	capacityPages int64 // 0: unlimited
+	inodes        int64 // of files and directories that have a name or a handle
+	inodeLimit    int64 // 0: unlimited
 	reflink       bool
 }
 
@@ -61,6 +64,8 @@ type dirOp struct {
 	// A rename's source entry, which held after. fromDir is nil for other operations.
 	fromDir  *inode
 	fromName string
+	// exchange: before gets the source entry.
+	exchange bool
 }
 
 func (op dirOp) touches(dirs map[*inode]bool) bool {
@@ -69,7 +74,10 @@ func (op dirOp) touches(dirs map[*inode]bool) bool {
 
 // apply makes the change on the directories' children as entries returns them.
 func (op dirOp) apply(entries func(*inode) map[string]*inode) {
-	if op.fromDir != nil {
+	switch {
+	case op.exchange:
+		entries(op.fromDir)[op.fromName] = op.before
+	case op.fromDir != nil:
 		delete(entries(op.fromDir), op.fromName)
 	}
 	if op.after == nil {
@@ -81,11 +89,13 @@ func (op dirOp) apply(entries func(*inode) map[string]*inode) {
 
 func (m *MemFS) newDir() *inode {
 	m.nextInode++
+	m.inodes++
 	return &inode{number: m.nextInode, dir: true, children: map[string]*inode{}, synced: map[string]*inode{}}
 }
 
 func (m *MemFS) newFile() *inode {
 	m.nextInode++
+	m.inodes++
 	return &inode{number: m.nextInode}
 }
 
@@ -96,19 +106,23 @@ func (m *MemFS) log(op dirOp) {
 	if op.fromDir == nil && op.after != nil {
 		op.after.links++
 	}
-	if op.before != nil {
+	if op.before != nil && !op.exchange {
 		op.before.links--
 		m.release(op.before)
 	}
 }
 
-// release gives the space of a file back once it has neither name nor handle. Its pages stay for CrashClone: the entry
+// release gives the inode and the space of a file back once it has neither name nor handle. Its pages stay for CrashClone: the entry
 // that names it may not have been removed durably.
 func (m *MemFS) release(ino *inode) {
-	if !ino.dir && ino.links == 0 && ino.opens == 0 {
+	if ino.links == 0 && ino.opens == 0 {
+		m.inodes--
 		m.pages -= int64(ino.live.Len())
 	}
 }
+
+// inodeFree reports whether another file or directory can be made.
+func (m *MemFS) inodeFree() bool { return m.inodeLimit == 0 || m.inodes < m.inodeLimit }
 
 func pathError(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: name, Err: err}
@@ -164,6 +178,8 @@ func (m *MemFS) Create(name string) (File, error) {
 	}
 	ino := dir.children[base]
 	switch {
+	case ino == nil && !m.inodeFree():
+		return nil, pathError("open", name, syscall.ENOSPC)
 	case ino == nil:
 		ino = m.newFile()
 		m.log(dirOp{dir: dir, name: base, after: ino})
@@ -283,6 +299,31 @@ func (m *MemFS) Rename(oldname, newname string) error {
 	return nil
 }
 
+// Exchange implements Exchanger, for files.
+func (m *MemFS) Exchange(a, b string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var dirs, inodes [2]*inode
+	var bases [2]string
+	for i, name := range []string{a, b} {
+		dir, base, err := m.parent(name)
+		if err != nil {
+			return &linkError{"exchange", a, b, err}
+		}
+		dirs[i], bases[i], inodes[i] = dir, base, dir.children[base]
+		if inodes[i] == nil {
+			return &linkError{"exchange", a, b, syscall.ENOENT}
+		}
+		if inodes[i].dir {
+			return &linkError{"exchange", a, b, errors.ErrUnsupported}
+		}
+	}
+	if inodes[0] != inodes[1] {
+		m.log(dirOp{dir: dirs[1], name: bases[1], before: inodes[1], after: inodes[0], fromDir: dirs[0], fromName: bases[0], exchange: true})
+	}
+	return nil
+}
+
 // linkError is os.LinkError, which this file avoids the os package for.
 type linkError struct {
 	op, oldname, newname string
@@ -307,6 +348,9 @@ func (m *MemFS) mkdir(name string) error {
 	}
 	if dir.children[base] != nil {
 		return pathError("mkdir", name, syscall.EEXIST)
+	}
+	if !m.inodeFree() {
+		return pathError("mkdir", name, syscall.ENOSPC)
 	}
 	m.log(dirOp{dir: dir, name: base, after: m.newDir()})
 	return nil
@@ -348,7 +392,7 @@ func (m *MemFS) SyncDir(name string) error {
 		if commit[i] && op.fromDir != nil {
 			dirs[op.dir], dirs[op.fromDir] = true, true
 		}
-		if (commit[i] || forget[i]) && op.before != nil && op.before.dir {
+		if (commit[i] || forget[i]) && op.before != nil && op.before.dir && !op.exchange {
 			gone[op.before] = true
 		}
 	}
@@ -407,6 +451,21 @@ func (m *MemFS) SetCapacity(bytes int64) {
 	m.capacityPages = (bytes + pageBytes - 1) / pageBytes
 }
 
+// SetInodes limits how many files and directories there can be together, the root included; 0 is no limit. Making another one fails
+// with ENOSPC. A limit below what there is takes nothing away.
+func (m *MemFS) SetInodes(limit int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inodeLimit = limit
+}
+
+// Exhaust makes the file system full: it has not a byte and not an inode more than what is in use now.
+func (m *MemFS) Exhaust() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.capacityPages, m.inodeLimit = max(m.pages, 1), m.inodes
+}
+
 // SetReflink says whether files can be cloned. A clone takes as much space here as its origin: nothing is shared in the
 // reckoning.
 func (m *MemFS) SetReflink(can bool) {
@@ -430,6 +489,19 @@ func (m *MemFS) Space(name string) (totalBytes, availableBytes int64, err error)
 		totalBytes = unlimitedBytes
 	}
 	return totalBytes, max(totalBytes-m.pages*pageBytes, 0), nil
+}
+
+// Inodes implements InodeReporter.
+func (m *MemFS) Inodes(name string) (total, free int64, err error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if _, err := m.lookup(name); err != nil {
+		return 0, 0, pathError("statfs", name, err)
+	}
+	if m.inodeLimit == 0 {
+		return 0, 0, nil
+	}
+	return m.inodeLimit, max(m.inodeLimit-m.inodes, 0), nil
 }
 
 // AllocatedTogether implements SharedSpaceReporter. Nothing is shared here.

@@ -54,7 +54,7 @@ func (m *MemFS) CrashClone(cfg CrashConfig) *MemFS {
 		}
 	}
 
-	c := &MemFS{nextInode: m.nextInode, capacityPages: m.capacityPages, reflink: m.reflink}
+	c := &MemFS{nextInode: m.nextInode, capacityPages: m.capacityPages, inodeLimit: m.inodeLimit, reflink: m.reflink}
 	clones := map[*inode]*inode{}
 	var clone func(*inode) *inode
 	clone = func(ino *inode) *inode {
@@ -64,6 +64,7 @@ func (m *MemFS) CrashClone(cfg CrashConfig) *MemFS {
 		}
 		out := &inode{number: ino.number, dir: ino.dir, links: 1}
 		clones[ino] = out
+		c.inodes++
 		if !ino.dir {
 			ino.crash(cfg, &out.fileState)
 			c.pages += int64(out.live.Len())
@@ -84,6 +85,8 @@ func (m *MemFS) CrashClone(cfg CrashConfig) *MemFS {
 // possible reports whether what an operation is about is there in a state that lacks some of the earlier operations.
 func (op dirOp) possible(entries func(*inode) map[string]*inode) bool {
 	switch {
+	case op.exchange:
+		return entries(op.fromDir)[op.fromName] == op.after && entries(op.dir)[op.name] == op.before
 	case op.fromDir != nil:
 		return entries(op.fromDir)[op.fromName] == op.after
 	case op.after != nil:

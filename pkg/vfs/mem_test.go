@@ -403,24 +403,6 @@ func TestCrashWriteFileAtomic(t *testing.T) {
 	wantContents(t, m.CrashClone(CrashConfig{}), "/a", fresh)
 }
 
-// TestWriteFileAtomicFails: whatever fails, the old contents stay and nothing is left over.
-func TestWriteFileAtomicFails(t *testing.T) {
-	boom := errors.New("boom")
-	for _, op := range []Op{OpCreate, OpWrite, OpDatasync, OpRename} {
-		m := NewMem()
-		noErr(t, WriteFileAtomic(m, "/a", []byte("old")))
-		err := WriteFileAtomic(NewErrFS(m, func(o Op, _ string) error {
-			if o == op {
-				return boom
-			}
-			return nil
-		}), "/a", []byte("new"))
-		wantErr(t, err, boom)
-		wantContents(t, m, "/a", "old")
-		wantNames(t, m, "/", "a")
-	}
-}
-
 // TestCrashIsAnInstant clones while two files are written in turn; b is never ahead of a, whatever the instant.
 func TestCrashIsAnInstant(t *testing.T) {
 	m := NewMem()

@@ -42,6 +42,21 @@ func (osFS) Stat(name string) (fs.FileInfo, error) {
 	return os.Stat(name)
 }
 
+// renameat2 is replaced by tests to act as a file system that cannot exchange files.
+var renameat2 = unix.Renameat2
+
+// Exchange implements Exchanger.
+func (osFS) Exchange(a, b string) error {
+	err := retryEINTR(func() error { return renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE) })
+	if notSupported(err) || errors.Is(err, unix.EINVAL) {
+		err = errors.ErrUnsupported
+	}
+	if err != nil {
+		return &os.LinkError{Op: "exchange", Old: a, New: b, Err: err}
+	}
+	return nil
+}
+
 func (osFS) MkdirAll(name string) error { return mkdirAll(osFS{}, name, mkdirOS) }
 
 func mkdirOS(name string) error { return os.Mkdir(name, 0o700) }
@@ -103,6 +118,15 @@ func (osFS) Space(name string) (totalBytes, availableBytes int64, err error) {
 		return 0, 0, &fs.PathError{Op: "statfs", Path: name, Err: err}
 	}
 	return int64(st.Blocks) * st.Frsize, int64(st.Bavail) * st.Frsize, nil
+}
+
+// Inodes implements InodeReporter with statfs(2).
+func (osFS) Inodes(name string) (total, free int64, err error) {
+	var st unix.Statfs_t
+	if err := retryEINTR(func() error { return unix.Statfs(name, &st) }); err != nil {
+		return 0, 0, &fs.PathError{Op: "statfs", Path: name, Err: err}
+	}
+	return int64(st.Files), int64(st.Ffree), nil
 }
 
 // retryEINTR repeats a system call that a signal interrupted. The runtime's preemption signals are installed with

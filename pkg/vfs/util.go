@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"path/filepath"
 	"syscall"
 )
 
@@ -16,49 +15,21 @@ type SpaceReporter interface {
 	Space(name string) (totalBytes, availableBytes int64, err error)
 }
 
+// InodeReporter is implemented by file systems that know how many files they can have.
+type InodeReporter interface {
+	// Inodes returns how many inodes the file system that holds name has, and how many are free. A total of 0 means that it has no
+	// such limit.
+	Inodes(name string) (total, free int64, err error)
+}
+
+// NoSpace reports whether an error says that a file system, or the caller's quota on it, has no block or no inode left.
+func NoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
 // SharedSpaceReporter is implemented by file systems that know what files take whose blocks may be the same (see Cloner).
 type SharedSpaceReporter interface {
 	// AllocatedTogether returns the space that files take together: what several of them share counts once. The files are
 	// on one file system; those that are not there count nothing. It may have to read each file's extent map.
 	AllocatedTogether(names []string) (int64, error)
-}
-
-// TempSuffix ends the name of a file that WriteFileAtomic has not put into place. One that is found after a crash is
-// garbage.
-const TempSuffix = ".tmp"
-
-// WriteFileAtomic replaces the contents of a file so that a crash at any instant leaves the old or the new contents
-// whole, and the new ones from its return on. Calls for the same name must not run at the same time: they share the
-// temporary name, chosen so that what a crash leaves behind is overwritten by the next call instead of piling up.
-//
-// After an error the file holds the old contents, or, when only the sync of the directory failed, the new ones without
-// the promise that they stay.
-func WriteFileAtomic(fsys FS, name string, data []byte) error {
-	tmp := name + TempSuffix
-	if err := writeFileSync(fsys, tmp, data); err != nil {
-		_ = fsys.Remove(tmp) // the first error says what happened
-		return err
-	}
-	if err := fsys.Rename(tmp, name); err != nil {
-		_ = fsys.Remove(tmp)
-		return err
-	}
-	return fsys.SyncDir(filepath.Dir(name))
-}
-
-func writeFileSync(fsys FS, name string, data []byte) error {
-	f, err := fsys.Create(name)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(data, 0)
-	if err == nil {
-		err = f.Datasync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }
 
 // ReadFile returns the contents of a file.

@@ -61,6 +61,14 @@ type File interface {
 	NextData(off int64) (start, end int64, err error)
 }
 
+// Exchanger is implemented by file systems that can exchange two files (renameat2 with RENAME_EXCHANGE).
+type Exchanger interface {
+	// Exchange makes each of two files, which both exist, have the other's name, as one instant also in a crash. It takes neither
+	// space nor an inode. It is durable after a SyncDir of the files' directory. Where the file system cannot do it the error is
+	// errors.ErrUnsupported and nothing has changed.
+	Exchange(a, b string) error
+}
+
 // WriteVer is implemented by files that can write several buffers at consecutive offsets in one call (pwritev).
 type WriteVer interface {
 	WritevAt(bufs [][]byte, off int64) (int, error)
