@@ -66,7 +66,9 @@ type SnapshotRecord struct {
 	FailReason  string         `json:"failReason,omitempty"`
 	Method      SnapshotMethod `json:"method,omitempty"`
 	CopiedBytes int64          `json:"copiedBytes,omitempty"`
-	Cut         SnapshotCut    `json:"cut,omitzero"`
+	// Freezing: the volume's file system is being frozen for the snapshot, or is frozen. It is set before and cleared after.
+	Freezing bool        `json:"freezing,omitempty"`
+	Cut      SnapshotCut `json:"cut,omitzero"`
 	// ParentID is the snapshot of the same volume that its changed blocks are relative to; empty for none.
 	ParentID         string            `json:"parentID,omitempty"`
 	Parameters       map[string]string `json:"parameters,omitempty"`

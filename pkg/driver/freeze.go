@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -25,18 +26,20 @@ type frozen struct {
 	d     *Driver
 	timer *time.Timer
 
-	mu    sync.Mutex
-	paths []string
-	err   error // why the freeze did not last
+	mu  sync.Mutex
+	fss []frozenFS
+	err error // why the freeze did not last
 }
 
-// freeze freezes the file systems of staged volumes; volumes that are not staged, or raw, are left out. The records of the
-// snapshots that it is for are in the pool, in state creating and with the parameter, so that a driver that dies leaves a
-// note for the next one (see thawLeftOver). The calls for the volumes are guarded. thaw has to be called, and says
-// whether all stayed frozen until then.
-func (d *Driver) freeze(ctx context.Context, recs []*blockdev.VolumeRecord) (f *frozen, err error) {
+type frozenFS struct{ path, snapshotID string }
+
+// freeze freezes the file systems of staged volumes; volumes that are not staged, or raw, are left out. snaps are the records, in state
+// creating, of the snapshots that it is for. Each says so before its file system is frozen and until it is thawed, so that a driver that
+// dies leaves a note for the next one (see thawLeftOver), and so that nothing is thawed that somebody else has frozen. The calls
+// for the volumes are guarded. thaw has to be called, and says whether all stayed frozen until then.
+func (d *Driver) freeze(ctx context.Context, recs []*blockdev.VolumeRecord, snaps []*blockdev.SnapshotRecord) (f *frozen, err error) {
 	f = &frozen{d: d}
-	for _, rec := range recs {
+	for i, rec := range recs {
 		if rec.Stage == nil || rec.Stage.Block {
 			continue
 		}
@@ -52,7 +55,7 @@ func (d *Driver) freeze(ctx context.Context, recs []*blockdev.VolumeRecord) (f *
 			if f.timer == nil {
 				f.timer = time.AfterFunc(freezeLimit, f.expire)
 			}
-			err = d.freezeOne(ctx, entry.Mountpoint, device.Path)
+			err = f.add(ctx, frozenFS{entry.Mountpoint, snaps[i].ID}, device.Path)
 		}
 		if err != nil {
 			if terr := f.thaw(); terr != nil {
@@ -61,24 +64,41 @@ func (d *Driver) freeze(ctx context.Context, recs []*blockdev.VolumeRecord) (f *
 			return nil, status.Errorf(codes.FailedPrecondition, "volume %s: freeze its file system on %s: %v; see who else has frozen it, or take the snapshot without %s",
 				rec.ID, entry.Mountpoint, err, ParamFreeze)
 		}
-		f.mu.Lock()
-		f.paths = append(f.paths, entry.Mountpoint)
-		f.mu.Unlock()
 	}
 	return f, nil
 }
 
-func (d *Driver) freezeOne(ctx context.Context, path, device string) error {
-	ctx, cancel := context.WithTimeout(ctx, freezeLimit)
+// add freezes one file system. After an error it is not frozen, unless by somebody else.
+func (f *frozen) add(ctx context.Context, fs frozenFS, device string) error {
+	if err := f.d.noteFreeze(fs.snapshotID, true); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, freezeLimit)
 	defer cancel()
-	return d.filesystems.Freeze(ctx, path, device)
+	if err := f.d.filesystems.Freeze(limited, fs.path, device); err != nil {
+		return errors.Join(err, f.d.noteFreeze(fs.snapshotID, false))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fss = append(f.fss, fs)
+	return nil
+}
+
+func (d *Driver) noteFreeze(snapshotID string, freezing bool) error {
+	if _, err := d.pool.UpdateSnapshot(snapshotID, func(r *blockdev.SnapshotRecord) error {
+		r.Freezing = freezing
+		return nil
+	}); err != nil {
+		return snapshotError("note the freeze for", snapshotID, err)
+	}
+	return nil
 }
 
 // any reports whether anything is frozen.
 func (f *frozen) any() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.paths) > 0
+	return len(f.fss) > 0
 }
 
 // expire thaws when the time is up.
@@ -100,24 +120,34 @@ func (f *frozen) thaw() error {
 func (f *frozen) thawAll(why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.paths) > 0 && f.err == nil {
+	if len(f.fss) > 0 && f.err == nil {
 		f.err = why
 	}
-	for _, path := range slices.Backward(f.paths) {
-		if err := f.d.filesystems.Thaw(path); err != nil {
-			klog.ErrorS(err, "Thawing a file system", "path", path)
+	for _, fs := range slices.Backward(f.fss) {
+		err := f.d.filesystems.Thaw(fs.path)
+		if err != nil {
+			klog.ErrorS(err, "Thawing a file system", "path", fs.path)
 			if f.err == nil {
 				f.err = err
 			}
 		}
+		if err == nil || errors.Is(err, errNotFrozen) {
+			if err := f.d.noteFreeze(fs.snapshotID, false); err != nil {
+				klog.ErrorS(err, "A file system is thawed, and its snapshot's record does not say so", "path", fs.path)
+			}
+		}
 	}
-	f.paths = nil
+	f.fss = nil
 }
 
-// thawLeftOver thaws what a driver that died left frozen.
-func (d *Driver) thawLeftOver(rec *blockdev.SnapshotRecord) error {
-	if rec.State != blockdev.SnapshotCreating || rec.Parameters[ParamFreeze] != "true" {
+// thawLeftOver thaws what a driver that died had frozen for a snapshot, or was freezing.
+func (d *Driver) thawLeftOver(snapshotID string) error {
+	rec, err := d.getSnapshot(snapshotID)
+	if status.Code(err) == codes.NotFound {
 		return nil
+	}
+	if err != nil || !rec.Freezing {
+		return err
 	}
 	volume, err := d.volume(rec.SourceVolumeID)
 	if status.Code(err) == codes.NotFound || (err == nil && volume.Stage == nil) {
@@ -131,9 +161,36 @@ func (d *Driver) thawLeftOver(rec *blockdev.SnapshotRecord) error {
 		return err
 	}
 	err = d.filesystems.Thaw(entry.Mountpoint)
-	if errors.Is(err, errNotFrozen) {
+	if !errors.Is(err, errNotFrozen) {
+		klog.InfoS("Thawed a file system that an interrupted snapshot had left frozen", "volume", volume.ID, "path", entry.Mountpoint, "err", err)
+		if err != nil {
+			return err
+		}
+	}
+	if err := d.noteFreeze(snapshotID, false); err != nil {
+		klog.ErrorS(err, "A file system is thawed, and its snapshot's record does not say so", "path", entry.Mountpoint) // a full pool
+	}
+	return nil
+}
+
+// thawToUnmount thaws a file system whose last mount is about to go. The kernel unmounts a frozen one too, and keeps it, frozen, without a
+// path by which it could be thawed, and with it the device.
+func (d *Driver) thawToUnmount(rec *blockdev.VolumeRecord, mounts []MountEntry, top MountEntry) error {
+	last := 0
+	for _, m := range mounts {
+		if m.Device == top.Device {
+			last++
+		}
+	}
+	if last != 1 || d.isNode(rec, top) {
 		return nil
 	}
-	klog.InfoS("Thawed a file system that an interrupted snapshot had left frozen", "volume", volume.ID, "path", entry.Mountpoint, "err", err)
-	return err
+	switch err := d.filesystems.Thaw(top.Mountpoint); {
+	case err == nil:
+		klog.InfoS("Thawed a file system that somebody had left frozen, to unmount it", "volume", rec.ID, "path", top.Mountpoint)
+	case errors.Is(err, errNotFrozen), errors.Is(err, syscall.EIO): // EIO: it is stopped and answers nothing
+	default:
+		return status.Errorf(codes.Unavailable, "volume %s: see whether its file system is frozen before it is unmounted: %v; call again", rec.ID, err)
+	}
+	return nil
 }

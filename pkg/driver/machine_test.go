@@ -26,7 +26,7 @@ type machine struct {
 	next   int
 	files  map[string]*fakeFile // by backing path
 	busy   map[string]bool      // mount points whose unmount fails with EBUSY
-	frozen map[string]bool      // mount points
+	frozen map[string]bool      // device numbers
 
 	readOnly map[string]bool // devices
 	// keepsSpace are devices that cannot be discarded.
@@ -144,8 +144,9 @@ func (m fakeMounter) Unmount(target string) error {
 		return err
 	}
 	defer done()
-	if m.frozen[target] {
-		return fmt.Errorf("test: %s is unmounted while it is frozen", target)
+	if at := mountsAt(m.mounts, target); len(at) > 0 && m.frozen[at[len(at)-1].Device] &&
+		len(slices.DeleteFunc(slices.Clone(m.mounts), func(e MountEntry) bool { return e.Device != at[len(at)-1].Device })) == 1 {
+		return fmt.Errorf("test: %s is unmounted for the last time while it is frozen", target)
 	}
 	if m.busy[target] {
 		return fmt.Errorf("umount %s: %w", target, unix.EBUSY)
@@ -324,10 +325,11 @@ func (m fakeFileSystems) Freeze(_ context.Context, path, device string) error {
 		return err
 	}
 	defer done()
-	if m.frozen[path] {
+	number := m.numberAt(path)
+	if m.frozen[number] {
 		return unix.EBUSY
 	}
-	m.frozen[path] = true
+	m.frozen[number] = true
 	return nil
 }
 
@@ -337,11 +339,21 @@ func (m fakeFileSystems) Thaw(path string) error {
 		return err
 	}
 	defer done()
-	if !m.frozen[path] {
+	number := m.numberAt(path)
+	if !m.frozen[number] {
 		return errNotFrozen
 	}
-	delete(m.frozen, path)
+	delete(m.frozen, number)
 	return nil
+}
+
+// numberAt is the device number of the file system on a path.
+func (m *machine) numberAt(path string) string {
+	at := mountsAt(m.mounts, path)
+	if len(at) == 0 {
+		return ""
+	}
+	return at[len(at)-1].Device
 }
 
 func (m fakeFileSystems) Usage(path string) (Usage, error) {

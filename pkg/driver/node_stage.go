@@ -334,6 +334,9 @@ func (d *Driver) unmountAll(rec *blockdev.VolumeRecord, path string, devices []l
 			return status.Errorf(codes.FailedPrecondition, "volume %s: %s, which is not of this volume, is mounted on %s: unmount it by hand",
 				rec.ID, top.Source, path)
 		}
+		if err := d.thawToUnmount(rec, mounts, top); err != nil {
+			return err
+		}
 		switch err := d.mounter.Unmount(path); {
 		case errors.Is(err, unix.EBUSY):
 			return status.Errorf(codes.FailedPrecondition, "volume %s: %s is busy: a process still uses it (fuser -vm %s shows which); call again when it has ended",

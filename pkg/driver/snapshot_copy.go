@@ -141,7 +141,7 @@ func (d *Driver) reconcileSnapshots(ctx context.Context) error {
 		return boolInt(a.State == blockdev.SnapshotCreating) - boolInt(b.State == blockdev.SnapshotCreating)
 	})
 	for _, rec := range recs {
-		if err := d.thawLeftOver(rec); err != nil {
+		if err := d.thawLeftOver(rec.ID); err != nil {
 			klog.ErrorS(err, "A file system may be left frozen; see fsfreeze(8)", "volume", rec.SourceVolumeID, "snapshot", rec.ID)
 			continue
 		}

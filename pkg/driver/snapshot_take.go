@@ -97,7 +97,7 @@ func (d *Driver) takePlain(ctx context.Context, recs []*blockdev.VolumeRecord, l
 	f := &frozen{d: d}
 	if params.Freeze {
 		var err error
-		if f, err = d.freeze(ctx, recs); err != nil {
+		if f, err = d.freeze(ctx, recs, list); err != nil {
 			return err
 		}
 	}
@@ -206,7 +206,7 @@ func (d *Driver) deleteSnapshot(ctx context.Context, rec *blockdev.SnapshotRecor
 // dropSnapshot removes a snapshot and all that is known about it. It can be repeated after any failure.
 func (d *Driver) dropSnapshot(ctx context.Context, rec *blockdev.SnapshotRecord) error {
 	d.copies.stop(rec.ID)
-	if err := d.thawLeftOver(rec); err != nil {
+	if err := d.thawLeftOver(rec.ID); err != nil {
 		return err
 	}
 	if cutByGroup(rec) {
