@@ -93,7 +93,7 @@ func start(t *testing.T) (*apiServer, *secrets) {
 	a := &apiServer{secrets: map[string]*corev1.Secret{}}
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
-	s, err := newSecrets(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, "ns")
+	s, err := newSecrets(&rest.Config{Host: server.URL, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, "ns")
 	if err != nil {
 		t.Fatal(err)
 	}
