@@ -229,7 +229,8 @@ func decode(t *testing.T, manifest []byte) []object {
 // checkObjects says what is wrong with objects for reasons that are not in their types.
 func checkObjects(t *testing.T, manifest []byte) {
 	t.Helper()
-	clusterWide := map[string]bool{"CSIDriver": true, "StorageClass": true, "ClusterRole": true, "ClusterRoleBinding": true, "Namespace": true}
+	clusterWide := map[string]bool{"CSIDriver": true, "StorageClass": true, "ClusterRole": true, "ClusterRoleBinding": true, "Namespace": true,
+		"ValidatingAdmissionPolicy": true, "ValidatingAdmissionPolicyBinding": true}
 	seen := map[string]bool{}
 	for _, o := range decode(t, manifest) {
 		id := o.kind + "/" + o.name

@@ -79,6 +79,8 @@ node alone, or "controller", where one of all replicas serves the cluster.
     - --v={{ $root.Values.logLevel }}
     # Growing is the node's work; one resizer of all marks the claims for it.
     - --leader-election
+    # Volumes in use grow. Without this it would watch all pods.
+    - --handle-volume-inuse-error=false
     - --http-endpoint=:9814
     {{- range $root.Values.sidecars.resizer.extraArgs }}
     - {{ . | quote }}
@@ -106,6 +108,8 @@ node alone, or "controller", where one of all replicas serves the cluster.
     - --leader-election
     {{- else }}
     - --node-deployment
+    # It would see none, and has no right to look for them.
+    - --feature-gates=CSIVolumeGroupSnapshot=false
     {{- end }}
     - --http-endpoint=:9815
     {{- range $root.Values.sidecars.snapshotter.extraArgs }}

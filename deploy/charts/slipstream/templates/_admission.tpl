@@ -1,0 +1,56 @@
+{{/* The account that the sidecars run as. */}}
+{{- define "slipstream.sidecarAccount" -}}
+{{ include "slipstream.fullname" . }}-{{ ternary "controller" "node" (ne (include "slipstream.central" .) "") }}
+{{- end }}
+
+{{/*
+A policy about what the sidecars' account does, and its binding. Takes (list . "name" rules variables validations), the last three as in
+the spec of a ValidatingAdmissionPolicy. What the account cannot be judged by is refused.
+*/}}
+{{- define "slipstream.policy" -}}
+{{- $root := index . 0 -}}
+{{- $name := printf "%s-%s" (include "slipstream.fullname" $root) (index . 1) -}}
+{{- $labels := include "slipstream.labels" (list $root (ternary "controller" "node" (ne (include "slipstream.central" $root) ""))) -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: {{ $name }}
+  labels:
+    {{- $labels | nindent 4 }}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+      {{- toYaml (index . 2) | nindent 6 }}
+  matchConditions:
+    - name: account
+      expression: request.userInfo.username == 'system:serviceaccount:{{ $root.Release.Namespace }}:{{ include "slipstream.sidecarAccount" $root }}'
+  {{- with index . 3 }}
+  variables:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  validations:
+    {{- toYaml (index . 4) | nindent 4 }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ $name }}
+  labels:
+    {{- $labels | nindent 4 }}
+spec:
+  policyName: {{ $name }}
+  validationActions: [Deny]
+{{- end }}
+
+{{/* A variable that says whether all annotations but some are as they were. Takes (list "names, as a list of CEL"). */}}
+{{- define "slipstream.annotationsVariable" -}}
+{{- $kept := "%[1]s.metadata.?annotations.orValue({}).all(k, k in %[3]s || %[1]s.metadata.?annotations[?k] == %[2]s.metadata.?annotations[?k])" -}}
+{{- dict "name" "annotationsKept" "expression" (printf "%s && %s" (printf $kept "object" "oldObject" (index . 0)) (printf $kept "oldObject" "object" (index . 0))) | toJson -}}
+{{- end }}
+
+{{/* A variable that says whether all finalizers but one are as they were. Takes (list "name"). */}}
+{{- define "slipstream.finalizersVariable" -}}
+{{- $others := "%s.metadata.?finalizers.orValue([]).filter(f, f != '%s')" -}}
+{{- dict "name" "finalizersKept" "expression" (printf "%s == %s" (printf $others "object" (index . 0)) (printf $others "oldObject" (index . 0))) | toJson -}}
+{{- end }}
