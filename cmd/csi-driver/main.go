@@ -14,6 +14,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 )
@@ -51,6 +52,7 @@ func run(args []string) error {
 	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
 	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created when missing (required)")
 	flags.StringVar(&opts.JournalDir, "journal-dir", "", "directory of the groups and their journals, on a disk of its own; the replicator's as well (default in the pool)")
+	flags.StringVar(&opts.StateDir, "state-dir", blockdev.DefaultStateDir, "directory, on another disk than the pool's, that remembers that there is a pool, so that one whose disk is not mounted is not made anew; the replicator's as well")
 	flags.StringVar(&opts.SidecarEndpoint, "sidecar", "", "the replicator, as unix:///path; without it replicable volumes are refused")
 	flags.StringVar(&opts.ShimDir, "shim-dir", "", "where the replicator serves volumes (default <pool>/shim)")
 	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "the keeper (default <pool>/keeper.sock)")

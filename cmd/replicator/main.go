@@ -58,12 +58,12 @@ func (p peerFlags) Set(value string) error {
 }
 
 type config struct {
-	endpoint, site, node, pool, journalDir, shimDir, keeperSocket, listen string
-	ca, cert, key, compression                                            string
-	metrics                                                               metricsserver.Options
-	insecure, showVersion                                                 bool
-	applyInterval                                                         time.Duration
-	peers                                                                 peerFlags
+	endpoint, site, node, pool, journalDir, stateDir, shimDir, keeperSocket, listen string
+	ca, cert, key, compression                                                      string
+	metrics                                                                         metricsserver.Options
+	insecure, showVersion                                                           bool
+	applyInterval                                                                   time.Duration
+	peers                                                                           peerFlags
 }
 
 func main() {
@@ -75,6 +75,7 @@ func main() {
 	flag.StringVar(&c.node, "node", "", "`name` of this node, by which the site's gateway calls it; empty where there is none")
 	flag.StringVar(&c.pool, "pool", "", "`directory` of the pool, shared with the CSI driver")
 	flag.StringVar(&c.journalDir, "journal-dir", "", "`directory` of the groups and their journals, on a disk of its own; the driver's as well; default in the pool")
+	flag.StringVar(&c.stateDir, "state-dir", blockdev.DefaultStateDir, "`directory`, on another disk than the pool's, that remembers that there is a pool, so that one whose disk is not mounted is not made anew; the driver's as well")
 	flag.StringVar(&c.shimDir, "shim-dir", "", "`directory` for the shims' mounts; default <pool>/shim")
 	flag.StringVar(&c.keeperSocket, "keeper-socket", "", "`path` of the keeper's socket; default <pool>/keeper.sock")
 	flag.Var(c.peers, "peer", "`name=address` of a site to replicate with; may be repeated")
@@ -167,7 +168,8 @@ func run(c config) error {
 	if err := shim.ProtectServingProcess(); err != nil {
 		klog.ErrorS(err, "Going on without protection against memory pressure")
 	}
-	pool, err := blockdev.OpenPool(vfs.OS, c.pool, blockdev.WhoReplicator, blockdev.WithJournalDir(c.journalDir))
+	pool, err := blockdev.OpenPool(vfs.OS, c.pool, blockdev.WhoReplicator, blockdev.WithJournalDir(c.journalDir),
+		blockdev.WithStateDir(c.stateDir, c.pool))
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ const (
 	KeepOldCopy Name = "keep-old-copy"
 	// SkipReconcile lets a driver that starts leave what interrupted calls left (breaks G8).
 	SkipReconcile Name = "skip-reconcile"
+	// MakePoolAnew makes a pool where one was that is not mounted (volumes that are elsewhere count as deleted; breaks G8).
+	MakePoolAnew Name = "make-pool-anew"
 	// ModifyVolatile changes a group's settings in memory alone (breaks G8).
 	ModifyVolatile Name = "modify-volatile"
 	// NoShipLimit ignores the bound of what is sent to a peer.

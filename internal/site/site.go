@@ -3,6 +3,7 @@
 //
 //	<dir>/pool            the pool
 //	<dir>/shim            mount points of the shim, one per attached replicable volume
+//	<dir>/state           remembers that there is a pool, should the pool be a disk that is not mounted
 //	<dir>/run             Unix sockets: csi.sock, replicator.sock, keeper.sock
 //	<dir>/tls             ca.crt, tls.crt, tls.key
 //	<dir>/authority       ca.crt, ca.key; only where the authority was made here
@@ -64,6 +65,9 @@ func (c Config) TLSDir() string { return filepath.Join(c.Dir, "tls") }
 // AuthorityDir is where an authority is made when none is given.
 func (c Config) AuthorityDir() string { return filepath.Join(c.Dir, "authority") }
 
+// stateArgs is where driver and replicator remember the pool.
+func (c Config) stateArgs() []string { return []string{"--state-dir", filepath.Join(c.Dir, "state")} }
+
 func (c Config) socket(name string) string { return filepath.Join(c.Dir, "run", name+".sock") }
 
 // CSIEndpoint is where the driver listens.
@@ -97,7 +101,7 @@ func (c Config) ReplicatorArgs() []string {
 	if c.Compression != "" {
 		args = append(args, "--compression", c.Compression)
 	}
-	return append(args, c.journalArgs()...)
+	return append(append(args, c.stateArgs()...), c.journalArgs()...)
 }
 
 // DriverArgs is the command line of this site's CSI driver, without the program.
@@ -109,7 +113,7 @@ func (c Config) DriverArgs() []string {
 	if c.DriverMetrics != "" {
 		args = append(args, "--metrics-addr", c.DriverMetrics)
 	}
-	return append(args, c.journalArgs()...)
+	return append(append(args, c.stateArgs()...), c.journalArgs()...)
 }
 
 func (c Config) journalArgs() []string {

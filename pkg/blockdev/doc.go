@@ -9,7 +9,7 @@
 //
 // A pool is a directory on one file system:
 //
-//	pool.json                  the pool's id; written once
+//	pool.json                  the pool's id; written once (see also WithStateDir, of the record outside of the pool)
 //	driver.lock                flock, held by the one driver process
 //	replicator.lock            flock, held by the one replicator process
 //	records.lock               flock, held while volumes are created, changed or deleted

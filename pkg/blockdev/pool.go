@@ -76,7 +76,7 @@ type Pool struct {
 }
 
 // OpenPool opens a pool for a kind of process until Close. The driver and the replicator create it when it is missing; a
-// second process of a kind gets ErrLocked, with the lock file's name.
+// second process of a kind gets ErrLocked, with the lock file's name. One that was there before is not created again; see WithStateDir.
 func OpenPool(fsys vfs.FS, dir string, who Who, options ...PoolOption) (*Pool, error) {
 	var o poolOptions
 	for _, option := range options {
@@ -91,6 +91,9 @@ func OpenPool(fsys vfs.FS, dir string, who Who, options ...PoolOption) (*Pool, e
 			return nil, fmt.Errorf("open pool %s: %w", dir, err)
 		}
 		return p, nil
+	}
+	if err := o.known.checkBefore(fsys, dir); err != nil {
+		return nil, err
 	}
 	if err := fsys.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("create pool: %w", err)
@@ -132,7 +135,12 @@ func (p *Pool) openOrCreate(o poolOptions) error {
 	}
 	err = p.read()
 	if errors.Is(err, fs.ErrNotExist) {
-		err = p.create(o)
+		if err = o.known.check(p.fs, ""); err == nil {
+			err = p.create(o)
+		}
+	}
+	if err == nil {
+		err = o.known.remember(p.fs, p.rec.ID)
 	}
 	if err != nil {
 		return err
@@ -213,6 +221,11 @@ func (p *Pool) lockRecords() (unlock func(), err error) {
 	if p.who == WhoReader {
 		return nil, fmt.Errorf("pool %s: %w", p.dir, ErrReadOnlyPool)
 	}
+	if p.rec.ID != "" {
+		if err := p.Check(); err != nil { // before the lock's file is made
+			return nil, err
+		}
+	}
 	l, err := p.locks.lock(filepath.Join(p.dir, recordsLock))
 	if err != nil {
 		return nil, err
@@ -245,7 +258,7 @@ func (p *Pool) Get(id string) (*VolumeRecord, error) {
 			return nil, &CorruptError{Path: path, OffsetBytes: -1, Reason: "it is missing, its directory is not: restore it, " +
 				"or remove the directory to give the volume up"}
 		}
-		return nil, fmt.Errorf("volume %s: %w", id, ErrNoVolume)
+		return nil, p.missing("volume", id, ErrNoVolume)
 	}
 	return rec, err
 }
@@ -263,6 +276,9 @@ func (p *Pool) decode(id string, data []byte) (*VolumeRecord, error) {
 
 // IDs returns the ids of all volumes, sorted, also of those whose record cannot be read.
 func (p *Pool) IDs() ([]string, error) {
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
 	names, err := p.fs.ReadDir(p.volumesDir())
 	return slices.DeleteFunc(names, func(name string) bool { return ValidateID(name) != nil }), err
 }
@@ -270,6 +286,9 @@ func (p *Pool) IDs() ([]string, error) {
 // List returns all volumes, by id. When some records cannot be read it returns the others and an error that names each
 // bad one; volumes that come or go meanwhile may be in the list or not.
 func (p *Pool) List() ([]*VolumeRecord, error) {
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
 	names, err := p.fs.ReadDir(p.volumesDir())
 	if err != nil {
 		return nil, err

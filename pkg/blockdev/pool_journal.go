@@ -14,7 +14,10 @@ import (
 // PoolOption is an option of OpenPool.
 type PoolOption func(*poolOptions)
 
-type poolOptions struct{ journalDir string }
+type poolOptions struct {
+	journalDir string
+	known      knownPool
+}
 
 // WithJournalDir puts groups and journals into a directory, which has to be absolute and another one than the pool's. Empty means
 // where they are. A pool that has groups keeps them where they are, and does not open with another directory.
@@ -26,7 +29,7 @@ func (o *poolOptions) check(poolDir string) error {
 	if dir := o.journalDir; dir != "" && (!filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == filepath.Clean(poolDir)) {
 		return fmt.Errorf("directory for journals %q: want an absolute path that is not the pool's: %w", dir, fs.ErrInvalid)
 	}
-	return nil
+	return o.known.validate()
 }
 
 const (

@@ -191,7 +191,7 @@ func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 	r := &SnapshotRecord{}
 	err := ReadRecord(p.fs, p.snapshotPath(id), kindSnapshot, r)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("snapshot %s: %w", id, ErrNoSnapshot)
+		return nil, p.missing("snapshot", id, ErrNoSnapshot)
 	}
 	if err != nil {
 		return nil, err
@@ -208,6 +208,9 @@ func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 // ListSnapshots returns all snapshots, by id. When some records cannot be read it returns the others and an error that names
 // each bad one.
 func (p *Pool) ListSnapshots() ([]*SnapshotRecord, error) {
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
 	names, err := p.fs.ReadDir(p.snapshotsDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -523,7 +523,7 @@ func (d *Driver) volume(id string) (*blockdev.VolumeRecord, error) {
 func (d *Driver) records() ([]*blockdev.VolumeRecord, error) {
 	recs, err := d.pool.List()
 	if err != nil && recs == nil {
-		return nil, status.Errorf(codes.Internal, "list the volumes of pool %s: %v", d.opts.PoolDir, err)
+		return nil, d.listError("volumes", err)
 	}
 	if err != nil {
 		klog.ErrorS(err, "Some volume records cannot be read", "pool", d.opts.PoolDir)
@@ -544,11 +544,22 @@ func (d *Driver) update(rec *blockdev.VolumeRecord, doing string, change func(*b
 	return nil
 }
 
+// listError is the error of a list that cannot be had.
+func (d *Driver) listError(what string, err error) error {
+	code := codes.Internal
+	if errors.Is(err, blockdev.ErrPoolGone) {
+		code = codes.Unavailable
+	}
+	return status.Errorf(code, "list the %s of pool %s: %v", what, d.opts.PoolDir, err)
+}
+
 // poolError gives an error of the pool the code that a CO acts on.
 func poolError(doing, id string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return status.Errorf(codes.NotFound, "volume %q: not in the pool", id)
+	case errors.Is(err, blockdev.ErrPoolGone):
+		return status.Errorf(codes.Unavailable, "%s volume %q: %v", doing, id, err)
 	case vfs.NoSpace(err):
 		return status.Errorf(codes.ResourceExhausted, "%s volume %q: %v; free space in the pool or add some", doing, id, err)
 	}

@@ -48,6 +48,9 @@ type Options struct {
 	PoolDir string
 	// JournalDir is where groups and journals are; empty: in the pool. The replicator has to be told the same.
 	JournalDir string
+	// StateDir is where the driver and the replicator remember, outside of the pool, that there is one: see blockdev.WithStateDir. Empty:
+	// nowhere, and a pool whose disk is not mounted is made anew.
+	StateDir string
 	// SidecarEndpoint is the replicator: unix:///path. Empty: replicable volumes are refused.
 	SidecarEndpoint string
 	// ShimDir is where the replicator serves volumes; empty: <pool>/shim.
@@ -149,6 +152,10 @@ func newDriver(opts Options, sys system) (*Driver, error) {
 }
 
 func (d *Driver) open() error {
+	known := blockdev.WithStateDir(d.opts.StateDir, d.opts.PoolDir)
+	if err := blockdev.CheckKnownPool(d.fs, d.opts.StateDir, d.opts.PoolDir); err != nil {
+		return err
+	}
 	if err := d.fs.MkdirAll(d.opts.PoolDir); err != nil {
 		return fmt.Errorf("create pool: %w", err)
 	}
@@ -159,7 +166,7 @@ func (d *Driver) open() error {
 	}
 	d.opts.ShimDir = canonicalDir(d.opts.ShimDir)
 
-	pool, err := blockdev.OpenPool(d.fs, d.opts.PoolDir, blockdev.WhoDriver, blockdev.WithJournalDir(d.opts.JournalDir))
+	pool, err := blockdev.OpenPool(d.fs, d.opts.PoolDir, blockdev.WhoDriver, blockdev.WithJournalDir(d.opts.JournalDir), known)
 	if err != nil {
 		return err
 	}
@@ -186,10 +193,4 @@ func (d *Driver) Close() error {
 	}
 	d.closers = nil
 	return errors.Join(errs...)
-}
-
-// checkPool reads a file of the pool.
-func (d *Driver) checkPool() error {
-	_, err := d.fs.Stat(filepath.Join(d.opts.PoolDir, "pool.json"))
-	return err
 }

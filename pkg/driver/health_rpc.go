@@ -44,7 +44,7 @@ func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, req *
 	}
 	ids, err := s.d.pool.IDs()
 	if err != nil {
-		return nil, status.Errorf(codes.Internal, "list the volumes of pool %s: %v", s.d.opts.PoolDir, err)
+		return nil, s.d.listError("volumes", err)
 	}
 	slices.Sort(ids)
 	survey := s.d.survey(ctx)
@@ -106,7 +106,7 @@ func (s *nodeServer) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetSto
 	}
 	const broken, unreachable = csi.StorageHealthErrorType_STORAGE_DEGRADED, csi.StorageHealthErrorType_STORAGE_UNREACHABLE
 	space := s.d.poolSpace()
-	if err := errors.Join(s.d.checkPool(), space.err); err != nil {
+	if err := errors.Join(s.d.pool.Check(), space.err); err != nil {
 		add(unreachable, ReasonPoolUnavailable, "pool %s on node %s does not answer: %v; check the file system it is on", s.d.opts.PoolDir, s.d.opts.NodeID, err)
 		return response, nil
 	}

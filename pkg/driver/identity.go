@@ -48,7 +48,7 @@ func (s *identityServer) GetPluginCapabilities(context.Context, *csi.GetPluginCa
 // An absent replicator does not fail it. A failing Probe makes kubelet restart the driver, which cannot bring the
 // replicator back, and plain volumes are fine without it; calls that need it say so themselves. It is logged.
 func (s *identityServer) Probe(ctx context.Context, _ *csi.ProbeRequest) (*csi.ProbeResponse, error) {
-	if err := s.d.checkPool(); err != nil {
+	if err := s.d.pool.Check(); err != nil {
 		return nil, status.Errorf(codes.FailedPrecondition, "pool %s does not answer: %v; check the file system it is on", s.d.opts.PoolDir, err)
 	}
 	if s.d.sidecar != nil {

@@ -72,10 +72,10 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 	case locatepb.Key_VOLUME_ID:
 		// A volume whose record cannot be read is here too: the call that it is looked up for says what is wrong with it.
 		_, err := s.d.pool.Get(value)
-		return present(value, err), nil
+		return present(value, err)
 	case locatepb.Key_SNAPSHOT_ID:
 		_, err := s.d.pool.GetSnapshot(value)
-		return present(value, err), nil
+		return present(value, err)
 	case locatepb.Key_VOLUME_NAME:
 		return s.volumeIDs(func(r *blockdev.VolumeRecord) bool { return r.Name == value })
 	case locatepb.Key_SNAPSHOT_NAME:
@@ -92,11 +92,14 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 	return nil, status.Errorf(codes.InvalidArgument, "key %q is of kind %s, which this version of the node does not know", value, kind)
 }
 
-func present(id string, err error) []string {
-	if errors.Is(err, fs.ErrNotExist) || blockdev.ValidateID(id) != nil {
-		return nil
+func present(id string, err error) ([]string, error) {
+	switch {
+	case errors.Is(err, blockdev.ErrPoolGone):
+		return nil, status.Error(codes.Unavailable, err.Error())
+	case errors.Is(err, fs.ErrNotExist) || blockdev.ValidateID(id) != nil:
+		return nil, nil
 	}
-	return []string{id}
+	return []string{id}, nil
 }
 
 func firstAs(value string, ids []string) []string {

@@ -257,7 +257,7 @@ func (d *Driver) getSnapshot(id string) (*blockdev.SnapshotRecord, error) {
 func (d *Driver) snapshots() ([]*blockdev.SnapshotRecord, error) {
 	recs, err := d.pool.ListSnapshots()
 	if err != nil && recs == nil {
-		return nil, status.Errorf(codes.Internal, "list the snapshots of pool %s: %v", d.opts.PoolDir, err)
+		return nil, d.listError("snapshots", err)
 	}
 	if err != nil {
 		klog.ErrorS(err, "Some snapshot records cannot be read", "pool", d.opts.PoolDir)
@@ -284,6 +284,8 @@ func snapshotError(doing, id string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return status.Errorf(codes.NotFound, "snapshot %q: not in the pool", id)
+	case errors.Is(err, blockdev.ErrPoolGone):
+		return status.Errorf(codes.Unavailable, "%s snapshot %q: %v", doing, id, err)
 	case vfs.NoSpace(err):
 		return status.Errorf(codes.ResourceExhausted, "%s snapshot %q: %v; free space in the pool or add some", doing, id, err)
 	}

@@ -93,7 +93,7 @@ func (l *lockedBuffer) String() string {
 func startProcess(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, binary: buildBinary(t, "csi-driver"), endpoint: "unix://" + filepath.Join(dir, "csi.sock"), log: &lockedBuffer{}}
-	p.args = append([]string{"--endpoint", p.endpoint, "--node-id", "node-a", "--pool", filepath.Join(dir, "pool"), "-v", "2"}, args...)
+	p.args = append([]string{"--endpoint", p.endpoint, "--node-id", "node-a", "--pool", filepath.Join(dir, "pool"), "--state-dir", filepath.Join(dir, "state"), "-v", "2"}, args...)
 	p.start()
 	t.Cleanup(func() {
 		p.kill()
@@ -126,7 +126,8 @@ func startReplicator(t *testing.T, dir, endpoint string) (keeperPid, replicatorP
 	t.Helper()
 	pool := filepath.Join(dir, "pool")
 	keeperPid, _ = background(t, "keeper", "--socket", filepath.Join(pool, "keeper.sock"))
-	replicatorPid, log := background(t, "replicator", "--endpoint", endpoint, "--site", "east", "--pool", pool)
+	replicatorPid, log := background(t, "replicator", "--endpoint", endpoint, "--site", "east", "--pool", pool,
+		"--state-dir", filepath.Join(dir, "state"))
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	conn := dial(t, endpoint)

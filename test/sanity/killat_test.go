@@ -41,7 +41,7 @@ type mortalDriver struct {
 // start starts it; killAt of 0 lets it live.
 func (d *mortalDriver) start(killAt int) {
 	d.t.Helper()
-	args := append([]string{"--endpoint", "unix://" + filepath.Join(d.dir, "csi.sock"), "--node-id", "node-a", "--pool", filepath.Join(d.dir, "pool"), "-v", "2"}, d.extra...)
+	args := append([]string{"--endpoint", "unix://" + filepath.Join(d.dir, "csi.sock"), "--node-id", "node-a", "--pool", filepath.Join(d.dir, "pool"), "--state-dir", filepath.Join(d.dir, "state"), "-v", "2"}, d.extra...)
 	d.log, d.ended = &lockedBuffer{}, make(chan struct{})
 	d.cmd = exec.Command(buildBinary(d.t, "csi-driver", "slipstream_bugs"), args...)
 	d.cmd.Env = append(append(os.Environ(), "SLIPSTREAM_KILL_AT="+strconv.Itoa(killAt)), d.env...)
