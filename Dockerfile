@@ -1,6 +1,10 @@
 # Images for people with Docker: `docker build --target node -t slipstream-node .` and `--target controller`. hack/images.sh makes
 # the same without an engine. Programs are where the chart looks for them.
-FROM docker.io/library/golang:1.26-bookworm AS build
+#
+# The base images are named by tag here, since whoever builds knows which digests they trust: --build-arg GO_IMAGE=...@sha256:... and DEBIAN_IMAGE.
+ARG GO_IMAGE=docker.io/library/golang:1.26-bookworm
+ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
+FROM $GO_IMAGE AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
@@ -10,7 +14,7 @@ COPY pkg pkg
 ARG VERSION=unversioned
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/...
 
-FROM docker.io/library/debian:bookworm-slim AS node
+FROM $DEBIAN_IMAGE AS node
 # What the driver calls: mkfs, fsck and resize of both file systems, mount, blkid.
 RUN apt-get update && apt-get install -y --no-install-recommends e2fsprogs mount util-linux xfsprogs && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/csi-driver /out/replicator /out/keeper /out/slipctl /usr/bin/

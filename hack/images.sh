@@ -6,6 +6,8 @@
 #   slipstream-node         csi-driver, replicator, keeper, slipctl, and Debian's programs that they call
 #   slipstream-controller   csi-driver and gateway, and nothing else
 #
+# It prints their digests, and writes them into values.yaml beside them, as the chart takes them.
+#
 # With TEST=1 also what the clusters of hack/local-cluster.sh need: the sidecars that are Go modules, stand-ins for those that are
 # not, the pods' pause program and a toolbox for test pods.
 #
@@ -28,11 +30,23 @@ go build -o "$work/mkimage" ./hack/mkimage
 mkdir "$work/bin"
 CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" -o "$work/bin/" ./cmd/...
 
-# image NAME TAG OPTIONS...: packs $work/NAME.
+# image NAME TAG OPTIONS...: packs $work/NAME, and notes its digest in $work/NAME.digest.
 image() {
 	local name=$1
-	"$work/mkimage" -o "$out/$name.tar" --name "$prefix/$name:$2" "${@:3}" "$work/$name"
-	printf '%-28s %4d MiB\n' "$name" "$(($(stat -c %s "$out/$name.tar") >> 20))"
+	"$work/mkimage" -o "$out/$name.tar" --name "$prefix/$name:$2" "${@:3}" "$work/$name" >"$work/$name.digest"
+	printf '%-28s %4d MiB  %s\n' "$name" "$(($(stat -c %s "$out/$name.tar") >> 20))" "$(cat "$work/$name.digest")"
+}
+
+# values: of the chart, for the images of this repository by their digests.
+values() {
+	local key name
+	echo "# For images that were copied to the registry as they are in the tar files here. What unpacks and packs them again, as docker push does, gives"
+	echo "# them other digests, and says which."
+	echo "images:"
+	for key in node:slipstream-node keeper:slipstream-node controller:slipstream-controller; do
+		name=${key#*:}
+		printf '  %s: {repository: %s, tag: %s, digest: "%s"}\n' "${key%%:*}" "$prefix/$name" "$tag" "$(cat "$work/$name.digest")"
+	done
 }
 
 # skeleton ROOT: what programs expect of a system.
@@ -79,6 +93,7 @@ cp /etc/mke2fs.conf "$work/slipstream-node/etc/"
 image slipstream-node "$tag" --entrypoint /usr/bin/csi-driver
 own slipstream-controller csi-driver gateway
 image slipstream-controller "$tag" --entrypoint /usr/bin/csi-driver --user 65532:65532
+values >"$out/values.yaml"
 
 [[ -n ${TEST:-} ]] || exit 0
 

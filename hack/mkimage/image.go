@@ -77,22 +77,22 @@ type rootFS struct {
 // epoch is the time of everything in an image.
 var epoch = time.Unix(0, 0).UTC()
 
-// Write writes the image as a tar file.
-func (i *Image) Write(w io.Writer) error {
+// Write writes the image as a tar file, and returns the digest of its manifest: the image is NAME@DIGEST wherever it is copied as it is.
+func (i *Image) Write(w io.Writer) (string, error) {
 	// The layer stands before its digest is known and is as large as the directory, so it goes to a file first.
 	layer, err := os.CreateTemp("", "mkimage-*")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer os.Remove(layer.Name())
 	defer layer.Close()
 	hash := sha256.New()
 	if err := writeLayer(io.MultiWriter(layer, hash), i.Dir); err != nil {
-		return err
+		return "", err
 	}
 	size, err := layer.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return err
+		return "", err
 	}
 	layerDescriptor := descriptor{MediaType: typeLayer, Digest: digest(hash.Sum(nil)), Size: size}
 
@@ -103,13 +103,13 @@ func (i *Image) Write(w io.Writer) error {
 		RootFS: rootFS{Type: "layers", DiffIDs: []string{layerDescriptor.Digest}},
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	manifestBlob, manifestDescriptor, err := blob(typeManifest, manifest{
 		SchemaVersion: 2, MediaType: typeManifest, Config: configDescriptor, Layers: []descriptor{layerDescriptor},
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	top := index{SchemaVersion: 2, MediaType: typeIndex}
 	for _, name := range i.Names {
@@ -119,20 +119,20 @@ func (i *Image) Write(w io.Writer) error {
 	}
 	indexBlob, _, err := blob(typeIndex, top)
 	if err != nil {
-		return err
+		return "", err
 	}
 	// Docker before version 25 reads this file instead of the index.
 	dockerBlob, err := json.Marshal([]map[string]any{{
 		"Config": blobPath(configDescriptor), "RepoTags": i.Names, "Layers": []string{blobPath(layerDescriptor)},
 	}})
 	if err != nil {
-		return err
+		return "", err
 	}
 
 	out := tar.NewWriter(w)
 	for _, dir := range []string{"blobs/", "blobs/sha256/"} {
 		if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755, ModTime: epoch}); err != nil {
-			return err
+			return "", err
 		}
 	}
 	for _, f := range []struct {
@@ -146,16 +146,16 @@ func (i *Image) Write(w io.Writer) error {
 		{blobPath(manifestDescriptor), manifestBlob},
 	} {
 		if err := writeFile(out, f.name, int64(len(f.content)), bytes.NewReader(f.content)); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if _, err := layer.Seek(0, io.SeekStart); err != nil {
-		return err
+		return "", err
 	}
 	if err := writeFile(out, blobPath(layerDescriptor), size, layer); err != nil {
-		return err
+		return "", err
 	}
-	return out.Close()
+	return manifestDescriptor.Digest, out.Close()
 }
 
 func digest(sum []byte) string { return "sha256:" + hex.EncodeToString(sum) }

@@ -68,7 +68,8 @@ func readTar(t *testing.T, text []byte) map[string]string {
 func TestWriteIsALayout(t *testing.T) {
 	image := Image{Names: []string{"a.test/x:1", "a.test/y:2"}, Dir: sampleDir(t), Entrypoint: []string{"/usr/bin/tool", "-v"}, Env: []string{"A=b"}, User: "65532"}
 	var out bytes.Buffer
-	if err := image.Write(&out); err != nil {
+	written, err := image.Write(&out)
+	if err != nil {
 		t.Fatal(err)
 	}
 	files := readTar(t, out.Bytes())
@@ -97,6 +98,9 @@ func TestWriteIsALayout(t *testing.T) {
 	}
 	var m manifest
 	open(top.Manifests[0], &m)
+	if top.Manifests[0].Digest != written {
+		t.Errorf("the digest of %s was given as %s", top.Manifests[0].Digest, written)
+	}
 	var c config
 	open(m.Config, &c)
 	if c.Config.User != "65532" || c.Config.Env[1] != "A=b" || c.Config.Entrypoint[1] != "-v" {
@@ -123,7 +127,7 @@ func TestWriteIsTheSameTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 		image := Image{Names: []string{"a.test/x:1"}, Dir: dir}
-		if err := image.Write(&outs[i]); err != nil {
+		if _, err := image.Write(&outs[i]); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,7 +4,7 @@
 //
 // What it writes is an OCI image layout in a tar file, which `ctr images import`, `docker load` and `kind load image-archive`
 // read. The image has one layer, of everything in the directory, owned by root and without times: the same content gives the
-// same digests. The layer is not compressed, because these images go from one directory of a machine to another.
+// same digests, and it prints that of the image. The layer is not compressed, because these images go from one directory of a machine to another.
 package main
 
 import (
@@ -60,12 +60,17 @@ func run(args []string) error {
 		return err
 	}
 	defer os.Remove(f.Name())
-	if err := image.Write(f); err != nil {
+	digest, err := image.Write(f)
+	if err != nil {
 		f.Close()
 		return fmt.Errorf("pack %s: %w", image.Dir, err)
 	}
 	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
 		return err
 	}
-	return vfs.OS.Rename(f.Name(), out)
+	if err := vfs.OS.Rename(f.Name(), out); err != nil {
+		return err
+	}
+	fmt.Println(digest)
+	return nil
 }

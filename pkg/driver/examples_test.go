@@ -1,73 +1,50 @@
 package driver
 
 import (
-	"errors"
-	"io"
+	"bytes"
 	"os"
-	"path/filepath"
+	"strings"
 	"testing"
 
-	"go.yaml.in/yaml/v3"
+	"sigs.k8s.io/yaml"
 )
 
-// The driver takes the parameters of every class that the documents and the chart show, whole classes, not only the keys.
+// TestExamples: the driver takes the parameters of the examples' classes, and none of them puts the claims of several namespaces into one group.
 func TestExamples(t *testing.T) {
-	var files []string
-	for _, pattern := range []string{"examples/*.yaml", "testdriver-*.yaml", "manifests/slipstream.yaml", "charts/slipstream/testdata/*.golden.yaml"} {
-		found, err := filepath.Glob(filepath.Join("..", "..", "deploy", pattern))
-		if err != nil || len(found) == 0 {
-			t.Fatalf("%s: %d files, %v", pattern, len(found), err)
-		}
-		files = append(files, found...)
-	}
-	classes := map[string]int{}
-	for _, file := range files {
-		f, err := os.Open(file)
+	classes := 0
+	for _, file := range []string{"storageclasses", "volumeattributesclasses"} {
+		text, err := os.ReadFile("../../deploy/examples/" + file + ".yaml")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		decoder := yaml.NewDecoder(f)
-		for {
-			var object struct {
-				Kind        string
-				Metadata    struct{ Name string }
-				Provisioner string // of a StorageClass
-				DriverName  string `yaml:"driverName"` // of a VolumeAttributesClass
-				Driver      string // of a snapshot class
-				Parameters  map[string]string
+		for _, document := range bytes.Split(text, []byte("\n---\n")) {
+			var class struct {
+				Kind       string
+				Metadata   struct{ Name string }
+				Parameters map[string]string
 			}
-			err := decoder.Decode(&object)
-			if errors.Is(err, io.EOF) {
-				break
+			if err := yaml.Unmarshal(document, &class); err != nil {
+				t.Fatal(err)
 			}
-			if err != nil {
-				t.Fatalf("%s: %v", file, err)
+			if class.Kind == "" {
+				continue // comments only
 			}
-			driver, read := "", error(nil)
-			switch object.Kind {
-			case "StorageClass":
-				driver = object.Provisioner
-				_, read = parseParameters(object.Parameters)
-			case "VolumeAttributesClass":
-				driver = object.DriverName
-				_, read = parseMutation(object.Parameters)
-			case "VolumeSnapshotClass", "VolumeGroupSnapshotClass":
-				driver = object.Driver
-				_, read = parseSnapshotParameters(object.Parameters)
-			default:
-				continue
+			classes++
+			group := class.Parameters[ParamConsistencyGroup]
+			if group != "" && !strings.Contains(group, "${pvc.namespace}") {
+				t.Errorf("%s %s: all claims go into group %s", class.Kind, class.Metadata.Name, group)
 			}
-			classes[object.Kind]++
-			if driver != Name {
-				t.Errorf("%s: class %s is for %q", file, object.Metadata.Name, driver)
+			parameters := class.Parameters
+			if class.Kind == "VolumeAttributesClass" {
+				// It is for a volume that has parameters already.
+				parameters = overlay(map[string]string{ParamRemote: "site-b"}, parameters)
 			}
-			if read != nil {
-				t.Errorf("%s: class %s: %v", file, object.Metadata.Name, read)
+			if _, err := parseParameters(parameters); err != nil {
+				t.Errorf("%s %s: %v", class.Kind, class.Metadata.Name, err)
 			}
 		}
 	}
-	if len(classes) != 4 {
-		t.Errorf("found %v, want some of each kind", classes)
+	if classes < 7 {
+		t.Errorf("%d classes", classes)
 	}
 }

@@ -45,6 +45,7 @@ func TestE2E(t *testing.T) {
 	if !s.step(t, "install", s.install) {
 		return
 	}
+	s.step(t, "accounts", s.accounts)
 	s.step(t, "provision", s.provision)
 	s.step(t, "two nodes", s.twoNodes)
 	s.step(t, "snapshots", s.snapshots)
