@@ -50,8 +50,8 @@ type capability struct {
 	Mode accessMode
 	// Block is a raw block volume; the other fields are then empty.
 	Block        bool
-	FSType       string // empty: the volume's own or the default
-	MountOptions []string
+	FSType       string   // empty: the volume's own or the default
+	MountOptions []string // as parseMountOptions leaves them
 }
 
 // readOnly reports that nobody may write, so that neither mkfs nor fsck may run.
@@ -74,7 +74,10 @@ func parseCapability(vc *csi.VolumeCapability) (capability, error) {
 		c.Block = true
 	case vc.GetMount() != nil:
 		c.FSType = vc.GetMount().GetFsType()
-		c.MountOptions = vc.GetMount().GetMountFlags()
+		var err error
+		if c.MountOptions, err = parseMountOptions(vc.GetMount().GetMountFlags()); err != nil {
+			return capability{}, err
+		}
 		if c.FSType != "" {
 			if err := checkFSType(c.FSType); err != nil {
 				return capability{}, err

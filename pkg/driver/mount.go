@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"slices"
 	"strings"
 )
 
@@ -79,11 +78,4 @@ func (m MountEntry) isNodeOf(device blockDevice) bool {
 type blockDevice struct {
 	Path   string // /dev/loop7
 	Number string // 7:7
-}
-
-// hasOption reports whether one of comma-separated or single options is name.
-func hasOption(options []string, name string) bool {
-	return slices.ContainsFunc(options, func(o string) bool {
-		return slices.Contains(strings.Split(o, ","), name)
-	})
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -50,6 +51,9 @@ func (d *Driver) publish(rec *blockdev.VolumeRecord, stagingPath string, entry p
 	if rec.Stage == nil || rec.Stage.StagingPath != stagingPath {
 		return status.Errorf(codes.FailedPrecondition, "volume %s is not staged on %s: stage it first", rec.ID, stagingPath)
 	}
+	if err := asStaged(rec, entry); err != nil {
+		return err
+	}
 	device, err := d.device(rec)
 	if err != nil {
 		return err
@@ -77,6 +81,29 @@ func (d *Driver) publish(rec *blockdev.VolumeRecord, stagingPath string, entry p
 			rec.ID, at[len(at)-1].Source, entry.TargetPath)
 	}
 	return d.bind(rec, device, source, entry)
+}
+
+// asStaged refuses a publication that the volume, as it is staged, cannot be used for as described.
+func asStaged(rec *blockdev.VolumeRecord, entry publication) error {
+	staged := rec.Stage
+	differs := func(what string, has, asked any) error {
+		return status.Errorf(codes.FailedPrecondition, "volume %s is staged on %s with %s %v, and published with %v: unstage it, and stage it as it is to be used",
+			rec.ID, staged.StagingPath, what, has, asked)
+	}
+	switch {
+	case staged.ReadOnly && !entry.ReadOnly:
+		return differs("read-only", true, false)
+	case entry.Block || staged.Block: // see publishSource
+	case entry.FSType != "" && staged.FSType != "" && entry.FSType != staged.FSType:
+		return differs("file system", staged.FSType, entry.FSType)
+	default:
+		// Read-only is also a property of the bind mount.
+		wanted := slices.DeleteFunc(slices.Clone(entry.MountOptions), func(o string) bool { return o == "ro" })
+		if missing := missingOptions(recordedOptions(staged.MountOptions), wanted); len(missing) > 0 {
+			return differs("mount options", strings.Join(staged.MountOptions, ","), strings.Join(entry.MountOptions, ","))
+		}
+	}
+	return nil
 }
 
 // published returns a volume's publications; an error is a status error.

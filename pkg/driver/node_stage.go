@@ -70,12 +70,6 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 			return err
 		}
 	}
-	fsType := ""
-	if !want.Block {
-		if fsType, err = fsTypeFor(rec, want.FSType); err != nil {
-			return err
-		}
-	}
 	devices, err := d.devices(rec)
 	if err != nil {
 		return err
@@ -87,6 +81,12 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 	staged, err := d.alreadyStaged(rec, devices, path, want)
 	if err != nil {
 		return err
+	}
+	fsType := ""
+	if !want.Block {
+		if fsType, err = fsTypeFor(rec, want.FSType); err != nil {
+			return err
+		}
 	}
 	record := blockdev.StageRecord{
 		StagingPath:  path,
@@ -163,13 +163,19 @@ func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []loopDevice,
 	case top.ReadOnly != want.mountsReadOnly():
 		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with read-only %t, not %t: unstage it first",
 			rec.ID, path, top.ReadOnly, want.mountsReadOnly())
+	case want.FSType != "" && want.FSType != top.FSType:
+		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with %s, not %s: a volume is formatted once; make a new one",
+			rec.ID, path, top.FSType, want.FSType)
+	case rec.Stage != nil && !sameOptions(rec.Stage.MountOptions, want.MountOptions):
+		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with mount options %q, not %q: unstage it first",
+			rec.ID, path, rec.Stage.MountOptions, want.MountOptions)
 	}
 	return true, nil
 }
 
 // mountsReadOnly reports that the file system itself is mounted read-only.
 func (c capability) mountsReadOnly() bool {
-	return c.readOnly() || hasOption(c.MountOptions, "ro")
+	return c.readOnly() || slices.Contains(c.MountOptions, "ro")
 }
 
 func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, want capability) error {
@@ -209,19 +215,40 @@ func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, de
 	if err := d.mounter.Mount(ctx, device.Path, path, fsType, mountOptions(fsType, want)); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: mount on %s: %v", rec.ID, path, err)
 	}
+	if err := d.checkMount(rec, device, path, fsType, readOnly); err != nil {
+		return err
+	}
 	if action == actionMount && !readOnly && on.SizeBytes > 0 && on.SizeBytes < rec.SizeBytes {
 		d.catchUp(ctx, rec, device, path, fsType, on.SizeBytes)
 	}
 	return d.growFileSystem(ctx, rec, device, path, fsType, readOnly)
 }
 
+// checkMount looks whether a mount has become what was asked for. mount(8) makes a read-only one of a device that cannot be written, for one.
+func (d *Driver) checkMount(rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, readOnly bool) error {
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+	}
+	at := mountsAt(mounts, path)
+	switch {
+	case len(at) == 0:
+		return status.Errorf(codes.Internal, "volume %s: it was mounted on %s, and is not there", rec.ID, path)
+	case !at[len(at)-1].showsDevice(device) || at[len(at)-1].FSType != fsType || at[len(at)-1].ReadOnly != readOnly:
+		top := at[len(at)-1]
+		return status.Errorf(codes.Internal, "volume %s: %s was to be mounted on %s with %s, read-only %t, and there is %s with %s, read-only %t: see the kernel's log",
+			rec.ID, device.Path, path, fsType, readOnly, top.Source, top.FSType, top.ReadOnly)
+	}
+	return nil
+}
+
 func mountOptions(fsType string, want capability) []string {
 	options := slices.Clone(want.MountOptions)
-	if want.readOnly() && !hasOption(options, "ro") {
+	if want.readOnly() && !slices.Contains(options, "ro") {
 		options = append(options, "ro")
 	}
 	// A copy of a volume has the UUID of its original, and XFS mounts a UUID only once.
-	if fsType == fsXFS && !hasOption(options, "nouuid") {
+	if fsType == fsXFS && !slices.Contains(options, "nouuid") {
 		options = append(options, "nouuid")
 	}
 	return options

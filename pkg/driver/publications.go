@@ -28,7 +28,7 @@ type publication struct {
 // sameArgs compares everything but the paths.
 func (p publication) sameArgs(q publication) bool {
 	return p.ReadOnly == q.ReadOnly && p.AccessMode == q.AccessMode && p.Block == q.Block && p.FSType == q.FSType &&
-		slices.Equal(p.MountOptions, q.MountOptions)
+		sameOptions(p.MountOptions, q.MountOptions)
 }
 
 // publications keeps each volume's publications in <pool>/publications/<volume id>.json, replaced atomically:
