@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
@@ -53,8 +54,8 @@ func (c *Cluster) Connect(ctx context.Context, node string, warn func(format str
 	}
 	for _, n := range nodes {
 		// The target's name is only for messages; the dialer knows the pod.
-		client, err := grpc.NewClient("passthrough:///"+n.Pod, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return c.dial(n.Pod) }))
+		client, err := grpc.NewClient("passthrough:///"+n.Pod, append(sidecarclient.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return c.dial(n.Pod) }))...)
 		if err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}

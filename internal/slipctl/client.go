@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
@@ -27,7 +28,7 @@ func (c *cli) withSidecar(ctx context.Context, timeout time.Duration, call func(
 	if c.kube.set() {
 		return c.withCluster(ctx, call)
 	}
-	conn, err := grpc.NewClient(c.sidecar, grpc.WithTransportCredentials(insecure.NewCredentials())) // a Unix socket
+	conn, err := grpc.NewClient(c.sidecar, append(sidecarclient.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...) // a Unix socket
 	if err != nil {
 		return usagef("--sidecar %q: %v (it is written as unix:///run/slipstream/replicator.sock)", c.sidecar, err)
 	}

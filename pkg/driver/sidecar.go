@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
@@ -40,14 +41,14 @@ type sidecarClient struct {
 
 // dialSidecar prepares the connection; it is made, and made again, when calls need it.
 func dialSidecar(endpoint string) (*sidecarClient, error) {
-	conn, err := grpc.NewClient(endpoint,
+	conn, err := grpc.NewClient(endpoint, append(sidecarclient.DialOptions(),
 		grpc.WithChainUnaryInterceptor(mortalCalls()...),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a Unix socket: the file's permissions are the security
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// The default waits up to two minutes after failures; a replicator that was restarted is back in one second.
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
-		}))
+		}))...)
 	if err != nil {
 		return nil, fmt.Errorf("sidecar endpoint %q: %w", endpoint, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // errForeign: the calling site has no part in the group that it names. The caller gets [link.RefuseForeign] and nothing
@@ -80,7 +81,7 @@ func (g *Group) peer() string {
 // turnAway ends a stream that did not get as far as its group.
 func (s *Site) turnAway(stream link.PeerStream, hello *linkpb.Hello, reason error) error {
 	klog.ErrorS(reason, "Primary refused", "peer", stream.Peer(), "group", hello.GroupName, "groupID", hello.GroupId)
-	refusal := &linkpb.Refusal{Reason: linkpb.Refusal_REASON_FAILED, Message: reason.Error()}
+	refusal := &linkpb.Refusal{Reason: linkpb.Refusal_REASON_FAILED, Message: untrusted.Reason(reason.Error())}
 	switch {
 	case errors.Is(reason, errForeign):
 		refusal = link.RefuseForeign(s.cfg.Site, stream.Peer(), hello)

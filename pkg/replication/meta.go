@@ -19,6 +19,9 @@ func decodeMeta(path string, data []byte) (core.Meta, error) {
 		err = checkDescriptions(meta.Members)
 	}
 	if err == nil {
+		err = recoverMeta(path, &meta)
+	}
+	if err == nil {
 		err = meta.Validate()
 	}
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // receiver is the secondary's end of one stream.
@@ -234,7 +235,7 @@ func (r *receiver) lastWords(ctx context.Context, messages <-chan *linkpb.ToSeco
 			return nil
 		}
 		_, err := r.g.step(core.TailReceived{
-			Peer: r.stream.Peer(), Timeline: tail.TimelineId, Fork: tail.ForkOrdinal, Last: tail.LastOrdinal,
+			Peer: r.stream.Peer(), Timeline: untrusted.Escape(tail.TimelineId, maxInstanceBytes), Fork: tail.ForkOrdinal, Last: tail.LastOrdinal,
 			Writes: tail.Writes, Bytes: tail.Bytes, FirstUnixNanos: tail.FirstUnixNanos, LastUnixNanos: tail.LastUnixNanos,
 			Partial: tail.Partial,
 		}, nil)

@@ -15,6 +15,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 const (
@@ -58,6 +59,7 @@ func (g *Group) linkLoop(ctx context.Context) {
 		}
 		wait := backoff.Next()
 		if err != nil {
+			err = errors.New(untrusted.Reason(err.Error())) // a status from the network has the peer's text
 			g.linkDown.Store(&err)
 			klog.InfoS("Link to the peer is down; connecting again", "group", g.Name(), "peer", peer, "in", wait, "reason", err.Error())
 		}
@@ -162,6 +164,9 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	welcome := answer.GetWelcome()
 	if welcome == nil {
 		return false, fmt.Errorf("%s answered Hello with %T", peer, answer.Message)
+	}
+	if err := checkWelcome(peer, welcome); err != nil {
+		return false, err
 	}
 	enc, err := link.NewEncoder(g.cfg.Codec)
 	if err != nil {
@@ -501,7 +506,7 @@ func (s *sender) receiveLoop() {
 			return
 		}
 		if r := m.GetRefusal(); r != nil {
-			s.received <- fmt.Errorf("%w: %s", errRefused, r.Message)
+			s.received <- fmt.Errorf("%w: %s", errRefused, untrusted.Reason(r.Message))
 			return
 		}
 		if ack := m.GetAck(); ack != nil {
@@ -541,10 +546,12 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 
 // onRefusal remembers why, and as an old primary counts and tells what the peer will never have.
 func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Refusal) error {
-	actions, err := g.step(core.Refused{
-		Reason: refusalFromWire(r.Reason), Message: r.Message, Fork: r.ForkOrdinal,
-		PeerTimelines: timelinesFromWire(r.Timelines), Durable: g.journal.Durable(),
-	}, nil)
+	refused, err := refusalOf(r)
+	if err != nil {
+		return err
+	}
+	refused.Durable = g.journal.Durable()
+	actions, err := g.step(refused, nil)
 	if err != nil {
 		return err
 	}
@@ -566,7 +573,7 @@ func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Ref
 		// Wait for the other side to end the stream, so that closing does not overtake the message.
 		_, _ = stream.Recv()
 	}
-	return fmt.Errorf("%w: %s", errRefused, r.Message)
+	return fmt.Errorf("%w: %s", errRefused, refused.Message)
 }
 
 // streamEnded gives back to the map what was sent and never acknowledged.

@@ -39,6 +39,9 @@ type Config struct {
 	// Clock tells the same moment on all of the machine's clocks; default those of the system, with Now as wall clock.
 	Clock func() clocks.Instant
 
+	// Limits bound what each peer's groups take here.
+	Limits Limits
+
 	// CommitInterval is how long a record that nobody flushes may stay volatile; default 50 ms.
 	CommitInterval time.Duration
 	// ShipInterval is the time between two small batches to the peer; default 20 ms. It is part of the RPO.
@@ -59,6 +62,7 @@ func (c *Config) setDefaults() {
 	if c.Clock == nil {
 		c.Clock = func() clocks.Instant { return clocks.At(c.Now()) }
 	}
+	c.Limits.setDefaults()
 	if c.PeerAddress == nil {
 		c.PeerAddress = func(string) string { return "" }
 	}
@@ -363,7 +367,7 @@ func (s *Site) Replicate(stream link.PeerStream) error {
 // groupForHello finds the group that a primary speaks of, or makes an empty secondary for one that is new here. Nothing
 // of a message is trusted: identifiers become file names, sizes become files. Who is not the group's peer gets errForeign.
 func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
-	if _, err := parseID(hello.GroupId); err != nil {
+	if err := s.cfg.checkHello(hello); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -381,11 +385,6 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	spec := GroupSpec{Name: hello.GroupName, Peer: peer, JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis}
 	if err := spec.check(); err != nil {
 		return nil, err
-	}
-	for _, t := range hello.Timelines {
-		if _, err := parseID(t.GetId()); err != nil {
-			return nil, err
-		}
 	}
 	switch f.relation {
 	case relationStranger:

@@ -8,7 +8,11 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
+
+// maxStateReasonBytes bounds what a status says of a group's state, so that a list of groups is never too large to be sent.
+const maxStateReasonBytes = 4 << 10
 
 // groupStats are counters since the process started.
 type groupStats struct{ shippedBytes, wireBytes atomic.Uint64 }
@@ -83,6 +87,7 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 			s.StateReason = (*stuck).Error()
 		}
 	}
+	s.StateReason = untrusted.Escape(s.StateReason, maxStateReasonBytes)
 	g.fillLag(s, &m)
 	for _, v := range g.Volumes() {
 		vs := &sidecarpb.VolumeStatus{VolumeId: v.id, SizeBytes: v.Size(), Attached: attached[v.id], UnappliedBytes: uint64(v.overlay.Bytes())}

@@ -27,6 +27,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // Options are what a Service stands on.
@@ -130,7 +131,7 @@ func (s *Service) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) 
 	}
 	if r.Name == "" {
 		for dir, err := range s.opts.Site.Broken() {
-			resp.Groups = append(resp.Groups, &sidecarpb.GroupStatus{Name: dir, State: "failed", StateReason: err.Error()})
+			resp.Groups = append(resp.Groups, &sidecarpb.GroupStatus{Name: dir, State: "failed", StateReason: untrusted.Reason(err.Error())})
 		}
 	} else if len(resp.Groups) == 0 {
 		return nil, status.Errorf(codes.NotFound, "group %q does not exist at %s", r.Name, s.opts.SiteName)

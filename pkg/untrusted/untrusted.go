@@ -23,10 +23,12 @@ const (
 )
 
 // Escape returns s with everything that a terminal, a log or protobuf could take for more than text written as an escape (\n, \x1b,
-// \u202e), and cut to at most maxBytes bytes; a cut text ends with "... (N bytes)", which comes on top. The result is valid UTF-8 and
-// printable, and escaping it again changes nothing if it was not cut.
+// \u202e), and cut to at most maxBytes bytes, of which there should be 32 or more; a cut text ends with "... (N bytes)". The result is valid
+// UTF-8 and printable, and escaping it again with the same bound changes nothing.
 func Escape(s string, maxBytes int) string {
+	suffix := fmt.Sprintf("... (%d bytes)", len(s))
 	var b strings.Builder
+	cut := 0 // as much of b as leaves room for the suffix
 	for rest := s; rest != ""; {
 		r, size := utf8.DecodeRuneInString(rest)
 		piece := rest[:size]
@@ -38,9 +40,12 @@ func Escape(s string, maxBytes int) string {
 			piece = piece[1 : len(piece)-1]
 		}
 		if b.Len()+len(piece) > maxBytes {
-			return fmt.Sprintf("%s... (%d bytes)", b.String(), len(s))
+			return b.String()[:cut] + suffix
 		}
 		b.WriteString(piece)
+		if b.Len()+len(suffix) <= maxBytes {
+			cut = b.Len()
+		}
 		rest = rest[size:]
 	}
 	return b.String()
