@@ -142,15 +142,16 @@ func TestReadWhileReplaced(t *testing.T) {
 				}
 			})
 		}
-		for i := range 300 {
-			_, err := p.Update("a", func(r *VolumeRecord) error {
-				r.Name = strings.Repeat(string(rune('a'+i%26)), 1+i*37%3000)
+		var err error
+		for i := 0; i < 300 && err == nil; i++ {
+			_, err = p.Update("a", func(r *VolumeRecord) error {
+				r.Stage = &StageRecord{StagingPath: "/" + strings.Repeat(string(rune('a'+i%26)), i*37%3000)}
 				return nil
 			})
-			noErr(t, err)
 		}
 		close(stop)
 		wg.Wait()
+		noErr(t, err)
 	}
 }
 
