@@ -57,6 +57,8 @@ const (
 	FollowOldCall Name = "follow-old-call"
 	// IgnoreSilent lets the gateway act as if a node that does not answer had nothing (a second copy of a group at a site).
 	IgnoreSilent Name = "ignore-silent"
+	// FailWithoutSpace stops a group that could not write its record for want of space until a restart (breaks G8).
+	FailWithoutSpace Name = "fail-without-space"
 	// SkipPeerCheck takes every peer of the site for a group's own (a stranger ends another site's stream and learns of its groups).
 	SkipPeerCheck Name = "skip-peer-check"
 )

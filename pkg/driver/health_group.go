@@ -85,7 +85,7 @@ func groupConditions(found *conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 	}
 	switch g.GetState() {
 	case "failed":
-		found.add(inaccessible, ReasonGroupUnavailable, "volume %s: its group %s failed: %s; put that right, then restart the replicator",
+		found.add(inaccessible, ReasonGroupUnavailable, "volume %s: its group %s failed: %s; put that right, then restart the replicator (not needed where it was for want of space)",
 			rec.ID, g.GetName(), because("see what the replicator logged"))
 		return
 	case "diverged":

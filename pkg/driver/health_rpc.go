@@ -130,7 +130,7 @@ func (s *nodeServer) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetSto
 		return response, nil
 	}
 	if len(view.broken) > 0 {
-		add(broken, ReasonGroupUnavailable, "the replicator on node %s could not open groups: %s; put that right, then restart it", s.d.opts.NodeID, strings.Join(view.broken, "; "))
+		add(broken, ReasonGroupUnavailable, "the replicator on node %s could not open groups: %s; put that right, then restart it (not needed where it was for want of space)", s.d.opts.NodeID, strings.Join(view.broken, "; "))
 	}
 	if away := view.withoutContact(); len(away) > 0 {
 		add(broken, ReasonReplicationSuspended, "groups on node %s that have no contact with their peers: %s; see that the replicators there run and can be reached",

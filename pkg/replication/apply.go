@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // applyChunkBytes is how much of the journal apply reads at once.
@@ -67,7 +68,17 @@ func (g *Group) apply(ctx context.Context) error {
 }
 
 // applyLocked is apply for a caller that holds applyMu.
-func (g *Group) applyLocked(ctx context.Context) error { return g.applyTo(ctx, g.indexedEnd()) }
+func (g *Group) applyLocked(ctx context.Context) error {
+	limit := g.indexedEnd()
+	err := g.applyTo(ctx, limit)
+	if vfs.NoSpace(err) {
+		err = g.applyFromJournal(ctx, limit, err)
+	}
+	if err == nil {
+		g.short.Store(false)
+	}
+	return err
+}
 
 // applyTo is apply up to a position that indexedEnd has reached. The caller holds applyMu.
 func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
@@ -199,7 +210,7 @@ func (g *Group) applyAll(ctx context.Context) error {
 		if done {
 			return nil
 		}
-		if err := g.apply(ctx); err != nil {
+		if err := g.applyPatiently(ctx); err != nil {
 			return err
 		}
 	}

@@ -85,7 +85,7 @@ func (c *cuts) saveLocked() error {
 // writeLocked replaces the file. After an error it is as it was, unless doubt is set.
 func (c *cuts) writeLocked(s cutState) error {
 	fsys, name := c.g.cfg.FS, c.g.path(cutsFile)
-	err := blockdev.WriteRecord(fsys, name, cutsKind, &s)
+	err := c.g.cfg.Pool.WithReserve(func() error { return blockdev.WriteRecord(fsys, name, cutsKind, &s) })
 	if err == nil {
 		c.generation, c.dirty, c.doubt = s.Generation, false, false
 		return nil

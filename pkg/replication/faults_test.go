@@ -13,12 +13,13 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		t.Skip("builds the engine with deliberate faults")
 	}
 	for fault, test := range map[bug.Name]string{
-		bug.LeaveUnapplied: "TestCrashWhileMoving",
-		bug.KeepOldCopy:    "TestCopyGoesToTheNextGroup",
-		bug.ModifyVolatile: "TestCrashWhileModifying",
-		bug.NoShipLimit:    "TestShipRate",
-		bug.FollowOldCall:  "TestOldCall",
-		bug.SkipPeerCheck:  "TestStrangerChangesNothing",
+		bug.LeaveUnapplied:   "TestCrashWhileMoving",
+		bug.KeepOldCopy:      "TestCopyGoesToTheNextGroup",
+		bug.ModifyVolatile:   "TestCrashWhileModifying",
+		bug.NoShipLimit:      "TestShipRate",
+		bug.FollowOldCall:    "TestOldCall",
+		bug.FailWithoutSpace: "TestServesAgainWithSpace",
+		bug.SkipPeerCheck:    "TestStrangerChangesNothing",
 	} {
 		testenv.Catches(t, fault, test)
 	}

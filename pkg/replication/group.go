@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,11 +12,14 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/tokenbucket"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // Errors of a group's operations. Those with a reason wrap these; nothing was changed when they are returned.
@@ -41,6 +45,8 @@ type Group struct {
 	site *Site
 	cfg  *Config
 	dir  string
+	// name and id are those of the Meta, and never change.
+	name, id string
 
 	// mu guards core, its Meta, attached counts and the running streams.
 	mu      sync.Mutex
@@ -71,6 +77,8 @@ type Group struct {
 	// applyMu keeps apply passes apart: the loop's, and those that promotion and demotion ask for.
 	applyMu    sync.Mutex
 	applyStuck atomic.Pointer[error]
+	// short: the images found no space, and the journal gives up its own.
+	short atomic.Bool
 	// linkDown is what ended the last stream to the peer.
 	linkDown atomic.Pointer[error]
 
@@ -136,10 +144,10 @@ const (
 func (g *Group) path(name string) string { return filepath.Join(g.dir, name) }
 
 // Name is the group's name, the same at both sites.
-func (g *Group) Name() string { return g.core.Meta.Name }
+func (g *Group) Name() string { return g.name }
 
 // ID is the group's identifier, the same at both sites.
-func (g *Group) ID() string { return g.core.Meta.GroupID }
+func (g *Group) ID() string { return g.id }
 
 // start begins the group's background work.
 func (g *Group) start() {
@@ -213,6 +221,10 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 	if g.failure != nil {
 		return nil, g.failure
 	}
+	var before *core.Group
+	if !bug.Enabled(bug.FailWithoutSpace) {
+		before = g.core.Clone()
+	}
 	actions, err := g.core.Step(e)
 	if err != nil {
 		return nil, err
@@ -223,11 +235,15 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 		case core.MarkAll:
 			err = markAll()
 		case core.Persist:
-			err = saveMeta(g.cfg.FS, g.path(core.MetaFile), &g.core.Meta)
+			err = g.cfg.Pool.WithReserve(func() error { return saveMeta(g.cfg.FS, g.path(core.MetaFile), &g.core.Meta) })
 		case core.RollJournal:
 			err = g.rollJournal()
 		default:
 			rest = append(rest, a)
+		}
+		if err != nil && before != nil && vfs.NoSpace(err) && g.metaIsStored(&before.Meta) {
+			*g.core = *before // as if nothing had happened: who asked for it asks again
+			return nil, fmt.Errorf("group %s: %w; free space on the file system of %s", before.Meta.Name, err, g.dir)
 		}
 		if err != nil {
 			// Memory and disk disagree now, and nobody may act on either.
@@ -242,6 +258,16 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 	}
 	g.writable.Store(g.core.Writable())
 	return rest, nil
+}
+
+// metaIsStored reports whether group.json says what m does.
+func (g *Group) metaIsStored(m *core.Meta) bool {
+	want, err := blockdev.EncodeRecord(core.MetaKind, m)
+	if err != nil {
+		return false
+	}
+	have, err := vfs.ReadFile(g.cfg.FS, g.path(core.MetaFile))
+	return err == nil && bytes.Equal(want, have)
 }
 
 func (g *Group) rollJournal() error {

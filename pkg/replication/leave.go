@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"syscall"
 
 	"k8s.io/klog/v2"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 const (
@@ -51,7 +51,7 @@ func (g *Group) RemoveVolume(id string, exclusive func(leave func() error) error
 		if err := g.commit(); err != nil {
 			return err
 		}
-		if err := g.apply(g.ctx); err != nil {
+		if err := g.applyPatiently(g.ctx); err != nil {
 			return err
 		}
 		if g.unappliedBytes() <= leaveBacklogBytes {
@@ -224,7 +224,7 @@ func (g *Group) continueMembers() error {
 		return nil
 	}
 	err := g.appendOwed()
-	if errors.Is(err, journal.ErrFull) || errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, journal.ErrFull) || vfs.NoSpace(err) {
 		return nil // with the next record; the marks stay
 	}
 	if err == nil {

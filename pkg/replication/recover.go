@@ -29,7 +29,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g.core = core.New(meta)
+	g.core, g.name, g.id = core.New(meta), meta.Name, meta.GroupID
 	g.segBytes.Store(segmentBytesFor(meta.JournalSizeBytes))
 	if g.checkpoint, err = openCheckpoint(g.cfg.FS, g.path(checkpointName)); err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func (g *Group) openJournal() error {
 	replay := recovery{g: g, from: last.Applied}
 	g.journal, err = journal.Open(journal.Options{
 		FS: g.cfg.FS, Dir: g.path(core.JournalDir), GroupID: groupID, TimelineID: timeline,
-		SegmentBytes: segmentBytes, HardLimitBytes: hardLimit, FreeTarget: freeSegments,
+		SegmentBytes: segmentBytes, HardLimitBytes: hardLimit, FreeTarget: freeSegments, KeepFree: keptSegments,
 		OldestSegment: last.OldestSegment, MinDurableOrdinal: last.DurableOrdinal, StartOrdinal: last.AppliedOrdinal,
 		Visit: replay.record, RoomMade: g.wakeWriters,
 	})

@@ -120,6 +120,11 @@ func (g *Group) Modify(c Change) error {
 	case next.Peer == "" && next.JournalFull == core.PolicyStall:
 		return fmt.Errorf("%w: group %s: journal-full stall needs a remote site; set journal-full to track as well", core.ErrPrecondition, g.Name())
 	}
+	if next.JournalSizeBytes > before.JournalSizeBytes {
+		if err := g.site.checkJournalFits(g.Name(), next, g.journal.TotalBytes()); err != nil {
+			return err
+		}
+	}
 	if err := g.configure(core.Configured{Settings: next}, before); err != nil {
 		return err
 	}

@@ -93,6 +93,8 @@ type Site struct {
 	// broken are directories of groups that could not be opened, with the reason. They are left as they are.
 	broken map[string]error
 	closed bool
+
+	reopener reopener
 }
 
 // Open opens every group of the pool and starts their work. A group that cannot be opened does not keep the others
@@ -128,9 +130,10 @@ func Open(cfg Config) (*Site, error) {
 	for _, g := range s.groups {
 		g.start()
 	}
-	if err := s.releaseStrays(); err != nil {
+	if err := s.releaseStrays(); err != nil && !vfs.NoSpace(err) {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.reopener.start(s, cfg.ApplyInterval)
 	return s, nil
 }
 
@@ -151,6 +154,7 @@ func (s *Site) Kill() {
 }
 
 func (s *Site) shut() []*Group {
+	s.reopener.stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -261,6 +265,9 @@ func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
 		return g, nil
 	}
 	if err := s.cfg.checkPeer(spec.Name, spec.settings()); err != nil {
+		return nil, err
+	}
+	if err := s.checkJournalFits(spec.Name, spec.settings(), 0); err != nil {
 		return nil, err
 	}
 	return s.addLocked(core.Meta{

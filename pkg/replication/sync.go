@@ -85,7 +85,7 @@ func (g *Group) saveChangeMap() error {
 		s.restore(all)
 	}
 	g.progress.unsaved = 0
-	return all.Save(g.cfg.FS, g.path(changeMapFile))
+	return g.cfg.Pool.WithReserve(func() error { return all.Save(g.cfg.FS, g.path(changeMapFile)) })
 }
 
 // markAll marks every extent of every member: the peer has nothing that counts. What has no content at all is found

@@ -2,9 +2,7 @@ package replication
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -13,10 +11,15 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// freeSegments is how many segments are kept ready, so that a writer never waits for one to be made.
-const freeSegments = 2
+// freeSegments is how many segments are kept ready, so that a writer never waits for one to be made. The last ones of them are given up
+// where a full pool has no space for what is applied (apply_full.go).
+const (
+	freeSegments = 2 + keptSegments
+	keptSegments = 1
+)
 
 // segmentBytesFor is the size of a journal segment: a sixteenth of the journal, within bounds. A quarter of a segment is
 // the largest record, so the least holds an extent of the change map; the most keeps small what is freed at once.
@@ -39,7 +42,9 @@ func (g *Group) trimLoop(ctx context.Context) {
 		if err := g.trim(); err != nil && ctx.Err() == nil {
 			klog.ErrorS(err, "Trimming the journal failed; it is tried again", "group", g.Name())
 		}
-		if err := g.journal.Prepare(); err != nil && ctx.Err() == nil && !errors.Is(err, syscall.ENOSPC) {
+		if g.short.Load() {
+			g.journal.DropFree()
+		} else if err := g.journal.Prepare(); err != nil && ctx.Err() == nil && !vfs.NoSpace(err) {
 			klog.ErrorS(err, "Making a journal segment failed; it is tried again", "group", g.Name())
 		}
 		select {
@@ -85,12 +90,19 @@ func (g *Group) trim() error {
 		default:
 			return nil
 		}
+		if g.short.Load() {
+			g.journal.DropFree()
+			g.applyWork.send()
+		}
 		g.wakeWriters()
 	}
 }
 
-// underPressure reports whether the live segments have reached the journal's size, less what is kept free.
+// underPressure reports whether the live segments have reached the journal's size, less what is kept free, or the images need the space.
 func (g *Group) underPressure(segments []journal.SegmentInfo) bool {
+	if g.short.Load() {
+		return true
+	}
 	n := freeSegments * g.segBytes.Load()
 	for _, s := range segments {
 		n += s.FileBytes

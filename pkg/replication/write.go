@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // maxWriteBytes is the largest write that becomes one record. It is the largest request of the shim, and atomic at the
@@ -135,7 +135,7 @@ func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 		entries[i].Header.UnixNanos = now
 	}
 	n, err := g.journal.AppendAll(entries)
-	if errors.Is(err, syscall.ENOSPC) {
+	if vfs.NoSpace(err) {
 		g.trimWork.send()
 	}
 	for i := range entries[:n] {

@@ -51,6 +51,10 @@ func (s *Service) AttachVolume(ctx context.Context, r *sidecarpb.AttachVolumeReq
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not replicable; attach its image directly", rec.ID)
 	}
 	a := s.attached[rec.ID]
+	if a == nil && s.unserved[rec.ID] {
+		return nil, status.Errorf(codes.Unavailable, "volume %s is attached since before this replicator was started, and is served again when its group %s is open; "+
+			"see slipctl group list", rec.ID, rec.Group)
+	}
 	if a == nil {
 		if a, err = s.attach(ctx, rec); err != nil {
 			return nil, toStatus(err)
@@ -207,6 +211,7 @@ func (s *Service) DetachVolume(ctx context.Context, r *sidecarpb.DetachVolumeReq
 		if err := shim.Unmount(filepath.Join(s.opts.ShimDir, r.VolumeId)); err != nil {
 			return nil, toStatus(err)
 		}
+		delete(s.unserved, r.VolumeId)
 		return &sidecarpb.DetachVolumeResponse{}, nil
 	}
 	if err := a.shim.Unmount(); errors.Is(err, unix.EBUSY) {
@@ -227,13 +232,10 @@ func (s *Service) adoptLoop() {
 		entries, err := s.opts.Keeper.Fetch(ctx)
 		cancel()
 		if err == nil {
-			for _, e := range entries {
-				if err := s.adopt(e); err != nil {
-					klog.ErrorS(err, "Volume cannot be served again; its I/O waits until its group can be opened", "volume", e.Name)
-				}
-			}
+			s.adoptAll(entries)
 			close(s.adopted)
 			s.continueMoves()
+			s.adoptLater()
 			return
 		}
 		t := time.NewTimer(adoptInterval)
@@ -246,12 +248,62 @@ func (s *Service) adoptLoop() {
 	}
 }
 
-func (s *Service) adopt(e keeper.Entry) error {
+func (s *Service) adoptAll(entries []keeper.Entry) {
+	for _, e := range entries {
+		if err := s.adopt(e); err != nil {
+			klog.ErrorS(err, "Volume cannot be served again; its I/O waits until its group can be opened", "volume", e.Name)
+		}
+	}
+}
+
+// adoptLaterInterval is how often is looked whether a group is open by now whose volumes could not be served again.
+const adoptLaterInterval = time.Second
+
+// adoptLater serves volumes again whose groups were opened later, which the site does by itself when there is space again.
+func (s *Service) adoptLater() {
+	for {
+		s.attachMu.Lock()
+		left, ready := len(s.unserved), false
+		for id := range s.unserved {
+			_, err := s.opts.Site.GroupOf(id)
+			ready = ready || err == nil
+		}
+		s.attachMu.Unlock()
+		if left == 0 {
+			return
+		}
+		if ready {
+			ctx, cancel := context.WithTimeout(s.ctx, keeperPatience)
+			entries, err := s.opts.Keeper.Fetch(ctx)
+			cancel()
+			if err == nil {
+				s.adoptAll(entries)
+			}
+		}
+		t := time.NewTimer(adoptLaterInterval)
+		select {
+		case <-s.ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// adopt serves a volume again. One that it cannot serve is in unserved.
+func (s *Service) adopt(e keeper.Entry) (err error) {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
 	if s.attached[e.Name] != nil {
 		return e.File.Close()
 	}
+	defer func() {
+		if err != nil && s.attached[e.Name] == nil {
+			s.unserved[e.Name] = true
+		} else {
+			delete(s.unserved, e.Name)
+		}
+	}()
 	fail := func(err error) error { return errors.Join(err, e.File.Close()) }
 	state, err := shim.ParseState(e.Meta)
 	if err != nil {

@@ -120,6 +120,43 @@ func TestRestartUnderApplication(t *testing.T) {
 	}
 }
 
+// TestServesWhatOpensLater: a replicator that cannot open a group for want of space serves its volume when it can, without a restart; the
+// application's I/O waits, and the volume is not mounted a second time meanwhile.
+func TestServesWhatOpensLater(t *testing.T) {
+	requireFUSE(t)
+	f := newFixture(t, newNetwork(t), "site-a", true)
+	f.createGroup("shop", "")
+	f.createVolume("v0", testVolumeBytes, true)
+	f.addVolume("shop", "v0")
+	a := startApp(t, f.attach("v0").Path)
+	a.must("write 0 1")
+	a.must("sync")
+	f.stop()
+	if err := f.site.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.full.Store(true)
+	f.openSite()
+	f.start()
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.do("write 4096 2")
+		if err == nil {
+			_, err = a.do("sync")
+		}
+		done <- err
+	}()
+	_, err := f.client.AttachVolume(f.ctx, &sidecarpb.AttachVolumeRequest{VolumeId: "v0"})
+	wantCode(t, "attaching what waits to be served again", err, codes.Unavailable)
+	f.full.Store(false)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := f.readDirect("v0", 4096); got != 2 {
+		t.Errorf("the flushed byte is %d", got)
+	}
+}
+
 // A volume goes into a group while an application writes and flushes: every write is in the group afterwards, and at
 // the peer, whichever side of the exchange it was made on.
 func TestMoveIntoGroupUnderLoad(t *testing.T) {

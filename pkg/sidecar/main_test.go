@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -157,7 +159,11 @@ type fixture struct {
 	conn    *grpc.ClientConn
 	metrics *Metrics
 	keeper  string // socket; empty without one
-	ctx     context.Context
+	name    string
+	net     *link.Network
+	// full makes files that are opened for writing meet a full file system.
+	full atomic.Bool
+	ctx  context.Context
 }
 
 func newFixture(t *testing.T, net *link.Network, name string, withKeeper bool) *fixture {
@@ -170,7 +176,7 @@ func newFixture(t *testing.T, net *link.Network, name string, withKeeper bool) *
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
-	f := &fixture{t: t, dir: dir, ctx: ctx}
+	f := &fixture{t: t, dir: dir, ctx: ctx, name: name, net: net}
 	if withKeeper {
 		f.startKeeper()
 	}
@@ -178,13 +184,7 @@ func newFixture(t *testing.T, net *link.Network, name string, withKeeper bool) *
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.pool.Close() })
-	f.site, err = replication.Open(replication.Config{
-		FS: vfs.OS, Pool: f.pool, Site: name, Dialer: net.Dialer(name), PeerAddress: func(string) string { return "memory" },
-		HeartbeatInterval: 10 * time.Millisecond, ApplyInterval: 50 * time.Millisecond,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.openSite()
 	t.Cleanup(func() {
 		if err := f.site.Close(); err != nil {
 			t.Error(err)
@@ -197,6 +197,24 @@ func newFixture(t *testing.T, net *link.Network, name string, withKeeper bool) *
 	t.Cleanup(f.unmountAll)
 	t.Cleanup(f.stop)
 	return f
+}
+
+func (f *fixture) openSite() {
+	f.t.Helper()
+	fsys := vfs.NewErrFS(vfs.OS, func(op vfs.Op, _ string) error {
+		if f.full.Load() && op == vfs.OpOpen {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	var err error
+	f.site, err = replication.Open(replication.Config{
+		FS: fsys, Pool: f.pool, Site: f.name, Dialer: f.net.Dialer(f.name), PeerAddress: func(string) string { return "memory" },
+		HeartbeatInterval: 10 * time.Millisecond, ApplyInterval: 50 * time.Millisecond,
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 func (f *fixture) startKeeper() {

@@ -51,6 +51,8 @@ type Service struct {
 	// attachMu is held while a volume is attached, detached, adopted or moved.
 	attachMu sync.Mutex
 	attached map[string]*attachment // by volume id
+	// unserved are volumes whose descriptors the keeper holds, and whose groups are not open.
+	unserved map[string]bool
 	// adopted is closed when the volumes of an earlier replicator are attached again.
 	adopted chan struct{}
 
@@ -62,7 +64,7 @@ type Service struct {
 // New returns a service and starts adopting the volumes whose descriptors the keeper holds: those of a replicator that
 // ended without detaching them. Their I/O waits in the kernel until then.
 func New(opts Options) *Service {
-	s := &Service{opts: opts, attached: map[string]*attachment{}, adopted: make(chan struct{})}
+	s := &Service{opts: opts, attached: map[string]*attachment{}, unserved: map[string]bool{}, adopted: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if opts.Keeper != nil {
 		s.wg.Add(1)

@@ -23,6 +23,7 @@ type Options struct {
 	SegmentBytes   int64 // size of a segment file: a multiple of 4096, at least 64 KiB; a larger record gets one of its own
 	HardLimitBytes int64 // Append returns ErrFull rather than let the files grow beyond; 0 is no limit
 	FreeTarget     int   // segments that Prepare keeps ready
+	KeepFree       int   // of these, as many as appends do not take while there may be other ones, so that DropFree has something to give
 
 	StartOrdinal      uint64 // the first record of an empty journal gets StartOrdinal+1
 	OldestSegment     uint64 // from the checkpoint: segments with a lower sequence are free
@@ -46,7 +47,7 @@ func (o *Options) check() error {
 	case o.SegmentBytes < minSegmentBytes || o.SegmentBytes%segmentHeaderBytes != 0:
 		return fmt.Errorf("journal %s: segment size %d must be a multiple of %d and at least %d",
 			o.Dir, o.SegmentBytes, segmentHeaderBytes, minSegmentBytes)
-	case o.HardLimitBytes < 0 || o.FreeTarget < 0:
+	case o.HardLimitBytes < 0 || o.FreeTarget < 0 || o.KeepFree < 0:
 		return fmt.Errorf("journal %s: negative limit", o.Dir)
 	}
 	return nil

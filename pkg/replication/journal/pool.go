@@ -20,7 +20,8 @@ func (j *Journal) takeFree(need int64) (*segment, error) {
 		j.mu.Unlock()
 		return nil, ErrFull
 	}
-	if len(j.free) > 0 && size == j.o.SegmentBytes {
+	full := limit > 0 && j.totalLocked()+size > limit // no more files: then also what is kept
+	if n := len(j.free); size == j.o.SegmentBytes && (n > j.o.KeepFree || n > 0 && full) {
 		s := j.free[0]
 		j.free = append(j.free[:0], j.free[1:]...)
 		j.mu.Unlock()
@@ -234,6 +235,28 @@ func (j *Journal) remove(s *segment) {
 	if err := j.o.FS.Remove(s.name); err != nil {
 		klog.ErrorS(err, "Cannot remove a free segment file; the next open tries again", "file", s.name)
 	}
+}
+
+// DropFree gives the space of all free segments back to the file system, durably, and returns how much that was. It is for what needs the
+// space more than the next append does.
+func (j *Journal) DropFree() (bytes int64) {
+	j.mu.Lock()
+	drop := j.free
+	j.free = nil
+	if j.closed {
+		drop = nil
+	}
+	j.mu.Unlock()
+	for _, s := range drop {
+		bytes += s.size
+		j.remove(s)
+	}
+	if len(drop) > 0 {
+		if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
+			klog.ErrorS(err, "Syncing the removal of free segments", "dir", j.o.Dir)
+		}
+	}
+	return bytes
 }
 
 // TrimFree removes the free segments beyond FreeTarget.

@@ -1,0 +1,25 @@
+package core
+
+import "slices"
+
+// Clone returns a copy that no later Step of either changes.
+func (g *Group) Clone() *Group {
+	c := *g
+	c.heard, c.told = pointed(c.heard), pointed(c.told)
+	m := &c.Meta
+	m.Timelines, m.Members = slices.Clone(m.Timelines), slices.Clone(m.Members)
+	m.Loss, m.Divergence = pointed(m.Loss), pointed(m.Divergence)
+	if l := m.Loss; l != nil {
+		l.LostOrdinals, l.LostWrites, l.LostBytes, l.LostSeconds = pointed(l.LostOrdinals), pointed(l.LostWrites), pointed(l.LostBytes), pointed(l.LostSeconds)
+	}
+	return &c
+}
+
+// pointed returns a pointer to a copy; nil of nil.
+func pointed[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	return &c
+}
