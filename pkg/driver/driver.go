@@ -99,6 +99,7 @@ type Driver struct {
 	inflight     *inflight
 	claims       claims
 	copies       *copies
+	background   *background
 	sharing      sharing
 	names        *nameClaims
 	closers      []func() error
@@ -143,7 +144,7 @@ func newDriver(opts Options, sys system) (*Driver, error) {
 		return nil, err
 	}
 	d := &Driver{
-		opts: opts, system: sys, inflight: newInflight(), names: newNameClaims(time.Now), claims: claims{volumes: map[string]*blockdev.VolumeRecord{}}, copies: newCopies(),
+		opts: opts, system: sys, inflight: newInflight(), names: newNameClaims(time.Now), claims: claims{volumes: map[string]*blockdev.VolumeRecord{}}, copies: newCopies(), background: newBackground(),
 	}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -181,7 +182,7 @@ func (d *Driver) open() error {
 		}
 		d.closers = append(d.closers, d.sidecar.Close)
 	}
-	d.closers = append(d.closers, d.copies.close)
+	d.closers = append(d.closers, d.copies.close, d.background.close)
 	return nil
 }
 

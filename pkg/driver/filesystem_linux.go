@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -14,13 +13,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
-const (
-	mkfsTimeout = 5 * time.Minute
-	// fsckTimeout is what a preen of a file system with an orderly journal never needs. A longer one wants a person.
-	fsckTimeout  = 2 * time.Minute
-	mountTimeout = time.Minute
-	growTimeout  = 5 * time.Minute
-)
+// No program here has a time limit: how long they take depends on the file system and its device, and one that is ended by a limit begins anew
+// with the next call. They end with ctx, which is that of work in the background.
 
 type linuxFileSystems struct{}
 
@@ -45,8 +39,6 @@ func (l linuxFileSystems) Blank(device string) (blank bool, err error) {
 }
 
 func (linuxFileSystems) Make(ctx context.Context, device string, spec formatSpec, force bool) error {
-	ctx, cancel := context.WithTimeout(ctx, mkfsTimeout)
-	defer cancel()
 	if err := blockdev.ValidateFSType(spec.FSType); err != nil {
 		return fmt.Errorf("format %s: %w", device, err)
 	}
@@ -71,8 +63,6 @@ func (linuxFileSystems) Check(ctx context.Context, device, fsType string) error 
 	if fsType != fsExt4 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, fsckTimeout)
-	defer cancel()
 	output, err := run(ctx, "e2fsck", "-p", device)
 	if err == nil {
 		return nil
@@ -86,8 +76,6 @@ func (linuxFileSystems) Check(ctx context.Context, device, fsType string) error 
 }
 
 func (linuxFileSystems) Grow(ctx context.Context, device, mountPath, fsType string) error {
-	ctx, cancel := context.WithTimeout(ctx, growTimeout)
-	defer cancel()
 	var err error
 	switch fsType {
 	case fsExt4:

@@ -116,6 +116,7 @@ func (d *Driver) format(ctx context.Context, rec *blockdev.VolumeRecord, device 
 	if err := d.recordFormat(ctx, rec, record); err != nil {
 		return err
 	}
+	doing(ctx, "it is formatted with "+fsType)
 	klog.InfoS("Formatting", "volume", rec.ID, "device", device.Path, "program", program, "args", args)
 	if err := d.filesystems.Make(ctx, device.Path, spec, again); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: format: %v", rec.ID, err)

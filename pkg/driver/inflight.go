@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -27,15 +28,27 @@ type argument struct{ name, value string }
 // beginCall is the head of every call that acts on a volume. It returns InvalidArgument when the volume's id or one of the
 // required arguments is missing, and otherwise what begin returns.
 func (d *Driver) beginCall(operation, volumeID string, required ...argument) (done func(), err error) {
+	if err := checkArguments(volumeID, required...); err != nil {
+		return nil, err
+	}
+	return d.inflight.begin(volumeID, operation)
+}
+
+func checkArguments(volumeID string, required ...argument) error {
 	if volumeID == "" {
-		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
+		return status.Error(codes.InvalidArgument, "volume id is missing")
 	}
 	for _, a := range required {
 		if a.value == "" {
-			return nil, status.Errorf(codes.InvalidArgument, "volume %s: %s is missing", volumeID, a.name)
+			return status.Errorf(codes.InvalidArgument, "volume %s: %s is missing", volumeID, a.name)
 		}
 	}
-	return d.inflight.begin(volumeID, operation)
+	return nil
+}
+
+// work runs f, for a call that acts on a volume, in the background: see background.run.
+func (d *Driver) work(ctx context.Context, operation, volumeID, key string, f func(context.Context) error) error {
+	return d.background.run(ctx, volumeID, operation, key, func() (func(), error) { return d.inflight.begin(volumeID, operation) }, f)
 }
 
 // begin enters key. The caller calls done when the operation is over; err is a status error with Aborted when another

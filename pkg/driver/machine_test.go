@@ -35,6 +35,8 @@ type machine struct {
 	mkfs       []string        // "<backing path> <file system>", of every Make that began
 	events     []string        // operations in order, for tests of order
 
+	check func(context.Context) error // of a file system; nil finds all sound
+
 	// hook is called before each operation; an error is the operation's. It is called with mu held.
 	hook func(operation string) error
 }
@@ -297,12 +299,16 @@ func (m fakeFileSystems) Make(_ context.Context, device string, spec formatSpec,
 	return nil
 }
 
-func (m fakeFileSystems) Check(_ context.Context, device, fsType string) error {
+func (m fakeFileSystems) Check(ctx context.Context, device, fsType string) error {
 	done, err := m.begin("fsck", device, " ", fsType)
 	if err != nil {
 		return err
 	}
+	check := m.check
 	done()
+	if check != nil {
+		return check(ctx)
+	}
 	return nil
 }
 

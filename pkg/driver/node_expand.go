@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -17,25 +18,31 @@ import (
 // Kubelet takes InvalidArgument, OutOfRange and NotFound for "never", and lets the user ask for less; everything else it
 // repeats.
 func (s *nodeServer) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
-	id := req.GetVolumeId()
-	done, err := s.d.beginCall("NodeExpandVolume", id, argument{"volume_path", req.GetVolumePath()})
+	id, given := req.GetVolumeId(), req.GetVolumePath()
+	if err := checkArguments(id, argument{"volume_path", given}); err != nil {
+		return nil, err
+	}
+	capacity := req.GetCapacityRange()
+	err := s.d.work(ctx, "NodeExpandVolume", id, fmt.Sprintf("%q %d %d", given, capacity.GetRequiredBytes(), capacity.GetLimitBytes()), func(ctx context.Context) error {
+		rec, err := s.d.volume(id)
+		if err != nil {
+			return err
+		}
+		size, err := expandedSize(rec.SizeBytes, capacity)
+		if err != nil {
+			return status.Errorf(status.Code(err), "volume %s: %s", id, status.Convert(err).Message())
+		}
+		path, err := s.d.volumePath(rec, given)
+		if err != nil {
+			return err
+		}
+		return s.d.expand(ctx, rec, path, size)
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer done()
 	rec, err := s.d.volume(id)
 	if err != nil {
-		return nil, err
-	}
-	size, err := expandedSize(rec.SizeBytes, req.GetCapacityRange())
-	if err != nil {
-		return nil, status.Errorf(status.Code(err), "volume %s: %s", id, status.Convert(err).Message())
-	}
-	path, err := s.d.volumePath(rec, req.GetVolumePath())
-	if err != nil {
-		return nil, err
-	}
-	if err := s.d.expand(ctx, rec, path, size); err != nil {
 		return nil, err
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: rec.SizeBytes}, nil
@@ -84,7 +91,7 @@ func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path st
 		return status.Errorf(codes.FailedPrecondition, "volume %s has %d bytes now, but its file system is mounted read-only on %s and has not grown: "+
 			"it grows when the volume is staged writable", rec.ID, rec.SizeBytes, rec.Stage.StagingPath)
 	}
-	if err := d.filesystems.Grow(ctx, device.Path, rec.Stage.StagingPath, staged.FSType); err != nil {
+	if err := d.grow(ctx, device.Path, rec.Stage.StagingPath, staged.FSType); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: grow its file system: %v", rec.ID, err)
 	}
 	return nil
@@ -94,13 +101,18 @@ func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path st
 // of its size that cannot be wrong: also of a volume that was expanded while it was read-only, of one whose expansion was interrupted, at
 // whichever site, and of one that was made from a snapshot of such a volume.
 
+func (d *Driver) grow(ctx context.Context, device, path, fsType string) error {
+	doing(ctx, "its "+fsType+" grows")
+	return d.filesystems.Grow(ctx, device, path, fsType)
+}
+
 // growFileSystem grows the file system of a volume that was made larger than its source, which is part of making it. Staging
 // repeats it until it is done.
 func (d *Driver) growFileSystem(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, readOnly bool) error {
 	if !rec.GrowFileSystem || readOnly {
 		return nil
 	}
-	if err := d.filesystems.Grow(ctx, device.Path, path, fsType); err != nil {
+	if err := d.grow(ctx, device.Path, path, fsType); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: grow its file system to the volume's size: %v", rec.ID, err)
 	}
 	return d.update(rec, "update", func(r *blockdev.VolumeRecord) {
@@ -114,7 +126,7 @@ func (d *Driver) catchUp(ctx context.Context, rec *blockdev.VolumeRecord, device
 	if rec.GrowFileSystem {
 		return
 	}
-	if err := d.filesystems.Grow(ctx, device.Path, path, fsType); err != nil {
+	if err := d.grow(ctx, device.Path, path, fsType); err != nil {
 		klog.ErrorS(err, "A file system that is smaller than its volume could not be grown", "volume", rec.ID, "fileSystemBytes", sizeBytes, "volumeBytes", rec.SizeBytes)
 	}
 }

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -21,6 +22,7 @@ const undoTimeout = time.Minute
 
 // NodeStageVolume attaches a volume to a loop device and, for a file system volume, mounts it on the staging path.
 //
+// It is done in the background (see background): a check of a large file system takes longer than any call waits.
 // Each step finds out what an earlier call did, so that it can be repeated after a crash between any two of them:
 //
 //  1. stage record, durable: from here on NodeUnstageVolume has something to undo
@@ -29,21 +31,22 @@ const undoTimeout = time.Minute
 //  4. format record and mkfs, once in the volume's life
 //  5. check, mount
 func (s *nodeServer) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	id := req.GetVolumeId()
-	done, err := s.d.beginCall("NodeStageVolume", id, argument{"staging_target_path", req.GetStagingTargetPath()})
-	if err != nil {
+	id, path := req.GetVolumeId(), req.GetStagingTargetPath()
+	if err := checkArguments(id, argument{"staging_target_path", path}); err != nil {
 		return nil, err
 	}
-	defer done()
 	want, err := parseCapability(req.GetVolumeCapability())
 	if err != nil {
 		return nil, err
 	}
-	rec, err := s.d.volume(id)
+	err = s.d.work(ctx, "NodeStageVolume", id, fmt.Sprintf("%q %+v", path, want), func(ctx context.Context) error {
+		rec, err := s.d.volume(id)
+		if err != nil {
+			return err
+		}
+		return s.d.stage(ctx, rec, path, want)
+	})
 	if err != nil {
-		return nil, err
-	}
-	if err := s.d.stage(ctx, rec, req.GetStagingTargetPath(), want); err != nil {
 		return nil, err
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
@@ -106,7 +109,7 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 	if !staged {
 		// What was mounted by an earlier call stays when this one fails; what this one began does not.
 		defer func() {
-			if err != nil {
+			if err != nil && ctx.Err() == nil { // else NodeUnstageVolume does it, which has ended this, or the next driver's calls
 				d.undoStage(ctx, rec, path)
 			}
 		}()
@@ -201,6 +204,7 @@ func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, de
 			return err
 		}
 		if !readOnly {
+			doing(ctx, "its "+fsType+" is checked")
 			if err := d.filesystems.Check(ctx, device.Path, fsType); err != nil {
 				return status.Errorf(codes.Internal, "volume %s: its file system could not be repaired without asking: %v; "+
 					"take a copy of the image, then run e2fsck on %s by hand", rec.ID, err, d.backingPath(rec))
@@ -210,8 +214,7 @@ func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, de
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: staging path: %v", rec.ID, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, mountTimeout)
-	defer cancel()
+	doing(ctx, "its "+fsType+" is mounted, and its log replayed")
 	if err := d.mounter.Mount(ctx, device.Path, path, fsType, mountOptions(fsType, want)); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: mount on %s: %v", rec.ID, path, err)
 	}
@@ -274,6 +277,7 @@ func (d *Driver) undoStage(ctx context.Context, rec *blockdev.VolumeRecord, path
 // mounted on the path.
 func (s *nodeServer) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	id := req.GetVolumeId()
+	s.d.background.stop(ctx, id)
 	done, err := s.d.beginCall("NodeUnstageVolume", id, argument{"staging_target_path", req.GetStagingTargetPath()})
 	if err != nil {
 		return nil, err
