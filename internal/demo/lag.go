@@ -66,6 +66,14 @@ type RPO struct {
 	P50, P99 time.Duration
 }
 
+// text is one of the lags for people; without a sample it is unknown, not zero.
+func (r RPO) text(lag time.Duration) string {
+	if r.Samples == 0 {
+		return "unknown"
+	}
+	return milliseconds(lag)
+}
+
 // summarizeLag takes only samples within the spans: between them nothing is written and the lag says nothing.
 func summarizeLag(samples []LagSample, spans []span) RPO {
 	var lags []time.Duration

@@ -59,8 +59,8 @@ func (r *Results) costRows() [][]string {
 		row("throughput, orders per second", ordersPerSecond, func(v float64) string { return fmt.Sprintf("%.0f", v) }),
 		row("latency of an order, median", medianLatency, seconds),
 		row("latency of an order, 99th percentile", p99Latency, seconds),
-		{"lag of the copy under load (RPO), median", "-", milliseconds(r.RPO.P50), "-"},
-		{"lag of the copy under load (RPO), 99th percentile", "-", milliseconds(r.RPO.P99), "-"},
+		{"lag of the copy under load (RPO), median", "-", r.RPO.text(r.RPO.P50), "-"},
+		{"lag of the copy under load (RPO), 99th percentile", "-", r.RPO.text(r.RPO.P99), "-"},
 	}
 }
 
@@ -144,8 +144,8 @@ func (r *Results) page() report.Page {
 				Note: fmt.Sprintf("of %d orders; the stock's line %s slower", separate.Orders, milliseconds(extraDelay))},
 			{Label: "Throughput with replication", Value: fmt.Sprintf("%.2f", r.ThroughputRatio()), Tone: report.Neutral,
 				Note: fmt.Sprintf("of a plain loop device; median of %d rounds each", r.rounds())},
-			{Label: "Lag of the copy under load", Value: milliseconds(r.RPO.P50), Tone: report.Neutral,
-				Note: fmt.Sprintf("median; 99th percentile %s", milliseconds(r.RPO.P99))},
+			{Label: "Lag of the copy under load", Value: r.RPO.text(r.RPO.P50), Tone: report.Neutral,
+				Note: fmt.Sprintf("median; 99th percentile %s", r.RPO.text(r.RPO.P99))},
 		},
 		Sections: []report.Section{r.lossSection(), r.costSection(), r.jointSection(), r.separateSection(), r.methodSection()},
 	}

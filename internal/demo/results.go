@@ -152,7 +152,7 @@ type summary struct {
 	Variants        map[string]summaryVariant `json:"variants"`
 	ThroughputRatio float64                   `json:"throughput_ratio"`
 	LatencyRatio    float64                   `json:"latency_ratio"`
-	RPO             summaryRPO                `json:"rpo_ms"`
+	RPO             *summaryRPO               `json:"rpo_ms"`
 	Machine         string                    `json:"machine"`
 	Date            time.Time                 `json:"date"`
 	Seed            uint64                    `json:"seed"`
@@ -160,10 +160,10 @@ type summary struct {
 }
 
 type summaryVariant struct {
-	Orders             int     `json:"orders"`
-	OrdersWithoutStock int     `json:"orders_without_stock"`
-	LostOrdinals       uint64  `json:"lost_ordinals"`
-	LostSeconds        float64 `json:"lost_seconds"`
+	Orders             int      `json:"orders"`
+	OrdersWithoutStock int      `json:"orders_without_stock"`
+	LostOrdinals       uint64   `json:"lost_ordinals"`
+	LostSeconds        *float64 `json:"lost_seconds"` // null: unknown
 }
 
 type summaryRPO struct {
@@ -173,13 +173,21 @@ type summaryRPO struct {
 
 func (r *Results) summary() summary {
 	variant := func(v *Variant) summaryVariant {
-		return summaryVariant{v.Result.Orders, v.Result.OrdersWithoutStock, v.Loss.Ordinals, round(v.Loss.Seconds, 3)}
+		var lost *float64
+		if !v.Loss.Unbounded {
+			lost = new(round(v.Loss.Seconds, 3))
+		}
+		return summaryVariant{v.Result.Orders, v.Result.OrdersWithoutStock, v.Loss.Ordinals, lost}
+	}
+	var rpo *summaryRPO
+	if r.RPO.Samples > 0 {
+		rpo = &summaryRPO{round(r.RPO.P50.Seconds()*1000, 1), round(r.RPO.P99.Seconds()*1000, 1)}
 	}
 	return summary{
 		Variants: map[string]summaryVariant{"consistency-group": variant(r.Joint), "separate-groups": variant(r.Separate)},
 		// Three digits are more than a noisy machine can repeat.
 		ThroughputRatio: round(r.ThroughputRatio(), 3), LatencyRatio: round(r.LatencyRatio(), 3),
-		RPO:     summaryRPO{round(r.RPO.P50.Seconds()*1000, 1), round(r.RPO.P99.Seconds()*1000, 1)},
+		RPO:     rpo,
 		Machine: r.Machine, Date: r.Began.UTC().Truncate(time.Second), Seed: r.Seed, Workload: r.Workload,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -196,6 +197,11 @@ func (w *world) reunite(head, fork uint64, old, expected content) error {
 		err = w.h.violation("the loss report says that %d ordinals were lost, it was %d (%d to %d)", l.GetLostOrdinals(), head-fork, fork+1, head)
 	case w.p.exact && !l.GetPartial() && (l.GetLostWrites() != writes || l.GetLostBytes() != bytes):
 		err = w.h.violation("the loss report says %d writes and %d bytes, it was %d and %d", l.GetLostWrites(), l.GetLostBytes(), writes, bytes)
+	case w.bound.LostOrdinals != nil && *w.bound.LostOrdinals > head-fork:
+		err = w.h.violation("the promotion said that at least %d ordinals were lost, it was %d", *w.bound.LostOrdinals, head-fork)
+	case w.bound.LostSeconds != nil && l.GetLostSeconds() > *w.bound.LostSeconds+time.Since(w.promoted).Seconds():
+		// What the old primary adds when it is back comes after the promotion.
+		err = w.h.violation("the promotion said that at most the last %v s were lost, it was %v s", *w.bound.LostSeconds, l.GetLostSeconds())
 	case w.p.exact && (l.GetLostWrites() > writes || l.GetLostBytes() > bytes):
 		err = w.h.violation("the loss report says %d writes and %d bytes, it was at most %d and %d", l.GetLostWrites(), l.GetLostBytes(), writes, bytes)
 	}

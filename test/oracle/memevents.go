@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
@@ -244,5 +245,8 @@ func (w *world) promote(s *memSite, who string) (recovered uint64, promoted bool
 		return 0, true, w.h.violation("%s recovered ordinal %d, says it is at %d, durable %d", who, loss.RecoveredOrdinal, status.HeadOrdinal, status.DurableOrdinal)
 	}
 	w.h.note("%s was promoted at ordinal %d", who, loss.RecoveredOrdinal)
+	if s == w.b {
+		w.bound, w.promoted = loss, time.Now()
+	}
 	return loss.RecoveredOrdinal, true, w.judgeCopy(s, who, loss.RecoveredOrdinal)
 }

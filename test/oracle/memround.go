@@ -104,6 +104,10 @@ type world struct {
 	// powerFloor is what the primary's last power loss must have left.
 	powerFloor floors
 
+	// bound is what the promotion of the secondary said of the loss, at promoted.
+	bound    *core.Loss
+	promoted time.Time
+
 	snapshots     []*groupSnapshot
 	snapshotsMade int
 }
