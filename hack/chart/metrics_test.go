@@ -43,6 +43,11 @@ func TestMetricsAccess(t *testing.T) {
 					if _, open := argument(c, "metrics-open"); open != tt.open || (file != "") != (tt.secret != "") {
 						t.Errorf("%s/%s: open %t, token in %q", w.id, name, open, file)
 					}
+					for _, v := range w.pod.Spec.Volumes {
+						if v.Name == "metrics-token" && (v.Secret.Optional == nil || !*v.Secret.Optional) {
+							t.Errorf("%s does not start without the token", w.id)
+						}
+					}
 					if got := secretAt(w, c, file); got != tt.secret {
 						t.Errorf("%s/%s: %q is of Secret %q, want %q", w.id, name, file, got, tt.secret)
 					}

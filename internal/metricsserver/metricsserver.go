@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/klog/v2"
 )
 
 // path is where the metrics are.
@@ -27,7 +28,8 @@ type Server struct {
 	access   access
 }
 
-// Listen opens the address, and reads the token once to find out that there is one. Without an address it returns nil.
+// Listen opens the address. Without one it returns nil. A token that cannot be read is logged and no error: a program must not stay away from its
+// volumes for want of who reads its metrics.
 func Listen(o Options) (*Server, error) {
 	if o.Addr == "" {
 		return nil, nil
@@ -38,7 +40,7 @@ func Listen(o Options) (*Server, error) {
 	}
 	if o.TokenFile != "" {
 		if _, err := a.token(); err != nil {
-			return nil, err
+			klog.ErrorS(err, "Serving metrics on loopback only until the token is there")
 		}
 	}
 	listener, err := net.Listen("tcp", o.Addr)

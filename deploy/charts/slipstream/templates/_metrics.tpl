@@ -69,6 +69,8 @@ from within the pod gets metrics for the token alone. Takes (list . port).
 - name: metrics-token
   secret:
     secretName: {{ . }}
+    # Volumes must not wait for it.
+    optional: true
     defaultMode: 0440
     items:
       - key: token
