@@ -49,6 +49,14 @@ spec:
 {{- dict "name" "annotationsKept" "expression" (printf "%s && %s" (printf $kept "object" "oldObject" (index . 0)) (printf $kept "oldObject" "object" (index . 0))) | toJson -}}
 {{- end }}
 
+{{/* That fields of both objects are the same. Takes (list "path" "field"...). */}}
+{{- define "slipstream.unchanged" -}}
+{{- $path := first . -}}
+{{- $same := list -}}
+{{- range rest . }}{{ $same = append $same (printf "object.%s.?%s == oldObject.%s.?%s" $path . $path .) }}{{ end -}}
+{{- join " && " $same -}}
+{{- end }}
+
 {{/* A variable that says whether all finalizers but one are as they were. Takes (list "name"). */}}
 {{- define "slipstream.finalizersVariable" -}}
 {{- $others := "%s.metadata.?finalizers.orValue([]).filter(f, f != '%s')" -}}
