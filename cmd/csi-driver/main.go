@@ -14,6 +14,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
@@ -41,6 +42,7 @@ const (
 )
 
 func run(args []string) error {
+	descriptors.Raise()
 	opts := driver.Options{Version: versionString()}
 	flags := flag.NewFlagSet("csi-driver", flag.ContinueOnError)
 	mode := flags.String("mode", modeNode, "node: serve this node's pool; controller: serve all nodes' pools, by calling the nodes; credentials: make what nodes and controller know each other by, and end")

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/gateway"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
@@ -46,6 +47,7 @@ type config struct {
 }
 
 func run(args []string) error {
+	descriptors.Raise()
 	var c config
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	flags.StringVar(&c.site, "site", "", "`name` of this site, the same as in its certificate (required)")

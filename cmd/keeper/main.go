@@ -15,6 +15,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 )
@@ -37,6 +38,7 @@ func main() {
 const closeTimeout = 2 * time.Second
 
 func run(args []string) error {
+	descriptors.Raise()
 	flags := flag.NewFlagSet("keeper", flag.ContinueOnError)
 	socket := flags.String("socket", "", "Unix socket to listen on (required)")
 	interval := flags.Duration("writeback-interval", time.Second,

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
@@ -158,6 +159,7 @@ func (c *config) codec() (linkpb.Codec, error) {
 }
 
 func run(c config) error {
+	descriptors.Raise()
 	if err := c.check(); err != nil {
 		return err
 	}

@@ -81,6 +81,8 @@ var forbiddenCalls = map[string]string{
 	"os.IsTimeout":    "use errors.Is(err, os.ErrDeadlineExceeded)",
 	// A sleep can neither be interrupted nor tested.
 	"time.Sleep": "wait on a timer and a context, or poll with a deadline",
+	// Callers of a TCP port must not be able to take the data path's descriptors.
+	"net.Listen": "bound the port with internal/tcplisten and allow it here; Unix sockets are internal/unixsocket's",
 	// Renaming without a sync of file and directory is not durable.
 	"os.Rename": "use the atomic write of pkg/vfs, or SyncDir after FS.Rename",
 }
@@ -88,6 +90,15 @@ var forbiddenCalls = map[string]string{
 // allowedCalls are the exceptions: path prefix and call, with the reason.
 var allowedCalls = map[string]string{
 	"pkg/vfs/ os.Rename": "it is the implementation of FS.Rename",
+
+	"cmd/replicator/ net.Listen":                "link.Server bounds it",
+	"cmd/gateway/ net.Listen":                   "link.Server bounds it",
+	"internal/metricsserver/ net.Listen":        "bounded in Serve",
+	"pkg/driver/port.go net.Listen":             "bounded in serve",
+	"internal/testsite/ net.Listen":             "finds a free port",
+	"pkg/replication/link/linktest/ net.Listen": "a proxy of tests",
+	"test/ net.Listen":                          "programs of tests",
+	"hack/external-storage/ net.Listen":         "a program of tests",
 }
 
 func checkCalls(s *source) []string {

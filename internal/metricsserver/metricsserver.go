@@ -17,10 +17,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 )
 
 // path is where the metrics are.
 const path = "/metrics"
+
+const (
+	// requestTimeout is from the beginning of a request to its end, and answerTimeout to the end of the answer.
+	requestTimeout, answerTimeout = 10 * time.Second, time.Minute
+	// idleTimeout is longer than most intervals of scraping.
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 16 << 10
+	// maxConnections is for a few Prometheus servers and people.
+	maxConnections = 64
+)
 
 // Server is a listener whose callers are served by Serve. Use Listen.
 type Server struct {
@@ -62,11 +74,11 @@ func (s *Server) Close() error {
 func (s *Server) Serve(ctx context.Context, metrics http.Handler) error {
 	mux := http.NewServeMux()
 	mux.Handle(path, s.access.guard(metrics))
-	const headerTimeout = 10 * time.Second
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	server := &http.Server{Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: answerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+	// Nobody is admitted: whoever asks for metrics has shown nothing yet, and an answer is short.
+	if err := server.Serve(tcplisten.New(s.listener, tcplisten.Options{Port: "metrics", Waiting: maxConnections})); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil
@@ -80,6 +92,7 @@ func Start(o Options, failed chan<- error, metrics ...prometheus.Collector) (sto
 		return func() {}, err
 	}
 	registry := prometheus.NewRegistry()
+	registry.MustRegister(tcplisten.Metrics()...)
 	registry.MustRegister(append(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	ctx, stop := context.WithCancel(context.Background())
 	go func() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
@@ -17,10 +16,11 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/lograte"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
+	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
@@ -32,12 +32,22 @@ const ClaimMetadata = "slipstream-claim"
 // belong to another node, which must not say of a volume that it is not there.
 const NodeMetadata = "slipstream-node"
 
+const (
+	portHandshakeTimeout = 20 * time.Second
+	portPingWait         = 20 * time.Second
+	// portIdleTimeout closes a connection without calls; a controller opens the next one by itself.
+	portIdleTimeout = 15 * time.Minute
+	// portConnections is for the controllers of a cluster: one leader, and those that led before.
+	portConnections = 64
+)
+
 // controllerPort is the TCP port for the cluster's controller.
 type controllerPort struct {
 	d         *Driver
 	source    *tlsfiles.Source
 	listener  net.Listener
 	handshake *prometheus.CounterVec
+	log       lograte.Log // of refusals
 }
 
 // newHandshakes registers the port's metrics.
@@ -75,15 +85,17 @@ func (p *controllerPort) serve(ctx context.Context, manager metrics.CSIMetricsMa
 	defer p.source.Close()
 	creds := credentials.NewTLS(p.source.ServerConfigFor(tlsfiles.ControllerName))
 	server := grpc.NewServer(append(csiserver.Options(manager, p.meantForUs, p.demandClaim),
-		grpc.Creds(watchedCredentials{creds, p}),
+		grpc.Creds(tcplisten.Watch{TransportCredentials: creds, Shaken: p.shaken, AdmitAll: true}),
 		grpc.ChainStreamInterceptor(p.streamMeantForUs),
-		grpc.ConnectionTimeout(20*time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.ConnectionTimeout(portHandshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: portPingWait, MaxConnectionIdle: portIdleTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)...)
 	p.d.registerController(server)
 	locatepb.RegisterLocatorServer(server, &locator{d: p.d})
-	return csiserver.Serve(ctx, server, p.listener)
+	bounded := tcplisten.New(p.listener, tcplisten.Options{Port: "controller", Waiting: portConnections, Admitted: portConnections,
+		Patience: portHandshakeTimeout, UserTimeout: portPingWait})
+	return csiserver.Serve(ctx, server, bounded)
 }
 
 func (p *controllerPort) meantForUs(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -138,25 +150,13 @@ func (p *controllerPort) demandClaim(ctx context.Context, req any, _ *grpc.Unary
 	return handler(ctx, req)
 }
 
-// watchedCredentials make handshakes visible at the side that refuses: the other one sees an alert of one word.
-type watchedCredentials struct {
-	credentials.TransportCredentials
-	port *controllerPort
-}
-
-func (c watchedCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	secured, info, err := c.TransportCredentials.ServerHandshake(conn)
-	switch {
-	case err == nil:
-		c.port.handshake.WithLabelValues("ok").Inc()
-	case !errors.Is(err, io.EOF): // a connection that says nothing is a health check
-		c.port.handshake.WithLabelValues("refused").Inc()
-		klog.ErrorS(err, "Refused a connection to the port for the controller", "remoteAddress", conn.RemoteAddr(),
-			"certificate", c.port.d.opts.TLSDir, "notAfter", c.port.source.NotAfter())
+// shaken makes handshakes visible at the side that refuses: the other one sees an alert of one word.
+func (p *controllerPort) shaken(remote net.Addr, err error) {
+	if err == nil {
+		p.handshake.WithLabelValues("ok").Inc()
+		return
 	}
-	return secured, info, err
-}
-
-func (c watchedCredentials) Clone() credentials.TransportCredentials {
-	return watchedCredentials{c.TransportCredentials.Clone(), c.port}
+	p.handshake.WithLabelValues("refused").Inc()
+	p.log.Error(err, "Refused a connection to the port for the controller", "remoteAddress", remote,
+		"certificate", p.d.opts.TLSDir, "notAfter", p.source.NotAfter())
 }

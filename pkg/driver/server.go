@@ -15,6 +15,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
+	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 )
 
@@ -107,6 +108,7 @@ func (d *Driver) registry() *prometheus.Registry {
 		return valueOr(float64(len(recs)), err)
 	})
 	registry.MustRegister(newVolumeMetrics(d))
+	registry.MustRegister(tcplisten.Metrics()...)
 	return registry
 }
 

@@ -22,7 +22,7 @@ func (g *Gateway) Replicate(stream link.PeerStream) error {
 	first := &linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: hello}}
 	node, err := g.node(stream.Context(), stream.Peer(), hello)
 	if refused := (*refusal)(nil); errors.As(err, &refused) {
-		klog.ErrorS(err, "Primary refused", "peer", stream.Peer(), "group", hello.GetGroupName(), "groupID", hello.GetGroupId())
+		g.log.Error(err, "Primary refused", "peer", stream.Peer(), "group", hello.GetGroupName(), "groupID", hello.GetGroupId())
 		g.metrics.refusals.WithLabelValues(stream.Peer(), refused.reason.String()).Inc()
 		answer := &linkpb.Refusal{Reason: refused.reason, Message: refused.text}
 		if refused.foreign {

@@ -28,6 +28,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/internal/lograte"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
@@ -55,6 +56,7 @@ type Gateway struct {
 	opts    Options
 	retired map[string]bool
 	metrics *Metrics
+	log     lograte.Log // of refusals
 
 	mu    sync.Mutex
 	nodes map[string]string // addresses by name, empty where there is none

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"k8s.io/klog/v2"
-
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -80,7 +78,7 @@ func (g *Group) peer() string {
 
 // turnAway ends a stream that did not get as far as its group.
 func (s *Site) turnAway(stream link.PeerStream, hello *linkpb.Hello, reason error) error {
-	klog.ErrorS(reason, "Primary refused", "peer", stream.Peer(), "group", hello.GroupName, "groupID", hello.GroupId)
+	s.refusals.Error(reason, "Primary refused", "peer", stream.Peer(), "group", hello.GroupName, "groupID", hello.GroupId)
 	refusal := &linkpb.Refusal{Reason: linkpb.Refusal_REASON_FAILED, Message: untrusted.Reason(reason.Error())}
 	switch {
 	case errors.Is(reason, errForeign):

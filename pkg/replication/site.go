@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/lograte"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
@@ -95,6 +96,8 @@ type Site struct {
 	closed bool
 
 	reopener reopener
+	// refusals is the log of calls that were turned away.
+	refusals lograte.Log
 }
 
 // Open opens every group of the pool and starts their work. A group that cannot be opened does not keep the others

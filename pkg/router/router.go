@@ -33,6 +33,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
+	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
@@ -144,7 +145,7 @@ func newMeter(source *tlsfiles.Source) *meter {
 			Help: "Questions that a node did not answer, by node and gRPC status code.",
 		}, []string{"node", "code"}),
 	}
-	m.registry.MustRegister(m.handshakes, m.silent, metricsserver.CertificateExpiry(source.NotAfter))
+	m.registry.MustRegister(append(tcplisten.Metrics(), m.handshakes, m.silent, metricsserver.CertificateExpiry(source.NotAfter))...)
 	return m
 }
 

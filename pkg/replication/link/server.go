@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,8 +16,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/lograte"
+	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
@@ -69,6 +68,7 @@ const (
 type Server struct {
 	opts ServerOptions
 	grpc *grpc.Server
+	log  lograte.Log // of refusals
 }
 
 // NewServer returns a server that does not listen yet. An error says which option is wrong.
@@ -90,15 +90,16 @@ func NewServer(opts ServerOptions) (*Server, error) {
 		creds = credentials.NewTLS(opts.TLS.ServerConfig())
 	}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(loggedCredentials{creds, s}),
+		grpc.Creds(tcplisten.Watch{TransportCredentials: creds, Shaken: s.shaken}),
 		grpc.StaticStreamWindowSize(streamWindowBytes),
 		grpc.StaticConnWindowSize(connWindowBytes),
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: serverPingAfter, Timeout: serverPingWait}),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: serverPingAfter, Timeout: serverPingWait, MaxConnectionIdle: idleTimeout}),
 		// Twice as often as our clients ping, so that a timer that is a little early is no offence.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPingAfter / 2, PermitWithoutStream: true}),
-		grpc.ConnectionTimeout(20*time.Second),
+		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.WaitForHandlers(true),
 	)
 	linkpb.RegisterLinkServer(s.grpc, &service{server: s})
@@ -106,14 +107,15 @@ func NewServer(opts ServerOptions) (*Server, error) {
 }
 
 // Serve accepts connections until Stop, which makes it return nil, and closes lis. An insecure server refuses a listener
-// that is not on a loopback address.
+// that is not on a loopback address. What callers can take before they are known is bounded as in package tcplisten: a
+// connection has 20 s for its handshake and its first call.
 func (s *Server) Serve(lis net.Listener) error {
 	if s.opts.Insecure && !isLoopback(lis.Addr()) {
 		_ = lis.Close()
 		return fmt.Errorf("link server of site %s: plain text on %s refused: it is allowed on loopback addresses only; "+
 			"configure certificates", s.opts.Site, lis.Addr())
 	}
-	err := s.grpc.Serve(lis)
+	err := s.grpc.Serve(tcplisten.New(lis, tcplisten.Options{Port: "link", Patience: handshakeTimeout, UserTimeout: serverPingWait}))
 	if errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}
@@ -128,15 +130,26 @@ func (s *Server) Stop() { s.grpc.Stop() }
 func (s *Server) refuse(remote net.Addr, name string, reason error) error {
 	s.refused(remote, name, reason)
 	code := codes.PermissionDenied
-	if errors.Is(reason, errOtherNode) {
+	switch {
+	case errors.Is(reason, errOtherNode):
 		code = codes.Unavailable
+	case errors.Is(reason, tcplisten.ErrFull):
+		code = codes.ResourceExhausted
 	}
 	return status.Errorf(code, "site %s refused the call: %v", s.opts.Site, reason)
 }
 
 func (s *Server) refused(remote net.Addr, name string, reason error) {
-	klog.ErrorS(reason, "Refused a peer", "site", s.opts.Site, "peer", name, "remoteAddress", remote)
+	s.log.Error(reason, "Refused a peer", "site", s.opts.Site, "peer", name, "remoteAddress", remote)
 	s.opts.Observe(Event{Kind: Refused, Peer: name, RemoteAddress: fmt.Sprint(remote), Err: reason})
+}
+
+// shaken makes a failed handshake visible at the side that refused it: the other one sees a closed connection and an alert of
+// one word.
+func (s *Server) shaken(remote net.Addr, err error) {
+	if err != nil {
+		s.refused(remote, "", fmt.Errorf("TLS handshake: %w", err))
+	}
 }
 
 // service is the gRPC face of Server, kept apart so that Server's methods are its API.
@@ -151,6 +164,9 @@ func (v *service) Replicate(stream grpc.BidiStreamingServer[linkpb.ToSecondary, 
 	name, remote, err := s.caller(stream.Context())
 	if err == nil && name == s.opts.Site {
 		name, err = s.onBehalf(stream.Context())
+	}
+	if err == nil {
+		err = tcplisten.Admit(stream.Context())
 	}
 	if err != nil {
 		return s.refuse(remote, name, err)
@@ -181,6 +197,7 @@ func (s *Server) identify(ctx context.Context, from *peer.Peer) (string, error) 
 		return "", errors.New("its address is not known")
 	}
 	var claimed []string
+	shown, _ := from.AuthInfo.(tcplisten.AuthInfo)
 	if s.opts.Insecure {
 		if !isLoopback(from.Addr) {
 			return "", errors.New("plain text is allowed from loopback addresses only")
@@ -191,7 +208,7 @@ func (s *Server) identify(ctx context.Context, from *peer.Peer) (string, error) 
 			return "", fmt.Errorf("it gave %d site names", len(claimed))
 		}
 	} else {
-		info, ok := from.AuthInfo.(credentials.TLSInfo)
+		info, ok := shown.AuthInfo.(credentials.TLSInfo)
 		if !ok || len(info.State.VerifiedChains) == 0 {
 			return "", errors.New("it showed no certificate of the authority")
 		}
@@ -226,26 +243,6 @@ type peerStream struct {
 }
 
 func (p peerStream) Peer() string { return p.name }
-
-// loggedCredentials makes a failed handshake visible at the side that refused it: the other one sees a closed connection
-// and an alert of one word.
-type loggedCredentials struct {
-	credentials.TransportCredentials
-	server *Server
-}
-
-func (c loggedCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	secured, info, err := c.TransportCredentials.ServerHandshake(conn)
-	// A connection that says nothing is a load balancer looking whether somebody is there.
-	if err != nil && !errors.Is(err, io.EOF) {
-		c.server.refused(conn.RemoteAddr(), "", fmt.Errorf("TLS handshake: %w", err))
-	}
-	return secured, info, err
-}
-
-func (c loggedCredentials) Clone() credentials.TransportCredentials {
-	return loggedCredentials{c.TransportCredentials.Clone(), c.server}
-}
 
 func isLoopback(a net.Addr) bool {
 	switch a := a.(type) {

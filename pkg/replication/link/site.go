@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 )
 
@@ -72,6 +73,9 @@ func (v *service) Locate(ctx context.Context, request *linkpb.LocateRequest) (*l
 	}
 	if err == nil {
 		err = s.checkNode(ctx)
+	}
+	if err == nil {
+		err = tcplisten.Admit(ctx)
 	}
 	if err != nil {
 		return nil, s.refuse(remote, name, err)

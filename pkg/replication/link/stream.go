@@ -71,6 +71,12 @@ const (
 	// pingTimeout is also the connection's TCP_USER_TIMEOUT, which gRPC sets from it.
 	pingTimeout    = 8 * time.Second
 	serverPingWait = 5 * time.Second
+	// handshakeTimeout is what a connection has for its handshake, and again until its first call was accepted.
+	handshakeTimeout = 20 * time.Second
+	// idleTimeout closes a connection without streams. Clients close theirs with the last one.
+	idleTimeout = 5 * time.Minute
+	// maxHeaderBytes bounds a call's metadata, which is a few names.
+	maxHeaderBytes = 16 << 10
 
 	closeLinger = 2 * time.Second
 
