@@ -46,6 +46,9 @@ type FileSystems interface {
 	Freeze(ctx context.Context, mountPath, device string) error
 	// Thaw ends a freeze; errNotFrozen where there is none.
 	Thaw(mountPath string) error
+	// ShutDown reports whether the file system mounted on path has shut itself down and says so only when it is asked. It is answered from
+	// memory, without waiting for the device.
+	ShutDown(path string) bool
 	// Usage of the file system mounted on path.
 	Usage(path string) (Usage, error)
 	// DeviceSize is a block device's size in bytes.

@@ -102,6 +102,13 @@ func CanGrowMountedExt4() bool {
 	return data[unix.CAP_SYS_RESOURCE/32].Effective&(1<<(unix.CAP_SYS_RESOURCE%32)) != 0
 }
 
+// ShutDown is for XFS, which has no word for it in the mount table. The root's inode is in memory as long as it is mounted, and XFS answers
+// EIO about it only when it is shut down.
+func (linuxFileSystems) ShutDown(path string) bool {
+	var st unix.Stat_t
+	return errors.Is(unix.Lstat(path, &st), unix.EIO)
+}
+
 func (linuxFileSystems) Usage(path string) (Usage, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {

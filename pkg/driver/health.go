@@ -222,15 +222,18 @@ func (d *Driver) nodeHealth(found *conditions, rec *blockdev.VolumeRecord, publi
 		return &at[len(at)-1]
 	}
 	if !rec.Stage.Block {
-		staged := shown(rec.Stage.StagingPath)
+		staged, stopped := shown(rec.Stage.StagingPath), ""
+		if staged != nil {
+			stopped = d.stoppedBy(rec, *staged)
+		}
 		switch {
 		case staged == nil:
 			found.add(inaccessible, ReasonNotMounted, "volume %s is not mounted on its staging path %s any more: somebody unmounted it; %s",
 				rec.ID, rec.Stage.StagingPath, again)
 			return nil
-		case staged.Stopped != "" && !rec.Stage.ReadOnly:
+		case stopped != "":
 			found.add(degraded, ReasonFileSystemStopped, "volume %s: its %s takes no writes any more (%s) after an error, which the kernel's log has; "+
-				"%s, which also checks it", rec.ID, staged.FSType, staged.Stopped, again)
+				"%s, which also checks it", rec.ID, staged.FSType, stopped, again)
 		}
 	}
 	if publishPath == "" || shown(publishPath) != nil {

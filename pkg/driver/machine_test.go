@@ -35,7 +35,8 @@ type machine struct {
 	mkfs       []string        // "<backing path> <file system>", of every Make that began
 	events     []string        // operations in order, for tests of order
 
-	check func(context.Context) error // of a file system; nil finds all sound
+	shutDown map[string]bool             // device numbers
+	check    func(context.Context) error // of a file system; nil finds all sound
 
 	// hook is called before each operation; an error is the operation's. It is called with mu held.
 	hook func(operation string) error
@@ -155,7 +156,11 @@ func (m fakeMounter) Unmount(target string) error {
 	}
 	for i := len(m.mounts) - 1; i >= 0; i-- {
 		if m.mounts[i].Mountpoint == target {
+			number := m.mounts[i].Device
 			m.mounts = slices.Delete(m.mounts, i, i+1)
+			if !slices.ContainsFunc(m.mounts, func(e MountEntry) bool { return e.Device == number }) {
+				delete(m.shutDown, number)
+			}
 			return nil
 		}
 	}
@@ -360,6 +365,12 @@ func (m *machine) numberAt(path string) string {
 		return ""
 	}
 	return at[len(at)-1].Device
+}
+
+func (m fakeFileSystems) ShutDown(path string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.shutDown[m.numberAt(path)]
 }
 
 func (m fakeFileSystems) Usage(path string) (Usage, error) {

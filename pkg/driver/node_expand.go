@@ -86,7 +86,7 @@ func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path st
 	if err != nil || staged == nil {
 		return err // a block volume has no more to grow
 	}
-	if staged.ReadOnly || staged.Stopped != "" {
+	if staged.ReadOnly || staged.Stopped != "" || d.stoppedBy(rec, *staged) != "" {
 		// Kubelet takes this code for "not while it is in use", and comes again when the volume was staged anew.
 		return status.Errorf(codes.FailedPrecondition, "volume %s has %d bytes now, but its file system is mounted read-only on %s and has not grown: "+
 			"it grows when the volume is staged writable", rec.ID, rec.SizeBytes, rec.Stage.StagingPath)

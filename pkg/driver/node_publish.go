@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,19 +18,12 @@ import (
 )
 
 // NodePublishVolume binds the staged file system, or the device node of a raw block volume, to a target path.
-func (s *nodeServer) NodePublishVolume(_ context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+func (s *nodeServer) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	id := req.GetVolumeId()
-	done, err := s.d.beginCall("NodePublishVolume", id, argument{"target_path", req.GetTargetPath()},
-		argument{"staging_target_path", req.GetStagingTargetPath()})
-	if err != nil {
+	if err := checkArguments(id, argument{"target_path", req.GetTargetPath()}, argument{"staging_target_path", req.GetStagingTargetPath()}); err != nil {
 		return nil, err
 	}
-	defer done()
 	want, err := parseCapability(req.GetVolumeCapability())
-	if err != nil {
-		return nil, err
-	}
-	rec, err := s.d.volume(id)
 	if err != nil {
 		return nil, err
 	}
@@ -41,13 +35,21 @@ func (s *nodeServer) NodePublishVolume(_ context.Context, req *csi.NodePublishVo
 		FSType:       want.FSType,
 		MountOptions: want.MountOptions,
 	}
-	if err := s.d.publish(rec, stagingPath(rec, req.GetStagingTargetPath()), entry, want.Mode); err != nil {
+	// In the background, because a file system that has stopped is checked: see revive.
+	err = s.d.work(ctx, "NodePublishVolume", id, fmt.Sprintf("%q %+v", req.GetStagingTargetPath(), entry), func(ctx context.Context) error {
+		rec, err := s.d.volume(id)
+		if err != nil {
+			return err
+		}
+		return s.d.publish(ctx, rec, stagingPath(rec, req.GetStagingTargetPath()), entry, want.Mode)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-func (d *Driver) publish(rec *blockdev.VolumeRecord, stagingPath string, entry publication, mode accessMode) error {
+func (d *Driver) publish(ctx context.Context, rec *blockdev.VolumeRecord, stagingPath string, entry publication, mode accessMode) error {
 	if rec.Stage == nil || rec.Stage.StagingPath != stagingPath {
 		return status.Errorf(codes.FailedPrecondition, "volume %s is not staged on %s: stage it first", rec.ID, stagingPath)
 	}
@@ -57,6 +59,11 @@ func (d *Driver) publish(rec *blockdev.VolumeRecord, stagingPath string, entry p
 	device, err := d.device(rec)
 	if err != nil {
 		return err
+	}
+	if !entry.Block {
+		if err := d.revive(ctx, rec, device); err != nil {
+			return err
+		}
 	}
 	mounts, err := d.mounter.Mounts()
 	if err != nil {

@@ -129,7 +129,9 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 	case want.Block:
 		return d.shareFormat(ctx, rec)
 	case staged:
-		err = d.shareFormat(ctx, rec)
+		if err = d.revive(ctx, rec, device); err == nil {
+			err = d.shareFormat(ctx, rec)
+		}
 	default:
 		return d.mountStaged(ctx, rec, device, path, fsType, want)
 	}

@@ -47,6 +47,10 @@ func (s *nodeServer) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVol
 			{Unit: csi.VolumeUsage_BYTES, Total: rec.SizeBytes},
 		}}, nil
 	}
+	if why := s.d.stoppedBy(rec, *entry); why != "" {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %s: its %s takes no writes any more (%s) after an error, which the kernel's log has: "+
+			"delete the pods that use the volume; then it is checked and mounted again", id, entry.FSType, why)
+	}
 	usage, err := s.d.usage(ctx, rec.ID, path)
 	if err != nil {
 		return nil, err
