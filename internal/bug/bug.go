@@ -37,6 +37,8 @@ const (
 	KeepOldCopy Name = "keep-old-copy"
 	// SkipReconcile lets a driver that starts leave what interrupted calls left (breaks G8).
 	SkipReconcile Name = "skip-reconcile"
+	// ForgetRemovedImage takes a volume whose image has no name any more for one that nobody uses (deletes it under its mounts).
+	ForgetRemovedImage Name = "forget-removed-image"
 	// MakePoolAnew makes a pool where one was that is not mounted (volumes that are elsewhere count as deleted; breaks G8).
 	MakePoolAnew Name = "make-pool-anew"
 	// ModifyVolatile changes a group's settings in memory alone (breaks G8).

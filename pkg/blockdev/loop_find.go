@@ -128,11 +128,12 @@ func FindLoopByImage(path string) (LoopInfo, bool, error) {
 		return LoopInfo{}, false, err
 	}
 	for _, info := range found {
-		same, err := backedBy(info.Device, &want)
-		if err != nil {
+		file, err := LoopFile(info.Device)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // detached meanwhile
+		case err != nil:
 			return LoopInfo{}, false, err
-		}
-		if same {
+		case file == FileID{want.Dev, want.Ino}:
 			return info, true, nil
 		}
 	}
@@ -143,24 +144,29 @@ func lastTwo(path string) string {
 	return filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
 }
 
-// backedBy reports whether a device's backing file is that inode.
-func backedBy(devPath string, want *unix.Stat_t) (bool, error) {
+// FileID is a file, whatever its name is: by its file system and inode, as the kernel shows them of a loop device. A file system's
+// number may be another one after a reboot. The zero value is no file.
+type FileID struct {
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+}
+
+// LoopFile returns a device's backing file; fs.ErrNotExist if the device is not attached. The kernel may ask the file's file
+// system: it is not for the shim's files, which wait for their server.
+func LoopFile(devPath string) (FileID, error) {
 	dev, err := os.OpenFile(devPath, os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
 	if err != nil {
-		return false, err
+		return FileID{}, err
 	}
 	defer dev.Close()
 	status, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
 	if errors.Is(err, unix.ENXIO) {
-		return false, nil // detached meanwhile
+		err = fs.ErrNotExist
 	}
 	if err != nil {
-		return false, fmt.Errorf("status of %s: %w", devPath, err)
+		return FileID{}, fmt.Errorf("status of %s: %w", devPath, err)
 	}
-	return status.Device == want.Dev && status.Inode == want.Ino, nil
+	return FileID{status.Device, status.Inode}, nil
 }
 
 // LoopKeep is a loop device that is meant to be.

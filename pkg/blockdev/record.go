@@ -73,6 +73,7 @@ type StageRecord struct {
 	GivenPath    string   `json:"givenPath,omitempty"` // as the CO named it
 	Device       string   `json:"device"`              // /dev/loopN when it was staged; look it up again after a reboot
 	BackingPath  string   `json:"backingPath"`         // the image, or the shim's file
+	Image        FileID   `json:"image,omitzero"`      // what the device is over, if it is the image; names change
 	FSType       string   `json:"fsType,omitempty"`
 	MountOptions []string `json:"mountOptions,omitempty"`
 	ReadOnly     bool     `json:"readOnly,omitempty"`

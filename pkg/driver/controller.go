@@ -339,6 +339,13 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolu
 	defer done()
 	rec, err := s.d.volume(id)
 	if status.Code(err) == codes.NotFound {
+		_, devices, err := s.d.remains(id, false)
+		if err == nil && len(devices) > 0 {
+			err = imageGone(id, devices[0])
+		}
+		if err != nil {
+			return nil, err
+		}
 		return &csi.DeleteVolumeResponse{}, nil
 	}
 	if err != nil {

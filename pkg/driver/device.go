@@ -3,15 +3,18 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 )
@@ -28,6 +31,8 @@ type Loops interface {
 	KeepSpace(device string) error
 	// SetSize changes a device's size limit.
 	SetSize(device string, sizeBytes int64) error
+	// File returns the file that a device is over. It is not for the replicator's files: it may wait for who serves them.
+	File(device string) (blockdev.FileID, error)
 	// Detach detaches a device that nothing has open, and returns when it is detached. It leaves one alone that is over
 	// another file by now.
 	Detach(device loopDevice) error
@@ -37,7 +42,7 @@ type Loops interface {
 type loopDevice struct {
 	blockDevice
 	BackingPath string // as the kernel shows it, without symbolic links
-	Deleted     bool   // the backing file was removed
+	Deleted     bool   // the backing file was removed, or is not where the volume's is any more
 	SizeBytes   int64
 }
 
@@ -71,22 +76,84 @@ func (d *Driver) devices(rec *blockdev.VolumeRecord) ([]loopDevice, error) {
 	return slices.DeleteFunc(all, func(l loopDevice) bool { return l.Deleted }), err
 }
 
-// attachedDevices are the devices, and those over a file that was removed under them: nothing is staged on those any more,
-// but they are to be unmounted and detached like the others.
+// attachedDevices are the devices, and those over a file that was removed or renamed under them: nothing is staged on those any more,
+// but they are in use, and are to be unmounted and detached like the others.
 func (d *Driver) attachedDevices(rec *blockdev.VolumeRecord) ([]loopDevice, error) {
 	all, err := d.loops.List()
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "volume %s: look for its loop device: %v", rec.ID, err)
 	}
 	path := d.backingPath(rec)
-	return slices.DeleteFunc(all, func(l loopDevice) bool { return l.BackingPath != path }), nil
+	var devices []loopDevice
+	for _, l := range all {
+		switch {
+		case l.BackingPath == path:
+		case d.isStagedImage(rec, l):
+			l.Deleted = true
+		default:
+			continue
+		}
+		devices = append(devices, l)
+	}
+	return devices, nil
+}
+
+// isStagedImage reports whether a device is over the very file that the volume was staged with, whatever that is called now.
+func (d *Driver) isStagedImage(rec *blockdev.VolumeRecord, l loopDevice) bool {
+	if rec.Replicable || rec.Stage == nil || rec.Stage.Device != l.Path || rec.Stage.Image == (blockdev.FileID{}) ||
+		strings.HasPrefix(l.BackingPath, d.opts.ShimDir+"/") {
+		return false
+	}
+	file, err := d.loops.File(l.Path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		klog.ErrorS(err, "What a volume's loop device is over cannot be found out", "volume", rec.ID, "device", l.Path)
+	}
+	return err == nil && file == rec.Stage.Image
+}
+
+// remains are the devices of a volume that has no record any more, because somebody removed or moved its directory. It is found by
+// its id in the files' paths. Outside of the pool only what is mounted counts, as others may look at a copy of the directory, unless
+// the volume is being unstaged.
+func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []loopDevice, error) {
+	rec := &blockdev.VolumeRecord{ID: id}
+	if blockdev.ValidateID(id) != nil {
+		return rec, nil, nil
+	}
+	all, err := d.loops.List()
+	if err != nil {
+		return nil, nil, status.Errorf(codes.Internal, "volume %s: look for its loop device: %v", id, err)
+	}
+	mounts, err := d.mounter.Mounts()
+	if err != nil {
+		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
+	}
+	var devices []loopDevice
+	for _, l := range all {
+		owner, shimmed, ours := d.ownerOf(l.BackingPath)
+		owner = strings.TrimSuffix(owner, ".deleting") // removed while it was in use, by an earlier version
+		moved := filepath.Base(l.BackingPath) == blockdev.ImageFile && filepath.Base(filepath.Dir(l.BackingPath)) == id
+		if (ours && owner == id) || (moved && (unstaging || len(mountsOf(mounts, l.blockDevice)) > 0)) {
+			rec.Replicable = rec.Replicable || shimmed
+			devices = append(devices, l)
+		}
+	}
+	return rec, devices, nil
+}
+
+// imageGone says what to do about a device over an image that was removed or renamed.
+func imageGone(id string, l loopDevice) error {
+	return status.Errorf(codes.FailedPrecondition, "volume %s: its image was removed or renamed while it was in use, and %s, over %s, still has its data: "+
+		"copy the device, or put the image back under its name; otherwise delete the pods that use the volume, so that it is unpublished and unstaged", id, l.Path, l.BackingPath)
 }
 
 // device returns the loop device of a staged volume; an error is a status error.
 func (d *Driver) device(rec *blockdev.VolumeRecord) (blockDevice, error) {
-	devices, err := d.devices(rec)
+	devices, err := d.attachedDevices(rec)
 	if err != nil {
 		return blockDevice{}, err
+	}
+	if i := slices.IndexFunc(devices, func(l loopDevice) bool { return l.Deleted }); i >= 0 {
+		return blockDevice{}, imageGone(rec.ID, devices[i])
 	}
 	if len(devices) == 0 {
 		return blockDevice{}, status.Errorf(codes.FailedPrecondition, "volume %s is not attached on node %s: stage it first", rec.ID, d.opts.NodeID)
@@ -187,8 +254,8 @@ func (d *Driver) keepOne(rec *blockdev.VolumeRecord, devices []loopDevice) (bloc
 	return devices[keep].blockDevice, nil
 }
 
-// release undoes attach, whatever part of it happened. Nothing may be mounted from the devices.
-func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord) error {
+// release undoes attach, whatever part of it happened. devices are the volume's; nothing may be mounted from them.
+func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord, devices []loopDevice) error {
 	if rec.Replicable {
 		if err := d.needSidecar(ctx); err != nil {
 			// Detaching flushes into the replicator's file, which would wait for it in the kernel, beyond any deadline.
@@ -197,10 +264,6 @@ func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord) error 
 		if err := d.writeback.Remove(ctx, d.backingPath(rec)); err != nil {
 			return status.Errorf(codes.Unavailable, "volume %s: %v; see that the replicator runs, and call again", rec.ID, err)
 		}
-	}
-	devices, err := d.attachedDevices(rec)
-	if err != nil {
-		return err
 	}
 	for _, device := range devices {
 		// The flag stays with the device's number and would be found by its next user.
@@ -244,9 +307,15 @@ func (d *Driver) needSidecar(ctx context.Context) error {
 
 // inUse says in words by what a volume is in use; empty when it is not. A stage record that a reboot made stale is no use.
 func (d *Driver) inUse(rec *blockdev.VolumeRecord) (string, error) {
-	devices, err := d.devices(rec)
+	devices, err := d.attachedDevices(rec)
+	if err == nil && bug.Enabled(bug.ForgetRemovedImage) {
+		devices = slices.DeleteFunc(devices, func(l loopDevice) bool { return l.Deleted })
+	}
 	if err != nil || len(devices) == 0 {
 		return "", err
+	}
+	if devices[0].Deleted {
+		return fmt.Sprintf("its image was removed or renamed, but %s over it is attached", devices[0].Path), nil
 	}
 	if rec.Stage != nil {
 		return "it is staged on " + rec.Stage.StagingPath, nil

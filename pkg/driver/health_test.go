@@ -271,6 +271,7 @@ func TestHealthOfStagedVolume(t *testing.T) {
 	h.must(h.publish(block, "b", blockCapability(modeWriter), false))
 	for _, l := range h.loops {
 		l.BackingPath = "/somebody/elses"
+		h.inodes[l.Path] = blockdev.FileID{Device: 1, Inode: 99}
 	}
 	h.wantHealth(h.nodeHealth(block, h.target("b")), "INACCESSIBLE LoopDeviceGone")
 	h.must(h.unpublish(block, "b"))

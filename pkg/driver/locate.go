@@ -72,6 +72,12 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 	case locatepb.Key_VOLUME_ID:
 		// A volume whose record cannot be read is here too: the call that it is looked up for says what is wrong with it.
 		_, err := s.d.pool.Get(value)
+		if errors.Is(err, blockdev.ErrNoVolume) {
+			// One whose directory was removed in use is here as well: it is not deleted.
+			if _, devices, derr := s.d.remains(value, false); derr != nil || len(devices) > 0 {
+				return []string{value}, derr
+			}
+		}
 		return present(value, err)
 	case locatepb.Key_SNAPSHOT_ID:
 		_, err := s.d.pool.GetSnapshot(value)

@@ -91,9 +91,8 @@ func (linuxLoops) SetSize(device string, sizeBytes int64) error {
 	return blockdev.SetLoopSize(device, sizeBytes)
 }
 
+func (linuxLoops) File(device string) (blockdev.FileID, error) { return blockdev.LoopFile(device) }
+
 func (linuxLoops) Detach(device loopDevice) error {
-	if device.Deleted {
-		return blockdev.DetachLoop(device.Path)
-	}
 	return blockdev.DetachLoopOf(device.Path, device.BackingPath)
 }

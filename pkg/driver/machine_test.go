@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,7 +29,8 @@ type machine struct {
 	busy   map[string]bool      // mount points whose unmount fails with EBUSY
 	frozen map[string]bool      // device numbers
 
-	readOnly map[string]bool // devices
+	inodes   map[string]blockdev.FileID // by device
+	readOnly map[string]bool            // devices
 	// keepsSpace are devices that cannot be discarded.
 	keepsSpace map[string]bool
 	writeback  map[string]bool // files
@@ -52,7 +54,7 @@ type fakeFile struct {
 
 func newMachine() *machine {
 	return &machine{loops: map[string]*loopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{}, frozen: map[string]bool{},
-		readOnly: map[string]bool{}, keepsSpace: map[string]bool{}, writeback: map[string]bool{}}
+		readOnly: map[string]bool{}, inodes: map[string]blockdev.FileID{}, keepsSpace: map[string]bool{}, writeback: map[string]bool{}}
 }
 
 // reboot forgets what a power loss forgets.
@@ -185,6 +187,7 @@ func (m fakeLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
 	d := blockDevice{Path: fmt.Sprintf("/dev/loop%d", m.next), Number: fmt.Sprintf("7:%d", m.next)}
 	m.next++
 	m.keepsSpace[d.Path] = config.KeepSpace
+	m.inodes[d.Path] = blockdev.FileID{Device: 1, Inode: uint64(m.next)}
 	m.loops[d.Path] = &loopDevice{blockDevice: d, BackingPath: config.BackingPath, SizeBytes: config.SizeLimitBytes}
 	return d, nil
 }
@@ -201,6 +204,19 @@ func (m fakeLoops) List() ([]loopDevice, error) {
 	}
 	slices.SortFunc(all, func(a, b loopDevice) int { return strings.Compare(a.Path, b.Path) })
 	return all, nil
+}
+
+func (m fakeLoops) File(device string) (blockdev.FileID, error) {
+	done, err := m.begin("file of ", device)
+	if err != nil {
+		return blockdev.FileID{}, err
+	}
+	defer done()
+	l, ok := m.loops[device]
+	if !ok {
+		return blockdev.FileID{}, fs.ErrNotExist
+	}
+	return m.inodes[l.Path], nil
 }
 
 func (m fakeLoops) KeepSpace(device string) error {

@@ -218,8 +218,7 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpubli
 	defer done()
 	rec, err := s.d.volume(id)
 	if status.Code(err) == codes.NotFound {
-		// Nothing of it can be mounted: a volume in use is not deleted.
-		return &csi.NodeUnpublishVolumeResponse{}, s.d.nothingMountedOn(id, canonicalPath(req.GetTargetPath()))
+		return &csi.NodeUnpublishVolumeResponse{}, s.d.unpublishRemains(id, canonicalPath(req.GetTargetPath()))
 	}
 	if err != nil {
 		return nil, err
@@ -233,17 +232,37 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpubli
 	if err != nil {
 		return nil, err
 	}
-	if err := s.d.unmountAll(rec, path, devices); err != nil {
+	if err := s.d.unpublish(rec, path, devices); err != nil {
 		return nil, err
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+func (d *Driver) unpublish(rec *blockdev.VolumeRecord, path string, devices []loopDevice) error {
+	if err := d.unmountAll(rec, path, devices); err != nil {
+		return err
 	}
 	// Remove, not RemoveAll: should the unmount have been an illusion, the data behind it stays.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, status.Errorf(codes.Internal, "volume %s: remove target path: %v; look what is in it", id, err)
+		return status.Errorf(codes.Internal, "volume %s: remove target path: %v; look what is in it", rec.ID, err)
 	}
-	if err := s.d.publications.Remove(id, path); err != nil {
-		return nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
+	if err := d.publications.Remove(rec.ID, path); err != nil {
+		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
-	return &csi.NodeUnpublishVolumeResponse{}, nil
+	return nil
+}
+
+// unpublishRemains is unpublish for a volume without a record. Of a volume that was deleted nothing is mounted; one whose directory was
+// removed may be.
+func (d *Driver) unpublishRemains(id, path string) error {
+	rec, devices, err := d.remains(id, false)
+	if err != nil {
+		return err
+	}
+	if len(devices) == 0 {
+		return d.nothingMountedOn(id, path)
+	}
+	return d.unpublish(rec, path, devices)
 }
 
 // publishedDevices returns the loop devices of a volume, and that whose node is mounted on a target path of a raw block volume: it may

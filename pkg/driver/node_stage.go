@@ -73,9 +73,12 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 			return err
 		}
 	}
-	devices, err := d.devices(rec)
+	devices, err := d.attachedDevices(rec)
 	if err != nil {
 		return err
+	}
+	if i := slices.IndexFunc(devices, func(l loopDevice) bool { return l.Deleted }); i >= 0 {
+		return imageGone(rec.ID, devices[i])
 	}
 	path := canonicalPath(given)
 	if len(devices) > 0 { // else the record is what a reboot left
@@ -101,7 +104,7 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 		Block:        want.Block,
 	}
 	if rec.Stage != nil {
-		record.Device = rec.Stage.Device
+		record.Device, record.Image = rec.Stage.Device, rec.Stage.Image
 	}
 	if err := d.recordStage(rec, &record); err != nil {
 		return err
@@ -120,6 +123,11 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 	}
 	record = *rec.Stage
 	record.Device = device.Path
+	if !rec.Replicable {
+		if record.Image, err = d.loops.File(device.Path); err != nil {
+			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+		}
+	}
 	if err := d.recordStage(rec, &record); err != nil {
 		return err
 	}
@@ -287,7 +295,7 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstage
 	defer done()
 	rec, err := s.d.volume(id)
 	if status.Code(err) == codes.NotFound {
-		return &csi.NodeUnstageVolumeResponse{}, s.d.nothingMountedOn(id, canonicalPath(req.GetStagingTargetPath()))
+		return &csi.NodeUnstageVolumeResponse{}, s.d.unstageRemains(ctx, id, canonicalPath(req.GetStagingTargetPath()))
 	}
 	if err != nil {
 		return nil, err
@@ -323,6 +331,26 @@ func (d *Driver) unstage(ctx context.Context, rec *blockdev.VolumeRecord, path s
 	if rec.Stage == nil && len(devices) == 0 {
 		return d.nothingMountedOn(rec.ID, path)
 	}
+	if err := d.takeDown(ctx, rec, devices, path); err != nil {
+		return err
+	}
+	return d.recordStage(rec, nil)
+}
+
+// unstageRemains is unstage for a volume without a record.
+func (d *Driver) unstageRemains(ctx context.Context, id, path string) error {
+	rec, devices, err := d.remains(id, true)
+	if err != nil {
+		return err
+	}
+	if len(devices) == 0 {
+		return d.nothingMountedOn(id, path)
+	}
+	return d.takeDown(ctx, rec, devices, path)
+}
+
+// takeDown unmounts a volume's devices from its staging path and detaches them.
+func (d *Driver) takeDown(ctx context.Context, rec *blockdev.VolumeRecord, devices []loopDevice, path string) error {
 	if rec.Replicable && len(devices) > 0 {
 		if err := d.needSidecar(ctx); err != nil {
 			return err
@@ -342,10 +370,7 @@ func (d *Driver) unstage(ctx context.Context, rec *blockdev.VolumeRecord, path s
 	if err := d.unmountAll(rec, path, devices); err != nil {
 		return err
 	}
-	if err := d.release(ctx, rec); err != nil {
-		return err
-	}
-	return d.recordStage(rec, nil)
+	return d.release(ctx, rec, devices)
 }
 
 // maxStackedMounts bounds unmountAll; more mounts of one device on one path have never been made by this driver.

@@ -37,12 +37,12 @@ func (d *Driver) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	staged := make(map[string]bool)
+	var staged []*blockdev.VolumeRecord
 	for _, rec := range recs {
 		if rec.Stage == nil {
 			continue
 		}
-		staged[d.backingPath(rec)] = true
+		staged = append(staged, rec)
 		if rec.Replicable && rec.Order != blockdev.OrderAck {
 			// The file is opened in the background, when the replicator answers.
 			if err := d.writeback.Add(d.backingPath(rec)); err != nil {
@@ -60,9 +60,10 @@ func (d *Driver) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// detachOrphans detaches the loop devices of this pool over files that are not in staged. One that cannot be detached is
-// logged: it must not keep the driver from serving the others.
-func (d *Driver) detachOrphans(ctx context.Context, staged map[string]bool) error {
+// detachOrphans detaches the loop devices of this pool that are not of a staged volume. One that cannot be detached is
+// logged: it must not keep the driver from serving the others. One of a staged volume whose image was removed has the volume's
+// data, and stays until the volume is unstaged.
+func (d *Driver) detachOrphans(ctx context.Context, staged []*blockdev.VolumeRecord) error {
 	devices, err := d.loops.List()
 	if err != nil {
 		return fmt.Errorf("look for loop devices: %w", err)
@@ -71,10 +72,20 @@ func (d *Driver) detachOrphans(ctx context.Context, staged map[string]bool) erro
 	if err != nil {
 		return err
 	}
+	byPath, byDevice := map[string]*blockdev.VolumeRecord{}, map[string]*blockdev.VolumeRecord{}
+	for _, rec := range staged {
+		byPath[d.backingPath(rec)], byDevice[rec.Stage.Device] = rec, rec
+	}
 	for _, device := range devices {
 		id, shimmed, ours := d.ownerOf(device.BackingPath)
+		rec := byPath[device.BackingPath]
+		if other := byDevice[device.Path]; rec == nil && other != nil && d.isStagedImage(other, device) {
+			rec, device.Deleted = other, true
+		}
 		switch {
-		case !ours || (staged[device.BackingPath] && !device.Deleted):
+		case rec != nil && device.Deleted:
+			klog.ErrorS(imageGone(rec.ID, device), "A staged volume has lost its image", "volume", rec.ID)
+		case !ours || rec != nil:
 		case len(mountsOf(mounts, device.blockDevice)) > 0:
 			klog.InfoS("A loop device of the pool is mounted, but no record says so; unmount it by hand",
 				"device", device.Path, "backing", device.BackingPath)
