@@ -42,6 +42,7 @@ type config struct {
 	site, listen, tlsDir string
 	metrics              metricsserver.Options
 	insecure             bool
+	peerStreams          int
 	peers                []string
 	nodes                nodes.Flags
 }
@@ -62,6 +63,7 @@ func run(args []string) error {
 	flags.StringVar(&c.tlsDir, "tls-dir", "", "`directory` with the site's ca.crt, tls.crt and tls.key; read again when they change")
 	flags.BoolVar(&c.insecure, "insecure", false, "plain text, on loopback addresses only")
 	c.metrics.Add(flags)
+	flags.IntVar(&c.peerStreams, "peer-max-streams", link.DefaultMaxStreams, "how many streams one peer may have open")
 	c.nodes.Add(flags, "link", "", "nothing waits for its answer, and no group is put there")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
@@ -120,7 +122,7 @@ func serve(ctx context.Context, c config, source nodes.Source) error {
 	g := gateway.New(gateway.Options{Site: c.site, Nodes: client, Retired: c.nodes.Retired})
 	server, err := link.NewServer(link.ServerOptions{
 		Site: c.site, TLS: certificate, Insecure: c.insecure, Handler: g, Observe: g.Metrics().Observe,
-		Peers: func() []string { return c.peers },
+		Peers: func() []string { return c.peers }, MaxStreams: c.peerStreams,
 	})
 	if err != nil {
 		return err

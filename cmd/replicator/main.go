@@ -65,6 +65,7 @@ type config struct {
 	insecure, showVersion                                                           bool
 	applyInterval                                                                   time.Duration
 	peers                                                                           peerFlags
+	limits                                                                          limits
 }
 
 func main() {
@@ -88,6 +89,7 @@ func main() {
 	flag.StringVar(&c.compression, "compression", "none", "of what is shipped: `none` or zstd")
 	c.metrics.Add(flag.CommandLine)
 	flag.DurationVar(&c.applyInterval, "apply-interval", 0, "how long a durable write stays out of the image at most while the journal has room; default 2s")
+	c.limits.add()
 	flag.BoolVar(&c.showVersion, "version", false, "print the version and exit")
 	flag.Parse()
 	if c.showVersion {
@@ -143,6 +145,9 @@ func (c *config) check() error {
 	if err := tlsfiles.CheckSites(c.site, slices.Sorted(maps.Keys(c.peers))); err != nil {
 		return err
 	}
+	if err := c.limits.check(); err != nil {
+		return err
+	}
 	var err error
 	c.shimDir, err = filepath.Abs(c.shimDir)
 	return err
@@ -188,7 +193,7 @@ func run(c config) error {
 		}
 	}
 	cfg := replication.Config{
-		FS: vfs.OS, Pool: pool, Site: c.site, Codec: codec, ApplyInterval: c.applyInterval,
+		FS: vfs.OS, Pool: pool, Site: c.site, Codec: codec, ApplyInterval: c.applyInterval, Limits: c.limits.Limits,
 		KnownPeer:   func(peer string) bool { _, known := c.peers[peer]; return known },
 		PeerAddress: func(peer string) string { return c.peers[peer] },
 	}
@@ -251,7 +256,7 @@ func run(c config) error {
 func serveLink(c config, source *tlsfiles.Source, site *replication.Site, failed chan<- error) (stop func(), err error) {
 	opts := link.ServerOptions{
 		Site: c.site, TLS: source, Insecure: c.insecure, Handler: site,
-		Peers: func() []string { return slices.Sorted(maps.Keys(c.peers)) },
+		Peers: func() []string { return slices.Sorted(maps.Keys(c.peers)) }, MaxStreams: c.limits.streams,
 	}
 	if c.node != "" {
 		opts.Node, opts.Locate = c.node, site.Locate

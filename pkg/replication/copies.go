@@ -11,6 +11,38 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
+// takeAdmitted is takeMember for one that this site has room for.
+func (g *Group) takeAdmitted(m core.Member) error {
+	if err := g.checkMember(m); err != nil {
+		return err
+	}
+	g.site.quotaMu.Lock()
+	defer g.site.quotaMu.Unlock()
+	if err := g.admit([]core.Member{m}); err != nil {
+		return err
+	}
+	return g.takeMember(m)
+}
+
+// replaceAdmitted begins a sync with its list of members: nothing has changed, and the copy counts as before, if it is one that this site
+// does not take.
+func (g *Group) replaceAdmitted(members []core.Member) error {
+	if err := g.checkMembers(members); err != nil {
+		return err
+	}
+	g.site.quotaMu.Lock()
+	defer g.site.quotaMu.Unlock()
+	if err := g.admit(members); err != nil {
+		return err
+	}
+	if !bug.Enabled(bug.PromoteInSync) {
+		if _, err := g.step(core.SyncBeginReceived{}, nil); err != nil {
+			return err
+		}
+	}
+	return g.replaceMembers(members)
+}
+
 // takeMember brings a secondary to a member's description as its primary announced it.
 func (g *Group) takeMember(m core.Member) error {
 	m, err := g.claim(m)

@@ -268,6 +268,9 @@ func (r *receiver) batch(ctx context.Context, b *linkpb.Batch) error {
 	if err != nil {
 		return err
 	}
+	if err := r.g.leaveReserve(records); err != nil {
+		return err
+	}
 	if err := r.records(ctx, records); err != nil {
 		return fmt.Errorf("group %s: batch %d: %w", r.g.Name(), b.Sequence, err)
 	}
@@ -359,12 +362,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := json.Unmarshal(data, &manifest); err != nil {
 			return fmt.Errorf("sync manifest: %w", err)
 		}
-		if !bug.Enabled(bug.PromoteInSync) {
-			if _, err := g.step(core.SyncBeginReceived{}, nil); err != nil {
-				return err
-			}
-		}
-		if err := g.replaceMembers(manifest.Members); err != nil {
+		if err := g.replaceAdmitted(manifest.Members); err != nil {
 			return err
 		}
 		if err := g.appendCopy(ctx, h, data); err != nil {
@@ -386,7 +384,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.commit(); err != nil {
 			return err
 		}
-		if err := g.takeMember(member); err != nil {
+		if err := g.takeAdmitted(member); err != nil {
 			return err
 		}
 		return g.appendCopy(ctx, h, data)

@@ -214,7 +214,7 @@ func (g *Group) follow(hello *linkpb.Hello) {
 	g.mu.Unlock()
 	next := before
 	if hello.JournalSizeBytes != 0 {
-		next.JournalSizeBytes = hello.JournalSizeBytes
+		next.JournalSizeBytes = g.followedJournalBytes(hello.JournalSizeBytes, before.JournalSizeBytes)
 	}
 	next.RPOTargetMillis = hello.RpoTargetMillis
 	err := checkSettings(g.Name(), next)

@@ -98,6 +98,8 @@ type Site struct {
 	reopener reopener
 	// refusals is the log of calls that were turned away.
 	refusals lograte.Log
+	// quotaMu keeps changes apart that take from a peer's quota, from looking to doing. It is taken before a group's membersMu.
+	quotaMu sync.Mutex
 }
 
 // Open opens every group of the pool and starts their work. A group that cannot be opened does not keep the others
@@ -402,6 +404,10 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	case relationNamesake:
 		return nil, fmt.Errorf("%w: group %s at %s is another one (%s) than %s's (%s); delete one of them", ErrExists,
 			hello.GroupName, s.cfg.Site, f.group.ID(), peer, hello.GroupId)
+	}
+	spec.JournalSizeBytes = s.copyJournalBytes(spec.JournalSizeBytes)
+	if err := s.admitGroup(peer, spec.Name, spec.JournalSizeBytes); err != nil {
+		return nil, err
 	}
 	klog.InfoS("New group from a peer", "group", hello.GroupName, "groupID", hello.GroupId, "peer", peer)
 	return s.addLocked(core.Meta{

@@ -11,9 +11,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
-// MaxBatchBytes bounds the records of a batch, uncompressed. It has room for three records of the largest size; batches
-// that are good for latency are far smaller.
-const MaxBatchBytes = 16 << 20
+// MaxBatchBytes bounds the records of a batch, uncompressed. It has room for a record of the largest size behind a batch that is good for
+// latency; what a receiver may have to hold for each stream is bounded by it.
+const MaxBatchBytes = 6 << 20
 
 // BatchError says where a batch is wrong. The stream cannot go on behind it: the records are in order, and one is
 // missing.

@@ -39,6 +39,8 @@ type ServerOptions struct {
 	// Whether and where another node has a group is not its business.
 	Locate func(*linkpb.LocateRequest) (*linkpb.LocateResponse, error)
 	Node   string
+	// MaxStreams is how many streams one peer may have open; 0 is DefaultMaxStreams.
+	MaxStreams int
 	// Observe, if set, is told of each stream, and of each connection refused. It must not block.
 	Observe func(Event)
 }
@@ -66,9 +68,10 @@ const (
 
 // Server accepts streams. Its methods are safe for concurrent use.
 type Server struct {
-	opts ServerOptions
-	grpc *grpc.Server
-	log  lograte.Log // of refusals
+	opts    ServerOptions
+	grpc    *grpc.Server
+	log     lograte.Log // of refusals
+	streams *streams
 }
 
 // NewServer returns a server that does not listen yet. An error says which option is wrong.
@@ -84,7 +87,10 @@ func NewServer(opts ServerOptions) (*Server, error) {
 	if opts.Observe == nil {
 		opts.Observe = func(Event) {}
 	}
-	s := &Server{opts: opts}
+	if opts.MaxStreams <= 0 {
+		opts.MaxStreams = DefaultMaxStreams
+	}
+	s := &Server{streams: newStreams(opts.MaxStreams), opts: opts}
 	creds := insecure.NewCredentials()
 	if !opts.Insecure {
 		creds = credentials.NewTLS(opts.TLS.ServerConfig())
@@ -133,7 +139,7 @@ func (s *Server) refuse(remote net.Addr, name string, reason error) error {
 	switch {
 	case errors.Is(reason, errOtherNode):
 		code = codes.Unavailable
-	case errors.Is(reason, tcplisten.ErrFull):
+	case errors.Is(reason, tcplisten.ErrFull), errors.Is(reason, errTooMany):
 		code = codes.ResourceExhausted
 	}
 	return status.Errorf(code, "site %s refused the call: %v", s.opts.Site, reason)
@@ -171,12 +177,17 @@ func (v *service) Replicate(stream grpc.BidiStreamingServer[linkpb.ToSecondary, 
 	if err != nil {
 		return s.refuse(remote, name, err)
 	}
+	opened, err := s.streams.open(stream.Context(), name)
+	if err != nil {
+		return s.refuse(remote, name, err)
+	}
+	defer opened.close()
 	// The header is the acceptance that Dial waits for.
 	if err := stream.SendHeader(metadata.MD{siteMetadata: {s.opts.Site}}); err != nil {
 		return err
 	}
 	s.opts.Observe(Event{Kind: StreamOpened, Peer: name, RemoteAddress: remote.String()})
-	err = s.opts.Handler.Replicate(peerStream{stream, name})
+	err = s.opts.Handler.Replicate(peerStream{stream, name, opened})
 	s.opts.Observe(Event{Kind: StreamClosed, Peer: name, RemoteAddress: remote.String(), Err: err})
 	return err
 }
@@ -239,10 +250,18 @@ func (s *Server) identify(ctx context.Context, from *peer.Peer) (string, error) 
 
 type peerStream struct {
 	grpc.BidiStreamingServer[linkpb.ToSecondary, linkpb.ToPrimary]
-	name string
+	name   string
+	opened *openStream
 }
 
 func (p peerStream) Peer() string { return p.name }
+
+// Recv lets the next stream be greeted once the first message is here.
+func (p peerStream) Recv() (*linkpb.ToSecondary, error) {
+	m, err := p.BidiStreamingServer.Recv()
+	p.opened.greeted()
+	return m, err
+}
 
 func isLoopback(a net.Addr) bool {
 	switch a := a.(type) {
