@@ -63,4 +63,6 @@ const (
 	FailWithoutSpace Name = "fail-without-space"
 	// SkipPeerCheck takes every peer of the site for a group's own (a stranger ends another site's stream and learns of its groups).
 	SkipPeerCheck Name = "skip-peer-check"
+	// MissingIsEmpty takes files of a group that are gone for ones that never were (breaks G4).
+	MissingIsEmpty Name = "missing-is-empty"
 )

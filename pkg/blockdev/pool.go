@@ -197,6 +197,12 @@ func (p *Pool) volumesDir() string          { return filepath.Join(p.dir, "volum
 func (p *Pool) volumeDir(id string) string  { return filepath.Join(p.volumesDir(), id) }
 func (p *Pool) volumePath(id string) string { return filepath.Join(p.volumeDir(id), volumeFile) }
 
+// VolumesDir is the directory of all volumes' directories.
+func (p *Pool) VolumesDir() string { return p.volumesDir() }
+
+// RecordPath is where the record of a volume is, or would be, for messages.
+func (p *Pool) RecordPath(id string) string { return p.volumePath(id) }
+
 // ImagePath is where a volume's image is, or would be.
 func (p *Pool) ImagePath(id string) (string, error) {
 	if err := ValidateID(id); err != nil {

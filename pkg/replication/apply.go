@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -139,7 +140,8 @@ func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
 	g.checkpointMu.Lock()
 	defer g.checkpointMu.Unlock()
 	next := g.checkpoint.last
-	next.Applied, next.AppliedOrdinal, next.DurableOrdinal = end, applied, g.journal.Durable()
+	next.Applied, next.AppliedOrdinal = end, applied
+	next.take(g.journal.DurableMark())
 	return g.checkpoint.write(next)
 }
 
@@ -158,9 +160,21 @@ func (g *Group) checkpointDurable() error {
 	g.checkpointMu.Lock()
 	defer g.checkpointMu.Unlock()
 	next := g.checkpoint.last
-	if next.DurableOrdinal = g.journal.Durable(); next.DurableOrdinal == g.checkpoint.last.DurableOrdinal {
+	if next.take(g.journal.DurableMark()); next.Mark == g.checkpoint.last.Mark {
 		return nil
 	}
+	return g.checkpoint.write(next)
+}
+
+// announceSegment puts a segment that has its first durable records into the checkpoint: from then on it has to be there.
+func (g *Group) announceSegment(m journal.Mark) error {
+	if bug.Enabled(bug.MissingIsEmpty) {
+		return nil
+	}
+	g.checkpointMu.Lock()
+	defer g.checkpointMu.Unlock()
+	next := g.checkpoint.last
+	next.take(m)
 	return g.checkpoint.write(next)
 }
 

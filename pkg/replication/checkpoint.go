@@ -2,10 +2,9 @@ package replication
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
+	"sync/atomic"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -17,7 +16,7 @@ import (
 // It is a file of two slots of 4096 bytes, written in turn, so that a torn write leaves the one before. A rename would
 // cost two more syncs, and a checkpoint is written while applications wait for the same disk. Slot, little endian:
 //
-//	 0  u64  magic "SLPCHKP1"
+//	 0  u64  magic "SLPCHKP2"
 //	 8  u64  generation; the valid slot with the higher one counts
 //	16  u64  applied ordinal
 //	24  u64  applied position: segment
@@ -25,7 +24,20 @@ import (
 //	40  u64  oldest live segment
 //	48  u64  durable ordinal when this was written: recovery that ends before it is corruption
 //	56  u64  highest ordinal released because it was acknowledged (and not folded)
-//	64  u32  CRC-32C of bytes 0 to 64
+//	64       group id, 16 bytes
+//	80       pool id, 16 bytes
+//	96  u64  last durable record: segment
+//	104 i64  last durable record: offset of its end in the segment, bytes
+//	112 u64  last durable record: number in the name of the segment's file
+//	120 u32  last durable record: checksum of its header
+//	124      0
+//	128 u64  generations of group.json,
+//	136 u64    the change map,
+//	144 u64    and the file of cuts (files.go)
+//	152      0
+//	508 u32  CRC-32C of bytes 0 to 508
+//
+// Version 1 had the magic "SLPCHKP1", and ended with the CRC-32C of bytes 0 to 64, at 64.
 type checkpoint struct {
 	Generation     uint64
 	AppliedOrdinal uint64
@@ -33,15 +45,26 @@ type checkpoint struct {
 	OldestSegment  uint64
 	DurableOrdinal uint64
 	ReleasedAcked  uint64
+	Owner          owner
+	Mark           journal.Mark // its Ordinal is DurableOrdinal
+	Files          [fileCount]uint64
 }
 
 const (
-	checkpointMagic     = 0x31504b4843504c53 // "SLPCHKP1"
+	checkpointMagic1    = 0x31504b4843504c53 // "SLPCHKP1"
+	checkpointMagic     = 0x32504b4843504c53 // "SLPCHKP2"
 	checkpointSlotBytes = 4096
-	checkpointUsedBytes = 68
+	checkpointUsedBytes = 512
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// take notes the last durable record. A journal that has none has nothing to say.
+func (c *checkpoint) take(m journal.Mark) {
+	if m != (journal.Mark{}) {
+		c.Mark, c.DurableOrdinal = m, m.Ordinal
+	}
+}
 
 func (c *checkpoint) encode() []byte {
 	b := make([]byte, checkpointSlotBytes)
@@ -54,7 +77,16 @@ func (c *checkpoint) encode() []byte {
 	le.PutUint64(b[40:], c.OldestSegment)
 	le.PutUint64(b[48:], c.DurableOrdinal)
 	le.PutUint64(b[56:], c.ReleasedAcked)
-	le.PutUint32(b[64:], crc32.Checksum(b[:64], castagnoli))
+	copy(b[64:], c.Owner.group[:])
+	copy(b[80:], c.Owner.pool[:])
+	le.PutUint64(b[96:], c.Mark.End.Segment)
+	le.PutUint64(b[104:], uint64(c.Mark.End.Offset))
+	le.PutUint64(b[112:], c.Mark.File)
+	le.PutUint32(b[120:], c.Mark.Chain)
+	for i, generation := range c.Files {
+		le.PutUint64(b[128+8*i:], generation)
+	}
+	le.PutUint32(b[508:], crc32.Checksum(b[:508], castagnoli))
 	return b
 }
 
@@ -64,35 +96,51 @@ func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 	if len(b) < checkpointUsedBytes {
 		return checkpoint{}, fmt.Errorf("truncated to %d bytes", len(b))
 	}
-	if got := le.Uint64(b); got != checkpointMagic {
+	sum, version1 := 508, le.Uint64(b) == checkpointMagic1
+	if version1 {
+		sum = 64
+	}
+	if got := le.Uint64(b); got != checkpointMagic && !version1 {
 		return checkpoint{}, fmt.Errorf("magic %#x at offset 0", got)
 	}
-	if want, got := le.Uint32(b[64:]), crc32.Checksum(b[:64], castagnoli); want != got {
-		return checkpoint{}, fmt.Errorf("checksum %#x at offset 64, content has %#x", want, got)
+	if want, got := le.Uint32(b[sum:]), crc32.Checksum(b[:sum], castagnoli); want != got {
+		return checkpoint{}, fmt.Errorf("checksum %#x at offset %d, content has %#x", want, sum, got)
 	}
-	return checkpoint{
+	c := checkpoint{
 		Generation:     le.Uint64(b[8:]),
 		AppliedOrdinal: le.Uint64(b[16:]),
 		Applied:        journal.Position{Segment: le.Uint64(b[24:]), Offset: int64(le.Uint64(b[32:]))},
 		OldestSegment:  le.Uint64(b[40:]),
 		DurableOrdinal: le.Uint64(b[48:]),
 		ReleasedAcked:  le.Uint64(b[56:]),
-	}, nil
+	}
+	if version1 {
+		return c, nil
+	}
+	copy(c.Owner.group[:], b[64:])
+	copy(c.Owner.pool[:], b[80:])
+	c.Mark = journal.Mark{
+		Ordinal: c.DurableOrdinal, Chain: le.Uint32(b[120:]), File: le.Uint64(b[112:]),
+		End: journal.Position{Segment: le.Uint64(b[96:]), Offset: int64(le.Uint64(b[104:]))},
+	}
+	for i := range c.Files {
+		c.Files[i] = le.Uint64(b[128+8*i:])
+	}
+	return c, nil
 }
 
 // checkpointFile writes checkpoints in turn. Not safe for concurrent use; apply and trim share it under its owner's lock.
 type checkpointFile struct {
 	file vfs.File
 	last checkpoint
+	// generation is last's, to be read without the lock.
+	generation atomic.Uint64
 }
 
-// openCheckpoint reads the newer valid slot. A missing file is created with an empty checkpoint. One damaged slot is
-// what a crash while writing leaves; two are corruption, an error naming file and offsets.
+// openCheckpoint reads the newer valid slot. One damaged slot is what a crash while writing leaves; two are corruption, an
+// error naming file and offsets.
 func openCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {
 	file, err := fsys.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return createCheckpoint(fsys, path)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -119,21 +167,14 @@ func openCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {
 		return nil, fmt.Errorf("%s: no valid checkpoint: slot at offset 0: %w; slot at offset %d: %w; restore the group from its peer",
 			path, slotErr[0], checkpointSlotBytes, slotErr[1])
 	}
+	c.generation.Store(c.last.Generation)
 	return c, nil
 }
 
 // createCheckpoint makes the file whole before it has its name, so that a crash never leaves one without a valid slot.
-func createCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {
-	first := checkpoint{Generation: 1}
-	empty := append(first.encode(), make([]byte, checkpointSlotBytes)...)
-	if err := vfs.WriteFileAtomic(fsys, path, empty); err != nil {
-		return nil, err
-	}
-	file, err := fsys.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	return &checkpointFile{file: file, last: first}, nil
+func createCheckpoint(fsys vfs.FS, path string, first checkpoint) error {
+	first.Generation = 1
+	return vfs.WriteFileAtomic(fsys, path, append(first.encode(), make([]byte, checkpointSlotBytes)...))
 }
 
 // write makes c durable. After an error the checkpoint before it still counts.
@@ -147,6 +188,7 @@ func (f *checkpointFile) write(c checkpoint) error {
 		return fmt.Errorf("checkpoint %s: %w", f.file.Name(), err)
 	}
 	f.last = c
+	f.generation.Store(c.Generation)
 	return nil
 }
 

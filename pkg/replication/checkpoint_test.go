@@ -15,12 +15,19 @@ const checkpointPath = "/checkpoint"
 func numbered(n uint64) checkpoint {
 	return checkpoint{
 		AppliedOrdinal: n, Applied: journal.Position{Segment: n + 1, Offset: int64(n) * 64}, OldestSegment: n + 2,
-		DurableOrdinal: n + 3, ReleasedAcked: n + 4,
+		DurableOrdinal: n + 3, ReleasedAcked: n + 4, Owner: owner{group: [16]byte{byte(n)}, pool: [16]byte{1, byte(n)}},
+		Mark:  journal.Mark{Ordinal: n + 3, End: journal.Position{Segment: n + 5, Offset: int64(n) + 6}, Chain: uint32(n) + 7, File: n + 8},
+		Files: [fileCount]uint64{n + 9, n + 10, n + 11},
 	}
 }
 
 func mustOpenCheckpoint(t *testing.T, fs vfs.FS) *checkpointFile {
 	t.Helper()
+	if _, err := fs.Stat(checkpointPath); err != nil {
+		if err := createCheckpoint(fs, checkpointPath, checkpoint{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c, err := openCheckpoint(fs, checkpointPath)
 	if err != nil {
 		t.Fatal(err)

@@ -45,7 +45,7 @@ func (g *Group) replaceAdmitted(members []core.Member) error {
 
 // takeMember brings a secondary to a member's description as its primary announced it.
 func (g *Group) takeMember(m core.Member) error {
-	m, err := g.claim(m)
+	m, err := g.claim(m.Described()) // what the peer has to do about it is no business of this site
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (g *Group) replaceMembers(members []core.Member) error {
 	}
 	for i := range members {
 		var err error
-		if members[i], err = g.claim(members[i]); err != nil {
+		if members[i], err = g.claim(members[i].Described()); err != nil {
 			return err
 		}
 		if m := members[i]; m.Removed && g.volume(m.Index) != nil {
@@ -158,9 +158,9 @@ func (g *Group) replaceMembers(members []core.Member) error {
 	}
 	g.membersMu.Lock()
 	defer g.membersMu.Unlock()
-	for _, m := range members {
+	for i, m := range members {
 		if !m.Removed {
-			if err := g.storeMember(m); err != nil {
+			if err := g.storeMember(&members[i]); err != nil {
 				return err
 			}
 		}
@@ -185,13 +185,14 @@ func (g *Group) replaceMembers(members []core.Member) error {
 	return nil
 }
 
-// storeMember makes the pool's volume what the member says: at a secondary it is created, at both sites it grows.
-func (g *Group) storeMember(m core.Member) error {
+// storeMember makes the pool's volume what the member says: at a secondary it is created, at both sites it grows. The member
+// gets the identity of its image.
+func (g *Group) storeMember(m *core.Member) error {
 	pool := g.cfg.Pool
 	g.mu.Lock()
 	secondary, group, peer := g.core.Meta.Role == core.RoleSecondary, g.core.Meta.Name, g.core.Meta.Peer
 	g.mu.Unlock()
-	described, err := describe(m)
+	described, err := describe(*m)
 	if err != nil {
 		return fmt.Errorf("%w: group %s: %w", ErrInvalid, group, err)
 	}
@@ -225,6 +226,10 @@ func (g *Group) storeMember(m core.Member) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	m.Image, _, err = g.imageIdentity(m.VolumeID)
 	return err
 }
 

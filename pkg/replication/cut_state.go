@@ -37,6 +37,8 @@ type cutTarget struct {
 // cutState is the content of the file of cuts.
 type cutState struct {
 	Generation uint64        `json:"generation"`
+	GroupID    string        `json:"groupID,omitempty"`
+	PoolID     string        `json:"poolID,omitempty"`
 	Targets    []cutTarget   `json:"targets,omitempty"`
 	Tracks     []trackRecord `json:"tracks,omitempty"`
 }
@@ -66,7 +68,7 @@ func newCuts(g *Group) *cuts { return &cuts{g: g, work: newSignal(), tracks: map
 
 // stateLocked is what belongs into the file.
 func (c *cuts) stateLocked() cutState {
-	s := cutState{Generation: c.generation + 1, Targets: slices.Clone(c.targets)}
+	s := cutState{GroupID: c.g.ID(), PoolID: c.g.cfg.Pool.ID(), Targets: slices.Clone(c.targets)}
 	for _, t := range c.tracks {
 		s.Tracks = append(s.Tracks, t.trackRecord)
 	}
@@ -85,9 +87,12 @@ func (c *cuts) saveLocked() error {
 // writeLocked replaces the file. After an error it is as it was, unless doubt is set.
 func (c *cuts) writeLocked(s cutState) error {
 	fsys, name := c.g.cfg.FS, c.g.path(cutsFile)
-	err := c.g.cfg.Pool.WithReserve(func() error { return blockdev.WriteRecord(fsys, name, cutsKind, &s) })
+	generation, err := c.g.replaceFile(fileCuts, c.generation, func(generation uint64) error {
+		s.Generation = generation
+		return blockdev.WriteRecord(fsys, name, cutsKind, &s)
+	})
 	if err == nil {
-		c.generation, c.dirty, c.doubt = s.Generation, false, false
+		c.generation, c.dirty, c.doubt = generation, false, false
 		return nil
 	}
 	var there cutState
@@ -101,18 +106,32 @@ func (c *cuts) writeLocked(s cutState) error {
 }
 
 // load takes up what the last process left: copies go on, and tracking does. It is called before anything is applied.
-// Damage here costs snapshots that are being copied, and the knowledge of what changed; it does not keep the group from
-// opening.
+// A file that is damaged, gone, an older copy or another group's costs snapshots that are being copied, and the knowledge of
+// what changed; it does not keep the group from opening.
 func (c *cuts) load() error {
 	g := c.g
 	var s cutState
-	err := blockdev.ReadRecord(g.cfg.FS, g.path(cutsFile), cutsKind, &s)
+	name, known := g.path(cutsFile), g.checkpoint.last.Files[fileCuts]
+	err := blockdev.ReadRecord(g.cfg.FS, name, cutsKind, &s)
+	earlier := known == 0 && s.GroupID == ""
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && known > 0:
+		err = stale(name, "it is missing")
+	case errors.Is(err, fs.ErrNotExist) || err == nil && earlier:
+		err = nil
+	case err == nil && (s.GroupID != g.ID() || s.PoolID != g.cfg.Pool.ID()):
+		err = stale(name, "it is that of group %s in pool %s", s.GroupID, s.PoolID)
+	case err == nil:
+		if err = g.checkGeneration(fileCuts, s.Generation); err != nil && s.Generation > known {
+			return err // the checkpoint is what is old
+		}
+	}
 	var corrupt *blockdev.CorruptError
 	switch {
-	case errors.As(err, &corrupt):
+	case errors.As(err, &corrupt) || errors.Is(err, errStale):
 		klog.ErrorS(err, "The file of cuts is lost: snapshots being copied fail, and the next ones have no parents", "group", g.Name())
+		s = cutState{Generation: known}
 		c.dirty = true
-	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return err
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 )
 
-// The tests of leaving, joining, changing settings and roles can fail: with a deliberate fault built in, they do.
+// The tests of leaving, joining, changing settings and roles, and of missing files, can fail: with a deliberate fault built in, they do.
 func TestFaultsOfMovingAreCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the engine with deliberate faults")
@@ -20,6 +20,7 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		bug.FollowOldCall:    "TestOldCall",
 		bug.FailWithoutSpace: "TestServesAgainWithSpace",
 		bug.SkipPeerCheck:    "TestStrangerChangesNothing",
+		bug.MissingIsEmpty:   "TestEveryFileIsKnown",
 	} {
 		testenv.Catches(t, fault, test)
 	}

@@ -77,14 +77,6 @@ func TestFoldDuringSyncShipsNothingOlderBehindAnExtent(t *testing.T) {
 			net := link.NewNetwork(nil)
 			t.Cleanup(net.Close)
 			a := &testSite{t: t, name: "a", fs: vfs.NewMem(), net: net}
-			var during func()
-			a.before = func(op vfs.Op) {
-				if during != nil && op == vfs.OpWrite {
-					hook := during
-					during = nil
-					hook()
-				}
-			}
 			a.open()
 			t.Cleanup(a.kill)
 			g := a.createGroup("shop", "b", 1, size, func(s *GroupSpec) { s.JournalSizeBytes = journalBytes })
@@ -122,11 +114,13 @@ func TestFoldDuringSyncShipsNothingOlderBehindAnExtent(t *testing.T) {
 			}
 			switch atOp {
 			case "segment still in the journal":
-				// The last write of a fold is the checkpoint that gives the segment up.
-				if err := g.saveChangeMap(); err != nil {
+				if err := g.foldIntoMap(first); err != nil {
 					t.Fatal(err)
 				}
-				foldWith(t, g, first, &during, step)
+				step()
+				if err := g.releaseThrough(first, 0); err != nil {
+					t.Fatal(err)
+				}
 			case "records read before the fold":
 				records := s.cursor
 				s.cursor = &hookedSource{recordSource: records, after: func() {
@@ -160,31 +154,4 @@ func (h *hookedSource) Next(maxBytes int) ([]journal.Record, error) {
 	records, err := h.recordSource.Next(maxBytes)
 	h.after()
 	return records, err
-}
-
-// foldWith folds a segment, and calls step before the fold's last write, which is the checkpoint's.
-func foldWith(t *testing.T, g *Group, s journal.SegmentInfo, hook *func(), step func()) {
-	t.Helper()
-	var armed func()
-	armed = func() {
-		// The change map and group.json are written with the group's locks held; the checkpoint's lock is not the sender's.
-		if !g.mu.TryLock() {
-			*hook = armed
-			return
-		}
-		g.mu.Unlock()
-		if !g.mapMu.TryLock() {
-			*hook = armed
-			return
-		}
-		g.mapMu.Unlock()
-		step()
-	}
-	*hook = armed
-	if err := g.fold(s); err != nil {
-		t.Fatal(err)
-	}
-	if *hook != nil {
-		t.Fatal("the fold wrote nothing outside of the group's locks")
-	}
 }

@@ -89,6 +89,8 @@ type Group struct {
 	// folded is the last ordinal that went from the journal to pending since the group was opened; 0 for none. The records
 	// up to it are not shipped, also while the journal still holds them.
 	folded uint64
+	// mapGeneration is that of the change map's file.
+	mapGeneration uint64
 	// syncEnd is the batch of the sync-end on its way; 0 without one.
 	syncEnd uint64
 	// joining are the volumes in use that are being added, by index, also where that failed half way: no sync ends meanwhile,
@@ -235,7 +237,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 		case core.MarkAll:
 			err = markAll()
 		case core.Persist:
-			err = g.cfg.Pool.WithReserve(func() error { return saveMeta(g.cfg.FS, g.path(core.MetaFile), &g.core.Meta) })
+			err = g.saveMeta()
 		case core.RollJournal:
 			err = g.rollJournal()
 		default:

@@ -277,7 +277,7 @@ func (g *Group) upsertMember(m core.Member) error {
 	if err := g.checkMember(m); err != nil {
 		return err
 	}
-	if err := g.storeMember(m); err != nil {
+	if err := g.storeMember(&m); err != nil {
 		return err
 	}
 	if _, err := g.step(core.MemberChanged{Member: m}, nil); err != nil {

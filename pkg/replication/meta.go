@@ -42,7 +42,8 @@ func loadMeta(fsys vfs.FS, path string) (core.Meta, error) {
 	return decodeMeta(path, data)
 }
 
-func saveMeta(fsys vfs.FS, path string, m *core.Meta) error {
+// writeMeta replaces a group.json. The group's is written by Group.saveMeta.
+func writeMeta(fsys vfs.FS, path string, m *core.Meta) error {
 	if err := blockdev.WriteRecord(fsys, path, core.MetaKind, m); err != nil {
 		return fmt.Errorf("group record %s: %w", path, err)
 	}

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
+	"path/filepath"
 
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
@@ -25,20 +25,12 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
 	}
 	g.cuts = newCuts(g)
-	meta, err := loadMeta(g.cfg.FS, g.path(core.MetaFile))
-	if err != nil {
-		return nil, err
-	}
-	g.core, g.name, g.id = core.New(meta), meta.Name, meta.GroupID
-	g.segBytes.Store(segmentBytesFor(meta.JournalSizeBytes))
-	if g.checkpoint, err = openCheckpoint(g.cfg.FS, g.path(checkpointName)); err != nil {
-		return nil, err
-	}
-	if err := g.loadChangeMap(); err != nil {
-		g.checkpoint.close()
-		return nil, err
-	}
 	g.volumes.Store(&map[uint32]*Volume{})
+	if err := g.openFiles(); err != nil {
+		return nil, err
+	}
+	meta := &g.core.Meta
+	g.segBytes.Store(segmentBytesFor(meta.JournalSizeBytes))
 	defer func() {
 		if err != nil {
 			g.cuts.close()
@@ -48,12 +40,17 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 			}
 		}
 	}()
-	for _, member := range meta.Members {
-		if err := g.openMember(member); err != nil {
-			return nil, err
-		}
+	if err := site.checkRegister(g); err != nil {
+		return nil, err
+	}
+	if err := g.openMembers(); err != nil {
+		return nil, err
 	}
 	if err := g.openJournal(); err != nil {
+		return nil, err
+	}
+	if err := g.loadChangeMap(); err != nil {
+		g.journal.Close()
 		return nil, err
 	}
 	g.recall()
@@ -71,24 +68,38 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		g.journal.Close()
 		return nil, err
 	}
+	if err := g.noteIdentities(); err != nil {
+		g.journal.Close()
+		return nil, err
+	}
 	g.writable.Store(g.core.Writable())
 	return g, nil
 }
 
-// loadChangeMap reads what the peer lacks. A map that is damaged, or gone while a sync needs it, takes nothing from this
-// site's data, so it does not keep the group from opening: the peer gets everything instead.
-func (g *Group) loadChangeMap() (err error) {
+// loadChangeMap reads what the peer lacks. A map that is damaged, gone, an older copy or another group's takes nothing from
+// this site's data, so it does not keep the group from opening: the peer gets everything instead.
+func (g *Group) loadChangeMap() error {
 	name, m := g.path(changeMapFile), &g.core.Meta
-	g.pending, err = changemap.Load(g.cfg.FS, name)
-	if err == nil && m.Sync == core.SyncRunning {
-		_, err = g.cfg.FS.Stat(name)
+	pending, tag, err := changemap.LoadTagged(g.cfg.FS, name)
+	who, known := g.checkpoint.last.Owner, g.checkpoint.last.Files[fileMap]
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && known == 0 && m.Sync != core.SyncRunning:
+		pending, err = changemap.New(), nil // nothing was ever folded
+	case err == nil && known == 0 && tag == changemap.Tag{}: // of an earlier version
+	case err == nil && (tag.Group != who.group || tag.Pool != who.pool):
+		err = stale(name, "it is that of group %x in pool %x", tag.Group, tag.Pool)
+	case err == nil:
+		if err = g.checkGeneration(fileMap, tag.Generation); err != nil && tag.Generation > known {
+			return err // the checkpoint is what is old
+		}
 	}
-	if !errors.Is(err, changemap.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
+	g.pending, g.mapGeneration = pending, max(known, tag.Generation)
+	if !errors.Is(err, changemap.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errStale) {
 		return err
 	}
 	klog.ErrorS(err, "The change map is lost; everything is copied to the peer at the next contact", "group", m.Name, "file", name)
-	g.pending, m.Sync = changemap.New(), core.SyncNever
-	return saveMeta(g.cfg.FS, g.path(core.MetaFile), m)
+	g.pending, g.mapGeneration, m.Sync = changemap.New(), known, core.SyncNever
+	return g.saveMeta()
 }
 
 func (g *Group) openJournal() error {
@@ -103,17 +114,22 @@ func (g *Group) openJournal() error {
 	}
 	last := g.checkpoint.last
 	segmentBytes, hardLimit := journalLimits(meta)
-	replay := recovery{g: g, from: last.Applied}
+	replay := recovery{g: g, from: last.Applied, applied: map[*Volume]*appliedTail{}}
 	g.journal, err = journal.Open(journal.Options{
 		FS: g.cfg.FS, Dir: g.path(core.JournalDir), GroupID: groupID, TimelineID: timeline,
 		SegmentBytes: segmentBytes, HardLimitBytes: hardLimit, FreeTarget: freeSegments, KeepFree: keptSegments,
 		OldestSegment: last.OldestSegment, MinDurableOrdinal: last.DurableOrdinal, StartOrdinal: last.AppliedOrdinal,
+		Mark: last.Mark, Checkpoint: g.path(checkpointName), Generation: g.checkpoint.generation.Load, Announce: g.announceSegment,
 		Visit: replay.record, RoomMade: g.wakeWriters,
 	})
 	if err != nil {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
 	}
-	if err := replay.finish(); err != nil {
+	err = replay.checkImages()
+	if err == nil {
+		err = replay.finish()
+	}
+	if err != nil {
 		g.journal.Close()
 		return err
 	}
@@ -135,6 +151,22 @@ type recovery struct {
 	from journal.Position
 	// consistent is what the last sync-begin or sync-end in the journal says; nil without one.
 	consistent *bool
+	// applied is what the images have of the journal.
+	applied map[*Volume]*appliedTail
+}
+
+// checkImages compares the images with what the journal says was applied to them. One of a volume that is being added may have
+// been written past the group since.
+func (r *recovery) checkImages() error {
+	for v, tail := range r.applied {
+		if m := r.g.core.Meta.At(v.index); m.Unsynced {
+			continue
+		}
+		if err := tail.check(v); err != nil {
+			return fmt.Errorf("group %s: %w", r.g.Name(), err)
+		}
+	}
+	return nil
 }
 
 // record is called for each live record, in stream order.
@@ -144,12 +176,16 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 		now := h.Kind == journal.KindSyncEnd
 		r.consistent = &now
 	}
-	if !touchesImage(h.Kind) || loc.Start().Before(r.from) {
+	v := r.g.volume(h.Volume)
+	if !touchesImage(h.Kind) || v == nil { // removed since
 		return nil
 	}
-	v := r.g.volume(h.Volume)
-	if v == nil {
-		return nil // removed since
+	if loc.Start().Before(r.from) {
+		if r.applied[v] == nil {
+			r.applied[v] = &appliedTail{}
+		}
+		r.applied[v].add(h, loc)
+		return nil
 	}
 	v.indexRecord(h, loc)
 	return nil
@@ -166,37 +202,34 @@ func (r *recovery) finish() error {
 	return err
 }
 
-// createGroup makes a group's directory. group.json comes last: a directory without it does not count, and is swept.
+// createGroup makes a group's directory with all that a group has from its beginning, under another name. Renaming it is the
+// instant the group comes into being.
 func createGroup(site *Site, dir string, meta core.Meta) error {
 	if err := meta.Validate(); err != nil {
 		return fmt.Errorf("%w: group %s: %w", ErrInvalid, meta.Name, err)
 	}
-	fsys := site.cfg.FS
-	if err := fsys.MkdirAll(dir + "/" + core.JournalDir); err != nil {
+	meta.Pool, meta.Generation = site.cfg.Pool.ID(), 1
+	who, err := ownerOf(meta.GroupID, meta.Pool)
+	if err != nil {
 		return err
 	}
-	return saveMeta(fsys, dir+"/"+core.MetaFile, &meta)
-}
-
-// deletingSuffix marks the directory of a group that is being deleted.
-const deletingSuffix = ".deleting"
-
-// sweepGroupDir removes what a crash left of a group that was being created or deleted. A directory that only lacks
-// group.json is neither: its journal may hold the last writes of its volumes.
-func (s *Site) sweepGroupDir(dir string) error {
-	if !strings.HasSuffix(dir, deletingSuffix) {
-		for _, name := range []string{core.MetaFile, checkpointName} {
-			_, err := s.cfg.FS.Stat(dir + "/" + name)
-			if err == nil || !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		if segments, err := s.cfg.FS.ReadDir(dir + "/" + core.JournalDir); len(segments) > 0 {
-			return err
-		}
+	fsys, tmp := site.cfg.FS, dir+creatingSuffix
+	if err := fsys.RemoveAll(tmp); err != nil { // of a creation that failed
+		return err
 	}
-	klog.InfoS("Removing what is left of a group that was being created or deleted", "dir", dir)
-	return s.cfg.FS.RemoveAll(dir)
+	if err := fsys.MkdirAll(filepath.Join(tmp, core.JournalDir)); err != nil {
+		return err
+	}
+	if err := createCheckpoint(fsys, filepath.Join(tmp, checkpointName), checkpoint{Owner: who, Files: [fileCount]uint64{fileMeta: 1}}); err != nil {
+		return err
+	}
+	if err := writeMeta(fsys, filepath.Join(tmp, core.MetaFile), &meta); err != nil {
+		return err
+	}
+	if err := fsys.Rename(tmp, dir); err != nil {
+		return err
+	}
+	return fsys.SyncDir(filepath.Dir(dir))
 }
 
 func parseID(id string) ([16]byte, error) {

@@ -56,6 +56,7 @@ func (s *Site) reopen() {
 		}
 		klog.InfoS("Group opened, now that there is space", "group", g.Name())
 		delete(s.broken, dir)
+		delete(s.brokenNames, dir)
 		s.groups[g.Name()] = g
 		g.start()
 		opened = true

@@ -93,20 +93,29 @@ type Site struct {
 	groups map[string]*Group // by name
 	// broken are directories of groups that could not be opened, with the reason. They are left as they are.
 	broken map[string]error
-	closed bool
+	// brokenNames are their names, where they are known.
+	brokenNames map[string]string
+	// doomed are directories of groups whose deletion is not complete, with the groups' names.
+	doomed   map[string]string
+	register register
+	closed   bool
 
 	reopener reopener
 	// refusals is the log of calls that were turned away.
 	refusals lograte.Log
 	// quotaMu keeps changes apart that take from a peer's quota, from looking to doing. It is taken before a group's membersMu.
 	quotaMu sync.Mutex
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup
 }
 
 // Open opens every group of the pool and starts their work. A group that cannot be opened does not keep the others
 // from it: see [Site.Broken].
 func Open(cfg Config) (*Site, error) {
 	cfg.setDefaults()
-	s := &Site{cfg: cfg, groups: map[string]*Group{}, broken: map[string]error{}}
+	s := &Site{cfg: cfg, groups: map[string]*Group{}, broken: map[string]error{}, brokenNames: map[string]string{}, doomed: map[string]string{}}
+	s.loadRegister()
 	parent := cfg.Pool.GroupsDir()
 	if err := cfg.FS.MkdirAll(parent); err != nil {
 		return nil, err
@@ -117,24 +126,30 @@ func Open(cfg Config) (*Site, error) {
 	}
 	for _, id := range ids {
 		dir := filepath.Join(parent, id)
-		if err := s.sweepGroupDir(dir); err != nil {
-			return nil, err
+		swept, err := s.sweepGroupDir(dir)
+		if swept && err == nil {
+			continue
 		}
-		if _, err := cfg.FS.Stat(dir); err != nil {
-			continue // swept
+		var g *Group
+		if err == nil {
+			g, err = openGroup(s, dir)
 		}
-		g, err := openGroup(s, dir)
 		if err != nil {
-			klog.ErrorS(err, "Group cannot be opened; its volumes cannot be attached", "dir", dir)
-			s.broken[dir] = err
+			s.breakLocked(dir, s.nameIn(dir), err)
 			continue
 		}
 		s.groups[g.Name()] = g
 	}
+	s.missLocked()
 	s.failOrphans() // before groups begin to forget their snapshots
+	if err := s.finishDeletionsLocked(); err != nil {
+		klog.ErrorS(err, "The next start, or a deletion that is repeated, goes on with it")
+	}
+	s.noteGroupsLocked()
 	for _, g := range s.groups {
 		g.start()
 	}
+	s.startRegister()
 	if err := s.releaseStrays(); err != nil && !vfs.NoSpace(err) {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -145,9 +160,14 @@ func Open(cfg Config) (*Site, error) {
 // Close closes every group.
 func (s *Site) Close() error {
 	var errs []error
-	for _, g := range s.shut() {
+	list := s.shut()
+	for _, g := range list {
 		errs = append(errs, g.Close())
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notePositionsLocked(list)
+	s.noteGroupsLocked()
 	return errors.Join(errs...)
 }
 
@@ -160,6 +180,8 @@ func (s *Site) Kill() {
 
 func (s *Site) shut() []*Group {
 	s.reopener.stop()
+	s.stop()
+	s.wg.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -180,6 +202,13 @@ func (s *Site) Broken() map[string]error {
 		broken[dir] = err
 	}
 	return broken
+}
+
+// BrokenName returns the name of a group in a directory that Broken returned; empty where it is not known.
+func (s *Site) BrokenName(dir string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.brokenNames[dir]
 }
 
 // Group returns the group with a name, or ErrNotFound.
@@ -292,7 +321,13 @@ func (s *Site) addLocked(meta core.Meta) (*Group, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err := s.broken[dir]; err != nil {
-		return nil, fmt.Errorf("group %s cannot be opened: %w", meta.Name, err)
+		return nil, fmt.Errorf("%w: group %s cannot be opened: %w", core.ErrPrecondition, meta.Name, err)
+	}
+	if _, err := s.brokenGroupLocked(meta.Name); err != nil {
+		return nil, fmt.Errorf("%w: %w", core.ErrPrecondition, err)
+	}
+	if err := s.finishDeletionsLocked(); err != nil {
+		return nil, err
 	}
 	if err := createGroup(s, dir, meta); err != nil {
 		return nil, err
@@ -302,62 +337,9 @@ func (s *Site) addLocked(meta core.Meta) (*Group, error) {
 		return nil, err
 	}
 	s.groups[meta.Name] = g
+	s.noteGroupsLocked()
 	g.start()
 	return g, nil
-}
-
-var errGroupDeleted = errors.New("its group was deleted while it was copied")
-
-// DeleteGroup forgets a group and its journal. Its volumes stay, with everything durable applied to them; snapshots that
-// are being copied fail. With members it needs force; with attached ones it is refused. A group that does not exist is not an
-// error.
-func (s *Site) DeleteGroup(name string, force bool) error {
-	g, err := s.Group(name)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if n := g.attachedVolumes(); n > 0 {
-		return fmt.Errorf("%w: group %s has %d attached volumes; unstage them first", ErrInUse, name, n)
-	}
-	if n := len(g.Volumes()); n > 0 && !force {
-		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes ungrouped", ErrInUse, name, n)
-	}
-	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.
-	g.setPromoting(true)
-	defer g.setPromoting(false)
-	g.stopReceiving()
-	if err := g.commit(); err != nil && !force {
-		return err
-	}
-	if err := g.applyAll(g.ctx); err != nil && !force {
-		return err
-	}
-	defer g.cuts.suspend()()
-	if err := g.cuts.abandon(errGroupDeleted); err != nil && !force {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, v := range g.Volumes() {
-		_, err := s.cfg.Pool.Update(v.id, func(r *blockdev.VolumeRecord) error {
-			r.Group, r.Remote, r.Secondary = "", "", false
-			return nil
-		})
-		if err != nil && !errors.Is(err, blockdev.ErrNoVolume) {
-			return err
-		}
-	}
-	delete(s.groups, name)
-	_ = g.Close() // its files go
-	// Renamed first: what remains under that name is swept at the next start.
-	doomed := g.dir + deletingSuffix
-	if err := s.cfg.FS.Rename(g.dir, doomed); err != nil {
-		return err
-	}
-	if err := s.cfg.FS.SyncDir(filepath.Dir(g.dir)); err != nil {
-		return err
-	}
-	return s.cfg.FS.RemoveAll(doomed)
 }
 
 // Replicate implements link.Handler: it serves the stream of a primary. The peer's name comes from its certificate.

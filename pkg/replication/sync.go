@@ -85,7 +85,12 @@ func (g *Group) saveChangeMap() error {
 		s.restore(all)
 	}
 	g.progress.unsaved = 0
-	return g.cfg.Pool.WithReserve(func() error { return all.Save(g.cfg.FS, g.path(changeMapFile)) })
+	who := g.checkpoint.last.Owner
+	generation, err := g.replaceFile(fileMap, g.mapGeneration, func(generation uint64) error {
+		return all.SaveTagged(g.cfg.FS, g.path(changeMapFile), changemap.Tag{Group: who.group, Pool: who.pool, Generation: generation})
+	})
+	g.mapGeneration = generation
+	return err
 }
 
 // markAll marks every extent of every member: the peer has nothing that counts. What has no content at all is found

@@ -134,6 +134,19 @@ func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
 // although the journal still has them. The marks and g.folded, which says so, change under one hold of the lock. See
 // sender.skipFolded for what goes wrong otherwise.
 func (g *Group) fold(s journal.SegmentInfo) error {
+	if err := g.foldIntoMap(s); err != nil {
+		return err
+	}
+	klog.V(2).InfoS("Journal segment folded into the change map", "group", g.Name(), "segment", s.Sequence, "lastOrdinal", s.LastOrdinal)
+	if err := g.releaseThrough(s, 0); err != nil {
+		return err
+	}
+	g.shipWork.send()
+	return nil
+}
+
+// foldIntoMap is fold without the end: the segment is still in the journal.
+func (g *Group) foldIntoMap(s journal.SegmentInfo) error {
 	marks := changemap.New()
 	cursor := g.journal.NewCursor(s.Begin)
 	defer cursor.Close()
@@ -161,13 +174,6 @@ func (g *Group) fold(s journal.SegmentInfo) error {
 	if err := g.saveChangeMap(); err != nil {
 		return err
 	}
-	if _, err := g.step(core.Folded{}, nil); err != nil {
-		return err
-	}
-	klog.V(2).InfoS("Journal segment folded into the change map", "group", g.Name(), "segment", s.Sequence, "lastOrdinal", s.LastOrdinal)
-	if err := g.releaseThrough(s, 0); err != nil {
-		return err
-	}
-	g.shipWork.send()
-	return nil
+	_, err := g.step(core.Folded{}, nil)
+	return err
 }

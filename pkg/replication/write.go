@@ -156,7 +156,11 @@ func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 
 // indexRecord makes a record the newest content of its range. The caller holds appendMu, so records come in stream order.
 func (v *Volume) indexRecord(h journal.Header, loc journal.Location) {
-	v.overlay.Insert(h.Offset, int64(h.Length), overlay.Value{Loc: loc, Zero: !h.Kind.HasData(), Ordinal: h.Ordinal})
+	indexInto(v.overlay, h, loc)
+}
+
+func indexInto(m *overlay.Map, h journal.Header, loc journal.Location) {
+	m.Insert(h.Offset, int64(h.Length), overlay.Value{Loc: loc, Zero: !h.Kind.HasData(), Ordinal: h.Ordinal})
 }
 
 func (g *Group) notWritable() error {

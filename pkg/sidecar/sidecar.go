@@ -12,6 +12,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,11 +132,13 @@ func (s *Service) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) 
 			resp.Groups = append(resp.Groups, g.Status())
 		}
 	}
-	if r.Name == "" {
-		for dir, err := range s.opts.Site.Broken() {
-			resp.Groups = append(resp.Groups, &sidecarpb.GroupStatus{Name: dir, State: "failed", StateReason: untrusted.Reason(err.Error())})
+	for dir, err := range s.opts.Site.Broken() {
+		name := cmp.Or(s.opts.Site.BrokenName(dir), dir)
+		if r.Name == "" || r.Name == name {
+			resp.Groups = append(resp.Groups, &sidecarpb.GroupStatus{Name: name, State: "failed", StateReason: untrusted.Reason(err.Error())})
 		}
-	} else if len(resp.Groups) == 0 {
+	}
+	if r.Name != "" && len(resp.Groups) == 0 {
 		return nil, status.Errorf(codes.NotFound, "group %q does not exist at %s", r.Name, s.opts.SiteName)
 	}
 	return resp, nil

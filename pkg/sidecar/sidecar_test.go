@@ -242,7 +242,7 @@ func TestBrokenGroupIsListed(t *testing.T) {
 	if err != nil || len(all.Groups) != 1 {
 		t.Fatalf("%v, %v", all, err)
 	}
-	if g := all.Groups[0]; g.State != "failed" || g.Name != dirs[0] || !strings.Contains(g.StateReason, "group.json") {
+	if g := all.Groups[0]; g.State != "failed" || g.Name != "shop" || !strings.Contains(g.StateReason, "group.json") {
 		t.Fatalf("%v", g)
 	}
 }

@@ -18,10 +18,14 @@
 // As Save writes it; all integers little endian:
 //
 //	 0   8  magic "SLIPCMAP"
-//	 8   4  version, 1
+//	 8   4  version: 1, or 2 with a tag
 //	12   4  number of volumes
 //	16   8  length of all of this in bytes, checksum included
-//	24      for each volume with a marked extent, ascending by index:
+//	24      in version 2, whose the map is:
+//	          0 16  group id
+//	         16 16  pool id
+//	         32  8  generation: how often the file was written
+//	        for each volume with a marked extent, ascending by index:
 //	          0  4  index of the member in its group
 //	          4  4  length L of its bitmap in bytes
 //	          8  L  bitmap of extent numbers, the portable format of RoaringFormatSpec

@@ -11,10 +11,12 @@ import (
 )
 
 const (
-	magic       = "SLIPCMAP"
-	version     = 1
-	headerBytes = 24
-	sumBytes    = 4
+	magic         = "SLIPCMAP"
+	version       = 1
+	taggedVersion = 2
+	headerBytes   = 24
+	tagBytes      = 40
+	sumBytes      = 4
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -26,12 +28,19 @@ var ErrCorrupt = errors.New("change map is damaged")
 // ErrVersion is in the chain when a map was written by a newer version. It is intact; that version can read it.
 var ErrVersion = errors.New("change map has an unknown version")
 
-// MarshalBinary returns the map in the package comment's layout. It never fails.
-func (m *Map) MarshalBinary() ([]byte, error) {
+// MarshalBinary returns the map in the package comment's layout, without a tag. It never fails.
+func (m *Map) MarshalBinary() ([]byte, error) { return m.encode(nil) }
+
+func (m *Map) encode(tag *Tag) ([]byte, error) {
 	out := make([]byte, headerBytes, 4096)
 	copy(out, magic)
 	binary.LittleEndian.PutUint32(out[8:], version)
 	binary.LittleEndian.PutUint32(out[12:], uint32(len(m.order)))
+	if tag != nil {
+		binary.LittleEndian.PutUint32(out[8:], taggedVersion)
+		out = append(append(out, tag.Group[:]...), tag.Pool[:]...)
+		out = binary.LittleEndian.AppendUint64(out, tag.Generation)
+	}
 	for _, v := range m.order {
 		// Runs are how a sequential writer and a full copy look. Optimizing a copy keeps this method free of writes
 		// to the map.
@@ -52,38 +61,52 @@ func (m *Map) MarshalBinary() ([]byte, error) {
 // Decode is the inverse of MarshalBinary. Errors name the byte offset and wrap ErrCorrupt or ErrVersion. The map does not
 // refer to b.
 func Decode(b []byte) (*Map, error) {
+	m, _, err := decode(b)
+	return m, err
+}
+
+func decode(b []byte) (_ *Map, tag Tag, _ error) {
 	if len(b) < headerBytes+sumBytes {
-		return nil, corrupt(len(b), "it ends after %d bytes, in its header", len(b))
+		return nil, tag, corrupt(len(b), "it ends after %d bytes, in its header", len(b))
 	}
 	if string(b[:8]) != magic {
-		return nil, corrupt(0, "magic is %q, want %q", b[:8], magic)
+		return nil, tag, corrupt(0, "magic is %q, want %q", b[:8], magic)
 	}
 	body, sum := b[:len(b)-sumBytes], binary.LittleEndian.Uint32(b[len(b)-sumBytes:])
 	// A version that is merely a flipped bit is damage; so length and checksum, which every version has in this place,
 	// are looked at first.
 	if n := binary.LittleEndian.Uint64(b[16:]); n != uint64(len(b)) {
-		return nil, corrupt(16, "it says that it has %d bytes and has %d", n, len(b))
+		return nil, tag, corrupt(16, "it says that it has %d bytes and has %d", n, len(b))
 	}
 	if got := crc32.Checksum(body, castagnoli); got != sum {
-		return nil, corrupt(len(body), "CRC-32C is %#08x, want %#08x", got, sum)
+		return nil, tag, corrupt(len(body), "CRC-32C is %#08x, want %#08x", got, sum)
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v != version {
-		return nil, fmt.Errorf("%w: version %d at offset 8, this program reads %d; upgrade it", ErrVersion, v, version)
+	v := binary.LittleEndian.Uint32(b[8:])
+	if v != version && v != taggedVersion {
+		return nil, tag, fmt.Errorf("%w: version %d at offset 8, this program reads up to %d; upgrade it", ErrVersion, v, taggedVersion)
 	}
 	count := binary.LittleEndian.Uint32(b[12:])
 	m := New()
 	at := headerBytes
+	if v == taggedVersion {
+		if at += tagBytes; at > len(body) {
+			return nil, tag, corrupt(headerBytes, "it ends within its tag")
+		}
+		copy(tag.Group[:], body[headerBytes:])
+		copy(tag.Pool[:], body[headerBytes+16:])
+		tag.Generation = binary.LittleEndian.Uint64(body[headerBytes+32:])
+	}
 	for range count {
 		next, err := m.decodeVolume(body, at)
 		if err != nil {
-			return nil, err
+			return nil, tag, err
 		}
 		at = next
 	}
 	if at != len(body) {
-		return nil, corrupt(at, "%d bytes behind the last of %d volumes", len(body)-at, count)
+		return nil, tag, corrupt(at, "%d bytes behind the last of %d volumes", len(body)-at, count)
 	}
-	return m, nil
+	return m, tag, nil
 }
 
 // decodeVolume adds the volume encoded at an offset of body and returns the offset behind it.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,7 +77,7 @@ func TestSealedNonsense(t *testing.T) {
 		is     error
 		saying string
 	}{
-		{"newer version", func(b []byte) []byte { b[8] = 2; return b }, ErrVersion, "version 2 at offset 8"},
+		{"newer version", func(b []byte) []byte { b[8] = 3; return b }, ErrVersion, "version 3 at offset 8"},
 		{"more volumes", func(b []byte) []byte { b[12] = 3; return b }, ErrCorrupt, "within a volume's header"},
 		{"fewer volumes", func(b []byte) []byte { b[12] = 1; return b }, ErrCorrupt, "behind the last of 1 volumes"},
 		{"order", func(b []byte) []byte { b[first] = 2; return b }, ErrCorrupt, "volume 2 comes behind volume 2"},
@@ -107,10 +108,10 @@ func TestSealedNonsense(t *testing.T) {
 
 func TestSaveAndLoad(t *testing.T) {
 	fsys, path := vfs.OS, filepath.Join(t.TempDir(), "changemap")
-	m, err := Load(fsys, path)
-	if err != nil || m.Len() != 0 {
-		t.Fatalf("Load of a missing file: %d extents, %v", m.Len(), err)
+	if _, err := Load(fsys, path); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("Load of a missing file: %v", err)
 	}
+	m := sample()
 	for _, want := range []*Map{sample(), New()} {
 		if err := want.Save(fsys, path); err != nil {
 			t.Fatal(err)
@@ -118,11 +119,18 @@ func TestSaveAndLoad(t *testing.T) {
 		if got, err := Load(fsys, path); err != nil || !got.Equal(want) {
 			t.Fatalf("Load after Save: %v", err)
 		}
+		tag := Tag{Group: [16]byte{1}, Pool: [16]byte{2}, Generation: 3}
+		if err := want.SaveTagged(fsys, path, tag); err != nil {
+			t.Fatal(err)
+		}
+		if got, have, err := LoadTagged(fsys, path); err != nil || !got.Equal(want) || have != tag {
+			t.Fatalf("LoadTagged after SaveTagged: %+v, %v", have, err)
+		}
 	}
 	if err := os.Truncate(path, 5); err != nil {
 		t.Fatal(err)
 	}
-	_, err = Load(fsys, path)
+	_, err := Load(fsys, path)
 	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "offset 5") {
 		t.Errorf("error %v does not name file and offset", err)
 	}

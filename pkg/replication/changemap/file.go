@@ -1,17 +1,26 @@
 package changemap
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // Save replaces the file at path by the map, atomically and durably: after a crash at any instant the file holds the old
 // map or this one, and when Save has returned nil it is this one. After an error it may be either.
-func (m *Map) Save(fsys vfs.FS, path string) error {
-	b, err := m.MarshalBinary()
+func (m *Map) Save(fsys vfs.FS, path string) error { return m.save(fsys, path, nil) }
+
+// Tag says whose a map is, and how often its file was written.
+type Tag struct {
+	Group, Pool [16]byte
+	Generation  uint64
+}
+
+// SaveTagged is Save with a tag.
+func (m *Map) SaveTagged(fsys vfs.FS, path string, tag Tag) error { return m.save(fsys, path, &tag) }
+
+func (m *Map) save(fsys vfs.FS, path string, tag *Tag) error {
+	b, err := m.encode(tag)
 	if err != nil {
 		return fmt.Errorf("save change map %s: %w", path, err)
 	}
@@ -21,20 +30,23 @@ func (m *Map) Save(fsys vfs.FS, path string) error {
 	return nil
 }
 
-// Load reads what Save wrote. A file that does not exist is an empty map: nothing was ever folded. Errors name the file,
-// and the offset where the content is wrong; they wrap ErrCorrupt, ErrVersion or the file system's error, and the file is
-// left as it is. With ErrCorrupt the group must copy all of its extents to the peer.
+// Load reads what Save or SaveTagged wrote. Errors name the file, and the offset where the content is wrong; they wrap
+// ErrCorrupt, ErrVersion or the file system's error, fs.ErrNotExist for one, and the file is left as it is. With ErrCorrupt
+// the group must copy all of its extents to the peer.
 func Load(fsys vfs.FS, path string) (*Map, error) {
+	m, _, err := LoadTagged(fsys, path)
+	return m, err
+}
+
+// LoadTagged is Load that also returns the tag: the zero Tag of a map without one.
+func LoadTagged(fsys vfs.FS, path string) (*Map, Tag, error) {
 	b, err := vfs.ReadFile(fsys, path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return New(), nil
-	}
 	if err != nil {
-		return nil, fmt.Errorf("load change map %s: %w", path, err)
+		return nil, Tag{}, fmt.Errorf("load change map %s: %w", path, err)
 	}
-	m, err := Decode(b)
+	m, tag, err := decode(b)
 	if err != nil {
-		return nil, fmt.Errorf("load change map %s: %w", path, err)
+		return nil, Tag{}, fmt.Errorf("load change map %s: %w", path, err)
 	}
-	return m, nil
+	return m, tag, nil
 }

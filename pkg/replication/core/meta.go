@@ -57,11 +57,13 @@ type Member struct {
 	// Joins is how many groups the volume had been put into, this one included. A copy belongs to the highest that was
 	// heard of, in whatever order the streams of several groups arrive.
 	Joins uint64 `json:"joins,omitempty"`
+	// Image is the identity of the image file at this site; empty where it is not known. It is not the peer's business.
+	Image string `json:"image,omitempty"`
 }
 
 // Described returns the member as the peer is told of it: without the marks of what this site has still to do about it.
 func (m Member) Described() Member {
-	m.Unsynced, m.Unannounced = false, false
+	m.Unsynced, m.Unannounced, m.Image = false, false, ""
 	return m
 }
 
@@ -98,10 +100,15 @@ func (d *Divergence) Supersedes() bool {
 
 // Meta is the durable part of a group: the content of group.json.
 type Meta struct {
-	Version     int        `json:"version"`
-	GroupID     string     `json:"groupID"`
-	Name        string     `json:"name"`
-	Site        string     `json:"site"`
+	Version int    `json:"version"`
+	GroupID string `json:"groupID"`
+	Name    string `json:"name"`
+	Site    string `json:"site"`
+	// Pool is the id of the pool that this is the group of. Generation counts how often the file was written; Places are the
+	// identities of the directories that groups and volumes were in. An earlier version left all of them out.
+	Pool        string     `json:"pool,omitempty"`
+	Generation  uint64     `json:"generation,omitempty"`
+	Places      []string   `json:"places,omitempty"`
 	Peer        string     `json:"peer,omitempty"`
 	PeerAddress string     `json:"peerAddress,omitempty"`
 	Role        Role       `json:"role"`

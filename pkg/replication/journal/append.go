@@ -198,7 +198,7 @@ func (j *Journal) appendRun(entries []Entry, assign bool) (int, error) {
 	cur.last = j.head
 	j.chain = d.crc
 	j.end = Position{cur.hdr.sequence, cur.end}
-	j.prev = j.end
+	j.prev, j.prevFile = j.end, fileNumber(cur.name)
 	j.appended += uint64(n)
 	j.mu.Unlock()
 	return n, nil
@@ -263,6 +263,10 @@ func (j *Journal) nextSegment(need int64) (*segment, error) {
 		durable:      j.durable,
 		durableEnd:   j.durableEnd,
 		segmentBytes: s.size,
+		prevFile:     j.prevFile,
+	}
+	if j.o.Generation != nil {
+		s.hdr.generation = j.o.Generation()
 	}
 	j.nextSequence++
 	j.mu.Unlock()

@@ -39,7 +39,9 @@
 //	104  segment bytes   i64  size of the file
 //	112  durable segment u64  where the durable part of the stream ended when the segment was created:
 //	120  durable offset  i64    segment and offset
-//	128  0
+//	128  prev file       u64  number in the file name of the segment that this one continues; 0 if there was none, or not known
+//	136  generation      u64  of the checkpoint when the segment was created; 0 if not known
+//	144  0
 //	508  checksum        u32  CRC-32C of the 508 bytes before
 //
 // # Record
@@ -71,6 +73,14 @@
 // Otherwise it is the torn tail of a crash and the stream ends there. What was read but is not proven durable is written
 // and synced again, segments behind the end lose their headers, and the next record goes to a new segment, whose header
 // says where its predecessor ends. So nothing behind a torn tail, and nothing from an earlier use of a file, comes back.
+//
+// # Missing files
+//
+// A Mark in the checkpoint names the last durable record: its place, its checksum and its file. Before the first records of
+// a segment count as durable, Options.Announce puts the segment into the checkpoint; each segment names the one that it
+// continues. So every file between the checkpoint's OldestSegment and the announced one must be there, and be the one that
+// was written: one that is missing, shorter, an older copy or another journal's is a CorruptionError with its name. A
+// segment names the checkpoint's generation, too, so that an older copy of that is found out.
 //
 // What cannot be detected: damage to the last records of the journal when nothing was written after they became durable
 // and the checkpoint does not name them. On disk that is the same as a tail that was never synced.

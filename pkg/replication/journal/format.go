@@ -158,6 +158,8 @@ type segmentHeader struct {
 	durable      uint64   // durable ordinal at creation
 	durableEnd   Position // where the durable part of the stream ended at creation
 	segmentBytes int64
+	prevFile     uint64 // number of prev's file
+	generation   uint64 // of the checkpoint at creation
 }
 
 func (s *segmentHeader) seed() uint32 { return seed(s.salt, s.sequence) }
@@ -181,6 +183,8 @@ func (s *segmentHeader) encode(b []byte) {
 	le.PutUint64(b[104:], uint64(s.segmentBytes))
 	le.PutUint64(b[112:], s.durableEnd.Segment)
 	le.PutUint64(b[120:], uint64(s.durableEnd.Offset))
+	le.PutUint64(b[128:], s.prevFile)
+	le.PutUint64(b[136:], s.generation)
 	le.PutUint32(b[segmentHeaderFields-4:], crc32.Checksum(b[:segmentHeaderFields-4], castagnoli))
 	copy(b[segmentHeaderCopyAt:], b[:segmentHeaderFields])
 }
@@ -208,6 +212,8 @@ func (s *segmentHeader) decode(b []byte) error {
 	s.durable = le.Uint64(b[96:])
 	s.segmentBytes = int64(le.Uint64(b[104:]))
 	s.durableEnd = Position{le.Uint64(b[112:]), int64(le.Uint64(b[120:]))}
+	s.prevFile = le.Uint64(b[128:])
+	s.generation = le.Uint64(b[136:])
 	if s.sequence == 0 || s.prev.Segment >= s.sequence || s.firstOrdinal == 0 ||
 		s.segmentBytes < minSegmentBytes || s.segmentBytes%segmentHeaderBytes != 0 {
 		return errors.New("segment header has impossible fields")

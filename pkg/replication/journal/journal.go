@@ -28,6 +28,17 @@ type Options struct {
 	StartOrdinal      uint64 // the first record of an empty journal gets StartOrdinal+1
 	OldestSegment     uint64 // from the checkpoint: segments with a lower sequence are free
 	MinDurableOrdinal uint64 // from the checkpoint: a recovery that ends before it is corruption
+	Mark              Mark   // from the checkpoint: a record that has to be found, unless its segment is free
+
+	// Checkpoint is the path of the file that those are from, for errors. Generation returns the number of its latest
+	// durable content, which goes into new segments; a segment with a higher one than Generation returns during Open says
+	// that the checkpoint is an older copy. It must not block. nil: not known.
+	Checkpoint string
+	Generation func() uint64
+	// Announce is called when the first records of a segment are on the disk and before they count as durable, with the last
+	// of them. It puts the mark into the checkpoint, durably; after an error the records do not count, and the next sync
+	// calls it again. Nothing of the journal is locked, but no other sync runs meanwhile. nil is fine.
+	Announce func(Mark) error
 
 	// Visit is called by Open for each live record, in stream order. An error ends Open. Recovery may find corruption
 	// behind a record that was visited already. nil is fine.
@@ -86,10 +97,12 @@ type Journal struct {
 	head     uint64
 	end      Position
 	prev     Position // end, if a record ends there; zero in an empty journal, whose end is where its first segment will be
+	prevFile uint64   // number of the file that prev lies in; 0 if not known
 	appended uint64   // records appended since Open; what a Sync waits for
 
 	durable         uint64
 	durableEnd      Position
+	durableMark     Mark
 	durableAppended uint64
 	syncing         bool
 	waiters         []waiter // of SyncAsync, in the order of their calls
@@ -176,6 +189,13 @@ func (j *Journal) DurableEnd() Position {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.durableEnd
+}
+
+// DurableMark returns the last durable record, for the checkpoint.
+func (j *Journal) DurableMark() Mark {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.durableMark
 }
 
 // Segments returns the live segments, oldest first.

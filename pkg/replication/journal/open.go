@@ -3,9 +3,6 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"path"
-	"strconv"
-	"strings"
 
 	"k8s.io/klog/v2"
 )
@@ -42,7 +39,10 @@ func Open(o Options) (*Journal, error) {
 				"move the file away if it does not belong here", s.name, s.hdr.group, s.hdr.shard, o.GroupID, o.Shard)
 		}
 	}
-	sc := &scanner{oldest: o.OldestSegment, start: o.StartOrdinal, minDurable: o.MinDurableOrdinal}
+	if err := o.checkGeneration(files); err != nil {
+		return nil, err
+	}
+	sc := &scanner{dir: o.Dir, oldest: o.OldestSegment, start: o.StartOrdinal, minDurable: o.MinDurableOrdinal, mark: o.Mark}
 	if o.Visit != nil {
 		sc.visit = func(d diskHeader, loc Location) error { return o.Visit(d.Header, loc) }
 	}
@@ -60,10 +60,7 @@ func Open(o Options) (*Journal, error) {
 		if s.known() {
 			j.nextSequence = max(j.nextSequence, s.hdr.sequence+1)
 		}
-		base := strings.TrimSuffix(path.Base(s.name), ".seg")
-		if n, err := strconv.ParseUint(base, 10, 64); err == nil && n < 1<<62 {
-			j.nextName = max(j.nextName, n+1)
-		}
+		j.nextName = max(j.nextName, fileNumber(s.name)+1)
 	}
 	// A segment without records at the end is not worth keeping: a process that starts and dies in a loop would fill the
 	// disk with them. The next one continues what it would have continued.
@@ -85,6 +82,10 @@ func Open(o Options) (*Journal, error) {
 	j.head, j.durable = sc.head, sc.head
 	j.end, j.durableEnd, j.prev = sc.end, sc.end, prev
 	j.chain = sc.chainCRC
+	if n := len(sc.chain); n > 0 {
+		j.prevFile = fileNumber(sc.chain[n-1].name)
+	}
+	j.durableMark = j.markLocked()
 	for _, d := range sc.chain {
 		j.live = append(j.live, &segment{name: d.name, f: d.f, size: d.size, hdr: d.hdr, end: d.end, last: d.last, synced: d.end, sealed: true, index: d.index})
 		d.f = nil
@@ -103,6 +104,21 @@ func Open(o Options) (*Journal, error) {
 		}
 	}
 	return j, nil
+}
+
+// checkGeneration reports a checkpoint that is older than a segment. What it says is live may have been overwritten since.
+func (o *Options) checkGeneration(files []*diskSegment) error {
+	if o.Generation == nil {
+		return nil
+	}
+	have := o.Generation()
+	for _, s := range files {
+		if s.known() && s.hdr.generation > have {
+			return fmt.Errorf("journal: checkpoint %s is an older copy: it has generation %d, and %s was created at generation %d; nothing was "+
+				"changed; put the newest checkpoint back, or resync this site from its peer", o.Checkpoint, have, s.name, s.hdr.generation)
+		}
+	}
+	return nil
 }
 
 // settle makes durable what the scan found, and retires what lies behind it.

@@ -3,6 +3,9 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"path"
+	"strconv"
+	"strings"
 
 	"k8s.io/klog/v2"
 )
@@ -49,13 +52,27 @@ func (j *Journal) takeFree(need int64) (*segment, error) {
 	return s, err // appends are one at a time: nobody was refused for this one's sake
 }
 
+const segmentSuffix = ".seg"
+
+// fileName is the name of the n-th segment file of a directory.
+func fileName(n uint64) string { return fmt.Sprintf("%08d%s", n, segmentSuffix) }
+
+// fileNumber is the number in a segment file's name; 0 if it is not one that fileName made.
+func fileNumber(name string) uint64 {
+	n, err := strconv.ParseUint(strings.TrimSuffix(path.Base(name), segmentSuffix), 10, 64)
+	if err != nil || n >= 1<<62 {
+		return 0
+	}
+	return n
+}
+
 // reserveLocked sets room for one more file aside, and names it.
 func (j *Journal) reserveLocked(size int64) (string, error) {
 	if j.o.HardLimitBytes > 0 && j.totalLocked()+size > j.o.HardLimitBytes {
 		return "", ErrFull
 	}
 	j.creating += size
-	name := fmt.Sprintf("%08d.seg", j.nextName)
+	name := fileName(j.nextName)
 	j.nextName++
 	return j.o.path(name), nil
 }

@@ -124,6 +124,14 @@ func (p Position) Compare(q Position) int {
 // Before reports whether p lies before q.
 func (p Position) Before(q Position) bool { return p.Compare(q) < 0 }
 
+// Mark names a durable record, so that a later Open finds out that it is missing. The zero value names none.
+type Mark struct {
+	Ordinal uint64   // head of the stream behind the record
+	End     Position // behind the record
+	Chain   uint32   // the record's header checksum, which no other record at that place has
+	File    uint64   // number in the name of the segment's file; 0 if not known
+}
+
 // Start is the stream position at which the record with this location begins.
 func (l Location) Start() Position { return Position{l.Segment, l.Offset - recordHeaderBytes} }
 

@@ -87,7 +87,7 @@ func readSegments(fs vfs.FS, dir string, open func(string) (vfs.File, error)) ([
 	}
 	var segments []*diskSegment
 	for _, name := range names {
-		if !strings.HasSuffix(name, ".seg") {
+		if !strings.HasSuffix(name, segmentSuffix) {
 			continue
 		}
 		s := &diskSegment{name: (&Options{Dir: dir}).path(name)}
@@ -137,9 +137,11 @@ func allZero(b []byte) bool {
 
 // scanner reads a journal's stream from its segments.
 type scanner struct {
+	dir        string
 	oldest     uint64 // segments below are free
 	start      uint64 // head of an empty journal
 	minDurable uint64
+	mark       Mark // from the checkpoint
 	visit      func(diskHeader, Location) error
 
 	// Results.
@@ -153,6 +155,7 @@ type scanner struct {
 	endWhy   string   // what stopped the walk
 	proven   Position // everything before it was durable, going by what the records say
 	durable  uint64   // highest durable ordinal that was read
+	marked   bool     // the record that mark names was read
 	buf      []byte
 }
 
@@ -176,6 +179,10 @@ func (sc *scanner) scan(segments []*diskSegment) error {
 		if used[i].hdr.sequence == used[i-1].hdr.sequence {
 			return sc.corrupt(used[i], 0, "has sequence %d, as %s has", used[i].hdr.sequence, used[i-1].name)
 		}
+	}
+
+	if err := sc.findMissing(used, segments); err != nil {
+		return err
 	}
 
 	// The chain goes from each segment to the one that says it continues it. If several do, all but the one with the
@@ -288,6 +295,7 @@ func (sc *scanner) walk(s *diskSegment, succ *diskSegment) (bool, error) {
 		s.end += recordBytes(d.dataBytes())
 		s.last = sc.head
 		sc.end = Position{s.hdr.sequence, s.end}
+		sc.marked = sc.marked || sc.end == sc.mark.End && d.crc == sc.mark.Chain
 	}
 	return true, nil
 }
@@ -372,18 +380,25 @@ func (sc *scanner) finish(last *diskSegment, behind []*diskSegment) error {
 			}
 		}
 	}
-	if sc.head < sc.minDurable {
+	if sc.head < sc.minDurable || sc.mustMark() && !sc.marked {
 		return sc.lost()
 	}
 	sc.rest = append(sc.rest, behind...)
 	return nil
 }
 
-// lost is the error for a stream that ends before sc.minDurable. A segment whose header is beyond recognition may be free or may
+// lost is the error for a stream that ends before what the checkpoint names. A segment whose header is beyond recognition may be free or may
 // be where the stream went on, so it is what the error points at; without one it is the place where the walk ended.
 func (sc *scanner) lost() error {
 	e := &CorruptionError{File: sc.endFile, Offset: sc.bad.Offset, Ordinal: sc.head + 1,
 		Reason: fmt.Sprintf("the stream ends, but the checkpoint says that ordinal %d was durable", sc.minDurable)}
+	if sc.head >= sc.minDurable {
+		e.Reason = fmt.Sprintf("the checkpoint says that the record with ordinal %d which ends at %v was durable, and it is not there: the file is an older "+
+			"copy, or another journal's", sc.mark.Ordinal, sc.mark.End)
+		if n := len(sc.chain); e.File == "" && n > 0 {
+			e.File = sc.chain[n-1].name
+		}
+	}
 	if sc.endWhy != "" {
 		e.Reason = sc.endWhy + ": " + e.Reason
 	}

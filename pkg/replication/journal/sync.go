@@ -120,6 +120,7 @@ func (j *Journal) datasyncLocked() error {
 		}
 	}
 	head, end, appended := j.head, j.end, j.appended
+	mark, begun := j.markLocked(), j.prev.Segment > j.durableMark.End.Segment
 	j.mu.Unlock()
 	var err error
 	for _, p := range parts {
@@ -127,6 +128,10 @@ func (j *Journal) datasyncLocked() error {
 			err = fmt.Errorf("%w: syncing %s: %w", ErrFailed, p.s.name, err)
 			break
 		}
+	}
+	var unannounced error
+	if err == nil && begun && j.o.Announce != nil {
+		unannounced = j.o.Announce(mark)
 	}
 	j.mu.Lock()
 	if err != nil {
@@ -136,8 +141,17 @@ func (j *Journal) datasyncLocked() error {
 	for _, p := range parts {
 		p.s.synced = p.to
 	}
+	if unannounced != nil {
+		return fmt.Errorf("journal %s: announcing segment %d: %w", j.o.Dir, mark.End.Segment, unannounced)
+	}
 	j.durable, j.durableEnd, j.durableAppended = head, end, appended
+	j.durableMark = mark
 	return nil
+}
+
+// markLocked names the last record.
+func (j *Journal) markLocked() Mark {
+	return Mark{Ordinal: j.head, End: j.prev, Chain: j.chain, File: j.prevFile}
 }
 
 // StartSync begins to write what a Sync would have to wait for. It does not wait and promises nothing. While a sync runs

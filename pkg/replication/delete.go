@@ -1,0 +1,178 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// A directory of a group that is being made, and of one that is being deleted, has one of these behind its name.
+const (
+	creatingSuffix = ".creating"
+	deletingSuffix = ".deleting"
+)
+
+var errGroupDeleted = errors.New("its group was deleted while it was copied")
+
+// DeleteGroup forgets a group and its journal. Its volumes stay, with everything durable applied to them; snapshots that
+// are being copied fail. With members it needs force; with attached ones it is refused. A group that cannot be opened needs
+// force, too: its volumes keep what their images have. A group that does not exist is not an error; neither is a repetition.
+func (s *Site) DeleteGroup(name string, force bool) error {
+	g, err := s.Group(name)
+	if errors.Is(err, ErrNotFound) {
+		return s.deleteBroken(name, force)
+	}
+	if n := g.attachedVolumes(); n > 0 {
+		return fmt.Errorf("%w: group %s has %d attached volumes; unstage them first", ErrInUse, name, n)
+	}
+	if n := len(g.Volumes()); n > 0 && !force {
+		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes ungrouped", ErrInUse, name, n)
+	}
+	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.
+	g.setPromoting(true)
+	defer g.setPromoting(false)
+	g.stopReceiving()
+	if err := g.commit(); err != nil && !force {
+		return err
+	}
+	if err := g.applyAll(g.ctx); err != nil && !force {
+		return err
+	}
+	defer g.cuts.suspend()()
+	if err := g.cuts.abandon(errGroupDeleted); err != nil && !force {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.groups, name)
+	_ = g.Close() // its files go
+	return s.discardLocked(g.dir, name)
+}
+
+// deleteBroken is DeleteGroup for a group that could not be opened, or that is deleted in part.
+func (s *Site) deleteBroken(name string, force bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.finishDeletionsLocked(); err != nil {
+		return err
+	}
+	dir, reason := s.brokenGroupLocked(name)
+	if dir == "" {
+		return nil
+	}
+	if !force {
+		return fmt.Errorf("%w: %w; force the deletion to lose what is in its journal and keep the volumes with what their images have", core.ErrPrecondition, reason)
+	}
+	recs, err := s.cfg.Pool.List()
+	if err != nil {
+		klog.ErrorS(err, "Volumes whose records cannot be read are not taken out of the group", "group", name)
+	}
+	for _, rec := range recs {
+		if rec.Group == name && rec.Stage != nil {
+			return fmt.Errorf("%w: volume %s of group %s is staged at %s; unstage it first", ErrInUse, rec.ID, name, rec.Stage.StagingPath)
+		}
+	}
+	if err := s.discardLocked(dir, name); err != nil {
+		return err
+	}
+	delete(s.broken, dir)
+	delete(s.brokenNames, dir)
+	return nil
+}
+
+// discardLocked deletes the directory of a group that is not open. Renaming it is what decides; the rest is repeated by the
+// next call, or the next start, until it is done.
+func (s *Site) discardLocked(dir, name string) error {
+	doomed := dir + deletingSuffix
+	err := s.cfg.FS.Rename(dir, doomed)
+	if err == nil {
+		err = s.cfg.FS.SyncDir(filepath.Dir(dir))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.doomed[doomed] = name
+	return s.finishDeletionsLocked()
+}
+
+func (s *Site) finishDeletionsLocked() error {
+	for doomed, name := range s.doomed {
+		if err := s.finishDeletionLocked(doomed, name); err != nil {
+			return fmt.Errorf("group %s: its deletion is not complete: %w", name, err)
+		}
+		delete(s.doomed, doomed)
+	}
+	return nil
+}
+
+// finishDeletionLocked takes the group out of its volumes' records and of the register. The journal goes first: nobody needs it
+// any more, and on a full disk the rest needs its space. group.json goes last, since it says which group it was.
+func (s *Site) finishDeletionLocked(doomed, name string) error {
+	fsys := s.cfg.FS
+	if err := fsys.RemoveAll(filepath.Join(doomed, core.JournalDir)); err != nil {
+		return err
+	}
+	recs, err := s.cfg.Pool.List()
+	if err != nil {
+		klog.ErrorS(err, "Volumes whose records cannot be read are not taken out of the group", "group", name)
+	}
+	for _, rec := range recs {
+		if rec.Group != name || name == "" {
+			continue
+		}
+		_, err := s.cfg.Pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
+			if r.Group == name {
+				r.Group, r.Remote, r.Secondary = "", "", false
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, blockdev.ErrNoVolume) {
+			return err
+		}
+	}
+	delete(s.register.groups, strings.TrimSuffix(filepath.Base(doomed), deletingSuffix))
+	if err := s.saveRegisterLocked(); err != nil {
+		return err
+	}
+	return fsys.RemoveAll(doomed)
+}
+
+// sweepGroupDir removes what a crash left of a group that was being created or deleted, and reports whether there is nothing
+// more to open. A directory that only lacks group.json is neither: its journal may hold the last writes of its volumes.
+func (s *Site) sweepGroupDir(dir string) (swept bool, err error) {
+	fsys := s.cfg.FS
+	switch {
+	case strings.HasSuffix(dir, creatingSuffix):
+		klog.InfoS("Removing what is left of a group that was being created", "dir", dir)
+		return true, fsys.RemoveAll(dir)
+	case strings.HasSuffix(dir, deletingSuffix):
+		klog.InfoS("Removing what is left of a group that was being deleted", "dir", dir)
+		name := s.register.groups[strings.TrimSuffix(filepath.Base(dir), deletingSuffix)].Name
+		if meta, err := loadMeta(fsys, filepath.Join(dir, core.MetaFile)); err == nil {
+			name = meta.Name
+		}
+		s.doomed[dir] = name
+		return true, nil
+	}
+	if _, known := s.register.groups[filepath.Base(dir)]; known {
+		return false, nil
+	}
+	for _, name := range []string{core.MetaFile, checkpointName} {
+		if _, err := fsys.Stat(filepath.Join(dir, name)); err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+	}
+	segments, err := fsys.ReadDir(filepath.Join(dir, core.JournalDir))
+	if len(segments) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	klog.InfoS("Removing what is left of a group that an earlier version was creating", "dir", dir)
+	return true, fsys.RemoveAll(dir)
+}
