@@ -7,7 +7,7 @@ func (g *Group) Clone() *Group {
 	c := *g
 	c.heard, c.told = pointed(c.heard), pointed(c.told)
 	m := &c.Meta
-	m.Timelines, m.Members = slices.Clone(m.Timelines), slices.Clone(m.Members)
+	m.Timelines, m.Members, m.Places = slices.Clone(m.Timelines), slices.Clone(m.Members), slices.Clone(m.Places)
 	m.Loss, m.Divergence = pointed(m.Loss), pointed(m.Divergence)
 	if l := m.Loss; l != nil {
 		l.LostOrdinals, l.LostWrites, l.LostBytes, l.LostSeconds = pointed(l.LostOrdinals), pointed(l.LostWrites), pointed(l.LostBytes), pointed(l.LostSeconds)
