@@ -104,15 +104,16 @@ type ImageCopy struct {
 	Thick bool
 	// CopiedBytes is how far an earlier run came, by what it told Progress. 0 begins anew.
 	CopiedBytes int64
-	// Progress is told, after each sync, up to where the copy is complete and durable; holes count. An error ends the
-	// copy with that error. It may be nil.
+	// Progress is told, after each sync, up to where the copy is complete and durable; holes count. It is told 0 before a
+	// copy that came further is begun anew: it must be durable on return, or a crash takes the new target for the old one.
+	// An error ends the copy with that error. It may be nil.
 	Progress func(copiedBytes int64) error
 
 	syncBytes int64 // 0: copySyncBytes
 }
 
 // Run copies until the target is complete and durable, or ctx ends. An earlier run's target that is not there any more, or
-// is too short, is begun anew. After an error the target is as far as Progress was told, with more or less behind it.
+// has another size, is begun anew. After an error the target is as far as Progress was told, with more or less behind it.
 func (c *ImageCopy) Run(ctx context.Context) error {
 	from, err := c.FS.OpenReadOnly(c.Source)
 	if err != nil {
@@ -130,15 +131,16 @@ func (c *ImageCopy) Run(ctx context.Context) error {
 // target opens the target, or makes it.
 func (c *ImageCopy) target() (vfs.File, error) {
 	if c.CopiedBytes > 0 {
-		to, err := c.FS.Open(c.Target)
-		if err == nil {
-			size, err := to.Size()
-			if err == nil && size == c.TargetBytes {
-				return to, nil
-			}
-			to.Close()
+		to, err := c.begun()
+		if to != nil || err != nil {
+			return to, err
 		}
 		c.CopiedBytes = 0
+		if c.Progress != nil {
+			if err := c.Progress(0); err != nil {
+				return nil, err
+			}
+		}
 	}
 	to, err := c.FS.Create(c.Target)
 	if err != nil {
@@ -159,6 +161,23 @@ func (c *ImageCopy) target() (vfs.File, error) {
 		return nil, err
 	}
 	return to, nil
+}
+
+// begun opens the target of an earlier run. It returns nil where there is none that can be gone on with.
+func (c *ImageCopy) begun() (vfs.File, error) {
+	to, err := c.FS.Open(c.Target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	size, err := to.Size()
+	if err == nil && size == c.TargetBytes {
+		return to, nil
+	}
+	to.Close()
+	return nil, err
 }
 
 func (c *ImageCopy) copy(ctx context.Context, from, to vfs.File) error {

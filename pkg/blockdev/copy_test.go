@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"testing"
 
@@ -84,7 +85,7 @@ func TestImageCopy(t *testing.T) {
 		copyOf := func(fsys vfs.FS) *ImageCopy {
 			return &ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: size, TargetBytes: target, Thick: thick, CopiedBytes: told, syncBytes: 1 << 20,
 				Progress: func(n int64) error {
-					if n < told {
+					if n < told && n != 0 {
 						return fmt.Errorf("test: told %d after %d", n, told)
 					}
 					told = n
@@ -104,6 +105,11 @@ func TestImageCopy(t *testing.T) {
 			}
 			if rng.IntN(2) == 0 {
 				mem = mem.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(101), RNG: rng})
+			}
+			if rng.IntN(4) == 0 { // what can be gone on with is not there any more
+				if err := mem.Remove("/target"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					rt.Fatal(err)
+				}
 			}
 		}
 		if err := copyOf(mem).Run(context.Background()); err != nil {
@@ -157,6 +163,62 @@ func compare(rt *rapid.T, fsys vfs.FS, size, target int64, written map[int64][]b
 		if !bytes.Equal(x[:n], y[:n]) {
 			rt.Fatalf("the copy differs within %d bytes at %d", n, off)
 		}
+	}
+}
+
+// TestImageCopyBegunAnew: a copy that was begun anew and interrupted before it told anything has nothing of what the
+// earlier run had copied. A target that cannot be opened is not begun anew.
+func TestImageCopyBegunAnew(t *testing.T) {
+	const size = 8 << 20
+	mem := vfs.NewMem()
+	want := bytes.Repeat([]byte("content."), size/8)
+	source, err := CreateImage(mem, "/source", size, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	if _, err := source.WriteAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	told := int64(0)
+	failing := vfs.Op("")
+	fsys := vfs.NewErrFS(mem, func(op vfs.Op, name string) error {
+		if op == failing && name == "/target" {
+			return errors.New("test: interrupted")
+		}
+		return nil
+	})
+	run := func(stopAt int64) error {
+		c := ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: size, TargetBytes: size, CopiedBytes: told, syncBytes: 1 << 20,
+			Progress: func(n int64) error {
+				told = n
+				if n == stopAt {
+					return errors.New("test: interrupted")
+				}
+				return nil
+			}}
+		return c.Run(context.Background())
+	}
+	if err := run(4 << 20); err == nil || told != 4<<20 {
+		t.Fatalf("told %d, %v", told, err)
+	}
+	failing = vfs.OpOpen
+	if err := run(0); err == nil || told != 4<<20 {
+		t.Fatalf("with a target that cannot be opened: told %d, %v", told, err)
+	}
+	if err := mem.Remove("/target"); err != nil {
+		t.Fatal(err)
+	}
+	failing = vfs.OpWrite // by now the new target has its size
+	if err := run(-1); err == nil || told != 0 {
+		t.Fatalf("begun anew: told %d, %v", told, err)
+	}
+	failing = ""
+	if err := run(-1); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := vfs.ReadFile(mem, "/target"); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("the copy differs, %v", err)
 	}
 }
 

@@ -187,7 +187,7 @@ func (d *Driver) beginFill(rec *blockdev.VolumeRecord, snapshotID string) (*imag
 	if err != nil {
 		return nil, poolError("find the image of", rec.ID, err)
 	}
-	if !rec.Thick {
+	if !rec.Thick && rec.CopiedBytes == 0 { // to try to clone throws away what is copied
 		err = blockdev.CloneImage(d.fs, source, target, snap.SizeBytes, rec.SizeBytes)
 		if err == nil {
 			return nil, d.filled(rec, contentOf(snap))
@@ -207,7 +207,9 @@ func (d *Driver) beginFill(rec *blockdev.VolumeRecord, snapshotID string) (*imag
 				i.copied.Store(copiedBytes)
 				return err
 			}}
-		if err := run.Run(ctx); err != nil {
+		err := run.Run(ctx)
+		i.settle()
+		if err != nil {
 			return err
 		}
 		filled := rec.Clone()

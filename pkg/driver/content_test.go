@@ -311,6 +311,37 @@ func TestContentComesLater(t *testing.T) {
 	h.noSnapshots()
 }
 
+// TestCopyGoesOnAfterARestart: from where it was, also where the driver would try to clone first. The pool's file system cannot.
+func TestCopyGoesOnAfterARestart(t *testing.T) {
+	h := newNode(t, nil)
+	vc := blockCapability(modeWriter)
+	origin := h.create("v", vc, nil)
+	h.put(h.imagePath(origin), "content", 12*mib)
+	snap, err := h.takeSnapshot("s", origin, nil)
+	h.must(err)
+	h.must(h.awaitSnapshot(snap.GetSnapshotId()))
+	id := h.create("w", vc, nil)
+	_, err = h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error {
+		r.State, r.CopiedBytes = blockdev.VolumeCreating, 8*mib
+		r.Source = &blockdev.ContentSource{SnapshotID: snap.GetSnapshotId()}
+		return nil
+	})
+	h.must(err)
+	h.put(h.imagePath(id), "copied", 4*mib) // the snapshot has a hole here
+	h.stop()
+	h.start(h.mem)
+	again, err := h.makeFrom("w", fromSnapshot(snap.GetSnapshotId()), vc, 16*mib, nil)
+	h.must(err)
+	if again != id {
+		t.Fatalf("made %s, want %s", again, id)
+	}
+	for off, want := range map[int64]string{4 * mib: "copied", 12 * mib: "content"} {
+		if got := h.read(h.imagePath(id), off, len(want)); got != want {
+			t.Errorf("at %d the volume has %q, want %q", off, got, want)
+		}
+	}
+}
+
 // TestCloneOfAGroupsVolume: by a cut, while it is mounted, into the same group.
 func TestCloneOfAGroupsVolume(t *testing.T) {
 	h := newNode(t, startSidecar(t))

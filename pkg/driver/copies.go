@@ -32,9 +32,11 @@ type imageCopy struct {
 	sizeBytes int64
 
 	copied atomic.Int64
-	cancel context.CancelFunc
-	done   chan struct{}
-	err    error // valid when done is closed
+	// settling: nothing is read any more, and the record is about to say so.
+	settling atomic.Bool
+	cancel   context.CancelFunc
+	done     chan struct{}
+	err      error // valid when done is closed
 }
 
 func newCopies() *copies {
@@ -44,7 +46,7 @@ func newCopies() *copies {
 }
 
 // start runs a copy in the background, or returns the one that runs already. run has to see to it that the record of what
-// it makes says how it ended.
+// it makes says how it ended, and calls settle before that.
 func (c *copies) start(id, source string, sizeBytes int64, run func(context.Context, *imageCopy) error) *imageCopy {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -72,6 +74,9 @@ func (c *copies) start(id, source string, sizeBytes int64, run func(context.Cont
 	return i
 }
 
+// settle is called by the copy when it has read all that it will, before its record says how it ended.
+func (i *imageCopy) settle() { i.settling.Store(true) }
+
 // of returns the copy that makes a volume or snapshot, or nil.
 func (c *copies) of(id string) *imageCopy {
 	c.mu.Lock()
@@ -79,8 +84,19 @@ func (c *copies) of(id string) *imageCopy {
 	return c.running[id]
 }
 
-// reading returns a copy that reads the image of a volume or snapshot, or nil.
+// reading returns a copy that reads the image of a volume or snapshot, or nil. It waits for those that are about to end: who has
+// read in its record that a copy is there need not be told that it is still made.
 func (c *copies) reading(source string) *imageCopy {
+	for {
+		i := c.reader(source)
+		if i == nil || !i.settling.Load() {
+			return i
+		}
+		<-i.done
+	}
+}
+
+func (c *copies) reader(source string) *imageCopy {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, i := range c.running {

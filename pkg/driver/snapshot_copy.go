@@ -71,7 +71,9 @@ func (d *Driver) runSnapshotCopy(ctx context.Context, i *imageCopy, rec *blockde
 			return err
 		},
 	}
-	if err := run.Run(ctx); err != nil {
+	err = run.Run(ctx)
+	i.settle()
+	if err != nil {
 		return err
 	}
 	if i.source != "" {
