@@ -103,16 +103,10 @@ func run(args []string) error {
 func serve(ctx context.Context, c config, source nodes.Source) error {
 	var certificate *tlsfiles.Source
 	var collectors []prometheus.Collector
-	var err error
 	if !c.insecure {
-		if certificate, err = tlsfiles.OpenDir(c.tlsDir); err != nil {
-			return err
-		}
+		certificate = tlsfiles.FollowDir(c.site, c.tlsDir)
 		defer certificate.Close()
-		if err := certificate.RequireName(c.site); err != nil {
-			return err
-		}
-		collectors = append(collectors, metricsserver.CertificateExpiry(certificate.NotAfter))
+		collectors = append(collectors, metricsserver.CertificateExpiry(certificate.NotAfter), metricsserver.CertificateUsable(certificate.Err))
 	}
 	client, err := link.NewClient(link.ClientOptions{Site: c.site, TLS: certificate, Insecure: c.insecure})
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
@@ -184,11 +185,10 @@ func run(c config) error {
 
 	var source *tlsfiles.Source
 	if !c.insecure && c.cert != "" {
-		if source, err = tlsfiles.Open(c.ca, c.cert, c.key); err != nil {
-			return err
-		}
+		// Volumes are served whatever is in the files.
+		source = tlsfiles.Follow(c.site, c.ca, c.cert, c.key)
 		defer source.Close()
-		if err := source.RequireName(c.site); err != nil {
+		if err := source.Err(); err != nil && bug.Enabled(bug.NeedCertificate) {
 			return err
 		}
 	}
@@ -196,6 +196,9 @@ func run(c config) error {
 		FS: vfs.OS, Pool: pool, Site: c.site, Codec: codec, ApplyInterval: c.applyInterval, Limits: c.limits.Limits,
 		KnownPeer:   func(peer string) bool { _, known := c.peers[peer]; return known },
 		PeerAddress: func(peer string) string { return c.peers[peer] },
+	}
+	if source != nil {
+		cfg.LinkClosed = source.Err
 	}
 	if len(c.peers) > 0 {
 		client, err := link.NewClient(link.ClientOptions{Site: c.site, TLS: source, Insecure: c.insecure})
@@ -228,7 +231,7 @@ func run(c config) error {
 	}
 	collectors := []prometheus.Collector{metrics}
 	if source != nil {
-		collectors = append(collectors, metricsserver.CertificateExpiry(source.NotAfter))
+		collectors = append(collectors, metricsserver.CertificateExpiry(source.NotAfter), metricsserver.CertificateUsable(source.Err))
 	}
 	stopMetrics, err := metricsserver.Start(c.metrics, failed, collectors...)
 	if err != nil {

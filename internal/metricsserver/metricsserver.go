@@ -103,10 +103,36 @@ func Start(o Options, failed chan<- error, metrics ...prometheus.Collector) (sto
 	return stop, nil
 }
 
-// CertificateExpiry is the metric about a program's certificate. It has one name in all of them, so that one alert is enough.
+// CertificateExpiry is the metric about a program's certificate. It has one name in all of them, so that one alert is enough. It is left
+// out while notAfter is zero: there is no certificate to speak of.
 func CertificateExpiry(notAfter func() time.Time) prometheus.Collector {
+	return expiry{notAfter, prometheus.NewDesc("slipstream_certificate_expiry_timestamp_seconds",
+		"When the certificate in force ends: of the site in replicators and gateways, of the port between them in drivers and controllers. "+
+			"Where none was in force yet: the one in the files; missing where that cannot be read.", nil, nil)}
+}
+
+type expiry struct {
+	notAfter func() time.Time
+	desc     *prometheus.Desc
+}
+
+func (e expiry) Describe(descs chan<- *prometheus.Desc) { descs <- e.desc }
+
+func (e expiry) Collect(metrics chan<- prometheus.Metric) {
+	if t := e.notAfter(); !t.IsZero() {
+		metrics <- prometheus.MustNewConstMetric(e.desc, prometheus.GaugeValue, float64(t.Unix()))
+	}
+}
+
+// CertificateUsable is the metric of a program that goes on without a certificate. The function says why it cannot be used.
+func CertificateUsable(why func() error) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "slipstream_certificate_expiry_timestamp_seconds",
-		Help: "When the certificate in force ends: of the site in replicators and gateways, of the port between them in drivers and controllers.",
-	}, func() float64 { return float64(notAfter().Unix()) })
+		Name: "slipstream_certificate_usable",
+		Help: "1 while the site has a certificate that can be used; 0 while it has none, and neither calls peers nor lets them in.",
+	}, func() float64 {
+		if why() != nil {
+			return 0
+		}
+		return 1
+	})
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
@@ -22,7 +23,11 @@ func startPair(t *testing.T, ctx context.Context) *Pair {
 	testenv.RequireLoop(t)
 	testenv.RequireFUSE(t)
 	binDir := t.TempDir()
-	if err := Build(ctx, binDir); err != nil {
+	var flags []string
+	if bug.Available {
+		flags = []string{"-tags", "slipstream_bugs"}
+	}
+	if err := Build(ctx, binDir, flags...); err != nil {
 		t.Fatal(err)
 	}
 	pair, err := New(Options{BinDir: binDir})

@@ -34,6 +34,8 @@ type Config struct {
 	KnownPeer func(peer string) bool
 	// PeerAddress tells where a peer listens; empty if it is not known.
 	PeerAddress func(peer string) string
+	// LinkClosed says why this site neither calls peers nor lets them in now, as for lack of a certificate; nil: it never is.
+	LinkClosed func() error
 	// Codec compresses batches where that makes them smaller.
 	Codec linkpb.Codec
 	Now   func() time.Time

@@ -71,7 +71,15 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 		ChangeMapBytes: g.changeMapBytes(), Loss: lossToAPI(m.Loss),
 		RpoTargetSeconds: float64(m.RPOTargetMillis) / 1e3, ShipBytesPerSecond: m.ShipBytesPerSecond, PeerAddress: m.PeerAddress,
 	}
-	if reason == "" && state == "connecting" && m.Role == core.RolePrimary {
+	if state == "connecting" && g.cfg.LinkClosed != nil {
+		if err := g.cfg.LinkClosed(); err != nil {
+			s.StateReason = "the link is closed here: " + err.Error()
+			if reason != "" {
+				s.StateReason += "; " + reason
+			}
+		}
+	}
+	if s.StateReason == "" && state == "connecting" && m.Role == core.RolePrimary {
 		// Made before the configuration changed, or promoted at a site that is only called.
 		if err := g.cfg.checkPeer(m.Name, m.Settings()); err != nil {
 			s.StateReason = err.Error()

@@ -7,6 +7,9 @@
 // when a handshake comes, at most once a second. New files that cannot be used are logged, by name, and the old ones
 // stay in force until the files are right.
 //
+// Open wants files that can be used. Follow is for programs that do more than to replicate, as serving volumes: it never fails, and while
+// no certificate can be used, handshakes fail with the reason, which Err has too.
+//
 // It is not a PKI: Authority signs, and knows nothing of revocation or renewal. The files are the operating system's, not
 // pkg/vfs's, since other programs write them.
 //
@@ -40,17 +43,21 @@ const (
 	settleDelay = 50 * time.Millisecond
 )
 
-// Source is a set of certificate files. Use Open.
+// Source is a set of certificate files. Use Open or Follow.
 type Source struct {
 	caFile, certFile, keyFile string
 
-	current atomic.Pointer[material]
-	mu      sync.Mutex // held while files are read; order of reload
+	current atomic.Pointer[material] // nil: no files could be used yet, after Follow only
+	mu      sync.Mutex               // held while files are read; order of reload
 	checked atomic.Int64
 	tried   [3]stamp // guarded by mu: the files as they were at the last attempt, good or bad
-	name    string   // guarded by mu: what the certificate has to be for; empty: anything
+	// name is what the certificate has to be for; empty: anything, and its validity is for the other side to judge.
+	name string
+	// refused is why the files, as they were at the last attempt, are not in force; nil where they are.
+	refused atomic.Pointer[refusal]
 
-	watcher *fsnotify.Watcher
+	watcher *fsnotify.Watcher // nil: only the poll of a follower looks at the files
+	stop    chan struct{}
 	done    chan struct{}
 }
 
@@ -66,18 +73,26 @@ type stamp struct {
 	inode    any
 }
 
+func newSource(ca, cert, key string) *Source {
+	return &Source{caFile: ca, certFile: cert, keyFile: key, stop: make(chan struct{}), done: make(chan struct{})}
+}
+
+func (s *Source) dirs() []string {
+	dirs := []string{filepath.Dir(s.caFile), filepath.Dir(s.certFile), filepath.Dir(s.keyFile)}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}
+
 // Open reads the files and watches them until Close. An error names the file that cannot be used.
 func Open(ca, cert, key string) (*Source, error) {
-	s := &Source{caFile: ca, certFile: cert, keyFile: key, done: make(chan struct{})}
+	s := newSource(ca, cert, key)
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watch certificate files: %w", err)
 	}
 	s.watcher = w
 	// Watching comes before reading: what changes in between is read again.
-	dirs := []string{filepath.Dir(ca), filepath.Dir(cert), filepath.Dir(key)}
-	slices.Sort(dirs)
-	for _, dir := range slices.Compact(dirs) {
+	for _, dir := range s.dirs() {
 		if err := w.Add(dir); err != nil {
 			_ = w.Close()
 			return nil, fmt.Errorf("watch directory %s of certificate files: %w", dir, err)
@@ -100,29 +115,13 @@ func OpenDir(dir string) (*Source, error) {
 	return Open(filepath.Join(dir, CAFile), filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile))
 }
 
-// RequireName makes sure that the certificate in force, and each one after it, is for a name: files with another one
-// count as files that cannot be used. The error says which names the certificate has. A peer finds the name in the list
-// of DNS names, so a wildcard is not enough.
-func (s *Source) RequireName(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.checkName(s.current.Load(), name); err != nil {
-		return err
-	}
-	s.name = name
-	return nil
-}
-
-func (s *Source) checkName(m *material, name string) error {
-	if name == "" || slices.Contains(m.cert.Leaf.DNSNames, name) {
-		return nil
-	}
-	return fmt.Errorf("certificate %s is for %q, and not for %s: give the name that it has, or issue one for %[3]s", s.certFile, m.cert.Leaf.DNSNames, name)
-}
-
 // Close ends the watching. Configurations that were handed out go on with the files last read.
 func (s *Source) Close() error {
-	err := s.watcher.Close()
+	close(s.stop)
+	var err error
+	if s.watcher != nil {
+		err = s.watcher.Close()
+	}
 	<-s.done
 	return err
 }
@@ -140,15 +139,17 @@ func (s *Source) reloadLocked() error {
 	s.tried = s.stamps()
 	m, err := s.read()
 	if err == nil {
-		err = s.checkName(m, s.name)
+		err = s.judge(m)
 	}
 	if err != nil {
+		s.refused.Store(&refusal{err: err, material: m})
 		return err
 	}
 	if old := s.current.Load(); old == nil || !slices.EqualFunc(old.cert.Certificate, m.cert.Certificate, slices.Equal) {
 		klog.InfoS("Loaded certificate", "file", s.certFile, "names", m.cert.Leaf.DNSNames, "notAfter", m.cert.Leaf.NotAfter)
 	}
 	s.current.Store(m)
+	s.refused.Store(nil) // after current: one of the two is always there
 	return nil
 }
 
@@ -157,15 +158,30 @@ func (s *Source) watch() {
 	settle := time.NewTimer(time.Hour)
 	settle.Stop()
 	defer settle.Stop()
+	var events chan fsnotify.Event
+	var errs chan error
+	if s.watcher != nil {
+		events, errs = s.watcher.Events, s.watcher.Errors
+	}
+	var poll <-chan time.Time
+	var said string
+	if s.name != "" {
+		ticker := time.NewTicker(pollInterval)
+		defer ticker.Stop()
+		poll = ticker.C
+		said = s.sayIfClosed(said)
+	}
 	for {
 		select {
-		case _, ok := <-s.watcher.Events:
+		case <-s.stop:
+			return
+		case _, ok := <-events:
 			if !ok {
 				return
 			}
 			// Which name the event has says nothing: with a swapped link it is one that nobody asked about.
 			settle.Reset(settleDelay)
-		case err, ok := <-s.watcher.Errors:
+		case err, ok := <-errs:
 			if !ok {
 				return
 			}
@@ -173,6 +189,10 @@ func (s *Source) watch() {
 			settle.Reset(settleDelay)
 		case <-settle.C:
 			s.reloadIfChanged()
+			said = s.sayIfClosed(said)
+		case <-poll:
+			s.reloadIfChanged()
+			said = s.sayIfClosed(said)
 		}
 	}
 }
@@ -180,22 +200,28 @@ func (s *Source) watch() {
 func (s *Source) reloadIfChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stamps() == s.tried {
+	changed := s.stamps() != s.tried
+	if !changed && !s.overdue() {
 		return
 	}
-	if err := s.reloadLocked(); err != nil {
-		klog.ErrorS(err, "Kept the certificate in force: the new files cannot be used",
-			"notAfter", s.current.Load().cert.Leaf.NotAfter)
+	err := s.reloadLocked()
+	// Without a certificate in force, sayIfClosed speaks of it.
+	if m := s.current.Load(); err != nil && changed && m != nil {
+		klog.ErrorS(err, "Kept the certificate in force: the new files cannot be used", "notAfter", m.cert.Leaf.NotAfter)
 	}
 }
 
-// get returns the material in force, after a look at the files if the last one is a while ago.
-func (s *Source) get() *material {
+// get returns the material in force, after a look at the files if the last one is a while ago. An error says why there is none that
+// can be used.
+func (s *Source) get() (*material, error) {
 	now := time.Now().UnixNano()
 	if last := s.checked.Load(); now-last > int64(statInterval) && s.checked.CompareAndSwap(last, now) {
 		s.reloadIfChanged()
 	}
-	return s.current.Load()
+	if err := s.Err(); err != nil {
+		return nil, err
+	}
+	return s.current.Load(), nil
 }
 
 func (s *Source) stamps() (st [3]stamp) {
@@ -235,14 +261,26 @@ func (s *Source) read() (*material, error) {
 	return m, nil
 }
 
-// NotAfter is when the certificate in force ends.
-func (s *Source) NotAfter() time.Time { return s.current.Load().cert.Leaf.NotAfter }
+// NotAfter is when the certificate in force ends. Where none ever was, it is when the one in the files ends, and the zero time where
+// that cannot be read.
+func (s *Source) NotAfter() time.Time {
+	if m := s.current.Load(); m != nil {
+		return m.cert.Leaf.NotAfter
+	}
+	if r := s.refused.Load(); r != nil && r.material != nil {
+		return r.material.cert.Leaf.NotAfter
+	}
+	return time.Time{}
+}
 
 // ServerConfig returns a configuration for a server that requires a client certificate of the authority.
 func (s *Source) ServerConfig() *tls.Config {
 	base := &tls.Config{MinVersion: tls.VersionTLS13}
 	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		m := s.get()
+		m, err := s.get()
+		if err != nil {
+			return nil, fmt.Errorf("this site's own certificate: %w", err)
+		}
 		c := base.Clone()
 		c.GetConfigForClient = nil
 		c.Certificates = []tls.Certificate{*m.cert}
@@ -281,7 +319,11 @@ func (s *Source) ClientConfig(serverName string) *tls.Config {
 		MinVersion: tls.VersionTLS13,
 		ServerName: serverName,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return s.get().cert, nil
+			m, err := s.get()
+			if err != nil {
+				return nil, err
+			}
+			return m.cert, nil
 		},
 		// The standard verification takes its pool from the configuration, which is fixed. So it is switched off, and
 		// done here with the pool in force: chain, validity, purpose and name, as crypto/tls does it.
@@ -290,15 +332,19 @@ func (s *Source) ClientConfig(serverName string) *tls.Config {
 			if len(cs.PeerCertificates) == 0 {
 				return errors.New("server showed no certificate")
 			}
+			m, err := s.get()
+			if err != nil {
+				return err
+			}
 			opts := x509.VerifyOptions{
-				Roots:         s.get().pool,
+				Roots:         m.pool,
 				DNSName:       serverName,
 				Intermediates: x509.NewCertPool(),
 			}
 			for _, c := range cs.PeerCertificates[1:] {
 				opts.Intermediates.AddCert(c)
 			}
-			_, err := cs.PeerCertificates[0].Verify(opts)
+			_, err = cs.PeerCertificates[0].Verify(opts)
 			return err
 		},
 	}

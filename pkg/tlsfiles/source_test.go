@@ -127,33 +127,6 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// A certificate for another name is refused, at once and when the files change.
-func TestRequireName(t *testing.T) {
-	ours := authority(t)
-	dir := t.TempDir()
-	issue(t, ours, dir, "site-a", "a.example.org")
-	s := open(t, dir)
-	if err := s.RequireName("site-b"); err == nil || !strings.Contains(err.Error(), `is for ["site-a" "a.example.org"], and not for site-b`) {
-		t.Errorf("another site's: %v", err)
-	}
-	for _, name := range []string{"a.example.org", "site-a"} {
-		if err := s.RequireName(name); err != nil {
-			t.Error(err)
-		}
-	}
-	issue(t, ours, dir, "site-b")
-	if err := s.Reload(); err == nil || !strings.Contains(err.Error(), "not for site-a") {
-		t.Errorf("files of another site: %v", err)
-	}
-	if names := s.current.Load().cert.Leaf.DNSNames; names[0] != "site-a" {
-		t.Errorf("the certificate in force is for %q", names)
-	}
-	issue(t, ours, dir, "site-a")
-	if err := s.Reload(); err != nil {
-		t.Error(err)
-	}
-}
-
 // eventually waits for what the watcher does in its own time.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()

@@ -36,8 +36,8 @@ func (s *suite) certificates(t *testing.T, shown func(string, ...any)) {
 		validFor   time.Duration
 		want       string
 	}{
-		{"another site's certificate", "site-x", time.Hour, "is not one of this site's peers"},
-		{"an expired certificate", "site-a", time.Nanosecond, "certificate"},
+		{"another site's certificate", "site-x", time.Hour, "and not for site-a"},
+		{"an expired certificate", "site-a", time.Nanosecond, "has expired at"},
 	} {
 		renew(bad.name, bad.validFor)
 		s.killContainer(t, node, "replicator")

@@ -170,6 +170,10 @@ func (c *Client) connect(t target) (*grpc.ClientConn, error) {
 			return nil
 		}
 	} else {
+		// Checked by the handshake as well, for which gRPC would connect again and again.
+		if err := c.opts.TLS.Err(); err != nil {
+			return nil, fmt.Errorf("this site's own certificate: %w", err)
+		}
 		creds = credentials.NewTLS(c.opts.TLS.ClientConfig(t.peer))
 	}
 	return grpc.NewClient("passthrough:///"+t.address,
