@@ -31,6 +31,8 @@ const (
 	ForgetFolded Name = "forget-folded"
 	// FoldUnordered lets the sender ship records of a segment that is in the change map already (breaks G1).
 	FoldUnordered Name = "fold-unordered"
+	// TrustOrdinals takes a peer for what it was when it was last heard, by its ordinals alone (breaks G1 after a rollback).
+	TrustOrdinals Name = "trust-ordinals"
 	// LeaveUnapplied lets a volume leave its group with records that are not in its image (breaks G4, G5).
 	LeaveUnapplied Name = "leave-unapplied"
 	// KeepOldCopy lets a group take a copy over with another group's content in it (a broken sync).

@@ -44,8 +44,27 @@ func (c *Config) checkHello(hello *linkpb.Hello) error {
 
 // checkWelcome says what is wrong with the answer to a Hello.
 func checkWelcome(peer string, w *linkpb.Welcome) error {
-	if err := untrusted.CheckText("instance", w.GetInstance(), maxInstanceBytes); err != nil {
-		return fmt.Errorf("%w: %s answered Hello: %w", ErrInvalid, peer, err)
+	for what, text := range map[string]string{
+		"instance": w.GetInstance(), "session": w.GetSession().GetId(), "site of the session": w.GetSession().GetPrimary(),
+	} {
+		if err := untrusted.CheckText(what, text, maxInstanceBytes); err != nil {
+			return fmt.Errorf("%w: %s answered Hello: %w", ErrInvalid, peer, err)
+		}
+	}
+	if w.GetPlace().GetOffset() < 0 {
+		return fmt.Errorf("%w: %s answered Hello: its journal ends at offset %d", ErrInvalid, peer, w.GetPlace().GetOffset())
+	}
+	return nil
+}
+
+// checkBegin says what is wrong with the beginning of a session.
+func checkBegin(peer string, b *linkpb.BeginSession) error {
+	err := untrusted.CheckText("session", b.GetId(), maxInstanceBytes)
+	if err == nil && (b.GetNumber() == 0 || b.GetId() == "") {
+		err = fmt.Errorf("session %d with identifier %q", b.GetNumber(), b.GetId())
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s begins a session: %w", ErrInvalid, peer, err)
 	}
 	return nil
 }

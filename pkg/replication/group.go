@@ -67,6 +67,8 @@ type Group struct {
 	// segBytes is the size of the journal's segments, and maxRecord what one record carries.
 	segBytes atomic.Int64
 	appendMu sync.Mutex
+	// opened is the journal's last ordinal when the group was opened.
+	opened uint64
 	// owed are records that have their place before whatever is appended next; guarded by appendMu.
 	owed  []journal.Entry
 	clock *writeClock
@@ -91,6 +93,9 @@ type Group struct {
 	folded uint64
 	// mapGeneration is that of the change map's file.
 	mapGeneration uint64
+	// relied is how far the peer was when it had acknowledged the extents that are in none of these any more; reliedSaved is
+	// what group.json says of it.
+	relied, reliedSaved core.Delivery
 	// syncEnd is the batch of the sync-end on its way; 0 without one.
 	syncEnd uint64
 	// joining are the volumes in use that are being added, by index, also where that failed half way: no sync ends meanwhile,

@@ -35,10 +35,17 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 		g.fail(err)
 		return nil, err
 	}
+	tail, err := g.tail(g.journal.Durable())
+	if err != nil {
+		return nil, err
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.cfg.Clock()
-	if _, err := g.stepLocked(core.Promote{Force: force, Durable: g.journal.Durable(), Now: now, NewTimeline: uuid.NewString()}, nil); err != nil {
+	_, err = g.stepLocked(core.Promote{
+		Force: force, Durable: g.journal.Durable(), Tail: tail, Now: now, NewTimeline: uuid.NewString(),
+	}, nil)
+	if err != nil {
 		return nil, err
 	}
 	if secondary {
@@ -69,6 +76,24 @@ func (g *Group) checkPlanned() error {
 	return err
 }
 
+// tail identifies the record at an ordinal, from the journal, or from when the role last changed here; nil where it is not
+// known. The caller does not hold mu.
+func (g *Group) tail(ordinal uint64) (*core.Tail, error) {
+	h, ok, err := g.journal.HeaderOf(ordinal)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		return &core.Tail{Ordinal: ordinal, Fingerprint: h.Fingerprint()}, nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t := g.core.Meta.Tail; t != nil && t.Ordinal == ordinal {
+		return t, nil
+	}
+	return nil, nil
+}
+
 // Demote gives the primary role up without loss: no volume may be attached; what is here is made durable and final,
 // and goes on being shipped. It returns the last ordinal.
 func (g *Group) Demote() (uint64, error) {
@@ -85,9 +110,13 @@ func (g *Group) Demote() (uint64, error) {
 		g.fail(err)
 		return 0, err
 	}
+	tail, err := g.tail(g.journal.Durable())
+	if err != nil {
+		return 0, err
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, err := g.stepLocked(core.Demote{Durable: g.journal.Durable(), Attached: attached}, nil); err != nil {
+	if _, err := g.stepLocked(core.Demote{Durable: g.journal.Durable(), Tail: tail, Attached: attached}, nil); err != nil {
 		return 0, err
 	}
 	g.shipWork.send()

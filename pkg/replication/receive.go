@@ -37,6 +37,9 @@ type receiver struct {
 	// appended is the last batch whose records are in the journal; the acknowledger makes it durable.
 	appended atomic.Uint64
 	ackWork  signal
+	// hello is what the primary said of itself; it counts once begun, when the primary agreed to the Welcome.
+	hello *linkpb.Hello
+	begun bool
 }
 
 // errReplaced ends a stream when the primary has opened another, or the group's role is changing.
@@ -47,7 +50,7 @@ var errReplaced = errors.New("another stream or a change of role ended this one"
 func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	r := &receiver{g: g, stream: stream, cancel: cancel, done: make(chan struct{}), ackWork: newSignal()}
+	r := &receiver{g: g, stream: stream, cancel: cancel, done: make(chan struct{}), ackWork: newSignal(), hello: hello}
 	if err := g.takeOver(r); err != nil {
 		return err
 	}
@@ -81,7 +84,6 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	if !ok {
 		return r.lastWords(ctx, messages, failed)
 	}
-	klog.InfoS("Receiving", "group", g.Name(), "peer", stream.Peer(), "after", g.journal.Durable())
 	ackDone := make(chan struct{})
 	go func() {
 		defer close(ackDone)
@@ -179,26 +181,19 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 		_ = r.sendRefusal(linkpb.Refusal_REASON_FAILED, 0, err.Error())
 		return false, err
 	}
-	g.mu.Lock()
-	err = g.alignPool() // a demoted primary may have become a secondary
-	follows := g.core.Meta.Role == core.RoleSecondary
-	g.mu.Unlock()
-	if err != nil {
-		return false, err
-	}
-	if follows {
-		// Nobody is called any more. A primary that stays one waits its time: two that turn each other away would
-		// otherwise cut each other's waiting short for ever.
-		g.linkWork.send()
-	}
-	if accepted(actions) {
-		g.follow(hello)
-	}
 	for _, a := range actions {
 		switch a := a.(type) {
 		case core.SendWelcome:
+			tail, err := g.tail(a.Durable)
+			if err != nil {
+				return false, err
+			}
+			g.mu.Lock()
+			session := sessionToWire(g.core.Meta.Session)
+			g.mu.Unlock()
 			return true, r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Welcome{Welcome: &linkpb.Welcome{
 				DurableOrdinal: a.Durable, NeedsSync: a.NeedsSync, Instance: a.Instance,
+				Session: session, Place: placeToWire(g.journal.DurableEnd()), Tail: tailToWire(tail),
 			}}})
 		case core.SendRefusal:
 			if a.Reason == core.RefuseForeign {
@@ -209,6 +204,39 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 		}
 	}
 	return false, fmt.Errorf("group %s: no answer to Hello", g.Name())
+}
+
+// begin makes this site the secondary of the caller, which has agreed to the Welcome.
+func (r *receiver) begin(b *linkpb.BeginSession) error {
+	g := r.g
+	if r.begun {
+		return fmt.Errorf("group %s: %s begins a second session on one stream", g.Name(), r.stream.Peer())
+	}
+	if err := checkBegin(r.stream.Peer(), b); err != nil {
+		return fmt.Errorf("group %s: %w", g.Name(), err)
+	}
+	event := core.SessionReceived{
+		Session: core.Session{Number: b.Number, ID: b.Id, Primary: r.stream.Peer()},
+		Sync:    b.Sync && !bug.Enabled(bug.PromoteInSync),
+	}
+	actions, err := g.step(event, nil)
+	if err != nil {
+		return err
+	}
+	if len(actions) > 0 { // CloseStream
+		return errReplaced
+	}
+	r.begun = true
+	g.mu.Lock()
+	err = g.alignPool() // a demoted primary may have become a secondary
+	g.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	g.linkWork.send() // nobody is called any more
+	g.follow(r.hello)
+	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session", b.Number, "sync", b.Sync)
+	return nil
 }
 
 func (r *receiver) sendRefusal(reason linkpb.Refusal_Reason, fork uint64, message string) error {
@@ -245,6 +273,12 @@ func (r *receiver) lastWords(ctx context.Context, messages <-chan *linkpb.ToSeco
 }
 
 func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
+	if begin := m.GetBeginSession(); begin != nil {
+		return r.begin(begin)
+	}
+	if !r.begun {
+		return fmt.Errorf("group %s: %T from %s before the beginning of a session", r.g.Name(), m.Message, r.stream.Peer())
+	}
 	switch m := m.Message.(type) {
 	case *linkpb.ToSecondary_Batch:
 		return r.batch(ctx, m.Batch)
@@ -293,7 +327,7 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 				return err
 			}
 		}
-		durable := r.g.journal.Durable()
+		durable, place := r.g.journal.Durable(), r.g.journal.DurableEnd()
 		if bug.Enabled(bug.AckBeforeDurable) {
 			durable = r.g.journal.Head()
 		}
@@ -301,7 +335,7 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		applied := r.g.checkpoint.last.AppliedOrdinal
 		r.g.checkpointMu.Unlock()
 		err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{
-			DurableOrdinal: durable, AppliedOrdinal: applied, BatchSequence: sequence,
+			DurableOrdinal: durable, AppliedOrdinal: applied, BatchSequence: sequence, Place: placeToWire(place),
 			Timing: timingToWire(r.exchange.Send(r.g.cfg.Clock())),
 		}}})
 		if err != nil {

@@ -125,6 +125,8 @@ func (g *Group) openJournal() error {
 	if err != nil {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
 	}
+	g.opened = g.journal.Head()
+	g.relied, g.reliedSaved = meta.Relied, meta.Relied
 	err = replay.checkImages()
 	if err == nil {
 		err = replay.finish()

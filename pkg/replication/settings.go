@@ -225,13 +225,3 @@ func (g *Group) follow(hello *linkpb.Hello) {
 		klog.ErrorS(err, "The primary's settings are not taken over", "group", g.Name())
 	}
 }
-
-// accepted reports whether a primary is followed.
-func accepted(actions []core.Action) bool {
-	for _, a := range actions {
-		if _, ok := a.(core.SendWelcome); ok {
-			return true
-		}
-	}
-	return false
-}

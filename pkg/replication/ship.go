@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
@@ -19,7 +21,8 @@ import (
 )
 
 const (
-	protocolVersion = 1
+	// protocolVersion 2 has sessions.
+	protocolVersion = 2
 	// batchBytes is how much of the journal one batch carries at most. Larger ones compress no better, and delay the
 	// acknowledgement of their first record.
 	batchBytes = 512 << 10
@@ -99,6 +102,8 @@ type sender struct {
 	cursor recordSource
 	// timeline is the one that Hello spoke of; what belongs to another needs another Hello.
 	timeline string
+	// session is the number of the stream's.
+	session uint64
 	// at is the last ordinal that was shipped or skipped by a sync-begin.
 	at       uint64
 	sequence uint64
@@ -180,6 +185,9 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	if err != nil {
 		return false, err
 	}
+	if err := s.beginSession(start.Begin); err != nil {
+		return false, err
+	}
 	if err := s.begin(start); err != nil {
 		return false, err
 	}
@@ -205,19 +213,57 @@ func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
 	}
 }
 
+// onWelcome asks core what to ship, with what this site knows of the peer. See core.Welcomed.
 func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 	g.checkpointMu.Lock()
 	released := g.checkpoint.last.ReleasedAcked
 	g.checkpointMu.Unlock()
-	actions, err := g.step(core.Welcomed{
+	tail, err := g.tail(w.DurableOrdinal)
+	if err != nil && !errors.Is(err, journal.ErrOutOfOrder) {
+		return core.Ship{}, err
+	}
+	g.mapMu.Lock()
+	relied := g.relied
+	g.mapMu.Unlock()
+	event := core.Welcomed{
 		PeerDurable: w.DurableOrdinal, NeedsSync: w.NeedsSync, Instance: w.Instance,
-		Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released,
-	}, g.markAll)
+		PeerSession: sessionFromWire(w.Session), PeerPlace: deliveryFromWire(0, w.Place), PeerTail: tailFromWire(w.Tail).Compare(tail),
+		Durable: g.journal.Durable(), Opened: g.opened, Retained: g.retained(), ReleasedAcked: released, Relied: relied,
+		NewSession: uuid.NewString(), NewTimeline: uuid.NewString(), Now: g.cfg.Clock().WallNanos,
+	}
+	if bug.Enabled(bug.TrustOrdinals) {
+		g.trustOrdinals(&event)
+	}
+	actions, err := g.step(event, g.markAll)
 	if err != nil {
 		return core.Ship{}, err
 	}
 	g.trimWork.send()
 	return shipAction(actions)
+}
+
+// trustOrdinals is the deliberate fault TrustOrdinals.
+func (g *Group) trustOrdinals(e *core.Welcomed) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	e.PeerSession = g.core.Meta.PeerSession
+	e.PeerSession.Primary = g.core.Meta.Site
+	e.PeerPlace, e.PeerTail, e.Opened = core.Delivery{Segment: math.MaxInt64}, core.MatchSame, math.MaxUint64
+	g.core.Meta.PeerSession, g.core.Meta.Relied, e.Relied = e.PeerSession, core.Delivery{}, core.Delivery{}
+	if e.NeedsSync && g.core.Meta.Sync == core.SyncDone {
+		g.core.Meta.Sync = core.SyncRunning
+	}
+}
+
+// beginSession agrees to the peer's Welcome.
+func (s *sender) beginSession(sync bool) error {
+	s.g.mu.Lock()
+	session := s.g.core.Meta.Session
+	s.g.mu.Unlock()
+	s.session = session.Number
+	return s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_BeginSession{BeginSession: &linkpb.BeginSession{
+		Number: session.Number, Id: session.ID, Sync: sync,
+	}}})
 }
 
 func shipAction(actions []core.Action) (core.Ship, error) {
@@ -536,7 +582,7 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 	if _, err := s.g.step(core.Acked{Ordinal: ack.DurableOrdinal}, nil); err != nil {
 		return err
 	}
-	if err := s.g.extentsAcked(ack.BatchSequence); err != nil {
+	if err := s.g.extentsAcked(ack.BatchSequence, deliveryFromWire(s.session, ack.Place)); err != nil {
 		return err
 	}
 	s.g.trimWork.send()
@@ -551,6 +597,7 @@ func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Ref
 		return err
 	}
 	refused.Durable = g.journal.Durable()
+	refused.NewTimeline, refused.Now = uuid.NewString(), g.cfg.Clock().WallNanos
 	actions, err := g.step(refused, nil)
 	if err != nil {
 		return err

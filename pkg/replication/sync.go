@@ -76,10 +76,30 @@ func (g *Group) changeMapBytes() uint64 {
 	return n
 }
 
-// saveChangeMap makes what is pending or in flight durable.
+// saveChangeMap makes what is pending or in flight durable. Extents that the peer acknowledged leave the map on disk by
+// it, so how far the peer was then is durable before: a peer that was put back to before that is found out.
 func (g *Group) saveChangeMap() error {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
+	for {
+		g.mapMu.Lock()
+		relied := g.relied
+		if !g.reliedSaved.Before(relied) {
+			defer g.mapMu.Unlock()
+			return g.saveMapLocked()
+		}
+		g.mapMu.Unlock()
+		if _, err := g.step(core.Relied{Delivery: relied}, nil); err != nil {
+			return err
+		}
+		g.mapMu.Lock()
+		if g.reliedSaved.Before(relied) {
+			g.reliedSaved = relied
+		}
+		g.mapMu.Unlock()
+	}
+}
+
+// saveMapLocked writes the map. The caller holds mapMu.
+func (g *Group) saveMapLocked() error {
 	all := g.pending.Clone()
 	for _, s := range g.inFlight {
 		s.restore(all)
@@ -98,12 +118,12 @@ func (g *Group) saveChangeMap() error {
 func (g *Group) markAll() error {
 	g.forgetPeer()
 	g.mapMu.Lock()
+	defer g.mapMu.Unlock()
 	g.pending, g.inFlight = changemap.New(), nil
 	for _, v := range *g.volumes.Load() {
 		g.pending.Mark(v.index, 0, v.size.Load())
 	}
-	g.mapMu.Unlock()
-	return g.saveChangeMap()
+	return g.saveMapLocked() // mu is held; nothing is forgotten
 }
 
 // sendSyncBegin tells the secondary that the stream goes on at s.at and that its copy is not one instant from here on.
@@ -296,8 +316,9 @@ func (v *Volume) imageHoleUntil(off, end int64) (int64, error) {
 	return min(end, max(off, data)), nil
 }
 
-// extentsAcked forgets what the secondary has on stable storage, and ends the sync when that was all.
-func (g *Group) extentsAcked(sequence uint64) error {
+// extentsAcked forgets what the secondary has on stable storage, and ends the sync when that was all. place is how far
+// the secondary is with it.
+func (g *Group) extentsAcked(sequence uint64, place core.Delivery) error {
 	g.mapMu.Lock()
 	n := 0
 	for n < len(g.inFlight) && g.inFlight[n].sequence <= sequence {
@@ -306,6 +327,9 @@ func (g *Group) extentsAcked(sequence uint64) error {
 		n++
 	}
 	g.inFlight = g.inFlight[n:]
+	if n > 0 && g.relied.Before(place) {
+		g.relied = place
+	}
 	ended := g.syncEnd != 0 && sequence >= g.syncEnd && g.pending.Len() == 0 && len(g.inFlight) == 0
 	if ended {
 		g.syncEnd = 0

@@ -4,6 +4,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
 func timelinesToWire(list []core.Timeline) []*linkpb.Timeline {
@@ -20,6 +21,37 @@ func timelinesFromWire(wire []*linkpb.Timeline) []core.Timeline {
 		list[i] = core.Timeline{ID: t.GetId(), ForkOrdinal: t.GetForkOrdinal(), ForkedUnixNanos: t.GetForkedUnixNanos()}
 	}
 	return list
+}
+
+func sessionToWire(s core.Session) *linkpb.Session {
+	return &linkpb.Session{Number: s.Number, Id: s.ID, Primary: s.Primary}
+}
+
+func sessionFromWire(s *linkpb.Session) core.Session {
+	return core.Session{Number: s.GetNumber(), ID: s.GetId(), Primary: s.GetPrimary()}
+}
+
+func placeToWire(p journal.Position) *linkpb.Place {
+	return &linkpb.Place{Segment: p.Segment, Offset: p.Offset}
+}
+
+// deliveryFromWire is a place in a session of this site.
+func deliveryFromWire(session uint64, p *linkpb.Place) core.Delivery {
+	return core.Delivery{Session: session, Segment: p.GetSegment(), Offset: p.GetOffset()}
+}
+
+func tailToWire(t *core.Tail) *linkpb.Tail {
+	if t == nil {
+		return nil
+	}
+	return &linkpb.Tail{Ordinal: t.Ordinal, Fingerprint: t.Fingerprint}
+}
+
+func tailFromWire(t *linkpb.Tail) *core.Tail {
+	if t == nil {
+		return nil
+	}
+	return &core.Tail{Ordinal: t.GetOrdinal(), Fingerprint: t.GetFingerprint()}
 }
 
 var refusalReasons = map[core.RefusalReason]linkpb.Refusal_Reason{

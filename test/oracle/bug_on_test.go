@@ -16,7 +16,7 @@ func TestCatches(t *testing.T) {
 	const most = 600 // rounds
 	for _, fault := range []bug.Name{
 		"", bug.SwapRecords, bug.ApplyBeforeDurable, bug.AckBeforeDurable, bug.PromoteInSync, bug.FlushNothing,
-		bug.ForgetFolded, bug.FoldUnordered, bug.FollowAnyone, bug.MiscountLoss, bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges,
+		bug.ForgetFolded, bug.FoldUnordered, bug.TrustOrdinals, bug.FollowAnyone, bug.MiscountLoss, bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges,
 	} {
 		name, rounds := string(fault), most
 		if fault == "" {
@@ -27,8 +27,11 @@ func TestCatches(t *testing.T) {
 				t.Fatal(err)
 			}
 			tally, round := &tally{}, memRound
-			if fault == bug.FoldUnordered {
+			switch fault {
+			case bug.FoldUnordered:
 				round = stormRound // one in 50 of these shows it
+			case bug.TrustOrdinals:
+				round = rollbackRound
 			}
 			err := search(context.Background(), firstSeed(t), rounds, memParallel(), tally, never, round)
 			var v *violation

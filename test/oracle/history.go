@@ -57,6 +57,8 @@ type volumeModel struct {
 	blocks int
 	// initial is the content before it joined the group.
 	initial []*op
+	// joined is the clock time at which it had become a member; 0 before that.
+	joined uint64
 	// addedAt is the ordinal of its first record; grown are its later sizes. Only where the history has ordinals.
 	addedAt uint64
 	grown   []growth

@@ -23,6 +23,8 @@ import (
 type tally struct {
 	rounds, judged, drills, promotions, unpromotable    atomic.Int64
 	peaceful, relocations, disasters, reunions, crashes atomic.Int64
+	// Sites that were put back to an earlier state, and those that the sites called a divergence.
+	rollbacks, rollbacksDiverged atomic.Int64
 	// Of group snapshots: taken, those of them at a secondary, refused there in a sync, asked for again after a power loss
 	// in the middle, judged, and sets of changed blocks judged.
 	snapshots, secondarySnapshots, refusedSnapshots, snapshotDrills, judgedSnapshots, deltas atomic.Int64
@@ -30,10 +32,10 @@ type tally struct {
 
 func (t *tally) String() string {
 	return fmt.Sprintf("%d rounds: %d ended in peace, %d relocated, %d in disaster, %d with the old primary back; %d promotions, %d refused in the middle of a sync, "+
-		"%d copies judged after a crash of the secondary, %d drills, %d replicators killed; %d group snapshots (%d at a secondary, %d refused there, "+
+		"%d copies judged after a crash of the secondary, %d rollbacks (%d diverged), %d drills, %d replicators killed; %d group snapshots (%d at a secondary, %d refused there, "+
 		"%d in a drill), judged %d times, %d sets of changed blocks",
 		t.rounds.Load(), t.peaceful.Load(), t.relocations.Load(), t.disasters.Load(), t.reunions.Load(), t.promotions.Load(), t.unpromotable.Load(),
-		t.judged.Load(), t.drills.Load(), t.crashes.Load(), t.snapshots.Load(), t.secondarySnapshots.Load(), t.refusedSnapshots.Load(),
+		t.judged.Load(), t.rollbacks.Load(), t.rollbacksDiverged.Load(), t.drills.Load(), t.crashes.Load(), t.snapshots.Load(), t.secondarySnapshots.Load(), t.refusedSnapshots.Load(),
 		t.snapshotDrills.Load(), t.judgedSnapshots.Load(), t.deltas.Load())
 }
 
@@ -103,7 +105,7 @@ func quiet() {
 func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("oracle", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 100, "how many rounds")
-	mode := flags.String("mode", "loop", "memory: the engine in this process on crashable file systems; storm: the same, with folds in the middle of syncs; "+
+	mode := flags.String("mode", "loop", "memory: the engine in this process on crashable file systems; storm: the same, with folds in the middle of syncs; rollback: the same, with disks put back to earlier states; "+
 		"loop: real processes on loop devices, as root")
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of the first round; the others have the next ones")
 	parallel := flags.Int("parallel", memParallel(), "rounds at a time in mode memory")
@@ -128,10 +130,12 @@ func run(args []string, out io.Writer) error {
 		err = search(ctx, *seed, *rounds, *parallel, t, never, memRound)
 	case "storm":
 		err = search(ctx, *seed, *rounds, *parallel, t, never, stormRound)
+	case "rollback":
+		err = search(ctx, *seed, *rounds, *parallel, t, never, rollbackRound)
 	case "loop":
 		err = loopSearch(ctx, *binDir, *seed, *rounds, t)
 	default:
-		return fmt.Errorf("mode %q: it is memory, storm or loop", *mode)
+		return fmt.Errorf("mode %q: it is memory, storm, rollback or loop", *mode)
 	}
 	if err != nil {
 		return fmt.Errorf("after %d rounds: %w", t.rounds.Load(), err)

@@ -19,6 +19,8 @@ func (w *world) end() error {
 		return w.endRelocated()
 	}
 	switch draw := w.rng.IntN(100); {
+	case (draw < 40 || w.p.rollback) && len(w.saved) > 0:
+		return w.endRolledBack()
 	case draw < 20:
 		return w.endInPeace()
 	case draw < 40:
@@ -269,7 +271,6 @@ func (w *world) writeAt(expected content) error {
 	if err != nil {
 		return err
 	}
-	const promotedWriter = 0xfffe
 	some := slices.IndexFunc(volumes, func(v *replication.Volume) bool { return v != nil })
 	if some < 0 {
 		return nil // promoted before it had heard of a volume
@@ -280,20 +281,11 @@ func (w *world) writeAt(expected content) error {
 		if v == nil {
 			continue
 		}
-		blocks := int(v.Size() / blockBytes)
-		n := min(1+w.rng.IntN(w.p.maxBlocks), blocks)
-		// It is no operation of the old primary's: it goes into no log.
-		h.mu.Lock()
-		h.clock++
-		o := &op{id: uint64(len(h.ops) + 1), kind: opWrite, writer: promotedWriter, volume: number, block: w.rng.IntN(blocks - n + 1), n: n, issued: h.clock}
-		h.ops = append(h.ops, o)
-		h.mu.Unlock()
-		p := make([]byte, n*blockBytes)
-		stamp(p, w.p.seed, o)
-		if _, err := v.WriteAt(p, int64(o.block)*blockBytes); err != nil {
-			return h.violation("the promoted site takes no writes: %v", err)
+		o, err := w.scribbleOnce(v, number)
+		if err != nil {
+			return err
 		}
-		for b := o.block; b < o.block+n; b++ {
+		for b := o.block; b < o.block+o.n; b++ {
 			expected[number].units[b] = o
 		}
 		if w.rng.IntN(8) == 0 {
@@ -327,6 +319,25 @@ func (w *world) writeAt(expected content) error {
 		return err
 	}
 	return h.checkSame("the promoted site after a crash", expected, got)
+}
+
+// scribbleOnce writes to a volume outside of the writers' order: it is no operation of theirs, so it goes into no log.
+func (w *world) scribbleOnce(v *replication.Volume, number int) (*op, error) {
+	const writer = 0xfffe
+	h := w.h
+	blocks := int(v.Size() / blockBytes)
+	n := min(1+w.rng.IntN(w.p.maxBlocks), blocks)
+	h.mu.Lock()
+	h.clock++
+	o := &op{id: uint64(len(h.ops) + 1), kind: opWrite, writer: writer, volume: number, block: w.rng.IntN(blocks - n + 1), n: n, issued: h.clock}
+	h.ops = append(h.ops, o)
+	h.mu.Unlock()
+	p := make([]byte, n*blockBytes)
+	stamp(p, w.p.seed, o)
+	if _, err := v.WriteAt(p, int64(o.block)*blockBytes); err != nil {
+		return nil, h.violation("the primary takes no writes: %v", err)
+	}
+	return o, nil
 }
 
 // volumesHere is volumesOf for a copy that may lack volumes: those are nil.

@@ -22,8 +22,8 @@ type params struct {
 	exact bool
 	// overflow: bursts are larger than the journal, so that it is folded and the peer needs resyncs.
 	overflow bool
-	// storm: see memstorm.go.
-	storm bool
+	// storm: see memstorm.go; rollback: it ends in one, see memrollback.go.
+	storm, rollback bool
 	// reflink: the sites' file systems can clone files, so that snapshots need no copying.
 	reflink bool
 
@@ -108,6 +108,7 @@ type world struct {
 	bound    *core.Loss
 	promoted time.Time
 
+	saved         []*savedState
 	snapshots     []*groupSnapshot
 	snapshotsMade int
 }
@@ -175,6 +176,9 @@ func runMemRound(ctx context.Context, rng *rand.Rand, p params, t *tally) (err e
 		if err := w.burst(); err != nil {
 			return err
 		}
+		if w.rng.IntN(6) == 0 || w.p.rollback && w.rng.IntN(2) == 0 {
+			w.save()
+		}
 		if err := w.event(); err != nil {
 			return err
 		}
@@ -228,6 +232,10 @@ func (w *world) addVolume(g *replication.Group, blocks int, filled bool) error {
 	if err := g.AddVolume(rec, nil); err != nil {
 		return err
 	}
+	joined := w.h.now()
+	w.h.mu.Lock()
+	model.joined = joined
+	w.h.mu.Unlock()
 	w.h.note("volume %d with %d blocks added, filled: %v", number, blocks, filled)
 	if w.p.exact {
 		w.h.mu.Lock()

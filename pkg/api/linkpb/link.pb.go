@@ -140,7 +140,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10, 0}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type LocateRequest struct {
@@ -309,6 +309,7 @@ type ToSecondary struct {
 	//	*ToSecondary_Batch
 	//	*ToSecondary_Heartbeat
 	//	*ToSecondary_DivergentTail
+	//	*ToSecondary_BeginSession
 	Message       isToSecondary_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -387,6 +388,15 @@ func (x *ToSecondary) GetDivergentTail() *DivergentTail {
 	return nil
 }
 
+func (x *ToSecondary) GetBeginSession() *BeginSession {
+	if x != nil {
+		if x, ok := x.Message.(*ToSecondary_BeginSession); ok {
+			return x.BeginSession
+		}
+	}
+	return nil
+}
+
 type isToSecondary_Message interface {
 	isToSecondary_Message()
 }
@@ -407,6 +417,10 @@ type ToSecondary_DivergentTail struct {
 	DivergentTail *DivergentTail `protobuf:"bytes,4,opt,name=divergent_tail,json=divergentTail,proto3,oneof"`
 }
 
+type ToSecondary_BeginSession struct {
+	BeginSession *BeginSession `protobuf:"bytes,5,opt,name=begin_session,json=beginSession,proto3,oneof"`
+}
+
 func (*ToSecondary_Hello) isToSecondary_Message() {}
 
 func (*ToSecondary_Batch) isToSecondary_Message() {}
@@ -414,6 +428,8 @@ func (*ToSecondary_Batch) isToSecondary_Message() {}
 func (*ToSecondary_Heartbeat) isToSecondary_Message() {}
 
 func (*ToSecondary_DivergentTail) isToSecondary_Message() {}
+
+func (*ToSecondary_BeginSession) isToSecondary_Message() {}
 
 type ToPrimary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -919,7 +935,12 @@ type Welcome struct {
 	NeedsSync bool `protobuf:"varint,2,opt,name=needs_sync,json=needsSync,proto3" json:"needs_sync,omitempty"`
 	// instance names this copy: it changes when the secondary starts from nothing. The primary's change map is relative
 	// to one instance.
-	Instance      string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	Instance string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	// session is the last one that this site knows of, place where its journal ends.
+	Session *Session `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	Place   *Place   `protobuf:"bytes,5,opt,name=place,proto3" json:"place,omitempty"`
+	// tail is the record at durable_ordinal; absent where that has left the journal.
+	Tail          *Tail `protobuf:"bytes,6,opt,name=tail,proto3" json:"tail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -975,6 +996,259 @@ func (x *Welcome) GetInstance() string {
 	return ""
 }
 
+func (x *Welcome) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *Welcome) GetPlace() *Place {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
+func (x *Welcome) GetTail() *Tail {
+	if x != nil {
+		return x.Tail
+	}
+	return nil
+}
+
+// Session is one stream on which something was shipped. Both sites keep the last one, so that a disk which was put back to an
+// earlier state is found out.
+type Session struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// number counts the group's sessions; id tells those of a primary that was put back from the others.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Id     string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// primary is the site that began it.
+	Primary       string `protobuf:"bytes,3,opt,name=primary,proto3" json:"primary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Session) Reset() {
+	*x = Session{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Session) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Session) ProtoMessage() {}
+
+func (x *Session) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Session.ProtoReflect.Descriptor instead.
+func (*Session) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Session) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Session) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Session) GetPrimary() string {
+	if x != nil {
+		return x.Primary
+	}
+	return ""
+}
+
+// BeginSession is the primary's agreement to a Welcome. Before it the secondary changes nothing.
+type BeginSession struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Id     string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// sync says that a sync begins: what the secondary has is no copy until that ends.
+	Sync          bool `protobuf:"varint,3,opt,name=sync,proto3" json:"sync,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginSession) Reset() {
+	*x = BeginSession{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginSession) ProtoMessage() {}
+
+func (x *BeginSession) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginSession.ProtoReflect.Descriptor instead.
+func (*BeginSession) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BeginSession) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *BeginSession) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *BeginSession) GetSync() bool {
+	if x != nil {
+		return x.Sync
+	}
+	return false
+}
+
+// Place is the durable end of the secondary's own journal. It never goes back, unless the disk was put back.
+type Place struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       uint64                 `protobuf:"varint,1,opt,name=segment,proto3" json:"segment,omitempty"`
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Place) GetSegment() uint64 {
+	if x != nil {
+		return x.Segment
+	}
+	return 0
+}
+
+func (x *Place) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// Tail identifies the record at an ordinal, by what is the same at both sites.
+type Tail struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ordinal       uint64                 `protobuf:"varint,1,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
+	Fingerprint   uint64                 `protobuf:"varint,2,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tail) Reset() {
+	*x = Tail{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tail) ProtoMessage() {}
+
+func (x *Tail) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tail.ProtoReflect.Descriptor instead.
+func (*Tail) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Tail) GetOrdinal() uint64 {
+	if x != nil {
+		return x.Ordinal
+	}
+	return 0
+}
+
+func (x *Tail) GetFingerprint() uint64 {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return 0
+}
+
 type Refusal struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Reason  Refusal_Reason         `protobuf:"varint,1,opt,name=reason,proto3,enum=slipstream.link.v1.Refusal_Reason" json:"reason,omitempty"`
@@ -989,7 +1263,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1275,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1288,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1064,7 +1338,7 @@ type DivergentTail struct {
 
 func (x *DivergentTail) Reset() {
 	*x = DivergentTail{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1350,7 @@ func (x *DivergentTail) String() string {
 func (*DivergentTail) ProtoMessage() {}
 
 func (x *DivergentTail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1363,7 @@ func (x *DivergentTail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentTail.ProtoReflect.Descriptor instead.
 func (*DivergentTail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DivergentTail) GetTimelineId() string {
@@ -1153,16 +1427,17 @@ type Ack struct {
 	// durable_ordinal: the secondary's journal is on stable storage up to here.
 	DurableOrdinal uint64 `protobuf:"varint,1,opt,name=durable_ordinal,json=durableOrdinal,proto3" json:"durable_ordinal,omitempty"`
 	AppliedOrdinal uint64 `protobuf:"varint,2,opt,name=applied_ordinal,json=appliedOrdinal,proto3" json:"applied_ordinal,omitempty"`
-	// batch_sequence: every batch up to this one is on stable storage.
+	// batch_sequence: every batch up to this one is on stable storage, before place.
 	BatchSequence uint64  `protobuf:"varint,3,opt,name=batch_sequence,json=batchSequence,proto3" json:"batch_sequence,omitempty"`
 	Timing        *Timing `protobuf:"bytes,4,opt,name=timing,proto3" json:"timing,omitempty"`
+	Place         *Place  `protobuf:"bytes,5,opt,name=place,proto3" json:"place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1449,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1462,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{12}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ack) GetDurableOrdinal() uint64 {
@@ -1218,6 +1493,13 @@ func (x *Ack) GetTiming() *Timing {
 	return nil
 }
 
+func (x *Ack) GetPlace() *Place {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
 var File_pkg_api_linkpb_link_proto protoreflect.FileDescriptor
 
 const file_pkg_api_linkpb_link_proto_rawDesc = "" +
@@ -1237,12 +1519,13 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\n" +
 	"free_bytes\x18\x05 \x01(\x03R\tfreeBytes\x12,\n" +
 	"\x12journal_free_bytes\x18\x06 \x01(\x03R\x10journalFreeBytes\x12\x18\n" +
-	"\aforeign\x18\a \x01(\bR\aforeign\"\x89\x02\n" +
+	"\aforeign\x18\a \x01(\bR\aforeign\"\xd2\x02\n" +
 	"\vToSecondary\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.slipstream.link.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05batch\x18\x02 \x01(\v2\x19.slipstream.link.v1.BatchH\x00R\x05batch\x12=\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x1d.slipstream.link.v1.HeartbeatH\x00R\theartbeat\x12J\n" +
-	"\x0edivergent_tail\x18\x04 \x01(\v2!.slipstream.link.v1.DivergentTailH\x00R\rdivergentTailB\t\n" +
+	"\x0edivergent_tail\x18\x04 \x01(\v2!.slipstream.link.v1.DivergentTailH\x00R\rdivergentTail\x12G\n" +
+	"\rbegin_session\x18\x05 \x01(\v2 .slipstream.link.v1.BeginSessionH\x00R\fbeginSessionB\t\n" +
 	"\amessage\"\xb5\x01\n" +
 	"\tToPrimary\x127\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1b.slipstream.link.v1.WelcomeH\x00R\awelcome\x127\n" +
@@ -1281,12 +1564,29 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\x12\x12\n" +
 	"\x04echo\x18\x03 \x01(\x04R\x04echo\x12\x1d\n" +
 	"\n" +
-	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"m\n" +
+	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"\x83\x02\n" +
 	"\aWelcome\x12'\n" +
 	"\x0fdurable_ordinal\x18\x01 \x01(\x04R\x0edurableOrdinal\x12\x1d\n" +
 	"\n" +
 	"needs_sync\x18\x02 \x01(\bR\tneedsSync\x12\x1a\n" +
-	"\binstance\x18\x03 \x01(\tR\binstance\"\xfd\x02\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\x125\n" +
+	"\asession\x18\x04 \x01(\v2\x1b.slipstream.link.v1.SessionR\asession\x12/\n" +
+	"\x05place\x18\x05 \x01(\v2\x19.slipstream.link.v1.PlaceR\x05place\x12,\n" +
+	"\x04tail\x18\x06 \x01(\v2\x18.slipstream.link.v1.TailR\x04tail\"K\n" +
+	"\aSession\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\aprimary\x18\x03 \x01(\tR\aprimary\"J\n" +
+	"\fBeginSession\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04sync\x18\x03 \x01(\bR\x04sync\"9\n" +
+	"\x05Place\x12\x18\n" +
+	"\asegment\x18\x01 \x01(\x04R\asegment\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"B\n" +
+	"\x04Tail\x12\x18\n" +
+	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12 \n" +
+	"\vfingerprint\x18\x02 \x01(\x04R\vfingerprint\"\xfd\x02\n" +
 	"\aRefusal\x12:\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\".slipstream.link.v1.Refusal.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12!\n" +
@@ -1310,12 +1610,13 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12(\n" +
 	"\x10first_unix_nanos\x18\x06 \x01(\x03R\x0efirstUnixNanos\x12&\n" +
 	"\x0flast_unix_nanos\x18\a \x01(\x03R\rlastUnixNanos\x12\x18\n" +
-	"\apartial\x18\b \x01(\bR\apartial\"\xb2\x01\n" +
+	"\apartial\x18\b \x01(\bR\apartial\"\xe3\x01\n" +
 	"\x03Ack\x12'\n" +
 	"\x0fdurable_ordinal\x18\x01 \x01(\x04R\x0edurableOrdinal\x12'\n" +
 	"\x0fapplied_ordinal\x18\x02 \x01(\x04R\x0eappliedOrdinal\x12%\n" +
 	"\x0ebatch_sequence\x18\x03 \x01(\x04R\rbatchSequence\x122\n" +
-	"\x06timing\x18\x04 \x01(\v2\x1a.slipstream.link.v1.TimingR\x06timing*'\n" +
+	"\x06timing\x18\x04 \x01(\v2\x1a.slipstream.link.v1.TimingR\x06timing\x12/\n" +
+	"\x05place\x18\x05 \x01(\v2\x19.slipstream.link.v1.PlaceR\x05place*'\n" +
 	"\x05Codec\x12\x0e\n" +
 	"\n" +
 	"CODEC_NONE\x10\x00\x12\x0e\n" +
@@ -1338,7 +1639,7 @@ func file_pkg_api_linkpb_link_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_linkpb_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_pkg_api_linkpb_link_proto_goTypes = []any{
 	(Codec)(0),             // 0: slipstream.link.v1.Codec
 	(Refusal_Reason)(0),    // 1: slipstream.link.v1.Refusal.Reason
@@ -1352,33 +1653,42 @@ var file_pkg_api_linkpb_link_proto_goTypes = []any{
 	(*Heartbeat)(nil),      // 9: slipstream.link.v1.Heartbeat
 	(*Timing)(nil),         // 10: slipstream.link.v1.Timing
 	(*Welcome)(nil),        // 11: slipstream.link.v1.Welcome
-	(*Refusal)(nil),        // 12: slipstream.link.v1.Refusal
-	(*DivergentTail)(nil),  // 13: slipstream.link.v1.DivergentTail
-	(*Ack)(nil),            // 14: slipstream.link.v1.Ack
+	(*Session)(nil),        // 12: slipstream.link.v1.Session
+	(*BeginSession)(nil),   // 13: slipstream.link.v1.BeginSession
+	(*Place)(nil),          // 14: slipstream.link.v1.Place
+	(*Tail)(nil),           // 15: slipstream.link.v1.Tail
+	(*Refusal)(nil),        // 16: slipstream.link.v1.Refusal
+	(*DivergentTail)(nil),  // 17: slipstream.link.v1.DivergentTail
+	(*Ack)(nil),            // 18: slipstream.link.v1.Ack
 }
 var file_pkg_api_linkpb_link_proto_depIdxs = []int32{
 	7,  // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
 	8,  // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
 	9,  // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
-	13, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
-	11, // 4: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
-	12, // 5: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
-	14, // 6: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
-	6,  // 7: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
-	0,  // 8: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
-	10, // 9: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
-	1,  // 10: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
-	6,  // 11: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
-	10, // 12: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
-	4,  // 13: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
-	2,  // 14: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
-	5,  // 15: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
-	3,  // 16: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	17, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
+	13, // 4: slipstream.link.v1.ToSecondary.begin_session:type_name -> slipstream.link.v1.BeginSession
+	11, // 5: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
+	16, // 6: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
+	18, // 7: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
+	6,  // 8: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
+	0,  // 9: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
+	10, // 10: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
+	12, // 11: slipstream.link.v1.Welcome.session:type_name -> slipstream.link.v1.Session
+	14, // 12: slipstream.link.v1.Welcome.place:type_name -> slipstream.link.v1.Place
+	15, // 13: slipstream.link.v1.Welcome.tail:type_name -> slipstream.link.v1.Tail
+	1,  // 14: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
+	6,  // 15: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
+	10, // 16: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
+	14, // 17: slipstream.link.v1.Ack.place:type_name -> slipstream.link.v1.Place
+	4,  // 18: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
+	2,  // 19: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
+	5,  // 20: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
+	3,  // 21: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
+	20, // [20:22] is the sub-list for method output_type
+	18, // [18:20] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_linkpb_link_proto_init() }
@@ -1391,6 +1701,7 @@ func file_pkg_api_linkpb_link_proto_init() {
 		(*ToSecondary_Batch)(nil),
 		(*ToSecondary_Heartbeat)(nil),
 		(*ToSecondary_DivergentTail)(nil),
+		(*ToSecondary_BeginSession)(nil),
 	}
 	file_pkg_api_linkpb_link_proto_msgTypes[3].OneofWrappers = []any{
 		(*ToPrimary_Welcome)(nil),
@@ -1403,7 +1714,7 @@ func file_pkg_api_linkpb_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_linkpb_link_proto_rawDesc), len(file_pkg_api_linkpb_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   13,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

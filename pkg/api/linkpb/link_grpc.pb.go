@@ -32,8 +32,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type LinkClient interface {
-	// Replicate starts with one Hello, answered by Welcome or Refusal. After a Welcome the primary sends batches and
-	// heartbeats, the secondary acknowledgements. After a Refusal the primary may send one DivergentTail and closes.
+	// Replicate starts with one Hello, answered by Welcome or Refusal. A primary that agrees to a Welcome names the session
+	// and then sends batches and heartbeats, the secondary acknowledgements. After a Refusal the primary may send one DivergentTail and closes.
 	Replicate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ToSecondary, ToPrimary], error)
 	// Locate says whether this node has a group. It is for the gateway of the same site only (pkg/gateway), which shows the site's
 	// own certificate, and which also opens Replicate streams on behalf of peers.
@@ -75,8 +75,8 @@ func (c *linkClient) Locate(ctx context.Context, in *LocateRequest, opts ...grpc
 // All implementations must embed UnimplementedLinkServer
 // for forward compatibility.
 type LinkServer interface {
-	// Replicate starts with one Hello, answered by Welcome or Refusal. After a Welcome the primary sends batches and
-	// heartbeats, the secondary acknowledgements. After a Refusal the primary may send one DivergentTail and closes.
+	// Replicate starts with one Hello, answered by Welcome or Refusal. A primary that agrees to a Welcome names the session
+	// and then sends batches and heartbeats, the secondary acknowledgements. After a Refusal the primary may send one DivergentTail and closes.
 	Replicate(grpc.BidiStreamingServer[ToSecondary, ToPrimary]) error
 	// Locate says whether this node has a group. It is for the gateway of the same site only (pkg/gateway), which shows the site's
 	// own certificate, and which also opens Replicate streams on behalf of peers.

@@ -5,10 +5,10 @@ import "slices"
 // Clone returns a copy that no later Step of either changes.
 func (g *Group) Clone() *Group {
 	c := *g
-	c.heard, c.told = pointed(c.heard), pointed(c.told)
+	c.heard, c.told, c.following = pointed(c.heard), pointed(c.told), pointed(c.following)
 	m := &c.Meta
 	m.Timelines, m.Members, m.Places = slices.Clone(m.Timelines), slices.Clone(m.Members), slices.Clone(m.Places)
-	m.Loss, m.Divergence = pointed(m.Loss), pointed(m.Divergence)
+	m.Loss, m.Divergence, m.Tail = pointed(m.Loss), pointed(m.Divergence), pointed(m.Tail)
 	if l := m.Loss; l != nil {
 		l.LostOrdinals, l.LostWrites, l.LostBytes, l.LostSeconds = pointed(l.LostOrdinals), pointed(l.LostWrites), pointed(l.LostBytes), pointed(l.LostSeconds)
 	}

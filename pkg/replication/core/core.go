@@ -28,6 +28,11 @@ type Group struct {
 	acked uint64
 	// answered: the peer has said so since this process started, or since the role began.
 	answered bool
+	// firstSession is the first session that this process began, 0 before that. promotedAt is the ordinal at which this
+	// process made the site primary.
+	firstSession, promotedAt uint64
+	// following is set between a Welcome and what the caller says to it.
+	following *following
 	// refusal is the last one, for status; cleared by a Welcome.
 	refusal string
 	// heard is the last heartbeat of this process; nil before the first.
@@ -103,6 +108,9 @@ func (g *Group) Step(e Event) ([]Action, error) {
 		g.acked = max(g.acked, e.Ordinal)
 		g.hear(g.acked)
 	case Disconnected:
+		if !e.Caller {
+			g.following = nil
+		}
 		if e.Caller == (g.Meta.Role == RolePrimary) { // the other stream is not the one that link speaks of
 			g.link = LinkDown
 		}
@@ -116,6 +124,10 @@ func (g *Group) Step(e Event) ([]Action, error) {
 		return g.syncAcked(), nil
 	case HelloReceived:
 		return g.hello(e), nil
+	case SessionReceived:
+		return g.sessionReceived(e), nil
+	case Relied:
+		return g.relied(e), nil
 	case SyncBeginReceived:
 		return g.setConsistent(false, true), nil
 	case SyncBeginDurable:

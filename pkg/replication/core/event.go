@@ -14,8 +14,18 @@ type Welcomed struct {
 	PeerDurable uint64
 	NeedsSync   bool
 	Instance    string
-	// Durable is the local durable ordinal.
-	Durable uint64
+	// PeerSession and PeerPlace are the last session that the peer took part in, and the durable end of its journal (whose
+	// Session is not set). PeerTail compares the record at PeerDurable with the one here.
+	PeerSession Session
+	PeerPlace   Delivery
+	PeerTail    Match
+	// Durable is the local durable ordinal, Opened the one at which this process opened the group.
+	Durable, Opened uint64
+	// Relied is the place up to which the caller has forgotten extents that it sent, if it is past Meta.Relied.
+	Relied Delivery
+	// NewSession and NewTimeline are identifiers to use, Now the time.
+	NewSession, NewTimeline string
+	Now                     int64
 	// Retained is the first ordinal that the local journal still holds; head+1 when it holds none.
 	Retained uint64
 	// ReleasedAcked is the highest ordinal that left the journal because it was acknowledged, not folded.
@@ -30,6 +40,9 @@ type Refused struct {
 	Fork          uint64
 	PeerTimelines []Timeline
 	Durable       uint64
+	// NewTimeline is an identifier to use, Now the time.
+	NewTimeline string
+	Now         int64
 }
 
 // Acked: the secondary has everything up to Ordinal on stable storage.
@@ -65,6 +78,16 @@ type HelloReceived struct {
 	Attached int
 }
 
+// SessionReceived: the primary agreed to the answer to its Hello and named the stream's session, before anything else. Sync
+// tells that it begins a sync, because what is here is not all that it needs to be.
+type SessionReceived struct {
+	Session Session
+	Sync    bool
+}
+
+// Relied: the caller is about to forget, on disk too, extents that the peer acknowledged up to a place.
+type Relied struct{ Delivery Delivery }
+
 // SyncBeginReceived: from here on the secondary is not a prefix.
 type SyncBeginReceived struct{}
 
@@ -90,7 +113,9 @@ type HeartbeatReceived struct {
 type Promote struct {
 	Force bool
 	// Durable equals the head: the caller has synced the journal and stopped receiving.
-	Durable     uint64
+	Durable uint64
+	// Tail is the record at Durable; nil if it is not known.
+	Tail        *Tail
 	Now         clocks.Instant
 	NewTimeline string
 }
@@ -98,6 +123,7 @@ type Promote struct {
 // Demote gives the primary role up. Head equals Durable: the caller has synced the journal.
 type Demote struct {
 	Durable  uint64
+	Tail     *Tail // the record at Durable; nil if it is not known
 	Attached int
 }
 
@@ -138,6 +164,8 @@ func (Folded) event()            {}
 func (MapDirty) event()          {}
 func (SyncAcked) event()         {}
 func (HelloReceived) event()     {}
+func (SessionReceived) event()   {}
+func (Relied) event()            {}
 func (SyncBeginReceived) event() {}
 func (SyncBeginDurable) event()  {}
 func (SyncEndDurable) event()    {}
@@ -173,13 +201,14 @@ type SendHello struct{ Durable uint64 }
 // MarkAll: mark every byte of every member in the change map, durably.
 type MarkAll struct{}
 
-// Ship: send records with ordinals past After; first a sync-begin at After if Begin.
+// Ship: send records with ordinals past After; first a sync-begin at After if Begin. A stream's first Ship comes with
+// Meta.Session drawn and durable; the peer is told of it, and of Begin, before anything else.
 type Ship struct {
 	After uint64
 	Begin bool
 }
 
-// SendWelcome: accept the primary.
+// SendWelcome: accept the primary, if it agrees: see SessionReceived.
 type SendWelcome struct {
 	Durable   uint64
 	NeedsSync bool

@@ -127,9 +127,19 @@ type Meta struct {
 	Loss               *Loss       `json:"loss,omitempty"`
 	Divergence         *Divergence `json:"divergence,omitempty"`
 
+	// Session is the last one: that this site began as the primary, or that it took part in as the secondary.
+	Session Session `json:"session,omitzero"`
+	// Tail is the last record when the role last changed here, in case it leaves the journal; nil if it was not known.
+	Tail *Tail `json:"tail,omitempty"`
+
 	// A primary's.
 	Sync         SyncState `json:"sync"`
 	PeerInstance string    `json:"peerInstance,omitempty"`
+	// PeerSession is the session that the peer reported last.
+	PeerSession Session `json:"peerSession,omitzero"`
+	// Relied is the place up to which this site has forgotten the extents that it sent when it was the primary. A peer that is
+	// not so far any more gets everything.
+	Relied Delivery `json:"relied,omitzero"`
 
 	// A secondary's.
 	Instance string `json:"instance,omitempty"`

@@ -1,7 +1,9 @@
 package core
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -23,10 +25,14 @@ type world struct {
 	t    *rapid.T
 	c    *conversation
 	data map[string]*copyOf
-	// histories is, for each timeline, everything that its primary ever wrote on it.
-	histories map[string][]int
-	lastWrite int
-	timelines int
+	// histories is, for each timeline, what its primary had after each write on it. Without rollbacks each of them continues
+	// the one before.
+	histories map[string][][]int
+	// saved are states of sites that a rollback goes back to; rolledBack says that one did.
+	saved      []*saved
+	rolledBack bool
+	lastWrite  int
+	timelines  int
 
 	// hellos are all that were ever sent: an old one may arrive when its stream is gone.
 	hellos []HelloReceived
@@ -40,7 +46,7 @@ type world struct {
 const segmentOrdinals = 3
 
 func newWorld(t *rapid.T) *world {
-	w := &world{t: t, c: newConversation(), data: map[string]*copyOf{}, histories: map[string][]int{"T1": nil}, timelines: 1}
+	w := &world{t: t, c: newConversation(), data: map[string]*copyOf{}, histories: map[string][][]int{"T1": {nil}}, timelines: 1}
 	for name, s := range w.c.sides {
 		w.data[name] = &copyOf{side: s, unshipped: map[uint64]bool{}, sent: map[uint64]bool{}}
 	}
@@ -55,6 +61,7 @@ func (w *world) peerOf(d *copyOf) *copyOf { return w.data[otherName(d.name)] }
 
 func (d *copyOf) put(id int) {
 	d.writes = append(d.writes, id)
+	d.place++
 	d.durable = uint64(len(d.writes))
 }
 
@@ -65,7 +72,28 @@ func (w *world) write() {
 	}
 	w.lastWrite++
 	d.put(w.lastWrite)
-	w.histories[d.core.Meta.Timeline()] = slices.Clone(d.writes)
+	w.remember(d)
+}
+
+// remember adds what a primary has to the histories of its timeline.
+func (w *world) remember(d *copyOf) {
+	t := d.core.Meta.Timeline()
+	w.histories[t] = append(w.histories[t], slices.Clone(d.writes))
+}
+
+// last is what identifies the last record of a copy; nil where nothing does.
+func (d *copyOf) last() *Tail {
+	if d.durable == 0 || d.writes[d.durable-1] == hole {
+		return nil
+	}
+	return d.recordAt(d.durable)
+}
+
+func (d *copyOf) recordAt(ordinal uint64) *Tail {
+	if ordinal >= d.retained && ordinal <= d.durable {
+		return &Tail{Ordinal: ordinal, Fingerprint: uint64(d.writes[ordinal-1])}
+	}
+	return d.core.Meta.Tail // of another ordinal, mostly
 }
 
 // ship obeys a Ship action, after checking that the peer will get everything: what it lacks up to After is in the map.
@@ -81,6 +109,9 @@ func (w *world) ship(d *copyOf, a Ship) {
 		if a.After+1 < d.retained {
 			w.t.Fatalf("%s streams from %d, its journal begins at %d", d.name, a.After, d.retained)
 		}
+		if !slices.Equal(p.writes, d.writes[:a.After]) {
+			w.t.Fatalf("%s streams %v behind %v", d.name, d.writes, p.writes)
+		}
 	} else {
 		w.c.step(p.side, SyncBeginReceived{})
 		for uint64(len(p.writes)) < a.After {
@@ -94,6 +125,9 @@ func (w *world) ship(d *copyOf, a Ship) {
 		for i, id := range p.writes {
 			if id == hole && !d.unshipped[uint64(i+1)] {
 				w.t.Fatalf("%s begins a sync at %d; ordinal %d is neither at the peer nor in the change map", d.name, a.After, i+1)
+			}
+			if id != hole && id != d.writes[i] {
+				w.t.Fatalf("%s begins a sync at %d; ordinal %d is another write at the peer", d.name, a.After, i+1)
 			}
 		}
 		w.syncing = true
@@ -134,7 +168,7 @@ func (w *world) connect() {
 	p := w.peerOf(d)
 	w.c.call(d.side, func(e *HelloReceived) { w.hellos = append(w.hellos, *e) })
 	welcome, ok := find[SendWelcome](w.c.answers[d.name])
-	if ok {
+	if ok && !w.rolledBack {
 		// G6: what the called side holds and keeps is the caller's.
 		if len(p.writes) > len(d.writes) {
 			w.t.Fatalf("%s follows %s, which has less: %v, %v", p.name, d.name, p.writes, d.writes)
@@ -154,15 +188,17 @@ func (w *world) connect() {
 	}
 	if !ok {
 		w.c.deliver(d.side)
+		w.remember(d) // on another timeline, perhaps
 		w.checkLoss(p, d)
 		w.c.hangUp(d.side)
 		return
 	}
-	actions, _ := w.c.step(d.side, Welcomed{
-		PeerDurable: welcome.Durable, NeedsSync: welcome.NeedsSync, Instance: welcome.Instance,
-		Durable: d.durable, Retained: d.retained, ReleasedAcked: d.releasedAcked,
-	})
-	w.obey(d, actions)
+	d.tail = MatchUnknown
+	if last := p.last(); last != nil {
+		d.tail = last.Compare(d.recordAt(last.Ordinal))
+	}
+	w.obey(d, w.c.welcome(d.side, welcome, Delivery{}))
+	w.remember(d)
 }
 
 // staleHello lets an old Hello arrive. Its stream ends at once: whoever sent it is gone.
@@ -181,7 +217,7 @@ func (w *world) staleHello() {
 // checkLoss: an exact loss is what the old primary holds past what the new one recovered.
 func (w *world) checkLoss(now, old *copyOf) {
 	l := now.core.Meta.Loss
-	if l == nil || !l.Exact || *l.LostWrites == 0 {
+	if w.rolledBack || l == nil || !l.Exact || *l.LostWrites == 0 {
 		return
 	}
 	common := 0
@@ -209,6 +245,7 @@ func (w *world) carry() {
 		for o := range d.unshipped {
 			delete(d.unshipped, o)
 			d.sent[o] = true
+			p.place++
 			if o <= p.durable {
 				p.writes[o-1] = d.writes[o-1]
 			}
@@ -223,8 +260,7 @@ func (w *world) carry() {
 			return
 		}
 		w.syncing = false
-		w.c.step(d.side, Acked{Ordinal: p.durable})
-		clear(d.sent)
+		w.ack()
 		w.c.step(d.side, SyncAcked{})
 	}
 	w.obey(d, actions)
@@ -234,7 +270,13 @@ func (w *world) ack() {
 	if w.caller == nil {
 		w.t.Skip()
 	}
-	w.c.step(w.caller.side, Acked{Ordinal: w.peerOf(w.caller).durable})
+	d := w.caller
+	p := w.peerOf(d)
+	w.c.step(d.side, Acked{Ordinal: p.durable})
+	if len(d.sent) > 0 { // they are forgotten
+		w.c.step(d.side, Relied{Delivery{Session: d.core.Meta.Session.Number, Offset: int64(p.place)}})
+		clear(d.sent)
+	}
 }
 
 func (w *world) heartbeat() {
@@ -262,7 +304,7 @@ func (w *world) trim() {
 	if plan.Release > 0 {
 		last := in.LastOrdinals[plan.Release-1]
 		p := w.peerOf(d)
-		if d.core.Meta.Role == RolePrimary && d.core.Meta.Sync != SyncNever && d.core.Meta.Divergence == nil && last > p.durable {
+		if d.core.Meta.Role == RolePrimary && d.core.Meta.Sync != SyncNever && d.core.Meta.Divergence == nil && last > p.durable && !w.rolledBack {
 			w.t.Fatalf("%s released ordinal %d, the peer has %d", d.name, last, p.durable)
 		}
 		d.releasedAcked, d.retained = max(d.releasedAcked, last), last+1
@@ -283,7 +325,7 @@ func (w *world) promote() {
 	id := fmt.Sprintf("T%d", w.timelines)
 	force := rapid.Bool().Draw(w.t, "force")
 	was, tail := d.core.Meta.Role, w.peerOf(d).durable > d.durable
-	if _, err := w.c.step(d.side, Promote{Force: force, Durable: d.durable, NewTimeline: id}); err != nil {
+	if _, err := w.c.step(d.side, Promote{Force: force, Durable: d.durable, Tail: d.last(), NewTimeline: id}); err != nil {
 		return
 	}
 	if was == RoleSecondary {
@@ -293,7 +335,7 @@ func (w *world) promote() {
 			w.t.Fatalf("%s was promoted with holes: %v", d.name, d.writes)
 		}
 		// A demotion that was taken back by force on the other side, unheard, is a split; it shows at the next contact.
-		if p := w.peerOf(d); !force && tail && p.core.Meta.Role == RolePrimary && p.core.Meta.Timeline() == d.core.Meta.Timeline() {
+		if p := w.peerOf(d); !w.rolledBack && !force && tail && p.core.Meta.Role == RolePrimary && p.core.Meta.Timeline() == d.core.Meta.Timeline() {
 			w.t.Fatalf("%s was promoted as planned at %d, %s holds %d", d.name, d.durable, p.name, p.durable)
 		}
 	}
@@ -301,25 +343,66 @@ func (w *world) promote() {
 		w.hangUp() // a changed timeline ends the stream
 	}
 	if d.core.Meta.Timeline() == id {
-		w.histories[id] = slices.Clone(d.writes)
+		w.remember(d)
 	}
 }
 
 func (w *world) demote() {
 	d := w.pick()
-	_, _ = w.c.step(d.side, Demote{Durable: d.durable, Attached: 0})
+	_, _ = w.c.step(d.side, Demote{Durable: d.durable, Tail: d.last(), Attached: 0})
 }
 
 func (w *world) restart() {
 	d := w.pick()
 	w.hangUp()
-	d.core = New(d.core.Meta)
+	d.core, d.opened = New(d.core.Meta), d.durable
+}
+
+// saved is what a site's disk held once.
+type saved struct {
+	of   *copyOf
+	side side
+	meta []byte
+
+	writes    []int
+	unshipped map[uint64]bool
+}
+
+// save keeps what a site's disk holds now.
+func (w *world) save() {
+	d := w.pick()
+	meta, err := json.Marshal(d.core.Meta)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s := &saved{of: d, side: *d.side, meta: meta, writes: slices.Clone(d.writes), unshipped: maps.Clone(d.unshipped)}
+	maps.Copy(s.unshipped, d.sent)
+	w.saved = append(w.saved, s)
+}
+
+// rollBack puts a site's disk back to an earlier state.
+func (w *world) rollBack() {
+	if len(w.saved) == 0 {
+		w.t.Skip()
+	}
+	s := rapid.SampledFrom(w.saved).Draw(w.t, "state")
+	w.hangUp()
+	w.rolledBack = true
+	d := s.of
+	var meta Meta
+	if err := json.Unmarshal(s.meta, &meta); err != nil {
+		w.t.Fatal(err)
+	}
+	*d.side = s.side
+	d.core, d.opened = New(meta), d.durable
+	d.writes, d.unshipped, d.sent = slices.Clone(s.writes), maps.Clone(s.unshipped), map[uint64]bool{}
 }
 
 // check is doc.go's invariants.
 func (w *world) check() {
-	// Two secondaries would wait for each other's call for ever.
-	if a, b := w.data["a"].core.Meta.Role, w.data["b"].core.Meta.Role; a == RoleSecondary && b == RoleSecondary {
+	// Two secondaries would wait for each other's call for ever. A rollback of the primary to the time when it was the
+	// secondary makes two, which a person has to resolve.
+	if a, b := w.data["a"].core.Meta.Role, w.data["b"].core.Meta.Role; !w.rolledBack && a == RoleSecondary && b == RoleSecondary {
 		w.t.Fatalf("the group has no primary")
 	}
 	for _, d := range w.data {
@@ -328,18 +411,20 @@ func (w *world) check() {
 			w.t.Fatalf("%s: %v", d.name, err)
 		}
 		if d.core.Promotable() {
-			h := w.histories[m.Timeline()]
-			if len(d.writes) > len(h) || !slices.Equal(d.writes, h[:len(d.writes)]) {
-				w.t.Fatalf("%s is promotable with %v, which is no prefix of %s's %v", d.name, d.writes, m.Timeline(), h)
+			histories := w.histories[m.Timeline()]
+			if !slices.ContainsFunc(histories, func(h []int) bool {
+				return len(d.writes) <= len(h) && slices.Equal(d.writes, h[:len(d.writes)])
+			}) {
+				w.t.Fatalf("%s is promotable with %v, which is no prefix of any of %s's %v", d.name, d.writes, m.Timeline(), histories)
 			}
 		}
 		if d.core.Acked() > d.durable {
 			w.t.Fatalf("%s: acked %d, durable %d", d.name, d.core.Acked(), d.durable)
 		}
-		if m.Role == RolePrimary && m.Divergence == nil && d.core.Link() != LinkDown && d.core.Acked() > p.durable {
+		if m.Role == RolePrimary && m.Divergence == nil && d.core.Link() != LinkDown && d.core.Acked() > p.durable && !w.rolledBack {
 			w.t.Fatalf("%s: acked %d, the peer has %d", d.name, d.core.Acked(), p.durable)
 		}
-		if d.core.Writable() && p.core.Writable() && m.Timeline() == p.core.Meta.Timeline() {
+		if !w.rolledBack && d.core.Writable() && p.core.Writable() && m.Timeline() == p.core.Meta.Timeline() {
 			w.t.Fatalf("both sides write on timeline %s", m.Timeline())
 		}
 	}
@@ -348,19 +433,31 @@ func (w *world) check() {
 // TestInterleavings drives two cores through random interleavings of writes, streams, losses of the link, restarts,
 // promotions and demotions, and compares with the model after each.
 func TestInterleavings(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) { interleave(t, nil) })
+}
+
+// TestRollbacks is TestInterleavings with disks that are put back to earlier states, at either site and at any moment. What may
+// be promoted is a prefix of what a primary wrote all the same, and nothing is shipped to a peer that it does not continue.
+func TestRollbacks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(t)
-		with := func(f func(*world)) func(*rapid.T) {
-			return func(t *rapid.T) { w.t = t; f(w) }
-		}
-		t.Repeat(map[string]func(*rapid.T){
-			"write": with((*world).write), "write2": with((*world).write), "connect": with((*world).connect),
-			"carry": with((*world).carry), "carry2": with((*world).carry), "carry3": with((*world).carry), "carry4": with((*world).carry),
-			"ack": with((*world).ack), "heartbeat": with((*world).heartbeat), "trim": with((*world).trim),
-			"promote": with((*world).promote), "demote": with((*world).demote), "restart": with((*world).restart),
-			"stale hello": with((*world).staleHello),
-			"cut":         with(func(w *world) { w.hangUp() }),
-			"":            with((*world).check),
-		})
+		interleave(t, map[string]func(*world){"save": (*world).save, "save2": (*world).save, "roll back": (*world).rollBack})
 	})
+}
+
+func interleave(t *rapid.T, more map[string]func(*world)) {
+	w := newWorld(t)
+	w.c.loses = func() bool { return rapid.IntRange(0, 4).Draw(w.t, "session lost") == 0 }
+	steps := map[string]func(*world){
+		"write": (*world).write, "write2": (*world).write, "connect": (*world).connect, "connect2": (*world).connect,
+		"carry": (*world).carry, "carry2": (*world).carry, "carry3": (*world).carry, "carry4": (*world).carry,
+		"ack": (*world).ack, "heartbeat": (*world).heartbeat, "trim": (*world).trim,
+		"promote": (*world).promote, "demote": (*world).demote, "restart": (*world).restart,
+		"stale hello": (*world).staleHello, "cut": (*world).hangUp, "": (*world).check,
+	}
+	maps.Copy(steps, more)
+	actions := map[string]func(*rapid.T){}
+	for name, f := range steps {
+		actions[name] = func(t *rapid.T) { w.t = t; f(w) }
+	}
+	t.Repeat(actions)
 }

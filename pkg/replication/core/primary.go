@@ -4,45 +4,40 @@ import "fmt"
 
 // welcomed decides what to ship from where.
 //
-// What the peer lacks is in three places: the journal (from Retained on), the change map (what was folded), and nowhere
-// (what was released because it had been acknowledged). The last may only be missing at a peer that lost what it had;
-// that peer, like a new one, gets everything.
+// What the peer lacks is in three places: the journal (from Retained on), the change map (what was folded), and nowhere:
+// records that were released because it had acknowledged them, and extents that were forgotten for the same reason. The
+// last may only be missing at a peer that lost what it had; that peer, like a new one, gets everything.
 func (g *Group) welcomed(e Welcomed) []Action {
 	m := &g.Meta
-	if e.PeerDurable > e.Durable {
-		// Not possible while disks keep what they acknowledged: only durable records are shipped.
-		g.link = LinkDown
-		return append(g.setDivergence(Divergence{
-			Relation: relationPeerAhead, CommonOrdinal: e.Durable, PeerTimeline: m.Timeline(),
-			Text: fmt.Sprintf("%s holds ordinals up to %d, this site only up to %d: this site's journal lost durable writes",
-				m.Peer, e.PeerDurable, e.Durable),
-		}), CloseStream{})
-	}
 	// other: not the copy that this site has shipped to. After a promotion the peer's instance is not known yet; a peer
 	// that has a whole copy is the old primary.
 	other := m.PeerInstance != e.Instance && (m.PeerInstance != "" || e.NeedsSync)
-	lost := m.Divergence != nil && m.Divergence.Relation == relationPeerAhead
-	if lost && !other && !e.NeedsSync {
-		// This site lost durable ordinals that the peer has, and has used them again since: what looks like a continuation
-		// is none. Promoting the peer's copy, or giving it up for a new one, leads out.
-		g.link = LinkDown
-		return []Action{CloseStream{}}
+	if !other {
+		reason, common := g.rolledBack(e)
+		if reason == "" && m.Divergence != nil && m.Divergence.Relation == relationPeerAhead && !e.NeedsSync {
+			// Found out before, by a release that did not fork the timeline.
+			reason, common = fmt.Sprintf("%s was ahead of this site", m.Peer), min(m.Divergence.CommonOrdinal, e.Durable)
+		}
+		if reason != "" {
+			return g.lostWrites(reason+": a disk lost durable writes or was put back to an earlier state", common, e.NewTimeline, e.Now)
+		}
 	}
 	g.refusal = ""
 	g.acked, g.answered = e.PeerDurable, true
 	g.hear(g.acked)
-	changed := m.Divergence != nil || m.PeerInstance != e.Instance
+	// A peer that has not followed this site yet may have written itself: it was the primary. Its ordinals are this site's if
+	// its last record is; nothing else tells that its disk was not put back and written to again.
+	doubtful := e.PeerSession.Primary != m.Site && e.PeerTail != MatchSame && e.PeerDurable > 0
 	m.Divergence, m.PeerInstance = nil, e.Instance
-	if m.Sync == SyncNever || other || lost || e.PeerDurable < e.ReleasedAcked {
+	everything := m.Sync == SyncNever || other || doubtful || e.PeerDurable < e.ReleasedAcked || g.forgot(e)
+	g.beginSession(e.PeerSession, e.NewSession)
+	if everything {
 		m.Sync = SyncRunning
 		g.link = LinkSyncing
 		// MarkAll before the only Persist: a crash between them marks everything again.
 		return []Action{MarkAll{}, Persist{}, Ship{After: e.Durable, Begin: true}}
 	}
-	var actions []Action
-	if changed {
-		actions = append(actions, Persist{})
-	}
+	actions := []Action{Persist{}} // the session, at least
 	if e.PeerDurable+1 < e.Retained {
 		return append(actions, g.beginSync(e.Retained-1)...)
 	}
@@ -51,6 +46,40 @@ func (g *Group) welcomed(e Welcomed) []Action {
 	}
 	g.link = LinkStreaming
 	return append(actions, Ship{After: e.PeerDurable})
+}
+
+// forgot reports whether the peer lacks something that only the change map said and that was taken off it when the peer
+// had it: the peer's disk was put back to an earlier state.
+func (g *Group) forgot(e Welcomed) bool {
+	relied := g.Meta.Relied
+	if relied.Before(e.Relied) {
+		relied = e.Relied
+	}
+	at := e.PeerPlace
+	at.Session = e.PeerSession.Number
+	if e.PeerSession.Primary == g.Meta.Site && at.Session < g.Meta.PeerSession.Number {
+		return true
+	}
+	// A whole sync that the peer does not know the end of is the same, for a peer from before there were sessions.
+	return at.Before(relied) || e.NeedsSync && g.Meta.Sync == SyncDone
+}
+
+// lostWrites remembers that this primary's disk was put back, and forks its timeline: what it writes from now on takes
+// ordinals that the peer has with other content, and must never look like a continuation of them.
+func (g *Group) lostWrites(reason string, common uint64, timeline string, now int64) []Action {
+	m := &g.Meta
+	g.link = LinkDown
+	common = max(common, m.Timelines[len(m.Timelines)-1].ForkOrdinal)
+	d := Divergence{
+		Relation: relationPeerAhead, CommonOrdinal: common, PeerTimeline: m.Timeline(),
+		Text: reason + "; delete the group at the site whose copy is to be given up",
+	}
+	m.Divergence = &d
+	if m.Demoted {
+		return []Action{Persist{}, CloseStream{}}
+	}
+	g.fork(common, timeline, now)
+	return []Action{Persist{}, RollJournal{}, CloseStream{}}
 }
 
 // beginSync starts a sync from the change map with the stream at ordinal at.
@@ -84,10 +113,10 @@ func (g *Group) refused(e Refused) []Action {
 	if len(e.PeerTimelines) == 0 {
 		rel, common = RelationBothDiverged, e.Fork
 	}
-	d := Divergence{Relation: rel.String(), CommonOrdinal: common, Text: e.Message}
-	if rel == RelationSame {
-		d.Relation = relationPeerAhead
+	if rel == RelationSame && e.Reason == RefuseDiverged {
+		return g.lostWrites(e.Message, common, e.NewTimeline, e.Now)
 	}
+	d := Divergence{Relation: rel.String(), CommonOrdinal: common, Text: e.Message}
 	if n := len(e.PeerTimelines); n > 0 {
 		d.PeerTimeline = e.PeerTimelines[n-1].ID
 	}

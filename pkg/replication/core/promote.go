@@ -16,6 +16,7 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 	if m.Role == RolePrimary && !m.Demoted {
 		return nil, nil // repeated: already done
 	}
+	g.following = nil
 	if m.Role == RolePrimary {
 		// Demoted here: undone without force only while the peer cannot have been promoted, which nobody can know.
 		if !e.Force {
@@ -26,7 +27,7 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 			Bounded: true, RecoveredOrdinal: e.Durable,
 			Text: fmt.Sprintf("%s has everything that it wrote; what %s wrote, if it was promoted meanwhile, is not here and not known", m.Site, m.Peer),
 		}
-		g.fork(e)
+		g.fork(e.Durable, e.NewTimeline, e.Now.WallNanos)
 		m.Term++
 		m.Demoted, m.FinalOrdinal = false, 0
 		return []Action{Persist{}, RollJournal{}, CloseStream{}}, nil
@@ -45,27 +46,29 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 				ErrPrecondition, m.Name, e.Durable, m.Peer, g.heard.FinalOrdinal)
 		}
 		m.Loss = noLoss(e.Durable, "planned: nothing was lost")
-		g.becomePrimary(e.Durable)
+		g.becomePrimary(e)
 		return []Action{Persist{}, CloseStream{}}, nil
 	}
 	m.Loss = g.boundLoss(e)
-	g.fork(e)
-	g.becomePrimary(e.Durable)
+	g.fork(e.Durable, e.NewTimeline, e.Now.WallNanos)
+	g.becomePrimary(e)
 	return []Action{Persist{}, RollJournal{}, CloseStream{}}, nil
 }
 
-// fork begins a timeline at the last ordinal here. Timelines that the peer forked later than that are not part of this
+// fork begins a timeline at an ordinal, the last one here at a promotion. Timelines that the peer forked later than that are not part of this
 // site's history: it had heard of them, and nothing of them had arrived.
-func (g *Group) fork(e Promote) {
+func (g *Group) fork(at uint64, timeline string, now int64) {
 	list := slices.Clone(g.Meta.Timelines)
-	for len(list) > 1 && list[len(list)-1].ForkOrdinal > e.Durable {
+	for len(list) > 1 && list[len(list)-1].ForkOrdinal > at {
 		list = list[:len(list)-1]
 	}
-	g.Meta.Timelines = append(list, Timeline{ID: e.NewTimeline, ForkOrdinal: e.Durable, ForkedUnixNanos: e.Now.WallNanos})
+	g.Meta.Timelines = append(list, Timeline{ID: timeline, ForkOrdinal: at, ForkedUnixNanos: now})
 }
 
-func (g *Group) becomePrimary(durable uint64) {
+func (g *Group) becomePrimary(e Promote) {
 	m := &g.Meta
+	g.promotedAt, g.firstSession = e.Durable, 0
+	m.Tail = e.Tail
 	m.Role = RolePrimary
 	m.Term++
 	m.Divergence = nil
@@ -75,7 +78,7 @@ func (g *Group) becomePrimary(durable uint64) {
 	g.acked, g.answered = 0, false
 	g.link = LinkDown
 	g.heard, g.current = nil, currency{} // of a primary that is none any more
-	g.hear(durable)                      // what is here came from there
+	g.hear(e.Durable)                    // what is here came from there
 }
 
 // noLoss is the exact report of a promotion that lost nothing.
@@ -98,7 +101,7 @@ func (g *Group) demote(e Demote) ([]Action, error) {
 	if m.Peer == "" {
 		return nil, fmt.Errorf("%w: group %s has no peer that could be promoted in its place", ErrPrecondition, m.Name)
 	}
-	m.Demoted, m.FinalOrdinal = true, e.Durable
+	m.Demoted, m.FinalOrdinal, m.Tail = true, e.Durable, e.Tail
 	return []Action{Persist{}}, nil
 }
 

@@ -13,13 +13,15 @@ import (
 // TestScripts runs testdata/*.txt, the executable specification of the group core. Commands (site, from: a or b):
 //
 //	sites [peer-has=N]                          a is primary, b its secondary; with peer-has both are in sync up to N
-//	facts site=a [durable=N] [retained=N] [released-acked=N] [attached=N] [timelines=(T@F,...)]
+//	facts site=a [durable=N] [retained=N] [released-acked=N] [attached=N] [opened=N] [place=N] [timelines=(T@F,...)]
+//	      [tail=same|different|unknown] [session=N/ID]   tail: the peer's last record compared with this side's
 //	connect from=a [as=PEER] [group=ID] [hold]  Hello, answer, and the count of a tail; hold keeps the answer back
 //	stale-hello from=a durable=N [term=N]       a Hello of a stream that was cut, which a knows nothing of any more
 //	deliver to=a                                the answer that was kept back
 //	ack to=a upto=N                             b has everything up to N durable and says so
 //	disconnect from=a                           the stream that a opened ends
 //	sync-begin | sync-end | sync-acked site=X
+//	relied site=X place=N                       X is about to forget extents that its peer has up to a place of this session
 //	folded | cursor-lost retained=N | map-dirty at=N   at site=X
 //	heartbeat from=a [proves=SECONDS] [head=N] [lag-bytes=N]   proves: by b's clocks, a's head was not read before
 //	promote site=X [force] [timeline=ID] [now=SECONDS] [boot=ID]
@@ -103,7 +105,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "sites":
 		if n := args.num("peer-has", 0); n > 0 {
 			for _, s := range c.sides {
-				s.durable = n
+				s.durable, s.opened = n, n
 				s.core.Meta.Sync, s.core.Meta.Consistent = SyncDone, true
 			}
 			c.sides["a"].core.Meta.PeerInstance = "ib"
@@ -117,6 +119,17 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 			s.core.Meta.Timelines = list
 		}
 		s.attached = int(args.num("attached", uint64(s.attached)))
+		s.opened, s.place = args.num("opened", s.opened), args.num("place", s.place)
+		for _, m := range []Match{MatchUnknown, MatchSame, MatchDifferent} {
+			if args.text("tail", "") == m.String() {
+				s.tail = m
+			}
+		}
+		if text := args.text("session", ""); text != "" {
+			number, id, _ := strings.Cut(text, "/")
+			s.core.Meta.Session = Session{ID: id, Primary: "a"}
+			fmt.Sscan(number, &s.core.Meta.Session.Number)
+		}
 	case "connect":
 		c.call(s, func(e *HelloReceived) {
 			e.Peer, e.GroupID = args.text("as", e.Peer), args.text("group", e.GroupID)
@@ -147,6 +160,8 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "sync-acked":
 		s.dirty = false
 		c.step(s, SyncAcked{})
+	case "relied":
+		c.step(s, Relied{Delivery{Session: s.core.Meta.Session.Number, Offset: int64(args.num("place", 0))}})
 	case "folded":
 		s.dirty = true
 		c.step(s, Folded{})
@@ -198,7 +213,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		return false
 	case "restart":
 		remembered := s.core.Remember(s.durable)
-		s.core = New(s.core.Meta)
+		s.core, s.opened = New(s.core.Meta), s.durable
 		if d.HasArg("remembers") {
 			c.printf("%s: recalled %v\n", s.name, s.core.Recall(remembered))
 		}
@@ -206,7 +221,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		m := freshMeta("b")
 		m.Timelines = append([]Timeline(nil), c.other(s).core.Meta.Timelines...)
 		m.Site, m.Peer, m.Instance = s.name, otherName(s.name), "new-"+s.name
-		*s = side{name: s.name, retained: 1, core: New(m)}
+		*s = side{name: s.name, retained: 1, tail: MatchSame, core: New(m)}
 	case "trim":
 		in := TrimInput{Applied: args.num("applied", 0), Pressure: d.HasArg("pressure")}
 		if !d.HasArg("empty") {

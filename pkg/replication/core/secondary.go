@@ -1,6 +1,9 @@
 package core
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // hello decides whether to follow the caller. Everything that would let two histories mix is refused here, before a
 // byte is shipped (guarantee G6).
@@ -41,38 +44,46 @@ func (g *Group) hello(e HelloReceived) []Action {
 		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at %s", m.Name, e.Attached, m.Site)
 	}
 
-	var actions []Action
-	changed := false
+	f := &following{term: max(m.Term, e.Term), consistent: m.Consistent}
 	if m.Role == RolePrimary {
 		// Demoted, and the peer was promoted in its place: what is here is a prefix of what it has, unless this site
 		// lost durable ordinals once and used them again.
+		f.consistent = m.Divergence == nil || m.Divergence.Relation != relationPeerAhead
+	}
+	if rel == RelationTheyContinue {
+		f.timelines = slices.Clone(e.Timelines)
+	}
+	g.following = f
+	g.link = LinkGreeting
+	return []Action{SendWelcome{Durable: e.Durable, NeedsSync: !f.consistent, Instance: m.Instance}}
+}
+
+// following is what a secondary takes over from the caller that it has welcomed, once the caller has agreed: only the
+// caller knows what it has shipped, and so whether the last ordinal here is one of its own. Until then nothing has changed
+// here, so a caller that does not come back has done no harm.
+type following struct {
+	term       uint64
+	consistent bool
+	timelines  []Timeline // nil where they stay
+}
+
+// sessionReceived makes this site the secondary of the caller that it has welcomed. With Sync, a sync begins and what is
+// here counts no more as a copy.
+func (g *Group) sessionReceived(e SessionReceived) []Action {
+	m, f := &g.Meta, g.following
+	if f == nil {
+		// The role or the settings changed since the Hello.
+		return []Action{CloseStream{Retry: true}}
+	}
+	g.following = nil
+	if m.Role == RolePrimary {
 		m.Role, m.Demoted, m.FinalOrdinal = RoleSecondary, false, 0
-		m.Consistent = m.Divergence == nil || m.Divergence.Relation != relationPeerAhead
-		m.AwaitsSync = !m.Consistent
 		// What was known of the peer as a secondary is nothing about a primary.
 		g.heard, g.told, g.current = nil, nil, currency{}
-		changed = true
 	}
-	if m.Divergence != nil {
-		m.Divergence = nil
-		changed = true
-	}
-	if e.Term > m.Term {
-		m.Term = e.Term
-		changed = true
-	}
-	roll := rel == RelationTheyContinue
-	if roll {
-		m.Timelines = append([]Timeline(nil), e.Timelines...)
-		g.told, g.current.marks = nil, nil // ordinals of the timeline before
-		changed = true
-	}
-	if changed {
-		actions = append(actions, Persist{})
-	}
-	if roll {
-		actions = append(actions, RollJournal{})
-	}
+	m.Session, m.Term, m.Divergence = e.Session, f.term, nil
+	m.Consistent = f.consistent && !e.Sync
+	m.AwaitsSync = !m.Consistent
 	g.link = LinkStreaming
 	g.refusal = ""
 	// What an earlier heartbeat said of a demotion may be undone by now; the next one says it again if not.
@@ -81,7 +92,12 @@ func (g *Group) hello(e HelloReceived) []Action {
 		heard.Demoted, heard.FinalOrdinal = false, 0
 		g.heard = &heard
 	}
-	return append(actions, SendWelcome{Durable: e.Durable, NeedsSync: !m.Consistent, Instance: m.Instance})
+	if f.timelines == nil {
+		return []Action{Persist{}}
+	}
+	m.Timelines = f.timelines
+	g.told, g.current.marks = nil, nil // ordinals of the timeline before
+	return []Action{Persist{}, RollJournal{}}
 }
 
 func (g *Group) refuse(reason RefusalReason, fork uint64, format string, args ...any) []Action {

@@ -56,6 +56,7 @@ func (g *Group) configured(e Configured) ([]Action, error) {
 		return refuse("its stream to %s is open", m.Peer) // the caller ends it first
 	}
 	if s.Peer != m.Peer {
+		g.following = nil
 		m.Sync, m.PeerInstance, m.Divergence = SyncNever, "", nil
 		g.acked, g.answered, g.refusal = 0, false, ""
 		g.heard, g.told, g.current = nil, nil, currency{}

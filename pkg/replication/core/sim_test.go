@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -11,7 +12,11 @@ type side struct {
 	core *Group
 	// durable equals head here: what is not durable does not exist for the core.
 	durable, retained, releasedAcked uint64
-	attached                         int
+	// opened is durable when the process started. place counts what the journal took, extents too; it never goes back.
+	opened, place uint64
+	// tail is what comparing the last record of the peer with this side's gives.
+	tail     Match
+	attached int
 	// dirty: the change map holds something.
 	dirty bool
 }
@@ -23,12 +28,16 @@ type conversation struct {
 	// answers are what the called side said to Hello and the caller, by its name, has not heard yet.
 	answers map[string][]Action
 	log     strings.Builder
+	// drawn counts identifiers.
+	drawn int
+	// loses, if set, says whether the stream breaks before the called side hears of the session.
+	loses func() bool
 }
 
 func newConversation() *conversation {
 	c := &conversation{sides: map[string]*side{}, answers: map[string][]Action{}}
 	for _, name := range []string{"a", "b"} {
-		c.sides[name] = &side{name: name, retained: 1, core: New(freshMeta(name))}
+		c.sides[name] = &side{name: name, retained: 1, tail: MatchSame, core: New(freshMeta(name))}
 	}
 	return c
 }
@@ -112,21 +121,44 @@ func (c *conversation) call(s *side, change func(*HelloReceived)) {
 func (c *conversation) deliver(s *side) {
 	o, answer := c.other(s), c.answers[s.name]
 	if w, ok := find[SendWelcome](answer); ok {
-		c.step(s, Welcomed{
-			PeerDurable: w.Durable, NeedsSync: w.NeedsSync, Instance: w.Instance,
-			Durable: s.durable, Retained: s.retained, ReleasedAcked: s.releasedAcked,
-		})
+		c.welcome(s, w, Delivery{})
 	}
 	if r, ok := find[SendRefusal](answer); ok {
 		actions, _ := c.step(s, Refused{
 			Reason: r.Reason, Message: r.Message, Fork: r.Fork,
 			PeerTimelines: append([]Timeline(nil), o.core.Meta.Timelines...), Durable: s.durable,
+			NewTimeline: c.draw("F"),
 		})
 		if count, ok := find[CountTail](actions); ok {
 			c.tail(s, count.Fork)
 		}
 	}
 	delete(c.answers, s.name)
+}
+
+// welcome takes a Welcome to the caller, and the session that it begins to the other side, before anything is shipped.
+func (c *conversation) welcome(s *side, w SendWelcome, relied Delivery) []Action {
+	o := c.other(s)
+	actions, _ := c.step(s, Welcomed{
+		PeerDurable: w.Durable, NeedsSync: w.NeedsSync, Instance: w.Instance,
+		PeerSession: o.core.Meta.Session, PeerPlace: Delivery{Offset: int64(o.place)}, PeerTail: s.tail,
+		Durable: s.durable, Opened: s.opened, Retained: s.retained, ReleasedAcked: s.releasedAcked, Relied: relied,
+		NewSession: c.draw("S"), NewTimeline: c.draw("F"),
+	})
+	if ship, ok := find[Ship](actions); ok {
+		if c.loses != nil && c.loses() {
+			c.hangUp(s)
+			return slices.DeleteFunc(actions, func(a Action) bool { return a == Action(ship) })
+		}
+		c.step(o, SessionReceived{Session: s.core.Meta.Session, Sync: ship.Begin})
+	}
+	return actions
+}
+
+// draw returns an identifier that was not used.
+func (c *conversation) draw(prefix string) string {
+	c.drawn++
+	return fmt.Sprintf("%s%d", prefix, c.drawn)
 }
 
 // tail counts what a side has past the fork, each ordinal a write of 4096 bytes, one a second, and tells the peer.

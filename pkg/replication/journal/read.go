@@ -98,3 +98,35 @@ func (j *Journal) PositionOf(ordinal uint64) (Position, bool, error) {
 	}
 	return Position{s.hdr.sequence, off}, true, nil
 }
+
+// HeaderOf returns the header of the record with an ordinal. It returns false if the journal has no such record: it was
+// released, or the stream skipped the ordinal, or it is not durable.
+func (j *Journal) HeaderOf(ordinal uint64) (Header, bool, error) {
+	if ordinal == 0 || ordinal > j.Durable() {
+		return Header{}, false, nil
+	}
+	pos, ok, err := j.PositionOf(ordinal - 1)
+	if err != nil || !ok {
+		return Header{}, false, err
+	}
+	c := j.NewCursor(pos)
+	defer c.Close()
+	for {
+		records, err := c.Next(64 << 10)
+		if errors.Is(err, ErrReleased) {
+			return Header{}, false, nil
+		}
+		if err != nil || len(records) == 0 {
+			return Header{}, false, err
+		}
+		for i := range records {
+			h := records[i].Header
+			switch {
+			case h.Ordinal > ordinal:
+				return Header{}, false, nil
+			case h.Ordinal == ordinal && h.Kind.TakesOrdinal():
+				return h, true, nil
+			}
+		}
+	}
+}

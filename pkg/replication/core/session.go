@@ -1,0 +1,129 @@
+package core
+
+import "fmt"
+
+// Session is one stream from a primary to its secondary on which something was shipped. Both sites keep the last one, so each
+// of them can be found to be older than the other remembers: its disk was put back to an earlier state.
+//
+// The primary draws a session when it has accepted an answer to Hello, and makes it durable before it sends anything. The
+// secondary makes it durable before it takes anything. So the secondary's session is never later than the primary's,
+// unless the primary is the one that was put back.
+type Session struct {
+	// Number counts the group's sessions, of both sites together; 0 before the first.
+	Number uint64 `json:"number,omitempty"`
+	// ID tells sessions with one number apart: a primary that was put back uses the number again. It stays until the
+	// secondary has reported it, so that the primary recognizes each session that the secondary may have taken part in.
+	ID string `json:"id,omitempty"`
+	// Primary is the site that began it.
+	Primary string `json:"primary,omitempty"`
+}
+
+func (s Session) String() string { return fmt.Sprintf("%d (%s)", s.Number, s.ID) }
+
+// Delivery is a place in what a secondary was sent: a session, and the end of the durable part of the secondary's own
+// journal, which never goes back. The zero value is before everything.
+type Delivery struct {
+	Session uint64 `json:"session,omitempty"`
+	Segment uint64 `json:"segment,omitempty"`
+	Offset  int64  `json:"offset,omitempty"`
+}
+
+// Before reports whether d lies before e.
+func (d Delivery) Before(e Delivery) bool {
+	switch {
+	case d.Session != e.Session:
+		return d.Session < e.Session
+	case d.Segment != e.Segment:
+		return d.Segment < e.Segment
+	}
+	return d.Offset < e.Offset
+}
+
+// Tail identifies the record at an ordinal, by what is the same at every site that holds it.
+type Tail struct {
+	Ordinal     uint64 `json:"ordinal"`
+	Fingerprint uint64 `json:"fingerprint"`
+}
+
+// Compare compares two tails; nil is one that is not known.
+func (t *Tail) Compare(o *Tail) Match {
+	switch {
+	case t == nil || o == nil || t.Ordinal != o.Ordinal:
+		return MatchUnknown
+	case t.Fingerprint != o.Fingerprint:
+		return MatchDifferent
+	}
+	return MatchSame
+}
+
+// Match is the outcome of comparing the record that the peer has at its last ordinal with the one that is here.
+type Match int
+
+const (
+	// MatchUnknown: one of the two has left its journal.
+	MatchUnknown Match = iota
+	// MatchSame: both sites have the same record there.
+	MatchSame
+	// MatchDifferent: the ordinal was used twice.
+	MatchDifferent
+)
+
+func (m Match) String() string { return [...]string{"unknown", "same", "different"}[m] }
+
+// rolledBack says how an answer to Hello shows that this primary's disk was put back to an earlier state; "" if it does
+// not. common is then the last ordinal that both sites certainly share.
+//
+// Ordinals that the peer has and this site does not would be used again for other writes. After that they look like a
+// continuation, so the number of ordinals is not enough: what an earlier process shipped can not be more than this one
+// found when it opened the group, sessions must be known, and the records must be the same.
+func (g *Group) rolledBack(e Welcomed) (reason string, common uint64) {
+	m := &g.Meta
+	floor := max(m.Timelines[len(m.Timelines)-1].ForkOrdinal, e.ReleasedAcked)
+	s := e.PeerSession
+	found := max(e.Opened, g.promotedAt)
+	switch {
+	case e.PeerDurable > e.Durable:
+		return fmt.Sprintf("%s holds ordinals up to %d, this site only up to %d", m.Peer, e.PeerDurable, e.Durable), e.Durable
+	case !g.knownSession(s):
+		return fmt.Sprintf("%s took part in session %s, which is none of this site's (the last is %s)", m.Peer, s, m.Session), floor
+	case (g.firstSession == 0 || s.Number < g.firstSession) && e.PeerDurable > found:
+		return fmt.Sprintf("%s holds ordinals up to %d of what was sent before this site started at ordinal %d",
+			m.Peer, e.PeerDurable, found), min(found, e.Durable)
+	case e.PeerTail == MatchDifferent:
+		return fmt.Sprintf("ordinal %d is another write at %s than here", e.PeerDurable, m.Peer), min(floor, e.PeerDurable)
+	}
+	return "", 0
+}
+
+// knownSession reports whether a session that the peer reports can be explained. Later ones than it reported before are
+// those that this site began since. An earlier one is that of a peer whose disk was put back; see forgot. One that the peer
+// began itself says nothing; see welcomed.
+func (g *Group) knownSession(s Session) bool {
+	m := &g.Meta
+	if s.Primary != m.Site || s == m.PeerSession || s.Number < m.PeerSession.Number {
+		return true
+	}
+	return s.Number > m.PeerSession.Number && s.Number <= m.Session.Number && s.ID == m.Session.ID && s.Primary == m.Session.Primary
+}
+
+// beginSession begins the session of a stream that is about to ship. The Persist of the caller makes it durable.
+func (g *Group) beginSession(peer Session, id string) {
+	m := &g.Meta
+	if m.Session.Primary == m.Site && m.Session.ID != peer.ID {
+		id = m.Session.ID // not reported yet
+	}
+	m.PeerSession = peer
+	m.Session = Session{Number: m.Session.Number + 1, ID: id, Primary: m.Site}
+	if g.firstSession == 0 {
+		g.firstSession = m.Session.Number
+	}
+}
+
+// relied notes up to where the primary has forgotten what it sent besides records.
+func (g *Group) relied(e Relied) []Action {
+	if !g.Meta.Relied.Before(e.Delivery) {
+		return nil
+	}
+	g.Meta.Relied = e.Delivery
+	return []Action{Persist{}}
+}
