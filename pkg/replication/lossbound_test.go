@@ -26,7 +26,7 @@ func newSkewed(t *testing.T, apart time.Duration) *skewed {
 		return func(c *Config) {
 			c.Now = func() time.Time { return time.Now().Add(off + time.Duration(s.passed.Load())) }
 			c.Clock = func() clocks.Instant {
-				i := clocks.At(c.Now())
+				i := clocks.Read(c.Now)
 				i.BootNanos, i.RawNanos, i.BootID = i.BootNanos+s.passed.Load(), i.RawNanos+s.passed.Load(), boot()
 				return i
 			}
@@ -67,8 +67,9 @@ func TestLossIsBoundedAcrossARestart(t *testing.T) {
 				switch restart {
 				case "none":
 				case "machine":
+					s.b.kill() // before the boot: a running process would note the new one
 					s.boot.Store(new("boot2"))
-					s.b.restart()
+					s.b.open()
 				case "file lost":
 					s.b.kill()
 					if err := s.b.fs.Remove(gb.path(rememberedFile)); err != nil {

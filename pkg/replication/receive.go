@@ -133,13 +133,15 @@ func (g *Group) takeOver(r *receiver) error {
 	}
 }
 
+// leave ends r. Whoever waits for that finds nothing of it at work any more: a new stream is not taken for the one that
+// ended, and nothing is written into the directory of a group that was closed.
 func (g *Group) leave(r *receiver) {
+	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
+	g.remember(false)
 	g.mu.Lock()
 	g.receiving = nil
 	g.mu.Unlock()
 	close(r.done)
-	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
-	g.remember(false)
 	g.applyWork.send()
 }
 

@@ -63,7 +63,7 @@ func (c *Config) setDefaults() {
 		c.Now = time.Now
 	}
 	if c.Clock == nil {
-		c.Clock = func() clocks.Instant { return clocks.At(c.Now()) }
+		c.Clock = func() clocks.Instant { return clocks.Read(c.Now) }
 	}
 	c.Limits.setDefaults()
 	if c.PeerAddress == nil {

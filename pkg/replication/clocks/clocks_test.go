@@ -13,8 +13,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func at(n int64) Instant { return Instant{BootID: "b", BootNanos: n, RawNanos: n, WallNanos: n} }
 
 func TestSystem(t *testing.T) {
-	first := At(time.Now())
-	second := At(time.Now())
+	first := Read(time.Now)
+	second := Read(time.Now)
 	if d, ok := second.SinceAtMost(first); !first.Known() || !ok || d < 0 {
 		t.Fatalf("%+v, then %+v: %v, %v", first, second, d, ok)
 	}

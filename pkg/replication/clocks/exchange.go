@@ -10,6 +10,9 @@ import (
 // maxStamps bounds what an exchange remembers. Where a peer echoes nothing for long, every second stamp goes.
 const maxStamps = 1024
 
+// readingErrors is for the four instants of a measurement.
+const readingErrors = 4 * int64(ReadingError)
+
 // Timing is what a message says of clocks.
 type Timing struct {
 	// Stamp numbers the sender's messages with a Timing on one stream from 1. 0: the sender says nothing.
@@ -110,7 +113,7 @@ func (e *Exchange) Receive(now Instant, t Timing) Received {
 	// The message took between nothing and all of the delay to come here.
 	r.Clock = Sample{
 		Nanos:      t.WallNanos + delay/2 - now.WallNanos,
-		ErrorNanos: delay/2 + int64(Stretched(time.Duration(trip))) - trip,
+		ErrorNanos: delay/2 + int64(Stretched(time.Duration(trip))) - trip + readingErrors,
 	}
 	r.Measured = true
 	return r

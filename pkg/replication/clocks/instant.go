@@ -6,6 +6,9 @@ import "time"
 // within 0.05 %, and NTP does not steer the raw clock.
 const DriftPPM = 1000
 
+// ReadingError is how far apart the clocks of one instant may have been read.
+const ReadingError = 50 * time.Microsecond
+
 // Instant is a moment as a machine's clocks tell it. The zero value is the unknown instant. Instants of one boot of one
 // machine can be compared; others cannot.
 type Instant struct {

@@ -17,8 +17,27 @@ var bootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(id))
 })
 
-// At returns the instant that is now, with the wall clock that the caller has just read.
-func At(wall time.Time) Instant {
+// Read returns the instant that is now, with a wall clock that is read beside the others. They are read again where more
+// than ReadingError passed meanwhile: a thread may lose its processor between two of them.
+func Read(wall func() time.Time) Instant {
+	const tries = 16
+	var best Instant
+	var shortest time.Duration
+	for i := range tries {
+		began := time.Now()
+		instant := readOnce(wall())
+		took := time.Since(began)
+		if i == 0 || took < shortest {
+			best, shortest = instant, took
+		}
+		if shortest <= ReadingError {
+			break
+		}
+	}
+	return best
+}
+
+func readOnce(wall time.Time) Instant {
 	boot, bootErr := nanos(unix.CLOCK_BOOTTIME)
 	raw, rawErr := nanos(unix.CLOCK_MONOTONIC_RAW)
 	if bootErr != nil || rawErr != nil {
