@@ -61,7 +61,7 @@ func newSites(t *testing.T, prepare ...func(*testsite.Pair)) *sites {
 	if err := buildCommands(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	pair, err := testsite.New(testsite.Options{BinDir: buildDir})
 	if err != nil {
@@ -120,9 +120,9 @@ func (s *sites) create(o testsite.VolumeOptions) (*testsite.Volume, string) {
 // settle waits until both images hold everything that was written. Nobody writes meanwhile.
 func (s *sites) settle() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
+	unix.Sync() // what is not flushed has no ordinal yet; on a busy machine this alone takes a minute
+	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Minute)
 	defer cancel()
-	unix.Sync() // what is not flushed has no ordinal yet
 	s.must(s.WaitApplied(ctx, group))
 }
 
