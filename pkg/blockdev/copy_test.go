@@ -36,14 +36,14 @@ func TestCloneImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := fsys.CrashClone(vfs.CrashConfig{})
-	data, err := vfs.ReadFile(after, "/b")
+	data, err := vfs.ReadFile(after, "/b", 1<<30)
 	if err != nil || len(data) != 128<<10 || !AllZero(data) {
 		t.Fatalf("%d bytes, zeros %t, %v", len(data), AllZero(data), err)
 	}
 	if err := CloneImage(fsys, "/a", "/b", 64<<10, 128<<10); err != nil {
 		t.Fatal(err)
 	}
-	data, err = vfs.ReadFile(fsys.CrashClone(vfs.CrashConfig{}), "/b")
+	data, err = vfs.ReadFile(fsys.CrashClone(vfs.CrashConfig{}), "/b", 1<<30)
 	if err != nil || len(data) != 128<<10 || string(data[32<<10:32<<10+7]) != "content" {
 		t.Fatalf("%d bytes, %v", len(data), err)
 	}
@@ -217,7 +217,7 @@ func TestImageCopyBegunAnew(t *testing.T) {
 	if err := run(-1); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := vfs.ReadFile(mem, "/target"); err != nil || !bytes.Equal(got, want) {
+	if got, err := vfs.ReadFile(mem, "/target", 1<<30); err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("the copy differs, %v", err)
 	}
 }

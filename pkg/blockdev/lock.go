@@ -58,7 +58,7 @@ func (flocker) lock(path string) (io.Closer, error) {
 }
 
 func flock(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := vfs.OpenRegular(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,8 @@ func flock(path string, how int) (*os.File, error) {
 }
 
 func holder(path string) string {
-	text, err := os.ReadFile(path)
+	const maxBytes = 64 // it is one number
+	text, err := vfs.ReadFile(vfs.OS, path, maxBytes)
 	if pid := strings.TrimSpace(string(text)); err == nil && pid != "" {
 		return " by process " + pid
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // Loop devices are handled by ioctl(2) and sysfs alone: the losetup in a container image may be a busybox that cannot do
@@ -134,9 +136,10 @@ func AttachLoop(cfg LoopConfig) (devPath string, err error) {
 	return devPath, nil
 }
 
+// openBacking opens an image. Links on the way to it are followed, one that has its own name is not.
 func openBacking(cfg LoopConfig, flags int) (*os.File, error) {
 	if cfg.Root == "" {
-		return os.OpenFile(cfg.BackingPath, flags, 0)
+		return vfs.OpenRegular(cfg.BackingPath, flags, 0)
 	}
 	root, err := unix.Open(cfg.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -144,11 +147,11 @@ func openBacking(cfg LoopConfig, flags int) (*os.File, error) {
 	}
 	defer unix.Close(root)
 	// Links in the path mean what they mean there.
-	fd, err := unix.Openat2(root, cfg.BackingPath, &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_IN_ROOT})
+	fd, err := unix.Openat2(root, cfg.BackingPath, &unix.OpenHow{Flags: uint64(flags | vfs.NoSurprises), Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
 		return nil, fmt.Errorf("open %s below %s: %w", cfg.BackingPath, cfg.Root, err)
 	}
-	return os.NewFile(uintptr(fd), cfg.BackingPath), nil
+	return vfs.AsRegular(fd, cfg.BackingPath)
 }
 
 // checkLoop compares a device with what was asked for: the kernel silently falls back to buffered I/O, and silently makes

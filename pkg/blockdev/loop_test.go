@@ -133,17 +133,25 @@ func TestLoopAttachRefuses(t *testing.T) {
 // falls back without a word.
 func TestLoopDirectIORefused(t *testing.T) {
 	testenv.RequireLoop(t)
-	// A loop device of 4096-byte blocks cannot take direct I/O in blocks of 512 from the device above it.
+	// A file system on a device of 4096-byte blocks cannot take direct I/O in blocks of 512.
+	testenv.RequireTool(t, "mkfs.ext4")
 	dir := loopDir(t)
-	lower := attach(t, LoopConfig{BackingPath: newBacking(t, dir, "v/image", 8<<20), BlockSizeBytes: 4096})
+	lower := attach(t, LoopConfig{BackingPath: newBacking(t, dir, "v/image", 16<<20), BlockSizeBytes: 4096})
 	defer func() { noErr(t, DetachLoop(lower)) }()
-	dev, err := AttachLoop(LoopConfig{BackingPath: lower, BlockSizeBytes: 512, DirectIO: true})
+	if out, err := exec.Command("mkfs.ext4", "-q", "-b", "4096", lower).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	mounted := t.TempDir()
+	noErr(t, unix.Mount(lower, mounted, "ext4", 0, ""))
+	defer func() { noErr(t, unix.Unmount(mounted, 0)) }()
+	image := newBacking(t, mounted, "w/image", 4<<20)
+	dev, err := AttachLoop(LoopConfig{BackingPath: image, BlockSizeBytes: 512, DirectIO: true})
 	if err == nil {
 		noErr(t, DetachLoop(dev))
 		t.Fatal("attached, with direct I/O in blocks smaller than the device's below")
 	}
-	wantErrText(t, err, lower, "direct I/O")
-	if _, ok, err := FindLoopByPath(lower); ok || err != nil {
+	wantErrText(t, err, image, "direct I/O")
+	if _, ok, err := FindLoopByPath(image); ok || err != nil {
 		t.Errorf("still attached: %v, %v", ok, err)
 	}
 }

@@ -246,6 +246,9 @@ func (p *Pool) Get(id string) (*VolumeRecord, error) {
 		// No such volume can exist; callers hand ids through from outside.
 		return nil, fmt.Errorf("%w: %w", ErrNoVolume, err)
 	}
+	if err := p.checkEntry(p.volumeDir(id)); err != nil {
+		return nil, err
+	}
 	path := p.volumePath(id)
 	var rec *VolumeRecord
 	read := func() error {
@@ -267,6 +270,17 @@ func (p *Pool) Get(id string) (*VolumeRecord, error) {
 		return nil, p.missing("volume", id, ErrNoVolume)
 	}
 	return rec, err
+}
+
+// checkEntry returns a *CorruptError for what has the place of a volume's or snapshot's directory and is none. A link to a directory is
+// not followed: what is removed or renamed here has to be here.
+func (p *Pool) checkEntry(dir string) error {
+	var unfit *vfs.UnfitError
+	if err := vfs.CheckDir(p.fs, dir); errors.As(err, &unfit) {
+		unfit.Reason += ": move it out of " + filepath.Dir(dir)
+		return asCorrupt(unfit)
+	}
+	return nil // whoever reads what is in it says what else is wrong
 }
 
 func (p *Pool) decode(id string, data []byte) (*VolumeRecord, error) {
@@ -305,7 +319,7 @@ func (p *Pool) List() ([]*VolumeRecord, error) {
 // listRecords gets the record of each directory in names, in order, and joins the errors of those that cannot be read. One
 // for which get returns missing was deleted meanwhile.
 func listRecords[R any](names []string, get func(id string) (*R, error), missing error) ([]*R, error) {
-	var list []*R
+	list := []*R{} // not nil: that all of them are bad is no other case than that one is
 	var errs []error
 	for _, name := range names {
 		if ValidateID(name) != nil {
@@ -542,21 +556,18 @@ func (p *Pool) removeDir(parent, id, what string) error {
 }
 
 // Sweep removes what interrupted creations and deletions of volumes and snapshots left, and returns the names of
-// what it removed. It may be called at any time.
+// what it removed. What cannot be removed stays, and the error names it. It may be called at any time.
 func (p *Pool) Sweep() ([]string, error) {
 	unlock, err := p.lockRecords()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	removed, err := p.sweepDir(p.volumesDir())
-	if err != nil {
-		return removed, err
-	}
-	more, err := p.sweepDir(p.snapshotsDir())
-	removed = append(removed, more...)
-	if err != nil {
-		return removed, err
+	var removed []string
+	var errs []error
+	for _, dir := range []string{p.volumesDir(), p.snapshotsDir()} {
+		some, err := p.sweepDir(dir)
+		removed, errs = append(removed, some...), append(errs, err)
 	}
 	for _, name := range cloneTestFiles {
 		path := filepath.Join(p.dir, name)
@@ -565,19 +576,19 @@ func (p *Pool) Sweep() ([]string, error) {
 		case err == nil:
 			removed = append(removed, path)
 		case !errors.Is(err, fs.ErrNotExist):
-			return removed, fmt.Errorf("sweep pool: %w", err)
+			errs = append(errs, fmt.Errorf("sweep pool: %w", err))
 		}
 	}
-	return removed, nil
+	return removed, errors.Join(errs...)
 }
 
 // sweepDir is Sweep for the directories in parent.
-func (p *Pool) sweepDir(parent string) ([]string, error) {
+func (p *Pool) sweepDir(parent string) (removed []string, err error) {
 	names, err := p.fs.ReadDir(parent)
 	if err != nil {
 		return nil, err
 	}
-	var removed []string
+	var errs []error
 	for _, name := range names {
 		path := filepath.Join(parent, name)
 		id, creating := strings.CutSuffix(name, creatingSuffix)
@@ -589,12 +600,13 @@ func (p *Pool) sweepDir(parent string) ([]string, error) {
 			continue
 		}
 		if err := p.fs.RemoveAll(path); err != nil {
-			return removed, fmt.Errorf("sweep pool: %w", err)
+			errs = append(errs, fmt.Errorf("sweep pool: %w", err))
+			continue
 		}
 		removed = append(removed, path)
 	}
-	if len(removed) == 0 {
-		return nil, nil
+	if len(removed) > 0 {
+		errs = append(errs, p.fs.SyncDir(parent))
 	}
-	return removed, p.fs.SyncDir(parent)
+	return removed, errors.Join(errs...)
 }

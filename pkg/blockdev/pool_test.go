@@ -286,7 +286,7 @@ func TestPoolDamage(t *testing.T) {
 		noErr(t, err)
 	}
 	noErr(t, m.Remove("/pool/volumes/a/volume.json"))
-	other, err := vfs.ReadFile(m, "/pool/volumes/d/volume.json")
+	other, err := vfs.ReadFile(m, "/pool/volumes/d/volume.json", 1<<30)
 	noErr(t, err)
 	noErr(t, vfs.WriteFileAtomic(m, "/pool/volumes/b/volume.json", other))
 

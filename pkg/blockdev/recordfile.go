@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
 
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -13,6 +14,9 @@ import (
 
 // recordVersion is the newest version this program reads, and the one it writes.
 const recordVersion = 1
+
+// MaxRecordBytes is how large a record file may be. Records that this program writes are far smaller.
+const MaxRecordBytes = 64 << 20
 
 const recordFormatPrefix = "slipstream-"
 
@@ -120,6 +124,24 @@ func ReadRecord(fs vfs.FS, path, kind string, body any) error {
 	return readStable(fs, path, func(data []byte) error { return DecodeRecord(path, kind, data, body) })
 }
 
+// asCorrupt makes a *CorruptError of what is said of a file that cannot be the one that was written.
+func asCorrupt(err error) error {
+	var unfit *vfs.UnfitError
+	if errors.As(err, &unfit) {
+		return &CorruptError{Path: unfit.Path, OffsetBytes: -1, Reason: unfit.Reason}
+	}
+	return err
+}
+
+// OnlyCorrupt reports whether an error, joined of others or not, says nothing but that files are damaged.
+func OnlyCorrupt(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !OnlyCorrupt(err) })
+	}
+	var corrupt *CorruptError
+	return errors.As(err, &corrupt)
+}
+
 // maxReads bounds how often a record is read that others replace meanwhile.
 const maxReads = 100
 
@@ -128,9 +150,9 @@ const maxReads = 100
 func readStable(fsys vfs.FS, path string, decode func(data []byte) error) error {
 	var before []byte
 	for n := 0; ; n++ {
-		data, err := vfs.ReadFile(fsys, path)
+		data, err := vfs.ReadFile(fsys, path, MaxRecordBytes)
 		if err != nil {
-			return err
+			return asCorrupt(err)
 		}
 		err = decode(data)
 		var corrupt *CorruptError

@@ -188,6 +188,9 @@ func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 	if err := ValidateID(id); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoSnapshot, err)
 	}
+	if err := p.checkEntry(p.snapshotDir(id)); err != nil {
+		return nil, err
+	}
 	r := &SnapshotRecord{}
 	err := ReadRecord(p.fs, p.snapshotPath(id), kindSnapshot, r)
 	if errors.Is(err, fs.ErrNotExist) {

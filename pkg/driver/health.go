@@ -75,6 +75,10 @@ func (s *survey) volumeHealth(id string) (*blockdev.VolumeRecord, conditions, er
 		found.add(inaccessible, ReasonRecordDamaged, "volume %s: %v; restore the record, or delete the volume's directory to give it up", id, corrupt)
 		return nil, found, nil
 	}
+	if unreadable(err) {
+		found.add(inaccessible, ReasonRecordDamaged, "volume %s: its record cannot be read: %v; check the file system that pool %s is on", id, err, s.d.opts.PoolDir)
+		return nil, found, nil
+	}
 	if err != nil {
 		return nil, nil, poolError("read", id, err)
 	}
@@ -91,6 +95,11 @@ func (s *survey) volumeHealth(id string) (*blockdev.VolumeRecord, conditions, er
 	return rec, found, nil
 }
 
+// unreadable reports whether an error of reading a record concerns that record: neither is the volume gone, nor the pool.
+func unreadable(err error) bool {
+	return err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, blockdev.ErrPoolGone)
+}
+
 // imageHealth looks at the image's size and returns what it has allocated.
 func (s *survey) imageHealth(found *conditions, rec *blockdev.VolumeRecord) (allocated int64, err error) {
 	path, err := s.d.pool.ImagePath(rec.ID)
@@ -98,8 +107,12 @@ func (s *survey) imageHealth(found *conditions, rec *blockdev.VolumeRecord) (all
 		return 0, status.Errorf(codes.Internal, "%v", err)
 	}
 	restore := "promote its group at the peer if it has one, or restore a snapshot or a backup"
-	info, err := s.d.fs.Stat(path)
+	info, err := vfs.Lstat(s.d.fs, path)
 	switch {
+	case err == nil && !info.Mode().IsRegular():
+		found.add(inaccessible, ReasonImageUnreadable, "volume %s: its image %s is %s, not a regular file: put the image back; if it is lost, %s",
+			rec.ID, path, vfs.Kind(info.Mode()), restore)
+		return 0, nil
 	case errors.Is(err, fs.ErrNotExist):
 		if _, err := s.d.pool.Get(rec.ID); errors.Is(err, blockdev.ErrNoVolume) {
 			return 0, poolError("read", rec.ID, err) // deleted meanwhile

@@ -11,8 +11,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // The health calls change nothing and take no guard: a volume that another call hangs on is the one whose health is asked
@@ -146,9 +144,8 @@ func (s *nodeServer) damagedRecords() []string {
 		return nil // the pool was asked a moment ago
 	}
 	return slices.DeleteFunc(ids, func(id string) bool {
-		var corrupt *blockdev.CorruptError
 		_, err := s.d.pool.Get(id)
-		return !errors.As(err, &corrupt)
+		return !unreadable(err)
 	})
 }
 

@@ -120,7 +120,7 @@ func TestHealthOfImage(t *testing.T) {
 	h.mem = saved
 	h.start(h.mem)
 	record := strings.TrimSuffix(h.image(id), "image") + "volume.json"
-	data, err := vfs.ReadFile(h.mem, record)
+	data, err := vfs.ReadFile(h.mem, record, 1<<30)
 	h.must(err)
 	h.truncate(record, int64(len(data))/2)
 	damaged := h.controllerHealth(id)

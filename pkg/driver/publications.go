@@ -45,7 +45,10 @@ type publications struct {
 	dir string
 }
 
-const publicationsVersion = 1
+const (
+	publicationsVersion  = 1
+	maxPublicationsBytes = 16 << 20 // some 10 000 targets
+)
 
 type publicationsFile struct {
 	Version      int           `json:"version"`
@@ -68,7 +71,7 @@ func (p *publications) path(volumeID string) string {
 // List returns a volume's publications; none for a volume that has no file.
 func (p *publications) List(volumeID string) ([]publication, error) {
 	path := p.path(volumeID)
-	data, err := vfs.ReadFile(p.fs, path)
+	data, err := vfs.ReadFile(p.fs, path, maxPublicationsBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

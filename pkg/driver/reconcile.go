@@ -28,7 +28,7 @@ func (d *Driver) reconcile(ctx context.Context) error {
 	}
 	swept, err := d.pool.Sweep()
 	if err != nil {
-		return fmt.Errorf("pool %s: %w", d.opts.PoolDir, err)
+		klog.ErrorS(err, "What interrupted calls had left cannot be removed; it takes space, and the next start tries again", "pool", d.opts.PoolDir)
 	}
 	if len(swept) > 0 {
 		klog.InfoS("Removed what interrupted calls had left", "paths", swept)

@@ -152,7 +152,8 @@ func (d *Driver) reconcileSnapshots(ctx context.Context) error {
 			// One that was being taken is found by the repetition of the call, which asks the group.
 		case rec.State == blockdev.SnapshotCreating || interrupted[rec.GroupSnapshotID]:
 			if err := d.dropSnapshot(ctx, rec); err != nil {
-				return fmt.Errorf("remove an interrupted snapshot: %w", err)
+				klog.ErrorS(err, "An interrupted snapshot cannot be removed; the next start tries again", "snapshot", rec.ID, "volume", rec.SourceVolumeID)
+				continue
 			}
 			klog.InfoS("Removed an interrupted snapshot", "snapshot", rec.ID, "volume", rec.SourceVolumeID)
 		case rec.State == blockdev.SnapshotCopying:

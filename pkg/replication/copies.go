@@ -259,12 +259,13 @@ func (s *Site) releaseStrays() error {
 	if err != nil {
 		klog.ErrorS(err, "Some volume records cannot be read", "pool", s.cfg.Pool.Dir())
 	}
+	var errs []error
 	for _, rec := range recs {
 		if g := s.groups[rec.Group]; g != nil {
 			if err := g.releaseVolume(rec.ID); err != nil {
-				return err
+				errs = append(errs, fmt.Errorf("volume %s: %w", rec.ID, err))
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -142,7 +142,7 @@ func snapshotContent(fs vfs.FS, pool *blockdev.Pool, id string) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	return vfs.ReadFile(fs, path)
+	return vfs.ReadFile(fs, path, 1<<30)
 }
 
 // checkCut demands that snapshots are complete and hold their volumes at the cut's ordinal.

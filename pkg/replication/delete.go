@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // A directory of a group that is being made, and of one that is being deleted, has one of these behind its name.
@@ -102,13 +103,31 @@ func (s *Site) discardLocked(dir, name string) error {
 	return s.finishDeletionsLocked()
 }
 
+// finishDeletionsLocked goes on with all deletions; one that cannot be completed does not keep the others from it.
 func (s *Site) finishDeletionsLocked() error {
+	var errs []error
 	for doomed, name := range s.doomed {
 		if err := s.finishDeletionLocked(doomed, name); err != nil {
-			return fmt.Errorf("group %s: its deletion is not complete: %w", name, err)
+			errs = append(errs, fmt.Errorf("group %s (%s): its deletion is not complete: %w", name, doomed, err))
+			continue
 		}
 		delete(s.doomed, doomed)
 	}
+	return errors.Join(errs...)
+}
+
+// makeWayLocked is finishDeletionsLocked for a new group: only a deletion of one with its name or identifier is in its way.
+func (s *Site) makeWayLocked(dir, name string) error {
+	err := s.finishDeletionsLocked()
+	if err == nil {
+		return nil
+	}
+	for doomed, other := range s.doomed {
+		if other == name || doomed == dir+deletingSuffix {
+			return err
+		}
+	}
+	klog.ErrorS(err, "The next start, or a deletion that is repeated, goes on with it")
 	return nil
 }
 
@@ -144,10 +163,23 @@ func (s *Site) finishDeletionLocked(doomed, name string) error {
 	return fsys.RemoveAll(doomed)
 }
 
+// isGroupDir reports whether a directory has the name of a group's, whole or not.
+func isGroupDir(dir string) bool {
+	_, err := parseID(strings.TrimSuffix(strings.TrimSuffix(filepath.Base(dir), creatingSuffix), deletingSuffix))
+	return err == nil
+}
+
 // sweepGroupDir removes what a crash left of a group that was being created or deleted, and reports whether there is nothing
 // more to open. A directory that only lacks group.json is neither: its journal may hold the last writes of its volumes.
+// What is no directory, or has not the name of one of a group's, was put there by somebody else and is an error.
 func (s *Site) sweepGroupDir(dir string) (swept bool, err error) {
 	fsys := s.cfg.FS
+	if !isGroupDir(dir) {
+		return false, &vfs.UnfitError{Path: dir, Reason: "it has not the name of a group's directory; nothing is done with it: move it out of " + filepath.Dir(dir)}
+	}
+	if err := vfs.CheckDir(fsys, dir); err != nil {
+		return false, err
+	}
 	switch {
 	case strings.HasSuffix(dir, creatingSuffix):
 		klog.InfoS("Removing what is left of a group that was being created", "dir", dir)

@@ -242,7 +242,7 @@ func copyTree(t *testing.T, to vfs.FS, target string, from vfs.FS, source string
 // overwrite copies a file's content into the file that is there, if one is.
 func overwrite(t *testing.T, to vfs.FS, target string, from vfs.FS, source string) {
 	t.Helper()
-	data, err := vfs.ReadFile(from, source)
+	data, err := vfs.ReadFile(from, source, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}

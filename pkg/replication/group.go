@@ -273,7 +273,7 @@ func (g *Group) metaIsStored(m *core.Meta) bool {
 	if err != nil {
 		return false
 	}
-	have, err := vfs.ReadFile(g.cfg.FS, g.path(core.MetaFile))
+	have, err := vfs.ReadFile(g.cfg.FS, g.path(core.MetaFile), blockdev.MaxRecordBytes)
 	return err == nil && bytes.Equal(want, have)
 }
 

@@ -35,7 +35,7 @@ func decodeMeta(path string, data []byte) (core.Meta, error) {
 }
 
 func loadMeta(fsys vfs.FS, path string) (core.Meta, error) {
-	data, err := vfs.ReadFile(fsys, path)
+	data, err := vfs.ReadFile(fsys, path, blockdev.MaxRecordBytes)
 	if err != nil {
 		return core.Meta{}, fmt.Errorf("group record %s: %w", path, err)
 	}

@@ -155,6 +155,9 @@ func (s *Site) missLocked() {
 		there[known.Name] = true
 	}
 	for dir := range s.broken {
+		if s.brokenNames[dir] == "" && !isGroupDir(dir) {
+			continue
+		}
 		if s.brokenNames[dir] == "" {
 			return // it may be the one that a volume's record names
 		}
@@ -182,7 +185,7 @@ func (s *Site) breakLocked(dir, name string, err error) {
 // brokenGroupLocked returns the directory of a group that could not be opened.
 func (s *Site) brokenGroupLocked(name string) (dir string, err error) {
 	for dir, err := range s.broken {
-		if s.brokenNames[dir] == name {
+		if name != "" && s.brokenNames[dir] == name {
 			return dir, fmt.Errorf("group %s cannot be opened: %w", name, err)
 		}
 	}

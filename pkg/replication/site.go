@@ -127,6 +127,9 @@ func Open(cfg Config) (*Site, error) {
 		return nil, err
 	}
 	for _, id := range ids {
+		if id == "lost+found" { // of the file system that is mounted there
+			continue
+		}
 		dir := filepath.Join(parent, id)
 		swept, err := s.sweepGroupDir(dir)
 		if swept && err == nil {
@@ -152,8 +155,8 @@ func Open(cfg Config) (*Site, error) {
 		g.start()
 	}
 	s.startRegister()
-	if err := s.releaseStrays(); err != nil && !vfs.NoSpace(err) {
-		return nil, errors.Join(err, s.Close())
+	if err := s.releaseStrays(); err != nil {
+		klog.ErrorS(err, "Volumes that are in no group any more are not released in their records; the next start does it")
 	}
 	s.reopener.start(s, cfg.ApplyInterval)
 	return s, nil
@@ -328,7 +331,7 @@ func (s *Site) addLocked(meta core.Meta) (*Group, error) {
 	if _, err := s.brokenGroupLocked(meta.Name); err != nil {
 		return nil, fmt.Errorf("%w: %w", core.ErrPrecondition, err)
 	}
-	if err := s.finishDeletionsLocked(); err != nil {
+	if err := s.makeWayLocked(dir, meta.Name); err != nil {
 		return nil, err
 	}
 	if err := createGroup(s, dir, meta); err != nil {

@@ -53,7 +53,7 @@ func (s *testSite) groupRecords() map[string]string {
 		s.t.Fatal(err)
 	}
 	for _, id := range ids {
-		data, err := vfs.ReadFile(s.fs, s.pool.GroupsDir()+"/"+id+"/"+core.MetaFile)
+		data, err := vfs.ReadFile(s.fs, s.pool.GroupsDir()+"/"+id+"/"+core.MetaFile, 1<<30)
 		if err != nil {
 			s.t.Fatal(err)
 		}

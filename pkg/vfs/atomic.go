@@ -29,7 +29,13 @@ const spareBlockBytes = 4096
 func WriteFileAtomic(fsys FS, name string, data []byte) error {
 	dir, spare := filepath.Dir(name), name+TempSuffix
 	f, err := openSpare(fsys, dir, spare)
-	created := errors.Is(err, fs.ErrNotExist)
+	var unfit *UnfitError
+	if errors.As(err, &unfit) {
+		if err := fsys.Remove(spare); err != nil { // what a spare is, is of no account either
+			return err
+		}
+	}
+	created := errors.Is(err, fs.ErrNotExist) || unfit != nil
 	if created {
 		f, err = fsys.Create(spare)
 	}

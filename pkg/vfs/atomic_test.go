@@ -74,7 +74,7 @@ func TestReplaceCrash(t *testing.T) {
 	crashes := 0
 	failing := NewErrFS(m, func(op Op, _ string) error {
 		for _, percent := range []int{0, 50, 100} {
-			got, err := ReadFile(m.CrashClone(CrashConfig{UnsyncedPercent: percent, RNG: rng}), "/a")
+			got, err := ReadFile(m.CrashClone(CrashConfig{UnsyncedPercent: percent, RNG: rng}), "/a", 1<<30)
 			noErr(t, err)
 			i, ok := begun[string(got)]
 			if len(begun) > 0 && (!ok || i < settled) {
@@ -87,7 +87,7 @@ func TestReplaceCrash(t *testing.T) {
 		}
 		return nil
 	})
-	first, err := ReadFile(m, "/a")
+	first, err := ReadFile(m, "/a", 1<<30)
 	noErr(t, err)
 	begun[string(first)] = 0
 	for i := 1; i < 60; i++ {

@@ -32,7 +32,7 @@ func origin(t *testing.T, fsys FS, dir string) (src, dst File) {
 
 func contents(t *testing.T, fsys FS, name string) []byte {
 	t.Helper()
-	b, err := ReadFile(fsys, name)
+	b, err := ReadFile(fsys, name, 1<<30)
 	noErr(t, err)
 	return b
 }

@@ -101,7 +101,7 @@ func create(t testing.TB, fsys FS, name, contents string) File {
 
 func wantContents(t testing.TB, fsys FS, name, want string) {
 	t.Helper()
-	got, err := ReadFile(fsys, name)
+	got, err := ReadFile(fsys, name, 1<<30)
 	noErr(t, err)
 	if string(got) != want {
 		t.Fatalf("%s holds %q, want %q", name, got, want)
@@ -350,7 +350,7 @@ func testPunchAndZero(t *testing.T, fsys FS, dir string) {
 			noErr(t, op.do(r[0], r[1]))
 			want := bytes.Clone(ones)
 			clear(want[min(r[0], size):min(r[0]+r[1], size)])
-			got, err := ReadFile(fsys, f.Name())
+			got, err := ReadFile(fsys, f.Name(), 1<<30)
 			noErr(t, err)
 			if !bytes.Equal(got, want) {
 				t.Errorf("%s [%d, +%d): wrong contents, %d bytes", op.name, r[0], r[1], len(got))

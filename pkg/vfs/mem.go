@@ -201,11 +201,11 @@ func (m *MemFS) open(name string, readOnly bool) (File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	ino, err := m.lookup(name)
-	if err == nil && ino.dir {
-		err = syscall.EISDIR
-	}
 	if err != nil {
 		return nil, pathError("open", name, err)
+	}
+	if ino.dir {
+		return nil, notRegular(name, fs.ModeDir)
 	}
 	return m.handle(ino, name, readOnly), nil
 }

@@ -176,7 +176,7 @@ func checkModel(t *rapid.T, fsys *MemFS, m model) {
 	}
 	var pages int64
 	for n, f := range m.files {
-		got, err := ReadFile(fsys, n)
+		got, err := ReadFile(fsys, n, 1<<30)
 		if err != nil || !bytes.Equal(got, f.data) {
 			t.Fatalf("%s: %d bytes, %v; want %d bytes", n, len(got), err, len(f.data))
 		}
@@ -237,7 +237,7 @@ func TestCrashPartial(t *testing.T) {
 	outcomes := map[string]int{}
 	sizes := map[int]bool{}
 	for range 20 {
-		got, err := ReadFile(m.CrashClone(CrashConfig{UnsyncedPercent: 50, RNG: rng}), "/a")
+		got, err := ReadFile(m.CrashClone(CrashConfig{UnsyncedPercent: 50, RNG: rng}), "/a", 1<<30)
 		noErr(t, err)
 		sizes[len(got)] = true
 		if len(got) < pages*pageBytes || len(got) > (pages+8)*pageBytes {
@@ -274,7 +274,7 @@ func TestCrashPartial(t *testing.T) {
 		t.Errorf("only sizes %v occurred", sizes)
 	}
 	// The origin is as it was, and so is what was synced.
-	got, err := ReadFile(m, "/a")
+	got, err := ReadFile(m, "/a", 1<<30)
 	noErr(t, err)
 	if !bytes.Equal(got, bytes.Repeat([]byte{'u'}, (pages+8)*pageBytes)) {
 		t.Error("cloning changed the origin")
@@ -299,7 +299,7 @@ func TestCrashSeed(t *testing.T) {
 		names, err := m.ReadDir("/")
 		noErr(t, err)
 		for _, n := range names {
-			data, err := ReadFile(m, "/"+n)
+			data, err := ReadFile(m, "/"+n, 1<<30)
 			noErr(t, err)
 			fmt.Fprintf(&b, "%s %q\n", n, data)
 		}
@@ -390,7 +390,7 @@ func TestCrashWriteFileAtomic(t *testing.T) {
 	noErr(t, WriteFileAtomic(failing, "/a", []byte(fresh)))
 	seen := map[string]bool{}
 	for i, c := range crashed {
-		got, err := ReadFile(c, "/a")
+		got, err := ReadFile(c, "/a", 1<<30)
 		noErr(t, err)
 		if string(got) != old && string(got) != fresh {
 			t.Errorf("crash %d left %d bytes that are neither", i, len(got))
@@ -425,7 +425,7 @@ func TestCrashIsAnInstant(t *testing.T) {
 		}
 	})
 	value := func(c *MemFS, name string) int {
-		data, err := ReadFile(c, name)
+		data, err := ReadFile(c, name, 1<<30)
 		noErr(t, err)
 		data = append(data, 0, 0, 0)
 		return int(data[0])<<16 | int(data[1])<<8 | int(data[2])

@@ -28,7 +28,7 @@ func (osFS) Open(name string) (File, error) { return openOS(name, os.O_RDWR) }
 func (osFS) OpenReadOnly(name string) (File, error) { return openOS(name, os.O_RDONLY) }
 
 func openOS(name string, flags int) (File, error) {
-	f, err := os.OpenFile(name, flags, 0o600)
+	f, err := OpenRegular(name, flags, 0o600)
 	if err != nil {
 		return nil, err
 	}

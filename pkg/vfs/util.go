@@ -32,8 +32,9 @@ type SharedSpaceReporter interface {
 	AllocatedTogether(names []string) (int64, error)
 }
 
-// ReadFile returns the contents of a file.
-func ReadFile(fsys FS, name string) ([]byte, error) {
+// ReadFile returns the contents of a file. One with more than maxBytes is an *UnfitError: what is read is on disk, and anybody may
+// have put it there.
+func ReadFile(fsys FS, name string, maxBytes int64) ([]byte, error) {
 	f, err := fsys.OpenReadOnly(name)
 	if err != nil {
 		return nil, err
@@ -42,6 +43,9 @@ func ReadFile(fsys FS, name string) ([]byte, error) {
 	size, err := f.Size()
 	if err != nil {
 		return nil, err
+	}
+	if size > maxBytes {
+		return nil, &UnfitError{Path: name, Reason: fmt.Sprintf("it has %d bytes, and cannot have more than %d", size, maxBytes)}
 	}
 	data := make([]byte, size)
 	n, err := f.ReadAt(data, 0)

@@ -16,6 +16,8 @@ import (
 
 // FS is a file system. Errors satisfy errors.Is with fs.ErrNotExist and fs.ErrExist, and syscall.ENOSPC on a full disk.
 //
+// What is opened is a regular file. Anything else that has its name is an *[UnfitError], also a link to a file.
+//
 // A file or name that was created, renamed or removed survives a crash only after SyncDir of its directory.
 type FS interface {
 	// Create creates a file for reading and writing, truncating an existing one.

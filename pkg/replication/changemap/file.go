@@ -1,10 +1,26 @@
 package changemap
 
 import (
+	"errors"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
+
+// maxFileBytes is how large a file of extents may be: a map of 8 of the largest volumes with the worst pattern of changes.
+const maxFileBytes = 1 << 30
+
+// readFile reads a file of extents. What cannot be one is ErrCorrupt, but for a directory, which Save could not replace.
+func readFile(fsys vfs.FS, path string) ([]byte, error) {
+	b, err := vfs.ReadFile(fsys, path, maxFileBytes)
+	var unfit *vfs.UnfitError
+	if errors.As(err, &unfit) && !errors.Is(err, unix.EISDIR) {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return b, err
+}
 
 // Save replaces the file at path by the map, atomically and durably: after a crash at any instant the file holds the old
 // map or this one, and when Save has returned nil it is this one. After an error it may be either.
@@ -40,7 +56,7 @@ func Load(fsys vfs.FS, path string) (*Map, error) {
 
 // LoadTagged is Load that also returns the tag: the zero Tag of a map without one.
 func LoadTagged(fsys vfs.FS, path string) (*Map, Tag, error) {
-	b, err := vfs.ReadFile(fsys, path)
+	b, err := readFile(fsys, path)
 	if err != nil {
 		return nil, Tag{}, fmt.Errorf("load change map %s: %w", path, err)
 	}

@@ -60,7 +60,7 @@ func CreateLog(fsys vfs.FS, path string) (*Log, error) {
 // OpenLog opens a log and returns the extents it holds, as those of volume 0. A torn last frame is what a crash leaves
 // and is dropped; other damage is ErrCorrupt, which names the file and the offset, and the file is left as it is.
 func OpenLog(fsys vfs.FS, path string) (*Log, *Map, error) {
-	data, err := vfs.ReadFile(fsys, path)
+	data, err := readFile(fsys, path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open extent log: %w", err)
 	}

@@ -175,7 +175,7 @@ func FuzzLog(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
-	seed, err := vfs.ReadFile(fs, logPath)
+	seed, err := vfs.ReadFile(fs, logPath, 1<<30)
 	if err != nil {
 		f.Fatal(err)
 	}

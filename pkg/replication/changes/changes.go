@@ -17,6 +17,8 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"k8s.io/klog/v2"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -97,8 +99,11 @@ func Unlink(fsys vfs.FS, pool *blockdev.Pool, id string) error {
 		return err
 	}
 	list, err := pool.ListSnapshots()
-	if err != nil {
+	if err != nil && !blockdev.OnlyCorrupt(err) {
 		return err
+	}
+	if err != nil {
+		klog.ErrorS(err, "A snapshot whose record is damaged may have changes relative to one that is deleted; they are of no use then", "snapshot", id)
 	}
 	for _, child := range list {
 		if child.ParentID != id {
