@@ -104,6 +104,9 @@ func startProcess(t *testing.T, dir string, args ...string) *process {
 	return p
 }
 
+// startPatience is how long a program may take until it answers. Its first records wait for the disk with everybody's.
+const startPatience = 3 * time.Minute
+
 func (p *process) start() {
 	p.t.Helper()
 	p.cmd = exec.Command(p.binary, p.args...)
@@ -111,7 +114,7 @@ func (p *process) start() {
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 	defer cancel()
 	conn := dial(p.t, p.endpoint)
 	defer conn.Close()
@@ -128,7 +131,7 @@ func startReplicator(t *testing.T, dir, endpoint string) (keeperPid, replicatorP
 	keeperPid, _ = background(t, "keeper", "--socket", filepath.Join(pool, "keeper.sock"))
 	replicatorPid, log := background(t, "replicator", "--endpoint", endpoint, "--site", "east", "--pool", pool,
 		"--state-dir", filepath.Join(dir, "state"))
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 	defer cancel()
 	conn := dial(t, endpoint)
 	defer conn.Close()

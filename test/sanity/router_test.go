@@ -58,7 +58,7 @@ func startRouted(t *testing.T, dir string) endpoints {
 // waitReady waits until a driver says that it is ready.
 func waitReady(t *testing.T, endpoint string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 	defer cancel()
 	conn := dial(t, endpoint)
 	defer conn.Close()
