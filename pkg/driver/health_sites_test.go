@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -125,13 +126,16 @@ func TestHealthOfReplication(t *testing.T) {
 		}
 		return nil
 	})
+	// The other site acknowledges nothing while it is held: the sync cannot end.
 	held := make(chan struct{})
+	release := sync.OnceFunc(func() { close(held) })
 	west := startReplicator(t, net, "west", vfs.NewMem(), "/pool", func(op vfs.Op, name string) error {
-		if op == vfs.OpWrite && strings.HasPrefix(name, "/pool/volumes/") && strings.HasSuffix(name, "image") {
+		if op == vfs.OpDatasync && strings.HasSuffix(name, ".seg") {
 			<-held
 		}
 		return nil
 	})
+	t.Cleanup(release) // before west ends, which waits for its disk
 	h.sidecar = &fakeSidecar{endpoint: east.endpoint, shimDir: filepath.Join(h.dir, "shim")} // where it is, and no more
 	h.start(h.mem)
 	h.sidecar = nil
@@ -148,7 +152,7 @@ func TestHealthOfReplication(t *testing.T) {
 	h.must(h.d.sidecar.CreateGroup(context.Background(), &sidecarpb.CreateGroupRequest{Name: "shop", Remote: "west"}))
 	h.must(h.d.sidecar.AddVolume(context.Background(), "shop", id))
 	h.become(id, "DEGRADED ReplicationSyncing")
-	close(held)
+	release()
 	h.become(id)
 	h.wantStorage()
 	g := east.group("shop")
