@@ -38,6 +38,12 @@ func WithStateDir(stateDir, poolPath string) PoolOption {
 	return func(o *poolOptions) { o.known = knownPool{dir: stateDir, path: poolPath} }
 }
 
+// HasPool reports whether there is a pool at a directory, whatever is in it.
+func HasPool(fsys vfs.FS, dir string) bool {
+	_, err := fsys.Stat(filepath.Join(dir, poolFile))
+	return err == nil
+}
+
 // CheckKnownPool returns ErrPoolGone if a record in stateDir says that there was a pool at poolPath, and it is not there now. It
 // creates nothing. OpenPool does the same.
 func CheckKnownPool(fsys vfs.FS, stateDir, poolPath string) error {

@@ -113,7 +113,7 @@ func (d *Driver) isStagedImage(rec *blockdev.VolumeRecord, l loopDevice) bool {
 
 // remains are the devices of a volume that has no record any more, because somebody removed or moved its directory. It is found by
 // its id in the files' paths. Outside of the pool only what is mounted counts, as others may look at a copy of the directory, unless
-// the volume is being unstaged.
+// the volume is being unstaged. What is in another pool is the volume of the driver that has that pool.
 func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []loopDevice, error) {
 	rec := &blockdev.VolumeRecord{ID: id}
 	if blockdev.ValidateID(id) != nil {
@@ -132,12 +132,24 @@ func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []l
 		owner, shimmed, ours := d.ownerOf(l.BackingPath)
 		owner = strings.TrimSuffix(owner, ".deleting") // removed while it was in use, by an earlier version
 		moved := filepath.Base(l.BackingPath) == blockdev.ImageFile && filepath.Base(filepath.Dir(l.BackingPath)) == id
+		if !ours && moved && d.inOtherPool(l.BackingPath) {
+			continue
+		}
 		if (ours && owner == id) || (moved && (unstaging || len(mountsOf(mounts, l.blockDevice)) > 0)) {
 			rec.Replicable = rec.Replicable || shimmed
 			devices = append(devices, l)
 		}
 	}
 	return rec, devices, nil
+}
+
+// inOtherPool reports whether an image's path is that of a volume of a pool that is not this driver's.
+func (d *Driver) inOtherPool(imagePath string) bool {
+	pool := filepath.Dir(filepath.Dir(filepath.Dir(imagePath)))
+	if pool == d.opts.PoolDir {
+		return false
+	}
+	return blockdev.HasPool(d.fs, pool)
 }
 
 // imageGone says what to do about a device over an image that was removed or renamed.

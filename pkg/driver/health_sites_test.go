@@ -135,7 +135,7 @@ func TestHealthOfReplication(t *testing.T) {
 		}
 		return nil
 	})
-	t.Cleanup(release) // before west ends, which waits for its disk
+	t.Cleanup(release)                                                                       // before west ends, which waits for its disk
 	h.sidecar = &fakeSidecar{endpoint: east.endpoint, shimDir: filepath.Join(h.dir, "shim")} // where it is, and no more
 	h.start(h.mem)
 	h.sidecar = nil

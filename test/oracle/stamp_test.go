@@ -49,7 +49,7 @@ func shows(ops ...*op) content { return content{{perBlock: 1, units: ops}} }
 
 func TestCheckOrder(t *testing.T) {
 	h := &history{}
-	h.addVolume("v0", 3)
+	h.addVolume("v0", 3).joined = 1
 	write := func(block int) *op {
 		o := h.issue(opWrite, block, 0, block, 1)
 		h.returned(o)
