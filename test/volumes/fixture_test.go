@@ -89,7 +89,11 @@ func newSites(t *testing.T, prepare ...func(*testsite.Pair)) *sites {
 		f(pair)
 	}
 	s.must(pair.Start(ctx))
-	_, err = pair.A.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: group, Remote: pair.B.Config.Name, JournalSizeBytes: 256 << 20})
+	journal := int64(256 << 20)
+	if pair.A.Config.JournalDir != "" {
+		journal = 128 << 20 // on a disk of 512 MiB; a journal may double
+	}
+	_, err = pair.A.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: group, Remote: pair.B.Config.Name, JournalSizeBytes: journal})
 	s.must(err)
 	return s
 }
