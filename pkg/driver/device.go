@@ -127,8 +127,17 @@ func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []l
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
+	// Nodes that share a kernel see each other's loop devices, under the same paths: there a node's own are those that are mounted in
+	// its mount namespace, or that it has published.
+	published, err := d.publications.List(id)
+	if err != nil {
+		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
+	}
 	var devices []loopDevice
 	for _, l := range all {
+		if !unstaging && len(published) == 0 && len(mountsOf(mounts, l.blockDevice)) == 0 {
+			continue
+		}
 		owner, shimmed, ours := d.ownerOf(l.BackingPath)
 		owner = strings.TrimSuffix(owner, ".deleting") // removed while it was in use, by an earlier version
 		moved := filepath.Base(l.BackingPath) == blockdev.ImageFile && filepath.Base(filepath.Dir(l.BackingPath)) == id
