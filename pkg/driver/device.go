@@ -112,8 +112,9 @@ func (d *Driver) isStagedImage(rec *blockdev.VolumeRecord, l loopDevice) bool {
 }
 
 // remains are the devices of a volume that has no record any more, because somebody removed or moved its directory. It is found by
-// its id in the files' paths. Outside of the pool only what is mounted counts, as others may look at a copy of the directory, unless
-// the volume is being unstaged. What is in another pool is the volume of the driver that has that pool.
+// its id in the files' paths. Unless the volume is being unstaged, a device counts only where the volume is in use on this node: nodes
+// that share a kernel see each other's loop devices, under the same paths. Outside of the pool a device has to be mounted, as others
+// may look at a copy of the directory, and must not be in another driver's pool.
 func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []loopDevice, error) {
 	rec := &blockdev.VolumeRecord{ID: id}
 	if blockdev.ValidateID(id) != nil {
@@ -127,24 +128,19 @@ func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []l
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
-	// Nodes that share a kernel see each other's loop devices, under the same paths: there a node's own are those that are mounted in
-	// its mount namespace, or that it has published.
 	published, err := d.publications.List(id)
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
 	var devices []loopDevice
 	for _, l := range all {
-		if !unstaging && len(published) == 0 && len(mountsOf(mounts, l.blockDevice)) == 0 {
-			continue
-		}
 		owner, shimmed, ours := d.ownerOf(l.BackingPath)
 		owner = strings.TrimSuffix(owner, ".deleting") // removed while it was in use, by an earlier version
 		moved := filepath.Base(l.BackingPath) == blockdev.ImageFile && filepath.Base(filepath.Dir(l.BackingPath)) == id
-		if !ours && moved && d.inOtherPool(l.BackingPath) {
-			continue
-		}
-		if (ours && owner == id) || (moved && (unstaging || len(mountsOf(mounts, l.blockDevice)) > 0)) {
+		wanted := unstaging || len(mountsOf(mounts, l.blockDevice)) > 0
+		inPool := ours && owner == id && (wanted || len(published) > 0)
+		outside := moved && wanted && (ours || !d.inOtherPool(l.BackingPath))
+		if inPool || outside {
 			rec.Replicable = rec.Replicable || shimmed
 			devices = append(devices, l)
 		}
