@@ -116,7 +116,7 @@ func (r *results) writeFiles(dir string) ([]string, error) {
 	return append(written, markdown, page), nil
 }
 
-// markdown is the tables for docs/performance.md.
+// markdown is the tables for docs/design/performance-notes.md, which shortens the names of loads.
 func (r *results) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %s.\n\n", r.when(), r.Machine)
