@@ -1,7 +1,6 @@
 package blockdev
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -208,7 +207,7 @@ func (c *ImageCopy) copy(ctx context.Context, from, to vfs.File) error {
 			}
 			return fmt.Errorf("read %s at %d: %w", c.Source, off, err)
 		}
-		if !AllZero(p) {
+		if !vfs.AllZero(p) {
 			if _, err := to.WriteAt(p, off); err != nil {
 				return err
 			}
@@ -238,17 +237,4 @@ func (c *ImageCopy) settle(to vfs.File, copiedBytes int64) error {
 		return nil
 	}
 	return c.Progress(copiedBytes)
-}
-
-var zeros [4096]byte
-
-// AllZero reports whether p has only zeros.
-func AllZero(p []byte) bool {
-	for len(p) > len(zeros) {
-		if !bytes.Equal(p[:len(zeros)], zeros[:]) {
-			return false
-		}
-		p = p[len(zeros):]
-	}
-	return bytes.Equal(p, zeros[:len(p)])
 }

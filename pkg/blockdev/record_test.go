@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
 )
 
 func fullRecord() *VolumeRecord {
@@ -99,7 +100,7 @@ func TestRecordRefused(t *testing.T) {
 	good := string(encode(t, fullRecord()))
 	body := func(s string) []byte { // a well-formed file with that body
 		return fmt.Appendf(nil, "{\"format\":\"slipstream-volume\",\"version\":1,\"crc32c\":\"%08x\",\"body\":\n%s\n}\n",
-			crc32.Checksum([]byte(s), castagnoli), s)
+			crc32c.Sum([]byte(s)), s)
 	}
 	for name, tc := range map[string]struct {
 		data []byte

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"slices"
 	"strings"
 
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -19,8 +19,6 @@ const recordVersion = 1
 const MaxRecordBytes = 64 << 20
 
 const recordFormatPrefix = "slipstream-"
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // CorruptError says that a file is not what was written to it.
 type CorruptError struct {
@@ -49,7 +47,7 @@ func (e *NewerVersionError) Error() string {
 
 func recordHeader(kind string, body []byte) []byte {
 	return fmt.Appendf(nil, "{\"format\":\"%s%s\",\"version\":%d,\"crc32c\":\"%08x\",\"body\":\n",
-		recordFormatPrefix, kind, recordVersion, crc32.Checksum(body, castagnoli))
+		recordFormatPrefix, kind, recordVersion, crc32c.Sum(body))
 }
 
 const recordTrailer = "\n}\n"
@@ -105,8 +103,8 @@ func DecodeRecord(path, kind string, data []byte, body any) error {
 		for off < min(len(data), len(want)) && data[off] == want[off] {
 			off++
 		}
-		if off < len(header) && envelope.CRC32C != fmt.Sprintf("%08x", crc32.Checksum(envelope.Body, castagnoli)) {
-			return damaged(-1, "its CRC-32C is %s, its body's is %08x", envelope.CRC32C, crc32.Checksum(envelope.Body, castagnoli))
+		if off < len(header) && envelope.CRC32C != fmt.Sprintf("%08x", crc32c.Sum(envelope.Body)) {
+			return damaged(-1, "its CRC-32C is %s, its body's is %08x", envelope.CRC32C, crc32c.Sum(envelope.Body))
 		}
 		return damaged(int64(off), "not written by this program; records cannot be edited by hand")
 	}

@@ -3,9 +3,9 @@ package replication
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"sync/atomic"
 
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -57,8 +57,6 @@ const (
 	checkpointUsedBytes = 512
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // take notes the last durable record. A journal that has none has nothing to say.
 func (c *checkpoint) take(m journal.Mark) {
 	if m != (journal.Mark{}) {
@@ -86,7 +84,7 @@ func (c *checkpoint) encode() []byte {
 	for i, generation := range c.Files {
 		le.PutUint64(b[128+8*i:], generation)
 	}
-	le.PutUint32(b[508:], crc32.Checksum(b[:508], castagnoli))
+	le.PutUint32(b[508:], crc32c.Sum(b[:508]))
 	return b
 }
 
@@ -103,7 +101,7 @@ func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 	if got := le.Uint64(b); got != checkpointMagic && !version1 {
 		return checkpoint{}, fmt.Errorf("magic %#x at offset 0", got)
 	}
-	if want, got := le.Uint32(b[sum:]), crc32.Checksum(b[:sum], castagnoli); want != got {
+	if want, got := le.Uint32(b[sum:]), crc32c.Sum(b[:sum]); want != got {
 		return checkpoint{}, fmt.Errorf("checksum %#x at offset %d, content has %#x", want, sum, got)
 	}
 	c := checkpoint{

@@ -277,7 +277,7 @@ func (c *imageCopy) copyRun(off, n int64) error {
 func (c *imageCopy) writeSparse(p []byte, off int64) error {
 	for len(p) > 0 {
 		n := min(len(p), changemap.ExtentBytes)
-		if !blockdev.AllZero(p[:n]) {
+		if !vfs.AllZero(p[:n]) {
 			if _, err := c.image.WriteAt(p[:n], off); err != nil {
 				return err
 			}

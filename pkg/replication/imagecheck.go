@@ -5,9 +5,9 @@ import (
 	"fmt"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // An older copy that was written over an image leaves the file the one it was. But the journal still has the last records that
@@ -78,7 +78,7 @@ func (v *Volume) checkApplied(r appliedRecord, own overlay.Piece, off, n int64) 
 		if err := v.group.journal.ReadData(r.loc, off-r.header.Offset, want); err != nil {
 			return fmt.Errorf("volume %s: %w", v.id, err)
 		}
-	} else if blockdev.AllZero(have) {
+	} else if vfs.AllZero(have) {
 		return nil
 	}
 	if !bytes.Equal(have, want) {

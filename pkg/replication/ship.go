@@ -41,7 +41,7 @@ var errRefused = errors.New("refused by the peer")
 
 // linkLoop keeps a stream to the peer while the group is primary.
 func (g *Group) linkLoop(ctx context.Context) {
-	backoff := link.NewBackoffFrom(g.cfg.RedialInterval)
+	backoff := link.NewBackoff(g.cfg.RedialInterval)
 	for ctx.Err() == nil {
 		streamCtx, peer, address := g.beginStream(ctx)
 		if peer == "" {

@@ -9,11 +9,11 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 const (
@@ -246,7 +246,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		} else if err != nil {
 			return false, fmt.Errorf("group %s: sync: %w", g.Name(), err)
 		}
-		if blockdev.AllZero(data) {
+		if vfs.AllZero(data) {
 			data = nil
 		} else {
 			h.Kind, h.DataCRC = journal.KindExtent, journal.DataCRC(data)

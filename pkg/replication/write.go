@@ -160,7 +160,7 @@ func (v *Volume) indexRecord(h journal.Header, loc journal.Location) {
 }
 
 func indexInto(m *overlay.Map, h journal.Header, loc journal.Location) {
-	m.Insert(h.Offset, int64(h.Length), overlay.Value{Loc: loc, Zero: !h.Kind.HasData(), Ordinal: h.Ordinal})
+	m.Insert(h.Offset, int64(h.Length), overlay.Value{Loc: loc, Zero: !h.Kind.HasData()})
 }
 
 func (g *Group) notWritable() error {

@@ -34,9 +34,6 @@ func (b *Bucket) SetRate(now int64, rate int64, burst time.Duration) {
 	b.rate, b.burst = rate, burst
 }
 
-// Rate is the rate in tokens a second; 0 is no bound.
-func (b *Bucket) Rate() int64 { return b.rate }
-
 // Take charges n tokens and returns how long after now they are paid for: 0 if at once. now does not have to ascend.
 func (b *Bucket) Take(now, n int64) time.Duration {
 	if b.rate == 0 || n <= 0 {

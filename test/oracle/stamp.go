@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
+
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 const (
@@ -39,10 +41,8 @@ const (
 	stampWordSize = 8
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 func sectorChecksum(s []byte) uint32 {
-	crc := crc32.Checksum(s[:stampCRC], castagnoli)
+	crc := crc32c.Sum(s[:stampCRC])
 	return (crc>>15 | crc<<17) + 0xa282ead8
 }
 
@@ -71,7 +71,7 @@ func stamp(p []byte, round uint64, o *op) {
 // wrote to this place.
 func readStamp(s []byte, round uint64, volume, block, sector int) (id uint64, err error) {
 	le := binary.LittleEndian
-	if le.Uint32(s) == 0 && isZero(s) {
+	if le.Uint32(s) == 0 && vfs.AllZero(s) {
 		return 0, nil
 	}
 	if got, want := le.Uint32(s[stampCRC:]), sectorChecksum(s); got != want || le.Uint32(s) != stampMagic {
@@ -84,14 +84,4 @@ func readStamp(s []byte, round uint64, volume, block, sector int) (id uint64, er
 			volume, block, sector, round, v, b, n, r)
 	}
 	return le.Uint64(s[24:]), nil
-}
-
-func isZero(p []byte) bool {
-	for len(p) >= stampWordSize {
-		if binary.LittleEndian.Uint64(p) != 0 {
-			return false
-		}
-		p = p[stampWordSize:]
-	}
-	return true
 }

@@ -174,7 +174,7 @@ func TestAgainstModel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				d, err := Decode(b)
+				d, _, err := decode(b)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -5,9 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/RoaringBitmap/roaring/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
 )
 
 const (
@@ -18,8 +19,6 @@ const (
 	tagBytes      = 40
 	sumBytes      = 4
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrCorrupt is in the chain of every error about an encoded map that is not what MarshalBinary returned. Nothing can be
 // concluded about which extents were marked: only a copy of all of the group's extents is safe.
@@ -55,16 +54,11 @@ func (m *Map) encode(tag *Tag) ([]byte, error) {
 		out = append(out, bits...)
 	}
 	binary.LittleEndian.PutUint64(out[16:], uint64(len(out)+sumBytes))
-	return binary.LittleEndian.AppendUint32(out, crc32.Checksum(out, castagnoli)), nil
+	return binary.LittleEndian.AppendUint32(out, crc32c.Sum(out)), nil
 }
 
-// Decode is the inverse of MarshalBinary. Errors name the byte offset and wrap ErrCorrupt or ErrVersion. The map does not
+// decode is the inverse of MarshalBinary. Errors name the byte offset and wrap ErrCorrupt or ErrVersion. The map does not
 // refer to b.
-func Decode(b []byte) (*Map, error) {
-	m, _, err := decode(b)
-	return m, err
-}
-
 func decode(b []byte) (_ *Map, tag Tag, _ error) {
 	if len(b) < headerBytes+sumBytes {
 		return nil, tag, corrupt(len(b), "it ends after %d bytes, in its header", len(b))
@@ -78,7 +72,7 @@ func decode(b []byte) (_ *Map, tag Tag, _ error) {
 	if n := binary.LittleEndian.Uint64(b[16:]); n != uint64(len(b)) {
 		return nil, tag, corrupt(16, "it says that it has %d bytes and has %d", n, len(b))
 	}
-	if got := crc32.Checksum(body, castagnoli); got != sum {
+	if got := crc32c.Sum(body); got != sum {
 		return nil, tag, corrupt(len(body), "CRC-32C is %#08x, want %#08x", got, sum)
 	}
 	v := binary.LittleEndian.Uint32(b[8:])

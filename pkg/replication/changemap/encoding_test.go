@@ -3,13 +3,13 @@ package changemap
 import (
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -38,7 +38,7 @@ func encode(t testing.TB, m *Map) []byte {
 func seal(b []byte) []byte {
 	binary.LittleEndian.PutUint64(b[16:], uint64(len(b)))
 	body := b[:len(b)-sumBytes]
-	binary.LittleEndian.PutUint32(b[len(body):], crc32.Checksum(body, castagnoli))
+	binary.LittleEndian.PutUint32(b[len(body):], crc32c.Sum(body))
 	return b
 }
 
@@ -46,7 +46,7 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 	b := encode(t, sample())
 	for i := range len(b) * 8 {
 		b[i/8] ^= 1 << (i % 8)
-		if _, err := Decode(b); !errors.Is(err, ErrCorrupt) {
+		if _, _, err := decode(b); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("bit %d of byte %d flipped: error %v", i%8, i/8, err)
 		}
 		b[i/8] ^= 1 << (i % 8)
@@ -56,11 +56,11 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 func TestEveryTruncationIsFound(t *testing.T) {
 	b := encode(t, sample())
 	for n := range len(b) {
-		if _, err := Decode(b[:n]); !errors.Is(err, ErrCorrupt) {
+		if _, _, err := decode(b[:n]); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("truncated to %d bytes: error %v", n, err)
 		}
 	}
-	if _, err := Decode(append(b, 0)); !errors.Is(err, ErrCorrupt) {
+	if _, _, err := decode(append(b, 0)); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("a byte appended: error %v", err)
 	}
 }
@@ -98,7 +98,7 @@ func TestSealedNonsense(t *testing.T) {
 		}, ErrCorrupt, "bitmap of volume 1 is empty"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := Decode(seal(tc.forge(encode(t, two))))
+			_, _, err := decode(seal(tc.forge(encode(t, two))))
 			if !errors.Is(err, tc.is) || !strings.Contains(err.Error(), tc.saying) {
 				t.Errorf("error %q, want %q saying %q", err, tc.is, tc.saying)
 			}
@@ -159,7 +159,7 @@ func FuzzDecode(f *testing.F) {
 		if sealed && len(b) >= headerBytes+sumBytes {
 			b = seal(b)
 		}
-		m, err := Decode(b)
+		m, _, err := decode(b)
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
 				t.Fatalf("error of no kind: %v", err)
@@ -182,7 +182,7 @@ func FuzzDecode(f *testing.F) {
 		if n != m.Len() {
 			t.Fatalf("%d extents in runs, Len() = %d", n, m.Len())
 		}
-		again, err := Decode(encode(t, m))
+		again, _, err := decode(encode(t, m))
 		if err != nil || !again.Equal(m) {
 			t.Fatalf("not the same after another round: %v", err)
 		}

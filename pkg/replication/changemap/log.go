@@ -4,10 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"path/filepath"
 
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -112,7 +112,7 @@ func decodeFrame(data []byte, at int, m *Map) int {
 	}
 	runs := binary.LittleEndian.Uint32(b[4:])
 	size := frameHeader + int(runs)*runBytes + frameTrailer
-	if runs > maxFrameRuns || size > len(b) || binary.LittleEndian.Uint32(b[size-4:]) != crc32.Checksum(b[:size-4], castagnoli) {
+	if runs > maxFrameRuns || size > len(b) || binary.LittleEndian.Uint32(b[size-4:]) != crc32c.Sum(b[:size-4]) {
 		return 0
 	}
 	for i := range int(runs) {
@@ -155,7 +155,7 @@ func (l *Log) Append(m *Map) error {
 		binary.LittleEndian.PutUint32(frame[4:], runs)
 		binary.LittleEndian.PutUint64(frame[8:], uint64(l.end))
 		frame = binary.LittleEndian.AppendUint32(frame, 0)
-		frame = binary.LittleEndian.AppendUint32(frame, crc32.Checksum(frame, castagnoli))
+		frame = binary.LittleEndian.AppendUint32(frame, crc32c.Sum(frame))
 		n, err := l.file.WriteAt(frame, l.end)
 		if err == nil && n < len(frame) {
 			err = io.ErrShortWrite

@@ -15,7 +15,7 @@ const maxRunRecords = 64
 
 // Entry is one record of a batch that is appended.
 type Entry struct {
-	// Header is what the caller gives, as of Append or AppendCopy; AppendAll completes it.
+	// Header is what the caller gives, as of Append or AppendCopies; AppendAll completes it.
 	Header Header
 	Data   []byte
 	// Loc is where the data lies, once the record was appended.
@@ -56,21 +56,11 @@ func (j *Journal) AppendAll(entries []Entry) (int, error) {
 	return j.append(entries, true)
 }
 
-// AppendCopy adds a record that another site's journal already has, with its header as it came; only DurableOrdinal is
-// this journal's own. Its ordinal must be head+1 for kinds that take one, head for the others, and at least head for
-// sync-begin, which sets head to it; otherwise ErrOutOfOrder. Data of another length than the header's is ErrDataCRC; that
-// it has the header's DataCRC was verified by DecodeWire, and is not a second time. Durability and the other errors are as
-// with Append.
-func (j *Journal) AppendCopy(h Header, data []byte) (Location, error) {
-	entries := [1]Entry{{Header: h, Data: data}}
-	_, err := j.AppendCopies(entries[:])
-	if err != nil {
-		return Location{}, err
-	}
-	return entries[0].Loc, nil
-}
-
-// AppendCopies adds records as AppendCopy does, and returns what AppendAll returns.
+// AppendCopies adds records that another site's journal already has, with their headers as they came. Only DurableOrdinal
+// is this journal's own. A record's ordinal must be head+1 for kinds that take one, head for the others, and at least head
+// for sync-begin, which sets head to it. Otherwise the error is ErrOutOfOrder. Data of another length than the header's is
+// ErrDataCRC. DecodeWire has verified that data has the header's DataCRC; it is not verified again here. Durability, the
+// other errors and the result are those of AppendAll.
 func (j *Journal) AppendCopies(entries []Entry) (int, error) {
 	for i := range entries {
 		h, data := &entries[i].Header, entries[i].Data

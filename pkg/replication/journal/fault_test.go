@@ -203,7 +203,7 @@ func TestAppendCopyRefuses(t *testing.T) {
 		if c.h.Length == 0 {
 			c.h.Length = 1
 		}
-		if _, err := j.AppendCopy(c.h, data); !errors.Is(err, c.want) {
+		if _, err := j.AppendCopies([]Entry{{Header: c.h, Data: data}}); !errors.Is(err, c.want) {
 			t.Errorf("%+v: %v, want %v", c.h, err, c.want)
 		}
 	}
@@ -389,7 +389,7 @@ func TestConcurrent(t *testing.T) {
 				}
 			}
 			if i%10 == 0 {
-				j.TrimFree()
+				j.DropFree()
 			}
 		}
 	})
@@ -457,5 +457,5 @@ func TestClosed(t *testing.T) {
 			t.Errorf("call %d: %v", i, err)
 		}
 	}
-	j.TrimFree()
+	j.DropFree()
 }

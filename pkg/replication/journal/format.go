@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
 )
 
 // Sizes of the format, in bytes. The package comment has the layout.
@@ -28,8 +30,6 @@ var segmentMagic = [8]byte{'S', 'L', 'P', 'J', 'S', 'E', 'G', '\n'}
 // tells a damaged record without an ordinal of its own, an extent, from a torn one: durable ordinals do not move there.
 const flagAllDurable = 1
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // DataCRC returns the checksum that Header.DataCRC holds: CRC-32C xor CRC-32 (IEEE 802.3), 0 for no data.
 //
 // CRC-32C alone cannot see data that ends in its own CRC-32C: all such sectors have one and the same checksum, so that a
@@ -40,7 +40,7 @@ func DataCRC(data []byte) uint32 {
 	for len(data) > 0 {
 		// The second pass finds the piece in the nearest cache.
 		piece := data[:min(len(data), 16<<10)]
-		c = crc32.Update(c, castagnoli, piece)
+		c = crc32c.Update(c, piece)
 		ieee = crc32.Update(ieee, crc32.IEEETable, piece)
 		data = data[len(piece):]
 	}
@@ -66,7 +66,7 @@ func seed(salt, sequence uint64) uint32 {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[0:], salt)
 	binary.LittleEndian.PutUint64(b[8:], sequence)
-	return crc32.Checksum(b[:], castagnoli)
+	return crc32c.Sum(b[:])
 }
 
 // headerCRC is the checksum of an encoded header at offset off. The offset is part of it so that a record that was
@@ -76,10 +76,10 @@ func headerCRC(seed uint32, off int64, b []byte) uint32 {
 	// By hand, since an array passed to package crc32 is an allocation.
 	crc := ^seed
 	for range 8 {
-		crc = castagnoli[byte(crc)^byte(off)] ^ crc>>8
+		crc = crc32c.Table[byte(crc)^byte(off)] ^ crc>>8
 		off >>= 8
 	}
-	return crc32.Update(^crc, castagnoli, b[8:recordHeaderBytes])
+	return crc32c.Update(^crc, b[8:recordHeaderBytes])
 }
 
 // encode fills b, recordHeaderBytes long, for a record at offset off, and sets d.crc.
@@ -185,7 +185,7 @@ func (s *segmentHeader) encode(b []byte) {
 	le.PutUint64(b[120:], uint64(s.durableEnd.Offset))
 	le.PutUint64(b[128:], s.prevFile)
 	le.PutUint64(b[136:], s.generation)
-	le.PutUint32(b[segmentHeaderFields-4:], crc32.Checksum(b[:segmentHeaderFields-4], castagnoli))
+	le.PutUint32(b[segmentHeaderFields-4:], crc32c.Sum(b[:segmentHeaderFields-4]))
 	copy(b[segmentHeaderCopyAt:], b[:segmentHeaderFields])
 }
 
@@ -195,7 +195,7 @@ func (s *segmentHeader) decode(b []byte) error {
 	if !bytes.Equal(b[:8], segmentMagic[:]) {
 		return errors.New("no segment header")
 	}
-	if le.Uint32(b[segmentHeaderFields-4:]) != crc32.Checksum(b[:segmentHeaderFields-4], castagnoli) {
+	if le.Uint32(b[segmentHeaderFields-4:]) != crc32c.Sum(b[:segmentHeaderFields-4]) {
 		return errors.New("segment header does not match its checksum")
 	}
 	if v := le.Uint32(b[8:]); v != formatVersion {

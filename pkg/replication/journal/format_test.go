@@ -5,9 +5,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"hash/crc32"
 	"strings"
 	"testing"
+
+	"github.com/slipstream-storage/slipstream/internal/crc32c"
 )
 
 // The golden bytes are the format. A change here is a new format version.
@@ -107,11 +108,11 @@ func TestWire(t *testing.T) {
 func TestDataCRCSeesSectorsWithTheirOwnCRC(t *testing.T) {
 	sector := func(fill byte) []byte {
 		s := bytes.Repeat([]byte{fill}, 512)
-		binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508], castagnoli))
+		binary.LittleEndian.PutUint32(s[508:], crc32c.Sum(s[:508]))
 		return s
 	}
 	a, b := sector('a'), sector('b')
-	if crc32.Checksum(a, castagnoli) != crc32.Checksum(b, castagnoli) {
+	if crc32c.Sum(a) != crc32c.Sum(b) {
 		t.Fatal("the sectors are not the kind that CRC-32C cannot tell apart")
 	}
 	whole := append(bytes.Clone(a), a...)

@@ -118,7 +118,9 @@ func (m *model) Append(t *rapid.T) {
 			h.Ordinal = m.head()
 		}
 		h.DurableOrdinal = m.headAt(m.synced)
-		loc, err = m.j.AppendCopy(h, data)
+		entries := []Entry{{Header: h, Data: data}}
+		_, err = m.j.AppendCopies(entries)
+		loc = entries[0].Loc
 	} else {
 		h, loc, err = m.j.Append(h, data)
 	}
@@ -150,7 +152,7 @@ func (m *model) Prepare(t *rapid.T) {
 		t.Fatal(err)
 	}
 	if rapid.Bool().Draw(t, "trim") {
-		m.j.TrimFree()
+		m.j.DropFree()
 	}
 }
 

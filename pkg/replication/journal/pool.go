@@ -275,17 +275,3 @@ func (j *Journal) DropFree() (bytes int64) {
 	}
 	return bytes
 }
-
-// TrimFree removes the free segments beyond FreeTarget.
-func (j *Journal) TrimFree() {
-	j.mu.Lock()
-	var drop []*segment
-	if n := j.o.FreeTarget; len(j.free) > n && !j.closed {
-		drop = append(drop, j.free[n:]...)
-		j.free = j.free[:n]
-	}
-	j.mu.Unlock()
-	for _, s := range drop {
-		j.remove(s)
-	}
-}

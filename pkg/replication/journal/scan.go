@@ -111,7 +111,7 @@ func (s *diskSegment) readHeader() error {
 	if n, err := s.f.ReadAt(b[:min(s.size, segmentHeaderBytes)], 0); n < int(min(s.size, segmentHeaderBytes)) {
 		return err
 	}
-	if s.size < segmentHeaderBytes && !allZero(b[:]) {
+	if s.size < segmentHeaderBytes && !vfs.AllZero(b[:]) {
 		s.state, s.problem = headerDamaged, fmt.Errorf("the file was cut to %d bytes", s.size)
 		s.copied = s.size >= segmentHeaderFields && s.hdr.decode(b[:segmentHeaderFields]) == nil
 		return nil
@@ -119,20 +119,11 @@ func (s *diskSegment) readHeader() error {
 	if err := s.hdr.decode(b[:segmentHeaderFields]); err == nil {
 		s.state = headerValid
 		return nil
-	} else if !allZero(b[:segmentHeaderFields]) {
+	} else if !vfs.AllZero(b[:segmentHeaderFields]) {
 		s.state, s.problem = headerDamaged, err
 		s.copied = s.hdr.decode(b[segmentHeaderCopyAt:segmentHeaderCopyAt+segmentHeaderFields]) == nil
 	}
 	return nil
-}
-
-func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // scanner reads a journal's stream from its segments.

@@ -16,7 +16,7 @@ func AppendWire(dst []byte, h Header, data []byte) []byte {
 var wireSeed = seed(0, 0)
 
 // DecodeWire decodes the first record in b. data aliases b, rest is what follows the record. The header, its checksum
-// and the data's checksum were verified; whether the record continues a stream is AppendCopy's to say.
+// and the data's checksum were verified; whether the record continues a stream is AppendCopies' to say.
 func DecodeWire(b []byte) (h Header, data, rest []byte, err error) {
 	if len(b) < recordHeaderBytes {
 		return Header{}, nil, b, fmt.Errorf("journal: record cut off: %d bytes, a header has %d", len(b), recordHeaderBytes)

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"context"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -13,18 +12,16 @@ const (
 	redialJitter = 0.5 // of the interval, up and down
 )
 
-// Backoff says how long to wait before the next Dial: from about 100 ms, growing, to at most 10 s, with jitter, so that
-// the groups of a site do not all come at the same instant when the link is back. It is not safe for concurrent use; each
-// group has its own. Use NewBackoff.
+// Backoff says how long to wait before the next Dial: each interval is about twice the one before it, with jitter, so
+// that the groups of a site do not all dial at the same instant when the link is back. It is not safe for concurrent use;
+// each group has its own. Use NewBackoff.
 type Backoff struct {
 	b *backoff.ExponentialBackOff
 }
 
-// NewBackoff returns a Backoff at its beginning.
-func NewBackoff() *Backoff { return NewBackoffFrom(minRedial) }
-
-// NewBackoffFrom is NewBackoff with another first interval; the longest is to it as 10 s are to 100 ms.
-func NewBackoffFrom(first time.Duration) *Backoff {
+// NewBackoff returns a Backoff whose first interval is about first. The longest interval is 100 times as long, and at most
+// 10 s.
+func NewBackoff(first time.Duration) *Backoff {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval = first
 	b.Multiplier = 2
@@ -42,15 +39,3 @@ func (b *Backoff) Next() time.Duration { return min(b.b.NextBackOff(), maxRedial
 // Reset goes back to the beginning. Call it when a stream has carried something, not when it was merely opened: a peer
 // that accepts and then fails at once is not to be hammered.
 func (b *Backoff) Reset() { b.b.Reset() }
-
-// Wait waits for Next, or until ctx is done, and returns its error then.
-func (b *Backoff) Wait(ctx context.Context) error {
-	t := time.NewTimer(b.Next())
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

@@ -41,7 +41,6 @@ type Encoder struct {
 	zstd       *zstd.Encoder // nil: no compression
 	raw        []byte
 	compressed []byte
-	records    int
 }
 
 // NewEncoder returns an encoder that compresses with the codec, or that does not.
@@ -74,12 +73,8 @@ func (e *Encoder) Add(h journal.Header, data []byte) bool {
 		return false
 	}
 	e.raw = raw
-	e.records++
 	return true
 }
-
-// Records returns the number of records since the last Batch.
-func (e *Encoder) Records() int { return e.records }
 
 // RawBytes returns the encoded size of the records since the last Batch, before compression.
 func (e *Encoder) RawBytes() int { return len(e.raw) }
@@ -94,7 +89,7 @@ func (e *Encoder) Batch(sequence uint64) *linkpb.Batch {
 			b.Codec, b.Records = linkpb.Codec_CODEC_ZSTD, e.compressed
 		}
 	}
-	e.raw, e.records = e.raw[:0], 0
+	e.raw = e.raw[:0]
 	return b
 }
 
@@ -109,9 +104,6 @@ type Decoder struct {
 	raw     []byte
 	records []Record
 }
-
-// DecodeBatch is Decode with memory of its own.
-func DecodeBatch(b *linkpb.Batch) ([]Record, error) { return new(Decoder).Decode(b) }
 
 // unzstd may be used by several goroutines at once. The limits are the second line: Decode has looked at raw_bytes before.
 var unzstd = sync.OnceValues(func() (*zstd.Decoder, error) {

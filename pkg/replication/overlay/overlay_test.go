@@ -18,8 +18,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func loc(n int64) journal.Location { return journal.Location{Segment: uint64(n / 10), Offset: n % 10} }
 
 func TestInsertSplitsAndTrims(t *testing.T) {
-	old := Value{Loc: loc(1), Ordinal: 1}
-	newer := Value{Loc: loc(2), Ordinal: 2}
+	old := Value{Loc: loc(1)}
+	newer := Value{Loc: loc(2)}
 	at := func(v Value, skip int64) Value { v.Skip = skip; return v }
 	for _, tc := range []struct {
 		name   string
@@ -60,15 +60,15 @@ func TestInsertSplitsAndTrims(t *testing.T) {
 func TestLongRangeWithoutData(t *testing.T) {
 	const size = 64 << 40
 	m := New()
-	v := Value{Loc: loc(7), Zero: true, Ordinal: 7}
+	v := Value{Loc: loc(7), Zero: true}
 	m.Insert(0, size, v)
-	m.Insert(5<<30, 4096, Value{Loc: loc(8), Ordinal: 8})
+	m.Insert(5<<30, 4096, Value{Loc: loc(8)})
 	if got := m.Bytes(); got != size {
 		t.Errorf("Bytes() = %d, want %d", got, int64(size))
 	}
 	want := []Piece{
 		{Off: 5<<30 - 10, Len: 10, Value: v, Found: true},
-		{Off: 5 << 30, Len: 4096, Value: Value{Loc: loc(8), Ordinal: 8}, Found: true},
+		{Off: 5 << 30, Len: 4096, Value: Value{Loc: loc(8)}, Found: true},
 		{Off: 5<<30 + 4096, Len: 10, Value: v, Found: true},
 	}
 	if diff := cmp.Diff(want, m.Lookup(5<<30-10, 4096+20, nil)); diff != "" {
@@ -82,7 +82,7 @@ func TestLongRangeWithoutData(t *testing.T) {
 
 func TestLargestOffsets(t *testing.T) {
 	m := New()
-	v := Value{Loc: journal.Location{Segment: math.MaxUint64, Offset: math.MaxInt64}, Ordinal: math.MaxUint64}
+	v := Value{Loc: journal.Location{Segment: math.MaxUint64, Offset: math.MaxInt64}}
 	m.Insert(math.MaxInt64-10, 10, v)
 	v.Skip = 4
 	want := []Piece{{Off: math.MaxInt64 - 6, Len: 6, Value: v, Found: true}}
@@ -155,7 +155,7 @@ func TestAgainstModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"insert": func(t *rapid.T) {
 				off, n := rng(t)
-				v := Value{Loc: loc(int64(len(records))), Ordinal: uint64(len(records)), Zero: rapid.Bool().Draw(t, "zero")}
+				v := Value{Loc: loc(int64(len(records))), Zero: rapid.Bool().Draw(t, "zero")}
 				if !v.Zero {
 					v.Skip = rapid.Int64Range(0, 5).Draw(t, "skip")
 				}
@@ -213,10 +213,6 @@ func TestAgainstModel(t *testing.T) {
 				}
 			},
 		})
-		m.Clear()
-		if m.Len() != 0 || m.Bytes() != 0 {
-			t.Fatalf("after Clear: %d pieces, %d bytes", m.Len(), m.Bytes())
-		}
 	})
 }
 
@@ -237,7 +233,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 func TestConcurrent(t *testing.T) {
 	m := New()
 	const size = 1 << 20
-	m.Insert(0, size, Value{Ordinal: 1})
+	m.Insert(0, size, Value{})
 	var readers sync.WaitGroup
 	stop := make(chan struct{})
 	for range 2 {
@@ -258,7 +254,7 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	for i := range int64(5000) {
-		m.Insert(0, size, Value{Loc: loc(i), Ordinal: uint64(i)})
+		m.Insert(0, size, Value{Loc: loc(i)})
 		m.Remove(0, size, loc(i-1))
 	}
 	close(stop)
@@ -270,7 +266,7 @@ func filled(n int) (*Map, []int) {
 	m := New()
 	order := rand.New(rand.NewPCG(1, 2)).Perm(n)
 	for i, p := range order {
-		m.Insert(int64(p)*8192, 4096, Value{Loc: journal.Location{Segment: 1, Offset: int64(i)}, Ordinal: uint64(i)})
+		m.Insert(int64(p)*8192, 4096, Value{Loc: journal.Location{Segment: 1, Offset: int64(i)}})
 	}
 	return m, order
 }
