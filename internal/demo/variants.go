@@ -108,7 +108,7 @@ func (d *demo) separateVariant(ctx context.Context, results *Results) error {
 func (d *demo) replicate(ctx context.Context, pair *testsite.Pair, groups map[string][]*testsite.Volume, addresses map[string]string) error {
 	for name, volumes := range groups {
 		_, err := pair.A.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{
-			Name: name, Remote: pair.B.Config.Name, RemoteAddress: addresses[name], JournalSizeBytes: 1 << 30,
+			Name: name, Settings: &sidecarpb.GroupSettings{Remote: new(pair.B.Config.Name), RemoteAddress: new(addresses[name]), JournalSizeBytes: new(int64(1 << 30))},
 		})
 		if err != nil {
 			return fmt.Errorf("creating group %s: %w", name, err)

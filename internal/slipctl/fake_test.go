@@ -59,14 +59,14 @@ func (f *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupReq
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if g := f.groups[r.GetName()]; g != nil {
-		if g.GetPeer() != r.GetRemote() {
+		if g.GetPeer() != r.GetSettings().GetRemote() {
 			return nil, status.Errorf(codes.AlreadyExists, "group %s replicates to %q", r.GetName(), g.GetPeer())
 		}
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
 	f.groups[r.GetName()] = &sidecarpb.GroupStatus{
-		Name: r.GetName(), GroupId: "g-" + r.GetName(), Role: "primary", State: "connecting", Peer: r.GetRemote(), Promotable: true,
-		JournalSizeBytes: r.GetJournalSizeBytes(), JournalFull: r.GetJournalFull(), StateReason: r.GetRemoteAddress(),
+		Name: r.GetName(), GroupId: "g-" + r.GetName(), Role: "primary", State: "connecting", Peer: r.GetSettings().GetRemote(), Promotable: true,
+		JournalSizeBytes: r.GetSettings().GetJournalSizeBytes(), JournalFull: r.GetSettings().GetJournalFull(), StateReason: r.GetSettings().GetRemoteAddress(),
 	}
 	return &sidecarpb.CreateGroupResponse{GroupId: "g-" + r.GetName()}, nil
 }
@@ -78,23 +78,24 @@ func (f *fakeSidecar) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupReq
 	if err != nil {
 		return nil, err
 	}
-	if r.Remote != nil {
-		g.Peer = *r.Remote
+	given := r.GetSettings()
+	if given.Remote != nil {
+		g.Peer = *given.Remote
 	}
-	if r.RemoteAddress != nil {
-		g.StateReason = *r.RemoteAddress
+	if given.RemoteAddress != nil {
+		g.StateReason = *given.RemoteAddress
 	}
-	if r.JournalSizeBytes != nil {
-		g.JournalSizeBytes = *r.JournalSizeBytes
+	if given.JournalSizeBytes != nil {
+		g.JournalSizeBytes = *given.JournalSizeBytes
 	}
-	if r.JournalFull != nil {
-		g.JournalFull = *r.JournalFull
+	if given.JournalFull != nil {
+		g.JournalFull = *given.JournalFull
 	}
-	if r.RpoTargetMillis != nil {
-		g.RpoTargetSeconds, g.Lagging = float64(*r.RpoTargetMillis)/1e3, true
+	if given.RpoTargetMillis != nil {
+		g.RpoTargetSeconds, g.Lagging = float64(*given.RpoTargetMillis)/1e3, true
 	}
-	if r.ShipBytesPerSecond != nil {
-		g.ShipBytesPerSecond = *r.ShipBytesPerSecond
+	if given.ShipBytesPerSecond != nil {
+		g.ShipBytesPerSecond = *given.ShipBytesPerSecond
 	}
 	return &sidecarpb.ModifyGroupResponse{Status: g}, nil
 }

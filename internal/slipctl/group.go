@@ -24,14 +24,14 @@ func (c *cli) groupCreate() *cobra.Command {
 		Short: "Create a group that is primary here",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			request, err := flags.values()
+			settings, err := flags.settings(func(string) bool { return true })
 			if err != nil {
 				return err
 			}
-			request.Name = given[0]
-			if request.RemoteAddress != "" && request.Remote == "" {
+			if settings.GetRemoteAddress() != "" && settings.GetRemote() == "" {
 				return usagef("--remote-address is an address of the peer: name the peer with --remote")
 			}
+			request := &sidecarpb.CreateGroupRequest{Name: given[0], Settings: settings}
 			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 				response, err := sidecar.CreateGroup(ctx, request)
 				if err != nil {

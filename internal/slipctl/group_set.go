@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
@@ -27,68 +28,65 @@ func (f *groupFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.shipRate, "ship-rate", "0", "most bytes a second that are sent to the peer; 0 for no bound")
 }
 
-// values returns the flags' values as a request has them.
-func (f *groupFlags) values() (*sidecarpb.CreateGroupRequest, error) {
-	r := &sidecarpb.CreateGroupRequest{Remote: f.remote, RemoteAddress: f.address, RpoTargetMillis: f.rpoTarget.Milliseconds()}
-	var err error
-	if r.JournalSizeBytes, err = parseBytes(f.journalSize); err != nil {
-		return nil, usagef("--journal-size: %v", err)
+// settings returns the values of those flags whose names given accepts.
+func (f *groupFlags) settings(given func(flag string) bool) (*sidecarpb.GroupSettings, error) {
+	s := &sidecarpb.GroupSettings{}
+	if given("remote") {
+		s.Remote = &f.remote
 	}
-	if r.ShipBytesPerSecond, err = parseBytes(f.shipRate); err != nil {
-		return nil, usagef("--ship-rate: %v", err)
+	if given("remote-address") {
+		s.RemoteAddress = &f.address
 	}
-	switch f.journalFull {
-	case "track":
-		r.JournalFull = sidecarpb.JournalFull_JOURNAL_FULL_TRACK
-	case "stall":
-		r.JournalFull = sidecarpb.JournalFull_JOURNAL_FULL_STALL
-	default:
-		return nil, usagef("--journal-full is %q: it can be track or stall", f.journalFull)
+	if given("journal-size") {
+		size, err := parseBytes(f.journalSize)
+		if err != nil {
+			return nil, usagef("--journal-size: %v", err)
+		}
+		s.JournalSizeBytes = &size
 	}
-	if f.rpoTarget < 0 || f.rpoTarget%time.Millisecond != 0 {
-		return nil, usagef("--rpo-target is %v: it is a number of milliseconds or more, as 500ms, 5s or 1m, or 0", f.rpoTarget)
+	if given("ship-rate") {
+		rate, err := parseBytes(f.shipRate)
+		if err != nil {
+			return nil, usagef("--ship-rate: %v", err)
+		}
+		s.ShipBytesPerSecond = &rate
 	}
-	return r, nil
+	if given("journal-full") {
+		policy, ok := map[string]sidecarpb.JournalFull{
+			"track": sidecarpb.JournalFull_JOURNAL_FULL_TRACK, "stall": sidecarpb.JournalFull_JOURNAL_FULL_STALL,
+		}[f.journalFull]
+		if !ok {
+			return nil, usagef("--journal-full is %q: it can be track or stall", f.journalFull)
+		}
+		s.JournalFull = &policy
+	}
+	if given("rpo-target") {
+		if f.rpoTarget < 0 || f.rpoTarget%time.Millisecond != 0 {
+			return nil, usagef("--rpo-target is %v: give a number of milliseconds such as 500ms, 5s or 1m, or 0", f.rpoTarget)
+		}
+		s.RpoTargetMillis = new(f.rpoTarget.Milliseconds())
+	}
+	return s, nil
 }
 
 func (c *cli) groupSet() *cobra.Command {
 	var flags groupFlags
 	cmd := &cobra.Command{
 		Use:   "set NAME [--remote SITE] [--journal-size SIZE] ...",
-		Short: "Change what is given of a group's settings, under load",
-		Long: "Change what is given of a group's settings, under load; the rest stays.\n\n" +
-			"Another remote gets everything anew, and the old one keeps its copy as it was then. --remote \"\" switches replication off. " +
+		Short: "Change settings of a group, under load",
+		Long: "Change the settings of a group that are given, under load. The other settings stay.\n\n" +
+			"A new remote gets a full copy, and the old one keeps its copy as it was then. --remote \"\" switches replication off. " +
 			"What does not fit into a smaller journal drains first.",
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			values, err := flags.values()
+			settings, err := flags.settings(cmd.Flags().Changed)
 			if err != nil {
 				return err
 			}
-			request := &sidecarpb.ModifyGroupRequest{Name: given[0]}
-			some := false
-			changed := func(name string) bool { some = some || cmd.Flags().Changed(name); return cmd.Flags().Changed(name) }
-			if changed("remote") {
-				request.Remote = &values.Remote
-			}
-			if changed("remote-address") {
-				request.RemoteAddress = &values.RemoteAddress
-			}
-			if changed("journal-size") {
-				request.JournalSizeBytes = &values.JournalSizeBytes
-			}
-			if changed("journal-full") {
-				request.JournalFull = &values.JournalFull
-			}
-			if changed("rpo-target") {
-				request.RpoTargetMillis = &values.RpoTargetMillis
-			}
-			if changed("ship-rate") {
-				request.ShipBytesPerSecond = &values.ShipBytesPerSecond
-			}
-			if !some {
+			if proto.Equal(settings, &sidecarpb.GroupSettings{}) {
 				return usagef("there is nothing to change: give at least one of the flags")
 			}
+			request := &sidecarpb.ModifyGroupRequest{Name: given[0], Settings: settings}
 			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 				response, err := sidecar.ModifyGroup(ctx, request)
 				if err != nil {
@@ -103,7 +101,7 @@ func (c *cli) groupSet() *cobra.Command {
 		},
 	}
 	flags.add(cmd.Flags())
-	// As a default of set they would be a lie: what is not given stays.
+	// The defaults are those of create: set changes nothing by default.
 	for _, name := range []string{"journal-size", "journal-full", "ship-rate"} {
 		cmd.Flags().Lookup(name).DefValue = ""
 	}

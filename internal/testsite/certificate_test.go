@@ -38,7 +38,9 @@ func TestCertificateThatCannotWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: "g", Remote: b.Config.Name, JournalSizeBytes: 64 << 20}); err != nil {
+	if _, err := a.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{
+		Name: "g", Settings: &sidecarpb.GroupSettings{Remote: new(b.Config.Name), JournalSizeBytes: new(int64(64 << 20))},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Sidecar.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: "g", VolumeId: v.ID}); err != nil {

@@ -102,7 +102,9 @@ func TestJoinWhileMounted(t *testing.T) {
 	}
 	writeSynced(t, filepath.Join(path, "before"), "before")
 
-	if _, err := a.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: "g", Remote: b.Config.Name, JournalSizeBytes: 64 << 20}); err != nil {
+	if _, err := a.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{
+		Name: "g", Settings: &sidecarpb.GroupSettings{Remote: new(b.Config.Name), JournalSizeBytes: new(int64(64 << 20))},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Sidecar.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: "g", VolumeId: v.ID}); err != nil {
@@ -174,7 +176,9 @@ func TestCopyAnewAfterDivergence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: "g", Remote: b.Config.Name, JournalSizeBytes: 64 << 20}); err != nil {
+	if _, err := a.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{
+		Name: "g", Settings: &sidecarpb.GroupSettings{Remote: new(b.Config.Name), JournalSizeBytes: new(int64(64 << 20))},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Sidecar.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: "g", VolumeId: v.ID}); err != nil {

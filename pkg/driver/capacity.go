@@ -313,14 +313,14 @@ func journalWanted(rec *blockdev.VolumeRecord) (group string, bytes int64) {
 
 // journalLimitBytes is the most that the journal of the group will take that these parameters make.
 func (p volumeParameters) journalLimitBytes() int64 {
-	meta := core.Meta{JournalSizeBytes: p.JournalSizeBytes, JournalFull: core.PolicyTrack}
-	if meta.JournalSizeBytes == 0 {
-		meta.JournalSizeBytes = defaultJournalSizeBytes
+	settings := core.Settings{JournalSizeBytes: p.JournalSizeBytes, JournalFull: core.PolicyTrack}
+	if settings.JournalSizeBytes == 0 {
+		settings.JournalSizeBytes = defaultJournalSizeBytes
 	}
 	if p.JournalFull == JournalFullStall {
-		meta.JournalFull = core.PolicyStall
+		settings.JournalFull = core.PolicyStall
 	}
-	return meta.JournalLimitBytes()
+	return settings.JournalLimitBytes()
 }
 
 // room is what volumes with these parameters can have, as ledger.available says it. The journal of a group that they are the first

@@ -132,10 +132,28 @@ func (d *Driver) joinGroup(ctx context.Context, rec *blockdev.VolumeRecord, p vo
 
 // createGroup asks for a group as the parameters have it.
 func (p volumeParameters) createGroup(name string) *sidecarpb.CreateGroupRequest {
-	return &sidecarpb.CreateGroupRequest{
-		Name: name, Remote: p.Remote, JournalSizeBytes: p.JournalSizeBytes, JournalFull: p.journalFull(),
-		RpoTargetMillis: p.RPOTargetMillis, ShipBytesPerSecond: p.ShipBytesPerSecond,
+	return &sidecarpb.CreateGroupRequest{Name: name, Settings: p.groupSettings(func(string) bool { return true })}
+}
+
+// groupSettings returns the settings of a group whose parameters given accepts.
+func (p volumeParameters) groupSettings(given func(key string) bool) *sidecarpb.GroupSettings {
+	s := &sidecarpb.GroupSettings{}
+	if given(ParamRemote) {
+		s.Remote = &p.Remote
 	}
+	if given(ParamJournalSize) {
+		s.JournalSizeBytes = &p.JournalSizeBytes
+	}
+	if given(ParamJournalFull) {
+		s.JournalFull = new(p.journalFull())
+	}
+	if given(ParamRPOTarget) {
+		s.RpoTargetMillis = &p.RPOTargetMillis
+	}
+	if given(ParamReplicationRate) {
+		s.ShipBytesPerSecond = &p.ShipBytesPerSecond
+	}
+	return s
 }
 
 func (p volumeParameters) journalFull() sidecarpb.JournalFull {

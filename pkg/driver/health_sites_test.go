@@ -149,7 +149,9 @@ func TestHealthOfReplication(t *testing.T) {
 	_, err = image.WriteAt([]byte("content"), mib)
 	h.must(err)
 	h.must(image.Close())
-	h.must(h.d.sidecar.CreateGroup(context.Background(), &sidecarpb.CreateGroupRequest{Name: "shop", Remote: "west"}))
+	h.must(h.d.sidecar.CreateGroup(context.Background(), &sidecarpb.CreateGroupRequest{
+		Name: "shop", Settings: &sidecarpb.GroupSettings{Remote: new("west")},
+	}))
 	h.must(h.d.sidecar.AddVolume(context.Background(), "shop", id))
 	h.become(id, "DEGRADED ReplicationSyncing")
 	release()
@@ -182,7 +184,9 @@ func TestHealthOfReplication(t *testing.T) {
 	// Behind its target, which nobody set before.
 	target := func(millis int64) {
 		t.Helper()
-		_, err := h.d.sidecar.client.ModifyGroup(context.Background(), &sidecarpb.ModifyGroupRequest{Name: "shop", RpoTargetMillis: &millis})
+		_, err := h.d.sidecar.client.ModifyGroup(context.Background(), &sidecarpb.ModifyGroupRequest{
+			Name: "shop", Settings: &sidecarpb.GroupSettings{RpoTargetMillis: &millis},
+		})
 		h.must(err)
 	}
 	write(t, g, id, 12288)

@@ -353,25 +353,8 @@ func (mod *modification) modifyVolume() *sidecarpb.ModifyVolumeRequest {
 }
 
 func (mod *modification) modifyGroup() *sidecarpb.ModifyGroupRequest {
-	r := &sidecarpb.ModifyGroupRequest{Name: mod.target}
-	p := &mod.volumeParameters
-	if mod.has(ParamRemote) {
-		r.Remote = &p.Remote
-	}
-	if mod.has(ParamJournalSize) {
-		r.JournalSizeBytes = &p.JournalSizeBytes
-	}
-	if mod.has(ParamJournalFull) {
-		policy := p.journalFull()
-		r.JournalFull = &policy
-	}
-	if mod.has(ParamRPOTarget) {
-		r.RpoTargetMillis = &p.RPOTargetMillis
-	}
-	if mod.has(ParamReplicationRate) {
-		r.ShipBytesPerSecond = &p.ShipBytesPerSecond
-	}
-	return r
+	given := func(key string) bool { return mod.has(key) }
+	return &sidecarpb.ModifyGroupRequest{Name: mod.target, Settings: mod.groupSettings(given)}
 }
 
 // dropCreatedGroups deletes the groups that the driver made for the volume and that it has left, unless others are in them.

@@ -141,18 +141,18 @@ func (s *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupReq
 		return nil, err
 	}
 	defer done()
-	size := r.GetJournalSizeBytes()
+	size := r.GetSettings().GetJournalSizeBytes()
 	if size == 0 {
 		size = gib
 	}
 	if g, ok := s.groups[r.GetName()]; ok {
-		if g.GetPeer() != r.GetRemote() || g.GetJournalSizeBytes() != size {
+		if g.GetPeer() != r.GetSettings().GetRemote() || g.GetJournalSizeBytes() != size {
 			return nil, status.Error(codes.AlreadyExists, "other properties")
 		}
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
-	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: "primary", Peer: r.GetRemote(),
-		JournalSizeBytes: size, JournalFull: r.GetJournalFull(), RpoTargetSeconds: float64(r.GetRpoTargetMillis()) / 1e3, ShipBytesPerSecond: r.GetShipBytesPerSecond()}
+	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: "primary", Peer: r.GetSettings().GetRemote(),
+		JournalSizeBytes: size, JournalFull: r.GetSettings().GetJournalFull(), RpoTargetSeconds: float64(r.GetSettings().GetRpoTargetMillis()) / 1e3, ShipBytesPerSecond: r.GetSettings().GetShipBytesPerSecond()}
 	return &sidecarpb.CreateGroupResponse{GroupId: "id-" + r.GetName()}, nil
 }
 
@@ -209,20 +209,21 @@ func (s *fakeSidecar) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupReq
 	if !ok {
 		return nil, status.Error(codes.NotFound, "no such group")
 	}
-	if r.Remote != nil {
-		g.Peer = *r.Remote
+	given := r.GetSettings()
+	if given.Remote != nil {
+		g.Peer = *given.Remote
 	}
-	if r.JournalSizeBytes != nil {
-		g.JournalSizeBytes = *r.JournalSizeBytes
+	if given.JournalSizeBytes != nil {
+		g.JournalSizeBytes = *given.JournalSizeBytes
 	}
-	if r.JournalFull != nil {
-		g.JournalFull = *r.JournalFull
+	if given.JournalFull != nil {
+		g.JournalFull = *given.JournalFull
 	}
-	if r.RpoTargetMillis != nil {
-		g.RpoTargetSeconds = float64(*r.RpoTargetMillis) / 1e3
+	if given.RpoTargetMillis != nil {
+		g.RpoTargetSeconds = float64(*given.RpoTargetMillis) / 1e3
 	}
-	if r.ShipBytesPerSecond != nil {
-		g.ShipBytesPerSecond = *r.ShipBytesPerSecond
+	if given.ShipBytesPerSecond != nil {
+		g.ShipBytesPerSecond = *given.ShipBytesPerSecond
 	}
 	return &sidecarpb.ModifyGroupResponse{}, nil
 }

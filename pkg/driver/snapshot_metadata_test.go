@@ -23,6 +23,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -327,7 +328,9 @@ func TestMetadataOfGroup(t *testing.T) {
 	const size = 4 * mib
 	rec, err := d.pool.Create(blockdev.VolumeRecord{ID: "vol-1", Name: "v", SizeBytes: size, Replicable: true, Order: blockdev.OrderFlush})
 	b.must(err)
-	g, err := r.site.CreateGroup(replication.GroupSpec{Name: "shop", JournalSizeBytes: replication.MinJournalBytes})
+	g, err := r.site.CreateGroup(replication.GroupSpec{
+		Name: "shop", Settings: core.Settings{JournalSizeBytes: replication.MinJournalBytes},
+	})
 	b.must(err)
 	b.must(g.AddVolume(rec, nil))
 	v, err := g.Volume("vol-1")

@@ -165,7 +165,9 @@ func (w *world) know() {
 // primary makes a group at site-a, with one volume in it.
 func (w *world) primary(name string) (*replication.Group, *replication.Volume) {
 	w.t.Helper()
-	g, err := w.a.engine.CreateGroup(replication.GroupSpec{Name: name, Peer: "site-b", JournalSizeBytes: replication.MinJournalBytes})
+	g, err := w.a.engine.CreateGroup(replication.GroupSpec{
+		Name: name, Settings: core.Settings{Peer: "site-b", JournalSizeBytes: replication.MinJournalBytes},
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -341,7 +343,9 @@ func TestNameOfAnotherGroup(t *testing.T) {
 	for peer, want := range map[string]string{"site-a": "on node %s of site site-b is another one", "": "site site-b takes no group"} {
 		for _, n := range w.b {
 			name := "taken-" + n.name + "-by-" + peer + "x"
-			if _, err := n.engine.CreateGroup(replication.GroupSpec{Name: name, Peer: peer, JournalSizeBytes: replication.MinJournalBytes}); err != nil {
+			if _, err := n.engine.CreateGroup(replication.GroupSpec{
+				Name: name, Settings: core.Settings{Peer: peer, JournalSizeBytes: replication.MinJournalBytes},
+			}); err != nil {
 				t.Fatal(err)
 			}
 			g, _ := w.primary(name)

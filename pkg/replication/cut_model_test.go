@@ -13,6 +13,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -122,7 +123,9 @@ func TestCutModel(t *testing.T) {
 		m.site, m.pool, err = openSite(m.fs)
 		m.check(err)
 		defer func() { m.kill() }()
-		m.g, err = m.site.CreateGroup(GroupSpec{Name: "shop", JournalSizeBytes: MinJournalBytes})
+		m.g, err = m.site.CreateGroup(GroupSpec{
+			Name: "shop", Settings: core.Settings{JournalSizeBytes: MinJournalBytes},
+		})
 		m.check(err)
 		volumes := []string{"v0", "v1"}
 		for _, id := range volumes {

@@ -139,7 +139,9 @@ func (d *damagedSite) open(t *testing.T, file string, change func(vfs.File) erro
 					t.Fatalf("the error does not name %s: %v", name, broken)
 				}
 			}
-			if _, err := site.CreateGroup(GroupSpec{Name: "new", JournalSizeBytes: MinJournalBytes}); err != nil {
+			if _, err := site.CreateGroup(GroupSpec{
+				Name: "new", Settings: core.Settings{JournalSizeBytes: MinJournalBytes},
+			}); err != nil {
 				t.Fatalf("no group can be made beside a broken one: %v", err)
 			}
 			result = reported

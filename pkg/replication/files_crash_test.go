@@ -163,7 +163,9 @@ func TestGiveUpBrokenGroup(t *testing.T) {
 			if len(s.site.Broken()) != 0 || len(s.site.Groups()) != 0 {
 				t.Fatalf("broken: %v, groups: %v", s.site.Broken(), s.site.Groups())
 			}
-			g, err := s.site.CreateGroup(GroupSpec{Name: "shop", JournalSizeBytes: MinJournalBytes})
+			g, err := s.site.CreateGroup(GroupSpec{
+				Name: "shop", Settings: core.Settings{JournalSizeBytes: MinJournalBytes},
+			})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -96,7 +96,9 @@ func makeFilesSite(t *testing.T, want core.Role, applied, killed bool) *filesSit
 		}
 	}
 	for _, name := range []string{"shop", "other"} {
-		g, err := a.site.CreateGroup(GroupSpec{Name: name, Peer: "site-b", JournalSizeBytes: MinJournalBytes})
+		g, err := a.site.CreateGroup(GroupSpec{
+			Name: name, Settings: core.Settings{Peer: "site-b", JournalSizeBytes: MinJournalBytes},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +168,9 @@ func (d *filesSite) open(t *testing.T, fs *vfs.MemFS, names ...string) (refused 
 			if !slices.ContainsFunc(names, func(n string) bool { return strings.Contains(refused.Error(), n) }) {
 				t.Errorf("the error names none of %q: %v", names, refused)
 			}
-			if _, err := site.CreateGroup(GroupSpec{Name: "shop", JournalSizeBytes: MinJournalBytes}); err == nil {
+			if _, err := site.CreateGroup(GroupSpec{
+				Name: "shop", Settings: core.Settings{JournalSizeBytes: MinJournalBytes},
+			}); err == nil {
 				t.Error("a group can be made in the place of one that cannot be opened")
 			}
 			continue

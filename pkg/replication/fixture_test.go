@@ -98,7 +98,7 @@ func (s *testSite) group(name string) *Group {
 // createGroup makes a primary group with volumes named v0, v1, ...
 func (s *testSite) createGroup(name, peer string, volumes int, sizeBytes int64, change func(*GroupSpec)) *Group {
 	s.t.Helper()
-	spec := GroupSpec{Name: name, Peer: peer, JournalSizeBytes: MinJournalBytes}
+	spec := GroupSpec{Name: name, Settings: core.Settings{Peer: peer, JournalSizeBytes: MinJournalBytes}}
 	if change != nil {
 		change(&spec)
 	}

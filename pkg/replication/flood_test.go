@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -158,7 +159,7 @@ func callAsPeer(dir, address string) error {
 // writeSegments writes twice a group's journal, each write with its flush.
 func writeSegments(site *Site, name string) error {
 	const bytes = 1 << 20
-	g, err := site.CreateGroup(GroupSpec{Name: name, JournalSizeBytes: MinJournalBytes})
+	g, err := site.CreateGroup(GroupSpec{Name: name, Settings: core.Settings{JournalSizeBytes: MinJournalBytes}})
 	if err != nil {
 		return err
 	}

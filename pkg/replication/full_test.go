@@ -186,16 +186,16 @@ func TestJournalHasToFit(t *testing.T) {
 	if _, err := s.site.Group("shop"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("the group is there: %v", err)
 	}
-	g, err := s.site.CreateGroup(GroupSpec{Name: "shop", JournalSizeBytes: 128 << 20})
+	g, err := s.site.CreateGroup(GroupSpec{Name: "shop", Settings: core.Settings{JournalSizeBytes: 128 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	size := int64(256 << 20)
-	if err := g.Modify(Change{JournalSizeBytes: &size}); !vfs.NoSpace(err) {
+	if err := g.Modify(func(s *core.Settings) { s.JournalSizeBytes = size }); !vfs.NoSpace(err) {
 		t.Errorf("a larger journal: %v", err)
 	}
 	size = 160 << 20
-	if err := g.Modify(Change{JournalSizeBytes: &size}); err != nil {
+	if err := g.Modify(func(s *core.Settings) { s.JournalSizeBytes = size }); err != nil {
 		t.Error(err)
 	}
 }

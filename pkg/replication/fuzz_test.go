@@ -37,7 +37,7 @@ func FuzzCheckpointSlot(f *testing.F) {
 func FuzzMeta(f *testing.F) {
 	meta := core.Meta{
 		Version: core.MetaVersion, GroupID: uuid.NewString(), Name: "shop", Site: "site-a", Role: core.RolePrimary,
-		Timelines: []core.Timeline{{ID: uuid.NewString()}}, JournalSizeBytes: MinJournalBytes, JournalFull: core.PolicyTrack, Sync: core.SyncNever,
+		Timelines: []core.Timeline{{ID: uuid.NewString()}}, Settings: core.Settings{JournalSizeBytes: MinJournalBytes, JournalFull: core.PolicyTrack}, Sync: core.SyncNever,
 		Members: []core.Member{{VolumeID: "v0", SizeBytes: 4096}},
 	}
 	for range 2 {
@@ -318,7 +318,7 @@ func FuzzHello(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id, name, timeline string, fork uint64, journalBytes int64) {
 		s := newTestSite(t, link.NewNetwork(nil), "site-b", nil)
 		// Above this the journal's first segment would be a large file, which says nothing about decoding.
-		if journalBytes > 1<<30 && journalBytes <= MaxJournalBytes {
+		if journalBytes > 1<<30 && journalBytes <= core.MaxJournalBytes {
 			journalBytes = MinJournalBytes
 		}
 		_, err := s.site.groupForHello("site-a", &linkpb.Hello{

@@ -273,7 +273,11 @@ func (g *Group) metaIsStored(m *core.Meta) bool {
 	if err != nil {
 		return false
 	}
-	have, err := vfs.ReadFile(g.cfg.FS, g.path(core.MetaFile), blockdev.MaxRecordBytes)
+	stored, err := loadMeta(g.cfg.FS, g.path(core.MetaFile)) // decoded: an earlier release orders the keys otherwise
+	if err != nil {
+		return false
+	}
+	have, err := blockdev.EncodeRecord(core.MetaKind, &stored)
 	return err == nil && bytes.Equal(want, have)
 }
 

@@ -13,8 +13,7 @@ var errNoRoom = fmt.Errorf("no room: %w", syscall.ENOSPC)
 // checkJournalFits refuses a journal that its file system has no room for: when that is full, the group's volumes take no writes. hasBytes
 // is what the journal's files take already.
 func (s *Site) checkJournalFits(name string, settings core.Settings, hasBytes int64) error {
-	m := core.Meta{JournalSizeBytes: settings.JournalSizeBytes, JournalFull: settings.JournalFull}
-	_, limit := journalLimits(&m)
+	_, limit := journalLimits(&settings)
 	total, free, err := s.cfg.Pool.JournalSpace()
 	if err != nil {
 		return fmt.Errorf("group %s: %w", name, err)

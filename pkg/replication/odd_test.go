@@ -36,7 +36,7 @@ func makeOddSite(t *testing.T, dir string) string {
 	defer pool.Close()
 	var shop string
 	for _, name := range []string{"shop", "other"} {
-		g, err := site.CreateGroup(GroupSpec{Name: name, JournalSizeBytes: MinJournalBytes})
+		g, err := site.CreateGroup(GroupSpec{Name: name, Settings: core.Settings{JournalSizeBytes: MinJournalBytes}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +136,7 @@ func checkOtherServes(t *testing.T, site *Site) {
 		err = v.Flush()
 	}
 	if err == nil {
-		_, err = site.CreateGroup(GroupSpec{Name: "new", JournalSizeBytes: MinJournalBytes})
+		_, err = site.CreateGroup(GroupSpec{Name: "new", Settings: core.Settings{JournalSizeBytes: MinJournalBytes}})
 	}
 	if err != nil {
 		t.Errorf("the other groups: %v", err)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
 
@@ -32,8 +33,10 @@ func TestPeerHasToBeKnown(t *testing.T) {
 		{"calls-only", "memory", ""},
 		{"site-b", "", ""},
 	} {
-		_, err := a.site.CreateGroup(GroupSpec{Name: "new-" + tc.peer + tc.address[:min(6, len(tc.address))], Peer: tc.peer, PeerAddress: tc.address})
-		modified := g.Modify(Change{Peer: ptr(tc.peer), PeerAddress: ptr(tc.address)})
+		_, err := a.site.CreateGroup(GroupSpec{
+			Name: "new-" + tc.peer + tc.address[:min(6, len(tc.address))], Settings: core.Settings{Peer: tc.peer, PeerAddress: tc.address},
+		})
+		modified := g.Modify(func(s *core.Settings) { s.SetPeer(tc.peer); s.PeerAddress = tc.address })
 		for what, err := range map[string]error{"create": err, "modify": modified} {
 			if tc.want == "" && err != nil || tc.want != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("%s with %q at %q: %v; want %q", what, tc.peer, tc.address, err, tc.want)
@@ -45,10 +48,12 @@ func TestPeerHasToBeKnown(t *testing.T) {
 	known = nil
 	a.restart()
 	g = a.group("g")
-	if _, err := a.site.CreateGroup(GroupSpec{Name: "g", Peer: "site-b", JournalSizeBytes: MinJournalBytes}); err != nil {
+	if _, err := a.site.CreateGroup(GroupSpec{
+		Name: "g", Settings: core.Settings{Peer: "site-b", JournalSizeBytes: MinJournalBytes},
+	}); err != nil {
 		t.Error(err)
 	}
-	mustModify(t, g, Change{RPOTargetMillis: ptr(int64(1000))})
+	mustModify(t, g, func(s *core.Settings) { s.RPOTargetMillis = 1000 })
 	net.Cut("site-b")
 	if st := g.Status(); !strings.Contains(st.StateReason, "is not a peer of site site-a") {
 		t.Errorf("the status is %q: %s", st.State, st.StateReason)

@@ -35,8 +35,8 @@ func (l *Limits) Check() error {
 		return errors.New("a limit of what a peer may take is negative")
 	case l.ReservePercent < 0 || l.ReservePercent >= 100:
 		return fmt.Errorf("%d %% of the pool cannot be left free by copies: want 0 to 99", l.ReservePercent)
-	case l.JournalBytes != 0 && (l.JournalBytes < MinJournalBytes || l.JournalBytes > MaxJournalBytes):
-		return fmt.Errorf("the largest journal of a copy, %d bytes, must be from %d to %d", l.JournalBytes, int64(MinJournalBytes), int64(MaxJournalBytes))
+	case l.JournalBytes != 0 && (l.JournalBytes < MinJournalBytes || l.JournalBytes > core.MaxJournalBytes):
+		return fmt.Errorf("the largest journal of a copy, %d bytes, must be from %d to %d", l.JournalBytes, int64(MinJournalBytes), int64(core.MaxJournalBytes))
 	case l.Timelines < 0 || l.Timelines > core.MaxTimelines:
 		return fmt.Errorf("%d timelines for a group: the most is %d", l.Timelines, core.MaxTimelines)
 	}
@@ -124,8 +124,8 @@ func (s *Site) admitGroup(peer, group string, journalBytes int64) error {
 		return fmt.Errorf("%w: group %s: site %s has %d groups of site %s, and takes %d (--peer-max-groups of its replicators)", ErrQuota, group, s.cfg.Site,
 			t.groups, peer, l)
 	}
-	meta := core.Meta{JournalSizeBytes: journalBytes, JournalFull: core.PolicyTrack}
-	return s.admitBytes(peer, "group "+group, t.bytes, meta.JournalLimitBytes())
+	settings := core.Settings{JournalSizeBytes: journalBytes, JournalFull: core.PolicyTrack}
+	return s.admitBytes(peer, "group "+group, t.bytes, settings.JournalLimitBytes())
 }
 
 // followedJournalBytes is the size that a copy's journal gets when its primary has one of hint bytes now; it stays where the peer has no more.

@@ -130,14 +130,14 @@ func TestJournalOfACopyIsLimited(t *testing.T) {
 	if n := size(32 << 20); n != 32<<20 {
 		t.Errorf("a small one becomes %d", n)
 	}
-	if n := size(MaxJournalBytes); n != 64<<20 {
+	if n := size(core.MaxJournalBytes); n != 64<<20 {
 		t.Errorf("1 TiB becomes %d", n)
 	}
 	g, err := s.site.groupForHello("site-a", helloOf("grows", MinJournalBytes))
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.follow(helloOf("grows", MaxJournalBytes))
+	g.follow(helloOf("grows", core.MaxJournalBytes))
 	if n := g.Status().JournalSizeBytes; n != 64<<20 {
 		t.Errorf("1 TiB later becomes %d", n)
 	}
@@ -146,11 +146,11 @@ func TestJournalOfACopyIsLimited(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.fs.SetCapacity(256 << 20)
-	if n := s.site.copyJournalBytes(MaxJournalBytes); n != 16<<20 {
+	if n := s.site.copyJournalBytes(core.MaxJournalBytes); n != 16<<20 {
 		t.Errorf("1 TiB on a small file system becomes %d", n)
 	}
 	// The quota counts for a journal that grows as for a new one.
-	small.follow(helloOf("small", MaxJournalBytes))
+	small.follow(helloOf("small", core.MaxJournalBytes))
 	if n := small.Status().JournalSizeBytes; n != MinJournalBytes {
 		t.Errorf("it grew to %d past the quota", n)
 	}

@@ -113,7 +113,7 @@ func (g *Group) openJournal() error {
 		return err
 	}
 	last := g.checkpoint.last
-	segmentBytes, hardLimit := journalLimits(meta)
+	segmentBytes, hardLimit := journalLimits(&meta.Settings)
 	replay := recovery{g: g, from: last.Applied, applied: map[*Volume]*appliedTail{}}
 	g.journal, err = journal.Open(journal.Options{
 		FS: g.cfg.FS, Dir: g.path(core.JournalDir), GroupID: groupID, TimelineID: timeline,

@@ -13,24 +13,13 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
-// MinShipBytesPerSecond is the least bound of what is sent to a peer: below it one batch would take longer than the peer is
-// given to answer.
-const MinShipBytesPerSecond = 64 << 10
+// MinJournalBytes is [core.MinJournalBytes].
+const MinJournalBytes = core.MinJournalBytes
 
-// MaxRPOTargetMillis is the largest RPO target: a year.
-const MaxRPOTargetMillis = 365 * 24 * 3600 * 1000
-
-// checkSettings says what no group can be set to.
+// checkSettings returns an ErrInvalid if no group can have these settings.
 func checkSettings(name string, s core.Settings) error {
-	switch {
-	case s.JournalSizeBytes < MinJournalBytes || s.JournalSizeBytes > MaxJournalBytes:
-		return fmt.Errorf("%w: group %s: journal size %d, must be from %d to %d bytes", ErrInvalid, name, s.JournalSizeBytes, int64(MinJournalBytes), int64(MaxJournalBytes))
-	case s.JournalFull != core.PolicyTrack && s.JournalFull != core.PolicyStall:
-		return fmt.Errorf("%w: group %s: journal-full %q, must be %s or %s", ErrInvalid, name, s.JournalFull, core.PolicyTrack, core.PolicyStall)
-	case s.RPOTargetMillis < 0 || s.RPOTargetMillis > MaxRPOTargetMillis:
-		return fmt.Errorf("%w: group %s: RPO target %d ms, must be from 0 (none) to %d", ErrInvalid, name, s.RPOTargetMillis, int64(MaxRPOTargetMillis))
-	case s.ShipBytesPerSecond != 0 && s.ShipBytesPerSecond < MinShipBytesPerSecond:
-		return fmt.Errorf("%w: group %s: ship rate %d bytes/s, must be 0 (no bound) or at least %d", ErrInvalid, name, s.ShipBytesPerSecond, MinShipBytesPerSecond)
+	if err := s.Check(); err != nil {
+		return fmt.Errorf("%w: group %s: %w", ErrInvalid, name, err)
 	}
 	return nil
 }
@@ -61,51 +50,28 @@ func (c *Config) addressOf(s core.Settings) string {
 }
 
 // journalLimits is what a journal's size and policy mean in segments: how large they are, and how much all of them are.
-func journalLimits(m *core.Meta) (segmentBytes, hardLimit int64) {
+func journalLimits(m *core.Settings) (segmentBytes, hardLimit int64) {
 	segmentBytes = segmentBytesFor(m.JournalSizeBytes)
 	return segmentBytes, max(m.JournalLimitBytes(), 4*segmentBytes)
 }
 
-// Change is what is to change of a group's settings; nil stays as it is.
-type Change struct {
-	// Peer: empty for none. Another peer has no PeerAddress unless one is given, too.
-	Peer, PeerAddress  *string
-	JournalSizeBytes   *int64
-	JournalFull        *core.Policy
-	RPOTargetMillis    *int64
-	ShipBytesPerSecond *int64
-}
+// Change changes the settings that it is given; it may be called more than once. Another peer is set with
+// [core.Settings.SetPeer].
+type Change func(*core.Settings)
 
-func (c *Change) apply(s core.Settings) core.Settings {
-	if c.Peer != nil && *c.Peer != s.Peer {
-		s.Peer, s.PeerAddress = *c.Peer, ""
-	}
-	set(&s.PeerAddress, c.PeerAddress)
-	set(&s.JournalSizeBytes, c.JournalSizeBytes)
-	set(&s.JournalFull, c.JournalFull)
-	set(&s.RPOTargetMillis, c.RPOTargetMillis)
-	set(&s.ShipBytesPerSecond, c.ShipBytesPerSecond)
-	return s
-}
-
-func set[T any](to, from *T) {
-	if from != nil {
-		*to = *from
-	}
-}
-
-// Modify changes settings of a group that works, and returns when they are durable and count. Writers do not wait for it;
-// those that wait for room in the journal look again. Repeating it is not an error.
+// Modify changes settings of a group under load, and returns when they are durable and in effect. Writers do not wait for
+// it; those that wait for room in the journal look again. Repeating it is not an error.
 //
-// group.json decides: a crash before it is written leaves the old settings, one behind it the new ones, which the next open
-// puts into effect.
-func (g *Group) Modify(c Change) error {
+// group.json decides: a crash before it is written leaves the old settings, a crash after it the new ones, which the next
+// open puts into effect.
+func (g *Group) Modify(change Change) error {
 	g.settingsMu.Lock()
 	defer g.settingsMu.Unlock()
 	g.mu.Lock()
-	before := g.core.Meta.Settings()
+	before := g.core.Meta.Settings
 	g.mu.Unlock()
-	next := c.apply(before)
+	next := before
+	change(&next)
 	if err := checkSettings(g.Name(), next); err != nil {
 		return err
 	}
@@ -194,7 +160,7 @@ func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
 // applyLimits brings the journal to its configured size. What does not fit any more goes first, as under pressure.
 func (g *Group) applyLimits() {
 	g.mu.Lock()
-	segmentBytes, hardLimit := journalLimits(&g.core.Meta)
+	segmentBytes, hardLimit := journalLimits(&g.core.Meta.Settings)
 	g.mu.Unlock()
 	g.segBytes.Store(segmentBytes)
 	if err := g.journal.SetLimits(segmentBytes, hardLimit); err != nil && !errors.Is(err, journal.ErrClosed) {
@@ -210,7 +176,7 @@ func (g *Group) follow(hello *linkpb.Hello) {
 	g.settingsMu.Lock()
 	defer g.settingsMu.Unlock()
 	g.mu.Lock()
-	before := g.core.Meta.Settings()
+	before := g.core.Meta.Settings
 	g.mu.Unlock()
 	next := before
 	if hello.JournalSizeBytes != 0 {

@@ -19,7 +19,7 @@ func ptr[T any](v T) *T { return &v }
 func settings(g *Group) core.Settings {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.core.Meta.Settings()
+	return g.core.Meta.Settings
 }
 
 func mustModify(t *testing.T, g *Group, c Change) {
@@ -85,21 +85,21 @@ func TestModifyUnderLoad(t *testing.T) {
 	}
 	caughtUpNow(b)
 	for _, change := range []Change{
-		{JournalSizeBytes: ptr(int64(MinJournalBytes))},
-		{JournalFull: ptr(core.PolicyStall)},
-		{JournalSizeBytes: ptr(int64(128 << 20)), JournalFull: ptr(core.PolicyTrack)},
-		{RPOTargetMillis: ptr(int64(60_000)), ShipBytesPerSecond: ptr(int64(MinShipBytesPerSecond))},
-		{ShipBytesPerSecond: ptr(int64(0))},
-		{PeerAddress: ptr("elsewhere")},
-		{Peer: ptr("")},
-		{Peer: ptr("site-c")},
+		func(s *core.Settings) { s.JournalSizeBytes = MinJournalBytes },
+		func(s *core.Settings) { s.JournalFull = core.PolicyStall },
+		func(s *core.Settings) { s.JournalSizeBytes, s.JournalFull = 128<<20, core.PolicyTrack },
+		func(s *core.Settings) { s.RPOTargetMillis, s.ShipBytesPerSecond = 60_000, core.MinShipBytesPerSecond },
+		func(s *core.Settings) { s.ShipBytesPerSecond = 0 },
+		func(s *core.Settings) { s.PeerAddress = "elsewhere" },
+		func(s *core.Settings) { s.SetPeer("") },
+		func(s *core.Settings) { s.SetPeer("site-c") },
 	} {
 		mustModify(t, g, change)
 		mustModify(t, g, change) // once more is no error
 		time.Sleep(20 * time.Millisecond)
 	}
 	caughtUpNow(c)
-	mustModify(t, g, Change{Peer: ptr("site-b"), JournalSizeBytes: ptr(int64(MinJournalBytes))})
+	mustModify(t, g, func(s *core.Settings) { s.SetPeer("site-b"); s.JournalSizeBytes = MinJournalBytes })
 	caughtUpNow(b)
 	want := stop()
 	gb := caughtUp(t, g, b)
@@ -130,16 +130,16 @@ func TestModifyRefuses(t *testing.T) {
 		change Change
 		want   error
 	}{
-		{"small journal", g, Change{JournalSizeBytes: ptr(int64(MinJournalBytes - 1))}, ErrInvalid},
-		{"itself", g, Change{Peer: ptr("site-a")}, ErrInvalid},
-		{"slow", g, Change{ShipBytesPerSecond: ptr(int64(1))}, ErrInvalid},
-		{"negative target", g, Change{RPOTargetMillis: ptr(int64(-1))}, ErrInvalid},
-		{"no such policy", g, Change{JournalFull: ptr(core.Policy("x"))}, ErrInvalid},
-		{"address of nobody", g, Change{Peer: ptr(""), PeerAddress: ptr("there")}, ErrInvalid},
-		{"stall for nobody", g, Change{Peer: ptr(""), JournalFull: ptr(core.PolicyStall)}, core.ErrPrecondition},
-		{"remote of a secondary", gb, Change{Peer: ptr("site-c")}, core.ErrPrecondition},
-		{"journal of a secondary", gb, Change{JournalSizeBytes: ptr(int64(8 << 20))}, core.ErrPrecondition},
-		{"target of a secondary", gb, Change{RPOTargetMillis: ptr(int64(1000))}, core.ErrPrecondition},
+		{"small journal", g, func(s *core.Settings) { s.JournalSizeBytes = MinJournalBytes - 1 }, ErrInvalid},
+		{"itself", g, func(s *core.Settings) { s.SetPeer("site-a") }, ErrInvalid},
+		{"slow", g, func(s *core.Settings) { s.ShipBytesPerSecond = 1 }, ErrInvalid},
+		{"negative target", g, func(s *core.Settings) { s.RPOTargetMillis = -1 }, ErrInvalid},
+		{"no such policy", g, func(s *core.Settings) { s.JournalFull = core.Policy("x") }, ErrInvalid},
+		{"address of nobody", g, func(s *core.Settings) { s.SetPeer(""); s.PeerAddress = "there" }, ErrInvalid},
+		{"stall for nobody", g, func(s *core.Settings) { s.SetPeer(""); s.JournalFull = core.PolicyStall }, core.ErrPrecondition},
+		{"remote of a secondary", gb, func(s *core.Settings) { s.SetPeer("site-c") }, core.ErrPrecondition},
+		{"journal of a secondary", gb, func(s *core.Settings) { s.JournalSizeBytes = 8 << 20 }, core.ErrPrecondition},
+		{"target of a secondary", gb, func(s *core.Settings) { s.RPOTargetMillis = 1000 }, core.ErrPrecondition},
 	} {
 		before := settings(tc.group)
 		if err := tc.group.Modify(tc.change); !errors.Is(err, tc.want) {
@@ -150,12 +150,12 @@ func TestModifyRefuses(t *testing.T) {
 		}
 	}
 	// What counts once it is promoted can be set.
-	mustModify(t, gb, Change{JournalFull: ptr(core.PolicyStall), ShipBytesPerSecond: ptr(int64(1 << 20))})
+	mustModify(t, gb, func(s *core.Settings) { s.JournalFull, s.ShipBytesPerSecond = core.PolicyStall, 1<<20 })
 	spare := a.createGroup("spare", "site-b", 0, 0, nil)
 	if _, err := spare.Demote(); err != nil {
 		t.Fatal(err)
 	}
-	if err := spare.Modify(Change{Peer: ptr("")}); !errors.Is(err, core.ErrPrecondition) {
+	if err := spare.Modify(func(s *core.Settings) { s.SetPeer("") }); !errors.Is(err, core.ErrPrecondition) {
 		t.Errorf("a demoted group: %v", err)
 	}
 	// The peer was promoted in its place: it may not be forgotten here.
@@ -165,7 +165,7 @@ func TestModifyRefuses(t *testing.T) {
 	}
 	net.Heal("site-a")
 	eventually(t, "the old primary knows", func() bool { return g.Status().State == "diverged" })
-	if err := g.Modify(Change{Peer: ptr("")}); !errors.Is(err, core.ErrPrecondition) {
+	if err := g.Modify(func(s *core.Settings) { s.SetPeer("") }); !errors.Is(err, core.ErrPrecondition) {
 		t.Errorf("a group that was superseded: %v", err)
 	}
 }
@@ -179,7 +179,7 @@ func TestRemoteComesBack(t *testing.T) {
 	mustWrite(t, v, 0, block('a', 1<<20))
 	mustFlush(t, v)
 	gb := caughtUp(t, g, b)
-	mustModify(t, g, Change{Peer: ptr("")})
+	mustModify(t, g, func(s *core.Settings) { s.SetPeer("") })
 	if s := g.Status(); s.State != "idle" || s.Connected {
 		t.Fatalf("%s, connected %v", s.State, s.Connected)
 	}
@@ -197,7 +197,7 @@ func TestRemoteComesBack(t *testing.T) {
 	}
 	a.restart()
 	g = a.group("shop")
-	mustModify(t, g, Change{Peer: ptr("site-b")})
+	mustModify(t, g, func(s *core.Settings) { s.SetPeer("site-b") })
 	sameContent(t, g, caughtUp(t, g, b))
 }
 
@@ -207,7 +207,7 @@ func TestShipRate(t *testing.T) {
 	g := a.createGroup("shop", "site-b", 1, 4<<20, nil)
 	caughtUp(t, g, b)
 	const rate = 1 << 20
-	mustModify(t, g, Change{ShipBytesPerSecond: ptr(int64(rate))})
+	mustModify(t, g, func(s *core.Settings) { s.ShipBytesPerSecond = rate })
 	net.Cut("site-a")
 	v := volumeOf(t, g, "v0")
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -234,10 +234,10 @@ func TestShipRate(t *testing.T) {
 		t.Fatalf("only %d bytes were sent", after-before)
 	}
 	// Lifted while it is owed.
-	mustModify(t, g, Change{ShipBytesPerSecond: ptr(int64(MinShipBytesPerSecond))})
+	mustModify(t, g, func(s *core.Settings) { s.ShipBytesPerSecond = core.MinShipBytesPerSecond })
 	mustWrite(t, v, 0, block('x', 1<<20))
 	mustFlush(t, v)
-	mustModify(t, g, Change{ShipBytesPerSecond: ptr(int64(0))})
+	mustModify(t, g, func(s *core.Settings) { s.ShipBytesPerSecond = 0 })
 	caughtUp(t, g, b)
 }
 
@@ -263,19 +263,19 @@ func TestRPOTarget(t *testing.T) {
 	if !g.Status().Lagging || !gb.Status().Lagging {
 		t.Fatalf("two hours behind: primary says %v, secondary %v", g.Status().Lagging, gb.Status().Lagging)
 	}
-	mustModify(t, g, Change{RPOTargetMillis: ptr(int64(3 * 3_600_000))})
+	mustModify(t, g, func(s *core.Settings) { s.RPOTargetMillis = 3 * 3_600_000 })
 	if g.Status().Lagging {
 		t.Fatal("beyond a target of three hours")
 	}
-	mustModify(t, g, Change{Peer: ptr("")})
+	mustModify(t, g, func(s *core.Settings) { s.SetPeer("") })
 	if g.Status().Lagging {
 		t.Fatal("lagging without a peer")
 	}
-	mustModify(t, g, Change{Peer: ptr("site-c")})
+	mustModify(t, g, func(s *core.Settings) { s.SetPeer("site-c") })
 	if !g.Status().Lagging {
 		t.Fatal("no copy at all, and not beyond its target")
 	}
-	mustModify(t, g, Change{RPOTargetMillis: ptr(int64(0))})
+	mustModify(t, g, func(s *core.Settings) { s.RPOTargetMillis = 0 })
 	if g.Status().Lagging {
 		t.Fatal("lagging without a target")
 	}
@@ -304,10 +304,10 @@ func TestCrashWhileModifying(t *testing.T) {
 	}
 	var seen []crash
 	for i, change := range []Change{
-		{JournalSizeBytes: ptr(int64(MinJournalBytes)), RPOTargetMillis: ptr(int64(5000))},
-		{Peer: ptr("site-c"), ShipBytesPerSecond: ptr(int64(1 << 20))},
-		{Peer: ptr(""), JournalSizeBytes: ptr(int64(32 << 20))},
-		{Peer: ptr("site-b"), JournalFull: ptr(core.PolicyStall)},
+		func(s *core.Settings) { s.JournalSizeBytes, s.RPOTargetMillis = MinJournalBytes, 5000 },
+		func(s *core.Settings) { s.SetPeer("site-c"); s.ShipBytesPerSecond = 1 << 20 },
+		func(s *core.Settings) { s.SetPeer(""); s.JournalSizeBytes = 32 << 20 },
+		func(s *core.Settings) { s.SetPeer("site-b"); s.JournalFull = core.PolicyStall },
 	} {
 		m.write(volumeOf(t, g, "v0"), "v0", int64(i)*4096, byte(10+i))
 		old := settings(g)

@@ -82,7 +82,7 @@ func (g *Group) dialTargetLocked() (peer, address string) {
 	if m.Role != core.RolePrimary || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
 		return "", ""
 	}
-	if address = g.cfg.addressOf(m.Settings()); address == "" {
+	if address = g.cfg.addressOf(m.Settings); address == "" {
 		return "", ""
 	}
 	return m.Peer, address

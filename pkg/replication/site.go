@@ -80,13 +80,6 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Bounds of a group's journal size in bytes, and its default.
-const (
-	MinJournalBytes     = 4 << 20
-	MaxJournalBytes     = 1 << 40
-	DefaultJournalBytes = 1 << 30
-)
-
 // Site holds the groups of one pool.
 type Site struct {
 	cfg Config
@@ -251,21 +244,15 @@ func (s *Site) GroupOf(volumeID string) (*Group, error) {
 // GroupSpec is what a group is made from.
 type GroupSpec struct {
 	Name string
-	// Peer is the site to replicate to; empty for none.
-	Peer string
-	// PeerAddress is where the peer is reached for this group, if not at its usual address.
-	PeerAddress      string
-	JournalSizeBytes int64
-	JournalFull      core.Policy
-	// RPOTargetMillis and ShipBytesPerSecond: see core.Settings.
-	RPOTargetMillis, ShipBytesPerSecond int64
+	// Settings: no journal size is the default one, no policy is PolicyTrack.
+	core.Settings
 }
 
 var namePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,126}[a-z0-9])?$`)
 
 func (spec *GroupSpec) check() error {
 	if spec.JournalSizeBytes == 0 {
-		spec.JournalSizeBytes = DefaultJournalBytes
+		spec.JournalSizeBytes = core.DefaultJournalBytes
 	}
 	if spec.JournalFull == "" {
 		spec.JournalFull = core.PolicyTrack
@@ -276,14 +263,7 @@ func (spec *GroupSpec) check() error {
 	if spec.Peer == "" && spec.JournalFull == core.PolicyStall {
 		return fmt.Errorf("%w: group %s: journal-full stall needs a remote site", ErrInvalid, spec.Name)
 	}
-	return checkSettings(spec.Name, spec.settings())
-}
-
-func (spec *GroupSpec) settings() core.Settings {
-	return core.Settings{
-		Peer: spec.Peer, PeerAddress: spec.PeerAddress, JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull,
-		RPOTargetMillis: spec.RPOTargetMillis, ShipBytesPerSecond: spec.ShipBytesPerSecond,
-	}
+	return checkSettings(spec.Name, spec.Settings)
 }
 
 // CreateGroup makes a primary group. Repeating it with the same properties returns the group that is there.
@@ -295,25 +275,23 @@ func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
 	defer s.mu.Unlock()
 	if g := s.groups[spec.Name]; g != nil {
 		g.mu.Lock()
-		have := g.core.Meta.Settings()
+		have := g.core.Meta.Settings
 		g.mu.Unlock()
-		if have != spec.settings() {
-			return nil, fmt.Errorf("%w: group %s with remote %q, journal %d bytes, journal-full %s, RPO target %d ms, ship rate %d bytes/s", ErrExists,
-				spec.Name, have.Peer, have.JournalSizeBytes, have.JournalFull, have.RPOTargetMillis, have.ShipBytesPerSecond)
+		if have != spec.Settings {
+			return nil, fmt.Errorf("%w: group %s with the settings %+v", ErrExists, spec.Name, have)
 		}
 		return g, nil
 	}
-	if err := s.cfg.checkPeer(spec.Name, spec.settings()); err != nil {
+	if err := s.cfg.checkPeer(spec.Name, spec.Settings); err != nil {
 		return nil, err
 	}
-	if err := s.checkJournalFits(spec.Name, spec.settings(), 0); err != nil {
+	if err := s.checkJournalFits(spec.Name, spec.Settings, 0); err != nil {
 		return nil, err
 	}
 	return s.addLocked(core.Meta{
-		Version: core.MetaVersion, GroupID: uuid.NewString(), Name: spec.Name, Site: s.cfg.Site, Peer: spec.Peer, PeerAddress: spec.PeerAddress,
+		Version: core.MetaVersion, GroupID: uuid.NewString(), Name: spec.Name, Site: s.cfg.Site, Settings: spec.Settings,
 		Role: core.RolePrimary, Timelines: []core.Timeline{{ID: uuid.NewString(), ForkedUnixNanos: s.cfg.Now().UnixNano()}},
-		JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull, RPOTargetMillis: spec.RPOTargetMillis,
-		ShipBytesPerSecond: spec.ShipBytesPerSecond, Sync: core.SyncNever, Instance: uuid.NewString(), Consistent: true,
+		Sync: core.SyncNever, Instance: uuid.NewString(), Consistent: true,
 	})
 }
 
@@ -381,7 +359,9 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 		return f.group, nil
 	}
 	// Before it is known whether there is a group: what is wrong with the call itself is told to everybody.
-	spec := GroupSpec{Name: hello.GroupName, Peer: peer, JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis}
+	spec := GroupSpec{Name: hello.GroupName, Settings: core.Settings{
+		Peer: peer, JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis,
+	}}
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
@@ -398,9 +378,8 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	}
 	klog.InfoS("New group from a peer", "group", hello.GroupName, "groupID", hello.GroupId, "peer", peer)
 	return s.addLocked(core.Meta{
-		Version: core.MetaVersion, GroupID: hello.GroupId, Name: hello.GroupName, Site: s.cfg.Site, Peer: peer, Role: core.RoleSecondary,
-		Timelines: timelinesFromWire(hello.Timelines), JournalSizeBytes: spec.JournalSizeBytes, JournalFull: spec.JournalFull,
-		RPOTargetMillis: spec.RPOTargetMillis, Sync: core.SyncNever, Instance: uuid.NewString(),
+		Version: core.MetaVersion, GroupID: hello.GroupId, Name: hello.GroupName, Site: s.cfg.Site, Settings: spec.Settings,
+		Role: core.RoleSecondary, Timelines: timelinesFromWire(hello.Timelines), Sync: core.SyncNever, Instance: uuid.NewString(),
 	})
 }
 

@@ -81,7 +81,7 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 	}
 	if s.StateReason == "" && state == "connecting" && m.Role == core.RolePrimary {
 		// Made before the configuration changed, or promoted at a site that is only called.
-		if err := g.cfg.checkPeer(m.Name, m.Settings()); err != nil {
+		if err := g.cfg.checkPeer(m.Name, m.Settings); err != nil {
 			s.StateReason = err.Error()
 		}
 	}

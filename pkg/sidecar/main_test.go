@@ -294,7 +294,9 @@ func (f *fixture) createVolume(id string, sizeBytes int64, replicable bool) {
 
 func (f *fixture) createGroup(name, remote string) {
 	f.t.Helper()
-	_, err := f.client.CreateGroup(f.ctx, &sidecarpb.CreateGroupRequest{Name: name, Remote: remote, JournalSizeBytes: replication.MinJournalBytes})
+	_, err := f.client.CreateGroup(f.ctx, &sidecarpb.CreateGroupRequest{
+		Name: name, Settings: &sidecarpb.GroupSettings{Remote: new(remote), JournalSizeBytes: new(int64(replication.MinJournalBytes))},
+	})
 	if err != nil {
 		f.t.Fatal(err)
 	}

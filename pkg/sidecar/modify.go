@@ -20,25 +20,10 @@ func (s *Service) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	change := replication.Change{
-		Peer: r.Remote, PeerAddress: r.RemoteAddress, JournalSizeBytes: r.JournalSizeBytes,
-		RPOTargetMillis: r.RpoTargetMillis, ShipBytesPerSecond: r.ShipBytesPerSecond,
-	}
-	if r.JournalFull != nil {
-		policy := policyOf(*r.JournalFull)
-		change.JournalFull = &policy
-	}
-	if err := g.Modify(change); err != nil {
+	if err := g.Modify(func(next *core.Settings) { changeSettings(next, r.Settings) }); err != nil {
 		return nil, toStatus(err)
 	}
 	return &sidecarpb.ModifyGroupResponse{Status: g.Status()}, nil
-}
-
-func policyOf(p sidecarpb.JournalFull) core.Policy {
-	if p == sidecarpb.JournalFull_JOURNAL_FULL_STALL {
-		return core.PolicyStall
-	}
-	return core.PolicyTrack
 }
 
 // ModifyVolume implements sidecarpb.SidecarServer.

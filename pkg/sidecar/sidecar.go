@@ -104,10 +104,9 @@ func (s *Service) Probe(context.Context, *sidecarpb.ProbeRequest) (*sidecarpb.Pr
 
 // CreateGroup implements sidecarpb.SidecarServer.
 func (s *Service) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
-	g, err := s.opts.Site.CreateGroup(replication.GroupSpec{
-		Name: r.Name, Peer: r.Remote, PeerAddress: r.RemoteAddress, JournalSizeBytes: r.JournalSizeBytes, JournalFull: policyOf(r.JournalFull),
-		RPOTargetMillis: r.RpoTargetMillis, ShipBytesPerSecond: r.ShipBytesPerSecond,
-	})
+	spec := replication.GroupSpec{Name: r.Name}
+	changeSettings(&spec.Settings, r.Settings)
+	g, err := s.opts.Site.CreateGroup(spec)
 	if err != nil {
 		return nil, toStatus(err)
 	}

@@ -25,10 +25,15 @@ func TestGroups(t *testing.T) {
 	if p, err := f.client.Probe(f.ctx, &sidecarpb.ProbeRequest{}); err != nil || !p.Ready || p.Site != "site-a" || p.Version != "test" {
 		t.Fatalf("%v, %v", p, err)
 	}
-	create := func(change func(*sidecarpb.CreateGroupRequest)) (string, error) {
-		r := &sidecarpb.CreateGroupRequest{Name: "shop", Remote: "site-b", JournalSizeBytes: replication.MinJournalBytes}
+	type request = sidecarpb.CreateGroupRequest
+	type settings = sidecarpb.GroupSettings
+	stall := sidecarpb.JournalFull_JOURNAL_FULL_STALL
+	create := func(change func(*request, *settings)) (string, error) {
+		r := &sidecarpb.CreateGroupRequest{
+			Name: "shop", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), JournalSizeBytes: new(int64(replication.MinJournalBytes))},
+		}
 		if change != nil {
-			change(r)
+			change(r, r.Settings)
 		}
 		resp, err := f.client.CreateGroup(f.ctx, r)
 		return resp.GetGroupId(), err
@@ -41,19 +46,21 @@ func TestGroups(t *testing.T) {
 		t.Fatalf("repeated: %s, %v; was %s", again, err, id)
 	}
 	for what, c := range map[string]struct {
-		change func(*sidecarpb.CreateGroupRequest)
+		change func(*request, *settings)
 		code   codes.Code
 	}{
-		"other remote":  {func(r *sidecarpb.CreateGroupRequest) { r.Remote = "site-c" }, codes.AlreadyExists},
-		"other size":    {func(r *sidecarpb.CreateGroupRequest) { r.JournalSizeBytes *= 2 }, codes.AlreadyExists},
-		"other policy":  {func(r *sidecarpb.CreateGroupRequest) { r.JournalFull = sidecarpb.JournalFull_JOURNAL_FULL_STALL }, codes.AlreadyExists},
-		"other address": {func(r *sidecarpb.CreateGroupRequest) { r.RemoteAddress = "elsewhere:1" }, codes.AlreadyExists},
-		"no name":       {func(r *sidecarpb.CreateGroupRequest) { r.Name = "" }, codes.InvalidArgument},
-		"bad name":      {func(r *sidecarpb.CreateGroupRequest) { r.Name = "../x" }, codes.InvalidArgument},
-		"itself":        {func(r *sidecarpb.CreateGroupRequest) { r.Name, r.Remote = "self", "site-a" }, codes.InvalidArgument},
-		"tiny journal":  {func(r *sidecarpb.CreateGroupRequest) { r.Name, r.JournalSizeBytes = "tiny", 1 }, codes.InvalidArgument},
-		"stall alone": {func(r *sidecarpb.CreateGroupRequest) {
-			r.Name, r.Remote, r.JournalFull = "alone", "", sidecarpb.JournalFull_JOURNAL_FULL_STALL
+		"other remote":  {func(_ *request, s *settings) { s.Remote = new("site-c") }, codes.AlreadyExists},
+		"other size":    {func(_ *request, s *settings) { *s.JournalSizeBytes *= 2 }, codes.AlreadyExists},
+		"other policy":  {func(_ *request, s *settings) { s.JournalFull = &stall }, codes.AlreadyExists},
+		"other address": {func(_ *request, s *settings) { s.RemoteAddress = new("elsewhere:1") }, codes.AlreadyExists},
+		"no name":       {func(r *request, _ *settings) { r.Name = "" }, codes.InvalidArgument},
+		"bad name":      {func(r *request, _ *settings) { r.Name = "../x" }, codes.InvalidArgument},
+		"itself":        {func(r *request, s *settings) { r.Name, s.Remote = "self", new("site-a") }, codes.InvalidArgument},
+		"tiny journal": {func(r *request, s *settings) {
+			r.Name, s.JournalSizeBytes = "tiny", new(int64(1))
+		}, codes.InvalidArgument},
+		"stall alone": {func(r *request, s *settings) {
+			r.Name, s.Remote, s.JournalFull = "alone", nil, &stall
 		}, codes.InvalidArgument},
 	} {
 		_, err := create(c.change)

@@ -212,7 +212,9 @@ func (e *env) join(ctx context.Context, pair *testsite.Pair, b *bed, o bedOption
 	var groups []string
 	for i := range max(1, o.groups) {
 		groups = append(groups, fmt.Sprintf("%s-%d", o.name, i))
-		request := &sidecarpb.CreateGroupRequest{Name: groups[i], Remote: pair.B.Config.Name, JournalSizeBytes: e.journalBytes}
+		request := &sidecarpb.CreateGroupRequest{
+			Name: groups[i], Settings: &sidecarpb.GroupSettings{Remote: new(pair.B.Config.Name), JournalSizeBytes: &e.journalBytes},
+		}
 		if _, err := pair.A.Sidecar.CreateGroup(ctx, request); err != nil {
 			return err
 		}

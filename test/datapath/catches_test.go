@@ -32,7 +32,9 @@ func TestCatchesWritersThatWaitForTheLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer proxy.Close()
-	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: "cut", Remote: "site-b", RemoteAddress: proxy.Addr(), JournalSizeBytes: 64 << 20})
+	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
+		Name: "cut", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), RemoteAddress: new(proxy.Addr()), JournalSizeBytes: new(int64(64 << 20))},
+	})
 	_, dev := blockVolume(t, ctx, p.A, "cut", "cut", 64<<20, "flush")
 	load := startLoad(t, dev, 64<<20)
 	defer load.end(t)
@@ -52,7 +54,9 @@ func TestCatchesRequestsThatAreNotResent(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	p := newFaultyPair(t, ctx, bug.NoResend)
-	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: "kill", Remote: "site-b", JournalSizeBytes: 64 << 20})
+	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
+		Name: "kill", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), JournalSizeBytes: new(int64(64 << 20))},
+	})
 	_, dev := blockVolume(t, ctx, p.A, "kill", "kill", 64<<20, "flush")
 	load := startLoad(t, dev, 64<<20)
 	defer load.abandon()
@@ -80,7 +84,9 @@ func TestCatchesADeadKeeper(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	p := newPair(t, ctx)
-	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: "kill", Remote: "site-b", JournalSizeBytes: 64 << 20})
+	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
+		Name: "kill", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), JournalSizeBytes: new(int64(64 << 20))},
+	})
 	_, dev := blockVolume(t, ctx, p.A, "kill", "kill", 64<<20, "flush")
 	load := startLoad(t, dev, 64<<20)
 	defer load.abandon()

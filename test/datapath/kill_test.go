@@ -33,7 +33,9 @@ func killUnderLoad(t *testing.T, order string) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	p := newPair(t, ctx)
-	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: "kill", Remote: "site-b", JournalSizeBytes: 64 << 20})
+	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
+		Name: "kill", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), JournalSizeBytes: new(int64(64 << 20))},
+	})
 	v, dev := blockVolume(t, ctx, p.A, "kill-"+order, "kill", sizeBytes, order)
 
 	stop := make(chan struct{})

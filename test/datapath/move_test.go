@@ -134,7 +134,9 @@ func TestMoveUnderLoad(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	p := newPair(t, ctx)
 	for _, name := range moveGroups {
-		group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: name, Remote: "site-b", JournalSizeBytes: 64 << 20})
+		group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
+			Name: name, Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), JournalSizeBytes: new(int64(64 << 20))},
+		})
 	}
 	block, dev := blockVolume(t, ctx, p.A, "block", "left", 64<<20, "ack")
 	volumes := []*moved{{Volume: block, file: dev, group: "left"}}
@@ -229,7 +231,9 @@ func TestCatchesVolumesThatLeaveTooEarly(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	p := newFaultyPair(t, ctx, bug.LeaveUnapplied)
-	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: "left", Remote: "site-b", JournalSizeBytes: 64 << 20})
+	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
+		Name: "left", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), JournalSizeBytes: new(int64(64 << 20))},
+	})
 	block, dev := blockVolume(t, ctx, p.A, "block", "left", 64<<20, "ack")
 	v := &moved{Volume: block, file: dev, group: "left"}
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))

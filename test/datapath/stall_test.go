@@ -41,7 +41,9 @@ func TestLinkCutUnderLoad(t *testing.T) {
 	}
 	defer proxy.Close()
 	const journalBytes = 64 << 20
-	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{Name: "cut", Remote: "site-b", RemoteAddress: proxy.Addr(), JournalSizeBytes: journalBytes})
+	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
+		Name: "cut", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), RemoteAddress: new(proxy.Addr()), JournalSizeBytes: new(int64(journalBytes))},
+	})
 	v, dev := blockVolume(t, ctx, p.A, "cut", "cut", sizeBytes, "flush")
 
 	load := startLoad(t, dev, sizeBytes)

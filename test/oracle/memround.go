@@ -202,7 +202,9 @@ func runMemRound(ctx context.Context, rng *rand.Rand, p params, t *tally) (err e
 }
 
 func (w *world) createGroup() error {
-	g, err := w.a.site.CreateGroup(replication.GroupSpec{Name: groupName, Peer: siteB, JournalSizeBytes: w.p.journalBytes, JournalFull: w.p.policy})
+	g, err := w.a.site.CreateGroup(replication.GroupSpec{
+		Name: groupName, Settings: core.Settings{Peer: siteB, JournalSizeBytes: w.p.journalBytes, JournalFull: w.p.policy},
+	})
 	if err != nil {
 		return err
 	}

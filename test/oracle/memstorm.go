@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
@@ -40,7 +39,7 @@ func stormRound(ctx context.Context, seed uint64, t *tally) error {
 
 // shipRate bounds the link of a storm, so that it does not keep up with the writers.
 func (w *world) shipRate(bytesPerSecond int64) error {
-	return w.a.group().Modify(replication.Change{ShipBytesPerSecond: &bytesPerSecond})
+	return w.a.group().Modify(func(s *core.Settings) { s.ShipBytesPerSecond = bytesPerSecond })
 }
 
 // storm is one outage that is longer than the journal, and a sync under load after it.

@@ -93,7 +93,9 @@ func newSites(t *testing.T, prepare ...func(*testsite.Pair)) *sites {
 	if pair.A.Config.JournalDir != "" {
 		journal = 128 << 20 // on a disk of 512 MiB; a journal may double
 	}
-	_, err = pair.A.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: group, Remote: pair.B.Config.Name, JournalSizeBytes: journal})
+	_, err = pair.A.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{
+		Name: group, Settings: &sidecarpb.GroupSettings{Remote: new(pair.B.Config.Name), JournalSizeBytes: &journal},
+	})
 	s.must(err)
 	return s
 }

@@ -63,7 +63,7 @@ type SidecarClient interface {
 	// DeleteGroup forgets the group and its journal. FAILED_PRECONDITION while it has volumes, unless forced; the
 	// volumes stay either way.
 	DeleteGroup(ctx context.Context, in *DeleteGroupRequest, opts ...grpc.CallOption) (*DeleteGroupResponse, error)
-	// ModifyGroup changes what is given of a group's settings, under load. Repeating it is not an error.
+	// ModifyGroup changes the settings of a group that are given, under load. Repeating it is not an error.
 	//
 	// FAILED_PRECONDITION: another remote while the group is demoted, may have been superseded by its peer, or is a
 	// secondary; journal size and RPO target at a secondary, where they follow the primary's; journal-full stall for a group
@@ -317,7 +317,7 @@ type SidecarServer interface {
 	// DeleteGroup forgets the group and its journal. FAILED_PRECONDITION while it has volumes, unless forced; the
 	// volumes stay either way.
 	DeleteGroup(context.Context, *DeleteGroupRequest) (*DeleteGroupResponse, error)
-	// ModifyGroup changes what is given of a group's settings, under load. Repeating it is not an error.
+	// ModifyGroup changes the settings of a group that are given, under load. Repeating it is not an error.
 	//
 	// FAILED_PRECONDITION: another remote while the group is demoted, may have been superseded by its peer, or is a
 	// secondary; journal size and RPO target at a secondary, where they follow the primary's; journal-full stall for a group

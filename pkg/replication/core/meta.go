@@ -106,26 +106,21 @@ type Meta struct {
 	Site    string `json:"site"`
 	// Pool is the id of the pool that this is the group of. Generation counts how often the file was written; Places are the
 	// identities of the directories that groups and volumes were in. An earlier version left all of them out.
-	Pool        string     `json:"pool,omitempty"`
-	Generation  uint64     `json:"generation,omitempty"`
-	Places      []string   `json:"places,omitempty"`
-	Peer        string     `json:"peer,omitempty"`
-	PeerAddress string     `json:"peerAddress,omitempty"`
-	Role        Role       `json:"role"`
-	Timelines   []Timeline `json:"timelines"`
+	Pool       string   `json:"pool,omitempty"`
+	Generation uint64   `json:"generation,omitempty"`
+	Places     []string `json:"places,omitempty"`
+	// Settings has its keys beside the others: it is embedded in the JSON too.
+	Settings
+	Role      Role       `json:"role"`
+	Timelines []Timeline `json:"timelines"`
 	// Term counts promotions. Of two sites on one timeline that were both primary once, the one with the higher term was so later;
 	// a copy has its primary's.
-	Term             uint64   `json:"term,omitempty"`
-	Members          []Member `json:"members,omitempty"`
-	JournalSizeBytes int64    `json:"journalSizeBytes"`
-	JournalFull      Policy   `json:"journalFull"`
-	RPOTargetMillis  int64    `json:"rpoTargetMillis,omitempty"`
-	// ShipBytesPerSecond: see Settings.
-	ShipBytesPerSecond int64       `json:"shipBytesPerSecond,omitempty"`
-	Demoted            bool        `json:"demoted,omitempty"`
-	FinalOrdinal       uint64      `json:"finalOrdinal,omitempty"`
-	Loss               *Loss       `json:"loss,omitempty"`
-	Divergence         *Divergence `json:"divergence,omitempty"`
+	Term         uint64      `json:"term,omitempty"`
+	Members      []Member    `json:"members,omitempty"`
+	Demoted      bool        `json:"demoted,omitempty"`
+	FinalOrdinal uint64      `json:"finalOrdinal,omitempty"`
+	Loss         *Loss       `json:"loss,omitempty"`
+	Divergence   *Divergence `json:"divergence,omitempty"`
 
 	// Session is the last one: that this site began as the primary, or that it took part in as the secondary.
 	Session Session `json:"session,omitzero"`
@@ -163,15 +158,6 @@ const MetaVersion = 1
 
 // Timeline is the current one's identifier.
 func (m *Meta) Timeline() string { return m.Timelines[len(m.Timelines)-1].ID }
-
-// JournalLimitBytes is the most that the journal's files take. With PolicyTrack the journal may grow past its size while records
-// wait to be applied, as no writer waits for that.
-func (m *Meta) JournalLimitBytes() int64 {
-	if m.JournalFull == PolicyStall {
-		return m.JournalSizeBytes
-	}
-	return 2 * m.JournalSizeBytes
-}
 
 // Member returns the member with a volume id that was not removed, or nil.
 func (m *Meta) Member(volumeID string) *Member {
@@ -225,14 +211,11 @@ func (m *Meta) Validate() error {
 		return fmt.Errorf("unknown role %q", m.Role)
 	case len(m.Timelines) == 0:
 		return fmt.Errorf("no timeline")
-	case m.JournalFull != PolicyTrack && m.JournalFull != PolicyStall:
-		return fmt.Errorf("unknown journal-full policy %q", m.JournalFull)
 	case m.Sync != SyncNever && m.Sync != SyncRunning && m.Sync != SyncDone:
 		return fmt.Errorf("unknown sync state %q", m.Sync)
-	case m.JournalSizeBytes <= 0:
-		return fmt.Errorf("journal size %d", m.JournalSizeBytes)
-	case m.RPOTargetMillis < 0 || m.ShipBytesPerSecond < 0:
-		return fmt.Errorf("RPO target %d ms or ship rate %d is negative", m.RPOTargetMillis, m.ShipBytesPerSecond)
+	}
+	if err := m.Settings.validate(); err != nil {
+		return err
 	}
 	for i, t := range m.Timelines {
 		if t.ID == "" || i > 0 && t.ForkOrdinal < m.Timelines[i-1].ForkOrdinal {

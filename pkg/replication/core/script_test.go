@@ -190,7 +190,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		if d.HasArg("close") {
 			c.hangUp(s)
 		}
-		next := s.core.Meta.Settings()
+		next := s.core.Meta.Settings
 		next.Peer, next.PeerAddress = args.text("peer", next.Peer), args.text("address", next.PeerAddress)
 		if next.Peer == "none" {
 			next.Peer = ""
@@ -202,7 +202,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 			next.JournalFull = PolicyStall
 		}
 		c.step(s, Configured{Settings: next, FromPeer: d.HasArg("from-peer")})
-		c.printf("%s: %+v\n", s.name, s.core.Meta.Settings())
+		c.printf("%s: %+v\n", s.name, s.core.Meta.Settings)
 	case "lagging":
 		lag := float64(args.num("millis", 0)) / 1e3
 		known := &lag

@@ -2,25 +2,81 @@ package core
 
 import "fmt"
 
-// Settings are what can be changed of a group while it works.
+// Settings are what can be changed of a group while it works. They are comparable with ==.
+//
+// A new setting is added in three places: here with its bounds (Check), in the API of the sidecar (GroupSettings in
+// sidecar.proto and its conversion in pkg/sidecar/settings.go), and where a person sets it (a flag of slipctl, a
+// parameter of the driver).
 type Settings struct {
-	// Peer is the site to replicate to; empty for none. PeerAddress is where it is reached for this group, if not at its
-	// usual address.
-	Peer, PeerAddress string
-	JournalSizeBytes  int64
-	JournalFull       Policy
+	// Peer is the site to replicate to; empty for none.
+	Peer string `json:"peer,omitempty"`
+	// PeerAddress is the address of the peer for this group alone; empty: the usual address of the peer.
+	PeerAddress string `json:"peerAddress,omitempty"`
+	// JournalSizeBytes is the space for records that are not applied and acknowledged yet.
+	JournalSizeBytes int64  `json:"journalSizeBytes"`
+	JournalFull      Policy `json:"journalFull"`
 	// RPOTargetMillis is how far the copy may lag before status says so; 0 for no target.
-	RPOTargetMillis int64
+	RPOTargetMillis int64 `json:"rpoTargetMillis,omitempty"`
 	// ShipBytesPerSecond bounds what is sent to the peer, after compression; 0 for no bound.
-	ShipBytesPerSecond int64
+	ShipBytesPerSecond int64 `json:"shipBytesPerSecond,omitempty"`
 }
 
-// Settings returns the group's.
-func (m *Meta) Settings() Settings {
-	return Settings{
-		Peer: m.Peer, PeerAddress: m.PeerAddress, JournalSizeBytes: m.JournalSizeBytes, JournalFull: m.JournalFull,
-		RPOTargetMillis: m.RPOTargetMillis, ShipBytesPerSecond: m.ShipBytesPerSecond,
+// Bounds of settings, and the default size of a journal.
+const (
+	MinJournalBytes     = 4 << 20
+	MaxJournalBytes     = 1 << 40
+	DefaultJournalBytes = 1 << 30
+	// MinShipBytesPerSecond: with less, one batch would take longer than the peer has to answer.
+	MinShipBytesPerSecond = 64 << 10
+	// MaxRPOTargetMillis is a year.
+	MaxRPOTargetMillis = 365 * 24 * 3600 * 1000
+)
+
+// SetPeer sets another peer. The address of the peer before is removed.
+func (s *Settings) SetPeer(peer string) {
+	if peer != s.Peer {
+		s.Peer, s.PeerAddress = peer, ""
 	}
+}
+
+// Check returns an error if no group can have these settings.
+func (s *Settings) Check() error {
+	switch {
+	case s.JournalSizeBytes < MinJournalBytes || s.JournalSizeBytes > MaxJournalBytes:
+		return fmt.Errorf("journal size %d, must be from %d to %d bytes",
+			s.JournalSizeBytes, int64(MinJournalBytes), int64(MaxJournalBytes))
+	case s.JournalFull != PolicyTrack && s.JournalFull != PolicyStall:
+		return fmt.Errorf("journal-full %q, must be %s or %s", s.JournalFull, PolicyTrack, PolicyStall)
+	case s.RPOTargetMillis < 0 || s.RPOTargetMillis > MaxRPOTargetMillis:
+		return fmt.Errorf("RPO target %d ms, must be from 0 (none) to %d", s.RPOTargetMillis, int64(MaxRPOTargetMillis))
+	case s.ShipBytesPerSecond != 0 && s.ShipBytesPerSecond < MinShipBytesPerSecond:
+		return fmt.Errorf("ship rate %d bytes/s, must be 0 (no bound) or at least %d",
+			s.ShipBytesPerSecond, MinShipBytesPerSecond)
+	}
+	return nil
+}
+
+// validate checks the settings of a group.json. Its bounds are wider than those of Check: a release may narrow the bounds
+// of Check, and still has to open the groups of the releases before it.
+func (s *Settings) validate() error {
+	switch {
+	case s.JournalFull != PolicyTrack && s.JournalFull != PolicyStall:
+		return fmt.Errorf("unknown journal-full policy %q", s.JournalFull)
+	case s.JournalSizeBytes <= 0:
+		return fmt.Errorf("journal size %d", s.JournalSizeBytes)
+	case s.RPOTargetMillis < 0 || s.ShipBytesPerSecond < 0:
+		return fmt.Errorf("RPO target %d ms or ship rate %d is negative", s.RPOTargetMillis, s.ShipBytesPerSecond)
+	}
+	return nil
+}
+
+// JournalLimitBytes is the most that the journal's files take. With PolicyTrack the journal may grow past its size while
+// records wait to be applied, because no writer waits for that.
+func (s *Settings) JournalLimitBytes() int64 {
+	if s.JournalFull == PolicyStall {
+		return s.JournalSizeBytes
+	}
+	return 2 * s.JournalSizeBytes
 }
 
 // configured changes settings. At a secondary those that its primary decides come from there alone.
@@ -32,7 +88,7 @@ func (g *Group) configured(e Configured) ([]Action, error) {
 	refuse := func(format string, args ...any) ([]Action, error) {
 		return nil, fmt.Errorf("%w: group %s: %s", ErrPrecondition, m.Name, fmt.Sprintf(format, args...))
 	}
-	if s == m.Settings() {
+	if s == m.Settings {
 		return nil, nil
 	}
 	relink := s.Peer != m.Peer || s.PeerAddress != m.PeerAddress
@@ -61,9 +117,7 @@ func (g *Group) configured(e Configured) ([]Action, error) {
 		g.acked, g.answered, g.refusal = 0, false, ""
 		g.heard, g.told, g.current = nil, nil, currency{}
 	}
-	m.Peer, m.PeerAddress = s.Peer, s.PeerAddress
-	m.JournalSizeBytes, m.JournalFull = s.JournalSizeBytes, s.JournalFull
-	m.RPOTargetMillis, m.ShipBytesPerSecond = s.RPOTargetMillis, s.ShipBytesPerSecond
+	m.Settings = s
 	return []Action{Persist{}}, nil
 }
 

@@ -58,8 +58,7 @@ func FuzzCheckTimelines(f *testing.F) {
 			return
 		}
 		g := New(Meta{
-			Version: MetaVersion, GroupID: "g", Name: "g", Site: "b", Peer: "a", Role: RoleSecondary, Timelines: list, JournalSizeBytes: 1,
-			JournalFull: PolicyTrack, Sync: SyncNever, Consistent: true,
+			Version: MetaVersion, GroupID: "g", Name: "g", Site: "b", Settings: Settings{Peer: "a", JournalSizeBytes: 1, JournalFull: PolicyTrack}, Role: RoleSecondary, Timelines: list, Sync: SyncNever, Consistent: true,
 		})
 		if _, err := g.Step(Promote{Force: true, Durable: durable, NewTimeline: uuid.NewString()}); err != nil {
 			t.Fatal(err)

@@ -1,0 +1,36 @@
+package sidecar
+
+import (
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// changeSettings changes the settings that a request gives; r may be nil.
+func changeSettings(s *core.Settings, r *sidecarpb.GroupSettings) {
+	if r == nil {
+		return
+	}
+	if r.Remote != nil {
+		s.SetPeer(*r.Remote)
+	}
+	if r.JournalFull != nil {
+		s.JournalFull = policyOf(*r.JournalFull)
+	}
+	set(&s.PeerAddress, r.RemoteAddress)
+	set(&s.JournalSizeBytes, r.JournalSizeBytes)
+	set(&s.RPOTargetMillis, r.RpoTargetMillis)
+	set(&s.ShipBytesPerSecond, r.ShipBytesPerSecond)
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func policyOf(p sidecarpb.JournalFull) core.Policy {
+	if p == sidecarpb.JournalFull_JOURNAL_FULL_STALL {
+		return core.PolicyStall
+	}
+	return core.PolicyTrack
+}
