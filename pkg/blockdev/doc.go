@@ -12,10 +12,10 @@
 //	pool.json                  the pool's id; written once (see also WithStateDir, of the record outside of the pool)
 //	driver.lock                flock, held by the one driver process
 //	replicator.lock            flock, held by the one replicator process
-//	records.lock               flock, held while volumes are created, changed or deleted
+//	records.lock               flock, held while a record is changed, or a volume or snapshot comes or goes
 //	volumes/<id>/volume.json   the volume record
 //	volumes/<id>/image         the image: as many bytes as the record says, or more while it is being grown
-//	volumes/<id>.creating/     a volume that is being created; garbage after a crash
+//	volumes/<id>.creating/     a volume that is being created, with a flock of its image; garbage after a crash
 //	volumes/<id>.deleting/     a volume that is being deleted; garbage
 //	snapshots/<id>/            a snapshot: snapshot.json, its record, and image; .creating and .deleting as for volumes
 //	groups/<id>/               a group's files; see package replication
@@ -44,7 +44,7 @@
 // # Concurrency
 //
 // A Pool, and everything that implements Device, may be used by many goroutines. Processes exclude each other by flock(2):
-// one driver and one replicator per pool, and changes of records one at a time. Reading a record takes no lock, since it
-// is replaced atomically. On a file system other than vfs.OS the locks are between the users of that FS value in this
+// one driver and one replicator per pool, and changes of records one at a time. Space is reserved for an image without the
+// records' lock (create.go). Reading a record takes no lock, since it is replaced atomically. On a file system other than vfs.OS the locks are between the users of that FS value in this
 // process.
 package blockdev

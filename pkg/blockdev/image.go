@@ -58,14 +58,22 @@ func CreateImage(fs vfs.FS, path string, sizeBytes int64, thick bool) (*Image, e
 	if err != nil {
 		return nil, fmt.Errorf("create image: %w", err)
 	}
+	img, err := imageOf(fs, path, f, sizeBytes, thick)
+	if err != nil {
+		_ = fs.Remove(path) // the first error says what happened
+	}
+	return img, err
+}
+
+// imageOf makes an image of an empty file, durably with its directory entry. After an error the file is closed.
+func imageOf(fs vfs.FS, path string, f vfs.File, sizeBytes int64, thick bool) (*Image, error) {
 	img := &Image{fs: fs, path: path, f: f, thick: thick}
-	err = img.Grow(sizeBytes)
+	err := img.Grow(sizeBytes)
 	if err == nil {
 		err = fs.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		f.Close()
-		_ = fs.Remove(path) // the first error says what happened
 		return nil, fmt.Errorf("create image %s: %w", path, err)
 	}
 	return img, nil

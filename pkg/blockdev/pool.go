@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -222,15 +221,22 @@ func (p *Pool) GroupDir(groupID string) (string, error) {
 	return filepath.Join(p.GroupsDir(), groupID), nil
 }
 
-// lockRecords excludes all other changes of volumes, by any process.
-func (p *Pool) lockRecords() (unlock func(), err error) {
+// checkWriter returns why this process may not change the pool, or nil.
+func (p *Pool) checkWriter() error {
 	if p.who == WhoReader {
-		return nil, fmt.Errorf("pool %s: %w", p.dir, ErrReadOnlyPool)
+		return fmt.Errorf("pool %s: %w", p.dir, ErrReadOnlyPool)
 	}
 	if p.rec.ID != "" {
-		if err := p.Check(); err != nil { // before the lock's file is made
-			return nil, err
-		}
+		return p.Check()
+	}
+	return nil
+}
+
+// lockRecords excludes all other changes of volumes, by any process. It is held for a moment only: nobody reserves space
+// with it, see create.go.
+func (p *Pool) lockRecords() (unlock func(), err error) {
+	if err := p.checkWriter(); err != nil { // before the lock's file is made
+		return nil, err
 	}
 	l, err := p.locks.lock(filepath.Join(p.dir, recordsLock))
 	if err != nil {
@@ -337,48 +343,6 @@ func listRecords[R any](names []string, get func(id string) (*R, error), missing
 	return list, errors.Join(errs...)
 }
 
-// Create makes a volume of zeros and returns its record with defaults filled in. It is durable, or, after an error or a
-// crash, not there. An id that is taken is ErrVolumeExists.
-func (p *Pool) Create(rec VolumeRecord) (*VolumeRecord, error) {
-	r := rec.Clone()
-	r.setDefaults()
-	if r.CreatedUnixNanos == 0 {
-		r.CreatedUnixNanos = time.Now().UnixNano()
-	}
-	data, err := EncodeVolumeRecord(r)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := p.lockRecords()
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if _, err := p.fs.Stat(p.volumeDir(r.ID)); err == nil {
-		return nil, fmt.Errorf("volume %s: %w", r.ID, ErrVolumeExists)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if err := p.build(r, data); err != nil {
-		return nil, fmt.Errorf("create volume %s: %w", r.ID, err)
-	}
-	return r, nil
-}
-
-// build makes a volume's directory.
-func (p *Pool) build(r *VolumeRecord, record []byte) error {
-	return p.makeDir(p.volumesDir(), r.ID, func(dir string) error {
-		img, err := CreateImage(p.fs, filepath.Join(dir, ImageFile), r.SizeBytes, r.Thick)
-		if err != nil {
-			return err
-		}
-		if err := img.Close(); err != nil {
-			return err
-		}
-		return vfs.WriteFileAtomic(p.fs, filepath.Join(dir, volumeFile), record)
-	})
-}
-
 // makeDir makes the directory of a volume or snapshot under another name and renames it, which is the instant it comes into
 // being. fill makes what is in it, durably. The caller holds the records' lock.
 func (p *Pool) makeDir(parent, id string, fill func(dir string) error) error {
@@ -432,7 +396,7 @@ func (p *Pool) update(id string, change func(*VolumeRecord) error) (*VolumeRecor
 	case r.ID != old.ID:
 		return nil, fmt.Errorf("volume %s: its id cannot be changed to %q", old.ID, r.ID)
 	case r.SizeBytes < old.SizeBytes:
-		return nil, fmt.Errorf("volume %s: it cannot shrink from %d to %d bytes", old.ID, old.SizeBytes, r.SizeBytes)
+		return nil, old.checkGrowth(r.SizeBytes)
 	}
 	data, err := EncodeVolumeRecord(r)
 	if err != nil {
@@ -449,33 +413,6 @@ func (p *Pool) update(id string, change func(*VolumeRecord) error) (*VolumeRecor
 		return nil, fmt.Errorf("update volume %s: %w", id, err)
 	}
 	return r, nil
-}
-
-// Grow makes a volume's image and then its record larger. It can be repeated; the size it has already is a success. An
-// Image that is open elsewhere has to be grown by its owner.
-func (p *Pool) Grow(id string, sizeBytes int64) (*VolumeRecord, error) {
-	unlock, err := p.lockRecords()
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	return p.update(id, func(r *VolumeRecord) error {
-		grown := r.Clone()
-		grown.SizeBytes = sizeBytes
-		if err := grown.Validate(); err != nil { // before the image has a size that its record cannot have
-			return err
-		}
-		img, err := p.openImage(r)
-		if err != nil {
-			return err
-		}
-		err = img.Grow(sizeBytes)
-		if cerr := img.Close(); err == nil {
-			err = cerr
-		}
-		r.SizeBytes = sizeBytes
-		return err
-	})
 }
 
 // ReserveImage reserves what a thick image lacks of its space. Nobody has it attached or open.
@@ -597,6 +534,9 @@ func (p *Pool) sweepDir(parent string) (removed []string, err error) {
 			id, deleting = strings.CutSuffix(name, deletingSuffix)
 		}
 		if ValidateID(id) != nil || !creating && !deleting {
+			continue
+		}
+		if creating && p.beingCreated(path) {
 			continue
 		}
 		if err := p.fs.RemoveAll(path); err != nil {

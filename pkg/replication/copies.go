@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -211,7 +212,8 @@ func (g *Group) storeMember(m *core.Member) error {
 		}
 	}
 	_, err = pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
-		r.Group, r.Remote, r.Secondary = group, peer, secondary
+		r.Group = group
+		r.Secondary, r.Remote = g.roleForPool()
 		r.Joins = max(r.Joins, m.Joins)
 		if secondary {
 			if format != nil || m.Joins > rec.Joins {
@@ -233,18 +235,34 @@ func (g *Group) storeMember(m *core.Member) error {
 	return err
 }
 
+// roleForPool is what the records of the group's volumes say of its role and peer. Whoever writes them calls it with the
+// records locked: then the last one writes the newest, whatever changes the role meanwhile. So the pool's lock comes before
+// mu.
+func (g *Group) roleForPool() (secondary bool, peer string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.Meta.Role == core.RoleSecondary, g.core.Meta.Peer
+}
+
 // alignPool makes the pool's records say which role the group's volumes have here, and which peer. The driver stages no
-// secondary.
+// secondary. Whoever changes the role or the peer calls it afterwards, without holding mu.
 func (g *Group) alignPool() error {
-	secondary, peer := g.core.Meta.Role == core.RoleSecondary, g.core.Meta.Peer
-	for _, m := range g.core.Meta.Members {
+	g.mu.Lock()
+	members, name := slices.Clone(g.core.Meta.Members), g.core.Meta.Name
+	g.mu.Unlock()
+	for _, m := range members {
 		if m.Removed {
 			continue
 		}
 		_, err := g.cfg.Pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
-			r.Secondary, r.Remote = secondary, peer
+			if r.Group == name { // else it has left meanwhile
+				r.Secondary, r.Remote = g.roleForPool()
+			}
 			return nil
 		})
+		if errors.Is(err, blockdev.ErrNoVolume) && g.removedMember(m.Index) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

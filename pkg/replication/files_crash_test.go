@@ -32,7 +32,7 @@ func TestCrashWhileFilesChange(t *testing.T) {
 	s.open() // the pool is there
 	s.kill()
 	reading := map[vfs.Op]bool{vfs.OpOpen: true, vfs.OpRead: true, vfs.OpStat: true, vfs.OpSize: true, vfs.OpReadDir: true, vfs.OpNextData: true, vfs.OpSpace: true}
-	s.before = func(op vfs.Op) {
+	s.before = func(op vfs.Op, _ string) {
 		mu.Lock()
 		defer mu.Unlock()
 		if reading[op] {

@@ -27,7 +27,7 @@ type testSite struct {
 	site *Site
 	conf func(*Config)
 	// before, if set, is called before each operation on the file system.
-	before func(vfs.Op)
+	before func(op vfs.Op, name string)
 }
 
 const patience = 30 * time.Second
@@ -46,7 +46,7 @@ func (s *testSite) open() {
 	var err error
 	var fsys vfs.FS = s.fs
 	if s.before != nil {
-		fsys = vfs.NewErrFS(s.fs, func(op vfs.Op, _ string) error { s.before(op); return nil })
+		fsys = vfs.NewErrFS(s.fs, func(op vfs.Op, name string) error { s.before(op, name); return nil })
 	}
 	if s.pool, err = blockdev.OpenPool(fsys, "/pool", blockdev.WhoReplicator); err != nil {
 		s.t.Fatal(err)

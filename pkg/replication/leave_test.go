@@ -229,8 +229,8 @@ type moment struct {
 
 const movedBytes = 256 << 10
 
-func (m *moves) before(step string) func(vfs.Op) {
-	return func(op vfs.Op) {
+func (m *moves) before(step string) func(vfs.Op, string) {
+	return func(op vfs.Op, _ string) {
 		switch op {
 		case vfs.OpOpen, vfs.OpStat, vfs.OpReadDir, vfs.OpRead, vfs.OpSize, vfs.OpNextData, vfs.OpSpace, vfs.OpPreallocate:
 			return

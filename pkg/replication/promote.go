@@ -39,24 +39,32 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := g.cfg.Clock()
-	_, err = g.stepLocked(core.Promote{
-		Force: force, Durable: g.journal.Durable(), Tail: tail, Now: now, NewTimeline: uuid.NewString(),
-	}, nil)
+	loss, err := g.becomePrimary(core.Promote{
+		Force: force, Durable: g.journal.Durable(), Tail: tail, Now: g.cfg.Clock(), NewTimeline: uuid.NewString(),
+	}, secondary)
 	if err != nil {
 		return nil, err
-	}
-	if secondary {
-		g.clock.begin(g.journal.Head(), g.journal.Head(), now) // what is here came from the peer
 	}
 	if err := g.alignPool(); err != nil {
 		return nil, err
 	}
-	klog.InfoS("Group promoted", "group", g.core.Meta.Name, "force", force, "ordinal", g.journal.Durable(), "timeline", g.core.Meta.Timeline())
 	g.linkWork.send()
-	return g.core.Meta.Loss, nil
+	return loss, nil
+}
+
+// becomePrimary decides a promotion. wasSecondary: what is here came from the peer.
+func (g *Group) becomePrimary(e core.Promote, wasSecondary bool) (*core.Loss, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, err := g.stepLocked(e, nil); err != nil {
+		return nil, err
+	}
+	if wasSecondary {
+		g.clock.begin(g.journal.Head(), g.journal.Head(), e.Now)
+	}
+	m := &g.core.Meta
+	klog.InfoS("Group promoted", "group", m.Name, "force", e.Force, "ordinal", e.Durable, "timeline", m.Timeline())
+	return m.Loss, nil
 }
 
 func (g *Group) setPromoting(promoting bool) {

@@ -229,10 +229,7 @@ func (r *receiver) begin(b *linkpb.BeginSession) error {
 		return errReplaced
 	}
 	r.begun = true
-	g.mu.Lock()
-	err = g.alignPool() // a demoted primary may have become a secondary
-	g.mu.Unlock()
-	if err != nil {
+	if err := g.alignPool(); err != nil { // a demoted primary may have become a secondary
 		return err
 	}
 	g.linkWork.send() // nobody is called any more

@@ -152,8 +152,6 @@ func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
 	if err := g.saveChangeMap(); err != nil {
 		klog.ErrorS(err, "The change map of the old peer stays on disk; it does no harm", "group", g.Name())
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	return g.alignPool()
 }
 

@@ -46,7 +46,7 @@ func TestPowerLossWhenASyncBegins(t *testing.T) {
 	var clones []*vfs.MemFS
 	armed := false
 	b := &testSite{t: t, name: "b", fs: vfs.NewMem(), net: net, conf: func(c *Config) { c.ApplyInterval = time.Hour }}
-	b.before = func(op vfs.Op) {
+	b.before = func(op vfs.Op, _ string) {
 		mu.Lock()
 		defer mu.Unlock()
 		if armed && !slices.Contains([]vfs.Op{vfs.OpOpen, vfs.OpStat, vfs.OpReadDir, vfs.OpRead, vfs.OpSize, vfs.OpNextData, vfs.OpSpace}, op) {
