@@ -18,8 +18,9 @@ import (
 const retirement = "its volumes and snapshots count as deleted when they are deleted, and its names as free"
 
 // forNodes are the flags that mean nothing to a controller.
-var forNodes = map[string]bool{"node-id": true, "pool": true, "sidecar": true, "shim-dir": true, "keeper-socket": true, "host-root": true,
-	"reserve": true, "overcommit-ratio": true, "tcp-address": true}
+var forNodes = map[string]bool{"node-id": true, "pool": true, "sidecar": true, "shim-dir": true, "keeper-socket": true,
+	"host-root": true,
+	"reserve":   true, "overcommit-ratio": true, "tcp-address": true}
 
 func runController(flags *flag.FlagSet, known *nodes.Flags, node driver.Options) error {
 	var misplaced string
@@ -40,7 +41,8 @@ func runController(flags *flag.FlagSet, known *nodes.Flags, node driver.Options)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r, err := router.New(router.Options{Endpoint: node.Endpoint, Source: source, Retired: known.Retired, TLSDir: node.TLSDir,
+	r, err := router.New(router.Options{Endpoint: node.Endpoint, Source: source, Retired: known.Retired,
+		TLSDir:  node.TLSDir,
 		Metrics: node.Metrics, Version: node.Version})
 	if err != nil {
 		return err

@@ -33,7 +33,8 @@ func (c *credentialFlags) add(flags *flag.FlagSet) {
 	text(&c.options.ControllerSecret, "controller-secret", "name of the Secret with the controller's certificate")
 	text(&c.options.MetricsSecret, "metrics-secret", "name of the Secret with the token for readers of metrics")
 	c.given["validity"] = true
-	flags.DurationVar(&c.options.Validity, "validity", year, "credentials: how long new certificates are valid; they are renewed when a third of it is left")
+	flags.DurationVar(&c.options.Validity, "validity", year, "credentials: how long new certificates are valid; they "+
+		"are renewed when a third of it is left")
 }
 
 // misplaced is a flag that was given and is for this mode (mode true) or not for it; "" if there is none.

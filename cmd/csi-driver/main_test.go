@@ -31,7 +31,8 @@ func TestFlags(t *testing.T) {
 		"--mode=credentials --namespace n --metrics-secret a --pool /p":             "--pool is not for --mode=credentials",
 		"--mode=credentials --namespace n --metrics-secret a --validity 1h":         "want at least",
 		"--mode=credentials --namespace n --metrics-secret a --kubeconfig /no/such": "/no/such",
-		"--node-id n --pool /p --metrics-secret a":                                  "--metrics-secret is for --mode=credentials only",
+		"--node-id n --pool /p --metrics-secret a": "--metrics-secret is for " +
+			"--mode=credentials only",
 	} {
 		if err := run(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want one with %q", args, err, want)

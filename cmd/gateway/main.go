@@ -1,5 +1,5 @@
-// The gateway is where peers reach a site that has several nodes: it passes each group's stream on to the node that has the group. See
-// package gateway.
+// The gateway is where peers reach a site that has several nodes: it passes each group's stream on to the node that has
+// the group. See package gateway.
 package main
 
 import (
@@ -60,7 +60,8 @@ func run(args []string) error {
 		c.peers = append(c.peers, name)
 		return nil
 	})
-	flags.StringVar(&c.tlsDir, "tls-dir", "", "`directory` with the site's ca.crt, tls.crt and tls.key; read again when they change")
+	flags.StringVar(&c.tlsDir, "tls-dir", "", "`directory` with the site's ca.crt, tls.crt and tls.key; read again "+
+		"when they change")
 	flags.BoolVar(&c.insecure, "insecure", false, "plain text, on loopback addresses only")
 	c.metrics.Add(flags)
 	flags.IntVar(&c.peerStreams, "peer-max-streams", link.DefaultMaxStreams, "how many streams one peer may have open")
@@ -85,7 +86,8 @@ func run(args []string) error {
 	case c.tlsDir != "" && c.insecure:
 		return errors.New("--tls-dir and --insecure exclude each other: give one of them")
 	case c.tlsDir == "" && !c.insecure:
-		return errors.New("--tls-dir is missing: the gateway shows peers and nodes the site's certificate; slipctl site init makes it")
+		return errors.New("--tls-dir is missing: the gateway shows peers and nodes the site's certificate; slipctl site " +
+			"init makes it")
 	}
 	if err := tlsfiles.CheckSites(c.site, c.peers); err != nil {
 		return err
@@ -106,7 +108,8 @@ func serve(ctx context.Context, c config, source nodes.Source) error {
 	if !c.insecure {
 		certificate = tlsfiles.FollowDir(c.site, c.tlsDir)
 		defer certificate.Close()
-		collectors = append(collectors, metricsserver.CertificateExpiry(certificate.NotAfter), metricsserver.CertificateUsable(certificate.Err))
+		collectors = append(collectors, metricsserver.CertificateExpiry(certificate.NotAfter),
+			metricsserver.CertificateUsable(certificate.Err))
 	}
 	client, err := link.NewClient(link.ClientOptions{Site: c.site, TLS: certificate, Insecure: c.insecure})
 	if err != nil {

@@ -96,7 +96,10 @@ func TestCertificateThatCannotWork(t *testing.T) {
 			}
 		}
 	}
-	eventually("listening, and refusing", func(err error) bool { return err != nil && strings.Contains(err.Error(), "tls: internal error") })
+	eventually("listening, and refusing", func(err error) bool {
+		return err != nil &&
+			strings.Contains(err.Error(), "tls: internal error")
+	})
 	if err := authority.IssueSite(own, "site-b", nil, time.Hour); err != nil {
 		t.Fatal(err)
 	}

@@ -4,18 +4,18 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
 func TestWrite(t *testing.T) {
 	var b strings.Builder
-	err := write(&b, []driver.ParameterSpec{
-		{Key: "x/flag", Type: driver.TypeBool, Default: "false", Doc: "Flag it."},
-		{Key: "x/choice", Type: driver.TypeEnum, Values: []string{"one", "two"}, Default: "two", Mutable: true, Doc: "Choose."},
-		{Key: "x/name", Type: driver.TypeName, Doc: "Name it."},
-		{Key: "x/size", Type: driver.TypeQuantity, Default: "1Gi", Doc: "Size it."},
-	}, []driver.ParameterSpec{
-		{Key: "x/cold", Type: driver.TypeBool, Default: "false", Doc: "Freeze it."},
+	err := write(&b, []parameter.Spec{
+		{Key: "x/flag", Type: parameter.TypeBool, Default: "false", Doc: "Flag it."},
+		{Key: "x/choice", Type: parameter.TypeEnum, Values: []string{"one", "two"}, Default: "two", Mutable: true, Doc: "Choose."},
+		{Key: "x/name", Type: parameter.TypeName, Doc: "Name it."},
+		{Key: "x/size", Type: parameter.TypeQuantity, Default: "1Gi", Doc: "Size it."},
+	}, []parameter.Spec{
+		{Key: "x/cold", Type: parameter.TypeBool, Default: "false", Doc: "Freeze it."},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"google.golang.org/grpc/codes"
 )
 
@@ -27,7 +28,7 @@ func (h *node) checks() (n int) {
 // begin anew.
 func TestLongCheck(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.must(h.unstage(id))
@@ -58,7 +59,7 @@ func TestLongCheck(t *testing.T) {
 	}
 	h.want(impatient(true), codes.Aborted, id, "ext4 is checked", "call again")
 	h.want(impatient(false), codes.Aborted, "ext4 is checked")
-	h.want(h.stage(id, mountCapability(modeWriter, "", "noatime")), codes.Aborted, "NodeStageVolume") // another call
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "", "noatime")), codes.Aborted, "NodeStageVolume") // another call
 	h.want(h.publish(id, "a", vc, false), codes.Aborted, "NodeStageVolume")
 	if len(h.mounts) > 0 || len(h.loops) != 1 {
 		t.Errorf("while it is checked: mounts %v, loops %v", h.mounts, h.loops)

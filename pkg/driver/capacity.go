@@ -7,13 +7,14 @@ import (
 	"math"
 	"path/filepath"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/replication/core"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // What new volumes can have of a pool is not what is free on its file system: thin volumes will fill up, journals will
@@ -71,9 +72,9 @@ func (l ledger) available(thick bool) (available, most int64) {
 	} else {
 		available = scale(base, l.Ratio) - l.Thin
 	}
-	available = max(available, 0) / sizeUnitBytes * sizeUnitBytes
+	available = max(available, 0) / capability.SizeUnitBytes * capability.SizeUnitBytes
 	// Also with a ratio above one: a volume that the whole pool has no room for can never be filled.
-	return available, min(available, base/sizeUnitBytes*sizeUnitBytes)
+	return available, min(available, base/capability.SizeUnitBytes*capability.SizeUnitBytes)
 }
 
 // scale multiplies, without going past what an int64 holds.
@@ -148,7 +149,7 @@ func (d *Driver) ledger(wanted map[string]int64) (ledger, error) {
 		} else {
 			l.Thin += rec.SizeBytes
 		}
-		if name, bytes := journalWanted(rec); name != "" {
+		if name, bytes := parameter.JournalWanted(rec); name != "" {
 			wanted[name] = max(wanted[name], bytes)
 		}
 	}
@@ -301,36 +302,14 @@ func (d *Driver) allocatedIn(dir string) (total int64, err error) {
 	return total, nil
 }
 
-// journalWanted returns the group that a volume's parameters put it in, and the size its journal will have if that group
-// has still to be made.
-func journalWanted(rec *blockdev.VolumeRecord) (group string, bytes int64) {
-	p, group, err := joining(rec)
-	if err != nil || group == "" {
-		return "", 0 // of another version; the group it is in says it
-	}
-	return group, p.journalLimitBytes()
-}
-
-// journalLimitBytes is the most that the journal of the group will take that these parameters make.
-func (p volumeParameters) journalLimitBytes() int64 {
-	settings := core.Settings{JournalSizeBytes: p.JournalSizeBytes, JournalFull: core.PolicyTrack}
-	if settings.JournalSizeBytes == 0 {
-		settings.JournalSizeBytes = defaultJournalSizeBytes
-	}
-	if p.JournalFull == JournalFullStall {
-		settings.JournalFull = core.PolicyStall
-	}
-	return settings.JournalLimitBytes()
-}
-
 // room is what volumes with these parameters can have, as ledger.available says it. The journal of a group that they are the first
 // of takes its part first.
-func (d *Driver) room(p volumeParameters) (available, most int64, err error) {
+func (d *Driver) room(p parameter.Volume) (available, most int64, err error) {
 	wanted := map[string]int64{}
 	// A name that no group can have stands for the id that a volume would have.
-	name := p.groupName("(new)")
+	name := p.GroupName("(new)")
 	if name != "" {
-		wanted[name] = p.journalLimitBytes()
+		wanted[name] = p.JournalLimitBytes()
 	}
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()

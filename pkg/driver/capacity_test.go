@@ -10,17 +10,19 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"pgregory.net/rapid"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
 func thick(is bool) map[string]string {
 	if is {
-		return map[string]string{ParamProvisioning: ProvisioningThick}
+		return map[string]string{parameter.KeyProvisioning: parameter.ProvisioningThick}
 	}
 	return nil
 }
@@ -33,7 +35,7 @@ func (h *node) capacity(params map[string]string) (available, most int64) {
 }
 
 func (h *node) createSized(name string, size int64, params map[string]string) (string, error) {
-	req := createReq(name, blockCapability(modeWriter), params)
+	req := createReq(name, capabilitytest.Block(capabilitytest.Writer), params)
 	req.CapacityRange.RequiredBytes = size
 	response, err := h.c.CreateVolume(context.Background(), req)
 	return response.GetVolume().GetVolumeId(), err
@@ -191,10 +193,10 @@ func TestCapacityIsWhatFits(t *testing.T) {
 		if available != most {
 			rt.Fatalf("without overcommitting, available is %d and the largest volume %d", available, most)
 		}
-		if _, err := h.createSized("larger", max(most, mib)+sizeUnitBytes, nil); status.Code(err) != codes.ResourceExhausted {
+		if _, err := h.createSized("larger", max(most, mib)+capability.SizeUnitBytes, nil); status.Code(err) != codes.ResourceExhausted {
 			rt.Fatalf("GetCapacity says %d, a larger one: %v", most, err)
 		}
-		if most >= minBlockSizeBytes {
+		if most >= capability.MinBlockSizeBytes {
 			id, err := h.createSized("last", most, nil)
 			h.must(err)
 			sizes[id], most = most, 0
@@ -216,7 +218,7 @@ func TestCapacityIsWhatFits(t *testing.T) {
 		}
 		_, free, err := h.mem.Space("/")
 		h.must(err)
-		if len(copies) == 0 && free > reserve+most+sizeUnitBytes {
+		if len(copies) == 0 && free > reserve+most+capability.SizeUnitBytes {
 			rt.Fatalf("%d bytes are left when everything is full, more than the reserve of %d", free, reserve)
 		}
 	})
@@ -231,8 +233,8 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 		h.must(err)
 		return free
 	}
-	group := map[string]string{ParamConsistencyGroup: "shop", ParamJournalSize: "64Mi"}
-	stall := map[string]string{ParamRemote: "west", ParamJournalSize: "64Mi", ParamJournalFull: JournalFullStall}
+	group := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "64Mi"}
+	stall := map[string]string{parameter.KeyRemote: "west", parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: parameter.JournalFullStall}
 	for _, tc := range []struct {
 		name   string
 		params map[string]string
@@ -241,7 +243,7 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 		{"plain", nil, 0},
 		{"thick", thick(true), 0},
 		{"new group", group, 128 * mib}, // a journal that is not stalled may grow to twice its size
-		{"default journal", map[string]string{ParamRemote: "west"}, 2 * gib},
+		{"default journal", map[string]string{parameter.KeyRemote: "west"}, 2 * gib},
 		{"stalled journal", stall, 64 * mib},
 	} {
 		if available, most := h.capacity(tc.params); available != free()-tc.less || most != available {
@@ -300,24 +302,24 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 // TestCapacityCountsMutableParameters: what a VolumeAttributesClass says of the journal is promised from the first moment on, as if the StorageClass
 // had said it; and nothing for a volume that it keeps, or later takes, out of the class's group.
 func TestCapacityCountsMutableParameters(t *testing.T) {
-	shop := map[string]string{ParamConsistencyGroup: "shop"}
+	shop := map[string]string{parameter.KeyConsistencyGroup: "shop"}
 	for _, tc := range []struct {
 		name           string
 		class, mutable map[string]string
 		modified       map[string]string // later
 		journal        int64
 	}{
-		{"size", shop, map[string]string{ParamJournalSize: "64Mi"}, nil, 128 * mib},
-		{"size over the class's", map[string]string{ParamConsistencyGroup: "shop", ParamJournalSize: "512Mi"},
-			map[string]string{ParamJournalSize: "64Mi", ParamJournalFull: JournalFullStall}, nil, 64 * mib},
-		{"group", map[string]string{ParamReplicable: "true"}, map[string]string{ParamConsistencyGroup: "shop", ParamJournalSize: "32Mi"}, nil, 64 * mib},
-		{"off", shop, map[string]string{ParamReplication: ReplicationOff}, nil, 0},
-		{"off later", shop, nil, map[string]string{ParamReplication: ReplicationOff}, 0},
+		{"size", shop, map[string]string{parameter.KeyJournalSize: "64Mi"}, nil, 128 * mib},
+		{"size over the class's", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "512Mi"},
+			map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: parameter.JournalFullStall}, nil, 64 * mib},
+		{"group", map[string]string{parameter.KeyReplicable: "true"}, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "32Mi"}, nil, 64 * mib},
+		{"off", shop, map[string]string{parameter.KeyReplication: parameter.ReplicationOff}, nil, 0},
+		{"off later", shop, nil, map[string]string{parameter.KeyReplication: parameter.ReplicationOff}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := newNode(t, startSidecar(t))
 			h.mem.SetCapacity(4 * gib)
-			req := createReq("v", blockCapability(modeWriter), tc.class)
+			req := createReq("v", capabilitytest.Block(capabilitytest.Writer), tc.class)
 			req.CapacityRange.RequiredBytes, req.MutableParameters = 16*mib, tc.mutable
 			if tc.journal > 0 {
 				h.sidecar.mu.Lock()
@@ -433,7 +435,7 @@ func FuzzLedger(f *testing.F) {
 		l := ledger{Free: free, Used: used, Reserve: reserve, Thin: thin, Thick: thick, Journals: journals, Snapshots: snapshots, Owed: owed, Ratio: ratio}
 		for _, isThick := range []bool{false, true} {
 			available, largest := l.available(isThick)
-			if available < 0 || largest < 0 || largest > available || largest%sizeUnitBytes != 0 || (isThick && available > free) {
+			if available < 0 || largest < 0 || largest > available || largest%capability.SizeUnitBytes != 0 || (isThick && available > free) {
 				t.Fatalf("%+v, thick %t: %d, %d", l, isThick, available, largest)
 			}
 		}

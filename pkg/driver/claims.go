@@ -4,10 +4,10 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // claims are the volumes that calls are making or growing, as they will be. What was found to have room for one call
@@ -37,7 +37,7 @@ func (c *claims) merge(recs []*blockdev.VolumeRecord) []*blockdev.VolumeRecord {
 // not run at the same time.
 func (d *Driver) claimSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release func(), err error) {
 	wanted := map[string]int64{}
-	name, bytes := journalWanted(rec)
+	name, bytes := parameter.JournalWanted(rec)
 	if name != "" {
 		wanted[name] = bytes
 	}
@@ -55,7 +55,7 @@ func (d *Driver) claimSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release
 	if wanted[name] > 0 && !l.Apart.holds() { // of a group that there is not yet
 		return nil, status.Errorf(codes.ResourceExhausted, "volume %q (%s) needs a journal of %d bytes for group %s, and the journals' file system at %s on "+
 			"node %s has %d free, less a reserve of %d, of which %d are promised with it; make it larger, or the journals smaller (%s)", rec.Name, rec.ID, bytes,
-			name, d.pool.GroupsDir(), d.opts.NodeID, l.Apart.Free, l.Apart.Reserve, l.Apart.Owed, ParamJournalSize)
+			name, d.pool.GroupsDir(), d.opts.NodeID, l.Apart.Free, l.Apart.Reserve, l.Apart.Owed, parameter.KeyJournalSize)
 	}
 	d.claims.volumes[rec.ID] = rec.Clone()
 	return func() {

@@ -9,11 +9,12 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // A volume with a content source is made in state creating, in which nobody attaches it, and gets its content before it becomes
@@ -97,18 +98,18 @@ func (c content) check(r *createRequest) (err error) {
 	if limit := capacity.GetLimitBytes(); limit > 0 && limit < c.sizeBytes {
 		return status.Errorf(codes.OutOfRange, "volume %q: limit_bytes is %d, its source has %d bytes", r.name, limit, c.sizeBytes)
 	}
-	if r.sizeBytes, err = sizeFor(capacity, r.least); err != nil {
+	if r.sizeBytes, err = capability.SizeFor(capacity, r.least); err != nil {
 		return err
 	}
 	has := fsTypeOf(c.fsType, c.format)
 	switch {
 	case r.block || has == "":
-	case has == fsRaw:
+	case has == capability.Raw:
 		return status.Errorf(codes.InvalidArgument, "volume %q: its source is a raw block volume, and is not formatted: ask for a raw block volume", r.name)
 	case r.fsType != "" && r.fsType != has:
 		return status.Errorf(codes.InvalidArgument, "volume %q: its source has %s, %s is asked for: a copy has the file system of its source", r.name, has, r.fsType)
 	}
-	if r.fsType == "" && has != fsRaw {
+	if r.fsType == "" && has != capability.Raw {
 		r.fsType = has
 	}
 	return nil
@@ -221,7 +222,7 @@ func (d *Driver) beginFill(rec *blockdev.VolumeRecord, snapshotID string) (*imag
 func (d *Driver) filled(rec *blockdev.VolumeRecord, c content) error {
 	return d.update(rec, "update", func(r *blockdev.VolumeRecord) {
 		r.State, r.CopiedBytes, r.Format = blockdev.VolumeReady, 0, c.format
-		r.GrowFileSystem = r.SizeBytes > c.sizeBytes && c.format != nil && c.format.FSType != fsRaw
+		r.GrowFileSystem = r.SizeBytes > c.sizeBytes && c.format != nil && c.format.FSType != capability.Raw
 	})
 }
 
@@ -280,7 +281,7 @@ func (d *Driver) takeCloneSnapshot(ctx context.Context, rec *blockdev.VolumeReco
 	if source.SizeBytes > rec.SizeBytes {
 		return nil, status.Errorf(codes.OutOfRange, "volume %q: its source %s has grown to %d bytes, more than its %d", rec.Name, source.ID, source.SizeBytes, rec.SizeBytes)
 	}
-	list, err := d.takeSnapshots(ctx, []*blockdev.VolumeRecord{source}, snapshotParameters{}, func(s *blockdev.SnapshotRecord) {
+	list, err := d.takeSnapshots(ctx, []*blockdev.VolumeRecord{source}, parameter.Snapshot{}, func(s *blockdev.SnapshotRecord) {
 		s.Name, s.Parameters = "clone "+rec.Name, map[string]string{cloneSnapshotKey: rec.ID}
 	})
 	if err != nil {

@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 func fromSnapshot(id string) *csi.VolumeContentSource {
@@ -56,7 +58,7 @@ func TestVolumesFromSources(t *testing.T) {
 			t.Run(fmt.Sprintf("reflink %t, thick %t", reflink, isThick), func(t *testing.T) {
 				h := newNode(t, nil)
 				h.mem.SetReflink(reflink)
-				vc := mountCapability(modeWriter, "")
+				vc := capabilitytest.Mount(capabilitytest.Writer, "")
 				origin := h.create("v", vc, thick(isThick))
 				h.must(h.stage(origin, vc))
 				h.put(h.imagePath(origin), "content", 4*mib)
@@ -137,12 +139,12 @@ func TestTheSameClaimRestores(t *testing.T) {
 		vc              *csi.VolumeCapability
 		asked, has, say int64
 	}{
-		{"less-than-ext4-takes", mountCapability(modeWriter, fsExt4), mib, 16 * mib, 0},
-		{"less-than-xfs-takes", mountCapability(modeWriter, fsXFS), 100 * mib, 300 * mib, 0},
-		{"whole", mountCapability(modeWriter, fsExt4), 20 * mib, 20 * mib, 20 * mib},
-		{"decimal", mountCapability(modeWriter, fsExt4), 20_000_000, 20_000_768, 19_996_673},
-		{"raw", blockCapability(modeWriter), 2 * mib, 2 * mib, 2 * mib},
-		{"decimal-raw", blockCapability(modeWriter), 2_000_000, 2_002_944, 1_998_849},
+		{"less-than-ext4-takes", capabilitytest.Mount(capabilitytest.Writer, capability.Ext4), mib, 16 * mib, 0},
+		{"less-than-xfs-takes", capabilitytest.Mount(capabilitytest.Writer, capability.XFS), 100 * mib, 300 * mib, 0},
+		{"whole", capabilitytest.Mount(capabilitytest.Writer, capability.Ext4), 20 * mib, 20 * mib, 20 * mib},
+		{"decimal", capabilitytest.Mount(capabilitytest.Writer, capability.Ext4), 20_000_000, 20_000_768, 19_996_673},
+		{"raw", capabilitytest.Block(capabilitytest.Writer), 2 * mib, 2 * mib, 2 * mib},
+		{"decimal-raw", capabilitytest.Block(capabilitytest.Writer), 2_000_000, 2_002_944, 1_998_849},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h.t = t
@@ -163,7 +165,7 @@ func TestTheSameClaimRestores(t *testing.T) {
 				}
 			}
 			if tc.say > 0 {
-				_, err = h.makeFrom(tc.name+"-smaller", fromSnapshot(snap.GetSnapshotId()), tc.vc, tc.has-sizeUnitBytes, nil)
+				_, err = h.makeFrom(tc.name+"-smaller", fromSnapshot(snap.GetSnapshotId()), tc.vc, tc.has-capability.SizeUnitBytes, nil)
 				h.want(err, codes.OutOfRange, "not smaller than its source")
 			}
 		})
@@ -173,7 +175,7 @@ func TestTheSameClaimRestores(t *testing.T) {
 func TestSourcesThatDoNotFit(t *testing.T) {
 	h := newNode(t, nil)
 	h.mem.SetReflink(true)
-	fs, raw := mountCapability(modeWriter, "ext4"), blockCapability(modeWriter)
+	fs, raw := capabilitytest.Mount(capabilitytest.Writer, "ext4"), capabilitytest.Block(capabilitytest.Writer)
 	b := h.create("b", raw, nil)
 	larger := createReq("v", fs, nil)
 	larger.CapacityRange.RequiredBytes = 20 * mib
@@ -202,17 +204,17 @@ func TestSourcesThatDoNotFit(t *testing.T) {
 		{"volume elsewhere", func(r *csi.CreateVolumeRequest) {
 			r.VolumeContentSource, r.AccessibilityRequirements = fromVolume("vol-none"), here
 		}, codes.ResourceExhausted, "node-a"},
-		{"smaller", func(r *csi.CreateVolumeRequest) { r.CapacityRange.RequiredBytes = 20*mib - sizeUnitBytes }, codes.OutOfRange, "20971520"},
+		{"smaller", func(r *csi.CreateVolumeRequest) { r.CapacityRange.RequiredBytes = 20*mib - capability.SizeUnitBytes }, codes.OutOfRange, "20971520"},
 		{"limited", func(r *csi.CreateVolumeRequest) {
-			r.CapacityRange = &csi.CapacityRange{LimitBytes: 20*mib - sizeUnitBytes}
+			r.CapacityRange = &csi.CapacityRange{LimitBytes: 20*mib - capability.SizeUnitBytes}
 		}, codes.OutOfRange, ""},
 		{"other file system", func(r *csi.CreateVolumeRequest) {
-			r.VolumeCapabilities = []*csi.VolumeCapability{mountCapability(modeWriter, "xfs")}
+			r.VolumeCapabilities = []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "xfs")}
 			r.CapacityRange.RequiredBytes = 400 * mib
 		}, codes.InvalidArgument, "ext4"},
 		{"raw", func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = fromVolume(b) }, codes.InvalidArgument, "raw"},
 	} {
-		req := createReq("w", mountCapability(modeWriter, ""), nil)
+		req := createReq("w", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
 		req.VolumeContentSource = fromSnapshot(snap.GetSnapshotId())
 		tc.change(req)
 		_, err := h.c.CreateVolume(context.Background(), req)
@@ -248,7 +250,7 @@ func TestSourcesThatDoNotFit(t *testing.T) {
 // it reads.
 func TestContentComesLater(t *testing.T) {
 	h := newNode(t, nil)
-	vc := blockCapability(modeWriter)
+	vc := capabilitytest.Block(capabilitytest.Writer)
 	origin := h.create("v", vc, nil)
 	h.put(h.imagePath(origin), "content", 4*mib)
 	snap, err := h.takeSnapshot("s", origin, nil)
@@ -314,7 +316,7 @@ func TestContentComesLater(t *testing.T) {
 // TestCopyGoesOnAfterARestart: from where it was, also where the driver would try to clone first. The pool's file system cannot.
 func TestCopyGoesOnAfterARestart(t *testing.T) {
 	h := newNode(t, nil)
-	vc := blockCapability(modeWriter)
+	vc := capabilitytest.Block(capabilitytest.Writer)
 	origin := h.create("v", vc, nil)
 	h.put(h.imagePath(origin), "content", 12*mib)
 	snap, err := h.takeSnapshot("s", origin, nil)
@@ -345,8 +347,8 @@ func TestCopyGoesOnAfterARestart(t *testing.T) {
 // TestCloneOfAGroupsVolume: by a cut, while it is mounted, into the same group.
 func TestCloneOfAGroupsVolume(t *testing.T) {
 	h := newNode(t, startSidecar(t))
-	vc := mountCapability(modeWriter, "")
-	class := map[string]string{ParamConsistencyGroup: "shop"}
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	class := map[string]string{parameter.KeyConsistencyGroup: "shop"}
 	origin := h.create("v", vc, class)
 	h.must(h.stage(origin, vc))
 	h.put(h.imagePath(origin), "content", 4*mib)

@@ -4,25 +4,23 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/uuid"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/untrusted"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
-
-// TopologyKey is the only key of a volume's accessible topology; its value is the node's id.
-const TopologyKey = "topology.slipstream.dev/node"
 
 const (
 	maxNameBytes = 128
@@ -35,36 +33,17 @@ type controllerServer struct {
 	d *Driver
 }
 
-func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
-	var capabilities []*csi.ControllerServiceCapability
-	// EXPAND_VOLUME is a capability of the node only: there is nothing to do before the node does it, and csi-resizer
-	// then leaves it to kubelet.
-	for _, t := range []csi.ControllerServiceCapability_RPC_Type{
-		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
-		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
-		csi.ControllerServiceCapability_RPC_GET_VOLUME,
-		csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
-		csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
-		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
-		csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
-		csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
-		csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
-		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
-		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
-		csi.ControllerServiceCapability_RPC_MODIFY_VOLUME,
-	} {
-		capabilities = append(capabilities, &csi.ControllerServiceCapability{Type: &csi.ControllerServiceCapability_Rpc{
-			Rpc: &csi.ControllerServiceCapability_RPC{Type: t},
-		}})
-	}
-	return &csi.ControllerGetCapabilitiesResponse{Capabilities: capabilities}, nil
+func (s *controllerServer) ControllerGetCapabilities(
+	context.Context, *csi.ControllerGetCapabilitiesRequest,
+) (*csi.ControllerGetCapabilitiesResponse, error) {
+	return plugin.ControllerCapabilities(), nil
 }
 
 // createRequest is a validated CreateVolumeRequest.
 type createRequest struct {
 	name      string
-	params    volumeParameters // of the class alone, which a repetition is compared by
-	effective volumeParameters // with the mutable parameters over them
+	params    parameter.Volume // of the class alone, which a repetition is compared by
+	effective parameter.Volume // with the mutable parameters over them
 	fsType    string           // as asked for; empty when the CO leaves it to the driver
 	sizeBytes int64
 	capacity  *csi.CapacityRange
@@ -87,34 +66,34 @@ func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequ
 	if err := untrusted.CheckCSIName("volume name", r.name, maxNameBytes); err != nil {
 		return r, status.Error(codes.InvalidArgument, err.Error())
 	}
-	fsType, block, err := parseCapabilities(req.GetVolumeCapabilities())
+	fsType, block, err := capability.ParseAll(req.GetVolumeCapabilities())
 	if err != nil {
 		return r, err
 	}
-	parameters, err := parseCreation(req)
+	parameters, err := parameter.ParseCreation(req)
 	if err != nil {
 		return r, err
 	}
-	r.params, r.effective = parameters.class, parameters.effective
-	if r.fsType, err = chooseFSType(fsType, r.params.FSType); err != nil {
+	r.params, r.effective = parameters.Class, parameters.Effective
+	if r.fsType, err = capability.ChooseFSType(fsType, r.params.FSType); err != nil {
 		return r, err
 	}
-	r.claim = claimOf(req.GetParameters(), block)
+	r.claim = parameter.ClaimOf(req.GetParameters(), block)
 	if err := r.claim.Validate(); err != nil {
 		return r, status.Errorf(codes.InvalidArgument, "volume %q: parameters of csi-provisioner: %v", r.name, err)
 	}
-	r.block, r.least = block, minBlockSizeBytes
+	r.block, r.least = block, capability.MinBlockSizeBytes
 	if !block {
-		r.least = minSizeBytes[orDefault(r.fsType)]
+		r.least = capability.MinSizeBytes[capability.FSTypeOrDefault(r.fsType)]
 	}
-	if r.sizeBytes, err = sizeFor(r.capacity, r.least); err != nil {
+	if r.sizeBytes, err = capability.SizeFor(r.capacity, r.least); err != nil {
 		return r, err
 	}
 	if r.source, err = parseContentSource(req.GetVolumeContentSource()); err != nil {
 		return r, err
 	}
 	r.elsewhere = len(req.GetAccessibilityRequirements().GetRequisite()) > 0
-	r.own, r.mutable = ownOf(parameters.given), req.GetMutableParameters()
+	r.own, r.mutable = parameter.Own(parameters.Given), req.GetMutableParameters()
 	if !s.d.accessible(req.GetAccessibilityRequirements()) {
 		return r, status.Errorf(codes.ResourceExhausted,
 			"volume %q cannot be on any of the nodes asked for: this driver makes volumes on node %q only", r.name, s.d.opts.NodeID)
@@ -123,29 +102,6 @@ func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequ
 		return r, errNoSidecar
 	}
 	return r, nil
-}
-
-// chooseFSType brings together what the capability and the StorageClass say.
-func chooseFSType(capability, parameter string) (string, error) {
-	if parameter != "" {
-		if err := checkFSType(parameter); err != nil {
-			return "", err
-		}
-	}
-	if capability != "" && parameter != "" && capability != parameter {
-		return "", status.Errorf(codes.InvalidArgument, "the capability asks for %s and parameter %s for %s", capability, paramFSType, parameter)
-	}
-	if capability == "" {
-		return parameter, nil
-	}
-	return capability, nil
-}
-
-func orDefault(fsType string) string {
-	if fsType == "" {
-		return defaultFSType
-	}
-	return fsType
 }
 
 // CreateVolume makes the image and its record, and joins the consistency group that the parameters name.
@@ -190,13 +146,13 @@ func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolu
 		created = created || rec.State == blockdev.VolumeCreating // no call has succeeded yet
 		err = s.d.fill(ctx, rec)
 	}
-	if err == nil && rec.Parameters[modifiedKey] != "" {
+	if err == nil && rec.Parameters[parameter.NoteModified] != "" {
 		return &csi.CreateVolumeResponse{Volume: s.volume(rec)}, nil
 	}
 	if err == nil {
 		// By its record, which says what was asked for first: an earlier call may have come to the group without an answer.
-		var made volumeParameters
-		if made, err = madeWith(rec); err == nil {
+		var made parameter.Volume
+		if made, err = parameter.MadeWith(rec); err == nil {
 			err = s.d.joinGroup(ctx, rec, made)
 		}
 	}
@@ -287,47 +243,23 @@ func compatible(rec *blockdev.VolumeRecord, r createRequest) error {
 	if rec.Secondary {
 		return exists("is a secondary copy of another site's volume")
 	}
-	if !inRange(rec.SizeBytes, r.capacity) {
+	if !capability.InRange(rec.SizeBytes, r.capacity) {
 		return exists("has %d bytes, outside [%d, %d]", rec.SizeBytes, r.capacity.GetRequiredBytes(), r.capacity.GetLimitBytes())
 	}
-	if r.fsType != "" && orDefault(rec.FSType) != r.fsType {
-		return exists("is for %s, not %s", orDefault(rec.FSType), r.fsType)
+	if r.fsType != "" && capability.FSTypeOrDefault(rec.FSType) != r.fsType {
+		return exists("is for %s, not %s", capability.FSTypeOrDefault(rec.FSType), r.fsType)
 	}
 	if describe(rec.Source) != describe(r.source) {
 		return exists("was made from %s, not from %s", describe(rec.Source), describe(r.source))
 	}
-	stored, err := parseRecorded(rec, ownParameters(rec))
+	stored, err := parameter.ParseRecorded(rec, parameter.OwnRecorded(rec))
 	if err != nil {
 		return err
 	}
-	if stored.settings() != r.params.settings() {
-		return exists("was made with other parameters: %v, now %v", ownParameters(rec), r.own)
+	if stored.Settings() != r.params.Settings() {
+		return exists("was made with other parameters: %v, now %v", parameter.OwnRecorded(rec), r.own)
 	}
 	return nil
-}
-
-// settings is what two sets of parameters have to agree in to mean the same volume, however they were written.
-func (p volumeParameters) settings() volumeParameters {
-	p.FSType, p.replicableGiven, p.orderGiven = "", false, false
-	if p.JournalFull == "" {
-		p.JournalFull = JournalFullTrack
-	}
-	if p.JournalSizeBytes == 0 {
-		p.JournalSizeBytes = defaultJournalSizeBytes
-	}
-	return p
-}
-
-// ownParameters returns the StorageClass parameters a volume was made with, without the driver's own notes.
-func ownParameters(rec *blockdev.VolumeRecord) map[string]string {
-	return ownOf(rec.Parameters)
-}
-
-// ownOf returns the parameters under ParameterPrefix.
-func ownOf(params map[string]string) map[string]string {
-	own := maps.Clone(params)
-	maps.DeleteFunc(own, func(key, _ string) bool { return !strings.HasPrefix(key, ParameterPrefix) })
-	return own
 }
 
 func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
@@ -383,7 +315,7 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, req *
 	refuse := func(err error) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: status.Convert(err).Message()}, nil
 	}
-	fsType, block, err := parseCapabilities(req.GetVolumeCapabilities())
+	fsType, block, err := capability.ParseAll(req.GetVolumeCapabilities())
 	if err != nil {
 		return refuse(err)
 	}
@@ -393,11 +325,11 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, req *
 		}
 	}
 	if len(req.GetParameters()) > 0 {
-		parameters, err := expandParameters(req.GetParameters())
+		parameters, err := parameter.ExpandParameters(req.GetParameters())
 		if err != nil {
 			return refuse(err)
 		}
-		params, err := parseParameters(parameters)
+		params, err := parameter.Parse(parameters)
 		if err != nil {
 			return refuse(err)
 		}
@@ -464,17 +396,17 @@ func (s *controllerServer) ControllerGetVolume(_ context.Context, req *csi.Contr
 }
 
 func (s *controllerServer) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	least := minBlockSizeBytes
+	least := capability.MinBlockSizeBytes
 	if len(req.GetVolumeCapabilities()) > 0 {
-		fsType, block, err := parseCapabilities(req.GetVolumeCapabilities())
+		fsType, block, err := capability.ParseAll(req.GetVolumeCapabilities())
 		if err != nil {
 			return nil, err
 		}
 		if !block {
-			least = minSizeBytes[orDefault(fsType)]
+			least = capability.MinSizeBytes[capability.FSTypeOrDefault(fsType)]
 		}
 	}
-	params, err := parseParameters(req.GetParameters())
+	params, err := parameter.Parse(req.GetParameters())
 	if err != nil {
 		return nil, err
 	}
@@ -503,12 +435,12 @@ func (s *controllerServer) volume(rec *blockdev.VolumeRecord) *csi.Volume {
 }
 
 func (d *Driver) topology() *csi.Topology {
-	return &csi.Topology{Segments: map[string]string{TopologyKey: d.opts.NodeID}}
+	return &csi.Topology{Segments: map[string]string{plugin.TopologyKey: d.opts.NodeID}}
 }
 
 // isHere reports whether this node is in a topology. Segments of other drivers do not matter.
 func (d *Driver) isHere(t *csi.Topology) bool {
-	node, ok := t.GetSegments()[TopologyKey]
+	node, ok := t.GetSegments()[plugin.TopologyKey]
 	return !ok || node == d.opts.NodeID
 }
 

@@ -8,11 +8,12 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // killer kills a driver before the n-th thing it does to the machine, the pool's files or the replicator: from then on
@@ -110,10 +111,10 @@ func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 		params  map[string]string
 		sidecar bool
 	}{
-		{name: "file system", vc: mountCapability(modeWriter, "ext4")},
-		{name: "block", vc: blockCapability(modeWriter)},
-		{name: "thick", vc: mountCapability(modeWriter, "ext4"), params: map[string]string{ParamProvisioning: "thick"}},
-		{name: "replicable", vc: mountCapability(modeWriter, "ext4"), params: map[string]string{ParamConsistencyGroup: "shop", ParamRemote: "west"}, sidecar: true},
+		{name: "file system", vc: capabilitytest.Mount(capabilitytest.Writer, "ext4")},
+		{name: "block", vc: capabilitytest.Block(capabilitytest.Writer)},
+		{name: "thick", vc: capabilitytest.Mount(capabilitytest.Writer, "ext4"), params: map[string]string{parameter.KeyProvisioning: "thick"}},
+		{name: "replicable", vc: capabilitytest.Mount(capabilitytest.Writer, "ext4"), params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"}, sidecar: true},
 	}
 	for _, kind := range kinds {
 		for _, powerLoss := range []bool{false, true} {
@@ -227,7 +228,7 @@ func (h *node) mortalLife(k *killer, vc *csi.VolumeCapability, params map[string
 // TestDeathInMkfs looks at the one place where formatting a second time is right.
 func TestDeathInMkfs(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.hook = func(op string) error {
 		if op == "mkfs ends /dev/loop0" {
@@ -243,7 +244,7 @@ func TestDeathInMkfs(t *testing.T) {
 	}
 	interrupted := rec.Format.UUID
 	h.hook = nil
-	h.want(h.stage(id, mountCapability(modeWriter, "xfs")), codes.FailedPrecondition)
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "xfs")), codes.FailedPrecondition)
 	h.must(h.stage(id, vc))
 	if rec, err = h.d.pool.Get(id); err != nil || rec.Format.State != blockdev.FormatFormatted || rec.Format.UUID != interrupted {
 		t.Errorf("format record %+v, %v", rec.Format, err)

@@ -46,9 +46,6 @@ type loopDevice struct {
 	SizeBytes   int64
 }
 
-// shimFile is the name of the one file in a volume's shim directory.
-const shimFile = "volume"
-
 // backingPath is the file that a volume's loop device is over, without symbolic links, as the kernel shows it: the image,
 // or the file that the replicator said it serves, or, for one that is not staged, where that file is to be expected.
 func (d *Driver) backingPath(rec *blockdev.VolumeRecord) string {
@@ -56,7 +53,7 @@ func (d *Driver) backingPath(rec *blockdev.VolumeRecord) string {
 	case rec.Replicable && rec.Stage != nil && rec.Stage.BackingPath != "":
 		return rec.Stage.BackingPath
 	case rec.Replicable:
-		return filepath.Join(d.opts.ShimDir, rec.ID, shimFile)
+		return filepath.Join(d.opts.ShimDir, rec.ID, shim.FileName)
 	}
 	path, err := d.pool.ImagePath(rec.ID)
 	if err != nil {

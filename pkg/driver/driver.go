@@ -35,6 +35,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -131,7 +132,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 
 // newDriver is New without reconcile, over any system.
 func newDriver(opts Options, sys system) (*Driver, error) {
-	if err := ValidateNodeID(opts.NodeID); err != nil {
+	if err := plugin.ValidateNodeID(opts.NodeID); err != nil {
 		return nil, err
 	}
 	if opts.PoolDir == "" {

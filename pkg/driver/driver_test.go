@@ -12,12 +12,15 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 func TestMain(m *testing.M) {
@@ -38,6 +41,11 @@ type node struct {
 	i      *identityServer
 	cancel context.CancelFunc
 }
+
+const (
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+)
 
 // poolBytes is the size of a node's pool: more than a journal of the default size takes.
 const poolBytes = 8 * gib
@@ -174,10 +182,10 @@ func (h *node) clean() {
 }
 
 func TestLifeOfAFileSystemVolume(t *testing.T) {
-	for _, fsType := range []string{fsExt4, fsXFS} {
+	for _, fsType := range []string{capability.Ext4, capability.XFS} {
 		t.Run(fsType, func(t *testing.T) {
 			h := newNode(t, nil)
-			vc := mountCapability(modeWriter, fsType, "noatime")
+			vc := capabilitytest.Mount(capabilitytest.Writer, fsType, "noatime")
 			req := createReq("v", vc, nil)
 			req.CapacityRange = &csi.CapacityRange{RequiredBytes: 300 * mib}
 			response, err := h.c.CreateVolume(context.Background(), req)
@@ -217,7 +225,7 @@ func TestLifeOfAFileSystemVolume(t *testing.T) {
 			if len(h.mkfs) != 1 {
 				t.Errorf("mkfs ran %d times: %v", len(h.mkfs), h.mkfs)
 			}
-			if fsType == fsXFS && !slices.ContainsFunc(h.events, func(e string) bool { return strings.HasSuffix(e, "xfs noatime,nouuid") }) {
+			if fsType == capability.XFS && !slices.ContainsFunc(h.events, func(e string) bool { return strings.HasSuffix(e, "xfs noatime,nouuid") }) {
 				t.Errorf("xfs was mounted without nouuid: %v", h.events)
 			}
 			checked := slices.ContainsFunc(h.events, func(e string) bool { return strings.HasPrefix(e, "fsck") })
@@ -234,7 +242,7 @@ func TestLifeOfAFileSystemVolume(t *testing.T) {
 
 func TestExpandOrder(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.events = nil
@@ -261,12 +269,12 @@ func TestExpandOrder(t *testing.T) {
 // with an expansion that a crash cut short, and with one that the file system refuses at that time.
 func TestExpandReadOnly(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.must(h.unstage(id))
 	file := h.files[h.d.backingPath(&blockdev.VolumeRecord{ID: id})]
-	for _, reader := range []*csi.VolumeCapability{mountCapability(modeReader, ""), mountCapability(modeWriter, "", "ro")} {
+	for _, reader := range []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Reader, ""), capabilitytest.Mount(capabilitytest.Writer, "", "ro")} {
 		h.must(h.stage(id, reader))
 		size := file.FSBytes + mib
 		for range 2 {
@@ -313,7 +321,7 @@ func TestExpandReadOnly(t *testing.T) {
 
 func TestLifeOfABlockVolume(t *testing.T) {
 	h := newNode(t, nil)
-	vc := blockCapability(modeMultiWriter)
+	vc := capabilitytest.Block(capabilitytest.MultiWriter)
 	id := h.create("v", vc, nil)
 	for range 2 {
 		h.must(h.stage(id, vc))
@@ -346,7 +354,7 @@ func TestLifeOfABlockVolume(t *testing.T) {
 		t.Errorf("a block volume was formatted: %v", h.mkfs)
 	}
 	// What the application wrote is not formatted later either.
-	h.want(h.stage(id, mountCapability(modeWriter, "")), codes.FailedPrecondition, "raw")
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "")), codes.FailedPrecondition, "raw")
 	h.must(h.delete(id))
 	h.clean()
 }
@@ -355,21 +363,21 @@ func TestLifeOfABlockVolume(t *testing.T) {
 func TestStageRules(t *testing.T) {
 	h := newNode(t, nil)
 	// A reader leaves no format record, so nothing but the stage record says that the device is in use.
-	id := h.create("v", blockCapability(modeReader), nil)
-	h.must(h.stage(id, blockCapability(modeReader)))
-	h.must(h.publish(id, "a", blockCapability(modeReader), true))
-	h.want(h.stage(id, mountCapability(modeWriter, "")), codes.AlreadyExists, "unstage it first")
+	id := h.create("v", capabilitytest.Block(capabilitytest.Reader), nil)
+	h.must(h.stage(id, capabilitytest.Block(capabilitytest.Reader)))
+	h.must(h.publish(id, "a", capabilitytest.Block(capabilitytest.Reader), true))
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "")), codes.AlreadyExists, "unstage it first")
 	if len(h.mkfs) > 0 || len(h.loops) != 1 {
 		t.Errorf("mkfs %v, loops %v", h.mkfs, h.loops)
 	}
 	h.must(h.unpublish(id, "a"))
 	h.must(h.unstage(id))
 
-	h.must(h.stage(id, mountCapability(modeWriter, "")))
-	h.want(h.stage(id, blockCapability(modeWriter)), codes.AlreadyExists)
-	h.want(h.stage(id, mountCapability(modeReader, "")), codes.AlreadyExists, "read-only")
+	h.must(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "")))
+	h.want(h.stage(id, capabilitytest.Block(capabilitytest.Writer)), codes.AlreadyExists)
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Reader, "")), codes.AlreadyExists, "read-only")
 	_, err := h.n.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.target("elsewhere"),
-		VolumeCapability: mountCapability(modeWriter, "")})
+		VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")})
 	h.want(err, codes.FailedPrecondition, h.staging())
 	// Unstaging where it is not staged takes nothing away.
 	_, err = h.n.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: h.target("elsewhere")})
@@ -383,16 +391,16 @@ func TestStageRules(t *testing.T) {
 
 func TestPublishRules(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeMultiWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.MultiWriter, "")
 	id := h.create("v", vc, nil)
 	h.want(h.publish(id, "a", vc, false), codes.FailedPrecondition, "stage it first")
 	h.must(h.stage(id, vc))
 	h.must(h.publish(id, "a", vc, false))
 	h.want(h.publish(id, "a", vc, true), codes.AlreadyExists)
-	h.want(h.publish(id, "a", mountCapability(modeWriter, ""), false), codes.AlreadyExists)
-	h.want(h.publish(id, "b", mountCapability(modeSingleWriter, ""), false), codes.FailedPrecondition)
+	h.want(h.publish(id, "a", capabilitytest.Mount(capabilitytest.Writer, ""), false), codes.AlreadyExists)
+	h.want(h.publish(id, "b", capabilitytest.Mount(capabilitytest.SingleWriter, ""), false), codes.FailedPrecondition)
 	h.must(h.publish(id, "b", vc, true)) // other path, other arguments: allowed for this mode
-	h.want(h.publish(id, "c", blockCapability(modeMultiWriter), false), codes.FailedPrecondition, "file system, not as a block device")
+	h.want(h.publish(id, "c", capabilitytest.Block(capabilitytest.MultiWriter), false), codes.FailedPrecondition, "file system, not as a block device")
 	h.mounts = append(h.mounts, MountEntry{Mountpoint: h.target("d"), Source: "/dev/other", Device: "8:1"})
 	h.want(h.publish(id, "d", vc, false), codes.FailedPrecondition, "/dev/other")
 	h.want(h.unpublish(id, "d"), codes.FailedPrecondition, "not of this volume")
@@ -425,15 +433,15 @@ func TestPublishRules(t *testing.T) {
 
 func TestNeverFormatsTwice(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
-	h.want(h.stage(id, mountCapability(modeReader, "")), codes.FailedPrecondition, "never formatted")
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Reader, "")), codes.FailedPrecondition, "never formatted")
 	h.clean()
 	h.must(h.stage(id, vc))
 	h.must(h.unstage(id))
 	path := h.d.backingPath(&blockdev.VolumeRecord{ID: id})
 	for name, wiped := range map[string]fakeFile{
-		"blank": {}, "garbage": {Data: true}, "another": {Superblock: Superblock{FSType: fsXFS}},
+		"blank": {}, "garbage": {Data: true}, "another": {Superblock: Superblock{FSType: capability.XFS}},
 	} {
 		before := *h.files[path]
 		*h.files[path] = wiped
@@ -444,7 +452,7 @@ func TestNeverFormatsTwice(t *testing.T) {
 		h.clean() // the refusal leaves nothing attached
 		*h.files[path] = before
 	}
-	h.want(h.stage(id, mountCapability(modeWriter, "xfs")), codes.FailedPrecondition, "ext4")
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "xfs")), codes.FailedPrecondition, "ext4")
 	h.must(h.stage(id, vc))
 
 	// A volume without a format record that has data, as a promoted copy may be.
@@ -462,13 +470,13 @@ func TestNeverFormatsTwice(t *testing.T) {
 func TestCreateVolume(t *testing.T) {
 	h := newNode(t, nil)
 	ctx := context.Background()
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	if again := h.create("v", vc, nil); again != id {
 		t.Errorf("the same name gave %s and %s", id, again)
 	}
 	change := func(f func(*csi.CreateVolumeRequest)) error {
-		req := createReq("v", mountCapability(modeWriter, ""), nil)
+		req := createReq("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
 		f(req)
 		_, err := h.c.CreateVolume(ctx, req)
 		return err
@@ -481,20 +489,20 @@ func TestCreateVolume(t *testing.T) {
 		r.VolumeCapabilities[0].GetMount().FsType = "xfs"
 		r.CapacityRange = nil
 	}), codes.AlreadyExists, "ext4, not xfs")
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{ParamProvisioning: "thick"} }), codes.AlreadyExists, "other parameters")
-	h.must(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{ParamProvisioning: "thin"} })) // the default, written out
+	h.want(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{parameter.KeyProvisioning: "thick"} }), codes.AlreadyExists, "other parameters")
+	h.must(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{parameter.KeyProvisioning: "thin"} })) // the default, written out
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.Name = "" }), codes.InvalidArgument)
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.Name = strings.Repeat("x", 129) }), codes.InvalidArgument)
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = nil }), codes.InvalidArgument)
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"a": "b"} }), codes.InvalidArgument)
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = &csi.VolumeContentSource{} }), codes.InvalidArgument)
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{ParamReplicable: "true"} }), codes.FailedPrecondition, "--sidecar")
+	h.want(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{parameter.KeyReplicable: "true"} }), codes.FailedPrecondition, "--sidecar")
 	h.want(change(func(r *csi.CreateVolumeRequest) {
 		r.VolumeCapabilities[0].GetMount().FsType = "xfs"
-		r.Parameters = map[string]string{paramFSType: "ext4"}
+		r.Parameters = map[string]string{parameter.KeyFSType: "ext4"}
 	}), codes.InvalidArgument)
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.Name, r.CapacityRange.RequiredBytes = "big", 2*poolBytes }), codes.ResourceExhausted, "node-a")
-	there := &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{TopologyKey: "node-b"}}}}
+	there := &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}}
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.AccessibilityRequirements = there }), codes.ResourceExhausted, "node-a")
 	there.Requisite = append(there.Requisite, h.d.topology())
 	h.must(change(func(r *csi.CreateVolumeRequest) { r.AccessibilityRequirements = there }))
@@ -511,7 +519,7 @@ func TestListAndCapacity(t *testing.T) {
 	ctx := context.Background()
 	want := map[string]bool{}
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
-		want[h.create(name, blockCapability(modeWriter), nil)] = true
+		want[h.create(name, capabilitytest.Block(capabilitytest.Writer), nil)] = true
 	}
 	token, pages := "", 0
 	var deleted string
@@ -545,21 +553,21 @@ func TestListAndCapacity(t *testing.T) {
 		h.must(err)
 		return response
 	}
-	all := capacity(&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{mountCapability(modeWriter, "xfs")}})
+	all := capacity(&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "xfs")}})
 	if n := all.GetAvailableCapacity(); n <= poolBytes-49*mib || n > poolBytes-48*mib || all.GetMaximumVolumeSize().GetValue() != n || all.GetMinimumVolumeSize().GetValue() != 300*mib {
 		t.Errorf("capacity %v", all)
 	}
-	if c := capacity(&csi.GetCapacityRequest{AccessibleTopology: &csi.Topology{Segments: map[string]string{TopologyKey: "node-b"}}}); c.GetAvailableCapacity() != 0 {
+	if c := capacity(&csi.GetCapacityRequest{AccessibleTopology: &csi.Topology{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}); c.GetAvailableCapacity() != 0 {
 		t.Errorf("capacity of another node: %v", c)
 	}
-	if c := capacity(&csi.GetCapacityRequest{Parameters: map[string]string{ParamReplicable: "true"}}); c.GetAvailableCapacity() != 0 {
+	if c := capacity(&csi.GetCapacityRequest{Parameters: map[string]string{parameter.KeyReplicable: "true"}}); c.GetAvailableCapacity() != 0 {
 		t.Errorf("capacity for replicable volumes without a replicator: %v", c)
 	}
 }
 
 func TestValidateVolumeCapabilities(t *testing.T) {
 	h := newNode(t, nil)
-	id := h.create("v", mountCapability(modeWriter, "ext4"), nil)
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, "ext4"), nil)
 	validate := func(vc *csi.VolumeCapability, params map[string]string) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 		return h.c.ValidateVolumeCapabilities(context.Background(), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id,
 			VolumeCapabilities: []*csi.VolumeCapability{vc}, Parameters: params})
@@ -569,12 +577,12 @@ func TestValidateVolumeCapabilities(t *testing.T) {
 		params map[string]string
 		ok     bool
 	}{
-		{mountCapability(modeReader, ""), nil, true},
-		{blockCapability(modeMultiWriter), nil, true},
-		{mountCapability(modeWriter, "ext4"), map[string]string{ParamProvisioning: "thin"}, true},
-		{mountCapability(modeWriter, "xfs"), nil, false},
-		{mountCapability(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER, ""), nil, false},
-		{mountCapability(modeWriter, ""), map[string]string{ParamProvisioning: "thick"}, false},
+		{capabilitytest.Mount(capabilitytest.Reader, ""), nil, true},
+		{capabilitytest.Block(capabilitytest.MultiWriter), nil, true},
+		{capabilitytest.Mount(capabilitytest.Writer, "ext4"), map[string]string{parameter.KeyProvisioning: "thin"}, true},
+		{capabilitytest.Mount(capabilitytest.Writer, "xfs"), nil, false},
+		{capabilitytest.Mount(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER, ""), nil, false},
+		{capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyProvisioning: "thick"}, false},
 	} {
 		response, err := validate(tc.vc, tc.params)
 		if err != nil || (response.GetConfirmed() != nil) != tc.ok || (response.GetMessage() == "") != tc.ok {
@@ -582,14 +590,14 @@ func TestValidateVolumeCapabilities(t *testing.T) {
 		}
 	}
 	_, err := h.c.ValidateVolumeCapabilities(context.Background(), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: "vol-x",
-		VolumeCapabilities: []*csi.VolumeCapability{mountCapability(modeWriter, "")}})
+		VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "")}})
 	h.want(err, codes.NotFound)
 }
 
 // TestSameVolumeAborts holds one call inside the machine and makes every other call for the volume.
 func TestSameVolumeAborts(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	other := h.create("w", vc, nil)
 	entered, leave := make(chan struct{}), make(chan struct{})

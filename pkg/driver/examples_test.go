@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"sigs.k8s.io/yaml"
 )
 
@@ -30,16 +31,16 @@ func TestExamples(t *testing.T) {
 				continue // comments only
 			}
 			classes++
-			group := class.Parameters[ParamConsistencyGroup]
+			group := class.Parameters[parameter.KeyConsistencyGroup]
 			if group != "" && !strings.Contains(group, "${pvc.namespace}") {
 				t.Errorf("%s %s: all claims go into group %s", class.Kind, class.Metadata.Name, group)
 			}
 			parameters := class.Parameters
 			if class.Kind == "VolumeAttributesClass" {
 				// It is for a volume that has parameters already.
-				parameters = overlay(map[string]string{ParamRemote: "site-b"}, parameters)
+				parameters = parameter.Overlay(map[string]string{parameter.KeyRemote: "site-b"}, parameters)
 			}
-			if _, err := parseParameters(parameters); err != nil {
+			if _, err := parameter.Parse(parameters); err != nil {
 				t.Errorf("%s %s: %v", class.Kind, class.Metadata.Name, err)
 			}
 		}

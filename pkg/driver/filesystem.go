@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/google/uuid"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
 // Superblock is what the first blocks of a device say is on it.
@@ -71,7 +72,7 @@ type formatSpec struct {
 // written, and what is found later can be told from anybody else's file system.
 func (f formatSpec) mkfsArgs(force bool) (program string, args []string) {
 	switch f.FSType {
-	case fsXFS:
+	case capability.XFS:
 		args = []string{"-q", "-m", "uuid=" + f.UUID}
 		if f.KeepSpace {
 			args = append(args, "-K")
@@ -126,14 +127,14 @@ func readSuperblock(r io.ReaderAt) (Superblock, error) {
 	switch {
 	case bytes.Equal(b[xfsMagicOffset:xfsMagicOffset+4], []byte("XFSB")):
 		blocks, blockSize := binary.BigEndian.Uint64(b[xfsBlocksOffset:]), binary.BigEndian.Uint32(b[xfsBlockSizeOffset:])
-		return Superblock{FSType: fsXFS, UUID: asUUID(xfsUUIDOffset), SizeBytes: sizeOf(blocks, uint64(blockSize))}, nil
+		return Superblock{FSType: capability.XFS, UUID: asUUID(xfsUUIDOffset), SizeBytes: sizeOf(blocks, uint64(blockSize))}, nil
 	case binary.LittleEndian.Uint16(b[extMagicOffset:]) == extMagic:
 		blocks := uint64(binary.LittleEndian.Uint32(b[extBlocksOffset:]))
 		if binary.LittleEndian.Uint32(b[extIncompatOffset:])&extIncompat64Bit != 0 {
 			blocks |= uint64(binary.LittleEndian.Uint32(b[extBlocksHighOffset:])) << 32
 		}
 		blockSize := uint64(1024) << binary.LittleEndian.Uint32(b[extBlockSizeOffset:])
-		return Superblock{FSType: fsExt4, UUID: asUUID(extUUIDOffset), SizeBytes: sizeOf(blocks, blockSize)}, nil
+		return Superblock{FSType: capability.Ext4, UUID: asUUID(extUUIDOffset), SizeBytes: sizeOf(blocks, blockSize)}, nil
 	}
 	return Superblock{}, nil
 }
@@ -149,7 +150,7 @@ func sizeOf(blocks, blockSizeBytes uint64) int64 {
 
 // blankProbeBytes is read at either end of a device. That is where every file system, partition table and volume manager
 // keeps its signature.
-const blankProbeBytes = mib
+const blankProbeBytes = int64(1) << 20
 
 func readBlank(r io.ReaderAt, sizeBytes int64) (bool, error) {
 	b := make([]byte, min(blankProbeBytes, sizeBytes))

@@ -7,10 +7,10 @@ import (
 	"io"
 	"os"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // No program here has a time limit: how long they take depends on the file system and its device, and one that is ended by a limit begins anew
@@ -60,7 +60,7 @@ const (
 // Check preens ext4. XFS replays its log when it is mounted, and xfs_repair may lose what a person could still save, so it is never run
 // unasked.
 func (linuxFileSystems) Check(ctx context.Context, device, fsType string) error {
-	if fsType != fsExt4 {
+	if fsType != capability.Ext4 {
 		return nil
 	}
 	output, err := run(ctx, "e2fsck", "-p", device)
@@ -78,11 +78,11 @@ func (linuxFileSystems) Check(ctx context.Context, device, fsType string) error 
 func (linuxFileSystems) Grow(ctx context.Context, device, mountPath, fsType string) error {
 	var err error
 	switch fsType {
-	case fsExt4:
+	case capability.Ext4:
 		if _, err = run(ctx, "resize2fs", device); err != nil && !CanGrowMountedExt4() {
 			err = fmt.Errorf("%w; ext4 is grown while it is mounted by a process with CAP_SYS_RESOURCE only: give it to the driver", err)
 		}
-	case fsXFS:
+	case capability.XFS:
 		_, err = run(ctx, "xfs_growfs", "-d", mountPath)
 	default:
 		err = fmt.Errorf("file system %q on %s cannot be grown", fsType, device)

@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 
 	"github.com/google/uuid"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // The life of a volume's format record. It only moves down:
@@ -24,9 +24,6 @@ import (
 //
 // What is found on the device decides only between mounting and refusing, never for mkfs: a wiped or unreadable
 // superblock looks exactly like a new volume, and that is how other drivers have lost data.
-
-// fsRaw is the file system in the format record of a raw block volume.
-const fsRaw = blockdev.FSRaw
 
 // formatAction is what staging a file system volume does before the mount.
 type formatAction int
@@ -127,7 +124,7 @@ func (d *Driver) format(ctx context.Context, rec *blockdev.VolumeRecord, device 
 
 // recordRaw notes that a raw block volume is about to be handed out.
 func (d *Driver) recordRaw(ctx context.Context, rec *blockdev.VolumeRecord) error {
-	return d.recordFormat(ctx, rec, blockdev.FormatRecord{State: blockdev.FormatFormatted, FSType: fsRaw})
+	return d.recordFormat(ctx, rec, blockdev.FormatRecord{State: blockdev.FormatFormatted, FSType: capability.Raw})
 }
 
 // recordFormat makes a format record durable, here and in the order of the volume's group, and puts it into rec.
@@ -165,11 +162,11 @@ func fsTypeOf(madeFor string, format *blockdev.FormatRecord) string {
 func fsTypeFor(rec *blockdev.VolumeRecord, asked string) (string, error) {
 	has := fsTypeOf(rec.FSType, rec.Format)
 	switch {
-	case asked == "" && has == fsRaw, asked != "" && has != "" && asked != has:
+	case asked == "" && has == capability.Raw, asked != "" && has != "" && asked != has:
 		return "", status.Errorf(codes.FailedPrecondition, "volume %s has %s, %s is asked for: a volume is formatted once; ask for what it has or make a new volume",
-			rec.ID, has, orDefault(asked))
+			rec.ID, has, capability.FSTypeOrDefault(asked))
 	case has != "":
 		return has, nil
 	}
-	return orDefault(asked), nil
+	return capability.FSTypeOrDefault(asked), nil
 }

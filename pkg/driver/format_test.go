@@ -7,10 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 func TestDecideFormat(t *testing.T) {
@@ -77,8 +77,8 @@ func TestFSTypeFor(t *testing.T) {
 		{formatted("xfs"), "", "xfs"},
 		{formatted("xfs"), "xfs", "xfs"},
 		{formatted("xfs"), "ext4", ""},
-		{formatted(fsRaw), "", ""},
-		{formatted(fsRaw), "ext4", ""},
+		{formatted(capability.Raw), "", ""},
+		{formatted(capability.Raw), "ext4", ""},
 	} {
 		got, err := fsTypeFor(tc.rec, tc.asked)
 		if got != tc.want || (status.Code(err) == codes.FailedPrecondition) != (tc.want == "") {
@@ -89,7 +89,7 @@ func TestFSTypeFor(t *testing.T) {
 
 // TestMkfsArgs: force is used over an interrupted mkfs only, and space that was reserved is kept.
 func TestMkfsArgs(t *testing.T) {
-	for _, fsType := range []string{fsExt4, fsXFS} {
+	for _, fsType := range []string{capability.Ext4, capability.XFS} {
 		for _, force := range []bool{false, true} {
 			for _, thick := range []bool{false, true} {
 				program, args := formatSpec{FSType: fsType, UUID: "u-u", KeepSpace: thick}.mkfsArgs(force)
@@ -151,7 +151,7 @@ func FuzzReadSuperblock(f *testing.F) {
 		xfs := bytes.HasPrefix(image, []byte("XFSB"))
 		ext := image[extMagicOffset] == 0x53 && image[extMagicOffset+1] == 0xEF
 		switch {
-		case xfs && sb.FSType != fsXFS, !xfs && ext && sb.FSType != fsExt4, !xfs && !ext && sb != Superblock{}:
+		case xfs && sb.FSType != capability.XFS, !xfs && ext && sb.FSType != capability.Ext4, !xfs && !ext && sb != Superblock{}:
 			t.Fatalf("got %+v for xfs %t, ext4 %t", sb, xfs, ext)
 		}
 	})

@@ -8,11 +8,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // freezeLimit is how long file systems stay frozen at most, whatever happens to the call that froze them.
@@ -62,7 +62,7 @@ func (d *Driver) freeze(ctx context.Context, recs []*blockdev.VolumeRecord, snap
 				klog.ErrorS(terr, "Thawing after a freeze that failed", "volume", rec.ID)
 			}
 			return nil, status.Errorf(codes.FailedPrecondition, "volume %s: freeze its file system on %s: %v; see who else has frozen it, or take the snapshot without %s",
-				rec.ID, entry.Mountpoint, err, ParamFreeze)
+				rec.ID, entry.Mountpoint, err, parameter.KeyFreeze)
 		}
 	}
 	return f, nil

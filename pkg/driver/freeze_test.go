@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"google.golang.org/grpc/codes"
 )
 
@@ -13,7 +14,7 @@ import (
 // it is refused, and over a restart of the driver.
 func TestFreezeOfOthers(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	const device = "7:0"
@@ -42,7 +43,7 @@ func TestFreezeOfOthers(t *testing.T) {
 // the last unmount and not before, because until then whoever froze it can still come back for it.
 func TestFrozenIsUnmounted(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeMultiWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.MultiWriter, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.must(h.publish(id, "a", vc, false))

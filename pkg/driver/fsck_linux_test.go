@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
 // TestFsckResults: a check that did not say that the file system is sound is an error, also one that said nothing: NodeStageVolume then
@@ -32,11 +34,11 @@ func TestFsckResults(t *testing.T) {
 				}
 			}
 			t.Setenv("PATH", dir)
-			err := linuxFileSystems{}.Check(context.Background(), "/dev/null", fsExt4)
+			err := linuxFileSystems{}.Check(context.Background(), "/dev/null", capability.Ext4)
 			if (err == nil) != tc.sound {
 				t.Errorf("%v", err)
 			}
-			if err := (linuxFileSystems{}).Check(context.Background(), "/dev/null", fsXFS); err != nil {
+			if err := (linuxFileSystems{}).Check(context.Background(), "/dev/null", capability.XFS); err != nil {
 				t.Errorf("xfs is not checked but mounted, which replays its log: %v", err)
 			}
 		})

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 )
 
@@ -16,9 +18,9 @@ func TestGiveBackOnAFullPool(t *testing.T) {
 				h := newNode(t, startSidecar(t))
 				var params map[string]string
 				if group != "" {
-					params = map[string]string{ParamConsistencyGroup: group}
+					params = map[string]string{parameter.KeyConsistencyGroup: group}
 				}
-				vc := mountCapability(modeMultiWriter, "")
+				vc := capabilitytest.Mount(capabilitytest.MultiWriter, "")
 				id := h.create("v", vc, params)
 				other := h.create("w", vc, params)
 				h.must(h.stage(id, vc))
@@ -66,7 +68,7 @@ func TestGiveBackOnAFullPool(t *testing.T) {
 // TestInodesAreCapacity: a pool that has bytes and no inodes has no room for volumes and snapshots, and says why; volumes grow.
 func TestInodesAreCapacity(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.wantHealth(h.controllerHealth(id))
@@ -96,7 +98,7 @@ func TestInodesAreCapacity(t *testing.T) {
 // it does not count.
 func TestStalePublication(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeMultiWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.MultiWriter, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.must(h.publish(id, "a", vc, false))

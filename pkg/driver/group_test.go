@@ -7,18 +7,19 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 func TestLifeOfAReplicableVolume(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
-	vc := mountCapability(modeWriter, "")
-	id := h.create("v", vc, map[string]string{ParamReplicable: "true"})
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	id := h.create("v", vc, map[string]string{parameter.KeyReplicable: "true"})
 	path := s.shimDir + "/" + id + "/volume"
 	for range 2 {
 		h.must(h.stage(id, vc))
@@ -64,8 +65,8 @@ func TestLifeOfAReplicableVolume(t *testing.T) {
 func TestGroups(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
-	vc := mountCapability(modeWriter, "")
-	class := map[string]string{ParamConsistencyGroup: "shop", ParamRemote: "west", ParamJournalSize: "64Mi", ParamJournalFull: "stall"}
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	class := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall"}
 	members := func(group string) (ids []string) {
 		for _, v := range s.groups[group].GetVolumes() {
 			ids = append(ids, v.GetVolumeId())
@@ -78,8 +79,8 @@ func TestGroups(t *testing.T) {
 		t.Errorf("group %v", g)
 	}
 	// A class that contradicts the group makes nothing and leaves nothing.
-	for key, value := range map[string]string{ParamRemote: "east", ParamJournalSize: "128Mi", ParamJournalFull: "track"} {
-		other := map[string]string{ParamConsistencyGroup: "shop", key: value}
+	for key, value := range map[string]string{parameter.KeyRemote: "east", parameter.KeyJournalSize: "128Mi", parameter.KeyJournalFull: "track"} {
+		other := map[string]string{parameter.KeyConsistencyGroup: "shop", key: value}
 		_, err := h.c.CreateVolume(context.Background(), createReq("c", vc, other))
 		h.want(err, codes.InvalidArgument, "shop", key)
 	}
@@ -88,7 +89,7 @@ func TestGroups(t *testing.T) {
 		t.Errorf("volumes after refused creations: %v, %v", recs, err)
 	}
 	// A class that says less joins.
-	c := h.create("c", vc, map[string]string{ParamConsistencyGroup: "shop"})
+	c := h.create("c", vc, map[string]string{parameter.KeyConsistencyGroup: "shop"})
 	h.must(h.delete(a)) // the one that the group was made for is not the last
 	h.must(h.delete(b))
 	if !slices.Equal(members("shop"), []string{c}) {
@@ -101,14 +102,14 @@ func TestGroups(t *testing.T) {
 
 	// A group that a person made stays.
 	s.groups["manual"] = &sidecarpb.GroupStatus{Name: "manual", Peer: "west", JournalSizeBytes: gib}
-	d := h.create("d", vc, map[string]string{ParamConsistencyGroup: "manual"})
+	d := h.create("d", vc, map[string]string{parameter.KeyConsistencyGroup: "manual"})
 	h.must(h.delete(d))
 	if s.groups["manual"] == nil || len(members("manual")) > 0 {
 		t.Errorf("the group that a person made: %v", s.groups["manual"])
 	}
 
 	// A remote without a group: a group of its own.
-	e := h.create("e", vc, map[string]string{ParamRemote: "west"})
+	e := h.create("e", vc, map[string]string{parameter.KeyRemote: "west"})
 	if !slices.Equal(members(e), []string{e}) {
 		t.Errorf("groups %v", s.groups)
 	}
@@ -141,7 +142,7 @@ func TestGroupErrors(t *testing.T) {
 				}
 				return nil
 			}
-			req := createReq("v", mountCapability(modeWriter, ""), map[string]string{ParamConsistencyGroup: "shop"})
+			req := createReq("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyConsistencyGroup: "shop"})
 			_, err := h.c.CreateVolume(context.Background(), req)
 			h.want(err, tc.to, "AddVolume", "shop")
 			recs, err := h.d.pool.List()
@@ -160,8 +161,8 @@ func TestGroupErrors(t *testing.T) {
 func TestRestartResumesWriteback(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
-	vc := mountCapability(modeWriter, "")
-	flush := h.create("flush", vc, map[string]string{ParamReplicable: "true"})
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	flush := h.create("flush", vc, map[string]string{parameter.KeyReplicable: "true"})
 	h.must(h.stage(flush, vc))
 	clear(h.writeback)
 	s.stop()

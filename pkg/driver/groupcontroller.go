@@ -8,11 +8,11 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/uuid"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // groupSnapshotIDPrefix makes a group snapshot's id recognisable in logs.
@@ -42,12 +42,12 @@ func (s *groupControllerServer) GroupControllerGetCapabilities(context.Context, 
 type groupRequest struct {
 	name    string
 	sources []string // sorted
-	params  snapshotParameters
+	params  parameter.Snapshot
 	own     map[string]string
 }
 
 func parseGroupSnapshot(req *csi.CreateVolumeGroupSnapshotRequest) (r groupRequest, err error) {
-	r = groupRequest{name: req.GetName(), sources: slices.Sorted(slices.Values(req.GetSourceVolumeIds())), own: ownOf(req.GetParameters())}
+	r = groupRequest{name: req.GetName(), sources: slices.Sorted(slices.Values(req.GetSourceVolumeIds())), own: parameter.Own(req.GetParameters())}
 	switch {
 	case r.name == "":
 		return r, status.Error(codes.InvalidArgument, "group snapshot name is missing")
@@ -63,7 +63,7 @@ func parseGroupSnapshot(req *csi.CreateVolumeGroupSnapshotRequest) (r groupReque
 			return r, status.Errorf(codes.InvalidArgument, "group snapshot %q: volume %s is named twice", r.name, id)
 		}
 	}
-	r.params, err = parseSnapshotParameters(req.GetParameters())
+	r.params, err = parameter.ParseSnapshot(req.GetParameters())
 	return r, err
 }
 
@@ -146,14 +146,14 @@ func (d *Driver) groupSnapshot(ctx context.Context, r groupRequest, begun []*blo
 }
 
 // together refuses volumes whose snapshots cannot be of one instant.
-func (d *Driver) together(recs []*blockdev.VolumeRecord, params snapshotParameters) error {
+func (d *Driver) together(recs []*blockdev.VolumeRecord, params parameter.Snapshot) error {
 	if len(recs) == 1 {
 		return nil
 	}
 	for _, rec := range recs[1:] {
 		if rec.Group != recs[0].Group {
 			return status.Errorf(codes.FailedPrecondition, "volume %s is in %s, volume %s in %s: volumes are snapshotted together when they are in one consistency group "+
-				"(slipctl group add, or parameter %s when they are created)", recs[0].ID, groupOrNone(recs[0].Group), rec.ID, groupOrNone(rec.Group), ParamConsistencyGroup)
+				"(slipctl group add, or parameter %s when they are created)", recs[0].ID, groupOrNone(recs[0].Group), rec.ID, groupOrNone(rec.Group), parameter.KeyConsistencyGroup)
 		}
 	}
 	if recs[0].Group != "" {
@@ -161,7 +161,7 @@ func (d *Driver) together(recs []*blockdev.VolumeRecord, params snapshotParamete
 	}
 	if !params.Freeze {
 		return status.Errorf(codes.FailedPrecondition, "volumes %s and %s are in no consistency group, so their writes have no common order: put them into one "+
-			"(slipctl group add), or give the group snapshot class %s: \"true\" to have their file systems frozen together", recs[0].ID, recs[1].ID, ParamFreeze)
+			"(slipctl group add), or give the group snapshot class %s: \"true\" to have their file systems frozen together", recs[0].ID, recs[1].ID, parameter.KeyFreeze)
 	}
 	for _, rec := range recs {
 		where, err := d.inUse(rec)

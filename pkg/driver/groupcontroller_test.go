@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc/codes"
-
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"google.golang.org/grpc/codes"
 )
 
 func (h *node) takeGroup(name string, volumes []string, params map[string]string) (*csi.VolumeGroupSnapshot, error) {
@@ -40,8 +41,8 @@ func memberIDs(group *csi.VolumeGroupSnapshot) (ids []string) {
 
 func TestGroupSnapshotOfAConsistencyGroup(t *testing.T) {
 	h := newNode(t, startSidecar(t))
-	class := map[string]string{ParamConsistencyGroup: "shop"}
-	volumes := []string{h.create("v", blockCapability(modeWriter), class), h.create("w", blockCapability(modeWriter), class)}
+	class := map[string]string{parameter.KeyConsistencyGroup: "shop"}
+	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), class), h.create("w", capabilitytest.Block(capabilitytest.Writer), class)}
 	group, err := h.takeGroup("g", volumes, freezing)
 	h.must(err)
 	ids := memberIDs(group)
@@ -78,7 +79,7 @@ func TestGroupSnapshotOfAConsistencyGroup(t *testing.T) {
 		t.Errorf("listed %v", listed)
 	}
 	// A volume is made from each of them.
-	id, err := h.makeFrom("x", fromSnapshot(ids[0]), blockCapability(modeWriter), 0, nil)
+	id, err := h.makeFrom("x", fromSnapshot(ids[0]), capabilitytest.Block(capabilitytest.Writer), 0, nil)
 	h.must(err)
 	h.must(h.delete(id))
 	for range 2 {
@@ -93,10 +94,10 @@ func TestGroupSnapshotOfAConsistencyGroup(t *testing.T) {
 func TestGroupSnapshotsThatCannotBe(t *testing.T) {
 	h := newNode(t, startSidecar(t))
 	h.mem.SetReflink(true)
-	raw := blockCapability(modeWriter)
+	raw := capabilitytest.Block(capabilitytest.Writer)
 	plain, other := h.create("a", raw, nil), h.create("b", raw, nil)
-	shop := h.create("c", raw, map[string]string{ParamConsistencyGroup: "shop"})
-	bank := h.create("d", raw, map[string]string{ParamConsistencyGroup: "bank"})
+	shop := h.create("c", raw, map[string]string{parameter.KeyConsistencyGroup: "shop"})
+	bank := h.create("d", raw, map[string]string{parameter.KeyConsistencyGroup: "bank"})
 	for _, tc := range []struct {
 		name    string
 		volumes []string
@@ -109,11 +110,11 @@ func TestGroupSnapshotsThatCannotBe(t *testing.T) {
 		{"g", nil, nil, codes.InvalidArgument, "source volume ids"},
 		{"g", []string{plain, ""}, nil, codes.InvalidArgument, "empty"},
 		{"g", []string{plain, other, plain}, nil, codes.InvalidArgument, "twice"},
-		{"g", []string{plain}, map[string]string{ParamFreeze: "1"}, codes.InvalidArgument, ParamFreeze},
+		{"g", []string{plain}, map[string]string{parameter.KeyFreeze: "1"}, codes.InvalidArgument, parameter.KeyFreeze},
 		{"g", []string{plain, "vol-none"}, nil, codes.NotFound, "vol-none"},
 		{"g", []string{shop, bank}, freezing, codes.FailedPrecondition, "group bank"},
 		{"g", []string{shop, plain}, freezing, codes.FailedPrecondition, "no group"},
-		{"g", []string{plain, other}, nil, codes.FailedPrecondition, ParamFreeze},
+		{"g", []string{plain, other}, nil, codes.FailedPrecondition, parameter.KeyFreeze},
 	} {
 		_, err := h.takeGroup(tc.name, tc.volumes, tc.params)
 		h.want(err, tc.code, tc.words)
@@ -132,7 +133,7 @@ func TestGroupSnapshotsThatCannotBe(t *testing.T) {
 // TestGroupSnapshotOfPlainVolumes: all are frozen before the first is taken, and until the last is.
 func TestGroupSnapshotOfPlainVolumes(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	mounted, loose := h.create("a", vc, nil), h.create("b", vc, nil)
 	h.must(h.stage(mounted, vc))
 	h.put(h.imagePath(mounted), "content", mib)
@@ -190,8 +191,8 @@ func TestGroupSnapshotOfPlainVolumes(t *testing.T) {
 // TestInterruptedGroupSnapshot: what a killed driver left of a cut is taken anew, and is invisible until then.
 func TestInterruptedGroupSnapshot(t *testing.T) {
 	h := newNode(t, startSidecar(t))
-	class := map[string]string{ParamConsistencyGroup: "shop"}
-	volumes := []string{h.create("v", blockCapability(modeWriter), class), h.create("w", blockCapability(modeWriter), class)}
+	class := map[string]string{parameter.KeyConsistencyGroup: "shop"}
+	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), class), h.create("w", capabilitytest.Block(capabilitytest.Writer), class)}
 	group, err := h.takeGroup("g", volumes, nil)
 	h.must(err)
 	_, err = h.d.pool.UpdateSnapshot(memberIDs(group)[1], func(r *blockdev.SnapshotRecord) error {

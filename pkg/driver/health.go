@@ -7,11 +7,11 @@ import (
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // Reasons of adverse conditions, for machines. docs/health.md says what each means and what to do.
@@ -173,7 +173,7 @@ func (p poolSpace) reason() string {
 	switch {
 	case p.err != nil:
 		return ""
-	case p.freeBytes < minBlockSizeBytes, p.totalInodes > 0 && p.freeInodes < volumeInodes:
+	case p.freeBytes < capability.MinBlockSizeBytes, p.totalInodes > 0 && p.freeInodes < volumeInodes:
 		return ReasonPoolFull
 	case p.freeBytes < p.totalBytes/100*nearlyFullPercent, p.freeInodes*100 < p.totalInodes*nearlyFullPercent:
 		return ReasonPoolNearlyFull

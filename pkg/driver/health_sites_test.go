@@ -11,15 +11,16 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"google.golang.org/grpc"
 )
 
 const patience = 30 * time.Second
@@ -143,7 +144,7 @@ func TestHealthOfReplication(t *testing.T) {
 	h.d.sidecar.patience = patience
 
 	// The first sync, held up at the other site. The volume has content, so that there is something to copy.
-	id := h.create("v", mountCapability(modeWriter, ""), map[string]string{ParamReplicable: "true"})
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyReplicable: "true"})
 	image, err := h.d.pool.OpenImage(id)
 	h.must(err)
 	_, err = image.WriteAt([]byte("content"), mib)

@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 )
 
 func (h *node) controllerHealth(id string) []*csi.VolumeHealth_VolumeHealthEntry {
@@ -97,7 +99,7 @@ func (h *node) truncate(path string, size int64) {
 
 func TestHealthOfImage(t *testing.T) {
 	h := newNode(t, nil)
-	id := h.create("v", mountCapability(modeWriter, ""), nil)
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
 	h.wantHealth(h.controllerHealth(id))
 	h.wantHealth(h.nodeHealth(id, ""))
 
@@ -150,7 +152,7 @@ func TestHealthOfImage(t *testing.T) {
 // one that has lost it. Other volumes are as they were, and the condition goes when the file system answers again.
 func TestHealthOfUnreadableImage(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id, other := h.create("v", vc, nil), h.create("w", vc, nil)
 	h.must(h.stage(id, vc))
 	h.stop()
@@ -203,8 +205,8 @@ func (h *node) wantStorage(want ...string) {
 
 func TestHealthOfPool(t *testing.T) {
 	h := newNode(t, nil)
-	thin := h.create("thin", mountCapability(modeWriter, ""), nil)
-	thick := h.create("thick", mountCapability(modeWriter, ""), map[string]string{ParamProvisioning: ProvisioningThick})
+	thin := h.create("thin", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
+	thick := h.create("thick", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyProvisioning: parameter.ProvisioningThick})
 	h.wantStorage()
 	h.mem.SetCapacity(18 * mib) // 16 MiB are the thick volume's
 	nearly := h.controllerHealth(thin)
@@ -223,7 +225,7 @@ func TestHealthOfPool(t *testing.T) {
 
 func TestHealthOfStagedVolume(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.must(h.publish(id, "a", vc, false))
@@ -257,18 +259,18 @@ func TestHealthOfStagedVolume(t *testing.T) {
 	h.wantHealth(h.controllerHealth(id), "DATA_LOSS ImageMissing") // the device is the node's affair
 	h.wantHealth(h.nodeHealth(id, ""), "DATA_LOSS ImageMissing", "INACCESSIBLE LoopDeviceGone")
 
-	block := h.create("b", blockCapability(modeWriter), nil)
-	h.must(h.stage(block, blockCapability(modeWriter)))
+	block := h.create("b", capabilitytest.Block(capabilitytest.Writer), nil)
+	h.must(h.stage(block, capabilitytest.Block(capabilitytest.Writer)))
 	h.wantHealth(h.nodeHealth(block, ""))
 	h.reboot()
 	lost := h.nodeHealth(block, "")
 	h.wantHealth(lost, "INACCESSIBLE LoopDeviceGone")
 	h.wantWords(lost, h.image(block), "restarted", "delete the pods")
-	h.must(h.stage(block, blockCapability(modeWriter)))
+	h.must(h.stage(block, capabilitytest.Block(capabilitytest.Writer)))
 	h.wantHealth(h.nodeHealth(block, ""))
 
 	// Detached behind a pod's back: the way that the message names is open, also when the number has another owner by now.
-	h.must(h.publish(block, "b", blockCapability(modeWriter), false))
+	h.must(h.publish(block, "b", capabilitytest.Block(capabilitytest.Writer), false))
 	for _, l := range h.loops {
 		l.BackingPath = "/somebody/elses"
 		h.inodes[l.Path] = blockdev.FileID{Device: 1, Inode: 99}
@@ -286,8 +288,8 @@ func TestHealthOfStagedVolume(t *testing.T) {
 func TestHealthWithoutReplicator(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
-	plain := h.create("plain", mountCapability(modeWriter, ""), nil)
-	id := h.create("v", mountCapability(modeWriter, ""), map[string]string{ParamConsistencyGroup: "shop"})
+	plain := h.create("plain", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyConsistencyGroup: "shop"})
 	_, err := h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Group = "shop"; return nil })
 	h.must(err)
 	h.wantHealth(h.controllerHealth(id))
@@ -363,7 +365,7 @@ func TestListHealth(t *testing.T) {
 	}
 	var ids []string
 	for i := range 7 {
-		ids = append(ids, h.create(fmt.Sprint("v", i), mountCapability(modeWriter, ""), nil))
+		ids = append(ids, h.create(fmt.Sprint("v", i), capabilitytest.Mount(capabilitytest.Writer, ""), nil))
 	}
 	slices.Sort(ids)
 	if all := list("", 0); len(all.GetEntries()) != 0 || all.GetNextToken() != "" {
@@ -400,17 +402,17 @@ func entryIDs(r *csi.ControllerListVolumeHealthResponse) (ids []string) {
 
 func TestGetVolume(t *testing.T) {
 	h := newNode(t, nil)
-	id := h.create("v", mountCapability(modeWriter, ""), nil)
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
 	get := func(id string) (*csi.ControllerGetVolumeResponse, error) {
 		return h.c.ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: id})
 	}
 	response, err := get(id)
 	h.must(err)
 	v := response.GetVolume()
-	if v.GetVolumeId() != id || v.GetCapacityBytes() != 16*mib || v.GetAccessibleTopology()[0].GetSegments()[TopologyKey] != "node-a" || response.GetStatus() == nil {
+	if v.GetVolumeId() != id || v.GetCapacityBytes() != 16*mib || v.GetAccessibleTopology()[0].GetSegments()[plugin.TopologyKey] != "node-a" || response.GetStatus() == nil {
 		t.Errorf("%v", response)
 	}
-	h.must(h.stage(id, mountCapability(modeWriter, "")))
+	h.must(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "")))
 	h.must(h.expand(id, 24*mib))
 	if response, err = get(id); err != nil || response.GetVolume().GetCapacityBytes() != 24*mib {
 		t.Errorf("after an expansion: %v, %v", response, err)
@@ -439,7 +441,7 @@ func TestListVolumesPages(t *testing.T) {
 	}
 	var ids []string
 	for i := range 6 {
-		ids = append(ids, h.create(fmt.Sprint("v", i), mountCapability(modeWriter, ""), nil))
+		ids = append(ids, h.create(fmt.Sprint("v", i), capabilitytest.Mount(capabilitytest.Writer, ""), nil))
 	}
 	slices.Sort(ids)
 	for most := int32(1); most <= 7; most++ {

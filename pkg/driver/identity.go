@@ -5,14 +5,12 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"k8s.io/klog/v2"
 )
-
-// Name is the driver's name, as in CSIDriver objects and StorageClasses.
-const Name = "csi.slipstream.dev"
 
 // probeTimeout bounds how long a Probe waits for the sidecar; the livenessprobe container's own limit is one second.
 const probeTimeout = 500 * time.Millisecond
@@ -23,23 +21,13 @@ type identityServer struct {
 }
 
 func (s *identityServer) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
-	return &csi.GetPluginInfoResponse{Name: Name, VendorVersion: s.d.opts.Version}, nil
+	return &csi.GetPluginInfoResponse{Name: plugin.Name, VendorVersion: s.d.opts.Version}, nil
 }
 
-func (s *identityServer) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
-	service := func(t csi.PluginCapability_Service_Type) *csi.PluginCapability {
-		return &csi.PluginCapability{Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: t}}}
-	}
-	return &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{
-		service(csi.PluginCapability_Service_CONTROLLER_SERVICE),
-		service(csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE),
-		service(csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS),
-		service(csi.PluginCapability_Service_SNAPSHOT_METADATA_SERVICE),
-		service(csi.PluginCapability_Service_SNAPSHOT_ACCESSIBILITY_CONSTRAINTS),
-		{Type: &csi.PluginCapability_VolumeExpansion_{VolumeExpansion: &csi.PluginCapability_VolumeExpansion{
-			Type: csi.PluginCapability_VolumeExpansion_ONLINE,
-		}}},
-	}}, nil
+func (s *identityServer) GetPluginCapabilities(
+	context.Context, *csi.GetPluginCapabilitiesRequest,
+) (*csi.GetPluginCapabilitiesResponse, error) {
+	return plugin.PluginCapabilities(), nil
 }
 
 // Probe is true when the pool answers. The socket is there only after the start-up reconciliation, so nothing else has to be

@@ -4,11 +4,11 @@ import (
 	"path/filepath"
 	"testing"
 
-	"google.golang.org/grpc/codes"
-
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"google.golang.org/grpc/codes"
 )
 
 // TestImageRemovedInUse: what happens to an image's name, or to its volume's directory, does not end the use of its device. The volume is not
@@ -28,7 +28,7 @@ func TestImageRemovedInUse(t *testing.T) {
 		for _, restart := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
 				h := newNode(t, nil)
-				vc := mountCapability(modeWriter, "")
+				vc := capabilitytest.Mount(capabilitytest.Writer, "")
 				id := h.create("v", vc, nil)
 				h.must(h.stage(id, vc))
 				h.must(h.publish(id, "a", vc, false))
@@ -75,7 +75,7 @@ func TestImageRemovedInUse(t *testing.T) {
 // TestStrangersDevice: a device that has the number of a staged volume's, over another file, is not the volume's.
 func TestStrangersDevice(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.reboot()

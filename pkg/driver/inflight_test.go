@@ -7,21 +7,22 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // guardedCalls are the calls that act on a volume: while another one does, they are told to come back.
 var guardedCalls = map[string]func(h *node, id string) proto.Message{
 	"Controller/CreateVolume": func(*node, string) proto.Message {
-		return createReq("v", mountCapability(modeWriter, ""), nil)
+		return createReq("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
 	},
 	"Controller/ControllerModifyVolume": func(_ *node, id string) proto.Message {
-		return &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: map[string]string{ParamReplication: ReplicationOff}}
+		return &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: map[string]string{parameter.KeyReplication: parameter.ReplicationOff}}
 	},
 	"Controller/DeleteVolume": func(_ *node, id string) proto.Message { return &csi.DeleteVolumeRequest{VolumeId: id} },
 	"Controller/CreateSnapshot": func(_ *node, id string) proto.Message {
@@ -31,13 +32,13 @@ var guardedCalls = map[string]func(h *node, id string) proto.Message{
 		return &csi.CreateVolumeGroupSnapshotRequest{Name: "g", SourceVolumeIds: []string{id}}
 	},
 	"Node/NodeStageVolume": func(h *node, id string) proto.Message {
-		return &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), VolumeCapability: mountCapability(modeWriter, "")}
+		return &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")}
 	},
 	"Node/NodeUnstageVolume": func(h *node, id string) proto.Message {
 		return &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging()}
 	},
 	"Node/NodePublishVolume": func(h *node, id string) proto.Message {
-		return &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), TargetPath: h.target("a"), VolumeCapability: mountCapability(modeWriter, "")}
+		return &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), TargetPath: h.target("a"), VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")}
 	},
 	"Node/NodeUnpublishVolume": func(h *node, id string) proto.Message {
 		return &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: h.target("a")}
@@ -57,7 +58,7 @@ var freeCalls = map[string]func(h *node, id string) proto.Message{
 	"Controller/ControllerGetVolume":       func(_ *node, id string) proto.Message { return &csi.ControllerGetVolumeRequest{VolumeId: id} },
 	"Controller/ControllerGetVolumeHealth": func(_ *node, id string) proto.Message { return &csi.ControllerGetVolumeHealthRequest{VolumeId: id} },
 	"Controller/ValidateVolumeCapabilities": func(_ *node, id string) proto.Message {
-		return &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id, VolumeCapabilities: []*csi.VolumeCapability{mountCapability(modeWriter, "")}}
+		return &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id, VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "")}}
 	},
 	// A snapshot is an object of its own, and has a guard of its own.
 	"Controller/DeleteSnapshot": func(*node, string) proto.Message { return &csi.DeleteSnapshotRequest{SnapshotId: "snap-none"} },
@@ -93,8 +94,8 @@ func (r recorder) RegisterService(desc *grpc.ServiceDesc, server any) { r[desc] 
 // TestEveryCallIsGuarded goes through all calls of all services that the driver registers, while another call is at work on the volume.
 func TestEveryCallIsGuarded(t *testing.T) {
 	h := newNode(t, nil)
-	id := h.create("v", mountCapability(modeWriter, ""), nil)
-	h.must(h.stage(id, mountCapability(modeWriter, "")))
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
+	h.must(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "")))
 	done, err := h.d.inflight.begin(id, "TestCall")
 	h.must(err)
 	defer done()
@@ -180,7 +181,7 @@ func TestHeadOfCalls(t *testing.T) {
 // TestHungFileSystem: a mounted file system that does not answer holds up one question about itself, and nothing else.
 func TestHungFileSystem(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id, other := h.create("v", vc, nil), h.create("w", vc, nil)
 	h.must(h.stage(id, vc))
 	h.must(h.publish(id, "a", vc, false))

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"io/fs"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -149,7 +149,7 @@ func (s *search) group(ctx context.Context, name string) ([]string, error) {
 		if r.Group == name || r.MoveTo == name {
 			return true
 		}
-		_, awaited, err := joining(r)
+		_, awaited, err := parameter.Joining(r)
 		return err == nil && awaited == name
 	})
 	if err != nil || len(ids) > 0 {

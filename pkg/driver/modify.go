@@ -9,89 +9,13 @@ import (
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
-
-// modifiedKey, in a volume's parameters, notes that its mutable parameters were changed since it was made: a repeated
-// CreateVolume then leaves it as it is.
-const modifiedKey = "driver.internal/modified"
-
-// leftGroupKey, in a volume's parameters, names the group that the volume was in when its replication was last switched off.
-const leftGroupKey = "driver.internal/left-group"
-
-// mutation is what a VolumeAttributesClass asks for. What is not given stays as it is.
-type mutation struct {
-	volumeParameters
-	given map[string]string
-}
-
-func (m *mutation) has(keys ...string) bool {
-	return slices.ContainsFunc(keys, func(key string) bool { _, ok := m.given[key]; return ok })
-}
-
-// groupKeys are the mutable parameters that are of a volume's group, so of all its volumes.
-var groupKeys = []string{ParamRemote, ParamJournalSize, ParamJournalFull, ParamRPOTarget, ParamReplicationRate}
-
-// parseMutation reads mutable parameters. Errors are InvalidArgument and name the key, and what can be changed. Unlike in a
-// StorageClass no key is passed over: the CO is told of what was not done.
-func parseMutation(params map[string]string) (mutation, error) {
-	m := mutation{given: params}
-	for _, key := range slices.Sorted(maps.Keys(params)) {
-		i := slices.IndexFunc(Parameters, func(s ParameterSpec) bool { return s.Key == key })
-		switch {
-		case i < 0:
-			return m, status.Errorf(codes.InvalidArgument, "unknown mutable parameter %q; what can be changed: %s", key, strings.Join(mutableKeys(), ", "))
-		case !Parameters[i].Mutable:
-			return m, status.Errorf(codes.InvalidArgument, "parameter %s is fixed when a volume is created; what can be changed: %s", key, strings.Join(mutableKeys(), ", "))
-		}
-		if err := m.applyOwn(key, params[key]); err != nil {
-			return m, err
-		}
-	}
-	if m.groupTemplate != "" {
-		return m, status.Errorf(codes.InvalidArgument, "parameter %s: %q is expanded for a new volume only, from its StorageClass; name the group itself",
-			ParamConsistencyGroup, m.groupTemplate)
-	}
-	if m.Replication == ReplicationOff {
-		for _, key := range append([]string{ParamConsistencyGroup}, groupKeys...) {
-			if m.has(key) {
-				return m, status.Errorf(codes.InvalidArgument, "parameter %s is %s, so there is no group that %s could be of: remove one of the two",
-					ParamReplication, ReplicationOff, key)
-			}
-		}
-	}
-	return m, nil
-}
-
-func mutableKeys() (keys []string) {
-	for _, spec := range Parameters {
-		if spec.Mutable {
-			keys = append(keys, spec.Key)
-		}
-	}
-	return keys
-}
-
-// overlay returns the parameters of a StorageClass with mutable ones over them.
-func overlay(own, mutable map[string]string) map[string]string {
-	merged := map[string]string{}
-	maps.Copy(merged, own)
-	if mutable[ParamReplication] == ReplicationOff {
-		for _, key := range append([]string{ParamConsistencyGroup}, groupKeys...) {
-			if _, ok := merged[key]; ok {
-				merged[ParamReplicable] = "true" // as those had implied
-				delete(merged, key)
-			}
-		}
-	}
-	maps.Copy(merged, mutable)
-	return merged
-}
 
 // ControllerModifyVolume changes a volume under load: whether it is replicated, in which group, and what its group is set to. What
 // cannot be done is found out before anything is; a call that was interrupted goes on when it is repeated.
@@ -108,7 +32,7 @@ func (s *controllerServer) ControllerModifyVolume(ctx context.Context, req *csi.
 	if err != nil {
 		return nil, err
 	}
-	m, err := parseMutation(req.GetMutableParameters())
+	m, err := parameter.ParseMutation(req.GetMutableParameters())
 	if err != nil {
 		return nil, err
 	}
@@ -120,14 +44,14 @@ func (s *controllerServer) ControllerModifyVolume(ctx context.Context, req *csi.
 
 // modification is a mutation of one volume, once it is known to be possible.
 type modification struct {
-	mutation
+	parameter.Mutation
 	rec *blockdev.VolumeRecord
 	// target is the group that the volume is to be in; empty for none. group is its status, nil while there is none.
 	target string
 	group  *sidecarpb.GroupStatus
 }
 
-func (d *Driver) modify(ctx context.Context, rec *blockdev.VolumeRecord, m mutation) error {
+func (d *Driver) modify(ctx context.Context, rec *blockdev.VolumeRecord, m parameter.Mutation) error {
 	mod, err := d.planModification(ctx, rec, m)
 	if err != nil {
 		return err
@@ -135,7 +59,7 @@ func (d *Driver) modify(ctx context.Context, rec *blockdev.VolumeRecord, m mutat
 	if err := d.noteModification(mod); err != nil {
 		return err
 	}
-	if mod.has(ParamOrder, ParamIOBytes, ParamIOPS) {
+	if mod.Has(parameter.KeyOrder, parameter.KeyIOBytes, parameter.KeyIOPS) {
 		if err := d.sidecar.ModifyVolume(ctx, mod.modifyVolume()); err != nil {
 			return err
 		}
@@ -155,7 +79,7 @@ func (d *Driver) modify(ctx context.Context, rec *blockdev.VolumeRecord, m mutat
 }
 
 // planModification refuses what cannot be done, with nothing changed.
-func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecord, m mutation) (*modification, error) {
+func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecord, m parameter.Mutation) (*modification, error) {
 	refuse := func(code codes.Code, format string, args ...any) (*modification, error) {
 		return nil, status.Errorf(code, "volume %s "+format, append([]any{rec.ID}, args...)...)
 	}
@@ -166,13 +90,13 @@ func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecor
 		return refuse(codes.FailedPrecondition, "is a copy that its primary has let go: put it into a group here first")
 	case rec.State != blockdev.VolumeReady:
 		return refuse(codes.Aborted, "is in state %s; call again when it is ready", rec.State)
-	case !rec.Replicable && m.Replication == ReplicationOff && len(m.given) == 1:
-		return &modification{mutation: m, rec: rec}, nil // as it is
+	case !rec.Replicable && m.Replication == parameter.ReplicationOff && len(m.Given) == 1:
+		return &modification{Mutation: m, rec: rec}, nil // as it is
 	case !rec.Replicable:
 		return refuse(codes.InvalidArgument, "was created without %s, so none of these can be changed: %s",
-			ParamReplicable, strings.Join(slices.Sorted(maps.Keys(m.given)), ", "))
-	case m.has(ParamOrder) && blockdev.Order(m.Order) != rec.Order && rec.Stage != nil:
-		return refuse(codes.FailedPrecondition, "is staged, and its order decides how it is attached: unstage it first (stop its pods), then change %s", ParamOrder)
+			parameter.KeyReplicable, strings.Join(slices.Sorted(maps.Keys(m.Given)), ", "))
+	case m.Has(parameter.KeyOrder) && blockdev.Order(m.Order) != rec.Order && rec.Stage != nil:
+		return refuse(codes.FailedPrecondition, "is staged, and its order decides how it is attached: unstage it first (stop its pods), then change %s", parameter.KeyOrder)
 	}
 	if err := d.needSidecar(ctx); err != nil {
 		return nil, err
@@ -181,7 +105,7 @@ func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecor
 	if err != nil {
 		return nil, err
 	}
-	mod := &modification{mutation: m, rec: rec, target: target}
+	mod := &modification{Mutation: m, rec: rec, target: target}
 	if target == "" {
 		return mod, nil
 	}
@@ -192,7 +116,7 @@ func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecor
 	switch {
 	case g.GetRole() != "primary":
 		return refuse(codes.FailedPrecondition, "is to be in group %s, which is %s here: promote it first (slipctl group promote %s)", target, g.GetRole(), target)
-	case rec.Group != target && m.has(ParamRemote) && m.Remote != g.GetPeer():
+	case rec.Group != target && m.Has(parameter.KeyRemote) && m.Remote != g.GetPeer():
 		return refuse(codes.FailedPrecondition, "is to join group %s, which replicates to %q, not to %q: change the group first (slipctl group set %s --remote %s), or name another one",
 			target, g.GetPeer(), m.Remote, target, m.Remote)
 	}
@@ -201,30 +125,30 @@ func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecor
 
 // checkMutable refuses mutable parameters that the volume does not have at present, as a ControllerModifyVolume with them would change it.
 func (d *Driver) checkMutable(ctx context.Context, rec *blockdev.VolumeRecord, params map[string]string) error {
-	m, err := parseMutation(params)
+	m, err := parameter.ParseMutation(params)
 	if err != nil {
 		return err
 	}
 	differs := func(key string, have any) error {
-		return status.Errorf(codes.InvalidArgument, "volume %s has %s %v, not %s", rec.ID, key, have, m.given[key])
+		return status.Errorf(codes.InvalidArgument, "volume %s has %s %v, not %s", rec.ID, key, have, m.Given[key])
 	}
 	switch {
-	case m.Replication == ReplicationOff && rec.Group != "":
-		return differs(ParamReplication, ReplicationOn)
-	case m.Replication == ReplicationOn && rec.Group == "":
-		return differs(ParamReplication, ReplicationOff)
-	case m.has(ParamConsistencyGroup) && m.Group != rec.Group:
-		return differs(ParamConsistencyGroup, strconv.Quote(rec.Group))
-	case m.has(ParamOrder) && blockdev.Order(m.Order) != rec.Order:
-		return differs(ParamOrder, rec.Order)
-	case m.has(ParamIOBytes) && m.IOBytesPerSecond != rec.IOBytesPerSecond:
-		return differs(ParamIOBytes, rec.IOBytesPerSecond)
-	case m.has(ParamIOPS) && m.IOPS != rec.IOPS:
-		return differs(ParamIOPS, rec.IOPS)
-	case !m.has(groupKeys...):
+	case m.Replication == parameter.ReplicationOff && rec.Group != "":
+		return differs(parameter.KeyReplication, parameter.ReplicationOn)
+	case m.Replication == parameter.ReplicationOn && rec.Group == "":
+		return differs(parameter.KeyReplication, parameter.ReplicationOff)
+	case m.Has(parameter.KeyConsistencyGroup) && m.Group != rec.Group:
+		return differs(parameter.KeyConsistencyGroup, strconv.Quote(rec.Group))
+	case m.Has(parameter.KeyOrder) && blockdev.Order(m.Order) != rec.Order:
+		return differs(parameter.KeyOrder, rec.Order)
+	case m.Has(parameter.KeyIOBytes) && m.IOBytesPerSecond != rec.IOBytesPerSecond:
+		return differs(parameter.KeyIOBytes, rec.IOBytesPerSecond)
+	case m.Has(parameter.KeyIOPS) && m.IOPS != rec.IOPS:
+		return differs(parameter.KeyIOPS, rec.IOPS)
+	case !m.Has(parameter.GroupKeys...):
 		return nil
 	case rec.Group == "":
-		return status.Errorf(codes.InvalidArgument, "volume %s is in no group that %s could be of", rec.ID, strings.Join(groupKeys, ", "))
+		return status.Errorf(codes.InvalidArgument, "volume %s is in no group that %s could be of", rec.ID, strings.Join(parameter.GroupKeys, ", "))
 	}
 	group, err := d.sidecar.Group(ctx, rec.Group)
 	switch {
@@ -232,18 +156,18 @@ func (d *Driver) checkMutable(ctx context.Context, rec *blockdev.VolumeRecord, p
 		return err
 	case group == nil:
 		return status.Errorf(codes.FailedPrecondition, "volume %s: its group %s is not open here; see slipctl group list", rec.ID, rec.Group)
-	case m.has(ParamRPOTarget) && m.RPOTargetMillis == 0 && group.GetRpoTargetSeconds() != 0:
-		return differs(ParamRPOTarget, group.GetRpoTargetSeconds())
-	case m.has(ParamReplicationRate) && m.ShipBytesPerSecond == 0 && group.GetShipBytesPerSecond() != 0:
-		return differs(ParamReplicationRate, group.GetShipBytesPerSecond())
+	case m.Has(parameter.KeyRPOTarget) && m.RPOTargetMillis == 0 && group.GetRpoTargetSeconds() != 0:
+		return differs(parameter.KeyRPOTarget, group.GetRpoTargetSeconds())
+	case m.Has(parameter.KeyReplicationRate) && m.ShipBytesPerSecond == 0 && group.GetShipBytesPerSecond() != 0:
+		return differs(parameter.KeyReplicationRate, group.GetShipBytesPerSecond())
 	}
-	return contradiction(group, m.volumeParameters)
+	return parameter.CheckGroup(group, m.Volume)
 }
 
 // targetGroup is the group that the volume is in after the change; empty for none.
-func (d *Driver) targetGroup(ctx context.Context, rec *blockdev.VolumeRecord, m mutation) (string, error) {
+func (d *Driver) targetGroup(ctx context.Context, rec *blockdev.VolumeRecord, m parameter.Mutation) (string, error) {
 	switch {
-	case m.Replication == ReplicationOff:
+	case m.Replication == parameter.ReplicationOff:
 		return "", nil
 	case m.Group != "":
 		return m.Group, nil
@@ -254,40 +178,32 @@ func (d *Driver) targetGroup(ctx context.Context, rec *blockdev.VolumeRecord, m 
 	case m.Remote != "":
 		return rec.ID, nil
 	}
-	for _, key := range groupKeys {
-		if m.has(key) {
-			return "", status.Errorf(codes.FailedPrecondition, "volume %s is in no group that %s could be of: give %s or %s as well", rec.ID, key, ParamConsistencyGroup, ParamRemote)
+	for _, key := range parameter.GroupKeys {
+		if m.Has(key) {
+			return "", status.Errorf(codes.FailedPrecondition, "volume %s is in no group that %s could be of: give %s or %s as well", rec.ID, key, parameter.KeyConsistencyGroup, parameter.KeyRemote)
 		}
 	}
-	if m.Replication != ReplicationOn {
+	if m.Replication != parameter.ReplicationOn {
 		return "", nil
 	}
 	// Where it was before, or would have been.
-	left := rec.Parameters[leftGroupKey]
+	left := rec.Parameters[parameter.NoteLeftGroup]
 	if left != "" {
 		if g, err := d.sidecar.Group(ctx, left); g != nil || err != nil {
 			return left, err
 		}
 	}
-	p, err := parseRecorded(rec, creationOf(rec))
+	p, err := parameter.ParseRecorded(rec, parameter.CreationOf(rec))
 	if err != nil {
 		return "", err
 	}
-	if name := p.groupName(rec.ID); name != "" {
+	if name := p.GroupName(rec.ID); name != "" {
 		return name, nil
 	}
 	if left != "" {
-		return "", status.Errorf(codes.FailedPrecondition, "volume %s was in group %s, which is no more: give %s or %s to say where it is replicated", rec.ID, left, ParamConsistencyGroup, ParamRemote)
+		return "", status.Errorf(codes.FailedPrecondition, "volume %s was in group %s, which is no more: give %s or %s to say where it is replicated", rec.ID, left, parameter.KeyConsistencyGroup, parameter.KeyRemote)
 	}
-	return "", status.Errorf(codes.FailedPrecondition, "volume %s was created without a group: give %s or %s to say where it is replicated", rec.ID, ParamConsistencyGroup, ParamRemote)
-}
-
-// creationOf are the parameters that a volume was made with, in as far as they say how it is replicated once it is.
-func creationOf(rec *blockdev.VolumeRecord) map[string]string {
-	if rec.MutableParameters[ParamReplication] == ReplicationOff {
-		return ownParameters(rec)
-	}
-	return overlay(ownParameters(rec), rec.MutableParameters)
+	return "", status.Errorf(codes.FailedPrecondition, "volume %s was created without a group: give %s or %s to say where it is replicated", rec.ID, parameter.KeyConsistencyGroup, parameter.KeyRemote)
 }
 
 // noteModification makes durable, before anything is done, that the volume was modified and which group the driver makes
@@ -310,11 +226,11 @@ func (d *Driver) noteModification(mod *modification) error {
 		if r.Parameters == nil {
 			r.Parameters = map[string]string{}
 		}
-		r.Parameters[modifiedKey] = "true"
+		r.Parameters[parameter.NoteModified] = "true"
 		if left := cmp.Or(r.Group, r.MoveTo); mod.target == "" && left != "" {
-			r.Parameters[leftGroupKey] = left
+			r.Parameters[parameter.NoteLeftGroup] = left
 		}
-		noteCreatedGroup(r, created)
+		parameter.NoteCreatedGroup(r, created)
 	})
 }
 
@@ -322,14 +238,14 @@ func (d *Driver) noteModification(mod *modification) error {
 func (d *Driver) moveInto(ctx context.Context, mod *modification) error {
 	if mod.group == nil {
 		// One that replication is switched on for again is made as it was at first, where nothing else is asked for.
-		p, err := parseParameters(overlay(creationOf(mod.rec), mod.given))
+		p, err := parameter.Parse(parameter.Overlay(parameter.CreationOf(mod.rec), mod.Given))
 		if err != nil {
 			return err
 		}
-		if err := d.sidecar.CreateGroup(ctx, p.createGroup(mod.target)); err != nil {
+		if err := d.sidecar.CreateGroup(ctx, p.CreateGroup(mod.target)); err != nil {
 			return err
 		}
-	} else if mod.has(groupKeys...) {
+	} else if mod.Has(parameter.GroupKeys...) {
 		if err := d.sidecar.ModifyGroup(ctx, mod.modifyGroup()); err != nil {
 			return err
 		}
@@ -339,22 +255,22 @@ func (d *Driver) moveInto(ctx context.Context, mod *modification) error {
 
 func (mod *modification) modifyVolume() *sidecarpb.ModifyVolumeRequest {
 	r := &sidecarpb.ModifyVolumeRequest{VolumeId: mod.rec.ID}
-	p := &mod.volumeParameters
-	if mod.has(ParamOrder) {
+	p := &mod.Volume
+	if mod.Has(parameter.KeyOrder) {
 		r.Order = &p.Order
 	}
-	if mod.has(ParamIOBytes) {
+	if mod.Has(parameter.KeyIOBytes) {
 		r.IoBytesPerSecond = &p.IOBytesPerSecond
 	}
-	if mod.has(ParamIOPS) {
+	if mod.Has(parameter.KeyIOPS) {
 		r.Iops = &p.IOPS
 	}
 	return r
 }
 
 func (mod *modification) modifyGroup() *sidecarpb.ModifyGroupRequest {
-	given := func(key string) bool { return mod.has(key) }
-	return &sidecarpb.ModifyGroupRequest{Name: mod.target, Settings: mod.groupSettings(given)}
+	given := func(key string) bool { return mod.Has(key) }
+	return &sidecarpb.ModifyGroupRequest{Name: mod.target, Settings: mod.GroupSettings(given)}
 }
 
 // dropCreatedGroups deletes the groups that the driver made for the volume and that it has left, unless others are in them.
@@ -363,14 +279,14 @@ func (d *Driver) dropCreatedGroups(ctx context.Context, id, except string) error
 	if err != nil {
 		return err
 	}
-	for _, name := range createdGroups(rec) {
+	for _, name := range parameter.CreatedGroups(rec) {
 		if name == except {
 			continue
 		}
 		if err := d.deleteIfEmpty(ctx, name, id); err != nil {
 			return err
 		}
-		if err := d.update(rec, "update", func(r *blockdev.VolumeRecord) { forgetCreatedGroup(r, name) }); err != nil {
+		if err := d.update(rec, "update", func(r *blockdev.VolumeRecord) { parameter.ForgetCreatedGroup(r, name) }); err != nil {
 			return err
 		}
 	}

@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 func (h *node) modify(id string, mutable map[string]string) error {
@@ -53,30 +54,30 @@ var changesMade = []struct {
 	mutable map[string]string
 	want    string
 }{
-	{"on, in a group of its own", map[string]string{ParamRemote: "west", ParamRPOTarget: "5s", ParamReplicationRate: "1Mi"},
+	{"on, in a group of its own", map[string]string{parameter.KeyRemote: "west", parameter.KeyRPOTarget: "5s", parameter.KeyReplicationRate: "1Mi"},
 		`volume in "ID", order flush; ID to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 5, rate 1048576, 1 volumes`},
-	{"settings", map[string]string{ParamJournalSize: "64Mi", ParamJournalFull: "stall", ParamReplicationRate: "0"},
+	{"settings", map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall", parameter.KeyReplicationRate: "0"},
 		`volume in "ID", order flush; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
-	{"limits", map[string]string{ParamIOBytes: "8Mi", ParamIOPS: "500"},
+	{"limits", map[string]string{parameter.KeyIOBytes: "8Mi", parameter.KeyIOPS: "500"},
 		`volume in "ID", order flush, limits 8388608 and 500; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
-	{"one limit", map[string]string{ParamIOPS: "0"},
+	{"one limit", map[string]string{parameter.KeyIOPS: "0"},
 		`volume in "ID", order flush, limits 8388608 and 0; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
-	{"no limit", map[string]string{ParamIOBytes: "0"},
+	{"no limit", map[string]string{parameter.KeyIOBytes: "0"},
 		`volume in "ID", order flush; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
-	{"remote", map[string]string{ParamRemote: "south", ParamOrder: "ack"},
+	{"remote", map[string]string{parameter.KeyRemote: "south", parameter.KeyOrder: "ack"},
 		`volume in "ID", order ack; ID to "south", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
-	{"move", map[string]string{ParamConsistencyGroup: "shop", ParamRemote: "west", ParamJournalSize: "32Mi"},
+	{"move", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyJournalSize: "32Mi"},
 		`volume in "shop", order ack; shop to "west", journal 33554432 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`},
-	{"off", map[string]string{ParamReplication: "off", ParamOrder: "flush"}, `volume in "", order flush`},
-	{"on again", map[string]string{ParamConsistencyGroup: "shop", ParamReplication: "on"},
+	{"off", map[string]string{parameter.KeyReplication: "off", parameter.KeyOrder: "flush"}, `volume in "", order flush`},
+	{"on again", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyReplication: "on"},
 		`volume in "shop", order flush; shop to "", journal 1073741824 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`},
 }
 
 func TestModify(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
-	vc := mountCapability(modeWriter, "")
-	id := h.create("v", vc, map[string]string{ParamReplicable: "true"})
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	id := h.create("v", vc, map[string]string{parameter.KeyReplicable: "true"})
 	has := func(mutable map[string]string) bool {
 		t.Helper()
 		response, err := h.c.ValidateVolumeCapabilities(context.Background(), &csi.ValidateVolumeCapabilitiesRequest{
@@ -87,7 +88,7 @@ func TestModify(t *testing.T) {
 		}
 		return response.GetConfirmed() != nil
 	}
-	for _, bad := range []map[string]string{{ParamProvisioning: "thin"}, {ParamIOPS: "many"}} {
+	for _, bad := range []map[string]string{{parameter.KeyProvisioning: "thin"}, {parameter.KeyIOPS: "many"}} {
 		if has(bad) {
 			t.Errorf("validated as mutable: %v", bad)
 		}
@@ -109,7 +110,7 @@ func TestModify(t *testing.T) {
 		}
 	}
 	// Made once, it is not put back to what it was made as.
-	if again := h.create("v", vc, map[string]string{ParamReplicable: "true"}); again != id {
+	if again := h.create("v", vc, map[string]string{parameter.KeyReplicable: "true"}); again != id {
 		t.Fatalf("made twice: %s, %s", id, again)
 	}
 	if got := h.situation(s, id); got != changesMade[len(changesMade)-1].want {
@@ -117,9 +118,9 @@ func TestModify(t *testing.T) {
 	}
 	// A group that a person made stays, and one with other volumes.
 	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: "primary", Peer: "west", JournalSizeBytes: gib}
-	other := h.create("w", vc, map[string]string{ParamConsistencyGroup: "shop"})
-	h.must(h.modify(id, map[string]string{ParamConsistencyGroup: "mine"}))
-	h.must(h.modify(id, map[string]string{ParamReplication: "off"}))
+	other := h.create("w", vc, map[string]string{parameter.KeyConsistencyGroup: "shop"})
+	h.must(h.modify(id, map[string]string{parameter.KeyConsistencyGroup: "mine"}))
+	h.must(h.modify(id, map[string]string{parameter.KeyReplication: "off"}))
 	if s.groups["mine"] == nil || s.groups["shop"] == nil {
 		t.Errorf("groups are gone: %v", s.groups)
 	}
@@ -133,13 +134,13 @@ func TestModify(t *testing.T) {
 func TestModifyRefuses(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	plain := h.create("plain", vc, nil)
-	id := h.create("v", vc, map[string]string{ParamReplicable: "true"})
+	id := h.create("v", vc, map[string]string{parameter.KeyReplicable: "true"})
 	s.groups["copy"] = &sidecarpb.GroupStatus{Name: "copy", Role: "secondary", Peer: "west"}
 	s.groups["far"] = &sidecarpb.GroupStatus{Name: "far", Role: "primary", Peer: "west"}
 	before := h.situation(s, id)
-	h.must(h.modify(plain, map[string]string{ParamReplication: ReplicationOff})) // as it is
+	h.must(h.modify(plain, map[string]string{parameter.KeyReplication: parameter.ReplicationOff})) // as it is
 	for _, tc := range []struct {
 		name    string
 		id      string
@@ -147,24 +148,24 @@ func TestModifyRefuses(t *testing.T) {
 		code    codes.Code
 		says    string
 	}{
-		{"no id", "", map[string]string{ParamOrder: "ack"}, codes.InvalidArgument, "volume id"},
-		{"no such volume", "vol-none", map[string]string{ParamOrder: "ack"}, codes.NotFound, "vol-none"},
+		{"no id", "", map[string]string{parameter.KeyOrder: "ack"}, codes.InvalidArgument, "volume id"},
+		{"no such volume", "vol-none", map[string]string{parameter.KeyOrder: "ack"}, codes.NotFound, "vol-none"},
 		{"nothing", id, nil, codes.InvalidArgument, "missing"},
-		{"unknown", id, map[string]string{"slipstream.dev/colour": "red"}, codes.InvalidArgument, ParamRPOTarget},
+		{"unknown", id, map[string]string{"slipstream.dev/colour": "red"}, codes.InvalidArgument, parameter.KeyRPOTarget},
 		{"another's", id, map[string]string{"example.com/tier": "gold"}, codes.InvalidArgument, "example.com/tier"},
-		{"limits of a plain volume", plain, map[string]string{ParamIOPS: "100"}, codes.InvalidArgument, ParamReplicable},
-		{"a limit that is none", id, map[string]string{ParamIOPS: "9"}, codes.InvalidArgument, "at least 10"},
-		{"a limit too small", id, map[string]string{ParamIOBytes: "1000k"}, codes.InvalidArgument, "minimum of 1Mi"},
-		{"immutable", id, map[string]string{ParamProvisioning: "thick"}, codes.InvalidArgument, "fixed"},
-		{"bad value", id, map[string]string{ParamRPOTarget: "soon"}, codes.InvalidArgument, ParamRPOTarget},
-		{"template", id, map[string]string{ParamConsistencyGroup: "${pvc.namespace}"}, codes.InvalidArgument, "StorageClass"},
-		{"slow", id, map[string]string{ParamReplicationRate: "1"}, codes.InvalidArgument, "64Ki"},
-		{"off and where", id, map[string]string{ParamReplication: "off", ParamRemote: "west"}, codes.InvalidArgument, ParamRemote},
-		{"on, nowhere", id, map[string]string{ParamReplication: "on"}, codes.FailedPrecondition, ParamConsistencyGroup},
-		{"of no group", id, map[string]string{ParamJournalSize: "1Gi"}, codes.FailedPrecondition, ParamJournalSize},
-		{"plain", plain, map[string]string{ParamRemote: "west"}, codes.InvalidArgument, ParamReplicable},
-		{"into a copy", id, map[string]string{ParamConsistencyGroup: "copy"}, codes.FailedPrecondition, "slipctl group promote copy"},
-		{"into a group elsewhere", id, map[string]string{ParamConsistencyGroup: "far", ParamRemote: "south"}, codes.FailedPrecondition, "slipctl group set far"},
+		{"limits of a plain volume", plain, map[string]string{parameter.KeyIOPS: "100"}, codes.InvalidArgument, parameter.KeyReplicable},
+		{"a limit that is none", id, map[string]string{parameter.KeyIOPS: "9"}, codes.InvalidArgument, "at least 10"},
+		{"a limit too small", id, map[string]string{parameter.KeyIOBytes: "1000k"}, codes.InvalidArgument, "minimum of 1Mi"},
+		{"immutable", id, map[string]string{parameter.KeyProvisioning: "thick"}, codes.InvalidArgument, "fixed"},
+		{"bad value", id, map[string]string{parameter.KeyRPOTarget: "soon"}, codes.InvalidArgument, parameter.KeyRPOTarget},
+		{"template", id, map[string]string{parameter.KeyConsistencyGroup: "${pvc.namespace}"}, codes.InvalidArgument, "StorageClass"},
+		{"slow", id, map[string]string{parameter.KeyReplicationRate: "1"}, codes.InvalidArgument, "64Ki"},
+		{"off and where", id, map[string]string{parameter.KeyReplication: "off", parameter.KeyRemote: "west"}, codes.InvalidArgument, parameter.KeyRemote},
+		{"on, nowhere", id, map[string]string{parameter.KeyReplication: "on"}, codes.FailedPrecondition, parameter.KeyConsistencyGroup},
+		{"of no group", id, map[string]string{parameter.KeyJournalSize: "1Gi"}, codes.FailedPrecondition, parameter.KeyJournalSize},
+		{"plain", plain, map[string]string{parameter.KeyRemote: "west"}, codes.InvalidArgument, parameter.KeyReplicable},
+		{"into a copy", id, map[string]string{parameter.KeyConsistencyGroup: "copy"}, codes.FailedPrecondition, "slipctl group promote copy"},
+		{"into a group elsewhere", id, map[string]string{parameter.KeyConsistencyGroup: "far", parameter.KeyRemote: "south"}, codes.FailedPrecondition, "slipctl group set far"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h.want(h.modify(tc.id, tc.mutable), tc.code, tc.says)
@@ -174,26 +175,26 @@ func TestModifyRefuses(t *testing.T) {
 		})
 	}
 	h.must(h.stage(id, vc))
-	h.want(h.modify(id, map[string]string{ParamOrder: "ack"}), codes.FailedPrecondition, "unstage")
-	h.must(h.modify(id, map[string]string{ParamOrder: "flush"})) // as it is
+	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "ack"}), codes.FailedPrecondition, "unstage")
+	h.must(h.modify(id, map[string]string{parameter.KeyOrder: "flush"})) // as it is
 	h.must(h.unstage(id))
 	_, err := h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = true; return nil })
 	h.must(err)
-	h.want(h.modify(id, map[string]string{ParamOrder: "ack"}), codes.FailedPrecondition, "copy")
+	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "ack"}), codes.FailedPrecondition, "copy")
 	s.stop()
 	_, err = h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = false; return nil })
 	h.must(err)
 	h.d.sidecar.patience = 500 * time.Millisecond
-	h.want(h.modify(id, map[string]string{ParamOrder: "ack"}), codes.Unavailable, s.endpoint)
+	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "ack"}), codes.Unavailable, s.endpoint)
 }
 
 // What a VolumeAttributesClass says when the volume is made counts over what the StorageClass says.
 func TestCreateWithMutableParameters(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
-	vc := mountCapability(modeWriter, "")
-	req := createReq("v", vc, map[string]string{ParamConsistencyGroup: "shop", ParamRemote: "west"})
-	req.MutableParameters = map[string]string{ParamRemote: "south", ParamRPOTarget: "3s", ParamOrder: "ack"}
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	req := createReq("v", vc, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"})
+	req.MutableParameters = map[string]string{parameter.KeyRemote: "south", parameter.KeyRPOTarget: "3s", parameter.KeyOrder: "ack"}
 	var ids []string
 	for range 2 {
 		response, err := h.c.CreateVolume(context.Background(), req)
@@ -206,8 +207,8 @@ func TestCreateWithMutableParameters(t *testing.T) {
 	if got := h.situation(s, ids[0]); got != want || ids[0] != ids[1] {
 		t.Errorf("%s, ids %v", got, ids)
 	}
-	req = createReq("alone", vc, map[string]string{ParamConsistencyGroup: "shop", ParamRemote: "west"})
-	req.MutableParameters = map[string]string{ParamReplication: "off"}
+	req = createReq("alone", vc, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"})
+	req.MutableParameters = map[string]string{parameter.KeyReplication: "off"}
 	response, err := h.c.CreateVolume(context.Background(), req)
 	if err != nil {
 		t.Fatal(err)
@@ -216,15 +217,15 @@ func TestCreateWithMutableParameters(t *testing.T) {
 	if err != nil || rec.Group != "" || !rec.Replicable {
 		t.Errorf("%v, %v", rec, err)
 	}
-	req = createReq("limited", vc, map[string]string{ParamReplicable: "true", ParamIOPS: "100"})
-	req.MutableParameters = map[string]string{ParamIOBytes: "2Mi"}
+	req = createReq("limited", vc, map[string]string{parameter.KeyReplicable: "true", parameter.KeyIOPS: "100"})
+	req.MutableParameters = map[string]string{parameter.KeyIOBytes: "2Mi"}
 	response, err = h.c.CreateVolume(context.Background(), req)
 	h.must(err)
 	if got := h.situation(s, response.GetVolume().GetVolumeId()); !strings.HasPrefix(got, `volume in "", order flush, limits 2097152 and 100`) {
 		t.Error(got)
 	}
-	for _, mutable := range []map[string]string{nil, {ParamIOPS: "100"}} {
-		class := map[string]string{ParamIOBytes: "2Mi"}
+	for _, mutable := range []map[string]string{nil, {parameter.KeyIOPS: "100"}} {
+		class := map[string]string{parameter.KeyIOBytes: "2Mi"}
 		if mutable != nil {
 			class = nil
 		}
@@ -234,20 +235,20 @@ func TestCreateWithMutableParameters(t *testing.T) {
 		h.want(err, codes.InvalidArgument, "replicable volumes only", "io.max")
 	}
 	req = createReq("bad", vc, nil)
-	req.MutableParameters = map[string]string{ParamProvisioning: "thick"}
+	req.MutableParameters = map[string]string{parameter.KeyProvisioning: "thick"}
 	_, err = h.c.CreateVolume(context.Background(), req)
-	h.want(err, codes.InvalidArgument, ParamProvisioning)
+	h.want(err, codes.InvalidArgument, parameter.KeyProvisioning)
 }
 
 // A creation that is repeated is the same creation or none: what the first one made durable decides which group the volume joins, also
 // when that one came no further.
 func TestRepeatedCreation(t *testing.T) {
-	vc := mountCapability(modeWriter, "")
-	class := map[string]string{ParamReplicable: "true"}
-	first := map[string]string{ParamConsistencyGroup: "shop", ParamRemote: "west", ParamIOPS: "100"}
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	class := map[string]string{parameter.KeyReplicable: "true"}
+	first := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyIOPS: "100"}
 	others := []map[string]string{
-		nil, {ParamReplication: ReplicationOff}, {ParamConsistencyGroup: "shop", ParamRemote: "south", ParamIOPS: "100"},
-		{ParamConsistencyGroup: "mine", ParamRemote: "west", ParamIOPS: "100"}, {ParamConsistencyGroup: "shop", ParamRemote: "west"},
+		nil, {parameter.KeyReplication: parameter.ReplicationOff}, {parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "south", parameter.KeyIOPS: "100"},
+		{parameter.KeyConsistencyGroup: "mine", parameter.KeyRemote: "west", parameter.KeyIOPS: "100"}, {parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"},
 	}
 	for _, joined := range []bool{false, true} {
 		t.Run(fmt.Sprintf("joined %t", joined), func(t *testing.T) {
@@ -279,14 +280,14 @@ func TestRepeatedCreation(t *testing.T) {
 			if _, there := s.groups["mine"]; there || (s.groups["shop"] != nil) != joined {
 				t.Errorf("refused creations made groups: %v", s.groups)
 			}
-			id, err := create(map[string]string{ParamConsistencyGroup: "shop", ParamRemote: "west", ParamIOPS: "0100"}) // the same in other words
+			id, err := create(map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyIOPS: "0100"}) // the same in other words
 			h.must(err)
 			const want = `volume in "shop", order flush, limits 0 and 100; shop to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`
 			if got := h.situation(s, id); got != want {
 				t.Errorf("%s\nwant\n%s", got, want)
 			}
 			// Changed since, it is what it was changed to, whatever it was made with.
-			h.must(h.modify(id, map[string]string{ParamIOPS: "200"}))
+			h.must(h.modify(id, map[string]string{parameter.KeyIOPS: "200"}))
 			for _, mutable := range append(others, first) {
 				again, err := create(mutable)
 				h.must(err)
@@ -302,8 +303,8 @@ func TestRepeatedCreation(t *testing.T) {
 func TestReplicationOnAgain(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
-	vc := mountCapability(modeWriter, "")
-	on, off := map[string]string{ParamReplication: ReplicationOn}, map[string]string{ParamReplication: ReplicationOff}
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	on, off := map[string]string{parameter.KeyReplication: parameter.ReplicationOn}, map[string]string{parameter.KeyReplication: parameter.ReplicationOff}
 	in := func(id, group, remote string) {
 		t.Helper()
 		if got, want := h.situation(s, id), fmt.Sprintf("volume in %q,", group); !strings.HasPrefix(got, want) {
@@ -314,9 +315,9 @@ func TestReplicationOnAgain(t *testing.T) {
 		}
 	}
 	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: "primary", Peer: "west", JournalSizeBytes: gib}
-	id := h.create("v", vc, map[string]string{ParamConsistencyGroup: "shop", ParamRemote: "west"})
+	id := h.create("v", vc, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"})
 	for range 2 {
-		h.must(h.modify(id, map[string]string{ParamConsistencyGroup: "mine"}))
+		h.must(h.modify(id, map[string]string{parameter.KeyConsistencyGroup: "mine"}))
 		h.must(h.modify(id, off))
 		h.must(h.modify(id, off))
 		in(id, "", "")
@@ -330,8 +331,8 @@ func TestReplicationOnAgain(t *testing.T) {
 	in(id, "shop", "west")
 
 	// What it was made with includes the mutable parameters.
-	req := createReq("w", vc, map[string]string{ParamReplicable: "true"})
-	req.MutableParameters = map[string]string{ParamConsistencyGroup: "later", ParamRemote: "south"}
+	req := createReq("w", vc, map[string]string{parameter.KeyReplicable: "true"})
+	req.MutableParameters = map[string]string{parameter.KeyConsistencyGroup: "later", parameter.KeyRemote: "south"}
 	response, err := h.c.CreateVolume(context.Background(), req)
 	h.must(err)
 	w := response.GetVolume().GetVolumeId()
@@ -343,7 +344,7 @@ func TestReplicationOnAgain(t *testing.T) {
 	in(w, "later", "south")
 
 	// Made with replication off, it goes where its class would have put it.
-	req = createReq("x", vc, map[string]string{ParamConsistencyGroup: "class", ParamRemote: "west"})
+	req = createReq("x", vc, map[string]string{parameter.KeyConsistencyGroup: "class", parameter.KeyRemote: "west"})
 	req.MutableParameters = off
 	response, err = h.c.CreateVolume(context.Background(), req)
 	h.must(err)
@@ -353,23 +354,23 @@ func TestReplicationOnAgain(t *testing.T) {
 	in(x, "class", "west")
 
 	// Nowhere to go.
-	y := h.create("y", vc, map[string]string{ParamReplicable: "true"})
-	h.must(h.modify(y, map[string]string{ParamConsistencyGroup: "gone", ParamRemote: "west"}))
+	y := h.create("y", vc, map[string]string{parameter.KeyReplicable: "true"})
+	h.must(h.modify(y, map[string]string{parameter.KeyConsistencyGroup: "gone", parameter.KeyRemote: "west"}))
 	h.must(h.modify(y, off))
-	h.want(h.modify(y, on), codes.FailedPrecondition, "was in group gone", ParamRemote)
+	h.want(h.modify(y, on), codes.FailedPrecondition, "was in group gone", parameter.KeyRemote)
 }
 
 // TestDeathWhileModifying kills the driver at each step of each change in turn; repeated by another one, the change comes to the
 // same, and nothing is left over when the volume is deleted.
 func TestDeathWhileModifying(t *testing.T) {
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	for _, powerLoss := range []bool{false, true} {
 		steps := 0
 		for n := range changesMade {
 			for step := 1; ; step++ {
 				s := startSidecar(t)
 				h := newNode(t, s)
-				id := h.create("v", vc, map[string]string{ParamReplicable: "true"})
+				id := h.create("v", vc, map[string]string{parameter.KeyReplicable: "true"})
 				for _, before := range changesMade[:n] {
 					h.must(h.modify(id, before.mutable))
 				}

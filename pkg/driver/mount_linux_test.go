@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
 // A type that is not one of the two never becomes an argument of a program, and mount is told to run no helper for those that are.
@@ -38,7 +40,7 @@ func TestMountTakesTwoTypesWithoutHelpers(t *testing.T) {
 	if got := called(); got != "" {
 		t.Fatalf("called: %s", got)
 	}
-	for _, fsType := range []string{fsExt4, fsXFS} {
+	for _, fsType := range []string{capability.Ext4, capability.XFS} {
 		if err := (linuxMounter{}).Mount(context.Background(), device, dir, fsType, []string{"noatime"}); err != nil {
 			t.Fatal(err)
 		}

@@ -7,11 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"pgregory.net/rapid"
-
-	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 )
 
 func TestNameClaims(t *testing.T) {
@@ -154,7 +155,7 @@ func TestLocate(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
 	l := &locator{d: h.d}
-	id := h.create("v", mountCapability(modeWriter, ""), map[string]string{ParamConsistencyGroup: "shop"})
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyConsistencyGroup: "shop"})
 	locate := func(claim string, keys ...*locatepb.Key) (string, error) {
 		t.Helper()
 		response, err := l.Locate(context.Background(), &locatepb.LocateRequest{Keys: keys, Claim: claim})

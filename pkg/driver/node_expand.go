@@ -5,11 +5,11 @@ import (
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // NodeExpandVolume grows the image, then the loop device, then the file system. A volume that is as large as asked for goes through
@@ -28,7 +28,7 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVo
 		if err != nil {
 			return err
 		}
-		size, err := expandedSize(rec.SizeBytes, capacity)
+		size, err := capability.ExpandedSize(rec.SizeBytes, capacity)
 		if err != nil {
 			return status.Errorf(status.Code(err), "volume %s: %s", id, status.Convert(err).Message())
 		}
@@ -46,18 +46,6 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVo
 		return nil, err
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: rec.SizeBytes}, nil
-}
-
-// expandedSize is the size that a volume gets. One that is larger than asked for stays as it is, unless it is above the limit.
-func expandedSize(current int64, capacity *csi.CapacityRange) (int64, error) {
-	required, limit := capacity.GetRequiredBytes(), capacity.GetLimitBytes()
-	if limit > 0 && current > limit {
-		return 0, status.Errorf(codes.OutOfRange, "it has %d bytes, above limit_bytes %d, and cannot shrink", current, limit)
-	}
-	if required >= 0 {
-		required = max(required, current)
-	}
-	return sizeFor(&csi.CapacityRange{RequiredBytes: required, LimitBytes: limit}, minBlockSizeBytes)
 }
 
 func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path string, sizeBytes int64) error {

@@ -11,10 +11,10 @@ import (
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // NodePublishVolume binds the staged file system, or the device node of a raw block volume, to a target path.
@@ -23,13 +23,13 @@ func (s *nodeServer) NodePublishVolume(ctx context.Context, req *csi.NodePublish
 	if err := checkArguments(id, argument{"target_path", req.GetTargetPath()}, argument{"staging_target_path", req.GetStagingTargetPath()}); err != nil {
 		return nil, err
 	}
-	want, err := parseCapability(req.GetVolumeCapability())
+	want, err := capability.Parse(req.GetVolumeCapability())
 	if err != nil {
 		return nil, err
 	}
 	entry := publication{
 		GivenPath:    absolutePath(req.GetTargetPath()),
-		ReadOnly:     req.GetReadonly() || want.mountsReadOnly(),
+		ReadOnly:     req.GetReadonly() || want.MountsReadOnly(),
 		AccessMode:   want.Mode.String(),
 		Block:        want.Block,
 		FSType:       want.FSType,
@@ -49,7 +49,7 @@ func (s *nodeServer) NodePublishVolume(ctx context.Context, req *csi.NodePublish
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-func (d *Driver) publish(ctx context.Context, rec *blockdev.VolumeRecord, stagingPath string, entry publication, mode accessMode) error {
+func (d *Driver) publish(ctx context.Context, rec *blockdev.VolumeRecord, stagingPath string, entry publication, mode capability.Mode) error {
 	if rec.Stage == nil || rec.Stage.StagingPath != stagingPath {
 		return status.Errorf(codes.FailedPrecondition, "volume %s is not staged on %s: stage it first", rec.ID, stagingPath)
 	}
@@ -106,7 +106,7 @@ func asStaged(rec *blockdev.VolumeRecord, entry publication) error {
 	default:
 		// Read-only is also a property of the bind mount.
 		wanted := slices.DeleteFunc(slices.Clone(entry.MountOptions), func(o string) bool { return o == "ro" })
-		if missing := missingOptions(recordedOptions(staged.MountOptions), wanted); len(missing) > 0 {
+		if missing := capability.MissingOptions(capability.RecordedOptions(staged.MountOptions), wanted); len(missing) > 0 {
 			return differs("mount options", strings.Join(staged.MountOptions, ","), strings.Join(entry.MountOptions, ","))
 		}
 	}
@@ -143,7 +143,7 @@ func mountedFrom(mounts []MountEntry, path string, device blockDevice) bool {
 }
 
 // checkSecondPublish compares a publication with those that there are. already: it is there as it should be.
-func checkSecondPublish(id string, published []publication, entry publication, mode accessMode) (already bool, err error) {
+func checkSecondPublish(id string, published []publication, entry publication, mode capability.Mode) (already bool, err error) {
 	for _, other := range published {
 		same := other.sameArgs(entry)
 		otherPath := other.TargetPath != entry.TargetPath

@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // undoTimeout bounds what a failed call does to leave nothing behind, after its own deadline may have passed.
@@ -35,7 +35,7 @@ func (s *nodeServer) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolu
 	if err := checkArguments(id, argument{"staging_target_path", path}); err != nil {
 		return nil, err
 	}
-	want, err := parseCapability(req.GetVolumeCapability())
+	want, err := capability.Parse(req.GetVolumeCapability())
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (s *nodeServer) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolu
 	return &csi.NodeStageVolumeResponse{}, nil
 }
 
-func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given string, want capability) (err error) {
+func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given string, want capability.Volume) (err error) {
 	if rec.Secondary && rec.Group == "" {
 		return status.Errorf(codes.FailedPrecondition,
 			"volume %s is the copy of a volume that left its group at %s: put it into a group of this site (slipctl group add) to make it a volume of its own",
@@ -100,7 +100,7 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 		BackingPath:  d.backingPath(rec),
 		FSType:       fsType,
 		MountOptions: want.MountOptions,
-		ReadOnly:     want.mountsReadOnly(),
+		ReadOnly:     want.MountsReadOnly(),
 		Block:        want.Block,
 	}
 	if rec.Stage != nil {
@@ -132,7 +132,7 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 		return err
 	}
 	switch {
-	case want.Block && rec.Format == nil && !want.readOnly():
+	case want.Block && rec.Format == nil && !want.ReadOnly():
 		return d.recordRaw(ctx, rec)
 	case want.Block:
 		return d.shareFormat(ctx, rec)
@@ -146,12 +146,12 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 	if err != nil {
 		return err
 	}
-	return d.growFileSystem(ctx, rec, device, path, fsType, want.mountsReadOnly())
+	return d.growFileSystem(ctx, rec, device, path, fsType, want.MountsReadOnly())
 }
 
 // alreadyStaged reports whether the volume's file system is mounted on path. It refuses a path that is not the one the
 // volume is staged on, or that carries something else.
-func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []loopDevice, path string, want capability) (bool, error) {
+func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []loopDevice, path string, want capability.Volume) (bool, error) {
 	mounts, err := d.mounter.Mounts()
 	if err != nil {
 		return false, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
@@ -173,26 +173,21 @@ func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []loopDevice,
 	switch {
 	case !ours:
 		return false, status.Errorf(codes.FailedPrecondition, "volume %s: %s is mounted on %s: unmount it, or stage on another path", rec.ID, top.Source, path)
-	case top.ReadOnly != want.mountsReadOnly():
+	case top.ReadOnly != want.MountsReadOnly():
 		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with read-only %t, not %t: unstage it first",
-			rec.ID, path, top.ReadOnly, want.mountsReadOnly())
+			rec.ID, path, top.ReadOnly, want.MountsReadOnly())
 	case want.FSType != "" && want.FSType != top.FSType:
 		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with %s, not %s: a volume is formatted once; make a new one",
 			rec.ID, path, top.FSType, want.FSType)
-	case rec.Stage != nil && !sameOptions(rec.Stage.MountOptions, want.MountOptions):
+	case rec.Stage != nil && !capability.SameOptions(rec.Stage.MountOptions, want.MountOptions):
 		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with mount options %q, not %q: unstage it first",
 			rec.ID, path, rec.Stage.MountOptions, want.MountOptions)
 	}
 	return true, nil
 }
 
-// mountsReadOnly reports that the file system itself is mounted read-only.
-func (c capability) mountsReadOnly() bool {
-	return c.readOnly() || slices.Contains(c.MountOptions, "ro")
-}
-
-func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, want capability) error {
-	readOnly := want.mountsReadOnly()
+func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, want capability.Volume) error {
+	readOnly := want.MountsReadOnly()
 	on, err := d.inspect(rec, device)
 	if err != nil {
 		return err
@@ -225,7 +220,7 @@ func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, de
 		return status.Errorf(codes.Internal, "volume %s: staging path: %v", rec.ID, err)
 	}
 	doing(ctx, "its "+fsType+" is mounted, and its log replayed")
-	if err := d.mounter.Mount(ctx, device.Path, path, fsType, mountOptions(fsType, want)); err != nil {
+	if err := d.mounter.Mount(ctx, device.Path, path, fsType, capability.MountOptions(fsType, want)); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: mount on %s: %v", rec.ID, path, err)
 	}
 	if err := d.checkMount(rec, device, path, fsType, readOnly); err != nil {
@@ -253,18 +248,6 @@ func (d *Driver) checkMount(rec *blockdev.VolumeRecord, device blockDevice, path
 			rec.ID, device.Path, path, fsType, readOnly, top.Source, top.FSType, top.ReadOnly)
 	}
 	return nil
-}
-
-func mountOptions(fsType string, want capability) []string {
-	options := slices.Clone(want.MountOptions)
-	if want.readOnly() && !slices.Contains(options, "ro") {
-		options = append(options, "ro")
-	}
-	// A copy of a volume has the UUID of its original, and XFS mounts a UUID only once.
-	if fsType == fsXFS && !slices.Contains(options, "nouuid") {
-		options = append(options, "nouuid")
-	}
-	return options
 }
 
 func (d *Driver) recordStage(rec *blockdev.VolumeRecord, stage *blockdev.StageRecord) error {

@@ -7,14 +7,14 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // What somebody put beside volumes and snapshots, and what cannot be removed, is named; the driver starts and everything else works.
 func TestStrayEntriesCostOnlyThemselves(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	pool := h.d.opts.PoolDir
 	h.stop()
 	for _, path := range []string{"/volumes/stray", "/snapshots/stray"} {

@@ -3,13 +3,10 @@ package driver
 import (
 	"strings"
 
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
-
-// listTokenPrefix is followed by the id of the last object of the page before. Objects are listed by id, so a token stays
-// good when objects come and go between pages, the one that it names included.
-const listTokenPrefix = "after:"
 
 // page is one page of a list that is sorted by id.
 type page struct {
@@ -25,7 +22,7 @@ func parsePage(maxEntries int32, startingToken string) (page, error) {
 	p := page{limit: int(maxEntries)}
 	if startingToken != "" {
 		var ok bool
-		if p.after, ok = strings.CutPrefix(startingToken, listTokenPrefix); !ok || p.after == "" {
+		if p.after, ok = strings.CutPrefix(startingToken, plugin.ListTokenPrefix); !ok || p.after == "" {
 			return page{}, status.Errorf(codes.Aborted, "starting_token %q is not one of this driver: list from the beginning", startingToken)
 		}
 	}
@@ -36,8 +33,4 @@ func parsePage(maxEntries int32, startingToken string) (page, error) {
 func (p page) full(n int) bool { return p.limit > 0 && n >= p.limit }
 
 // token is the starting_token of the page after the one that ends with id.
-func (p page) token(id string) string { return ListTokenAfter(id) }
-
-// ListTokenAfter is the starting_token of what comes after an id. It is the same on all nodes, so that a list of several nodes'
-// objects can go on after any of them.
-func ListTokenAfter(id string) string { return listTokenPrefix + id }
+func (p page) token(id string) string { return plugin.ListTokenAfter(id) }

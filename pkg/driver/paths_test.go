@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"google.golang.org/grpc/codes"
 )
 
@@ -24,7 +25,7 @@ func TestPathsThatAreLinks(t *testing.T) {
 	h.must(os.Symlink("../real/hop", staging))
 	h.must(os.Symlink("staging/", filepath.Join(real, "real", "hop")))
 	h.must(os.Symlink(filepath.Join(real, "real", "targets", "a"), target)) // which is not there yet
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	stage := func() error {
 		_, err := h.n.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: staging, VolumeCapability: vc})
@@ -103,21 +104,5 @@ func TestCanonicalPath(t *testing.T) {
 		if got := canonicalPath(dir + "/" + path); got != want {
 			t.Errorf("%s is %s, want %s", path, got, want)
 		}
-	}
-}
-
-func TestNodeIDs(t *testing.T) {
-	for id, ok := range map[string]bool{
-		"node-a": true, "10.0.0.1": true, "Node_A": true, strings.Repeat("n", 63): true,
-		"": false, strings.Repeat("n", 64): false, "-n_1/..": false, "a b": false, "a/b": false, "-a": false, "a.": false, "kö": false,
-	} {
-		if err := ValidateNodeID(id); (err == nil) != ok {
-			t.Errorf("%q: %v", id, err)
-		}
-	}
-	long := strings.Repeat("n", 64)
-	_, err := newDriver(Options{NodeID: long, PoolDir: t.TempDir()}, system{})
-	if err == nil || !strings.Contains(err.Error(), TopologyKey) || !strings.Contains(err.Error(), "63") {
-		t.Errorf("a driver whose node id is no label value: %v", err)
 	}
 }

@@ -10,27 +10,21 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/slipstream-storage/slipstream/internal/csiserver"
+	"github.com/slipstream-storage/slipstream/internal/lograte"
+	"github.com/slipstream-storage/slipstream/internal/metricsserver"
+	"github.com/slipstream-storage/slipstream/internal/tcplisten"
+	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
+	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/internal/csiserver"
-	"github.com/slipstream-storage/slipstream/internal/lograte"
-	"github.com/slipstream-storage/slipstream/internal/metricsserver"
-	"github.com/slipstream-storage/slipstream/internal/tcplisten"
-	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
-	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
-
-// ClaimMetadata is the gRPC metadata key under which a creation over TCP names its claim (see locate.proto).
-const ClaimMetadata = "slipstream-claim"
-
-// NodeMetadata is the gRPC metadata key under which a call over TCP names the node that it is for. An address may come to
-// belong to another node, which must not say of a volume that it is not there.
-const NodeMetadata = "slipstream-node"
 
 const (
 	portHandshakeTimeout = 20 * time.Second
@@ -114,7 +108,7 @@ func (p *controllerPort) streamMeantForUs(server any, stream grpc.ServerStream, 
 
 func (p *controllerPort) checkNode(ctx context.Context) error {
 	md, _ := metadata.FromIncomingContext(ctx)
-	for _, node := range md.Get(NodeMetadata) {
+	for _, node := range md.Get(plugin.NodeMetadata) {
 		if node != p.d.opts.NodeID {
 			return status.Errorf(codes.Unavailable, "the call is for node %s, and %s is node %s: its address is out of date", node, p.listener.Addr(), p.d.opts.NodeID)
 		}
@@ -129,13 +123,13 @@ func (p *controllerPort) demandClaim(ctx context.Context, req any, _ *grpc.Unary
 		return handler(ctx, req)
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
-	claim := md.Get(ClaimMetadata)
+	claim := md.Get(plugin.LeaseMetadata)
 	if len(claim) != 1 {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: the call names %d claims in %s: over TCP a volume is created under one claim on its name",
-			create.GetName(), len(claim), ClaimMetadata)
+			create.GetName(), len(claim), plugin.LeaseMetadata)
 	}
 	keys := []claimKey{{locatepb.Key_VOLUME_NAME, create.GetName()}}
-	group, err := ConsistencyGroup(create)
+	group, err := parameter.RequestedGroup(create)
 	if err != nil {
 		return nil, err
 	}

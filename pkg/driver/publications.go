@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 
-	"k8s.io/klog/v2"
-
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"k8s.io/klog/v2"
 )
 
 // publication is one successful, or begun, NodePublishVolume. What it says cannot all be read back from the mount table:
@@ -28,7 +28,7 @@ type publication struct {
 // sameArgs compares everything but the paths.
 func (p publication) sameArgs(q publication) bool {
 	return p.ReadOnly == q.ReadOnly && p.AccessMode == q.AccessMode && p.Block == q.Block && p.FSType == q.FSType &&
-		sameOptions(p.MountOptions, q.MountOptions)
+		capability.SameOptions(p.MountOptions, q.MountOptions)
 }
 
 // publications keeps each volume's publications in <pool>/publications/<volume id>.json, replaced atomically:

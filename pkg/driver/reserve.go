@@ -5,6 +5,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
 // CapacityOptions say how much of its file system a pool may promise.
@@ -47,7 +49,7 @@ func ParseReserve(text string) (Reserve, error) {
 		}
 		return Reserve{percent: percent}, nil
 	}
-	bytes, err := parseQuantity(text)
+	bytes, err := parameter.ParseQuantity(text)
 	return Reserve{bytes: bytes}, err
 }
 

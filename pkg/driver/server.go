@@ -9,14 +9,15 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"k8s.io/klog/v2"
-
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
 )
 
 // Run serves until ctx is done: the CSI services, those for the controller, and metrics. Stopping unmounts nothing and detaches
@@ -58,7 +59,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	if web != nil {
 		group.Go(func() error { return web.Serve(ctx, csiserver.Metrics(manager)) })
 	}
-	klog.InfoS("Serving", "driver", Name, "version", d.opts.Version, "node", d.opts.NodeID, "endpoint", d.opts.Endpoint,
+	klog.InfoS("Serving", "driver", plugin.Name, "version", d.opts.Version, "node", d.opts.NodeID, "endpoint", d.opts.Endpoint,
 		"tcpAddress", d.opts.TCPAddress, "pool", d.opts.PoolDir, "keeper", d.opts.KeeperSocket, "sidecar", d.opts.SidecarEndpoint)
 	return group.Wait()
 }
@@ -80,7 +81,7 @@ func (d *Driver) registerController(server grpc.ServiceRegistrar) {
 // metricsManager returns the standard metrics of a CSI plugin and the pool's, and the registry of the latter.
 func (d *Driver) metricsManager() (metrics.CSIMetricsManager, prometheus.Registerer) {
 	registry := d.registry()
-	return metrics.NewCSIMetricsManagerForPlugin(Name).WithAdditionalRegistry(registry), registry
+	return metrics.NewCSIMetricsManagerForPlugin(plugin.Name).WithAdditionalRegistry(registry), registry
 }
 
 // Metrics are what a driver serves of its own, to be described and not to be collected: there is no driver behind them.
@@ -100,7 +101,7 @@ func (d *Driver) registry() *prometheus.Registry {
 		return valueOr(float64(total), err)
 	})
 	gauge("slipstream_pool_available_bytes", "What new thin volumes can have of the pool, after what it has promised.", func() float64 {
-		available, _, err := d.room(volumeParameters{})
+		available, _, err := d.room(parameter.Volume{})
 		return valueOr(float64(available), err)
 	})
 	gauge("slipstream_pool_volumes", "Volumes in the pool, secondary copies included.", func() float64 {

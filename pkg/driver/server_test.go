@@ -15,14 +15,14 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/internal/unixsocket"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // captureLog returns what is logged at level until the test ends.
@@ -76,7 +76,7 @@ func TestRun(t *testing.T) {
 	defer conn.Close()
 	callCtx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
-	req := createReq("v", mountCapability(modeWriter, ""), nil)
+	req := createReq("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
 	req.Secrets = map[string]string{"password": "hunter2"}
 	created, err := csi.NewControllerClient(conn).CreateVolume(callCtx, req, grpc.WaitForReady(true))
 	if err != nil {
@@ -84,7 +84,7 @@ func TestRun(t *testing.T) {
 	}
 	node := csi.NewNodeClient(conn)
 	_, err = node.NodeStageVolume(callCtx, &csi.NodeStageVolumeRequest{VolumeId: created.GetVolume().GetVolumeId(),
-		StagingTargetPath: filepath.Join(dir, "staging"), VolumeCapability: mountCapability(modeWriter, "")})
+		StagingTargetPath: filepath.Join(dir, "staging"), VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")})
 	if err != nil {
 		t.Fatal(err)
 	}

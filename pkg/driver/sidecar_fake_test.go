@@ -18,6 +18,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 )
 
 // fakeSidecar is a replicator without data path, behind a real gRPC server on a Unix socket.
@@ -98,7 +99,7 @@ func (s *fakeSidecar) AttachVolume(_ context.Context, r *sidecarpb.AttachVolumeR
 	}
 	defer done()
 	s.attached[r.GetVolumeId()] = true
-	return &sidecarpb.AttachVolumeResponse{Path: filepath.Join(s.shimDir, r.GetVolumeId(), shimFile), BlockSizeBytes: 4096}, nil
+	return &sidecarpb.AttachVolumeResponse{Path: filepath.Join(s.shimDir, r.GetVolumeId(), shim.FileName), BlockSizeBytes: 4096}, nil
 }
 
 func (s *fakeSidecar) DetachVolume(_ context.Context, r *sidecarpb.DetachVolumeRequest) (*sidecarpb.DetachVolumeResponse, error) {

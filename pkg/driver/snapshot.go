@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // snapshotIDPrefix makes a snapshot id recognisable in logs.
@@ -30,7 +31,7 @@ const cloneSnapshotKey = "driver.internal/clone"
 type snapshotRequest struct {
 	name   string
 	source string
-	params snapshotParameters
+	params parameter.Snapshot
 	own    map[string]string // the parameters under ParameterPrefix, as given
 }
 
@@ -47,8 +48,8 @@ func (s *controllerServer) parseSnapshot(req *csi.CreateSnapshotRequest) (r snap
 		return r, status.Errorf(codes.ResourceExhausted,
 			"snapshot %q cannot be on any of the nodes asked for: a snapshot is where its volume is, on node %q", r.name, s.d.opts.NodeID)
 	}
-	r.params, err = parseSnapshotParameters(req.GetParameters())
-	r.own = ownOf(req.GetParameters())
+	r.params, err = parameter.ParseSnapshot(req.GetParameters())
+	r.own = parameter.Own(req.GetParameters())
 	return r, err
 }
 
@@ -228,12 +229,12 @@ func (s *controllerServer) snapshot(rec *blockdev.SnapshotRecord) *csi.Snapshot 
 // "unspecified" in the CSI specification, is any request.
 func leastRequest(rec *blockdev.SnapshotRecord) int64 {
 	switch {
-	case rec.SizeBytes <= minSizeBytes[fsTypeOf(rec.FSType, rec.Format)]: // none for a raw block volume, or one that nothing was ever on
+	case rec.SizeBytes <= capability.MinSizeBytes[fsTypeOf(rec.FSType, rec.Format)]: // none for a raw block volume, or one that nothing was ever on
 		return 0
-	case rec.SizeBytes%mib == 0: // more likely asked for than rounded up to
+	case rec.SizeBytes%(1<<20) == 0: // more likely asked for than rounded up to
 		return rec.SizeBytes
 	}
-	return rec.SizeBytes - sizeUnitBytes + 1
+	return rec.SizeBytes - capability.SizeUnitBytes + 1
 }
 
 // takenAt is when a snapshot was taken.

@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/internal/testenv"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/internal/testenv"
 )
 
 // TestDeathInSnapshotsAndClones kills the driver at each step of the life of snapshots, clones and group snapshots in turn, and
@@ -28,7 +29,7 @@ func TestDeathInSnapshotsAndClones(t *testing.T) {
 		{name: "copy"},
 		{name: "frozen copy", class: freezing, mounted: true},
 		{name: "thick", params: thick(true), reflink: true},
-		{name: "group", params: map[string]string{ParamConsistencyGroup: "shop"}, reflink: true, mounted: true, sidecar: true},
+		{name: "group", params: map[string]string{parameter.KeyConsistencyGroup: "shop"}, reflink: true, mounted: true, sidecar: true},
 	}
 	first, stride := 1, 1
 	if testenv.Race {
@@ -48,9 +49,9 @@ func TestDeathInSnapshotsAndClones(t *testing.T) {
 					h := newNode(t, sidecar)
 					h.mem.SetReflink(kind.reflink)
 					life := mortalSnapshots{params: kind.params, class: kind.class, powerLoss: powerLoss, mounted: kind.mounted, step: step,
-						vc: blockCapability(modeWriter), size: 2 * mib}
+						vc: capabilitytest.Block(capabilitytest.Writer), size: 2 * mib}
 					if kind.mounted {
-						life.vc, life.size = mountCapability(modeWriter, ""), 16*mib
+						life.vc, life.size = capabilitytest.Mount(capabilitytest.Writer, ""), 16*mib
 					}
 					req := createReq("v", life.vc, kind.params)
 					req.CapacityRange.RequiredBytes = life.size

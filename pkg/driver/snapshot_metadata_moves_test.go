@@ -10,13 +10,13 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // wanderer is a volume that a test writes to while its replication is changed.
@@ -92,12 +92,12 @@ func TestMetadataWhileReplicationChanges(t *testing.T) {
 				}
 			}
 			steps := []map[string]string{
-				{ParamConsistencyGroup: "a", ParamRemote: "west", ParamJournalSize: "16Mi"},
-				{ParamRemote: "south"},
-				{ParamReplication: ReplicationOff},
-				{ParamReplication: ReplicationOn, ParamConsistencyGroup: "a", ParamRemote: "west", ParamJournalSize: "16Mi"},
-				{ParamConsistencyGroup: "b", ParamRemote: "south", ParamJournalSize: "16Mi"},
-				{ParamConsistencyGroup: "a", ParamRemote: "south", ParamJournalSize: "16Mi"},
+				{parameter.KeyConsistencyGroup: "a", parameter.KeyRemote: "west", parameter.KeyJournalSize: "16Mi"},
+				{parameter.KeyRemote: "south"},
+				{parameter.KeyReplication: parameter.ReplicationOff},
+				{parameter.KeyReplication: parameter.ReplicationOn, parameter.KeyConsistencyGroup: "a", parameter.KeyRemote: "west", parameter.KeyJournalSize: "16Mi"},
+				{parameter.KeyConsistencyGroup: "b", parameter.KeyRemote: "south", parameter.KeyJournalSize: "16Mi"},
+				{parameter.KeyConsistencyGroup: "a", parameter.KeyRemote: "south", parameter.KeyJournalSize: "16Mi"},
 			}
 			var between [][]int // the steps between a snapshot and the one before it
 			var since []int

@@ -8,10 +8,11 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // written is a volume of which a part is allocated.
@@ -35,7 +36,7 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 				var params map[string]string
 				if group != "" {
 					// The fake replicator has no journals.
-					params = map[string]string{ParamConsistencyGroup: group, ParamJournalSize: "16Mi", ParamJournalFull: JournalFullStall}
+					params = map[string]string{parameter.KeyConsistencyGroup: group, parameter.KeyJournalSize: "16Mi", parameter.KeyJournalFull: parameter.JournalFullStall}
 				}
 				a, b := h.written("a", 24*mib, 20*mib, params), h.written("b", 24*mib, 10*mib, params)
 				takeBoth := func() error {
@@ -192,7 +193,7 @@ func TestCloneNeedsItsOwnSizeOnly(t *testing.T) {
 		h.mem.SetReflink(reflink)
 		h.mem.SetCapacity(49 * mib)
 		id := h.written("v", 24*mib, 20*mib, nil)
-		req := createReq("clone", blockCapability(modeWriter), nil)
+		req := createReq("clone", capabilitytest.Block(capabilitytest.Writer), nil)
 		req.CapacityRange.RequiredBytes, req.VolumeContentSource = 24*mib, fromVolume(id)
 		_, err := h.c.CreateVolume(context.Background(), req)
 		h.must(err)

@@ -8,12 +8,12 @@ import (
 	"reflect"
 
 	"github.com/google/uuid"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
 )
 
 // originFile, in a snapshot's directory, is a clone of a thick volume's image that the snapshot is copied from. A snapshot
@@ -24,7 +24,7 @@ const originFile = "origin"
 // takeSnapshots takes snapshots of volumes that are all in one consistency group, or all in none. Calls for the volumes are
 // guarded. setup puts into each record what the caller wants in it. After an error nothing is left of them, or they stay in state
 // creating, in which nobody sees them, for the repetition of the call.
-func (d *Driver) takeSnapshots(ctx context.Context, recs []*blockdev.VolumeRecord, params snapshotParameters,
+func (d *Driver) takeSnapshots(ctx context.Context, recs []*blockdev.VolumeRecord, params parameter.Snapshot,
 	setup func(*blockdev.SnapshotRecord)) (list []*blockdev.SnapshotRecord, err error) {
 	defer func() {
 		if err == nil {
@@ -93,7 +93,7 @@ func (d *Driver) takeCut(ctx context.Context, recs []*blockdev.VolumeRecord, lis
 
 // takePlain takes snapshots of volumes in no group: each at an instant of its own, unless they are frozen together. It leaves
 // list with their records.
-func (d *Driver) takePlain(ctx context.Context, recs []*blockdev.VolumeRecord, list []*blockdev.SnapshotRecord, params snapshotParameters) error {
+func (d *Driver) takePlain(ctx context.Context, recs []*blockdev.VolumeRecord, list []*blockdev.SnapshotRecord, params parameter.Snapshot) error {
 	f := &frozen{d: d}
 	if params.Freeze {
 		var err error
@@ -177,7 +177,7 @@ func (d *Driver) takeImage(ctx context.Context, rec *blockdev.VolumeRecord, snap
 	if where != "" && !isFrozen {
 		return plainImage{}, status.Errorf(codes.FailedPrecondition, "volume %s is in use (%s), and the pool's file system cannot share blocks between files, so the volume "+
 			"would change while it is copied: unpublish and unstage it, or give the snapshot class %s: \"true\" (for a mounted file system), "+
-			"or put the volume into a consistency group, or the pool on xfs with reflink", rec.ID, where, ParamFreeze)
+			"or put the volume into a consistency group, or the pool on xfs with reflink", rec.ID, where, parameter.KeyFreeze)
 	}
 	if where == "" {
 		return plainImage{method: blockdev.MethodCopy}, nil

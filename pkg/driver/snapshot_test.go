@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc/codes"
-
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"google.golang.org/grpc/codes"
 )
 
-var freezing = map[string]string{ParamFreeze: "true"}
+var freezing = map[string]string{parameter.KeyFreeze: "true"}
 
 func (h *node) takeSnapshot(name, volume string, params map[string]string) (*csi.Snapshot, error) {
 	response, err := h.c.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: volume, Parameters: params})
@@ -110,7 +112,7 @@ func TestSnapshotOfAPlainVolume(t *testing.T) {
 			t.Run(fmt.Sprintf("reflink %t, thick %t", reflink, isThick), func(t *testing.T) {
 				h := newNode(t, nil)
 				h.mem.SetReflink(reflink)
-				id := h.create("v", blockCapability(modeWriter), thick(isThick))
+				id := h.create("v", capabilitytest.Block(capabilitytest.Writer), thick(isThick))
 				h.put(h.imagePath(id), "before", 4*mib)
 				snap, err := h.takeSnapshot("s", id, nil)
 				h.must(err)
@@ -138,7 +140,7 @@ func TestSnapshotOfAPlainVolume(t *testing.T) {
 					names, err := h.mem.ReadDir(filepath.Dir(h.snapshotImage(rec.ID)))
 					return len(names) == 3, err // the record has a spare
 				}))
-				other := h.create("w", blockCapability(modeWriter), nil)
+				other := h.create("w", capabilitytest.Block(capabilitytest.Writer), nil)
 				_, err = h.takeSnapshot("s", other, nil)
 				h.want(err, codes.AlreadyExists, id, other)
 
@@ -161,12 +163,12 @@ func TestSnapshotOfAPlainVolume(t *testing.T) {
 // TestSnapshotOfAMountedVolume: a clone needs nothing, a copy a freeze, and what is frozen is thawed whatever happens.
 func TestSnapshotOfAMountedVolume(t *testing.T) {
 	h := newNode(t, nil)
-	vc := mountCapability(modeWriter, "")
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.put(h.imagePath(id), "content", mib)
 	_, err := h.takeSnapshot("s", id, nil)
-	h.want(err, codes.FailedPrecondition, "staged on "+h.staging(), ParamFreeze, "consistency group", "reflink")
+	h.want(err, codes.FailedPrecondition, "staged on "+h.staging(), parameter.KeyFreeze, "consistency group", "reflink")
 	h.noSnapshots()
 
 	h.events = nil
@@ -218,8 +220,8 @@ func TestSnapshotOfAMountedVolume(t *testing.T) {
 
 	// A raw block volume has nothing to freeze.
 	h.mem.SetReflink(false)
-	raw := h.create("raw", blockCapability(modeWriter), nil)
-	h.must(h.stage(raw, blockCapability(modeWriter)))
+	raw := h.create("raw", capabilitytest.Block(capabilitytest.Writer), nil)
+	h.must(h.stage(raw, capabilitytest.Block(capabilitytest.Writer)))
 	_, err = h.takeSnapshot("u", raw, freezing)
 	h.want(err, codes.FailedPrecondition, "in use")
 }
@@ -228,7 +230,7 @@ func TestSnapshotOfAMountedVolume(t *testing.T) {
 // with the deletion of what it makes.
 func TestCopyInterrupted(t *testing.T) {
 	h := newNode(t, nil)
-	vc := blockCapability(modeWriter)
+	vc := capabilitytest.Block(capabilitytest.Writer)
 	id := h.create("v", vc, nil)
 	h.put(h.imagePath(id), "content", 12*mib)
 	release := h.holdCopies()
@@ -281,7 +283,7 @@ func (h *node) holdCopies() (release func()) {
 // TestCopyFails: a snapshot that will never be ready says why, and takes no space.
 func TestCopyFails(t *testing.T) {
 	h := newNode(t, nil)
-	id := h.create("v", blockCapability(modeWriter), nil)
+	id := h.create("v", capabilitytest.Block(capabilitytest.Writer), nil)
 	h.fill(h.imagePath(id), 8*mib)
 	h.stop()
 	h.start(vfs.NewErrFS(h.mem, func(op vfs.Op, name string) error {
@@ -317,7 +319,7 @@ func TestSnapshotNeedsSpace(t *testing.T) {
 
 func TestSnapshotRequests(t *testing.T) {
 	h := newNode(t, nil)
-	id := h.create("v", blockCapability(modeWriter), nil)
+	id := h.create("v", capabilitytest.Block(capabilitytest.Writer), nil)
 	for _, tc := range []struct {
 		req   *csi.CreateSnapshotRequest
 		code  codes.Code
@@ -327,11 +329,11 @@ func TestSnapshotRequests(t *testing.T) {
 		{&csi.CreateSnapshotRequest{Name: "s"}, codes.InvalidArgument, "source volume id"},
 		{&csi.CreateSnapshotRequest{Name: strings.Repeat("x", 129), SourceVolumeId: id}, codes.InvalidArgument, "129"},
 		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: "vol-none"}, codes.NotFound, "vol-none"},
-		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{ParamFreeze: "yes"}}, codes.InvalidArgument, ParamFreeze},
-		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{"freeze": "true"}}, codes.InvalidArgument, ParamFreeze},
-		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{ParameterPrefix + "freze": "true"}}, codes.InvalidArgument, ParamFreeze},
+		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{parameter.KeyFreeze: "yes"}}, codes.InvalidArgument, parameter.KeyFreeze},
+		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{"freeze": "true"}}, codes.InvalidArgument, parameter.KeyFreeze},
+		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{parameter.Prefix + "freze": "true"}}, codes.InvalidArgument, parameter.KeyFreeze},
 		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, AccessibilityRequirements: &csi.TopologyRequirement{
-			Requisite: []*csi.Topology{{Segments: map[string]string{TopologyKey: "node-b"}}}}}, codes.ResourceExhausted, "node-a"},
+			Requisite: []*csi.Topology{{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}}}, codes.ResourceExhausted, "node-a"},
 	} {
 		_, err := h.c.CreateSnapshot(context.Background(), tc.req)
 		h.want(err, tc.code, tc.words)
@@ -340,7 +342,7 @@ func TestSnapshotRequests(t *testing.T) {
 	here, err := h.c.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: "here", SourceVolumeId: id,
 		AccessibilityRequirements: &csi.TopologyRequirement{Requisite: []*csi.Topology{h.d.topology()}}})
 	h.must(err)
-	if topology := here.GetSnapshot().GetAccessibleTopology(); len(topology) != 1 || topology[0].GetSegments()[TopologyKey] != "node-a" {
+	if topology := here.GetSnapshot().GetAccessibleTopology(); len(topology) != 1 || topology[0].GetSegments()[plugin.TopologyKey] != "node-a" {
 		t.Errorf("topology %v", topology)
 	}
 	_, err = h.takeSnapshot("s", id, map[string]string{"csi.storage.k8s.io/volumesnapshot/name": "s", "other.example/x": "y"})
@@ -355,7 +357,7 @@ func TestListSnapshotsPaged(t *testing.T) {
 	h := newNode(t, nil)
 	h.mem.SetReflink(true)
 	var want []string
-	volumes := []string{h.create("v", blockCapability(modeWriter), nil), h.create("w", blockCapability(modeWriter), nil)}
+	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), nil), h.create("w", capabilitytest.Block(capabilitytest.Writer), nil)}
 	for i := range 7 {
 		snap, err := h.takeSnapshot(fmt.Sprint("s", i), volumes[i%2], nil)
 		h.must(err)
@@ -397,8 +399,8 @@ func TestListSnapshotsPaged(t *testing.T) {
 // TestSnapshotOfAGroupsVolume: it is the group's business; nothing is frozen, and the group hears of the deletion first.
 func TestSnapshotOfAGroupsVolume(t *testing.T) {
 	h := newNode(t, startSidecar(t))
-	vc := mountCapability(modeWriter, "")
-	id := h.create("v", vc, map[string]string{ParamConsistencyGroup: "shop"})
+	vc := capabilitytest.Mount(capabilitytest.Writer, "")
+	id := h.create("v", vc, map[string]string{parameter.KeyConsistencyGroup: "shop"})
 	h.must(h.stage(id, vc))
 	h.put(h.imagePath(id), "content", mib)
 	snap, err := h.takeSnapshot("s", id, freezing)

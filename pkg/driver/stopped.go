@@ -3,11 +3,11 @@ package driver
 import (
 	"context"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // A file system that meets an error stops: it takes no writes any more, and may be read or not, until it is unmounted, checked and mounted
@@ -57,5 +57,5 @@ func (d *Driver) revive(ctx context.Context, rec *blockdev.VolumeRecord, device 
 			return err
 		}
 	}
-	return d.mountStaged(ctx, rec, device, path, rec.Stage.FSType, capability{Mode: supportedModes[0], MountOptions: recordedOptions(rec.Stage.MountOptions)})
+	return d.mountStaged(ctx, rec, device, path, rec.Stage.FSType, capability.Volume{Mode: capability.SupportedModes[0], MountOptions: capability.RecordedOptions(rec.Stage.MountOptions)})
 }

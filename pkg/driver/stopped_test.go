@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"google.golang.org/grpc/codes"
 )
 
@@ -22,7 +23,7 @@ func TestStoppedFileSystem(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			h := newNode(t, nil)
-			vc := mountCapability(modeMultiWriter, "", "noatime")
+			vc := capabilitytest.Mount(capabilitytest.MultiWriter, "", "noatime")
 			id := h.create("v", vc, nil)
 			h.must(h.stage(id, vc))
 			h.must(h.publish(id, "a", vc, false))

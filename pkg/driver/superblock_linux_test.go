@@ -7,11 +7,12 @@ import (
 	"testing"
 
 	"github.com/slipstream-storage/slipstream/internal/testenv"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
 // TestSuperblockSize reads the sizes of file systems that mkfs has made: by it one is found that is smaller than its volume.
 func TestSuperblockSize(t *testing.T) {
-	for _, fsType := range []string{fsExt4, fsXFS} {
+	for _, fsType := range []string{capability.Ext4, capability.XFS} {
 		path := filepath.Join(t.TempDir(), fsType)
 		f, err := os.Create(path)
 		if err != nil {

@@ -38,24 +38,33 @@ func TestDecide(t *testing.T) {
 		reason  linkpb.Refusal_Reason
 		want    string
 	}{
-		"one has it":                       {answers: []answer{nothing("a"), has("b")}, node: "b"},
-		"one has it, the other is silent":  {answers: []answer{silent("a"), has("b")}, node: "b"},
-		"one has it, another its name":     {answers: []answer{has("a"), other}, node: "a"},
-		"one has it that is retired":       {answers: []answer{has("a"), nothing("b")}, retired: "a", node: "a"},
-		"two have it":                      {answers: []answer{has("a"), has("b")}, reason: failed, want: "nodes a, b"},
-		"a silent one may have it":         {answers: []answer{nothing("a"), silent("b")}, reason: failed, want: "may be on b: node b: no route to host"},
-		"several silent ones":              {answers: []answer{silent("a"), silent("b")}, reason: failed, want: "may be on a, b"},
+		"one has it":                      {answers: []answer{nothing("a"), has("b")}, node: "b"},
+		"one has it, the other is silent": {answers: []answer{silent("a"), has("b")}, node: "b"},
+		"one has it, another its name":    {answers: []answer{has("a"), other}, node: "a"},
+		"one has it that is retired":      {answers: []answer{has("a"), nothing("b")}, retired: "a", node: "a"},
+		"two have it":                     {answers: []answer{has("a"), has("b")}, reason: failed, want: "nodes a, b"},
+		"a silent one may have it": {answers: []answer{nothing("a"), silent("b")}, reason: failed,
+			want: "may be on b: node b: no route to host"},
+		"several silent ones": {answers: []answer{silent("a"), silent("b")}, reason: failed,
+			want: "may be on a, b"},
 		"a retired one is silent":          {answers: []answer{nothing("a"), silent("b")}, retired: "b", node: "a"},
 		"a retired one is there and empty": {answers: []answer{nothing("a"), nothing("b")}, retired: "b", node: "a"},
-		"all are retired":                  {answers: []answer{silent("a")}, retired: "a", reason: failed, want: "no node has room"},
-		"no nodes":                         {reason: failed, want: "no nodes"},
-		"the name is taken":                {answers: []answer{nothing("a"), other}, reason: foreign, want: "on node b of site site-b is another one (another)"},
-		"the name is taken on a silent one, which is asked first": {answers: []answer{silent("a"), other}, reason: failed, want: "may be on a"},
-		"it is another peer's":                          {answers: []answer{nothing("a"), stranger}, reason: foreign, want: "not the caller's"},
+		"all are retired": {answers: []answer{silent("a")}, retired: "a", reason: failed,
+			want: "no node has room"},
+		"no nodes": {reason: failed, want: "no nodes"},
+		"the name is taken": {answers: []answer{nothing("a"), other}, reason: foreign,
+			want: "on node b of site site-b is another one (another)"},
+		"the name is taken on a silent one, which is asked first": {answers: []answer{silent("a"), other}, reason: failed,
+			want: "may be on a"},
+		"it is another peer's": {answers: []answer{nothing("a"), stranger}, reason: foreign,
+			want: "not the caller's"},
 		"it is another peer's, and the caller's has it": {answers: []answer{has("a"), stranger}, node: "a"},
-		"it is another peer's, and another is silent":   {answers: []answer{silent("a"), stranger}, reason: failed, want: "may be on a"},
-		"no room":         {answers: []answer{room("a", 100, 9, &linkpb.LocateResponse{})}, reason: failed, want: "10 bytes: a were asked"},
-		"room on one":     {answers: []answer{room("a", 1000, 9, &linkpb.LocateResponse{}), room("b", 20, 10, &linkpb.LocateResponse{})}, node: "b"},
+		"it is another peer's, and another is silent": {answers: []answer{silent("a"), stranger}, reason: failed,
+			want: "may be on a"},
+		"no room": {answers: []answer{room("a", 100, 9, &linkpb.LocateResponse{})}, reason: failed,
+			want: "10 bytes: a were asked"},
+		"room on one": {answers: []answer{room("a", 1000, 9, &linkpb.LocateResponse{}),
+			room("b", 20, 10, &linkpb.LocateResponse{})}, node: "b"},
 		"no room, has it": {answers: []answer{room("a", 100, 0, &linkpb.LocateResponse{Holds: true})}, node: "a"},
 	} {
 		g := New(Options{Site: "site-b", Retired: []string{tc.retired}})
@@ -64,13 +73,15 @@ func TestDecide(t *testing.T) {
 		switch {
 		case tc.node != "" && (err != nil || node.Name != tc.node):
 			t.Errorf("%s: node %v, %v; want %s", what, node, err, tc.node)
-		case tc.node == "" && (!errors.As(err, &refused) || refused.reason != tc.reason || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "site-b")):
+		case tc.node == "" && (!errors.As(err, &refused) || refused.reason != tc.reason ||
+			!strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "site-b")):
 			t.Errorf("%s: node %v, error %v; want %v with %q", what, node, err, tc.reason, tc.want)
 		}
 	}
 }
 
-// TestPlace: groups are spread in proportion to the pools' sizes, whoever is asked first, and hardly move when a node is added.
+// TestPlace: groups are spread in proportion to the pools' sizes, whoever is asked first, and hardly move when a node
+// is added.
 func TestPlace(t *testing.T) {
 	sizes := map[string]int64{"a": 1 << 40, "b": 1 << 40, "c": 3 << 40, "empty": 0}
 	var nodes []answer
@@ -91,7 +102,8 @@ func TestPlace(t *testing.T) {
 		if again, _ := place(hello, nodes); again != n {
 			t.Fatalf("group %d is on %s or %s, by the order of the question", i, n.Name, again.Name)
 		}
-		if more, _ := place(hello, append(nodes[:len(nodes):len(nodes)], room("d", 5<<40, 1<<40, &linkpb.LocateResponse{}))); more != n {
+		if more, _ := place(hello, append(nodes[:len(nodes):len(nodes)],
+			room("d", 5<<40, 1<<40, &linkpb.LocateResponse{}))); more != n {
 			moved++
 			if more.Name != "d" {
 				t.Fatalf("group %d goes from %s to %s when d comes", i, n.Name, more.Name)

@@ -22,7 +22,8 @@ func (g *Gateway) Replicate(stream link.PeerStream) error {
 	first := &linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: hello}}
 	node, err := g.node(stream.Context(), stream.Peer(), hello)
 	if refused := (*refusal)(nil); errors.As(err, &refused) {
-		g.log.Error(err, "Primary refused", "peer", stream.Peer(), "group", hello.GetGroupName(), "groupID", hello.GetGroupId())
+		g.log.Error(err, "Primary refused", "peer", stream.Peer(), "group", hello.GetGroupName(), "groupID",
+			hello.GetGroupId())
 		g.metrics.refusals.WithLabelValues(stream.Peer(), refused.reason.String()).Inc()
 		answer := &linkpb.Refusal{Reason: refused.reason, Message: refused.text}
 		if refused.foreign {
@@ -33,10 +34,12 @@ func (g *Gateway) Replicate(stream link.PeerStream) error {
 	// The stream's own context, so that a node is not dialed for a primary that has gone.
 	onward, err := g.opts.Nodes.DialNode(stream.Context(), node, stream.Peer())
 	if err != nil {
-		klog.ErrorS(err, "A node does not take a stream", "node", node.Name, "peer", stream.Peer(), "group", hello.GetGroupName())
+		klog.ErrorS(err, "A node does not take a stream", "node", node.Name, "peer", stream.Peer(), "group",
+			hello.GetGroupName())
 		return status.Errorf(codes.Unavailable, "site %s: %v", g.opts.Site, err)
 	}
-	klog.InfoS("Stream", "peer", stream.Peer(), "group", hello.GetGroupName(), "groupID", hello.GetGroupId(), "node", node.Name)
+	klog.InfoS("Stream", "peer", stream.Peer(), "group", hello.GetGroupName(), "groupID", hello.GetGroupId(), "node",
+		node.Name)
 	streams := g.metrics.streams.WithLabelValues(stream.Peer(), node.Name)
 	streams.Inc()
 	defer streams.Dec()
@@ -45,18 +48,20 @@ func (g *Gateway) Replicate(stream link.PeerStream) error {
 	return err
 }
 
-// took remembers which node has a group. That it once took the group's stream bounds the memory: peers cannot make groups up.
+// took remembers which node has a group. That it once took the group's stream bounds the memory: peers cannot make
+// groups up.
 func (g *Gateway) took(groupID, node string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.last[groupID] = node
 }
 
-// exchange passes messages in both directions until one side ends, and returns what the node ended with. Neither direction waits for
-// the other; a receiver that is slow makes its sender wait, as it would without a gateway.
-func (g *Gateway) exchange(stream link.PeerStream, onward link.Stream, first *linkpb.ToSecondary, welcomed func()) error {
-	// Ends when the peer does, or with this function, whose return ends the peer's stream. Nobody can wait for it here: what it waits
-	// for ends after this function has.
+// exchange passes messages in both directions until one side ends, and returns what the node ended with. Neither
+// direction waits for the other; a receiver that is slow makes its sender wait, as it would without a gateway.
+func (g *Gateway) exchange(stream link.PeerStream, onward link.Stream, first *linkpb.ToSecondary,
+	welcomed func()) error {
+	// Ends when the peer does, or with this function, whose return ends the peer's stream. Nobody can wait for it here:
+	// what it waits for ends after this function has.
 	go func() {
 		// Close is orderly: what the peer has sent before its own end still arrives. It also ends the Recv below.
 		defer onward.Close()

@@ -13,7 +13,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
-// BenchmarkForward ships batches of 1 MiB, each acknowledged before the window of eight is full, to a node directly and through a gateway.
+// BenchmarkForward ships batches of 1 MiB, each acknowledged before the window of eight is full, to a node directly and
+// through a gateway.
 func BenchmarkForward(b *testing.B) {
 	authority, err := tlsfiles.NewAuthority(b.TempDir(), "benchmark")
 	if err != nil {
@@ -40,7 +41,8 @@ func BenchmarkForward(b *testing.B) {
 		b.Cleanup(func() { c.Close() })
 		return c
 	}
-	node, stopNode := listen(b, "", link.ServerOptions{Site: "site-b", TLS: siteB, Node: "b1", Handler: link.HandlerFunc(acknowledge),
+	node, stopNode := listen(b, "", link.ServerOptions{Site: "site-b", TLS: siteB, Node: "b1",
+		Handler: link.HandlerFunc(acknowledge),
 		Locate: func(*linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
 			return &linkpb.LocateResponse{Holds: true}, nil
 		}})
@@ -66,7 +68,8 @@ func BenchmarkForward(b *testing.B) {
 			sent, acknowledged := uint64(0), uint64(0)
 			for b.Loop() {
 				sent++
-				if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Batch{Batch: &linkpb.Batch{Sequence: sent, Records: records}}}); err != nil {
+				if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Batch{Batch: &linkpb.Batch{Sequence: sent,
+					Records: records}}}); err != nil {
 					b.Fatal(err)
 				}
 				for sent-acknowledged >= window {

@@ -1,15 +1,17 @@
-// Package gateway is a site's front door where the site has several nodes: peers reach the site by one address, and a group's copy is on
-// one of its nodes. The gateway takes the streams of the link, asks the nodes which of them has the group, and passes the stream on to
-// that one, message by message.
+// Package gateway is a site's front door where the site has several nodes: peers reach the site by one address, and a
+// group's copy is on one of its nodes. The gateway takes the streams of the link, asks the nodes which of them has the
+// group, and passes the stream on to that one, message by message.
 //
-// The nodes are the truth, as for the controller (package router): the gateway keeps nothing, may be killed at any moment, and may run
-// more than once at a time. A node that does not answer is silent, and may have the group: a stream of a group that nobody else has is
-// refused then, and the primary calls again. Otherwise every restart of a node would begin a second copy on another one.
+// The nodes are the truth, as for the controller (package router): the gateway keeps nothing, may be killed at any
+// moment, and may run more than once at a time. A node that does not answer is silent, and may have the group: a stream
+// of a group that nobody else has is refused then, and the primary calls again. Otherwise every restart of a node would
+// begin a second copy on another one.
 //
-// A group that no node has is new. Its node is chosen by a hash that prefers large pools (place.go), so that two gateways choose the same
-// one.
+// A group that no node has is new. Its node is chosen by a hash that prefers large pools (place.go), so that two
+// gateways choose the same one.
 //
-// It does not touch what is replicated: order, loss and acknowledgement are between the two nodes, as package link describes them.
+// It does not touch what is replicated: order, loss and acknowledgement are between the two nodes, as package link
+// describes them.
 //
 // # Concurrency
 //
@@ -45,7 +47,8 @@ type Options struct {
 	Site string
 	// Nodes are how its nodes are called.
 	Nodes Nodes
-	// Retired are nodes that are gone for good: that they do not answer means that they have nothing, and nothing is put there.
+	// Retired are nodes that are gone for good: that they do not answer means that they have nothing, and nothing is put
+	// there.
 	Retired []string
 	// Timeout is how long a node gets to answer; default 3 s.
 	Timeout time.Duration
@@ -76,7 +79,8 @@ func New(opts Options) *Gateway {
 	return g
 }
 
-// Update tells which nodes there are, as nodes.Source does: addresses by name, an empty one for a node that cannot be reached.
+// Update tells which nodes there are, as nodes.Source does: addresses by name, an empty one for a node that cannot be
+// reached.
 func (g *Gateway) Update(nodes map[string]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -177,10 +181,12 @@ func (g *Gateway) decide(hello *linkpb.Hello, answers []answer) (link.Node, erro
 	case len(holders) == 1:
 		return holders[0].node, nil
 	case len(holders) > 1:
-		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is on nodes %s of site %s: find out which copy is to stay, and delete the group on the others "+
+		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is on nodes %s of site %s: find out which copy "+
+			"is to stay, and delete the group on the others "+
 			"(slipctl group delete --force)", group, names(holders), g.opts.Site)
 	case len(silent) > 0 && !bug.Enabled(bug.IgnoreSilent):
-		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is on no node of site %s that answers, and may be on %s: %v; bring the replicator there back, or name "+
+		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is on no node of site %s that answers, and may "+
+			"be on %s: %v; bring the replicator there back, or name "+
 			"a node that is gone for good with --retired-node", group, g.opts.Site, names(silent), silent[0].err)
 	case len(answers) == 0:
 		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "site %s has no nodes", g.opts.Site)
@@ -188,17 +194,20 @@ func (g *Gateway) decide(hello *linkpb.Hello, answers []answer) (link.Node, erro
 	for _, a := range answers {
 		if a.response.GetForeign() {
 			return link.Node{}, &refusal{reason: linkpb.Refusal_REASON_FOREIGN_GROUP, foreign: true,
-				text: fmt.Sprintf("site %s: the name or the id of group %.128q (%s) is on node %s that of a group that is not the caller's", g.opts.Site, group,
+				text: fmt.Sprintf("site %s: the name or the id of group %.128q (%s) is on node %s that of a group that is not "+
+					"the caller's", g.opts.Site, group,
 					hello.GetGroupId(), a.node.Name)}
 		}
 		if other := a.response.GetOtherGroupId(); other != "" {
-			return link.Node{}, refuse(linkpb.Refusal_REASON_FOREIGN_GROUP, "group %s on node %s of site %s is another one (%s) than that of the caller (%s); delete one of them",
+			return link.Node{}, refuse(linkpb.Refusal_REASON_FOREIGN_GROUP, "group %s on node %s of site %s is another one "+
+				"(%s) than that of the caller (%s); delete one of them",
 				group, a.node.Name, g.opts.Site, other, hello.GetGroupId())
 		}
 	}
 	chosen, ok := place(hello, candidates)
 	if !ok {
-		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is new at site %s, and no node has room for its journal of %d bytes: %s were asked",
+		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is new at site %s, and no node has room for "+
+			"its journal of %d bytes: %s were asked",
 			group, g.opts.Site, hello.GetJournalSizeBytes(), names(candidates))
 	}
 	klog.InfoS("New group", "group", group, "groupID", hello.GetGroupId(), "node", chosen.Name)

@@ -55,7 +55,8 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	address, stop := listen(n.t, n.address, link.ServerOptions{Site: n.site, TLS: n.tls, Handler: n.engine, Node: n.name, Locate: n.engine.Locate})
+	address, stop := listen(n.t, n.address, link.ServerOptions{Site: n.site, TLS: n.tls, Handler: n.engine, Node: n.name,
+		Locate: n.engine.Locate})
 	n.address = address
 	n.stop = func() {
 		stop()
@@ -152,7 +153,8 @@ func (w *world) startGateway() {
 	}
 	w.gateway = New(Options{Site: "site-b", Nodes: client})
 	w.know()
-	address, stop := listen(w.t, w.address, link.ServerOptions{Site: "site-b", TLS: w.tls["site-b"], Handler: w.gateway, Observe: w.gateway.Metrics().Observe})
+	address, stop := listen(w.t, w.address, link.ServerOptions{Site: "site-b", TLS: w.tls["site-b"], Handler: w.gateway,
+		Observe: w.gateway.Metrics().Observe})
 	w.address = address
 	w.stop = func() { stop(); client.Close() }
 }
@@ -177,7 +179,8 @@ func (w *world) primary(name string) (*replication.Group, *replication.Volume) {
 	}
 	defer pool.Close()
 	id := "v-" + name
-	rec, err := pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: volumeBytes, Replicable: true, Order: blockdev.OrderFlush})
+	rec, err := pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: volumeBytes, Replicable: true,
+		Order: blockdev.OrderFlush})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -329,7 +332,9 @@ func TestAddressesSwapped(t *testing.T) {
 	w.stop()
 	w.startGateway()
 	w.gateway.Update(map[string]string{"b1": w.b["b2"].address, "b2": w.b["b1"].address})
-	w.eventually("the status says whom the gateway meets", func() bool { return strings.Contains(g.Status().StateReason, "this is node") })
+	w.eventually("the status says whom the gateway meets", func() bool {
+		return strings.Contains(g.Status().StateReason, "this is node")
+	})
 	w.know()
 	write(t, v, 2)
 	if now := w.copied(g).name; now != home {
@@ -337,10 +342,12 @@ func TestAddressesSwapped(t *testing.T) {
 	}
 }
 
-// TestNameOfAnotherGroup: a site has one group of a name, whichever node it is on. A peer is told which one it is only of its own.
+// TestNameOfAnotherGroup: a site has one group of a name, whichever node it is on. A peer is told which one it is only
+// of its own.
 func TestNameOfAnotherGroup(t *testing.T) {
 	w := newWorld(t)
-	for peer, want := range map[string]string{"site-a": "on node %s of site site-b is another one", "": "site site-b takes no group"} {
+	for peer, want := range map[string]string{"site-a": "on node %s of site site-b is another one",
+		"": "site site-b takes no group"} {
 		for _, n := range w.b {
 			name := "taken-" + n.name + "-by-" + peer + "x"
 			if _, err := n.engine.CreateGroup(replication.GroupSpec{
@@ -361,8 +368,8 @@ func TestNameOfAnotherGroup(t *testing.T) {
 	}
 }
 
-// TestFailoverAndBack: the copy is promoted, the old primary hears of it through the gateway, says what was lost, and the way back to a site
-// with several nodes leads to the right one.
+// TestFailoverAndBack: the copy is promoted, the old primary hears of it through the gateway, says what was lost, and
+// the way back to a site with several nodes leads to the right one.
 func TestFailoverAndBack(t *testing.T) {
 	w := newWorld(t)
 	g, v := w.primary("shop")
@@ -398,7 +405,10 @@ func TestFailoverAndBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the copy can be promoted without loss", func() bool { _, err := switched.Promote(false); return err == nil })
+	w.eventually("the copy can be promoted without loss", func() bool {
+		_, err := switched.Promote(false)
+		return err == nil
+	})
 	w.eventually("the old primary follows", func() bool {
 		return switched.Status().State == "streaming" && back.Status().Role == string(core.RoleSecondary)
 	})
@@ -412,7 +422,9 @@ func TestFailoverAndBack(t *testing.T) {
 		}
 	})
 	w.eventually("and takes over again", func() bool { _, reason = back.Promote(false); return reason == nil })
-	w.eventually("and is followed through the gateway, by the same node", func() bool { return back.Status().State == "streaming" })
+	w.eventually("and is followed through the gateway, by the same node", func() bool {
+		return back.Status().State == "streaming"
+	})
 	if now := w.copied(back); now != there {
 		t.Errorf("the copy is on %s, was on %s", now.name, there.name)
 	}

@@ -21,13 +21,15 @@ func NewMetrics() *Metrics {
 			Name: "slipstream_gateway_streams", Help: "Streams that are passed on, by peer and by the node that has the group.",
 		}, []string{"peer", "node"}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "slipstream_gateway_refusals_total", Help: "Streams that were not passed on, by peer and reason; the log says more.",
+			Name: "slipstream_gateway_refusals_total", Help: "Streams that were not passed on, by peer and reason; the log " +
+				"says more.",
 		}, []string{"peer", "reason"}),
 		unanswered: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "slipstream_gateway_unanswered_total", Help: "Questions for a group that a node did not answer.",
 		}, []string{"node"}),
 		turnedAway: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "slipstream_gateway_refused_connections_total", Help: "Connections of callers that are none of the site's peers, or have a wrong certificate.",
+			Name: "slipstream_gateway_refused_connections_total", Help: "Connections of callers that are none of the site's " +
+				"peers, or have a wrong certificate.",
 		}),
 	}
 }

@@ -18,20 +18,23 @@ type Flags struct {
 	kubeconfig string
 }
 
-// Add adds the flags. port is the name of the port of the nodes' pods that is meant; prefix stands before each help text; retirement says
-// what --retired-node means to the program.
+// Add adds the flags. port is the name of the port of the nodes' pods that is meant; prefix stands before each help
+// text; retirement says what --retired-node means to the program.
 func (f *Flags) Add(flags *flag.FlagSet, port, prefix, retirement string) {
 	f.port = port
 	flags.StringVar(&f.list, "nodes", "", prefix+"the nodes as name=host:port,..., where they do not come from Kubernetes")
-	flags.StringVar(&f.service, "node-service", "", prefix+"namespace/name of the headless service over the node pods; the port that is meant is the one named "+port+", or the only one")
-	flags.StringVar(&f.kubeconfig, "kubeconfig", "", prefix+"file that says how to reach the API server; without it, as a pod does")
-	flags.Func("retired-node", prefix+"name of a node that is gone for good: "+retirement+"; may be repeated", func(name string) error {
-		if name == "" {
-			return errors.New("a name is missing")
-		}
-		f.Retired = append(f.Retired, name)
-		return nil
-	})
+	flags.StringVar(&f.service, "node-service", "", prefix+"namespace/name of the headless service over the node pods; "+
+		"the port that is meant is the one named "+port+", or the only one")
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", prefix+"file that says how to reach the API server; without it, "+
+		"as a pod does")
+	flags.Func("retired-node", prefix+"name of a node that is gone for good: "+retirement+"; may be repeated",
+		func(name string) error {
+			if name == "" {
+				return errors.New("a name is missing")
+			}
+			f.Retired = append(f.Retired, name)
+			return nil
+		})
 }
 
 // Given returns one of these flags that was given, or "".

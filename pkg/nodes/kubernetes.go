@@ -20,23 +20,23 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
-// Kubernetes are the nodes of a cluster: addresses from the EndpointSlices of a headless service over the node pods, and
-// beside them, without an address, the Nodes that kubelet has labelled with the driver's topology key. So a node whose pod is being
-// replaced stays known, and silent; it is forgotten with its Node object.
+// Kubernetes are the nodes of a cluster: addresses from the EndpointSlices of a headless service over the node pods,
+// and beside them, without an address, the Nodes that kubelet has labelled with the driver's topology key. So a node
+// whose pod is being replaced stays known, and silent; it is forgotten with its Node object.
 //
-// Of client-go only the watch machinery is used, with a scheme of these two kinds: the generated clients would bring every kind that
-// Kubernetes has into the program.
+// Of client-go only the watch machinery is used, with a scheme of these two kinds: the generated clients would bring
+// every kind that Kubernetes has into the program.
 type Kubernetes struct {
 	slices, nodes cache.ListerWatcher
 	client        rest.Interface
 	port          string
 }
 
-// NewKubernetes takes a service as namespace/name, and the name of the port of its pods that is meant; a service with one port needs no
-// name for it. It does not call the API server yet.
+// NewKubernetes takes a service as namespace/name, and the name of the port of its pods that is meant; a service with
+// one port needs no name for it. It does not call the API server yet.
 func NewKubernetes(config *rest.Config, service, port string) (*Kubernetes, error) {
 	namespace, name, ok := strings.Cut(service, "/")
 	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
@@ -64,8 +64,9 @@ func NewKubernetes(config *rest.Config, service, port string) (*Kubernetes, erro
 		return func(o *metav1.ListOptions) { o.LabelSelector = selector }
 	}
 	return &Kubernetes{
-		slices: cache.NewFilteredListWatchFromClient(slices, "endpointslices", namespace, selected(discoveryv1.LabelServiceName+"="+name)),
-		nodes:  cache.NewFilteredListWatchFromClient(nodes, "nodes", metav1.NamespaceAll, selected(driver.TopologyKey)),
+		slices: cache.NewFilteredListWatchFromClient(slices, "endpointslices", namespace,
+			selected(discoveryv1.LabelServiceName+"="+name)),
+		nodes:  cache.NewFilteredListWatchFromClient(nodes, "nodes", metav1.NamespaceAll, selected(plugin.TopologyKey)),
 		client: nodes,
 		port:   port,
 	}, nil
@@ -146,7 +147,7 @@ func addresses(slices []*discoveryv1.EndpointSlice, nodes []*corev1.Node, portNa
 	found := map[string]string{}
 	ids := map[string]string{} // by the name of the Node
 	for _, n := range nodes {
-		if id := n.Labels[driver.TopologyKey]; id != "" {
+		if id := n.Labels[plugin.TopologyKey]; id != "" {
 			ids[n.Name] = id
 			found[id] = ""
 		}

@@ -13,15 +13,16 @@ import (
 	"k8s.io/client-go/rest"
 	fcache "k8s.io/client-go/tools/cache/testing"
 
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
 func kubeNode(name, id string) *corev1.Node {
-	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{driver.TopologyKey: id}}}
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{plugin.TopologyKey: id}}}
 }
 
 func slice(name string, ports map[string]int32, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
-	s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "slipstream", Name: name}, Endpoints: endpoints}
+	s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "slipstream", Name: name},
+		Endpoints: endpoints}
 	for port, number := range ports {
 		s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: &port, Port: &number})
 	}
@@ -42,9 +43,10 @@ func TestAddresses(t *testing.T) {
 	}{
 		"none": {want: map[string]string{}},
 		"a pod for each node": {
-			slices: []*discoveryv1.EndpointSlice{slice("1", csi, endpoint("a", "10.0.0.1", true, false)), slice("2", csi, endpoint("b", "10.0.0.2", true, false))},
-			nodes:  []*corev1.Node{kubeNode("a", "a"), kubeNode("b", "b")},
-			want:   map[string]string{"a": "10.0.0.1:9600", "b": "10.0.0.2:9600"},
+			slices: []*discoveryv1.EndpointSlice{slice("1", csi, endpoint("a", "10.0.0.1", true, false)),
+				slice("2", csi, endpoint("b", "10.0.0.2", true, false))},
+			nodes: []*corev1.Node{kubeNode("a", "a"), kubeNode("b", "b")},
+			want:  map[string]string{"a": "10.0.0.1:9600", "b": "10.0.0.2:9600"},
 		},
 		"no pod, or none that is ready": {
 			slices: []*discoveryv1.EndpointSlice{slice("1", csi, endpoint("a", "10.0.0.1", false, false))},
@@ -61,7 +63,8 @@ func TestAddresses(t *testing.T) {
 			want:   map[string]string{"a": "10.0.0.1:9600"},
 		},
 		"the next pod of a node": {
-			slices: []*discoveryv1.EndpointSlice{slice("1", csi, endpoint("a", "10.0.0.1", true, true), endpoint("a", "10.0.0.2", false, false),
+			slices: []*discoveryv1.EndpointSlice{slice("1", csi, endpoint("a", "10.0.0.1", true, true),
+				endpoint("a", "10.0.0.2", false, false),
 				endpoint("b", "10.0.0.9", false, false), endpoint("b", "10.0.0.8", true, false))},
 			want: map[string]string{"a": "10.0.0.2:9600", "b": "10.0.0.8:9600"},
 		},
@@ -74,13 +77,15 @@ func TestAddresses(t *testing.T) {
 			want:   map[string]string{"a": "10.0.0.1:9601"},
 		},
 		"several ports": {
-			slices: []*discoveryv1.EndpointSlice{slice("1", map[string]int32{"metrics": 1, "csi": 9600, "link": 2}, endpoint("a", "10.0.0.1", true, false))},
-			want:   map[string]string{"a": "10.0.0.1:9600"},
+			slices: []*discoveryv1.EndpointSlice{slice("1", map[string]int32{"metrics": 1, "csi": 9600, "link": 2},
+				endpoint("a", "10.0.0.1", true, false))},
+			want: map[string]string{"a": "10.0.0.1:9600"},
 		},
 		"not the port": {
-			slices: []*discoveryv1.EndpointSlice{slice("1", map[string]int32{"metrics": 1, "link": 2}, endpoint("a", "10.0.0.1", true, false))},
-			nodes:  []*corev1.Node{kubeNode("a", "a")},
-			want:   map[string]string{"a": ""},
+			slices: []*discoveryv1.EndpointSlice{slice("1", map[string]int32{"metrics": 1, "link": 2},
+				endpoint("a", "10.0.0.1", true, false))},
+			nodes: []*corev1.Node{kubeNode("a", "a")},
+			want:  map[string]string{"a": ""},
 		},
 	} {
 		if got := addresses(tc.slices, tc.nodes, "csi"); !maps.Equal(got, tc.want) {

@@ -1,6 +1,6 @@
-// Package nodes says which nodes a cluster has and where a port of theirs is reached: from Kubernetes, or from a list. The controller
-// (package router) and the gateway of the link (package gateway) go by it, for both of which a node that is there and silent is
-// another thing than one that is not there.
+// Package nodes says which nodes a cluster has and where a port of theirs is reached: from Kubernetes, or from a list.
+// The controller (package router) and the gateway of the link (package gateway) go by it, for both of which a node that
+// is there and silent is another thing than one that is not there.
 //
 // # Concurrency
 //
@@ -14,13 +14,13 @@ import (
 	"net"
 	"strings"
 
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
 // Source says which nodes there are.
 type Source interface {
-	// Follow calls update with all nodes, at first as soon as they are known and then whenever they change, until ctx is done.
-	// Nodes are addresses by name; a node without an address is there but cannot be reached.
+	// Follow calls update with all nodes, at first as soon as they are known and then whenever they change, until ctx is
+	// done. Nodes are addresses by name; a node without an address is there but cannot be reached.
 	Follow(ctx context.Context, update func(nodes map[string]string)) error
 	// Contact returns an error if whoever the source asks, the API server, does not answer now.
 	Contact(ctx context.Context) error
@@ -41,7 +41,7 @@ func ParseStatic(s string) (Static, error) {
 		if name == "" || address == "" {
 			return nil, fmt.Errorf("node %q: it is written as name=host:port", part)
 		}
-		if err := driver.ValidateNodeID(name); err != nil {
+		if err := plugin.ValidateNodeID(name); err != nil {
 			return nil, err
 		}
 		if _, _, err := net.SplitHostPort(address); err != nil {

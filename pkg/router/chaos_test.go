@@ -14,11 +14,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
-// TestChaos lets two routers work on the same names while nodes go silent and routers are killed in the middle of calls, and compares
-// what was promised with what is on disk:
+// TestChaos lets two routers work on the same names while nodes go silent and routers are killed in the middle of
+// calls, and compares what was promised with what is on disk:
 //
 //   - a name is on one node at most
 //   - what was created, and not asked to be deleted since, is there, under the id that was returned
@@ -124,7 +124,7 @@ func (p *promise) create(ctx context.Context, r *testRouter, name string) error 
 	p.mu.Unlock()
 	var parameters map[string]string
 	if strings.HasPrefix(name, "g") {
-		parameters = map[string]string{driver.ParamConsistencyGroup: "shop", driver.ParamJournalSize: "16Mi"}
+		parameters = map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}
 	}
 	response, err := r.CreateVolume(ctx, createReq(name, on("a", "b", "c"), parameters))
 	if err != nil {

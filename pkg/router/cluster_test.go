@@ -22,6 +22,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
@@ -36,7 +37,8 @@ const (
 	patience = 30 * time.Second
 )
 
-// cluster is a set of drivers in this process, each with a pool of its own, that are reached over mutual TLS on loopback.
+// cluster is a set of drivers in this process, each with a pool of its own, that are reached over mutual TLS on
+// loopback.
 type cluster struct {
 	t         testing.TB
 	dir       string
@@ -169,7 +171,8 @@ func (c *cluster) router(retired ...string) *testRouter {
 
 func (c *cluster) routerOver(source nodes.Source, retired ...string) *testRouter {
 	c.t.Helper()
-	r, err := New(Options{Source: source, Retired: retired, TLSDir: filepath.Join(c.dir, "controller-tls"), Version: "test"})
+	r, err := New(Options{Source: source, Retired: retired, TLSDir: filepath.Join(c.dir, "controller-tls"),
+		Version: "test"})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -214,7 +217,7 @@ func on(nodes ...string) *csi.TopologyRequirement {
 }
 
 func segment(n string) *csi.Topology {
-	return &csi.Topology{Segments: map[string]string{driver.TopologyKey: n}}
+	return &csi.Topology{Segments: map[string]string{plugin.TopologyKey: n}}
 }
 
 func createReq(name string, where *csi.TopologyRequirement, parameters map[string]string) *csi.CreateVolumeRequest {
@@ -235,7 +238,8 @@ func (r *testRouter) create(t testing.TB, req *csi.CreateVolumeRequest) (id, nod
 	if err != nil {
 		t.Fatalf("create %s: %v", req.GetName(), err)
 	}
-	return response.GetVolume().GetVolumeId(), response.GetVolume().GetAccessibleTopology()[0].GetSegments()[driver.TopologyKey]
+	return response.GetVolume().GetVolumeId(),
+		response.GetVolume().GetAccessibleTopology()[0].GetSegments()[plugin.TopologyKey]
 }
 
 func wantCode(t testing.TB, what string, err error, code codes.Code) {
@@ -287,12 +291,14 @@ func startReplicator(t testing.TB, socket, poolDir string) string {
 		t.Fatal(err)
 	}
 	network := link.NewNetwork(nil)
-	site, err := replication.Open(replication.Config{FS: vfs.OS, Pool: pool, Site: "site-a", Dialer: network.Dialer("site-a"),
+	site, err := replication.Open(replication.Config{FS: vfs.OS, Pool: pool, Site: "site-a",
+		Dialer:      network.Dialer("site-a"),
 		PeerAddress: func(string) string { return "memory" }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := sidecar.New(sidecar.Options{SiteName: "site-a", Site: site, Pool: pool, ShimDir: poolDir + "/shim", Metrics: sidecar.NewMetrics(site)})
+	svc := sidecar.New(sidecar.Options{SiteName: "site-a", Site: site, Pool: pool, ShimDir: poolDir + "/shim",
+		Metrics: sidecar.NewMetrics(site)})
 	listener, err := unixsocket.Listen(socket)
 	if err != nil {
 		t.Fatal(err)

@@ -15,11 +15,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
-// claimAttempts is how often a name is claimed when another controller's claim is in the way, before the sidecar is told to
-// come back. Two controllers that claim at the same instant on different nodes first both give way.
+// claimAttempts is how often a name is claimed when another controller's claim is in the way, before the sidecar is
+// told to come back. Two controllers that claim at the same instant on different nodes first both give way.
 const claimAttempts = 3
 
 // creation is one CreateVolume on its way to a node.
@@ -37,19 +38,21 @@ type creation struct {
 //  3. else the first of the candidates that has room; candidates are the nodes of the topology, preferred ones first, cut down
 //     to the source's node and the group's, or, of a volume that has neither, to the node that the scheduler chose
 //
-// A copy's node, and a group's, is what it is: when the scheduler has chosen another one for the pod, the volume is created there all the same.
-// Kubernetes sees from the volume that the pod cannot run where it was to run, and schedules it again, now to the volume's node. The
-// rejected way is to refuse, after which the scheduler chooses again; it does not learn why, and chooses the same node for ever.
+// A copy's node, and a group's, is what it is: when the scheduler has chosen another one for the pod, the volume is
+// created there all the same. Kubernetes sees from the volume that the pod cannot run where it was to run, and
+// schedules it again, now to the volume's node. The rejected way is to refuse, after which the scheduler chooses again;
+// it does not learn why, and chooses the same node for ever.
 //
-// A silent node concerns the call when the volume could be there by an earlier call: when it is a candidate, or, for a volume in a
-// group, any node, since the group could be there and a group must not be in two places.
-func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+// A silent node concerns the call when the volume could be there by an earlier call: when it is a candidate, or, for a
+// volume in a group, any node, since the group could be there and a group must not be in two places.
+func (s *controllerServer) CreateVolume(ctx context.Context,
+	req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	if req.GetName() == "" {
 		return nil, status.Error(codes.InvalidArgument, "volume name is missing")
 	}
 	c := creation{req: req}
 	var err error
-	if c.group, err = driver.ConsistencyGroup(req); err != nil {
+	if c.group, err = parameter.RequestedGroup(req); err != nil {
 		return nil, err
 	}
 	if c.source, err = sourceKey(req.GetVolumeContentSource()); err != nil {
@@ -112,7 +115,7 @@ func (r *Router) create(ctx context.Context, c creation) (response *csi.CreateVo
 	if err != nil {
 		return nil, true, err
 	}
-	ctx = metadata.AppendToOutgoingContext(ctx, driver.ClaimMetadata, claim)
+	ctx = metadata.AppendToOutgoingContext(ctx, plugin.LeaseMetadata, claim)
 	for _, n := range candidates {
 		response, err = n.controller.CreateVolume(ctx, c.req)
 		// Nothing was made there, and the claim keeps others from making it: the next one may have room.
@@ -123,8 +126,8 @@ func (r *Router) create(ctx context.Context, c creation) (response *csi.CreateVo
 	return response, true, err
 }
 
-// place returns the nodes that the volume may be created on, the best first, at least one. all are the answers about the name and,
-// if there is one, the group.
+// place returns the nodes that the volume may be created on, the best first, at least one. all are the answers about
+// the name and, if there is one, the group.
 func (r *Router) place(ctx context.Context, c creation, all answers) ([]*node, error) {
 	name := c.req.GetName()
 	what := "volume name " + name
@@ -135,7 +138,8 @@ func (r *Router) place(ctx context.Context, c creation, all answers) ([]*node, e
 	}
 	if h != nil {
 		if !accessible(h.node, requirement) {
-			return nil, status.Errorf(codes.ResourceExhausted, "volume %q is on node %s (%s), which is none of the nodes asked for: its pod has to run there", name, h.node.name, h.id)
+			return nil, status.Errorf(codes.ResourceExhausted, "volume %q is on node %s (%s), which is none of the nodes "+
+				"asked for: its pod has to run there", name, h.node.name, h.id)
 		}
 		return []*node{h.node}, nil
 	}
@@ -173,7 +177,8 @@ func (r *Router) place(ctx context.Context, c creation, all answers) ([]*node, e
 		}
 	}
 	if len(candidates) == 0 {
-		return nil, status.Errorf(codes.ResourceExhausted, "volume %q: none of the nodes asked for runs the driver: %v", name, segments(requirement))
+		return nil, status.Errorf(codes.ResourceExhausted, "volume %q: none of the nodes asked for runs the driver: %v", name,
+			segments(requirement))
 	}
 	return candidates, nil
 }
@@ -184,14 +189,16 @@ func restrict(candidates []*node, at *node, name, what string) ([]*node, error) 
 		return []*node{at}, nil
 	}
 	if at.retired {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: %s is on node %s, which is retired: no volumes are made there", name, what, at.name)
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: %s is on node %s, which is retired: no volumes "+
+			"are made there", name, what, at.name)
 	}
-	return nil, status.Errorf(codes.ResourceExhausted, "volume %q: %s is on node %s, which is none of the nodes asked for: "+
+	return nil, status.Errorf(codes.ResourceExhausted, "volume %q: %s is on node %s, which is none of the nodes asked "+
+		"for: "+
 		"a volume has to be on one node with it, so its pod has to run there", name, what, at.name)
 }
 
-// rank returns the nodes of a topology requirement: preferred ones first, in that order, the others by a hash of the name, so that
-// names spread and every controller chooses alike. Retired nodes are none.
+// rank returns the nodes of a topology requirement: preferred ones first, in that order, the others by a hash of the
+// name, so that names spread and every controller chooses alike. Retired nodes are none.
 func rank(name string, all answers, requirement *csi.TopologyRequirement) []*node {
 	place := func(n *node) int {
 		i := slices.IndexFunc(requirement.GetPreferred(), func(t *csi.Topology) bool { return inSegment(n, t) })
@@ -226,32 +233,40 @@ func rank(name string, all answers, requirement *csi.TopologyRequirement) []*nod
 	return nodes
 }
 
-// chosen cuts candidates down to the node that the scheduler chose for the volume's pod, which is the first that is preferred, where the
-// requirement is that of a claim that waited for its pod: all nodes, one of them preferred. Another node might not do for the pod; where
-// the chosen one has no room, the scheduler has to choose again. A requirement of fewer nodes is one of a StorageClass's
-// (allowedTopologies); whether a pod waits is not to be seen then, and every node is one that the class allows.
+// chosen cuts candidates down to the node that the scheduler chose for the volume's pod, which is the first that is
+// preferred, where the requirement is that of a claim that waited for its pod: all nodes, one of them preferred.
+// Another node might not do for the pod; where the chosen one has no room, the scheduler has to choose again. A
+// requirement of fewer nodes is one of a StorageClass's (allowedTopologies); whether a pod waits is not to be seen
+// then, and every node is one that the class allows.
 func chosen(candidates []*node, all answers, requirement *csi.TopologyRequirement) []*node {
-	if len(requirement.GetPreferred()) == 0 || slices.ContainsFunc(all, func(a answer) bool { return !a.node.retired && !accessible(a.node, requirement) }) {
+	if len(requirement.GetPreferred()) == 0 || slices.ContainsFunc(all, func(a answer) bool {
+		return !a.node.retired &&
+			!accessible(a.node, requirement)
+	}) {
 		return candidates
 	}
-	return slices.DeleteFunc(slices.Clone(candidates), func(n *node) bool { return !inSegment(n, requirement.GetPreferred()[0]) })
+	return slices.DeleteFunc(slices.Clone(candidates), func(n *node) bool {
+		return !inSegment(n,
+			requirement.GetPreferred()[0])
+	})
 }
 
 // accessible: a requirement without requisite terms is met everywhere.
 func accessible(n *node, requirement *csi.TopologyRequirement) bool {
-	return len(requirement.GetRequisite()) == 0 || slices.ContainsFunc(requirement.GetRequisite(), func(t *csi.Topology) bool { return inSegment(n, t) })
+	return len(requirement.GetRequisite()) == 0 || slices.ContainsFunc(requirement.GetRequisite(),
+		func(t *csi.Topology) bool { return inSegment(n, t) })
 }
 
 // inSegment: segments of other drivers do not matter.
 func inSegment(n *node, t *csi.Topology) bool {
-	at, ok := t.GetSegments()[driver.TopologyKey]
+	at, ok := t.GetSegments()[plugin.TopologyKey]
 	return !ok || at == n.name
 }
 
 func segments(requirement *csi.TopologyRequirement) []string {
 	var names []string
 	for _, t := range requirement.GetRequisite() {
-		names = append(names, t.GetSegments()[driver.TopologyKey])
+		names = append(names, t.GetSegments()[plugin.TopologyKey])
 	}
 	return names
 }

@@ -9,12 +9,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
 // servesGroups reports whether the driver has group snapshots.
 func servesGroups() bool {
-	return slices.ContainsFunc(driver.PluginCapabilities().GetCapabilities(), func(c *csi.PluginCapability) bool {
+	return slices.ContainsFunc(plugin.PluginCapabilities().GetCapabilities(), func(c *csi.PluginCapability) bool {
 		return c.GetService().GetType() == csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE
 	})
 }
@@ -25,7 +25,8 @@ type groupServer struct {
 	r *Router
 }
 
-func (s *groupServer) GroupControllerGetCapabilities(context.Context, *csi.GroupControllerGetCapabilitiesRequest) (*csi.GroupControllerGetCapabilitiesResponse, error) {
+func (s *groupServer) GroupControllerGetCapabilities(context.Context,
+	*csi.GroupControllerGetCapabilitiesRequest) (*csi.GroupControllerGetCapabilitiesResponse, error) {
 	return &csi.GroupControllerGetCapabilitiesResponse{Capabilities: []*csi.GroupControllerServiceCapability{{
 		Type: &csi.GroupControllerServiceCapability_Rpc{Rpc: &csi.GroupControllerServiceCapability_RPC{
 			Type: csi.GroupControllerServiceCapability_RPC_CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT,
@@ -33,30 +34,36 @@ func (s *groupServer) GroupControllerGetCapabilities(context.Context, *csi.Group
 	}}}, nil
 }
 
-func (s *groupServer) CreateVolumeGroupSnapshot(ctx context.Context, req *csi.CreateVolumeGroupSnapshotRequest) (*csi.CreateVolumeGroupSnapshotResponse, error) {
+func (s *groupServer) CreateVolumeGroupSnapshot(ctx context.Context,
+	req *csi.CreateVolumeGroupSnapshotRequest) (*csi.CreateVolumeGroupSnapshotResponse, error) {
 	switch {
 	case req.GetName() == "":
 		return nil, status.Error(codes.InvalidArgument, "group snapshot name is missing")
 	case len(req.GetSourceVolumeIds()) == 0:
 		return nil, status.Errorf(codes.InvalidArgument, "group snapshot %q: source volume ids are missing", req.GetName())
 	}
-	at, err := s.r.placeSnapshot(ctx, locatepb.Key_GROUP_SNAPSHOT_NAME, req.GetName(), "group snapshot name", req.GetSourceVolumeIds())
+	at, err := s.r.placeSnapshot(ctx, locatepb.Key_GROUP_SNAPSHOT_NAME, req.GetName(), "group snapshot name",
+		req.GetSourceVolumeIds())
 	if err != nil {
 		return nil, err
 	}
 	return at.groups.CreateVolumeGroupSnapshot(ctx, req)
 }
 
-func (s *groupServer) DeleteVolumeGroupSnapshot(ctx context.Context, req *csi.DeleteVolumeGroupSnapshotRequest) (*csi.DeleteVolumeGroupSnapshotResponse, error) {
+func (s *groupServer) DeleteVolumeGroupSnapshot(ctx context.Context,
+	req *csi.DeleteVolumeGroupSnapshotRequest) (*csi.DeleteVolumeGroupSnapshotResponse, error) {
 	return route(ctx, s.r, locatepb.Key_GROUP_SNAPSHOT_ID, req.GetGroupSnapshotId(), req,
-		func(n *node, ctx context.Context, req *csi.DeleteVolumeGroupSnapshotRequest) (*csi.DeleteVolumeGroupSnapshotResponse, error) {
+		func(n *node, ctx context.Context,
+			req *csi.DeleteVolumeGroupSnapshotRequest) (*csi.DeleteVolumeGroupSnapshotResponse, error) {
 			return n.groups.DeleteVolumeGroupSnapshot(ctx, req)
 		}, deleted(&csi.DeleteVolumeGroupSnapshotResponse{}))
 }
 
-func (s *groupServer) GetVolumeGroupSnapshot(ctx context.Context, req *csi.GetVolumeGroupSnapshotRequest) (*csi.GetVolumeGroupSnapshotResponse, error) {
+func (s *groupServer) GetVolumeGroupSnapshot(ctx context.Context,
+	req *csi.GetVolumeGroupSnapshotRequest) (*csi.GetVolumeGroupSnapshotResponse, error) {
 	return route(ctx, s.r, locatepb.Key_GROUP_SNAPSHOT_ID, req.GetGroupSnapshotId(), req,
-		func(n *node, ctx context.Context, req *csi.GetVolumeGroupSnapshotRequest) (*csi.GetVolumeGroupSnapshotResponse, error) {
+		func(n *node, ctx context.Context,
+			req *csi.GetVolumeGroupSnapshotRequest) (*csi.GetVolumeGroupSnapshotResponse, error) {
 			return n.groups.GetVolumeGroupSnapshot(ctx, req)
 		}, notFound)
 }

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
 // page is a part of one node's list.
@@ -23,11 +23,12 @@ type page[E any] struct {
 }
 
 // merge makes one list of all nodes' lists. Nodes list by id, and their tokens say after which id to go on
-// (driver.ListTokenAfter); so one token goes on in all of them, stays good while objects come and go, and means the same to
-// another router.
+// (driver.ListTokenAfter); so one token goes on in all of them, stays good while objects come and go, and means the
+// same to another router.
 //
 // A node that is silent, and not retired, fails the list: without it, what it holds would look deleted.
-func merge[E any](ctx context.Context, r *Router, limit int32, id func(E) string, fetch func(context.Context, *node) (page[E], error)) ([]E, string, error) {
+func merge[E any](ctx context.Context, r *Router, limit int32, id func(E) string,
+	fetch func(context.Context, *node) (page[E], error)) ([]E, string, error) {
 	nodes, err := r.nodes.all()
 	if err != nil {
 		return nil, "", err
@@ -71,7 +72,7 @@ func merge[E any](ctx context.Context, r *Router, limit int32, id func(E) string
 	if !more || len(all) == 0 {
 		return all, "", nil
 	}
-	return all, driver.ListTokenAfter(id(all[len(all)-1])), nil
+	return all, plugin.ListTokenAfter(id(all[len(all)-1])), nil
 }
 
 func checkLimit(limit int32) error {
@@ -81,11 +82,13 @@ func checkLimit(limit int32) error {
 	return nil
 }
 
-func (s *controllerServer) ListVolumes(ctx context.Context, req *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
+func (s *controllerServer) ListVolumes(ctx context.Context,
+	req *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
 	if err := checkLimit(req.GetMaxEntries()); err != nil {
 		return nil, err
 	}
-	entries, next, err := merge(ctx, s.r, req.GetMaxEntries(), func(e *csi.ListVolumesResponse_Entry) string { return e.GetVolume().GetVolumeId() },
+	entries, next, err := merge(ctx, s.r, req.GetMaxEntries(),
+		func(e *csi.ListVolumesResponse_Entry) string { return e.GetVolume().GetVolumeId() },
 		func(ctx context.Context, n *node) (page[*csi.ListVolumesResponse_Entry], error) {
 			response, err := n.controller.ListVolumes(ctx, req)
 			return page[*csi.ListVolumesResponse_Entry]{response.GetEntries(), response.GetNextToken() != ""}, err
@@ -96,7 +99,8 @@ func (s *controllerServer) ListVolumes(ctx context.Context, req *csi.ListVolumes
 	return &csi.ListVolumesResponse{Entries: entries, NextToken: next}, nil
 }
 
-func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, req *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
+func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context,
+	req *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
 	if err := checkLimit(req.GetMaxEntries()); err != nil {
 		return nil, err
 	}
@@ -112,7 +116,8 @@ func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, req *
 }
 
 // ListSnapshots asks one node for one snapshot, and all of them otherwise: a snapshot may outlive its volume.
-func (s *controllerServer) ListSnapshots(ctx context.Context, req *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
+func (s *controllerServer) ListSnapshots(ctx context.Context,
+	req *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
 	if err := checkLimit(req.GetMaxEntries()); err != nil {
 		return nil, err
 	}
@@ -126,7 +131,8 @@ func (s *controllerServer) ListSnapshots(ctx context.Context, req *csi.ListSnaps
 		}
 		return at.controller.ListSnapshots(ctx, req)
 	}
-	entries, next, err := merge(ctx, s.r, req.GetMaxEntries(), func(e *csi.ListSnapshotsResponse_Entry) string { return e.GetSnapshot().GetSnapshotId() },
+	entries, next, err := merge(ctx, s.r, req.GetMaxEntries(),
+		func(e *csi.ListSnapshotsResponse_Entry) string { return e.GetSnapshot().GetSnapshotId() },
 		func(ctx context.Context, n *node) (page[*csi.ListSnapshotsResponse_Entry], error) {
 			response, err := n.controller.ListSnapshots(ctx, req)
 			return page[*csi.ListSnapshotsResponse_Entry]{response.GetEntries(), response.GetNextToken() != ""}, err
@@ -137,9 +143,11 @@ func (s *controllerServer) ListSnapshots(ctx context.Context, req *csi.ListSnaps
 	return &csi.ListSnapshotsResponse{Entries: entries, NextToken: next}, nil
 }
 
-// GetCapacity is the capacity of the nodes in the topology segment: the sum of what is available, and the largest volume that one of
-// them has room for. What a silent node has cannot be used now and does not count; when all are silent, that is the answer.
-func (s *controllerServer) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
+// GetCapacity is the capacity of the nodes in the topology segment: the sum of what is available, and the largest
+// volume that one of them has room for. What a silent node has cannot be used now and does not count; when all are
+// silent, that is the answer.
+func (s *controllerServer) GetCapacity(ctx context.Context,
+	req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	nodes, err := s.r.nodes.all()
 	if err != nil {
 		return nil, err

@@ -67,11 +67,13 @@ func (r *Router) askOne(ctx context.Context, n *node, claim string, keys []*loca
 		response, err := n.locator.Locate(ctx, &locatepb.LocateRequest{Keys: keys, Claim: claim})
 		switch {
 		case err != nil && ctx.Err() != nil:
-			a.err = status.Errorf(codes.Unavailable, "node %s: no answer within %v: %s", n.name, locateTimeout, status.Convert(err).Message())
+			a.err = status.Errorf(codes.Unavailable, "node %s: no answer within %v: %s", n.name, locateTimeout,
+				status.Convert(err).Message())
 		case err != nil:
 			a.err = err
 		case response.GetNodeId() != n.name:
-			a.err = status.Errorf(codes.Unavailable, "node %s: at its address %s is node %s", n.name, n.address, response.GetNodeId())
+			a.err = status.Errorf(codes.Unavailable, "node %s: at its address %s is node %s", n.name, n.address,
+				response.GetNodeId())
 		default:
 			a.held = response.GetHeld()
 		}
@@ -127,7 +129,8 @@ func (all answers) only(index int, what string) (*holder, error) {
 	for _, h := range found {
 		places = append(places, fmt.Sprintf("%s on node %s", h.id, h.node.name))
 	}
-	return nil, status.Errorf(codes.FailedPrecondition, "%s is there more than once: %s; find out which one is in use, and delete the others on their nodes",
+	return nil, status.Errorf(codes.FailedPrecondition, "%s is there more than once: %s; find out which one is in use, "+
+		"and delete the others on their nodes",
 		what, strings.Join(places, ", "))
 }
 
@@ -157,13 +160,15 @@ func (all answers) silence(what string, concerns func(*node) bool) error {
 	if first == nil {
 		return nil
 	}
-	return status.Errorf(codes.Unavailable, "%s is on none of the nodes that answer, and may be on %s: %s; bring the driver there back, or name a node that is gone for good with --retired-node",
+	return status.Errorf(codes.Unavailable, "%s is on none of the nodes that answer, and may be on %s: %s; bring the "+
+		"driver there back, or name a node that is gone for good with --retired-node",
 		what, strings.Join(names, ", "), status.Convert(first).Message())
 }
 
 func anyNode(*node) bool { return true }
 
-// locate returns the node that has an object, or nil when no node has it. What is silent may have it: then the error is Unavailable.
+// locate returns the node that has an object, or nil when no node has it. What is silent may have it: then the error is
+// Unavailable.
 func (r *Router) locate(ctx context.Context, kind locatepb.Key_Kind, id, what string) (*node, error) {
 	all, err := r.ask(ctx, "", key(kind, id))
 	if err != nil {

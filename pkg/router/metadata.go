@@ -13,17 +13,18 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
-// metadataServer routes the questions for changed blocks to the node of the snapshot. Of two snapshots the node itself says when it
-// lacks the other.
+// metadataServer routes the questions for changed blocks to the node of the snapshot. Of two snapshots the node itself
+// says when it lacks the other.
 type metadataServer struct {
 	csi.UnimplementedSnapshotMetadataServer
 	r *Router
 }
 
-func (s *metadataServer) GetMetadataAllocated(req *csi.GetMetadataAllocatedRequest, stream csi.SnapshotMetadata_GetMetadataAllocatedServer) error {
+func (s *metadataServer) GetMetadataAllocated(req *csi.GetMetadataAllocatedRequest,
+	stream csi.SnapshotMetadata_GetMetadataAllocatedServer) error {
 	at, err := s.node(stream.Context(), "snapshot_id", req.GetSnapshotId())
 	if err != nil {
 		return err
@@ -35,7 +36,8 @@ func (s *metadataServer) GetMetadataAllocated(req *csi.GetMetadataAllocatedReque
 	return forward(at, stream.Context(), answer.Recv, stream.Send)
 }
 
-func (s *metadataServer) GetMetadataDelta(req *csi.GetMetadataDeltaRequest, stream csi.SnapshotMetadata_GetMetadataDeltaServer) error {
+func (s *metadataServer) GetMetadataDelta(req *csi.GetMetadataDeltaRequest,
+	stream csi.SnapshotMetadata_GetMetadataDeltaServer) error {
 	at, err := s.node(stream.Context(), "target_snapshot_id", req.GetTargetSnapshotId())
 	if err != nil {
 		return err
@@ -76,6 +78,7 @@ func forward[M any](at *node, ctx context.Context, receive func() (M, error), se
 }
 
 // nameStream is nameUnary for streams; their errors come later.
-func (n *node) nameStream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	return open(metadata.AppendToOutgoingContext(ctx, driver.NodeMetadata, n.name), desc, conn, method, opts...)
+func (n *node) nameStream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string,
+	open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return open(metadata.AppendToOutgoingContext(ctx, plugin.NodeMetadata, n.name), desc, conn, method, opts...)
 }

@@ -25,7 +25,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
@@ -49,7 +49,8 @@ func (n *node) String() string { return n.name }
 
 // errUnreachable is what a node without an address answers.
 func (n *node) errUnreachable() error {
-	return status.Errorf(codes.Unavailable, "node %s: its driver has no address: see that the driver's pod runs there", n.name)
+	return status.Errorf(codes.Unavailable, "node %s: its driver has no address: see that the driver's pod runs there",
+		n.name)
 }
 
 // nodeSet are the nodes that there are. It is safe for concurrent use.
@@ -143,10 +144,12 @@ func (s *nodeSet) dial(name, address string) (*node, error) {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// A driver that was restarted is back within seconds.
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
+				MaxDelay: 2 * time.Second},
 			MinConnectTimeout: 3 * time.Second,
 		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second,
+			PermitWithoutStream: true}),
 		grpc.WithIdleTimeout(0),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponseBytes)),
 		grpc.WithUnaryInterceptor(n.nameUnary),
@@ -163,13 +166,14 @@ func (s *nodeSet) dial(name, address string) (*node, error) {
 }
 
 // nameUnary says which node each call is for, and which one an error is from.
-func (n *node) nameUnary(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	err := invoke(metadata.AppendToOutgoingContext(ctx, driver.NodeMetadata, n.name), method, req, reply, conn, opts...)
+func (n *node) nameUnary(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn,
+	invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(metadata.AppendToOutgoingContext(ctx, plugin.NodeMetadata, n.name), method, req, reply, conn, opts...)
 	return n.failure(ctx, err)
 }
 
-// failure keeps a node's own answer, and makes everything that may have cut a call short Unavailable. Messages that do not
-// name the node get its name.
+// failure keeps a node's own answer, and makes everything that may have cut a call short Unavailable. Messages that do
+// not name the node get its name.
 func (n *node) failure(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -201,7 +205,8 @@ func (n *node) ready() bool {
 // Describe implements prometheus.Collector.
 func (s *nodeSet) Describe(ch chan<- *prometheus.Desc) { ch <- nodeUp }
 
-var nodeUp = prometheus.NewDesc("slipstream_controller_node_up", "Whether the controller is connected to the node's driver; retired=true: nothing waits for it.",
+var nodeUp = prometheus.NewDesc("slipstream_controller_node_up", "Whether the controller is connected to the node's "+
+	"driver; retired=true: nothing waits for it.",
 	[]string{"node", "retired"}, nil)
 
 // Collect implements prometheus.Collector.
@@ -226,7 +231,8 @@ type countedCredentials struct {
 	meter *meter
 }
 
-func (c countedCredentials) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (c countedCredentials) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn,
+	credentials.AuthInfo, error) {
 	secured, info, err := c.TransportCredentials.ClientHandshake(ctx, authority, conn)
 	result := "ok"
 	if err != nil {
@@ -234,7 +240,8 @@ func (c countedCredentials) ClientHandshake(ctx context.Context, authority strin
 		var unknown x509.UnknownAuthorityError
 		var invalid x509.CertificateInvalidError
 		var name x509.HostnameError
-		if errors.As(err, &unknown) || errors.As(err, &invalid) || errors.As(err, &name) || strings.Contains(err.Error(), "certificate") {
+		if errors.As(err, &unknown) || errors.As(err, &invalid) || errors.As(err, &name) ||
+			strings.Contains(err.Error(), "certificate") {
 			result = "certificate"
 			klog.ErrorS(err, "A node's certificate was refused", "node", c.node, "address", conn.RemoteAddr())
 		}

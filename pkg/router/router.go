@@ -1,23 +1,24 @@
-// Package router is the CSI driver's controller mode: the Controller services of a whole cluster, over nodes that each run
-// the driver (package driver) for their own volumes.
+// Package router is the CSI driver's controller mode: the Controller services of a whole cluster, over nodes that each
+// run the driver (package driver) for their own volumes.
 //
-// The nodes are the truth. The router keeps nothing: for each call it asks the nodes which of them holds the volume, snapshot,
-// name or group (Locate, pkg/api/locatepb), and hands the call on to that node, in CSI. So it may be killed between any two
-// steps, and may run more than once at a time.
+// The nodes are the truth. The router keeps nothing: for each call it asks the nodes which of them holds the volume,
+// snapshot, name or group (Locate, pkg/api/locatepb), and hands the call on to that node, in CSI. So it may be killed
+// between any two steps, and may run more than once at a time.
 //
-// A new volume's node is chosen here: among the nodes that the request's topology allows, the source's node for a copy, the group's node for a
-// member of a consistency group; see create.go. That two routers do not create one name on two nodes is the work of claims on the nodes (package driver,
-// nameClaims).
+// A new volume's node is chosen here: among the nodes that the request's topology allows, the source's node for a copy,
+// the group's node for a member of a consistency group; see create.go. That two routers do not create one name on two
+// nodes is the work of claims on the nodes (package driver, nameClaims).
 //
-// A node that does not answer is silent. A call that could concern a silent node fails with Unavailable; it does not act as if the
-// node held nothing. A node that is gone for good is named by Options.Retired: then its silence means that it holds nothing.
+// A node that does not answer is silent. A call that could concern a silent node fails with Unavailable; it does not
+// act as if the node held nothing. A node that is gone for good is named by Options.Retired: then its silence means
+// that it holds nothing.
 //
 // It is not a scheduler, and does not move volumes. It writes nothing to disk.
 //
 // # Concurrency
 //
-// All services may be called concurrently. Creations of one name exclude each other (Aborted); creations in one consistency group
-// wait for each other.
+// All services may be called concurrently. Creations of one name exclude each other (Aborted); creations in one
+// consistency group wait for each other.
 package router
 
 import (
@@ -35,8 +36,8 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
@@ -97,7 +98,7 @@ func (r *Router) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	manager := metrics.NewCSIMetricsManagerForPlugin(driver.Name).WithAdditionalRegistry(r.meter.registry)
+	manager := metrics.NewCSIMetricsManagerForPlugin(plugin.Name).WithAdditionalRegistry(r.meter.registry)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.Follow(ctx) })
 	group.Go(func() error {
@@ -108,7 +109,8 @@ func (r *Router) Run(ctx context.Context) error {
 	if web != nil {
 		group.Go(func() error { return web.Serve(ctx, csiserver.Metrics(manager)) })
 	}
-	klog.InfoS("Serving as controller", "driver", driver.Name, "version", r.opts.Version, "endpoint", r.opts.Endpoint, "retired", r.opts.Retired)
+	klog.InfoS("Serving as controller", "driver", plugin.Name, "version", r.opts.Version, "endpoint", r.opts.Endpoint,
+		"retired", r.opts.Retired)
 	return group.Wait()
 }
 
@@ -138,18 +140,21 @@ func newMeter(source *tlsfiles.Source) *meter {
 		registry: prometheus.NewRegistry(),
 		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "slipstream_controller_handshakes_total",
-			Help: "TLS handshakes with nodes, by result: ok, certificate (the node's was refused, or the node refused ours) or failed.",
+			Help: "TLS handshakes with nodes, by result: ok, certificate (the node's was refused, or the node refused ours) " +
+				"or failed.",
 		}, []string{"node", "result"}),
 		silent: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "slipstream_controller_unanswered_total",
 			Help: "Questions that a node did not answer, by node and gRPC status code.",
 		}, []string{"node", "code"}),
 	}
-	m.registry.MustRegister(append(tcplisten.Metrics(), m.handshakes, m.silent, metricsserver.CertificateExpiry(source.NotAfter))...)
+	m.registry.MustRegister(append(tcplisten.Metrics(), m.handshakes, m.silent,
+		metricsserver.CertificateExpiry(source.NotAfter))...)
 	return m
 }
 
-// Metrics are what a controller serves of its own, to be described and not to be collected: there is no controller behind them.
+// Metrics are what a controller serves of its own, to be described and not to be collected: there is no controller
+// behind them.
 func Metrics() prometheus.Collector {
 	m := newMeter(nil)
 	m.registry.MustRegister(&nodeSet{})

@@ -11,8 +11,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
 func testContext(t testing.TB) context.Context {
@@ -88,7 +89,7 @@ func TestCreateAndDelete(t *testing.T) {
 func TestConsistencyGroup(t *testing.T) {
 	c := newCluster(t, "a", "b", "c")
 	r, ctx := c.router(), testContext(t)
-	shop := map[string]string{driver.ParamConsistencyGroup: "shop", driver.ParamJournalSize: "16Mi"}
+	shop := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}
 	_, at := r.create(t, createReq("one", on("b"), shop))
 	if at != "b" {
 		t.Fatalf("the first member is on %s", at)
@@ -106,28 +107,30 @@ func TestConsistencyGroup(t *testing.T) {
 
 	// A VolumeAttributesClass names a group as well as a StorageClass does, and takes a volume out of the class's.
 	for _, name := range []string{"six", "seven", "eight"} {
-		req := createReq(name, nil, map[string]string{driver.ParamReplicable: "true"})
+		req := createReq(name, nil, map[string]string{parameter.KeyReplicable: "true"})
 		req.MutableParameters = shop
 		if _, at := r.create(t, req); at != "b" {
 			t.Errorf("member %s, by its VolumeAttributesClass, is on %s, the group on b", name, at)
 		}
 	}
-	first := createReq("attributes", on("c"), map[string]string{driver.ParamConsistencyGroup: "shop", driver.ParamJournalSize: "16Mi"})
-	first.MutableParameters = map[string]string{driver.ParamConsistencyGroup: "yard"}
+	first := createReq("attributes", on("c"), map[string]string{parameter.KeyConsistencyGroup: "shop",
+		parameter.KeyJournalSize: "16Mi"})
+	first.MutableParameters = map[string]string{parameter.KeyConsistencyGroup: "yard"}
 	if _, at := r.create(t, first); at != "c" {
 		t.Errorf("the first of a group, by its VolumeAttributesClass, is on %s", at)
 	}
-	if _, at := r.create(t, createReq("yard-2", nil, map[string]string{driver.ParamConsistencyGroup: "yard"})); at != "c" {
+	if _, at := r.create(t, createReq("yard-2", nil,
+		map[string]string{parameter.KeyConsistencyGroup: "yard"})); at != "c" {
 		t.Errorf("the second is on %s", at)
 	}
 	out := createReq("out", on("a"), shop)
-	out.MutableParameters = map[string]string{driver.ParamReplication: driver.ReplicationOff}
+	out.MutableParameters = map[string]string{parameter.KeyReplication: parameter.ReplicationOff}
 	if _, at := r.create(t, out); at != "a" {
 		t.Errorf("a volume that is kept out of the group is on %s", at)
 	}
 
 	// Many first members at once are in one group on one node.
-	park := map[string]string{driver.ParamConsistencyGroup: "park", driver.ParamJournalSize: "16Mi"}
+	park := map[string]string{parameter.KeyConsistencyGroup: "park", parameter.KeyJournalSize: "16Mi"}
 	nodes := make(chan string, 8)
 	for i := range cap(nodes) {
 		go func() {
@@ -142,7 +145,7 @@ func TestConsistencyGroup(t *testing.T) {
 					nodes <- ""
 					return
 				}
-				nodes <- response.GetVolume().GetAccessibleTopology()[0].GetSegments()[driver.TopologyKey]
+				nodes <- response.GetVolume().GetAccessibleTopology()[0].GetSegments()[plugin.TopologyKey]
 				return
 			}
 		}()
@@ -171,7 +174,7 @@ func TestSilentNode(t *testing.T) {
 		t.Errorf("a volume for a is on %s", at)
 	}
 	// What may be on c waits.
-	group := map[string]string{driver.ParamConsistencyGroup: "shop", driver.ParamJournalSize: "16Mi"}
+	group := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}
 	for what, call := range map[string]func() error{
 		"delete": func() error {
 			_, err := r.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: onC})
@@ -181,7 +184,11 @@ func TestSilentNode(t *testing.T) {
 			_, err := r.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: onC})
 			return err
 		},
-		"create on c":       func() error { _, err := r.CreateVolume(ctx, createReq("new-c", on("a", "c"), nil)); return err },
+		"create on c": func() error {
+			_, err := r.CreateVolume(ctx, createReq("new-c", on("a", "c"),
+				nil))
+			return err
+		},
 		"create in a group": func() error { _, err := r.CreateVolume(ctx, createReq("new-g", on("a"), group)); return err },
 		"list":              func() error { _, err := r.ListVolumes(ctx, &csi.ListVolumesRequest{}); return err },
 		"capacity of c": func() error {
@@ -240,7 +247,8 @@ func TestListsAndCapacity(t *testing.T) {
 		token := ""
 		for pages := 0; ; pages++ {
 			// Another router goes on where this one was.
-			response, err := []*testRouter{r, c.router()}[pages%2].ListVolumes(ctx, &csi.ListVolumesRequest{MaxEntries: limit, StartingToken: token})
+			response, err := []*testRouter{r, c.router()}[pages%2].ListVolumes(ctx,
+				&csi.ListVolumesRequest{MaxEntries: limit, StartingToken: token})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -283,7 +291,8 @@ func TestListsAndCapacity(t *testing.T) {
 	if one.GetAvailableCapacity() <= 0 || one.GetMaximumVolumeSize().GetValue() > one.GetAvailableCapacity() {
 		t.Errorf("of a: %v", one)
 	}
-	if all.GetAvailableCapacity() <= one.GetAvailableCapacity() || all.GetMaximumVolumeSize().GetValue() >= all.GetAvailableCapacity() {
+	if all.GetAvailableCapacity() <= one.GetAvailableCapacity() ||
+		all.GetMaximumVolumeSize().GetValue() >= all.GetAvailableCapacity() {
 		t.Errorf("of all %v, of one %v", all, one)
 	}
 	if none := capacity("x"); none.GetAvailableCapacity() != 0 {

@@ -8,23 +8,24 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
-// scheduled is what csi-provisioner asks for when a claim has waited for its pod, without --strict-topology: all nodes, the pod's first.
+// scheduled is what csi-provisioner asks for when a claim has waited for its pod, without --strict-topology: all nodes,
+// the pod's first.
 func scheduled(chosen string, others ...string) *csi.TopologyRequirement {
 	requirement := on(append([]string{chosen}, others...)...)
 	requirement.Preferred = requirement.Requisite
 	return requirement
 }
 
-// TestScheduled: a volume with no place of its own goes to the node that the scheduler chose, or nowhere; a copy and a member of a group go
-// where they have to be.
+// TestScheduled: a volume with no place of its own goes to the node that the scheduler chose, or nowhere; a copy and a
+// member of a group go where they have to be.
 func TestScheduled(t *testing.T) {
 	c := newCluster(t, "a", "b", "c")
 	r, ctx := c.router(), testContext(t)
 	r.connected(t, "a", "b", "c")
-	shop := map[string]string{driver.ParamConsistencyGroup: "shop", driver.ParamJournalSize: "16Mi"}
+	shop := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}
 	source, at := r.create(t, createReq("source", scheduled("b", "c", "a"), nil))
 	if at != "b" {
 		t.Fatalf("a volume for b is on %s", at)

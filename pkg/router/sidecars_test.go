@@ -15,8 +15,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 )
 
-// TestSidecarsQuestions asks over the socket what the sidecars ask before they do anything. The resizer looks for growth by nodes when the
-// controller has none, the snapshotter for group snapshots.
+// TestSidecarsQuestions asks over the socket what the sidecars ask before they do anything. The resizer looks for
+// growth by nodes when the controller has none, the snapshotter for group snapshots.
 func TestSidecarsQuestions(t *testing.T) {
 	c := newCluster(t)
 	r, ctx := c.router(), testContext(t)
@@ -41,7 +41,8 @@ func TestSidecarsQuestions(t *testing.T) {
 		}
 	})
 
-	controller, err := csi.NewControllerClient(conn).ControllerGetCapabilities(ctx, &csi.ControllerGetCapabilitiesRequest{})
+	controller, err := csi.NewControllerClient(conn).ControllerGetCapabilities(ctx,
+		&csi.ControllerGetCapabilitiesRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +63,8 @@ func TestSidecarsQuestions(t *testing.T) {
 	if !grows {
 		t.Error("the resizer would not know that nodes grow volumes")
 	}
-	groups, err := csi.NewGroupControllerClient(conn).GroupControllerGetCapabilities(ctx, &csi.GroupControllerGetCapabilitiesRequest{})
+	groups, err := csi.NewGroupControllerClient(conn).GroupControllerGetCapabilities(ctx,
+		&csi.GroupControllerGetCapabilitiesRequest{})
 	if err != nil || len(groups.GetCapabilities()) == 0 {
 		t.Errorf("the snapshotter would take no group snapshots: %v, %v", groups, err)
 	}

@@ -10,13 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // A volume is in one of these groups, or in none.
@@ -57,9 +56,9 @@ type mover struct {
 // sendTo are the parameters that send a volume to a group, or to none.
 func sendTo(group string) map[string]string {
 	if group == "" {
-		return map[string]string{driver.ParamReplication: driver.ReplicationOff}
+		return map[string]string{parameter.KeyReplication: parameter.ReplicationOff}
 	}
-	return map[string]string{driver.ParamConsistencyGroup: group}
+	return map[string]string{parameter.KeyConsistencyGroup: group}
 }
 
 // change sends a volume to a group, or to none, with a kill somewhere in the call, and asks again until it is there.

@@ -17,12 +17,12 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // mortalDriver is the driver's binary in the build that can be told at which of its steps to kill itself.
@@ -224,11 +224,11 @@ func TestKillAtEveryStep(t *testing.T) {
 		sizeBytes  int64
 	}{
 		{name: "plain, ext4", vc: fileSystem("ext4")},
-		{name: "plain, thick block", vc: rawBlock(), params: map[string]string{driver.ParamProvisioning: driver.ProvisioningThick}},
-		{name: "replicable, block", vc: rawBlock(), replicable: true, params: map[string]string{driver.ParamConsistencyGroup: "shop", driver.ParamJournalSize: "16Mi"}},
-		{name: "replicable, ext4", vc: fileSystem("ext4"), replicable: true, params: map[string]string{driver.ParamConsistencyGroup: "shop", driver.ParamJournalSize: "16Mi"}},
+		{name: "plain, thick block", vc: rawBlock(), params: map[string]string{parameter.KeyProvisioning: parameter.ProvisioningThick}},
+		{name: "replicable, block", vc: rawBlock(), replicable: true, params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}},
+		{name: "replicable, ext4", vc: fileSystem("ext4"), replicable: true, params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}},
 		{name: "replicable, xfs", vc: fileSystem("xfs"), replicable: true, sizeBytes: 320 * mib,
-			params: map[string]string{driver.ParamConsistencyGroup: "shop", driver.ParamJournalSize: "16Mi"}},
+			params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			dir := testDir(t)

@@ -15,13 +15,13 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/internal/testenv"
+	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/internal/testenv"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
 )
 
 const (
@@ -189,13 +189,13 @@ func TestFileSystems(t *testing.T) {
 	dir := testDir(t)
 	c := newClient(t, startProcess(t, dir).endpoint, dir)
 	for _, fsType := range []string{"ext4", "xfs"} {
-		for _, provisioning := range []string{driver.ProvisioningThin, driver.ProvisioningThick} {
+		for _, provisioning := range []string{parameter.ProvisioningThin, parameter.ProvisioningThick} {
 			t.Run(fsType+"/"+provisioning, func(t *testing.T) {
 				c := *c
 				c.t = t
 				vc := fileSystem(fsType)
 				const size = 320 * mib
-				id := c.up(fsType+provisioning, size, vc, map[string]string{driver.ParamProvisioning: provisioning})
+				id := c.up(fsType+provisioning, size, vc, map[string]string{parameter.KeyProvisioning: provisioning})
 				file := filepath.Join(c.target(id), "file")
 				c.must(os.WriteFile(file, []byte("kept"), 0o600))
 				before := c.usage(id)
@@ -203,7 +203,7 @@ func TestFileSystems(t *testing.T) {
 					t.Errorf("usage %v", before)
 				}
 				allocated := allocatedBytes(t, filepath.Join(dir, "pool", "volumes", id, "image"))
-				if thick := provisioning == driver.ProvisioningThick; thick != (allocated >= size) {
+				if thick := provisioning == parameter.ProvisioningThick; thick != (allocated >= size) {
 					t.Errorf("%s image takes %d of %d bytes after mkfs", provisioning, allocated, size)
 				}
 
@@ -217,7 +217,7 @@ func TestFileSystems(t *testing.T) {
 				}
 				c.must(os.Remove(large))
 				image := filepath.Join(dir, "pool", "volumes", id, "image")
-				if provisioning == driver.ProvisioningThick {
+				if provisioning == parameter.ProvisioningThick {
 					err := c.try("fstrim", c.target(id))
 					if err == nil || !strings.Contains(err.Error(), "not supported") {
 						t.Errorf("a thick volume can be discarded: %v", err)

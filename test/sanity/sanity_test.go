@@ -12,10 +12,10 @@ import (
 	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
 	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/gomega"
-	"k8s.io/klog/v2"
-
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"k8s.io/klog/v2"
 )
 
 // variant is one run of the suite.
@@ -37,15 +37,15 @@ var variants = []variant{
 	{name: "in-process, block", access: "block", sizeBytes: 32 << 20, start: startInProcess},
 	{name: "binary, ext4", access: "mount", sizeBytes: 32 << 20, start: startBinary},
 	{name: "binary, xfs", access: "mount", sizeBytes: 300 << 20, start: startBinary, parameters: map[string]string{"csi.storage.k8s.io/fstype": "xfs"}},
-	{name: "binary, thick block", access: "block", sizeBytes: 32 << 20, start: startBinary, parameters: map[string]string{driver.ParamProvisioning: "thick"}},
-	{name: "replicator, ext4", access: "mount", sizeBytes: 32 << 20, start: startPair, parameters: map[string]string{driver.ParamReplicable: "true"}},
+	{name: "binary, thick block", access: "block", sizeBytes: 32 << 20, start: startBinary, parameters: map[string]string{parameter.KeyProvisioning: "thick"}},
+	{name: "replicator, ext4", access: "mount", sizeBytes: 32 << 20, start: startPair, parameters: map[string]string{parameter.KeyReplicable: "true"}},
 	{name: "replicator, group, ack, block", access: "block", sizeBytes: 32 << 20, start: startPair, parameters: map[string]string{
-		driver.ParamConsistencyGroup: "sanity", driver.ParamOrder: driver.OrderAck, driver.ParamJournalSize: "64Mi"}},
+		parameter.KeyConsistencyGroup: "sanity", parameter.KeyOrder: parameter.OrderAck, parameter.KeyJournalSize: "64Mi"}},
 	{name: "replicator, group, xfs", access: "mount", sizeBytes: 300 << 20, start: startPair, parameters: map[string]string{
-		driver.ParamConsistencyGroup: "sanity", driver.ParamJournalSize: "64Mi", "csi.storage.k8s.io/fstype": "xfs"}},
+		parameter.KeyConsistencyGroup: "sanity", parameter.KeyJournalSize: "64Mi", "csi.storage.k8s.io/fstype": "xfs"}},
 	{name: "router, ext4", access: "mount", sizeBytes: 32 << 20, start: startRouted},
 	{name: "router, group, ack, block", access: "block", sizeBytes: 32 << 20, start: startRouted, parameters: map[string]string{
-		driver.ParamConsistencyGroup: "sanity", driver.ParamOrder: driver.OrderAck, driver.ParamJournalSize: "64Mi"}},
+		parameter.KeyConsistencyGroup: "sanity", parameter.KeyOrder: parameter.OrderAck, parameter.KeyJournalSize: "64Mi"}},
 }
 
 // startPair starts the driver and the replicator beside it.
@@ -143,10 +143,10 @@ func TestSanity(t *testing.T) {
 // mutableFor is what a volume with a class's parameters can be changed to: all of them can be told not to be replicated, but those
 // of a group stay in it.
 func mutableFor(parameters map[string]string) map[string]string {
-	if parameters[driver.ParamConsistencyGroup] != "" {
-		return map[string]string{driver.ParamRPOTarget: "5s"}
+	if parameters[parameter.KeyConsistencyGroup] != "" {
+		return map[string]string{parameter.KeyRPOTarget: "5s"}
 	}
-	return map[string]string{driver.ParamReplication: driver.ReplicationOff}
+	return map[string]string{parameter.KeyReplication: parameter.ReplicationOff}
 }
 
 // checkSkips prints what was skipped, and why, and fails for what the driver's capabilities call for.

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/slipstream-storage/slipstream/internal/testsite"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
 // TestDiscardAtBothSites fills a volume, deletes what was written and discards: a thin volume gives the space back at both sites,
@@ -27,7 +27,7 @@ func TestDiscardAtBothSites(t *testing.T) {
 			s := newSites(t)
 			o := testsite.VolumeOptions{Name: "v", SizeBytes: size, FSType: tc.fsType}
 			if tc.thick {
-				o.Parameters = map[string]string{driver.ParamProvisioning: driver.ProvisioningThick}
+				o.Parameters = map[string]string{parameter.KeyProvisioning: parameter.ProvisioningThick}
 			}
 			if tc.online {
 				o.MountFlags = []string{"discard"}

@@ -8,12 +8,12 @@ import (
 	"path/filepath"
 	"testing"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // writeRandom writes n random bytes to a file or device from off on, durably, and returns their hash.
@@ -52,7 +52,7 @@ func TestExpandAtBothSites(t *testing.T) {
 		{"ext4", [3]int64{64 * mib, 160 * mib, 288 * mib}, testsite.VolumeOptions{FSType: "ext4"}},
 		{"xfs", [3]int64{320 * mib, 448 * mib, 608 * mib}, testsite.VolumeOptions{FSType: "xfs"}},
 		{"block", [3]int64{32 * mib, 48 * mib, 96 * mib}, testsite.VolumeOptions{Block: true}},
-		{"thick block", [3]int64{32 * mib, 48 * mib, 96 * mib}, testsite.VolumeOptions{Block: true, Parameters: map[string]string{driver.ParamProvisioning: "thick"}}},
+		{"thick block", [3]int64{32 * mib, 48 * mib, 96 * mib}, testsite.VolumeOptions{Block: true, Parameters: map[string]string{parameter.KeyProvisioning: "thick"}}},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			if kind.o.FSType == "ext4" && !driver.CanGrowMountedExt4() {

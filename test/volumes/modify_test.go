@@ -16,13 +16,13 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -225,8 +225,8 @@ func TestModifyUnderLoad(t *testing.T) {
 			s.more(w, 20)
 
 			// On, in a group that the change makes.
-			modify(map[string]string{driver.ParamReplication: driver.ReplicationOn, driver.ParamConsistencyGroup: own, driver.ParamRemote: s.B.Config.Name,
-				driver.ParamJournalSize: "64Mi", driver.ParamRPOTarget: "1h"})
+			modify(map[string]string{parameter.KeyReplication: parameter.ReplicationOn, parameter.KeyConsistencyGroup: own, parameter.KeyRemote: s.B.Config.Name,
+				parameter.KeyJournalSize: "64Mi", parameter.KeyRPOTarget: "1h"})
 			if g := wait(own, "streaming", testsite.Streaming); !member(g) || g.GetPeer() != s.B.Config.Name || g.GetJournalSizeBytes() != 64*mib || g.GetRpoTargetSeconds() != 3600 {
 				t.Errorf("after it was switched on: %v", g)
 			}
@@ -237,9 +237,9 @@ func TestModifyUnderLoad(t *testing.T) {
 				journal, target, rate float64
 				policy                sidecarpb.JournalFull
 			}{
-				{map[string]string{driver.ParamJournalSize: "128Mi", driver.ParamJournalFull: driver.JournalFullStall, driver.ParamRPOTarget: "30s", driver.ParamReplicationRate: "8Mi"},
+				{map[string]string{parameter.KeyJournalSize: "128Mi", parameter.KeyJournalFull: parameter.JournalFullStall, parameter.KeyRPOTarget: "30s", parameter.KeyReplicationRate: "8Mi"},
 					128 << 20, 30, 8 << 20, sidecarpb.JournalFull_JOURNAL_FULL_STALL},
-				{map[string]string{driver.ParamJournalSize: "64Mi", driver.ParamJournalFull: driver.JournalFullTrack, driver.ParamRPOTarget: "0", driver.ParamReplicationRate: "0"},
+				{map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: parameter.JournalFullTrack, parameter.KeyRPOTarget: "0", parameter.KeyReplicationRate: "0"},
 					64 << 20, 0, 0, sidecarpb.JournalFull_JOURNAL_FULL_TRACK},
 			} {
 				modify(set.mutable)
@@ -255,9 +255,9 @@ func TestModifyUnderLoad(t *testing.T) {
 
 			// Without a peer the copy lags beyond whatever the target is, and beyond none.
 			s.must(s.B.Replicator().Kill())
-			modify(map[string]string{driver.ParamRPOTarget: "10ms"})
+			modify(map[string]string{parameter.KeyRPOTarget: "10ms"})
 			wantHealth(true, driver.ReasonReplicationLagging)
-			modify(map[string]string{driver.ParamRPOTarget: "0"})
+			modify(map[string]string{parameter.KeyRPOTarget: "0"})
 			wantHealth(false, driver.ReasonReplicationLagging)
 			s.must(s.B.Start(s.ctx))
 			wait(own, "streaming", testsite.Streaming)
@@ -265,23 +265,23 @@ func TestModifyUnderLoad(t *testing.T) {
 			s.limitUnderLoad(w, v, modify)
 
 			// The order decides how the volume is attached.
-			err = s.A.Modify(s.ctx, v, map[string]string{driver.ParamOrder: driver.OrderAck})
+			err = s.A.Modify(s.ctx, v, map[string]string{parameter.KeyOrder: parameter.OrderAck})
 			if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "unstage it first") {
 				t.Errorf("another order in use: %v", err)
 			}
-			modify(map[string]string{driver.ParamOrder: driver.OrderFlush}) // as it is
+			modify(map[string]string{parameter.KeyOrder: parameter.OrderFlush}) // as it is
 
 			// Into a group that was there, off, and on again.
-			modify(map[string]string{driver.ParamConsistencyGroup: group})
+			modify(map[string]string{parameter.KeyConsistencyGroup: group})
 			wait(group, "streaming with the volume", func(g *sidecarpb.GroupStatus) bool { return testsite.Streaming(g) && member(g) })
-			modify(map[string]string{driver.ParamReplication: driver.ReplicationOff})
+			modify(map[string]string{parameter.KeyReplication: parameter.ReplicationOff})
 			if g := wait(group, "there", func(*sidecarpb.GroupStatus) bool { return true }); member(g) {
 				t.Errorf("after replication was switched off: %v", g)
 			}
 			if _, there := s.metric("slipstream_group_volume_info", "volume", v.ID); there {
 				t.Error("after replication was switched off the metrics still have the volume in a group")
 			}
-			modify(map[string]string{driver.ParamReplication: driver.ReplicationOn, driver.ParamConsistencyGroup: group})
+			modify(map[string]string{parameter.KeyReplication: parameter.ReplicationOn, parameter.KeyConsistencyGroup: group})
 			wait(group, "streaming with the volume again", func(g *sidecarpb.GroupStatus) bool { return testsite.Streaming(g) && member(g) })
 			s.wantMetric("slipstream_group_volume_info", "volume", v.ID, 1)
 
@@ -297,7 +297,7 @@ func TestModifyUnderLoad(t *testing.T) {
 			}
 			stop(w)
 			// What was refused above is done now, and is how it is attached from now on.
-			s.change(v, map[string]string{driver.ParamOrder: driver.OrderAck})
+			s.change(v, map[string]string{parameter.KeyOrder: parameter.OrderAck})
 			_, err = s.A.Mount(s.ctx, v)
 			s.must(err)
 			s.check(w, path)
@@ -326,8 +326,8 @@ func (s *sites) limitUnderLoad(w *writer, v *testsite.Volume, modify func(map[st
 		mutable    map[string]string
 		iops, rate float64
 	}{
-		{map[string]string{driver.ParamIOPS: strconv.Itoa(iops)}, iops, 0},
-		{map[string]string{driver.ParamIOPS: "0", driver.ParamIOBytes: "1Mi"}, 0, 1 << 20},
+		{map[string]string{parameter.KeyIOPS: strconv.Itoa(iops)}, iops, 0},
+		{map[string]string{parameter.KeyIOPS: "0", parameter.KeyIOBytes: "1Mi"}, 0, 1 << 20},
 	} {
 		before := delayed()
 		s.change(v, set.mutable)
@@ -348,7 +348,7 @@ func (s *sites) limitUnderLoad(w *writer, v *testsite.Volume, modify func(map[st
 		s.wantMetric("slipstream_volume_limit_operations_per_second", "volume", v.ID, set.iops)
 		s.wantMetric("slipstream_volume_limit_bytes_per_second", "volume", v.ID, set.rate)
 	}
-	modify(map[string]string{driver.ParamIOBytes: "0"})
+	modify(map[string]string{parameter.KeyIOBytes: "0"})
 	before := delayed()
 	s.more(w, 50)
 	if n := delayed(); n != before {

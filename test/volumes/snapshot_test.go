@@ -10,12 +10,12 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/internal/testsite"
+	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/internal/testsite"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
 )
 
 // TestFrozenSnapshot takes a group snapshot of two plain volumes that are mounted and have pages that nobody has flushed. The freeze
@@ -47,7 +47,7 @@ func TestFrozenSnapshot(t *testing.T) {
 			if _, err := s.A.GroupSnapshot(s.ctx, "unfrozen", origins, nil); status.Code(err) != codes.FailedPrecondition {
 				t.Errorf("a group snapshot of plain volumes without a freeze: %v, want FailedPrecondition", err)
 			}
-			snapshot := s.ready(s.A, "frozen", origins, map[string]string{driver.ParamFreeze: "true"})
+			snapshot := s.ready(s.A, "frozen", origins, map[string]string{parameter.KeyFreeze: "true"})
 			for _, path := range paths { // thawed again
 				s.must(os.WriteFile(filepath.Join(path, "later"), nil, 0o600))
 			}

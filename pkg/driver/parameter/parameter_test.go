@@ -1,4 +1,4 @@
-package driver
+package parameter
 
 import (
 	"regexp"
@@ -14,44 +14,58 @@ func TestParseParameters(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		params map[string]string
-		want   volumeParameters
+		want   Volume
 		err    string // part of the message; empty: none
 	}{
-		{name: "none", want: volumeParameters{Order: "flush"}},
+		{name: "none", want: Volume{Order: "flush"}},
 		{name: "all", params: map[string]string{
 			"slipstream.dev/replicable": "true", "slipstream.dev/consistency-group": "shop", "slipstream.dev/remote": "west",
 			"slipstream.dev/order": "ack", "slipstream.dev/journal-size": "64Mi", "slipstream.dev/journal-full": "stall",
 			"slipstream.dev/provisioning": "thick", "csi.storage.k8s.io/fstype": "xfs",
-		}, want: volumeParameters{FSType: "xfs", Replicable: true, Group: "shop", Remote: "west", Order: "ack", JournalSizeBytes: 64 << 20,
+		}, want: Volume{FSType: "xfs", Replicable: true, Group: "shop", Remote: "west", Order: "ack", JournalSizeBytes: 64 << 20,
 			JournalFull: "stall", Thick: true}},
 		{name: "group implies replicable", params: map[string]string{"slipstream.dev/consistency-group": "shop"},
-			want: volumeParameters{Replicable: true, Group: "shop", Order: "flush"}},
+			want: Volume{Replicable: true, Group: "shop", Order: "flush"}},
 		{name: "remote implies replicable", params: map[string]string{"slipstream.dev/remote": "west"},
-			want: volumeParameters{Replicable: true, Remote: "west", Order: "flush"}},
-		{name: "others are ignored", params: map[string]string{"example.com/anything": "x", "csi.storage.k8s.io/pvc/name": "data",
-			"csi.storage.k8s.io/something-new-of-kubernetes": "x"}, want: volumeParameters{Order: "flush"}},
+			want: Volume{Replicable: true, Remote: "west", Order: "flush"}},
+		{name: "others are ignored", params: map[string]string{"example.com/anything": "x",
+			"csi.storage.k8s.io/pvc/name":                    "data",
+			"csi.storage.k8s.io/something-new-of-kubernetes": "x"}, want: Volume{Order: "flush"}},
 
-		{name: "group of a plain volume", params: map[string]string{"slipstream.dev/consistency-group": "shop", "slipstream.dev/replicable": "false"},
+		{name: "group of a plain volume", params: map[string]string{"slipstream.dev/consistency-group": "shop",
+			"slipstream.dev/replicable": "false"},
 			err: "slipstream.dev/replicable is false"},
-		{name: "remote of a plain volume", params: map[string]string{"slipstream.dev/remote": "west", "slipstream.dev/replicable": "false"},
+		{name: "remote of a plain volume", params: map[string]string{"slipstream.dev/remote": "west",
+			"slipstream.dev/replicable": "false"},
 			err: "slipstream.dev/remote needs a replicable volume"},
-		{name: "order of a plain volume", params: map[string]string{"slipstream.dev/order": "ack"}, err: "for replicable volumes only"},
-		{name: "journal without group", params: map[string]string{"slipstream.dev/replicable": "true", "slipstream.dev/journal-size": "64Mi"},
+		{name: "order of a plain volume", params: map[string]string{"slipstream.dev/order": "ack"},
+			err: "for replicable volumes only"},
+		{name: "journal without group", params: map[string]string{"slipstream.dev/replicable": "true",
+			"slipstream.dev/journal-size": "64Mi"},
 			err: "slipstream.dev/journal-size describes a group"},
-		{name: "journal-full without group", params: map[string]string{"slipstream.dev/journal-full": "stall"}, err: "slipstream.dev/journal-full"},
-		{name: "unknown", params: map[string]string{"slipstream.dev/replicate": "true"}, err: `did you mean "slipstream.dev/replicable"`},
-		{name: "unknown, other key", params: map[string]string{"slipstream.dev/group": "x"}, err: `unknown parameter "slipstream.dev/group": did you mean "slipstream.dev/`},
-		{name: "case", params: map[string]string{"slipstream.dev/journalSize": "1Gi"}, err: `did you mean "slipstream.dev/journal-size"`},
-		{name: "without domain", params: map[string]string{"consistencygroup": "x"}, err: `did you mean "slipstream.dev/consistency-group"`},
-		{name: "misspelt Kubernetes key", params: map[string]string{"csi.storage.k8s.io/fsType": "xfs"}, err: `did you mean "csi.storage.k8s.io/fstype"`},
-		{name: "bool", params: map[string]string{"slipstream.dev/replicable": "True"}, err: `parameter slipstream.dev/replicable: "True" is not true or false`},
+		{name: "journal-full without group", params: map[string]string{"slipstream.dev/journal-full": "stall"},
+			err: "slipstream.dev/journal-full"},
+		{name: "unknown", params: map[string]string{"slipstream.dev/replicate": "true"},
+			err: `did you mean "slipstream.dev/replicable"`},
+		{name: "unknown, other key", params: map[string]string{"slipstream.dev/group": "x"},
+			err: `unknown parameter "slipstream.dev/group": did you mean "slipstream.dev/`},
+		{name: "case", params: map[string]string{"slipstream.dev/journalSize": "1Gi"},
+			err: `did you mean "slipstream.dev/journal-size"`},
+		{name: "without domain", params: map[string]string{"consistencygroup": "x"},
+			err: `did you mean "slipstream.dev/consistency-group"`},
+		{name: "misspelt Kubernetes key", params: map[string]string{"csi.storage.k8s.io/fsType": "xfs"},
+			err: `did you mean "csi.storage.k8s.io/fstype"`},
+		{name: "bool", params: map[string]string{"slipstream.dev/replicable": "True"},
+			err: `parameter slipstream.dev/replicable: "True" is not true or false`},
 		{name: "enum", params: map[string]string{"slipstream.dev/order": "sync"}, err: `"sync" is not one of flush, ack`},
 		{name: "name", params: map[string]string{"slipstream.dev/consistency-group": "../etc"}, err: "is not a name"},
-		{name: "quantity", params: map[string]string{"slipstream.dev/remote": "w", "slipstream.dev/journal-size": "1.5Gi"}, err: "is not a quantity"},
-		{name: "small journal", params: map[string]string{"slipstream.dev/remote": "w", "slipstream.dev/journal-size": "1Mi"}, err: "minimum of 16Mi"},
+		{name: "quantity", params: map[string]string{"slipstream.dev/remote": "w", "slipstream.dev/journal-size": "1.5Gi"},
+			err: "is not a quantity"},
+		{name: "small journal", params: map[string]string{"slipstream.dev/remote": "w", "slipstream.dev/journal-size": "1Mi"},
+			err: "minimum of 16Mi"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := parseParameters(tc.params)
+			got, err := Parse(tc.params)
 			if tc.err != "" {
 				if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("error %v, want InvalidArgument with %q", err, tc.err)
@@ -73,12 +87,13 @@ func TestParseQuantity(t *testing.T) {
 	for value, want := range map[string]int64{
 		"1": 1, "64Mi": 64 << 20, "1Gi": 1 << 30, "2Ti": 2 << 40, "10k": 10000, "5M": 5e6, "1G": 1e9, "7Pi": 7 << 50,
 	} {
-		if got, err := parseQuantity(value); err != nil || got != want {
+		if got, err := ParseQuantity(value); err != nil || got != want {
 			t.Errorf("%q: got %d, %v; want %d", value, got, err, want)
 		}
 	}
-	for _, value := range []string{"", "0", "0Gi", "-1", "Gi", "1gi", "1 Gi", "1e3", "1.5Gi", "9223372036854775808", "9000000Pi", "+1"} {
-		if got, err := parseQuantity(value); err == nil {
+	for _, value := range []string{"", "0", "0Gi", "-1", "Gi", "1gi", "1 Gi", "1e3", "1.5Gi", "9223372036854775808",
+		"9000000Pi", "+1"} {
+		if got, err := ParseQuantity(value); err == nil {
 			t.Errorf("%q: got %d, want an error", value, got)
 		}
 	}
@@ -87,7 +102,7 @@ func TestParseQuantity(t *testing.T) {
 // TestParameterRegistry holds the registry to what the documentation generated from it promises.
 func TestParameterRegistry(t *testing.T) {
 	seen := map[string]bool{}
-	for _, spec := range Parameters {
+	for _, spec := range Specs {
 		if !regexp.MustCompile(`^slipstream\.dev/[a-z]+(-[a-z]+)*$`).MatchString(spec.Key) || seen[spec.Key] {
 			t.Errorf("%s: not kebab-case under the prefix, or twice", spec.Key)
 		}
@@ -102,14 +117,14 @@ func TestParameterRegistry(t *testing.T) {
 			continue
 		}
 		// The default written out must mean the same as the key left out.
-		var p, q volumeParameters
+		var p, q Volume
 		if err := p.applyOwn(spec.Key, spec.Default); err != nil {
 			t.Errorf("%s: default: %v", spec.Key, err)
 		}
 		p.replicableGiven, p.orderGiven = false, false
 		q.Order = p.Order
-		if p.settings() != q.settings() {
-			t.Errorf("%s: its default %q means %+v, its absence %+v", spec.Key, spec.Default, p.settings(), q.settings())
+		if p.Settings() != q.Settings() {
+			t.Errorf("%s: its default %q means %+v, its absence %+v", spec.Key, spec.Default, p.Settings(), q.Settings())
 		}
 	}
 }
@@ -135,16 +150,17 @@ func TestEditDistance(t *testing.T) {
 	})
 }
 
-// TestSnapshotParameters: a class's own field among the parameters is none of the driver's business; what looks like a mistyped key is.
+// TestSnapshotParameters: a class's own field among the parameters is none of the driver's business; what looks like a
+// mistyped key is.
 func TestSnapshotParameters(t *testing.T) {
-	p, err := parseSnapshotParameters(map[string]string{
-		"deletionPolicy": "Retain", "csi.storage.k8s.io/volumesnapshot/name": "s", ParamFreeze: "true",
+	p, err := ParseSnapshot(map[string]string{
+		"deletionPolicy": "Retain", "csi.storage.k8s.io/volumesnapshot/name": "s", KeyFreeze: "true",
 	})
 	if err != nil || !p.Freeze {
 		t.Errorf("%+v, %v", p, err)
 	}
-	for _, key := range []string{"deletionpolicy", "freeze", ParameterPrefix + "frieze"} {
-		if _, err := parseSnapshotParameters(map[string]string{key: "true"}); status.Code(err) != codes.InvalidArgument {
+	for _, key := range []string{"deletionpolicy", "freeze", Prefix + "frieze"} {
+		if _, err := ParseSnapshot(map[string]string{key: "true"}); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: %v", key, err)
 		}
 	}

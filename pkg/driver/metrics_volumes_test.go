@@ -8,35 +8,18 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
-
-func TestClaimOf(t *testing.T) {
-	for _, tt := range []struct {
-		name       string
-		parameters map[string]string
-		block      bool
-		want       *blockdev.ClaimRecord
-	}{
-		{"no provisioner", map[string]string{ParamReplicable: "true"}, true, nil},
-		{"a claim", map[string]string{paramClaimName: "orders", paramClaimNamespace: "shop", paramVolumeName: "pvc-1"}, false,
-			&blockdev.ClaimRecord{Name: "orders", Namespace: "shop", Volume: "pvc-1"}},
-		{"a raw block device", map[string]string{paramVolumeName: "pvc-1"}, true, &blockdev.ClaimRecord{Volume: "pvc-1", Block: true}},
-	} {
-		if diff := cmp.Diff(tt.want, claimOf(tt.parameters, tt.block)); diff != "" {
-			t.Errorf("%s: %s", tt.name, diff)
-		}
-	}
-}
 
 // The metadata that the provisioner adds stands in the record and in the metrics, and is no part of what a repeated
 // CreateVolume has to agree in.
 func TestClaimMetadata(t *testing.T) {
 	h := newNode(t, nil)
-	metadata := map[string]string{paramClaimName: "orders", paramClaimNamespace: "shop", paramVolumeName: "pvc-1"}
-	id := h.create("pvc-1", mountCapability(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, ""), metadata)
-	if again := h.create("pvc-1", mountCapability(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, ""), nil); again != id {
+	metadata := map[string]string{parameter.KeyClaimName: "orders", parameter.KeyClaimNamespace: "shop", parameter.KeyVolumeName: "pvc-1"}
+	id := h.create("pvc-1", capabilitytest.Mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, ""), metadata)
+	if again := h.create("pvc-1", capabilitytest.Mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, ""), nil); again != id {
 		t.Fatalf("without the metadata it is volume %s, not %s", again, id)
 	}
 	rec, err := h.d.volume(id)

@@ -1,4 +1,4 @@
-package driver
+package capability
 
 import (
 	"fmt"
@@ -9,9 +9,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Mount options come from StorageClasses and go to mount(8), which knows more than options of file systems: it attaches other files, runs
-// programs, binds and remounts. What is not an option of mounting this device with this file system is refused, what means something in
-// /etc/fstab only is left out, and so is what says nothing but the default. What is left has one form, so that two calls can be compared.
+// Mount options come from StorageClasses and go to mount(8), which knows more than options of file systems: it attaches
+// other files, runs programs, binds and remounts. What is not an option of mounting this device with this file system
+// is refused, what means something in /etc/fstab only is left out, and so is what says nothing but the default. What is
+// left has one form, so that two calls can be compared.
 
 // refusedOptions are options of mount(8), or of a file system, that reach past the volume.
 var refusedOptions = map[string]string{
@@ -32,8 +33,10 @@ var silentOptions = []string{"defaults", "auto", "noauto", "nofail", "_netdev", 
 	"rw", "dev", "suid", "exec", "async", "atime", "diratime", "symfollow", "loud", "nomand"}
 
 // contradictions are sets of options of which one at most can be given.
-var contradictions = [][]string{{"ro", "rw"}, {"dev", "nodev"}, {"suid", "nosuid"}, {"exec", "noexec"}, {"async", "sync"}, {"diratime", "nodiratime"},
-	{"symfollow", "nosymfollow"}, {"mand", "nomand"}, {"lazytime", "nolazytime"}, {"atime", "noatime", "relatime", "strictatime"}}
+var contradictions = [][]string{{"ro", "rw"}, {"dev", "nodev"}, {"suid", "nosuid"}, {"exec", "noexec"},
+	{"async", "sync"}, {"diratime", "nodiratime"},
+	{"symfollow", "nosymfollow"}, {"mand", "nomand"}, {"lazytime", "nolazytime"}, {"atime", "noatime", "relatime",
+		"strictatime"}}
 
 // parseMountOptions brings mount options into one form. Errors are status errors with InvalidArgument.
 func parseMountOptions(flags []string) ([]string, error) {
@@ -50,11 +53,13 @@ func parseMountOptions(flags []string) ([]string, error) {
 				return nil, status.Errorf(codes.InvalidArgument, "mount option %q is refused: %s", option, why)
 			}
 			if strings.HasPrefix(name, "X-") || strings.HasPrefix(name, "verity.") {
-				return nil, status.Errorf(codes.InvalidArgument, "mount option %q is refused: it is an instruction to mount(8), not an option of the file system", option)
+				return nil, status.Errorf(codes.InvalidArgument, "mount option %q is refused: it is an instruction to mount(8), "+
+					"not an option of the file system", option)
 			}
 			before, twice := values[name]
 			if twice && before != value {
-				return nil, status.Errorf(codes.InvalidArgument, "mount option %s is given twice, as %q and as %q", name, before, value)
+				return nil, status.Errorf(codes.InvalidArgument, "mount option %s is given twice, as %q and as %q", name, before,
+					value)
 			}
 			values[name] = value
 			given = append(given, name)
@@ -66,7 +71,8 @@ func parseMountOptions(flags []string) ([]string, error) {
 	for _, set := range contradictions {
 		both := slices.DeleteFunc(slices.Clone(set), func(name string) bool { return !slices.Contains(given, name) })
 		if len(both) > 1 {
-			return nil, status.Errorf(codes.InvalidArgument, "mount options %s contradict each other", strings.Join(both, " and "))
+			return nil, status.Errorf(codes.InvalidArgument, "mount options %s contradict each other",
+				strings.Join(both, " and "))
 		}
 	}
 	return options, nil
@@ -95,20 +101,20 @@ func splitOptions(list string) ([]string, error) {
 	return options, nil
 }
 
-// sameOptions compares mount options as sets. Those of a record of an earlier version may have another form.
-func sameOptions(recorded, wanted []string) bool {
-	has := recordedOptions(recorded)
-	return len(has) == len(wanted) && len(missingOptions(has, wanted)) == 0
+// SameOptions compares mount options as sets. Those of a record of an earlier version may have another form.
+func SameOptions(recorded, wanted []string) bool {
+	has := RecordedOptions(recorded)
+	return len(has) == len(wanted) && len(MissingOptions(has, wanted)) == 0
 }
 
-func recordedOptions(recorded []string) []string {
+func RecordedOptions(recorded []string) []string {
 	if parsed, err := parseMountOptions(recorded); err == nil {
 		return parsed
 	}
 	return recorded
 }
 
-// missingOptions are those of wanted that are not among has.
-func missingOptions(has, wanted []string) []string {
+// MissingOptions are those of wanted that are not among has.
+func MissingOptions(has, wanted []string) []string {
 	return slices.DeleteFunc(slices.Clone(wanted), func(o string) bool { return slices.Contains(has, o) })
 }

@@ -7,25 +7,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
-// Keys that csi-provisioner adds with --extra-create-metadata.
-const (
-	paramClaimName      = kubernetesPrefix + "pvc/name"
-	paramClaimNamespace = kubernetesPrefix + "pvc/namespace"
-	paramVolumeName     = kubernetesPrefix + "pv/name"
-)
-
-// claimOf is what the provisioner says about the claim that a volume is for; nil where there is none.
-func claimOf(parameters map[string]string, block bool) *blockdev.ClaimRecord {
-	claim := blockdev.ClaimRecord{
-		Name: parameters[paramClaimName], Namespace: parameters[paramClaimNamespace], Volume: parameters[paramVolumeName],
-	}
-	if claim == (blockdev.ClaimRecord{}) {
-		return nil
-	}
-	claim.Block = block
-	return &claim
-}
-
 // volumeMetrics are the pool's volumes, each with its claim. They are read from the records when they are scraped.
 type volumeMetrics struct {
 	d            *Driver

@@ -1,4 +1,4 @@
-package driver
+package parameter
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// groupVariables may be in ParamConsistencyGroup, so that one StorageClass makes a group for each namespace. Their values are what
-// the provisioner says of the claim when it runs with --extra-create-metadata.
+// groupVariables may be in ParamConsistencyGroup, so that one StorageClass makes a group for each namespace. Their
+// values are what the provisioner says of the claim when it runs with --extra-create-metadata.
 var groupVariables = map[string]string{
 	"${pvc.namespace}": kubernetesPrefix + "pvc/namespace",
 	"${pvc.name}":      kubernetesPrefix + "pvc/name",
@@ -33,7 +33,8 @@ func expandGroupTemplate(template string, value func(variable, key string) (stri
 		variable := "$" + after[:end+1]
 		key, known := groupVariables[variable]
 		if end < 0 || !known {
-			return "", fmt.Errorf("%q: after the $ there is no variable: ${pvc.namespace}, ${pvc.name} and ${pv.name} are known", template)
+			return "", fmt.Errorf("%q: after the $ there is no variable: ${pvc.namespace}, ${pvc.name} and ${pv.name} are known",
+				template)
 		}
 		text, err := value(variable, key)
 		if err != nil {
@@ -54,19 +55,20 @@ func checkGroupTemplate(template string) error {
 	return err
 }
 
-// expandParameters returns a CreateVolume's parameters with the group's name in place of its template. Everything after it, the volume's record
-// included, knows the name only.
-func expandParameters(parameters map[string]string) (map[string]string, error) {
-	template := parameters[ParamConsistencyGroup]
+// ExpandParameters returns a CreateVolume's parameters with the group's name in place of its template. Everything after
+// it, the volume's record included, knows the name only.
+func ExpandParameters(parameters map[string]string) (map[string]string, error) {
+	template := parameters[KeyConsistencyGroup]
 	if !isGroupTemplate(template) {
 		return parameters, nil
 	}
 	fail := func(err error) (map[string]string, error) {
-		return nil, status.Errorf(codes.InvalidArgument, "parameter %s: %v", ParamConsistencyGroup, err)
+		return nil, status.Errorf(codes.InvalidArgument, "parameter %s: %v", KeyConsistencyGroup, err)
 	}
 	name, err := expandGroupTemplate(template, func(variable, key string) (string, error) {
 		if parameters[key] == "" {
-			return "", fmt.Errorf("%q: the call says nothing about %s (%s): run the provisioner with --extra-create-metadata", template, variable, key)
+			return "", fmt.Errorf("%q: the call says nothing about %s (%s): run the provisioner with --extra-create-metadata",
+				template, variable, key)
 		}
 		return parameters[key], nil
 	})
@@ -77,6 +79,6 @@ func expandParameters(parameters map[string]string) (map[string]string, error) {
 		return fail(fmt.Errorf("%q for this claim: %w", template, err))
 	}
 	expanded := maps.Clone(parameters)
-	expanded[ParamConsistencyGroup] = name
+	expanded[KeyConsistencyGroup] = name
 	return expanded, nil
 }

@@ -1,0 +1,91 @@
+package parameter
+
+import (
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// GroupName is the group that parameters put a volume in; empty for none.
+func (p Volume) GroupName(volumeID string) string {
+	switch {
+	case p.Group != "":
+		return p.Group
+	case p.Remote != "" || p.groupTemplate != "":
+		return volumeID
+	}
+	return ""
+}
+
+// CreateGroup returns the request that creates a group with these parameters.
+func (p Volume) CreateGroup(name string) *sidecarpb.CreateGroupRequest {
+	return &sidecarpb.CreateGroupRequest{Name: name, Settings: p.GroupSettings(func(string) bool { return true })}
+}
+
+// GroupSettings returns the settings of a group for the keys that given accepts.
+func (p Volume) GroupSettings(given func(key string) bool) *sidecarpb.GroupSettings {
+	s := &sidecarpb.GroupSettings{}
+	if given(KeyRemote) {
+		s.Remote = &p.Remote
+	}
+	if given(KeyJournalSize) {
+		s.JournalSizeBytes = &p.JournalSizeBytes
+	}
+	if given(KeyJournalFull) {
+		s.JournalFull = new(p.JournalFullPolicy())
+	}
+	if given(KeyRPOTarget) {
+		s.RpoTargetMillis = &p.RPOTargetMillis
+	}
+	if given(KeyReplicationRate) {
+		s.ShipBytesPerSecond = &p.ShipBytesPerSecond
+	}
+	return s
+}
+
+// JournalFullPolicy returns the policy of the group's journal when it is full.
+func (p Volume) JournalFullPolicy() sidecarpb.JournalFull {
+	if p.JournalFull == JournalFullStall {
+		return sidecarpb.JournalFull_JOURNAL_FULL_STALL
+	}
+	return sidecarpb.JournalFull_JOURNAL_FULL_TRACK
+}
+
+// contradiction reports parameters that are given and say something else than the existing group. What is not given is
+// the group's own affair: a class may name a group that a person configured.
+func CheckGroup(group *sidecarpb.GroupStatus, p Volume) error {
+	differs := func(key string, want, have any) error {
+		return status.Errorf(codes.InvalidArgument,
+			"consistency group %q has %s %v, parameter %s says %v: all volumes of a group must agree", group.GetName(), key[len(Prefix):], have, key, want)
+	}
+	switch {
+	case p.Remote != "" && p.Remote != group.GetPeer():
+		return differs(KeyRemote, p.Remote, group.GetPeer())
+	case p.JournalSizeBytes != 0 && p.JournalSizeBytes != group.GetJournalSizeBytes():
+		return differs(KeyJournalSize, p.JournalSizeBytes, group.GetJournalSizeBytes())
+	case p.JournalFull != "" && p.JournalFullPolicy() != group.GetJournalFull():
+		return differs(KeyJournalFull, p.JournalFullPolicy(), group.GetJournalFull())
+	case p.RPOTargetMillis != 0 && float64(p.RPOTargetMillis)/1e3 != group.GetRpoTargetSeconds():
+		return differs(KeyRPOTarget, time.Duration(p.RPOTargetMillis)*time.Millisecond,
+			time.Duration(group.GetRpoTargetSeconds()*float64(time.Second)))
+	case p.ShipBytesPerSecond != 0 && p.ShipBytesPerSecond != group.GetShipBytesPerSecond():
+		return differs(KeyReplicationRate, p.ShipBytesPerSecond, group.GetShipBytesPerSecond())
+	}
+	return nil
+}
+
+// JournalLimitBytes is the most that the journal of the group will take that these parameters make.
+func (p Volume) JournalLimitBytes() int64 {
+	settings := core.Settings{JournalSizeBytes: p.JournalSizeBytes, JournalFull: core.PolicyTrack}
+	if settings.JournalSizeBytes == 0 {
+		settings.JournalSizeBytes = core.DefaultJournalBytes
+	}
+	if p.JournalFull == JournalFullStall {
+		settings.JournalFull = core.PolicyStall
+	}
+	return settings.JournalLimitBytes()
+}

@@ -1,0 +1,153 @@
+package parameter
+
+import (
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// knownKubernetesKeys are accepted. Names of claims and volumes are noted (see claimOf) and decide nothing.
+var knownKubernetesKeys = []string{
+	KeyFSType,
+	KeyClaimName,
+	KeyClaimNamespace,
+	KeyVolumeName,
+}
+
+// volumeParameters are the parameters of one volume, with defaults filled in.
+type Volume struct {
+	// FSType is empty unless the CO passed csi.storage.k8s.io/fstype.
+	FSType           string
+	Replicable       bool
+	Group            string
+	groupTemplate    string // in place of Group in a class; a creation's is expanded before (expandParameters)
+	Remote           string
+	Order            string
+	JournalSizeBytes int64 // 0: the replicator's default
+	JournalFull      string
+	RPOTargetMillis  int64
+	// ShipBytesPerSecond: 0 for no bound.
+	ShipBytesPerSecond int64
+	IOBytesPerSecond   int64 // 0 for no bound, as IOPS
+	IOPS               int64
+	Replication        string
+	Thick              bool
+
+	replicableGiven bool
+	orderGiven      bool
+}
+
+// parseParameters reads a StorageClass's parameters. Errors are status errors with InvalidArgument that name the key.
+func Parse(params map[string]string) (Volume, error) {
+	p := Volume{Order: OrderFlush}
+	keys := make([]string, 0, len(params))
+	for key := range params {
+		keys = append(keys, key)
+	}
+	// Sorted, so that of several mistakes always the same one is reported.
+	slices.Sort(keys)
+	for _, key := range keys {
+		if err := p.apply(key, params[key]); err != nil {
+			return Volume{}, err
+		}
+	}
+	return p, p.validate()
+}
+
+func (p *Volume) apply(key, value string) error {
+	switch {
+	case strings.HasPrefix(key, Prefix):
+		return p.applyOwn(key, value)
+	case key == KeyFSType:
+		p.FSType = value
+		return nil
+	case strings.HasPrefix(key, kubernetesPrefix):
+		// A later provisioner may send keys that are not known here, so only what looks like a misspelling is refused.
+		if nearest, distance := nearestKey(key, knownKubernetesKeys); distance > 0 && distance <= 2 {
+			return unknownKey(key, nearest)
+		}
+		return nil
+	case !strings.Contains(key, "/"):
+		// A key without a domain can only be meant for this driver; ignoring it would create another volume than asked for.
+		nearest, _ := nearestKey(Prefix+key, ownKeys())
+		return unknownKey(key, nearest)
+	default:
+		return nil
+	}
+}
+
+func (p *Volume) applyOwn(key, value string) error {
+	i := slices.IndexFunc(Specs, func(s Spec) bool { return s.Key == key })
+	if i < 0 {
+		nearest, _ := nearestKey(key, ownKeys())
+		return unknownKey(key, nearest)
+	}
+	spec := Specs[i]
+	if spec.Type == TypeEnum && !slices.Contains(spec.Values, value) {
+		return status.Errorf(codes.InvalidArgument, "parameter %s: %q is not one of %s", key, value,
+			strings.Join(spec.Values, ", "))
+	}
+	if err := spec.set(p, value); err != nil {
+		return status.Errorf(codes.InvalidArgument, "parameter %s: %v", key, err)
+	}
+	return nil
+}
+
+// validate checks what several keys say together.
+func (p *Volume) validate() error {
+	inGroup := ""
+	switch {
+	case p.Group != "" || p.groupTemplate != "":
+		inGroup = KeyConsistencyGroup
+	case p.Remote != "":
+		inGroup = KeyRemote
+	}
+	switch {
+	case p.Replication == ReplicationOff && inGroup != "":
+		return status.Errorf(codes.InvalidArgument, "parameter %s is %s, but %s asks for it: remove one of the two",
+			KeyReplication, p.Replication, inGroup)
+	case p.Replication == ReplicationOn && inGroup == "":
+		return status.Errorf(codes.InvalidArgument, "parameter %s is %s, but nothing says where: add %s or %s",
+			KeyReplication, p.Replication, KeyConsistencyGroup, KeyRemote)
+	}
+	if inGroup != "" {
+		if p.replicableGiven && !p.Replicable {
+			return status.Errorf(codes.InvalidArgument,
+				"parameter %s needs a replicable volume, but %s is false: remove one of the two", inGroup, KeyReplicable)
+		}
+		p.Replicable = true
+	}
+	if p.orderGiven && !p.Replicable {
+		return status.Errorf(codes.InvalidArgument,
+			"parameter %s has a meaning for replicable volumes only: add %s: \"true\" or remove it", KeyOrder, KeyReplicable)
+	}
+	if p.IOBytesPerSecond != 0 || p.IOPS != 0 {
+		key := KeyIOBytes
+		if p.IOBytesPerSecond == 0 {
+			key = KeyIOPS
+		}
+		if !p.Replicable {
+			return status.Errorf(codes.InvalidArgument, "parameter %s is for replicable volumes only, since the I/O of "+
+				"others goes by the kernel's loop driver alone: "+
+				"add %s: \"true\", or remove it and limit the pods (io.max of their cgroups)", key, KeyReplicable)
+		}
+	}
+	journalKey := ""
+	switch {
+	case p.JournalSizeBytes != 0:
+		journalKey = KeyJournalSize
+	case p.JournalFull != "":
+		journalKey = KeyJournalFull
+	case p.RPOTargetMillis != 0:
+		journalKey = KeyRPOTarget
+	case p.ShipBytesPerSecond != 0:
+		journalKey = KeyReplicationRate
+	}
+	if journalKey != "" && inGroup == "" {
+		return status.Errorf(codes.InvalidArgument,
+			"parameter %s describes a group: add %s or %s, or remove it", journalKey, KeyConsistencyGroup, KeyRemote)
+	}
+	return nil
+}
