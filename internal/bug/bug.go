@@ -19,6 +19,8 @@ const (
 	PromoteInSync Name = "promote-in-sync"
 	// FlushNothing completes flushes without a sync of the journal (breaks G4).
 	FlushNothing Name = "flush-nothing"
+	// AnswerBeforeDurable answers writes to volumes with order ack when they are appended, not durable (breaks G1, G4).
+	AnswerBeforeDurable Name = "answer-before-durable"
 	// NoResend does not ask the kernel to resend what was in flight at a kill (breaks G5).
 	NoResend Name = "no-resend"
 	// FollowAnyone accepts a primary whatever its timeline (breaks G6).

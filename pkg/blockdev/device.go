@@ -46,6 +46,16 @@ type AsyncFlusher interface {
 	FlushAsync(done func(error))
 }
 
+// Committer is a Device that makes writes durable in groups: one sync serves all who wait at that time.
+type Committer interface {
+	// Commit calls done with what Flush would return: before it returns itself, or later from another goroutine. done must
+	// not block.
+	//
+	// If it returns a function, nobody is syncing and the caller has to: it calls the function, once, soon. That syncs for
+	// all who wait, and goes on for those who come meanwhile, so it may take long. Until it is called they all wait.
+	Commit(done func(error)) (lead func())
+}
+
 // FlushStarter is a Device whose Flush is quicker when it is announced.
 type FlushStarter interface {
 	// StartFlush begins to write out what a Flush would have to, and does not wait for it. It promises nothing.

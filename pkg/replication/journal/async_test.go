@@ -81,3 +81,71 @@ func TestSyncAsyncFails(t *testing.T) {
 		t.Errorf("durable %d", j.Durable())
 	}
 }
+
+// TestSyncLater: the one who is told to leads, for all who come until it has, and those that come while it does. An error
+// reaches them all, and a journal that is closed meanwhile waits for the leader.
+func TestSyncLater(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	var gate atomic.Bool
+	fs := vfs.NewErrFS(vfs.NewMem(), func(op vfs.Op, _ string) error {
+		if op == vfs.OpDatasync && gate.Load() {
+			entered <- struct{}{}
+			<-release
+		}
+		return nil
+	})
+	j := mustOpen(t, testOptions(fs))
+	results := make(chan error, 10)
+	tell := func(err error) { results <- err }
+	mustAppend(t, j, 100, 1) // makes a segment
+	gate.Store(true)
+	lead := j.SyncLater(tell)
+	if lead == nil {
+		t.Fatal("nobody syncs, and the caller was not told to")
+	}
+	for range 2 {
+		mustAppend(t, j, 100, 2)
+		if j.SyncLater(tell) != nil {
+			t.Error("two leaders")
+		}
+	}
+	if len(results) > 0 {
+		t.Error("told before anybody synced")
+	}
+	led := make(chan struct{})
+	go func() {
+		lead()
+		close(led)
+	}()
+	<-entered
+	mustAppend(t, j, 100, 3)
+	if j.SyncLater(tell) != nil {
+		t.Error("a second leader while the first one syncs")
+	}
+	release <- struct{}{}
+	for range 3 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	<-entered // it goes on by itself
+	if len(results) > 0 {
+		t.Error("told before the second sync ended")
+	}
+	closed := make(chan error)
+	go func() { closed <- j.Close() }()
+	release <- struct{}{}
+	if err := <-results; err != nil {
+		t.Error(err)
+	}
+	<-led
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if lead := j.SyncLater(tell); lead != nil {
+		t.Error("a closed journal has a leader")
+	}
+	if err := <-results; !errors.Is(err, ErrClosed) {
+		t.Errorf("a closed journal: %v", err)
+	}
+}

@@ -25,6 +25,7 @@ func (j *Journal) Sync() error {
 			return nil
 		}
 		if !j.syncing {
+			j.syncing = true
 			return j.leadLocked()
 		}
 		j.cond.Wait()
@@ -35,18 +36,39 @@ func (j *Journal) Sync() error {
 // sleeps for it, so many volumes can wait for one fdatasync without a thread being woken for each. done is called without
 // locks and must not block.
 func (j *Journal) SyncAsync(done func(error)) {
+	if !j.enlist(done) {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	_ = j.leadLocked() // done has it
+}
+
+// SyncLater is SyncAsync for a caller that decides where the fdatasync is done. If it returns a function, nobody syncs yet:
+// the caller must call it, once. It does not only sync for done, it goes on in place while others come to wait, since a
+// hand-over to another thread costs more than it saves. Until it is called everybody who syncs waits.
+func (j *Journal) SyncLater(done func(error)) (lead func()) {
+	if !j.enlist(done) {
+		return nil
+	}
+	return j.lead
+}
+
+// enlist has done called by whoever does the next fdatasync, and reports whether that is the caller; or it calls done
+// itself when there is nothing to wait for.
+func (j *Journal) enlist(done func(error)) (leads bool) {
 	j.mu.Lock()
 	err := j.usableLocked()
 	if err != nil || j.durableAppended >= j.appended {
 		j.mu.Unlock()
 		done(err)
-		return
+		return false
 	}
+	defer j.mu.Unlock()
 	j.waiters = append(j.waiters, waiter{j.appended, done})
-	if !j.syncing {
-		_ = j.leadLocked() // done has it
-	}
-	j.mu.Unlock()
+	leads = !j.syncing
+	j.syncing = true
+	return leads
 }
 
 // waiter waits for the first so many appended records.
@@ -56,23 +78,25 @@ type waiter struct {
 }
 
 // leadLocked does one fdatasync for all who wait. For those who came meanwhile another goroutine goes on: the caller's
-// own work must not wait for theirs.
+// own work must not wait for theirs. The caller has set syncing.
 func (j *Journal) leadLocked() error {
-	j.syncing = true
 	err := j.syncOnceLocked()
 	if len(j.waiters) > 0 {
-		go func() {
-			j.mu.Lock()
-			defer j.mu.Unlock()
-			for len(j.waiters) > 0 {
-				_ = j.syncOnceLocked()
-			}
-			j.endSyncLocked()
-		}()
+		go j.lead()
 		return err
 	}
 	j.endSyncLocked()
 	return err
+}
+
+// lead does one fdatasync after the other until nobody waits. The caller has set syncing, or took it over.
+func (j *Journal) lead() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for len(j.waiters) > 0 {
+		_ = j.syncOnceLocked()
+	}
+	j.endSyncLocked()
 }
 
 func (j *Journal) endSyncLocked() {
