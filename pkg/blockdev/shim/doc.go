@@ -1,5 +1,5 @@
-// Package shim serves a blockdev.Device as one file on a FUSE mount, <mountpoint>/volume, speaking the kernel's protocol
-// on raw /dev/fuse. A loop device over that file is a replicable volume:
+// Package shim serves a blockdev.Device as one file on a FUSE mount, <mountpoint>/volume, speaking the kernel's
+// protocol on raw /dev/fuse. A loop device over that file is a replicable volume:
 //
 //	application -> filesystem -> /dev/loopN -> page cache of the FUSE file -> Server -> blockdev.Device
 //
@@ -9,35 +9,39 @@
 //
 // # Modes
 //
-// ModeFlush turns on the kernel's writeback cache: writes are absorbed and merged by the page cache and reach the Device
-// at writeback, at the latest at the fsync that makes them durable. Attach the loop device buffered.
+// ModeFlush turns on the kernel's writeback cache: writes are absorbed and merged by the page cache and reach the
+// Device at writeback, at the latest at the fsync that makes them durable. Attach the loop device buffered.
 //
-// ModeAck opens the file with direct I/O: every write has reached the Device before it is acknowledged. The loop device
-// must be attached with direct I/O (LO_FLAGS_DIRECT_IO). A buffered loop device works too, since the file's open flags
-// and not the loop device's decide about caching, but it runs its requests one after another.
+// ModeAck opens the file with direct I/O, and every write, discard and zeroing is durable in the Device before it is
+// acknowledged: a disk without a volatile cache. The first FSYNC is answered with ENOSYS, after which the kernel
+// sends none. The loop device must be attached with direct I/O (LO_FLAGS_DIRECT_IO). A buffered loop device works
+// too, since the file's open flags and not the loop device's decide about caching, but it runs its requests one after
+// another.
 //
 // # Outliving the process
 //
-// The mount lives as long as somebody holds the /dev/fuse descriptor. A keeper in another process holds a duplicate, and
-// State, what was negotiated at INIT, since no INIT comes again. After a crash a new process calls Adopt with both: it
-// asks the kernel to resend what was in flight (FUSE_NOTIFY_RESEND, kernel 6.9) and serves. Between death and adoption
-// I/O waits. A request may therefore arrive twice, the first time in a process that may have executed all, some or none
-// of it: Device writes, discards and zeroings must be idempotent, and they are, having a place and a content.
+// The mount lives as long as somebody holds the /dev/fuse descriptor. A keeper in another process holds a duplicate,
+// and State, what was negotiated at INIT, since no INIT comes again. After a crash a new process calls Adopt with
+// both: it asks the kernel to resend what was in flight (FUSE_NOTIFY_RESEND, kernel 6.9) and serves. Between death
+// and adoption I/O waits. A request may therefore arrive twice, the first time in a process that may have executed
+// all, some or none of it: Device writes, discards and zeroings must be idempotent, and they are, having a place and
+// a content.
 //
 // # What the serving process must not do
 //
-// A system call that waits for the mount must not be made by the process that serves it, other than by Unmount: after a
-// kill the waiting thread does not end before somebody serves again, the process does not end before its threads have,
-// and whoever starts the next process may wait for the end of the last one. Nothing in this package stats, opens or
-// syncs anything at or below the mount point, but for one moment in Mount (see teachNoPoll); where it has to know whether
-// something is mounted it reads /proc/self/mountinfo. Attaching a loop device, mounting, sync_file_range and fsync are other processes' work.
+// A system call that waits for the mount must not be made by the process that serves it, other than by Unmount: after
+// a kill the waiting thread does not end before somebody serves again, the process does not end before its threads
+// have, and whoever starts the next process may wait for the end of the last one. Nothing in this package stats,
+// opens or syncs anything at or below the mount point, but for one moment in Mount (see teachNoPoll); where it has to
+// know whether something is mounted it reads /proc/self/mountinfo. Attaching a loop device, mounting, sync_file_range
+// and fsync are other processes' work.
 //
 // # What other processes should know
 //
-// A process that has the file open and starts a child waits for the file's server: exec closes the child's copy, which
-// writes back the file's dirty pages, and the parent waits for exec. A loop device needs no open file once it is attached,
-// so close it then. And open it with the system call, not package os (see teachNoPoll), unless the mount is known to be
-// made by this package.
+// A process that has the file open and starts a child waits for the file's server: exec closes the child's copy,
+// which writes back the file's dirty pages, and the parent waits for exec. A loop device needs no open file once it
+// is attached, so close it then. And open it with the system call, not package os (see teachNoPoll), unless the mount
+// is known to be made by this package.
 //
 // # Wire format
 //
@@ -53,5 +57,6 @@
 //
 // # Concurrency
 //
-// All methods of Server are safe for concurrent use. How requests are spread over threads is described in readers.go.
+// All methods of Server are safe for concurrent use. How requests are spread over threads is described in readers.go
+// for ModeFlush, where each volume has threads of its own, and in workers.go for ModeAck, where all share a few.
 package shim

@@ -56,7 +56,7 @@ func TestReadPassesGatheredWrites(t *testing.T) {
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
-		r := reader{pool: &s.readers, s: s, buf: buf}
+		r := reader{pool: &s.readers, s: s, gathered: gathered{buf: buf}}
 		if served, ok := r.drain(false); served != 3 || !ok {
 			t.Errorf("served %d, %t", served, ok)
 		}

@@ -18,14 +18,15 @@ const (
 	gatherBytes = 256 << 10
 )
 
-// gathered is the writes that a reader has taken and not answered. A WRITE is gathered when it has been read, is done
-// with all others by flush, and answered after that. Behind a gathered one the reader takes other writes, and serves what
-// does not depend on them, such as reads: a Device may hold a write for long, and a read that this reader has taken is
-// nobody else's to answer. Before it does anything else, or sleeps, it flushes.
+// gathered is the writes that a reader or worker has taken and not done, with the buffer that they are in. A WRITE is
+// gathered when it has been read, and done with all others by execute. Behind a gathered one the reader takes other
+// writes, and serves what does not depend on them, such as reads: a Device may hold a write for long, and a read that
+// this reader has taken is nobody else's to answer. Before it does anything else, or sleeps, it flushes.
 //
 // The kernel may wait for any of them, and with resending a request that was read and not answered is not lost, however
 // long it stays here.
 type gathered struct {
+	buf    []byte
 	writes []gatheredWrite
 	batch  []blockdev.Write
 	end    int // of the last one's data in the buffer
@@ -34,8 +35,22 @@ type gathered struct {
 type gatheredWrite struct {
 	unique uint64
 	size   uint32 // what is acknowledged
-	errno  unix.Errno
 	write  blockdev.Write
+	outcome
+}
+
+// outcome is how a request ended.
+type outcome struct {
+	op     Op
+	called bool // the Device was called: it is to be observed
+	err    error
+	errno  unix.Errno
+}
+
+func (o *outcome) observe(s *Server, start time.Time) {
+	if o.called {
+		s.observed(o.op, start, o.err)
+	}
 }
 
 // next is where the data of the next request will lie in the reader's buffer, if it is a WRITE.
@@ -48,15 +63,15 @@ func (g *gathered) next() int {
 }
 
 // full says that the buffer has no room for another request of the largest size.
-func (r *reader) full(maxWriteBytes int) bool { return r.next()+maxWriteBytes > len(r.buf) }
+func (g *gathered) full(maxWriteBytes int) bool { return g.next()+maxWriteBytes > len(g.buf) }
 
-// gather takes a WRITE. Whether it lies inside the Device is decided by flush.
-func (r *reader) gather(h inHeader, body []byte) {
-	w := gatheredWrite{unique: h.unique}
-	w.size, w.write, w.errno = r.s.parseWrite(body)
-	at := r.next()
-	r.writes = append(r.writes, w)
-	r.end = at + len(w.write.Data)
+// gather takes a WRITE. Whether it lies inside the Device is decided by execute.
+func (g *gathered) gather(s *Server, h inHeader, body []byte) {
+	w := gatheredWrite{unique: h.unique, outcome: outcome{op: OpWrite}}
+	w.size, w.write, w.errno = s.parseWrite(body)
+	at := g.next()
+	g.writes = append(g.writes, w)
+	g.end = at + len(w.write.Data)
 }
 
 // flush does and answers what was gathered.
@@ -64,15 +79,20 @@ func (r *reader) flush() {
 	if len(r.writes) == 0 {
 		return
 	}
-	r.execute()
+	start := r.s.now()
+	r.s.deviceMu.RLock()
+	r.execute(r.s)
+	r.s.deviceMu.RUnlock()
 	for i := range r.writes {
 		w := &r.writes[i]
-		r.s.limited(w, writeReply(r.buf, w))
+		w.observe(r.s, start)
+		h := inHeader{opcode: opWrite, unique: w.unique}
+		r.s.limited(h, w.size, w.errno, writeReply(r.buf, w.unique, w.size, w.errno))
 	}
 	n := uint64(len(r.writes))
 	r.writes = r.writes[:0]
 	// The flush that has sent them is being woken. Meanwhile the disk can begin with what it will wait for.
-	if before := r.s.unflushed.Add(n) - n; before < maxExpectedWrites && r.s.state.Mode == ModeFlush {
+	if before := r.s.unflushed.Add(n) - n; before < maxExpectedWrites {
 		r.s.startFlush()
 	}
 }
@@ -91,85 +111,77 @@ func (s *Server) startFlush() {
 }
 
 // execute does what was gathered and notes how each write ended. The Device's error is that of the write it stopped at,
-// and of all behind it, which were not tried.
-func (r *reader) execute() {
-	s := r.s
-	s.deviceMu.RLock()
-	r.batch = r.batch[:0]
-	for i := range r.writes {
-		w := &r.writes[i]
+// and of all behind it, which were not tried. The caller holds the Device.
+func (g *gathered) execute(s *Server) {
+	g.batch = g.batch[:0]
+	for i := range g.writes {
+		w := &g.writes[i]
 		if w.errno == 0 {
 			w.errno = s.clampWrite(&w.write, w.size)
 		}
 		if w.errno == 0 && len(w.write.Data) > 0 {
-			r.batch = append(r.batch, w.write)
+			g.batch = append(g.batch, w.write)
 		}
 	}
-	done, errno := s.writeAll(r.batch)
-	s.deviceMu.RUnlock()
-	for i := range r.writes {
-		w := &r.writes[i]
-		if w.errno == 0 && len(w.write.Data) > 0 {
-			if done == 0 {
-				w.errno = errno
-			} else {
-				done--
-			}
-		}
+	done, err := s.writeAll(g.batch)
+	var errno unix.Errno
+	if err != nil {
+		errno = s.errno(OpWrite, g.batch[done].Off, int64(len(g.batch[done].Data)), err)
 	}
-	clear(r.batch)
+	for i := range g.writes {
+		w := &g.writes[i]
+		data := len(w.write.Data) > 0
+		w.write.Data = nil // the buffer is used again
+		if w.errno != 0 || !data {
+			continue
+		}
+		if done < 0 {
+			w.errno = errno
+			continue
+		}
+		w.called = true
+		if done == 0 && err != nil {
+			w.errno, w.err = errno, err
+		}
+		done--
+	}
+	clear(g.batch)
 }
 
 // writeAll writes as much as it can, and returns how many writes it did and why no more.
-func (s *Server) writeAll(writes []blockdev.Write) (done int, errno unix.Errno) {
+func (s *Server) writeAll(writes []blockdev.Write) (done int, err error) {
 	if len(writes) == 0 {
-		return 0, 0
+		return 0, nil
 	}
-	start := s.now()
-	var err error
 	if b, ok := s.device.(blockdev.BatchWriter); ok && len(writes) > 1 {
 		done, err = b.WriteBatch(writes)
 		if err == nil && done != len(writes) {
 			err = errShortWrite
 		}
-	} else {
-		for ; done < len(writes) && err == nil; done++ {
-			var n int
-			n, err = s.device.WriteAt(writes[done].Data, writes[done].Off)
-			if err == nil && n != len(writes[done].Data) {
-				err = errShortWrite
-			}
+		return done, err
+	}
+	for ; done < len(writes); done++ {
+		n, err := s.device.WriteAt(writes[done].Data, writes[done].Off)
+		if err == nil && n != len(writes[done].Data) {
+			err = errShortWrite
 		}
 		if err != nil {
-			done--
+			return done, err
 		}
 	}
-	if s.observe != nil {
-		each := time.Since(start) / time.Duration(len(writes))
-		for i := range writes {
-			if i == done {
-				s.observe(OpWrite, each, err)
-				break
-			}
-			s.observe(OpWrite, each, nil)
-		}
-	}
-	if err == nil {
-		return done, 0
-	}
-	return done, s.errno(OpWrite, writes[done].Off, int64(len(writes[done].Data)), err)
+	return done, nil
 }
 
-// writeReply builds the reply to a write in the place before the data of buf's first request, where nothing else is.
-func writeReply(buf []byte, w *gatheredWrite) []byte {
+// writeReply builds the reply to a write in buf.
+func writeReply(buf []byte, unique uint64, size uint32, errno unix.Errno) []byte {
 	out := buf[:outHeaderSize+writeOutSize]
-	if w.errno != 0 {
+	if errno != 0 {
 		out = out[:outHeaderSize]
 	} else {
-		native.PutUint32(out[outHeaderSize:], w.size)
+		native.PutUint32(out[outHeaderSize:], size)
 		native.PutUint32(out[outHeaderSize+4:], 0)
 	}
-	putOutHeader(out, len(out), -int32(w.errno), w.unique)
+	putOutHeader(out, len(out), -int32(errno), unique)
 	return out
 }
 

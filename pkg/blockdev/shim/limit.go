@@ -11,8 +11,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/tokenbucket"
 )
 
-// Limits bound a volume's reads and writes together. 0 is no bound. Flushes, discards and zeroing are not counted: others may wait for
-// a flush, and the rest moves no data.
+// Limits bound a volume's reads and writes together. 0 is no bound. Flushes, discards and zeroing are not counted:
+// others may wait for a flush, and the rest moves no data.
 type Limits struct {
 	BytesPerSecond int64
 	// OperationsPerSecond counts requests as they come here, after the page cache has merged or split them.
@@ -22,8 +22,9 @@ type Limits struct {
 // limitBurst is how much time's worth of I/O an idle volume saves up.
 const limitBurst = 100 * time.Millisecond
 
-// heldRequest is a request that waits for its turn. A write is done, and its reply waits. A read is still to be done, since its reply would
-// take the memory of what it has read: as much for each request in flight as the largest one is long.
+// heldRequest is a request that waits for its turn. A write is done, and its reply waits. A read is still to be done,
+// since its reply would take the memory of what it has read: as much for each request in flight as the largest one is
+// long.
 type heldRequest struct {
 	header inHeader
 	bytes  int64
@@ -33,8 +34,9 @@ type heldRequest struct {
 
 const replySize = outHeaderSize + writeOutSize
 
-// turns decides when requests have their turn: in the order in which they came, each when it and all before it are paid for. It has no
-// clock. Only the first in line is charged, so that what a change of limits finds waiting is subject to the new ones.
+// turns decides when requests have their turn: in the order in which they came, each when it and all before it are
+// paid for. It has no clock. Only the first in line is charged, so that what a change of limits finds waiting is
+// subject to the new ones.
 type turns struct {
 	bytes, operations tokenbucket.Bucket
 	waiting           []heldRequest
@@ -85,8 +87,9 @@ const maxLimitedReads = 4
 // noMemoryWait is how long a read waits for memory before it asks again.
 const noMemoryWait = time.Second
 
-// limiter holds requests back without holding anything else: no reader waits, a timer answers. A reply that is held is not lost with the
-// process, as the kernel sends what has not been answered again. While nobody has set limits it costs one atomic load.
+// limiter holds requests back without holding anything else: no reader waits, a timer answers. A reply that is held
+// is not lost with the process, as the kernel sends what has not been answered again. While nobody has set limits it
+// costs one atomic load.
 type limiter struct {
 	s     *Server
 	begin time.Time
@@ -159,6 +162,17 @@ func (m *limiter) holdRead(h inHeader, body []byte) bool {
 		r.header = h
 		r.n = copy(r.body[:], body[:readInSize])
 	})
+}
+
+// readAside has a read done by another goroutine, whose turn it is. It reports false if that is not possible.
+func (m *limiter) readAside(h inHeader, body []byte) bool {
+	if len(body) < readInSize {
+		return false
+	}
+	r := heldRequest{header: h}
+	r.n = copy(r.body[:], body[:readInSize])
+	m.finish(&r)
+	return true
 }
 
 // release is the timer's function.
@@ -247,7 +261,8 @@ func (m *limiter) close() {
 // SetLimits changes what the volume's I/O is bounded to. It takes effect at once, also for requests that wait.
 func (s *Server) SetLimits(l Limits) { s.limiter.set(l) }
 
-// Limits returns what the volume's I/O is bounded to, and how many requests have had to wait for it since the server began.
+// Limits returns what the volume's I/O is bounded to, and how many requests have had to wait for it since the server
+// began.
 func (s *Server) Limits() (l Limits, delayed int64) {
 	s.limiter.mu.Lock()
 	defer s.limiter.mu.Unlock()
@@ -255,9 +270,8 @@ func (s *Server) Limits() (l Limits, delayed int64) {
 }
 
 // limited answers a write, or has its reply wait.
-func (s *Server) limited(w *gatheredWrite, reply []byte) {
-	h := inHeader{opcode: opWrite, unique: w.unique}
-	if w.errno != unix.Errno(0) || !s.limiter.holdWrite(h, int64(w.size), reply) {
+func (s *Server) limited(h inHeader, size uint32, errno unix.Errno, reply []byte) {
+	if errno != 0 || !s.limiter.holdWrite(h, int64(size), reply) {
 		s.reply(h, reply)
 	}
 }

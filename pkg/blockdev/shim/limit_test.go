@@ -109,7 +109,7 @@ func TestHeldReplies(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer freeBuffer(buf)
-	r := reader{pool: &s.readers, s: s, buf: buf}
+	r := reader{pool: &s.readers, s: s, gathered: gathered{buf: buf}}
 	send := func(frame []byte) {
 		t.Helper()
 		if err := unix.Sendto(fds[1], frame, 0, nil); err != nil {

@@ -64,9 +64,7 @@ func (s *Server) handleMeta(h inHeader, body, payload []byte) (int, unix.Errno) 
 		}
 		return readdir(native.Uint64(body[8:]), native.Uint32(body[16:]), payload), 0
 	case opStatfs:
-		s.deviceMu.RLock()
 		size := s.device.Size()
-		s.deviceMu.RUnlock()
 		clear(payload[:statfsOutSize])
 		native.PutUint64(payload[0:], uint64(size)/pageSize) // blocks; none are free
 		native.PutUint64(payload[24:], 2)                    // files

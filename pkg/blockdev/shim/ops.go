@@ -13,6 +13,20 @@ import (
 // handle executes one request whose body lies in buf and builds the reply at buf[replyOffset:]. It returns the reply's
 // length, 0 for requests that take none. Bodies are decoded before the reply, which overlaps them, is written.
 func (s *Server) handle(h inHeader, body, buf []byte) int {
+	if needsDevice(h.opcode) {
+		s.deviceMu.RLock()
+		defer s.deviceMu.RUnlock()
+	}
+	return s.handleLocked(h, body, buf)
+}
+
+// needsDevice says which requests use the Device; for the others it need not be held.
+func needsDevice(opcode uint32) bool {
+	return opcode == opRead || opcode == opFallocate || opcode == opStatfs
+}
+
+// handleLocked is handle for a caller that holds the Device, if the request needs it.
+func (s *Server) handleLocked(h inHeader, body, buf []byte) int {
 	payload := buf[dataOffset:]
 	n, errno := 0, unix.Errno(0)
 	switch h.opcode {
@@ -23,7 +37,10 @@ func (s *Server) handle(h inHeader, body, buf []byte) int {
 	case opRead:
 		n, errno = s.read(body, payload)
 	case opFallocate:
-		errno = s.fallocate(body)
+		start := s.now()
+		o := s.fallocate(body)
+		o.observe(s, start)
+		errno = o.errno
 	default:
 		n, errno = s.handleMeta(h, body, payload)
 	}
@@ -43,8 +60,6 @@ func (s *Server) read(body, payload []byte) (int, unix.Errno) {
 		return 0, unix.EINVAL
 	}
 	p := payload[:size]
-	s.deviceMu.RLock()
-	defer s.deviceMu.RUnlock()
 	// Between the Device's end and the file's there is nothing, which reads as zeros: the page cache reads whole pages
 	// and ahead.
 	n := min(int64(size), max(s.device.Size()-int64(off), 0))
@@ -114,40 +129,37 @@ func (s *Server) fsync(h inHeader, reply func(h inHeader, b []byte)) {
 
 // fallocate maps what the loop device sends for discards and write-zeroes. A plain preallocation has nothing to do: the
 // file has its size, and whether space is reserved is the volume's property.
-func (s *Server) fallocate(body []byte) unix.Errno {
+func (s *Server) fallocate(body []byte) outcome {
 	if len(body) < fallocateInSize {
-		return unix.EINVAL
+		return outcome{errno: unix.EINVAL}
 	}
 	off, length, mode := native.Uint64(body[8:]), native.Uint64(body[16:]), native.Uint32(body[24:])
 	if off > uint64(s.state.FileSizeBytes) || length > uint64(s.state.FileSizeBytes)-off {
-		return unix.EFBIG
+		return outcome{errno: unix.EFBIG}
 	}
-	op := OpZero
+	o := outcome{op: OpZero}
 	switch mode {
 	case fallocPunchHole | fallocKeepSize:
-		op = OpDiscard
+		o.op = OpDiscard
 	case fallocZeroRange, fallocZeroRange | fallocKeepSize:
 	case 0, fallocKeepSize:
-		return 0
+		return o
 	default:
-		return unix.EOPNOTSUPP
+		return outcome{errno: unix.EOPNOTSUPP}
 	}
-	s.deviceMu.RLock()
-	defer s.deviceMu.RUnlock()
 	// What lies behind the Device reads as zeros already.
 	n := min(int64(length), max(s.device.Size()-int64(off), 0))
 	if n == 0 {
-		return 0
+		return o
 	}
-	start := s.now()
-	var err error
-	if op == OpDiscard {
-		err = s.device.Discard(int64(off), n)
+	o.called = true
+	if o.op == OpDiscard {
+		o.err = s.device.Discard(int64(off), n)
 	} else {
-		err = s.device.Zero(int64(off), n)
+		o.err = s.device.Zero(int64(off), n)
 	}
-	s.observed(op, start, err)
-	return s.errno(op, int64(off), n, err)
+	o.errno = s.errno(o.op, int64(off), n, o.err)
+	return o
 }
 
 // errno maps a Device's error. ENOSPC keeps its meaning, since a file system above may be able to say it to its user;

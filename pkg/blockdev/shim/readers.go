@@ -10,11 +10,12 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Readers are goroutines that take requests from /dev/fuse, serve and answer them. What a request costs is not copying but
-// waking threads: on the machines measured, waking one on another core takes longer than everything else that is done for
-// a small write. So a reader takes all there is before it sleeps: it reads without blocking until the queue is empty, and
-// only then waits in poll(2). Writes that it finds together, as those that a flush sends, go to the Device as one batch and
-// are answered together, so that the flush which waits for them is woken once (see gather.go).
+// Readers are goroutines of a volume whose mode is ModeFlush. They take requests from /dev/fuse, serve and answer
+// them. What a request costs is not copying but waking threads: on the machines measured, waking one on another core
+// takes longer than everything else that is done for a small write. So a reader takes all there is before it sleeps:
+// it reads without blocking until the queue is empty, and only then waits in poll(2). Writes that it finds together,
+// as those that a flush sends, go to the Device as one batch and are answered together, so that the flush which waits
+// for them is woken once (see gather.go).
 //
 // Reading and answering never block, so they are made without telling Go's scheduler, which would otherwise look after
 // the thread by way of other threads. Alternatives that lost:
@@ -26,19 +27,18 @@ import (
 //   - as many readers as requests may block: under load all of them run, and on few cores they take turns instead of
 //     working off the queue (see maxIdleReaders).
 //
-// The rule is that one reader is always free to read, or one is started before anybody misses it. Behind a loop device
-// with the writeback cache nobody does for some time: the loop device runs its requests one after another, so while it
-// waits for a flush or a read, all that can come is writeback that nobody waits for. There a timer looks after
-// watchInterval whether anything got done since, and only then starts a reader. With direct I/O requests come side by
-// side, and those that are expected to block (fsync, fallocate, reads) start a reader at once when they are taken by the
-// last idle one. A reader that finds enough others idle when it is done ends.
+// The rule is that one reader is always free to read, or one is started before anybody misses it. Behind a loop
+// device with the writeback cache nobody does for some time: the loop device runs its requests one after another, so
+// while it waits for a flush or a read, all that can come is writeback that nobody waits for. So a timer looks after
+// watchInterval whether anything got done since, and only then starts a reader. A reader that finds enough others
+// idle when it is done ends.
 //
 // stop wakes them through an eventfd in the same poll.
 
 const (
-	// maxIdleReaders is how many readers stay when they have nothing to do. The kernel wakes all that poll, on other cores
-	// too. Measured with fio (4 KiB, loop device over a Device in memory, 2 busy cores, so trust the direction only): 2 was
-	// slower than 1 for writes, 3 slower than 2.
+	// maxIdleReaders is how many readers stay when they have nothing to do. The kernel wakes all that poll, on other
+	// cores too. Measured with fio (4 KiB, loop device over a Device in memory, 2 busy cores, so trust the direction
+	// only): 2 was slower than 1 for writes, 3 slower than 2.
 	maxIdleReaders = 1
 
 	// watchInterval is how long a request that was not expected to block may keep the last reader before another one is
@@ -66,11 +66,15 @@ type readerPool struct {
 	watchedCount uint64 // completed when the watch was last looked at; touched by the armed timer only
 }
 
-func (p *readerPool) start(s *Server, stopFD int) {
-	p.stopFD = stopFD
+func (p *readerPool) start(s *Server) error {
+	var err error
+	if p.stopFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("make an eventfd: %w", err)
+	}
 	p.watch = time.AfterFunc(time.Hour, func() { p.lookAfter(s) })
 	p.watch.Stop()
 	p.spawn(s)
+	return nil
 }
 
 // spawn starts a reader unless there are enough or the server stops.
@@ -92,7 +96,7 @@ func (p *readerPool) spawn(s *Server) {
 	p.total++
 	p.idle.Add(1)
 	go func() {
-		r := reader{pool: p, s: s, buf: buf}
+		r := reader{pool: p, s: s, gathered: gathered{buf: buf}}
 		r.run()
 		p.ended(s, buf)
 	}()
@@ -122,7 +126,6 @@ func (p *readerPool) ended(s *Server, buf []byte) {
 type reader struct {
 	pool *readerPool
 	s    *Server
-	buf  []byte
 	gathered
 }
 
@@ -184,19 +187,15 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 		served++
 		h, body, parsed := parseInHeader(r.buf[at-requestHead:][:n])
 		if !parsed {
-			klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID, "bytes", n, "opcode", h.opcode, "length", h.len)
+			klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID,
+				"bytes", n, "opcode", h.opcode, "length", h.len)
 			continue
 		}
 		if last {
-			if s.state.Mode == ModeAck && mayBlock(h.opcode) {
-				r.pool.spawn(s)
-				last = false
-			} else {
-				r.pool.armWatch()
-			}
+			r.pool.armWatch()
 		}
 		if h.opcode == opWrite {
-			r.gather(h, body)
+			r.gather(s, h, body)
 			if r.full(int(s.state.MaxWriteBytes)) {
 				r.flush()
 			}
@@ -228,9 +227,9 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 // stay is what a reader asks when it has answered a request: whether it should read the next one, for which it is then
 // counted as idle, or end.
 //
-// Whoever is counted will read, and whoever ends was not counted: so the idle reader for whose sake one ends either stays,
-// or takes a request and starts another. Counting first and taking it back when there are too many is wrong: two readers
-// can both see the other's count, and both end.
+// Whoever is counted will read, and whoever ends was not counted: so the idle reader for whose sake one ends either
+// stays, or takes a request and starts another. Counting first and taking it back when there are too many is wrong:
+// two readers can both see the other's count, and both end.
 func (p *readerPool) stay() bool {
 	for {
 		n := p.idle.Load()
@@ -241,15 +240,6 @@ func (p *readerPool) stay() bool {
 			return true
 		}
 	}
-}
-
-// mayBlock says for which requests another reader is started at once if there is none.
-func mayBlock(opcode uint32) bool {
-	switch opcode {
-	case opFsync, opFallocate, opRead:
-		return true
-	}
-	return false
 }
 
 func (p *readerPool) armWatch() {

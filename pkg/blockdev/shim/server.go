@@ -57,8 +57,8 @@ type Config struct {
 	// VolumeID is the mount's source in mountinfo and names the volume in logs and errors. Adopt refuses a State of
 	// another volume.
 	VolumeID string
-	// MaxReaders bounds the threads that serve the volume, and with them the requests that may block in the Device at
-	// the same time. 0 means 16; less than 2 is taken as 2, since a flush must not stop writes from being served.
+	// MaxReaders bounds the threads that serve the volume at the same time, and with them the requests that may block in
+	// the Device. 0 means 16; less than 2 is taken as 2, since a flush must not stop writes from being served.
 	MaxReaders int
 	// Observe, if not nil, is told of every call of the Device. It runs in the thread that serves and must not block.
 	Observe func(op Op, d time.Duration, err error)
@@ -102,13 +102,14 @@ type Server struct {
 	observe    func(op Op, d time.Duration, err error)
 
 	dev *os.File
-	fd  int // dev's descriptor, valid until the last reader has ended
+	fd  int // dev's descriptor, valid until serving ends
 
 	// deviceMu is held for reading around each call of device, so that Swap waits for the calls in flight.
 	deviceMu sync.RWMutex
 	device   blockdev.Device
 
-	readers   readerPool
+	readers   readerPool  // of ModeFlush
+	share     volumeShare // of ModeAck
 	limiter   *limiter
 	unflushed atomic.Uint64 // writes since the last flush
 	mtime     atomic.Int64  // Unix nanoseconds, what SETATTR set last
@@ -175,12 +176,10 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 	if err := st.validate(); err != nil {
 		return fail(err)
 	}
-	stopFD, err := prepareReaders(int(f.Fd()))
-	if err != nil {
+	s := newServer(f, st, cfg, dev)
+	if err := s.start(); err != nil {
 		return fail(err)
 	}
-	s := newServer(f, st, cfg, dev)
-	s.readers.start(s, stopFD)
 	if err := s.teachNoPoll(); err != nil {
 		// The readers own the descriptor now.
 		if uerr := unix.Unmount(path, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); uerr != nil {
@@ -246,12 +245,10 @@ func Adopt(fd *os.File, st State, cfg Config, dev blockdev.Device) (*Server, err
 		}
 		return nil, fmt.Errorf("adopt volume %q: ask the kernel to resend requests: %w", st.VolumeID, err)
 	}
-	stopFD, err := prepareReaders(raw)
-	if err != nil {
+	s := newServer(fd, st, cfg, dev)
+	if err := s.start(); err != nil {
 		return nil, fmt.Errorf("adopt volume %q: %w", st.VolumeID, err)
 	}
-	s := newServer(fd, st, cfg, dev)
-	s.readers.start(s, stopFD)
 	klog.InfoS("Serving adopted volume", "volume", st.VolumeID, "mountPoint", st.MountPoint, "mode", st.Mode, "device", st.Device)
 	return s, nil
 }
@@ -267,15 +264,15 @@ func requestResend(fd int) error {
 	return err
 }
 
-// prepareReaders makes the descriptor ready to be read from without blocking, and an eventfd to stop the readers.
-func prepareReaders(fd int) (stopFD int, err error) {
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return -1, fmt.Errorf("make /dev/fuse non-blocking: %w", err)
+// start begins to serve.
+func (s *Server) start() error {
+	if err := unix.SetNonblock(s.fd, true); err != nil {
+		return fmt.Errorf("make /dev/fuse non-blocking: %w", err)
 	}
-	if stopFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return -1, fmt.Errorf("make an eventfd: %w", err)
+	if s.state.Mode == ModeAck {
+		return serveShared(s)
 	}
-	return stopFD, nil
+	return s.readers.start(s)
 }
 
 func newServer(f *os.File, st State, cfg Config, dev blockdev.Device) *Server {
@@ -381,6 +378,11 @@ func (s *Server) Unmount() error {
 //
 // It waits for Device calls in flight, as long as they take. A second Close waits for the first.
 func (s *Server) Close() error {
+	if s.state.Mode == ModeAck {
+		s.share.pool.stopVolume(s)
+		<-s.done
+		return nil
+	}
 	if err := s.readers.stop(s); err != nil {
 		return fmt.Errorf("close volume %q: %w", s.state.VolumeID, err)
 	}
@@ -412,11 +414,13 @@ func (s *Server) fail(err error) {
 	}
 }
 
-// finish runs when the last reader has ended.
+// finish runs when nobody serves the volume any more.
 func (s *Server) finish() {
 	s.doneOnce.Do(func() {
 		s.dev.Close()
-		_ = unix.Close(s.readers.stopFD)
+		if s.state.Mode == ModeFlush {
+			_ = unix.Close(s.readers.stopFD)
+		}
 		if err := s.Err(); err != nil {
 			klog.ErrorS(err, "Volume is not served any more", "mountPoint", s.state.MountPoint)
 		} else {

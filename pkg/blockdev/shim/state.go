@@ -14,8 +14,8 @@ type Mode uint8
 const (
 	// ModeFlush uses the kernel's writeback cache. Attach the loop device buffered.
 	ModeFlush Mode = iota
-	// ModeAck uses direct I/O: a write has reached the Device when it is acknowledged. Attach the loop device with
-	// LO_FLAGS_DIRECT_IO.
+	// ModeAck uses direct I/O: a write, discard or zeroing is durable when it is acknowledged, so nothing needs a flush.
+	// Attach the loop device with LO_FLAGS_DIRECT_IO.
 	ModeAck
 )
 
@@ -60,6 +60,10 @@ const (
 	// stateVersion changes when a field changes its meaning. A reader refuses other versions: guessing what was
 	// negotiated with a kernel corrupts data.
 	stateVersion = 1
+	// ackStateVersion is the version of a state with ModeAck. Version 1 is from releases that answered writes before they
+	// were durable, and needed flushes. This release may adopt their mounts, and they must not adopt those of this one,
+	// whose kernel sends no flushes.
+	ackStateVersion = 2
 
 	pageSize = 4096
 	// maxWriteBytes is the largest WRITE and READ asked for at INIT, and the kernel's default limit
@@ -104,8 +108,12 @@ func (st State) Marshal() ([]byte, error) {
 	if err := st.validate(); err != nil {
 		return nil, err
 	}
+	version := stateVersion
+	if st.Mode == ModeAck {
+		version = ackStateVersion
+	}
 	return json.Marshal(stateJSON{
-		Version:       stateVersion,
+		Version:       version,
 		VolumeID:      st.VolumeID,
 		MountPoint:    st.MountPoint,
 		Mode:          st.Mode,
@@ -124,8 +132,9 @@ func ParseState(b []byte) (State, error) {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return State{}, fmt.Errorf("shim state: %w", err)
 	}
-	if j.Version != stateVersion {
-		return State{}, fmt.Errorf("shim state of volume %q has version %d, this release reads %d: serve it with the release that mounted it", j.VolumeID, j.Version, stateVersion)
+	if j.Version != stateVersion && (j.Version != ackStateVersion || j.Mode != ModeAck) {
+		return State{}, fmt.Errorf("shim state of volume %q has version %d, this release reads up to %d: serve it with the release that mounted it",
+			j.VolumeID, j.Version, ackStateVersion)
 	}
 	st := State{
 		VolumeID:      j.VolumeID,
