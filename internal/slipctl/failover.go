@@ -27,7 +27,7 @@ func (c *cli) groupPromote() *cobra.Command {
 						return err
 					}
 					explainForce(c.err, before)
-					if !yes && before.GetRole() != "primary" {
+					if !yes && before.GetRole() != sidecarpb.Role_ROLE_PRIMARY {
 						if err := c.confirm("Promote "+name+"?", "--yes"); err != nil {
 							return err
 						}
@@ -55,7 +55,7 @@ func (c *cli) groupPromote() *cobra.Command {
 
 // explainForce says what a forced promotion will do, from what is known before it.
 func explainForce(w io.Writer, g *sidecarpb.GroupStatus) {
-	if g.GetRole() == "primary" {
+	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY {
 		return
 	}
 	fmt.Fprintf(w, "A forced promotion of %s:\n", g.GetName())

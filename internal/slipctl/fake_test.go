@@ -31,12 +31,12 @@ func serveFake(socket string) (stop func(), err error) {
 	server := grpc.NewServer()
 	sidecarpb.RegisterSidecarServer(server, &fakeSidecar{groups: map[string]*sidecarpb.GroupStatus{
 		"copy": {
-			Name: "copy", GroupId: "g-0", Role: "secondary", State: "streaming", Peer: "site-a", Connected: true, Promotable: true,
+			Name: "copy", GroupId: "g-0", Role: sidecarpb.Role_ROLE_SECONDARY, State: sidecarpb.GroupState_GROUP_STATE_STREAMING, Peer: "site-a", Connected: true, Promotable: true,
 			Timeline: "t0", HeadOrdinal: 90, DurableOrdinal: 90, AppliedOrdinal: 80, LagOrdinals: new(uint64(10)), LagBytes: new(uint64(40960)), LagSeconds: new(0.25),
 			JournalSizeBytes: 1 << 30, JournalUsedBytes: 5 << 20,
 			Volumes: []*sidecarpb.VolumeStatus{{VolumeId: "vol-1", SizeBytes: 1 << 30, UnappliedBytes: 4096}},
 		},
-		"broken": {Name: "broken", GroupId: "g-1", Role: "secondary", State: "syncing", StateReason: "the first copy is running", Peer: "site-a",
+		"broken": {Name: "broken", GroupId: "g-1", Role: sidecarpb.Role_ROLE_SECONDARY, State: sidecarpb.GroupState_GROUP_STATE_SYNCING, StateReason: "the first copy is running", Peer: "site-a",
 			SyncDoneBytes: new(uint64(1 << 20)), SyncTotalBytes: new(uint64(4 << 20))},
 	}})
 	var serving sync.WaitGroup
@@ -65,7 +65,7 @@ func (f *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupReq
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
 	f.groups[r.GetName()] = &sidecarpb.GroupStatus{
-		Name: r.GetName(), GroupId: "g-" + r.GetName(), Role: "primary", State: "connecting", Peer: r.GetSettings().GetRemote(), Promotable: true,
+		Name: r.GetName(), GroupId: "g-" + r.GetName(), Role: sidecarpb.Role_ROLE_PRIMARY, State: sidecarpb.GroupState_GROUP_STATE_CONNECTING, Peer: r.GetSettings().GetRemote(), Promotable: true,
 		JournalSizeBytes: r.GetSettings().GetJournalSizeBytes(), JournalFull: r.GetSettings().GetJournalFull(), StateReason: r.GetSettings().GetRemoteAddress(),
 	}
 	return &sidecarpb.CreateGroupResponse{GroupId: "g-" + r.GetName()}, nil
@@ -179,7 +179,7 @@ func (f *fakeSidecar) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*
 	if !r.GetForce() {
 		return nil, status.Errorf(codes.FailedPrecondition, "site-a has not demoted group %s: demote it there, or promote with force", r.GetGroup())
 	}
-	g.Role = "primary"
+	g.Role = sidecarpb.Role_ROLE_PRIMARY
 	return &sidecarpb.PromoteResponse{Status: g, Loss: &sidecarpb.LossReport{
 		RecoveredOrdinal: 90, LostOrdinals: new(uint64(10)), LostSeconds: new(0.25), Text: "The last heartbeat spoke of ordinal 100.",
 	}}, nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -74,7 +75,8 @@ func (c *cli) connectCommand() *cobra.Command {
 				conn.Close()
 			}()
 			_, err = io.Copy(c.out, conn)
-			if errors.Is(err, net.ErrClosed) {
+			// The other side may go while something is on its way to it; that is the end as well.
+			if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, syscall.EPIPE) {
 				err = nil
 			}
 			return err

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
 // newTable is a table in this program's look: no frame, so that its columns can be cut and copied.
@@ -76,12 +78,12 @@ func protoValue(m proto.Message) (any, error) {
 	if err := json.Unmarshal(out, &value); err != nil {
 		return nil, err
 	}
-	addNulls(m.ProtoReflect(), value)
+	completeJSON(m.ProtoReflect(), value)
 	return value, nil
 }
 
-// addNulls gives a message's JSON its optional fields that are not set.
-func addNulls(m protoreflect.Message, value any) {
+// completeJSON gives a message's JSON its optional fields that are not set, and roles and states as words.
+func completeJSON(m protoreflect.Message, value any) {
 	object, ok := value.(map[string]any)
 	if !ok {
 		return // a message that has a JSON form of its own
@@ -92,15 +94,23 @@ func addNulls(m protoreflect.Message, value any) {
 		switch {
 		case f.HasOptionalKeyword() && !m.Has(f):
 			object[f.JSONName()] = nil
+		case isEnum(f, sidecarpb.Role(0)):
+			object[f.JSONName()] = sidecarpb.Role(m.Get(f).Enum()).Word()
+		case isEnum(f, sidecarpb.GroupState(0)):
+			object[f.JSONName()] = sidecarpb.GroupState(m.Get(f).Enum()).Word()
 		case f.IsList() && f.Message() != nil:
 			list, _ := object[f.JSONName()].([]any)
 			for j := range list {
-				addNulls(m.Get(f).List().Get(j).Message(), list[j])
+				completeJSON(m.Get(f).List().Get(j).Message(), list[j])
 			}
 		case !f.IsMap() && f.Message() != nil && m.Has(f):
-			addNulls(m.Get(f).Message(), object[f.JSONName()])
+			completeJSON(m.Get(f).Message(), object[f.JSONName()])
 		}
 	}
+}
+
+func isEnum(f protoreflect.FieldDescriptor, value protoreflect.Enum) bool {
+	return !f.IsList() && f.Enum() != nil && f.Enum().FullName() == value.Descriptor().FullName()
 }
 
 func printJSON(w io.Writer, value any) error {

@@ -47,8 +47,8 @@ func (c *cli) groupPVs() *cobra.Command {
 				if a.node, err = c.nodeOf(ctx, given[0]); err != nil {
 					return err
 				}
-				if g.GetRole() != "primary" {
-					fmt.Fprintf(c.err, "Group %s is %s here: its volumes cannot be used before `slipctl group promote %s`.\n", g.GetName(), g.GetRole(), g.GetName())
+				if g.GetRole() != sidecarpb.Role_ROLE_PRIMARY {
+					fmt.Fprintf(c.err, "Group %s is %s here: its volumes cannot be used before `slipctl group promote %s`.\n", g.GetName(), g.GetRole().Word(), g.GetName())
 				}
 				return c.printManifests(a.manifests(g))
 			})

@@ -13,7 +13,7 @@ import (
 
 // The manifests are compared as text: they are what a person reads before applying them.
 func TestManifests(t *testing.T) {
-	g := &sidecarpb.GroupStatus{Name: "shop", Role: "primary", Volumes: []*sidecarpb.VolumeStatus{
+	g := &sidecarpb.GroupStatus{Name: "shop", Role: sidecarpb.Role_ROLE_PRIMARY, Volumes: []*sidecarpb.VolumeStatus{
 		{VolumeId: "vol-1", SizeBytes: 10 << 30, ClaimName: "orders", ClaimNamespace: "shop", PersistentVolume: "pvc-1", FsType: "ext4"},
 		{VolumeId: "vol-2", SizeBytes: 1 << 30, ClaimName: "raw", ClaimNamespace: "shop", PersistentVolume: "pvc-2", Block: true},
 		{VolumeId: "vol-3", SizeBytes: 1<<30 + 4096, FsType: "xfs"},

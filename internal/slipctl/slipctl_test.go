@@ -127,7 +127,7 @@ func TestFormats(t *testing.T) {
 func TestStatusLine(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	got := statusLine(at, &sidecarpb.GroupStatus{
-		Name: "g", Role: "primary", Peer: "p", State: "syncing", StateReason: "first copy", LagSeconds: new(0.02), LagBytes: new(uint64(4096)), LagOrdinals: new(uint64(1)),
+		Name: "g", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "p", State: sidecarpb.GroupState_GROUP_STATE_SYNCING, StateReason: "first copy", LagSeconds: new(0.02), LagBytes: new(uint64(4096)), LagOrdinals: new(uint64(1)),
 		JournalUsedBytes: 1 << 20, SyncDoneBytes: new(uint64(1 << 20)), SyncTotalBytes: new(uint64(2 << 20)),
 	})
 	want := "03:04:05.006  g  primary  syncing: first copy  lag 20 ms, 4.00 KiB, 1 ordinals  journal 1.00 MiB  sync 1.00 MiB of 2.00 MiB"

@@ -1,6 +1,7 @@
 package slipctl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ func (c *cli) printGroups(response *sidecarpb.ListGroupsResponse) error {
 	}
 	t := newTable("name", "role", "state", "peer", "volumes", "lag", "behind", "promotable")
 	for _, g := range response.GetGroups() {
-		t.AppendRow(table.Row{g.GetName(), g.GetRole(), g.GetState(), orDash(g.GetPeer()), len(g.GetVolumes()),
+		t.AppendRow(table.Row{g.GetName(), g.GetRole().Word(), g.GetState().Word(), orDash(g.GetPeer()), len(g.GetVolumes()),
 			lagCell(g, orUnknown(g.LagSeconds, formatSeconds)), lagCell(g, orUnknown(g.LagBytes, formatBytes)), yesNo(g.GetPromotable())})
 	}
 	return printTable(c.out, t)
@@ -84,7 +85,7 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	t := newTable()
 	row := func(name, format string, args ...any) { t.AppendRow(table.Row{name, fmt.Sprintf(format, args...)}) }
 	row("group", "%s", g.GetName())
-	row("role", "%s", g.GetRole())
+	row("role", "%s", g.GetRole().Word())
 	row("state", "%s", stateText(g))
 	row("peer", "%s, connected: %s", orDash(g.GetPeer()), yesNo(g.GetConnected()))
 	row("promotable", "%s", yesNo(g.GetPromotable()))
@@ -100,7 +101,7 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 		row("ship rate", "at most %s/s", formatBytes(uint64(rate)))
 	}
 	ordinals := fmt.Sprintf("head %d, durable %d, applied %d", g.GetHeadOrdinal(), g.GetDurableOrdinal(), g.GetAppliedOrdinal())
-	if g.GetRole() == "primary" && g.GetPeer() != "" {
+	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetPeer() != "" {
 		ordinals += ", acknowledged " + orUnknown(g.AcknowledgedOrdinal, formatOrdinal)
 	}
 	row("ordinals", "%s", ordinals)
@@ -202,10 +203,11 @@ func (c *cli) printLoss(loss *sidecarpb.LossReport) error {
 }
 
 func stateText(g *sidecarpb.GroupStatus) string {
-	if g.GetStateReason() == "" {
-		return g.GetState()
+	text := g.GetState().Word()
+	if reason := cmp.Or(g.GetStateReason(), g.GetApplyError()); reason != "" {
+		text += ": " + reason
 	}
-	return g.GetState() + ": " + g.GetStateReason()
+	return text
 }
 
 // watchGroup shows each status as it comes: a line for each, as JSON one document per line; on a terminal a running
@@ -246,7 +248,7 @@ func (c *cli) watchGroup(ctx context.Context, sidecar sidecarpb.SidecarClient, n
 
 // statusLine is one line for logs and pipes.
 func statusLine(now time.Time, g *sidecarpb.GroupStatus) string {
-	line := fmt.Sprintf("%s  %s  %s  %s  lag %s  journal %s", now.Format("15:04:05.000"), g.GetName(), g.GetRole(), stateText(g),
+	line := fmt.Sprintf("%s  %s  %s  %s  lag %s  journal %s", now.Format("15:04:05.000"), g.GetName(), g.GetRole().Word(), stateText(g),
 		lagCell(g, lagText(g)), formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))))
 	if total := g.GetSyncTotalBytes(); total > 0 {
 		line += fmt.Sprintf("  sync %s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(total))

@@ -261,5 +261,5 @@ func (p *Pair) WaitApplied(ctx context.Context, group string) error {
 
 // Streaming says that a group at the primary has a complete, live copy.
 func Streaming(g *sidecarpb.GroupStatus) bool {
-	return g.GetState() == "streaming" && g.GetConnected() && g.GetSyncTotalBytes() == 0
+	return g.GetState() == sidecarpb.GroupState_GROUP_STATE_STREAMING && g.GetConnected() && g.GetSyncTotalBytes() == 0
 }

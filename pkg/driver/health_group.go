@@ -84,37 +84,36 @@ func groupConditions(found *conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 		return otherwise
 	}
 	switch g.GetState() {
-	case "failed":
+	case sidecarpb.GroupState_GROUP_STATE_FAILED:
 		found.add(inaccessible, ReasonGroupUnavailable, "volume %s: its group %s failed: %s; put that right, then restart the replicator (not needed where it was for want of space)",
 			rec.ID, g.GetName(), because("see what the replicator logged"))
 		return
-	case "diverged":
+	case sidecarpb.GroupState_GROUP_STATE_DIVERGED:
 		found.add(degraded, ReasonReplicationDiverged, "volume %s: group %s and its copy at %s both took writes after a common point: %s; "+
 			"nothing is replicated until one of them is given up (slipctl group status %s; slipctl group delete --force, and its volumes, at that site)",
 			rec.ID, g.GetName(), g.GetPeer(), because("their histories differ"), g.GetName())
 		return
-	case "demoted":
+	case sidecarpb.GroupState_GROUP_STATE_DEMOTED:
 		found.add(inaccessible, ReasonGroupDemoted, "volume %s: its group %s was demoted and takes no writes here: %s, or here (slipctl group promote %s)",
 			rec.ID, g.GetName(), because("promote it at its peer"), g.GetName())
 		return
-	case "connecting":
+	case sidecarpb.GroupState_GROUP_STATE_CONNECTING:
 		found.add(degraded, ReasonReplicationSuspended, "volume %s: its group %s has no contact with %s and is not replicated meanwhile: %s",
 			rec.ID, g.GetName(), g.GetPeer(), because("see that the replicator there runs and can be reached"))
-	case "syncing":
+	case sidecarpb.GroupState_GROUP_STATE_SYNCING:
 		found.add(degraded, ReasonReplicationSyncing, "volume %s: the copy of its group %s at the secondary is not complete and cannot be promoted until the sync ends "+
 			"(%s)", rec.ID, g.GetName(), syncText(g))
-	case "streaming":
-		if reason := g.GetStateReason(); reason != "" {
-			found.add(degraded, ReasonApplyStuck, "volume %s: writes of its group %s reach the journal, but not the images: %s; they go on when that is put right",
-				rec.ID, g.GetName(), reason)
-		}
+	}
+	if reason := g.GetApplyError(); reason != "" {
+		found.add(degraded, ReasonApplyStuck, "volume %s: writes of its group %s reach the journal, but not the images: %s; "+
+			"they go on when that is put right", rec.ID, g.GetName(), reason)
 	}
 	if g.GetLagging() {
 		found.add(degraded, ReasonReplicationLagging, "volume %s: the copy of its group %s lags %s behind, its RPO target is %.1f s: "+
 			"see the link, the load and the group's rate limit (slipctl group status %s)", rec.ID, g.GetName(), lagText(g), g.GetRpoTargetSeconds(), g.GetName())
 	}
 	size, used := g.GetJournalSizeBytes(), g.GetJournalUsedBytes()
-	if g.GetRole() == "primary" && g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL && size > 0 && size-used < size/100*nearlyFullPercent {
+	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL && size > 0 && size-used < size/100*nearlyFullPercent {
 		found.add(degraded, ReasonJournalNearlyFull, "volume %s: the journal of its group %s holds %d of %d bytes, and when it is full writes wait for %s: "+
 			"see that the peer can be reached", rec.ID, g.GetName(), used, size, g.GetPeer())
 	}

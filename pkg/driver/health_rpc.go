@@ -11,6 +11,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
 // The health calls change nothing and take no guard: a volume that another call hangs on is the one whose health is asked
@@ -154,7 +156,7 @@ func (v groupsView) withoutContact() []string {
 	var away []string
 	for name, g := range v.byName {
 		switch g.GetState() {
-		case "connecting", "diverged":
+		case sidecarpb.GroupState_GROUP_STATE_CONNECTING, sidecarpb.GroupState_GROUP_STATE_DIVERGED:
 			away = append(away, fmt.Sprintf("%s (%s)", name, g.GetPeer()))
 		}
 	}

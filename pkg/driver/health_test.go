@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -294,7 +295,7 @@ func TestHealthWithoutReplicator(t *testing.T) {
 	h.must(err)
 	h.wantHealth(h.controllerHealth(id))
 
-	s.groups["broken"] = &sidecarpb.GroupStatus{Name: "dir-1", State: "failed", StateReason: "group.json is damaged"}
+	s.groups["broken"] = &sidecarpb.GroupStatus{Name: "dir-1", State: sidecarpb.GroupState_GROUP_STATE_FAILED, StateReason: "group.json is damaged"}
 	shop := s.groups["shop"]
 	delete(s.groups, "shop")
 	unknown := h.controllerHealth(id)
@@ -319,23 +320,38 @@ func TestHealthWithoutReplicator(t *testing.T) {
 
 // TestGroupConditions are those that no test below brings about with real replicators, and the words of all.
 func TestGroupConditions(t *testing.T) {
-	const stall = sidecarpb.JournalFull_JOURNAL_FULL_STALL
+	const (
+		idle       = sidecarpb.GroupState_GROUP_STATE_IDLE
+		connecting = sidecarpb.GroupState_GROUP_STATE_CONNECTING
+		streaming  = sidecarpb.GroupState_GROUP_STATE_STREAMING
+		failed     = sidecarpb.GroupState_GROUP_STATE_FAILED
+		primary    = sidecarpb.Role_ROLE_PRIMARY
+		secondary  = sidecarpb.Role_ROLE_SECONDARY
+		stall      = sidecarpb.JournalFull_JOURNAL_FULL_STALL
+	)
+	stalling := func(state sidecarpb.GroupState, role sidecarpb.Role, used int64) *sidecarpb.GroupStatus {
+		return &sidecarpb.GroupStatus{State: state, Role: role, JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: used}
+	}
 	for _, tc := range []struct {
 		group *sidecarpb.GroupStatus
 		want  []string
 	}{
-		{&sidecarpb.GroupStatus{State: "idle", StateReason: "the group has no peer"}, nil},
-		{&sidecarpb.GroupStatus{State: "streaming"}, nil},
-		{&sidecarpb.GroupStatus{State: "failed", StateReason: "the journal is damaged"}, []string{"INACCESSIBLE GroupUnavailable"}},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: 900}, nil},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: 901}, []string{"DEGRADED JournalNearlyFull"}},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "secondary", JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: 1000}, nil},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", JournalSizeBytes: 1000, JournalUsedBytes: 1000}, nil},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", RpoTargetSeconds: 5, LagSeconds: new(4.5)}, nil},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "primary", RpoTargetSeconds: 5, LagSeconds: new(12.5), Lagging: true}, []string{"DEGRADED ReplicationLagging"}},
-		{&sidecarpb.GroupStatus{State: "streaming", Role: "secondary", RpoTargetSeconds: 5, Lagging: true}, []string{"DEGRADED ReplicationLagging"}},
-		{&sidecarpb.GroupStatus{State: "connecting", Role: "primary", JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: 1000},
-			[]string{"DEGRADED ReplicationSuspended", "DEGRADED JournalNearlyFull"}},
+		{&sidecarpb.GroupStatus{State: idle, StateReason: "the group has no peer"}, nil},
+		{&sidecarpb.GroupStatus{State: streaming}, nil},
+		{&sidecarpb.GroupStatus{State: streaming, ApplyError: "no space"}, []string{"DEGRADED ApplyStuck"}},
+		{&sidecarpb.GroupStatus{State: idle, StateReason: "the group has no peer", ApplyError: "no space"},
+			[]string{"DEGRADED ApplyStuck"}},
+		{&sidecarpb.GroupStatus{State: failed, StateReason: "the journal is damaged"}, []string{"INACCESSIBLE GroupUnavailable"}},
+		{stalling(streaming, primary, 900), nil},
+		{stalling(streaming, primary, 901), []string{"DEGRADED JournalNearlyFull"}},
+		{stalling(streaming, secondary, 1000), nil},
+		{&sidecarpb.GroupStatus{State: streaming, Role: primary, JournalSizeBytes: 1000, JournalUsedBytes: 1000}, nil},
+		{&sidecarpb.GroupStatus{State: streaming, Role: primary, RpoTargetSeconds: 5, LagSeconds: new(4.5)}, nil},
+		{&sidecarpb.GroupStatus{State: streaming, Role: primary, RpoTargetSeconds: 5, LagSeconds: new(12.5), Lagging: true},
+			[]string{"DEGRADED ReplicationLagging"}},
+		{&sidecarpb.GroupStatus{State: streaming, Role: secondary, RpoTargetSeconds: 5, Lagging: true},
+			[]string{"DEGRADED ReplicationLagging"}},
+		{stalling(connecting, primary, 1000), []string{"DEGRADED ReplicationSuspended", "DEGRADED JournalNearlyFull"}},
 	} {
 		tc.group.Name, tc.group.Peer = "shop", "west"
 		var found conditions
@@ -344,7 +360,8 @@ func TestGroupConditions(t *testing.T) {
 			t.Errorf("%v: %q, want %q", tc.group, summary(found), tc.want)
 		}
 		for _, e := range found {
-			if !strings.Contains(e.GetMessage(), "volume vol-1") || !strings.Contains(e.GetMessage(), "shop") || !strings.Contains(e.GetMessage(), tc.group.StateReason) {
+			if !strings.Contains(e.GetMessage(), "volume vol-1") || !strings.Contains(e.GetMessage(), "shop") ||
+				!strings.Contains(e.GetMessage(), cmp.Or(tc.group.ApplyError, tc.group.StateReason)) {
 				t.Errorf("%v: message %q", tc.group, e.GetMessage())
 			}
 		}

@@ -114,8 +114,8 @@ func (d *Driver) planModification(ctx context.Context, rec *blockdev.VolumeRecor
 	}
 	g := mod.group
 	switch {
-	case g.GetRole() != "primary":
-		return refuse(codes.FailedPrecondition, "is to be in group %s, which is %s here: promote it first (slipctl group promote %s)", target, g.GetRole(), target)
+	case g.GetRole() != sidecarpb.Role_ROLE_PRIMARY:
+		return refuse(codes.FailedPrecondition, "is to be in group %s, which is %s here: promote it first (slipctl group promote %s)", target, g.GetRole().Word(), target)
 	case rec.Group != target && m.Has(parameter.KeyRemote) && m.Remote != g.GetPeer():
 		return refuse(codes.FailedPrecondition, "is to join group %s, which replicates to %q, not to %q: change the group first (slipctl group set %s --remote %s), or name another one",
 			target, g.GetPeer(), m.Remote, target, m.Remote)

@@ -117,7 +117,7 @@ func TestModify(t *testing.T) {
 		t.Fatal(got)
 	}
 	// A group that a person made stays, and one with other volumes.
-	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: "primary", Peer: "west", JournalSizeBytes: gib}
+	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "west", JournalSizeBytes: gib}
 	other := h.create("w", vc, map[string]string{parameter.KeyConsistencyGroup: "shop"})
 	h.must(h.modify(id, map[string]string{parameter.KeyConsistencyGroup: "mine"}))
 	h.must(h.modify(id, map[string]string{parameter.KeyReplication: "off"}))
@@ -137,8 +137,8 @@ func TestModifyRefuses(t *testing.T) {
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	plain := h.create("plain", vc, nil)
 	id := h.create("v", vc, map[string]string{parameter.KeyReplicable: "true"})
-	s.groups["copy"] = &sidecarpb.GroupStatus{Name: "copy", Role: "secondary", Peer: "west"}
-	s.groups["far"] = &sidecarpb.GroupStatus{Name: "far", Role: "primary", Peer: "west"}
+	s.groups["copy"] = &sidecarpb.GroupStatus{Name: "copy", Role: sidecarpb.Role_ROLE_SECONDARY, Peer: "west"}
+	s.groups["far"] = &sidecarpb.GroupStatus{Name: "far", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "west"}
 	before := h.situation(s, id)
 	h.must(h.modify(plain, map[string]string{parameter.KeyReplication: parameter.ReplicationOff})) // as it is
 	for _, tc := range []struct {
@@ -314,7 +314,7 @@ func TestReplicationOnAgain(t *testing.T) {
 			t.Fatalf("group %s has remote %q, want %q", group, g.GetPeer(), remote)
 		}
 	}
-	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: "primary", Peer: "west", JournalSizeBytes: gib}
+	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "west", JournalSizeBytes: gib}
 	id := h.create("v", vc, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"})
 	for range 2 {
 		h.must(h.modify(id, map[string]string{parameter.KeyConsistencyGroup: "mine"}))

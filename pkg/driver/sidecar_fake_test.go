@@ -152,7 +152,7 @@ func (s *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupReq
 		}
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
-	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: "primary", Peer: r.GetSettings().GetRemote(),
+	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: sidecarpb.Role_ROLE_PRIMARY, Peer: r.GetSettings().GetRemote(),
 		JournalSizeBytes: size, JournalFull: r.GetSettings().GetJournalFull(), RpoTargetSeconds: float64(r.GetSettings().GetRpoTargetMillis()) / 1e3, ShipBytesPerSecond: r.GetSettings().GetShipBytesPerSecond()}
 	return &sidecarpb.CreateGroupResponse{GroupId: "id-" + r.GetName()}, nil
 }

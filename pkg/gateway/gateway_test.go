@@ -219,7 +219,7 @@ func (w *world) copied(g *replication.Group) *node {
 	w.t.Helper()
 	w.eventually("group "+g.Name()+" is copied", func() bool {
 		p := g.Status()
-		return p.State == "streaming" && p.GetAcknowledgedOrdinal() == p.HeadOrdinal && len(w.holders(g)) > 0
+		return p.State == "streaming" && p.AcknowledgedOrdinal != nil && *p.AcknowledgedOrdinal == p.HeadOrdinal && len(w.holders(g)) > 0
 	})
 	names := w.holders(g)
 	if len(names) != 1 {
@@ -387,8 +387,8 @@ func TestFailoverAndBack(t *testing.T) {
 	}
 	w.startGateway()
 	w.eventually("both sides know of the divergence", func() bool {
-		loss := promoted.Status().GetLoss()
-		return g.Status().State == "diverged" && loss.GetExact() && loss.GetLostWrites() > 0
+		loss := promoted.Status().Loss
+		return g.Status().State == "diverged" && loss.Exact && loss.LostWrites != nil && *loss.LostWrites > 0
 	})
 
 	// The other way round: site-a is primary again of a new group, which was the copy. Demote in order, promote there.
@@ -410,7 +410,7 @@ func TestFailoverAndBack(t *testing.T) {
 		return err == nil
 	})
 	w.eventually("the old primary follows", func() bool {
-		return switched.Status().State == "streaming" && back.Status().Role == string(core.RoleSecondary)
+		return switched.Status().State == "streaming" && back.Status().Role == core.RoleSecondary
 	})
 	if _, err := switched.Demote(); err != nil {
 		t.Fatal(err)

@@ -4,9 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/testing/protocmp"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
@@ -36,26 +34,26 @@ func TestClaimTravels(t *testing.T) {
 		t.Errorf("the copy's record: %s", diff)
 	}
 	for site, group := range map[string]*Group{"site-a": g, "site-b": copied} {
-		v := group.Status().GetVolumes()[0]
-		if v.GetClaimName() != "orders" || v.GetClaimNamespace() != "shop" || v.GetPersistentVolume() != "pvc-1" || !v.GetBlock() {
+		v := group.Status().Volumes[0]
+		if v.Claim != *claim {
 			t.Errorf("%s: %v", site, v)
 		}
 	}
 }
 
 func TestDescribeClaims(t *testing.T) {
-	volumes := []*sidecarpb.VolumeStatus{{VolumeId: "wanted"}, {VolumeId: "made"}, {VolumeId: "damaged"}, {VolumeId: "left"}, {VolumeId: "unknown"}}
+	volumes := []VolumeStatus{{VolumeID: "wanted"}, {VolumeID: "made"}, {VolumeID: "damaged"}, {VolumeID: "left"}, {VolumeID: "unknown"}}
 	describeClaims(volumes, []core.Member{
 		{VolumeID: "wanted", FSType: "ext4", Claim: []byte(`{"name":"a","namespace":"n","volume":"pv"}`)},
 		{VolumeID: "made", FSType: "ext4", Format: []byte(`{"state":"formatted","fsType":"xfs"}`)},
 		{VolumeID: "damaged", FSType: "ext4", Format: []byte(`{`), Claim: []byte(`7`)},
 		{VolumeID: "left", FSType: "ext4", Removed: true},
 	})
-	want := []*sidecarpb.VolumeStatus{
-		{VolumeId: "wanted", FsType: "ext4", ClaimName: "a", ClaimNamespace: "n", PersistentVolume: "pv"},
-		{VolumeId: "made", FsType: "xfs"}, {VolumeId: "damaged", FsType: "ext4"}, {VolumeId: "left"}, {VolumeId: "unknown"},
+	want := []VolumeStatus{
+		{VolumeID: "wanted", FSType: "ext4", Claim: blockdev.ClaimRecord{Name: "a", Namespace: "n", Volume: "pv"}},
+		{VolumeID: "made", FSType: "xfs"}, {VolumeID: "damaged", FSType: "ext4"}, {VolumeID: "left"}, {VolumeID: "unknown"},
 	}
-	if diff := cmp.Diff(want, volumes, protocmp.Transform()); diff != "" {
+	if diff := cmp.Diff(want, volumes); diff != "" {
 		t.Error(diff)
 	}
 }

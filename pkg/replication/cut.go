@@ -11,7 +11,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -38,7 +37,7 @@ import (
 // CutTarget is a volume and the snapshot of it that is to be taken. The snapshot's record is in the pool.
 type CutTarget struct{ VolumeID, SnapshotID string }
 
-// Cut takes snapshots of members at one ordinal, and returns it; see sidecarpb's CutGroup, whose contract this is. With an
+// Cut takes snapshots of members at one ordinal, and returns it; see CutGroup in sidecar.proto, whose contract this is. With an
 // error nothing was taken, unless the records of the snapshots could not be written: then the repetition returns the cut.
 func (g *Group) Cut(ctx context.Context, targets []CutTarget) (blockdev.SnapshotCut, error) {
 	c := g.cuts
@@ -393,22 +392,29 @@ func (c *cuts) abandon(why error) error {
 	return c.settle()
 }
 
-// Cuts returns the group's snapshots that are being copied.
-func (g *Group) Cuts() []*sidecarpb.CutStatus {
+// CutStatus is a snapshot that is being copied.
+type CutStatus struct {
+	SnapshotID, VolumeID string
+	Ordinal              uint64
+	// DoneBytes of TotalBytes are dealt with. What the volume has no content for counts as done when it is found out.
+	DoneBytes, TotalBytes int64
+	// Failed is why the copy failed; nil while it runs.
+	Failed error
+}
+
+// Cuts returns the snapshots of the group that are being copied.
+func (g *Group) Cuts() []CutStatus {
 	c := g.cuts
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var list []*sidecarpb.CutStatus
+	var list []CutStatus
 	for _, running := range c.copies {
+		target := running.target
 		done, failed := running.progress()
-		s := &sidecarpb.CutStatus{
-			SnapshotId: running.target.SnapshotID, VolumeId: running.target.VolumeID, Group: g.Name(), Ordinal: running.target.Cut.Ordinal,
-			DoneBytes: uint64(done), TotalBytes: uint64(running.target.SizeBytes), State: string(blockdev.SnapshotCopying),
-		}
-		if failed != nil {
-			s.State, s.Reason = string(blockdev.SnapshotFailed), failed.Error()
-		}
-		list = append(list, s)
+		list = append(list, CutStatus{
+			SnapshotID: target.SnapshotID, VolumeID: target.VolumeID, Ordinal: target.Cut.Ordinal,
+			DoneBytes: done, TotalBytes: target.SizeBytes, Failed: failed,
+		})
 	}
 	return list
 }

@@ -46,7 +46,7 @@ func TestWritersDoNotWaitForACopy(t *testing.T) {
 		written += n
 	}
 	copies := g.Cuts()
-	if len(copies) != 1 || copies[0].DoneBytes >= copies[0].TotalBytes || copies[0].State != "copying" {
+	if len(copies) != 1 || copies[0].DoneBytes >= copies[0].TotalBytes || copies[0].Failed != nil {
 		t.Fatalf("%d bytes were written while the copy was %v", written, copies)
 	}
 	t.Logf("%d bytes went through a journal of %d while %d of %d bytes were copied", written, int64(MinJournalBytes), copies[0].DoneBytes, copies[0].TotalBytes)

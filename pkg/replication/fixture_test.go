@@ -124,6 +124,14 @@ func (s *testSite) createVolume(id string, sizeBytes int64) *blockdev.VolumeReco
 	return rec
 }
 
+// orZero returns what p points to, and zero for nil.
+func orZero[T any](p *T) (value T) {
+	if p != nil {
+		value = *p
+	}
+	return value
+}
+
 func volumeOf(t *testing.T, g *Group, id string) *Volume {
 	t.Helper()
 	v, err := g.Volume(id)
@@ -178,7 +186,7 @@ func caughtUp(t *testing.T, primary *Group, secondary *testSite) *Group {
 			return false
 		}
 		p, s := primary.Status(), g.Status()
-		return p.State == "streaming" && s.Promotable && s.DurableOrdinal == p.HeadOrdinal && p.GetAcknowledgedOrdinal() == p.HeadOrdinal
+		return p.State == "streaming" && s.Promotable && s.DurableOrdinal == p.HeadOrdinal && orZero(p.AcknowledgedOrdinal) == p.HeadOrdinal
 	})
 	return g
 }

@@ -280,7 +280,7 @@ func TestForcedPromotionAndLossReport(t *testing.T) {
 	mustFlush(t, volumeOf(t, gb, "v0"))
 	net.Heal("site-a")
 	eventually(t, "the loss is exact", func() bool { l := gb.Status().Loss; return l != nil && l.Exact })
-	if l := gb.Status().Loss; l.GetLostOrdinals() != 7 || l.GetLostWrites() != 7 || l.GetLostBytes() != 7*4096 || l.GetPartial() {
+	if l := gb.Status().Loss; orZero(l.LostOrdinals) != 7 || orZero(l.LostWrites) != 7 || orZero(l.LostBytes) != 7*4096 || l.Partial {
 		t.Fatalf("loss %+v, want 7 writes of 4096 bytes", l)
 	}
 	eventually(t, "the old primary knows", func() bool { return g.Status().State == "diverged" })

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
@@ -54,8 +53,8 @@ func TestLossIsBoundedAcrossARestart(t *testing.T) {
 				eventually(t, "both sites know lag and clocks", func() bool { return knowsAll(g.Status()) && knowsAll(gb.Status()) })
 				for site, want := range map[*Group]time.Duration{g: -apart, gb: apart} {
 					st := site.Status()
-					if off := st.GetClockDifferenceSeconds() - want.Seconds(); max(off, -off) > st.GetClockDifferenceErrorSeconds() {
-						t.Fatalf("the peer's clock is %v ahead, measured %v to within %v", want, st.GetClockDifferenceSeconds(), st.GetClockDifferenceErrorSeconds())
+					if off := orZero(st.ClockDifferenceSeconds) - want.Seconds(); max(off, -off) > orZero(st.ClockDifferenceErrorSeconds) {
+						t.Fatalf("the peer's clock is %v ahead, measured %v to within %v", want, orZero(st.ClockDifferenceSeconds), orZero(st.ClockDifferenceErrorSeconds))
 					}
 				}
 				s.net.Cut("site-a")
@@ -96,9 +95,9 @@ func TestLossIsBoundedAcrossARestart(t *testing.T) {
 					t.Fatalf("counted before the old primary is back: %+v", loss)
 				}
 				s.net.Heal("site-a")
-				eventually(t, "the loss is exact", func() bool { return gb.Status().GetLoss().GetExact() })
+				eventually(t, "the loss is exact", func() bool { l := gb.Status().Loss; return l != nil && l.Exact })
 				l := gb.Status().Loss
-				if l.GetLostOrdinals() != 2 || l.GetLostSeconds() < 6 || l.GetPartial() || provable && l.GetLostSeconds() > *loss.LostSeconds {
+				if orZero(l.LostOrdinals) != 2 || orZero(l.LostSeconds) < 6 || l.Partial || provable && orZero(l.LostSeconds) > *loss.LostSeconds {
 					t.Fatalf("exact %v, the bound was %+v", l, loss)
 				}
 			})
@@ -106,7 +105,7 @@ func TestLossIsBoundedAcrossARestart(t *testing.T) {
 	}
 }
 
-func knowsAll(s *sidecarpb.GroupStatus) bool {
+func knowsAll(s *Status) bool {
 	return s.LagSeconds != nil && s.LagOrdinals != nil && s.LagBytes != nil && s.LastReplicatedUnixNanos != nil && s.ClockDifferenceSeconds != nil
 }
 
@@ -126,7 +125,7 @@ func TestLagAcrossARestartOfThePrimary(t *testing.T) {
 	s.pass(10 * time.Second)
 	s.a.restart()
 	st := s.a.group("shop").Status()
-	if st.LagSeconds == nil || st.GetLagSeconds() < 10 || st.LagOrdinals == nil || st.GetLagOrdinals() == 0 || st.GetLagOrdinals() == st.GetHeadOrdinal() {
+	if st.LagSeconds == nil || orZero(st.LagSeconds) < 10 || st.LagOrdinals == nil || orZero(st.LagOrdinals) == 0 || orZero(st.LagOrdinals) == st.HeadOrdinal {
 		t.Fatalf("a write of 10 s ago is missing at the peer: %v", st)
 	}
 	s.a.kill()

@@ -250,7 +250,7 @@ func TestRPOTarget(t *testing.T) {
 	g := a.createGroup("shop", "site-b", 1, 1<<20, func(s *GroupSpec) { s.RPOTargetMillis = 3_600_000 })
 	gb := caughtUp(t, g, b)
 	eventually(t, "the secondary has heard of its primary", func() bool { return !gb.Status().Lagging })
-	if s := g.Status(); s.Lagging || s.RpoTargetSeconds != 3600 || gb.Status().RpoTargetSeconds != 3600 {
+	if s := g.Status(); s.Lagging || s.RPOTargetMillis != 3_600_000 || gb.Status().RPOTargetMillis != 3_600_000 {
 		t.Fatal(s)
 	}
 	net.Cut("site-a")

@@ -97,11 +97,11 @@ func TestStatusSaysWhyTheLinkIsDown(t *testing.T) {
 	g := a.createGroup("g", "site-b", 1, 1<<20, nil)
 	eventually(t, "the status has the reason", func() bool {
 		st := g.Status()
-		return st.GetState() == "connecting" && strings.Contains(st.GetStateReason(), "link cut")
+		return st.State == "connecting" && strings.Contains(st.StateReason, "link cut")
 	})
 	net.Heal("site-b")
 	eventually(t, "the link is up", func() bool {
 		st := g.Status()
-		return st.GetState() == "streaming" && st.GetStateReason() == ""
+		return st.State == "streaming" && st.StateReason == ""
 	})
 }

@@ -2,17 +2,80 @@ package replication
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
-// maxStateReasonBytes bounds what a status says of a group's state, so that a list of groups is never too large to be sent.
-const maxStateReasonBytes = 4 << 10
+// maxReasonBytes bounds each text of a status, so that a list of groups is never too large to be sent.
+const maxReasonBytes = 4 << 10
+
+// Status is a snapshot of a group for people and metrics. A nil pointer is a value that is not known, or that does not
+// exist: lag and acknowledgement of a group without a peer.
+type Status struct {
+	Name, GroupID string
+	core.Settings
+	Role  core.Role
+	State core.State
+	// StateReason is one sentence for a person; empty where there is nothing to say.
+	StateReason string
+	// ApplyError is why records do not reach the images; empty while they do. Writes go on until the journal is full.
+	ApplyError string
+	Connected  bool
+	// Promotable: a forced promotion would give one consistent instant. Always true on a primary.
+	Promotable bool
+	Timeline   string
+
+	HeadOrdinal, DurableOrdinal, AppliedOrdinal uint64
+	// AcknowledgedOrdinal is the peer's durable ordinal as last heard; nil at a secondary, and where it was never heard.
+	AcknowledgedOrdinal *uint64
+	// LagOrdinals and LagBytes are what the copy lacks: at a primary at most this much, at a secondary as its primary last
+	// said.
+	LagOrdinals, LagBytes *uint64
+	// LagSeconds: the copy lacks nothing that was written longer ago than this, by this site's clocks.
+	LagSeconds *float64
+	// Lagging: there is a target, and the copy lags beyond it, the lag is not known, or there is no whole copy.
+	Lagging bool
+	// LastReplicatedUnixNanos: everything written before this time, by this site's wall clock, is at the secondary.
+	LastReplicatedUnixNanos *int64
+	// ClockDifferenceSeconds is the peer's wall clock minus this site's, right to within ClockDifferenceErrorSeconds in
+	// either direction; nil until it is measured.
+	ClockDifferenceSeconds, ClockDifferenceErrorSeconds *float64
+
+	JournalUsedBytes int64
+	ChangeMapBytes   uint64
+	// SyncDoneBytes and SyncTotalBytes are of the running initial sync or resync; 0 and 0 without one. Nil at a secondary
+	// whose copy is not whole: its primary knows.
+	SyncDoneBytes, SyncTotalBytes *uint64
+	Volumes                       []VolumeStatus
+	// Loss is what the last promotion here lost; nil if there was none.
+	Loss *core.Loss
+}
+
+// String is for logs and tests.
+func (s *Status) String() string {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// VolumeStatus is a volume of a [Status].
+type VolumeStatus struct {
+	VolumeID                       string
+	SizeBytes                      int64
+	Attached                       bool
+	UnappliedBytes, ChangeMapBytes uint64
+	// Claim is the volume's claim here or, of a copy, at its primary; zero where the volume was not made for a claim.
+	Claim  blockdev.ClaimRecord
+	FSType string
+}
 
 // groupStats are counters since the process started.
 type groupStats struct{ shippedBytes, wireBytes atomic.Uint64 }
@@ -41,8 +104,8 @@ func (g *Group) lagBytes(acked uint64) uint64 {
 	return lag
 }
 
-// Status is what slipctl, the driver and the metrics show.
-func (g *Group) Status() *sidecarpb.GroupStatus {
+// Status is what slipctl, the driver and the metrics show. It reads no disk.
+func (g *Group) Status() *Status {
 	head, durable := g.journal.Head(), g.journal.Durable()
 	g.checkpointMu.Lock()
 	applied := g.checkpoint.last
@@ -54,7 +117,7 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 	state, reason := g.core.State()
 	linkState, promotable := g.core.Link(), g.core.Promotable()
 	if g.failure != nil {
-		state, reason, promotable = "failed", g.failure.Error(), false
+		state, reason, promotable = core.StateFailed, g.failure.Error(), false
 	}
 	attached := map[string]bool{}
 	for _, v := range *g.volumes.Load() {
@@ -62,16 +125,14 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 	}
 	g.mu.Unlock()
 
-	s := &sidecarpb.GroupStatus{
-		Name: m.Name, GroupId: m.GroupID, Role: string(m.Role), State: state, StateReason: reason, Peer: m.Peer,
+	s := &Status{
+		Name: m.Name, GroupID: m.GroupID, Settings: m.Settings, Role: m.Role, State: state, StateReason: reason,
 		Connected:  linkState == core.LinkStreaming || linkState == core.LinkSyncing,
 		Promotable: promotable, Timeline: m.Timeline(),
 		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal,
-		JournalSizeBytes: m.JournalSizeBytes, JournalUsedBytes: g.journal.UsedBytes(), JournalFull: policyToAPI(m.JournalFull),
-		ChangeMapBytes: g.changeMapBytes(), Loss: lossToAPI(m.Loss),
-		RpoTargetSeconds: float64(m.RPOTargetMillis) / 1e3, ShipBytesPerSecond: m.ShipBytesPerSecond, PeerAddress: m.PeerAddress,
+		JournalUsedBytes: g.journal.UsedBytes(), ChangeMapBytes: g.changeMapBytes(), Loss: m.Loss,
 	}
-	if state == "connecting" && g.cfg.LinkClosed != nil {
+	if state == core.StateConnecting && g.cfg.LinkClosed != nil {
 		if err := g.cfg.LinkClosed(); err != nil {
 			s.StateReason = "the link is closed here: " + err.Error()
 			if reason != "" {
@@ -79,38 +140,36 @@ func (g *Group) Status() *sidecarpb.GroupStatus {
 			}
 		}
 	}
-	if s.StateReason == "" && state == "connecting" && m.Role == core.RolePrimary {
+	if s.StateReason == "" && state == core.StateConnecting && m.Role == core.RolePrimary {
 		// Made before the configuration changed, or promoted at a site that is only called.
 		if err := g.cfg.checkPeer(m.Name, m.Settings); err != nil {
 			s.StateReason = err.Error()
 		}
 	}
-	if s.StateReason == "" && state == "connecting" {
+	if s.StateReason == "" && state == core.StateConnecting {
 		if down := g.linkDown.Load(); down != nil {
 			s.StateReason = (*down).Error()
 		}
 	}
-	if s.StateReason == "" {
-		if stuck := g.applyStuck.Load(); stuck != nil {
-			s.StateReason = (*stuck).Error()
-		}
+	if stuck := g.applyStuck.Load(); stuck != nil {
+		s.ApplyError = untrusted.Escape((*stuck).Error(), maxReasonBytes)
 	}
-	s.StateReason = untrusted.Escape(s.StateReason, maxStateReasonBytes)
+	s.StateReason = untrusted.Escape(s.StateReason, maxReasonBytes)
 	g.fillLag(s, &m)
 	for _, v := range g.Volumes() {
-		vs := &sidecarpb.VolumeStatus{VolumeId: v.id, SizeBytes: v.Size(), Attached: attached[v.id], UnappliedBytes: uint64(v.overlay.Bytes())}
+		vs := VolumeStatus{VolumeID: v.id, SizeBytes: v.Size(), Attached: attached[v.id], UnappliedBytes: uint64(v.overlay.Bytes())}
 		g.mapMu.Lock()
 		vs.ChangeMapBytes = g.pending.VolumeBytes(v.index)
 		g.mapMu.Unlock()
 		s.Volumes = append(s.Volumes, vs)
 	}
 	describeClaims(s.Volumes, members)
-	slices.SortFunc(s.Volumes, func(a, b *sidecarpb.VolumeStatus) int { return cmp.Compare(a.VolumeId, b.VolumeId) })
+	slices.SortFunc(s.Volumes, func(a, b VolumeStatus) int { return cmp.Compare(a.VolumeID, b.VolumeID) })
 	return s
 }
 
-// fillLag says how far the copy is behind, in what is known: a field that it leaves out is unknown.
-func (g *Group) fillLag(s *sidecarpb.GroupStatus, m *core.Meta) {
+// fillLag sets the fields that say how far the copy is behind. What is not known stays nil.
+func (g *Group) fillLag(s *Status, m *core.Meta) {
 	if m.Role == core.RolePrimary || m.Consistent {
 		s.SyncDoneBytes, s.SyncTotalBytes = new(g.progress.doneBytes.Load()), new(g.progress.totalBytes.Load())
 	}
@@ -151,21 +210,4 @@ func (g *Group) fillLag(s *sidecarpb.GroupStatus, m *core.Meta) {
 	g.mu.Lock()
 	s.Lagging = g.core.Lagging(s.LagSeconds)
 	g.mu.Unlock()
-}
-
-func policyToAPI(p core.Policy) sidecarpb.JournalFull {
-	if p == core.PolicyStall {
-		return sidecarpb.JournalFull_JOURNAL_FULL_STALL
-	}
-	return sidecarpb.JournalFull_JOURNAL_FULL_TRACK
-}
-
-func lossToAPI(l *core.Loss) *sidecarpb.LossReport {
-	if l == nil {
-		return nil
-	}
-	return &sidecarpb.LossReport{
-		Exact: l.Exact, RecoveredOrdinal: l.RecoveredOrdinal, LostOrdinals: l.LostOrdinals, LostWrites: l.LostWrites,
-		LostBytes: l.LostBytes, LostSeconds: l.LostSeconds, Text: l.Text, Partial: l.Partial,
-	}
 }

@@ -205,7 +205,7 @@ func TestMoveIntoGroupUnderLoad(t *testing.T) {
 	}
 	f.eventually("the peer has everything", func() bool {
 		s := f.status("shop")
-		return s.State == "streaming" && s.GetAcknowledgedOrdinal() == s.HeadOrdinal && s.ChangeMapBytes == 0
+		return s.State == sidecarpb.GroupState_GROUP_STATE_STREAMING && s.GetAcknowledgedOrdinal() == s.HeadOrdinal && s.ChangeMapBytes == 0
 	})
 	for i := range n {
 		if got := peer.readDirect("v0", i*4096); got != byte(i%251+1) {
@@ -312,7 +312,7 @@ func TestMoveBetweenGroupsUnderLoad(t *testing.T) {
 	want := w.end(t)
 	f.eventually("the peer has everything", func() bool {
 		s := f.status("shop")
-		return s.State == "streaming" && s.GetAcknowledgedOrdinal() == s.HeadOrdinal && s.ChangeMapBytes == 0
+		return s.State == sidecarpb.GroupState_GROUP_STATE_STREAMING && s.GetAcknowledgedOrdinal() == s.HeadOrdinal && s.ChangeMapBytes == 0
 	})
 	for i, b := range want {
 		if here, there := f.readDirect("v0", int64(i)*4096), peer.readDirect("v0", int64(i)*4096); here != b || there != b {

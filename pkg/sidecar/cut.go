@@ -35,7 +35,9 @@ func (s *Service) CutGroup(ctx context.Context, r *sidecarpb.CutGroupRequest) (*
 func (s *Service) ListCuts(context.Context, *sidecarpb.ListCutsRequest) (*sidecarpb.ListCutsResponse, error) {
 	resp := &sidecarpb.ListCutsResponse{}
 	for _, g := range s.opts.Site.Groups() {
-		resp.Cuts = append(resp.Cuts, g.Cuts()...)
+		for _, c := range g.Cuts() {
+			resp.Cuts = append(resp.Cuts, cutToAPI(g.Name(), c))
+		}
 	}
 	return resp, nil
 }

@@ -7,10 +7,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
 // Metrics are the replicator's Prometheus metrics. Those of groups are read when they are scraped; units are in the
@@ -39,9 +39,6 @@ var (
 	delayedTotalDesc = prometheus.NewDesc("slipstream_volume_delayed_operations_total",
 		"Reads and writes of the attached volume that had to wait for its limits; from 0 again when it is attached again or the replicator is restarted.", volumeLabels, nil)
 )
-
-// groupStates are the values of the label state, of which one series is 1.
-var groupStates = []string{"idle", "connecting", "streaming", "syncing", "demoted", "diverged", "failed"}
 
 // NewMetrics returns the metrics of a site.
 func NewMetrics(site *replication.Site) *Metrics {
@@ -165,14 +162,14 @@ func (m *Metrics) send(ch chan<- prometheus.Metric, name string, kind prometheus
 	ch <- prometheus.MustNewConstMetric(m.descs[name], kind, value, labels...)
 }
 
-func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *sidecarpb.GroupStatus) {
+func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *replication.Status) {
 	gauges := map[string]float64{
 		"journal_size_bytes": float64(s.JournalSizeBytes), "journal_used_bytes": float64(s.JournalUsedBytes),
 		"journal_used_ratio": float64(s.JournalUsedBytes) / float64(s.JournalSizeBytes),
 		"change_map_bytes":   float64(s.ChangeMapBytes),
 		"head_ordinal":       float64(s.HeadOrdinal), "durable_ordinal": float64(s.DurableOrdinal), "applied_ordinal": float64(s.AppliedOrdinal),
-		"promotable": oneIf(s.Promotable), "primary": oneIf(s.Role == "primary"),
-		"connected": oneIf(s.Connected), "rpo_target_seconds": s.RpoTargetSeconds, "lagging": oneIf(s.Lagging),
+		"promotable": oneIf(s.Promotable), "primary": oneIf(s.Role == core.RolePrimary),
+		"connected": oneIf(s.Connected), "rpo_target_seconds": float64(s.RPOTargetMillis) / 1e3, "lagging": oneIf(s.Lagging),
 		"ship_limit_bytes_per_second": float64(s.ShipBytesPerSecond),
 	}
 	ifKnown(gauges, "lag_ordinals", s.LagOrdinals, 1)
@@ -187,11 +184,11 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *sidecarpb.GroupSt
 	for name, value := range gauges {
 		m.send(ch, name, prometheus.GaugeValue, value, s.Name, s.Peer)
 	}
-	for _, state := range groupStates {
-		m.send(ch, "state", prometheus.GaugeValue, oneIf(state == s.State), s.Name, s.Peer, state)
+	for _, state := range core.States {
+		m.send(ch, "state", prometheus.GaugeValue, oneIf(state == s.State), s.Name, s.Peer, string(state))
 	}
 	for _, v := range s.Volumes {
-		labels := []string{s.Name, s.Peer, v.VolumeId, v.ClaimName, v.ClaimNamespace}
+		labels := []string{s.Name, s.Peer, v.VolumeID, v.Claim.Name, v.Claim.Namespace}
 		m.send(ch, "volume_info", prometheus.GaugeValue, 1, labels...)
 		m.send(ch, "unapplied_bytes", prometheus.GaugeValue, float64(v.UnappliedBytes), labels...)
 	}
@@ -204,8 +201,8 @@ func ifKnown[T uint64 | int64 | float64](gauges map[string]float64, name string,
 	}
 }
 
-func (m *Metrics) collectCuts(ch chan<- prometheus.Metric, s *sidecarpb.GroupStatus, cuts []*sidecarpb.CutStatus) {
-	var done, total uint64
+func (m *Metrics) collectCuts(ch chan<- prometheus.Metric, s *replication.Status, cuts []replication.CutStatus) {
+	var done, total int64
 	for _, c := range cuts {
 		done, total = done+c.DoneBytes, total+c.TotalBytes
 	}

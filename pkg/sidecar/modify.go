@@ -23,7 +23,7 @@ func (s *Service) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest
 	if err := g.Modify(func(next *core.Settings) { changeSettings(next, r.Settings) }); err != nil {
 		return nil, toStatus(err)
 	}
-	return &sidecarpb.ModifyGroupResponse{Status: g.Status()}, nil
+	return &sidecarpb.ModifyGroupResponse{Status: statusToAPI(g.Status())}, nil
 }
 
 // ModifyVolume implements sidecarpb.SidecarServer.

@@ -128,13 +128,15 @@ func (s *Service) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) 
 	resp := &sidecarpb.ListGroupsResponse{}
 	for _, g := range s.opts.Site.Groups() {
 		if r.Name == "" || r.Name == g.Name() {
-			resp.Groups = append(resp.Groups, g.Status())
+			resp.Groups = append(resp.Groups, statusToAPI(g.Status()))
 		}
 	}
 	for dir, err := range s.opts.Site.Broken() {
 		name := cmp.Or(s.opts.Site.BrokenName(dir), dir)
 		if r.Name == "" || r.Name == name {
-			resp.Groups = append(resp.Groups, &sidecarpb.GroupStatus{Name: name, State: "failed", StateReason: untrusted.Reason(err.Error())})
+			resp.Groups = append(resp.Groups, &sidecarpb.GroupStatus{
+				Name: name, State: sidecarpb.GroupState_GROUP_STATE_FAILED, StateReason: untrusted.Reason(err.Error()),
+			})
 		}
 	}
 	if r.Name != "" && len(resp.Groups) == 0 {
@@ -157,7 +159,7 @@ func (s *Service) WatchGroup(r *sidecarpb.WatchGroupRequest, stream grpc.ServerS
 		if err != nil {
 			return toStatus(err)
 		}
-		if err := stream.Send(g.Status()); err != nil {
+		if err := stream.Send(statusToAPI(g.Status())); err != nil {
 			return err
 		}
 		select {
@@ -179,7 +181,7 @@ func (s *Service) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*side
 	if _, err := g.Promote(r.Force); err != nil {
 		return nil, toStatus(err)
 	}
-	st := g.Status()
+	st := statusToAPI(g.Status())
 	return &sidecarpb.PromoteResponse{Loss: st.Loss, Status: st}, nil
 }
 

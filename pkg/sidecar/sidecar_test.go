@@ -121,7 +121,7 @@ func TestGroups(t *testing.T) {
 	_, err = f.client.Promote(f.ctx, &sidecarpb.PromoteRequest{Group: "shop"})
 	wantCode(t, "take a demotion back without force", err, codes.FailedPrecondition)
 	for range 2 {
-		if p, err := f.client.Promote(f.ctx, &sidecarpb.PromoteRequest{Group: "shop", Force: true}); err != nil || p.Status.Role != "primary" {
+		if p, err := f.client.Promote(f.ctx, &sidecarpb.PromoteRequest{Group: "shop", Force: true}); err != nil || p.Status.Role != sidecarpb.Role_ROLE_PRIMARY {
 			t.Fatalf("%v, %v", p, err)
 		}
 	}
@@ -180,7 +180,7 @@ func TestWatchGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if s, err := w.Recv(); err != nil || s.Name != "shop" || s.State != "idle" {
+		if s, err := w.Recv(); err != nil || s.Name != "shop" || s.State != sidecarpb.GroupState_GROUP_STATE_IDLE {
 			t.Fatalf("%v, %v", s, err)
 		}
 	}
@@ -216,14 +216,17 @@ func TestRefusalShowsAtThePrimary(t *testing.T) {
 	b.createGroup("shop", "") // another group of the same name
 	a.createGroup("shop", "site-b")
 	a.eventually("the refusal shows", func() bool { return strings.Contains(a.status("shop").StateReason, "takes no group") })
-	if s := a.status("shop"); s.Connected || s.State != "connecting" || !strings.Contains(s.StateReason, "site-b") {
+	if s := a.status("shop"); s.Connected || s.State != sidecarpb.GroupState_GROUP_STATE_CONNECTING || !strings.Contains(s.StateReason, "site-b") {
 		t.Fatalf("%v", s)
 	}
 	// The way out: the name is free again.
 	if _, err := b.client.DeleteGroup(b.ctx, &sidecarpb.DeleteGroupRequest{Name: "shop"}); err != nil {
 		t.Fatal(err)
 	}
-	a.eventually("it streams", func() bool { s := a.status("shop"); return s.State == "streaming" && s.StateReason == "" })
+	a.eventually("it streams", func() bool {
+		s := a.status("shop")
+		return s.State == sidecarpb.GroupState_GROUP_STATE_STREAMING && s.StateReason == ""
+	})
 }
 
 // A group that cannot be opened is listed with the reason.
@@ -249,7 +252,7 @@ func TestBrokenGroupIsListed(t *testing.T) {
 	if err != nil || len(all.Groups) != 1 {
 		t.Fatalf("%v, %v", all, err)
 	}
-	if g := all.Groups[0]; g.State != "failed" || g.Name != "shop" || !strings.Contains(g.StateReason, "group.json") {
+	if g := all.Groups[0]; g.State != sidecarpb.GroupState_GROUP_STATE_FAILED || g.Name != "shop" || !strings.Contains(g.StateReason, "group.json") {
 		t.Fatalf("%v", g)
 	}
 }

@@ -47,8 +47,8 @@ func (w *world) identical(primary, secondary *memSite) (content, error) {
 			return false, fmt.Sprintf("primary %v, no secondary", p)
 		}
 		s := g.Status()
-		return p.State == "streaming" && s.Role == string(core.RoleSecondary) && s.Promotable && s.DurableOrdinal == p.HeadOrdinal &&
-			p.GetAcknowledgedOrdinal() == p.HeadOrdinal && p.ChangeMapBytes == 0, fmt.Sprintf("primary %v, secondary %v", p, s)
+		return p.State == "streaming" && s.Role == core.RoleSecondary && s.Promotable && s.DurableOrdinal == p.HeadOrdinal &&
+			orZero(p.AcknowledgedOrdinal) == p.HeadOrdinal && p.ChangeMapBytes == 0, fmt.Sprintf("primary %v, secondary %v", p, s)
 	})
 	if err != nil {
 		return nil, err
@@ -195,17 +195,17 @@ func (w *world) reunite(head, fork uint64, old, expected content) error {
 	}
 	l := gb.Status().Loss
 	switch {
-	case l.GetLostOrdinals() != head-fork:
-		err = w.h.violation("the loss report says that %d ordinals were lost, it was %d (%d to %d)", l.GetLostOrdinals(), head-fork, fork+1, head)
-	case w.p.exact && !l.GetPartial() && (l.GetLostWrites() != writes || l.GetLostBytes() != bytes):
-		err = w.h.violation("the loss report says %d writes and %d bytes, it was %d and %d", l.GetLostWrites(), l.GetLostBytes(), writes, bytes)
+	case orZero(l.LostOrdinals) != head-fork:
+		err = w.h.violation("the loss report says that %d ordinals were lost, it was %d (%d to %d)", orZero(l.LostOrdinals), head-fork, fork+1, head)
+	case w.p.exact && !l.Partial && (orZero(l.LostWrites) != writes || orZero(l.LostBytes) != bytes):
+		err = w.h.violation("the loss report says %d writes and %d bytes, it was %d and %d", orZero(l.LostWrites), orZero(l.LostBytes), writes, bytes)
 	case w.bound.LostOrdinals != nil && *w.bound.LostOrdinals > head-fork:
 		err = w.h.violation("the promotion said that at least %d ordinals were lost, it was %d", *w.bound.LostOrdinals, head-fork)
-	case w.bound.LostSeconds != nil && l.GetLostSeconds() > *w.bound.LostSeconds+time.Since(w.promoted).Seconds():
+	case w.bound.LostSeconds != nil && orZero(l.LostSeconds) > *w.bound.LostSeconds+time.Since(w.promoted).Seconds():
 		// What the old primary adds when it is back comes after the promotion.
-		err = w.h.violation("the promotion said that at most the last %v s were lost, it was %v s", *w.bound.LostSeconds, l.GetLostSeconds())
-	case w.p.exact && (l.GetLostWrites() > writes || l.GetLostBytes() > bytes):
-		err = w.h.violation("the loss report says %d writes and %d bytes, it was at most %d and %d", l.GetLostWrites(), l.GetLostBytes(), writes, bytes)
+		err = w.h.violation("the promotion said that at most the last %v s were lost, it was %v s", *w.bound.LostSeconds, orZero(l.LostSeconds))
+	case w.p.exact && (orZero(l.LostWrites) > writes || orZero(l.LostBytes) > bytes):
+		err = w.h.violation("the loss report says %d writes and %d bytes, it was at most %d and %d", orZero(l.LostWrites), orZero(l.LostBytes), writes, bytes)
 	}
 	if err != nil {
 		return err
@@ -241,11 +241,19 @@ func (w *world) reunite(head, fork uint64, old, expected content) error {
 	return w.unchanged(w.b, expected)
 }
 
+// orZero returns what p points to, and zero for nil.
+func orZero[T any](p *T) (value T) {
+	if p != nil {
+		value = *p
+	}
+	return value
+}
+
 // contacts waits until a diverged pair had the chance to make a mistake: the demoted one must not follow.
 func (w *world) contacts(primary, demoted *replication.Group) error {
 	const calls = 10
 	for range calls {
-		if a := demoted.Status(); a.State != "diverged" || a.Role == string(core.RoleSecondary) {
+		if a := demoted.Status(); a.State != "diverged" || a.Role == core.RoleSecondary {
 			return w.h.violation("the old primary with a divergent tail follows the new one: %v; the new one: %v", a, primary.Status())
 		}
 		if err := w.pause(2 * w.p.pace.heartbeat); err != nil {

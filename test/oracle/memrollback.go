@@ -106,7 +106,7 @@ func (w *world) judgeRollback(state *savedState, kept content) error {
 		s := g.Status()
 		diverged = p.State == "diverged"
 		same := p.State == "streaming" && s.Promotable && s.DurableOrdinal == p.HeadOrdinal &&
-			p.GetAcknowledgedOrdinal() == p.HeadOrdinal && p.ChangeMapBytes == 0
+			orZero(p.AcknowledgedOrdinal) == p.HeadOrdinal && p.ChangeMapBytes == 0
 		return diverged || same, fmt.Sprintf("primary %v, secondary %v", p, s)
 	})
 	if err != nil {

@@ -409,10 +409,10 @@ func (w *world) observe() {
 	g := w.a.group()
 	_, clock := w.h.acknowledged()
 	s := g.Status()
-	w.acked = max(w.acked, s.GetAcknowledgedOrdinal())
+	w.acked = max(w.acked, orZero(s.AcknowledgedOrdinal))
 	w.samples = append(w.samples, ackSample{clock, s.HeadOrdinal})
 	for _, sample := range w.samples {
-		if sample.head <= s.GetAcknowledgedOrdinal() {
+		if sample.head <= orZero(s.AcknowledgedOrdinal) {
 			w.ackedClock = max(w.ackedClock, sample.clock)
 		}
 	}

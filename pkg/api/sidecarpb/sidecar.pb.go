@@ -73,6 +73,123 @@ func (JournalFull) EnumDescriptor() ([]byte, []int) {
 	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{0}
 }
 
+// Role is what a group is at a site. Unspecified: the group cannot be opened.
+type Role int32
+
+const (
+	Role_ROLE_UNSPECIFIED Role = 0
+	Role_ROLE_PRIMARY     Role = 1
+	Role_ROLE_SECONDARY   Role = 2
+)
+
+// Enum value maps for Role.
+var (
+	Role_name = map[int32]string{
+		0: "ROLE_UNSPECIFIED",
+		1: "ROLE_PRIMARY",
+		2: "ROLE_SECONDARY",
+	}
+	Role_value = map[string]int32{
+		"ROLE_UNSPECIFIED": 0,
+		"ROLE_PRIMARY":     1,
+		"ROLE_SECONDARY":   2,
+	}
+)
+
+func (x Role) Enum() *Role {
+	p := new(Role)
+	*p = x
+	return p
+}
+
+func (x Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_pkg_api_sidecarpb_sidecar_proto_enumTypes[1].Descriptor()
+}
+
+func (Role) Type() protoreflect.EnumType {
+	return &file_pkg_api_sidecarpb_sidecar_proto_enumTypes[1]
+}
+
+func (x Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Role.Descriptor instead.
+func (Role) EnumDescriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{1}
+}
+
+type GroupState int32
+
+const (
+	GroupState_GROUP_STATE_UNSPECIFIED GroupState = 0
+	// IDLE: the group has no peer.
+	GroupState_GROUP_STATE_IDLE       GroupState = 1
+	GroupState_GROUP_STATE_CONNECTING GroupState = 2
+	GroupState_GROUP_STATE_STREAMING  GroupState = 3
+	GroupState_GROUP_STATE_SYNCING    GroupState = 4
+	GroupState_GROUP_STATE_DEMOTED    GroupState = 5
+	// DIVERGED: the histories of the two sites disagree, and a person has to decide.
+	GroupState_GROUP_STATE_DIVERGED GroupState = 6
+	// FAILED: the group stopped at an error, or cannot be opened.
+	GroupState_GROUP_STATE_FAILED GroupState = 7
+)
+
+// Enum value maps for GroupState.
+var (
+	GroupState_name = map[int32]string{
+		0: "GROUP_STATE_UNSPECIFIED",
+		1: "GROUP_STATE_IDLE",
+		2: "GROUP_STATE_CONNECTING",
+		3: "GROUP_STATE_STREAMING",
+		4: "GROUP_STATE_SYNCING",
+		5: "GROUP_STATE_DEMOTED",
+		6: "GROUP_STATE_DIVERGED",
+		7: "GROUP_STATE_FAILED",
+	}
+	GroupState_value = map[string]int32{
+		"GROUP_STATE_UNSPECIFIED": 0,
+		"GROUP_STATE_IDLE":        1,
+		"GROUP_STATE_CONNECTING":  2,
+		"GROUP_STATE_STREAMING":   3,
+		"GROUP_STATE_SYNCING":     4,
+		"GROUP_STATE_DEMOTED":     5,
+		"GROUP_STATE_DIVERGED":    6,
+		"GROUP_STATE_FAILED":      7,
+	}
+)
+
+func (x GroupState) Enum() *GroupState {
+	p := new(GroupState)
+	*p = x
+	return p
+}
+
+func (x GroupState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupState) Descriptor() protoreflect.EnumDescriptor {
+	return file_pkg_api_sidecarpb_sidecar_proto_enumTypes[2].Descriptor()
+}
+
+func (GroupState) Type() protoreflect.EnumType {
+	return &file_pkg_api_sidecarpb_sidecar_proto_enumTypes[2]
+}
+
+func (x GroupState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupState.Descriptor instead.
+func (GroupState) EnumDescriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{2}
+}
+
 type ProbeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1777,10 +1894,8 @@ type GroupStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	GroupId string                 `protobuf:"bytes,2,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	// role: primary or secondary.
-	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	// state: idle (no peer), connecting, streaming, syncing, demoted, diverged, failed.
-	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	Role    Role                   `protobuf:"varint,3,opt,name=role,proto3,enum=slipstream.sidecar.v1.Role" json:"role,omitempty"`
+	State   GroupState             `protobuf:"varint,4,opt,name=state,proto3,enum=slipstream.sidecar.v1.GroupState" json:"state,omitempty"`
 	// state_reason is one sentence for a person; empty where there is nothing to say.
 	StateReason string `protobuf:"bytes,5,opt,name=state_reason,json=stateReason,proto3" json:"state_reason,omitempty"`
 	Peer        string `protobuf:"bytes,6,opt,name=peer,proto3" json:"peer,omitempty"`
@@ -1824,8 +1939,10 @@ type GroupStatus struct {
 	// either direction. Absent: not measured since this replicator started.
 	ClockDifferenceSeconds      *float64 `protobuf:"fixed64,30,opt,name=clock_difference_seconds,json=clockDifferenceSeconds,proto3,oneof" json:"clock_difference_seconds,omitempty"`
 	ClockDifferenceErrorSeconds *float64 `protobuf:"fixed64,31,opt,name=clock_difference_error_seconds,json=clockDifferenceErrorSeconds,proto3,oneof" json:"clock_difference_error_seconds,omitempty"`
-	unknownFields               protoimpl.UnknownFields
-	sizeCache                   protoimpl.SizeCache
+	// apply_error is why writes do not reach the images; empty while they do. Writes go on until the journal is full.
+	ApplyError    string `protobuf:"bytes,32,opt,name=apply_error,json=applyError,proto3" json:"apply_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
@@ -1872,18 +1989,18 @@ func (x *GroupStatus) GetGroupId() string {
 	return ""
 }
 
-func (x *GroupStatus) GetRole() string {
+func (x *GroupStatus) GetRole() Role {
 	if x != nil {
 		return x.Role
 	}
-	return ""
+	return Role_ROLE_UNSPECIFIED
 }
 
-func (x *GroupStatus) GetState() string {
+func (x *GroupStatus) GetState() GroupState {
 	if x != nil {
 		return x.State
 	}
-	return ""
+	return GroupState_GROUP_STATE_UNSPECIFIED
 }
 
 func (x *GroupStatus) GetStateReason() string {
@@ -2073,6 +2190,13 @@ func (x *GroupStatus) GetClockDifferenceErrorSeconds() float64 {
 		return *x.ClockDifferenceErrorSeconds
 	}
 	return 0
+}
+
+func (x *GroupStatus) GetApplyError() string {
+	if x != nil {
+		return x.ApplyError
+	}
+	return ""
 }
 
 type CutTarget struct {
@@ -2628,12 +2752,12 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11persistent_volume\x18\b \x01(\tR\x10persistentVolume\x12\x14\n" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
-	" \x01(\tR\x06fsType\"\xec\v\n" +
+	" \x01(\tR\x06fsType\"\xcd\f\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
-	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x12\n" +
-	"\x04role\x18\x03 \x01(\tR\x04role\x12\x14\n" +
-	"\x05state\x18\x04 \x01(\tR\x05state\x12!\n" +
+	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x1b.slipstream.sidecar.v1.RoleR\x04role\x127\n" +
+	"\x05state\x18\x04 \x01(\x0e2!.slipstream.sidecar.v1.GroupStateR\x05state\x12!\n" +
 	"\fstate_reason\x18\x05 \x01(\tR\vstateReason\x12\x12\n" +
 	"\x04peer\x18\x06 \x01(\tR\x04peer\x12\x1c\n" +
 	"\tconnected\x18\a \x01(\bR\tconnected\x12\x1e\n" +
@@ -2664,7 +2788,9 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x15ship_bytes_per_second\x18\x1c \x01(\x03R\x12shipBytesPerSecond\x12!\n" +
 	"\fpeer_address\x18\x1d \x01(\tR\vpeerAddress\x12=\n" +
 	"\x18clock_difference_seconds\x18\x1e \x01(\x01H\aR\x16clockDifferenceSeconds\x88\x01\x01\x12H\n" +
-	"\x1eclock_difference_error_seconds\x18\x1f \x01(\x01H\bR\x1bclockDifferenceErrorSeconds\x88\x01\x01B\x17\n" +
+	"\x1eclock_difference_error_seconds\x18\x1f \x01(\x01H\bR\x1bclockDifferenceErrorSeconds\x88\x01\x01\x12\x1f\n" +
+	"\vapply_error\x18  \x01(\tR\n" +
+	"applyErrorB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +
@@ -2708,7 +2834,21 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x12ReleaseCutResponse*=\n" +
 	"\vJournalFull\x12\x16\n" +
 	"\x12JOURNAL_FULL_TRACK\x10\x00\x12\x16\n" +
-	"\x12JOURNAL_FULL_STALL\x10\x012\xf4\r\n" +
+	"\x12JOURNAL_FULL_STALL\x10\x01*B\n" +
+	"\x04Role\x12\x14\n" +
+	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fROLE_PRIMARY\x10\x01\x12\x12\n" +
+	"\x0eROLE_SECONDARY\x10\x02*\xda\x01\n" +
+	"\n" +
+	"GroupState\x12\x1b\n" +
+	"\x17GROUP_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10GROUP_STATE_IDLE\x10\x01\x12\x1a\n" +
+	"\x16GROUP_STATE_CONNECTING\x10\x02\x12\x19\n" +
+	"\x15GROUP_STATE_STREAMING\x10\x03\x12\x17\n" +
+	"\x13GROUP_STATE_SYNCING\x10\x04\x12\x17\n" +
+	"\x13GROUP_STATE_DEMOTED\x10\x05\x12\x18\n" +
+	"\x14GROUP_STATE_DIVERGED\x10\x06\x12\x16\n" +
+	"\x12GROUP_STATE_FAILED\x10\a2\xf4\r\n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -2744,106 +2884,110 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 	return file_pkg_api_sidecarpb_sidecar_proto_rawDescData
 }
 
-var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
-	(*ProbeRequest)(nil),         // 1: slipstream.sidecar.v1.ProbeRequest
-	(*ProbeResponse)(nil),        // 2: slipstream.sidecar.v1.ProbeResponse
-	(*AttachVolumeRequest)(nil),  // 3: slipstream.sidecar.v1.AttachVolumeRequest
-	(*AttachVolumeResponse)(nil), // 4: slipstream.sidecar.v1.AttachVolumeResponse
-	(*DetachVolumeRequest)(nil),  // 5: slipstream.sidecar.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil), // 6: slipstream.sidecar.v1.DetachVolumeResponse
-	(*RecordFormatRequest)(nil),  // 7: slipstream.sidecar.v1.RecordFormatRequest
-	(*RecordFormatResponse)(nil), // 8: slipstream.sidecar.v1.RecordFormatResponse
-	(*ResizeVolumeRequest)(nil),  // 9: slipstream.sidecar.v1.ResizeVolumeRequest
-	(*ResizeVolumeResponse)(nil), // 10: slipstream.sidecar.v1.ResizeVolumeResponse
-	(*GroupSettings)(nil),        // 11: slipstream.sidecar.v1.GroupSettings
-	(*CreateGroupRequest)(nil),   // 12: slipstream.sidecar.v1.CreateGroupRequest
-	(*CreateGroupResponse)(nil),  // 13: slipstream.sidecar.v1.CreateGroupResponse
-	(*ModifyGroupRequest)(nil),   // 14: slipstream.sidecar.v1.ModifyGroupRequest
-	(*ModifyGroupResponse)(nil),  // 15: slipstream.sidecar.v1.ModifyGroupResponse
-	(*DeleteGroupRequest)(nil),   // 16: slipstream.sidecar.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),  // 17: slipstream.sidecar.v1.DeleteGroupResponse
-	(*AddVolumeRequest)(nil),     // 18: slipstream.sidecar.v1.AddVolumeRequest
-	(*AddVolumeResponse)(nil),    // 19: slipstream.sidecar.v1.AddVolumeResponse
-	(*RemoveVolumeRequest)(nil),  // 20: slipstream.sidecar.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil), // 21: slipstream.sidecar.v1.RemoveVolumeResponse
-	(*ModifyVolumeRequest)(nil),  // 22: slipstream.sidecar.v1.ModifyVolumeRequest
-	(*ModifyVolumeResponse)(nil), // 23: slipstream.sidecar.v1.ModifyVolumeResponse
-	(*ListGroupsRequest)(nil),    // 24: slipstream.sidecar.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),   // 25: slipstream.sidecar.v1.ListGroupsResponse
-	(*WatchGroupRequest)(nil),    // 26: slipstream.sidecar.v1.WatchGroupRequest
-	(*PromoteRequest)(nil),       // 27: slipstream.sidecar.v1.PromoteRequest
-	(*PromoteResponse)(nil),      // 28: slipstream.sidecar.v1.PromoteResponse
-	(*DemoteRequest)(nil),        // 29: slipstream.sidecar.v1.DemoteRequest
-	(*DemoteResponse)(nil),       // 30: slipstream.sidecar.v1.DemoteResponse
-	(*LossReport)(nil),           // 31: slipstream.sidecar.v1.LossReport
-	(*VolumeStatus)(nil),         // 32: slipstream.sidecar.v1.VolumeStatus
-	(*GroupStatus)(nil),          // 33: slipstream.sidecar.v1.GroupStatus
-	(*CutTarget)(nil),            // 34: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),      // 35: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),     // 36: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),      // 37: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),     // 38: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),            // 39: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),    // 40: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),   // 41: slipstream.sidecar.v1.ReleaseCutResponse
+	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
+	(GroupState)(0),              // 2: slipstream.sidecar.v1.GroupState
+	(*ProbeRequest)(nil),         // 3: slipstream.sidecar.v1.ProbeRequest
+	(*ProbeResponse)(nil),        // 4: slipstream.sidecar.v1.ProbeResponse
+	(*AttachVolumeRequest)(nil),  // 5: slipstream.sidecar.v1.AttachVolumeRequest
+	(*AttachVolumeResponse)(nil), // 6: slipstream.sidecar.v1.AttachVolumeResponse
+	(*DetachVolumeRequest)(nil),  // 7: slipstream.sidecar.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil), // 8: slipstream.sidecar.v1.DetachVolumeResponse
+	(*RecordFormatRequest)(nil),  // 9: slipstream.sidecar.v1.RecordFormatRequest
+	(*RecordFormatResponse)(nil), // 10: slipstream.sidecar.v1.RecordFormatResponse
+	(*ResizeVolumeRequest)(nil),  // 11: slipstream.sidecar.v1.ResizeVolumeRequest
+	(*ResizeVolumeResponse)(nil), // 12: slipstream.sidecar.v1.ResizeVolumeResponse
+	(*GroupSettings)(nil),        // 13: slipstream.sidecar.v1.GroupSettings
+	(*CreateGroupRequest)(nil),   // 14: slipstream.sidecar.v1.CreateGroupRequest
+	(*CreateGroupResponse)(nil),  // 15: slipstream.sidecar.v1.CreateGroupResponse
+	(*ModifyGroupRequest)(nil),   // 16: slipstream.sidecar.v1.ModifyGroupRequest
+	(*ModifyGroupResponse)(nil),  // 17: slipstream.sidecar.v1.ModifyGroupResponse
+	(*DeleteGroupRequest)(nil),   // 18: slipstream.sidecar.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),  // 19: slipstream.sidecar.v1.DeleteGroupResponse
+	(*AddVolumeRequest)(nil),     // 20: slipstream.sidecar.v1.AddVolumeRequest
+	(*AddVolumeResponse)(nil),    // 21: slipstream.sidecar.v1.AddVolumeResponse
+	(*RemoveVolumeRequest)(nil),  // 22: slipstream.sidecar.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil), // 23: slipstream.sidecar.v1.RemoveVolumeResponse
+	(*ModifyVolumeRequest)(nil),  // 24: slipstream.sidecar.v1.ModifyVolumeRequest
+	(*ModifyVolumeResponse)(nil), // 25: slipstream.sidecar.v1.ModifyVolumeResponse
+	(*ListGroupsRequest)(nil),    // 26: slipstream.sidecar.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),   // 27: slipstream.sidecar.v1.ListGroupsResponse
+	(*WatchGroupRequest)(nil),    // 28: slipstream.sidecar.v1.WatchGroupRequest
+	(*PromoteRequest)(nil),       // 29: slipstream.sidecar.v1.PromoteRequest
+	(*PromoteResponse)(nil),      // 30: slipstream.sidecar.v1.PromoteResponse
+	(*DemoteRequest)(nil),        // 31: slipstream.sidecar.v1.DemoteRequest
+	(*DemoteResponse)(nil),       // 32: slipstream.sidecar.v1.DemoteResponse
+	(*LossReport)(nil),           // 33: slipstream.sidecar.v1.LossReport
+	(*VolumeStatus)(nil),         // 34: slipstream.sidecar.v1.VolumeStatus
+	(*GroupStatus)(nil),          // 35: slipstream.sidecar.v1.GroupStatus
+	(*CutTarget)(nil),            // 36: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),      // 37: slipstream.sidecar.v1.CutGroupRequest
+	(*CutGroupResponse)(nil),     // 38: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),      // 39: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),     // 40: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),            // 41: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),    // 42: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),   // 43: slipstream.sidecar.v1.ReleaseCutResponse
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	11, // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	11, // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	33, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	33, // 4: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
-	31, // 5: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
-	33, // 6: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	0,  // 7: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	32, // 8: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
-	31, // 9: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
-	34, // 10: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	39, // 11: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	1,  // 12: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	3,  // 13: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	5,  // 14: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	7,  // 15: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	9,  // 16: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	12, // 17: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	16, // 18: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	14, // 19: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	18, // 20: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	20, // 21: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	22, // 22: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	24, // 23: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	26, // 24: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	27, // 25: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	29, // 26: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	35, // 27: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	37, // 28: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	40, // 29: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	2,  // 30: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	4,  // 31: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	6,  // 32: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	8,  // 33: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	10, // 34: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	13, // 35: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	17, // 36: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	15, // 37: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	19, // 38: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	21, // 39: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	23, // 40: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	25, // 41: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	33, // 42: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	28, // 43: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	30, // 44: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	36, // 45: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	38, // 46: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	41, // 47: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	30, // [30:48] is the sub-list for method output_type
-	12, // [12:30] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
+	13, // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
+	35, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	35, // 4: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
+	33, // 5: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
+	35, // 6: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	1,  // 7: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
+	2,  // 8: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
+	0,  // 9: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	34, // 10: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
+	33, // 11: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
+	36, // 12: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	41, // 13: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	3,  // 14: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 15: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 16: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 17: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 18: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 19: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 20: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 21: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 22: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 23: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	24, // 24: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	26, // 25: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	28, // 26: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	29, // 27: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	31, // 28: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	37, // 29: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	39, // 30: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	42, // 31: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	4,  // 32: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 33: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 34: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 35: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 36: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 37: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 38: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 39: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 40: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 41: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	25, // 42: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	27, // 43: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	35, // 44: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	30, // 45: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	32, // 46: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	38, // 47: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	40, // 48: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	43, // 49: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	32, // [32:50] is the sub-list for method output_type
+	14, // [14:32] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -2860,7 +3004,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      3,
 			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,

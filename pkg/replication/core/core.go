@@ -19,6 +19,28 @@ const (
 	LinkSyncing   Link = "syncing"
 )
 
+// State is what status and metrics say that a group does.
+type State string
+
+const (
+	// StateIdle: the group has no peer.
+	StateIdle State = "idle"
+	// StateConnecting: there is no stream to the peer, or it has not agreed to one yet.
+	StateConnecting State = "connecting"
+	StateStreaming  State = "streaming"
+	StateSyncing    State = "syncing"
+	StateDemoted    State = "demoted"
+	// StateDiverged: the histories of the two sites disagree, and a person has to decide.
+	StateDiverged State = "diverged"
+	// StateFailed: the group stopped at an error. Core never returns it; the caller that stopped the group does.
+	StateFailed State = "failed"
+)
+
+// States are all states.
+var States = []State{
+	StateIdle, StateConnecting, StateStreaming, StateSyncing, StateDemoted, StateDiverged, StateFailed,
+}
+
 // Group is the state machine of one group at one site. The zero value is not usable: see [New].
 type Group struct {
 	// Meta is the durable part. The caller reads it, Step alone changes it.
@@ -64,28 +86,28 @@ func (g *Group) Promotable() bool { return g.Meta.Role == RolePrimary || g.Meta.
 // Writable reports whether volumes of the group may take writes here.
 func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary && !g.Meta.Demoted }
 
-// State is the word that status and metrics show, with one sentence for a person where there is something to say.
-func (g *Group) State() (state, reason string) {
+// State returns the state, with one sentence for a person where there is something to say.
+func (g *Group) State() (state State, reason string) {
 	m := &g.Meta
 	switch {
 	case m.Divergence != nil:
-		return "diverged", m.Divergence.Text
+		return StateDiverged, m.Divergence.Text
 	case m.Demoted:
-		return "demoted", fmt.Sprintf("no writes past ordinal %d; promote the group at %s", m.FinalOrdinal, m.Peer)
+		return StateDemoted, fmt.Sprintf("no writes past ordinal %d; promote the group at %s", m.FinalOrdinal, m.Peer)
 	case m.Peer == "":
-		return "idle", "the group has no peer"
+		return StateIdle, "the group has no peer"
 	case g.link == LinkStreaming && m.Role == RoleSecondary && !m.Consistent, g.link == LinkSyncing,
 		g.link == LinkStreaming && m.Role == RolePrimary && m.Sync == SyncRunning: // about to begin
 		if m.Role == RoleSecondary {
-			return "syncing", "not promotable until the sync ends"
+			return StateSyncing, "not promotable until the sync ends"
 		}
-		return "syncing", ""
+		return StateSyncing, ""
 	case g.link == LinkStreaming:
-		return "streaming", ""
+		return StateStreaming, ""
 	case m.Role == RoleSecondary && !m.Consistent:
-		return "connecting", "not promotable: the sync was interrupted"
+		return StateConnecting, "not promotable: the sync was interrupted"
 	default:
-		return "connecting", g.refusal
+		return StateConnecting, g.refusal
 	}
 }
 
