@@ -35,6 +35,8 @@ const (
 	FoldUnordered Name = "fold-unordered"
 	// TrustOrdinals takes a peer for what it was when it was last heard, by its ordinals alone (breaks G1 after a rollback).
 	TrustOrdinals Name = "trust-ordinals"
+	// TrustExtents goes on with a sync whose extents may show writes that the primary lost (breaks G1 after a rollback).
+	TrustExtents Name = "trust-extents"
 	// LeaveUnapplied lets a volume leave its group with records that are not in its image (breaks G4, G5).
 	LeaveUnapplied Name = "leave-unapplied"
 	// KeepOldCopy lets a group take a copy over with another group's content in it (a broken sync).

@@ -34,7 +34,8 @@ import (
 //	128 u64  generations of group.json,
 //	136 u64    the change map,
 //	144 u64    and the file of cuts (files.go)
-//	152      0
+//	152 u64  horizon: what the peer sent in a sync shows its writes up to this ordinal at most (journal.KindHorizon)
+//	160      0
 //	508 u32  CRC-32C of bytes 0 to 508
 //
 // Version 1 had the magic "SLPCHKP1", and ended with the CRC-32C of bytes 0 to 64, at 64.
@@ -48,6 +49,7 @@ type checkpoint struct {
 	Owner          owner
 	Mark           journal.Mark // its Ordinal is DurableOrdinal
 	Files          [fileCount]uint64
+	Horizon        uint64
 }
 
 const (
@@ -84,6 +86,7 @@ func (c *checkpoint) encode() []byte {
 	for i, generation := range c.Files {
 		le.PutUint64(b[128+8*i:], generation)
 	}
+	le.PutUint64(b[152:], c.Horizon)
 	le.PutUint32(b[508:], crc32c.Sum(b[:508]))
 	return b
 }
@@ -124,6 +127,7 @@ func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 	for i := range c.Files {
 		c.Files[i] = le.Uint64(b[128+8*i:])
 	}
+	c.Horizon = le.Uint64(b[152:])
 	return c, nil
 }
 
@@ -133,6 +137,8 @@ type checkpointFile struct {
 	last checkpoint
 	// generation is last's, to be read without the lock.
 	generation atomic.Uint64
+	// horizon goes into every checkpoint that is written. It may be that of a record which is not durable yet.
+	horizon atomic.Uint64
 }
 
 // openCheckpoint reads the newer valid slot. One damaged slot is what a crash while writing leaves; two are corruption, an
@@ -166,6 +172,7 @@ func openCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {
 			path, slotErr[0], checkpointSlotBytes, slotErr[1])
 	}
 	c.generation.Store(c.last.Generation)
+	c.horizon.Store(c.last.Horizon)
 	return c, nil
 }
 
@@ -178,6 +185,7 @@ func createCheckpoint(fsys vfs.FS, path string, first checkpoint) error {
 // write makes c durable. After an error the checkpoint before it still counts.
 func (f *checkpointFile) write(c checkpoint) error {
 	c.Generation = f.last.Generation + 1
+	c.Horizon = f.horizon.Load()
 	slot := int64(c.Generation % 2)
 	if _, err := f.file.WriteAt(c.encode(), slot*checkpointSlotBytes); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", f.file.Name(), err)

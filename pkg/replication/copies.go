@@ -10,6 +10,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
 // takeAdmitted is takeMember for one that this site has room for.
@@ -157,9 +158,17 @@ func (g *Group) replaceMembers(members []core.Member) error {
 			}
 		}
 	}
+	if err := g.dropUnlisted(members); err != nil {
+		return err
+	}
 	g.membersMu.Lock()
 	defer g.membersMu.Unlock()
 	for i, m := range members {
+		if v := g.volume(m.Index); v != nil && !m.Removed && v.size.Load() > m.SizeBytes {
+			if err := g.shrinkMember(v, m); err != nil {
+				return err
+			}
+		}
 		if !m.Removed {
 			if err := g.storeMember(&members[i]); err != nil {
 				return err
@@ -169,21 +178,78 @@ func (g *Group) replaceMembers(members []core.Member) error {
 	if _, err := g.step(core.MembersReplaced{Members: members}, nil); err != nil {
 		return err
 	}
-	listed := map[uint32]bool{}
 	for _, m := range members {
-		listed[m.Index] = true
 		if err := g.openMember(m); err != nil {
 			return err
 		}
 	}
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
+	return nil
+}
+
+// dropUnlisted takes out the members that the primary does not know: its disk was put back to before they joined. Their
+// indices can be given to other volumes, so their records are applied, and leave the journal soon.
+func (g *Group) dropUnlisted(members []core.Member) error {
+	listed := map[uint32]bool{}
+	for _, m := range members {
+		listed[m.Index] = true
+	}
 	for index := range *g.volumes.Load() {
-		if !listed[index] {
-			g.forgetVolume(index)
+		if listed[index] {
+			continue
 		}
+		g.mu.Lock()
+		m := *g.core.Meta.At(index)
+		g.mu.Unlock()
+		m.Removed = true
+		if err := g.dropMember(m); err != nil {
+			return err
+		}
+		g.mu.Lock()
+		err := g.rollJournal()
+		g.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		g.trimWork.send()
 	}
 	return nil
+}
+
+// shrinkMember makes a copy smaller, because its primary's disk was put back to before the volume grew. What is past the
+// new end becomes zeros, as it will be at the primary when the volume grows again. The image file keeps its length. The
+// caller holds membersMu.
+func (g *Group) shrinkMember(v *Volume, m core.Member) error {
+	if err := g.commit(); err != nil {
+		return err
+	}
+	g.applyMu.Lock()
+	defer g.applyMu.Unlock()
+	if err := g.applyLocked(g.ctx); err != nil {
+		return err
+	}
+	for end := v.size.Load(); end > m.SizeBytes; {
+		n := min(end-m.SizeBytes, maxRangeBytes)
+		end -= n
+		hole := journal.Record{Header: journal.Header{Kind: journal.KindHole, Volume: v.index, Offset: end, Length: uint32(n)}}
+		if err := g.cuts.beforeApply([]journal.Record{hole}); err != nil {
+			return fmt.Errorf("volume %s: shrink to %d bytes: %w", v.id, m.SizeBytes, err)
+		}
+		if err := v.image.Discard(end, n); err != nil {
+			return fmt.Errorf("volume %s: shrink to %d bytes: %w", v.id, m.SizeBytes, err)
+		}
+	}
+	if err := v.image.Flush(); err != nil {
+		return err
+	}
+	if err := g.cuts.logMarks(); err != nil {
+		return err
+	}
+	v.size.Store(m.SizeBytes)
+	_, err := g.cfg.Pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
+		r.SizeBytes = m.SizeBytes
+		return nil
+	})
+	return err
 }
 
 // storeMember makes the pool's volume what the member says: at a secondary it is created, at both sites it grows. The member

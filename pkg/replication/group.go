@@ -67,8 +67,6 @@ type Group struct {
 	// segBytes is the size of the journal's segments, and maxRecord what one record carries.
 	segBytes atomic.Int64
 	appendMu sync.Mutex
-	// opened is the journal's last ordinal when the group was opened.
-	opened uint64
 	// owed are records that have their place before whatever is appended next; guarded by appendMu.
 	owed  []journal.Entry
 	clock *writeClock

@@ -196,6 +196,7 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 			return true, r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Welcome{Welcome: &linkpb.Welcome{
 				DurableOrdinal: a.Durable, NeedsSync: a.NeedsSync, Instance: a.Instance,
 				Session: session, Place: placeToWire(g.journal.DurableEnd()), Tail: tailToWire(tail),
+				Horizon: g.checkpoint.horizon.Load(),
 			}}})
 		case core.SendRefusal:
 			if a.Reason == core.RefuseForeign {
@@ -395,6 +396,10 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := json.Unmarshal(data, &manifest); err != nil {
 			return fmt.Errorf("sync manifest: %w", err)
 		}
+		// Before the members become what the manifest says, which shows writes, too.
+		if err := g.saveHorizon(uint64(h.Offset)); err != nil {
+			return err
+		}
 		if err := g.replaceAdmitted(manifest.Members); err != nil {
 			return err
 		}
@@ -420,6 +425,10 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.takeAdmitted(member); err != nil {
 			return err
 		}
+		return g.appendCopy(ctx, h, data)
+	case journal.KindHorizon:
+		// Checkpoints have it before the record can leave the journal.
+		g.checkpoint.horizon.Store(uint64(h.Offset))
 		return g.appendCopy(ctx, h, data)
 	case journal.KindSyncEnd:
 		if err := g.appendCopy(ctx, h, data); err != nil {

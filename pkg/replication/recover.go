@@ -58,6 +58,10 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		g.journal.Close()
 		return nil, err
 	}
+	if _, err := g.stepLocked(core.Opened{Durable: g.journal.Head()}, nil); err != nil {
+		g.journal.Close()
+		return nil, err
+	}
 	// A crash may have come while a volume was being added, changed or removed.
 	if err := g.continueMembers(); err != nil {
 		g.journal.Close()
@@ -125,8 +129,8 @@ func (g *Group) openJournal() error {
 	if err != nil {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
 	}
-	g.opened = g.journal.Head()
 	g.relied, g.reliedSaved = meta.Relied, meta.Relied
+	g.checkpoint.horizon.Store(max(g.checkpoint.horizon.Load(), replay.horizon))
 	err = replay.checkImages()
 	if err == nil {
 		err = replay.finish()
@@ -155,6 +159,8 @@ type recovery struct {
 	consistent *bool
 	// applied is what the images have of the journal.
 	applied map[*Volume]*appliedTail
+	// horizon is the last one in the journal.
+	horizon uint64
 }
 
 // checkImages compares the images with what the journal says was applied to them. One of a volume that is being added may have
@@ -178,8 +184,12 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 		now := h.Kind == journal.KindSyncEnd
 		r.consistent = &now
 	}
+	switch h.Kind {
+	case journal.KindSyncBegin, journal.KindHorizon:
+		r.horizon = uint64(h.Offset)
+	}
 	v := r.g.volume(h.Volume)
-	if !touchesImage(h.Kind) || v == nil { // removed since
+	if !touchesImage(h.Kind) || v == nil || h.Offset+int64(h.Length) > v.size.Load() { // removed or made smaller since
 		return nil
 	}
 	if loc.Start().Before(r.from) {

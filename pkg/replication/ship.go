@@ -107,6 +107,8 @@ type sender struct {
 	// at is the last ordinal that was shipped or skipped by a sync-begin.
 	at       uint64
 	sequence uint64
+	// horizon is the last one that was sent.
+	horizon uint64
 	// sentSmall is when the last batch was sent that the journal's durable end had cut short.
 	sentSmall time.Time
 	// exchange is of stamps with the secondary.
@@ -228,8 +230,11 @@ func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 	event := core.Welcomed{
 		PeerDurable: w.DurableOrdinal, NeedsSync: w.NeedsSync, Instance: w.Instance,
 		PeerSession: sessionFromWire(w.Session), PeerPlace: deliveryFromWire(0, w.Place), PeerTail: tailFromWire(w.Tail).Compare(tail),
-		Durable: g.journal.Durable(), Opened: g.opened, Retained: g.retained(), ReleasedAcked: released, Relied: relied,
+		PeerHorizon: w.Horizon, Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released, Relied: relied,
 		NewSession: uuid.NewString(), NewTimeline: uuid.NewString(), Now: g.cfg.Clock().WallNanos,
+	}
+	if bug.Enabled(bug.TrustExtents) {
+		event.PeerHorizon = 0
 	}
 	if bug.Enabled(bug.TrustOrdinals) {
 		g.trustOrdinals(&event)
@@ -248,7 +253,8 @@ func (g *Group) trustOrdinals(e *core.Welcomed) {
 	defer g.mu.Unlock()
 	e.PeerSession = g.core.Meta.PeerSession
 	e.PeerSession.Primary = g.core.Meta.Site
-	e.PeerPlace, e.PeerTail, e.Opened = core.Delivery{Segment: math.MaxInt64}, core.MatchSame, math.MaxUint64
+	e.PeerPlace, e.PeerTail, e.PeerHorizon = core.Delivery{Segment: math.MaxInt64}, core.MatchSame, 0
+	g.core.Meta.Openings = nil
 	g.core.Meta.PeerSession, g.core.Meta.Relied, e.Relied = e.PeerSession, core.Delivery{}, core.Delivery{}
 	if e.NeedsSync && g.core.Meta.Sync == core.SyncDone {
 		g.core.Meta.Sync = core.SyncRunning

@@ -144,7 +144,14 @@ func (s *sender) sendSyncBegin() error {
 	s.g.mapMu.Unlock()
 	s.g.progress.doneBytes.Store(0)
 	s.g.progress.totalBytes.Store(s.g.changeMapBytes())
-	if err := s.add(s.control(journal.KindSyncBegin, data), data); err != nil {
+	// The members' descriptions may be newer than their records.
+	if err := s.g.commit(); err != nil {
+		return err
+	}
+	h := s.control(journal.KindSyncBegin, data)
+	s.horizon = s.g.journal.Durable()
+	h.Offset = int64(s.horizon)
+	if err := s.add(h, data); err != nil {
 		return err
 	}
 	return s.sendBatch()
@@ -254,6 +261,14 @@ func (s *sender) sendExtents() (sent bool, err error) {
 	}
 	if err := g.commit(); err != nil {
 		return false, err
+	}
+	if durable := g.journal.Durable(); durable > s.horizon {
+		s.horizon = durable
+		ahead := s.control(journal.KindHorizon, nil)
+		ahead.Offset = int64(durable)
+		if err := s.add(ahead, nil); err != nil {
+			return false, err
+		}
 	}
 	if err := s.add(h, data); err != nil {
 		return false, err

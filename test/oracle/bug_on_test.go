@@ -16,7 +16,8 @@ func TestCatches(t *testing.T) {
 	const most = 600 // rounds
 	for _, fault := range []bug.Name{
 		"", bug.SwapRecords, bug.ApplyBeforeDurable, bug.AckBeforeDurable, bug.PromoteInSync, bug.FlushNothing,
-		bug.ForgetFolded, bug.FoldUnordered, bug.TrustOrdinals, bug.FollowAnyone, bug.MiscountLoss, bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges,
+		bug.ForgetFolded, bug.FoldUnordered, bug.TrustOrdinals, bug.FollowAnyone, bug.MiscountLoss,
+		bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges,
 	} {
 		name, rounds := string(fault), most
 		if fault == "" {

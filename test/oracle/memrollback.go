@@ -30,6 +30,9 @@ func rollbackRound(ctx context.Context, seed uint64, t *tally) error {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	p := drawParams(seed, rng)
 	p.rollback, p.events = !p.storm, p.events+2
+	if !p.storm && rng.IntN(2) == 0 {
+		p.overflow, p.maxBlocks = true, 16 // so that the secondary is in the middle of a sync, often
+	}
 	return runMemRound(ctx, rng, p, t)
 }
 
@@ -64,6 +67,14 @@ func (w *world) endRolledBack() error {
 		return w.endInPeace() // the secondary has not heard of the group
 	}
 	w.net.Cut(siteA)
+	// A secondary still takes what had arrived before the cut.
+	err := w.eventually("the end of the stream at "+other.name, func() (bool, string) {
+		state := other.group().Status().State
+		return state != "streaming" && state != "syncing", state
+	})
+	if err != nil {
+		return err
+	}
 	kept, err := w.readGroup(other)
 	if err != nil {
 		return err

@@ -940,7 +940,9 @@ type Welcome struct {
 	Session *Session `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
 	Place   *Place   `protobuf:"bytes,5,opt,name=place,proto3" json:"place,omitempty"`
 	// tail is the record at durable_ordinal; absent where that has left the journal.
-	Tail          *Tail `protobuf:"bytes,6,opt,name=tail,proto3" json:"tail,omitempty"`
+	Tail *Tail `protobuf:"bytes,6,opt,name=tail,proto3" json:"tail,omitempty"`
+	// horizon: the extents that this site was sent show the primary's writes up to this ordinal at most.
+	Horizon       uint64 `protobuf:"varint,7,opt,name=horizon,proto3" json:"horizon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1015,6 +1017,13 @@ func (x *Welcome) GetTail() *Tail {
 		return x.Tail
 	}
 	return nil
+}
+
+func (x *Welcome) GetHorizon() uint64 {
+	if x != nil {
+		return x.Horizon
+	}
+	return 0
 }
 
 // Session is one stream on which something was shipped. Both sites keep the last one, so that a disk which was put back to an
@@ -1564,7 +1573,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\x12\x12\n" +
 	"\x04echo\x18\x03 \x01(\x04R\x04echo\x12\x1d\n" +
 	"\n" +
-	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"\x83\x02\n" +
+	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"\x9d\x02\n" +
 	"\aWelcome\x12'\n" +
 	"\x0fdurable_ordinal\x18\x01 \x01(\x04R\x0edurableOrdinal\x12\x1d\n" +
 	"\n" +
@@ -1572,7 +1581,8 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x125\n" +
 	"\asession\x18\x04 \x01(\v2\x1b.slipstream.link.v1.SessionR\asession\x12/\n" +
 	"\x05place\x18\x05 \x01(\v2\x19.slipstream.link.v1.PlaceR\x05place\x12,\n" +
-	"\x04tail\x18\x06 \x01(\v2\x18.slipstream.link.v1.TailR\x04tail\"K\n" +
+	"\x04tail\x18\x06 \x01(\v2\x18.slipstream.link.v1.TailR\x04tail\x12\x18\n" +
+	"\ahorizon\x18\a \x01(\x04R\ahorizon\"K\n" +
 	"\aSession\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +

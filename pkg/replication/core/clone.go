@@ -8,6 +8,7 @@ func (g *Group) Clone() *Group {
 	c.heard, c.told, c.following = pointed(c.heard), pointed(c.told), pointed(c.following)
 	m := &c.Meta
 	m.Timelines, m.Members, m.Places = slices.Clone(m.Timelines), slices.Clone(m.Members), slices.Clone(m.Places)
+	m.Openings = slices.Clone(m.Openings)
 	m.Loss, m.Divergence, m.Tail = pointed(m.Loss), pointed(m.Divergence), pointed(m.Tail)
 	if l := m.Loss; l != nil {
 		l.LostOrdinals, l.LostWrites, l.LostBytes, l.LostSeconds = pointed(l.LostOrdinals), pointed(l.LostWrites), pointed(l.LostBytes), pointed(l.LostSeconds)

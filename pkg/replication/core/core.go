@@ -50,9 +50,6 @@ type Group struct {
 	acked uint64
 	// answered: the peer has said so since this process started, or since the role began.
 	answered bool
-	// firstSession is the first session that this process began, 0 before that. promotedAt is the ordinal at which this
-	// process made the site primary.
-	firstSession, promotedAt uint64
 	// following is set between a Welcome and what the caller says to it.
 	following *following
 	// refusal is the last one, for status; cleared by a Welcome.
@@ -150,6 +147,8 @@ func (g *Group) Step(e Event) ([]Action, error) {
 		return g.sessionReceived(e), nil
 	case Relied:
 		return g.relied(e), nil
+	case Opened:
+		return g.opened(e), nil
 	case SyncBeginReceived:
 		return g.setConsistent(false, true), nil
 	case SyncBeginDurable:

@@ -19,8 +19,10 @@ type Welcomed struct {
 	PeerSession Session
 	PeerPlace   Delivery
 	PeerTail    Match
-	// Durable is the local durable ordinal, Opened the one at which this process opened the group.
-	Durable, Opened uint64
+	// PeerHorizon is the peer's Horizon record: the extents that it holds show writes up to this ordinal at most.
+	PeerHorizon uint64
+	// Durable is the local durable ordinal.
+	Durable uint64
 	// Relied is the place up to which the caller has forgotten extents that it sent, if it is past Meta.Relied.
 	Relied Delivery
 	// NewSession and NewTimeline are identifiers to use, Now the time.
@@ -87,6 +89,9 @@ type SessionReceived struct {
 
 // Relied: the caller is about to forget, on disk too, extents that the peer acknowledged up to a place.
 type Relied struct{ Delivery Delivery }
+
+// Opened: the process opened the group with this durable ordinal in its journal.
+type Opened struct{ Durable uint64 }
 
 // SyncBeginReceived: from here on the secondary is not a prefix.
 type SyncBeginReceived struct{}
@@ -166,6 +171,7 @@ func (SyncAcked) event()         {}
 func (HelloReceived) event()     {}
 func (SessionReceived) event()   {}
 func (Relied) event()            {}
+func (Opened) event()            {}
 func (SyncBeginReceived) event() {}
 func (SyncBeginDurable) event()  {}
 func (SyncEndDurable) event()    {}

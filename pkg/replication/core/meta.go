@@ -132,6 +132,8 @@ type Meta struct {
 	PeerInstance string    `json:"peerInstance,omitempty"`
 	// PeerSession is the session that the peer reported last.
 	PeerSession Session `json:"peerSession,omitzero"`
+	// Openings bound what the peer can hold, oldest first; see opened.
+	Openings []Opening `json:"openings,omitempty"`
 	// Relied is the place up to which this site has forgotten the extents that it sent when it was the primary. A peer that is
 	// not so far any more gets everything.
 	Relied Delivery `json:"relied,omitzero"`

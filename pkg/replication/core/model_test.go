@@ -16,6 +16,8 @@ type copyOf struct {
 	writes []int
 	// unshipped are ordinals in the change map; sent are those on their way, which count as in the map until the end.
 	unshipped, sent map[uint64]bool
+	// shown is what the primary had when it sent an extent last: the extents here may show any of it.
+	shown []int
 }
 
 const hole = 0
@@ -97,8 +99,14 @@ func (d *copyOf) recordAt(ordinal uint64) *Tail {
 }
 
 // ship obeys a Ship action, after checking that the peer will get everything: what it lacks up to After is in the map.
-func (w *world) ship(d *copyOf, a Ship) {
+func (w *world) ship(d *copyOf, a Ship, everything bool) {
 	p := w.peerOf(d)
+	if everything {
+		p.shown = nil
+	}
+	if n := len(p.shown); n > len(d.writes) || !slices.Equal(p.shown, d.writes[:n]) {
+		w.t.Fatalf("%s goes on with extents that show %v, it has %v", d.name, p.shown, d.writes)
+	}
 	if a.After > d.durable {
 		w.t.Fatalf("%s ships from %d, it has only %d", d.name, a.After, d.durable)
 	}
@@ -114,6 +122,7 @@ func (w *world) ship(d *copyOf, a Ship) {
 		}
 	} else {
 		w.c.step(p.side, SyncBeginReceived{})
+		p.horizon = d.durable
 		for uint64(len(p.writes)) < a.After {
 			p.put(hole)
 		}
@@ -136,14 +145,15 @@ func (w *world) ship(d *copyOf, a Ship) {
 }
 
 func (w *world) obey(d *copyOf, actions []Action) {
-	if _, ok := find[MarkAll](actions); ok {
+	_, everything := find[MarkAll](actions)
+	if everything {
 		d.unshipped = map[uint64]bool{}
 		for o := uint64(1); o <= d.durable; o++ {
 			d.unshipped[o] = true
 		}
 	}
 	if ship, ok := find[Ship](actions); ok {
-		w.ship(d, ship)
+		w.ship(d, ship, everything)
 	}
 }
 
@@ -246,6 +256,7 @@ func (w *world) carry() {
 			delete(d.unshipped, o)
 			d.sent[o] = true
 			p.place++
+			p.horizon, p.shown = d.durable, slices.Clone(d.writes)
 			if o <= p.durable {
 				p.writes[o-1] = d.writes[o-1]
 			}
@@ -355,7 +366,8 @@ func (w *world) demote() {
 func (w *world) restart() {
 	d := w.pick()
 	w.hangUp()
-	d.core, d.opened = New(d.core.Meta), d.durable
+	d.core = New(d.core.Meta)
+	w.c.step(d.side, Opened{Durable: d.durable})
 }
 
 // saved is what a site's disk held once.
@@ -364,8 +376,8 @@ type saved struct {
 	side side
 	meta []byte
 
-	writes    []int
-	unshipped map[uint64]bool
+	writes, shown []int
+	unshipped     map[uint64]bool
 }
 
 // save keeps what a site's disk holds now.
@@ -375,7 +387,7 @@ func (w *world) save() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s := &saved{of: d, side: *d.side, meta: meta, writes: slices.Clone(d.writes), unshipped: maps.Clone(d.unshipped)}
+	s := &saved{of: d, side: *d.side, meta: meta, writes: slices.Clone(d.writes), shown: d.shown, unshipped: maps.Clone(d.unshipped)}
 	maps.Copy(s.unshipped, d.sent)
 	w.saved = append(w.saved, s)
 }
@@ -394,7 +406,9 @@ func (w *world) rollBack() {
 		w.t.Fatal(err)
 	}
 	*d.side = s.side
-	d.core, d.opened = New(meta), d.durable
+	d.core = New(meta)
+	d.shown = s.shown
+	w.c.step(d.side, Opened{Durable: d.durable})
 	d.writes, d.unshipped, d.sent = slices.Clone(s.writes), maps.Clone(s.unshipped), map[uint64]bool{}
 }
 

@@ -29,7 +29,7 @@ func (g *Group) welcomed(e Welcomed) []Action {
 	// its last record is; nothing else tells that its disk was not put back and written to again.
 	doubtful := e.PeerSession.Primary != m.Site && e.PeerTail != MatchSame && e.PeerDurable > 0
 	m.Divergence, m.PeerInstance = nil, e.Instance
-	everything := m.Sync == SyncNever || other || doubtful || e.PeerDurable < e.ReleasedAcked || g.forgot(e)
+	everything := m.Sync == SyncNever || other || doubtful || e.PeerDurable < e.ReleasedAcked || g.forgot(e) || g.showsLost(e)
 	g.beginSession(e.PeerSession, e.NewSession)
 	if everything {
 		m.Sync = SyncRunning

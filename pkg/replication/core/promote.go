@@ -67,7 +67,7 @@ func (g *Group) fork(at uint64, timeline string, now int64) {
 
 func (g *Group) becomePrimary(e Promote) {
 	m := &g.Meta
-	g.promotedAt, g.firstSession = e.Durable, 0
+	m.Openings = []Opening{{Session: m.Session.Number, Ordinal: e.Durable}}
 	m.Tail = e.Tail
 	m.Role = RolePrimary
 	m.Term++

@@ -13,7 +13,7 @@ import (
 // TestScripts runs testdata/*.txt, the executable specification of the group core. Commands (site, from: a or b):
 //
 //	sites [peer-has=N]                          a is primary, b its secondary; with peer-has both are in sync up to N
-//	facts site=a [durable=N] [retained=N] [released-acked=N] [attached=N] [opened=N] [place=N] [timelines=(T@F,...)]
+//	facts site=a [durable=N] [retained=N] [released-acked=N] [attached=N] [place=N] [horizon=N] [timelines=(T@F,...)]
 //	      [tail=same|different|unknown] [session=N/ID]   tail: the peer's last record compared with this side's
 //	connect from=a [as=PEER] [group=ID] [hold]  Hello, answer, and the count of a tail; hold keeps the answer back
 //	stale-hello from=a durable=N [term=N]       a Hello of a stream that was cut, which a knows nothing of any more
@@ -105,7 +105,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "sites":
 		if n := args.num("peer-has", 0); n > 0 {
 			for _, s := range c.sides {
-				s.durable, s.opened = n, n
+				s.durable = n
 				s.core.Meta.Sync, s.core.Meta.Consistent = SyncDone, true
 			}
 			c.sides["a"].core.Meta.PeerInstance = "ib"
@@ -119,7 +119,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 			s.core.Meta.Timelines = list
 		}
 		s.attached = int(args.num("attached", uint64(s.attached)))
-		s.opened, s.place = args.num("opened", s.opened), args.num("place", s.place)
+		s.place, s.horizon = args.num("place", s.place), args.num("horizon", s.horizon)
 		for _, m := range []Match{MatchUnknown, MatchSame, MatchDifferent} {
 			if args.text("tail", "") == m.String() {
 				s.tail = m
@@ -213,7 +213,8 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		return false
 	case "restart":
 		remembered := s.core.Remember(s.durable)
-		s.core, s.opened = New(s.core.Meta), s.durable
+		s.core = New(s.core.Meta)
+		_, _ = s.core.Step(Opened{Durable: s.durable})
 		if d.HasArg("remembers") {
 			c.printf("%s: recalled %v\n", s.name, s.core.Recall(remembered))
 		}

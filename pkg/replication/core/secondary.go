@@ -77,7 +77,7 @@ func (g *Group) sessionReceived(e SessionReceived) []Action {
 	}
 	g.following = nil
 	if m.Role == RolePrimary {
-		m.Role, m.Demoted, m.FinalOrdinal = RoleSecondary, false, 0
+		m.Role, m.Demoted, m.FinalOrdinal, m.Openings = RoleSecondary, false, 0, nil
 		// What was known of the peer as a secondary is nothing about a primary.
 		g.heard, g.told, g.current = nil, nil, currency{}
 	}

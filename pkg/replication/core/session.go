@@ -1,6 +1,10 @@
 package core
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+	"slices"
+)
 
 // Session is one stream from a primary to its secondary on which something was shipped. Both sites keep the last one, so each
 // of them can be found to be older than the other remembers: its disk was put back to an earlier state.
@@ -70,29 +74,78 @@ const (
 
 func (m Match) String() string { return [...]string{"unknown", "same", "different"}[m] }
 
+// Opening is a moment at which the primary's journal was opened, or at which its site was promoted.
+//
+// What a primary ships was durable in its journal before. So a peer whose last session is Session or an earlier one holds
+// ordinals up to Ordinal at most. A peer that holds more was sent writes which this site has lost since. The openings
+// outlive the process: a second restart before the first contact must not make new writes look like the lost ones.
+type Opening struct {
+	Session uint64 `json:"session,omitempty"`
+	Ordinal uint64 `json:"ordinal,omitempty"`
+}
+
+// maxOpenings bounds Meta.Openings. The list grows only by contacts that end before the peer takes part in the session.
+const maxOpenings = 16
+
+// opened adds an opening, unless the last one says as much already.
+func (g *Group) opened(e Opened) []Action {
+	m := &g.Meta
+	if m.Role != RolePrimary {
+		return nil
+	}
+	if n := len(m.Openings); n > 0 && m.Openings[n-1].Session == m.Session.Number && m.Openings[n-1].Ordinal <= e.Durable {
+		return nil
+	}
+	// An earlier opening with a higher ordinal says less than this one.
+	list := slices.DeleteFunc(slices.Clone(m.Openings), func(o Opening) bool { return o.Ordinal >= e.Durable })
+	if len(list) == maxOpenings {
+		list = list[1:]
+	}
+	m.Openings = append(list, Opening{Session: m.Session.Number, Ordinal: e.Durable})
+	return []Action{Persist{}}
+}
+
+// mostHeld is the highest ordinal that a peer with this last session can hold; MaxUint64 if nothing bounds it.
+func (m *Meta) mostHeld(s Session) uint64 {
+	most := uint64(math.MaxUint64)
+	for _, o := range m.Openings {
+		if s.Number <= o.Session {
+			most = min(most, o.Ordinal)
+		}
+	}
+	return most
+}
+
 // rolledBack says how an answer to Hello shows that this primary's disk was put back to an earlier state; "" if it does
 // not. common is then the last ordinal that both sites certainly share.
 //
 // Ordinals that the peer has and this site does not would be used again for other writes. After that they look like a
-// continuation, so the number of ordinals is not enough: what an earlier process shipped can not be more than this one
-// found when it opened the group, sessions must be known, and the records must be the same.
+// continuation, so the number of ordinals is not enough: the peer can not hold more than the openings say, sessions must
+// be known, and the records must be the same.
 func (g *Group) rolledBack(e Welcomed) (reason string, common uint64) {
 	m := &g.Meta
 	floor := max(m.Timelines[len(m.Timelines)-1].ForkOrdinal, e.ReleasedAcked)
 	s := e.PeerSession
-	found := max(e.Opened, g.promotedAt)
+	most := m.mostHeld(s)
 	switch {
 	case e.PeerDurable > e.Durable:
 		return fmt.Sprintf("%s holds ordinals up to %d, this site only up to %d", m.Peer, e.PeerDurable, e.Durable), e.Durable
 	case !g.knownSession(s):
 		return fmt.Sprintf("%s took part in session %s, which is none of this site's (the last is %s)", m.Peer, s, m.Session), floor
-	case (g.firstSession == 0 || s.Number < g.firstSession) && e.PeerDurable > found:
+	case e.PeerDurable > most:
 		return fmt.Sprintf("%s holds ordinals up to %d of what was sent before this site started at ordinal %d",
-			m.Peer, e.PeerDurable, found), min(found, e.Durable)
+			m.Peer, e.PeerDurable, most), min(most, e.Durable)
 	case e.PeerTail == MatchDifferent:
 		return fmt.Sprintf("ordinal %d is another write at %s than here", e.PeerDurable, m.Peer), min(floor, e.PeerDurable)
 	}
 	return "", 0
+}
+
+// showsLost reports whether extents at the peer may show writes that this site has lost since. An extent is content as
+// it was when it was sent, without the ordinals of the writes in it. A sync that goes on from the change map would keep
+// such an extent. A peer that is not in the middle of a sync holds the ordinals too, so rolledBack has found them.
+func (g *Group) showsLost(e Welcomed) bool {
+	return e.PeerHorizon > min(e.Durable, g.Meta.mostHeld(e.PeerSession))
 }
 
 // knownSession reports whether a session that the peer reports can be explained. Later ones than it reported before are
@@ -114,9 +167,7 @@ func (g *Group) beginSession(peer Session, id string) {
 	}
 	m.PeerSession = peer
 	m.Session = Session{Number: m.Session.Number + 1, ID: id, Primary: m.Site}
-	if g.firstSession == 0 {
-		g.firstSession = m.Session.Number
-	}
+	m.Openings = slices.DeleteFunc(slices.Clone(m.Openings), func(o Opening) bool { return o.Session < peer.Number })
 }
 
 // relied notes up to where the primary has forgotten what it sent besides records.

@@ -12,8 +12,8 @@ type side struct {
 	core *Group
 	// durable equals head here: what is not durable does not exist for the core.
 	durable, retained, releasedAcked uint64
-	// opened is durable when the process started. place counts what the journal took, extents too; it never goes back.
-	opened, place uint64
+	// place counts what the journal took, extents too; it never goes back. horizon is the one that the peer sent last.
+	place, horizon uint64
 	// tail is what comparing the last record of the peer with this side's gives.
 	tail     Match
 	attached int
@@ -142,7 +142,7 @@ func (c *conversation) welcome(s *side, w SendWelcome, relied Delivery) []Action
 	actions, _ := c.step(s, Welcomed{
 		PeerDurable: w.Durable, NeedsSync: w.NeedsSync, Instance: w.Instance,
 		PeerSession: o.core.Meta.Session, PeerPlace: Delivery{Offset: int64(o.place)}, PeerTail: s.tail,
-		Durable: s.durable, Opened: s.opened, Retained: s.retained, ReleasedAcked: s.releasedAcked, Relied: relied,
+		PeerHorizon: o.horizon, Durable: s.durable, Retained: s.retained, ReleasedAcked: s.releasedAcked, Relied: relied,
 		NewSession: c.draw("S"), NewTimeline: c.draw("F"),
 	})
 	if ship, ok := find[Ship](actions); ok {

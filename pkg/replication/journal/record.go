@@ -14,10 +14,13 @@ const (
 	KindDiscard   Kind = 2 // no data; the range reads as zeros, space given back
 	KindZero      Kind = 3 // no data; the range reads as zeros, space kept
 	KindVolume    Kind = 4 // data is the JSON of a member's description
-	KindSyncBegin Kind = 5 // data is the JSON of a sync manifest; takes no ordinal, sets the stream's
+	KindSyncBegin Kind = 5 // data is the JSON of a sync manifest, Offset a horizon; takes no ordinal, sets the stream's
 	KindExtent    Kind = 6 // data as the primary read it during a sync; takes no ordinal
 	KindSyncEnd   Kind = 7 // no data; takes no ordinal
 	KindHole      Kind = 8 // no data; a range without allocation found during a sync; takes no ordinal
+	// KindHorizon has no data and takes no ordinal. The extents, holes and manifest of a sync show the primary's writes
+	// up to the ordinal in Offset at most, until the next record with a horizon. Offset is an ordinal here, not bytes.
+	KindHorizon Kind = 9
 )
 
 // TakesOrdinal reports whether a record of this kind has an ordinal of its own. The others carry the ordinal of the
@@ -30,7 +33,7 @@ func (k Kind) HasData() bool {
 }
 
 // Valid reports whether the format defines k.
-func (k Kind) Valid() bool { return k >= KindWrite && k <= KindHole }
+func (k Kind) Valid() bool { return k >= KindWrite && k <= KindHorizon }
 
 // String returns the name the design documents use.
 func (k Kind) String() string {
@@ -51,6 +54,8 @@ func (k Kind) String() string {
 		return "sync-end"
 	case KindHole:
 		return "hole"
+	case KindHorizon:
+		return "horizon"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
