@@ -83,9 +83,8 @@ func (g *Group) applyLocked(ctx context.Context) error {
 
 // applyTo is apply up to a position that indexedEnd has reached. The caller holds applyMu.
 func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
-	g.checkpointMu.Lock()
-	from, applied := g.checkpoint.last.Applied, g.checkpoint.last.AppliedOrdinal
-	g.checkpointMu.Unlock()
+	last := g.checkpoint.read()
+	from, applied := last.Applied, last.AppliedOrdinal
 	if !from.Before(limit) {
 		return nil
 	}
@@ -137,12 +136,10 @@ func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
 	if err := g.cuts.logMarks(); err != nil {
 		return fmt.Errorf("group %s: apply: %w", g.Name(), err)
 	}
-	g.checkpointMu.Lock()
-	defer g.checkpointMu.Unlock()
-	next := g.checkpoint.last
-	next.Applied, next.AppliedOrdinal = end, applied
-	next.take(g.journal.DurableMark())
-	return g.checkpoint.write(next)
+	return g.checkpoint.change(func(c *checkpoint) {
+		c.Applied, c.AppliedOrdinal = end, applied
+		c.take(g.journal.DurableMark())
+	})
 }
 
 // indexedEnd is the journal's durable end, with every record before it in the index. A record gets into the index a moment
@@ -154,16 +151,10 @@ func (g *Group) indexedEnd() journal.Position {
 	return g.journal.DurableEnd()
 }
 
-// checkpointDurable puts the durable ordinal into the checkpoint if it is not there. It lets recovery tell damage to the
-// newest records from the torn tail of a crash, which nothing else in the journal can: they have no successor.
+// checkpointDurable puts the last durable record into the checkpoint. It lets recovery tell damage to the newest records
+// from the torn tail of a crash, which nothing else in the journal can: they have no successor.
 func (g *Group) checkpointDurable() error {
-	g.checkpointMu.Lock()
-	defer g.checkpointMu.Unlock()
-	next := g.checkpoint.last
-	if next.take(g.journal.DurableMark()); next.Mark == g.checkpoint.last.Mark {
-		return nil
-	}
-	return g.checkpoint.write(next)
+	return g.checkpoint.change(func(c *checkpoint) { c.take(g.journal.DurableMark()) })
 }
 
 // saveHorizon puts a horizon into the checkpoint.
@@ -181,11 +172,7 @@ func (g *Group) announceSegment(m journal.Mark) error {
 	if bug.Enabled(bug.MissingIsEmpty) {
 		return nil
 	}
-	g.checkpointMu.Lock()
-	defer g.checkpointMu.Unlock()
-	next := g.checkpoint.last
-	next.take(m)
-	return g.checkpoint.write(next)
+	return g.checkpoint.change(func(c *checkpoint) { c.take(m) })
 }
 
 // touchesImage reports whether a record of this kind changes a volume's content.
@@ -228,10 +215,7 @@ func (v *Volume) applyRecord(r *journal.Record, pieces []overlay.Piece, limit jo
 // applyAll applies until nothing durable is left.
 func (g *Group) applyAll(ctx context.Context) error {
 	for {
-		g.checkpointMu.Lock()
-		done := !g.checkpoint.last.Applied.Before(g.journal.DurableEnd())
-		g.checkpointMu.Unlock()
-		if done {
+		if !g.checkpoint.read().Applied.Before(g.journal.DurableEnd()) {
 			return nil
 		}
 		if err := g.applyPatiently(ctx); err != nil {

@@ -42,14 +42,14 @@ func (g *Group) applyFromJournal(ctx context.Context, limit journal.Position, wh
 // applyPatiently is apply for what gives space back: where the pool is full it goes on for as long as the journal has space to give.
 func (g *Group) applyPatiently(ctx context.Context) error {
 	const rounds, interval = 20, 250 * time.Millisecond // without progress
-	last := g.appliedPosition()
+	last := g.checkpoint.read().Applied
 	for idle := 0; ; idle++ {
 		room := g.roomChanged()
 		err := g.apply(ctx)
 		if !vfs.NoSpace(err) || idle == rounds {
 			return err
 		}
-		if at := g.appliedPosition(); at != last {
+		if at := g.checkpoint.read().Applied; at != last {
 			last, idle = at, 0
 		}
 		t := time.NewTimer(interval)
@@ -62,10 +62,4 @@ func (g *Group) applyPatiently(ctx context.Context) error {
 		}
 		t.Stop()
 	}
-}
-
-func (g *Group) appliedPosition() journal.Position {
-	g.checkpointMu.Lock()
-	defer g.checkpointMu.Unlock()
-	return g.checkpoint.last.Applied
 }

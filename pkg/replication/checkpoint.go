@@ -3,6 +3,7 @@ package replication
 import (
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/slipstream-storage/slipstream/internal/crc32c"
@@ -131,9 +132,12 @@ func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 	return c, nil
 }
 
-// checkpointFile writes checkpoints in turn. Not safe for concurrent use; apply and trim share it under its owner's lock.
+// checkpointFile writes checkpoints in turn. It is safe for concurrent use: apply moves it on, trim releases segments
+// behind it, and every file that is replaced as a whole puts its generation there.
 type checkpointFile struct {
 	file vfs.File
+	// mu guards last and the file. It is held while the file is written. The journal's locks may be taken with it held.
+	mu   sync.Mutex
 	last checkpoint
 	// generation is last's, to be read without the lock.
 	generation atomic.Uint64
@@ -182,8 +186,38 @@ func createCheckpoint(fsys vfs.FS, path string, first checkpoint) error {
 	return vfs.WriteFileAtomic(fsys, path, append(first.encode(), make([]byte, checkpointSlotBytes)...))
 }
 
-// write makes c durable. After an error the checkpoint before it still counts.
-func (f *checkpointFile) write(c checkpoint) error {
+// read returns the checkpoint that counts.
+func (f *checkpointFile) read() checkpoint {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
+}
+
+// change makes a changed checkpoint durable; one that change leaves as it is needs no writing. After an error the checkpoint
+// before it still counts.
+func (f *checkpointFile) change(change func(*checkpoint)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changeLocked(change)
+}
+
+func (f *checkpointFile) changeLocked(change func(*checkpoint)) error {
+	next := f.last
+	if change(&next); next == f.last {
+		return nil
+	}
+	return f.writeLocked(next)
+}
+
+// beginAt sets where apply begins, in memory: the next checkpoint that is written says it. For a group that is being opened.
+func (f *checkpointFile) beginAt(p journal.Position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last.Applied = p
+}
+
+// writeLocked makes c durable. After an error the checkpoint before it still counts.
+func (f *checkpointFile) writeLocked(c checkpoint) error {
 	c.Generation = f.last.Generation + 1
 	c.Horizon = f.horizon.Load()
 	slot := int64(c.Generation % 2)

@@ -61,7 +61,7 @@ func TestCheckpointSurvivesPowerLoss(t *testing.T) {
 	fs := vfs.NewMem()
 	c := mustOpenCheckpoint(t, fs)
 	for n := uint64(1); n <= 50; n++ {
-		if err := c.write(numbered(n)); err != nil {
+		if err := c.change(func(next *checkpoint) { *next = numbered(n) }); err != nil {
 			t.Fatal(err)
 		}
 		crashed := fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(101), RNG: rng})
@@ -94,7 +94,7 @@ func TestCheckpointDamage(t *testing.T) {
 	fs := vfs.NewMem()
 	c := mustOpenCheckpoint(t, fs)
 	for n := uint64(1); n <= 2; n++ {
-		if err := c.write(numbered(n)); err != nil {
+		if err := c.change(func(next *checkpoint) { *next = numbered(n) }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -158,9 +158,7 @@ func (c *cuts) take(ctx context.Context, wanted []wantedCut) (*blockdev.Snapshot
 		return nil, err
 	}
 	cut := &blockdev.SnapshotCut{GroupID: g.ID(), Group: g.Name(), Timeline: timeline, UnixNanos: g.cfg.Now().UnixNano()}
-	g.checkpointMu.Lock()
-	cut.Ordinal = g.checkpoint.last.AppliedOrdinal
-	g.checkpointMu.Unlock()
+	cut.Ordinal = g.checkpoint.read().AppliedOrdinal
 
 	next := &uncommitted{c: c}
 	for i, w := range wanted {
@@ -219,9 +217,7 @@ func (g *Group) applyExactly(ctx context.Context, limit journal.Position) error 
 	if err := g.applyTo(ctx, limit); err != nil {
 		return err
 	}
-	g.checkpointMu.Lock()
-	defer g.checkpointMu.Unlock()
-	if at := g.checkpoint.last.Applied; at.Before(limit) {
+	if at := g.checkpoint.read().Applied; at.Before(limit) {
 		return fmt.Errorf("group %s: applied up to %v, not to %v", g.Name(), at, limit)
 	}
 	return nil

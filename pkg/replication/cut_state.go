@@ -87,9 +87,9 @@ func (c *cuts) saveLocked() error {
 // writeLocked replaces the file. After an error it is as it was, unless doubt is set.
 func (c *cuts) writeLocked(s cutState) error {
 	fsys, name := c.g.cfg.FS, c.g.path(cutsFile)
-	generation, err := c.g.replaceFile(fileCuts, c.generation, func(generation uint64) error {
+	generation, err := c.g.checkpoint.replaceFile(fileCuts, c.generation, func(generation uint64) error {
 		s.Generation = generation
-		return blockdev.WriteRecord(fsys, name, cutsKind, &s)
+		return c.g.cfg.Pool.WithReserve(func() error { return blockdev.WriteRecord(fsys, name, cutsKind, &s) })
 	})
 	if err == nil {
 		c.generation, c.dirty, c.doubt = generation, false, false
@@ -111,7 +111,7 @@ func (c *cuts) writeLocked(s cutState) error {
 func (c *cuts) load() error {
 	g := c.g
 	var s cutState
-	name, known := g.path(cutsFile), g.checkpoint.last.Files[fileCuts]
+	name, known := g.path(cutsFile), g.checkpoint.read().Files[fileCuts]
 	err := blockdev.ReadRecord(g.cfg.FS, name, cutsKind, &s)
 	earlier := known == 0 && s.GroupID == ""
 	switch {
@@ -122,7 +122,7 @@ func (c *cuts) load() error {
 	case err == nil && (s.GroupID != g.ID() || s.PoolID != g.cfg.Pool.ID()):
 		err = stale(name, "it is that of group %s in pool %s", s.GroupID, s.PoolID)
 	case err == nil:
-		if err = g.checkGeneration(fileCuts, s.Generation); err != nil && s.Generation > known {
+		if err = g.checkpoint.checkGeneration(fileCuts, s.Generation); err != nil && s.Generation > known {
 			return err // the checkpoint is what is old
 		}
 	}

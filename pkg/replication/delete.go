@@ -37,9 +37,7 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes ungrouped", ErrInUse, name, n)
 	}
 	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.
-	g.setPromoting(true)
-	defer g.setPromoting(false)
-	g.stopReceiving()
+	defer g.streams.refuse()()
 	if err := g.commit(); err != nil && !force {
 		return err
 	}

@@ -58,45 +58,45 @@ func stale(path, format string, args ...any) error {
 		"or give the group up here (slipctl group delete --force), and copy it anew from its peer", path, errStale, fmt.Sprintf(format, args...))
 }
 
-// checkGeneration compares the generation of a file with what the checkpoint says.
-func (g *Group) checkGeneration(f groupFile, have uint64) error {
-	known := g.checkpoint.last.Files[f]
+// checkGeneration compares the generation that a file of the checkpoint's directory has with what the checkpoint says.
+func (f *checkpointFile) checkGeneration(which groupFile, have uint64) error {
+	known, path := f.read().Files[which], f.file.Name()
+	other := filepath.Join(filepath.Dir(path), groupFileNames[which])
 	switch {
 	case bug.Enabled(bug.MissingIsEmpty):
 	case have < known:
-		return stale(g.path(groupFileNames[f]), "it has generation %d, and the checkpoint was written with generation %d: an older copy", have, known)
+		return stale(other, "it has generation %d, and the checkpoint was written with generation %d: an older copy", have, known)
 	case have > known+1:
-		return stale(g.path(checkpointName), "it was written with generation %d of %s, which has generation %d: an older copy", known, groupFileNames[f], have)
+		return stale(path, "it was written with generation %d of %s, which has generation %d: an older copy",
+			known, groupFileNames[which], have)
 	}
 	return nil
 }
 
 // replaceFile replaces a file whose generation is have by one with the generation that write gets, and puts that into the
 // checkpoint. It returns the new generation; after an error the file has either.
-func (g *Group) replaceFile(f groupFile, have uint64, write func(generation uint64) error) (uint64, error) {
-	g.checkpointMu.Lock()
-	defer g.checkpointMu.Unlock()
-	if next := g.checkpoint.last; next.Files[f] < have { // after a crash
-		next.Files[f] = have
-		if err := g.checkpoint.write(next); err != nil {
-			return have, err
-		}
+func (f *checkpointFile) replaceFile(which groupFile, have uint64, write func(generation uint64) error) (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	noteGeneration := func(generation uint64) error {
+		return f.changeLocked(func(c *checkpoint) { c.Files[which] = max(c.Files[which], generation) })
 	}
-	if err := g.cfg.Pool.WithReserve(func() error { return write(have + 1) }); err != nil {
+	if err := noteGeneration(have); err != nil { // it may be behind after a crash
 		return have, err
 	}
-	next := g.checkpoint.last
-	next.Files[f] = have + 1
-	return have + 1, g.checkpoint.write(next)
+	if err := write(have + 1); err != nil {
+		return have, err
+	}
+	return have + 1, noteGeneration(have + 1)
 }
 
 // saveMeta makes group.json what the core says. The caller holds mu, or is alone.
 func (g *Group) saveMeta() error {
 	m := &g.core.Meta
-	generation, err := g.replaceFile(fileMeta, m.Generation, func(generation uint64) error {
+	generation, err := g.checkpoint.replaceFile(fileMeta, m.Generation, func(generation uint64) error {
 		next := *m
 		next.Generation, next.Pool = generation, g.cfg.Pool.ID()
-		return writeMeta(g.cfg.FS, g.path(core.MetaFile), &next)
+		return g.cfg.Pool.WithReserve(func() error { return writeMeta(g.cfg.FS, g.path(core.MetaFile), &next) })
 	})
 	m.Generation, m.Pool = generation, g.cfg.Pool.ID()
 	return err
@@ -125,7 +125,7 @@ func (g *Group) openFiles() error {
 	if err := g.openCheckpoint(who, earlier); err != nil {
 		return err
 	}
-	if err := g.checkGeneration(fileMeta, meta.Generation); err != nil {
+	if err := g.checkpoint.checkGeneration(fileMeta, meta.Generation); err != nil {
 		g.checkpoint.close()
 		return err
 	}
@@ -149,12 +149,11 @@ func (g *Group) openCheckpoint(who owner, earlier bool) error {
 	if err != nil {
 		return err
 	}
-	last := g.checkpoint.last
+	last := g.checkpoint.read()
 	switch {
 	case earlier && last.Owner == owner{}:
 		// Before group.json gets a generation: a crash between the two must not look like an older checkpoint.
-		last.Owner = who
-		err = g.checkpoint.write(last)
+		err = g.checkpoint.change(func(c *checkpoint) { c.Owner = who })
 	case last.Owner == owner{}:
 		err = stale(path, "it is of an earlier version than group.json: an older copy")
 	case last.Owner.group != who.group:

@@ -48,14 +48,11 @@ type Group struct {
 	// name and id are those of the Meta, and never change.
 	name, id string
 
-	// mu guards core, its Meta, attached counts and the running streams.
+	// mu guards core, its Meta, the failure and which volumes are attached.
 	mu      sync.Mutex
 	core    *core.Group
 	failure error
-	// receiving is the stream of a primary, if there is one.
-	receiving *receiver
-	// promoting keeps new streams out while one is stopped for a promotion.
-	promoting bool
+	streams streams
 
 	// membersMu keeps changes of members apart: of the list, the pool's records and the open images together.
 	membersMu sync.Mutex
@@ -71,9 +68,7 @@ type Group struct {
 	owed  []journal.Entry
 	clock *writeClock
 
-	// checkpointMu guards checkpoint: apply moves it on, trim releases behind it.
-	checkpointMu sync.Mutex
-	checkpoint   *checkpointFile
+	checkpoint *checkpointFile
 	// applyMu keeps apply passes apart: the loop's, and those that promotion and demotion ask for.
 	applyMu    sync.Mutex
 	applyStuck atomic.Pointer[error]
@@ -105,7 +100,6 @@ type Group struct {
 
 	// settingsMu keeps changes of settings apart. It is taken before all other locks.
 	settingsMu sync.Mutex
-	link       linkControl
 	// rememberMu keeps writers of what is remembered apart; it is taken before mu.
 	rememberMu    sync.Mutex
 	rememberedAt  clocks.Instant
@@ -187,7 +181,7 @@ func (g *Group) Kill() { _ = g.halt(); _ = g.release() }
 func (g *Group) halt() error {
 	g.writable.Store(false)
 	g.stop()
-	g.stopReceiving()
+	g.streams.endIncoming()
 	g.wg.Wait()
 	return nil
 }

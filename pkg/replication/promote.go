@@ -27,9 +27,7 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 			}
 		}
 		// A primary that redials meanwhile is turned away, not let in between the stop and the decision.
-		g.setPromoting(true)
-		defer g.setPromoting(false)
-		g.stopReceiving()
+		defer g.streams.refuse()()
 	}
 	if err := g.journal.Sync(); err != nil {
 		g.fail(err)
@@ -65,12 +63,6 @@ func (g *Group) becomePrimary(e core.Promote, wasSecondary bool) (*core.Loss, er
 	m := &g.core.Meta
 	klog.InfoS("Group promoted", "group", m.Name, "force", e.Force, "ordinal", e.Durable, "timeline", m.Timeline())
 	return m.Loss, nil
-}
-
-func (g *Group) setPromoting(promoting bool) {
-	g.mu.Lock()
-	g.promoting = promoting
-	g.mu.Unlock()
 }
 
 func (g *Group) checkPlanned() error {

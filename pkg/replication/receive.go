@@ -42,16 +42,13 @@ type receiver struct {
 	begun bool
 }
 
-// errReplaced ends a stream when the primary has opened another, or the group's role is changing.
-var errReplaced = errors.New("another stream or a change of role ended this one")
-
 // receive serves one stream from a primary until it ends. At most one runs: a new one replaces the old, whose
 // connection may be dead without anybody having noticed.
 func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	r := &receiver{g: g, stream: stream, cancel: cancel, done: make(chan struct{}), ackWork: newSignal(), hello: hello}
-	if err := g.takeOver(r); err != nil {
+	if err := g.streams.accept(r, func() error { return g.admitStream(stream.Peer()) }); err != nil {
 		return err
 	}
 	defer g.leave(r)
@@ -107,30 +104,18 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	}
 }
 
-// takeOver makes r the group's only stream. Only the group's peer may end the stream that there is: errForeign.
-func (g *Group) takeOver(r *receiver) error {
-	for {
-		g.mu.Lock()
-		if g.core.Meta.Peer != r.stream.Peer() && !bug.Enabled(bug.SkipPeerCheck) {
-			g.mu.Unlock()
-			return fmt.Errorf("%w: group %s does not replicate with %s", errForeign, g.Name(), r.stream.Peer())
-		}
-		old := g.receiving
-		if old == nil {
-			defer g.mu.Unlock()
-			switch {
-			case g.ctx.Err() != nil:
-				return ErrClosed
-			case g.promoting:
-				return errReplaced
-			}
-			g.receiving = r
-			return nil
-		}
-		g.mu.Unlock()
-		old.cancel()
-		<-old.done
+// admitStream returns why a stream of a site may not become the group's, nor end the one that there is: errForeign for one that is
+// not the group's peer.
+func (g *Group) admitStream(site string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.core.Meta.Peer != site && !bug.Enabled(bug.SkipPeerCheck):
+		return fmt.Errorf("%w: group %s does not replicate with %s", errForeign, g.Name(), site)
+	case g.ctx.Err() != nil:
+		return ErrClosed
 	}
+	return nil
 }
 
 // leave ends r. Whoever waits for that finds nothing of it at work any more: a new stream is not taken for the one that
@@ -138,22 +123,8 @@ func (g *Group) takeOver(r *receiver) error {
 func (g *Group) leave(r *receiver) {
 	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
 	g.remember(false)
-	g.mu.Lock()
-	g.receiving = nil
-	g.mu.Unlock()
-	close(r.done)
+	g.streams.left(r)
 	g.applyWork.send()
-}
-
-// stopReceiving ends the stream from the primary, if there is one, and waits for it. A primary may open another.
-func (g *Group) stopReceiving() {
-	g.mu.Lock()
-	r := g.receiving
-	g.mu.Unlock()
-	if r != nil {
-		r.cancel()
-		<-r.done
-	}
 }
 
 // greet answers Hello. ok is false when the primary was turned away.
@@ -331,9 +302,7 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		if bug.Enabled(bug.AckBeforeDurable) {
 			durable = r.g.journal.Head()
 		}
-		r.g.checkpointMu.Lock()
-		applied := r.g.checkpoint.last.AppliedOrdinal
-		r.g.checkpointMu.Unlock()
+		applied := r.g.checkpoint.read().AppliedOrdinal
 		err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{
 			DurableOrdinal: durable, AppliedOrdinal: applied, BatchSequence: sequence, Place: placeToWire(place),
 			Timing: timingToWire(r.exchange.Send(r.g.cfg.Clock())),

@@ -85,7 +85,8 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 func (g *Group) loadChangeMap() error {
 	name, m := g.path(changeMapFile), &g.core.Meta
 	pending, tag, err := changemap.LoadTagged(g.cfg.FS, name)
-	who, known := g.checkpoint.last.Owner, g.checkpoint.last.Files[fileMap]
+	last := g.checkpoint.read()
+	who, known := last.Owner, last.Files[fileMap]
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && known == 0 && m.Sync != core.SyncRunning:
 		pending, err = changemap.New(), nil // nothing was ever folded
@@ -93,7 +94,7 @@ func (g *Group) loadChangeMap() error {
 	case err == nil && (tag.Group != who.group || tag.Pool != who.pool):
 		err = stale(name, "it is that of group %x in pool %x", tag.Group, tag.Pool)
 	case err == nil:
-		if err = g.checkGeneration(fileMap, tag.Generation); err != nil && tag.Generation > known {
+		if err = g.checkpoint.checkGeneration(fileMap, tag.Generation); err != nil && tag.Generation > known {
 			return err // the checkpoint is what is old
 		}
 	}
@@ -116,7 +117,7 @@ func (g *Group) openJournal() error {
 	if err != nil {
 		return err
 	}
-	last := g.checkpoint.last
+	last := g.checkpoint.read()
 	segmentBytes, hardLimit := journalLimits(&meta.Settings)
 	replay := recovery{g: g, from: last.Applied, applied: map[*Volume]*appliedTail{}}
 	g.journal, err = journal.Open(journal.Options{
@@ -142,10 +143,11 @@ func (g *Group) openJournal() error {
 	if last.Applied == (journal.Position{}) || last.Applied.Segment < last.OldestSegment {
 		// Nothing was ever applied, or all of it has left the journal, which does not know then where it had ended: begin
 		// where the journal does.
-		g.checkpoint.last.Applied = g.journal.End()
+		begin := g.journal.End()
 		if segments := g.journal.Segments(); len(segments) > 0 {
-			g.checkpoint.last.Applied = segments[0].Begin
+			begin = segments[0].Begin
 		}
+		g.checkpoint.beginAt(begin)
 	}
 	klog.InfoS("Group opened", "group", meta.Name, "role", meta.Role, "applied", last.AppliedOrdinal, "head", g.journal.Head())
 	return nil

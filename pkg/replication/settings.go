@@ -113,14 +113,16 @@ func (g *Group) configure(e core.Configured, before core.Settings) error {
 		return ErrClosed
 	}
 	if next.Peer != before.Peer || next.PeerAddress != before.PeerAddress {
-		defer g.holdLink()()
+		release := g.streams.hold()
+		defer func() { release(); g.linkWork.send() }()
 	}
 	if err := g.changeSettings(e, before); err != nil {
 		return err
 	}
 	g.applyLimits()
 	if next.JournalSizeBytes != before.JournalSizeBytes || next.RPOTargetMillis != before.RPOTargetMillis {
-		g.restartLink() // the peer hears of them in Hello
+		g.streams.restart() // the peer hears of them in Hello
+		g.linkWork.send()
 	}
 	g.shipWork.send()
 	return nil

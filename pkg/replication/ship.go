@@ -43,7 +43,7 @@ var errRefused = errors.New("refused by the peer")
 func (g *Group) linkLoop(ctx context.Context) {
 	backoff := link.NewBackoff(g.cfg.RedialInterval)
 	for ctx.Err() == nil {
-		streamCtx, peer, address := g.beginStream(ctx)
+		streamCtx, peer, address := g.streams.open(ctx, g.dialTarget)
 		if peer == "" {
 			g.linkDown.Store(nil)
 			select {
@@ -53,7 +53,7 @@ func (g *Group) linkLoop(ctx context.Context) {
 			continue
 		}
 		progress, err := g.ship(streamCtx, peer, address)
-		g.endStream()
+		g.streams.closed()
 		if progress {
 			backoff.Reset()
 		}
@@ -76,8 +76,10 @@ func (g *Group) linkLoop(ctx context.Context) {
 	}
 }
 
-// dialTargetLocked is whom to call; empty while there is nobody to call. The caller holds mu.
-func (g *Group) dialTargetLocked() (peer, address string) {
+// dialTarget is whom to call; empty while there is nobody to call.
+func (g *Group) dialTarget() (peer, address string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	m := &g.core.Meta
 	if m.Role != core.RolePrimary || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
 		return "", ""
@@ -113,10 +115,7 @@ type sender struct {
 	sentSmall time.Time
 	// exchange is of stamps with the secondary.
 	exchange clocks.Exchange
-	// syncing is between sync-begin and sync-end; syncTarget is the head when the last extent was read, once it was.
-	syncing    bool
-	syncTarget uint64
-	haveTarget bool
+	sync     streamSync
 
 	// mu guards the window, which acknowledgements open.
 	mu       sync.Mutex
@@ -127,7 +126,9 @@ type sender struct {
 	heard        time.Time
 	wake         signal
 
-	received chan error
+	// receiveEnded is closed when nothing comes from the peer any more; receiveErr says why from then on.
+	receiveEnded chan struct{}
+	receiveErr   error
 }
 
 type sentBatch struct {
@@ -180,7 +181,7 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 		return false, err
 	}
 	s := &sender{
-		g: g, stream: stream, enc: enc, wake: newSignal(), received: make(chan error, 1),
+		g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}),
 		timeline: message.Timelines[len(message.Timelines)-1].Id, heard: time.Now(),
 	}
 	start, err := g.onWelcome(welcome)
@@ -195,11 +196,11 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	}
 	defer func() { s.cursor.Close() }()
 	klog.InfoS("Shipping", "group", g.Name(), "peer", peer, "after", start.After, "sync", start.Begin)
-	go s.receiveLoop()
+	go s.receive()
 	err = s.loop(ctx)
 	cancel()
 	stream.Close()
-	<-s.received // no goroutine outlives the stream
+	<-s.receiveEnded // no goroutine outlives the stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.acknowledged, err
@@ -217,9 +218,7 @@ func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
 
 // onWelcome asks core what to ship, with what this site knows of the peer. See core.Welcomed.
 func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
-	g.checkpointMu.Lock()
-	released := g.checkpoint.last.ReleasedAcked
-	g.checkpointMu.Unlock()
+	released := g.checkpoint.read().ReleasedAcked
 	tail, err := g.tail(w.DurableOrdinal)
 	if err != nil && !errors.Is(err, journal.ErrOutOfOrder) {
 		return core.Ship{}, err
@@ -303,7 +302,7 @@ func (s *sender) begin(start core.Ship) error {
 	}
 	s.cursor = s.g.journal.NewCursor(pos)
 	s.at = start.After
-	s.syncing, s.haveTarget = false, false
+	s.sync.reset()
 	if start.Begin {
 		return s.sendSyncBegin()
 	}
@@ -319,8 +318,8 @@ func (s *sender) loop(ctx context.Context) error {
 		return err
 	}
 	for {
-		sent, owed := false, s.owed()
-		if s.windowOpen() && owed == 0 {
+		sent, delay := false, s.rateDelay()
+		if s.windowOpen() && delay == 0 {
 			err := s.pace(ctx)
 			if err != nil {
 				return err
@@ -332,14 +331,13 @@ func (s *sender) loop(ctx context.Context) error {
 		if sent {
 			select {
 			case <-heartbeat.C:
-			case err := <-s.received:
-				s.received <- err
-				return err
+			case <-s.receiveEnded:
+				return s.receiveErr
 			default:
 				continue
 			}
 		} else {
-			beat, err := s.wait(ctx, heartbeat.C, owed)
+			beat, err := s.wait(ctx, heartbeat.C, delay)
 			if err != nil {
 				return err
 			}
@@ -353,35 +351,17 @@ func (s *sender) loop(ctx context.Context) error {
 	}
 }
 
-// pace leaves ShipInterval between small batches. Every batch costs processor time here, a wake-up and a disk sync there;
-// one for each flush of a busy database would take from the application what it was promised. A backlog is not paced.
-func (s *sender) pace(ctx context.Context) error {
-	wait := s.g.cfg.ShipInterval - time.Since(s.sentSmall)
-	if wait <= 0 {
-		return nil
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case err := <-s.received:
-		s.received <- err
-		return err
-	case <-t.C:
-		return nil
-	}
-}
-
 // sendSome sends at most one run of extents and one batch of records.
 func (s *sender) sendSome() (sent bool, err error) {
-	if s.syncing && !s.haveTarget {
+	if s.sync.stage == syncStageExtents {
 		if sent, err = s.sendExtents(); err != nil {
 			return sent, err
 		}
 		if !sent {
 			// Every extent was read at a head not above this one.
-			s.syncTarget, s.haveTarget = s.g.journal.Head(), true
+			if err := s.sync.extentsRead(s.g.journal.Head()); err != nil {
+				return false, err
+			}
 		}
 	}
 	records, err := s.cursor.Next(batchBytes)
@@ -405,7 +385,7 @@ func (s *sender) sendSome() (sent bool, err error) {
 	// The map, too, is looked at after the records were read: a volume's content is marked before the volume's record is
 	// written. A record that came between an earlier look and the reading would be shipped outside of a sync, and the
 	// peer's copy, with zeros for the content, be taken for whole.
-	if !s.syncing && s.g.mapDirty() {
+	if !s.sync.active() && s.g.mapDirty() {
 		return true, s.restart(core.MapDirty{At: s.at})
 	}
 	if len(records) > 0 {
@@ -415,10 +395,9 @@ func (s *sender) sendSome() (sent bool, err error) {
 		}
 		sent = true
 	}
-	if s.syncing && s.haveTarget && s.at >= s.syncTarget {
+	if s.sync.reachedTarget(s.at) {
 		if s.g.mapDirty() { // folded or added meanwhile, or about to be
-			s.haveTarget = false
-			return sent || !s.g.awaitsJoining(), nil
+			return sent || !s.g.awaitsJoining(), s.sync.moreExtents()
 		}
 		return true, s.sendSyncEnd()
 	}
@@ -549,22 +528,24 @@ func (s *sender) sendHeartbeat() error {
 	return s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Heartbeat{Heartbeat: h}})
 }
 
-// receiveLoop takes acknowledgements until the stream ends.
-func (s *sender) receiveLoop() {
+// receive takes acknowledgements until the stream ends.
+func (s *sender) receive() {
+	s.receiveErr = s.receiveAcks()
+	close(s.receiveEnded)
+}
+
+func (s *sender) receiveAcks() error {
 	for {
 		m, err := s.stream.Recv()
 		if err != nil {
-			s.received <- err
-			return
+			return err
 		}
 		if r := m.GetRefusal(); r != nil {
-			s.received <- fmt.Errorf("%w: %s", errRefused, untrusted.Reason(r.Message))
-			return
+			return fmt.Errorf("%w: %s", errRefused, untrusted.Reason(r.Message))
 		}
 		if ack := m.GetAck(); ack != nil {
 			if err := s.onAck(ack); err != nil {
-				s.received <- err
-				return
+				return err
 			}
 		}
 	}

@@ -63,7 +63,7 @@ func TestVolumeWithContentJoinsWhileTheSenderReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	stream := &keptStream{t: t}
-	s := &sender{g: g, stream: stream, enc: enc, wake: newSignal(), received: make(chan error, 1), timeline: g.core.Meta.Timeline()}
+	s := &sender{g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}), timeline: g.core.Meta.Timeline()}
 	if err := s.begin(core.Ship{}); err != nil {
 		t.Fatal(err)
 	}

@@ -107,9 +107,7 @@ func (g *Group) lagBytes(acked uint64) uint64 {
 // Status is what slipctl, the driver and the metrics show. It reads no disk.
 func (g *Group) Status() *Status {
 	head, durable := g.journal.Head(), g.journal.Durable()
-	g.checkpointMu.Lock()
-	applied := g.checkpoint.last
-	g.checkpointMu.Unlock()
+	applied := g.checkpoint.read()
 
 	g.mu.Lock()
 	m := g.core.Meta

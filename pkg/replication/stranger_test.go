@@ -39,9 +39,9 @@ func call(t *testing.T, net *link.Network, from, to string, hello *linkpb.Hello)
 
 // stream is the one that the group receives on.
 func (g *Group) stream() *receiver {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.receiving
+	g.streams.mu.Lock()
+	defer g.streams.mu.Unlock()
+	return g.streams.incoming
 }
 
 // groupRecords are the group records of a site, which say all that is durable about its groups besides data.
@@ -81,10 +81,10 @@ func TestStrangerChangesNothing(t *testing.T) {
 	broken := caughtUp(t, a.createGroup("broken", "b", 0, 0, nil), b)
 	// The other site is silent from here on, but for the stream of group copy.
 	for _, name := range []string{"promoted", "broken"} {
-		a.group(name).holdLink()
+		a.group(name).streams.hold()
 	}
 	for _, name := range []string{"primary", "promoted"} {
-		groups[name].holdLink()
+		groups[name].streams.hold()
 	}
 	b.site.mu.Lock()
 	b.site.broken[broken.dir] = io.ErrUnexpectedEOF
@@ -148,13 +148,13 @@ func TestPeerChangesDuringACall(t *testing.T) {
 	s := newTestSite(t, net, "b", nil)
 	g := s.createGroup("g", "a", 0, 0, nil)
 	r := &receiver{g: g, cancel: func() { t.Error("the stream of the group's peer was ended") }, done: make(chan struct{})}
-	g.receiving = r
+	g.streams.incoming = r
 	_, peer, cut := link.Pipe() // of a site without a name
 	defer cut()
 	if err := g.receive(peer, &linkpb.Hello{}); err == nil || !strings.Contains(err.Error(), errForeign.Error()) {
 		t.Errorf("a stranger is served: %v", err)
 	}
-	g.receiving = nil
+	g.streams.incoming = nil
 }
 
 // TestLocateForAPeer: the gateway learns of a group what its peer may know.

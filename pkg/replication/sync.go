@@ -105,9 +105,10 @@ func (g *Group) saveMapLocked() error {
 		s.restore(all)
 	}
 	g.progress.unsaved = 0
-	who := g.checkpoint.last.Owner
-	generation, err := g.replaceFile(fileMap, g.mapGeneration, func(generation uint64) error {
-		return all.SaveTagged(g.cfg.FS, g.path(changeMapFile), changemap.Tag{Group: who.group, Pool: who.pool, Generation: generation})
+	who := g.checkpoint.read().Owner
+	generation, err := g.checkpoint.replaceFile(fileMap, g.mapGeneration, func(generation uint64) error {
+		tag := changemap.Tag{Group: who.group, Pool: who.pool, Generation: generation}
+		return g.cfg.Pool.WithReserve(func() error { return all.SaveTagged(g.cfg.FS, g.path(changeMapFile), tag) })
 	})
 	g.mapGeneration = generation
 	return err
@@ -138,7 +139,9 @@ func (s *sender) sendSyncBegin() error {
 	if err != nil {
 		return err
 	}
-	s.syncing, s.haveTarget = true, false
+	if err := s.sync.begin(); err != nil {
+		return err
+	}
 	s.g.mapMu.Lock()
 	s.g.syncEnd = 0
 	s.g.mapMu.Unlock()
@@ -165,7 +168,9 @@ func (s *sender) sendSyncEnd() error {
 	if err := s.sendBatch(); err != nil {
 		return err
 	}
-	s.syncing = false
+	if err := s.sync.end(); err != nil {
+		return err
+	}
 	s.g.mapMu.Lock()
 	s.g.syncEnd = s.sequence
 	s.g.mapMu.Unlock()

@@ -61,9 +61,7 @@ func (g *Group) trim() error {
 	for {
 		segments := g.journal.Segments()
 		pressure := g.underPressure(segments)
-		g.checkpointMu.Lock()
-		applied := g.checkpoint.last
-		g.checkpointMu.Unlock()
+		applied := g.checkpoint.read()
 		in := core.TrimInput{Applied: applied.AppliedOrdinal, Pressure: pressure}
 		for _, s := range segments {
 			if !s.Sealed || applied.Applied.Before(s.End) {
@@ -114,12 +112,10 @@ func (g *Group) underPressure(segments []journal.SegmentInfo) bool {
 
 // releaseThrough gives segments back. The checkpoint says so first: recovery must not look for them.
 func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
-	g.checkpointMu.Lock()
-	next := g.checkpoint.last
-	next.OldestSegment = last.Sequence + 1
-	next.ReleasedAcked = max(next.ReleasedAcked, acked)
-	err := g.checkpoint.write(next)
-	g.checkpointMu.Unlock()
+	err := g.checkpoint.change(func(c *checkpoint) {
+		c.OldestSegment = last.Sequence + 1
+		c.ReleasedAcked = max(c.ReleasedAcked, acked)
+	})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,77 @@
+package replication
+
+import (
+	"context"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/internal/bug"
+)
+
+// shipBurst is how much time's worth of sending an idle link saves up.
+const shipBurst = 100 * time.Millisecond
+
+// processStart is what monotonic times are counted from.
+var processStart = time.Now()
+
+func monotonicNanos() int64 { return int64(time.Since(processStart)) }
+
+// rateDelay is how long nothing may be sent to the peer, so that the group's ship rate is kept.
+func (s *sender) rateDelay() time.Duration {
+	s.g.mu.Lock()
+	rate := s.g.core.Meta.ShipBytesPerSecond
+	s.g.mu.Unlock()
+	now := monotonicNanos()
+	s.g.shipBucket.SetRate(now, rate, shipBurst)
+	return s.g.shipBucket.Wait(now)
+}
+
+// charge counts what was sent against the group's ship rate.
+func (s *sender) charge(n int) {
+	if !bug.Enabled(bug.NoShipLimit) {
+		s.g.shipBucket.Take(monotonicNanos(), int64(n))
+	}
+}
+
+// pace leaves ShipInterval between small batches. Every batch costs processor time here, a wake-up and a disk sync there;
+// one for each flush of a busy database would take from the application what it was promised. A backlog is not paced.
+func (s *sender) pace(ctx context.Context) error {
+	wait := s.g.cfg.ShipInterval - time.Since(s.sentSmall)
+	if wait <= 0 {
+		return nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.receiveEnded:
+		return s.receiveErr
+	case <-t.C:
+		return nil
+	}
+}
+
+// wait returns when there may be something to send, or it is time for a heartbeat. During a delay for the ship rate,
+// heartbeats go on: they are small, and a peer that hears nothing ends the stream.
+func (s *sender) wait(ctx context.Context, heartbeat <-chan time.Time, delay time.Duration) (beat bool, err error) {
+	var delayed <-chan time.Time
+	if delay > 0 {
+		t := time.NewTimer(delay)
+		defer t.Stop()
+		delayed = t.C
+	}
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-s.receiveEnded:
+		return false, s.receiveErr
+	case <-delayed:
+		return false, nil
+	case <-s.g.shipWork:
+		return false, nil
+	case <-s.wake:
+		return false, nil
+	case <-heartbeat:
+		return true, nil
+	}
+}
