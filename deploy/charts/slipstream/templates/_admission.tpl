@@ -4,13 +4,15 @@
 {{- end }}
 
 {{/*
-A policy about what the sidecars' account does, and its binding. Takes (list . "name" rules variables validations), the last three as in
-the spec of a ValidatingAdmissionPolicy. What the account cannot be judged by is refused.
+A policy for the sidecars' account, and its binding. Takes (list . "name" rules variables validations), the last three
+as in the spec of a ValidatingAdmissionPolicy. A request that the policy cannot evaluate is refused.
 */}}
 {{- define "slipstream.policy" -}}
 {{- $root := index . 0 -}}
 {{- $name := printf "%s-%s" (include "slipstream.fullname" $root) (index . 1) -}}
-{{- $labels := include "slipstream.labels" (list $root (ternary "controller" "node" (ne (include "slipstream.central" $root) ""))) -}}
+{{- $component := ternary "controller" "node" (ne (include "slipstream.central" $root) "") -}}
+{{- $labels := include "slipstream.labels" (list $root $component) -}}
+{{- $account := include "slipstream.sidecarAccount" $root -}}
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
 metadata:
@@ -24,7 +26,7 @@ spec:
       {{- toYaml (index . 2) | nindent 6 }}
   matchConditions:
     - name: account
-      expression: request.userInfo.username == 'system:serviceaccount:{{ $root.Release.Namespace }}:{{ include "slipstream.sidecarAccount" $root }}'
+      expression: request.userInfo.username == 'system:serviceaccount:{{ $root.Release.Namespace }}:{{ $account }}'
   {{- with index . 3 }}
   variables:
     {{- toYaml . | nindent 4 }}
@@ -43,13 +45,15 @@ spec:
   validationActions: [Deny]
 {{- end }}
 
-{{/* A variable that says whether all annotations but some are as they were. Takes (list "names, as a list of CEL"). */}}
+{{/* A variable: all annotations except the named ones are unchanged. Takes (list "names, as a list of CEL"). */}}
 {{- define "slipstream.annotationsVariable" -}}
-{{- $kept := "%[1]s.metadata.?annotations.orValue({}).all(k, k in %[3]s || %[1]s.metadata.?annotations[?k] == %[2]s.metadata.?annotations[?k])" -}}
-{{- dict "name" "annotationsKept" "expression" (printf "%s && %s" (printf $kept "object" "oldObject" (index . 0)) (printf $kept "oldObject" "object" (index . 0))) | toJson -}}
+{{- $same := "%[1]s.metadata.?annotations[?k] == %[2]s.metadata.?annotations[?k]" -}}
+{{- $kept := printf "%%[1]s.metadata.?annotations.orValue({}).all(k, k in %%[3]s || %s)" $same -}}
+{{- dict "name" "annotationsKept" "expression" (printf "%s && %s"
+  (printf $kept "object" "oldObject" (index . 0)) (printf $kept "oldObject" "object" (index . 0))) | toJson -}}
 {{- end }}
 
-{{/* That fields of both objects are the same. Takes (list "path" "field"...). */}}
+{{/* An expression: these fields of both objects are equal. Takes (list "path" "field"...). */}}
 {{- define "slipstream.unchanged" -}}
 {{- $path := first . -}}
 {{- $same := list -}}
@@ -57,8 +61,9 @@ spec:
 {{- join " && " $same -}}
 {{- end }}
 
-{{/* A variable that says whether all finalizers but one are as they were. Takes (list "name"). */}}
+{{/* A variable: all finalizers except one are unchanged. Takes (list "name"). */}}
 {{- define "slipstream.finalizersVariable" -}}
 {{- $others := "%s.metadata.?finalizers.orValue([]).filter(f, f != '%s')" -}}
-{{- dict "name" "finalizersKept" "expression" (printf "%s == %s" (printf $others "object" (index . 0)) (printf $others "oldObject" (index . 0))) | toJson -}}
+{{- dict "name" "finalizersKept" "expression" (printf "%s == %s"
+  (printf $others "object" (index . 0)) (printf $others "oldObject" (index . 0))) | toJson -}}
 {{- end }}

@@ -1,30 +1,33 @@
-{{/* Not empty where the chart makes the certificates between controller and nodes. */}}
+{{/* "yes" if the chart makes the certificates of controller and nodes. */}}
 {{- define "slipstream.makesCertificates" -}}
 {{- $tls := .Values.controller.tls -}}
-{{- if and (include "slipstream.central" .) (not (or $tls.nodeSecret $tls.controllerSecret $tls.certManager.enabled)) }}yes{{ end -}}
+{{- $given := or $tls.nodeSecret $tls.controllerSecret $tls.certManager.enabled -}}
+{{- if and (include "slipstream.central" .) (not $given) }}yes{{ end -}}
 {{- end }}
 
-{{/* Not empty where the chart makes the token of metrics' readers. */}}
+{{/* "yes" if the chart makes the token for readers of metrics. */}}
 {{- define "slipstream.makesToken" -}}
 {{- if and (include "slipstream.metricsToken" .) (not .Values.metrics.tokenSecret) }}yes{{ end -}}
 {{- end }}
 
-{{/* The Secrets that the chart makes, as JSON. */}}
+{{/* Names of the Secrets that the chart makes, as JSON. */}}
 {{- define "slipstream.madeSecrets" -}}
 {{- $names := list -}}
 {{- if include "slipstream.makesCertificates" . }}
-{{- range list "node" "controller" }}{{ $names = append $names (include "slipstream.controllerSecret" (list $ .)) }}{{ end }}
+{{- range list "node" "controller" }}
+{{- $names = append $names (include "slipstream.controllerSecret" (list $ .)) }}
+{{- end }}
 {{- end }}
 {{- if include "slipstream.makesToken" . }}{{ $names = append $names (include "slipstream.metricsToken" .) }}{{ end -}}
 {{- toJson $names -}}
 {{- end }}
 
-{{/* What is done with them. Takes (list . "account"). */}}
+{{/* Spec of the Job that makes these Secrets. Takes (list . "account"). */}}
 {{- define "slipstream.credentialsJob" -}}
 {{- $root := index . 0 -}}
 {{- $controller := $root.Values.controller -}}
 backoffLimit: 4
-# Also a pod that cannot start ends.
+# Also ends a pod that cannot start.
 activeDeadlineSeconds: 600
 ttlSecondsAfterFinished: 3600
 template:
@@ -41,7 +44,8 @@ template:
       {{- include "slipstream.podUser" $root | nindent 6 }}
     containers:
       - name: credentials
-        {{- include "slipstream.container" (list $root (ternary "controller" "node" (ne (include "slipstream.central" $root) ""))) | nindent 8 }}
+        {{- $image := ternary "controller" "node" (ne (include "slipstream.central" $root) "") }}
+        {{- include "slipstream.container" (list $root $image) | nindent 8 }}
         command: [/usr/bin/csi-driver]
         args:
           - --mode=credentials
@@ -64,7 +68,8 @@ template:
 {{- define "slipstream.credentialsAccount" -}}
 {{- $root := index . 0 -}}
 {{- $labels := include "slipstream.labels" (list $root "credentials") -}}
-{{- $metadata := printf "name: %s\nnamespace: %s\nlabels:\n%s" (index . 1) $root.Release.Namespace (indent 2 $labels) -}}
+{{- $metadata := printf "name: %s\nnamespace: %s\nlabels:\n%s" (index . 1) $root.Release.Namespace
+  (indent 2 $labels) -}}
 {{- with index . 3 }}{{ $metadata = printf "%s\nannotations:\n%s" $metadata (indent 2 .) }}{{ end -}}
 apiVersion: v1
 kind: ServiceAccount

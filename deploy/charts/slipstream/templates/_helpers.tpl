@@ -1,4 +1,4 @@
-{{/* The driver's name; it stands in CSIDriver, in classes and in the kubelet's directories. */}}
+{{/* Name of the driver, as in CSIDriver, in classes and in the kubelet's directories. */}}
 {{- define "slipstream.driver" -}}csi.slipstream.dev{{- end }}
 
 {{- define "slipstream.name" -}}
@@ -47,7 +47,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end -}}
 {{- end }}
 
-{{/* What every container has. Takes (list . "key in .Values.images"). */}}
+{{/* Fields of every container. Takes (list . "key in .Values.images"). */}}
 {{- define "slipstream.container" -}}
 image: {{ include "slipstream.image" . | quote }}
 imagePullPolicy: {{ (index . 0).Values.imagePullPolicy }}
@@ -63,22 +63,22 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- end -}}
 {{- end }}
 
-{{/* Not empty where the replicators listen for peers. */}}
+{{/* Not empty if the replicators listen for peers. */}}
 {{- define "slipstream.link" -}}
 {{- if .Values.replication.enabled }}{{ include "slipstream.tlsSecret" . }}{{ end -}}
 {{- end }}
 
-{{/* Not empty where peers reach the nodes through a gateway. It does not start where nobody may call. */}}
+{{/* "yes" if peers reach the nodes through a gateway. Without peers there is no gateway. */}}
 {{- define "slipstream.gateway" -}}
 {{- if and (include "slipstream.link" .) .Values.replication.gateway.enabled .Values.site.peers }}yes{{ end -}}
 {{- end }}
 
-{{/* Not empty where the sidecars run in a Deployment and not in the nodes' pods. */}}
+{{/* "yes" if the sidecars run in a Deployment and not in the pods of the nodes. */}}
 {{- define "slipstream.central" -}}
 {{- if eq .Values.controller.mode "controller" }}yes{{ end -}}
 {{- end }}
 
-{{/* The Secret with the certificate of one side between controller and nodes. Takes (list . "node" or "controller"). */}}
+{{/* The Secret with the certificate of the nodes or of the controller. Takes (list . "node" or "controller"). */}}
 {{- define "slipstream.controllerSecret" -}}
 {{- $root := index . 0 -}}
 {{- $tls := $root.Values.controller.tls -}}
@@ -92,8 +92,9 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- end }}
 
 {{/*
-A container that needs no privilege. It is root with no capability because the driver's socket is root's alone. On a node
-with SELinux it cannot reach a socket that a privileged container made; there its type has to be changed by a policy of the node.
+A container that needs no privilege. It is root without capabilities, because only root may open the driver's socket.
+On a node with SELinux it cannot reach a socket that a privileged container made. A policy of the node must change its
+type.
 */}}
 {{- define "slipstream.unprivileged" -}}
 runAsUser: 0
@@ -105,31 +106,31 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
-{{/* Refuses values that each are right and together are not. */}}
+{{/* Refuses values that are valid alone but not together. */}}
 {{- define "slipstream.check" -}}
 {{- if hasPrefix (printf "%s/" .Values.pool.path) (printf "%s/" .Values.journal.path) -}}
-{{- fail "journal.path is in the pool: give a directory beside it, or none" -}}
+{{- fail "journal.path is inside pool.path: set a directory outside of the pool, or leave it empty" -}}
 {{- end -}}
 {{- if and .Values.tls.existingSecret .Values.tls.certManager.enabled -}}
-{{- fail "tls.existingSecret and tls.certManager.enabled exclude each other: give one of them" -}}
+{{- fail "tls.existingSecret and tls.certManager.enabled exclude each other: set only one of them" -}}
 {{- end -}}
 {{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
-{{- fail "tls.certManager.issuerRef.name is missing: name the issuer that signs for all sites" -}}
+{{- fail "tls.certManager.issuerRef.name is missing: set the issuer that signs for all sites" -}}
 {{- end -}}
 {{- if include "slipstream.central" . -}}
 {{- $tls := .Values.controller.tls -}}
 {{- $given := and $tls.nodeSecret $tls.controllerSecret -}}
 {{- if and $tls.certManager.enabled (or $tls.nodeSecret $tls.controllerSecret) -}}
-{{- fail "controller.tls has Secrets and certManager.enabled, which exclude each other: give one of them" -}}
+{{- fail "controller.tls: Secrets and certManager.enabled exclude each other: set only one of them" -}}
 {{- end -}}
 {{- if and $tls.certManager.enabled (not $tls.certManager.issuerRef.name) -}}
-{{- fail "controller.tls.certManager.issuerRef.name is missing: name an issuer that signs for this cluster's nodes only" -}}
+{{- fail "controller.tls.certManager.issuerRef.name is missing: set an issuer for this cluster only" -}}
 {{- end -}}
 {{- if and (or $tls.nodeSecret $tls.controllerSecret) (not $given) -}}
-{{- fail "controller.tls.nodeSecret and controller.tls.controllerSecret belong together: give both (slipctl site secrets makes both), or neither, and the chart makes them" -}}
+{{- fail "controller.tls: nodeSecret and controllerSecret belong together: set both, or neither" -}}
 {{- end -}}
 {{- if and $given (eq $tls.nodeSecret $tls.controllerSecret) -}}
-{{- fail "controller.tls.nodeSecret and controller.tls.controllerSecret are the same: whoever has a node's key could be the controller" -}}
+{{- fail "controller.tls: nodeSecret and controllerSecret are the same: a node could act as the controller" -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.site.peers (not (include "slipstream.tlsSecret" .)) -}}
@@ -139,12 +140,14 @@ seccompProfile:
 {{- fail "site.peers needs replication.enabled" -}}
 {{- end -}}
 {{- if and .Values.metrics.open .Values.metrics.tokenSecret -}}
-{{- fail "metrics.open and metrics.tokenSecret exclude each other: give one of them" -}}
+{{- fail "metrics.open and metrics.tokenSecret exclude each other: set only one of them" -}}
 {{- end -}}
-{{- if and .Values.metrics.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) (or .Values.metrics.annotations .Values.metrics.serviceMonitor.enabled) -}}
-{{- fail "networkPolicy.metricsFrom is empty, so that no Prometheus reaches the metrics: say where yours calls from, as in values.yaml" -}}
+{{- $scraped := or .Values.metrics.annotations .Values.metrics.serviceMonitor.enabled -}}
+{{- $blocked := and .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) -}}
+{{- if and .Values.metrics.enabled $blocked $scraped -}}
+{{- fail "networkPolicy.metricsFrom is empty, so no Prometheus reaches the metrics: set it, as in values.yaml" -}}
 {{- end -}}
 {{- if hasKey .Values.site.peers .Values.site.name -}}
-{{- fail (printf "site.peers has this site itself, %s" .Values.site.name) -}}
+{{- fail (printf "site.peers has this site itself, %s: remove it" .Values.site.name) -}}
 {{- end -}}
 {{- end }}

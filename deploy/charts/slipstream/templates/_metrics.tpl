@@ -1,41 +1,48 @@
-{{/* The metrics ports of the sidecars, as JSON: name and number. */}}
+{{/* Metrics ports of the sidecars, as JSON: name and number. */}}
 {{- define "slipstream.sidecarMetrics" -}}
 {{- $ports := list (dict "name" "m-provisioner" "port" 9813) (dict "name" "m-resizer" "port" 9814) -}}
-{{- if .Values.sidecars.snapshotter.enabled }}{{ $ports = append $ports (dict "name" "m-snapshotter" "port" 9815) }}{{ end -}}
+{{- if .Values.sidecars.snapshotter.enabled }}
+{{- $ports = append $ports (dict "name" "m-snapshotter" "port" 9815) }}
+{{- end -}}
 {{- toJson $ports -}}
 {{- end }}
 
-{{/* Those of the node pods' containers. */}}
+{{/* Metrics ports of the node pods. */}}
 {{- define "slipstream.nodeMetrics" -}}
 {{- $ports := list (dict "name" "m-driver" "port" 9811) -}}
 {{- if .Values.replication.enabled }}{{ $ports = append $ports (dict "name" "m-replicator" "port" 9812) }}{{ end -}}
-{{- if not (include "slipstream.central" .) }}{{ $ports = concat $ports (include "slipstream.sidecarMetrics" . | fromJsonArray) }}{{ end -}}
+{{- if not (include "slipstream.central" .) }}
+{{- $ports = concat $ports (include "slipstream.sidecarMetrics" . | fromJsonArray) }}
+{{- end -}}
 {{- toJson $ports -}}
 {{- end }}
 
-{{/* Those of the controller's pods. */}}
+{{/* Metrics ports of the controller pods. */}}
 {{- define "slipstream.controllerMetrics" -}}
-{{- concat (list (dict "name" "m-driver" "port" 9811)) (include "slipstream.sidecarMetrics" . | fromJsonArray) | toJson -}}
+{{- $ports := list (dict "name" "m-driver" "port" 9811) -}}
+{{- concat $ports (include "slipstream.sidecarMetrics" . | fromJsonArray) | toJson -}}
 {{- end }}
 
-{{/* That of the gateway's pods. */}}
+{{/* Metrics port of the gateway pods. */}}
 {{- define "slipstream.gatewayMetrics" -}}
 {{- list (dict "name" "m-gateway" "port" 9816) | toJson -}}
 {{- end }}
 
-{{/* The components whose pods have metrics, as JSON: each with its ports. */}}
+{{/* Components with metrics, as JSON: each with its ports. */}}
 {{- define "slipstream.metrics" -}}
 {{- $components := list (dict "name" "node" "ports" (include "slipstream.nodeMetrics" . | fromJsonArray)) -}}
 {{- if include "slipstream.central" . }}
-{{- $components = append $components (dict "name" "controller" "ports" (include "slipstream.controllerMetrics" . | fromJsonArray)) }}
+{{- $components = append $components (dict "name" "controller"
+  "ports" (include "slipstream.controllerMetrics" . | fromJsonArray)) }}
 {{- end -}}
 {{- if include "slipstream.gateway" . }}
-{{- $components = append $components (dict "name" "gateway" "ports" (include "slipstream.gatewayMetrics" . | fromJsonArray)) }}
+{{- $components = append $components (dict "name" "gateway"
+  "ports" (include "slipstream.gatewayMetrics" . | fromJsonArray)) }}
 {{- end -}}
 {{- toJson $components -}}
 {{- end }}
 
-{{/* The Secret with the token that readers of metrics show; empty: metrics are for loopback, or open. */}}
+{{/* Secret with the token for readers of metrics. Empty: metrics are for loopback only, or open. */}}
 {{- define "slipstream.metricsToken" -}}
 {{- if and .Values.metrics.enabled (not .Values.metrics.open) -}}
 {{ default (printf "%s-metrics-token" (include "slipstream.fullname" .)) .Values.metrics.tokenSecret }}
@@ -43,8 +50,8 @@
 {{- end }}
 
 {{/*
-Where a program of this project serves metrics, and to whom. The ports answer from all addresses, since probes call them; who does not call
-from within the pod gets metrics for the token alone. Takes (list . port).
+Where a program of this project serves metrics, and to whom. The ports answer all addresses, because probes call them.
+Callers from outside of the pod get metrics only with the token. Takes (list . port).
 */}}
 {{- define "slipstream.metricsArgs" -}}
 {{- $root := index . 0 -}}

@@ -1,4 +1,4 @@
-{{/* Rules of ingress: who may call what. */}}
+{{/* Ingress rules: who may call which port. */}}
 
 {{- define "slipstream.peersMay" -}}
 - ports:
@@ -12,7 +12,7 @@
   {{- end }}
 {{- end }}
 
-{{/* Takes (list . "component" "port"): the component's pods may call the port. */}}
+{{/* The pods of the component may call the port. Takes (list . "component" "port"). */}}
 {{- define "slipstream.podsMay" -}}
 - ports:
     - port: {{ index . 2 }}
@@ -22,7 +22,7 @@
           {{- include "slipstream.selectorLabels" (list (index . 0) (index . 1)) | nindent 10 }}
 {{- end }}
 
-{{/* Takes (list . ports): who reads metrics may call the ports that have them. */}}
+{{/* Readers of metrics may call these ports. Takes (list . ports). */}}
 {{- define "slipstream.readersMay" -}}
 - ports:
     {{- range index . 1 }}
@@ -32,7 +32,7 @@
     {{- toYaml (index . 0).Values.networkPolicy.metricsFrom | nindent 4 }}
 {{- end }}
 
-{{/* The rules of a component's pods. Takes (list . component), the component as in slipstream.metrics. */}}
+{{/* The rules for the pods of a component. Takes (list . component), the component as in slipstream.metrics. */}}
 {{- define "slipstream.ingress" -}}
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}

@@ -1,6 +1,6 @@
 {{/*
-Where pods go. Takes (list . values), the values being those of the node also for the keeper, whose pods have to be wherever the
-driver's are. With a component as the third, its replicas are put on different nodes where there are several.
+Placement of pods. Takes (list . values). The keeper uses the values of the node, because its pods must be on the same
+nodes as the driver's. With a component as third element, its replicas prefer different nodes.
 */}}
 {{- define "slipstream.placement" -}}
 {{- $root := index . 0 -}}
@@ -33,13 +33,13 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* One replica of a Deployment at a time may be evicted. Takes (list . values "component"). */}}
+{{/* At most one replica of a Deployment may be evicted at a time. Takes (list . values "component"). */}}
 {{- define "slipstream.disruptionBudget" -}}
 {{- $root := index . 0 -}}
 {{- $labels := list $root (index . 2) -}}
 {{- if gt (int (index . 1).replicas) 1 -}}
 ---
-# One at a time: the others take over what it did.
+# One at a time. The others take over.
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
@@ -56,8 +56,8 @@ spec:
 {{- end }}
 
 {{/*
-The user of pods that need no privilege: containers share sockets, and read certificates, as this one. What a container may do
-besides is in slipstream.nonRoot.
+The user of pods that need no privilege. All containers run as this user, to share sockets and to read certificates.
+slipstream.nonRoot has the rest.
 */}}
 {{- define "slipstream.podUser" -}}
 runAsNonRoot: true

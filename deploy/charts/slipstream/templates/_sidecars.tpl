@@ -1,6 +1,6 @@
 {{/*
-The sidecars that watch claims and snapshots. Each takes (list . "mode"): "node" inside a node's pod, where it serves that
-node alone, or "controller", where one of all replicas serves the cluster.
+The sidecars that watch claims and snapshots. Each takes (list . "mode"). "node": in a node's pod, for that node only.
+"controller": one of all replicas serves the cluster.
 */}}
 
 {{- define "slipstream.provisioner" -}}
@@ -12,27 +12,29 @@ node alone, or "controller", where one of all replicas serves the cluster.
     - --csi-address=/csi/csi.sock
     - --v={{ $root.Values.logLevel }}
     - --timeout=2m
-    # Names and namespaces of claims for the volumes' records, from which the metrics take them.
+    # The records of volumes keep name and namespace of their claims, for the metrics.
     - --extra-create-metadata
     - --default-fstype=ext4
-    # Claims that do not wait for a pod say nothing of nodes. Those that do name the pod's node
-    {{- if $central }} first, and all others: a copy or a member
-    # of a group may have to be on one of those, and Kubernetes then moves the pod.
-    {{- else }}, and no other: a node's driver can make volumes nowhere else.
+    # Claims that do not wait for a pod name no nodes.
+    {{- if $central }}
+    # Claims that wait name the pod's node first, then all others. A copy or a member of a group may need another node
+    # than the pod's; Kubernetes then moves the pod.
+    {{- else }}
+    # Claims that wait name the pod's node only, because a node's driver makes volumes on its own node only.
     - --strict-topology
     {{- end }}
     - --immediate-topology=false
     {{- if $root.Values.capacity.enabled }}
     - --enable-capacity
     - --capacity-poll-interval={{ $root.Values.capacity.pollInterval }}
-    # Who owns the capacity objects: the controller, not the pod, which may be replaced at any time.
+    # The owner of the capacity objects is the controller object, not the pod, which can be replaced at any time.
     - --capacity-ownerref-level={{ ternary 2 1 $central }}
     {{- if $central }}
-    # There is an object for each node and class, and all of a node's change with each volume there. With the provisioner's own bound of one
-    # a second a new class can wait for minutes, and pods are placed by old numbers.
+    # There is an object for each node and class. All objects of a node change with each volume there. With the default
+    # rate of one per second a new class can wait for minutes, and pods are placed by old values.
     - --kube-api-capacity-qps=20
     - --kube-api-capacity-burst=40
-    # A node that does not answer must not hold the others up.
+    # A silent node must not delay the others.
     - --capacity-threads=4
     {{- end }}
     {{- end }}
@@ -77,9 +79,9 @@ node alone, or "controller", where one of all replicas serves the cluster.
   args:
     - --csi-address=/csi/csi.sock
     - --v={{ $root.Values.logLevel }}
-    # Growing is the node's work; one resizer of all marks the claims for it.
+    # The node grows the volume. One elected resizer marks the claims.
     - --leader-election
-    # Volumes in use grow. Without this it would watch all pods.
+    # Volumes grow in use. Without this flag the resizer would watch all pods.
     - --handle-volume-inuse-error=false
     - --http-endpoint=:9814
     {{- range $root.Values.sidecars.resizer.extraArgs }}
@@ -108,7 +110,7 @@ node alone, or "controller", where one of all replicas serves the cluster.
     - --leader-election
     {{- else }}
     - --node-deployment
-    # It would see none, and has no right to look for them.
+    # The snapshotter of a node sees no group snapshots, and has no right to look for them.
     - --feature-gates=CSIVolumeGroupSnapshot=false
     {{- end }}
     - --http-endpoint=:9815
@@ -148,7 +150,7 @@ node alone, or "controller", where one of all replicas serves the cluster.
   {{- include "slipstream.sidecarRest" (list $root $root.Values.sidecars.livenessProbe (index . 1)) | nindent 2 }}
 {{- end }}
 
-{{/* A leader that could not renew its lease and did not end either is restarted. Takes (list "port" "mode"). */}}
+{{/* Restarts a leader that could not renew its lease and did not end. Takes (list "port" "mode"). */}}
 {{- define "slipstream.electionProbe" -}}
 {{- if eq (index . 1) "controller" -}}
 livenessProbe:
@@ -177,7 +179,7 @@ volumeMounts:
     mountPath: /csi
 {{- end }}
 
-{{/* Containers of the controller's pod have one user, which the pod says, and reach the driver's socket by that. */}}
+{{/* All containers of the controller's pod run as the user of the pod, so they reach the driver's socket. */}}
 {{- define "slipstream.nonRoot" -}}
 runAsNonRoot: true
 readOnlyRootFilesystem: true
