@@ -1,7 +1,8 @@
-# Images for people with Docker: `docker build --target node -t slipstream-node .` and `--target controller`. hack/images.sh makes
-# the same without an engine. Programs are where the chart looks for them.
+# Images for people with Docker: `docker build --target node -t slipstream-node .` and `--target controller`.
+# hack/images.sh makes the same without an engine. Programs are where the chart looks for them.
 #
-# The base images are named by tag here, since whoever builds knows which digests they trust: --build-arg GO_IMAGE=...@sha256:... and DEBIAN_IMAGE.
+# The base images are named by tag here, because whoever builds knows which digests they trust: give
+# --build-arg GO_IMAGE=...@sha256:... and DEBIAN_IMAGE.
 ARG GO_IMAGE=docker.io/library/golang:1.26-bookworm
 ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
 FROM $GO_IMAGE AS build
@@ -16,7 +17,9 @@ RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -
 
 FROM $DEBIAN_IMAGE AS node
 # What the driver calls: mkfs, fsck and resize of both file systems, mount, blkid.
-RUN apt-get update && apt-get install -y --no-install-recommends e2fsprogs mount util-linux xfsprogs && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && \
+	apt-get install -y --no-install-recommends e2fsprogs mount util-linux xfsprogs && \
+	rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/csi-driver /out/replicator /out/keeper /out/slipctl /usr/bin/
 ENTRYPOINT ["/usr/bin/csi-driver"]
 

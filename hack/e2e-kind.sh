@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The tests of test/e2e in two clusters of kind, for machines with Docker, kind, kubectl, helm and xfsprogs: brings them up, runs the tests,
-# takes them down. As root, because each node's pool gets a file system of its own, in POOLS (default /var/tmp/slipstream-kind). It does what
-# hack/e2e.sh does, with the same images and the same tests; steps that need the local clusters' own line or control plane are skipped, and
-# the table says so.
+# The tests of test/e2e in two clusters of kind, for machines with Docker, kind, kubectl, helm and xfsprogs: brings them
+# up, runs the tests, takes them down. As root, because each node's pool gets a file system of its own, in POOLS
+# (default /var/tmp/slipstream-kind). It does what hack/e2e.sh does, with the same images and the same tests; steps that
+# need the local clusters' own line or control plane are skipped, and the table says so.
 #
 # Nobody has run it with Docker yet: the machines that this project is tested on have none.
 #

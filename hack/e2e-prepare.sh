@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by e2e.sh and e2e-kind.sh: what their tests need besides the clusters. It sets $results and $images, and builds images, charts and the
-# tests' own programs, where SLIPSTREAM_E2E_PROVIDER says in which clusters they run.
+# Sourced by e2e.sh and e2e-kind.sh: what their tests need besides the clusters. It sets $results and $images, and
+# builds images, charts and the tests' own programs, where SLIPSTREAM_E2E_PROVIDER says in which clusters they run.
 results=$(realpath -m "${RESULTS:-e2e-results}")
 images=$(realpath -m bin/images)
 export SLIPSTREAM_E2E_RESULTS=$results SLIPSTREAM_E2E_UPSTREAM=$PWD/bin/e2e-upstream

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# The tests of test/e2e in two real clusters on this machine: brings them up, runs the tests, takes them down. As root on Debian.
+# The tests of test/e2e in two real clusters on this machine: brings them up, runs the tests, takes them down. As root
+# on Debian.
 #
-# Programs and images are built first, in the first run for as long as half an hour (see local-cluster/build.sh for the cache).
-# What was shown is printed as a table, which is also in e2e-results/summary.md, with the logs of failed steps beside it.
+# Programs and images are built first, in the first run for as long as half an hour (see local-cluster/build.sh for the
+# cache). What was shown is printed as a table, which is also in e2e-results/summary.md, with the logs of failed steps
+# beside it.
 #
 # KEEP=1 leaves the clusters, and a run with KEEP=1 uses those that are there, unless a site was destroyed.
-# SLIPSTREAM_E2E_CYCLES is how often the search for leaks goes round (default 50). RUN is the expression of go test -run for the
-# steps, as in RUN='TestE2E/(install|leaks)'. SLIPSTREAM_E2E_CONTROLLER is the chart's controller.mode, controller (default) or node.
+# SLIPSTREAM_E2E_CYCLES is how often the search for leaks goes round (default 50). RUN is the expression of go test -run
+# for the steps, as in RUN='TestE2E/(install|leaks)'. SLIPSTREAM_E2E_CONTROLLER is the chart's controller.mode,
+# controller (default) or node.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,7 +26,8 @@ finish() {
 	[[ -n ${KEEP:-} ]] || hack/local-cluster.sh down
 }
 trap finish EXIT
-if [[ -n ${KEEP:-} ]] && hack/local-cluster.sh exec a1 true 2>/dev/null && hack/local-cluster.sh exec b1 true 2>/dev/null; then
+if [[ -n ${KEEP:-} ]] && hack/local-cluster.sh exec a1 true 2>/dev/null &&
+	hack/local-cluster.sh exec b1 true 2>/dev/null; then
 	hack/local-cluster.sh load "$images"/*.tar
 else
 	KEEP="" hack/local-cluster.sh down

@@ -1,23 +1,26 @@
 #!/usr/bin/env bash
-# Kubernetes' own tests of a storage driver (test/e2e, the specs of "External Storage") with deploy/testdriver.yaml, at a site of
-# hack/local-cluster.sh where the chart is installed. Not part of CI: the whole takes hours.
+# Kubernetes' own tests of a storage driver (test/e2e, the specs of "External Storage") with deploy/testdriver.yaml, at
+# a site of hack/local-cluster.sh where the chart is installed. Not part of CI: the whole takes hours.
 #
 #   external-storage.sh build     build the tests from the Go module proxy, once; prints the directory that they are in
 #   external-storage.sh list      the counts and names of the specs, without a cluster
 #   external-storage.sh run       load the images of the test pods into the nodes, run the specs, print the counts
 #
-# The tests are those of k8s.io/kubernetes, unchanged, in the version of external-storage/go.mod, and lie beside the clusters' programs
-# (see local-cluster/build.sh). Their pods want four images, for which there is no registry here: all are made of Debian's busybox,
-# agnhost with its own program, one with GNU's dd and Debian's shell; what else the originals have, name and web servers, is not in them.
+# The tests are those of k8s.io/kubernetes, unchanged, in the version of external-storage/go.mod, and lie beside the
+# clusters' programs (see local-cluster/build.sh). Their pods want four images, for which there is no registry here: all
+# are made of Debian's busybox, agnhost with its own program, one with GNU's dd and Debian's shell; what else the
+# originals have, name and web servers, is not in them.
 #
-# First PROCS (default 2) at a time those that can share a cluster ("shared") and those that change volumes in use ("modify"), then those of
-# group snapshots ("groups") and the disruptive ones, which restart the kubelet ("disruptive"). They do that by ssh and systemctl, so the
-# nodes get a small server of that kind for the time (external-storage/nodessh), and a systemctl and a crictl that knows their programs.
+# First PROCS (default 2) at a time those that can share a cluster ("shared") and those that change volumes in use
+# ("modify"), then those of group snapshots ("groups") and the disruptive ones, which restart the kubelet
+# ("disruptive"). They do that by ssh and systemctl, so the nodes get a small server of that kind for the time
+# (external-storage/nodessh), and a systemctl and a crictl that knows their programs.
 #
-# SITE is where they run (default a), SLIPSTREAM_CLUSTERS the instance. CLASS is the StorageClass whose volumes are tested (default
-# slipstream), MODIFY_CLASS the one for changes, whose volumes have to be replicable, GROUP_CLASS the one for group snapshots, which on several
-# nodes has to have a consistency group (both default CLASS), DRIVER another driver definition. RUNS chooses among the four above, FOCUS and
-# SKIP specs, as ginkgo's expressions do. RESULTS (default external-storage-results) gets the logs and JUnit reports.
+# SITE is where they run (default a), SLIPSTREAM_CLUSTERS the instance. CLASS is the StorageClass whose volumes are
+# tested (default slipstream), MODIFY_CLASS the one for changes, whose volumes have to be replicable, GROUP_CLASS the
+# one for group snapshots, which on several nodes has to have a consistency group (both default CLASS), DRIVER another
+# driver definition. RUNS chooses among the four above, FOCUS and SKIP specs, as ginkgo's expressions do. RESULTS
+# (default external-storage-results) gets the logs and JUnit reports.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -36,7 +39,8 @@ kubernetes=$(go -C $module list -m -f '{{.Version}}' k8s.io/kubernetes)
 cache=${SLIPSTREAM_CLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/slipstream/cluster}
 # The tests do not start without their version.
 version=k8s.io/component-base/version
-flags="-s -w -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
+minor=$(cut -d. -f2 <<<"$kubernetes")
+flags="-s -w -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=$minor"
 key=$({ go env GOVERSION GOARCH; cat $module/go.{mod,sum}; echo "$flags"; } | sha256sum | cut -c1-16)
 suite=$cache/suite-$key
 
@@ -52,7 +56,8 @@ build() {
 	# Whoever works on this machine meanwhile comes first, as in local-cluster/build.sh.
 	read -ra idle <<<"${SLIPSTREAM_BUILD_IDLE-nice -n 19 chrt -i 0}"
 	export CGO_ENABLED=0
-	[[ -x $suite/agnhost && -x $suite/ginkgo ]] || "${idle[@]}" go -C $module build -p 2 -trimpath -ldflags "-s -w" -o "$work/" \
+	[[ -x $suite/agnhost && -x $suite/ginkgo ]] || "${idle[@]}" go -C $module build -p 2 -trimpath -ldflags "-s -w" -o \
+		"$work/" \
 		k8s.io/kubernetes/test/images/agnhost github.com/onsi/ginkgo/v2/ginkgo >&2
 	[[ -x $suite/e2e.test ]] || "${idle[@]}" go -C $module test -c -vet=off -p 2 -trimpath -o "$work/e2e.test" \
 		-ldflags "$flags" k8s.io/kubernetes/test/e2e >&2
@@ -95,7 +100,8 @@ images() {
 			;;
 		esac
 		tag=$(sed -nE "s/.*configs\[$id\] = Config\{list.PromoterE2eRegistry, \"$name\", \"([^\"]+)\"\}.*/\1/p" "$manifest")
-		go run ./hack/mkimage -o "$1/$name.tar" --name "registry.k8s.io/e2e-test-images/$name:${tag:?no version of $name in $manifest}" "${options[@]}" "$root"
+		go run ./hack/mkimage -o "$1/$name.tar" --name \
+			"registry.k8s.io/e2e-test-images/$name:${tag:?no version of $name in $manifest}" "${options[@]}" "$root"
 	done
 	rm -rf "$work"
 }
@@ -110,14 +116,17 @@ results=$(realpath -m "${RESULTS:-external-storage-results}")
 mkdir -p "$results"
 options=(-repo-root="$PWD" -provider=local)
 choice=(--focus="${FOCUS:-External Storage}" --skip="${SKIP:-}" --no-color -v)
-# driver CLASS makes the driver's definition with that class and prints its name. The tests run in the directory of their program, so files are named whole.
+# driver CLASS makes the driver's definition with that class and prints its name. The tests run in the directory of
+# their program, so files are named whole.
 driver() {
-	sed -E "s/(FromExistingClassName:) slipstream$/\1 $1/; s,(FromFile:) deploy/,\1 $PWD/deploy/," "${DRIVER:-deploy/testdriver.yaml}" >"$results/testdriver-$1.yaml"
+	sed -E "s/(FromExistingClassName:) slipstream$/\1 $1/; s,(FromFile:) deploy/,\1 $PWD/deploy/," \
+		"${DRIVER:-deploy/testdriver.yaml}" >"$results/testdriver-$1.yaml"
 	echo "$results/testdriver-$1.yaml"
 }
 class=${CLASS:-slipstream}
 if [[ $verb == list ]]; then
-	"$suite/ginkgo" "${choice[@]}" --dry-run "$suite/e2e.test" -- "${options[@]}" -storage.testdriver="$(driver "$class")" >"$results/list.log" 2>&1 ||
+	"$suite/ginkgo" "${choice[@]}" --dry-run "$suite/e2e.test" -- "${options[@]}" \
+		-storage.testdriver="$(driver "$class")" >"$results/list.log" 2>&1 ||
 		{ tail -20 "$results/list.log" >&2; exit 1; }
 	grep -oE '^External Storage .*' "$results/list.log" | sort -u
 	grep -E '^Ran [0-9]+ of' "$results/list.log"
@@ -143,7 +152,8 @@ open_nodes() {
 	chmod +x "$results/sbin/crictl"
 	for node in $(cd "$STATE" && compgen -G "$site[1-9]"); do
 		cat >"$STATE/$node/run/ssh.cmd" <<-EOF
-			export NODE_DIR="$STATE/$node" BIN="$BIN" SERVICE="$PWD/hack/local-cluster/service.sh" PATH="$PWD/$module/node-bin:\$PATH"
+			export NODE_DIR="$STATE/$node" BIN="$BIN" SERVICE="$PWD/hack/local-cluster/service.sh" \
+				PATH="$PWD/$module/node-bin:\$PATH"
 			exec "$results/nodessh" serve :22 "$LOCAL_SSH_KEY.pub"
 		EOF
 		hack/local-cluster.sh service "$node" start ssh
@@ -168,8 +178,10 @@ specs() {
 	local log=$results/$1.log
 	[[ " ${RUNS:-shared modify groups disruptive} " == *" $1 "* ]] || return 0
 	echo "$1: running, see $log"
-	KUBECONFIG=$kubeconfig hack/local-cluster.sh wan "$suite/ginkgo" "${choice[@]}" --procs="$2" --label-filter="$4" --timeout="${TIMEOUT:-6h}" \
-		--output-dir="$results" --junit-report="$1.xml" "$suite/e2e.test" -- "${options[@]}" -storage.testdriver="$(driver "$3")" \
+	KUBECONFIG=$kubeconfig hack/local-cluster.sh wan "$suite/ginkgo" "${choice[@]}" --procs="$2" --label-filter="$4" \
+		--timeout="${TIMEOUT:-6h}" \
+		--output-dir="$results" --junit-report="$1.xml" "$suite/e2e.test" -- "${options[@]}" \
+		-storage.testdriver="$(driver "$3")" \
 		-kubeconfig="$kubeconfig" -kubectl-path="$BIN/kubectl" >"$log" 2>&1 || code=$?
 	grep -E '^ *\[(FAIL|INTERRUPTED|TIMEDOUT|PANICKED)[^]]*\]' "$log" | sort -u || true
 	grep -E '^(Ran [0-9]+ of|(SUCCESS|FAIL)! --)' "$log" || { tail -20 "$log" >&2; exit 1; }

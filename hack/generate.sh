@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Regenerates the Go code of the protobuf files, docs/parameters.md, docs/metrics.md, and deploy/manifests from the chart. Plugins are pinned
-# by go.mod's tool lines; protoc comes from hack/deps.sh.
+# Regenerates the Go code of the protobuf files, docs/parameters.md, docs/metrics.md, and deploy/manifests from the
+# chart. Plugins are pinned by go.mod's tool lines; protoc comes from hack/deps.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$(mktemp -d)

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Builds the container images without a container engine, as tar files that `ctr images import`, `docker load` and `kind load
-# image-archive` take: `hack/images.sh [DIRECTORY]`, default bin/images. On a Debian machine; hack/deps.sh images has what it
-# needs. The Dockerfile is for everybody else.
+# Builds the container images without a container engine, as tar files that `ctr images import`, `docker load` and `kind
+# load image-archive` take: `hack/images.sh [DIRECTORY]`, default bin/images. On a Debian machine; hack/deps.sh images
+# has what it needs. The Dockerfile is for everybody else.
 #
 #   slipstream-node         csi-driver, replicator, keeper, slipctl, and Debian's programs that they call
 #   slipstream-controller   csi-driver and gateway, and nothing else
 #
 # It prints their digests, and writes them into values.yaml beside them, as the chart takes them.
 #
-# With TEST=1 also what the clusters of hack/local-cluster.sh need: the sidecars that are Go modules, stand-ins for those that are
-# not, the pods' pause program and a toolbox for test pods.
+# With TEST=1 also what the clusters of hack/local-cluster.sh need: the sidecars that are Go modules, stand-ins for
+# those that are not, the pods' pause program and a toolbox for test pods.
 #
-# IMAGE_PREFIX (default slipstream.test) and IMAGE_TAG (default dev) name them. The prefix is no registry on purpose: nothing is
-# ever pulled by such a name.
+# IMAGE_PREFIX (default slipstream.test) and IMAGE_TAG (default dev) name them. The prefix is no registry on purpose:
+# nothing is ever pulled by such a name.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -40,12 +40,13 @@ image() {
 # values: of the chart, for the images of this repository by their digests.
 values() {
 	local key name
-	echo "# For images that were copied to the registry as they are in the tar files here. What unpacks and packs them again, as docker push does, gives"
-	echo "# them other digests, and says which."
+	echo "# For images that were copied to the registry as they are in the tar files here. A tool that unpacks and"
+	echo "# packs them again, as docker push does, gives them other digests and prints those."
 	echo "images:"
 	for key in node:slipstream-node keeper:slipstream-node controller:slipstream-controller; do
 		name=${key#*:}
-		printf '  %s: {repository: %s, tag: %s, digest: "%s"}\n' "${key%%:*}" "$prefix/$name" "$tag" "$(cat "$work/$name.digest")"
+		printf '  %s: {repository: %s, tag: %s, digest: "%s"}\n' "${key%%:*}" "$prefix/$name" "$tag" \
+			"$(cat "$work/$name.digest")"
 	done
 }
 
@@ -86,7 +87,8 @@ own() { # IMAGE PROGRAM...: programs of this repository
 }
 skeleton "$work/slipstream-node"
 own slipstream-node csi-driver replicator keeper slipctl
-debian "$work/slipstream-node" mkfs.ext4 e2fsck fsck.ext4 resize2fs dumpe2fs tune2fs mkfs.xfs xfs_growfs xfs_repair xfs_admin \
+debian "$work/slipstream-node" mkfs.ext4 e2fsck fsck.ext4 resize2fs dumpe2fs tune2fs mkfs.xfs xfs_growfs xfs_repair \
+	xfs_admin \
 	blkid mount umount fsck losetup blockdev findmnt dash cat ls
 ln -sf dash "$work/slipstream-node/usr/bin/sh"
 cp /etc/mke2fs.conf "$work/slipstream-node/etc/"
@@ -122,7 +124,8 @@ sidecar() { # NAME MODULE: as long as its program is the same it is not packed a
 	mkdir "$work/$1"
 	cp "$programs/$1" "$work/$1/"
 	local version
-	version=$(awk -v m="github.com/kubernetes-csi/$2" '$1 == m { print $2 } $1 == "require" && $2 == m { print $3 }' "${modules[@]}")
+	version=$(awk -v m="github.com/kubernetes-csi/$2" \
+		'$1 == m { print $2 } $1 == "require" && $2 == m { print $3 }' "${modules[@]}")
 	image "$1" "${version:?no version of $2}" --entrypoint "/$1" --user 65532:65532
 }
 sidecar csi-provisioner external-provisioner/v6

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Real Kubernetes clusters on one machine, without Docker, systemd or an image registry: two sites, joined by a line that can
-# be cut, narrowed and delayed. As root on a Debian machine with version 1 control groups.
+# Real Kubernetes clusters on one machine, without Docker, systemd or an image registry: two sites, joined by a line
+# that can be cut, narrowed and delayed. As root on a Debian machine with version 1 control groups.
 #
 #   local-cluster.sh up [SITE[:NODES]...]     start sites (default a:2 b:1), with the images of $SLIPSTREAM_IMAGES
 #   local-cluster.sh down [SITE...]           stop and remove; KEEP=1 kills and keeps the disks, `up` starts them again
@@ -8,7 +8,8 @@
 #   local-cluster.sh helm SITE ARGS...        helm at a site
 #   local-cluster.sh kubeconfig SITE          the path of its kubeconfig, good in the clusters' network
 #   local-cluster.sh env                      BIN, WAN and STATE: the programs, the network namespace of wan, the state
-#   local-cluster.sh wan COMMAND...           run in the network between the sites, which reaches nodes, pods and API servers
+#   local-cluster.sh wan COMMAND...           run in the network between the sites, which reaches nodes, pods and API
+#                                             servers
 #   local-cluster.sh exec NODE COMMAND...     run inside a node
 #   local-cluster.sh load TAR...              import images into all nodes
 #   local-cluster.sh service NODE start|stop|kill|show NAME
@@ -75,7 +76,8 @@ load() {
 	for archive; do [[ -e $archive ]] || die "there is no $archive"; done
 	for site in $(all_sites); do
 		for node in $(nodes_of "$site"); do
-			for archive; do enter "$node" "$bin/ctr" -n k8s.io images import "$(realpath "$archive")" >/dev/null 2>"$state/$node/log/load.log" ||
+			for archive; do enter "$node" "$bin/ctr" -n k8s.io images import "$(realpath "$archive")" >/dev/null \
+				2>"$state/$node/log/load.log" ||
 				die "load $archive into $node: $(tail -1 "$state/$node/log/load.log")"; done
 		done
 	done
@@ -86,7 +88,8 @@ memory() {
 	for site in $(all_sites); do
 		for node in $(nodes_of "$site"); do
 			for pid in $(node_processes "$node"); do
-				awk -v n="$(cat "/proc/$pid/comm" 2>/dev/null)" '/^Pss:/ { print $2, n }' "/proc/$pid/smaps_rollup" 2>/dev/null || true
+				awk -v n="$(cat "/proc/$pid/comm" 2>/dev/null)" '/^Pss:/ { print $2, n }' "/proc/$pid/smaps_rollup" 2>/dev/null ||
+					true
 			done | sort -rn | awk -v node="$node" '{ all += $1; printf "%s %6.1f MiB  %s\n", node, $1 / 1024, $2 }
 				END { printf "%s %6.1f MiB in %d processes\n", node, all / 1024, NR }'
 		done
@@ -131,7 +134,8 @@ load) load "$@" ;;
 service)
 	check_node "${1:?node}"
 	# With the PATH that init.sh has.
-	enter "$1" env "PATH=$bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" bash "$here/service.sh" "$state/$1" "${2:?start, stop, kill or show}" "${3:?name of the service}"
+	enter "$1" env "PATH=$bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" bash "$here/service.sh" \
+		"$state/$1" "${2:?start, stop, kill or show}" "${3:?name of the service}"
 	;;
 reboot)
 	check_node "${1:?node}"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Prints values of the chart that name the upstream images by digest: asks their registry which digest each tag has now. With crane, skopeo or
-# docker buildx, whichever is there.
+# Prints values of the chart that name the upstream images by digest: asks their registry which digest each tag has now.
+# With crane, skopeo or docker buildx, whichever is there.
 #
 #   hack/pin-images.sh >pinned.yaml; helm install ... -f pinned.yaml
 #
-# A tag that is moved afterwards changes nothing for whoever has the file. Whether the digest is the right one is what the registry says on the day
-# that it is asked: compare it with what another network is told, or check the images' signatures.
+# A tag that is moved afterwards changes nothing for whoever has the file. Whether the digest is the right one is what
+# the registry says on the day that it is asked: compare it with what another network is told, or check the images'
+# signatures.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,6 +32,7 @@ images() {
 echo "images:"
 images | while read -r key repository tag; do
 	found=$(digest "$repository:$tag" </dev/null)
-	[[ $found =~ ^sha256:[0-9a-f]{64}$ ]] || { echo "pin-images.sh: $repository:$tag: the answer is no digest: $found" >&2; exit 1; }
+	[[ $found =~ ^sha256:[0-9a-f]{64}$ ]] || { echo "pin-images.sh: $repository:$tag: the answer is no digest: $found" \
+		>&2; exit 1; }
 	printf '  %s: {repository: %s, tag: %s, digest: "%s"}\n' "$key" "$repository" "$tag" "$found"
 done

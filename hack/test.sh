@@ -2,13 +2,14 @@
 # Runs the tests with a summary at the end. RACE=1: the race detector, on the packages where goroutines meet. SHORT=1:
 # without the tests that take minutes. Arguments are packages; none means all.
 #
-# In continuous integration (CI=true) a test that failed is run five times more, alone: a machine that was too slow for it once is
-# not a reason to refuse a change. If it passes each time it is listed as unsteady, with what it printed when it failed, and that
-# is to be mended. Tests of the order of writes and of what survives a kill get no second chance: there one failure is a bug.
+# In continuous integration (CI=true) a test that failed is run five times more, alone: a machine that was too slow for
+# it once is not a reason to refuse a change. If it passes each time it is listed as unsteady, with what it printed when
+# it failed, and that is to be mended. Tests of the order of writes and of what survives a kill get no second chance:
+# there one failure is a bug.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# As root everything the tests need can be had, so a test that skips for want of it is an error.
+# As root everything that the tests need is available, so a test that skips because something is missing is an error.
 if [[ $EUID -eq 0 ]]; then
 	export SLIPSTREAM_REQUIRE_ROOT=1
 	# Daemons and file system tools live in sbin, which is not on every root's PATH.

@@ -20,7 +20,8 @@ var (
 	claims     = corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims")
 	capacities = storagev1.SchemeGroupVersion.WithResource("csistoragecapacities")
 	snapshots  = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshots"}
-	contents   = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshotcontents"}
+	contents   = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1",
+		Resource: "volumesnapshotcontents"}
 )
 
 // with returns a copy of an object that was changed.
@@ -38,11 +39,14 @@ func volume(driver string, nodes ...string) *corev1.PersistentVolume {
 		TypeMeta:   metav1.TypeMeta{Kind: "PersistentVolume", APIVersion: "v1"},
 		ObjectMeta: metav1.ObjectMeta{Name: "pvc-1", Finalizers: []string{"kubernetes.io/pv-protection"}},
 		Spec: corev1.PersistentVolumeSpec{
-			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: driver, VolumeHandle: "vol-1"}},
-			ClaimRef:               &corev1.ObjectReference{Namespace: "shop", Name: "orders"},
-			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: topologyKey, Operator: corev1.NodeSelectorOpIn, Values: nodes}}}}}},
+			Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: driver,
+				VolumeHandle: "vol-1"}},
+			ClaimRef: &corev1.ObjectReference{Namespace: "shop", Name: "orders"},
+			NodeAffinity: &corev1.VolumeNodeAffinity{
+				Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+					MatchExpressions: []corev1.NodeSelectorRequirement{{Key: topologyKey,
+						Operator: corev1.NodeSelectorOpIn, Values: nodes}}}}}},
 		},
 	}
 }
@@ -51,7 +55,8 @@ func claim() *corev1.PersistentVolumeClaim {
 	return &corev1.PersistentVolumeClaim{
 		TypeMeta: metav1.TypeMeta{Kind: "PersistentVolumeClaim", APIVersion: "v1"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", Finalizers: []string{"kubernetes.io/pvc-protection"},
-			Annotations: map[string]string{"volume.kubernetes.io/selected-node": "node-a", "volume.kubernetes.io/storage-provisioner": "csi.slipstream.dev"}},
+			Annotations: map[string]string{"volume.kubernetes.io/selected-node": "node-a",
+				"volume.kubernetes.io/storage-provisioner": "csi.slipstream.dev"}},
 		Spec:   corev1.PersistentVolumeClaimSpec{VolumeName: "pvc-1"},
 		Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
 	}
@@ -81,11 +86,12 @@ func snapshot(class string, finalizers ...any) *unstructured.Unstructured {
 	}}
 }
 
-// TestAccounts: what the sidecars' account may do to whose objects. Each line is allowed where the sidecars are in the nodes' pods, with the token
-// of a pod on node-a; and where they are in one place. Empty is allowed.
+// TestAccounts: what the sidecars' account may do to whose objects. Each line is allowed where the sidecars are in the
+// nodes' pods, with the token of a pod on node-a; and where they are in one place. Empty is allowed.
 func TestAccounts(t *testing.T) {
 	const driver, other = "csi.slipstream.dev", "csi.example.com"
-	const clone, source = "provisioner.storage.kubernetes.io/cloning-protection", "provisioner.storage.kubernetes.io/volumesnapshot-as-source-protection"
+	const clone = "provisioner.storage.kubernetes.io/cloning-protection"
+	const source = "provisioner.storage.kubernetes.io/volumesnapshot-as-source-protection"
 	grow := func(v *corev1.PersistentVolume) {
 		v.Spec.Capacity[corev1.ResourceStorage] = resource.MustParse("2Gi")
 		v.Annotations = map[string]string{"volume.alpha.kubernetes.io/pre-resize-capacity": "1Gi"}
@@ -116,72 +122,96 @@ func TestAccounts(t *testing.T) {
 		{"make its volume", volumes, "", nil, volume(driver, "node-a"), "", ""},
 		{"make another node's volume", volumes, "", nil, volume(driver, "node-b"), ownOnly, ""},
 		{"make a volume of two nodes", volumes, "", nil, volume(driver, "node-a", "node-b"), ownOnly, ""},
-		{"make a volume of no node", volumes, "", nil, with(volume(driver), func(v *corev1.PersistentVolume) { v.Spec.NodeAffinity = nil }), ownOnly, ""},
-		{"make a volume with another term", volumes, "", nil, with(volume(driver, "node-a"), func(v *corev1.PersistentVolume) {
-			terms := &v.Spec.NodeAffinity.Required.NodeSelectorTerms
-			*terms = append(*terms, volume(driver, "node-b").Spec.NodeAffinity.Required.NodeSelectorTerms...)
+		{"make a volume of no node", volumes, "", nil, with(volume(driver), func(v *corev1.PersistentVolume) {
+			v.Spec.NodeAffinity = nil
 		}), ownOnly, ""},
+		{"make a volume with another term", volumes, "", nil,
+			with(volume(driver, "node-a"), func(v *corev1.PersistentVolume) {
+				terms := &v.Spec.NodeAffinity.Required.NodeSelectorTerms
+				*terms = append(*terms, volume(driver, "node-b").Spec.NodeAffinity.Required.NodeSelectorTerms...)
+			}), ownOnly, ""},
 		{"make another driver's volume", volumes, "", nil, volume(other, "node-a"), ofDriver, ofDriver},
-		{"make a volume of the host's files", volumes, "", nil, with(volume(driver, "node-a"), func(v *corev1.PersistentVolume) {
-			v.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}}
-		}), ofDriver, ofDriver},
+		{"make a volume of the host's files", volumes, "", nil,
+			with(volume(driver, "node-a"), func(v *corev1.PersistentVolume) {
+				v.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}}
+			}), ofDriver, ofDriver},
 		{"delete its volume", volumes, "", volume(driver, "node-a"), nil, "", ""},
 		{"delete another node's volume", volumes, "", volume(driver, "node-b"), nil, ownOnly, ""},
 		{"delete another driver's volume", volumes, "", volume(other, "node-a"), nil, ofDriver, ofDriver},
 		{"unprotect its volume", volumes, "", volume(driver, "node-a"), with(volume(driver, "node-a"), unprotect), "", ""},
-		{"unprotect another node's volume", volumes, "", volume(driver, "node-b"), with(volume(driver, "node-b"), unprotect), onlyGrown, ""},
-		{"unprotect another driver's volume", volumes, "", volume(other, "node-a"), with(volume(other, "node-a"), unprotect), ofDriver, ofDriver},
+		{"unprotect another node's volume", volumes, "", volume(driver, "node-b"),
+			with(volume(driver, "node-b"), unprotect), onlyGrown, ""},
+		{"unprotect another driver's volume", volumes, "", volume(other, "node-a"),
+			with(volume(other, "node-a"), unprotect), ofDriver, ofDriver},
 		{"grow another node's volume", volumes, "", volume(driver, "node-b"), with(volume(driver, "node-b"), grow), "", ""},
 		{"grow another node's volume, and keep it no longer", volumes, "", volume(driver, "node-b"),
-			with(volume(driver, "node-b"), grow, func(v *corev1.PersistentVolume) { v.Spec.PersistentVolumeReclaimPolicy = "Delete" }), onlyGrown, ""},
+			with(volume(driver, "node-b"), grow, func(v *corev1.PersistentVolume) {
+				v.Spec.PersistentVolumeReclaimPolicy = "Delete"
+			}), onlyGrown, ""},
 		{"annotate another node's volume", volumes, "", volume(driver, "node-b"),
-			with(volume(driver, "node-b"), func(v *corev1.PersistentVolume) { v.Annotations = map[string]string{"a": "b"} }), onlyGrown, ""},
+			with(volume(driver, "node-b"), func(v *corev1.PersistentVolume) {
+				v.Annotations = map[string]string{"a": "b"}
+			}), onlyGrown, ""},
 		{"take over another node's volume", volumes, "", volume(driver, "node-b"), volume(driver, "node-a"), stays, ""},
-		{"take over another driver's volume", volumes, "", volume(other, "node-a"), volume(driver, "node-a"), ofDriver, ofDriver},
+		{"take over another driver's volume", volumes, "", volume(other, "node-a"), volume(driver, "node-a"), ofDriver,
+			ofDriver},
 
 		{"give a claim back", claims, "", claim(), with(claim(), forget), "", ""},
 		{"give another node's claim back", claims, "", with(claim(), elsewhere), with(claim(), forget), take, ""},
 		{"take a claim", claims, "", with(claim(), elsewhere), claim(), take, take},
 		{"take a claim of nobody", claims, "", with(claim(), forget), claim(), take, take},
-		{"protect a claim that is cloned", claims, "", claim(), with(claim(), finalize("kubernetes.io/pvc-protection", clone)), "", ""},
+		{"protect a claim that is cloned", claims, "", claim(),
+			with(claim(), finalize("kubernetes.io/pvc-protection", clone)), "", ""},
 		{"unprotect it again", claims, "", with(claim(), finalize("kubernetes.io/pvc-protection", clone)), claim(), "", ""},
 		{"unprotect a claim", claims, "", claim(), with(claim(), finalize()), fields, fields},
-		{"change a claim", claims, "", claim(), with(claim(), func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "pvc-2" }), fields, fields},
-		{"label a claim", claims, "", claim(), with(claim(), func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"a": "b"} }), fields, fields},
+		{"change a claim", claims, "", claim(), with(claim(), func(c *corev1.PersistentVolumeClaim) {
+			c.Spec.VolumeName = "pvc-2"
+		}), fields, fields},
+		{"label a claim", claims, "", claim(), with(claim(), func(c *corev1.PersistentVolumeClaim) {
+			c.Labels = map[string]string{"a": "b"}
+		}), fields, fields},
 		{"annotate a claim", claims, "", claim(), with(claim(), annotate("a", "b")), fields, fields},
 		{"remove an annotation", claims, "", with(claim(), annotate("a", "b")), claim(), fields, fields},
 		{"another driver's claim", claims, "", with(claim(), foreign), with(claim(), foreign, forget), claimOf, claimOf},
 		{"make a claim its own", claims, "", with(claim(), foreign), claim(), claimOf, claimOf},
 		{"status of a claim", claims, "status", claim(), with(claim(), resized), "", ""},
-		{"status of another driver's claim", claims, "status", with(claim(), foreign), with(claim(), foreign, resized), claimOf, claimOf},
+		{"status of another driver's claim", claims, "status", with(claim(), foreign), with(claim(), foreign, resized),
+			claimOf, claimOf},
 		{"status of a claim without a provisioner", claims, "status",
 			with(claim(), func(c *corev1.PersistentVolumeClaim) { c.Annotations = nil }),
 			with(claim(), func(c *corev1.PersistentVolumeClaim) { c.Annotations = nil }, resized), "", ""},
-		{"phase of a claim", claims, "status", claim(), with(claim(), func(c *corev1.PersistentVolumeClaim) { c.Status.Phase = corev1.ClaimLost }), bind, bind},
+		{"phase of a claim", claims, "status", claim(), with(claim(), func(c *corev1.PersistentVolumeClaim) {
+			c.Status.Phase = corev1.ClaimLost
+		}), bind, bind},
 		{"finalizers of a claim, by its status", claims, "status", claim(), with(claim(), finalize()), fields, fields},
 
 		{"protect a snapshot", snapshots, "", snapshot("x", "a"), snapshot("x", "a", source), "", ""},
-		{"unprotect a snapshot", snapshots, "", snapshot("x", "a"), snapshot("x"), "snapshot's protection", "snapshot's protection"},
+		{"unprotect a snapshot", snapshots, "", snapshot("x", "a"), snapshot("x"), "snapshot's protection",
+			"snapshot's protection"},
 		{"change a snapshot", snapshots, "", snapshot("x"), snapshot("y"), "snapshot's protection", "snapshot's protection"},
 		{"its snapshot's status", contents, "status", content(driver, "node-a"), content(driver, "node-a"), "", ""},
 		{"its snapshot", contents, "", content(driver, "node-a"), content(driver, "node-a"), "", ""},
 		{"another node's snapshot", contents, "", content(driver, "node-b"), content(driver, "node-b"), ownOnly, ""},
-		{"take over another node's snapshot", contents, "", content(driver, "node-b"), content(driver, "node-a"), ownOnly, ""},
-		{"another driver's snapshot", contents, "", content(other, "node-a"), content(other, "node-a"), snapshotOf, snapshotOf},
+		{"take over another node's snapshot", contents, "", content(driver, "node-b"), content(driver, "node-a"),
+			ownOnly, ""},
+		{"another driver's snapshot", contents, "", content(other, "node-a"), content(other, "node-a"), snapshotOf,
+			snapshotOf},
 
 		{"publish its capacity", capacities, "", nil, capacity("node-a"), "", ""},
 		{"publish another node's capacity", capacities, "", nil, capacity("node-b"), ownOnly, ""},
 		{"take over another node's capacity", capacities, "", capacity("node-b"), capacity("node-a"), ownOnly, ""},
 		{"delete its capacity", capacities, "", capacity("node-a"), nil, "", ""},
 		{"delete another node's capacity", capacities, "", capacity("node-b"), nil, ownOnly, ""},
-		{"publish the capacity of no node", capacities, "", nil, with(capacity(""), func(c *storagev1.CSIStorageCapacity) { c.NodeTopology = nil }), ownOnly, ""},
+		{"publish the capacity of no node", capacities, "", nil,
+			with(capacity(""), func(c *storagev1.CSIStorageCapacity) { c.NodeTopology = nil }), ownOnly, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for mode, want := range map[string]string{"node": tt.node, "controller": tt.central} {
 				objects := rendered(t, mode)
 				check := func(account, node, want string) {
 					t.Helper()
-					r := request{account: "slipstream-" + account, node: node, resource: tt.resource, sub: tt.sub, old: tt.old, new: tt.new}
+					r := request{account: "slipstream-" + account, node: node, resource: tt.resource, sub: tt.sub,
+						old: tt.old, new: tt.new}
 					if got := refusal(t, objects, r); (got == "") != (want == "") || !strings.Contains(got, want) {
 						t.Errorf("mode %s, account %s on %q: %q, want %q", mode, account, node, got, want)
 					}
@@ -199,7 +229,8 @@ func rendered(t *testing.T, mode string) []object {
 	return renderText(t, "site: {name: site-a}\nsidecars: {snapshotter: {enabled: true}}\ncontroller: {mode: "+mode+"}\n")
 }
 
-// TestTokenWithoutNode: a token of a node's account that was not made for a pod makes, changes and deletes nothing of a node.
+// TestTokenWithoutNode: a token of a node's account that was not made for a pod makes, changes and deletes nothing of a
+// node.
 func TestTokenWithoutNode(t *testing.T) {
 	objects := rendered(t, "node")
 	for _, r := range []request{

@@ -28,7 +28,8 @@ const chartDir = "../../deploy/charts/slipstream"
 
 var testRelease = Release{Name: "slipstream", Namespace: "slipstream-system", KubeVersion: "v1.37.0"}
 
-// TestGolden compares the renderings of several sets of values, testdata/NAME.values.yaml, with testdata/NAME.golden.yaml.
+// TestGolden compares the renderings of several sets of values, testdata/NAME.values.yaml, with
+// testdata/NAME.golden.yaml.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(chartDir, "testdata", "*.values.yaml"))
 	if err != nil || len(files) == 0 {
@@ -96,27 +97,38 @@ func TestRefusals(t *testing.T) {
 		{"peer without a port", `{site: {name: a, peers: {b: host}}, tls: {existingSecret: s}}`, "/site/peers/b"},
 		{"name of a peer", `{site: {name: a, peers: {B_: "host:1"}}, tls: {existingSecret: s}}`, "B_"},
 		{"compression", `{site: {name: a}, replication: {compression: lz4}}`, "/replication/compression"},
-		{"no replica of the gateway", `{site: {name: a}, replication: {gateway: {replicas: 0}}}`, "/replication/gateway/replicas"},
+		{"no replica of the gateway", `{site: {name: a}, replication: {gateway: {replicas: 0}}}`,
+			"/replication/gateway/replicas"},
 		{"interval", `{site: {name: a}, replication: {writebackInterval: 1}}`, "/replication/writebackInterval"},
 		{"digest", `{site: {name: a}, images: {node: {repository: r, digest: abc}}}`, "/images/node/digest"},
-		{"a parameter without its domain", `{site: {name: a}, storageClasses: [{name: c, parameters: {remote: b}}]}`, "remote"},
+		{"a parameter without its domain", `{site: {name: a}, storageClasses: [{name: c, parameters: {remote: b}}]}`,
+			"remote"},
 		{"a class without a name", `{site: {name: a}, storageClasses: [{default: true}]}`, "/storageClasses/0"},
 		{"mode", `{site: {name: a}, controller: {mode: both}}`, "/controller/mode"},
 		{"no replica of the controller", `{site: {name: a}, controller: {replicas: 0}}`, "/controller/replicas"},
-		{"a controller whose nodes have no certificate", `{site: {name: a}, controller: {tls: {controllerSecret: c}}}`, "belong together"},
+		{"a controller whose nodes have no certificate", `{site: {name: a}, controller: {tls: {controllerSecret: c}}}`,
+			"belong together"},
 		{"certificates that end too soon", `{site: {name: a}, credentials: {validity: 1d}}`, "/credentials/validity"},
-		{"one certificate for both sides", `{site: {name: a}, controller: {mode: controller, tls: {nodeSecret: s, controllerSecret: s}}}`, "are the same"},
-		{"a controller's two certificates", `{site: {name: a}, controller: {mode: controller, tls: {nodeSecret: nodes, certManager: {enabled: true, issuerRef: {name: i}}}}}`,
+		{"one certificate for both sides",
+			`{site: {name: a}, controller: {mode: controller, tls: {nodeSecret: s, controllerSecret: s}}}`, "are the same"},
+		{"a controller's two certificates",
+			`{site: {name: a}, controller: {mode: controller, ` +
+				`tls: {nodeSecret: nodes, certManager: {enabled: true, issuerRef: {name: i}}}}}`,
 			"exclude each other"},
-		{"a controller without an issuer", `{site: {name: a}, controller: {mode: controller, tls: {certManager: {enabled: true}}}}`,
+		{"a controller without an issuer",
+			`{site: {name: a}, controller: {mode: controller, tls: {certManager: {enabled: true}}}}`,
 			"controller.tls.certManager.issuerRef.name is missing"},
 		{"peers without tls", `{site: {name: a, peers: {b: "h:1"}}}`, "site.peers needs a certificate"},
-		{"peers without replication", `{site: {name: a, peers: {b: "h:1"}}, tls: {existingSecret: s}, replication: {enabled: false}}`,
+		{"peers without replication",
+			`{site: {name: a, peers: {b: "h:1"}}, tls: {existingSecret: s}, replication: {enabled: false}}`,
 			"site.peers needs replication.enabled"},
 		{"its own peer", `{site: {name: a, peers: {a: "h:1"}}, tls: {existingSecret: s}}`, "site.peers has this site itself"},
 		{"open metrics with a token", `{site: {name: a}, metrics: {open: true, tokenSecret: s}}`, "exclude each other"},
-		{"a Prometheus that reaches nothing", `{site: {name: a}, metrics: {serviceMonitor: {enabled: true}}}`, "networkPolicy.metricsFrom is empty"},
-		{"two certificates", `{site: {name: a}, tls: {existingSecret: s, certManager: {enabled: true, issuerRef: {name: i}}}}`, "exclude each other"},
+		{"a Prometheus that reaches nothing", `{site: {name: a}, metrics: {serviceMonitor: {enabled: true}}}`,
+			"networkPolicy.metricsFrom is empty"},
+		{"two certificates",
+			`{site: {name: a}, tls: {existingSecret: s, certManager: {enabled: true, issuerRef: {name: i}}}}`,
+			"exclude each other"},
 		{"no issuer", `{site: {name: a}, tls: {certManager: {enabled: true}}}`, "tls.certManager.issuerRef.name is missing"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -153,8 +165,8 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// TestSchemaKnowsAllValues shows that every default in values.yaml is one that the schema takes, which is not a matter of
-// course where the schema refuses what it does not list, and that each can be given by a user, too.
+// TestSchemaKnowsAllValues shows that every default in values.yaml is one that the schema takes, which is not a matter
+// of course where the schema refuses what it does not list, and that each can be given by a user, too.
 func TestSchemaKnowsAllValues(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(chartDir, "values.yaml"))
 	if err != nil {
@@ -195,7 +207,8 @@ var otherTypes = map[string]bool{"Certificate": true, "ServiceMonitor": true}
 // decode reads documents strictly: a field that a type does not have, or a duplicate one, is an error.
 func decode(t *testing.T, manifest []byte) []object {
 	t.Helper()
-	strict := json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, json.SerializerOptions{Yaml: true, Strict: true})
+	strict := json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme.Scheme, scheme.Scheme,
+		json.SerializerOptions{Yaml: true, Strict: true})
 	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(manifest)))
 	var objects []object
 	for {
@@ -229,7 +242,8 @@ func decode(t *testing.T, manifest []byte) []object {
 // checkObjects says what is wrong with objects for reasons that are not in their types.
 func checkObjects(t *testing.T, manifest []byte) {
 	t.Helper()
-	clusterWide := map[string]bool{"CSIDriver": true, "StorageClass": true, "ClusterRole": true, "ClusterRoleBinding": true, "Namespace": true,
+	clusterWide := map[string]bool{"CSIDriver": true, "StorageClass": true, "ClusterRole": true,
+		"ClusterRoleBinding": true, "Namespace": true,
 		"ValidatingAdmissionPolicy": true, "ValidatingAdmissionPolicyBinding": true}
 	seen := map[string]bool{}
 	for _, o := range decode(t, manifest) {
@@ -324,7 +338,8 @@ func checkSecurity(t *testing.T, where string, c corev1.Container) {
 			t.Errorf("%s is privileged", where)
 		}
 	case s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation,
-		s.Capabilities == nil || len(s.Capabilities.Drop) != 1 || s.Capabilities.Drop[0] != "ALL" || len(s.Capabilities.Add) > 0,
+		s.Capabilities == nil || len(s.Capabilities.Drop) != 1 || s.Capabilities.Drop[0] != "ALL" ||
+			len(s.Capabilities.Add) > 0,
 		s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault:
 		t.Errorf("%s: a security context with more than it needs: %v", where, s)
 	}

@@ -62,8 +62,9 @@ func argument(c *corev1.Container, flag string) (value string, given bool) {
 	return "", false
 }
 
-// checkController: the sidecars are in one place, and fit to it. A node that has a provisioner of its own cannot be reached by a
-// controller; so no two provisioners make one claim's volume, not even while the pods of one mode are replaced by those of the other.
+// checkController: the sidecars are in one place, and fit to it. A node that has a provisioner of its own cannot be
+// reached by a controller; so no two provisioners make one claim's volume, not even while the pods of one mode are
+// replaced by those of the other.
 func checkController(t *testing.T, objects []object) {
 	t.Helper()
 	var node, at *workload
@@ -122,9 +123,10 @@ func bound(objects []object, suffix, account string) bool {
 	})
 }
 
-// checkRoute: the service that a caller of the nodes is told of selects the nodes' pods, at the port that a container of theirs listens on
-// by a flag.
-func checkRoute(t *testing.T, objects []object, node corev1.PodTemplateSpec, listener, flag, port string, caller *corev1.Container) {
+// checkRoute: the service that a caller of the nodes is told of selects the nodes' pods, at the port that a container
+// of theirs listens on by a flag.
+func checkRoute(t *testing.T, objects []object, node corev1.PodTemplateSpec, listener, flag, port string,
+	caller *corev1.Container) {
 	t.Helper()
 	callee := (workload{pod: node}).container(listener)
 	address, _ := argument(callee, flag)
@@ -139,13 +141,15 @@ func checkRoute(t *testing.T, objects []object, node corev1.PodTemplateSpec, lis
 				t.Errorf("%s does not select the nodes: %s=%s", o.name, key, value)
 			}
 		}
-		if len(service.Spec.Ports) != 1 || service.Spec.Ports[0].Name != port || service.Spec.ClusterIP != corev1.ClusterIPNone {
+		if len(service.Spec.Ports) != 1 || service.Spec.Ports[0].Name != port ||
+			service.Spec.ClusterIP != corev1.ClusterIPNone {
 			t.Fatalf("%s: want a headless service with the one port %s: %v", o.name, port, service.Spec)
 		}
 		for _, p := range callee.Ports {
 			if p.Name == service.Spec.Ports[0].TargetPort.StrVal {
 				if port := fmt.Sprintf(":%d", p.ContainerPort); p.ContainerPort != service.Spec.Ports[0].Port || address != port {
-					t.Errorf("%s has port %d, the pods %d, %s listens on %s", o.name, service.Spec.Ports[0].Port, p.ContainerPort, listener, address)
+					t.Errorf("%s has port %d, the pods %d, %s listens on %s", o.name, service.Spec.Ports[0].Port,
+						p.ContainerPort, listener, address)
 				}
 				return
 			}
@@ -158,7 +162,8 @@ func checkRoute(t *testing.T, objects []object, node corev1.PodTemplateSpec, lis
 // TestFlags shows that the programs have the flags that the chart gives them.
 func TestFlags(t *testing.T) {
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir, "./cmd/csi-driver", "./cmd/replicator", "./cmd/keeper", "./cmd/gateway")
+	build := exec.Command("go", "build", "-o", dir, "./cmd/csi-driver", "./cmd/replicator", "./cmd/keeper",
+		"./cmd/gateway")
 	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -217,7 +222,8 @@ func TestDriverDefinition(t *testing.T) {
 	if err := yaml.Unmarshal(text, &definition); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join("../..", definition.GroupSnapshotClass.FromFile)); err != nil || definition.GroupSnapshotClass.FromFile == "" {
+	if _, err := os.Stat(filepath.Join("../..", definition.GroupSnapshotClass.FromFile)); err != nil ||
+		definition.GroupSnapshotClass.FromFile == "" {
 		t.Errorf("the class of group snapshots: %v", err)
 	}
 	found := false

@@ -11,7 +11,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// TestCredentials: what the pods mount and nobody gave is made before they are, by a Job that may do no more; and only what ends is renewed.
+// TestCredentials: what the pods mount and nobody gave is made before they are, by a Job that may do no more; and only
+// what ends is renewed.
 func TestCredentials(t *testing.T) {
 	const site = "site: {name: site-a}\n"
 	const given = "controller: {tls: {nodeSecret: nodes, controllerSecret: controller}}\n"
@@ -21,26 +22,32 @@ func TestCredentials(t *testing.T) {
 		renewed      []string // by the CronJob
 		node, ctrl   string   // the Secrets that the two sides mount
 	}{
-		{"nothing but a name", site, []string{"slipstream-node-made-tls", "slipstream-controller-made-tls", "slipstream-metrics-token"},
-			[]string{"slipstream-node-made-tls", "slipstream-controller-made-tls", "slipstream-metrics-token"}, "slipstream-node-made-tls", "slipstream-controller-made-tls"},
+		{"nothing but a name", site,
+			[]string{"slipstream-node-made-tls", "slipstream-controller-made-tls", "slipstream-metrics-token"},
+			[]string{"slipstream-node-made-tls", "slipstream-controller-made-tls", "slipstream-metrics-token"},
+			"slipstream-node-made-tls", "slipstream-controller-made-tls"},
 		{"certificates are given", site + given, []string{"slipstream-metrics-token"}, nil, "nodes", "controller"},
 		{"cert-manager", site + "controller: {tls: {certManager: {enabled: true, issuerRef: {name: i}}}}\n",
 			[]string{"slipstream-metrics-token"}, nil, "slipstream-node-tls", "slipstream-controller-tls"},
-		{"the token is given", site + "metrics: {tokenSecret: token}\n", []string{"slipstream-node-made-tls", "slipstream-controller-made-tls"},
-			[]string{"slipstream-node-made-tls", "slipstream-controller-made-tls"}, "slipstream-node-made-tls", "slipstream-controller-made-tls"},
+		{"the token is given", site + "metrics: {tokenSecret: token}\n",
+			[]string{"slipstream-node-made-tls", "slipstream-controller-made-tls"},
+			[]string{"slipstream-node-made-tls", "slipstream-controller-made-tls"}, "slipstream-node-made-tls",
+			"slipstream-controller-made-tls"},
 		{"all is given", site + given + "metrics: {tokenSecret: token}\n", nil, nil, "nodes", "controller"},
 		{"no controller", site + "controller: {mode: node}\n", []string{"slipstream-metrics-token"}, nil, "", ""},
 		{"no controller, no metrics", site + "controller: {mode: node}\nmetrics: {enabled: false}\n", nil, nil, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			objects := renderText(t, tt.values)
-			job, cron := find[batchv1.Job](objects, "slipstream-credentials-install"), find[batchv1.CronJob](objects, "slipstream-credentials")
+			job, cron := find[batchv1.Job](objects, "slipstream-credentials-install"), find[batchv1.CronJob](objects,
+				"slipstream-credentials")
 			if job != nil {
 				checkMaker(t, objects, job.Spec.Template, tt.made, "create")
 				// Before everything else, and with its rights gone afterwards.
 				for _, o := range []map[string]string{job.Annotations, find[corev1.ServiceAccount](objects, job.Name).Annotations,
 					find[rbacv1.Role](objects, job.Name).Annotations, find[rbacv1.RoleBinding](objects, job.Name).Annotations} {
-					if o["helm.sh/hook"] != "pre-install,pre-upgrade" || !strings.Contains(o["helm.sh/hook-delete-policy"], "hook-succeeded") {
+					if o["helm.sh/hook"] != "pre-install,pre-upgrade" ||
+						!strings.Contains(o["helm.sh/hook-delete-policy"], "hook-succeeded") {
 						t.Errorf("annotations %v", o)
 					}
 				}
@@ -97,7 +104,8 @@ func checkMaker(t *testing.T, objects []object, pod corev1.PodTemplateSpec, secr
 	if binding == nil || binding.RoleRef.Name != account || binding.Subjects[0].Name != account {
 		t.Fatalf("%s has no role: %v", account, binding)
 	}
-	want := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: secrets, Verbs: []string{"get", "update"}}}
+	want := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: secrets,
+		Verbs: []string{"get", "update"}}}
 	if more != "" {
 		want = append(want, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{more}})
 	}

@@ -63,10 +63,11 @@ func callers(policy *networkingv1.NetworkPolicy, port string) []string {
 	return list
 }
 
-// TestGateway: where there is a gateway, peers reach it and it reaches the nodes; where there is none, peers reach the nodes and
-// nothing of a gateway is there.
+// TestGateway: where there is a gateway, peers reach it and it reaches the nodes; where there is none, peers reach the
+// nodes and nothing of a gateway is there.
 func TestGateway(t *testing.T) {
-	const peers = "site: {name: site-a, peers: {site-b: 'b.example.com:9443', site-c: ''}}\ntls: {existingSecret: site-a-tls}\n"
+	const peers = "site: {name: site-a, peers: {site-b: 'b.example.com:9443', site-c: ''}}\ntls: {existingSecret: " +
+		"site-a-tls}\n"
 	const none = "site: {name: site-a}\ntls: {existingSecret: site-a-tls}\n"
 	const policies = "networkPolicy: {peerCIDRs: [10.2.0.0/16], metricsFrom: [{namespaceSelector: {}}]}\n"
 	for _, tt := range []struct {
@@ -79,12 +80,15 @@ func TestGateway(t *testing.T) {
 	}{
 		{"peers", peers + policies, true, 2, nil, []string{"gateway"}, []string{"controller", "gateway"}},
 		{"one replica, a low port, retired nodes",
-			peers + policies + "replication: {port: 443, gateway: {replicas: 1}}\ncontroller: {retiredNodes: [node-7, node-8]}\n",
+			peers + policies +
+				"replication: {port: 443, gateway: {replicas: 1}}\ncontroller: {retiredNodes: [node-7, node-8]}\n",
 			true, 1, []string{"node-7", "node-8"}, []string{"gateway"}, []string{"controller", "gateway"}},
 		{"the nodes' own addresses as well", peers + policies + "replication: {hostPort: 9443}\n",
 			true, 2, nil, []string{"gateway", "10.2.0.0/16"}, []string{"controller", "gateway"}},
-		{"without a controller", peers + policies + "controller: {mode: node}\n", true, 2, nil, []string{"gateway"}, []string{"gateway"}},
-		{"switched off", peers + policies + "replication: {gateway: {enabled: false}}\n", false, 0, nil, []string{"10.2.0.0/16"}, []string{"controller"}},
+		{"without a controller", peers + policies + "controller: {mode: node}\n", true, 2, nil, []string{"gateway"},
+			[]string{"gateway"}},
+		{"switched off", peers + policies + "replication: {gateway: {enabled: false}}\n", false, 0, nil,
+			[]string{"10.2.0.0/16"}, []string{"controller"}},
 		{"switched off, peers from everywhere", peers + "replication: {gateway: {enabled: false}}\n",
 			false, 0, nil, []string{"everybody"}, []string{"controller"}},
 		{"no peers", none + policies, false, 0, nil, []string{"10.2.0.0/16"}, []string{"controller"}},
@@ -94,7 +98,8 @@ func TestGateway(t *testing.T) {
 			objects := renderText(t, tt.values)
 			node := find[appsv1.DaemonSet](objects, "slipstream-node").Spec.Template
 			replicator := (workload{pod: node}).container("replicator")
-			if got := callers(find[networkingv1.NetworkPolicy](objects, "slipstream-node"), "link"); !slices.Equal(got, tt.link) {
+			if got := callers(find[networkingv1.NetworkPolicy](objects, "slipstream-node"), "link"); !slices.Equal(got,
+				tt.link) {
 				t.Errorf("the nodes' port of the link is open to %q, want %q", got, tt.link)
 			}
 			if got := finders(t, objects); !slices.Equal(got, tt.finders) {
@@ -135,7 +140,8 @@ func checkGateway(t *testing.T, objects []object, node corev1.PodTemplateSpec, r
 	pod := find[appsv1.Deployment](objects, "slipstream-gateway").Spec.Template
 	gateway := (workload{pod: pod}).container("gateway")
 	checkRoute(t, objects, node, "replicator", "listen", "link", gateway)
-	if find[corev1.ServiceAccount](objects, pod.Spec.ServiceAccountName) == nil || pod.Spec.ServiceAccountName != "slipstream-gateway" {
+	if find[corev1.ServiceAccount](objects, pod.Spec.ServiceAccountName) == nil ||
+		pod.Spec.ServiceAccountName != "slipstream-gateway" {
 		t.Errorf("it runs as %q", pod.Spec.ServiceAccountName)
 	}
 	service := find[corev1.Service](objects, "slipstream-link").Spec
@@ -201,7 +207,8 @@ func finders(t *testing.T, objects []object) []string {
 		if role == nil && all == nil && binding == nil {
 			continue
 		}
-		if role == nil || all == nil || !reads(role.Rules, "discovery.k8s.io", "endpointslices") || !reads(all.Rules, "", "nodes") {
+		if role == nil || all == nil || !reads(role.Rules, "discovery.k8s.io", "endpointslices") ||
+			!reads(all.Rules, "", "nodes") {
 			t.Errorf("roles of %s: %v and %v", component, role, all)
 		}
 		if binding == nil || binding.RoleRef.Name != name || len(binding.Subjects) != 1 || binding.Subjects[0].Name != name ||

@@ -10,7 +10,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestPinnedImages: hack/pin-images.sh asks for each upstream image of the chart, and with what it prints all of them are named by digest.
+// TestPinnedImages: hack/pin-images.sh asks for each upstream image of the chart, and with what it prints all of them
+// are named by digest.
 func TestPinnedImages(t *testing.T) {
 	stub := t.TempDir()
 	crane := "#!/bin/sh\necho \"$2\" >>" + stub + "/asked\necho sha256:$(printf %s \"$2\" | sha256sum | cut -d' ' -f1)\n"

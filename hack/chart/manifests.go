@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Manifests returns what deploy/manifests has: the chart rendered with a file of values, behind the namespace that it goes
-// into. Its pods are privileged, which a namespace has to allow where Pod Security admission is on.
+// Manifests returns what deploy/manifests has: the chart rendered with a file of values, behind the namespace that it
+// goes into. Its pods are privileged, which a namespace has to allow where Pod Security admission is on.
 func Manifests(chartDir, valuesFile string) ([]byte, error) {
 	values, err := readValues([]string{valuesFile}, nil)
 	if err != nil {

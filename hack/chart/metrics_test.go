@@ -14,8 +14,8 @@ import (
 // programs are those of this project that serve metrics.
 var programs = []string{"csi-driver", "replicator", "gateway"}
 
-// TestMetricsAccess: metrics name claims. A program serves them beyond its pod for a token that is mounted into it, and to everybody only
-// where that was asked for.
+// TestMetricsAccess: metrics name claims. A program serves them beyond its pod for a token that is mounted into it, and
+// to everybody only where that was asked for.
 func TestMetricsAccess(t *testing.T) {
 	const peers = "site: {name: site-a, peers: {site-b: 'b.example.com:9443'}}\ntls: {existingSecret: site-a-tls}\n"
 	const central = "controller: {mode: controller, tls: {nodeSecret: nodes, controllerSecret: controller}}\n"
@@ -75,9 +75,11 @@ func secretAt(w workload, c *corev1.Container, file string) string {
 	return ""
 }
 
-// TestPolicies: each pod of the chart has a policy unless they are switched off, and no port of metrics is open to anybody who is not named.
+// TestPolicies: each pod of the chart has a policy unless they are switched off, and no port of metrics is open to
+// anybody who is not named.
 func TestPolicies(t *testing.T) {
-	const peers = "site: {name: site-a, peers: {site-b: 'b.example.com:9443'}}\ntls: {existingSecret: site-a-tls}\nsidecars: {snapshotter: {enabled: true}}\n"
+	const peers = "site: {name: site-a, peers: {site-b: 'b.example.com:9443'}}\ntls: {existingSecret: " +
+		"site-a-tls}\nsidecars: {snapshotter: {enabled: true}}\n"
 	const central = "controller: {mode: controller, tls: {nodeSecret: nodes, controllerSecret: controller}}\n"
 	const node = "controller: {mode: node}\n"
 	const from = "networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {team: watch}}}]}\n"

@@ -53,7 +53,8 @@ func refusal(t *testing.T, objects []object, r request) string {
 		t.Fatal(err)
 	}
 	kind := some.GetObjectKind().GroupVersionKind()
-	attributes := admission.NewAttributesRecord(r.new, r.old, kind, accessor.GetNamespace(), accessor.GetName(), r.resource, r.sub, r.operation(), nil, false, info)
+	attributes := admission.NewAttributesRecord(r.new, r.old, kind, accessor.GetNamespace(), accessor.GetName(),
+		r.resource, r.sub, r.operation(), nil, false, info)
 	versioned := &admission.VersionedAttributes{Attributes: attributes, VersionedKind: kind}
 	if r.new != nil {
 		versioned.VersionedObject = admission.NewLazyObject(r.new)
@@ -66,7 +67,8 @@ func refusal(t *testing.T, objects []object, r request) string {
 		if !ok || !about(policy, r) || !enforced(objects, policy.Name) {
 			continue
 		}
-		result := compile(t, policy).Validate(t.Context(), r.resource, versioned, nil, nil, celconfig.RuntimeCELCostBudget, nil)
+		result := compile(t, policy).Validate(t.Context(), r.resource, versioned, nil, nil,
+			celconfig.RuntimeCELCostBudget, nil)
 		for _, decision := range result.Decisions {
 			switch {
 			case decision.Evaluation == validating.EvalError:
@@ -85,17 +87,20 @@ func about(policy *admissionv1.ValidatingAdmissionPolicy, r request) bool {
 	if r.sub != "" {
 		resource += "/" + r.sub
 	}
-	return slices.ContainsFunc(policy.Spec.MatchConstraints.ResourceRules, func(rule admissionv1.NamedRuleWithOperations) bool {
-		return slices.Contains(rule.APIGroups, r.resource.Group) && slices.Contains(rule.APIVersions, "*") &&
-			slices.Contains(rule.Resources, resource) && slices.Contains(rule.Operations, admissionv1.OperationType(r.operation()))
-	})
+	return slices.ContainsFunc(policy.Spec.MatchConstraints.ResourceRules,
+		func(rule admissionv1.NamedRuleWithOperations) bool {
+			return slices.Contains(rule.APIGroups, r.resource.Group) && slices.Contains(rule.APIVersions, "*") &&
+				slices.Contains(rule.Resources, resource) &&
+				slices.Contains(rule.Operations, admissionv1.OperationType(r.operation()))
+		})
 }
 
 // enforced reports whether a policy is bound so that it refuses.
 func enforced(objects []object, policy string) bool {
 	return slices.ContainsFunc(objects, func(o object) bool {
 		b, ok := o.typed.(*admissionv1.ValidatingAdmissionPolicyBinding)
-		return ok && b.Spec.PolicyName == policy && slices.Contains(b.Spec.ValidationActions, admissionv1.Deny) && b.Spec.MatchResources == nil
+		return ok && b.Spec.PolicyName == policy && slices.Contains(b.Spec.ValidationActions, admissionv1.Deny) &&
+			b.Spec.MatchResources == nil
 	})
 }
 
@@ -120,11 +125,14 @@ func compile(t *testing.T, policy *admissionv1.ValidatingAdmissionPolicy) valida
 		if v.Message == "" || strings.Contains(v.Message, "\n") {
 			t.Errorf("%s: message %q", policy.Name, v.Message)
 		}
-		validations = append(validations, &validating.ValidationCondition{Expression: v.Expression, Message: v.Message, Reason: v.Reason})
+		validations = append(validations, &validating.ValidationCondition{Expression: v.Expression, Message: v.Message,
+			Reason: v.Reason})
 	}
 	matcher := matchconditions.NewMatcher(compiler.CompileCondition(conditions, declarations, environment.NewExpressions),
 		policy.Spec.FailurePolicy, "policy", "validate", policy.Name)
-	return validating.NewValidator(compiler.CompileCondition(validations, declarations, environment.NewExpressions), matcher,
-		compiler.CompileCondition(nil, declarations, environment.NewExpressions), compiler.CompileCondition(nil, declarations, environment.NewExpressions),
+	return validating.NewValidator(compiler.CompileCondition(validations, declarations, environment.NewExpressions),
+		matcher,
+		compiler.CompileCondition(nil, declarations, environment.NewExpressions),
+		compiler.CompileCondition(nil, declarations, environment.NewExpressions),
 		policy.Spec.FailurePolicy, nil)
 }

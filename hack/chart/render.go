@@ -1,6 +1,7 @@
-// Command chart renders the Helm chart without Helm: for the manifests in deploy/manifests, for clusters of the tests, and
-// for people who have no Helm. It is a module of its own because Helm brings a few hundred packages along that the project has no
-// use for. Its tests hold the chart to the renderings beside it, to Kubernetes' types, and to its schema.
+// Command chart renders the Helm chart without Helm: for the manifests in deploy/manifests, for clusters of the tests,
+// and for people who have no Helm. It is a module of its own because Helm brings a few hundred packages along that the
+// project has no use for. Its tests hold the chart to the renderings beside it, to Kubernetes' types, and to its
+// schema.
 package main
 
 import (
@@ -26,9 +27,8 @@ type Release struct {
 	KubeVersion string
 }
 
-// Render returns the chart's objects as YAML documents, in the order in which Helm installs them: first its hooks, which all run before the rest.
-// Errors are those of the
-// schema or of the chart's own checks; nothing is rendered then.
+// Render returns the chart's objects as YAML documents, in the order in which Helm installs them: first its hooks,
+// which all run before the rest. Errors are those of the schema or of the chart's own checks; nothing is rendered then.
 func Render(chartDir string, release Release, values map[string]any) ([]byte, error) {
 	chart, err := loader.LoadDir(chartDir)
 	if err != nil {

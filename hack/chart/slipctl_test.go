@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// TestSlipctlFindsTheNodes: the labels by which slipctl looks for pods are those of the nodes' pods, of which some renderings have a
-// replicator in them, and of no other.
+// TestSlipctlFindsTheNodes: the labels by which slipctl looks for pods are those of the nodes' pods, of which some
+// renderings have a replicator in them, and of no other.
 func TestSlipctlFindsTheNodes(t *testing.T) {
 	source, err := os.ReadFile("../../internal/kubesite/kubesite.go")
 	if err != nil {

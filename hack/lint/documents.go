@@ -12,8 +12,8 @@ var (
 	testNamed = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`")
 )
 
-// checkNamedTests complains about tests that the design documents name and that there are not: a guarantee whose test is gone is
-// none.
+// checkNamedTests complains about tests that the design documents name and that there are not: a guarantee whose test
+// is gone is none.
 func checkNamedTests(sources []*source) (complaints []string) {
 	known := map[string]bool{}
 	for _, s := range sources {

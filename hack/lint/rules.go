@@ -59,6 +59,8 @@ var rules = []struct {
 	{"forbidden imports", checkImports},
 	{"detach all", checkDetachAll},
 	{"left over", checkLeftOver},
+	{"columns", checkColumns},
+	{"dialect", checkDialect},
 }
 
 // checkLength: a file of more than maxLines holds more than one concern.

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Builds the programs of the local clusters from the Go module proxy and prints the directory they are in.
 #
-# The modules' versions, with checksums, are in tools/go.mod and tools/go.sum. One module for all of them but one: what they
-# have in common, client-go above all, is compiled once. The result is kept outside the repository, in a directory named
-# after everything that it was made from, so that worktrees share it and a changed version builds anew:
+# The modules' versions, with checksums, are in tools/go.mod and tools/go.sum. One module for all of them but one: what
+# they have in common, client-go above all, is compiled once. The result is kept outside the repository, in a directory
+# named after everything that it was made from, so that worktrees share it and a changed version builds anew:
 #
 #   ${SLIPSTREAM_CLUSTER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/slipstream/cluster}/bin-<key>/
 #
 # A program that is there is not built again. Only one build runs at a time; a build that was interrupted leaves no half
-# program, and the next one continues with what Go's own build cache has. `build.sh GROUP...` builds some of them, see below;
-# `build.sh --print` prints the directory only.
+# program, and the next one continues with what Go's own build cache has. `build.sh GROUP...` builds some of them, see
+# below; `build.sh --print` prints the directory only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/tools"
 
@@ -27,8 +27,9 @@ group() {
 	packages[$1]="${*:3}"
 }
 # In the order in which a cluster needs them. Kubernetes has to report its version: clients look at it.
+minor=$(cut -d. -f2 <<<"$kubernetes")
 group kubernetes "-X k8s.io/component-base/version.gitVersion=$kubernetes
-	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(cut -d. -f2 <<<"$kubernetes")" \
+	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$minor" \
 	k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kube-proxy,kubectl}
 containerd=github.com/containerd/containerd/v2
 group containerd "-X $containerd/version.Version=$(version $containerd)" \
@@ -90,7 +91,8 @@ for name in $(wanted "$@"); do
 		[[ -x $bin/$(program "$package") ]] || missing+=("$package")
 	done
 	start=$SECONDS
-	"${idle[@]}" go -C "${in[$name]:-.}" build -p 2 -trimpath -ldflags "-s -w ${flags[$name]//$'\n'/ }" -o "$work/" "${missing[@]}" >&2
+	"${idle[@]}" go -C "${in[$name]:-.}" build -p 2 -trimpath -ldflags "-s -w ${flags[$name]//$'\n'/ }" -o "$work/" \
+		"${missing[@]}" >&2
 	for package in "${missing[@]}"; do
 		# Go names it after the last element that is not a version.
 		built=$package

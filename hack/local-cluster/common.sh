@@ -16,7 +16,8 @@ die() {
 	exit 1
 }
 
-[[ $instance =~ ^[a-z][a-z0-9]{0,7}$ ]] || die "SLIPSTREAM_CLUSTERS is \"$instance\": want at most 8 small letters and digits"
+[[ $instance =~ ^[a-z][a-z0-9]{0,7}$ ]] || die \
+	"SLIPSTREAM_CLUSTERS is \"$instance\": want at most 8 small letters and digits"
 
 # The parts of a node's name. Site a is 1, site b is 2, and so on.
 check_site() { [[ $1 =~ ^[a-i]$ ]] || die "there is no site \"$1\": sites are the letters a to i"; }
@@ -48,7 +49,10 @@ controllers="cpu cpuacct cpuset memory devices freezer blkio pids systemd"
 
 # own_cgroup CONTROLLER: the group of this process.
 own_cgroup() {
-	awk -F: -v c="$1" '{ n = split($2, names, ","); for (i = 1; i <= n; i++) if (names[i] == c || names[i] == "name=" c) { print $3; exit } }' \
+	awk -F: -v c="$1" '{
+		n = split($2, names, ",")
+		for (i = 1; i <= n; i++) if (names[i] == c || names[i] == "name=" c) { print $3; exit }
+	}' \
 		/proc/self/cgroup
 }
 

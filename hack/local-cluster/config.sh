@@ -11,7 +11,8 @@ certificate() {
 		[[ -z ${3:-} ]] || echo "subjectAltName=$3"
 	} >"$1.ext"
 	openssl req -new -key "$1.key" -subj "$2" 2>/dev/null |
-		openssl x509 -req -CA ca.crt -CAkey ca.key -set_serial "0x$(openssl rand -hex 8)" -days 365 -extfile "$1.ext" -out "$1.crt" 2>/dev/null
+		openssl x509 -req -CA ca.crt -CAkey ca.key -set_serial "0x$(openssl rand -hex 8)" -days 365 -extfile "$1.ext" -out \
+			"$1.crt" 2>/dev/null
 }
 
 # client_config FILE API USER DIRECTORY: a kubeconfig with everything in it, so that it can be copied.
@@ -20,7 +21,9 @@ client_config() {
 apiVersion: v1
 kind: Config
 clusters: [{name: c, cluster: {server: "https://$2:6443", certificate-authority-data: $(base64 -w0 "$4/ca.crt")}}]
-users: [{name: u, user: {client-certificate-data: $(base64 -w0 "$4/$3.crt"), client-key-data: $(base64 -w0 "$4/$3.key")}}]
+users:
+- name: u
+  user: {client-certificate-data: $(base64 -w0 "$4/$3.crt"), client-key-data: $(base64 -w0 "$4/$3.key")}
 contexts: [{name: c, context: {cluster: c, user: u}}]
 current-context: c
 Y
@@ -35,7 +38,8 @@ site_authority() {
 	(
 		cd "$pki"
 		openssl ecparam -genkey -name prime256v1 -noout -out ca.key
-		openssl req -x509 -new -key ca.key -subj "/CN=site-$1" -days 365 -out ca.crt -addext keyUsage=critical,keyCertSign,cRLSign 2>/dev/null
+		openssl req -x509 -new -key ca.key -subj "/CN=site-$1" -days 365 -out ca.crt -addext \
+			keyUsage=critical,keyCertSign,cRLSign 2>/dev/null
 		openssl genrsa -out sa.key 2048 2>/dev/null
 		openssl rsa -in sa.key -pubout -out sa.pub 2>/dev/null
 		certificate apiserver /CN=kube-apiserver \
@@ -69,7 +73,8 @@ node_config() {
 	cat >"$dir/etc/cni/10-pods.conflist" <<Y
 {"cniVersion":"1.0.0","name":"pods","plugins":[
  {"type":"ptp","ipMasq":false,
-  "ipam":{"type":"host-local","dataDir":"/run/cni-ipam","ranges":[[{"subnet":"$(pod_network "$node")"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
+  "ipam":{"type":"host-local","dataDir":"/run/cni-ipam",
+   "ranges":[[{"subnet":"$(pod_network "$node")"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
  {"type":"portmap","capabilities":{"portMappings":true}}]}
 Y
 	# restrict_oom_score_adj: a root without CAP_SYS_RESOURCE may not lower the score, and runc fails where it tries.
@@ -141,16 +146,20 @@ write_services() {
 	service proxy kube-proxy "--config=$dir/etc/proxy.yaml"
 	[[ ${node:1} == 1 ]] || return 0
 	# Without fsync: nothing but this machine's power can take what the page cache has.
-	service etcd etcd "--data-dir=$dir/etcd" --unsafe-no-fsync --log-level=warn --listen-client-urls=http://127.0.0.1:2379 \
+	service etcd etcd "--data-dir=$dir/etcd" --unsafe-no-fsync --log-level=warn \
+		--listen-client-urls=http://127.0.0.1:2379 \
 		--advertise-client-urls=http://127.0.0.1:2379 --listen-peer-urls=http://127.0.0.1:2380
-	service apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --secure-port=6443 "--advertise-address=$address" \
+	service apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --secure-port=6443 \
+		"--advertise-address=$address" \
 		--service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true --authorization-mode=Node,RBAC \
 		--enable-admission-plugins=NodeRestriction "--client-ca-file=$pki/ca.crt" \
 		"--tls-cert-file=$pki/apiserver.crt" "--tls-private-key-file=$pki/apiserver.key" \
 		"--kubelet-client-certificate=$pki/apiserver-kubelet.crt" "--kubelet-client-key=$pki/apiserver-kubelet.key" \
 		--kubelet-preferred-address-types=InternalIP --service-account-issuer=https://kubernetes.default.svc \
-		"--service-account-key-file=$pki/sa.pub" "--service-account-signing-key-file=$pki/sa.key" "${SLIPSTREAM_APISERVER_ARGS:-}"
-	service controller-manager kube-controller-manager "--kubeconfig=$dir/etc/controller-manager.kubeconfig" --leader-elect=false \
+		"--service-account-key-file=$pki/sa.pub" "--service-account-signing-key-file=$pki/sa.key" \
+		"${SLIPSTREAM_APISERVER_ARGS:-}"
+	service controller-manager kube-controller-manager "--kubeconfig=$dir/etc/controller-manager.kubeconfig" \
+		--leader-elect=false \
 		--use-service-account-credentials "--service-account-private-key-file=$pki/sa.key" "--root-ca-file=$pki/ca.crt" \
 		--profiling=false "--cluster-signing-cert-file=$pki/ca.crt" "--cluster-signing-key-file=$pki/ca.key"
 	service scheduler kube-scheduler "--kubeconfig=$dir/etc/scheduler.kubeconfig" --leader-elect=false

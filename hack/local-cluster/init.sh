@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Process 1 of a node, started by node.sh in fresh namespaces: `init.sh INSTANCE NODE BIN`. Mounts what the node has of its
-# own, starts its programs and reaps. When it dies, the kernel ends everything in the node.
+# Process 1 of a node, started by node.sh in fresh namespaces: `init.sh INSTANCE NODE BIN`. Mounts what the node has of
+# its own, starts its programs and reaps. When it dies, the kernel ends everything in the node.
 set -euo pipefail
 
 main() {
@@ -8,7 +8,8 @@ main() {
 	source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 	local node=$2 dir=$state/$2 began
 	began=$(date +%s%3N)
-	export PATH="$bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" KUBECONFIG=$state/${2:0:1}.kubeconfig HOME=/root
+	export PATH="$bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" KUBECONFIG=$state/${2:0:1}.kubeconfig \
+		HOME=/root
 	stamp() { printf '%6d ms  %s: %s\n' $(($(date +%s%3N) - began)) "$node" "$1" >>"$dir/timing"; }
 	: >"$dir/timing"
 
@@ -28,7 +29,8 @@ main() {
 		until kubectl get --raw /readyz >/dev/null 2>&1; do sleep 0.2; done
 		stamp "API server ready"
 		start controller-manager scheduler
-		kubectl create clusterrolebinding local-node-proxier --clusterrole=system:node-proxier --user=system:kube-proxy >/dev/null 2>&1 || true
+		kubectl create clusterrolebinding local-node-proxier --clusterrole=system:node-proxier --user=system:kube-proxy \
+			>/dev/null 2>&1 || true
 	else
 		until kubectl get --raw /readyz >/dev/null 2>&1; do sleep 0.5; done
 	fi

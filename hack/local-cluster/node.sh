@@ -1,8 +1,8 @@
 # Starting, stopping and removing nodes. Sourced, not run.
 #
-# A node is a set of namespaces - network, mount, PID, UTS, IPC, control groups - with a kubelet and a containerd in it, and
-# a site's first node has the control plane too. Killing its process 1 ends all of it, containers included, as a power
-# failure would; what the machine's page cache has is not lost, so it is no test of that.
+# A node is a set of namespaces - network, mount, PID, UTS, IPC, control groups - with a kubelet and a containerd in it,
+# and a site's first node has the control plane too. Killing its process 1 ends all of it, containers included, as a
+# power failure would; what the machine's page cache has is not lost, so it is no test of that.
 
 # start_node NODE returns when the process 1 runs.
 start_node() {
@@ -22,7 +22,8 @@ start_node() {
 	(
 		join_cgroups "$node"
 		cd /
-		exec setsid nsenter "--net=/run/netns/$instance-$node" unshare --mount --pid --fork --kill-child --cgroup --uts --ipc \
+		exec setsid nsenter "--net=/run/netns/$instance-$node" unshare --mount --pid --fork --kill-child --cgroup --uts \
+			--ipc \
 			--mount-proc --propagation private bash "$here/init.sh" "$instance" "$node" "$bin"
 	) >"$dir/log/init.log" 2>&1 </dev/null &
 	unshared=$!

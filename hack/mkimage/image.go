@@ -77,7 +77,8 @@ type rootFS struct {
 // epoch is the time of everything in an image.
 var epoch = time.Unix(0, 0).UTC()
 
-// Write writes the image as a tar file, and returns the digest of its manifest: the image is NAME@DIGEST wherever it is copied as it is.
+// Write writes the image as a tar file, and returns the digest of its manifest: the image is NAME@DIGEST wherever it is
+// copied as it is.
 func (i *Image) Write(w io.Writer) (string, error) {
 	// The layer stands before its digest is known and is as large as the directory, so it goes to a file first.
 	layer, err := os.CreateTemp("", "mkimage-*")
@@ -172,15 +173,16 @@ func blob(mediaType string, content any) ([]byte, descriptor, error) {
 }
 
 func writeFile(out *tar.Writer, name string, size int64, content io.Reader) error {
-	if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: epoch}); err != nil {
+	if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size,
+		ModTime: epoch}); err != nil {
 		return err
 	}
 	_, err := io.Copy(out, content)
 	return err
 }
 
-// writeLayer writes a directory's content: directories, regular files and symbolic links. Hard links become files of their
-// own.
+// writeLayer writes a directory's content: directories, regular files and symbolic links. Hard links become files of
+// their own.
 func writeLayer(w io.Writer, dir string) error {
 	out := tar.NewWriter(w)
 	// In lexical order.

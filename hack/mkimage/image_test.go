@@ -66,7 +66,8 @@ func readTar(t *testing.T, text []byte) map[string]string {
 
 // TestWriteIsALayout follows the digests from the index to the files, as whoever imports the image does.
 func TestWriteIsALayout(t *testing.T) {
-	image := Image{Names: []string{"a.test/x:1", "a.test/y:2"}, Dir: sampleDir(t), Entrypoint: []string{"/usr/bin/tool", "-v"}, Env: []string{"A=b"}, User: "65532"}
+	image := Image{Names: []string{"a.test/x:1", "a.test/y:2"}, Dir: sampleDir(t),
+		Entrypoint: []string{"/usr/bin/tool", "-v"}, Env: []string{"A=b"}, User: "65532"}
 	var out bytes.Buffer
 	written, err := image.Write(&out)
 	if err != nil {

@@ -2,9 +2,10 @@
 //
 //	mkimage --name example.test/tool:1 --entrypoint /tool -o tool.tar DIRECTORY
 //
-// What it writes is an OCI image layout in a tar file, which `ctr images import`, `docker load` and `kind load image-archive`
-// read. The image has one layer, of everything in the directory, owned by root and without times: the same content gives the
-// same digests, and it prints that of the image. The layer is not compressed, because these images go from one directory of a machine to another.
+// What it writes is an OCI image layout in a tar file, which `ctr images import`, `docker load` and `kind load
+// image-archive` read. The image has one layer, of everything in the directory, owned by root and without times: the
+// same content gives the same digests, and it prints that of the image. The layer is not compressed, because these
+// images go from one directory of a machine to another.
 package main
 
 import (

@@ -11,7 +11,8 @@ func TestWrite(t *testing.T) {
 	var b strings.Builder
 	err := write(&b, []parameter.Spec{
 		{Key: "x/flag", Type: parameter.TypeBool, Default: "false", Doc: "Flag it."},
-		{Key: "x/choice", Type: parameter.TypeEnum, Values: []string{"one", "two"}, Default: "two", Mutable: true, Doc: "Choose."},
+		{Key: "x/choice", Type: parameter.TypeEnum, Values: []string{"one", "two"}, Default: "two", Mutable: true,
+			Doc: "Choose."},
 		{Key: "x/name", Type: parameter.TypeName, Doc: "Name it."},
 		{Key: "x/size", Type: parameter.TypeQuantity, Default: "1Gi", Doc: "Size it."},
 	}, []parameter.Spec{
@@ -28,5 +29,19 @@ func TestWrite(t *testing.T) {
 		snapshotHead + "| `x/cold` | `true`, `false` | `false` |\n\n## x/cold\n\nFreeze it.\n"
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+func TestFill(t *testing.T) {
+	word := strings.Repeat("ä", 59)
+	for text, want := range map[string]string{
+		"":                               "",
+		"a  b\nc":                        "a b c",
+		word + " " + word + " x":         word + " " + word + "\nx",
+		strings.Repeat("y", 130) + " z ": strings.Repeat("y", 130) + "\nz",
+	} {
+		if got := fill(text); got != want {
+			t.Errorf("fill(%q) = %q, want %q", text, got, want)
+		}
 	}
 }

@@ -1,8 +1,8 @@
 // Command testsummary reads the output of `go test -json` and prints what a person wants of it: a line per package as
 // it ends, the whole output of each test that failed, each skipped test with its reason, and the totals.
 //
-// The exit status is 1 when a test or a build failed, or when no test ran at all. With -failed FILE the failed tests are written
-// there, a line each with package and test, if these are all that is wrong; else the file is not made.
+// The exit status is 1 when a test or a build failed, or when no test ran at all. With -failed FILE the failed tests
+// are written there, a line each with package and test, if these are all that is wrong; else the file is not made.
 package main
 
 import (
@@ -73,7 +73,9 @@ func (s *summary) repeatable() string {
 		return ""
 	}
 	for _, name := range s.failed {
-		if !slices.ContainsFunc(s.failedTests, func(k testKey) bool { return strings.HasPrefix(name+"/", shorten(k.pkg)+"."+k.test+"/") }) {
+		if !slices.ContainsFunc(s.failedTests, func(k testKey) bool {
+			return strings.HasPrefix(name+"/", shorten(k.pkg)+"."+k.test+"/")
+		}) {
 			return ""
 		}
 	}
@@ -152,8 +154,8 @@ func (s *summary) add(e event) {
 	}
 }
 
-// unfinished reports the tests that a package's end found running, as after a timeout: go test says nothing of them, and
-// gives the trace of all goroutines to one of them.
+// unfinished reports the tests that a package's end found running, as after a timeout: go test says nothing of them,
+// and gives the trace of all goroutines to one of them.
 func (s *summary) unfinished(pkg string) {
 	var keys []testKey
 	for key := range s.output {

@@ -14,7 +14,8 @@ func TestSummary(t *testing.T) {
 		wantOK bool
 		want   []string
 	}{
-		{"all pass", pass + `{"Action":"pass","Package":"p","Elapsed":0.1}`, true, []string{"ok    p", "1 tests passed, 0 failed"}},
+		{"all pass", pass + `{"Action":"pass","Package":"p","Elapsed":0.1}`, true,
+			[]string{"ok    p", "1 tests passed, 0 failed"}},
 		{"nothing ran", "", false, []string{"0 tests passed"}},
 		{
 			"a failure shows its output",
@@ -40,7 +41,8 @@ func TestSummary(t *testing.T) {
 		},
 		{
 			"a test that a timeout ended",
-			pass + `{"Action":"output","Package":"p","Test":"TestD","Output":"panic: test timed out\n"}` + "\n" + `{"Action":"fail","Package":"p"}`,
+			pass + `{"Action":"output","Package":"p","Test":"TestD","Output":"panic: test timed out\n"}` + "\n" +
+				`{"Action":"fail","Package":"p"}`,
 			false,
 			[]string{"panic: test timed out", "  p.TestD (did not end)", "1 failed"},
 		},
@@ -78,7 +80,8 @@ func TestRepeatable(t *testing.T) {
 		{"tests", sub + test + end + other, "p TestB\nq TestBC\n"},
 		{"a build", test + end + `{"Action":"build-fail","ImportPath":"r"}`, ""},
 		{"a panic of a package", end, ""},
-		{"a test that did not end", `{"Action":"output","Package":"p","Test":"TestD","Output":"panic: test timed out\n"}` + "\n" + end, ""},
+		{"a test that did not end",
+			`{"Action":"output","Package":"p","Test":"TestD","Output":"panic: test timed out\n"}` + "\n" + end, ""},
 		{"a part of a test that did not end", sub + end, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -27,13 +27,15 @@ const (
 	FollowAnyone Name = "follow-anyone"
 	// MiscountLoss reports one lost ordinal less than there were (breaks G7).
 	MiscountLoss Name = "miscount-loss"
-	// UnderstateLoss takes what the primary says for what is so when it arrives, however long it was on its way (breaks G7).
+	// UnderstateLoss takes what the primary says for what is so when it arrives, however long it was on its way (breaks
+	// G7).
 	UnderstateLoss Name = "understate-loss"
 	// ForgetFolded drops folded extents instead of marking them (a broken resync).
 	ForgetFolded Name = "forget-folded"
 	// FoldUnordered lets the sender ship records of a segment that is in the change map already (breaks G1).
 	FoldUnordered Name = "fold-unordered"
-	// TrustOrdinals takes a peer for what it was when it was last heard, by its ordinals alone (breaks G1 after a rollback).
+	// TrustOrdinals takes a peer for what it was when it was last heard, by its ordinals alone (breaks G1 after a
+	// rollback).
 	TrustOrdinals Name = "trust-ordinals"
 	// TrustExtents goes on with a sync whose extents may show writes that the primary lost (breaks G1 after a rollback).
 	TrustExtents Name = "trust-extents"
@@ -43,31 +45,37 @@ const (
 	KeepOldCopy Name = "keep-old-copy"
 	// SkipReconcile lets a driver that starts leave what interrupted calls left (breaks G8).
 	SkipReconcile Name = "skip-reconcile"
-	// ForgetRemovedImage takes a volume whose image has no name any more for one that nobody uses (deletes it under its mounts).
+	// ForgetRemovedImage takes a volume whose image has no name any more for one that nobody uses (deletes it under its
+	// mounts).
 	ForgetRemovedImage Name = "forget-removed-image"
-	// MakePoolAnew makes a pool where one was that is not mounted (volumes that are elsewhere count as deleted; breaks G8).
+	// MakePoolAnew makes a pool where one was that is not mounted (volumes that are elsewhere count as deleted; breaks
+	// G8).
 	MakePoolAnew Name = "make-pool-anew"
 	// ModifyVolatile changes a group's settings in memory alone (breaks G8).
 	ModifyVolatile Name = "modify-volatile"
 	// NoShipLimit ignores the bound of what is sent to a peer.
 	NoShipLimit Name = "no-ship-limit"
-	// CutAfterApply lets apply change an image before a snapshot has the content that it overwrites (breaks a snapshot's order).
+	// CutAfterApply lets apply change an image before a snapshot has the content that it overwrites (breaks a
+	// snapshot's order).
 	CutAfterApply Name = "cut-after-apply"
 	// CutTwoOrdinals lets apply go on between the images of one cut (breaks a group snapshot's order).
 	CutTwoOrdinals Name = "cut-two-ordinals"
 	// ForgetChanges does not track what changes after a snapshot (breaks the changed blocks).
 	ForgetChanges Name = "forget-changes"
-	// MissDiscards leaves what a volume gave back out of the changed blocks of snapshots without a change set (breaks them).
+	// MissDiscards leaves what a volume gave back out of the changed blocks of snapshots without a change set (breaks
+	// them).
 	MissDiscards Name = "miss-discards"
 	// SharedAnyway takes two extents for the same without looking where they are (breaks the changed blocks of reflinks).
 	SharedAnyway Name = "shared-anyway"
 	// FollowOldCall takes a call from before a promotion for the latest primary's (leaves a group without a primary).
 	FollowOldCall Name = "follow-old-call"
-	// IgnoreSilent lets the gateway act as if a node that does not answer had nothing (a second copy of a group at a site).
+	// IgnoreSilent lets the gateway act as if a node that does not answer had nothing (a second copy of a group at a
+	// site).
 	IgnoreSilent Name = "ignore-silent"
-	// FailWithoutSpace stops a group that could not write its record for want of space until a restart (breaks G8).
+	// FailWithoutSpace stops a group that had no space to write its record, until a restart (breaks G8).
 	FailWithoutSpace Name = "fail-without-space"
-	// SkipPeerCheck takes every peer of the site for a group's own (a stranger ends another site's stream and learns of its groups).
+	// SkipPeerCheck takes every peer of the site for a group's own (a stranger ends another site's stream and learns of
+	// its groups).
 	SkipPeerCheck Name = "skip-peer-check"
 	// MissingIsEmpty takes files of a group that are gone for ones that never were (breaks G4).
 	MissingIsEmpty Name = "missing-is-empty"

@@ -1,4 +1,5 @@
-// Package crc32c computes the checksum of everything that Slipstream writes to disk: CRC-32 with Castagnoli's polynomial.
+// Package crc32c computes the checksum of everything that Slipstream writes to disk: CRC-32 with Castagnoli's
+// polynomial.
 //
 // It is not a check against forgery. All functions are safe for concurrent use.
 package crc32c

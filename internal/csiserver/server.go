@@ -61,12 +61,13 @@ func Metrics(manager metrics.CSIMetricsManager) http.Handler {
 	return mux
 }
 
-// logCalls logs each call with its request, response or error, secrets stripped. Kubelet and the sidecars ask some questions every few
-// seconds; those are logged two levels lower.
+// logCalls logs each call with its request, response or error, secrets stripped. Kubelet and the sidecars ask some
+// questions every few seconds; those are logged two levels lower.
 func logCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	level := klog.Level(2)
 	switch info.FullMethod {
-	case csi.Identity_Probe_FullMethodName, csi.Identity_GetPluginInfo_FullMethodName, csi.Identity_GetPluginCapabilities_FullMethodName,
+	case csi.Identity_Probe_FullMethodName, csi.Identity_GetPluginInfo_FullMethodName,
+		csi.Identity_GetPluginCapabilities_FullMethodName,
 		csi.Controller_ControllerGetCapabilities_FullMethodName, csi.Controller_GetCapacity_FullMethodName,
 		csi.Controller_ControllerGetVolumeHealth_FullMethodName, csi.Controller_ControllerListVolumeHealth_FullMethodName,
 		csi.Node_NodeGetVolumeHealth_FullMethodName, csi.Node_NodeGetStorageHealth_FullMethodName,

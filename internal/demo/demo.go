@@ -119,7 +119,8 @@ type shop struct {
 }
 
 // createShop provisions two volumes at site A. They are not mounted yet.
-func (d *demo) createShop(ctx context.Context, s *testsite.Site, name string, parameters map[string]string) (*shop, error) {
+func (d *demo) createShop(ctx context.Context, s *testsite.Site, name string,
+	parameters map[string]string) (*shop, error) {
 	var volumes []*testsite.Volume
 	for _, part := range []string{"stock", "sales"} {
 		v, err := s.CreateVolume(ctx, testsite.VolumeOptions{

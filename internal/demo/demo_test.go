@@ -43,13 +43,15 @@ func measured() *Results {
 	variant := func(withoutStock int, groups ...string) *Variant {
 		v := &Variant{
 			Groups: groups, Killed: began.Add(23 * time.Second), Served: began.Add(24 * time.Second), Mounted: time.Second,
-			Acks:   load(20*time.Second, 1000, 3*time.Millisecond),
-			Result: workload.Result{Orders: 990, Movements: 990 - withoutStock, LastOrder: 990, OrdersWithoutStock: withoutStock},
-			Lag:    map[string][]LagSample{},
+			Acks: load(20*time.Second, 1000, 3*time.Millisecond),
+			Result: workload.Result{Orders: 990, Movements: 990 - withoutStock, LastOrder: 990,
+				OrdersWithoutStock: withoutStock},
+			Lag: map[string][]LagSample{},
 		}
 		for _, g := range groups {
 			for i := range 60 {
-				v.Lag[g] = append(v.Lag[g], LagSample{At: began.Add(20*time.Second + time.Duration(i)*lagInterval), Lag: time.Duration(i) * time.Millisecond})
+				v.Lag[g] = append(v.Lag[g], LagSample{At: began.Add(20*time.Second + time.Duration(i)*lagInterval),
+					Lag: time.Duration(i) * time.Millisecond})
 			}
 		}
 		return v
@@ -78,7 +80,8 @@ func TestSummary(t *testing.T) {
 		t.Fatal(err)
 	}
 	variant := func(withoutStock, ordinals, seconds float64) map[string]any {
-		return map[string]any{"orders": 990.0, "orders_without_stock": withoutStock, "lost_ordinals": ordinals, "lost_seconds": seconds}
+		return map[string]any{"orders": 990.0, "orders_without_stock": withoutStock, "lost_ordinals": ordinals,
+			"lost_seconds": seconds}
 	}
 	want := map[string]any{
 		"variants": map[string]any{
@@ -107,7 +110,8 @@ func TestReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"are of one instant", "they are not", "site A dies", "group stock", "group sales", "at least 7", "a machine"} {
+	for _, want := range []string{"are of one instant", "they are not", "site A dies", "group stock", "group sales",
+		"at least 7", "a machine"} {
 		if !strings.Contains(string(html), want) {
 			t.Errorf("report lacks %q", want)
 		}
@@ -142,7 +146,8 @@ func TestErr(t *testing.T) {
 	}
 }
 
-// TestLagOnlyUnderLoad checks that only samples under load count: between rounds the lag is zero and would make the RPO look better than it is.
+// TestLagOnlyUnderLoad checks that only samples under load count: between rounds the lag is zero and would make the RPO
+// look better than it is.
 func TestLagOnlyUnderLoad(t *testing.T) {
 	at := func(s float64) time.Time { return began.Add(time.Duration(s * float64(time.Second))) }
 	samples := []LagSample{{at(0.5), 0}, {at(1.5), 10 * time.Millisecond}, {at(2.5), 0}, {at(3.5), 30 * time.Millisecond}}

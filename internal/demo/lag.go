@@ -30,7 +30,8 @@ type lagWatch struct {
 func watchLag(ctx context.Context, s *testsite.Site, group string) (*lagWatch, error) {
 	w := &lagWatch{group: group}
 	ctx, w.cancel = context.WithCancel(ctx)
-	stream, err := s.Sidecar.WatchGroup(ctx, &sidecarpb.WatchGroupRequest{Name: group, IntervalMillis: lagInterval.Milliseconds()})
+	stream, err := s.Sidecar.WatchGroup(ctx, &sidecarpb.WatchGroupRequest{Name: group,
+		IntervalMillis: lagInterval.Milliseconds()})
 	if err != nil {
 		w.cancel()
 		return nil, err
@@ -44,7 +45,8 @@ func watchLag(ctx context.Context, s *testsite.Site, group string) (*lagWatch, e
 			if g.LagSeconds == nil {
 				continue // not known yet
 			}
-			w.samples = append(w.samples, LagSample{At: time.Now(), Lag: time.Duration(g.GetLagSeconds() * float64(time.Second))})
+			w.samples = append(w.samples, LagSample{At: time.Now(),
+				Lag: time.Duration(g.GetLagSeconds() * float64(time.Second))})
 		}
 	})
 	return w, nil

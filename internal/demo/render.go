@@ -116,7 +116,8 @@ func (r *Results) page() report.Page {
 		}
 		return report.Bad
 	}
-	lead := "A shop keeps its stock in one database and its orders in another, on two volumes. Its site was killed under load and opened at the other site."
+	lead := "A shop keeps its stock in one database and its orders in another, on two volumes. Its site was killed " +
+		"under load and opened at the other site."
 	if r.Joint.Result.OneInstant(r.Clients) == nil {
 		lead += " With both volumes in one consistency group the two databases are of one instant."
 	} else {
@@ -138,16 +139,19 @@ func (r *Results) page() report.Page {
 			{Name: "seed", Value: fmt.Sprint(r.Seed)},
 		},
 		Cards: []report.Card{
-			{Label: "Orders without stock, one group", Value: fmt.Sprint(joint.OrdersWithoutStock), Tone: tone(joint.OrdersWithoutStock == 0),
+			{Label: "Orders without stock, one group", Value: fmt.Sprint(joint.OrdersWithoutStock),
+				Tone: tone(joint.OrdersWithoutStock == 0),
 				Note: fmt.Sprintf("of %d orders in the copy", joint.Orders)},
-			{Label: "Orders without stock, separate groups", Value: fmt.Sprint(separate.OrdersWithoutStock), Tone: tone(separate.OrdersWithoutStock == 0),
+			{Label: "Orders without stock, separate groups", Value: fmt.Sprint(separate.OrdersWithoutStock),
+				Tone: tone(separate.OrdersWithoutStock == 0),
 				Note: fmt.Sprintf("of %d orders; the stock's line %s slower", separate.Orders, milliseconds(extraDelay))},
 			{Label: "Throughput with replication", Value: fmt.Sprintf("%.2f", r.ThroughputRatio()), Tone: report.Neutral,
 				Note: fmt.Sprintf("of a plain loop device; median of %d rounds each", r.rounds())},
 			{Label: "Lag of the copy under load", Value: r.RPO.text(r.RPO.P50), Tone: report.Neutral,
 				Note: fmt.Sprintf("median; 99th percentile %s", r.RPO.text(r.RPO.P99))},
 		},
-		Sections: []report.Section{r.lossSection(), r.costSection(), r.jointSection(), r.separateSection(), r.methodSection()},
+		Sections: []report.Section{r.lossSection(), r.costSection(), r.jointSection(), r.separateSection(),
+			r.methodSection()},
 	}
 }
 
@@ -165,7 +169,8 @@ func (r *Results) lossSection() report.Section {
 	return report.Section{
 		Title: "What the second site had",
 		Table: &report.Table{Header: r.lossHeader(), Rows: r.lossRows(),
-			Note: "Ordinals count every write of the volumes, those of the file system too. A lost order is one that the application was told is committed."},
+			Note: "Ordinals count every write of the volumes, those of the file system too. A lost order is one that " +
+				"the application was told is committed."},
 	}
 }
 
@@ -177,11 +182,13 @@ func (r *Results) costSection() report.Section {
 	}
 	return report.Section{
 		Title: "What replication costs",
-		Paragraphs: []string{"The same load ran on plain loop devices and on replicated volumes in turn, because a machine's speed changes " +
-			"from one second to the next. The table has medians over the rounds."},
+		Paragraphs: []string{
+			"The same load ran on plain loop devices and on replicated volumes in turn, because a machine's speed " +
+				"changes from one second to the next. The table has medians over the rounds."},
 		Table: &report.Table{Header: r.costHeader(), Rows: r.costRows()},
 		Figures: []report.Figure{
-			{Plot: report.Plot{Title: "Latency of orders, in turn", X: "time (s)", Y: "latency (ms)", LogY: true, Series: latency},
+			{Plot: report.Plot{Title: "Latency of orders, in turn", X: "time (s)", Y: "latency (ms)", LogY: true,
+				Series: latency},
 				Caption: "For each tenth of a second the median and the slowest order."},
 			{Plot: report.Plot{Title: "Throughput, in turn", X: "time (s)", Y: "orders per second", Series: throughput},
 				Caption: "Orders acknowledged in each tenth of a second."},
@@ -193,8 +200,10 @@ func (r *Results) jointSection() report.Section {
 	return report.Section{
 		Title: "One consistency group: the failure",
 		Paragraphs: []string{
-			"Both volumes are in one group, so every write to either of them has its place in one order. At a random moment every process of the " +
-				"first site was killed with SIGKILL: databases, replicator, driver. The second site was promoted by force, its volumes were mounted, and both databases recovered as after a power failure.",
+			"Both volumes are in one group, so every write to either of them has its place in one order. At a random " +
+				"moment every process of the first site was killed with SIGKILL: databases, replicator, driver. The " +
+				"second site was promoted by force, its volumes were mounted, and both databases recovered as after a " +
+				"power failure.",
 			failureText(r.Joint),
 		},
 		Figures: r.failureFigures(r.Joint, "Lag of the group", "What a failure would have lost, at each moment."),
@@ -205,12 +214,16 @@ func (r *Results) separateSection() report.Section {
 	return report.Section{
 		Title: "Separate groups: why a group",
 		Paragraphs: []string{
-			fmt.Sprintf("The same, but stock and sales are in a group each, and the stock's line to the other site is %s slower each way. Each copy is of one instant for itself, "+
-				"and each database recovers. But the instants differ: orders arrived whose goods were never taken from the stock.", milliseconds(extraDelay)),
+			fmt.Sprintf(
+				"The same, but stock and sales are in a group each, and the stock's line to the other site is %s "+
+					"slower each way. Each copy is of one instant for itself, and each database recovers. But the "+
+					"instants differ: orders arrived whose goods were never taken from the stock.", milliseconds(extraDelay)),
 			failureText(r.Separate),
 		},
 		Figures: r.failureFigures(r.Separate, "Lag of each group",
-			fmt.Sprintf("As the primary knows it: on the slow line a write counts as missing until its acknowledgement is back, twice %s later.", milliseconds(extraDelay))),
+			fmt.Sprintf(
+				"As the primary knows it: on the slow line a write counts as missing until its acknowledgement is "+
+					"back, twice %s later.", milliseconds(extraDelay))),
 	}
 }
 
@@ -218,12 +231,17 @@ func (r *Results) methodSection() report.Section {
 	return report.Section{
 		Title: "How it was measured",
 		Paragraphs: []string{
-			"Two complete sites ran on one machine, each with its own CSI driver and replicator, connected by mutual TLS over loopback. The volumes were " +
-				"provisioned, staged and published through the CSI socket. An order takes its goods from the stock and commits; then it is written to the sales database and committed. " +
-				"An order counts as acknowledged when both commits have returned, and is logged then outside the volumes.",
-			fmt.Sprintf("The lag is what the primary reports every %v: how old the oldest write is that the other site does not have on stable storage. After the failure the site was "+
-				"restarted, and told the other one what exactly it had lost where the table does not say otherwise.", lagInterval),
-			"A killed process is not a power failure: the kernel of the first site lived on. What the second site had is the same in both cases, because the network ended with the process.",
+			"Two complete sites ran on one machine, each with its own CSI driver and replicator, connected by mutual " +
+				"TLS over loopback. The volumes were provisioned, staged and published through the CSI socket. An " +
+				"order takes its goods from the stock and commits; then it is written to the sales database and " +
+				"committed. An order counts as acknowledged when both commits have returned, and is logged then " +
+				"outside the volumes.",
+			fmt.Sprintf(
+				"The lag is what the primary reports every %v: how old the oldest write is that the other site does "+
+					"not have on stable storage. After the failure the site was restarted, and told the other one "+
+					"what exactly it had lost where the table does not say otherwise.", lagInterval),
+			"A killed process is not a power failure: the kernel of the first site lived on. What the second site had " +
+				"is the same in both cases, because the network ended with the process.",
 		},
 	}
 }
@@ -261,7 +279,8 @@ func (r *Results) failureFigures(v *Variant, lagTitle, lagCaption string) []repo
 		{Plot: report.Plot{Title: "Latency of orders until the failure", X: "time (s)", Y: "latency (ms)", LogY: true,
 			Series: []report.Series{r.latency(true, v.Acks)}, Markers: markers},
 			Caption: "For each tenth of a second the median and the slowest order."},
-		{Plot: report.Plot{Title: lagTitle + " until the failure", X: "time (s)", Y: "lag (ms)", Series: lag, Markers: markers},
+		{Plot: report.Plot{Title: lagTitle + " until the failure", X: "time (s)", Y: "lag (ms)", Series: lag,
+			Markers: markers},
 			Caption: lagCaption},
 	}
 }
@@ -290,7 +309,8 @@ func (r *Results) latency(replicated bool, acks []workload.Ack) report.Series {
 	s := report.Series{Name: deviceName(replicated), Style: report.Dots, Hue: hue(replicated)}
 	for _, sample := range workload.TimeSeries(acks, seriesInterval) {
 		x := r.at(sample.At)
-		s.Points = append(s.Points, report.Point{X: x, Y: sample.P50.Seconds() * 1000}, report.Point{X: x, Y: sample.Max.Seconds() * 1000})
+		s.Points = append(s.Points, report.Point{X: x, Y: sample.P50.Seconds() * 1000}, report.Point{X: x,
+			Y: sample.Max.Seconds() * 1000})
 	}
 	return s
 }

@@ -26,7 +26,8 @@ func (d *demo) jointVariant(ctx context.Context, results *Results) error {
 		if err != nil {
 			return err
 		}
-		if err := d.replicate(ctx, pair, map[string][]*testsite.Volume{jointGroup: {replicated.stock, replicated.sales}}, nil); err != nil {
+		if err := d.replicate(ctx, pair,
+			map[string][]*testsite.Volume{jointGroup: {replicated.stock, replicated.sales}}, nil); err != nil {
 			return err
 		}
 		for _, sh := range []*shop{plain, replicated} {
@@ -105,10 +106,13 @@ func (d *demo) separateVariant(ctx context.Context, results *Results) error {
 }
 
 // replicate creates groups at site A and puts volumes into them.
-func (d *demo) replicate(ctx context.Context, pair *testsite.Pair, groups map[string][]*testsite.Volume, addresses map[string]string) error {
+func (d *demo) replicate(ctx context.Context, pair *testsite.Pair, groups map[string][]*testsite.Volume,
+	addresses map[string]string) error {
 	for name, volumes := range groups {
 		_, err := pair.A.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{
-			Name: name, Settings: &sidecarpb.GroupSettings{Remote: new(pair.B.Config.Name), RemoteAddress: new(addresses[name]), JournalSizeBytes: new(int64(1 << 30))},
+			Name: name,
+			Settings: &sidecarpb.GroupSettings{Remote: new(pair.B.Config.Name), RemoteAddress: new(addresses[name]),
+				JournalSizeBytes: new(int64(1 << 30))},
 		})
 		if err != nil {
 			return fmt.Errorf("creating group %s: %w", name, err)
@@ -162,7 +166,8 @@ func (d *demo) rounds(ctx context.Context, plain, replicated *shop, results *Res
 			sh.acks = append(sh.acks, acks...)
 			round := Round{Replicated: isReplicated, Acks: acks, Stats: workload.Summarize(warm(acks))}
 			results.Rounds = append(results.Rounds, round)
-			d.say("round %d of %d, %-10s  %6.0f orders/s  median %s", i+1, d.Rounds, name, round.Stats.OrdersPerSecond, milliseconds(round.Stats.P50))
+			d.say("round %d of %d, %-10s  %6.0f orders/s  median %s", i+1, d.Rounds, name, round.Stats.OrdersPerSecond,
+				milliseconds(round.Stats.P50))
 		}
 	}
 	return nil
@@ -185,7 +190,8 @@ func warm(acks []workload.Ack) []workload.Ack {
 }
 
 // failOver runs the load, kills site A at a random moment, promotes the groups at site B and checks the databases.
-func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, groups []string, line *linktest.Proxy) (*Variant, error) {
+func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, groups []string,
+	line *linktest.Proxy) (*Variant, error) {
 	v := &Variant{Groups: groups}
 	p, err := d.startLoad(ctx, sh)
 	if err != nil {
@@ -226,8 +232,11 @@ func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, grou
 		return nil, err
 	}
 	v.Opened = time.Since(promoteBegin)
-	d.say("site B: promoted after %s, mounted after %s, databases checked after %s: %d orders, %d without stock, %d acknowledged ones lost",
-		milliseconds(v.Promotion), milliseconds(v.Mounted), milliseconds(v.Opened), v.Result.Orders, v.Result.OrdersWithoutStock, v.Result.LostOrders)
+	d.say(
+		"site B: promoted after %s, mounted after %s, databases checked after %s: %d orders, %d without stock, %d "+
+			"acknowledged ones lost",
+		milliseconds(v.Promotion), milliseconds(v.Mounted), milliseconds(v.Opened), v.Result.Orders,
+		v.Result.OrdersWithoutStock, v.Result.LostOrders)
 	d.exactLoss(ctx, pair, losses, line)
 	for _, name := range groups {
 		v.addLoss(losses[name])
@@ -248,9 +257,10 @@ func (d *demo) kill(pair *testsite.Pair, p *workload.Process, line *linktest.Pro
 	return errors.Join(append(errs, pair.A.Kill())...)
 }
 
-// exactLoss brings site A back, as after a power cycle, so that it tells site B what exactly was lost. Where it does not
-// within a while the reports keep their bounds, and say so.
-func (d *demo) exactLoss(ctx context.Context, pair *testsite.Pair, losses map[string]*sidecarpb.LossReport, line *linktest.Proxy) {
+// exactLoss brings site A back, as after a power cycle, so that it tells site B what exactly was lost. Where it does
+// not within a while the reports keep their bounds, and say so.
+func (d *demo) exactLoss(ctx context.Context, pair *testsite.Pair, losses map[string]*sidecarpb.LossReport,
+	line *linktest.Proxy) {
 	ctx, cancel := context.WithTimeout(ctx, exactTimeout)
 	defer cancel()
 	err := pair.A.PowerCycle()
@@ -266,7 +276,9 @@ func (d *demo) exactLoss(ctx context.Context, pair *testsite.Pair, losses map[st
 			break
 		}
 		var g *sidecarpb.GroupStatus
-		g, err = pair.B.WaitGroup(ctx, name, "sure of its loss", func(g *sidecarpb.GroupStatus) bool { return g.GetLoss().GetExact() })
+		g, err = pair.B.WaitGroup(ctx, name, "sure of its loss", func(g *sidecarpb.GroupStatus) bool {
+			return g.GetLoss().GetExact()
+		})
 		if err == nil {
 			losses[name] = g.GetLoss()
 		}
@@ -276,6 +288,7 @@ func (d *demo) exactLoss(ctx context.Context, pair *testsite.Pair, losses map[st
 		return
 	}
 	for name, loss := range losses {
-		d.say("site A is back and says what was lost in group %s: %d writes, %d bytes", name, loss.GetLostWrites(), loss.GetLostBytes())
+		d.say("site A is back and says what was lost in group %s: %d writes, %d bytes", name, loss.GetLostWrites(),
+			loss.GetLostBytes())
 	}
 }

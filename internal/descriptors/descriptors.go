@@ -1,5 +1,6 @@
-// Package descriptors is how a program shares its file descriptors out. Images, journals and the shim's devices may take as many as
-// there are; what comes from the network gets a fixed share (package tcplisten), so that callers cannot take the data path's.
+// Package descriptors is how a program shares its file descriptors out. Images, journals and the shim's devices may
+// take as many as there are; what comes from the network gets a fixed share (package tcplisten), so that callers cannot
+// take the data path's.
 package descriptors
 
 import (
@@ -25,13 +26,16 @@ func Raise() {
 		return
 	}
 	// The hard limit too, where the process is privileged; otherwise as far as that one.
-	for _, target := range []syscall.Rlimit{{Cur: max(wanted, limit.Cur), Max: max(wanted, limit.Max)}, {Cur: limit.Max, Max: limit.Max}} {
+	for _, target := range []syscall.Rlimit{{Cur: max(wanted, limit.Cur), Max: max(wanted, limit.Max)},
+		{Cur: limit.Max, Max: limit.Max}} {
 		if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &target) == nil {
 			break
 		}
 	}
 	if n := Limit(); n < few {
-		klog.InfoS("The limit of file descriptors is low: it bounds how many volumes and connections there can be; raise it with LimitNOFILE or ulimit -n", "limit", n)
+		klog.InfoS(
+			"The limit of file descriptors is low: it bounds how many volumes and connections there can be; raise it "+
+				"with LimitNOFILE or ulimit -n", "limit", n)
 	}
 }
 

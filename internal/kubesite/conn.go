@@ -32,7 +32,8 @@ type connected struct {
 	conn *grpc.ClientConn
 }
 
-// Connect prepares connections to all nodes, or, if node is not empty, to that one. Nodes that do not run are told by warn.
+// Connect prepares connections to all nodes, or, if node is not empty, to that one. Nodes that do not run are told by
+// warn.
 func (c *Cluster) Connect(ctx context.Context, node string, warn func(format string, args ...any)) (*Conn, error) {
 	nodes, away, err := c.Nodes(ctx)
 	if err != nil {
@@ -54,8 +55,9 @@ func (c *Cluster) Connect(ctx context.Context, node string, warn func(format str
 	}
 	for _, n := range nodes {
 		// The target's name is only for messages; the dialer knows the pod.
-		client, err := grpc.NewClient("passthrough:///"+n.Pod, append(sidecarclient.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return c.dial(n.Pod) }))...)
+		client, err := grpc.NewClient("passthrough:///"+n.Pod,
+			append(sidecarclient.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return c.dial(n.Pod) }))...)
 		if err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}
@@ -96,8 +98,11 @@ func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 }
 
 // NewStream implements grpc.ClientConnInterface. Which node it is for is known with the first message.
-func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	return &lateStream{conn: c, open: func(n connected) (grpc.ClientStream, error) { return n.conn.NewStream(ctx, desc, method, opts...) }, ctx: ctx}, nil
+func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string,
+	opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return &lateStream{conn: c, open: func(n connected) (grpc.ClientStream, error) {
+		return n.conn.NewStream(ctx, desc, method, opts...)
+	}, ctx: ctx}, nil
 }
 
 // route is the node that a request is for.
@@ -117,7 +122,8 @@ func (c *Conn) route(ctx context.Context, request any) (connected, error) {
 		return n, err
 	}
 	if len(c.nodes) > 1 {
-		return n, status.Errorf(codes.InvalidArgument, "group %q has to be made on one of the nodes %s: name it with --node", group, c.names())
+		return n, status.Errorf(codes.InvalidArgument,
+			"group %q has to be made on one of the nodes %s: name it with --node", group, c.names())
 	}
 	return c.nodes[0], nil
 }
@@ -143,9 +149,11 @@ func (c *Conn) find(ctx context.Context, group string) (connected, error) {
 		return found[0], status.Errorf(codes.FailedPrecondition,
 			"there is a group %q on each of the nodes %s: choose one with --node", group, names(found))
 	case len(failed) > 0:
-		return connected{}, status.Errorf(codes.Unavailable, "group %q is on no node that answers, and not all do: %v", group, errors.Join(failed...))
+		return connected{}, status.Errorf(codes.Unavailable, "group %q is on no node that answers, and not all do: %v",
+			group, errors.Join(failed...))
 	}
-	return connected{}, status.Errorf(codes.NotFound, "there is no group %q on any node of this site (%s)", group, c.names())
+	return connected{}, status.Errorf(codes.NotFound, "there is no group %q on any node of this site (%s)", group,
+		c.names())
 }
 
 // list asks all nodes for their groups. One that does not answer is told by warn, unless none does.
@@ -167,7 +175,9 @@ func (c *Conn) list(ctx context.Context, request *sidecarpb.ListGroupsRequest) (
 	for _, err := range failed {
 		c.warn("%v", err)
 	}
-	slices.SortStableFunc(groups, func(a, b *sidecarpb.GroupStatus) int { return strings.Compare(a.GetName(), b.GetName()) })
+	slices.SortStableFunc(groups, func(a, b *sidecarpb.GroupStatus) int {
+		return strings.Compare(a.GetName(), b.GetName())
+	})
 	return groups, nil
 }
 

@@ -21,9 +21,11 @@ import (
 // connectCommand, run in the container, joins its standard input and output with the replicator's socket.
 var connectCommand = []string{"slipctl", "connect"}
 
-// dial opens a connection to the replicator in a pod. Whether that works shows at the first read, whose error says why not.
+// dial opens a connection to the replicator in a pod. Whether that works shows at the first read, whose error says why
+// not.
 func (c *Cluster) dial(pod string) (net.Conn, error) {
-	options := &corev1.PodExecOptions{Container: container, Command: connectCommand, Stdin: true, Stdout: true, Stderr: true}
+	options := &corev1.PodExecOptions{Container: container, Command: connectCommand, Stdin: true, Stdout: true,
+		Stderr: true}
 	query, err := runtime.NewParameterCodec(execScheme).EncodeParameters(options, corev1.SchemeGroupVersion)
 	if err != nil {
 		return nil, err

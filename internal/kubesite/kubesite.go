@@ -5,8 +5,8 @@
 // Conn makes one connection of all nodes: a call goes to the node that has the group that it names.
 //
 // It uses client-go, the library of kubectl itself, for what cannot be written small and right: kubeconfig files with
-// their contexts, certificates and credential plugins, and the exec protocol in its versions. Of its typed clients it uses
-// none, which keeps them out of the program.
+// their contexts, certificates and credential plugins, and the exec protocol in its versions. Of its typed clients it
+// uses none, which keeps them out of the program.
 //
 // All methods may be called concurrently.
 package kubesite
@@ -63,7 +63,8 @@ type Node struct {
 func Open(o Options) (*Cluster, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.Kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.Context}).ClientConfig()
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{
+		CurrentContext: o.Context}).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
@@ -99,7 +100,8 @@ func (c *Cluster) Nodes(ctx context.Context) (nodes []Node, away []error, err er
 		nodes = append(nodes, Node{Name: pod.Spec.NodeName, Pod: pod.Name})
 	}
 	if len(pods.Items) == 0 {
-		return nil, nil, fmt.Errorf("namespace %s has no pod with the labels %s: is Slipstream installed there? --namespace names another one",
+		return nil, nil, fmt.Errorf(
+			"namespace %s has no pod with the labels %s: is Slipstream installed there? --namespace names another one",
 			c.namespace, Selector)
 	}
 	slices.SortFunc(nodes, func(a, b Node) int {

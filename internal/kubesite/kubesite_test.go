@@ -54,7 +54,8 @@ func (f *fakeNode) ListGroups(context.Context, *sidecarpb.ListGroupsRequest) (*s
 	return response, nil
 }
 
-func (f *fakeNode) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
+func (f *fakeNode) CreateGroup(_ context.Context,
+	r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
 	f.called("create %s", r.GetName())
 	return &sidecarpb.CreateGroupResponse{GroupId: "g"}, nil
 }
@@ -64,12 +65,15 @@ func (f *fakeNode) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*sid
 	return &sidecarpb.PromoteResponse{Status: &sidecarpb.GroupStatus{Name: r.GetGroup()}}, nil
 }
 
-func (f *fakeNode) WatchGroup(r *sidecarpb.WatchGroupRequest, stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
+func (f *fakeNode) WatchGroup(r *sidecarpb.WatchGroupRequest,
+	stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
 	f.called("watch %s", r.GetName())
-	return errors.Join(stream.Send(&sidecarpb.GroupStatus{Name: r.GetName()}), stream.Send(&sidecarpb.GroupStatus{Name: r.GetName()}))
+	return errors.Join(stream.Send(&sidecarpb.GroupStatus{Name: r.GetName()}),
+		stream.Send(&sidecarpb.GroupStatus{Name: r.GetName()}))
 }
 
-// fakeCluster is an API server with pods, whose exec reaches the fake nodes' sockets as the real one's reaches slipctl connect.
+// fakeCluster is an API server with pods, whose exec reaches the fake nodes' sockets as the real one's reaches slipctl
+// connect.
 type fakeCluster struct {
 	t       *testing.T
 	pods    []corev1.Pod
@@ -82,7 +86,8 @@ func newFakeCluster(t *testing.T) *fakeCluster {
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
 	kubeconfig := filepath.Join(t.TempDir(), "config")
-	text := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: wrong, contexts: [{name: site-a, context: {cluster: c, user: u}}],
+	text := fmt.Sprintf(
+		`{apiVersion: v1, kind: Config, current-context: wrong, contexts: [{name: site-a, context: {cluster: c, user: u}}],
 clusters: [{name: c, cluster: {server: %q}}], users: [{name: u, user: {}}]}`, server.URL)
 	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -93,8 +98,10 @@ clusters: [{name: c, cluster: {server: %q}}], users: [{name: u, user: {}}]}`, se
 
 // add makes a node with a pod; a nil server is a replicator that cannot be reached though it runs.
 func (f *fakeCluster) add(node string, server *fakeNode) {
-	pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "pod-" + node}, Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: container}}}}
-	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: container, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+	pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "pod-" + node},
+		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: container}}}}
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: container,
+		State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
 	f.pods = append(f.pods, pod)
 	if server == nil {
 		return
@@ -138,7 +145,8 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "another command: "+r.URL.RawQuery, http.StatusForbidden)
 			return
 		}
-		remotecommand.ServeExec(w, r, f, pod, "", container, connectCommand, &remotecommand.Options{Stdin: true, Stdout: true, Stderr: true},
+		remotecommand.ServeExec(w, r, f, pod, "", container, connectCommand,
+			&remotecommand.Options{Stdin: true, Stdout: true, Stderr: true},
 			time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
 	default:
 		http.Error(w, "not found", http.StatusNotFound)
@@ -146,7 +154,8 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // ExecInContainer is slipctl connect.
-func (f *fakeCluster) ExecInContainer(_ context.Context, pod, _, _ string, _ []string, in io.Reader, out, stderr io.WriteCloser, _ bool,
+func (f *fakeCluster) ExecInContainer(_ context.Context, pod, _, _ string, _ []string, in io.Reader,
+	out, stderr io.WriteCloser, _ bool,
 	_ <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	conn, err := net.Dial("unix", f.sockets[pod])
 	if err != nil {
@@ -274,13 +283,15 @@ func TestRouting(t *testing.T) {
 	}
 }
 
-// A node that cannot be reached does not keep the others from being used, and a group that nobody who answers has may be there.
+// A node that cannot be reached does not keep the others from being used, and a group that nobody who answers has may
+// be there.
 func TestNodeAway(t *testing.T) {
 	f := newFakeCluster(t)
 	f.add("node-a", &fakeNode{groups: []string{"shop"}})
 	f.add("node-b", nil)
 	f.add("node-c", &fakeNode{})
-	f.pods[2].Status.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+	f.pods[2].Status.ContainerStatuses[0].State = corev1.ContainerState{
+		Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
 	var warned []string
 	conn, err := f.connect("", &warned)
 	if err != nil {
@@ -292,7 +303,8 @@ func TestNodeAway(t *testing.T) {
 		t.Errorf("%v, %v", list, err)
 	}
 	all := strings.Join(warned, "\n")
-	for _, want := range []string{"node-c: pod pod-node-c: its replicator waits: CrashLoopBackOff", "the socket of pod-node-b is not there"} {
+	for _, want := range []string{"node-c: pod pod-node-c: its replicator waits: CrashLoopBackOff",
+		"the socket of pod-node-b is not there"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("nothing was said about %q, only\n%s", want, all)
 		}
@@ -301,7 +313,8 @@ func TestNodeAway(t *testing.T) {
 		t.Error(err)
 	}
 	_, err = client.Promote(t.Context(), &sidecarpb.PromoteRequest{Group: "none"})
-	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "node-b") || !strings.Contains(err.Error(), "node-c") {
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "node-b") ||
+		!strings.Contains(err.Error(), "node-c") {
 		t.Errorf("a group that may be on a node that is away: %v", err)
 	}
 	if _, err := f.connect("node-c", nil); err == nil || !strings.Contains(err.Error(), "CrashLoopBackOff") {

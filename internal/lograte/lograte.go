@@ -1,4 +1,5 @@
-// Package lograte bounds how many lines whoever is not trusted can make a program log. It knows nothing of what the lines say.
+// Package lograte bounds how many lines whoever is not trusted can make a program log. It knows nothing of what the
+// lines say.
 //
 // All methods may be called concurrently.
 package lograte
@@ -16,8 +17,8 @@ const (
 	interval = 10 * time.Second
 )
 
-// Log logs the first 5 lines, and one every 10 s from then on, which says how many were left out since the one before. The
-// zero Log is ready.
+// Log logs the first 5 lines, and one every 10 s from then on, which says how many were left out since the one before.
+// The zero Log is ready.
 type Log struct {
 	sometimes atomic.Pointer[rate.Sometimes]
 	pending   atomic.Int64

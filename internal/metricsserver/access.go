@@ -18,8 +18,8 @@ import (
 type Options struct {
 	// Addr is host:port; empty: there are no metrics.
 	Addr string
-	// TokenFile has the token that callers from other hosts show. It is read at each call, so it may be replaced. Without it only callers
-	// from loopback are served.
+	// TokenFile has the token that callers from other hosts show. It is read at each call, so it may be replaced.
+	// Without it only callers from loopback are served.
 	TokenFile string
 	// Open serves everybody who reaches the port.
 	Open bool
@@ -28,8 +28,11 @@ type Options struct {
 // Add adds the flags.
 func (o *Options) Add(flags *flag.FlagSet) {
 	flags.StringVar(&o.Addr, "metrics-addr", "", "host:`port` of Prometheus metrics under "+path+"; empty for none")
-	flags.StringVar(&o.TokenFile, "metrics-token-file", "", "`file` with the bearer token that readers of metrics on other hosts show; without it only readers on loopback are served")
-	flags.BoolVar(&o.Open, "metrics-open", false, "serve metrics to everybody who reaches the port; they name claims and namespaces")
+	flags.StringVar(&o.TokenFile, "metrics-token-file", "",
+		"`file` with the bearer token that readers of metrics on other hosts show; without it only readers on "+
+			"loopback are served")
+	flags.BoolVar(&o.Open, "metrics-open", false,
+		"serve metrics to everybody who reaches the port; they name claims and namespaces")
 }
 
 // access decides who may read.
@@ -69,7 +72,8 @@ func (a access) refuse(r *http.Request) string {
 		return ""
 	}
 	if a.tokenFile == "" {
-		return "metrics are served on loopback only: call from there (kubectl port-forward), or give the program --metrics-token-file"
+		return "metrics are served on loopback only: call from there (kubectl port-forward), or give the program " +
+			"--metrics-token-file"
 	}
 	want, err := a.token()
 	if err != nil {

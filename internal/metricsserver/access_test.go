@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// TestAccess: metrics name claims, so a caller from another host gets them with the token, or where the program was told to be open.
+// TestAccess: metrics name claims, so a caller from another host gets them with the token, or where the program was
+// told to be open.
 func TestAccess(t *testing.T) {
 	dir := t.TempDir()
 	token, empty := filepath.Join(dir, "token"), filepath.Join(dir, "empty")
@@ -20,7 +21,9 @@ func TestAccess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "slipstream_group_volume_info") })
+	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "slipstream_group_volume_info")
+	})
 	for _, tt := range []struct {
 		name   string
 		access access
@@ -32,14 +35,18 @@ func TestAccess(t *testing.T) {
 		{"loopback", access{}, "127.0.0.1:1", "", http.StatusOK, ""},
 		{"loopback, version 6", access{tokenFile: token}, "[::1]:1", "", http.StatusOK, ""},
 		{"another host", access{}, "10.0.0.1:1", "", http.StatusUnauthorized, "loopback only"},
-		{"another host with a token that nobody asked for", access{}, "10.0.0.1:1", "Bearer ", http.StatusUnauthorized, "loopback only"},
+		{"another host with a token that nobody asked for", access{}, "10.0.0.1:1", "Bearer ", http.StatusUnauthorized,
+			"loopback only"},
 		{"no address", access{}, "", "", http.StatusUnauthorized, "loopback only"},
 		{"the token", access{tokenFile: token}, "10.0.0.1:1", "Bearer secret", http.StatusOK, ""},
 		{"no token", access{tokenFile: token}, "10.0.0.1:1", "", http.StatusUnauthorized, "bearer token"},
 		{"another token", access{tokenFile: token}, "10.0.0.1:1", "Bearer secret2", http.StatusUnauthorized, "bearer token"},
-		{"the token without its scheme", access{tokenFile: token}, "10.0.0.1:1", "secret", http.StatusUnauthorized, "bearer token"},
-		{"an empty file opens nothing", access{tokenFile: empty}, "10.0.0.1:1", "Bearer ", http.StatusUnauthorized, "cannot be read"},
-		{"a missing file opens nothing", access{tokenFile: dir + "/none"}, "10.0.0.1:1", "Bearer ", http.StatusUnauthorized, "cannot be read"},
+		{"the token without its scheme", access{tokenFile: token}, "10.0.0.1:1", "secret", http.StatusUnauthorized,
+			"bearer token"},
+		{"an empty file opens nothing", access{tokenFile: empty}, "10.0.0.1:1", "Bearer ", http.StatusUnauthorized,
+			"cannot be read"},
+		{"a missing file opens nothing", access{tokenFile: dir + "/none"}, "10.0.0.1:1", "Bearer ",
+			http.StatusUnauthorized, "cannot be read"},
 		{"open", access{open: true}, "10.0.0.1:1", "", http.StatusOK, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -51,7 +58,8 @@ func TestAccess(t *testing.T) {
 			}
 			w := httptest.NewRecorder()
 			tt.access.guard(metrics).ServeHTTP(w, r)
-			if body := w.Body.String(); w.Code != tt.status || !strings.Contains(body, tt.says) || (w.Code != http.StatusOK) == strings.Contains(body, "volume_info") {
+			if body := w.Body.String(); w.Code != tt.status || !strings.Contains(body, tt.says) ||
+				(w.Code != http.StatusOK) == strings.Contains(body, "volume_info") {
 				t.Errorf("%d: %q", w.Code, body)
 			}
 		})

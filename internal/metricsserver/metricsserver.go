@@ -1,8 +1,8 @@
-// Package metricsserver serves Prometheus metrics of a program over HTTP, to those who may read them. Metrics name claims and their
-// namespaces, so a caller from another host shows a token (access.go).
+// Package metricsserver serves Prometheus metrics of a program over HTTP, to those who may read them. Metrics name
+// claims and their namespaces, so a caller from another host shows a token (access.go).
 //
-// It is not encrypted: who can read the network between a program and its Prometheus can read the metrics and the token, which opens
-// nothing else.
+// It is not encrypted: who can read the network between a program and its Prometheus can read the metrics and the
+// token, which opens nothing else.
 package metricsserver
 
 import (
@@ -40,8 +40,8 @@ type Server struct {
 	access   access
 }
 
-// Listen opens the address. Without one it returns nil. A token that cannot be read is logged and no error: a program must not stay away from its
-// volumes for want of who reads its metrics.
+// Listen opens the address. Without one it returns nil. A token that cannot be read is logged and is no error: a
+// program serves its volumes even if nobody can read its metrics.
 func Listen(o Options) (*Server, error) {
 	if o.Addr == "" {
 		return nil, nil
@@ -74,18 +74,20 @@ func (s *Server) Close() error {
 func (s *Server) Serve(ctx context.Context, metrics http.Handler) error {
 	mux := http.NewServeMux()
 	mux.Handle(path, s.access.guard(metrics))
-	server := &http.Server{Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: answerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes}
+	server := &http.Server{Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: answerTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	// Nobody is admitted: whoever asks for metrics has shown nothing yet, and an answer is short.
-	if err := server.Serve(tcplisten.New(s.listener, tcplisten.Options{Port: "metrics", Waiting: maxConnections})); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(tcplisten.New(s.listener, tcplisten.Options{Port: "metrics",
+		Waiting: maxConnections})); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil
 }
 
-// Start serves collectors, and what the Go runtime and the process have, until stop is called; nothing where there is no address. Should
-// serving end by itself, the reason is sent to failed.
+// Start serves collectors, and what the Go runtime and the process have, until stop is called; nothing where there is
+// no address. Should serving end by itself, the reason is sent to failed.
 func Start(o Options, failed chan<- error, metrics ...prometheus.Collector) (stop func(), err error) {
 	server, err := Listen(o)
 	if server == nil {
@@ -93,7 +95,8 @@ func Start(o Options, failed chan<- error, metrics ...prometheus.Collector) (sto
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(tcplisten.Metrics()...)
-	registry.MustRegister(append(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
+	registry.MustRegister(append(metrics, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	ctx, stop := context.WithCancel(context.Background())
 	go func() {
 		if err := server.Serve(ctx, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})); err != nil {
@@ -103,12 +106,13 @@ func Start(o Options, failed chan<- error, metrics ...prometheus.Collector) (sto
 	return stop, nil
 }
 
-// CertificateExpiry is the metric about a program's certificate. It has one name in all of them, so that one alert is enough. It is left
-// out while notAfter is zero: there is no certificate to speak of.
+// CertificateExpiry is the metric about a program's certificate. It has one name in all of them, so that one alert is
+// enough. It is left out while notAfter is zero: there is no certificate to speak of.
 func CertificateExpiry(notAfter func() time.Time) prometheus.Collector {
 	return expiry{notAfter, prometheus.NewDesc("slipstream_certificate_expiry_timestamp_seconds",
-		"When the certificate in force ends: of the site in replicators and gateways, of the port between them in drivers and controllers. "+
-			"Where none was in force yet: the one in the files; missing where that cannot be read.", nil, nil)}
+		"When the certificate in force ends: of the site in replicators and gateways, of the port between them in "+
+			"drivers and controllers. Where none was in force yet: the one in the files; missing where that cannot be "+
+			"read.", nil, nil)}
 }
 
 type expiry struct {
@@ -124,11 +128,13 @@ func (e expiry) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// CertificateUsable is the metric of a program that goes on without a certificate. The function says why it cannot be used.
+// CertificateUsable is the metric of a program that goes on without a certificate. The function says why it cannot be
+// used.
 func CertificateUsable(why func() error) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "slipstream_certificate_usable",
-		Help: "1 while the site has a certificate that can be used; 0 while it has none, and neither calls peers nor lets them in.",
+		Help: "1 while the site has a certificate that can be used; 0 while it has none, and neither calls peers nor " +
+			"lets them in.",
 	}, func() float64 {
 		if why() != nil {
 			return 0

@@ -85,7 +85,8 @@ func (p Page) Write(w io.Writer) error {
 		}
 		for i, row := range s.Table.Rows {
 			if len(row) != len(s.Table.Header) {
-				return fmt.Errorf("report: section %q, table row %d has %d cells for %d columns", s.Title, i, len(row), len(s.Table.Header))
+				return fmt.Errorf("report: section %q, table row %d has %d cells for %d columns", s.Title, i, len(row),
+					len(s.Table.Header))
 			}
 		}
 	}

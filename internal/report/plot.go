@@ -228,7 +228,8 @@ func (p Plot) addMarkers(drawn *plot.Plot) error {
 		}
 		line.Color, line.Width = alarm, 1.2
 		line.Dashes = []vg.Length{4, 3}
-		label, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: m.X, Y: drawn.Y.Max}}, Labels: []string{m.Label}})
+		label, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: m.X, Y: drawn.Y.Max}},
+			Labels: []string{m.Label}})
 		if err != nil {
 			return err
 		}
@@ -308,7 +309,7 @@ var (
 )
 
 // embeddable turns an SVG document into an element of a page: without prologue, as wide as its place, and in a font of
-// the widths that gonum measured with, where there is one.
+// the widths that gonum measured with, if the reader's machine has it.
 func embeddable(document []byte, title string) template.HTML {
 	start := `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 $1 $2" role="img" aria-label="` +
 		strings.ReplaceAll(template.HTMLEscapeString(title), "$", "$$") + `">`

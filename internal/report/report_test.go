@@ -25,14 +25,19 @@ func samplePage() Page {
 		Title: "A title with <markup> & more",
 		Lead:  "What came out.",
 		Facts: []Fact{{"machine", "2 cores"}, {"seed", "7"}},
-		Cards: []Card{{"orders without stock", "0", "in one group", Good}, {"orders without stock", "31", "in two groups", Bad}, {"throughput", "0.97", "of a plain device", Neutral}},
+		Cards: []Card{{"orders without stock", "0", "in one group", Good},
+			{"orders without stock", "31", "in two groups", Bad}, {"throughput", "0.97", "of a plain device", Neutral}},
 		Sections: []Section{{
 			Title: "Numbers", Paragraphs: []string{"A paragraph."},
-			Table: &Table{Header: []string{"what", "plain", "replicated"}, Rows: [][]string{{"orders per second", "412", "401"}}, Note: "Medians."},
+			Table: &Table{Header: []string{"what", "plain", "replicated"},
+				Rows: [][]string{{"orders per second", "412", "401"}}, Note: "Medians."},
 			Figures: []Figure{
 				{Plot{Title: "Latency", X: "time (s)", Y: "latency (ms)", LogY: true, Series: []Series{
-					{Name: "plain", Style: Dots, Points: wave(300, 1)}, {Name: "replicated", Style: Dots, Points: wave(300, 1.3), Hue: 3}}, Markers: []Marker{{28, "site A dies"}}}, "Each dot is an order."},
-				{Plot{Title: "Lag", X: "time (s)", Y: "lag (ms)", Series: []Series{{Name: "lag", Points: wave(200, 20)}}, Markers: []Marker{{2, "begin"}}}, "Sampled."},
+					{Name: "plain", Style: Dots, Points: wave(300, 1)},
+					{Name: "replicated", Style: Dots, Points: wave(300, 1.3), Hue: 3}},
+					Markers: []Marker{{28, "site A dies"}}}, "Each dot is an order."},
+				{Plot{Title: "Lag", X: "time (s)", Y: "lag (ms)",
+					Series: []Series{{Name: "lag", Points: wave(200, 20)}}, Markers: []Marker{{2, "begin"}}}, "Sampled."},
 			},
 		}},
 	}
@@ -44,7 +49,8 @@ func TestPageIsSelfContained(t *testing.T) {
 		t.Fatal(err)
 	}
 	html := buf.String()
-	for _, want := range []string{"A title with &lt;markup&gt; &amp; more", "<td>401</td>", "site A dies", `class="card good"`, "orders without stock"} {
+	for _, want := range []string{"A title with &lt;markup&gt; &amp; more", "<td>401</td>", "site A dies",
+		`class="card good"`, "orders without stock"} {
 		if !strings.Contains(html, want) {
 			t.Errorf("page lacks %q", want)
 		}

@@ -82,7 +82,9 @@ func (s Secrets) secret(text *bytes.Buffer, use, files string) error {
 	if text.Len() > 0 {
 		text.WriteString("---\n")
 	}
-	fmt.Fprintf(text, "apiVersion: v1\nkind: Secret\nmetadata:\n  name: %s-%s-tls\n  namespace: %s\ntype: kubernetes.io/tls\ndata:\n", s.Name, use, s.Namespace)
+	fmt.Fprintf(text,
+		"apiVersion: v1\nkind: Secret\nmetadata:\n  name: %s-%s-tls\n  namespace: %s\ntype: kubernetes.io/tls\ndata:\n",
+		s.Name, use, s.Namespace)
 	for _, file := range []string{tlsfiles.CAFile, tlsfiles.CertFile, tlsfiles.KeyFile} {
 		b, err := os.ReadFile(filepath.Join(files, file))
 		if err != nil {

@@ -25,7 +25,8 @@ func TestSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"name: slip-link-tls", "name: slip-node-tls", "name: slip-controller-tls", "namespace: storage", "  ca.crt: LS0", "  tls.key: LS0"} {
+	for _, want := range []string{"name: slip-link-tls", "name: slip-node-tls", "name: slip-controller-tls",
+		"namespace: storage", "  ca.crt: LS0", "  tls.key: LS0"} {
 		if !bytes.Contains(first, []byte(want)) {
 			t.Errorf("%s lacks %q:\n%s", manifests[0], want, first)
 		}
@@ -46,11 +47,16 @@ func TestSecrets(t *testing.T) {
 		server, client *tls.Config
 		fails          string
 	}{
-		"link":                        {open("site-b", "link").ServerConfig(), open("site-a", "link").ClientConfig("site-b"), ""},
-		"controller":                  {open("site-a", "node").ServerConfigFor(tlsfiles.ControllerName), open("site-a", "controller").ClientConfig(tlsfiles.NodeName), ""},
-		"the other site's controller": {open("site-a", "node").ServerConfigFor(tlsfiles.ControllerName), open("site-b", "controller").ClientConfig(tlsfiles.NodeName), "authority"},
-		"a node as controller":        {open("site-a", "node").ServerConfigFor(tlsfiles.ControllerName), open("site-a", "node").ClientConfig(tlsfiles.NodeName), "only controller.csi.slipstream.dev"},
-		"a peer as controller":        {open("site-a", "node").ServerConfigFor(tlsfiles.ControllerName), open("site-a", "link").ClientConfig(tlsfiles.NodeName), "authority"},
+		"link": {open("site-b", "link").ServerConfig(),
+			open("site-a", "link").ClientConfig("site-b"), ""},
+		"controller": {open("site-a", "node").ServerConfigFor(tlsfiles.ControllerName),
+			open("site-a", "controller").ClientConfig(tlsfiles.NodeName), ""},
+		"the other site's controller": {open("site-a", "node").ServerConfigFor(tlsfiles.ControllerName),
+			open("site-b", "controller").ClientConfig(tlsfiles.NodeName), "authority"},
+		"a node as controller": {open("site-a", "node").ServerConfigFor(tlsfiles.ControllerName),
+			open("site-a", "node").ClientConfig(tlsfiles.NodeName), "only controller.csi.slipstream.dev"},
+		"a peer as controller": {open("site-a", "node").ServerConfigFor(tlsfiles.ControllerName),
+			open("site-a", "link").ClientConfig(tlsfiles.NodeName), "authority"},
 	} {
 		err := handshake(t, tc.server, tc.client)
 		if tc.fails == "" && err != nil || tc.fails != "" && (err == nil || !strings.Contains(err.Error(), tc.fails)) {
@@ -78,7 +84,8 @@ func TestSecrets(t *testing.T) {
 	if err := handshake(t, open("site-c", "link").ServerConfig(), old.ClientConfig("site-c")); err != nil {
 		t.Errorf("an older certificate of the same authority: %v", err)
 	}
-	if _, err := (Secrets{Dir: t.TempDir(), Sites: []string{"Not A Name"}, Namespace: "x", Name: "y"}).Write(); err == nil {
+	if _, err := (Secrets{Dir: t.TempDir(), Sites: []string{"Not A Name"}, Namespace: "x",
+		Name: "y"}).Write(); err == nil {
 		t.Error("a name that no certificate can have was taken")
 	}
 }

@@ -146,10 +146,13 @@ type InitOptions struct {
 // the certificate with Renew.
 func Init(c Config, o InitOptions) error {
 	if !filepath.IsAbs(c.Dir) {
-		return fmt.Errorf("site directory %q: it has to be an absolute path, because its processes are started anywhere", c.Dir)
+		return fmt.Errorf(
+			"site directory %q: it has to be an absolute path, because its processes are started anywhere", c.Dir)
 	}
 	if n := len(c.socket("replicator")); n > maxSocketPath {
-		return fmt.Errorf("site directory %s: the path of a socket in it would have %d bytes, more than the %d a Unix socket can have: choose a shorter one",
+		return fmt.Errorf(
+			"site directory %s: the path of a socket in it would have %d bytes, more than the %d a Unix socket can "+
+				"have: choose a shorter one",
 			c.Dir, n, maxSocketPath)
 	}
 	for _, dir := range []string{c.Dir, c.PoolDir(), c.ShimDir(), c.TLSDir(), filepath.Dir(c.socket("csi"))} {

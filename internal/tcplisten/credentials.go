@@ -13,10 +13,11 @@ import (
 // Watch are a gRPC server's credentials that know their connection.
 type Watch struct {
 	credentials.TransportCredentials
-	// Shaken, if set, is told how a handshake ended. A connection that said nothing is not one: it is a load balancer that looks whether
-	// somebody is there. It must not block.
+	// Shaken, if set, is told how a handshake ended. A connection that said nothing is not one: it is a load balancer
+	// that looks whether somebody is there. It must not block.
 	Shaken func(remote net.Addr, err error)
-	// AdmitAll admits whoever finished its handshake: where the handshake itself checks who calls. Otherwise the server calls Admit.
+	// AdmitAll admits whoever finished its handshake: where the handshake itself checks who calls. Otherwise the server
+	// calls Admit.
 	AdmitAll bool
 }
 

@@ -27,10 +27,10 @@ type Options struct {
 	Port string
 	// Waiting and Admitted bound the connections; zero means the defaults.
 	Waiting, Admitted int
-	// Patience is how long a connection may wait to be admitted; zero: for ever, because the server itself bounds it.
+	// Patience is how long a connection may wait to be admitted; zero: without limit, because the server itself bounds it.
 	Patience time.Duration
-	// UserTimeout is the connection's TCP_USER_TIMEOUT; zero leaves the system's. A server that would set it on a TCP connection does not
-	// find one under this package's.
+	// UserTimeout is the connection's TCP_USER_TIMEOUT; zero leaves the system's. A server that would set it on a TCP
+	// connection does not find one under this package's.
 	UserTimeout time.Duration
 }
 
@@ -102,8 +102,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// Close implements net.Listener. Waiting connections end, too: a server that stops waits for handshakes that are under way, and these
-// would not end before their time.
+// Close implements net.Listener. Waiting connections end, too: a server that stops waits for handshakes that are under
+// way, and these would not end before their time.
 func (l *Listener) Close() error {
 	err := l.Listener.Close()
 	l.mu.Lock()
@@ -151,8 +151,8 @@ func (l *Listener) leaveLocked(c *Conn) {
 	}
 }
 
-// Admit says that the caller may call: the connection may stay. ErrFull says that there are too many of them, and net.ErrClosed that it
-// is gone. Repeating it changes nothing.
+// Admit says that the caller may call: the connection may stay. ErrFull says that there are too many of them, and
+// net.ErrClosed that it is gone. Repeating it changes nothing.
 func (c *Conn) Admit() error {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()

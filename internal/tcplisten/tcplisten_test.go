@@ -53,7 +53,8 @@ func newFixture(t *testing.T, o Options) *fixture {
 // accept accepts a connection from an address.
 func (f *fixture) accept(from string) (*Conn, *fakeConn) {
 	f.t.Helper()
-	inner := &fakeConn{from: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 1)), closed: make(chan struct{})}
+	inner := &fakeConn{from: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 1)),
+		closed: make(chan struct{})}
 	f.q <- inner
 	c, err := f.l.Accept()
 	if err != nil {
@@ -204,11 +205,12 @@ func TestWatch(t *testing.T) {
 		t.Errorf("a call at a full port: %v", err)
 	}
 	told = 0
-	failing := Watch{TransportCredentials: shake{insecure.NewCredentials(), errors.New("bad certificate")}, Shaken: func(_ net.Addr, err error) {
-		if err != nil {
-			told++
-		}
-	}}
+	failing := Watch{TransportCredentials: shake{insecure.NewCredentials(), errors.New("bad certificate")},
+		Shaken: func(_ net.Addr, err error) {
+			if err != nil {
+				told++
+			}
+		}}
 	if _, _, err := failing.ServerHandshake(full); err == nil || told != 1 {
 		t.Errorf("a bad handshake: %v, told %d times", err, told)
 	}

@@ -9,7 +9,8 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/bug"
 )
 
-// Catches shows that a test of the package in the working directory can fail: with a deliberate fault built in, it does.
+// Catches shows that a test of the package in the working directory can fail: with a deliberate fault built in, it
+// does.
 func Catches(t *testing.T, fault bug.Name, test string) {
 	t.Helper()
 	cmd := exec.Command("go", "test", "-tags", "slipstream_bugs", "-count=1", "-run", "^"+test+"$", ".")

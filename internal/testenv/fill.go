@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fill takes all that is free on the file system that dir is on: blocks, to the last one, and files in dir for as long as one can be made.
-// It returns a function that gives all of it back.
+// Fill takes all that is free on the file system that dir is on: blocks, to the last one, and files in dir for as long
+// as one can be made. It returns a function that gives all of it back.
 func Fill(t testing.TB, dir string) (empty func()) {
 	t.Helper()
 	var taken []string

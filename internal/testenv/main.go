@@ -10,8 +10,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// QuietMain is the TestMain of a package whose code logs: it runs the tests without their log, which is most of what they would print, unless
-// SLIPSTREAM_TEST_LOG is set, and fails when goroutines are left.
+// QuietMain is the TestMain of a package whose code logs: it runs the tests without their log, which is most of what
+// they would print, unless SLIPSTREAM_TEST_LOG is set, and fails when goroutines are left.
 func QuietMain(m *testing.M) {
 	if os.Getenv("SLIPSTREAM_TEST_LOG") == "" {
 		flags := flag.NewFlagSet("klog", flag.ContinueOnError)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MountFS makes a file system of 512 MiB with a command line such as mkfs.xfs -q, on a sparse file and a loop device of its
-// own, and returns where it is mounted until the test ends. It skips the test where the machine cannot.
+// MountFS makes a file system of 512 MiB with a command line such as mkfs.xfs -q, on a sparse file and a loop device of
+// its own, and returns where it is mounted until the test ends. It skips the test where the machine cannot.
 func MountFS(t testing.TB, mkfs ...string) string {
 	t.Helper()
 	RequireLoop(t)

@@ -45,7 +45,7 @@ var Odds = []Odd{
 	}},
 }
 
-// Within fails the test if f hangs. A minute is for a busy machine; what is meant is for ever.
+// Within fails the test if f hangs. The limit of a minute allows for a busy machine.
 func Within(t TB, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})

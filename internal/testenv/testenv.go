@@ -1,8 +1,8 @@
 // Package testenv says what a test needs from the machine: root, FUSE, loop devices, a program.
 //
-// A test whose prerequisite is missing is skipped with the reason, so that `go test ./...` passes on a laptop. Where the
-// environment promises to have everything (CI=true, or SLIPSTREAM_REQUIRE_ROOT=1), a missing prerequisite fails the test
-// instead: a suite that silently skips its root tests proves nothing.
+// A test whose prerequisite is missing is skipped with the reason, so that `go test ./...` passes on a laptop. Where
+// the environment promises to have everything (CI=true, or SLIPSTREAM_REQUIRE_ROOT=1), a missing prerequisite fails the
+// test instead: a suite that silently skips its root tests proves nothing.
 package testenv
 
 import (

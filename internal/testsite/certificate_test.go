@@ -16,8 +16,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
-// TestCertificateThatCannotWork starts replicators whose certificate cannot be used. Their volumes are served all the same, the
-// link stays closed and everybody is told why, and with right files it comes up without a restart: at the primary and at its peer.
+// TestCertificateThatCannotWork starts replicators whose certificate cannot be used. Their volumes are served all the
+// same, the link stays closed and everybody is told why, and with right files it comes up without a restart: at the
+// primary and at its peer.
 func TestCertificateThatCannotWork(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the commands and runs two sites")
@@ -65,7 +66,9 @@ func TestCertificateThatCannotWork(t *testing.T) {
 		{"malformed", a, "PEM", func(s *Site) error {
 			return os.WriteFile(filepath.Join(s.Config.TLSDir(), tlsfiles.CertFile), []byte("rubbish"), 0o600)
 		}},
-		{"another site's, at the peer", b, "and not for site-b", func(s *Site) error { return issue(s, "site-x", time.Hour) }},
+		{"another site's, at the peer", b, "and not for site-b", func(s *Site) error {
+			return issue(s, "site-x", time.Hour)
+		}},
 	} {
 		if err := errors.Join(tc.at.Replicator().Kill(), tc.spoil(tc.at)); err != nil {
 			t.Fatalf("%s: %v", tc.what, err)

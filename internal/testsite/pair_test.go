@@ -229,8 +229,12 @@ func TestCopyAnewAfterDivergence(t *testing.T) {
 	if err := a.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	wait(b, "sure of its loss", func(g *sidecarpb.GroupStatus) bool { return g.GetLoss().GetExact() && g.GetLoss().GetLostWrites() > 0 })
-	wait(a, "diverged", func(g *sidecarpb.GroupStatus) bool { return g.GetState() == sidecarpb.GroupState_GROUP_STATE_DIVERGED })
+	wait(b, "sure of its loss", func(g *sidecarpb.GroupStatus) bool {
+		return g.GetLoss().GetExact() && g.GetLoss().GetLostWrites() > 0
+	})
+	wait(a, "diverged", func(g *sidecarpb.GroupStatus) bool {
+		return g.GetState() == sidecarpb.GroupState_GROUP_STATE_DIVERGED
+	})
 
 	if _, err := a.Sidecar.DeleteGroup(ctx, &sidecarpb.DeleteGroupRequest{Name: "g", Force: true}); err != nil {
 		t.Fatal(err)

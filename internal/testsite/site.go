@@ -42,7 +42,8 @@ func newSite(config site.Config, binDir string, replicatorArgs []string) (*Site,
 		return grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
 			// Processes are killed and come back within a fraction of a second; the default backoff waits for minutes.
 			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 200 * time.Millisecond},
+				Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5,
+					MaxDelay: 200 * time.Millisecond},
 				MinConnectTimeout: time.Second,
 			}))
 	}
@@ -129,8 +130,8 @@ func (s *Site) Replicator() *Process {
 // readyTimeout covers recovery of a journal.
 const readyTimeout = 60 * time.Second
 
-// WaitReady waits until replicator and driver answer that they are ready. A process that ends meanwhile is an error with the
-// end of its log.
+// WaitReady waits until replicator and driver answer that they are ready. A process that ends meanwhile is an error
+// with the end of its log.
 func (s *Site) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -165,7 +166,8 @@ func (s *Site) waitFor(ctx context.Context, p *Process, probe func(context.Conte
 		case <-p.Ended():
 			return fmt.Errorf("%s ended; the end of its log %s:\n%s", p.name, p.log, p.logTail())
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w (last answer: %w); the end of its log %s:\n%s", p.name, ctx.Err(), err, p.log, p.logTail())
+			return fmt.Errorf("%s is not ready: %w (last answer: %w); the end of its log %s:\n%s", p.name, ctx.Err(),
+				err, p.log, p.logTail())
 		case <-tick.C:
 		}
 	}
@@ -174,9 +176,9 @@ func (s *Site) waitFor(ctx context.Context, p *Process, probe func(context.Conte
 // Kill ends all processes with SIGKILL, as one instant as can be had, and waits for their end. Nothing is unmounted:
 // it is what a power failure leaves, but for the kernel's memory.
 //
-// A killed process that waits in the kernel for the shim, as the keeper's writeback does, cannot end while nobody serves
-// the shim, and its descriptor keeps the connection alive. With all processes dead nobody will: then the connections
-// are aborted. Kill some of them by their Process to see the others carry on.
+// A killed process that waits in the kernel for the shim, as the keeper's writeback does, cannot end while nobody
+// serves the shim, and its descriptor keeps the connection alive. With all processes dead nobody will: then the
+// connections are aborted. Kill some of them by their Process to see the others carry on.
 func (s *Site) Kill() error {
 	// The replicator first, so that nothing the others still do is shipped.
 	processes := []*Process{s.Replicator(), s.Driver(), s.Keeper()}
@@ -198,8 +200,8 @@ func (s *Site) Kill() error {
 // unaidedTimeout is how long killed processes have before the connections they may wait for are aborted.
 const unaidedTimeout = 300 * time.Millisecond
 
-// PowerCycle takes away what the kernel still holds of a killed site: mounts, FUSE connections, loop devices. What was on
-// its disk stays, so that Start brings the site back as after a reboot, but for the page cache, which a real power
+// PowerCycle takes away what the kernel still holds of a killed site: mounts, FUSE connections, loop devices. What was
+// on its disk stays, so that Start brings the site back as after a reboot, but for the page cache, which a real power
 // failure would have emptied.
 func (s *Site) PowerCycle() error {
 	s.mu.Lock()
@@ -208,7 +210,8 @@ func (s *Site) PowerCycle() error {
 	return release(s.Config.Dir)
 }
 
-// stop ends the processes in order, so that each finds what it needs: the keeper's visits the replicator, which is last.
+// stop ends the processes in order, so that each finds what it needs: the keeper's visits the replicator, which is
+// last.
 func (s *Site) stop() error {
 	errs := []error{s.Driver().stop(s.Config.Dir), s.Keeper().stop(s.Config.Dir), s.Replicator().stop(s.Config.Dir)}
 	return errors.Join(append(errs, s.csiConn.Close(), s.sidecarConn.Close())...)
@@ -230,7 +233,8 @@ func (s *Site) Group(ctx context.Context, name string) (*sidecarpb.GroupStatus, 
 
 // WaitGroup polls a group's status until ok says yes, and returns that status. After a timeout of ctx the error has the
 // last status and what was waited for.
-func (s *Site) WaitGroup(ctx context.Context, name, what string, ok func(*sidecarpb.GroupStatus) bool) (*sidecarpb.GroupStatus, error) {
+func (s *Site) WaitGroup(ctx context.Context, name, what string,
+	ok func(*sidecarpb.GroupStatus) bool) (*sidecarpb.GroupStatus, error) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
@@ -240,22 +244,26 @@ func (s *Site) WaitGroup(ctx context.Context, name, what string, ok func(*sideca
 		}
 		select {
 		case <-ctx.Done():
-			return g, fmt.Errorf("group %s at %s: waiting until it is %s: %w (last: %v, error: %w)", name, s.Config.Name, what, ctx.Err(), g, err)
+			return g, fmt.Errorf("group %s at %s: waiting until it is %s: %w (last: %v, error: %w)", name,
+				s.Config.Name, what, ctx.Err(), g, err)
 		case <-tick.C:
 		}
 	}
 }
 
-// WaitApplied waits until the images of both sites hold everything of a group that A is the primary of. Nobody may write meanwhile, and
-// what is not flushed does not count.
+// WaitApplied waits until the images of both sites hold everything of a group that A is the primary of. Nobody may
+// write meanwhile, and what is not flushed does not count.
 func (p *Pair) WaitApplied(ctx context.Context, group string) error {
 	a, err := p.A.WaitGroup(ctx, group, "applied and acknowledged", func(g *sidecarpb.GroupStatus) bool {
-		return Streaming(g) && g.GetChangeMapBytes() == 0 && g.GetAppliedOrdinal() == g.GetHeadOrdinal() && g.GetAcknowledgedOrdinal() == g.GetHeadOrdinal()
+		return Streaming(g) && g.GetChangeMapBytes() == 0 && g.GetAppliedOrdinal() == g.GetHeadOrdinal() &&
+			g.GetAcknowledgedOrdinal() == g.GetHeadOrdinal()
 	})
 	if err != nil {
 		return err
 	}
-	_, err = p.B.WaitGroup(ctx, group, "applied", func(g *sidecarpb.GroupStatus) bool { return g.GetAppliedOrdinal() >= a.GetHeadOrdinal() })
+	_, err = p.B.WaitGroup(ctx, group, "applied", func(g *sidecarpb.GroupStatus) bool {
+		return g.GetAppliedOrdinal() >= a.GetHeadOrdinal()
+	})
 	return err
 }
 

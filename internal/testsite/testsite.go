@@ -1,7 +1,7 @@
 // Package testsite runs two sites on one machine: for each the built keeper, csi-driver and replicator as processes of
-// their own, with mutual TLS between them, in one temporary directory. What runs against them are the real sockets, loop
-// devices, FUSE mounts and file systems, so that it can be killed for real. The demo, the benchmarks and the tests that
-// cross packages stand on it.
+// their own, with mutual TLS between them, in one temporary directory. What runs against them are the real sockets,
+// loop devices, FUSE mounts and file systems, so that it can be killed for real. The demo, the benchmarks and the tests
+// that cross packages stand on it.
 //
 // It does not depend on package testing; it is no simulation and has no clock of its own. It needs root.
 //
@@ -141,8 +141,8 @@ func (p *Pair) Close() error {
 	return p.closeErr
 }
 
-// FreeAddresses returns addresses that were free a moment ago. Another process could take one; then what is to listen there
-// does not start and says so.
+// FreeAddresses returns addresses that were free a moment ago. Another process could take one; then what is to listen
+// there does not start and says so.
 func FreeAddresses(n int) ([]string, error) {
 	var addrs []string
 	for range n {

@@ -100,7 +100,8 @@ func TestSweepUnmountsFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(mnt, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		if err := unix.Unmount(mnt, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) &&
+			!errors.Is(err, unix.ENOENT) {
 			t.Error(err)
 		}
 	})
@@ -135,7 +136,8 @@ func TestProcess(t *testing.T) {
 func TestNewSaysWhatIsMissing(t *testing.T) {
 	testenv.RequireLoop(t)
 	parent := t.TempDir()
-	if _, err := New(Options{BinDir: t.TempDir(), Parent: parent}); err == nil || !strings.Contains(err.Error(), "make build") {
+	if _, err := New(Options{BinDir: t.TempDir(), Parent: parent}); err == nil ||
+		!strings.Contains(err.Error(), "make build") {
 		t.Errorf("without programs: %v", err)
 	}
 	if entries, err := os.ReadDir(parent); err != nil || len(entries) != 0 {

@@ -37,11 +37,13 @@ type Volume struct {
 }
 
 func (v *Volume) capability() *csi.VolumeCapability {
-	c := &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER}}
+	c := &csi.VolumeCapability{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER}}
 	if v.options.Block {
 		c.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
 	} else {
-		c.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: v.options.FSType, MountFlags: v.options.MountFlags}}
+		c.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: v.options.FSType,
+			MountFlags: v.options.MountFlags}}
 	}
 	return c
 }
@@ -76,7 +78,8 @@ func (s *Site) DeleteVolume(ctx context.Context, v *Volume) error {
 
 // Modify changes a volume's mutable parameters, as a VolumeAttributesClass does. The error wraps the call's status.
 func (s *Site) Modify(ctx context.Context, v *Volume, mutable map[string]string) error {
-	_, err := csi.NewControllerClient(s.csiConn).ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{VolumeId: v.ID, MutableParameters: mutable})
+	_, err := csi.NewControllerClient(s.csiConn).ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{
+		VolumeId: v.ID, MutableParameters: mutable})
 	if err != nil {
 		return fmt.Errorf("changing volume %s at %s: %w", v.ID, s.Config.Name, err)
 	}
@@ -85,7 +88,8 @@ func (s *Site) Modify(ctx context.Context, v *Volume, mutable map[string]string)
 
 // Health returns the reasons of the adverse conditions that the driver's controller service reports of a volume.
 func (s *Site) Health(ctx context.Context, v *Volume) ([]string, error) {
-	response, err := csi.NewControllerClient(s.csiConn).ControllerGetVolumeHealth(ctx, &csi.ControllerGetVolumeHealthRequest{VolumeId: v.ID})
+	response, err := csi.NewControllerClient(s.csiConn).ControllerGetVolumeHealth(ctx,
+		&csi.ControllerGetVolumeHealthRequest{VolumeId: v.ID})
 	if err != nil {
 		return nil, fmt.Errorf("health of volume %s at %s: %w", v.ID, s.Config.Name, err)
 	}
@@ -125,7 +129,8 @@ func (s *Site) Mount(ctx context.Context, v *Volume) (string, error) {
 		return "", fmt.Errorf("staging volume %s at %s: %w", v.ID, s.Config.Name, err)
 	}
 	_, err = node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: v.ID, StagingTargetPath: s.stagingPath(v), TargetPath: s.Path(v), VolumeCapability: v.capability(), VolumeContext: v.Context,
+		VolumeId: v.ID, StagingTargetPath: s.stagingPath(v), TargetPath: s.Path(v), VolumeCapability: v.capability(),
+		VolumeContext: v.Context,
 	})
 	if err != nil {
 		return "", fmt.Errorf("publishing volume %s at %s: %w", v.ID, s.Config.Name, err)
@@ -148,10 +153,12 @@ func (s *Site) Expand(ctx context.Context, v *Volume, requiredBytes, limitBytes 
 // Unmount unpublishes and unstages a volume. It can be repeated.
 func (s *Site) Unmount(ctx context.Context, v *Volume) error {
 	node := csi.NewNodeClient(s.csiConn)
-	if _, err := node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.ID, TargetPath: s.Path(v)}); err != nil {
+	if _, err := node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.ID,
+		TargetPath: s.Path(v)}); err != nil {
 		return fmt.Errorf("unpublishing volume %s at %s: %w", v.ID, s.Config.Name, err)
 	}
-	if _, err := node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.ID, StagingTargetPath: s.stagingPath(v)}); err != nil {
+	if _, err := node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.ID,
+		StagingTargetPath: s.stagingPath(v)}); err != nil {
 		return fmt.Errorf("unstaging volume %s at %s: %w", v.ID, s.Config.Name, err)
 	}
 	s.mu.Lock()

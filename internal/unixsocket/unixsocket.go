@@ -2,8 +2,8 @@
 //
 //   - A path is taken over only from a socket that nobody listens on. A socket with a listener, and a file of any other
 //     kind, stay as they are, and listening fails.
-//   - Processes that start at the same time exclude each other with flock(2) on the directory, so two of them cannot take over
-//     one stale socket.
+//   - Processes that start at the same time exclude each other with flock(2) on the directory, so two of them cannot
+//     take over one stale socket.
 //   - The socket has mode 0600 from the instant that it has a name, whatever the umask is.
 //   - Close removes the name only while it still leads to the listener's own socket.
 //
@@ -30,7 +30,8 @@ import (
 const (
 	// mode of a socket: only the own user may connect.
 	mode = 0o600
-	// dialTimeout bounds the question whether somebody listens. A listener that does not accept in time is one all the same.
+	// dialTimeout bounds the question whether somebody listens. A listener that does not accept in time is one all the
+	// same.
 	dialTimeout = time.Second
 	// lockPatience bounds waiting for other processes that listen or close in the same directory. They take microseconds.
 	lockPatience = 5 * time.Second
@@ -49,9 +50,9 @@ func parse(endpoint string) (string, error) {
 	return path, nil
 }
 
-// Listen listens on an endpoint, which is written as unix:///path, unix:path or a path, in a directory that exists. A socket that a
-// killed process left there is replaced. One that somebody listens on is ErrInUse. Errors name the path; after an error nothing
-// has changed, except that a stale socket may be gone.
+// Listen listens on an endpoint, which is written as unix:///path, unix:path or a path, in a directory that exists. A
+// socket that a killed process left there is replaced. One that somebody listens on is ErrInUse. Errors name the path;
+// after an error nothing has changed, except that a stale socket may be gone.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := parse(endpoint)
 	if err != nil {

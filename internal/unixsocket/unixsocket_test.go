@@ -124,7 +124,8 @@ func TestKeepsOtherFiles(t *testing.T) {
 	}
 }
 
-// TestMode is with umasks that would make it wider and narrower. It changes the process's umask, so nothing runs beside it.
+// TestMode is with umasks that would make it wider and narrower. It changes the process's umask, so nothing runs beside
+// it.
 func TestMode(t *testing.T) {
 	dir := t.TempDir()
 	for _, mask := range []int{0, 0o022, 0o777} {

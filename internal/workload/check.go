@@ -49,7 +49,8 @@ func Check(ctx context.Context, kind Kind, dirs Dirs, acks []Ack, end time.Time)
 func compare(c Contents, acks []Ack, end time.Time) Result {
 	r := Result{Orders: len(c.Orders), Movements: len(c.Movements), Damage: c.Damage}
 	if c.Taken != c.MovedOut {
-		r.Damage = append(r.Damage, fmt.Sprintf("stock database: quantities fell by %d but movements add up to %d", c.Taken, c.MovedOut))
+		r.Damage = append(r.Damage,
+			fmt.Sprintf("stock database: quantities fell by %d but movements add up to %d", c.Taken, c.MovedOut))
 	}
 	movements := make(map[int64]bool, len(c.Movements))
 	for _, id := range c.Movements {
@@ -116,7 +117,8 @@ func (r Result) OneInstant(clients int) error {
 		errs = append(errs, fmt.Errorf("%d orders have no stock movement", r.OrdersWithoutStock))
 	}
 	if r.MovementsWithoutOrder > clients {
-		errs = append(errs, fmt.Errorf("%d movements have no order, more than the %d that can be under way", r.MovementsWithoutOrder, clients))
+		errs = append(errs,
+			fmt.Errorf("%d movements have no order, more than the %d that can be under way", r.MovementsWithoutOrder, clients))
 	}
 	return errors.Join(errs...)
 }

@@ -28,7 +28,8 @@ type pgServer struct {
 }
 
 // ErrNoPostgres is returned where PostgreSQL's server programs are not installed.
-var ErrNoPostgres = errors.New("no PostgreSQL server programs found in /usr/lib/postgresql/*/bin or on the PATH: run hack/deps.sh demo-postgres")
+var ErrNoPostgres = errors.New(
+	"no PostgreSQL server programs found in /usr/lib/postgresql/*/bin or on the PATH: run hack/deps.sh demo-postgres")
 
 // postgresBin returns the directory of the newest installed server programs.
 func postgresBin() (string, error) {
@@ -163,7 +164,8 @@ func (s *pgServer) waitReady(ctx context.Context) error {
 		}
 		select {
 		case <-s.exited:
-			return fmt.Errorf("the PostgreSQL server for %s ended while it started; the end of its log:\n%s", s.name, s.logTail())
+			return fmt.Errorf("the PostgreSQL server for %s ended while it started; the end of its log:\n%s", s.name,
+				s.logTail())
 		case <-ctx.Done():
 			return fmt.Errorf("the PostgreSQL server for %s takes no connections: %w (last: %w); the end of its log:\n%s",
 				s.name, ctx.Err(), err, s.logTail())
@@ -209,5 +211,6 @@ func (s *pgServer) stop() error {
 	}
 	err := s.cmd.Process.Kill()
 	<-s.exited
-	return errors.Join(fmt.Errorf("the PostgreSQL server for %s did not end within %v and was killed", s.name, stopTimeout), err)
+	return errors.Join(fmt.Errorf("the PostgreSQL server for %s did not end within %v and was killed", s.name,
+		stopTimeout), err)
 }

@@ -23,11 +23,13 @@ CREATE TABLE IF NOT EXISTS stock (item int PRIMARY KEY, quantity bigint NOT NULL
 CREATE TABLE IF NOT EXISTS movement (order_id bigint PRIMARY KEY, item int NOT NULL, quantity int NOT NULL);
 `
 	postgresSalesSchema = `
-CREATE TABLE IF NOT EXISTS orders (id bigint PRIMARY KEY, item int NOT NULL, quantity int NOT NULL, details text NOT NULL);
+CREATE TABLE IF NOT EXISTS orders (id bigint PRIMARY KEY, item int NOT NULL, quantity int NOT NULL,
+	details text NOT NULL);
 `
 	// One statement is one transaction, and one round trip.
-	postgresTakeStock = `WITH m AS (INSERT INTO movement VALUES ($1, $2, $3)) UPDATE stock SET quantity = quantity - $3 WHERE item = $2`
-	postgresAddOrder  = `INSERT INTO orders VALUES ($1, $2, $3, $4)`
+	postgresTakeStock = `WITH m AS (INSERT INTO movement VALUES ($1, $2, $3)) ` +
+		`UPDATE stock SET quantity = quantity - $3 WHERE item = $2`
+	postgresAddOrder = `INSERT INTO orders VALUES ($1, $2, $3, $4)`
 )
 
 func openPostgres(ctx context.Context, dirs Dirs, clients int) (_ *postgresShop, err error) {
@@ -111,7 +113,9 @@ func (s *postgresShop) Read(ctx context.Context) (Contents, error) {
 	if c.Orders, err = postgresNumbers(ctx, client.sales, `SELECT id FROM orders ORDER BY 1`); err != nil {
 		return c, fmt.Errorf("reading orders: %w", err)
 	}
-	row := client.stock.QueryRow(ctx, `SELECT (SELECT SUM($1::bigint - quantity)::bigint FROM stock), (SELECT COALESCE(SUM(quantity), 0)::bigint FROM movement)`, initialQuantity)
+	row := client.stock.QueryRow(ctx,
+		`SELECT (SELECT SUM($1::bigint - quantity)::bigint FROM stock), `+
+			`(SELECT COALESCE(SUM(quantity), 0)::bigint FROM movement)`, initialQuantity)
 	if err := row.Scan(&c.Taken, &c.MovedOut); err != nil {
 		return c, fmt.Errorf("summing up the stock: %w", err)
 	}
@@ -124,7 +128,8 @@ func checkPostgresTable(ctx context.Context, conn *pgx.Conn, table string) error
 		return err
 	}
 	// The argument true makes it verify that every row of the table is in the index.
-	_, err := conn.Exec(ctx, `SELECT bt_index_check(indexrelid, true) FROM pg_index WHERE indrelid = $1::text::regclass`, table)
+	_, err := conn.Exec(ctx,
+		`SELECT bt_index_check(indexrelid, true) FROM pg_index WHERE indrelid = $1::text::regclass`, table)
 	return err
 }
 

@@ -28,7 +28,8 @@ type ProcessOptions struct {
 func (o ProcessOptions) Flags() []string {
 	return []string{
 		"--kind", string(o.Kind), "--stock", o.Dirs.Stock, "--sales", o.Dirs.Sales, "--run", o.Dirs.Run,
-		"--clients", strconv.Itoa(o.Clients), "--seed", strconv.FormatUint(o.Seed, 10), "--first-id", strconv.FormatInt(o.FirstID, 10),
+		"--clients", strconv.Itoa(o.Clients), "--seed", strconv.FormatUint(o.Seed, 10), "--first-id",
+		strconv.FormatInt(o.FirstID, 10),
 	}
 }
 
@@ -162,6 +163,7 @@ func (p *Process) Wait(timeout time.Duration) ([]Ack, error) {
 	case <-p.ended:
 		return p.Acks(), nil // killed is how it was meant to end
 	case <-timer.C:
-		return p.Acks(), fmt.Errorf("the killed workload, pid %d, is still there after %v: it waits in the kernel", p.cmd.Process.Pid, timeout)
+		return p.Acks(), fmt.Errorf("the killed workload, pid %d, is still there after %v: it waits in the kernel",
+			p.cmd.Process.Pid, timeout)
 	}
 }

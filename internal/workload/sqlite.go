@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS stock (item INTEGER PRIMARY KEY, quantity INTEGER NOT
 CREATE TABLE IF NOT EXISTS movement (order_id INTEGER PRIMARY KEY, item INTEGER NOT NULL, quantity INTEGER NOT NULL);
 `
 	sqliteSalesSchema = `
-CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item INTEGER NOT NULL, quantity INTEGER NOT NULL, details TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item INTEGER NOT NULL, quantity INTEGER NOT NULL,
+	details TEXT NOT NULL);
 `
 )
 
@@ -70,7 +71,8 @@ INSERT INTO stock SELECT i, ? FROM n WHERE NOT EXISTS (SELECT 1 FROM stock)`
 }
 
 func openSQLiteFile(ctx context.Context, path, schema string) (*sql.DB, error) {
-	query := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)"}, "_txlock": {"immediate"}}
+	query := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)"},
+		"_txlock": {"immediate"}}
 	db, err := sql.Open("sqlite", "file:"+path+"?"+query.Encode())
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
@@ -123,13 +125,15 @@ func (s *sqliteShop) Read(ctx context.Context) (Contents, error) {
 		}
 	}
 	var err error
-	if c.Movements, err = sqliteColumn[int64](ctx, s.stock, `SELECT order_id FROM movement ORDER BY order_id`); err != nil {
+	if c.Movements, err = sqliteColumn[int64](ctx, s.stock,
+		`SELECT order_id FROM movement ORDER BY order_id`); err != nil {
 		return c, fmt.Errorf("reading movements: %w", err)
 	}
 	if c.Orders, err = sqliteColumn[int64](ctx, s.sales, `SELECT id FROM orders ORDER BY id`); err != nil {
 		return c, fmt.Errorf("reading orders: %w", err)
 	}
-	row := s.stock.QueryRowContext(ctx, `SELECT (SELECT SUM(? - quantity) FROM stock), (SELECT COALESCE(SUM(quantity), 0) FROM movement)`, initialQuantity)
+	row := s.stock.QueryRowContext(ctx,
+		`SELECT (SELECT SUM(? - quantity) FROM stock), (SELECT COALESCE(SUM(quantity), 0) FROM movement)`, initialQuantity)
 	if err := row.Scan(&c.Taken, &c.MovedOut); err != nil {
 		return c, fmt.Errorf("summing up the stock: %w", err)
 	}

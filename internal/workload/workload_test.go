@@ -66,7 +66,8 @@ func TestReadAcks(t *testing.T) {
 // at makes an acknowledgement between two points in time, in milliseconds.
 func at(id int64, start, end int) Ack {
 	base := time.Unix(1000, 0)
-	return Ack{ID: id, Start: base.Add(time.Duration(start) * time.Millisecond), End: base.Add(time.Duration(end) * time.Millisecond)}
+	return Ack{ID: id, Start: base.Add(time.Duration(start) * time.Millisecond),
+		End: base.Add(time.Duration(end) * time.Millisecond)}
 }
 
 func TestCompare(t *testing.T) {
@@ -113,7 +114,8 @@ func TestCompare(t *testing.T) {
 			"the sales are older than the stock",
 			Contents{Orders: []int64{1}, Movements: []int64{1, 2, 3}},
 			[]Ack{at(1, 0, 10), at(2, 10, 20), at(3, 20, 30)},
-			Result{Orders: 1, Movements: 3, LastOrder: 1, MovementsWithoutOrder: 2, LostOrders: 2, LostSpan: 80 * time.Millisecond}, false,
+			Result{Orders: 1, Movements: 3, LastOrder: 1, MovementsWithoutOrder: 2, LostOrders: 2,
+				LostSpan: 80 * time.Millisecond}, false,
 		},
 		{
 			"a hole before a later order",
@@ -155,7 +157,8 @@ func TestSummarize(t *testing.T) {
 		acks = append(acks, at(int64(i), i*10, i*10+1+i/99*9)) // 99 of 1 ms, one of 10 ms
 	}
 	got := Summarize(acks)
-	if got.Orders != 100 || got.P50.Round(time.Millisecond) != time.Millisecond || got.Max.Round(time.Millisecond) != 10*time.Millisecond {
+	if got.Orders != 100 || got.P50.Round(time.Millisecond) != time.Millisecond ||
+		got.Max.Round(time.Millisecond) != 10*time.Millisecond {
 		t.Errorf("got %+v", got)
 	}
 	if got.OrdersPerSecond < 99.9 || got.OrdersPerSecond > 100.1 {
@@ -235,7 +238,8 @@ func TestRunAndCheck(t *testing.T) {
 				}
 				return log.Write(p)
 			})
-			if err := Run(runCtx, shop, RunOptions{Clients: 2, Seed: 1, FirstID: int64(len(acks)) + 1, Log: logged}); err != nil {
+			if err := Run(runCtx, shop, RunOptions{Clients: 2, Seed: 1, FirstID: int64(len(acks)) + 1,
+				Log: logged}); err != nil {
 				t.Fatal(err)
 			}
 			stop()

@@ -121,7 +121,8 @@ func (p pair) authorities(keep func(one []byte) bool) []byte {
 		if block, rest = pem.Decode(rest); block == nil {
 			return list
 		}
-		if one := pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}); !bytes.Contains(list, one) && keep(one) {
+		if one := pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}); !bytes.Contains(list, one) &&
+			keep(one) {
 			list = append(list, one...)
 		}
 	}
@@ -133,14 +134,16 @@ func (p pair) signed(authority []byte, now time.Time) bool {
 		trusts(authority, p.controller.cert, p.controller.key, tlsfiles.ControllerName, now)
 }
 
-// trusts reports whether whoever has these authorities believes that a certificate is for name. A missing one is for nobody.
+// trusts reports whether whoever has these authorities believes that a certificate is for name. A missing one is for
+// nobody.
 func trusts(ca, cert, key []byte, name string, now time.Time) bool {
 	certificate := leaf(cert, key)
 	pool := x509.NewCertPool()
 	if certificate == nil || !pool.AppendCertsFromPEM(ca) {
 		return false
 	}
-	_, err := certificate.Verify(x509.VerifyOptions{Roots: pool, DNSName: name, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	_, err := certificate.Verify(x509.VerifyOptions{Roots: pool, DNSName: name, CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	return err == nil
 }
 

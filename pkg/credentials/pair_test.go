@@ -11,8 +11,9 @@ import (
 
 const validity = 40 * 24 * time.Hour
 
-// TestNoInterruption runs through several renewals at random times, ended at random between two writes, with readers that see what was there up
-// to settle ago. Each side always trusts what the other shows, and certificates are renewed before they end.
+// TestNoInterruption runs through several renewals at random times, ended at random between two writes, with readers
+// that see what was there up to settle ago. Each side always trusts what the other shows, and certificates are renewed
+// before they end.
 func TestNoInterruption(t *testing.T) {
 	for range 6 {
 		seed := rand.Uint64()
@@ -93,7 +94,8 @@ func (w *world) check() {
 	w.t.Helper()
 	for _, n := range w.visible(0) {
 		for _, c := range w.visible(1) {
-			if !trusts(c.ca, n.cert, n.key, tlsfiles.NodeName, w.now) || !trusts(n.ca, c.cert, c.key, tlsfiles.ControllerName, w.now) {
+			if !trusts(c.ca, n.cert, n.key, tlsfiles.NodeName, w.now) ||
+				!trusts(n.ca, c.cert, c.key, tlsfiles.ControllerName, w.now) {
 				w.t.Fatalf("seed %d: at %v the sides do not trust each other", w.seed, w.now)
 			}
 		}
@@ -116,18 +118,22 @@ func TestBrokenPairsAreReplaced(t *testing.T) {
 		at    time.Time
 		want  step
 	}{
-		"nothing there":                    {func(p *pair) { *p = pair{} }, now, made},
-		"no node":                          {func(p *pair) { p.node = nil }, now, made},
-		"no controller":                    {func(p *pair) { p.controller = nil }, now, made},
-		"of another authority":             {func(p *pair) { p.node = other.node }, now, made},
-		"another key":                      {func(p *pair) { p.node.key = other.node.key }, now, made},
-		"rubbish":                          {func(p *pair) { p.controller.cert = []byte("x") }, now, made},
-		"empty":                            {func(p *pair) { p.controller.ca = nil }, now, made},
-		"the nodes' for the controller's":  {func(p *pair) { p.controller.cert, p.controller.key = p.node.cert, p.node.key }, now, made},
-		"ended":                            {func(*pair) {}, now.Add(validity), made},
-		"good":                             {func(*pair) {}, now, none},
-		"due":                              {func(*pair) {}, now.Add(validity * 3 / 4), prepared},
-		"prepared on one side":             {func(p *pair) { p.node.nextCert, p.node.nextKey = other.node.cert, other.node.key }, now, prepared},
+		"nothing there":        {func(p *pair) { *p = pair{} }, now, made},
+		"no node":              {func(p *pair) { p.node = nil }, now, made},
+		"no controller":        {func(p *pair) { p.controller = nil }, now, made},
+		"of another authority": {func(p *pair) { p.node = other.node }, now, made},
+		"another key":          {func(p *pair) { p.node.key = other.node.key }, now, made},
+		"rubbish":              {func(p *pair) { p.controller.cert = []byte("x") }, now, made},
+		"empty":                {func(p *pair) { p.controller.ca = nil }, now, made},
+		"the nodes' for the controller's": {func(p *pair) {
+			p.controller.cert, p.controller.key = p.node.cert, p.node.key
+		}, now, made},
+		"ended": {func(*pair) {}, now.Add(validity), made},
+		"good":  {func(*pair) {}, now, none},
+		"due":   {func(*pair) {}, now.Add(validity * 3 / 4), prepared},
+		"prepared on one side": {func(p *pair) {
+			p.node.nextCert, p.node.nextKey = other.node.cert, other.node.key
+		}, now, prepared},
 		"an authority that signed nothing": {func(p *pair) { p.node.ca = append(p.node.ca, other.node.ca...) }, now, pruned},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,10 +33,13 @@ func (o Options) Check() error {
 		return errors.New("the nodes' Secret and the controller's belong together: name both or neither")
 	case o.NodeSecret == "" && o.MetricsSecret == "":
 		return errors.New("no Secret is named")
-	case o.NodeSecret != "" && (o.NodeSecret == o.ControllerSecret || o.NodeSecret == o.MetricsSecret || o.ControllerSecret == o.MetricsSecret):
+	case o.NodeSecret != "" &&
+		(o.NodeSecret == o.ControllerSecret || o.NodeSecret == o.MetricsSecret || o.ControllerSecret == o.MetricsSecret):
 		return errors.New("two of the Secrets have one name")
 	case o.Validity < minValidity:
-		return fmt.Errorf("certificates that are valid for %v could end before a daily run renews them: want at least %v", o.Validity, minValidity)
+		return fmt.Errorf(
+			"certificates that are valid for %v could end before a daily run renews them: want at least %v", o.Validity,
+			minValidity)
 	}
 	return nil
 }
@@ -47,8 +50,8 @@ const minValidity = 30 * 24 * time.Hour
 // attempts is how often a run begins anew because somebody else wrote at the same time.
 const attempts = 5
 
-// Run makes or renews what is due. It may be repeated, and be ended at any time. An error says which Secret is as it was; the next run goes
-// on from there.
+// Run makes or renews what is due. It may be repeated, and be ended at any time. An error says which Secret is as it
+// was; the next run goes on from there.
 func Run(ctx context.Context, config *rest.Config, o Options) error {
 	if err := o.Check(); err != nil {
 		return err
@@ -112,7 +115,8 @@ func ensureToken(ctx context.Context, s *secrets, name string, now time.Time) er
 		return err
 	}
 	at := map[string]string{changedAnnotation: now.UTC().Format(time.RFC3339)}
-	if err := s.put(ctx, name, old, corev1.SecretTypeOpaque, map[string][]byte{TokenKey: []byte(rand.Text())}, at); err != nil {
+	if err := s.put(ctx, name, old, corev1.SecretTypeOpaque, map[string][]byte{TokenKey: []byte(rand.Text())},
+		at); err != nil {
 		return err
 	}
 	klog.InfoS("Made the token for readers of metrics", "secret", name)

@@ -37,7 +37,8 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(v)
 	}
 	refuse := func(code int, reason metav1.StatusReason) {
-		answer(code, metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: reason, Code: int32(code)})
+		answer(code, metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: metav1.StatusFailure, Reason: reason, Code: int32(code)})
 	}
 	name, ok := strings.CutPrefix(r.URL.Path, "/api/v1/namespaces/ns/secrets")
 	if !ok {
@@ -93,14 +94,16 @@ func start(t *testing.T) (*apiServer, *secrets) {
 	a := &apiServer{secrets: map[string]*corev1.Secret{}}
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
-	s, err := newSecrets(&rest.Config{Host: server.URL, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, "ns")
+	s, err := newSecrets(&rest.Config{Host: server.URL, QPS: -1,
+		ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, "ns")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a, s
 }
 
-var options = Options{Namespace: "ns", NodeSecret: "node", ControllerSecret: "controller", MetricsSecret: "metrics", Validity: validity}
+var options = Options{Namespace: "ns", NodeSecret: "node", ControllerSecret: "controller", MetricsSecret: "metrics",
+	Validity: validity}
 
 // TestRun: a first run makes everything, a repetition changes nothing, and a renewal goes through its steps.
 func TestRun(t *testing.T) {
@@ -109,7 +112,8 @@ func TestRun(t *testing.T) {
 	if err := run(t.Context(), s, options, now); err != nil {
 		t.Fatal(err)
 	}
-	if names := slices.Sorted(maps.Keys(a.secrets)); !slices.Equal(names, []string{"controller", "metrics", "node"}) || !a.pair().fits(now) {
+	if names := slices.Sorted(maps.Keys(a.secrets)); !slices.Equal(names, []string{"controller", "metrics", "node"}) ||
+		!a.pair().fits(now) {
 		t.Fatalf("made %v", names)
 	}
 	if a.secrets["node"].Type != corev1.SecretTypeTLS || len(a.secrets["metrics"].Data[TokenKey]) < 20 {
@@ -135,7 +139,8 @@ func TestRun(t *testing.T) {
 			t.Fatalf("day %d: the sides do not trust each other", day)
 		}
 	}
-	if got := a.pair(); string(got.node.cert) == string(first.node.cert) || got.node.nextCert != nil || string(got.node.ca) != string(got.controller.ca) {
+	if got := a.pair(); string(got.node.cert) == string(first.node.cert) || got.node.nextCert != nil ||
+		string(got.node.ca) != string(got.controller.ca) {
 		t.Errorf("after a renewal: %+v", got)
 	}
 }
@@ -148,7 +153,8 @@ func TestRunIsInterrupted(t *testing.T) {
 		if err := run(t.Context(), s, options, time.Now()); err == nil {
 			t.Fatalf("write %d: no error", fail)
 		}
-		if err := run(t.Context(), s, options, time.Now()); err != nil || !a.pair().fits(time.Now()) || a.secrets["metrics"] == nil {
+		if err := run(t.Context(), s, options, time.Now()); err != nil || !a.pair().fits(time.Now()) ||
+			a.secrets["metrics"] == nil {
 			t.Errorf("write %d: %v", fail, err)
 		}
 	}
@@ -163,7 +169,8 @@ func TestTwoRunsAtOnce(t *testing.T) {
 	}
 	a.meddler = func(a *apiServer) {
 		for name, side := range map[string]*side{"node": theirs.node, "controller": theirs.controller} {
-			a.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", Labels: map[string]string{ownLabel: ownValue}}, Data: side.data()})
+			a.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns",
+				Labels: map[string]string{ownLabel: ownValue}}, Data: side.data()})
 		}
 	}
 	o := options
@@ -171,7 +178,8 @@ func TestTwoRunsAtOnce(t *testing.T) {
 	if err := run(t.Context(), s, o, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if got := a.pair(); string(got.node.cert) != string(theirs.node.cert) || string(got.controller.cert) != string(theirs.controller.cert) {
+	if got := a.pair(); string(got.node.cert) != string(theirs.node.cert) ||
+		string(got.controller.cert) != string(theirs.controller.cert) {
 		t.Error("the other's certificates were replaced")
 	}
 }
@@ -180,7 +188,8 @@ func TestTwoRunsAtOnce(t *testing.T) {
 func TestForeignSecret(t *testing.T) {
 	for _, name := range []string{"node", "controller", "metrics"} {
 		a, s := start(t)
-		a.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns"}, Data: map[string][]byte{"tls.crt": []byte("theirs")}})
+		a.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns"},
+			Data: map[string][]byte{"tls.crt": []byte("theirs")}})
 		err := run(t.Context(), s, options, time.Now())
 		if err == nil || !strings.Contains(err.Error(), "Secret ns/"+name+" that this program did not make") {
 			t.Errorf("%s: %v", name, err)
@@ -203,7 +212,8 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", o, err, want)
 		}
 	}
-	if err := errors.Join(options.Check(), Options{Namespace: "ns", MetricsSecret: "m", Validity: validity}.Check()); err != nil {
+	if err := errors.Join(options.Check(),
+		Options{Namespace: "ns", MetricsSecret: "m", Validity: validity}.Check()); err != nil {
 		t.Error(err)
 	}
 }

@@ -59,15 +59,18 @@ func (s *secrets) get(ctx context.Context, name string) (*corev1.Secret, error) 
 	case err != nil:
 		return nil, fmt.Errorf("read Secret %s/%s: %w", s.namespace, name, err)
 	case secret.Labels[ownLabel] != ownValue:
-		return nil, fmt.Errorf("there is a Secret %s/%s that this program did not make (it lacks the label %s: %s), and it stays as it is; "+
-			"delete it, or name it among the chart's values", s.namespace, name, ownLabel, ownValue)
+		return nil, fmt.Errorf(
+			"there is a Secret %s/%s that this program did not make (it lacks the label %s: %s), and it stays as it "+
+				"is; delete it, or name it among the chart's values", s.namespace, name, ownLabel, ownValue)
 	}
 	return secret, nil
 }
 
 // put writes a Secret: anew where old is nil, else in place of that version of it and of no other.
-func (s *secrets) put(ctx context.Context, name string, old *corev1.Secret, kind corev1.SecretType, data map[string][]byte, annotations map[string]string) error {
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.namespace, Labels: map[string]string{ownLabel: ownValue}}, Type: kind}
+func (s *secrets) put(ctx context.Context, name string, old *corev1.Secret, kind corev1.SecretType,
+	data map[string][]byte, annotations map[string]string) error {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.namespace,
+		Labels: map[string]string{ownLabel: ownValue}}, Type: kind}
 	request := s.client.Post()
 	if old != nil {
 		secret = old.DeepCopy()
@@ -90,7 +93,8 @@ func sideOf(secret *corev1.Secret) *side {
 		return nil
 	}
 	d := secret.Data
-	s := &side{ca: d[tlsfiles.CAFile], cert: d[tlsfiles.CertFile], key: d[tlsfiles.KeyFile], nextCert: d[nextCertKey], nextKey: d[nextKeyKey]}
+	s := &side{ca: d[tlsfiles.CAFile], cert: d[tlsfiles.CertFile], key: d[tlsfiles.KeyFile], nextCert: d[nextCertKey],
+		nextKey: d[nextKeyKey]}
 	if changed, err := time.Parse(time.RFC3339, secret.Annotations[changedAnnotation]); err == nil {
 		s.changed = changed
 	}

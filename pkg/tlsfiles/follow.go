@@ -19,9 +19,10 @@ type refusal struct {
 	material *material // what was read; nil where that failed
 }
 
-// Follow is Open for a program that goes on without a certificate: files that are missing, malformed, for another name than name, or
-// not valid now are no error. Until they are replaced by files that can be used, handshakes fail with the reason, which is in the log
-// and in Err. Files that can be used stay in force while they are valid, whatever replaces them.
+// Follow is Open for a program that goes on without a certificate: files that are missing, malformed, for another name
+// than name, or not valid now are no error. Until they are replaced by files that can be used, handshakes fail with the
+// reason, which is in the log and in Err. Files that can be used stay in force while they are valid, whatever replaces
+// them.
 //
 // A peer finds name in the certificate's list of DNS names, so a wildcard is not enough.
 func Follow(name, ca, cert, key string) *Source {
@@ -60,13 +61,15 @@ func (s *Source) Err() error {
 	return err
 }
 
-// judge says why files are not to be put in force. Those whose only fault is the time are, unless they would replace better ones.
+// judge says why files are not to be put in force. Those whose only fault is the time are, unless they would replace
+// better ones.
 func (s *Source) judge(m *material) error {
 	if s.name == "" {
 		return nil
 	}
 	if names := m.cert.Leaf.DNSNames; !slices.Contains(names, s.name) {
-		return fmt.Errorf("certificate %s is for %q, and not for %s: give the name that it has, or issue one for %[3]s", s.certFile, names, s.name)
+		return fmt.Errorf("certificate %s is for %q, and not for %s: give the name that it has, or issue one for %[3]s",
+			s.certFile, names, s.name)
 	}
 	if old := s.current.Load(); old != nil && s.checkTime(old) == nil {
 		return s.checkTime(m)
@@ -83,18 +86,21 @@ func (s *Source) checkTime(m *material) error {
 	case now.After(leaf.NotAfter):
 		return fmt.Errorf("certificate %s has expired at %s: renew it", s.certFile, leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(leaf.NotBefore):
-		return fmt.Errorf("certificate %s is valid from %s: look at this machine's clock", s.certFile, leaf.NotBefore.UTC().Format(time.RFC3339))
+		return fmt.Errorf("certificate %s is valid from %s: look at this machine's clock", s.certFile,
+			leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// overdue tells whether files that were refused are worth another look, although they did not change: what is in force has run out.
+// overdue tells whether files that were refused are worth another look, although they did not change: what is in force
+// has run out.
 func (s *Source) overdue() bool {
 	m := s.current.Load()
 	return m != nil && s.refused.Load() != nil && s.checkTime(m) != nil
 }
 
-// sayIfClosed logs that the certificate cannot be used, and that it can again, each once. It takes and returns what it said last.
+// sayIfClosed logs that the certificate cannot be used, and that it can again, each once. It takes and returns what it
+// said last.
 func (s *Source) sayIfClosed(said string) string {
 	if s.name == "" {
 		return ""
@@ -104,7 +110,8 @@ func (s *Source) sayIfClosed(said string) string {
 	case err == nil && said != "":
 		klog.InfoS("The certificate can be used", "site", s.name, "file", s.certFile, "notAfter", s.NotAfter())
 	case err != nil && err.Error() != said:
-		klog.ErrorS(err, "No peer is called or let in until the certificate files are right", "site", s.name, "file", s.certFile)
+		klog.ErrorS(err, "No peer is called or let in until the certificate files are right", "site", s.name, "file",
+			s.certFile)
 	}
 	if err == nil {
 		return ""

@@ -20,7 +20,8 @@ func follow(t *testing.T, name, dir string) *Source {
 	return s
 }
 
-// While no certificate can be used nobody is called or let in, and the reason is known; right files are taken without anybody asking.
+// While no certificate can be used nobody is called or let in, and the reason is known; right files are taken without
+// anybody asking.
 func TestFollowWithoutACertificate(t *testing.T) {
 	ours := authority(t)
 	peerDir := t.TempDir()
@@ -34,7 +35,9 @@ func TestFollowWithoutACertificate(t *testing.T) {
 		{"another site's", `is for ["site-x" "x.example.org"], and not for site-a`, true, func(dir string) error {
 			return ours.IssueSite(dir, "site-x", []string{"x.example.org"}, day)
 		}},
-		{"expired", "has expired at", true, func(dir string) error { return ours.IssueSite(dir, "site-a", nil, time.Nanosecond) }},
+		{"expired", "has expired at", true, func(dir string) error {
+			return ours.IssueSite(dir, "site-a", nil, time.Nanosecond)
+		}},
 		{"no directory", "no such file", false, func(string) error { return nil }},
 		{"no files", "no such file", false, func(dir string) error { return os.Mkdir(dir, 0o755) }},
 		{"malformed", "PEM", false, func(dir string) error {
@@ -44,7 +47,8 @@ func TestFollowWithoutACertificate(t *testing.T) {
 			return os.WriteFile(filepath.Join(dir, CertFile), []byte("rubbish"), 0o600)
 		}},
 		{"key of another", "private key does not match", false, func(dir string) error {
-			if err := errors.Join(ours.IssueSite(dir, "site-a", nil, day), ours.IssueSite(dir+"-2", "site-a", nil, day)); err != nil {
+			if err := errors.Join(ours.IssueSite(dir, "site-a", nil, day),
+				ours.IssueSite(dir+"-2", "site-a", nil, day)); err != nil {
 				return err
 			}
 			return os.Rename(filepath.Join(dir+"-2", KeyFile), filepath.Join(dir, KeyFile))
@@ -63,7 +67,8 @@ func TestFollowWithoutACertificate(t *testing.T) {
 				t.Errorf("it ends at %v", s.NotAfter())
 			}
 			server, client := s.ServerConfig(), s.ClientConfig("site-b")
-			if _, _, err := handshake(t, server, peer.ClientConfig("site-a")); err == nil || !strings.Contains(err.Error(), tc.want) {
+			if _, _, err := handshake(t, server, peer.ClientConfig("site-a")); err == nil ||
+				!strings.Contains(err.Error(), tc.want) {
 				t.Errorf("a peer's call: %v, want %q", err, tc.want)
 			}
 			if _, _, err := handshake(t, peer.ServerConfig(), client); err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -116,7 +121,8 @@ func TestFollowKeepsWhatCanBeUsed(t *testing.T) {
 	leaf.NotAfter = time.Now().Add(-time.Second)
 	cert.Leaf, m.cert = &leaf, &cert
 	s.current.Store(&m)
-	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "has expired at") || !strings.Contains(err.Error(), "not for site-a") {
+	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "has expired at") ||
+		!strings.Contains(err.Error(), "not for site-a") {
 		t.Errorf("after its end: %v", err)
 	}
 	issue(t, ours, dir, "site-a")

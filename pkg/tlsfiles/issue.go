@@ -31,8 +31,8 @@ const (
 )
 
 // The names that certificates are for inside a cluster, where the controller calls the nodes. They are no sites' names.
-// All nodes share one, since the pods of a DaemonSet share their Secrets: a node proves that it is one of the cluster's, and
-// says itself which.
+// All nodes share one, since the pods of a DaemonSet share their Secrets: a node proves that it is one of the
+// cluster's, and says itself which.
 const (
 	ControllerName = "controller.csi.slipstream.dev"
 	NodeName       = "node.csi.slipstream.dev"
@@ -44,8 +44,8 @@ const (
 	backdate = time.Hour
 )
 
-// Authority signs the certificates of sites. Its key lies in a file, for sites that have no certificate manager; whoever
-// has it can be any site.
+// Authority signs the certificates of sites. Its key lies in a file, for sites that have no certificate manager;
+// whoever has it can be any site.
 type Authority struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -53,8 +53,8 @@ type Authority struct {
 }
 
 // NewAuthority creates an authority, valid for ten years, and writes ca.crt and ca.key (mode 0600) into dir, which is
-// made when missing. An authority that is already there is an error that satisfies errors.Is with fs.ErrExist, and stays:
-// replacing it would cut off every site it signed for.
+// made when missing. An authority that is already there is an error that satisfies errors.Is with fs.ErrExist, and
+// stays: replacing it would cut off every site it signed for.
 func NewAuthority(dir, name string) (*Authority, error) {
 	for _, f := range []string{CAFile, CAKeyFile} {
 		path := filepath.Join(dir, f)
@@ -85,8 +85,8 @@ func NewAuthority(dir, name string) (*Authority, error) {
 	return a, nil
 }
 
-// NewTransientAuthority creates an authority whose key is in memory only: what it has signed by the time it is forgotten is all that it
-// ever signs.
+// NewTransientAuthority creates an authority whose key is in memory only: what it has signed by the time it is
+// forgotten is all that it ever signs.
 func NewTransientAuthority(name string, now time.Time, validFor time.Duration) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -142,10 +142,10 @@ func OpenAuthority(dir string) (*Authority, error) {
 	return &Authority{cert: cert, key: key, pem: certPEM}, nil
 }
 
-// IssueSite writes the files a site needs into dir, made when missing: ca.crt, tls.crt and tls.key (mode 0600), replacing
-// those that are there. The certificate is for clients and servers; its first DNS name is the site's name, which is
-// the site's identity to its peers, and hosts (DNS names or IP addresses) are added for other clients. It is not valid
-// for longer than the authority.
+// IssueSite writes the files a site needs into dir, made when missing: ca.crt, tls.crt and tls.key (mode 0600),
+// replacing those that are there. The certificate is for clients and servers; its first DNS name is the site's name,
+// which is the site's identity to its peers, and hosts (DNS names or IP addresses) are added for other clients. It is
+// not valid for longer than the authority.
 //
 // Hosts must not hold another site's name: a peer believes every name that it finds. Since the authority does not know
 // which names are sites', that is the caller's to see to.
@@ -168,7 +168,8 @@ func (a *Authority) IssueSite(dir, site string, hosts []string, validFor time.Du
 }
 
 // Issue is IssueSite without files: it returns what would be in tls.crt and tls.key.
-func (a *Authority) Issue(site string, hosts []string, now time.Time, validFor time.Duration) (certPEM, keyPEM []byte, err error) {
+func (a *Authority) Issue(site string, hosts []string, now time.Time,
+	validFor time.Duration) (certPEM, keyPEM []byte, err error) {
 	if err := checkSiteName(site); err != nil {
 		return nil, nil, err
 	}
@@ -208,8 +209,8 @@ func (a *Authority) Issue(site string, hosts []string, now time.Time, validFor t
 	return encode("CERTIFICATE", der), keyPEM, nil
 }
 
-// CheckSites says what is wrong with a site's name and those of its peers: names that no certificate can be for, and a site
-// that is its own peer.
+// CheckSites says what is wrong with a site's name and those of its peers: names that no certificate can be for, and a
+// site that is its own peer.
 func CheckSites(site string, peers []string) error {
 	if err := checkSiteName(site); err != nil {
 		return err
@@ -259,8 +260,8 @@ func encode(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// replaceFile writes a file under another name first, so that a reader never sees half of it, nor a key with the mode of
-// the file that was there before.
+// replaceFile writes a file under another name first, so that a reader never sees half of it, nor a key with the mode
+// of the file that was there before.
 func replaceFile(path string, b []byte, mode fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {

@@ -1,17 +1,17 @@
 // Package tlsfiles keeps TLS configurations up to date with certificate files that change while the process runs, and
 // writes such files for sites that have no certificate manager.
 //
-// A Source watches the directories of three PEM files: the authority's certificates, a certificate and its key. A change
-// is noticed by inotify on the directory, not on the files: Kubernetes replaces a mounted secret by swapping a symbolic
-// link beside the files, whose own inodes never change. Should a notification be lost, modification times are compared
-// when a handshake comes, at most once a second. New files that cannot be used are logged, by name, and the old ones
-// stay in force until the files are right.
+// A Source watches the directories of three PEM files: the authority's certificates, a certificate and its key. A
+// change is noticed by inotify on the directory, not on the files: Kubernetes replaces a mounted secret by swapping a
+// symbolic link beside the files, whose own inodes never change. Should a notification be lost, modification times are
+// compared when a handshake comes, at most once a second. New files that cannot be used are logged, by name, and the
+// old ones stay in force until the files are right.
 //
-// Open wants files that can be used. Follow is for programs that do more than to replicate, as serving volumes: it never fails, and while
-// no certificate can be used, handshakes fail with the reason, which Err has too.
+// Open wants files that can be used. Follow is for programs that do more than to replicate, as serving volumes: it
+// never fails, and while no certificate can be used, handshakes fail with the reason, which Err has too.
 //
-// It is not a PKI: Authority signs, and knows nothing of revocation or renewal. The files are the operating system's, not
-// pkg/vfs's, since other programs write them.
+// It is not a PKI: Authority signs, and knows nothing of revocation or renewal. The files are the operating system's,
+// not pkg/vfs's, since other programs write them.
 //
 // # Concurrency
 //
@@ -211,8 +211,8 @@ func (s *Source) reloadIfChanged() {
 	}
 }
 
-// get returns the material in force, after a look at the files if the last one is a while ago. An error says why there is none that
-// can be used.
+// get returns the material in force, after a look at the files if the last one is a while ago. An error says why there
+// is none that can be used.
 func (s *Source) get() (*material, error) {
 	now := time.Now().UnixNano()
 	if last := s.checked.Load(); now-last > int64(statInterval) && s.checked.CompareAndSwap(last, now) {
@@ -261,8 +261,8 @@ func (s *Source) read() (*material, error) {
 	return m, nil
 }
 
-// NotAfter is when the certificate in force ends. Where none ever was, it is when the one in the files ends, and the zero time where
-// that cannot be read.
+// NotAfter is when the certificate in force ends. Where none ever was, it is when the one in the files ends, and the
+// zero time where that cannot be read.
 func (s *Source) NotAfter() time.Time {
 	if m := s.current.Load(); m != nil {
 		return m.cert.Leaf.NotAfter
@@ -296,7 +296,8 @@ func (s *Source) ServerConfig() *tls.Config {
 	return base
 }
 
-// ServerConfigFor is ServerConfig for a server with one kind of client: the client's certificate must be valid for name.
+// ServerConfigFor is ServerConfig for a server with one kind of client: the client's certificate must be valid for
+// name.
 func (s *Source) ServerConfigFor(name string) *tls.Config {
 	base := s.ServerConfig()
 	base.VerifyConnection = func(cs tls.ConnectionState) error {
@@ -312,8 +313,8 @@ func (s *Source) ServerConfigFor(name string) *tls.Config {
 	return base
 }
 
-// ClientConfig returns a configuration for a client that shows the certificate and requires one of the authority from the
-// server, valid for serverName.
+// ClientConfig returns a configuration for a client that shows the certificate and requires one of the authority from
+// the server, valid for serverName.
 func (s *Source) ClientConfig(serverName string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,

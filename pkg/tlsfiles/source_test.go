@@ -127,7 +127,7 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// eventually waits for what the watcher does in its own time.
+// eventually waits for what the watcher does asynchronously.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
@@ -239,7 +239,8 @@ func TestBadFilesKeepTheOldOnes(t *testing.T) {
 				if _, _, err := handshake(t, s.ServerConfig(), s.ClientConfig("site-a")); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
-				if _, err := Open(filepath.Join(dir, CAFile), filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile)); err == nil ||
+				if _, err := Open(filepath.Join(dir, CAFile), filepath.Join(dir, CertFile),
+					filepath.Join(dir, KeyFile)); err == nil ||
 					!strings.Contains(err.Error(), path) {
 					t.Errorf("%s: Open: error %v does not name %s", name, err, path)
 				}
@@ -257,7 +258,8 @@ func TestKeyOfAnotherCertificate(t *testing.T) {
 	issue(t, auth, dir, "site-a")
 	issue(t, auth, other, "site-a")
 	key := filepath.Join(other, KeyFile)
-	if _, err := Open(filepath.Join(dir, CAFile), filepath.Join(dir, CertFile), key); err == nil || !strings.Contains(err.Error(), key) {
+	if _, err := Open(filepath.Join(dir, CAFile), filepath.Join(dir, CertFile), key); err == nil ||
+		!strings.Contains(err.Error(), key) {
 		t.Errorf("error %v does not name %s", err, key)
 	}
 }

@@ -1,7 +1,8 @@
-// Package tokenbucket says how long to wait so that something stays below a rate. It has no clock: the time is passed in.
+// Package tokenbucket says how long to wait so that something stays below a rate. It has no clock: the time is passed
+// in.
 //
-// A bucket never refuses. What is taken is charged at once, and the answer is when it is paid for: the one who took waits
-// until then, before or after the work. So a request that is larger than the bucket is not stuck, and nothing is
+// A bucket never refuses. What is taken is charged at once, and the answer is when it is paid for: the one who took
+// waits until then, before or after the work. So a request that is larger than the bucket is not stuck, and nothing is
 // overtaken: of two takes, the later one is paid for later.
 package tokenbucket
 
@@ -15,12 +16,13 @@ import (
 type Bucket struct {
 	rate  int64 // tokens a second; 0 is no bound
 	burst time.Duration
-	// paid is when everything taken so far would be paid for if the bucket had no burst, in nanoseconds of the caller's clock.
+	// paid is when everything taken so far would be paid for if the bucket had no burst, in nanoseconds of the caller's
+	// clock.
 	paid int64
 }
 
-// SetRate changes the rate, in tokens a second, and how much time's worth of tokens an idle bucket saves up. 0 is no bound.
-// What is owed stays owed, at the new rate.
+// SetRate changes the rate, in tokens a second, and how much time's worth of tokens an idle bucket saves up. 0 is no
+// bound. What is owed stays owed, at the new rate.
 func (b *Bucket) SetRate(now int64, rate int64, burst time.Duration) {
 	if rate == b.rate && burst == b.burst {
 		return

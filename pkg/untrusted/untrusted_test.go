@@ -71,7 +71,8 @@ func TestCheckName(t *testing.T) {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "-a", "a-", ".a", "a.", "A", "a b", "a\n", "../etc", "ä", strings.Repeat("x", MaxNameBytes+1)} {
+	for _, bad := range []string{"", "-a", "a-", ".a", "a.", "A", "a b", "a\n", "../etc", "ä",
+		strings.Repeat("x", MaxNameBytes+1)} {
 		if err := CheckName("site", bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}

@@ -6,23 +6,26 @@ import (
 	"path/filepath"
 )
 
-// TempSuffix ends the name of the spare of a file that WriteFileAtomic writes. What a spare holds is of no account: an earlier version
-// of the file, or part of a newer one that a crash kept from being put into place.
+// TempSuffix ends the name of the spare of a file that WriteFileAtomic writes. What a spare holds is of no account: an
+// earlier version of the file, or part of a newer one that a crash kept from being put into place.
 const TempSuffix = ".tmp"
 
-// spareBlockBytes is the block that a spare has more than its file needed: room for the next version to be somewhat longer.
+// spareBlockBytes is the block that a spare has more than its file needed: room for the next version to be somewhat
+// longer.
 const spareBlockBytes = 4096
 
 // WriteFileAtomic replaces the contents of a file so that a crash at any instant leaves the old or the new contents
 // whole, and the new ones from its return on.
 //
-// A file that exists has a spare beside it, which has an inode and blocks of its own. The new contents are written into the spare and the
-// two are exchanged; the old version is the next spare. So replacing a file works where there is no block and no inode left, as long as
-// the new contents fit into what the spare has: those of the version before the old one, and, from the time when there was space, a
-// block more. The spare is made when the file is, and again whenever it is missing and there is space.
+// A file that exists has a spare beside it, which has an inode and blocks of its own. The new contents are written into
+// the spare and the two are exchanged; the old version is the next spare. So replacing a file works where there is no
+// block and no inode left, as long as the new contents fit into what the spare has: those of the version before the old
+// one, and, from the time when there was space, a block more. The spare is made when the file is, and again whenever it
+// is missing and there is space.
 //
-// Calls for the same name must not run at the same time. A reader that opened the file before a call and reads after the next one has begun
-// can see a mixture of versions: readers that are not kept out have to verify what they read, and to read again.
+// Calls for the same name must not run at the same time. A reader that opened the file before a call and reads after
+// the next one has begun can see a mixture of versions: readers that are not kept out have to verify what they read,
+// and to read again.
 //
 // After an error the file holds the old contents, or, when only the sync of the directory failed, the new ones without
 // the promise that they stay.
@@ -58,8 +61,9 @@ func WriteFileAtomic(fsys FS, name string, data []byte) error {
 	return nil
 }
 
-// openSpare opens a spare that may be overwritten: the exchange that made it one is durable, also where that was done by a process that
-// died right after. Otherwise a power loss could bring the file's name back to what is being overwritten.
+// openSpare opens a spare that may be overwritten: the exchange that made it one is durable, also where that was done
+// by a process that died right after. Otherwise a power loss could bring the file's name back to what is being
+// overwritten.
 func openSpare(fsys FS, dir, spare string) (File, error) {
 	f, err := fsys.Open(spare)
 	if err != nil {
@@ -91,7 +95,8 @@ func writeSpare(f File, data []byte) error {
 	return err
 }
 
-// putInPlace exchanges a file with its spare. Where that cannot be done, or there is no such file yet, the spare takes its place.
+// putInPlace exchanges a file with its spare. Where that cannot be done, or there is no such file yet, the spare takes
+// its place.
 func putInPlace(fsys FS, spare, name string) error {
 	if _, err := fsys.Stat(name); err == nil {
 		if x, ok := fsys.(Exchanger); ok {
@@ -105,7 +110,8 @@ func putInPlace(fsys FS, spare, name string) error {
 	return fsys.Rename(spare, name)
 }
 
-// keepSpare sees to it that there is a spare with space for more than n bytes. Where there is no space for it, what there is has to do.
+// keepSpare sees to it that there is a spare with space for more than n bytes. Where there is no space for it, what
+// there is has to do.
 func keepSpare(fsys FS, spare string, n int64) {
 	f, err := fsys.Open(spare)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -121,7 +127,8 @@ func keepSpare(fsys FS, spare string, n int64) {
 	_ = f.Close()
 }
 
-// RemoveAtomic removes a file that WriteFileAtomic wrote, and its spare, durably. One that is not there is not an error.
+// RemoveAtomic removes a file that WriteFileAtomic wrote, and its spare, durably. One that is not there is not an
+// error.
 func RemoveAtomic(fsys FS, name string) error {
 	for _, n := range []string{name, name + TempSuffix} {
 		if err := fsys.Remove(n); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -39,8 +39,8 @@ func TestWriteFileAtomicFails(t *testing.T) {
 	}
 }
 
-// TestReplaceWithoutSpace: a file is replaced as often as one likes where there is neither a byte nor an inode left; one that is not there
-// cannot be made.
+// TestReplaceWithoutSpace: a file is replaced as often as one likes where there is neither a byte nor an inode left;
+// one that is not there cannot be made.
 func TestReplaceWithoutSpace(t *testing.T) {
 	m := NewMem()
 	text := func(n int) []byte { return []byte(strings.Repeat("x", 5000+n%3000)) }
@@ -60,8 +60,8 @@ func TestReplaceWithoutSpace(t *testing.T) {
 	noErr(t, WriteFileAtomic(m, "/a", text(1)))
 }
 
-// TestReplaceCrash: versions follow each other, syncs of the directory fail now and then, and power is lost before any operation. What is
-// left is whole: the last version that was written without an error, or a later one.
+// TestReplaceCrash: versions follow each other, syncs of the directory fail now and then, and power is lost before any
+// operation. What is left is whole: the last version that was written without an error, or a later one.
 func TestReplaceCrash(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -125,7 +125,8 @@ func TestInodesRunOut(t *testing.T) {
 	wantErr(t, err, syscall.ENOSPC)
 	noErr(t, f.Close())
 	// One handle of it is left, of the second create.
-	if total, free, err = m.CrashClone(CrashConfig{UnsyncedPercent: 100}).Inodes("/"); total != 4 || free != 1 || err != nil {
+	if total, free, err = m.CrashClone(CrashConfig{UnsyncedPercent: 100}).Inodes("/"); total != 4 || free != 1 ||
+		err != nil {
 		t.Errorf("after a crash %d of %d free, %v", free, total, err)
 	}
 	noErr(t, m.RemoveAll("/dir/b"))
@@ -136,7 +137,8 @@ func TestInodesRunOut(t *testing.T) {
 	}
 }
 
-// TestReplaceOnFullFileSystems: as TestReplaceWithoutSpace, on real file systems that were filled to the last byte, or inode.
+// TestReplaceOnFullFileSystems: as TestReplaceWithoutSpace, on real file systems that were filled to the last byte, or
+// inode.
 func TestReplaceOnFullFileSystems(t *testing.T) {
 	for name, mkfs := range map[string][]string{
 		"ext4":        {"mkfs.ext4", "-q", "-F", "-m", "0"},

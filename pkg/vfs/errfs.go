@@ -33,9 +33,9 @@ const (
 )
 
 // NewErrFS returns inner with inject called before each operation, with the name as the caller gave it; a file's
-// operations come with the name it was opened by. When inject returns an error the operation is not done and fails with a
-// *fs.PathError that wraps it. Inject may sleep or block to delay an operation, and is called concurrently when the file
-// system is used so. Close is never failed: what a caller could do about it is nothing.
+// operations come with the name it was opened by. When inject returns an error the operation is not done and fails with
+// a *fs.PathError that wraps it. Inject may sleep or block to delay an operation, and is called concurrently when the
+// file system is used so. Close is never failed: what a caller could do about it is nothing.
 func NewErrFS(inner FS, inject func(op Op, name string) error) FS {
 	return &errFS{inner: inner, inject: inject}
 }

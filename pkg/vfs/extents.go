@@ -6,9 +6,9 @@ type Extent struct {
 	Off, Len int64
 	// Physical is its place in the file system, in bytes, where Shared is set.
 	Physical int64
-	// Shared: the file system says that another file has the same blocks, and they hold the range as it is. Two files with a
-	// shared extent at the same place have the same content there, since a file system that shares blocks never writes to
-	// them.
+	// Shared: the file system says that another file has the same blocks, and they hold the range as it is. Two files
+	// with a shared extent at the same place have the same content there, since a file system that shares blocks never
+	// writes to them.
 	Shared bool
 }
 

@@ -53,7 +53,8 @@ func (f *osFile) fiemap(off int64, flags uint32) ([]Extent, error) {
 	order.PutUint32(buf[16:], flags)
 	order.PutUint32(buf[24:], fiemapBatch)
 	err := f.control("fiemap", func(fd int) error {
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsIocFiemap, uintptr(unsafe.Pointer(&words[0]))); errno != 0 {
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsIocFiemap,
+			uintptr(unsafe.Pointer(&words[0]))); errno != 0 {
 			return errno
 		}
 		return nil
@@ -71,9 +72,9 @@ func (f *osFile) fiemap(off int64, flags uint32) ([]Extent, error) {
 	return extents, nil
 }
 
-// decodeFiemap reads the answer of FIEMAP: the extents that end behind off. The kernel is believed only as far as it agrees
-// with itself, because a block that is taken for unchanged and is not would be missing in a backup: extents that are empty,
-// overlap or leave the range of an int64 are an error.
+// decodeFiemap reads the answer of FIEMAP: the extents that end behind off. The kernel is believed only as far as it
+// agrees with itself, because a block that is taken for unchanged and is not would be missing in a backup: extents that
+// are empty, overlap or leave the range of an int64 are an error.
 func decodeFiemap(buf []byte, off int64) ([]Extent, error) {
 	if len(buf) < fiemapHeaderBytes {
 		return nil, fmt.Errorf("an answer of %d bytes", len(buf))

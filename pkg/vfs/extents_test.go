@@ -30,9 +30,12 @@ func fiemapAnswer(extents ...[4]uint64) []byte {
 }
 
 func TestDecodeFiemap(t *testing.T) {
-	got, err := decodeFiemap(fiemapAnswer([4]uint64{0, 1 << 20, 4096, fiemapShared}, [4]uint64{8192, 2 << 20, 8192, fiemapShared},
-		[4]uint64{16384, 3 << 20, 4096, 0}, [4]uint64{20480, 4 << 20, 4096, fiemapShared | 0x800}, [4]uint64{24576, math.MaxUint64, 4096, fiemapShared | 1}), 4096)
-	want := []Extent{{Off: 8192, Len: 8192, Physical: 2 << 20, Shared: true}, {Off: 16384, Len: 4096}, {Off: 20480, Len: 4096}, {Off: 24576, Len: 4096}}
+	got, err := decodeFiemap(fiemapAnswer([4]uint64{0, 1 << 20, 4096, fiemapShared},
+		[4]uint64{8192, 2 << 20, 8192, fiemapShared},
+		[4]uint64{16384, 3 << 20, 4096, 0}, [4]uint64{20480, 4 << 20, 4096, fiemapShared | 0x800}, [4]uint64{24576,
+			math.MaxUint64, 4096, fiemapShared | 1}), 4096)
+	want := []Extent{{Off: 8192, Len: 8192, Physical: 2 << 20, Shared: true}, {Off: 16384, Len: 4096},
+		{Off: 20480, Len: 4096}, {Off: 24576, Len: 4096}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%v %s", err, diff)
 	}
@@ -97,8 +100,8 @@ func TestExtentsUnsupported(t *testing.T) {
 	wantErr(t, err, syscall.EIO)
 }
 
-// TestExtentsOfClones: on XFS, what two clones share is where they say, in as many calls as it takes, and what one of them
-// wrote is not shared.
+// TestExtentsOfClones: on XFS, what two clones share is where they say, in as many calls as it takes, and what one of
+// them wrote is not shared.
 func TestExtentsOfClones(t *testing.T) {
 	at := testenv.MountFS(t, "mkfs.xfs", "-q", "-m", "reflink=1")
 	src, err := OS.Create(filepath.Join(at, "src"))
@@ -138,8 +141,8 @@ func TestExtentsOfClones(t *testing.T) {
 	}
 	_, err = dst.WriteAt(bytes.Repeat([]byte{2}, 4096), 5*16384)
 	noErr(t, err)
-	// The origin's block is no longer shared when the clone's write has been given one of its own, and that is when its dirty
-	// pages go to the disk: asking for the clone's extents waits for that.
+	// The origin's block is no longer shared when the clone's write has been given one of its own, and that is when its
+	// dirty pages go to the disk: asking for the clone's extents waits for that.
 	for _, f := range []File{dst, src} {
 		batch, err := f.(ExtentLister).Extents(5*16384 + 100)
 		noErr(t, err)

@@ -9,8 +9,8 @@ import (
 
 // Identifier is implemented by file systems that can tell a file from another one that took its name.
 type Identifier interface {
-	// Identity names the file or directory itself: it stays the same over writes, renames, mounts and reboots, and a copy has
-	// another one, also one that got the inode's number. It is empty where the file system does not know.
+	// Identity names the file or directory itself: it stays the same over writes, renames, mounts and reboots, and a
+	// copy has another one, also one that got the inode's number. It is empty where the file system does not know.
 	Identity(name string) (string, error)
 }
 

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A file keeps its identity when it is written and renamed, through a power loss too; a copy under its name has another.
+// A file keeps its identity when it is written and renamed, through a power loss too; a copy under its name has
+// another.
 func TestIdentity(t *testing.T) {
 	for name, fsys := range map[string]FS{"os": OS, "memory": NewMem()} {
 		t.Run(name, func(t *testing.T) {

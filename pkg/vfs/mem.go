@@ -112,8 +112,8 @@ func (m *MemFS) log(op dirOp) {
 	}
 }
 
-// release gives the inode and the space of a file back once it has neither name nor handle. Its pages stay for CrashClone: the entry
-// that names it may not have been removed durably.
+// release gives the inode and the space of a file back once it has neither name nor handle. Its pages stay for
+// CrashClone: the entry that names it may not have been removed durably.
 func (m *MemFS) release(ino *inode) {
 	if ino.links == 0 && ino.opens == 0 {
 		m.inodes--
@@ -235,7 +235,8 @@ func (m *MemFS) Remove(name string) error {
 	return nil
 }
 
-// RemoveAll implements FS. It is one instant here, unlike on a real file system; a crash can still leave any part of it.
+// RemoveAll implements FS. It is one instant here, unlike on a real file system; a crash can still leave any part of
+// it.
 func (m *MemFS) RemoveAll(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -319,7 +320,8 @@ func (m *MemFS) Exchange(a, b string) error {
 		}
 	}
 	if inodes[0] != inodes[1] {
-		m.log(dirOp{dir: dirs[1], name: bases[1], before: inodes[1], after: inodes[0], fromDir: dirs[0], fromName: bases[0], exchange: true})
+		m.log(dirOp{dir: dirs[1], name: bases[1], before: inodes[1], after: inodes[0], fromDir: dirs[0],
+			fromName: bases[0], exchange: true})
 	}
 	return nil
 }
@@ -442,17 +444,17 @@ func (i memInfo) Mode() fs.FileMode {
 	return 0o600
 }
 
-// SetCapacity limits what files may allocate together to a number of bytes, in pages of 4 KiB; 0 is no limit. Allocating
-// more fails with ENOSPC; writing to space that is allocated or preallocated never does. Directories take no space. A
-// limit below what is allocated takes nothing away.
+// SetCapacity limits what files may allocate together to a number of bytes, in pages of 4 KiB; 0 is no limit.
+// Allocating more fails with ENOSPC; writing to space that is allocated or preallocated never does. Directories take no
+// space. A limit below what is allocated takes nothing away.
 func (m *MemFS) SetCapacity(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.capacityPages = (bytes + pageBytes - 1) / pageBytes
 }
 
-// SetInodes limits how many files and directories there can be together, the root included; 0 is no limit. Making another one fails
-// with ENOSPC. A limit below what there is takes nothing away.
+// SetInodes limits how many files and directories there can be together, the root included; 0 is no limit. Making
+// another one fails with ENOSPC. A limit below what there is takes nothing away.
 func (m *MemFS) SetInodes(limit int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

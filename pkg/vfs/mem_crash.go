@@ -11,7 +11,8 @@ type CrashConfig struct {
 	// UnsyncedPercent is the chance, 0 to 100, of each unsynced change to survive. 0 leaves exactly what was synced, 100
 	// everything.
 	UnsyncedPercent int
-	// RNG decides; it may be nil when UnsyncedPercent is 0 or 100. The same seed on the same history gives the same result.
+	// RNG decides; it may be nil when UnsyncedPercent is 0 or 100. The same seed on the same history gives the same
+	// result.
 	RNG *rand.Rand
 }
 
@@ -32,8 +33,8 @@ func (c CrashConfig) survives() bool {
 // Each unsynced page of a file survives or not, independently of when it was written; one in four is torn into its
 // sectors of 512 bytes, each of which survives or not. A file that grew has its old size, its new size, or one
 // between. Each unsynced directory operation survives or not, except that one whose subject is missing because an
-// earlier one was lost (the rename of a file whose creation did not survive) is lost too: no file system does otherwise.
-// A rename is one operation: it never leaves both names, or none.
+// earlier one was lost (the rename of a file whose creation did not survive) is lost too: no file system does
+// otherwise. A rename is one operation: it never leaves both names, or none.
 func (m *MemFS) CrashClone(cfg CrashConfig) *MemFS {
 	// Copying a page tree marks it in the original too, so reads may not go on.
 	m.mu.Lock()

@@ -35,8 +35,8 @@ func (f *modelFile) resize(n int64) {
 	f.data = append(f.data[:len(f.data):len(f.data)], make([]byte, n-int64(len(f.data)))...)
 }
 
-// TestMemAgainstModel does random operations on a MemFS and on the model, and crashes it now and then, going on with what
-// is left.
+// TestMemAgainstModel does random operations on a MemFS and on the model, and crashes it now and then, going on with
+// what is left.
 func TestMemAgainstModel(t *testing.T) {
 	const maxBytes = 5 * pageBytes
 	rapid.Check(t, func(t *rapid.T) {

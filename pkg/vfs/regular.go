@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// UnfitError says that what has a file's name cannot be that file: a FIFO, a device, a link, a directory, or a file that is larger than
-// the file ever gets. Nothing was read from it or written to it.
+// UnfitError says that what has a file's name cannot be that file: a FIFO, a device, a link, a directory, or a file
+// that is larger than the file ever gets. Nothing was read from it or written to it.
 type UnfitError struct {
 	Path   string
 	Reason string
@@ -55,9 +55,9 @@ func Kind(mode fs.FileMode) string {
 	return "a special file"
 }
 
-// OpenRegular is os.OpenFile for a regular file of the operating system. It does not follow a link that has the file's name (its directory
-// may be reached through links), does not wait for the other end of a FIFO, and opens no device, which could act on being
-// opened. For all of these the error is an *UnfitError.
+// OpenRegular is os.OpenFile for a regular file of the operating system. It does not follow a link that has the file's
+// name (its directory may be reached through links), does not wait for the other end of a FIFO, and opens no device,
+// which could act on being opened. For all of these the error is an *UnfitError.
 func OpenRegular(name string, flags int, perm fs.FileMode) (*os.File, error) {
 	if info, err := os.Lstat(name); err == nil {
 		if err := notRegular(name, info.Mode()); err != nil {
@@ -78,8 +78,8 @@ func OpenRegular(name string, flags int, perm fs.FileMode) (*os.File, error) {
 // NoSurprises are the flags of open(2) for a descriptor that is given to AsRegular.
 const NoSurprises = unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_LARGEFILE
 
-// AsRegular makes an open file of a descriptor that was opened with NoSurprises, or closes it and returns an *UnfitError if it is not of a
-// regular file.
+// AsRegular makes an open file of a descriptor that was opened with NoSurprises, or closes it and returns an
+// *UnfitError if it is not of a regular file.
 func AsRegular(fd int, name string) (*os.File, error) {
 	err := unix.SetNonblock(fd, false) // before os.NewFile, which would register it with the poller
 	if err != nil {

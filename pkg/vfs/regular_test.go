@@ -13,7 +13,8 @@ import (
 
 // Whatever has a file's name, opening it neither hangs nor touches anything else, and the error names it.
 func TestOpenOfWhatIsNoFile(t *testing.T) {
-	opens := map[string]func(name string) (File, error){"Open": OS.Open, "OpenReadOnly": OS.OpenReadOnly, "Create": OS.Create}
+	opens := map[string]func(name string) (File, error){"Open": OS.Open, "OpenReadOnly": OS.OpenReadOnly,
+		"Create": OS.Create}
 	for _, odd := range testenv.Odds {
 		for how, open := range opens {
 			t.Run(odd.Name+"/"+how, func(t *testing.T) {
@@ -27,7 +28,8 @@ func TestOpenOfWhatIsNoFile(t *testing.T) {
 						defer f.Close()
 					}
 					var unfit *UnfitError
-					if regular := strings.HasSuffix(odd.Name, " file") && !strings.HasPrefix(odd.Name, "link"); regular != (err == nil) {
+					if regular := strings.HasSuffix(odd.Name, " file") &&
+						!strings.HasPrefix(odd.Name, "link"); regular != (err == nil) {
 						t.Errorf("error %v", err)
 					} else if !regular && (!errors.As(err, &unfit) || unfit.Path != name) {
 						t.Errorf("error %v, want an UnfitError that names %s", err, name)

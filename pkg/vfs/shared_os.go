@@ -14,8 +14,8 @@ const (
 	bcachefsMagic = 0xca451a4e
 )
 
-// AllocatedTogether implements SharedSpaceReporter. Where files cannot share blocks, their block counts are enough; elsewhere it reads
-// their extent maps.
+// AllocatedTogether implements SharedSpaceReporter. Where files cannot share blocks, their block counts are enough;
+// elsewhere it reads their extent maps.
 func (f osFS) AllocatedTogether(names []string) (int64, error) {
 	var total int64
 	var shared []blockRange
@@ -23,7 +23,8 @@ func (f osFS) AllocatedTogether(names []string) (int64, error) {
 		if i == 0 {
 			var st unix.Statfs_t
 			err := retryEINTR(func() error { return unix.Statfs(name, &st) })
-			if err == nil && st.Type != unix.XFS_SUPER_MAGIC && uint32(st.Type) != btrfsMagic && uint32(st.Type) != bcachefsMagic {
+			if err == nil && st.Type != unix.XFS_SUPER_MAGIC && uint32(st.Type) != btrfsMagic &&
+				uint32(st.Type) != bcachefsMagic {
 				return sumAllocated(f, names)
 			}
 		}

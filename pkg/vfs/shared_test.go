@@ -16,7 +16,9 @@ import (
 func TestAllocatedTogether(t *testing.T) {
 	mem := memWithDir(t, "/dir")
 	mem.SetReflink(true)
-	for name, fsys := range map[string]FS{"mem": mem, "err": NewErrFS(mem, func(Op, string) error { return nil }), "os": OS, "xfs": OS} {
+	for name, fsys := range map[string]FS{"mem": mem, "err": NewErrFS(mem, func(Op, string) error {
+		return nil
+	}), "os": OS, "xfs": OS} {
 		t.Run(name, func(t *testing.T) {
 			dir := "/dir"
 			switch name {

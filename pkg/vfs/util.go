@@ -17,23 +17,24 @@ type SpaceReporter interface {
 
 // InodeReporter is implemented by file systems that know how many files they can have.
 type InodeReporter interface {
-	// Inodes returns how many inodes the file system that holds name has, and how many are free. A total of 0 means that it has no
-	// such limit.
+	// Inodes returns how many inodes the file system that holds name has, and how many are free. A total of 0 means
+	// that it has no such limit.
 	Inodes(name string) (total, free int64, err error)
 }
 
 // NoSpace reports whether an error says that a file system, or the caller's quota on it, has no block or no inode left.
 func NoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
-// SharedSpaceReporter is implemented by file systems that know what files take whose blocks may be the same (see Cloner).
+// SharedSpaceReporter is implemented by file systems that know what files take whose blocks may be the same (see
+// Cloner).
 type SharedSpaceReporter interface {
 	// AllocatedTogether returns the space that files take together: what several of them share counts once. The files are
 	// on one file system; those that are not there count nothing. It may have to read each file's extent map.
 	AllocatedTogether(names []string) (int64, error)
 }
 
-// ReadFile returns the contents of a file. One with more than maxBytes is an *UnfitError: what is read is on disk, and anybody may
-// have put it there.
+// ReadFile returns the contents of a file. One with more than maxBytes is an *UnfitError: what is read is on disk, and
+// anybody may have put it there.
 func ReadFile(fsys FS, name string, maxBytes int64) ([]byte, error) {
 	f, err := fsys.OpenReadOnly(name)
 	if err != nil {
@@ -45,7 +46,8 @@ func ReadFile(fsys FS, name string, maxBytes int64) ([]byte, error) {
 		return nil, err
 	}
 	if size > maxBytes {
-		return nil, &UnfitError{Path: name, Reason: fmt.Sprintf("it has %d bytes, and cannot have more than %d", size, maxBytes)}
+		return nil, &UnfitError{Path: name,
+			Reason: fmt.Sprintf("it has %d bytes, and cannot have more than %d", size, maxBytes)}
 	}
 	data := make([]byte, size)
 	n, err := f.ReadAt(data, 0)
@@ -64,7 +66,8 @@ func AllocatedBytes(info fs.FileInfo) (int64, error) {
 	return st.Blocks * 512, nil // st_blocks counts 512 bytes whatever the file system's block size
 }
 
-// sumAllocated adds the space that files take, without a look at what they share. Files that are not there count nothing.
+// sumAllocated adds the space that files take, without a look at what they share. Files that are not there count
+// nothing.
 func sumAllocated(fsys FS, names []string) (total int64, err error) {
 	for _, name := range names {
 		info, err := fsys.Stat(name)

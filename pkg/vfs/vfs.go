@@ -5,8 +5,8 @@
 // It is what makes durability testable: MemFS.CrashClone returns the file system as a power loss at that instant
 // could have left it, with exactly what was synced, or a random superset of it.
 //
-// It is not a general file system abstraction: no permissions, no links, no working directory. Names are slash-separated
-// paths as the os package takes them. All implementations are safe for concurrent use.
+// It is not a general file system abstraction: no permissions, no links, no working directory. Names are
+// slash-separated paths as the os package takes them. All implementations are safe for concurrent use.
 package vfs
 
 import (
@@ -65,9 +65,9 @@ type File interface {
 
 // Exchanger is implemented by file systems that can exchange two files (renameat2 with RENAME_EXCHANGE).
 type Exchanger interface {
-	// Exchange makes each of two files, which both exist, have the other's name, as one instant also in a crash. It takes neither
-	// space nor an inode. It is durable after a SyncDir of the files' directory. Where the file system cannot do it the error is
-	// errors.ErrUnsupported and nothing has changed.
+	// Exchange makes each of two files, which both exist, have the other's name, as one instant also in a crash. It
+	// takes neither space nor an inode. It is durable after a SyncDir of the files' directory. Where the file system
+	// cannot do it the error is errors.ErrUnsupported and nothing has changed.
 	Exchange(a, b string) error
 }
 

@@ -26,7 +26,8 @@ type calls struct {
 }
 
 // measureCalls counts the system calls of both replicators with strace. It slows them down several times, so the counts
-// are of a slower run: what is shared by requests that come at the same time, as a flush is, can be shared by more or fewer.
+// are of a slower run: what is shared by requests that come at the same time, as a flush is, can be shared by more or
+// fewer.
 func (e *env) measureCalls(ctx context.Context, p *piece) error {
 	e.say("system calls")
 	return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
@@ -81,7 +82,8 @@ func (e *env) trace(ctx context.Context, pid int, b *bed, l load) (_ map[string]
 	signalErr := cmd.Process.Signal(syscall.SIGINT)
 	if err := cmd.Wait(); err != nil && attachErr == nil {
 		var exit *exec.ExitError
-		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGINT && exit.ExitCode() != 128+int(syscall.SIGINT) {
+		if !errors.As(err, &exit) ||
+			exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGINT && exit.ExitCode() != 128+int(syscall.SIGINT) {
 			return nil, sample{}, fmt.Errorf("strace: %w: %s", err, stderr.Bytes())
 		}
 	}
@@ -121,7 +123,8 @@ func waitTraced(ctx context.Context, pid int) error {
 	}
 }
 
-// parseStrace reads the table of strace -c: % time, seconds, microseconds per call, calls, errors if there were any, name.
+// parseStrace reads the table of strace -c: % time, seconds, microseconds per call, calls, errors if there were any,
+// name.
 func parseStrace(text []byte) (map[string]float64, error) {
 	counts := map[string]float64{}
 	for line := range bytes.Lines(text) {

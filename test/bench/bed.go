@@ -98,7 +98,9 @@ func waitCaughtUp(ctx context.Context, pair *testsite.Pair, group string) error 
 	if err != nil {
 		return err
 	}
-	_, err = pair.B.WaitGroup(ctx, group, "applied", func(s *sidecarpb.GroupStatus) bool { return s.GetAppliedOrdinal() >= g.GetHeadOrdinal() })
+	_, err = pair.B.WaitGroup(ctx, group, "applied", func(s *sidecarpb.GroupStatus) bool {
+		return s.GetAppliedOrdinal() >= g.GetHeadOrdinal()
+	})
 	return err
 }
 
@@ -177,7 +179,8 @@ func (e *env) slipstreamBed(ctx context.Context, pair *testsite.Pair, v variant,
 			parameters["slipstream.dev/order"] = "ack"
 		}
 		volume, err := pair.A.CreateVolume(ctx, testsite.VolumeOptions{
-			Name: fmt.Sprintf("%s-%d", o.name, i), SizeBytes: o.sizeBytes, FSType: "ext4", Block: !o.filesystem, Parameters: parameters,
+			Name: fmt.Sprintf("%s-%d", o.name, i), SizeBytes: o.sizeBytes, FSType: "ext4", Block: !o.filesystem,
+			Parameters: parameters,
 		})
 		if err != nil {
 			return nil, err
@@ -213,7 +216,8 @@ func (e *env) join(ctx context.Context, pair *testsite.Pair, b *bed, o bedOption
 	for i := range max(1, o.groups) {
 		groups = append(groups, fmt.Sprintf("%s-%d", o.name, i))
 		request := &sidecarpb.CreateGroupRequest{
-			Name: groups[i], Settings: &sidecarpb.GroupSettings{Remote: new(pair.B.Config.Name), JournalSizeBytes: &e.journalBytes},
+			Name:     groups[i],
+			Settings: &sidecarpb.GroupSettings{Remote: new(pair.B.Config.Name), JournalSizeBytes: &e.journalBytes},
 		}
 		if _, err := pair.A.Sidecar.CreateGroup(ctx, request); err != nil {
 			return err

@@ -1,10 +1,10 @@
-// The bench measures what replication costs: the same loads on a plain loop device and on a replicated volume of two real
-// sites on this machine, in turn, and writes down the ratios beside their targets. docs/performance.md has the method
-// and the latest results.
+// The bench measures what replication costs: the same loads on a plain loop device and on a replicated volume of two
+// real sites on this machine, in turn, and writes down the ratios beside their targets. docs/performance.md has the
+// method and the latest results.
 //
-// A stage sets up devices for all its variants (beds) and runs its loads on them. A round runs each load on every variant
-// before it goes on to the next load, beginning with another variant each round, so that a machine whose speed changes
-// does so for all variants. A row's ratio is the median over the rounds of the quotient of two neighbouring
+// A stage sets up devices for all its variants (beds) and runs its loads on them. A round runs each load on every
+// variant before it goes on to the next load, beginning with another variant each round, so that a machine whose speed
+// changes does so for all variants. A row's ratio is the median over the rounds of the quotient of two neighbouring
 // measurements, not the quotient of two medians. After each measurement everything that was put off (journal records
 // not applied or not shipped, dirty pages) is finished off the clock, so that no variant pays for the one before it.
 //

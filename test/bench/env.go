@@ -81,7 +81,8 @@ func (e *env) withPair(ctx context.Context, use func(context.Context, *testsite.
 }
 
 // withPairIn does so below a directory. configure, if there is one, changes the sites before they start.
-func (e *env) withPairIn(ctx context.Context, parent string, configure func(*testsite.Pair), use func(context.Context, *testsite.Pair) error) (err error) {
+func (e *env) withPairIn(ctx context.Context, parent string, configure func(*testsite.Pair),
+	use func(context.Context, *testsite.Pair) error) (err error) {
 	options := testsite.Options{BinDir: e.binDir, Parent: parent}
 	if e.applyInterval > 0 {
 		options.ReplicatorArgs = append(options.ReplicatorArgs, "--apply-interval", e.applyInterval.String())

@@ -23,7 +23,8 @@ func (e *env) measureFailover(ctx context.Context, p *piece) error {
 	lazy.applyInterval = time.Hour
 	lazy.journalBytes = 4 * e.unappliedBytes
 	return lazy.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
-		volume, err := pair.A.CreateVolume(ctx, testsite.VolumeOptions{Name: "v", SizeBytes: e.unappliedBytes, Block: true, Parameters: testsite.Replicable()})
+		volume, err := pair.A.CreateVolume(ctx, testsite.VolumeOptions{Name: "v", SizeBytes: e.unappliedBytes,
+			Block: true, Parameters: testsite.Replicable()})
 		if err != nil {
 			return err
 		}
@@ -61,8 +62,10 @@ func (e *env) measureFailover(ctx context.Context, p *piece) error {
 		if err != nil {
 			return fmt.Errorf("restarting the replicator: %w", err)
 		}
-		p.Rows = append(p.Rows, measured("restart of a killed replicator: from its start to the first write and flush", []float64{restart.Seconds()}, "s", 1,
-			fmt.Sprintf("%.0f MiB unapplied", unapplied(primary))))
+		p.Rows = append(p.Rows,
+			measured("restart of a killed replicator: from its start to the first write and flush",
+				[]float64{restart.Seconds()}, "s", 1,
+				fmt.Sprintf("%.0f MiB unapplied", unapplied(primary))))
 
 		took, err := failOver(ctx, pair, b.group, volume)
 		if err != nil {

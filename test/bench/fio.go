@@ -36,7 +36,8 @@ func (l fioLoad) unit() string {
 
 func (l fioLoad) arguments(devices []string, sizeBytes int64, d time.Duration, seed uint64) []string {
 	common := []string{
-		"--output-format=json", "--thread", "--group_reporting", "--direct=1", "--rw=" + l.pattern, "--bs=" + strconv.Itoa(l.blockSize),
+		"--output-format=json", "--thread", "--group_reporting", "--direct=1", "--rw=" + l.pattern,
+		"--bs=" + strconv.Itoa(l.blockSize),
 		"--size=" + strconv.FormatInt(sizeBytes, 10), "--time_based", fmt.Sprintf("--runtime=%dms", d.Milliseconds()),
 		// The same blocks for every variant of a round; with refills, or compression would look better than it is.
 		"--norandommap", "--randseed=" + strconv.FormatUint(seed, 10), "--refill_buffers",
@@ -132,8 +133,8 @@ func parseFio(text []byte, l fioLoad) (sample, error) {
 	return s, nil
 }
 
-// run runs a program to its end, or to the context's, and returns its standard output. It is in a process group of its own,
-// so that a Ctrl-C at the terminal reaches only the bench, which takes everything down in order.
+// run runs a program to its end, or to the context's, and returns its standard output. It is in a process group of its
+// own, so that a Ctrl-C at the terminal reaches only the bench, which takes everything down in order.
 func run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	return runAs(ctx, nil, name, args...)
 }

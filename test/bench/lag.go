@@ -25,7 +25,8 @@ const lagInterval = 20 * time.Millisecond
 // watchLag collects a group's lag, in milliseconds over seconds, until stop, which returns it.
 func watchLag(ctx context.Context, s *testsite.Site, group string) (stop func() []report.Point, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	stream, err := s.Sidecar.WatchGroup(ctx, &sidecarpb.WatchGroupRequest{Name: group, IntervalMillis: lagInterval.Milliseconds()})
+	stream, err := s.Sidecar.WatchGroup(ctx, &sidecarpb.WatchGroupRequest{Name: group,
+		IntervalMillis: lagInterval.Milliseconds()})
 	if err != nil {
 		cancel()
 		return nil, err
@@ -84,8 +85,8 @@ func lines() []line {
 	}
 }
 
-// delayed is a line through a proxy, because the kernel's netem is not everywhere. Whether a delay is meant of one way or of
-// a round trip is a matter of taste, so both are measured.
+// delayed is a line through a proxy, because the kernel's netem is not everywhere. Whether a delay is meant of one way
+// or of a round trip is a matter of taste, so both are measured.
 func delayed(name string, oneWay time.Duration) line {
 	return line{name, func(_ context.Context, target string) (*openLine, error) {
 		proxy, err := linktest.NewProxy("127.0.0.1:0", target)
@@ -238,7 +239,8 @@ func (e *env) lagOn(ctx context.Context, l line, p *piece) (points []report.Poin
 			for _, point := range points {
 				values = append(values, point.Y)
 			}
-			note := fmt.Sprintf("%.0f transactions per second for %v, %d samples; spread is of the samples", s.value, time.Since(began).Round(time.Second), len(values))
+			note := fmt.Sprintf("%.0f transactions per second for %v, %d samples; spread is of the samples", s.value,
+				time.Since(began).Round(time.Second), len(values))
 			for _, q := range []struct {
 				name   string
 				q      float64
@@ -295,7 +297,8 @@ func (e *env) backlog(ctx context.Context, pair *testsite.Pair, b *bed, l line, 
 	row := measured("shipping a backlog, "+l.name, []float64{rate / (1 << 20)}, "MiB/s", 0, note)
 	if l.name == "100 Mbit/s" {
 		target, ratio := 0.9, rate/lineBandwidth
-		row.Name, row.Target, row.Ratio, row.Spread = "share of a line of 100 Mbit/s that a backlog uses", &target, &ratio, [2]float64{ratio, ratio}
+		row.Name, row.Target, row.Ratio, row.Spread = "share of a line of 100 Mbit/s that a backlog uses", &target,
+			&ratio, [2]float64{ratio, ratio}
 	}
 	p.Rows = append(p.Rows, row.judge())
 	return nil

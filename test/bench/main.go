@@ -36,16 +36,20 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	flags.SetOutput(stderr)
 	quick := flags.Bool("quick", false, "only the comparisons with a plain loop device, in a few minutes")
 	binDir := flags.String("bin-dir", "bin", "`directory` of csi-driver and replicator")
-	flags.StringVar(&e.tempDir, "temp-dir", "", "`directory` whose file system takes images and journals; default the system's")
-	flags.StringVar(&e.resultsDir, "results", "bench-results", "`directory` for summary.json, results.json, table.md and report.html")
+	flags.StringVar(&e.tempDir, "temp-dir", "",
+		"`directory` whose file system takes images and journals; default the system's")
+	flags.StringVar(&e.resultsDir, "results", "bench-results",
+		"`directory` for summary.json, results.json, table.md and report.html")
 	only := flags.String("only", "", "`regexp` of names of stages: only those")
 	loads := flags.String("loads", "", "`regexp` of names of loads: only those")
 	variants := flags.String("variants", "", "`regexp` of what the loads run on beside the plain loop device: only those")
 	cell := flags.Duration("duration", 0, "of one measurement; default that of the mode")
 	rounds := flags.Int("rounds", 0, "of each comparison; default those of the mode")
 	lagDuration := flags.Duration("lag-duration", 0, "of the load on each line; default that of the mode")
-	memoryDuration := flags.Duration("memory-duration", 0, "of the load under which memory is watched; default that of the mode")
-	merge := flags.Bool("merge", false, "add to the results that are there, in place of earlier ones of the same load or stage")
+	memoryDuration := flags.Duration("memory-duration", 0,
+		"of the load under which memory is watched; default that of the mode")
+	merge := flags.Bool("merge", false,
+		"add to the results that are there, in place of earlier ones of the same load or stage")
 	flags.BoolVar(&e.verbose, "v", false, "print every measurement")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -175,13 +179,20 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 func (e *env) method() []string {
 	apply := "after the replicator's default interval"
 	if e.applyInterval > 0 {
-		apply = fmt.Sprintf("after %v instead of the replicator's default interval, so that applying falls into the short measurements", e.applyInterval)
+		apply = fmt.Sprintf(
+			"after %v instead of the replicator's default interval, so that applying falls into the short measurements",
+			e.applyInterval)
 	}
 	return []string{
-		fmt.Sprintf("%d rounds of %v for each load and variant, in turn. A ratio is the median over the rounds of the quotient with the plain loop device's measurement of the same round.", e.rounds, e.cell),
-		fmt.Sprintf("Replicated volumes have a live secondary on the same machine and the same disk. Durable records are applied to the images %s. "+
-			"Between measurements everything put off is finished off the clock.", apply),
-		fmt.Sprintf("fio works on raw devices of %d MiB with direct I/O, depth by jobs where each write is flushed; pgbench on ext4 at scale %d. All images were written in full before.",
+		fmt.Sprintf(
+			"%d rounds of %v for each load and variant, in turn. A ratio is the median over the rounds of the "+
+				"quotient with the plain loop device's measurement of the same round.", e.rounds, e.cell),
+		fmt.Sprintf(
+			"Replicated volumes have a live secondary on the same machine and the same disk. Durable records are "+
+				"applied to the images %s. Between measurements everything put off is finished off the clock.", apply),
+		fmt.Sprintf(
+			"fio works on raw devices of %d MiB with direct I/O, depth by jobs where each write is flushed; pgbench "+
+				"on ext4 at scale %d. All images were written in full before.",
 			e.deviceBytes>>20, e.scale),
 	}
 }

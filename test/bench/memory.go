@@ -38,16 +38,21 @@ func (e *env) measureMemory(ctx context.Context, p *piece) error {
 			if err != nil {
 				return err
 			}
-			p.Rows = append(p.Rows, measured(fmt.Sprintf("resident memory, 8 volumes under load for %v, %s's replicator, peak", e.memoryDuration, where),
-				[]float64{peak / (1 << 20)}, "MiB", 192, ""))
+			p.Rows = append(p.Rows,
+				measured(fmt.Sprintf("resident memory, 8 volumes under load for %v, %s's replicator, peak",
+					e.memoryDuration, where),
+					[]float64{peak / (1 << 20)}, "MiB", 192, ""))
 			growth, err := growth(series[i])
 			if err != nil {
 				return err
 			}
-			p.Rows = append(p.Rows, measured(fmt.Sprintf("resident memory, %s's replicator, last fifth of %v against the second", where, e.memoryDuration),
-				[]float64{growth}, "times", flatGrowth, ""))
+			p.Rows = append(p.Rows,
+				measured(fmt.Sprintf("resident memory, %s's replicator, last fifth of %v against the second", where,
+					e.memoryDuration),
+					[]float64{growth}, "times", flatGrowth, ""))
 		}
-		p.Figures = append(p.Figures, report.Figure{Plot: figure, Caption: "Under 4 KiB random writes with a flush each on eight volumes of one group."})
+		p.Figures = append(p.Figures, report.Figure{Plot: figure,
+			Caption: "Under 4 KiB random writes with a flush each on eight volumes of one group."})
 		return nil
 	})
 }

@@ -31,7 +31,8 @@ func TestParseFio(t *testing.T) {
 		{"no flushes", fioLoad{pattern: "randwrite", blockSize: 4096, depth: 1},
 			sample{value: 150.5, operations: 301, bytes: 301 * 4096, p99: 6 * time.Microsecond}},
 		{"bandwidth", fioLoad{pattern: "write", blockSize: 256 << 10, depth: 1},
-			sample{value: (411648 + 204800) / float64(1<<20), operations: 301, bytes: 301 * 256 << 10, p99: 6 * time.Microsecond}},
+			sample{value: (411648 + 204800) / float64(1<<20), operations: 301, bytes: 301 * 256 << 10,
+				p99: 6 * time.Microsecond}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := parseFio([]byte(fioJSON), test.load)
@@ -79,7 +80,8 @@ tps = 617.25 (without initial connection time)
 }
 
 func TestParseStat(t *testing.T) {
-	u, err := parseStat([]byte("cpu  100 1 50 1000 20 0 4 5 7 0\ncpu0 100 1 50 1000 20 0 4 5 7 0\nintr 5 1\nctxt 987654\n"))
+	u, err := parseStat(
+		[]byte("cpu  100 1 50 1000 20 0 4 5 7 0\ncpu0 100 1 50 1000 20 0 4 5 7 0\nintr 5 1\nctxt 987654\n"))
 	// Idle and waiting for I/O are left out, stolen time, and guest time, which user time has in it.
 	if err != nil || u.CPU != 155*10*time.Millisecond || u.Switches != 987654 {
 		t.Errorf("got %+v, %v", u, err)

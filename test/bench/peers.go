@@ -20,12 +20,12 @@ import (
 
 // The nearest peer in user space is qemu-storage-daemon: it exports an image through FUSE, a loop device over that
 // makes it a block device as Slipstream's shim does, and a mirror job copies it to an NBD server, here a second daemon
-// with its own image in place of the other site. copy-mode=background copies what is dirty when it gets to it, without an
-// order; with write-blocking a write is complete when both have it.
+// with its own image in place of the other site. copy-mode=background copies what is dirty when it gets to it, without
+// an order; with write-blocking a write is complete when both have it.
 //
 // A writable FUSE export and a mirror job refuse to share a node (QEMU 7.2: both want the permission to resize). So
-// the mirrored node goes through NBD on a Unix socket to a daemon in front that exports it through FUSE. That hop is the
-// peer's cost of being used in this way; the variant without a mirror has no such hop, and shows the export alone.
+// the mirrored node goes through NBD on a Unix socket to a daemon in front that exports it through FUSE. That hop is
+// the peer's cost of being used in this way; the variant without a mirror has no such hop, and shows the export alone.
 
 // daemon is a running qemu-storage-daemon.
 type daemon struct {
@@ -70,7 +70,8 @@ func (d *daemon) stop() error {
 		case <-time.After(20 * time.Second):
 		}
 	}
-	return errors.Join(append(errs, fmt.Errorf("qemu-storage-daemon, pid %d, does not end: it waits in the kernel", d.cmd.Process.Pid))...)
+	return errors.Join(append(errs,
+		fmt.Errorf("qemu-storage-daemon, pid %d, does not end: it waits in the kernel", d.cmd.Process.Pid))...)
 }
 
 // waitFor waits until something is there that the daemon makes when it starts.
@@ -125,7 +126,8 @@ func (q *qmp) call(command string, arguments any) (json.RawMessage, error) {
 	if arguments != nil {
 		request["arguments"] = arguments
 	}
-	if err := errors.Join(q.conn.SetDeadline(time.Now().Add(time.Minute)), json.NewEncoder(q.conn).Encode(request)); err != nil {
+	if err := errors.Join(q.conn.SetDeadline(time.Now().Add(time.Minute)),
+		json.NewEncoder(q.conn).Encode(request)); err != nil {
 		return nil, err
 	}
 	for {
@@ -183,7 +185,8 @@ func (q *qmp) waitMirrored(ctx context.Context, timeout time.Duration) error {
 
 // peerBeds makes beds of qemu-storage-daemon in a pair's directory: without a mirror, and one for each mode of it. stop
 // is to be called in any case, before the pair is closed.
-func (e *env) peerBeds(ctx context.Context, pair *testsite.Pair, o bedOptions) (stop func() error, beds []*bed, err error) {
+func (e *env) peerBeds(ctx context.Context, pair *testsite.Pair,
+	o bedOptions) (stop func() error, beds []*bed, err error) {
 	var running []func() error
 	stop = func() error {
 		var errs []error
@@ -264,7 +267,8 @@ func (b *peerBed) add(ctx context.Context, dir string, filesystem bool) error {
 		if err := b.mirror(ctx, path); err != nil {
 			return err
 		}
-		front = []string{"--blockdev", "driver=nbd,node-name=front,export=source,server.type=unix,server.path=" + path("here.sock")}
+		front = []string{"--blockdev",
+			"driver=nbd,node-name=front,export=source,server.type=unix,server.path=" + path("here.sock")}
 	}
 	export := "type=fuse,id=export,node-name=front,writable=on,mountpoint=" + path("export")
 	serving, err := b.start(&b.here, dir, "front", append(front, "--export", export, "--pidfile", path("front.pid"))...)
@@ -275,7 +279,8 @@ func (b *peerBed) add(ctx context.Context, dir string, filesystem bool) error {
 	if err := serving.waitFor(ctx, "its export", exists(path("front.pid"))); err != nil {
 		return err
 	}
-	if serving.loop, err = blockdev.AttachLoop(blockdev.LoopConfig{BackingPath: path("export"), SizeLimitBytes: b.sizeBytes}); err != nil {
+	if serving.loop, err = blockdev.AttachLoop(blockdev.LoopConfig{BackingPath: path("export"),
+		SizeLimitBytes: b.sizeBytes}); err != nil {
 		return err
 	}
 	if !filesystem {
@@ -291,7 +296,8 @@ func (b *peerBed) add(ctx context.Context, dir string, filesystem bool) error {
 	return fillFS(mount)
 }
 
-// mirror starts the daemon that takes the copy, and the one that mirrors to it and offers the mirrored node on here.sock.
+// mirror starts the daemon that takes the copy, and the one that mirrors to it and offers the mirrored node on
+// here.sock.
 func (b *peerBed) mirror(ctx context.Context, path func(string) string) error {
 	there, err := b.start(&b.there, path(""), "there",
 		"--blockdev", "driver=file,node-name=copy,filename="+path("copy"),
@@ -318,7 +324,8 @@ func (b *peerBed) mirror(ctx context.Context, path func(string) string) error {
 	*b.running = append(*b.running, monitor.conn.Close)
 	b.monitors = append(b.monitors, monitor)
 	if _, err := monitor.call("blockdev-mirror", map[string]any{
-		"job-id": "mirror", "device": "image", "target": "peer", "sync": "full", "copy-mode": b.mode, "filter-node-name": "mirrored",
+		"job-id": "mirror", "device": "image", "target": "peer", "sync": "full", "copy-mode": b.mode,
+		"filter-node-name": "mirrored",
 	}); err != nil {
 		return err
 	}

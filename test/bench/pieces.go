@@ -15,8 +15,8 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/report"
 )
 
-// piece is what was measured in one go: a load on its variants, or a stage of another kind. Pieces of several runs on one
-// machine make up one set of results, because an hour without anybody else's work on a machine is hard to come by.
+// piece is what was measured in one go: a load on its variants, or a stage of another kind. Pieces of several runs on
+// one machine make up one set of results, because an hour without anybody else's work on a machine is hard to come by.
 type piece struct {
 	Name   string    `json:"name"`
 	Began  time.Time `json:"began"`
@@ -67,7 +67,8 @@ func (r *results) merge(dir string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if earlier.Machine != r.Machine {
-		return fmt.Errorf("%s is of another machine (%s; this is %s): choose another directory with --results", path, earlier.Machine, r.Machine)
+		return fmt.Errorf("%s is of another machine (%s; this is %s): choose another directory with --results", path,
+			earlier.Machine, r.Machine)
 	}
 	r.Pieces = earlier.Pieces
 	return nil
@@ -151,7 +152,8 @@ var pieceHeader = []string{"piece", "measured", "minutes", "commit", "by"}
 func (r *results) pieceCells() [][]string {
 	var cells [][]string
 	for _, p := range r.Pieces {
-		cells = append(cells, []string{p.Name, p.Ended.UTC().Format("2 January 2006 15:04 UTC"), figure(p.Ended.Sub(p.Began).Minutes()), p.Commit, p.Mode})
+		cells = append(cells, []string{p.Name, p.Ended.UTC().Format("2 January 2006 15:04 UTC"),
+			figure(p.Ended.Sub(p.Began).Minutes()), p.Commit, p.Mode})
 	}
 	return cells
 }

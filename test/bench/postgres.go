@@ -77,7 +77,8 @@ func (p *postgres) template(ctx context.Context, dir string, scale int) (err err
 	if err := p.makeDir(dir); err != nil {
 		return err
 	}
-	if _, err := runAs(ctx, p.credential, filepath.Join(p.bin, "initdb"), "--pgdata", data, "--username=postgres", "--auth=trust",
+	if _, err := runAs(ctx, p.credential, filepath.Join(p.bin, "initdb"), "--pgdata", data, "--username=postgres",
+		"--auth=trust",
 		"--encoding=UTF8", "--locale=C", "--no-sync"); err != nil {
 		return err
 	}
@@ -86,7 +87,8 @@ func (p *postgres) template(ctx context.Context, dir string, scale int) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, server.stop()) }()
-	_, err = runAs(ctx, p.credential, filepath.Join(p.bin, "pgbench"), "--host="+runDir, "--username=postgres", "--initialize", "--quiet",
+	_, err = runAs(ctx, p.credential, filepath.Join(p.bin, "pgbench"), "--host="+runDir, "--username=postgres",
+		"--initialize", "--quiet",
 		"--scale="+strconv.Itoa(scale), "postgres")
 	return err
 }
@@ -157,7 +159,8 @@ func (s *pgServer) stop() error {
 		case <-time.After(30 * time.Second):
 		}
 	}
-	return fmt.Errorf("the PostgreSQL server of %s, pid %d, does not end: it waits in the kernel", s.runDir, s.cmd.Process.Pid)
+	return fmt.Errorf("the PostgreSQL server of %s, pid %d, does not end: it waits in the kernel", s.runDir,
+		s.cmd.Process.Pid)
 }
 
 // pgLoad is pgbench's TPC-B-like load.
@@ -209,9 +212,11 @@ func (l pgLoad) run(ctx context.Context, b *bed, d time.Duration, round int) (sa
 }
 
 func (s *pgServer) pgbench(ctx context.Context, clients int, d time.Duration, round int) (sample, error) {
-	out, err := runAs(ctx, s.credential, filepath.Join(s.bin, "pgbench"), "--host="+s.runDir, "--username=postgres", "--no-vacuum",
+	out, err := runAs(ctx, s.credential, filepath.Join(s.bin, "pgbench"), "--host="+s.runDir, "--username=postgres",
+		"--no-vacuum",
 		// pgbench counts in whole seconds.
-		"--time="+strconv.Itoa(max(1, int(d.Round(time.Second).Seconds()))), "--client="+strconv.Itoa(clients), "--random-seed="+strconv.Itoa(round+1), "postgres")
+		"--time="+strconv.Itoa(max(1, int(d.Round(time.Second).Seconds()))), "--client="+strconv.Itoa(clients),
+		"--random-seed="+strconv.Itoa(round+1), "postgres")
 	if err != nil {
 		return sample{}, err
 	}

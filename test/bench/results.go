@@ -40,7 +40,8 @@ func (r row) cells() []string {
 	if r.P99Millis > 0 {
 		p99 = figure(r.P99Millis) + " / " + figure(r.BaselineP99Millis)
 	}
-	return []string{name, ratio, target, met, figure(r.Spread[0]) + " .. " + figure(r.Spread[1]), figure(r.Value), baseline, r.Unit, p99}
+	return []string{name, ratio, target, met, figure(r.Spread[0]) + " .. " + figure(r.Spread[1]), figure(r.Value),
+		baseline, r.Unit, p99}
 }
 
 var rowHeader = []string{"load", "ratio", "target", "", "spread", "median", "baseline", "unit", "p99 ms / baseline"}
@@ -68,14 +69,16 @@ func (r *results) writeTable(w io.Writer) error {
 	return t.Flush()
 }
 
-var costHeader = []string{"load", "on", "machine CPU µs", "machine switches", "replicator CPU µs", "switches", "read calls", "write calls", "secondary CPU µs", "CPU µs/MiB here, there"}
+var costHeader = []string{"load", "on", "machine CPU µs", "machine switches", "replicator CPU µs", "switches",
+	"read calls", "write calls", "secondary CPU µs", "CPU µs/MiB here, there"}
 
 func (k cost) cells() []string {
 	perMiB := "-"
 	if k.HereCPUPerMiB > 0 {
 		perMiB = figure(k.HereCPUPerMiB) + ", " + figure(k.ThereCPUPerMiB)
 	}
-	return []string{k.Name, k.Variant, figure(k.MachineCPU), figure(k.MachineSwitches), figure(k.HereCPU), figure(k.HereSwitches),
+	return []string{k.Name, k.Variant, figure(k.MachineCPU), figure(k.MachineSwitches), figure(k.HereCPU),
+		figure(k.HereSwitches),
 		figure(k.HereReads), figure(k.HereWrites), figure(k.ThereCPU), perMiB}
 }
 
@@ -128,7 +131,7 @@ func (r *results) markdown() string {
 		b.WriteString("\n")
 	}
 	table(rowHeader, r.rowCells())
-	b.WriteString("Per operation of the load (a write with its flush where there is one, a read, a transaction):\n\n")
+	b.WriteString("Per operation of the load (a write with its flush if it has one, a read, a transaction):\n\n")
 	table(costHeader, r.costCells())
 	if len(r.calls()) > 0 {
 		b.WriteString("System calls of the replicators per operation of the load, under strace:\n\n")
@@ -176,7 +179,9 @@ func (r *results) page() report.Page {
 	}
 	p := report.Page{
 		Title: "Slipstream: what replication costs",
-		Lead: fmt.Sprintf("The same loads on a plain loop device and on replicated volumes of two sites on this machine, in turn: %d of %d targets are met.",
+		Lead: fmt.Sprintf(
+			"The same loads on a plain loop device and on replicated volumes of two sites on this machine, in turn: "+
+				"%d of %d targets are met.",
 			met, judged),
 		Facts: []report.Fact{
 			{Name: "date", Value: r.when()}, {Name: "machine", Value: r.Machine},
@@ -186,7 +191,8 @@ func (r *results) page() report.Page {
 		if row.Target == nil || row.Variant == string(off) {
 			continue
 		}
-		card := report.Card{Label: row.Name, Value: figure(row.Value) + " " + row.Unit, Note: "target " + row.cells()[2], Tone: report.Bad}
+		card := report.Card{Label: row.Name, Value: figure(row.Value) + " " + row.Unit,
+			Note: "target " + row.cells()[2], Tone: report.Bad}
 		if row.Ratio != nil {
 			card.Value = fmt.Sprintf("%.2f", *row.Ratio)
 		}
@@ -197,7 +203,8 @@ func (r *results) page() report.Page {
 	}
 	p.Sections = append(p.Sections, report.Section{
 		Title: "Ratios and targets", Paragraphs: r.method(),
-		Table:   &report.Table{Header: rowHeader, Rows: r.rowCells(), Note: "Spread: smallest and largest of the rounds. " + r.notes()},
+		Table: &report.Table{Header: rowHeader, Rows: r.rowCells(),
+			Note: "Spread: smallest and largest of the rounds. " + r.notes()},
 		Figures: r.figures(),
 	})
 	var rounds []report.Figure
@@ -211,19 +218,23 @@ func (r *results) page() report.Page {
 	}
 	if len(r.costs()) > 0 {
 		p.Sections = append(p.Sections, report.Section{
-			Title:      "Where the time goes",
-			Paragraphs: []string{"Per operation of the load: a write with its flush where there is one, a read, a transaction. The machine's numbers include the load itself and whatever else ran."},
-			Table:      &report.Table{Header: costHeader, Rows: r.costCells()},
+			Title: "Where the time goes",
+			Paragraphs: []string{
+				"Per operation of the load: a write with its flush if it has one, a read, a transaction. The " +
+					"machine's numbers include the load itself and whatever else ran."},
+			Table: &report.Table{Header: costHeader, Rows: r.costCells()},
 		})
 	}
 	if len(r.calls()) > 0 {
 		p.Sections = append(p.Sections, report.Section{
-			Title:      "System calls",
-			Paragraphs: []string{"Of the replicators per operation of the load, counted by strace, which slows them down several times."},
-			Table:      &report.Table{Header: callsHeader, Rows: r.callCells()},
+			Title: "System calls",
+			Paragraphs: []string{
+				"Of the replicators per operation of the load, counted by strace, which slows them down several times."},
+			Table: &report.Table{Header: callsHeader, Rows: r.callCells()},
 		})
 	}
-	p.Sections = append(p.Sections, report.Section{Title: "When each was measured", Table: &report.Table{Header: pieceHeader, Rows: r.pieceCells()}})
+	p.Sections = append(p.Sections, report.Section{Title: "When each was measured",
+		Table: &report.Table{Header: pieceHeader, Rows: r.pieceCells()}})
 	return p
 }
 

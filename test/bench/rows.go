@@ -106,7 +106,8 @@ func (c *comparison) peerRows() []row {
 		}
 		ratio := median(quotients)
 		r := row{
-			Name: c.name + ", replicated against " + string(v), Variant: againstPeer, Ratio: &ratio, Target: &target, Unit: c.load.unit(),
+			Name: c.name + ", replicated against " + string(v), Variant: againstPeer, Ratio: &ratio, Target: &target,
+			Unit:   c.load.unit(),
 			Rounds: len(quotients), Value: median(mapValues(c.values(replicated))), Baseline: median(mapValues(c.values(v))),
 			Note: "baseline and its p99 are the peer's", P99Millis: c.p99(replicated), BaselineP99Millis: c.p99(v),
 		}
@@ -130,7 +131,8 @@ func (c *comparison) cpuRows() []row {
 			per = s.bytes / (1 << 20)
 		}
 		if per > 0 {
-			here, there = append(here, float64(s.here.CPU.Microseconds())/per), append(there, float64(s.there.CPU.Microseconds())/per)
+			here, there = append(here, float64(s.here.CPU.Microseconds())/per), append(there,
+				float64(s.there.CPU.Microseconds())/per)
 		}
 	}
 	if len(here) == 0 {

@@ -24,7 +24,8 @@ func TestStats(t *testing.T) {
 		{[]float64{4, 3, 2, 1}, 2.5, 4, 1},
 	} {
 		low, high := spread(test.values)
-		if m, q := median(test.values), quantile(test.values, 0.99); m != test.median || q != test.q || low != test.lo || high != test.q {
+		if m, q := median(test.values), quantile(test.values,
+			0.99); m != test.median || q != test.q || low != test.lo || high != test.q {
 			t.Errorf("%v: median %v, 99th percentile %v, spread %v to %v", test.values, m, q, low, high)
 		}
 	}
@@ -35,7 +36,8 @@ func TestStats(t *testing.T) {
 
 // testComparison: the ratios of the rounds are 0.5, 1 and 2, while that of the medians would be 1.5.
 func testComparison() *comparison {
-	c := &comparison{name: "load", load: fioLoad{blockSize: 4096}, targets: map[variant]float64{replicated: 0.95, off: 1.1, ack: 0}}
+	c := &comparison{name: "load", load: fioLoad{blockSize: 4096},
+		targets: map[variant]float64{replicated: 0.95, off: 1.1, ack: 0}}
 	for round, values := range [][3]float64{{100, 50, 100}, {200, 200, 200}, {300, 600, 300}} {
 		for i, v := range []variant{plain, replicated, off} {
 			c.add(v, round, sample{value: values[i], operations: values[i], bytes: values[i] * (1 << 20), p99: time.Millisecond,
@@ -51,7 +53,8 @@ func TestRows(t *testing.T) {
 		t.Fatalf("%d rows: %+v", len(rows), rows)
 	}
 	r := rows[0]
-	if r.Variant != string(replicated) || *r.Ratio != 1 || r.Spread != [2]float64{0.5, 2} || r.Rounds != 3 || !*r.Met || r.Value != 200 || r.Baseline != 200 {
+	if r.Variant != string(replicated) || *r.Ratio != 1 || r.Spread != [2]float64{0.5, 2} || r.Rounds != 3 || !*r.Met ||
+		r.Value != 200 || r.Baseline != 200 {
 		t.Errorf("replicated: %+v", r)
 	}
 	if r = rows[1]; *r.Ratio != 1 || *r.Met {
@@ -86,7 +89,8 @@ func TestCPURows(t *testing.T) {
 	}
 	c.load = fsyncEach
 	c.add(replicated, 0, sample{flushes: 1e6, here: usage{CPU: 50 * time.Second}, there: usage{CPU: 20 * time.Second}})
-	if rows := c.cpuRows(); len(rows) != 2 || rows[0].Value != 50 || rows[1].Value != 20 || rows[0].Unit != "µs per flush" {
+	if rows := c.cpuRows(); len(rows) != 2 || rows[0].Value != 50 || rows[1].Value != 20 ||
+		rows[0].Unit != "µs per flush" {
 		t.Errorf("per flush: %+v", rows)
 	}
 	c.load = fioLoad{pattern: "write", blockSize: 1 << 20, flushEvery: 64}
@@ -114,7 +118,8 @@ func TestCosts(t *testing.T) {
 			continue
 		}
 		// Three rounds: 3 s of CPU for 850 operations of 1 MiB.
-		if want := 3e6 / 850; math.Abs(k.HereCPU-want) > 1e-6 || math.Abs(k.HereCPUPerMiB-want) > 1e-6 || math.Abs(k.ThereCPU-want/2) > 1e-6 {
+		if want := 3e6 / 850; math.Abs(k.HereCPU-want) > 1e-6 || math.Abs(k.HereCPUPerMiB-want) > 1e-6 ||
+			math.Abs(k.ThereCPU-want/2) > 1e-6 {
 			t.Errorf("%+v", k)
 		}
 		return
@@ -159,7 +164,8 @@ func TestResultFiles(t *testing.T) {
 	if err := json.Unmarshal(text, &rows); err != nil {
 		t.Fatal(err)
 	}
-	if len(rows) != 3 || rows[0]["name"] != "load" || rows[0]["ratio"] != 1.0 || rows[0]["target"] != 0.95 || rows[1]["ratio"] != nil {
+	if len(rows) != 3 || rows[0]["name"] != "load" || rows[0]["ratio"] != 1.0 || rows[0]["target"] != 0.95 ||
+		rows[1]["ratio"] != nil {
 		t.Errorf("summary.json: %s", text)
 	}
 	var table bytes.Buffer
@@ -186,7 +192,8 @@ func testResults() *results {
 	}
 	p := e.newPiece("lag, near")
 	p.Rows = []row{measured("lag", []float64{10}, "ms", 50, "a note")}
-	p.Figures = []report.Figure{{Plot: report.Plot{Title: "Lag", Series: []report.Series{{Name: "near", Points: []report.Point{{X: 1, Y: 2}}}}}}}
+	p.Figures = []report.Figure{
+		{Plot: report.Plot{Title: "Lag", Series: []report.Series{{Name: "near", Points: []report.Point{{X: 1, Y: 2}}}}}}}
 	r.take(p.end())
 	return r
 }

@@ -28,8 +28,8 @@ func reads(target float64) map[variant]float64 {
 
 const kib4, kib256 = 4 << 10, 256 << 10
 
-// sequentialFlush is how many writes of 256 KiB are between two flushes: 64 MiB. Without any, a plain loop device writes to
-// memory only for as long as the bench runs.
+// sequentialFlush is how many writes of 256 KiB are between two flushes: 64 MiB. Without any, a plain loop device
+// writes to memory only for as long as the bench runs.
 const sequentialFlush = 256
 
 // fioStage are the fio loads on one raw device.
@@ -42,10 +42,13 @@ func (e *env) fioStage() *stage {
 		{name: "fio 4 KiB random write, fsync each, depth 8", load: random(8, 1), targets: writes(1.1)},
 		{name: "fio 4 KiB random write, no flush, depth 1", load: random(1, 0), targets: writes(0.9)},
 		{name: "fio 4 KiB random write, no flush, depth 16", load: random(16, 0), targets: writes(0.9)},
-		{name: "fio 256 KiB sequential write, journal on the images' disk", load: fioLoad{pattern: "write", blockSize: kib256, depth: 4, flushEvery: sequentialFlush},
+		{name: "fio 256 KiB sequential write, journal on the images' disk",
+			load:    fioLoad{pattern: "write", blockSize: kib256, depth: 4, flushEvery: sequentialFlush},
 			targets: writes(0.45), note: "a flush every 64 MiB; primary and secondary share the disk"},
-		{name: "fio 4 KiB random read, depth 1", load: fioLoad{pattern: "randread", blockSize: kib4, depth: 1}, targets: reads(0.9)},
-		{name: "fio 4 KiB random read, depth 16", load: fioLoad{pattern: "randread", blockSize: kib4, depth: 16}, targets: reads(0.95)},
+		{name: "fio 4 KiB random read, depth 1", load: fioLoad{pattern: "randread", blockSize: kib4, depth: 1},
+			targets: reads(0.9)},
+		{name: "fio 4 KiB random read, depth 16", load: fioLoad{pattern: "randread", blockSize: kib4, depth: 16},
+			targets: reads(0.95)},
 	}}
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) (err error) {
@@ -95,7 +98,8 @@ func (e *env) growthStages() []*stage {
 	for _, size := range []struct{ volumes, groups int }{{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}} {
 		name := fmt.Sprintf("growth: %d volumes in %d groups", size.volumes, size.groups)
 		s := &stage{name: name, comparisons: []*comparison{{
-			name: name + ", 4 KiB random write with fsync each on all of them, total", load: fsyncEach, targets: map[variant]float64{replicated: 0},
+			name: name + ", 4 KiB random write with fsync each on all of them, total", load: fsyncEach,
+			targets: map[variant]float64{replicated: 0},
 		}}}
 		s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 			return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
@@ -116,7 +120,8 @@ func (e *env) growthStages() []*stage {
 					if err != nil {
 						return err
 					}
-					s.comparisons[0].more = append(s.comparisons[0].more, measured(name+", resident memory of the "+where+"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", 0, ""))
+					s.comparisons[0].more = append(s.comparisons[0].more,
+						measured(name+", resident memory of the "+where+"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", 0, ""))
 				}
 				return nil
 			})
@@ -126,8 +131,8 @@ func (e *env) growthStages() []*stage {
 	return stages
 }
 
-// separateStage is the sequential write with images and journals on file systems of their own. Both are loop-backed, since a
-// machine with a second disk is not to be assumed: what is separate is the file system, not the disk.
+// separateStage is the sequential write with images and journals on file systems of their own. Both are loop-backed,
+// since a machine with a second disk is not to be assumed: what is separate is the file system, not the disk.
 func (e *env) separateStage() *stage {
 	s := &stage{name: "separate file systems", share: 1, comparisons: []*comparison{{
 		name:    "fio 256 KiB sequential write, images and journal on separate file systems",
@@ -181,7 +186,8 @@ func makeFileSystem(ctx context.Context, name string, sizeBytes int64) error {
 	if err != nil {
 		return err
 	}
-	if _, err := run(ctx, "mkfs.ext4", "-q", "-m0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", device); err != nil {
+	if _, err := run(ctx, "mkfs.ext4", "-q", "-m0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
+		device); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(name, 0o755); err != nil {
@@ -226,7 +232,8 @@ func (e *env) postgresStage() *stage {
 	s := &stage{name: "PostgreSQL", share: 0.38, comparisons: []*comparison{
 		{name: "pgbench, 1 client", load: pgLoad{clients: 1, servers: 1}, targets: targets(0.95)},
 		{name: "pgbench, 8 clients", load: pgLoad{clients: 8, servers: 1}, targets: targets(0.95)},
-		{name: "two PostgreSQL servers on two volumes of one group, pgbench with 4 clients each", load: pgLoad{clients: 4, servers: 2}, targets: targets(0.95)},
+		{name: "two PostgreSQL servers on two volumes of one group, pgbench with 4 clients each",
+			load: pgLoad{clients: 4, servers: 2}, targets: targets(0.95)},
 	}}
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
@@ -241,7 +248,8 @@ func (e *env) postgresStage() *stage {
 }
 
 // withDatabases makes beds of two volumes with a PostgreSQL server on each, all of them copies of one database.
-func (e *env) withDatabases(ctx context.Context, pair *testsite.Pair, variants []variant, peers bool, use func([]*bed) error) (err error) {
+func (e *env) withDatabases(ctx context.Context, pair *testsite.Pair, variants []variant, peers bool,
+	use func([]*bed) error) (err error) {
 	pg, err := findPostgres()
 	if err != nil {
 		return err

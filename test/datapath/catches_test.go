@@ -33,7 +33,9 @@ func TestCatchesWritersThatWaitForTheLink(t *testing.T) {
 	}
 	defer proxy.Close()
 	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
-		Name: "cut", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), RemoteAddress: new(proxy.Addr()), JournalSizeBytes: new(int64(64 << 20))},
+		Name: "cut",
+		Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), RemoteAddress: new(proxy.Addr()),
+			JournalSizeBytes: new(int64(64 << 20))},
 	})
 	_, dev := blockVolume(t, ctx, p.A, "cut", "cut", 64<<20, "flush")
 	load := startLoad(t, dev, 64<<20)
@@ -72,7 +74,7 @@ func TestCatchesRequestsThatAreNotResent(t *testing.T) {
 			t.Fatal(err)
 		}
 		if load.measure(quiet) == 0 {
-			return // what was in flight at the kill is lost for ever: the load hangs
+			return // what was in flight at the kill is lost: the load hangs forever
 		}
 	}
 	t.Errorf("the load outlived %d kills although nothing is resent: the test of G5 would not notice", kills)

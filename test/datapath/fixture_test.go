@@ -32,7 +32,9 @@ var buildDir string
 // deliberate fault can be switched on.
 var (
 	buildCommands       = sync.OnceValues(func() (dir string, err error) { return goBuild("good") })
-	buildFaultyCommands = sync.OnceValues(func() (dir string, err error) { return goBuild("faulty", "-tags", "slipstream_bugs") })
+	buildFaultyCommands = sync.OnceValues(func() (dir string, err error) {
+		return goBuild("faulty", "-tags", "slipstream_bugs")
+	})
 )
 
 func goBuild(name string, flags ...string) (dir string, err error) {
@@ -112,11 +114,13 @@ func group(t *testing.T, ctx context.Context, s *testsite.Site, r *sidecarpb.Cre
 }
 
 // blockVolume provisions a raw block volume in a group and stages it; dev is its device node.
-func blockVolume(t *testing.T, ctx context.Context, s *testsite.Site, name, group string, sizeBytes int64, order string) (v *testsite.Volume, dev string) {
+func blockVolume(t *testing.T, ctx context.Context, s *testsite.Site, name, group string, sizeBytes int64,
+	order string) (v *testsite.Volume, dev string) {
 	t.Helper()
 	parameters := testsite.Replicable()
 	parameters["slipstream.dev/order"] = order
-	v, err := s.CreateVolume(ctx, testsite.VolumeOptions{Name: name, SizeBytes: sizeBytes, Block: true, Parameters: parameters})
+	v, err := s.CreateVolume(ctx, testsite.VolumeOptions{Name: name, SizeBytes: sizeBytes, Block: true,
+		Parameters: parameters})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,12 +180,15 @@ func startFio(t *testing.T, ctx context.Context, args ...string) (wait func() (*
 	}
 }
 
-// startVerify starts a pass of fio over sizeBytes of a device or file: it writes ioBytes in 4 KiB blocks at random places, and then verifies
-// what it wrote. A pass that did neither is an error.
-func startVerify(t *testing.T, ctx context.Context, rng *rand.Rand, file string, sizeBytes, ioBytes int64) (wait func() error) {
+// startVerify starts a pass of fio over sizeBytes of a device or file: it writes ioBytes in 4 KiB blocks at random
+// places, and then verifies what it wrote. A pass that did neither is an error.
+func startVerify(t *testing.T, ctx context.Context, rng *rand.Rand, file string,
+	sizeBytes, ioBytes int64) (wait func() error) {
 	t.Helper()
-	result := startFio(t, ctx, "--name=verify", "--filename="+file, "--rw=randwrite", "--bs=4k", fmt.Sprintf("--size=%d", sizeBytes),
-		fmt.Sprintf("--io_size=%d", ioBytes), "--ioengine=libaio", "--iodepth=8", "--direct=1", "--fsync=32", "--verify=crc32c", "--verify_fatal=1",
+	result := startFio(t, ctx, "--name=verify", "--filename="+file, "--rw=randwrite", "--bs=4k",
+		fmt.Sprintf("--size=%d", sizeBytes),
+		fmt.Sprintf("--io_size=%d", ioBytes), "--ioengine=libaio", "--iodepth=8", "--direct=1", "--fsync=32",
+		"--verify=crc32c", "--verify_fatal=1",
 		"--do_verify=1", "--serialize_overlap=1", fmt.Sprintf("--randseed=%d", rng.Uint32()))
 	return func() error {
 		r, err := result()

@@ -77,7 +77,9 @@ func killInTurn(ctx context.Context, s *testsite.Site, rng *rand.Rand, stop <-ch
 		}{
 			{"replicator", func() error { return s.Replicator().Kill() }, []func() error{s.LaunchReplicator}},
 			{"csi-driver", func() error { return s.Driver().Kill() }, []func() error{s.LaunchDriver}},
-			{"replicator and csi-driver", func() error { return killTogether(s.Replicator(), s.Driver()) }, []func() error{first, second}},
+			{"replicator and csi-driver", func() error {
+				return killTogether(s.Replicator(), s.Driver())
+			}, []func() error{first, second}},
 			{"keeper", func() error { return s.Keeper().Kill() }, []func() error{s.LaunchKeeper}},
 		} {
 			select {

@@ -118,9 +118,9 @@ func (m *mover) killSome(ctx context.Context) error {
 	return s.WaitReady(ctx)
 }
 
-// TestMoveUnderLoad sends volumes from group to group, out of all and back, while they are written to and verified, and kills the
-// replicator, the driver or both in the middle of each call. No I/O fails, what is read is what was written, and in the end the
-// images of both sites are identical and the copies open.
+// TestMoveUnderLoad sends volumes from group to group, out of all and back, while they are written to and verified, and
+// kills the replicator, the driver or both in the middle of each call. No I/O fails, what is read is what was written,
+// and in the end the images of both sites are identical and the copies open.
 func TestMoveUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes two minutes")
@@ -140,7 +140,8 @@ func TestMoveUnderLoad(t *testing.T) {
 	block, dev := blockVolume(t, ctx, p.A, "block", "left", 64<<20, "ack")
 	volumes := []*moved{{Volume: block, file: dev, group: "left"}}
 	for fsType, sizeBytes := range map[string]int64{"ext4": 64 << 20, "xfs": 320 << 20} {
-		v, err := p.A.CreateVolume(ctx, testsite.VolumeOptions{Name: fsType, SizeBytes: sizeBytes, FSType: fsType, Parameters: testsite.Replicable()})
+		v, err := p.A.CreateVolume(ctx, testsite.VolumeOptions{Name: fsType, SizeBytes: sizeBytes, FSType: fsType,
+			Parameters: testsite.Replicable()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +196,8 @@ func TestMoveUnderLoad(t *testing.T) {
 			return
 		}
 	}
-	t.Logf("%d changes of group, each with a kill, %d of them broken off by it; %d verified passes over %d volumes", n, m.interrupted, passes, len(volumes))
+	t.Logf("%d changes of group, each with a kill, %d of them broken off by it; %d verified passes over %d volumes", n,
+		m.interrupted, passes, len(volumes))
 	if m.interrupted < leastInterrupted {
 		t.Errorf("%d of %d calls were broken off by a kill: the test shows little", m.interrupted, n)
 	}
@@ -225,7 +227,8 @@ func TestMoveUnderLoad(t *testing.T) {
 	}
 }
 
-// TestCatchesVolumesThatLeaveTooEarly: where a volume leaves its group with writes that are not in its image, the load notices.
+// TestCatchesVolumesThatLeaveTooEarly: where a volume leaves its group with writes that are not in its image, the load
+// notices.
 func TestCatchesVolumesThatLeaveTooEarly(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
@@ -256,5 +259,7 @@ func TestCatchesVolumesThatLeaveTooEarly(t *testing.T) {
 			return
 		}
 	}
-	t.Error("the load outlived 50 passes although volumes leave without what was written last: TestMoveUnderLoad would not notice")
+	t.Error(
+		"the load outlived 50 passes although volumes leave without what was written last: TestMoveUnderLoad would " +
+			"not notice")
 }

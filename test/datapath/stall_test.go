@@ -42,7 +42,9 @@ func TestLinkCutUnderLoad(t *testing.T) {
 	defer proxy.Close()
 	const journalBytes = 64 << 20
 	group(t, ctx, p.A, &sidecarpb.CreateGroupRequest{
-		Name: "cut", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), RemoteAddress: new(proxy.Addr()), JournalSizeBytes: new(int64(journalBytes))},
+		Name: "cut",
+		Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), RemoteAddress: new(proxy.Addr()),
+			JournalSizeBytes: new(int64(journalBytes))},
 	})
 	v, dev := blockVolume(t, ctx, p.A, "cut", "cut", sizeBytes, "flush")
 
@@ -66,16 +68,19 @@ func TestLinkCutUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	if st.ChangeMapBytes == 0 {
-		t.Errorf("the change map is empty after %v and %.0f writes/s: the journal of %d bytes was not outlasted", cutDuration, during, journalBytes)
+		t.Errorf("the change map is empty after %v and %.0f writes/s: the journal of %d bytes was not outlasted",
+			cutDuration, during, journalBytes)
 	}
 	t.Logf("at the end of the cut: lag %d ordinals, %d bytes, %.1f s; change map %d bytes, journal %d of %d bytes",
-		st.GetLagOrdinals(), st.GetLagBytes(), st.GetLagSeconds(), st.ChangeMapBytes, st.JournalUsedBytes, st.JournalSizeBytes)
+		st.GetLagOrdinals(), st.GetLagBytes(), st.GetLagSeconds(), st.ChangeMapBytes, st.JournalUsedBytes,
+		st.JournalSizeBytes)
 	if sb, err := p.B.Group(ctx, "cut"); err != nil || !sb.Promotable {
 		t.Errorf("the secondary cannot be promoted during a cut: %v, %v", sb, err)
 	}
 	proxy.Heal()
 	after := load.measure(beforeCut)
-	t.Logf("flushed 4 KiB writes/s: before the cut %.0f, during %.0f (ratio %.2f), after %.0f", before, during, during/before, after)
+	t.Logf("flushed 4 KiB writes/s: before the cut %.0f, during %.0f (ratio %.2f), after %.0f", before, during,
+		during/before, after)
 	load.end(t)
 	start := time.Now()
 	caughtUp(t, ctx, p, "cut")

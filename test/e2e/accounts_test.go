@@ -10,16 +10,20 @@ import (
 
 // volumeOf is a volume that nobody has: of a driver, on a node.
 func volumeOf(name, driver, node string) string {
-	return fmt.Sprintf(`{apiVersion: v1, kind: PersistentVolume, metadata: {name: %s}, spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce],
-  persistentVolumeReclaimPolicy: Retain, csi: {driver: %s, volumeHandle: nobody}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [
+	return fmt.Sprintf(
+		`{apiVersion: v1, kind: PersistentVolume, metadata: {name: %s}, spec: {
+  capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], persistentVolumeReclaimPolicy: Retain,
+  csi: {driver: %s, volumeHandle: nobody}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [
   {key: topology.slipstream.dev/node, operator: In, values: [%s]}]}]}}}}`, name, driver, node)
 }
 
-// accounts shows that the API server keeps the sidecars' account to this driver's volumes, and where every node has that account, to the node's.
+// accounts shows that the API server keeps the sidecars' account to this driver's volumes, and where every node has
+// that account, to the node's.
 func (s *suite) accounts(t *testing.T, shown func(string, ...any)) {
 	nodes := s.nodes("a")
 	account := map[bool]string{true: "controller", false: "node"}[central()]
-	as := []string{"--as=system:serviceaccount:" + system + ":slipstream-" + account, "--as-user-extra=authentication.kubernetes.io/node-name=" + nodes[0]}
+	as := []string{"--as=system:serviceaccount:" + system + ":slipstream-" + account,
+		"--as-user-extra=authentication.kubernetes.io/node-name=" + nodes[0]}
 	want := func(what, manifest string, refusal string, args ...string) {
 		t.Helper()
 		out, err := s.a.try(manifest, append(args, as...)...)
@@ -30,7 +34,8 @@ func (s *suite) accounts(t *testing.T, shown func(string, ...any)) {
 	other := map[bool]string{true: "", false: "of that node only"}[central()]
 	s.a.apply(t, volumeOf("foreign", "csi.example.com", nodes[0]))
 	want("delete another driver's volume", "", "volumes of "+driver, "delete", "pv", "foreign", "--wait=false")
-	want("make another driver's volume", volumeOf("foreign-2", "csi.example.com", nodes[0]), "volumes of "+driver, "create", "-f", "-")
+	want("make another driver's volume", volumeOf("foreign-2", "csi.example.com", nodes[0]), "volumes of "+driver,
+		"create", "-f", "-")
 	want("make its volume", volumeOf("own", driver, nodes[0]), "", "create", "-f", "-")
 	want("make another node's volume", volumeOf("own-2", driver, nodes[1]), other, "create", "-f", "-")
 	want("delete its volume", "", "", "delete", "pv", "own", "--wait=false")

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// certificates gives site a another site's certificate, then an expired one. A link that is up stays up, so the replicator is
-// killed; the next one cannot connect, says why, and serves its volumes all the same. With a right certificate the link comes
-// back by itself.
+// certificates gives site a another site's certificate, then an expired one. A link that is up stays up, so the
+// replicator is killed; the next one cannot connect, says why, and serves its volumes all the same. With a right
+// certificate the link comes back by itself.
 func (s *suite) certificates(t *testing.T, shown func(string, ...any)) {
 	node := s.nodes("a")[0]
 	claims := []string{"verify", "block-verify"}
@@ -21,10 +21,13 @@ func (s *suite) certificates(t *testing.T, shown func(string, ...any)) {
 		t.Helper()
 		issue(t, s.a, s.authority, "site-tls", name, validFor)
 		want := field(s.secretData(t), "tls.crt")
-		// The kubelet brings a Secret up to date when it looks at the pod, for which it takes a minute if nothing happens to it.
-		s.a.run(t, "-n", system, "annotate", "--overwrite", "pod", s.a.nodePod(t, "node", node), "e2e/renewed="+fmt.Sprint(time.Now().UnixNano()))
+		// The kubelet brings a Secret up to date when it looks at the pod, for which it takes a minute if nothing
+		// happens to it.
+		s.a.run(t, "-n", system, "annotate", "--overwrite", "pod", s.a.nodePod(t, "node", node),
+			"e2e/renewed="+fmt.Sprint(time.Now().UnixNano()))
 		eventually(t, "the pod has the new certificate", func() error {
-			got, err := s.a.try("", "-n", system, "exec", s.a.nodePod(t, "node", node), "-c", "replicator", "--", "cat", "/etc/slipstream/tls/tls.crt")
+			got, err := s.a.try("", "-n", system, "exec", s.a.nodePod(t, "node", node), "-c", "replicator", "--", "cat",
+				"/etc/slipstream/tls/tls.crt")
 			if err == nil && strings.TrimSpace(got) != strings.TrimSpace(want) {
 				err = errNotYet
 			}
@@ -58,13 +61,15 @@ func (s *suite) certificates(t *testing.T, shown func(string, ...any)) {
 		if ended := s.certificateEnds(t, node).Before(time.Now()); ended != (bad.validFor < time.Minute) {
 			t.Errorf("with %s: the metrics say that it has ended: %t", bad.what, ended)
 		}
-		if logs := s.a.run(t, "-n", system, "logs", s.a.nodePod(t, "node", node), "-c", "replicator"); !strings.Contains(logs, bad.want) {
+		if logs := s.a.run(t, "-n", system, "logs", s.a.nodePod(t, "node", node), "-c",
+			"replicator"); !strings.Contains(logs, bad.want) {
 			t.Errorf("with %s: the replicator's log says nothing of it", bad.what)
 		}
 		s.a.goesOn(t, "verify", claims...)
 		renew("site-a", time.Hour)
 		s.a.catchesUp(t, "verify", node)
-		shown("%s: status, metrics and log say so (%.120s), the load goes on, and the link is back with a right one", bad.what, reason)
+		shown("%s: status, metrics and log say so (%.120s), the load goes on, and the link is back with a right one",
+			bad.what, reason)
 	}
 }
 

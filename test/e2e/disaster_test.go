@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// disaster runs a shop with two databases on two claims of one group at site a, destroys the site under load, promotes at
-// site b, makes volumes there from what slipctl prints, and has the shop check its databases.
+// disaster runs a shop with two databases on two claims of one group at site a, destroys the site under load, promotes
+// at site b, makes volumes there from what slipctl prints, and has the shop check its databases.
 func (s *suite) disaster(t *testing.T, shown func(string, ...any)) {
 	node := s.nodes("a")[0]
 	claims := []string{"stock", "sales"}
@@ -44,9 +44,11 @@ func (s *suite) disaster(t *testing.T, shown func(string, ...any)) {
 	s.b.apply(t, s.b.outside(t, "group", "pvs", "shop", "--storage-class", "shop"))
 	s.b.apply(t, pod{name: "check", claims: claims, command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
 	s.b.phase(t, "pod", "check", "Running")
-	shown("volumes and claims made from what slipctl prints; the pod runs %.0f s after the disaster", time.Since(began).Seconds())
+	shown("volumes and claims made from what slipctl prints; the pod runs %.0f s after the disaster",
+		time.Since(began).Seconds())
 
-	found, err := s.b.try(acks, "-n", namespace, "exec", "-i", "check", "--", "shop", "check", "--stock", "/stock", "--sales", "/sales")
+	found, err := s.b.try(acks, "-n", namespace, "exec", "-i", "check", "--", "shop", "check", "--stock", "/stock",
+		"--sales", "/sales")
 	if err != nil {
 		t.Fatalf("%v: %s", err, found)
 	}
@@ -57,9 +59,12 @@ func (s *suite) disaster(t *testing.T, shown func(string, ...any)) {
 	if result.Orders == 0 || result.OrdersWithoutStock != 0 {
 		t.Errorf("found %+v", result)
 	}
-	shown("%d orders in the copy, %d without stock movement, %d acknowledged ones lost", result.Orders, result.OrdersWithoutStock, result.LostOrders)
+	shown("%d orders in the copy, %d without stock movement, %d acknowledged ones lost", result.Orders,
+		result.OrdersWithoutStock, result.LostOrders)
 	s.b.run(t, "-n", namespace, "delete", "pod", "check")
-	s.b.apply(t, pod{name: "shop", claims: claims, command: "exec shop run --stock /stock --sales /sales --first-id 1000000"}.manifest())
+	s.b.apply(t,
+		pod{name: "shop", claims: claims,
+			command: "exec shop run --stock /stock --sales /sales --first-id 1000000"}.manifest())
 	s.b.phase(t, "pod", "shop", "Running")
 	eventually(t, "the shop sells at site b", func() error {
 		if n := strings.Count(s.b.run(t, "-n", namespace, "logs", "shop"), "\n"); n < 10 {
@@ -75,7 +80,8 @@ func (s *suite) startShop(t *testing.T) {
 	t.Helper()
 	node := s.nodes("a")[0]
 	s.a.apply(t, claim("stock", "shop", "Filesystem", "128Mi")+claim("sales", "shop", "Filesystem", "128Mi")+
-		pod{name: "shop", claims: []string{"stock", "sales"}, node: node, command: "exec shop run --stock /stock --sales /sales"}.manifest())
+		pod{name: "shop", claims: []string{"stock", "sales"}, node: node,
+			command: "exec shop run --stock /stock --sales /sales"}.manifest())
 	s.a.phase(t, "pod", "shop", "Running")
 	s.inSync(t, "shop", node)
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// gateway replicates the other way, from site b to the two nodes of site a behind one address. Whatever dies there, the group stays on the
-// node that it was put on, and on no other.
+// gateway replicates the other way, from site b to the two nodes of site a behind one address. Whatever dies there, the
+// group stays on the node that it was put on, and on no other.
 func (s *suite) gateway(t *testing.T, shown func(string, ...any)) {
 	load := verifying("back", "back")
 	s.b.apply(t, claim("back", "back", "Filesystem", "64Mi")+load.manifest())
@@ -58,7 +58,9 @@ func (s *suite) gateway(t *testing.T, shown func(string, ...any)) {
 		t.Fatal(err)
 	}
 	follows("its node's replicator was away")
-	shown("while that node is silent nothing is put on the other one, and the status at site b says so; afterwards the copy catches up")
+	shown(
+		"while that node is silent nothing is put on the other one, and the status at site b says so; afterwards the " +
+			"copy catches up")
 	shown("%s", s.b.finish(t, "back", load.claims...))
 	s.b.remove(t, []string{"back"}, load.claims)
 }
@@ -67,7 +69,8 @@ func (s *suite) gateway(t *testing.T, shown func(string, ...any)) {
 func (s *suite) homes(t *testing.T, name string) (nodes []string) {
 	t.Helper()
 	for _, node := range s.nodes("a") {
-		out := s.a.onNode(t, node, "sh", "-c", `grep -l '"name": *"`+name+`"' /var/lib/slipstream/journal/groups/*/group.json 2>/dev/null | wc -l`)
+		out := s.a.onNode(t, node, "sh", "-c",
+			`grep -l '"name": *"`+name+`"' /var/lib/slipstream/journal/groups/*/group.json 2>/dev/null | wc -l`)
 		if strings.TrimSpace(out) != "0" {
 			nodes = append(nodes, node)
 		}

@@ -49,19 +49,30 @@ storageClasses:
   - name: replicable-xfs
     parameters: {slipstream.dev/replicable: "true", csi.storage.k8s.io/fstype: xfs}
   - name: shop
-    parameters: {slipstream.dev/remote: site-%[2]s, slipstream.dev/consistency-group: shop, slipstream.dev/journal-size: 64Mi}
+    parameters:
+      slipstream.dev/remote: site-%[2]s
+      slipstream.dev/consistency-group: shop
+      slipstream.dev/journal-size: 64Mi
   - name: verify
-    parameters: {slipstream.dev/remote: site-%[2]s, slipstream.dev/consistency-group: verify, slipstream.dev/journal-size: 64Mi}
+    parameters:
+      slipstream.dev/remote: site-%[2]s
+      slipstream.dev/consistency-group: verify
+      slipstream.dev/journal-size: 64Mi
   - name: back
-    parameters: {slipstream.dev/remote: site-%[2]s, slipstream.dev/consistency-group: back, slipstream.dev/journal-size: 64Mi}
+    parameters:
+      slipstream.dev/remote: site-%[2]s
+      slipstream.dev/consistency-group: back
+      slipstream.dev/journal-size: 64Mi
 `
 
-// nodeValues come on top where the sidecars are in every node's pod. In a Deployment is the default, with certificates that the chart makes.
+// nodeValues come on top where the sidecars are in every node's pod. In a Deployment is the default, with certificates
+// that the chart makes.
 const nodeValues = `
 controller: {mode: node}
 `
 
-// central says whether the sidecars are in a Deployment (SLIPSTREAM_E2E_CONTROLLER=controller) or in every node's pod (node).
+// central says whether the sidecars are in a Deployment (SLIPSTREAM_E2E_CONTROLLER=controller) or in every node's pod
+// (node).
 func central() bool { return os.Getenv("SLIPSTREAM_E2E_CONTROLLER") == "controller" }
 
 // install installs the chart at both sites, and looks at what Kubernetes then knows of the driver.
@@ -84,7 +95,8 @@ func (s *suite) install(t *testing.T, shown func(string, ...any)) {
 		}
 		s.registered(t, c)
 	}
-	shown("chart installed at both sites; CSIDriver, CSINode and capacity objects of %d nodes are right", len(s.nodes("a"))+len(s.nodes("b")))
+	shown("chart installed at both sites; CSIDriver, CSINode and capacity objects of %d nodes are right",
+		len(s.nodes("a"))+len(s.nodes("b")))
 }
 
 func (s *suite) installAt(t *testing.T, c cluster, authority *tlsfiles.Authority) {
@@ -106,7 +118,9 @@ func (s *suite) installAt(t *testing.T, c cluster, authority *tlsfiles.Authority
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if _, err := command(ctx, "", append(c.helm(c.site), "upgrade", "--install", "slipstream", "../../deploy/charts/slipstream", "-n", system, "-f", file)...); err != nil {
+	if _, err := command(ctx, "",
+		append(c.helm(c.site), "upgrade", "--install", "slipstream", "../../deploy/charts/slipstream", "-n", system,
+			"-f", file)...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -119,7 +133,8 @@ func issue(t *testing.T, c cluster, authority *tlsfiles.Authority, secret, name 
 		t.Fatal(err)
 	}
 	manifest := c.run(t, "-n", system, "create", "secret", "generic", secret, "--dry-run=client", "-o", "yaml",
-		"--from-file="+filepath.Join(dir, tlsfiles.CAFile), "--from-file="+filepath.Join(dir, tlsfiles.CertFile), "--from-file="+filepath.Join(dir, tlsfiles.KeyFile))
+		"--from-file="+filepath.Join(dir, tlsfiles.CAFile), "--from-file="+filepath.Join(dir, tlsfiles.CertFile),
+		"--from-file="+filepath.Join(dir, tlsfiles.KeyFile))
 	c.apply(t, manifest)
 }
 
@@ -127,7 +142,8 @@ func issue(t *testing.T, c cluster, authority *tlsfiles.Authority, secret, name 
 func (s *suite) secretData(t *testing.T) map[string]any {
 	t.Helper()
 	var secret struct{ Data map[string][]byte }
-	if err := json.Unmarshal([]byte(s.a.run(t, "-n", system, "get", "secret", "site-tls", "-o", "json")), &secret); err != nil {
+	if err := json.Unmarshal([]byte(s.a.run(t, "-n", system, "get", "secret", "site-tls", "-o", "json")),
+		&secret); err != nil {
 		t.Fatal(err)
 	}
 	data := map[string]any{}
@@ -174,7 +190,8 @@ func (c cluster) nodePod(t *testing.T, component, node string) string {
 	t.Helper()
 	var name string
 	eventually(t, "there is a pod "+component+" on "+node, func() error {
-		pods := c.list(t, "-n", system, "pods", "-l", "app.kubernetes.io/component="+component, "--field-selector", "spec.nodeName="+node)
+		pods := c.list(t, "-n", system, "pods", "-l", "app.kubernetes.io/component="+component, "--field-selector",
+			"spec.nodeName="+node)
 		for _, p := range pods {
 			if p.Metadata.DeletionTimestamp == "" {
 				name = p.Metadata.Name

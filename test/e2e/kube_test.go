@@ -21,8 +21,10 @@ type cluster struct {
 	site string // a or b
 }
 
-// unreached are errors of kubectl before the API server has seen the call: on a busy machine it is not always there at once.
-var unreached = []string{"Unable to connect to the server", "TLS handshake timeout", "connection refused", "was refused"}
+// unreached are errors of kubectl before the API server has seen the call: on a busy machine it is not always there at
+// once.
+var unreached = []string{"Unable to connect to the server", "TLS handshake timeout", "connection refused",
+	"was refused"}
 
 // try runs kubectl, again where the API server was not reached.
 func (c cluster) try(input string, args ...string) (string, error) {

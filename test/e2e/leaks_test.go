@@ -66,7 +66,8 @@ func (s *suite) leaks(t *testing.T, shown func(string, ...any)) {
 			if mode == "Block" {
 				command = "date | dd of=/" + c + " conv=fsync"
 			}
-			manifest.WriteString(claim(c, class, mode, "32Mi") + pod{name: name, claims: []string{c}, node: node, command: command}.manifest())
+			manifest.WriteString(claim(c, class, mode,
+				"32Mi") + pod{name: name, claims: []string{c}, node: node, command: command}.manifest())
 			pods, claims = append(pods, name), append(claims, c)
 		}
 		s.a.apply(t, manifest.String())
@@ -103,5 +104,7 @@ func (s *suite) leaks(t *testing.T, shown func(string, ...any)) {
 		}
 		return nil
 	})
-	shown("%d create-mount-delete cycles of plain, block and replicable volumes leave loop devices, mounts, images, publications, groups, shims, descriptors, leases and volumes as they were", done)
+	shown(
+		"%d create-mount-delete cycles of plain, block and replicable volumes leave loop devices, mounts, images, "+
+			"publications, groups, shims, descriptors, leases and volumes as they were", done)
 }

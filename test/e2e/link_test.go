@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// link cuts the line between the sites, makes it narrow and slow, under the verifying load of replicate. The load goes on, the
-// lag can be seen in the metrics, and the copy catches up.
+// link cuts the line between the sites, makes it narrow and slow, under the verifying load of replicate. The load goes
+// on, the lag can be seen in the metrics, and the copy catches up.
 func (s *suite) link(t *testing.T, shown func(string, ...any)) {
 	node := s.nodes("a")[0]
 	claims := []string{"verify", "block-verify"}
@@ -67,7 +67,8 @@ func (s *suite) link(t *testing.T, shown func(string, ...any)) {
 func (s *suite) disconnectedInMetrics(t *testing.T, node string) bool {
 	t.Helper()
 	for line := range strings.Lines(s.metrics(t, node)) {
-		if strings.HasPrefix(line, "slipstream_") && strings.Contains(line, "connected") && strings.HasSuffix(strings.TrimSpace(line), " 0") {
+		if strings.HasPrefix(line, "slipstream_") && strings.Contains(line, "connected") &&
+			strings.HasSuffix(strings.TrimSpace(line), " 0") {
 			return true
 		}
 	}
@@ -77,9 +78,11 @@ func (s *suite) disconnectedInMetrics(t *testing.T, node string) bool {
 // metrics of a node's replicator, read as Prometheus would: from outside of its pod, with the token.
 func (s *suite) metrics(t *testing.T, node string) string {
 	t.Helper()
-	address := "http://" + field(s.a.get(t, "-n", system, "pod", s.a.nodePod(t, "node", node)).Status, "podIP") + ":9812/metrics"
+	address := "http://" + field(s.a.get(t, "-n", system, "pod", s.a.nodePod(t, "node", node)).Status,
+		"podIP") + ":9812/metrics"
 	var secret struct{ Data struct{ Token []byte } }
-	if err := json.Unmarshal([]byte(s.a.run(t, "-n", system, "get", "secret", metricsSecret, "-o", "json")), &secret); err != nil {
+	if err := json.Unmarshal([]byte(s.a.run(t, "-n", system, "get", "secret", metricsSecret, "-o", "json")),
+		&secret); err != nil {
 		t.Fatal(err)
 	}
 	if out := s.a.onNode(t, node, "curl", "-sS", address); !strings.Contains(out, "bearer token") {

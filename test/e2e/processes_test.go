@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// processesDie ends one part after another under the verifying load of replicate. The load fails at the first I/O error and at
-// the first byte that is wrong.
+// processesDie ends one part after another under the verifying load of replicate. The load fails at the first I/O error
+// and at the first byte that is wrong.
 func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 	node := s.nodes("a")[0]
 	claims := []string{"verify", "block-verify"}
@@ -41,7 +41,8 @@ func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 		s.a.ready(t, system, "app.kubernetes.io/component=node")
 	})
 	survives("DaemonSet rolled", func() {
-		name := strings.TrimSpace(s.a.run(t, "-n", system, "get", "daemonset", "-l", "app.kubernetes.io/component=node", "-o", "name"))
+		name := strings.TrimSpace(s.a.run(t, "-n", system, "get", "daemonset", "-l", "app.kubernetes.io/component=node",
+			"-o", "name"))
 		s.a.run(t, "-n", system, "rollout", "restart", name)
 		s.a.run(t, "-n", system, "rollout", "status", name, "--timeout=5m")
 	})
@@ -52,7 +53,9 @@ func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 			}
 		}
 	})
-	survives("provisioner, resizer and snapshotter killed while volumes are made, each of which is there once", func() { s.controllersDie(t, node) })
+	survives("provisioner, resizer and snapshotter killed while volumes are made, each of which is there once", func() {
+		s.controllersDie(t, node)
+	})
 	err := s.service(ctx, node, "stop", "apiserver")
 	if errors.Is(err, errUnsupported) {
 		shown("not shown: the API server of these clusters cannot be stopped")
@@ -83,12 +86,14 @@ func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 	survives("API server stopped for a minute", func() {})
 }
 
-// controllersDie kills the sidecars again and again while claims are made for a pod and go again, and wants each volume once.
+// controllersDie kills the sidecars again and again while claims are made for a pod and go again, and wants each volume
+// once.
 func (s *suite) controllersDie(t *testing.T, node string) {
 	t.Helper()
 	images := func() int {
 		var n int
-		if _, err := fmt.Sscan(s.a.onNode(t, node, "sh", "-c", "ls /var/lib/slipstream/pool/volumes | wc -l"), &n); err != nil {
+		if _, err := fmt.Sscan(s.a.onNode(t, node, "sh", "-c", "ls /var/lib/slipstream/pool/volumes | wc -l"),
+			&n); err != nil {
 			t.Fatal(err)
 		}
 		return n
@@ -100,7 +105,9 @@ func (s *suite) controllersDie(t *testing.T, node string) {
 		claims = append(claims, fmt.Sprintf("block-born-%d", i))
 		manifest.WriteString(claim(claims[i], []string{"plain", "replicable"}[i%2], "Block", "32Mi"))
 	}
-	s.a.apply(t, manifest.String()+pod{name: "born", claims: claims, node: node, command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
+	s.a.apply(t,
+		manifest.String()+pod{name: "born", claims: claims, node: node,
+			command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
 	for _, container := range []string{"csi-provisioner", "csi-resizer", "csi-snapshotter", "csi-provisioner"} {
 		s.killController(t, node, container)
 	}
@@ -118,7 +125,10 @@ func (s *suite) controllersDie(t *testing.T, node string) {
 func (s *suite) progressOnNode(t *testing.T, node string) map[string]int {
 	t.Helper()
 	out := s.a.onNode(t, node, "sh", "-c", `for p in /proc/[0-9]*; do
-		case $(readlink $p/exe) in */verify) for f in $p/root/tmp/*.log; do echo "$(basename $f .log) $(tail -n 1 $f)"; done; break ;; esac
+		case $(readlink $p/exe) in */verify)
+			for f in $p/root/tmp/*.log; do echo "$(basename $f .log) $(tail -n 1 $f)"; done
+			break ;;
+		esac
 	done`)
 	writes := map[string]int{}
 	for line := range strings.Lines(out) {
@@ -145,7 +155,8 @@ func (s *suite) killContainer(t *testing.T, node, container string) {
 	s.killIn(t, s.a.nodePod(t, "node", node), node, container)
 }
 
-// killController kills one that works for a node: in the controller's pods where there are such, else in the node's own.
+// killController kills one that works for a node: in the controller's pods where there are such, else in the node's
+// own.
 func (s *suite) killController(t *testing.T, node, container string) {
 	t.Helper()
 	if !central() {
@@ -170,7 +181,8 @@ func (s *suite) killIn(t *testing.T, pod, node, container string) {
 	})
 }
 
-// containerStatus is what the kubelet says of a container of a pod of the system's; the id is empty where it was not started.
+// containerStatus is what the kubelet says of a container of a pod of the system's; the id is empty where it was not
+// started.
 func (s *suite) containerStatus(t *testing.T, pod, container string) (restarts, id string, ready bool) {
 	t.Helper()
 	statuses, _ := s.a.get(t, "-n", system, "pod", pod).Status["containerStatuses"].([]any)
@@ -189,7 +201,8 @@ func (s *suite) killProcess(t *testing.T, node, container, id string) {
 	if id == "" {
 		t.Fatalf("container %s on %s was not started", container, node)
 	}
-	out := s.a.onNode(t, node, "sh", "-c", "for p in /proc/[0-9]*; do grep -qs "+id+" $p/cgroup && kill -KILL ${p#/proc/} && echo killed; done; true")
+	out := s.a.onNode(t, node, "sh", "-c",
+		"for p in /proc/[0-9]*; do grep -qs "+id+" $p/cgroup && kill -KILL ${p#/proc/} && echo killed; done; true")
 	if strings.Count(out, "killed") != 1 {
 		t.Fatalf("killed %d processes of container %s on %s", strings.Count(out, "killed"), container, node)
 	}

@@ -28,7 +28,8 @@ type provider interface {
 	reboot(ctx context.Context, node string) error
 	// destroy kills a whole site at once.
 	destroy(ctx context.Context, site string) error
-	// line changes the line between the sites: "cut", "heal", "rate 1mbit", "rate none". errUnsupported where that cannot be.
+	// line changes the line between the sites: "cut", "heal", "rate 1mbit", "rate none". errUnsupported where that
+	// cannot be.
 	line(ctx context.Context, args ...string) error
 }
 
@@ -45,7 +46,8 @@ func newProvider(ctx context.Context) (provider, error) {
 	case "kind":
 		return kindProvider{}, nil
 	default:
-		return nil, fmt.Errorf("SLIPSTREAM_E2E_PROVIDER is %q: the tests are run by hack/e2e.sh or hack/e2e-kind.sh, which set it", kind)
+		return nil, fmt.Errorf(
+			"SLIPSTREAM_E2E_PROVIDER is %q: the tests are run by hack/e2e.sh or hack/e2e-kind.sh, which set it", kind)
 	}
 }
 
@@ -70,7 +72,8 @@ func newLocal(ctx context.Context) (*local, error) {
 }
 
 func (l *local) at(site, program string) []string {
-	return []string{"nsenter", "--net=" + l.env["WAN"], "--", program, "--kubeconfig", l.env["STATE"] + "/" + site + ".kubeconfig"}
+	return []string{"nsenter", "--net=" + l.env["WAN"], "--", program, "--kubeconfig",
+		l.env["STATE"] + "/" + site + ".kubeconfig"}
 }
 
 func (l *local) kubectl(site string) []string { return l.at(site, l.env["BIN"]+"/kubectl") }
@@ -102,7 +105,8 @@ func (l *local) line(ctx context.Context, args ...string) error {
 	return l.run(ctx, append([]string{"line"}, args...)...)
 }
 
-// kindProvider is the clusters that hack/e2e-kind.sh makes with kind: slipstream-a with a second node, and slipstream-b.
+// kindProvider is the clusters that hack/e2e-kind.sh makes with kind: slipstream-a with a second node, and
+// slipstream-b.
 type kindProvider struct{}
 
 func (kindProvider) kubectl(site string) []string {
@@ -123,7 +127,8 @@ func (kindProvider) nodes(site string) []string {
 
 func (kindProvider) address(node string) string {
 	// Docker's own name server knows the nodes of one network to each other, but not to pods.
-	out, err := exec.Command("docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", node).Output()
+	out, err := exec.Command("docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+		node).Output()
 	if err != nil {
 		return ""
 	}

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// provision makes volumes of each kind for a pod, writes to them, expands them in use, and looks at what the kubelet knows of
-// them.
+// provision makes volumes of each kind for a pod, writes to them, expands them in use, and looks at what the kubelet
+// knows of them.
 func (s *suite) provision(t *testing.T, shown func(string, ...any)) {
 	claims := []string{"ext4", "xfs", "block", "replicable"}
 	s.a.apply(t, claim("ext4", "plain", "Filesystem", "64Mi")+claim("xfs", "plain-xfs", "Filesystem", "512Mi")+
@@ -21,7 +21,8 @@ func (s *suite) provision(t *testing.T, shown func(string, ...any)) {
 			sync; trap exit TERM; while :; do sleep 1; done`}.manifest())
 	s.a.phase(t, "pod", "first", "Running")
 	eventually(t, "the pod has written", func() error {
-		_, err := s.a.try("", "-n", namespace, "exec", "first", "--", "sh", "-ec", "grep -q payload /replicable/x && head -c 7 /block | grep -q payload")
+		_, err := s.a.try("", "-n", namespace, "exec", "first", "--", "sh", "-ec",
+			"grep -q payload /replicable/x && head -c 7 /block | grep -q payload")
 		return err
 	})
 	node := field(s.a.get(t, "-n", namespace, "pod", "first").Spec, "nodeName")
@@ -106,8 +107,8 @@ func (s *suite) provision(t *testing.T, shown func(string, ...any)) {
 	shown("deleted with their claims")
 }
 
-// canGrowExt4 says whether programs on a node may grow a mounted ext4, for which the kernel wants CAP_SYS_RESOURCE. Some virtual
-// machines do not have it to give.
+// canGrowExt4 says whether programs on a node may grow a mounted ext4, for which the kernel wants CAP_SYS_RESOURCE.
+// Some virtual machines do not have it to give.
 func (s *suite) canGrowExt4(t *testing.T, node string) bool {
 	const sysResource = 24
 	var set uint64
@@ -131,7 +132,8 @@ func (s *suite) twoNodes(t *testing.T, shown func(string, ...any)) {
 			command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
 	}
 	// Nowhere is room for this: the scheduler has to see that from the capacity objects.
-	manifest.WriteString(claim("huge", "plain", "Filesystem", "100Ti") + pod{name: "huge", claims: []string{"huge"}, command: "true"}.manifest())
+	manifest.WriteString(claim("huge", "plain", "Filesystem",
+		"100Ti") + pod{name: "huge", claims: []string{"huge"}, command: "true"}.manifest())
 	s.a.apply(t, manifest.String())
 	for i, node := range nodes {
 		name := fmt.Sprintf("on-%d", i)
@@ -147,14 +149,15 @@ func (s *suite) twoNodes(t *testing.T, shown func(string, ...any)) {
 		}
 		return nil
 	})
-	shown("a claim of 100Ti is not scheduled, for want of free storage")
+	shown("a claim of 100Ti is not scheduled, because there is no free storage")
 
 	// A drained node's pod is bound to it by its volume.
 	victim := nodes[1]
 	s.a.run(t, "cordon", victim)
 	defer s.a.run(t, "uncordon", victim)
 	s.a.run(t, "-n", namespace, "delete", "pod", "on-1")
-	s.a.apply(t, pod{name: "on-1", claims: []string{"on-1"}, command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
+	s.a.apply(t,
+		pod{name: "on-1", claims: []string{"on-1"}, command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
 	eventually(t, "the pod waits for its node and says why", func() error {
 		if e := s.a.events("on-1"); !strings.Contains(e, "node affinity") && !strings.Contains(e, "unschedulable") {
 			return fmt.Errorf("it says%s", e)

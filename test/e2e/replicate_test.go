@@ -25,7 +25,8 @@ type groupStatus struct {
 // slipctl runs in a node's pod.
 func (c cluster) slipctl(t *testing.T, node string, args ...string) (string, error) {
 	t.Helper()
-	return c.try("", append([]string{"-n", system, "exec", c.nodePod(t, "node", node), "-c", "replicator", "--", "slipctl"}, args...)...)
+	return c.try("",
+		append([]string{"-n", system, "exec", c.nodePod(t, "node", node), "-c", "replicator", "--", "slipctl"}, args...)...)
 }
 
 // outside runs slipctl as a person does, who has a kubeconfig.
@@ -79,7 +80,8 @@ func (s *suite) replicate(t *testing.T, shown func(string, ...any)) {
 	node := s.nodes("a")[0]
 	load := verifying("verify", "verify", "block-verify")
 	load.node = node
-	s.a.apply(t, claim("verify", "verify", "Filesystem", "64Mi")+claim("block-verify", "verify", "Block", "32Mi")+load.manifest())
+	s.a.apply(t,
+		claim("verify", "verify", "Filesystem", "64Mi")+claim("block-verify", "verify", "Block", "32Mi")+load.manifest())
 	s.a.phase(t, "pod", "verify", "Running")
 	s.inSync(t, "verify", node)
 	s.a.goesOn(t, "verify", load.claims...)
@@ -92,7 +94,8 @@ func (s *suite) replicate(t *testing.T, shown func(string, ...any)) {
 	}
 	var ids []string
 	for _, c := range load.claims {
-		ids = append(ids, field(s.a.get(t, "pv", field(s.a.get(t, "-n", namespace, "pvc", c).Spec, "volumeName")).Spec, "csi", "volumeHandle"))
+		ids = append(ids,
+			field(s.a.get(t, "pv", field(s.a.get(t, "-n", namespace, "pvc", c).Spec, "volumeName")).Spec, "csi", "volumeHandle"))
 	}
 	out, err := s.b.slipctl(t, s.nodes("b")[0], "group", "status", "verify", "-o", "json")
 	if err != nil {

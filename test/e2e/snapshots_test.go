@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// snapshotController is upstream's, with one replica and this machine's image; its rights and the CRDs are upstream's files. Where a
-// snapshotter runs on every node (--enable-distributed-snapshotting), it also has to read nodes, which upstream's file has as a comment.
+// snapshotController is upstream's, with one replica and this machine's image; its rights and the CRDs are upstream's
+// files. Where a snapshotter runs on every node (--enable-distributed-snapshotting), it also has to read nodes, which
+// upstream's file has as a comment.
 const snapshotController = `
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -38,7 +39,11 @@ spec:
       - name: snapshot-controller
         image: slipstream.test/snapshot-controller:v8.7.0
         imagePullPolicy: Never
-        args: [--v=2, --leader-election=false, --enable-distributed-snapshotting, --feature-gates=CSIVolumeGroupSnapshot=true]
+        args:
+        - --v=2
+        - --leader-election=false
+        - --enable-distributed-snapshotting
+        - --feature-gates=CSIVolumeGroupSnapshot=true
 ---
 apiVersion: snapshot.storage.k8s.io/v1
 kind: VolumeSnapshotClass
@@ -53,7 +58,8 @@ driver: csi.slipstream.dev
 deletionPolicy: Delete
 `
 
-// installSnapshots installs what every driver with snapshots shares. The files of upstream are in SLIPSTREAM_E2E_UPSTREAM.
+// installSnapshots installs what every driver with snapshots shares. The files of upstream are in
+// SLIPSTREAM_E2E_UPSTREAM.
 func installSnapshots(t *testing.T, c cluster) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(os.Getenv("SLIPSTREAM_E2E_UPSTREAM"), "*.yaml"))
@@ -78,7 +84,8 @@ func from(source, name, class, mode, size string) string {
 	if kind == "PersistentVolumeClaim" {
 		group = `""`
 	}
-	return claim(name, class, mode, size) + fmt.Sprintf("  dataSource: {apiGroup: %s, kind: %s, name: %s}\n", group, kind, of)
+	return claim(name, class, mode, size) + fmt.Sprintf("  dataSource: {apiGroup: %s, kind: %s, name: %s}\n", group,
+		kind, of)
 }
 
 // snapshots takes snapshots of a file system and a raw block volume, restores them, and clones a volume.
@@ -87,14 +94,19 @@ func (s *suite) snapshots(t *testing.T, shown func(string, ...any)) {
 	stay := "trap exit TERM; while :; do sleep 1; done"
 	s.a.apply(t, claim("source", "plain", "Filesystem", "64Mi")+claim("block-source", "plain", "Block", "32Mi")+
 		pod{name: "source", claims: []string{"source", "block-source"}, node: node,
-			command: "echo old > /source/x; echo old | dd of=/block-source bs=512 conv=sync,fsync 2>/dev/null; sync; " + stay}.manifest())
+			command: "echo old > /source/x; echo old | dd of=/block-source bs=512 conv=sync,fsync 2>/dev/null; sync; " +
+				stay}.manifest())
 	s.a.phase(t, "pod", "source", "Running")
 	eventually(t, "the pod has written", func() error {
-		_, err := s.a.try("", "-n", namespace, "exec", "source", "--", "sh", "-ec", "grep -q old /source/x && head -c 3 /block-source | grep -q old")
+		_, err := s.a.try("", "-n", namespace, "exec", "source", "--", "sh", "-ec",
+			"grep -q old /source/x && head -c 3 /block-source | grep -q old")
 		return err
 	})
 	for _, v := range []string{"source", "block-source"} {
-		s.a.apply(t, fmt.Sprintf("apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {name: %s, namespace: %s}\nspec: {volumeSnapshotClassName: slipstream, source: {persistentVolumeClaimName: %s}}\n", v, namespace, v))
+		s.a.apply(t,
+			fmt.Sprintf(
+				"apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {name: %s, namespace: "+
+					"%s}\nspec: {volumeSnapshotClassName: slipstream, source: {persistentVolumeClaimName: %s}}\n", v, namespace, v))
 	}
 	for _, v := range []string{"source", "block-source"} {
 		s.a.snapshotReady(t, v)
@@ -148,8 +160,10 @@ func (s *suite) groupSnapshot(t *testing.T, shown func(string, ...any)) {
 	}
 	s.startShop(t)
 	s.a.run(t, "-n", namespace, "label", "pvc", "stock", "sales", "app=shop", "--overwrite")
-	s.a.apply(t, "apiVersion: groupsnapshot.storage.k8s.io/v1\nkind: VolumeGroupSnapshot\nmetadata: {name: shop, namespace: "+namespace+
-		"}\nspec: {volumeGroupSnapshotClassName: slipstream, source: {selector: {matchLabels: {app: shop}}}}\n")
+	s.a.apply(t,
+		"apiVersion: groupsnapshot.storage.k8s.io/v1\nkind: VolumeGroupSnapshot\nmetadata: {name: shop, namespace: "+
+			namespace+
+			"}\nspec: {volumeGroupSnapshotClassName: slipstream, source: {selector: {matchLabels: {app: shop}}}}\n")
 	eventually(t, "the group snapshot is ready", func() error {
 		o := s.a.get(t, "-n", namespace, "volumegroupsnapshot", "shop")
 		if field(o.Status, "readyToUse") != "true" {
@@ -169,9 +183,11 @@ func (s *suite) groupSnapshot(t *testing.T, shown func(string, ...any)) {
 	acks := s.a.run(t, "-n", namespace, "logs", "shop")
 	s.a.apply(t, from("VolumeSnapshot/"+of["stock"], "stock-then", "plain", "Filesystem", "128Mi")+
 		from("VolumeSnapshot/"+of["sales"], "sales-then", "plain", "Filesystem", "128Mi")+
-		pod{name: "then", claims: []string{"stock-then", "sales-then"}, node: node, command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
+		pod{name: "then", claims: []string{"stock-then", "sales-then"}, node: node,
+			command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
 	s.a.phase(t, "pod", "then", "Running")
-	found, err := s.a.try(acks, "-n", namespace, "exec", "-i", "then", "--", "shop", "check", "--stock", "/stock-then", "--sales", "/sales-then")
+	found, err := s.a.try(acks, "-n", namespace, "exec", "-i", "then", "--", "shop", "check", "--stock", "/stock-then",
+		"--sales", "/sales-then")
 	if err != nil {
 		t.Fatalf("%v: %s", err, found)
 	}
@@ -179,7 +195,9 @@ func (s *suite) groupSnapshot(t *testing.T, shown func(string, ...any)) {
 	if err := json.Unmarshal([]byte(found), &result); err != nil {
 		t.Fatal(err)
 	}
-	shown("group snapshot of the shop while it sells, restored: %d orders, %d without stock movement, %d movements without order",
+	shown(
+		"group snapshot of the shop while it sells, restored: %d orders, %d without stock movement, %d movements "+
+			"without order",
 		result.Orders, result.OrdersWithoutStock, result.MovementsWithoutOrder)
 	s.a.remove(t, []string{"then"}, []string{"stock-then", "sales-then"})
 	s.a.run(t, "-n", namespace, "delete", "volumegroupsnapshot", "shop")

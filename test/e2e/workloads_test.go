@@ -39,16 +39,21 @@ func (p pod) manifest() string {
 	if restart == "" {
 		restart = "Never"
 	}
-	fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s}\nspec:\n  restartPolicy: %s\n  terminationGracePeriodSeconds: 60\n",
+	fmt.Fprintf(&b,
+		"---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s}\nspec:\n  restartPolicy: %s\n  "+
+			"terminationGracePeriodSeconds: 60\n",
 		p.name, namespace, restart)
 	if p.node != "" {
 		fmt.Fprintf(&b, "  nodeSelector: {kubernetes.io/hostname: %s}\n", p.node)
 	}
 	if p.prefers != "" {
-		fmt.Fprintf(&b, "  affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: "+
-			"{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%s]}]}}]}}\n", p.prefers)
+		fmt.Fprintf(&b,
+			"  affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: "+
+				"{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%s]}]}}]}}\n", p.prefers)
 	}
-	fmt.Fprintf(&b, "  containers:\n  - name: c\n    image: %s\n    imagePullPolicy: Never\n    command: [sh, -c, %q]\n", toolbox, p.command)
+	fmt.Fprintf(&b,
+		"  containers:\n  - name: c\n    image: %s\n    imagePullPolicy: Never\n    command: [sh, -c, %q]\n", toolbox,
+		p.command)
 	var mounts, devices, volumes []string
 	for _, c := range p.claims {
 		if strings.HasPrefix(c, "block") {
@@ -98,8 +103,8 @@ func (c cluster) remove(t *testing.T, pods, claims []string) {
 	}
 }
 
-// verifying starts the verifying load on a file or a device in a pod; see test/cluster/verify. Without a pause it takes all of a small machine,
-// and what is waited for are the clusters' own programs.
+// verifying starts the verifying load on a file or a device in a pod; see test/cluster/verify. Without a pause it takes
+// all of a small machine, and what is waited for are the clusters' own programs.
 func verifying(name string, claims ...string) pod {
 	var parts []string
 	for _, c := range claims {
@@ -112,7 +117,8 @@ func verifying(name string, claims ...string) pod {
 	// TERM goes to the loads, each of which then reads all it has written; the pod's exit status is theirs together. The
 	// signal ends a wait, which is then begun again.
 	script := `trap 'kill $P' TERM; ` + strings.Join(parts, " ") +
-		` s=0; for p in $P; do wait $p; r=$?; [ $r -lt 128 ] || { wait $p; r=$?; }; [ $r = 0 ] || s=1; done; cat /tmp/*.log; exit $s`
+		` s=0; for p in $P; do wait $p; r=$?; [ $r -lt 128 ] || { wait $p; r=$?; }; [ $r = 0 ] || s=1; done; ` +
+		`cat /tmp/*.log; exit $s`
 	return pod{name: name, claims: claims, command: script}
 }
 
@@ -167,7 +173,8 @@ func (c cluster) finish(t *testing.T, name string, claims ...string) string {
 	var slowest int
 	for line := range strings.Lines(out) {
 		var w, f, r, s, e int
-		if n, _ := fmt.Sscanf(line, "done writes=%d flushes=%d reads=%d slowest=%dms slowest-ever=%dms", &w, &f, &r, &s, &e); n == 5 {
+		if n, _ := fmt.Sscanf(line, "done writes=%d flushes=%d reads=%d slowest=%dms slowest-ever=%dms", &w, &f, &r, &s,
+			&e); n == 5 {
 			slowest = max(slowest, e)
 		}
 	}

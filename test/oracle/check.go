@@ -62,7 +62,8 @@ func (h *history) read(round uint64, number int, v readerAt, wholeBlocks bool) (
 			}
 			if wholeBlocks && sector != 0 {
 				if before := shown.units[len(shown.units)-1]; before != o {
-					return shown, h.violation("volume %d, block %d is torn: sector 0 is of %v, sector %d of %v", number, block, before, sector, o)
+					return shown, h.violation("volume %d, block %d is torn: sector 0 is of %v, sector %d of %v", number,
+						block, before, sector, o)
 				}
 				continue
 			}
@@ -123,7 +124,8 @@ func (h *history) checkImage(who string, got, want content) error {
 		}
 		if len(bad) > 0 {
 			const most = 8
-			return h.violation("%s is not the prefix: %d blocks of volume %d are wrong\n%s", who, len(bad), v, strings.Join(bad[:min(most, len(bad))], "\n"))
+			return h.violation("%s is not the prefix: %d blocks of volume %d are wrong\n%s", who, len(bad), v,
+				strings.Join(bad[:min(most, len(bad))], "\n"))
 		}
 	}
 	return nil
@@ -176,7 +178,9 @@ func (h *history) checkOrder(who string, got content, must uint64, rule happensB
 			for i := len(ops) - 1; i > at; i-- {
 				if ops[i].acked != 0 && ops[i].acked < covered {
 					wrong++
-					bad = fmt.Sprintf("volume %d, block %d shows %v\n  instead of at least %v\n  which happened before %v, which is shown (or was acknowledged: everything before %d has to be there)",
+					bad = fmt.Sprintf(
+						"volume %d, block %d shows %v\n  instead of at least %v\n  which happened before %v, which is "+
+							"shown (or was acknowledged: everything before %d has to be there)",
 						v, unit/got[v].perBlock, o, ops[i], latest, must)
 					break
 				}
@@ -203,7 +207,8 @@ func (h *history) checkSame(who string, a, b content) error {
 		}
 		for u := range a[v].units {
 			if a[v].units[u] != b[v].units[u] {
-				return h.violation("%s: volume %d differs in block %d: %v and %v", who, v, u/a[v].perBlock, a[v].units[u], b[v].units[u])
+				return h.violation("%s: volume %d differs in block %d: %v and %v", who, v, u/a[v].perBlock,
+					a[v].units[u], b[v].units[u])
 			}
 		}
 	}

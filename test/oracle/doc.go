@@ -7,9 +7,9 @@
 //
 //   - exact (check.go, checkImage): writers take turns, so the oracle knows the operation of every ordinal. A copy at
 //     ordinal n has to be the operations 1 to n and nothing else, block by block.
-//   - order (checkOrder): writers run freely and only happens-before is known: an operation that had returned, or that a
-//     completed flush covers, before another was issued. A copy that shows the other has to show the one, or something
-//     later in its place.
+//   - order (checkOrder): writers run freely and only happens-before is known: an operation that had returned, or that
+//     a completed flush covers, before another was issued. A copy that shows the other has to show the one, or
+//     something later in its place.
 //
 // In mode memory both sites run in this process on crashable file systems (vfs.MemFS) and a network in memory: kill -9
 // is replication.Site.Kill, a power loss is a crash clone with a random share of what was unsynced. Besides the events

@@ -36,7 +36,8 @@ func (o *op) String() string {
 	if o == nil {
 		return "nothing (zeros)"
 	}
-	s := fmt.Sprintf("op %d: %s by writer %d, volume %d, blocks %d to %d, issued at %d", o.id, o.kind, o.writer, o.volume, o.block, o.block+o.n-1, o.issued)
+	s := fmt.Sprintf("op %d: %s by writer %d, volume %d, blocks %d to %d, issued at %d", o.id, o.kind, o.writer,
+		o.volume, o.block, o.block+o.n-1, o.issued)
 	if o.acked != 0 {
 		s += fmt.Sprintf(", returned at %d", o.acked)
 	} else {
@@ -143,7 +144,8 @@ func (h *history) initialWrite(volume, block, n int) *op {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.clock++
-	o := &op{id: uint64(len(h.ops) + 1), kind: opWrite, writer: initialWriter, volume: volume, block: block, n: n, issued: h.clock, acked: h.clock}
+	o := &op{id: uint64(len(h.ops) + 1), kind: opWrite, writer: initialWriter, volume: volume, block: block, n: n,
+		issued: h.clock, acked: h.clock}
 	h.ops = append(h.ops, o)
 	for b := block; b < block+n; b++ {
 		h.volumes[volume].initial[b] = o

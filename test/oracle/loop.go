@@ -149,7 +149,9 @@ func (r *loopRound) create() error {
 	r.h.note("order %s, %d writers, journal %d bytes", parameters["slipstream.dev/order"], r.writers, journal)
 	a := r.sites.pair.A
 	_, err := a.Sidecar.CreateGroup(r.ctx, &sidecarpb.CreateGroupRequest{
-		Name: r.group, Settings: &sidecarpb.GroupSettings{Remote: new(r.sites.pair.B.Config.Name), RemoteAddress: new(r.sites.proxy.Addr()), JournalSizeBytes: &journal},
+		Name: r.group,
+		Settings: &sidecarpb.GroupSettings{Remote: new(r.sites.pair.B.Config.Name),
+			RemoteAddress: new(r.sites.proxy.Addr()), JournalSizeBytes: &journal},
 	})
 	if err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 )
 
-// loopSnapshot is a group snapshot that was taken through the driver under load; it is judged later, when copies of it, kills and
-// links may have come in between.
+// loopSnapshot is a group snapshot that was taken through the driver under load; it is judged later, when copies of it,
+// kills and links may have come in between.
 type loopSnapshot struct {
 	at *testsite.Site
 	id string
@@ -37,7 +37,8 @@ func (r *loopRound) snapshot() error {
 	r.snapshotsMade++
 	name := fmt.Sprintf("%s-%d", r.group, r.snapshotsMade)
 	group, err := s.GroupSnapshot(r.ctx, name, r.volumes, nil)
-	if code := status.Code(errors.Unwrap(err)); s == r.sites.pair.B && (code == codes.FailedPrecondition || code == codes.NotFound || code == codes.Aborted) {
+	if code := status.Code(errors.Unwrap(err)); s == r.sites.pair.B &&
+		(code == codes.FailedPrecondition || code == codes.NotFound || code == codes.Aborted) {
 		// In the middle of a sync, or before the secondary has heard of the volumes.
 		r.h.note("no snapshot at %s: %v", s.Config.Name, err)
 		r.tally.refusedSnapshots.Add(1)

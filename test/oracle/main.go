@@ -31,11 +31,15 @@ type tally struct {
 }
 
 func (t *tally) String() string {
-	return fmt.Sprintf("%d rounds: %d ended in peace, %d relocated, %d in disaster, %d with the old primary back; %d promotions, %d refused in the middle of a sync, "+
-		"%d copies judged after a crash of the secondary, %d rollbacks (%d diverged), %d drills, %d replicators killed; %d group snapshots (%d at a secondary, %d refused there, "+
-		"%d in a drill), judged %d times, %d sets of changed blocks",
-		t.rounds.Load(), t.peaceful.Load(), t.relocations.Load(), t.disasters.Load(), t.reunions.Load(), t.promotions.Load(), t.unpromotable.Load(),
-		t.judged.Load(), t.rollbacks.Load(), t.rollbacksDiverged.Load(), t.drills.Load(), t.crashes.Load(), t.snapshots.Load(), t.secondarySnapshots.Load(), t.refusedSnapshots.Load(),
+	return fmt.Sprintf(
+		"%d rounds: %d ended in peace, %d relocated, %d in disaster, %d with the old primary back; %d promotions, %d "+
+			"refused in the middle of a sync, %d copies judged after a crash of the secondary, %d rollbacks (%d "+
+			"diverged), %d drills, %d replicators killed; %d group snapshots (%d at a secondary, %d refused there, %d "+
+			"in a drill), judged %d times, %d sets of changed blocks",
+		t.rounds.Load(), t.peaceful.Load(), t.relocations.Load(), t.disasters.Load(), t.reunions.Load(),
+		t.promotions.Load(), t.unpromotable.Load(),
+		t.judged.Load(), t.rollbacks.Load(), t.rollbacksDiverged.Load(), t.drills.Load(), t.crashes.Load(),
+		t.snapshots.Load(), t.secondarySnapshots.Load(), t.refusedSnapshots.Load(),
 		t.snapshotDrills.Load(), t.judgedSnapshots.Load(), t.deltas.Load())
 }
 
@@ -49,7 +53,8 @@ func (f *failure) Error() string { return fmt.Sprintf("round with seed %d: %v", 
 func (f *failure) Unwrap() error { return f.err }
 
 // search runs rounds with the seeds first, first+1, ... until all are done, until enough says so, or until one fails.
-func search(ctx context.Context, first uint64, rounds, parallel int, t *tally, enough func() bool, round func(context.Context, uint64, *tally) error) error {
+func search(ctx context.Context, first uint64, rounds, parallel int, t *tally, enough func() bool,
+	round func(context.Context, uint64, *tally) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var next atomic.Uint64
@@ -105,12 +110,14 @@ func quiet() {
 func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("oracle", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 100, "how many rounds")
-	mode := flags.String("mode", "loop", "memory: the engine in this process on crashable file systems; storm: the same, with folds in the middle of syncs; rollback: the same, with disks put back to earlier states; "+
-		"loop: real processes on loop devices, as root")
+	mode := flags.String("mode", "loop",
+		"memory: the engine in this process on crashable file systems; storm: the same, with folds in the middle of "+
+			"syncs; rollback: the same, with disks put back to earlier states; loop: real processes on loop devices, as root")
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of the first round; the others have the next ones")
 	parallel := flags.Int("parallel", memParallel(), "rounds at a time in mode memory")
 	binDir := flags.String("bin-dir", "bin", "csi-driver and replicator for mode loop")
-	fault := flags.String("bug", "", "a deliberate fault of package bug that mode memory has to find; needs a build with -tags slipstream_bugs")
+	fault := flags.String("bug", "",
+		"a deliberate fault of package bug that mode memory has to find; needs a build with -tags slipstream_bugs")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -77,8 +77,9 @@ func (w *world) createSnapshots(s *memSite, g *replication.Group) (*groupSnapsho
 			continue // the secondary has not heard of it yet
 		}
 		rec, err := s.pool.CreateSnapshot(blockdev.SnapshotRecord{
-			ID: fmt.Sprintf("snap-%d-%s", w.snapshotsMade, m.id), Name: fmt.Sprintf("%d-%s", w.snapshotsMade, m.id), SourceVolumeID: m.id,
-			SizeBytes: v.Size(), BlockSizeBytes: blockdev.DefaultBlockSizeBytes, State: blockdev.SnapshotCreating,
+			ID: fmt.Sprintf("snap-%d-%s", w.snapshotsMade, m.id), Name: fmt.Sprintf("%d-%s", w.snapshotsMade, m.id),
+			SourceVolumeID: m.id,
+			SizeBytes:      v.Size(), BlockSizeBytes: blockdev.DefaultBlockSizeBytes, State: blockdev.SnapshotCreating,
 		})
 		if err != nil {
 			return nil, err
@@ -93,7 +94,8 @@ func (w *world) createSnapshots(s *memSite, g *replication.Group) (*groupSnapsho
 func (w *world) cutAnswer(s *memSite, snap *groupSnapshot, err error) (taken bool, _ error) {
 	switch {
 	case err == nil && w.p.exact && snap.cut.Ordinal < snap.must.ordinal:
-		return false, w.h.violation("the snapshot at %s is of ordinal %d, %d was durable before it was asked for", s.name, snap.cut.Ordinal, snap.must.ordinal)
+		return false, w.h.violation("the snapshot at %s is of ordinal %d, %d was durable before it was asked for",
+			s.name, snap.cut.Ordinal, snap.must.ordinal)
 	case err == nil:
 		return true, nil
 	case snap.at == siteB && errors.Is(err, core.ErrPrecondition):
@@ -104,8 +106,8 @@ func (w *world) cutAnswer(s *memSite, snap *groupSnapshot, err error) (taken boo
 	return false, w.h.violation("no snapshot can be taken at %s: %v", s.name, err)
 }
 
-// powerLossInCut asks what would be if power failed while the snapshot is taken or copied: the request is repeated there,
-// and what it gives is judged.
+// powerLossInCut asks what would be if power failed while the snapshot is taken or copied: the request is repeated
+// there, and what it gives is judged.
 func (w *world) powerLossInCut(s *memSite, snap *groupSnapshot, done chan error) (taken bool, _ error) {
 	var told *blockdev.SnapshotCut
 	select {
@@ -180,7 +182,8 @@ func (w *world) judgeSnapshot(s *memSite, who string, snap *groupSnapshot) error
 		err := w.eventually(who, func() (bool, string) {
 			var err error
 			rec, err = s.pool.GetSnapshot(target.SnapshotID)
-			return err != nil || rec.State == blockdev.SnapshotReady || rec.State == blockdev.SnapshotFailed, fmt.Sprintf("%+v, %v", rec, err)
+			return err != nil || rec.State == blockdev.SnapshotReady ||
+				rec.State == blockdev.SnapshotFailed, fmt.Sprintf("%+v, %v", rec, err)
 		})
 		if err != nil {
 			return err
@@ -267,7 +270,8 @@ func (w *world) judgeDelta(s *memSite, rec *blockdev.SnapshotRecord) error {
 			return err
 		}
 		if string(old[:n]) != string(now[:n]) && !m.Has(0, uint64(off/changemap.ExtentBytes)) {
-			return w.h.violation("extent %d of %s differs from its parent %s and is not among the changed ones", off/changemap.ExtentBytes, rec.ID, rec.ParentID)
+			return w.h.violation("extent %d of %s differs from its parent %s and is not among the changed ones",
+				off/changemap.ExtentBytes, rec.ID, rec.ParentID)
 		}
 	}
 	return nil

@@ -48,7 +48,8 @@ func (w *world) identical(primary, secondary *memSite) (content, error) {
 		}
 		s := g.Status()
 		return p.State == "streaming" && s.Role == core.RoleSecondary && s.Promotable && s.DurableOrdinal == p.HeadOrdinal &&
-			orZero(p.AcknowledgedOrdinal) == p.HeadOrdinal && p.ChangeMapBytes == 0, fmt.Sprintf("primary %v, secondary %v", p, s)
+			orZero(p.AcknowledgedOrdinal) == p.HeadOrdinal &&
+			p.ChangeMapBytes == 0, fmt.Sprintf("primary %v, secondary %v", p, s)
 	})
 	if err != nil {
 		return nil, err
@@ -196,16 +197,21 @@ func (w *world) reunite(head, fork uint64, old, expected content) error {
 	l := gb.Status().Loss
 	switch {
 	case orZero(l.LostOrdinals) != head-fork:
-		err = w.h.violation("the loss report says that %d ordinals were lost, it was %d (%d to %d)", orZero(l.LostOrdinals), head-fork, fork+1, head)
+		err = w.h.violation("the loss report says that %d ordinals were lost, it was %d (%d to %d)",
+			orZero(l.LostOrdinals), head-fork, fork+1, head)
 	case w.p.exact && !l.Partial && (orZero(l.LostWrites) != writes || orZero(l.LostBytes) != bytes):
-		err = w.h.violation("the loss report says %d writes and %d bytes, it was %d and %d", orZero(l.LostWrites), orZero(l.LostBytes), writes, bytes)
+		err = w.h.violation("the loss report says %d writes and %d bytes, it was %d and %d", orZero(l.LostWrites),
+			orZero(l.LostBytes), writes, bytes)
 	case w.bound.LostOrdinals != nil && *w.bound.LostOrdinals > head-fork:
-		err = w.h.violation("the promotion said that at least %d ordinals were lost, it was %d", *w.bound.LostOrdinals, head-fork)
+		err = w.h.violation("the promotion said that at least %d ordinals were lost, it was %d", *w.bound.LostOrdinals,
+			head-fork)
 	case w.bound.LostSeconds != nil && orZero(l.LostSeconds) > *w.bound.LostSeconds+time.Since(w.promoted).Seconds():
 		// What the old primary adds when it is back comes after the promotion.
-		err = w.h.violation("the promotion said that at most the last %v s were lost, it was %v s", *w.bound.LostSeconds, orZero(l.LostSeconds))
+		err = w.h.violation("the promotion said that at most the last %v s were lost, it was %v s",
+			*w.bound.LostSeconds, orZero(l.LostSeconds))
 	case w.p.exact && (orZero(l.LostWrites) > writes || orZero(l.LostBytes) > bytes):
-		err = w.h.violation("the loss report says %d writes and %d bytes, it was at most %d and %d", orZero(l.LostWrites), orZero(l.LostBytes), writes, bytes)
+		err = w.h.violation("the loss report says %d writes and %d bytes, it was at most %d and %d",
+			orZero(l.LostWrites), orZero(l.LostBytes), writes, bytes)
 	}
 	if err != nil {
 		return err
@@ -254,7 +260,8 @@ func (w *world) contacts(primary, demoted *replication.Group) error {
 	const calls = 10
 	for range calls {
 		if a := demoted.Status(); a.State != "diverged" || a.Role == core.RoleSecondary {
-			return w.h.violation("the old primary with a divergent tail follows the new one: %v; the new one: %v", a, primary.Status())
+			return w.h.violation("the old primary with a divergent tail follows the new one: %v; the new one: %v", a,
+				primary.Status())
 		}
 		if err := w.pause(2 * w.p.pace.heartbeat); err != nil {
 			return err
@@ -271,8 +278,8 @@ func (w *world) unchanged(s *memSite, want content) error {
 	return w.h.checkSame(s.name+", that nobody may overwrite", want, got)
 }
 
-// writeAt writes at the secondary's site, which was promoted, one operation after the other, ends it now and then, and keeps the
-// expectation.
+// writeAt writes at the secondary's site, which was promoted, one operation after the other, ends it now and then, and
+// keeps the expectation.
 func (w *world) writeAt(expected content) error {
 	h, s := w.h, w.b
 	volumes, err := volumesHere(h, s.group())
@@ -337,7 +344,8 @@ func (w *world) scribbleOnce(v *replication.Volume, number int) (*op, error) {
 	n := min(1+w.rng.IntN(w.p.maxBlocks), blocks)
 	h.mu.Lock()
 	h.clock++
-	o := &op{id: uint64(len(h.ops) + 1), kind: opWrite, writer: writer, volume: number, block: w.rng.IntN(blocks - n + 1), n: n, issued: h.clock}
+	o := &op{id: uint64(len(h.ops) + 1), kind: opWrite, writer: writer, volume: number,
+		block: w.rng.IntN(blocks - n + 1), n: n, issued: h.clock}
 	h.ops = append(h.ops, o)
 	h.mu.Unlock()
 	p := make([]byte, n*blockBytes)

@@ -11,8 +11,8 @@ import (
 // unsynced draws which share of what was not synced survives a power loss.
 func (w *world) unsynced() int { return pick(w.rng, 0, 0, 100, 10, 50, 90, w.rng.IntN(101)) }
 
-// restartPrimary ends the primary's process, or its power, and starts it again. What has to be there is what had returned,
-// or what was flushed.
+// restartPrimary ends the primary's process, or its power, and starts it again. What has to be there is what had
+// returned, or what was flushed.
 func (w *world) restartPrimary(power bool) error {
 	if err := w.endPrimary(power); err != nil {
 		return err
@@ -53,7 +53,8 @@ func (w *world) endPrimary(power bool) error {
 	if !w.cut {
 		w.net.Heal(siteA)
 	}
-	w.h.note("the primary lost power, %d%% of the unsynced survives; flushed up to ordinal %d, clock %d", percent, ordinal, clock)
+	w.h.note("the primary lost power, %d%% of the unsynced survives; flushed up to ordinal %d, clock %d", percent,
+		ordinal, clock)
 	w.powerFloor = floors{ordinal, clock}
 	return nil
 }
@@ -97,7 +98,8 @@ func (w *world) judgePrimary(s *memSite, must floors) (head uint64, shown conten
 		return head, shown, w.h.checkOrder("the primary after a crash", shown, must.clock, afterAck)
 	}
 	if head < must.ordinal {
-		return head, nil, w.h.violation("the primary has ordinals up to %d after a crash, %d were durable", head, must.ordinal)
+		return head, nil, w.h.violation("the primary has ordinals up to %d after a crash, %d were durable", head,
+			must.ordinal)
 	}
 	if n := w.h.length(); head > n {
 		return head, nil, w.h.violation("the primary has ordinals up to %d after a crash, only %d were written", head, n)
@@ -105,7 +107,8 @@ func (w *world) judgePrimary(s *memSite, must floors) (head uint64, shown conten
 	return head, shown, w.h.checkImage("the primary after a crash", shown, w.h.image(head))
 }
 
-// restartSecondary ends the secondary's process, or its power, and starts it again; while it is alone its copy is judged.
+// restartSecondary ends the secondary's process, or its power, and starts it again; while it is alone its copy is
+// judged.
 func (w *world) restartSecondary(power bool) error {
 	w.net.Cut(siteB)
 	defer w.net.Heal(siteB)
@@ -162,8 +165,8 @@ func (w *world) judgeCopy(s *memSite, who string, ordinal uint64) error {
 	return w.h.checkImage(who, shown, w.h.image(ordinal))
 }
 
-// drill asks what would be if power failed at this instant, first at the secondary, then at the primary, without touching
-// either: both are cloned, the clones are started, the secondary's is promoted.
+// drill asks what would be if power failed at this instant, first at the secondary, then at the primary, without
+// touching either: both are cloned, the clones are started, the secondary's is promoted.
 func (w *world) drill() error {
 	w.observe()
 	percent := w.unsynced()
@@ -187,7 +190,9 @@ func (w *world) drill() error {
 		return err
 	}
 	if head < recovered {
-		return w.h.violation("the primary would come back with ordinal %d after the secondary had %d: more was shipped than was durable", head, recovered)
+		return w.h.violation(
+			"the primary would come back with ordinal %d after the secondary had %d: more was shipped than was durable",
+			head, recovered)
 	}
 	w.tally.drills.Add(1)
 	return nil
@@ -202,7 +207,8 @@ func (w *world) drillSecondary(s *memSite) (recovered uint64, err error) {
 	g := s.group()
 	if g == nil {
 		if w.acked > 0 {
-			return 0, w.h.violation("the secondary would have forgotten its group, of which it had acknowledged ordinal %d", w.acked)
+			return 0, w.h.violation(
+				"the secondary would have forgotten its group, of which it had acknowledged ordinal %d", w.acked)
 		}
 		return 0, nil
 	}
@@ -242,7 +248,8 @@ func (w *world) promote(s *memSite, who string) (recovered uint64, promoted bool
 	w.tally.promotions.Add(1)
 	status := g.Status()
 	if loss.RecoveredOrdinal != status.HeadOrdinal || status.HeadOrdinal != status.DurableOrdinal {
-		return 0, true, w.h.violation("%s recovered ordinal %d, says it is at %d, durable %d", who, loss.RecoveredOrdinal, status.HeadOrdinal, status.DurableOrdinal)
+		return 0, true, w.h.violation("%s recovered ordinal %d, says it is at %d, durable %d", who,
+			loss.RecoveredOrdinal, status.HeadOrdinal, status.DurableOrdinal)
 	}
 	w.h.note("%s was promoted at ordinal %d", who, loss.RecoveredOrdinal)
 	if s == w.b {

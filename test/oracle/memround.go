@@ -79,9 +79,12 @@ func (p params) String() string {
 	if p.exact {
 		judge = "exact"
 	}
-	return fmt.Sprintf("%s, volumes of %v blocks (filled: %v), journal %d bytes, %s, %d writers, writes of up to %d blocks, a flush in %d operations, "+
-		"%d%% hot, %d%% discards and as many zeros, %d events, overflow %v, storm %v, reflink %v, commit %v, apply %v",
-		judge, p.blocks, p.filled, p.journalBytes, p.policy, p.writers, p.maxBlocks, p.flushEvery, p.hotPercent, p.discardPercent, p.events,
+	return fmt.Sprintf(
+		"%s, volumes of %v blocks (filled: %v), journal %d bytes, %s, %d writers, writes of up to %d blocks, a flush "+
+			"in %d operations, %d%% hot, %d%% discards and as many zeros, %d events, overflow %v, storm %v, reflink "+
+			"%v, commit %v, apply %v",
+		judge, p.blocks, p.filled, p.journalBytes, p.policy, p.writers, p.maxBlocks, p.flushEvery, p.hotPercent,
+		p.discardPercent, p.events,
 		p.overflow, p.storm, p.reflink, p.pace.commit, p.pace.apply)
 }
 
@@ -221,7 +224,8 @@ func (w *world) addVolume(g *replication.Group, blocks int, filled bool) error {
 	number := len(w.h.models())
 	id := fmt.Sprintf("v%d", number)
 	model := w.h.addVolume(id, blocks)
-	rec, err := w.a.pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: int64(blocks) * blockBytes, Replicable: true, Order: blockdev.OrderFlush})
+	rec, err := w.a.pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: int64(blocks) * blockBytes,
+		Replicable: true, Order: blockdev.OrderFlush})
 	if err != nil {
 		return err
 	}
@@ -367,8 +371,8 @@ func (w *world) heal() {
 	w.net.Heal(siteA)
 }
 
-// changeMembers adds a volume or grows one. The record takes an ordinal, so it needs the writers' turn; where that can be
-// held by a writer that waits for the peer, it is left alone.
+// changeMembers adds a volume or grows one. The record takes an ordinal, so it needs the writers' turn; where that can
+// be held by a writer that waits for the peer, it is left alone.
 func (w *world) changeMembers() error {
 	if !w.p.exact || w.p.policy == core.PolicyStall {
 		return nil
@@ -404,7 +408,8 @@ func (w *world) changeMembersInTurn() error {
 	return nil
 }
 
-// observe takes note of what the primary knows of the secondary. What it says is durable there has to be there ever after.
+// observe takes note of what the primary knows of the secondary. What it says is durable there has to be there ever
+// after.
 func (w *world) observe() {
 	g := w.a.group()
 	_, clock := w.h.acknowledged()

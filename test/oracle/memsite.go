@@ -88,7 +88,8 @@ func (s *memSite) kill() {
 
 // clone is the site, not yet open, on what a power loss at this instant leaves.
 func (s *memSite) clone(unsyncedPercent int, rng *rand.Rand) *memSite {
-	return &memSite{name: s.name, pace: s.pace, fs: s.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: unsyncedPercent, RNG: rng})}
+	return &memSite{name: s.name, pace: s.pace,
+		fs: s.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: unsyncedPercent, RNG: rng})}
 }
 
 // group is the round's group, nil where the site has not heard of it.

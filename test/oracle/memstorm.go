@@ -8,16 +8,16 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
-// A storm is a round in which the peer falls further behind than the journal holds, again and again, while a few pages are
-// rewritten all the time: segments are folded while a sync sends extents, and a range is in the change map and in the
-// journal at the same time. It ends in a planned move, after which both copies have to be the same byte for byte.
+// A storm is a round in which the peer falls further behind than the journal holds, again and again, while a few pages
+// are rewritten all the time: segments are folded while a sync sends extents, and a range is in the change map and in
+// the journal at the same time. It ends in a planned move, after which both copies have to be the same byte for byte.
 
 // stormJournalBytes makes segments that are larger than a batch: the sender is in the middle of one when it is folded.
 const stormJournalBytes = 32 << 20
 
-// logRewrites is how often a page of a storm's log is written before the next one, as a database does with its log. After that it
-// keeps what it has: an older version in the copy is not hidden by a later write. Other writes come between, so that the
-// versions are in more than one batch.
+// logRewrites is how often a page of a storm's log is written before the next one, as a database does with its log.
+// After that it keeps what it has: an older version in the copy is not hidden by a later write. Other writes come
+// between, so that the versions are in more than one batch.
 const logRewrites = 32
 
 // drawStorm turns a round into a storm.

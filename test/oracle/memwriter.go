@@ -122,7 +122,8 @@ func (ws *writers) run(number int, rng *rand.Rand) {
 // chunkBlocks is the unit in which blocks belong to writers where these do not take turns.
 const chunkBlocks = 16
 
-// place draws where to write: mostly a few hot blocks, so that writes meet in the journal, the index and the change map.
+// place draws where to write: mostly a few hot blocks, so that writes meet in the journal, the index and the change
+// map.
 func (ws *writers) place(number int, rng *rand.Rand, blocks int) (block, n int) {
 	p := &ws.w.p
 	if p.storm && rng.IntN(2) == 0 {
@@ -231,7 +232,8 @@ func (ws *writers) readBack(number int, rng *rand.Rand, v *replication.Volume, v
 			return h.violation("the primary: %v", err)
 		}
 		if want.kind == opWrite && id != want.id || want.kind != opWrite && id != 0 {
-			return h.violation("writer %d reads op %d at volume %d, block %d, sector %d after it wrote %v", number, id, volume, b, s, want)
+			return h.violation("writer %d reads op %d at volume %d, block %d, sector %d after it wrote %v", number, id,
+				volume, b, s, want)
 		}
 	}
 	return nil

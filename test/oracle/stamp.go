@@ -28,9 +28,9 @@ const (
 //	40  ...  the operation's number again and again
 //	508 u32  CRC-32C of bytes 0 to 508, masked
 //
-// The mask is RocksDB's, and for its reason: bytes that end with their own CRC are invisible to an outer CRC with the same
-// polynomial. Unmasked, all stamped blocks would have one and the same CRC-32C, and the journal could not tell a torn
-// record of them from a whole one.
+// The mask is RocksDB's, and for its reason: bytes that end with their own CRC are invisible to an outer CRC with the
+// same polynomial. Unmasked, all stamped blocks would have one and the same CRC-32C, and the journal could not tell a
+// torn record of them from a whole one.
 //
 // Every sector stands for itself, because a power loss or a cut between two versions of a page may leave some of a
 // block's sectors new and others old; within a sector there is no such excuse.
@@ -75,12 +75,15 @@ func readStamp(s []byte, round uint64, volume, block, sector int) (id uint64, er
 		return 0, nil
 	}
 	if got, want := le.Uint32(s[stampCRC:]), sectorChecksum(s); got != want || le.Uint32(s) != stampMagic {
-		return 0, fmt.Errorf("volume %d, block %d, sector %d is no stamped sector (checksum %#x, content has %#x, begins with % x)",
+		return 0, fmt.Errorf(
+			"volume %d, block %d, sector %d is no stamped sector (checksum %#x, content has %#x, begins with % x)",
 			volume, block, sector, got, want, s[:stampFill])
 	}
-	if v, b, n, r := le.Uint16(s[6:]), le.Uint32(s[8:]), le.Uint32(s[12:]), le.Uint64(s[16:]); int(v) != volume || int(b) != block ||
+	if v, b, n, r := le.Uint16(s[6:]), le.Uint32(s[8:]), le.Uint32(s[12:]),
+		le.Uint64(s[16:]); int(v) != volume || int(b) != block ||
 		int(n) != sector || r != round {
-		return 0, fmt.Errorf("volume %d, block %d, sector %d of round %d holds what was written to volume %d, block %d, sector %d in round %d",
+		return 0, fmt.Errorf(
+			"volume %d, block %d, sector %d of round %d holds what was written to volume %d, block %d, sector %d in round %d",
 			volume, block, sector, round, v, b, n, r)
 	}
 	return le.Uint64(s[24:]), nil

@@ -11,8 +11,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
-// TestDiscardAtBothSites fills a volume, deletes what was written and discards: a thin volume gives the space back at both sites,
-// a thick one keeps it at both, from its first day on.
+// TestDiscardAtBothSites fills a volume, deletes what was written and discards: a thin volume gives the space back at
+// both sites, a thick one keeps it at both, from its first day on.
 func TestDiscardAtBothSites(t *testing.T) {
 	for _, tc := range []struct {
 		fsType string

@@ -41,8 +41,8 @@ func (s *sites) hash(path string, off, n int64) [32]byte {
 	return [32]byte(hash.Sum(nil))
 }
 
-// TestExpandAtBothSites grows a volume while it is mounted and written to, first with the peer there, then with the peer
-// away, and writes more each time than fitted before. The copy gets the size and the data, and opens.
+// TestExpandAtBothSites grows a volume while it is mounted and written to, first with the peer there, then with the
+// peer away, and writes more each time than fitted before. The copy gets the size and the data, and opens.
 func TestExpandAtBothSites(t *testing.T) {
 	for _, kind := range []struct {
 		name  string
@@ -52,7 +52,8 @@ func TestExpandAtBothSites(t *testing.T) {
 		{"ext4", [3]int64{64 * mib, 160 * mib, 288 * mib}, testsite.VolumeOptions{FSType: "ext4"}},
 		{"xfs", [3]int64{320 * mib, 448 * mib, 608 * mib}, testsite.VolumeOptions{FSType: "xfs"}},
 		{"block", [3]int64{32 * mib, 48 * mib, 96 * mib}, testsite.VolumeOptions{Block: true}},
-		{"thick block", [3]int64{32 * mib, 48 * mib, 96 * mib}, testsite.VolumeOptions{Block: true, Parameters: map[string]string{parameter.KeyProvisioning: "thick"}}},
+		{"thick block", [3]int64{32 * mib, 48 * mib, 96 * mib},
+			testsite.VolumeOptions{Block: true, Parameters: map[string]string{parameter.KeyProvisioning: "thick"}}},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			if kind.o.FSType == "ext4" && !driver.CanGrowMountedExt4() {
@@ -65,8 +66,8 @@ func TestExpandAtBothSites(t *testing.T) {
 			s.settle()
 
 			hashes := map[string][32]byte{}
-			// extend grows the volume, and then writes 16 MiB that end with the new end of a device, or a file that the file system had no
-			// room for before.
+			// extend grows the volume, and then writes 16 MiB that end with the new end of a device, or a file that the
+			// file system had no room for before.
 			extend := func(from, to int64) {
 				t.Helper()
 				for range 2 { // a repetition changes nothing

@@ -1,5 +1,5 @@
-// Package volumes tests what a volume and its copy at the other site have in common besides their contents, size and space, and changes of
-// volumes in use, on real loop devices, FUSE mounts and processes.
+// Package volumes tests what a volume and its copy at the other site have in common besides their contents, size and
+// space, and changes of volumes in use, on real loop devices, FUSE mounts and processes.
 package volumes
 
 import (

@@ -15,8 +15,8 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 )
 
-// TestJournalsOnAnotherFileSystem: groups live on the disk that they were given, only as large as it allows. Without that disk the
-// site does not start, whatever is in its volumes' images; with it, everything that was flushed is there.
+// TestJournalsOnAnotherFileSystem: groups live on the disk that they were given, only as large as it allows. Without
+// that disk the site does not start, whatever is in its volumes' images; with it, everything that was flushed is there.
 func TestJournalsOnAnotherFileSystem(t *testing.T) {
 	disk := testenv.MountFS(t, "mkfs.ext4", "-q")
 	at := filepath.Join(t.TempDir(), "journals")
@@ -54,7 +54,8 @@ func TestJournalsOnAnotherFileSystem(t *testing.T) {
 	// The disk has 512 MiB and a group of 256 that may double.
 	large := testsite.VolumeOptions{Name: "large", SizeBytes: 16 * mib, Block: true,
 		Parameters: map[string]string{"slipstream.dev/consistency-group": "large", "slipstream.dev/journal-size": "256Mi"}}
-	if _, err := s.A.CreateVolume(s.ctx, large); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), at) {
+	if _, err := s.A.CreateVolume(s.ctx, large); status.Code(err) != codes.ResourceExhausted ||
+		!strings.Contains(err.Error(), at) {
 		t.Errorf("a journal that the disk has no room for: %v", err)
 	}
 	plain, err := s.A.CreateVolume(s.ctx, testsite.VolumeOptions{Name: "plain", SizeBytes: 16 * mib, Block: true})
@@ -68,7 +69,8 @@ func TestJournalsOnAnotherFileSystem(t *testing.T) {
 	s.must(unix.Unmount(at, 0))
 	s.must(s.A.LaunchReplicator())
 	s.must(s.A.LaunchDriver())
-	for program, process := range map[string]*testsite.Process{"replicator": s.A.Replicator(), "csi-driver": s.A.Driver()} {
+	for program, process := range map[string]*testsite.Process{"replicator": s.A.Replicator(),
+		"csi-driver": s.A.Driver()} {
 		if err := process.Wait(time.Minute); err != nil {
 			t.Errorf("%s runs without the journals: %v", program, err)
 		}

@@ -30,7 +30,8 @@ const (
 	writerBlocks = 256
 )
 
-// writer writes blocks to a file or device, past the page cache, and reads back what it wrote earlier, until it is stopped.
+// writer writes blocks to a file or device, past the page cache, and reads back what it wrote earlier, until it is
+// stopped.
 type writer struct {
 	done    atomic.Int64 // writes
 	stopped atomic.Bool
@@ -51,7 +52,8 @@ func (s *sites) startWriter(path string) *writer {
 	s.t.Logf("seed of the writer: %d", seed)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_DIRECT, 0o600)
 	s.must(err)
-	memory, err := unix.Mmap(-1, 0, 3*writerBlock, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	// aligned
+	memory, err := unix.Mmap(-1, 0, 3*writerBlock, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	s.must(err)
 	w := &writer{ended: make(chan error, 1)}
 	go func() {
@@ -181,8 +183,8 @@ func (s *sites) wantMetric(name, label, value string, want float64) {
 	}
 }
 
-// TestModifyUnderLoad changes all that a VolumeAttributesClass can change while a volume is in use and a program writes to it and
-// reads back. No change is an I/O error, and each is what status, metrics and health say from then on.
+// TestModifyUnderLoad changes all that a VolumeAttributesClass can change while a volume is in use and a program writes
+// to it and reads back. No change is an I/O error, and each is what status, metrics and health say from then on.
 func TestModifyUnderLoad(t *testing.T) {
 	for _, o := range []testsite.VolumeOptions{{Name: "ext4", FSType: "ext4"}, {Name: "block", Block: true}} {
 		t.Run(o.Name, func(t *testing.T) {
@@ -225,9 +227,12 @@ func TestModifyUnderLoad(t *testing.T) {
 			s.more(w, 20)
 
 			// On, in a group that the change makes.
-			modify(map[string]string{parameter.KeyReplication: parameter.ReplicationOn, parameter.KeyConsistencyGroup: own, parameter.KeyRemote: s.B.Config.Name,
+			modify(map[string]string{parameter.KeyReplication: parameter.ReplicationOn,
+				parameter.KeyConsistencyGroup: own, parameter.KeyRemote: s.B.Config.Name,
 				parameter.KeyJournalSize: "64Mi", parameter.KeyRPOTarget: "1h"})
-			if g := wait(own, "streaming", testsite.Streaming); !member(g) || g.GetPeer() != s.B.Config.Name || g.GetJournalSizeBytes() != 64*mib || g.GetRpoTargetSeconds() != 3600 {
+			if g := wait(own, "streaming",
+				testsite.Streaming); !member(g) || g.GetPeer() != s.B.Config.Name ||
+				g.GetJournalSizeBytes() != 64*mib || g.GetRpoTargetSeconds() != 3600 {
 				t.Errorf("after it was switched on: %v", g)
 			}
 
@@ -237,15 +242,20 @@ func TestModifyUnderLoad(t *testing.T) {
 				journal, target, rate float64
 				policy                sidecarpb.JournalFull
 			}{
-				{map[string]string{parameter.KeyJournalSize: "128Mi", parameter.KeyJournalFull: parameter.JournalFullStall, parameter.KeyRPOTarget: "30s", parameter.KeyReplicationRate: "8Mi"},
+				{map[string]string{parameter.KeyJournalSize: "128Mi",
+					parameter.KeyJournalFull: parameter.JournalFullStall, parameter.KeyRPOTarget: "30s",
+					parameter.KeyReplicationRate: "8Mi"},
 					128 << 20, 30, 8 << 20, sidecarpb.JournalFull_JOURNAL_FULL_STALL},
-				{map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: parameter.JournalFullTrack, parameter.KeyRPOTarget: "0", parameter.KeyReplicationRate: "0"},
+				{map[string]string{parameter.KeyJournalSize: "64Mi",
+					parameter.KeyJournalFull: parameter.JournalFullTrack, parameter.KeyRPOTarget: "0",
+					parameter.KeyReplicationRate: "0"},
 					64 << 20, 0, 0, sidecarpb.JournalFull_JOURNAL_FULL_TRACK},
 			} {
 				modify(set.mutable)
 				g, err := s.A.Group(s.ctx, own)
 				s.must(err)
-				if float64(g.GetJournalSizeBytes()) != set.journal || g.GetRpoTargetSeconds() != set.target || float64(g.GetShipBytesPerSecond()) != set.rate || g.GetJournalFull() != set.policy {
+				if float64(g.GetJournalSizeBytes()) != set.journal || g.GetRpoTargetSeconds() != set.target ||
+					float64(g.GetShipBytesPerSecond()) != set.rate || g.GetJournalFull() != set.policy {
 					t.Errorf("after %v: %v", set.mutable, g)
 				}
 				s.wantMetric("slipstream_group_journal_size_bytes", "group", own, set.journal)
@@ -273,7 +283,9 @@ func TestModifyUnderLoad(t *testing.T) {
 
 			// Into a group that was there, off, and on again.
 			modify(map[string]string{parameter.KeyConsistencyGroup: group})
-			wait(group, "streaming with the volume", func(g *sidecarpb.GroupStatus) bool { return testsite.Streaming(g) && member(g) })
+			wait(group, "streaming with the volume", func(g *sidecarpb.GroupStatus) bool {
+				return testsite.Streaming(g) && member(g)
+			})
 			modify(map[string]string{parameter.KeyReplication: parameter.ReplicationOff})
 			if g := wait(group, "there", func(*sidecarpb.GroupStatus) bool { return true }); member(g) {
 				t.Errorf("after replication was switched off: %v", g)
@@ -282,7 +294,9 @@ func TestModifyUnderLoad(t *testing.T) {
 				t.Error("after replication was switched off the metrics still have the volume in a group")
 			}
 			modify(map[string]string{parameter.KeyReplication: parameter.ReplicationOn, parameter.KeyConsistencyGroup: group})
-			wait(group, "streaming with the volume again", func(g *sidecarpb.GroupStatus) bool { return testsite.Streaming(g) && member(g) })
+			wait(group, "streaming with the volume again", func(g *sidecarpb.GroupStatus) bool {
+				return testsite.Streaming(g) && member(g)
+			})
 			s.wantMetric("slipstream_group_volume_info", "volume", v.ID, 1)
 
 			stop := func(w *writer) {
@@ -333,8 +347,8 @@ func (s *sites) limitUnderLoad(w *writer, v *testsite.Volume, modify func(map[st
 		s.change(v, set.mutable)
 		begin, from := time.Now(), w.done.Load()
 		s.more(w, 50)
-		// No more was done than was granted: what was under way at either end, a tenth of a second saved up, and the time's worth. Each
-		// write is an operation and a block.
+		// No more was done than was granted: what was under way at either end, a tenth of a second saved up, and the
+		// time's worth. Each write is an operation and a block.
 		done, granted := float64(w.done.Load()-from), set.iops
 		if granted == 0 {
 			granted = set.rate / writerBlock

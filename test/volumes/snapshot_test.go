@@ -18,9 +18,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TestFrozenSnapshot takes a group snapshot of two plain volumes that are mounted and have pages that nobody has flushed. The freeze
-// that the class asks for brings them in. Both are restored to twice the size and mounted beside their origins, which
-// XFS refuses for file systems with one UUID unless it is told not to care.
+// TestFrozenSnapshot takes a group snapshot of two plain volumes that are mounted and have pages that nobody has
+// flushed. The freeze that the class asks for brings them in. Both are restored to twice the size and mounted beside
+// their origins, which XFS refuses for file systems with one UUID unless it is told not to care.
 func TestFrozenSnapshot(t *testing.T) {
 	for fsType, size := range map[string]int64{"ext4": 64 * mib, "xfs": 320 * mib} {
 		t.Run(fsType, func(t *testing.T) {
@@ -68,8 +68,8 @@ func TestFrozenSnapshot(t *testing.T) {
 	}
 }
 
-// TestSnapshotAtTheSecondary takes a group snapshot of the copies of two mounted volumes, which go on being written to. What is restored
-// from it opens at the secondary, with what was flushed before and nothing of later.
+// TestSnapshotAtTheSecondary takes a group snapshot of the copies of two mounted volumes, which go on being written to.
+// What is restored from it opens at the secondary, with what was flushed before and nothing of later.
 func TestSnapshotAtTheSecondary(t *testing.T) {
 	for fsType, size := range map[string]int64{"ext4": 64 * mib, "xfs": 320 * mib} {
 		t.Run(fsType, func(t *testing.T) {
@@ -100,7 +100,8 @@ func TestSnapshotAtTheSecondary(t *testing.T) {
 }
 
 // ready takes a group snapshot and waits until it is ready to use.
-func (s *sites) ready(at *testsite.Site, name string, volumes []*testsite.Volume, parameters map[string]string) *csi.VolumeGroupSnapshot {
+func (s *sites) ready(at *testsite.Site, name string, volumes []*testsite.Volume,
+	parameters map[string]string) *csi.VolumeGroupSnapshot {
 	s.t.Helper()
 	snapshot, err := at.GroupSnapshot(s.ctx, name, volumes, parameters)
 	s.must(err)
@@ -113,7 +114,8 @@ func (s *sites) ready(at *testsite.Site, name string, volumes []*testsite.Volume
 }
 
 // restore makes a volume from the member of a group snapshot that is of origin, and mounts it.
-func (s *sites) restore(at *testsite.Site, snapshot *csi.VolumeGroupSnapshot, origin *testsite.Volume, o testsite.VolumeOptions) (*testsite.Volume, string) {
+func (s *sites) restore(at *testsite.Site, snapshot *csi.VolumeGroupSnapshot, origin *testsite.Volume,
+	o testsite.VolumeOptions) (*testsite.Volume, string) {
 	s.t.Helper()
 	for _, member := range snapshot.GetSnapshots() {
 		if member.GetSourceVolumeId() == origin.ID {

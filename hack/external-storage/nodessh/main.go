@@ -1,6 +1,6 @@
-// Command nodessh is as much of an SSH server as Kubernetes' end-to-end tests want on a node: it runs one command a session, as
-// whoever runs it, for the holder of one key. The tests stop and start the kubelet through it. A Debian package would bring a server
-// for the whole machine with it, and its account files.
+// Command nodessh is as much of an SSH server as Kubernetes' end-to-end tests want on a node: it runs one command a
+// session, as whoever runs it, for the holder of one key. The tests stop and start the kubelet through it. A Debian
+// package would bring a server for the whole machine with it, and its account files.
 //
 //	nodessh keygen FILE           make a key in FILE and FILE.pub
 //	nodessh serve ADDRESS FILE.pub   serve; commands have the environment of this process
@@ -116,7 +116,8 @@ func connection(conn net.Conn, config *ssh.ServerConfig) error {
 	return nil
 }
 
-// session runs the command of an exec request (RFC 4254, section 6.5) and refuses all others, a shell and a terminal among them.
+// session runs the command of an exec request (RFC 4254, section 6.5) and refuses all others, a shell and a terminal
+// among them.
 func session(channel ssh.Channel, requests <-chan *ssh.Request) {
 	defer channel.Close()
 	for request := range requests {

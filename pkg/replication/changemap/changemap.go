@@ -1,12 +1,12 @@
-// Package changemap says which 64 KiB extents of a group's volumes the peer lacks, when the records that would say so are
-// no longer in the journal. Trim folds records into it; a resync walks it and clears it.
+// Package changemap says which 64 KiB extents of a group's volumes the peer lacks, when the records that would say so
+// are no longer in the journal. Trim folds records into it; a resync walks it and clears it.
 //
 // It is one roaring bitmap of extent numbers for each member volume, by the member's index in the group. A map is a
 // statement about a superset: an extent that is marked may be the same at the peer, one that is not marked is the same
 // once the journal's records are there too. So everything errs to marking.
 //
-// It is not a record of what changed when, and not an allocation map. It does not know volume sizes: the caller clips the
-// last extent.
+// It is not a record of what changed when, and not an allocation map. It does not know volume sizes: the caller clips
+// the last extent.
 //
 // # Concurrency
 //
@@ -31,8 +31,8 @@
 //	          8  L  bitmap of extent numbers, the portable format of RoaringFormatSpec
 //	 -4   4  CRC-32C of everything before it
 //
-// The length is there because a checksum alone would accept one truncated file in 2^32. A reader refuses versions that it
-// does not know: a map misread as empty would lose data.
+// The length is there because a checksum alone would accept one truncated file in 2^32. A reader refuses versions that
+// it does not know: a map misread as empty would lose data.
 package changemap
 
 import (
@@ -68,14 +68,15 @@ type Cursor struct {
 // New returns an empty map.
 func New() *Map { return &Map{volumes: map[uint32]*roaring.Bitmap{}} }
 
-// Mark marks every extent that shares a byte with the n bytes at off of a volume. n <= 0 marks nothing. A range that does
-// not lie within MaxVolumeBytes is a bug of the caller and panics: not to mark it would lose data.
+// Mark marks every extent that shares a byte with the n bytes at off of a volume. n <= 0 marks nothing. A range that
+// does not lie within MaxVolumeBytes is a bug of the caller and panics: not to mark it would lose data.
 func (m *Map) Mark(volume uint32, off, n int64) {
 	if n <= 0 {
 		return
 	}
 	if off < 0 || off >= MaxVolumeBytes || n > MaxVolumeBytes-off {
-		panic(fmt.Sprintf("changemap: range of %d bytes at offset %d of volume %d is outside of the largest volume", n, off, volume))
+		panic(fmt.Sprintf("changemap: range of %d bytes at offset %d of volume %d is outside of the largest volume", n,
+			off, volume))
 	}
 	m.bitmap(volume).AddRange(uint64(off)/ExtentBytes, uint64(off+n-1)/ExtentBytes+1)
 }
@@ -118,8 +119,8 @@ func (m *Map) Len() uint64 {
 // Bytes returns the size of the marked extents: what a resync reads at most.
 func (m *Map) Bytes() uint64 { return m.Len() * ExtentBytes }
 
-// VolumeBytes returns the size of the marked extents of one volume. The last extent counts in full even where the volume
-// ends within it.
+// VolumeBytes returns the size of the marked extents of one volume. The last extent counts in full even where the
+// volume ends within it.
 func (m *Map) VolumeBytes(volume uint32) uint64 {
 	b := m.volumes[volume]
 	if b == nil {

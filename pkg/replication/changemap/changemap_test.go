@@ -101,7 +101,8 @@ func (md model) drop(volume uint32) {
 // Extents around the borders of roaring's containers (65536 values) and of the map.
 var (
 	volumes = rapid.SampledFrom([]uint32{0, 1, 2, 7, 1<<32 - 1})
-	extents = rapid.OneOf(rapid.Uint64Range(0, 20), rapid.Uint64Range(1<<16-5, 1<<16+5), rapid.Uint64Range(maxExtents-5, maxExtents-1))
+	extents = rapid.OneOf(rapid.Uint64Range(0, 20), rapid.Uint64Range(1<<16-5, 1<<16+5),
+		rapid.Uint64Range(maxExtents-5, maxExtents-1))
 )
 
 func drawMark(t *rapid.T) (volume uint32, off, n int64) {

@@ -20,8 +20,8 @@ const (
 	sumBytes      = 4
 )
 
-// ErrCorrupt is in the chain of every error about an encoded map that is not what MarshalBinary returned. Nothing can be
-// concluded about which extents were marked: only a copy of all of the group's extents is safe.
+// ErrCorrupt is in the chain of every error about an encoded map that is not what MarshalBinary returned. Nothing can
+// be concluded about which extents were marked: only a copy of all of the group's extents is safe.
 var ErrCorrupt = errors.New("change map is damaged")
 
 // ErrVersion is in the chain when a map was written by a newer version. It is intact; that version can read it.
@@ -57,8 +57,8 @@ func (m *Map) encode(tag *Tag) ([]byte, error) {
 	return binary.LittleEndian.AppendUint32(out, crc32c.Sum(out)), nil
 }
 
-// decode is the inverse of MarshalBinary. Errors name the byte offset and wrap ErrCorrupt or ErrVersion. The map does not
-// refer to b.
+// decode is the inverse of MarshalBinary. Errors name the byte offset and wrap ErrCorrupt or ErrVersion. The map does
+// not refer to b.
 func decode(b []byte) (_ *Map, tag Tag, _ error) {
 	if len(b) < headerBytes+sumBytes {
 		return nil, tag, corrupt(len(b), "it ends after %d bytes, in its header", len(b))
@@ -77,7 +77,8 @@ func decode(b []byte) (_ *Map, tag Tag, _ error) {
 	}
 	v := binary.LittleEndian.Uint32(b[8:])
 	if v != version && v != taggedVersion {
-		return nil, tag, fmt.Errorf("%w: version %d at offset 8, this program reads up to %d; upgrade it", ErrVersion, v, taggedVersion)
+		return nil, tag, fmt.Errorf("%w: version %d at offset 8, this program reads up to %d; upgrade it", ErrVersion,
+			v, taggedVersion)
 	}
 	count := binary.LittleEndian.Uint32(b[12:])
 	m := New()

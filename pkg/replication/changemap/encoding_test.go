@@ -81,7 +81,10 @@ func TestSealedNonsense(t *testing.T) {
 		{"more volumes", func(b []byte) []byte { b[12] = 3; return b }, ErrCorrupt, "within a volume's header"},
 		{"fewer volumes", func(b []byte) []byte { b[12] = 1; return b }, ErrCorrupt, "behind the last of 1 volumes"},
 		{"order", func(b []byte) []byte { b[first] = 2; return b }, ErrCorrupt, "volume 2 comes behind volume 2"},
-		{"bitmap too long", func(b []byte) []byte { b[first+7] = 0xff; return b }, ErrCorrupt, "offset 32: bitmap of volume 1"},
+		{"bitmap too long", func(b []byte) []byte {
+			b[first+7] = 0xff
+			return b
+		}, ErrCorrupt, "offset 32: bitmap of volume 1"},
 		{"not a bitmap", func(b []byte) []byte { b[first+8] ^= 0xff; return b }, ErrCorrupt, "offset 32: bitmap of volume 1"},
 		{"extent too far", func(b []byte) []byte {
 			return append(b[:first:first], func() []byte {

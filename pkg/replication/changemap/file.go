@@ -9,10 +9,12 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// maxFileBytes is how large a file of extents may be: a map of 8 of the largest volumes with the worst pattern of changes.
+// maxFileBytes is how large a file of extents may be: a map of 8 of the largest volumes with the worst pattern of
+// changes.
 const maxFileBytes = 1 << 30
 
-// readFile reads a file of extents. What cannot be one is ErrCorrupt, but for a directory, which Save could not replace.
+// readFile reads a file of extents. What cannot be one is ErrCorrupt, but for a directory, which Save could not
+// replace.
 func readFile(fsys vfs.FS, path string) ([]byte, error) {
 	b, err := vfs.ReadFile(fsys, path, maxFileBytes)
 	var unfit *vfs.UnfitError
@@ -22,8 +24,8 @@ func readFile(fsys vfs.FS, path string) ([]byte, error) {
 	return b, err
 }
 
-// Save replaces the file at path by the map, atomically and durably: after a crash at any instant the file holds the old
-// map or this one, and when Save has returned nil it is this one. After an error it may be either.
+// Save replaces the file at path by the map, atomically and durably: after a crash at any instant the file holds the
+// old map or this one, and when Save has returned nil it is this one. After an error it may be either.
 func (m *Map) Save(fsys vfs.FS, path string) error { return m.save(fsys, path, nil) }
 
 // Tag says whose a map is, and how often its file was written.
@@ -47,8 +49,8 @@ func (m *Map) save(fsys vfs.FS, path string, tag *Tag) error {
 }
 
 // Load reads what Save or SaveTagged wrote. Errors name the file, and the offset where the content is wrong; they wrap
-// ErrCorrupt, ErrVersion or the file system's error, fs.ErrNotExist for one, and the file is left as it is. With ErrCorrupt
-// the group must copy all of its extents to the peer.
+// ErrCorrupt, ErrVersion or the file system's error, fs.ErrNotExist for one, and the file is left as it is. With
+// ErrCorrupt the group must copy all of its extents to the peer.
 func Load(fsys vfs.FS, path string) (*Map, error) {
 	m, _, err := LoadTagged(fsys, path)
 	return m, err

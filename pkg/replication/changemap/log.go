@@ -107,7 +107,8 @@ func decodeLog(data []byte) (m *Map, end int64, err error) {
 // decodeFrame adds a frame's extents to m and returns its length; 0 if there is none that verifies.
 func decodeFrame(data []byte, at int, m *Map) int {
 	b := data[at:]
-	if len(b) < frameHeader+frameTrailer || binary.LittleEndian.Uint32(b) != frameMagic || binary.LittleEndian.Uint64(b[8:]) != uint64(at) {
+	if len(b) < frameHeader+frameTrailer || binary.LittleEndian.Uint32(b) != frameMagic ||
+		binary.LittleEndian.Uint64(b[8:]) != uint64(at) {
 		return 0
 	}
 	runs := binary.LittleEndian.Uint32(b[4:])
@@ -129,8 +130,8 @@ func decodeFrame(data []byte, at int, m *Map) int {
 	return size
 }
 
-// Append makes the extents of volume 0 of m durable parts of the log. After an error the log must be opened again before
-// more is appended: it may end with a torn frame.
+// Append makes the extents of volume 0 of m durable parts of the log. After an error the log must be opened again
+// before more is appended: it may end with a torn frame.
 func (l *Log) Append(m *Map) error {
 	if l.file == nil {
 		return errors.New("extent log is closed")

@@ -24,8 +24,8 @@ func readLog(t testing.TB, fs vfs.FS) *Map {
 	return m
 }
 
-// A log is the union of what was appended, through reopening and power losses in the middle of an append: what Append had
-// returned for is there, and what it had not is there whole, in part, or not at all.
+// A log is the union of what was appended, through reopening and power losses in the middle of an append: what Append
+// had returned for is there, and what it had not is there whole, in part, or not at all.
 func TestLogModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")

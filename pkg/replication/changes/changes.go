@@ -7,8 +7,8 @@
 //
 // The file is <pool>/snapshots/<id>/changes, a change map (package changemap) of volume 0.
 //
-// It does not know about contents or allocation, and it does not delete snapshots. Calls for one volume must not run at the
-// same time.
+// It does not know about contents or allocation, and it does not delete snapshots. Calls for one volume must not run at
+// the same time.
 package changes
 
 import (
@@ -43,7 +43,8 @@ func Save(fsys vfs.FS, pool *blockdev.Pool, id string, m *changemap.Map) error {
 	return m.Save(fsys, name)
 }
 
-// Load returns a snapshot's set. fs.ErrNotExist: it has none. changemap.ErrCorrupt: it is damaged, and nothing is known.
+// Load returns a snapshot's set. fs.ErrNotExist: it has none. changemap.ErrCorrupt: it is damaged, and nothing is
+// known.
 func Load(fsys vfs.FS, pool *blockdev.Pool, id string) (*changemap.Map, error) {
 	name, err := path(pool, id)
 	if err != nil {
@@ -85,9 +86,9 @@ func Between(fsys vfs.FS, pool *blockdev.Pool, base, target string) (*changemap.
 	return all, nil
 }
 
-// Unlink takes a snapshot that is about to be deleted out of the chain: its child gets its set and its parent. To be called
-// after ReleaseCut, which does the same for the snapshot that is the newest, and before the snapshot goes; it may be
-// repeated, also after a crash at any instant. The snapshot keeps its own set and parent.
+// Unlink takes a snapshot that is about to be deleted out of the chain: its child gets its set and its parent. To be
+// called after ReleaseCut, which does the same for the snapshot that is the newest, and before the snapshot goes; it
+// may be repeated, also after a crash at any instant. The snapshot keeps its own set and parent.
 //
 // A set that is damaged or missing breaks the chain: the child has no parent then.
 func Unlink(fsys vfs.FS, pool *blockdev.Pool, id string) error {
@@ -103,7 +104,9 @@ func Unlink(fsys vfs.FS, pool *blockdev.Pool, id string) error {
 		return err
 	}
 	if err != nil {
-		klog.ErrorS(err, "A snapshot whose record is damaged may have changes relative to one that is deleted; they are of no use then", "snapshot", id)
+		klog.ErrorS(err,
+			"A snapshot whose record is damaged may have changes relative to one that is deleted; they are of no use "+
+				"then", "snapshot", id)
 	}
 	for _, child := range list {
 		if child.ParentID != id {

@@ -26,7 +26,8 @@ func chain(t testing.TB, fsys vfs.FS, sets []*changemap.Map) *blockdev.Pool {
 	}
 	for i, set := range sets {
 		rec := blockdev.SnapshotRecord{
-			ID: name(i), Name: name(i), SourceVolumeID: "v", SizeBytes: 1 << 20, BlockSizeBytes: blockdev.DefaultBlockSizeBytes, State: blockdev.SnapshotCreating,
+			ID: name(i), Name: name(i), SourceVolumeID: "v", SizeBytes: 1 << 20,
+			BlockSizeBytes: blockdev.DefaultBlockSizeBytes, State: blockdev.SnapshotCreating,
 		}
 		if i > 0 {
 			rec.ParentID = name(i - 1)
@@ -53,8 +54,8 @@ func union(sets []*changemap.Map) *changemap.Map {
 	return m
 }
 
-// Whatever is deleted in whatever order, and whichever operation of it a power loss interrupts, what is said about any two
-// that are left has all that changed between them; without power losses it is exactly that.
+// Whatever is deleted in whatever order, and whichever operation of it a power loss interrupts, what is said about any
+// two that are left has all that changed between them; without power losses it is exactly that.
 func TestDeleteInAnyOrder(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))

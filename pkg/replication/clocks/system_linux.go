@@ -17,8 +17,8 @@ var bootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(id))
 })
 
-// Read returns the instant that is now, with a wall clock that is read beside the others. They are read again where more
-// than ReadingError passed meanwhile: a thread may lose its processor between two of them.
+// Read returns the instant that is now, with a wall clock that is read beside the others. They are read again where
+// more than ReadingError passed meanwhile: a thread may lose its processor between two of them.
 func Read(wall func() time.Time) Instant {
 	const tries = 16
 	var best Instant

@@ -9,8 +9,8 @@ import (
 
 var padding [recordAlign]byte
 
-// maxRunRecords bounds the records that one call writes: their buffers, three each, are far from the kernel's limit, and
-// more would not make the call cheaper.
+// maxRunRecords bounds the records that one call writes: their buffers, three each, are far from the kernel's limit,
+// and more would not make the call cheaper.
 const maxRunRecords = 64
 
 // Entry is one record of a batch that is appended.
@@ -26,8 +26,8 @@ type Entry struct {
 // one and head otherwise (sync-begin keeps the caller's, which must not be below head), Shard, DurableOrdinal, DataCRC
 // and, if the kind has data, Length are filled in.
 //
-// When Append returns, the record is in the page cache and so survives the death of the process; Sync makes it survive a
-// power loss. On an error no ordinal was used and nothing was added: ErrTooLarge, ErrFull, ErrOutOfOrder, ErrFailed,
+// When Append returns, the record is in the page cache and so survives the death of the process; Sync makes it survive
+// a power loss. On an error no ordinal was used and nothing was added: ErrTooLarge, ErrFull, ErrOutOfOrder, ErrFailed,
 // ErrClosed, or the file system's, ENOSPC for one, after which the same append can be tried again.
 func (j *Journal) Append(h Header, data []byte) (Header, Location, error) {
 	entries := [1]Entry{{Header: h, Data: data}}
@@ -56,16 +56,17 @@ func (j *Journal) AppendAll(entries []Entry) (int, error) {
 	return j.append(entries, true)
 }
 
-// AppendCopies adds records that another site's journal already has, with their headers as they came. Only DurableOrdinal
-// is this journal's own. A record's ordinal must be head+1 for kinds that take one, head for the others, and at least head
-// for sync-begin, which sets head to it. Otherwise the error is ErrOutOfOrder. Data of another length than the header's is
-// ErrDataCRC. DecodeWire has verified that data has the header's DataCRC; it is not verified again here. Durability, the
-// other errors and the result are those of AppendAll.
+// AppendCopies adds records that another site's journal already has, with their headers as they came. Only
+// DurableOrdinal is this journal's own. A record's ordinal must be head+1 for kinds that take one, head for the others,
+// and at least head for sync-begin, which sets head to it. Otherwise the error is ErrOutOfOrder. Data of another length
+// than the header's is ErrDataCRC. DecodeWire has verified that data has the header's DataCRC; it is not verified again
+// here. Durability, the other errors and the result are those of AppendAll.
 func (j *Journal) AppendCopies(entries []Entry) (int, error) {
 	for i := range entries {
 		h, data := &entries[i].Header, entries[i].Data
 		if h.Kind.HasData() && int64(h.Length) != int64(len(data)) {
-			return 0, fmt.Errorf("%w: record %d has %d bytes of data, its header says %d", ErrDataCRC, h.Ordinal, len(data), h.Length)
+			return 0, fmt.Errorf("%w: record %d has %d bytes of data, its header says %d", ErrDataCRC, h.Ordinal,
+				len(data), h.Length)
 		}
 		if len(data) > MaxDataBytes {
 			return 0, tooLarge(len(data))
@@ -100,8 +101,8 @@ func (j *Journal) append(entries []Entry, assign bool) (int, error) {
 	return len(entries), nil
 }
 
-// appendRun writes as many of the first entries as fit into the current segment and into one call. It writes all that it
-// set out to write, or nothing with an error. Called with appendMu held.
+// appendRun writes as many of the first entries as fit into the current segment and into one call. It writes all that
+// it set out to write, or nothing with an error. Called with appendMu held.
 func (j *Journal) appendRun(entries []Entry, assign bool) (int, error) {
 	j.mu.Lock()
 	if err := j.usableLocked(); err != nil {
@@ -176,7 +177,8 @@ func (j *Journal) appendRun(entries []Entry, assign bool) (int, error) {
 			j.mustRoll = true
 		}
 		j.mu.Unlock()
-		return 0, fmt.Errorf("journal: writing record %d to %s at offset %d: %w", entries[0].Header.Ordinal, cur.name, off, err)
+		return 0, fmt.Errorf("journal: writing record %d to %s at offset %d: %w", entries[0].Header.Ordinal, cur.name,
+			off, err)
 	}
 
 	j.mu.Lock()

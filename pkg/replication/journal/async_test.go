@@ -10,8 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// TestSyncAsync appends and syncs from many goroutines, some waiting and some not: each is told once, and not before its
-// record is durable.
+// TestSyncAsync appends and syncs from many goroutines, some waiting and some not: each is told once, and not before
+// its record is durable.
 func TestSyncAsync(t *testing.T) {
 	j := mustOpen(t, testOptions(vfs.NewMem()))
 	var told sync.WaitGroup
@@ -82,8 +82,8 @@ func TestSyncAsyncFails(t *testing.T) {
 	}
 }
 
-// TestSyncLater: the one who is told to leads, for all who come until it has, and those that come while it does. An error
-// reaches them all, and a journal that is closed meanwhile waits for the leader.
+// TestSyncLater: the one who is told to leads, for all who come until it has, and those that come while it does. An
+// error reaches them all, and a journal that is closed meanwhile waits for the leader.
 func TestSyncLater(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	var gate atomic.Bool

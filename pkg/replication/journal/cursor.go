@@ -34,8 +34,9 @@ func (c *Cursor) Position() Position { return c.at }
 func (c *Cursor) Close() { c.buf, c.recs = nil, nil }
 
 // Next returns the next durable records of one segment, verified, as many as fit in about maxBytes of journal and at
-// least one, read with one call. It returns nothing, and no error, at the durable end; waiting for more is the caller's.
-// After ErrReleased the records have left the journal. After a *CorruptionError the cursor stays before the bad record.
+// least one, read with one call. It returns nothing, and no error, at the durable end; waiting for more is the
+// caller's. After ErrReleased the records have left the journal. After a *CorruptionError the cursor stays before the
+// bad record.
 func (c *Cursor) Next(maxBytes int) ([]Record, error) {
 	s, limit, err := c.pin()
 	if s == nil {

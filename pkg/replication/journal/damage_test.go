@@ -58,8 +58,8 @@ func (img image) write(t testing.TB, fs vfs.FS, dir string) {
 	}
 }
 
-// smallJournal writes three segments with a few records each, some without an ordinal of their own, all durable, and one
-// free segment that was used before.
+// smallJournal writes three segments with a few records each, some without an ordinal of their own, all durable, and
+// one free segment that was used before.
 func smallJournal(t testing.TB) (image, []Header, Options) {
 	fs := vfs.NewMem()
 	o := testOptions(fs)
@@ -114,9 +114,9 @@ func smallJournal(t testing.TB) (image, []Header, Options) {
 	return readImage(t, fs, o.Dir), all, o
 }
 
-// TestEveryBitFlip damages each bit of a durable journal in turn. Each flip is either harmless, everything is recovered,
-// or reported as corruption of the right file, at an offset not behind the flip. Without the checkpoint's word only what
-// nothing behind it vouches for may be lost: the last record.
+// TestEveryBitFlip damages each bit of a durable journal in turn. Each flip is either harmless, everything is
+// recovered, or reported as corruption of the right file, at an offset not behind the flip. Without the checkpoint's
+// word only what nothing behind it vouches for may be lost: the last record.
 func TestEveryBitFlip(t *testing.T) {
 	img, want, opts := smallJournal(t)
 	type span struct{ from, to int }
@@ -127,7 +127,8 @@ func TestEveryBitFlip(t *testing.T) {
 		for end > 0 && b[end-1] == 0 {
 			end--
 		}
-		used[name] = []span{{0, segmentHeaderFields}, {segmentHeaderCopyAt, segmentHeaderCopyAt + segmentHeaderFields}, {segmentHeaderBytes, end + 128}}
+		used[name] = []span{{0, segmentHeaderFields}, {segmentHeaderCopyAt, segmentHeaderCopyAt + segmentHeaderFields},
+			{segmentHeaderBytes, end + 128}}
 	}
 	for _, vouched := range []bool{true, false} {
 		reported, harmless, lost := 0, 0, 0
@@ -168,7 +169,8 @@ func TestEveryBitFlip(t *testing.T) {
 	}
 }
 
-// memImage is a read-only view of an image as the scanner needs it; recovery of a million variants would be slow on MemFS.
+// memImage is a read-only view of an image as the scanner needs it; recovery of a million variants would be slow on
+// MemFS.
 type memFile struct {
 	vfs.File
 	b []byte
@@ -196,12 +198,15 @@ func (d memDir) ReadDir(string) ([]string, error) {
 var scanBuf []byte
 
 func recoverImage(img image, o Options, vouched bool) (int, error) {
-	files, err := readSegments(memDir{img: img}, o.Dir, func(name string) (vfs.File, error) { return &memFile{b: img[path.Base(name)]}, nil })
+	files, err := readSegments(memDir{img: img}, o.Dir, func(name string) (vfs.File, error) {
+		return &memFile{b: img[path.Base(name)]}, nil
+	})
 	if err != nil {
 		return 0, err
 	}
 	n := 0
-	sc := &scanner{oldest: o.OldestSegment, start: o.StartOrdinal, buf: scanBuf, visit: func(diskHeader, Location) error { n++; return nil }}
+	sc := &scanner{oldest: o.OldestSegment, start: o.StartOrdinal, buf: scanBuf,
+		visit: func(diskHeader, Location) error { n++; return nil }}
 	if vouched {
 		sc.minDurable = o.MinDurableOrdinal
 	}
@@ -335,8 +340,8 @@ func sealChecksum(b []byte) {
 	b[508], b[509], b[510], b[511] = byte(c), byte(c>>8), byte(c>>16), byte(c>>24)
 }
 
-// FuzzRecovery opens journals with arbitrary bytes in them, with right checksums on the segment header. It must not panic,
-// and what it recovers once it must recover again, followed by what is appended then.
+// FuzzRecovery opens journals with arbitrary bytes in them, with right checksums on the segment header. It must not
+// panic, and what it recovers once it must recover again, followed by what is appended then.
 func FuzzRecovery(f *testing.F) {
 	img, _, _ := smallJournal(f)
 	f.Add(img["00000002.seg"][:5000], []byte{}, true)
@@ -402,7 +407,8 @@ func TestBrokenChain(t *testing.T) {
 	second.prevCRC ^= 1
 	second.encode(b[at:], s.seed(), at)
 	var c *CorruptionError
-	if _, err := recoverImage(img, opts, true); !errors.As(err, &c) || c.Offset != at || !strings.Contains(c.Reason, "does not continue the one before it") {
+	if _, err := recoverImage(img, opts, true); !errors.As(err, &c) || c.Offset != at ||
+		!strings.Contains(c.Reason, "does not continue the one before it") {
 		t.Fatalf("recovered: %v", err)
 	}
 }

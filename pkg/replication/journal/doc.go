@@ -1,8 +1,8 @@
-// Package journal is a group's ordered log of writes on disk: records in segment files, appended to the page cache, made
-// durable by group commit, read back in order, recovered after a crash, and recycled.
+// Package journal is a group's ordered log of writes on disk: records in segment files, appended to the page cache,
+// made durable by group commit, read back in order, recovered after a crash, and recycled.
 //
-// It is not a write-ahead log for this program's own state, does not know images, peers or roles, and never decides that
-// a segment may go: Release is told so. It does not lock its directory either; one process at a time opens it.
+// It is not a write-ahead log for this program's own state, does not know images, peers or roles, and never decides
+// that a segment may go: Release is told so. It does not lock its directory either; one process at a time opens it.
 //
 // # Concurrency
 //
@@ -11,16 +11,16 @@
 //
 // # Directory
 //
-// Segment files NNNNNNNN.seg, preallocated; of Options.SegmentBytes, except for older ones from before that was changed, and
-// for those of a record that needed more. The names mean nothing; a file's identity is in
-// its header. Live segments form a chain: each names its predecessor and the place in it where it continues it. All other
-// files are free: zero header, or a sequence below the checkpoint's OldestSegment. Free files are used again without being
+// Segment files NNNNNNNN.seg, preallocated; of Options.SegmentBytes, except for older ones from before that was
+// changed, and for those of a record that needed more. The names mean nothing; a file's identity is in its header. Live
+// segments form a chain: each names its predecessor and the place in it where it continues it. All other files are
+// free: zero header, or a sequence below the checkpoint's OldestSegment. Free files are used again without being
 // cleared; a random salt per use, mixed into every record's checksum, keeps what an earlier use left from being read.
 //
 // # Segment header
 //
-// 4096 bytes, of which the first 512 hold the fields, so that writing them is writing one sector; a copy of the 512 lies
-// at 2048, so that damage to the first can be told from a file that was never used. Integers are little endian.
+// 4096 bytes, of which the first 512 hold the fields, so that writing them is writing one sector; a copy of the 512
+// lies at 2048, so that damage to the first can be told from a file that was never used. Integers are little endian.
 //
 //	0    magic           8 bytes "SLPJSEG\n"
 //	8    version         u32  1
@@ -39,15 +39,15 @@
 //	104  segment bytes   i64  size of the file
 //	112  durable segment u64  where the durable part of the stream ended when the segment was created:
 //	120  durable offset  i64    segment and offset
-//	128  prev file       u64  number in the file name of the segment that this one continues; 0 if there was none, or not known
+//	128  prev file       u64  number in the file name of the segment that this one continues; 0: none or not known
 //	136  generation      u64  of the checkpoint when the segment was created; 0 if not known
 //	144  0
 //	508  checksum        u32  CRC-32C of the 508 bytes before
 //
 // # Record
 //
-// At multiples of 64 bytes, from 4096 on; header, data if the kind has any, zeros up to a multiple of 64. A record never
-// spans segments.
+// At multiples of 64 bytes, from 4096 on; header, data if the kind has any, zeros up to a multiple of 64. A record
+// never spans segments.
 //
 //	0   magic           u32  "SLJR"
 //	4   header checksum u32  CRC-32C of salt u64, sequence u64, offset of the record in the file u64, and bytes 8 to 64
@@ -70,17 +70,18 @@
 //
 // The chain is read record by record until one does not verify. If anything that does verify, before or behind that
 // place, or the checkpoint, says that the place was durable, it is corruption: CorruptionError, and no byte is changed.
-// Otherwise it is the torn tail of a crash and the stream ends there. What was read but is not proven durable is written
-// and synced again, segments behind the end lose their headers, and the next record goes to a new segment, whose header
-// says where its predecessor ends. So nothing behind a torn tail, and nothing from an earlier use of a file, comes back.
+// Otherwise it is the torn tail of a crash and the stream ends there. What was read but is not proven durable is
+// written and synced again, segments behind the end lose their headers, and the next record goes to a new segment,
+// whose header says where its predecessor ends. So nothing behind a torn tail, and nothing from an earlier use of a
+// file, comes back.
 //
 // # Missing files
 //
-// A Mark in the checkpoint names the last durable record: its place, its checksum and its file. Before the first records of
-// a segment count as durable, Options.Announce puts the segment into the checkpoint; each segment names the one that it
-// continues. So every file between the checkpoint's OldestSegment and the announced one must be there, and be the one that
-// was written: one that is missing, shorter, an older copy or another journal's is a CorruptionError with its name. A
-// segment names the checkpoint's generation, too, so that an older copy of that is found out.
+// A Mark in the checkpoint names the last durable record: its place, its checksum and its file. Before the first
+// records of a segment count as durable, Options.Announce puts the segment into the checkpoint; each segment names the
+// one that it continues. So every file between the checkpoint's OldestSegment and the announced one must be there, and
+// be the one that was written: one that is missing, shorter, an older copy or another journal's is a CorruptionError
+// with its name. A segment names the checkpoint's generation, too, so that an older copy of that is found out.
 //
 // What cannot be detected: damage to the last records of the journal when nothing was written after they became durable
 // and the checkpoint does not name them. On disk that is the same as a tail that was never synced.

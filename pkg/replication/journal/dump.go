@@ -84,12 +84,15 @@ func Dump(fs vfs.FS, dir string, w io.Writer, opts DumpOptions) error {
 		sc.oldest = guessOldest(files)
 	}
 	if !opts.Segments {
-		out.line("%-20s %-10s %12s %12s %6s %16s %10s %8s %s\n", "POSITION", "KIND", "ORDINAL", "DURABLE", "VOLUME", "OFFSET", "LENGTH", "DATACRC", "TIME")
+		out.line("%-20s %-10s %12s %12s %6s %16s %10s %8s %s\n", "POSITION", "KIND", "ORDINAL", "DURABLE", "VOLUME",
+			"OFFSET", "LENGTH", "DATACRC", "TIME")
 		sc.visit = func(d diskHeader, loc Location) error {
-			r := dumpRecord{"record", Position{loc.Segment, loc.Offset - recordHeaderBytes}.String(), d.Kind.String(), d.Ordinal, d.DurableOrdinal, d.Volume,
+			r := dumpRecord{"record", Position{loc.Segment, loc.Offset - recordHeaderBytes}.String(), d.Kind.String(),
+				d.Ordinal, d.DurableOrdinal, d.Volume,
 				d.Offset, d.Length, d.Epoch, d.Shard, d.flags, fmt.Sprintf("%08x", d.DataCRC), time.Unix(0, d.UnixNanos).UTC()}
 			out.value(r)
-			out.line("%-20s %-10s %12d %12d %6d %16d %10d %8s %s\n", r.At, r.Kind, r.Ordinal, r.Durable, r.Volume, r.Offset, r.Length, r.DataCRC,
+			out.line("%-20s %-10s %12d %12d %6d %16d %10d %8s %s\n", r.At, r.Kind, r.Ordinal, r.Durable, r.Volume,
+				r.Offset, r.Length, r.DataCRC,
 				r.Time.Format(time.RFC3339Nano))
 			return out.err
 		}
@@ -134,7 +137,8 @@ func guessOldest(files []*diskSegment) uint64 {
 	return oldest
 }
 
-// tornBehind says whether anything of the journal lies behind its end: what a crash left of records that were not synced.
+// tornBehind says whether anything of the journal lies behind its end: what a crash left of records that were not
+// synced.
 func tornBehind(sc *scanner) string {
 	for _, s := range sc.rest {
 		if s.known() && s.hdr.sequence >= sc.oldest && s.hdr.sequence > sc.end.Segment {
@@ -185,7 +189,8 @@ func (o *dumper) segments(files []*diskSegment, sc *scanner) {
 	}
 	files = append([]*diskSegment(nil), files...)
 	sort.SliceStable(files, func(a, b int) bool { return rank[files[a]] < rank[files[b]] })
-	o.line("\n%-16s %-8s %12s %12s %12s %12s %12s %-16s %s\n", "FILE", "STATE", "SEQUENCE", "FIRST", "LAST", "END", "BYTES", "CONTINUES", "TIMELINE")
+	o.line("\n%-16s %-8s %12s %12s %12s %12s %12s %-16s %s\n", "FILE", "STATE", "SEQUENCE", "FIRST", "LAST", "END",
+		"BYTES", "CONTINUES", "TIMELINE")
 	for _, s := range files {
 		d := dumpSegment{Type: "segment", File: path.Base(s.name), Bytes: s.size, State: "blank"}
 		if s.known() {
@@ -206,6 +211,7 @@ func (o *dumper) segments(files []*diskSegment, sc *scanner) {
 			d.State, d.Problem = "damaged", s.problem.Error()
 		}
 		o.value(d)
-		o.line("%-16s %-8s %12d %12d %12d %12d %12d %-16s %s %s\n", d.File, d.State, d.Sequence, d.FirstOrdinal, d.LastOrdinal, d.End, d.Bytes, d.Prev, d.Timeline, d.Problem)
+		o.line("%-16s %-8s %12d %12d %12d %12d %12d %-16s %s %s\n", d.File, d.State, d.Sequence, d.FirstOrdinal,
+			d.LastOrdinal, d.End, d.Bytes, d.Prev, d.Timeline, d.Problem)
 	}
 }

@@ -144,8 +144,8 @@ func TestOversizedSegment(t *testing.T) {
 	}
 }
 
-// A journal that is made smaller goes on with what it has until that is released, and is never stuck behind the segment that
-// it writes to.
+// A journal that is made smaller goes on with what it has until that is released, and is never stuck behind the segment
+// that it writes to.
 func TestSetLimits(t *testing.T) {
 	fs := vfs.NewMem()
 	o := testOptions(fs)
@@ -212,8 +212,8 @@ func TestAppendCopyRefuses(t *testing.T) {
 	}
 }
 
-// TestPoisoned: after a failed fdatasync nothing is acknowledged any more, although the next fdatasync would succeed, and
-// recovery writes again what the failed one may have dropped.
+// TestPoisoned: after a failed fdatasync nothing is acknowledged any more, although the next fdatasync would succeed,
+// and recovery writes again what the failed one may have dropped.
 func TestPoisoned(t *testing.T) {
 	mem := vfs.NewMem()
 	var fail atomic.Bool
@@ -452,7 +452,8 @@ func TestClosed(t *testing.T) {
 	_, _, appendErr := j.Append(Header{Kind: KindWrite}, nil)
 	_, nextErr := c.Next(1)
 	_, _, posErr := j.PositionOf(0)
-	for i, err := range []error{appendErr, nextErr, posErr, j.Sync(), j.Prepare(), j.Release(1), j.Roll([16]byte{}), j.ReadData(loc, 0, make([]byte, 1))} {
+	for i, err := range []error{appendErr, nextErr, posErr, j.Sync(), j.Prepare(), j.Release(1), j.Roll([16]byte{}),
+		j.ReadData(loc, 0, make([]byte, 1))} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("call %d: %v", i, err)
 		}

@@ -32,8 +32,8 @@ const flagAllDurable = 1
 
 // DataCRC returns the checksum that Header.DataCRC holds: CRC-32C xor CRC-32 (IEEE 802.3), 0 for no data.
 //
-// CRC-32C alone cannot see data that ends in its own CRC-32C: all such sectors have one and the same checksum, so that a
-// torn sector and the stale one in its place look alike. The oracle's blocks did that, and data of file systems and
+// CRC-32C alone cannot see data that ends in its own CRC-32C: all such sectors have one and the same checksum, so that
+// a torn sector and the stale one in its place look alike. The oracle's blocks did that, and data of file systems and
 // databases may. Two polynomials have no such data in common, and both are computed by the processor.
 func DataCRC(data []byte) uint32 {
 	var c, ieee uint32
@@ -70,8 +70,8 @@ func seed(salt, sequence uint64) uint32 {
 }
 
 // headerCRC is the checksum of an encoded header at offset off. The offset is part of it so that a record that was
-// written to the wrong place, or that lies in the data of another one (a volume may hold a copy of its own journal), does
-// not verify.
+// written to the wrong place, or that lies in the data of another one (a volume may hold a copy of its own journal),
+// does not verify.
 func headerCRC(seed uint32, off int64, b []byte) uint32 {
 	// By hand, since an array passed to package crc32 is an allocation.
 	crc := ^seed

@@ -14,8 +14,10 @@ import (
 // The golden bytes are the format. A change here is a new format version.
 func TestGoldenRecord(t *testing.T) {
 	data := []byte("hello")
-	d := diskHeader{Header: Header{Kind: KindWrite, Shard: 0x0102, Epoch: 0x03040506, Volume: 7, Ordinal: 0x1122334455667788, Offset: 4096,
-		Length: 5, UnixNanos: 1e18, DurableOrdinal: 0x1122334455667780, DataCRC: DataCRC(data)}, prevCRC: 0xdeadbeef, flags: flagAllDurable}
+	d := diskHeader{Header: Header{Kind: KindWrite, Shard: 0x0102, Epoch: 0x03040506, Volume: 7,
+		Ordinal: 0x1122334455667788, Offset: 4096,
+		Length: 5, UnixNanos: 1e18, DurableOrdinal: 0x1122334455667780, DataCRC: DataCRC(data)}, prevCRC: 0xdeadbeef,
+		flags: flagAllDurable}
 	var b [recordHeaderBytes]byte
 	d.encode(b[:], seed(0x5a5a, 9), 4096)
 	want := "534c4a52" + "6c64cac2" + "ca1d61ac" + "efbeadde" + "8877665544332211" + "8077665544332211" +
@@ -40,13 +42,16 @@ func TestGoldenRecord(t *testing.T) {
 }
 
 func TestGoldenSegmentHeader(t *testing.T) {
-	s := segmentHeader{shard: 3, group: [16]byte{0xaa}, timeline: [16]byte{0xbb}, sequence: 9, salt: 0x5a5a, firstOrdinal: 100,
-		prev: Position{8, 5120}, chain: 0xdeadbeef, durable: 98, durableEnd: Position{8, 4224}, segmentBytes: 1 << 20}
+	s := segmentHeader{shard: 3, group: [16]byte{0xaa}, timeline: [16]byte{0xbb}, sequence: 9, salt: 0x5a5a,
+		firstOrdinal: 100,
+		prev:         Position{8, 5120}, chain: 0xdeadbeef, durable: 98, durableEnd: Position{8, 4224}, segmentBytes: 1 << 20}
 	b := make([]byte, segmentHeaderBytes)
 	s.encode(b)
-	want := "534c504a5345470a" + "01000000" + "0300" + "0000" + "aa" + strings.Repeat("00", 15) + "bb" + strings.Repeat("00", 15) +
-		"0900000000000000" + "5a5a000000000000" + "6400000000000000" + "0800000000000000" + "0014000000000000" + "efbeadde" + "00000000" +
-		"6200000000000000" + "0000100000000000" + "0800000000000000" + "8010000000000000" + strings.Repeat("00", 508-128) + "e8c82205"
+	want := "534c504a5345470a" + "01000000" + "0300" + "0000" + "aa" + strings.Repeat("00",
+		15) + "bb" + strings.Repeat("00", 15) +
+		"0900000000000000" + "5a5a000000000000" + "6400000000000000" + "0800000000000000" + "0014000000000000" +
+		"efbeadde" + "000000006200000000000000" + "0000100000000000" + "0800000000000000" + "8010000000000000" +
+		strings.Repeat("00", 508-128) + "e8c82205"
 	got := hex.EncodeToString(b[:segmentHeaderFields])
 	if got != want {
 		t.Errorf("segment header\n got %s\nwant %s", got, want)
@@ -99,7 +104,8 @@ func TestWire(t *testing.T) {
 			t.Errorf("%+v: decoded", h)
 		}
 	}
-	if _, _, _, err := DecodeWire(AppendWire(nil, Header{Kind: KindWrite, Length: 1, DataCRC: 5}, []byte{1})); !errors.Is(err, ErrDataCRC) {
+	if _, _, _, err := DecodeWire(AppendWire(nil, Header{Kind: KindWrite, Length: 1, DataCRC: 5}, []byte{
+		1})); !errors.Is(err, ErrDataCRC) {
 		t.Errorf("wrong data: %v", err)
 	}
 }

@@ -20,10 +20,12 @@ type Options struct {
 	TimelineID [16]byte // goes into the segments that are created from now on
 	Shard      uint16   // segments of another shard are refused; Append puts it into the records
 
-	SegmentBytes   int64 // size of a segment file: a multiple of 4096, at least 64 KiB; a larger record gets one of its own
+	// size of a segment file: a multiple of 4096, at least 64 KiB; a larger record gets one of its own
+	SegmentBytes   int64
 	HardLimitBytes int64 // Append returns ErrFull rather than let the files grow beyond; 0 is no limit
 	FreeTarget     int   // segments that Prepare keeps ready
-	KeepFree       int   // of these, as many as appends do not take while there may be other ones, so that DropFree has something to give
+	// of these, as many as appends do not take while there may be other ones, so that DropFree has something to give
+	KeepFree int
 
 	StartOrdinal      uint64 // the first record of an empty journal gets StartOrdinal+1
 	OldestSegment     uint64 // from the checkpoint: segments with a lower sequence are free
@@ -35,17 +37,17 @@ type Options struct {
 	// that the checkpoint is an older copy. It must not block. nil: not known.
 	Checkpoint string
 	Generation func() uint64
-	// Announce is called when the first records of a segment are on the disk and before they count as durable, with the last
-	// of them. It puts the mark into the checkpoint, durably; after an error the records do not count, and the next sync
-	// calls it again. Nothing of the journal is locked, but no other sync runs meanwhile. nil is fine.
+	// Announce is called when the first records of a segment are on the disk and before they count as durable, with the
+	// last of them. It puts the mark into the checkpoint, durably; after an error the records do not count, and the
+	// next sync calls it again. Nothing of the journal is locked, but no other sync runs meanwhile. nil is fine.
 	Announce func(Mark) error
 
 	// Visit is called by Open for each live record, in stream order. An error ends Open. Recovery may find corruption
 	// behind a record that was visited already. nil is fine.
 	Visit func(Header, Location) error
-	// RoomMade is called when an append that got ErrFull may succeed now and neither Release nor SetLimits was what did it: a
-	// segment that was released while somebody read it is free at last, or Prepare has ended making one. The journal
-	// is locked meanwhile: it must not block, nor call the journal. nil is fine.
+	// RoomMade is called when an append that got ErrFull may succeed now and neither Release nor SetLimits was what did
+	// it: a segment that was released while somebody read it is free at last, or Prepare has ended making one. The
+	// journal is locked meanwhile: it must not block, nor call the journal. nil is fine.
 	RoomMade func()
 	// Rand is the source of segment salts; nil is crypto/rand. Tests make it deterministic.
 	Rand func() uint64
@@ -96,9 +98,10 @@ type Journal struct {
 	chain    uint32
 	head     uint64
 	end      Position
-	prev     Position // end, if a record ends there; zero in an empty journal, whose end is where its first segment will be
-	prevFile uint64   // number of the file that prev lies in; 0 if not known
-	appended uint64   // records appended since Open; what a Sync waits for
+	// end, if a record ends there; zero in an empty journal, whose end is where its first segment will be
+	prev     Position
+	prevFile uint64 // number of the file that prev lies in; 0 if not known
+	appended uint64 // records appended since Open; what a Sync waits for
 
 	durable         uint64
 	durableEnd      Position
@@ -183,8 +186,8 @@ func (j *Journal) End() Position {
 	return j.end
 }
 
-// DurableEnd returns the position up to which everything is on stable storage. Unlike Durable it also moves with records
-// that take no ordinal.
+// DurableEnd returns the position up to which everything is on stable storage. Unlike Durable it also moves with
+// records that take no ordinal.
 func (j *Journal) DurableEnd() Position {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -281,7 +284,7 @@ func (j *Journal) currentLocked() *segment {
 
 func (j *Journal) pinLocked(s *segment) { s.pins++; j.pinned++ }
 
-// unpin lets go of a segment that a reader held, and completes its release if it waited for that.
+// unpin releases a segment that a reader held, and completes its release if it waited for that.
 func (j *Journal) unpin(s *segment) {
 	j.mu.Lock()
 	s.pins--

@@ -16,7 +16,8 @@ const testSegmentBytes = 64 << 10
 
 func testOptions(fs vfs.FS) Options {
 	rng := rand.New(rand.NewPCG(1, 2))
-	return Options{FS: fs, Dir: "/j", GroupID: [16]byte{1}, TimelineID: [16]byte{2}, SegmentBytes: testSegmentBytes, Rand: rng.Uint64}
+	return Options{FS: fs, Dir: "/j", GroupID: [16]byte{1}, TimelineID: [16]byte{2}, SegmentBytes: testSegmentBytes,
+		Rand: rng.Uint64}
 }
 
 func mustOpen(t testing.TB, o Options) *Journal {

@@ -12,9 +12,9 @@ func (sc *scanner) mustMark() bool {
 	return sc.mark.End.Segment > 0 && sc.mark.End.Segment >= sc.oldest && !bug.Enabled(bug.MissingIsEmpty)
 }
 
-// findMissing looks for every segment that has to be there: the one that the checkpoint names, the one that this continues,
-// and so on to the oldest live one. Each is known by the name of its file, so a file that is gone, or holds something else, is
-// told from one that never was. used are the segments that may be live.
+// findMissing looks for every segment that has to be there: the one that the checkpoint names, the one that this
+// continues, and so on to the oldest live one. Each is known by the name of its file, so a file that is gone, or holds
+// something else, is told from one that never was. used are the segments that may be live.
 func (sc *scanner) findMissing(used, all []*diskSegment) error {
 	if !sc.mustMark() {
 		return nil
@@ -42,8 +42,9 @@ func (sc *scanner) missing(sequence, file uint64, witness string, all []*diskSeg
 	if file > 0 {
 		e.File = path.Join(sc.dir, fileName(file))
 	}
-	e.Reason = fmt.Sprintf("segment %d is missing; %s says that it holds durable records. Put the file back, and where the "+
-		"checkpoint was restored from a backup, the newest checkpoint", sequence, witness)
+	e.Reason = fmt.Sprintf(
+		"segment %d is missing; %s says that it holds durable records. Put the file back, and where the checkpoint "+
+			"was restored from a backup, the newest checkpoint", sequence, witness)
 	for _, s := range all {
 		switch {
 		case s.state == headerDamaged && !s.copied && (file == 0 || s.name == e.File):
@@ -52,7 +53,8 @@ func (sc *scanner) missing(sequence, file uint64, witness string, all []*diskSeg
 			return e
 		case s.name != e.File:
 		case s.known():
-			e.Reason = fmt.Sprintf("it holds segment %d in place of segment %d, which %s names: an older copy of the file, or of the checkpoint",
+			e.Reason = fmt.Sprintf(
+				"it holds segment %d in place of segment %d, which %s names: an older copy of the file, or of the checkpoint",
 				s.hdr.sequence, sequence, witness)
 		default:
 			e.Reason = fmt.Sprintf("it holds nothing in place of segment %d, which %s names", sequence, witness)

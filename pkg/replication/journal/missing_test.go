@@ -15,11 +15,12 @@ func TestMissingSegmentIsNamed(t *testing.T) {
 	fs := vfs.NewMem()
 	var mark Mark
 	announced := 0
-	o := Options{FS: fs, Dir: "/j", SegmentBytes: minSegmentBytes, Checkpoint: "/checkpoint", Announce: func(m Mark) error {
-		mark = m
-		announced++
-		return nil
-	}}
+	o := Options{FS: fs, Dir: "/j", SegmentBytes: minSegmentBytes, Checkpoint: "/checkpoint",
+		Announce: func(m Mark) error {
+			mark = m
+			announced++
+			return nil
+		}}
 	j, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +72,9 @@ func TestMissingSegmentIsNamed(t *testing.T) {
 func TestSegmentThatIsNotAnnounced(t *testing.T) {
 	refused := errors.New("refused")
 	fail := refused
-	j, err := Open(Options{FS: vfs.NewMem(), Dir: "/j", SegmentBytes: minSegmentBytes, Announce: func(Mark) error { return fail }})
+	j, err := Open(Options{FS: vfs.NewMem(), Dir: "/j", SegmentBytes: minSegmentBytes, Announce: func(Mark) error {
+		return fail
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +94,8 @@ func TestSegmentThatIsNotAnnounced(t *testing.T) {
 // A checkpoint that is older than a segment is told by its generation.
 func TestOlderCheckpointIsNamed(t *testing.T) {
 	fs, generation := vfs.NewMem(), uint64(7)
-	o := Options{FS: fs, Dir: "/j", SegmentBytes: minSegmentBytes, Checkpoint: "/checkpoint", Generation: func() uint64 { return generation }}
+	o := Options{FS: fs, Dir: "/j", SegmentBytes: minSegmentBytes, Checkpoint: "/checkpoint",
+		Generation: func() uint64 { return generation }}
 	j, err := Open(o)
 	if err != nil {
 		t.Fatal(err)

@@ -21,8 +21,8 @@ type modelRecord struct {
 	loc  Location
 }
 
-// model is a list of records, and the checkpoint a caller would have. The journal must agree with it at every moment, and
-// with a prefix of it that has everything synced after a crash.
+// model is a list of records, and the checkpoint a caller would have. The journal must agree with it at every moment,
+// and with a prefix of it that has everything synced after a crash.
 type model struct {
 	t         *rapid.T
 	mem       *vfs.MemFS
@@ -86,7 +86,8 @@ func (m *model) open(minimum int) {
 	}
 	m.records, m.synced, m.j = m.records[:n], n, j
 	if j.Head() != m.head() || j.Durable() != m.head() || j.End() != j.DurableEnd() {
-		m.t.Fatalf("head %d durable %d end %v durable end %v, want %d", j.Head(), j.Durable(), j.End(), j.DurableEnd(), m.head())
+		m.t.Fatalf("head %d durable %d end %v durable end %v, want %d", j.Head(), j.Durable(), j.End(), j.DurableEnd(),
+			m.head())
 	}
 }
 
@@ -179,7 +180,8 @@ func (m *model) Release(t *rapid.T) {
 
 // Resize changes the segments to come and the limit of all.
 func (m *model) Resize(t *rapid.T) {
-	m.segment = rapid.SampledFrom([]int64{testSegmentBytes, testSegmentBytes + segmentHeaderBytes, 2 * testSegmentBytes}).Draw(t, "segment")
+	m.segment = rapid.SampledFrom([]int64{testSegmentBytes, testSegmentBytes + segmentHeaderBytes,
+		2 * testSegmentBytes}).Draw(t, "segment")
 	m.limit = rapid.SampledFrom([]int64{0, 4, 6, 20}).Draw(t, "limit") * testSegmentBytes
 	if err := m.j.SetLimits(m.segment, m.limit); err != nil {
 		t.Fatal(err)
@@ -285,7 +287,8 @@ func TestModel(t *testing.T) {
 		defer func() { m.j.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.Append, "append2": m.Append, "append3": m.Append, "append4": m.Append, "sync": m.Sync, "roll": m.Roll,
-			"prepare": m.Prepare, "resize": m.Resize, "release": m.Release, "kill": m.Kill, "crash": m.Crash, "check": m.Check, "": m.invariants,
+			"prepare": m.Prepare, "resize": m.Resize, "release": m.Release, "kill": m.Kill, "crash": m.Crash,
+			"check": m.Check, "": m.invariants,
 		})
 	})
 }

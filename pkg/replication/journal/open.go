@@ -42,7 +42,8 @@ func Open(o Options) (*Journal, error) {
 	if err := o.checkGeneration(files); err != nil {
 		return nil, err
 	}
-	sc := &scanner{dir: o.Dir, oldest: o.OldestSegment, start: o.StartOrdinal, minDurable: o.MinDurableOrdinal, mark: o.Mark}
+	sc := &scanner{dir: o.Dir, oldest: o.OldestSegment, start: o.StartOrdinal, minDurable: o.MinDurableOrdinal,
+		mark: o.Mark}
 	if o.Visit != nil {
 		sc.visit = func(d diskHeader, loc Location) error { return o.Visit(d.Header, loc) }
 	}
@@ -87,7 +88,8 @@ func Open(o Options) (*Journal, error) {
 	}
 	j.durableMark = j.markLocked()
 	for _, d := range sc.chain {
-		j.live = append(j.live, &segment{name: d.name, f: d.f, size: d.size, hdr: d.hdr, end: d.end, last: d.last, synced: d.end, sealed: true, index: d.index})
+		j.live = append(j.live, &segment{name: d.name, f: d.f, size: d.size, hdr: d.hdr, end: d.end, last: d.last,
+			synced: d.end, sealed: true, index: d.index})
 		d.f = nil
 	}
 	for _, d := range sc.rest {
@@ -106,7 +108,8 @@ func Open(o Options) (*Journal, error) {
 	return j, nil
 }
 
-// checkGeneration reports a checkpoint that is older than a segment. What it says is live may have been overwritten since.
+// checkGeneration reports a checkpoint that is older than a segment. What it says is live may have been overwritten
+// since.
 func (o *Options) checkGeneration(files []*diskSegment) error {
 	if o.Generation == nil {
 		return nil
@@ -114,8 +117,10 @@ func (o *Options) checkGeneration(files []*diskSegment) error {
 	have := o.Generation()
 	for _, s := range files {
 		if s.known() && s.hdr.generation > have {
-			return fmt.Errorf("journal: checkpoint %s is an older copy: it has generation %d, and %s was created at generation %d; nothing was "+
-				"changed; put the newest checkpoint back, or resync this site from its peer", o.Checkpoint, have, s.name, s.hdr.generation)
+			return fmt.Errorf(
+				"journal: checkpoint %s is an older copy: it has generation %d, and %s was created at generation %d; "+
+					"nothing was changed; put the newest checkpoint back, or resync this site from its peer",
+				o.Checkpoint, have, s.name, s.hdr.generation)
 		}
 	}
 	return nil
@@ -164,7 +169,8 @@ func (o *Options) settle(sc *scanner) error {
 		if !s.known() || s.hdr.sequence < o.OldestSegment {
 			continue
 		}
-		klog.InfoS("Retiring a journal segment behind the end of the stream", "file", s.name, "sequence", s.hdr.sequence, "end", sc.end.String())
+		klog.InfoS("Retiring a journal segment behind the end of the stream", "file", s.name, "sequence",
+			s.hdr.sequence, "end", sc.end.String())
 		var zero [segmentHeaderBytes]byte
 		if _, err := s.f.WriteAt(zero[:], 0); err != nil {
 			return fmt.Errorf("journal: retiring segment %s: %w", s.name, err)

@@ -13,8 +13,9 @@ import (
 // zeroChunk is the unit in which new segments are filled.
 var zeroChunk [1 << 20]byte
 
-// takeFree returns a segment file for a record of need bytes: from the pool, or a new one if the limit allows. A record that
-// is too large for the journal's segments, one of a peer or of the time before SetLimits, gets a file of its own size.
+// takeFree returns a segment file for a record of need bytes: from the pool, or a new one if the limit allows. A record
+// that is too large for the journal's segments, one of a peer or of the time before SetLimits, gets a file of its own
+// size.
 func (j *Journal) takeFree(need int64) (*segment, error) {
 	j.mu.Lock()
 	size := max(j.o.SegmentBytes, segmentHeaderBytes+(need+segmentHeaderBytes-1)/segmentHeaderBytes*segmentHeaderBytes)
@@ -78,8 +79,8 @@ func (j *Journal) reserveLocked(size int64) (string, error) {
 }
 
 // create makes a segment file whose size and name are durable before anything is in it, so that a file shorter than its
-// header says is damage and nothing else. With fill, its blocks are written, too: an fdatasync after a write into blocks
-// that were only preallocated has to commit their conversion as metadata.
+// header says is damage and nothing else. With fill, its blocks are written, too: an fdatasync after a write into
+// blocks that were only preallocated has to commit their conversion as metadata.
 func (j *Journal) create(name string, size int64, fill bool) (_ *segment, err error) {
 	f, err := j.o.FS.Create(name)
 	if err != nil {
@@ -94,7 +95,8 @@ func (j *Journal) create(name string, size int64, fill bool) (_ *segment, err er
 			}
 		}
 	}()
-	// Preallocated even if it is filled: the file system then finds the space in one piece, or says at once that it is full.
+	// Preallocated even if it is filled: the file system then finds the space in one piece, or says at once that it is
+	// full.
 	if err := f.Preallocate(0, size); err != nil {
 		return nil, err
 	}
@@ -113,8 +115,8 @@ func (j *Journal) create(name string, size int64, fill bool) (_ *segment, err er
 }
 
 // Prepare creates segments until FreeTarget are ready or HardLimitBytes is reached, so that Append does not have to
-// create one while a writer waits, and so that its blocks are written and a later fdatasync has no metadata to commit. To
-// be called from a background goroutine after each change of segment; appends go on meanwhile.
+// create one while a writer waits, and so that its blocks are written and a later fdatasync has no metadata to commit.
+// To be called from a background goroutine after each change of segment; appends go on meanwhile.
 func (j *Journal) Prepare() error {
 	j.prepareMu.Lock()
 	defer j.prepareMu.Unlock()
@@ -171,7 +173,8 @@ func (j *Journal) Release(through uint64) error {
 			break
 		}
 		if s.end > segmentHeaderBytes && j.durableEnd.Before(Position{s.hdr.sequence, s.end}) {
-			err = fmt.Errorf("journal: segment %s (sequence %d) is not durable yet, sync before releasing it", s.name, s.hdr.sequence)
+			err = fmt.Errorf("journal: segment %s (sequence %d) is not durable yet, sync before releasing it", s.name,
+				s.hdr.sequence)
 			break
 		}
 		n++
@@ -209,9 +212,9 @@ func (j *Journal) giveBack(s *segment) {
 	}
 }
 
-// SetLimits changes the size of the segments that are made from now on, and the limit of all together. What is there stays
-// until it is released, also where it is more than the new limit: appends then get ErrFull until enough was released. The
-// segment that is written to ends here if it has another size, so that it can be.
+// SetLimits changes the size of the segments that are made from now on, and the limit of all together. What is there
+// stays until it is released, also where it is more than the new limit: appends then get ErrFull until enough was
+// released. The segment that is written to ends here if it has another size, so that it can be.
 func (j *Journal) SetLimits(segmentBytes, hardLimitBytes int64) error {
 	j.appendMu.Lock()
 	defer j.appendMu.Unlock()
@@ -232,7 +235,8 @@ func (j *Journal) SetLimits(segmentBytes, hardLimitBytes int64) error {
 	}
 	var drop, keep []*segment
 	for _, s := range j.free {
-		if s.size == segmentBytes && (hardLimitBytes == 0 || j.usedLocked()+int64(len(keep)+1)*segmentBytes <= hardLimitBytes) {
+		if s.size == segmentBytes &&
+			(hardLimitBytes == 0 || j.usedLocked()+int64(len(keep)+1)*segmentBytes <= hardLimitBytes) {
 			keep = append(keep, s)
 		} else {
 			drop = append(drop, s)
@@ -254,8 +258,8 @@ func (j *Journal) remove(s *segment) {
 	}
 }
 
-// DropFree gives the space of all free segments back to the file system, durably, and returns how much that was. It is for what needs the
-// space more than the next append does.
+// DropFree gives the space of all free segments back to the file system, durably, and returns how much that was. It is
+// for what needs the space more than the next append does.
 func (j *Journal) DropFree() (bytes int64) {
 	j.mu.Lock()
 	drop := j.free

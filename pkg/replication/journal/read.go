@@ -6,9 +6,9 @@ import (
 	"io"
 )
 
-// ReadData fills p from the data of the record at loc, starting skip bytes into it. It reads what was written, durable or
-// not, and does not verify it: a part of a record has no checksum. ErrReleased means that the segment is gone, so that
-// the caller's view of where its data lies is out of date.
+// ReadData fills p from the data of the record at loc, starting skip bytes into it. It reads what was written, durable
+// or not, and does not verify it: a part of a record has no checksum. ErrReleased means that the segment is gone, so
+// that the caller's view of where its data lies is out of date.
 func (j *Journal) ReadData(loc Location, skip int64, p []byte) error {
 	j.mu.Lock()
 	if j.closed {
@@ -43,8 +43,8 @@ func readFull(s *segment, p []byte, off int64) error {
 	return nil
 }
 
-// PositionOf returns the position just before the first record whose ordinal is above the given one; if that is the head,
-// the end. It returns false if that record was released. An ordinal above the head is ErrOutOfOrder.
+// PositionOf returns the position just before the first record whose ordinal is above the given one; if that is the
+// head, the end. It returns false if that record was released. An ordinal above the head is ErrOutOfOrder.
 func (j *Journal) PositionOf(ordinal uint64) (Position, bool, error) {
 	j.mu.Lock()
 	if j.closed {
@@ -58,7 +58,8 @@ func (j *Journal) PositionOf(ordinal uint64) (Position, bool, error) {
 	case ordinal > j.head:
 		head := j.head
 		j.mu.Unlock()
-		return Position{}, false, fmt.Errorf("%w: looking for what follows ordinal %d, the head is %d", ErrOutOfOrder, ordinal, head)
+		return Position{}, false, fmt.Errorf("%w: looking for what follows ordinal %d, the head is %d", ErrOutOfOrder,
+			ordinal, head)
 	}
 	i := 0
 	for i < len(j.live) && j.live[i].last <= ordinal {

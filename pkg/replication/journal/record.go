@@ -102,8 +102,8 @@ func (h *Header) check() error {
 	return nil
 }
 
-// Fingerprint identifies the record by what is the same at every site that holds it. It is a hash of 64 bits over the fields
-// that travel, the data's checksum and the time of the write among them; it is not made to withstand a forger.
+// Fingerprint identifies the record by what is the same at every site that holds it. It is a hash of 64 bits over the
+// fields that travel, the data's checksum and the time of the write among them; it is not made to withstand a forger.
 func (h *Header) Fingerprint() uint64 {
 	var b [45]byte
 	le := binary.LittleEndian

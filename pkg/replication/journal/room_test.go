@@ -8,8 +8,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// An append that was refused for want of room hears of what makes room behind the scenes. It would wait for ever otherwise:
-// all that can be released was released, so nobody comes by again.
+// An append that was refused because there was no room is told when something in the background makes room. It would
+// wait forever otherwise: everything that can be released was released, so nothing else calls it.
 func TestRoomIsTold(t *testing.T) {
 	const large = testSegmentBytes - 2*segmentHeaderBytes // a segment has one
 	setup := func(t *testing.T, fs vfs.FS) (_ *Journal, told *int) {

@@ -71,7 +71,7 @@ type diskSegment struct {
 	index []indexEntry
 }
 
-// known reports whether hdr says what the segment is, be it only by the copy.
+// known reports whether hdr was read, from the header or from its copy.
 func (s *diskSegment) known() bool { return s.state == headerValid || s.copied }
 
 func (s *diskSegment) window(buf []byte) *window {
@@ -192,7 +192,8 @@ func (sc *scanner) scan(segments []*diskSegment) error {
 		sc.end = Position{max(sc.oldest, 1), segmentHeaderBytes}
 		sc.proven, sc.bad = sc.end, sc.end
 		if len(used) > 0 {
-			sc.endFile, sc.endWhy = used[0].name, fmt.Sprintf("segment %d, which it continues, is missing", used[0].hdr.prev.Segment)
+			sc.endFile, sc.endWhy = used[0].name, fmt.Sprintf("segment %d, which it continues, is missing",
+				used[0].hdr.prev.Segment)
 		}
 		return sc.finish(nil, used)
 	}
@@ -239,7 +240,8 @@ func (sc *scanner) walk(s *diskSegment, succ *diskSegment) (bool, error) {
 		return false, sc.corrupt(s, 0, "%v; its copy says sequence %d", s.problem, s.hdr.sequence)
 	}
 	if s.size != s.hdr.segmentBytes {
-		return false, sc.corrupt(s, min(s.size, s.hdr.segmentBytes), "the file has %d bytes, its header says %d", s.size, s.hdr.segmentBytes)
+		return false, sc.corrupt(s, min(s.size, s.hdr.segmentBytes), "the file has %d bytes, its header says %d",
+			s.size, s.hdr.segmentBytes)
 	}
 	limit := int64(-1)
 	if succ != nil {
@@ -359,7 +361,8 @@ func (sc *scanner) finish(last *diskSegment, behind []*diskSegment) error {
 			case s.hdr.durable >= bad:
 				why = fmt.Sprintf("segment %s says that ordinal %d was durable when it was created", s.name, s.hdr.durable)
 			case sc.bad.Before(s.hdr.durableEnd) && !sc.continuesEmpty(s):
-				why = fmt.Sprintf("segment %s says that the journal was durable up to %v when it was created", s.name, s.hdr.durableEnd)
+				why = fmt.Sprintf("segment %s says that the journal was durable up to %v when it was created", s.name,
+					s.hdr.durableEnd)
 			default:
 				why, err = sc.evidence(s, segmentHeaderBytes, bad)
 			}
@@ -378,14 +381,16 @@ func (sc *scanner) finish(last *diskSegment, behind []*diskSegment) error {
 	return nil
 }
 
-// lost is the error for a stream that ends before what the checkpoint names. A segment whose header is beyond recognition may be free or may
-// be where the stream went on, so it is what the error points at; without one it is the place where the walk ended.
+// lost is the error for a stream that ends before what the checkpoint names. A segment whose header is beyond
+// recognition may be free or may be where the stream went on, so it is what the error points at; without one it is the
+// place where the walk ended.
 func (sc *scanner) lost() error {
 	e := &CorruptionError{File: sc.endFile, Offset: sc.bad.Offset, Ordinal: sc.head + 1,
 		Reason: fmt.Sprintf("the stream ends, but the checkpoint says that ordinal %d was durable", sc.minDurable)}
 	if sc.head >= sc.minDurable {
-		e.Reason = fmt.Sprintf("the checkpoint says that the record with ordinal %d which ends at %v was durable, and it is not there: the file is an older "+
-			"copy, or another journal's", sc.mark.Ordinal, sc.mark.End)
+		e.Reason = fmt.Sprintf(
+			"the checkpoint says that the record with ordinal %d which ends at %v was durable, and it is not there: "+
+				"the file is an older copy, or another journal's", sc.mark.Ordinal, sc.mark.End)
 		if n := len(sc.chain); e.File == "" && n > 0 {
 			e.File = sc.chain[n-1].name
 		}
@@ -403,15 +408,15 @@ func (sc *scanner) lost() error {
 	return e
 }
 
-// continuesEmpty reports whether s was created when the journal was as empty as it was found, so that the durable end it
-// names holds nothing.
+// continuesEmpty reports whether s was created when the journal was as empty as it was found, so that the durable end
+// it names holds nothing.
 func (sc *scanner) continuesEmpty(s *diskSegment) bool {
 	return len(sc.chain) == 0 && s.hdr.durableEnd.Offset == segmentHeaderBytes
 }
 
 // evidence looks in s, from off on, for a record which says that the stream was durable up to the ordinal bad, or up to
-// a place behind sc.bad. A header that verifies was written by this use of the segment at exactly this place, so what it
-// says is true even if its data, or what lies between, is torn.
+// a place behind sc.bad. A header that verifies was written by this use of the segment at exactly this place, so what
+// it says is true even if its data, or what lies between, is torn.
 func (sc *scanner) evidence(s *diskSegment, off int64, bad uint64) (string, error) {
 	sd := s.hdr.seed()
 	w := s.window(sc.buf)
@@ -429,7 +434,8 @@ func (sc *scanner) evidence(s *diskSegment, off int64, bad uint64) (string, erro
 			continue
 		}
 		if d.DurableOrdinal >= bad {
-			return fmt.Sprintf("record %d in %s at offset %d says that ordinal %d was durable", d.Ordinal, s.name, off, d.DurableOrdinal), nil
+			return fmt.Sprintf("record %d in %s at offset %d says that ordinal %d was durable", d.Ordinal, s.name, off,
+				d.DurableOrdinal), nil
 		}
 		if d.flags&flagAllDurable != 0 && sc.bad.Before(Position{s.hdr.sequence, off}) {
 			return fmt.Sprintf("record %d in %s at offset %d says that all before it was durable", d.Ordinal, s.name, off), nil

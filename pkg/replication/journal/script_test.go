@@ -49,7 +49,8 @@ func (s *script) open(b *strings.Builder) {
 		return
 	}
 	s.j = j
-	fmt.Fprintf(b, "recovered %d records, last ordinal %d, head %d durable %d end %v\n", n, last, j.Head(), j.Durable(), j.End())
+	fmt.Fprintf(b, "recovered %d records, last ordinal %d, head %d durable %d end %v\n", n, last, j.Head(), j.Durable(),
+		j.End())
 }
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {
@@ -92,7 +93,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 					fmt.Fprintln(&b, err)
 					continue
 				}
-				fmt.Fprintf(&b, "%s %d durable %d at %d:%d\n", h.Kind, h.Ordinal, h.DurableOrdinal, loc.Segment, loc.Offset-recordHeaderBytes)
+				fmt.Fprintf(&b, "%s %d durable %d at %d:%d\n", h.Kind, h.Ordinal, h.DurableOrdinal, loc.Segment,
+					loc.Offset-recordHeaderBytes)
 			}
 		}
 	case "sync":
@@ -109,7 +111,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "close":
 		done(s.j.Close())
 	case "crash":
-		clone := s.mem.CrashClone(vfs.CrashConfig{UnsyncedPercent: num("percent", 0), RNG: rand.New(rand.NewPCG(uint64(num("seed", 0)), 0))})
+		clone := s.mem.CrashClone(vfs.CrashConfig{UnsyncedPercent: num("percent", 0),
+			RNG: rand.New(rand.NewPCG(uint64(num("seed", 0)), 0))})
 		s.j.Close()
 		s.mem = clone
 	case "flip", "truncate":
@@ -136,11 +139,13 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.failures = num("n", 1)
 	case "segments":
 		for _, i := range s.j.Segments() {
-			fmt.Fprintf(&b, "%d: ordinals %d to %d, %d bytes, sealed %v, timeline %d\n", i.Sequence, i.FirstOrdinal, i.LastOrdinal, i.Bytes, i.Sealed, i.Timeline[0])
+			fmt.Fprintf(&b, "%d: ordinals %d to %d, %d bytes, sealed %v, timeline %d\n", i.Sequence, i.FirstOrdinal,
+				i.LastOrdinal, i.Bytes, i.Sealed, i.Timeline[0])
 		}
 		fmt.Fprintf(&b, "used %d, total %d\n", s.j.UsedBytes()/testSegmentBytes, s.j.TotalBytes()/testSegmentBytes)
 	case "dump":
-		done(Dump(s.mem, s.o.Dir, &b, DumpOptions{JSON: d.HasArg("json"), Segments: d.HasArg("segments"), OldestSegment: uint64(num("oldest", 0)), MinDurableOrdinal: uint64(num("min-durable", 0))}))
+		done(Dump(s.mem, s.o.Dir, &b, DumpOptions{JSON: d.HasArg("json"), Segments: d.HasArg("segments"),
+			OldestSegment: uint64(num("oldest", 0)), MinDurableOrdinal: uint64(num("min-durable", 0))}))
 		lines := strings.Split(b.String(), "\n")
 		for i := range lines {
 			lines[i] = strings.TrimRight(lines[i], " ")

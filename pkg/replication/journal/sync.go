@@ -10,9 +10,9 @@ import (
 // SyncAsync, share their fdatasyncs (group commit): the first one does it in its own goroutine, since a hand-over to
 // another thread costs more than the call saves; those that come meanwhile wait, and the next is done for all of them.
 //
-// When an fdatasync fails, this and all later appends and syncs return ErrFailed. The kernel reports a lost write once and
-// marks its pages clean, so a second fdatasync would succeed without having written them; nothing short of opening the
-// journal again, which writes the unproven part again, is safe.
+// When an fdatasync fails, this and all later appends and syncs return ErrFailed. The kernel reports a lost write once
+// and marks its pages clean, so a second fdatasync would succeed without having written them; nothing short of opening
+// the journal again, which writes the unproven part again, is safe.
 func (j *Journal) Sync() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -33,8 +33,8 @@ func (j *Journal) Sync() error {
 }
 
 // SyncAsync calls done with what Sync would return: before it returns itself, or later from another goroutine. Nobody
-// sleeps for it, so many volumes can wait for one fdatasync without a thread being woken for each. done is called without
-// locks and must not block.
+// sleeps for it, so many volumes can wait for one fdatasync without a thread being woken for each. done is called
+// without locks and must not block.
 func (j *Journal) SyncAsync(done func(error)) {
 	if !j.enlist(done) {
 		return
@@ -44,9 +44,9 @@ func (j *Journal) SyncAsync(done func(error)) {
 	_ = j.leadLocked() // done has it
 }
 
-// SyncLater is SyncAsync for a caller that decides where the fdatasync is done. If it returns a function, nobody syncs yet:
-// the caller must call it, once. It does not only sync for done, it goes on in place while others come to wait, since a
-// hand-over to another thread costs more than it saves. Until it is called everybody who syncs waits.
+// SyncLater is SyncAsync for a caller that decides where the fdatasync is done. If it returns a function, nobody syncs
+// yet: the caller must call it, once. It does not only sync for done, it goes on in place while others come to wait,
+// since a hand-over to another thread costs more than it saves. Until it is called everybody who syncs waits.
 func (j *Journal) SyncLater(done func(error)) (lead func()) {
 	if !j.enlist(done) {
 		return nil
@@ -178,8 +178,8 @@ func (j *Journal) markLocked() Mark {
 	return Mark{Ordinal: j.head, End: j.prev, Chain: j.chain, File: j.prevFile}
 }
 
-// StartSync begins to write what a Sync would have to wait for. It does not wait and promises nothing. While a sync runs
-// it does nothing: the next one takes all at once.
+// StartSync begins to write what a Sync would have to wait for. It does not wait and promises nothing. While a sync
+// runs it does nothing: the next one takes all at once.
 func (j *Journal) StartSync() {
 	j.mu.Lock()
 	cur := j.currentLocked()

@@ -26,7 +26,8 @@ func DecodeWire(b []byte) (h Header, data, rest []byte, err error) {
 		return Header{}, nil, b, fmt.Errorf("journal: record from the link: %w", err)
 	}
 	if d.flags != 0 || d.prevCRC != 0 {
-		return Header{}, nil, b, fmt.Errorf("journal: record from the link: flags %#x and chain %#x must be 0", d.flags, d.prevCRC)
+		return Header{}, nil, b, fmt.Errorf("journal: record from the link: flags %#x and chain %#x must be 0", d.flags,
+			d.prevCRC)
 	}
 	n := d.dataBytes()
 	if int64(len(b)-recordHeaderBytes) < n {

@@ -13,14 +13,14 @@ const (
 )
 
 // Backoff says how long to wait before the next Dial: each interval is about twice the one before it, with jitter, so
-// that the groups of a site do not all dial at the same instant when the link is back. It is not safe for concurrent use;
-// each group has its own. Use NewBackoff.
+// that the groups of a site do not all dial at the same instant when the link is back. It is not safe for concurrent
+// use; each group has its own. Use NewBackoff.
 type Backoff struct {
 	b *backoff.ExponentialBackOff
 }
 
-// NewBackoff returns a Backoff whose first interval is about first. The longest interval is 100 times as long, and at most
-// 10 s.
+// NewBackoff returns a Backoff whose first interval is about first. The longest interval is 100 times as long, and at
+// most 10 s.
 func NewBackoff(first time.Duration) *Backoff {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval = first

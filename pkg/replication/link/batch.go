@@ -11,8 +11,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
-// MaxBatchBytes bounds the records of a batch, uncompressed. It has room for a record of the largest size behind a batch that is good for
-// latency; what a receiver may have to hold for each stream is bounded by it.
+// MaxBatchBytes bounds the records of a batch, uncompressed. It has room for a record of the largest size behind a
+// batch that is good for latency; what a receiver may have to hold for each stream is bounded by it.
 const MaxBatchBytes = 6 << 20
 
 // BatchError says where a batch is wrong. The stream cannot go on behind it: the records are in order, and one is
@@ -105,15 +105,16 @@ type Decoder struct {
 	records []Record
 }
 
-// unzstd may be used by several goroutines at once. The limits are the second line: Decode has looked at raw_bytes before.
+// unzstd may be used by several goroutines at once. The limits are the second line: Decode has looked at raw_bytes
+// before.
 var unzstd = sync.OnceValues(func() (*zstd.Decoder, error) {
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true),
 		zstd.WithDecoderMaxMemory(MaxBatchBytes), zstd.WithDecoderMaxWindow(MaxBatchBytes))
 })
 
 // Decode returns the records of a batch, each with its header and data verified against their checksums. Records and
-// data are valid until the next Decode, and as long as b is not changed. Errors are *BatchError, and there are no records
-// then.
+// data are valid until the next Decode, and as long as b is not changed. Errors are *BatchError, and there are no
+// records then.
 func (d *Decoder) Decode(b *linkpb.Batch) ([]Record, error) {
 	fail := func(format string, args ...any) ([]Record, error) {
 		return nil, &BatchError{Sequence: b.GetSequence(), Record: -1, Err: fmt.Errorf(format, args...)}

@@ -137,15 +137,24 @@ func TestBadBatches(t *testing.T) {
 		offset int
 		saying string
 	}{
-		{"data of the second record", func(b *linkpb.Batch) { b.Records[second+100] ^= 1 }, 1, second, "batch 42: record 1 at byte "},
+		{"data of the second record", func(b *linkpb.Batch) {
+			b.Records[second+100] ^= 1
+		}, 1, second, "batch 42: record 1 at byte "},
 		{"header of the first", func(b *linkpb.Batch) { b.Records[9] ^= 1 }, 0, 0, "record 0 at byte 0"},
-		{"cut off", func(b *linkpb.Batch) { b.Records = b.Records[:second+10]; b.RawBytes = uint32(second + 10) }, 1, second, "cut off"},
+		{"cut off", func(b *linkpb.Batch) {
+			b.Records = b.Records[:second+10]
+			b.RawBytes = uint32(second + 10)
+		}, 1, second, "cut off"},
 		{"wrong length", func(b *linkpb.Batch) { b.RawBytes++ }, -1, 0, "batch 42: it has"},
 		{"unknown codec", func(b *linkpb.Batch) { b.Codec = 9 }, -1, 0, "codec 9"},
 		{"says too much", func(b *linkpb.Batch) { b.RawBytes = MaxBatchBytes + 1 }, -1, 0, "at most"},
 		{"not zstd", func(b *linkpb.Batch) { b.Codec = linkpb.Codec_CODEC_ZSTD }, -1, 0, "zstd"},
-		{"bomb that says too little", func(b *linkpb.Batch) { b.Codec, b.Records, b.RawBytes = linkpb.Codec_CODEC_ZSTD, bomb, 4096 }, -1, 0, "zstd"},
-		{"bomb that says nothing", func(b *linkpb.Batch) { b.Codec, b.Records, b.RawBytes = linkpb.Codec_CODEC_ZSTD, bomb, 0 }, -1, 0, "zstd"},
+		{"bomb that says too little", func(b *linkpb.Batch) {
+			b.Codec, b.Records, b.RawBytes = linkpb.Codec_CODEC_ZSTD, bomb, 4096
+		}, -1, 0, "zstd"},
+		{"bomb that says nothing", func(b *linkpb.Batch) {
+			b.Codec, b.Records, b.RawBytes = linkpb.Codec_CODEC_ZSTD, bomb, 0
+		}, -1, 0, "zstd"},
 		{"bomb that says the most", func(b *linkpb.Batch) {
 			b.Codec, b.Records, b.RawBytes = linkpb.Codec_CODEC_ZSTD, bomb, MaxBatchBytes
 		}, -1, 0, "zstd"},
@@ -159,7 +168,8 @@ func TestBadBatches(t *testing.T) {
 			if !errors.As(err, &be) || got != nil {
 				t.Fatalf("%d records, error %v", len(got), err)
 			}
-			if be.Sequence != 42 || be.Record != tc.record || be.OffsetBytes != tc.offset || !strings.Contains(err.Error(), tc.saying) {
+			if be.Sequence != 42 || be.Record != tc.record || be.OffsetBytes != tc.offset ||
+				!strings.Contains(err.Error(), tc.saying) {
 				t.Errorf("error %q of %+v, want record %d at %d, saying %q", err, be, tc.record, tc.offset, tc.saying)
 			}
 			if cap(d.raw) > MaxBatchBytes {
@@ -183,7 +193,8 @@ func FuzzDecodeBatch(f *testing.F) {
 		f.Add(int32(b.Codec), bytes.Clone(b.Records), b.RawBytes)
 	}
 	f.Fuzz(func(t *testing.T, codec int32, records []byte, raw uint32) {
-		got, err := new(Decoder).Decode(&linkpb.Batch{Sequence: 7, Codec: linkpb.Codec(codec), Records: records, RawBytes: raw})
+		got, err := new(Decoder).Decode(&linkpb.Batch{Sequence: 7, Codec: linkpb.Codec(codec), Records: records,
+			RawBytes: raw})
 		if err != nil {
 			var be *BatchError
 			if !errors.As(err, &be) || be.Sequence != 7 || be.Record < -1 || be.OffsetBytes > int(raw) {

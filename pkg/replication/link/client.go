@@ -56,7 +56,8 @@ func NewClient(opts ClientOptions) (*Client, error) {
 		return nil, errors.New("link client: no site name")
 	}
 	if (opts.TLS == nil) != opts.Insecure {
-		return nil, fmt.Errorf("link client of site %s: want certificate files, or the insecure flag, and not both", opts.Site)
+		return nil, fmt.Errorf("link client of site %s: want certificate files, or the insecure flag, and not both",
+			opts.Site)
 	}
 	c := &Client{opts: opts, conns: map[target]*conn{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -165,7 +166,8 @@ func (c *Client) connect(t target) (*grpc.ClientConn, error) {
 		// Control sees the address after the name was resolved, before anything is sent.
 		dialer.Control = func(_, address string, _ syscall.RawConn) error {
 			if a, err := net.ResolveTCPAddr("tcp", address); err != nil || !a.IP.IsLoopback() {
-				return fmt.Errorf("plain text to %s refused: it is allowed on loopback addresses only; configure certificates", address)
+				return fmt.Errorf(
+					"plain text to %s refused: it is allowed on loopback addresses only; configure certificates", address)
 			}
 			return nil
 		}

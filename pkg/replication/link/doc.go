@@ -1,11 +1,11 @@
-// Package link is what two sites say to each other: one gRPC stream for each consistency group and direction, over mutual
-// TLS, with the messages of pkg/api/linkpb.
+// Package link is what two sites say to each other: one gRPC stream for each consistency group and direction, over
+// mutual TLS, with the messages of pkg/api/linkpb.
 //
 // # Roles
 //
 // The primary dials (Dialer, Client) and has the Stream; the secondary listens (Server) and has the PeerStream, handed
-// to its Handler. One connection carries the streams of all groups between two sites. When to dial again is the caller's
-// decision, for which Backoff has the times.
+// to its Handler. One connection carries the streams of all groups between two sites. When to dial again is the
+// caller's decision, for which Backoff has the times.
 //
 // # Order and loss
 //
@@ -26,25 +26,25 @@
 // # Identity, and what is checked
 //
 // A site's name is a DNS name in its certificate. The dialing side requires a certificate for the peer's name,
-// whatever the address it dialed. The listening side requires a certificate of the authority with exactly one name out of
-// Peers(); others get PermissionDenied and a line in the log. Both sides check validity and purpose at each handshake,
-// with the files as they are then (pkg/tlsfiles). No name is ever taken from a message.
+// whatever the address it dialed. The listening side requires a certificate of the authority with exactly one name out
+// of Peers(); others get PermissionDenied and a line in the log. Both sides check validity and purpose at each
+// handshake, with the files as they are then (pkg/tlsfiles). No name is ever taken from a message.
 //
 // Not checked here: whether the peer may touch the group that it names, which is the Handler's to do with Peer(), and
-// whose answer to a stranger is RefuseForeign; whether records continue the journal; revocation. A peer that leaves Peers(), or whose certificate expires, keeps the streams it
-// has until they end.
+// whose answer to a stranger is RefuseForeign; whether records continue the journal; revocation. A peer that leaves
+// Peers(), or whose certificate expires, keeps the streams it has until they end.
 //
-// Plain text exists for trying things out on one machine: with Insecure on both sides, both refuse every address that is
-// not loopback. The name is then what the peer says it is, in gRPC metadata.
+// Plain text exists for trying things out on one machine: with Insecure on both sides, both refuse every address that
+// is not loopback. The name is then what the peer says it is, in gRPC metadata.
 //
 // # Batches
 //
 // Encoder and Decoder turn journal records into Batch messages and back. A batch is a run of records in the journal's
-// wire encoding, as a whole compressed with zstd where that makes it smaller. Everything about it is checked, sizes before
-// anything is allocated by them.
+// wire encoding, as a whole compressed with zstd where that makes it smaller. Everything about it is checked, sizes
+// before anything is allocated by them.
 //
 // # Testing
 //
-// Pipe and Network have the same contract in memory, where a cut happens at an exact place; linktest has a TCP proxy that
-// delays, throttles and cuts the real thing.
+// Pipe and Network have the same contract in memory, where a cut happens at an exact place; linktest has a TCP proxy
+// that delays, throttles and cuts the real thing.
 package link

@@ -15,14 +15,15 @@ import (
 // helloTimeout is how long a peer that opened a stream may take to say which group it is about.
 const helloTimeout = 20 * time.Second
 
-// MaxHelloBytes bounds a Hello: it has room for core.MaxTimelines timelines. The first message of a stream is the only one that comes before
-// anybody knows what the stream is about, and it is the one that is passed on and logged.
+// MaxHelloBytes bounds a Hello: it has room for core.MaxTimelines timelines. The first message of a stream is the only
+// one that comes before anybody knows what the stream is about, and it is the one that is passed on and logged.
 const MaxHelloBytes = 512 << 10
 
 // maxIDBytes bounds the group's identifier in a Hello, which is a UUID.
 const maxIDBytes = 64
 
-// checkHello says what is wrong with a Hello for whoever logs it or passes it on. What it says of its group is the handler's to check.
+// checkHello says what is wrong with a Hello for whoever logs it or passes it on. What it says of its group is the
+// handler's to check.
 func checkHello(hello *linkpb.Hello) error {
 	if n := proto.Size(hello); n > MaxHelloBytes {
 		return fmt.Errorf("a Hello of %d bytes, the limit is %d", n, MaxHelloBytes)
@@ -33,8 +34,9 @@ func checkHello(hello *linkpb.Hello) error {
 	return untrusted.CheckText("group name", hello.GetGroupName(), untrusted.MaxNameBytes)
 }
 
-// ReceiveHello returns the first message of a stream. Errors have a gRPC status: InvalidArgument for another message, and for a Hello that is
-// too large or has names that cannot be shown; DeadlineExceeded for none within 20 s. The handler returns with the error then; Recv is still under way.
+// ReceiveHello returns the first message of a stream. Errors have a gRPC status: InvalidArgument for another message,
+// and for a Hello that is too large or has names that cannot be shown; DeadlineExceeded for none within 20 s. The
+// handler returns with the error then; Recv is still under way.
 func ReceiveHello(stream PeerStream) (*linkpb.Hello, error) {
 	return receiveHello(stream, helloTimeout)
 }
@@ -62,8 +64,10 @@ func receiveHello(stream PeerStream, timeout time.Duration) (*linkpb.Hello, erro
 			}
 			return hello, nil
 		}
-		return nil, status.Errorf(codes.InvalidArgument, "%s began with %T instead of Hello", stream.Peer(), r.message.GetMessage())
+		return nil, status.Errorf(codes.InvalidArgument, "%s began with %T instead of Hello", stream.Peer(),
+			r.message.GetMessage())
 	case <-t.C:
-		return nil, status.Errorf(codes.DeadlineExceeded, "%s opened a stream and said nothing for %v", stream.Peer(), timeout)
+		return nil, status.Errorf(codes.DeadlineExceeded, "%s opened a stream and said nothing for %v", stream.Peer(),
+			timeout)
 	}
 }

@@ -24,21 +24,28 @@ func TestReceiveHello(t *testing.T) {
 		wait  time.Duration
 		code  codes.Code
 	}{
-		"Hello":       {&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: &linkpb.Hello{GroupId: "g"}}}, time.Hour, codes.OK},
-		"a long name": {helloWith(func(h *linkpb.Hello) { h.GroupName = strings.Repeat("x", 254) }), time.Hour, codes.InvalidArgument},
+		"Hello": {&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: &linkpb.Hello{GroupId: "g"}}},
+			time.Hour, codes.OK},
+		"a long name": {helloWith(func(h *linkpb.Hello) {
+			h.GroupName = strings.Repeat("x", 254)
+		}), time.Hour, codes.InvalidArgument},
 		"an odd name": {helloWith(func(h *linkpb.Hello) { h.GroupName = "\x1b[2J" }), time.Hour, codes.InvalidArgument},
-		"a long id":   {helloWith(func(h *linkpb.Hello) { h.GroupId = strings.Repeat("x", 65) }), time.Hour, codes.InvalidArgument},
+		"a long id": {helloWith(func(h *linkpb.Hello) {
+			h.GroupId = strings.Repeat("x", 65)
+		}), time.Hour, codes.InvalidArgument},
 		"as large as it may be": {helloWith(func(h *linkpb.Hello) {
 			for range core.MaxTimelines {
-				h.Timelines = append(h.Timelines, &linkpb.Timeline{Id: strings.Repeat("x", 36), ForkOrdinal: 1 << 63, ForkedUnixNanos: -1})
+				h.Timelines = append(h.Timelines, &linkpb.Timeline{Id: strings.Repeat("x", 36), ForkOrdinal: 1 << 63,
+					ForkedUnixNanos: -1})
 			}
 		}), time.Hour, codes.OK},
 		"larger": {helloWith(func(h *linkpb.Hello) {
 			h.Timelines = []*linkpb.Timeline{{Id: strings.Repeat("x", MaxHelloBytes)}}
 		}), time.Hour, codes.InvalidArgument},
-		"a heartbeat": {&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Heartbeat{Heartbeat: &linkpb.Heartbeat{}}}, time.Hour, codes.InvalidArgument},
-		"empty":       {&linkpb.ToSecondary{}, time.Hour, codes.InvalidArgument},
-		"nothing":     {nil, time.Nanosecond, codes.DeadlineExceeded},
+		"a heartbeat": {&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Heartbeat{Heartbeat: &linkpb.Heartbeat{}}},
+			time.Hour, codes.InvalidArgument},
+		"empty":   {&linkpb.ToSecondary{}, time.Hour, codes.InvalidArgument},
+		"nothing": {nil, time.Nanosecond, codes.DeadlineExceeded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			primary, secondary, cut := Pipe()

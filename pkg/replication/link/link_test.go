@@ -36,7 +36,8 @@ func echo(s link.PeerStream) error {
 		if err != nil {
 			return err
 		}
-		err = s.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{DurableOrdinal: m.GetHeartbeat().GetHeadOrdinal()}}})
+		err = s.Send(&linkpb.ToPrimary{
+			Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{DurableOrdinal: m.GetHeartbeat().GetHeadOrdinal()}}})
 		if err != nil {
 			return err
 		}
@@ -97,7 +98,8 @@ func issue(t *testing.T, a *tlsfiles.Authority, dir, site string, validFor time.
 
 func open(t *testing.T, dir string) *tlsfiles.Source {
 	t.Helper()
-	s, err := tlsfiles.Open(filepath.Join(dir, tlsfiles.CAFile), filepath.Join(dir, tlsfiles.CertFile), filepath.Join(dir, tlsfiles.KeyFile))
+	s, err := tlsfiles.Open(filepath.Join(dir, tlsfiles.CAFile), filepath.Join(dir, tlsfiles.CertFile),
+		filepath.Join(dir, tlsfiles.KeyFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +229,8 @@ func TestCloseDelivers(t *testing.T) {
 			}
 		})})
 	s := dial(t, client(t, link.ClientOptions{Site: "site-a", TLS: certificate(t, ca, "site-a")}), address)
-	err := s.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_DivergentTail{DivergentTail: &linkpb.DivergentTail{Writes: 7}}})
+	err := s.Send(&linkpb.ToSecondary{
+		Message: &linkpb.ToSecondary_DivergentTail{DivergentTail: &linkpb.DivergentTail{Writes: 7}}})
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +248,8 @@ func TestCloseWhileSending(t *testing.T) {
 	var sender sync.WaitGroup
 	sending := make(chan struct{})
 	sender.Go(func() {
-		batch := &linkpb.ToSecondary{Message: &linkpb.ToSecondary_Batch{Batch: &linkpb.Batch{Records: make([]byte, link.MaxBatchBytes)}}}
+		batch := &linkpb.ToSecondary{
+			Message: &linkpb.ToSecondary_Batch{Batch: &linkpb.Batch{Records: make([]byte, link.MaxBatchBytes)}}}
 		close(sending)
 		for s.Send(batch) == nil { // more than the window
 		}
@@ -326,12 +330,16 @@ func TestRefusals(t *testing.T) {
 		dialSays string
 		seenSays string
 	}{
-		{"unknown site", certificate(t, ca, "site-x"), "site-b", codes.PermissionDenied, "not one of this site's peers", "site-x"},
-		{"site that is two peers", certificate(t, ca, "site-a", "site-c"), "site-b", codes.PermissionDenied, "several", "several"},
-		{"certificate of another authority", certificateWithCA(t, other, ca, "site-a"), "site-b", codes.Unavailable, "", "TLS handshake"},
+		{"unknown site", certificate(t, ca, "site-x"), "site-b", codes.PermissionDenied, "not one of this site's peers",
+			"site-x"},
+		{"site that is two peers", certificate(t, ca, "site-a", "site-c"), "site-b", codes.PermissionDenied, "several",
+			"several"},
+		{"certificate of another authority", certificateWithCA(t, other, ca, "site-a"), "site-b", codes.Unavailable, "",
+			"TLS handshake"},
 		{"expired certificate", open(t, expired), "site-b", codes.Unavailable, "", "expired"},
 		{"server of another name", certificate(t, ca, "site-a"), "site-z", codes.Unavailable, "site-z", "TLS handshake"},
-		{"server of another authority", certificate(t, other, "site-a"), "site-b", codes.Unavailable, "unknown authority", "TLS handshake"},
+		{"server of another authority", certificate(t, other, "site-a"), "site-b", codes.Unavailable,
+			"unknown authority", "TLS handshake"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			before := len(seen.refusals())
@@ -408,7 +416,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// A new authority at both sites while a stream is open: it goes on, new ones use the new files, old certificates are out.
+// A new authority at both sites while a stream is open: it goes on, new ones use the new files, old certificates are
+// out.
 func TestRotation(t *testing.T) {
 	oldCA, newCA := authority(t), authority(t)
 	dirA, dirB := t.TempDir(), t.TempDir()
@@ -478,7 +487,8 @@ func TestInsecure(t *testing.T) {
 	if _, err := c.Dial(timeout(t), "site-b", "192.0.2.1:1"); err == nil || !strings.Contains(err.Error(), "loopback") {
 		t.Errorf("Dial of an address that is not loopback: %v", err)
 	}
-	srv, err := link.NewServer(link.ServerOptions{Site: "site-b", Insecure: true, Handler: link.HandlerFunc(echo), Peers: func() []string { return nil }})
+	srv, err := link.NewServer(link.ServerOptions{Site: "site-b", Insecure: true, Handler: link.HandlerFunc(echo),
+		Peers: func() []string { return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -160,8 +160,8 @@ func (q *queue[T]) recv() (m T, err error) {
 	return m, nil
 }
 
-// end loses all messages in flight but the first keep(their number), nil meaning none. The first call's error stays, but
-// what a later one loses is lost: a cut also hits what an orderly end had left in flight.
+// end loses all messages in flight but the first keep(their number), nil meaning none. The first call's error stays,
+// but what a later one loses is lost: a cut also hits what an orderly end had left in flight.
 func (q *queue[T]) end(err error, keep func(int) int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

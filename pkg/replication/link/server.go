@@ -35,8 +35,8 @@ type ServerOptions struct {
 	Peers func() []string
 	// Handler takes accepted streams.
 	Handler Handler
-	// Locate, if set, answers the site's own gateway, for which Node is this node's name; streams may then also come through the gateway.
-	// Whether and where another node has a group is not its business.
+	// Locate, if set, answers the site's own gateway, for which Node is this node's name; streams may then also come
+	// through the gateway. Whether and where another node has a group is not its business.
 	Locate func(*linkpb.LocateRequest) (*linkpb.LocateResponse, error)
 	Node   string
 	// MaxStreams is how many streams one peer may have open; 0 is DefaultMaxStreams.
@@ -82,7 +82,8 @@ func NewServer(opts ServerOptions) (*Server, error) {
 	case opts.Handler == nil || opts.Peers == nil:
 		return nil, fmt.Errorf("link server of site %s: no handler or no peers", opts.Site)
 	case (opts.TLS == nil) != opts.Insecure:
-		return nil, fmt.Errorf("link server of site %s: want certificate files, or the insecure flag, and not both", opts.Site)
+		return nil, fmt.Errorf("link server of site %s: want certificate files, or the insecure flag, and not both",
+			opts.Site)
 	}
 	if opts.Observe == nil {
 		opts.Observe = func(Event) {}
@@ -102,7 +103,8 @@ func NewServer(opts ServerOptions) (*Server, error) {
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: serverPingAfter, Timeout: serverPingWait, MaxConnectionIdle: idleTimeout}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: serverPingAfter, Timeout: serverPingWait,
+			MaxConnectionIdle: idleTimeout}),
 		// Twice as often as our clients ping, so that a timer that is a little early is no offence.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPingAfter / 2, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(handshakeTimeout),
@@ -112,16 +114,17 @@ func NewServer(opts ServerOptions) (*Server, error) {
 	return s, nil
 }
 
-// Serve accepts connections until Stop, which makes it return nil, and closes lis. An insecure server refuses a listener
-// that is not on a loopback address. What callers can take before they are known is bounded as in package tcplisten: a
-// connection has 20 s for its handshake and its first call.
+// Serve accepts connections until Stop, which makes it return nil, and closes lis. An insecure server refuses a
+// listener that is not on a loopback address. What callers can take before they are known is bounded as in package
+// tcplisten: a connection has 20 s for its handshake and its first call.
 func (s *Server) Serve(lis net.Listener) error {
 	if s.opts.Insecure && !isLoopback(lis.Addr()) {
 		_ = lis.Close()
 		return fmt.Errorf("link server of site %s: plain text on %s refused: it is allowed on loopback addresses only; "+
 			"configure certificates", s.opts.Site, lis.Addr())
 	}
-	err := s.grpc.Serve(tcplisten.New(lis, tcplisten.Options{Port: "link", Patience: handshakeTimeout, UserTimeout: serverPingWait}))
+	err := s.grpc.Serve(tcplisten.New(lis, tcplisten.Options{Port: "link", Patience: handshakeTimeout,
+		UserTimeout: serverPingWait}))
 	if errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}
@@ -131,8 +134,8 @@ func (s *Server) Serve(lis net.Listener) error {
 // Stop closes all connections, ends all streams and returns when their handlers have.
 func (s *Server) Stop() { s.grpc.Stop() }
 
-// refuse tells of a refusal and returns what the caller gets, which repeats only what it said of itself; this site's other peers are
-// not its business.
+// refuse tells of a refusal and returns what the caller gets, which repeats only what it said of itself; this site's
+// other peers are not its business.
 func (s *Server) refuse(remote net.Addr, name string, reason error) error {
 	s.refused(remote, name, reason)
 	code := codes.PermissionDenied
@@ -150,8 +153,8 @@ func (s *Server) refused(remote net.Addr, name string, reason error) {
 	s.opts.Observe(Event{Kind: Refused, Peer: name, RemoteAddress: fmt.Sprint(remote), Err: reason})
 }
 
-// shaken makes a failed handshake visible at the side that refused it: the other one sees a closed connection and an alert of
-// one word.
+// shaken makes a failed handshake visible at the side that refused it: the other one sees a closed connection and an
+// alert of one word.
 func (s *Server) shaken(remote net.Addr, err error) {
 	if err != nil {
 		s.refused(remote, "", fmt.Errorf("TLS handshake: %w", err))

@@ -14,9 +14,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 )
 
-// Within a site, its gateway calls its nodes: it shows the site's own certificate, and says in each call's metadata which node it means
-// and, with a stream, for which peer it is. A node believes that of whoever has the site's certificate, which could pose as the site to
-// everybody anyway.
+// Within a site, its gateway calls its nodes: it shows the site's own certificate, and says in each call's metadata
+// which node it means and, with a stream, for which peer it is. A node believes that of whoever has the site's
+// certificate, which could pose as the site to everybody anyway.
 const (
 	nodeMetadata = "slipstream-node"
 	peerMetadata = "slipstream-peer"
@@ -24,7 +24,8 @@ const (
 
 // Node is one node of the caller's own site.
 type Node struct {
-	// Name is what its replicator was told as its name. A node answers to no other one: an address may come to be another node's.
+	// Name is what its replicator was told as its name. A node answers to no other one: an address may come to be
+	// another node's.
 	Name    string
 	Address string // host:port
 }
@@ -38,8 +39,8 @@ func (c *Client) DialNode(ctx context.Context, node Node, peer string) (Stream, 
 	return s, nil
 }
 
-// Locate asks a node of this client's own site whether it has a group. Errors name the node; where it is not that node that answers they
-// have the code Unavailable.
+// Locate asks a node of this client's own site whether it has a group. Errors name the node; where it is not that node
+// that answers they have the code Unavailable.
 func (c *Client) Locate(ctx context.Context, node Node, request *linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
 	response, err := c.locate(ctx, target{c.opts.Site, node.Address}, node, request)
 	if err != nil {
@@ -48,7 +49,8 @@ func (c *Client) Locate(ctx context.Context, node Node, request *linkpb.LocateRe
 	return response, nil
 }
 
-func (c *Client) locate(ctx context.Context, t target, node Node, request *linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
+func (c *Client) locate(ctx context.Context, t target, node Node,
+	request *linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
 	cc, err := c.acquire(t)
 	if err != nil {
 		return nil, err

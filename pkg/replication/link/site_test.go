@@ -12,8 +12,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
 
-// TestOwnSite: only the site's own certificate may ask a node for groups or open streams for peers, only for the node that is meant, and
-// only for peers.
+// TestOwnSite: only the site's own certificate may ask a node for groups or open streams for peers, only for the node
+// that is meant, and only for peers.
 func TestOwnSite(t *testing.T) {
 	ca := authority(t)
 	asked := 0
@@ -48,7 +48,8 @@ func TestOwnSite(t *testing.T) {
 		t.Error(err)
 	}
 	// A peer's own streams come as before.
-	direct, err := client(t, link.ClientOptions{Site: "site-a", TLS: certificate(t, ca, "site-a")}).Dial(timeout(t), "site-b", address)
+	direct, err := client(t, link.ClientOptions{Site: "site-a", TLS: certificate(t, ca, "site-a")}).Dial(timeout(t),
+		"site-b", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,9 +74,18 @@ func TestOwnSite(t *testing.T) {
 			_, err := gateway.DialNode(timeout(t), link.Node{Name: "b2", Address: address}, "site-c")
 			return err
 		}, codes.Unavailable, "this is node b1"},
-		"a stream for a stranger": {func() error { _, err := gateway.DialNode(timeout(t), node, "site-x"); return err }, codes.PermissionDenied, "site-x"},
-		"a stream for the site":   {func() error { _, err := gateway.DialNode(timeout(t), node, "site-b"); return err }, codes.PermissionDenied, "site-b"},
-		"a stream for nobody":     {func() error { _, err := gateway.Dial(timeout(t), "site-b", address); return err }, codes.Unavailable, "is wanted"},
+		"a stream for a stranger": {func() error {
+			_, err := gateway.DialNode(timeout(t), node, "site-x")
+			return err
+		}, codes.PermissionDenied, "site-x"},
+		"a stream for the site": {func() error {
+			_, err := gateway.DialNode(timeout(t), node, "site-b")
+			return err
+		}, codes.PermissionDenied, "site-b"},
+		"a stream for nobody": {func() error {
+			_, err := gateway.Dial(timeout(t), "site-b", address)
+			return err
+		}, codes.Unavailable, "is wanted"},
 		"a node with a problem": {func() error {
 			_, err := gateway.Locate(timeout(t), node, &linkpb.LocateRequest{GroupName: "broken"})
 			return err
@@ -89,7 +99,9 @@ func TestOwnSite(t *testing.T) {
 			_, err := gateway.Locate(timeout(t), link.Node{Name: "b1", Address: plain}, &linkpb.LocateRequest{})
 			return err
 		}, codes.Unimplemented, "no groups"},
-		"a peer that asks": {func() error { return peer.LocateAs(timeout(t), "site-b", node) }, codes.PermissionDenied, "only the site itself"},
+		"a peer that asks": {func() error {
+			return peer.LocateAs(timeout(t), "site-b", node)
+		}, codes.PermissionDenied, "only the site itself"},
 	} {
 		if err := tc.call(); status.Code(err) != tc.code || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v; want %v with %q", what, err, tc.code, tc.want)

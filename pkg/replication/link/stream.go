@@ -8,8 +8,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 )
 
-// Stream is the primary's end of one group's stream. Send and Recv may be used by one goroutine each at the same time, and
-// Close by any.
+// Stream is the primary's end of one group's stream. Send and Recv may be used by one goroutine each at the same time,
+// and Close by any.
 type Stream interface {
 	// Send queues a message; it waits while the peer does not receive. The message may be changed once it has returned.
 	// io.EOF says that the stream has ended, and Recv says why. After any error the stream is of no more use.
@@ -28,7 +28,7 @@ type Stream interface {
 type PeerStream interface {
 	// Peer is the site's name, from its certificate.
 	Peer() string
-	// Context is done when the stream has ended, be it by a cut or by the server's Stop.
+	// Context is done when the stream has ended, by a cut or by the server's Stop.
 	Context() context.Context
 	// Send queues a message; it waits while the peer does not receive. The message may be changed once it has returned.
 	Send(*linkpb.ToPrimary) error

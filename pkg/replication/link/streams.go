@@ -7,16 +7,17 @@ import (
 	"sync"
 )
 
-// DefaultMaxStreams is how many streams one peer may have open: more than it may have groups, since a new stream of a group replaces an old
-// one that may not have ended.
+// DefaultMaxStreams is how many streams one peer may have open: more than it may have groups, since a new stream of a
+// group replaces an old one that may not have ended.
 const DefaultMaxStreams = 1024
 
-// Until the first message of a stream is here nobody knows what it is about, and gRPC may hold a message of the largest size for it.
+// Until the first message of a stream is here nobody knows what it is about, and gRPC may hold a message of the largest
+// size for it.
 const (
 	// maxGreeting is how many streams of one peer are read from at a time until their Hello is here.
 	maxGreeting = 8
-	// maxWaiting is how many streams of one peer may be waiting for that or in it. A site that comes back opens those of all its groups at once;
-	// what is turned away calls again.
+	// maxWaiting is how many streams of one peer may be waiting for that or in it. A site that comes back opens those
+	// of all its groups at once; what is turned away calls again.
 	maxWaiting = 64
 )
 
@@ -44,7 +45,8 @@ type openStream struct {
 	once sync.Once
 }
 
-// open counts a stream of a peer and waits until its first message may be read. errTooMany: the peer has as many as it may.
+// open counts a stream of a peer and waits until its first message may be read. errTooMany: the peer has as many as it
+// may.
 func (s *streams) open(ctx context.Context, peer string) (*openStream, error) {
 	p, err := s.enter(peer)
 	if err != nil {

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// A peer's streams are bounded, and so is what is read from before anybody knows what it is about; another peer is not touched.
+// A peer's streams are bounded, and so is what is read from before anybody knows what it is about; another peer is not
+// touched.
 func TestStreamsOfAPeerAreBounded(t *testing.T) {
 	s := newStreams(20)
 	cancelled, cancel := context.WithCancel(t.Context())

@@ -18,8 +18,8 @@
 //
 // # Concurrency
 //
-// All methods are safe for concurrent use. One RWMutex covers the map; it is held for the time of one operation and never
-// over I/O.
+// All methods are safe for concurrent use. One RWMutex covers the map; it is held for the time of one operation and
+// never over I/O.
 package overlay
 
 import (
@@ -135,12 +135,12 @@ func (m *Map) Remove(off, n int64, loc journal.Location) {
 }
 
 // Lookup appends to dst what the map knows about the n bytes at off and returns the result: pieces in order that cover
-// the range completely, neighbours and ends cut to it, gaps as pieces with Found unset. It does not allocate when dst has
-// room. n <= 0 appends nothing.
+// the range completely, neighbours and ends cut to it, gaps as pieces with Found unset. It does not allocate when dst
+// has room. n <= 0 appends nothing.
 //
-// The answer is one instant's. It stays good for reading as long as the journal segments it names exist, so a reader has
-// to keep them from being recycled between Lookup and the read (the group's trim waits for readers); and where it says
-// "gap", the image holds the bytes, since records are applied before they are removed here.
+// The answer is one instant's. It stays good for reading as long as the journal segments it names exist, so a reader
+// has to keep them from being recycled between Lookup and the read (the group's trim waits for readers); and where it
+// says "gap", the image holds the bytes, since records are applied before they are removed here.
 func (m *Map) Lookup(off, n int64, dst []Piece) []Piece {
 	if n <= 0 {
 		return dst
@@ -201,9 +201,9 @@ func (m *Map) overlapping(off, end int64) []hit {
 	return hits
 }
 
-// cut takes [off, end) out of a piece that overlaps it and returns how many bytes that was. replaced says that the caller
-// puts a piece that ends at end next; one that is there now need not be deleted first, which spares the overwrite of a
-// block by the same block, the most frequent insert of all, half of its work.
+// cut takes [off, end) out of a piece that overlaps it and returns how many bytes that was. replaced says that the
+// caller puts a piece that ends at end next; one that is there now need not be deleted first, which spares the
+// overwrite of a block by the same block, the most frequent insert of all, half of its work.
 func (m *Map) cut(h hit, off, end int64, replaced bool) int64 {
 	start := h.end - int64(h.length)
 	taken := min(h.end, end) - max(start, off)

@@ -1,8 +1,9 @@
-// Command delayline holds every packet of a network device back for a while, where the kernel has no netem. It makes the
-// device, reads what is routed into it, and writes each packet back when its time has come, in the order of arrival.
+// Command delayline holds every packet of a network device back for a while, where the kernel has no netem. It makes
+// the device, reads what is routed into it, and writes each packet back when its time has come, in the order of
+// arrival.
 //
-// It delays, and nothing else: no jitter, no loss, no limit but the length of its queue, behind which packets are dropped as a
-// router would. It ends with the device on SIGTERM.
+// It delays, and nothing else: no jitter, no loss, no limit but the length of its queue, behind which packets are
+// dropped as a router would. It ends with the device on SIGTERM.
 package main
 
 import (

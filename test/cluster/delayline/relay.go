@@ -15,8 +15,8 @@ type packet struct {
 	data []byte
 }
 
-// relay reads packets and writes each one back after delay, until a read fails. A packet that finds limit others waiting is
-// dropped.
+// relay reads packets and writes each one back after delay, until a read fails. A packet that finds limit others
+// waiting is dropped.
 func relay(device io.ReadWriter, delay time.Duration, limit int) error {
 	held := make(chan packet, limit)
 	written := make(chan struct{})

@@ -1,5 +1,5 @@
-// Command pause is the first process of a pod in the local clusters: it holds the pod's namespaces, reaps orphans, and ends when
-// it is told to.
+// Command pause is the first process of a pod in the local clusters: it holds the pod's namespaces, reaps orphans, and
+// ends when it is told to.
 package main
 
 import (

@@ -1,6 +1,6 @@
-// Command registrar stands in for node-driver-registrar in the local clusters, since that is not served as a Go module: it tells
-// the kubelet of a CSI driver. It takes the flags of the original that a manifest uses and does no more than those ask for;
-// nobody should deploy it.
+// Command registrar stands in for node-driver-registrar in the local clusters, since that is not served as a Go module:
+// it tells the kubelet of a CSI driver. It takes the flags of the original that a manifest uses and does no more than
+// those ask for; nobody should deploy it.
 package main
 
 import (
@@ -112,7 +112,8 @@ func (r *registrar) GetInfo(context.Context, *registration.InfoRequest) (*regist
 	return r.info, nil
 }
 
-func (r *registrar) NotifyRegistrationStatus(_ context.Context, s *registration.RegistrationStatus) (*registration.RegistrationStatusResponse, error) {
+func (r *registrar) NotifyRegistrationStatus(_ context.Context,
+	s *registration.RegistrationStatus) (*registration.RegistrationStatusResponse, error) {
 	if !s.GetPluginRegistered() {
 		r.failed <- fmt.Errorf("the kubelet does not take the driver: %s", s.GetError())
 	} else {

@@ -1,10 +1,10 @@
-// Command verify is the load of the cluster tests: it writes blocks to a file or a block device, flushes, reads back, and ends
-// with an error at the first call that fails or the first byte that is not what it wrote.
+// Command verify is the load of the cluster tests: it writes blocks to a file or a block device, flushes, reads back,
+// and ends with an error at the first call that fails or the first byte that is not what it wrote.
 //
 //	verify --file /data/blocks --size 32Mi
 //
-// Once a second it prints a line: how much it has done and how long its slowest call took. On SIGTERM it reads everything once
-// more and prints a last line that begins with "done".
+// Once a second it prints a line: how much it has done and how long its slowest call took. On SIGTERM it reads
+// everything once more and prints a last line that begins with "done".
 package main
 
 import (
@@ -43,7 +43,8 @@ func run(args []string) error {
 		return fmt.Errorf("--size %q: %w", *size, err)
 	}
 	if *path == "" || *flush < 1 || *block < headerBytes || bytes < int64(*block) {
-		return fmt.Errorf("want --file, --flush-every of at least 1, --block of at least %d and --size of at least a block", headerBytes)
+		return fmt.Errorf(
+			"want --file, --flush-every of at least 1, --block of at least %d and --size of at least a block", headerBytes)
 	}
 	f, err := os.OpenFile(*path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package linktest puts a bad network between two ends of a TCP connection: a Proxy delays, throttles, stalls and cuts what
-// passes. It is for tests and demonstrations on one machine, where netem is not to be had.
+// Package linktest puts a bad network between two ends of a TCP connection: a Proxy delays, throttles, stalls and cuts
+// what passes. It is for tests and demonstrations on one machine, where netem is not available.
 //
-// Delay keeps throughput: what is read is put into a queue with the time at which it is due, so a hundred chunks can be on
-// their way at once, as on a long line, where a sleep per read would make the line slow as well. The queue is bounded
-// (64 MiB each way), then the sender waits.
+// Delay keeps throughput: what is read is put into a queue with the time at which it is due, so a hundred chunks can be
+// on their way at once, as on a long line, where a sleep per read would make the line slow as well. The queue is
+// bounded (64 MiB each way), then the sender waits.
 //
 // It is not a packet-level simulation: no loss within a connection, no reordering, no jitter.
 //
@@ -191,7 +191,8 @@ type chunk struct {
 	data []byte
 }
 
-// forward copies one direction until its end, which it passes on, or an error, upon which it ends the other direction too.
+// forward copies one direction until its end, which it passes on, or an error, upon which it ends the other direction
+// too.
 func (p *Proxy) forward(ctx context.Context, cancel context.CancelFunc, from, to net.Conn, limit *rate.Limiter) {
 	queue := make(chan chunk, queueBytes/chunkBytes)
 	var reader sync.WaitGroup
