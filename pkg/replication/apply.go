@@ -157,16 +157,6 @@ func (g *Group) checkpointDurable() error {
 	return g.checkpoint.change(func(c *checkpoint) { c.take(g.journal.DurableMark()) })
 }
 
-// saveHorizon puts a horizon into the checkpoint.
-func (g *Group) saveHorizon(ordinal uint64) error {
-	g.checkpointMu.Lock()
-	defer g.checkpointMu.Unlock()
-	if g.checkpoint.horizon.Swap(ordinal) == ordinal && g.checkpoint.last.Horizon == ordinal {
-		return nil
-	}
-	return g.checkpoint.write(g.checkpoint.last)
-}
-
 // announceSegment puts a segment that has its first durable records into the checkpoint: from then on it has to be there.
 func (g *Group) announceSegment(m journal.Mark) error {
 	if bug.Enabled(bug.MissingIsEmpty) {

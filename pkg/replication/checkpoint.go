@@ -209,6 +209,16 @@ func (f *checkpointFile) changeLocked(change func(*checkpoint)) error {
 	return f.writeLocked(next)
 }
 
+// saveHorizon makes a horizon durable.
+func (f *checkpointFile) saveHorizon(ordinal uint64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.horizon.Swap(ordinal) == ordinal && f.last.Horizon == ordinal {
+		return nil
+	}
+	return f.writeLocked(f.last)
+}
+
 // beginAt sets where apply begins, in memory: the next checkpoint that is written says it. For a group that is being opened.
 func (f *checkpointFile) beginAt(p journal.Position) {
 	f.mu.Lock()

@@ -366,7 +366,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 			return fmt.Errorf("sync manifest: %w", err)
 		}
 		// Before the members become what the manifest says, which shows writes, too.
-		if err := g.saveHorizon(uint64(h.Offset)); err != nil {
+		if err := g.checkpoint.saveHorizon(uint64(h.Offset)); err != nil {
 			return err
 		}
 		if err := g.replaceAdmitted(manifest.Members); err != nil {
