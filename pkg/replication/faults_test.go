@@ -21,6 +21,7 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		bug.FailWithoutSpace: "TestServesAgainWithSpace",
 		bug.SkipPeerCheck:    "TestStrangerChangesNothing",
 		bug.MissingIsEmpty:   "TestEveryFileIsKnown",
+		bug.TrustExtents:     "TestExtentsOfLostWritesAreCopiedAnew",
 	} {
 		testenv.Catches(t, fault, test)
 	}
