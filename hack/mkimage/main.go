@@ -6,6 +6,9 @@
 // image-archive` read. The image has one layer, of everything in the directory, owned by root and without times: the
 // same content gives the same digests, and it prints that of the image. The layer is not compressed, because these
 // images go from one directory of a machine to another.
+//
+// go-containerregistry is the well-known library for this. It writes archives only in Docker's own format, which lacks
+// the manifest whose digest the chart names, and OCI layouts only as directories.
 package main
 
 import (

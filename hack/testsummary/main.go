@@ -3,6 +3,9 @@
 //
 // The exit status is 1 when a test or a build failed, or when no test ran at all. With -failed FILE the failed tests
 // are written there, a line each with package and test, if these are all that is wrong; else the file is not made.
+//
+// gotestsum is the well-known tool for this. It does not take its place because it succeeds when no test ran, and lists
+// failed tests for hack/test.sh also when a build, a panic or a timeout is what failed.
 package main
 
 import (
