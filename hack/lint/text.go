@@ -14,10 +14,7 @@ const maxColumns = 120
 // notYet are the files that the rules for text do not cover yet, by the beginning of their path. Nothing is added here:
 // an entry goes when its files keep the rules.
 var notYet = []string{
-	"README.md", "SECURITY.md",
 	"cmd/",
-	"deploy/",
-	"docs/",
 	"internal/sidecarclient/", "internal/slipctl/",
 	"pkg/blockdev/", "pkg/driver/", "pkg/gateway/", "pkg/nodes/", "pkg/plugin/", "pkg/router/",
 	"pkg/sidecar/",

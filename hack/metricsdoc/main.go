@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/slipstream-storage/slipstream/hack/markdown"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
@@ -29,17 +30,17 @@ type program struct {
 
 var programs = []program{
 	{"replicator",
-		"Port 9812 of a node's pod. Those of groups are there at both sites; `peer` is the other one. What a group's " +
-			"metrics say of a claim is in `slipstream_group_volume_info`, to be joined with them on `group`.",
+		"Port 9812 of a node's pod. Both sites have the metrics of a group; `peer` is the other site. " +
+			"`slipstream_group_volume_info` has the claims of a group: join it with the group's metrics on `group`.",
 		append(tcplisten.Metrics(), sidecar.NewMetrics(nil), metricsserver.CertificateExpiry(nil),
 			metricsserver.CertificateUsable(nil))},
 	{"csi-driver",
-		"Port 9811 of a node's pod, beside `csi_plugin_operations_seconds`, the calls that it has answered. " +
-			"Certificate and handshakes are there where it has a port for a controller.",
+		"Port 9811 of a node's pod. `csi_plugin_operations_seconds` counts and times the answered calls. Certificate " +
+			"and handshakes exist only if the driver has a port for a controller.",
 		[]prometheus.Collector{driver.Metrics()}},
-	{"csi-driver --mode=controller", "Port 9811 of the controller's pod, beside `csi_plugin_operations_seconds`.",
+	{"csi-driver --mode=controller", "Port 9811 of the controller's pod, with `csi_plugin_operations_seconds`.",
 		[]prometheus.Collector{router.Metrics()}},
-	{"gateway", "Port 9816 of its pods.",
+	{"gateway", "Port 9816 of the gateway's pods.",
 		append(tcplisten.Metrics(), gateway.NewMetrics(), metricsserver.CertificateExpiry(nil),
 			metricsserver.CertificateUsable(nil))},
 }
@@ -92,13 +93,17 @@ func write(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString(head)
 	for _, p := range programs {
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n| metric | labels | |\n|---|---|---|\n", p.name, p.text)
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", p.name, markdown.Fill("", p.text))
 		list, err := p.metrics()
 		if err != nil {
 			return err
 		}
 		for _, m := range list {
-			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", m.name, strings.Join(m.labels, ", "), m.help)
+			labels := ""
+			if len(m.labels) > 0 {
+				labels = " (" + strings.Join(m.labels, ", ") + ")"
+			}
+			fmt.Fprintln(&b, markdown.Fill("- ", fmt.Sprintf("`%s`%s: %s", m.name, labels, m.help)))
 		}
 	}
 	_, err := io.WriteString(w, b.String())

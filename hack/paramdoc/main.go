@@ -8,8 +8,8 @@ import (
 	"io"
 	"os"
 	"strings"
-	"unicode/utf8"
 
+	"github.com/slipstream-storage/slipstream/hack/markdown"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
@@ -39,7 +39,7 @@ func write(w io.Writer, parameters, snapshots []parameter.Spec) error {
 	b.WriteString(tail)
 	docs := func(parameters []parameter.Spec) {
 		for _, p := range parameters {
-			fmt.Fprintf(&b, "\n## %s\n\n%s\n", p.Key, fill(p.Doc))
+			fmt.Fprintf(&b, "\n## %s\n\n%s\n", p.Key, markdown.Fill("", p.Doc))
 		}
 	}
 	docs(parameters)
@@ -50,28 +50,6 @@ func write(w io.Writer, parameters, snapshots []parameter.Spec) error {
 	docs(snapshots)
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// fill breaks a paragraph into lines of at most 120 columns.
-func fill(text string) string {
-	const columns = 120
-	var b strings.Builder
-	column := 0
-	for i, word := range strings.Fields(text) {
-		n := utf8.RuneCountInString(word)
-		switch {
-		case i == 0:
-		case column+1+n > columns:
-			b.WriteByte('\n')
-			column = 0
-		default:
-			b.WriteByte(' ')
-			column++
-		}
-		b.WriteString(word)
-		column += n
-	}
-	return b.String()
 }
 
 // values says what may be written. Alternatives are separated by commas: a bar would end the table's cell.

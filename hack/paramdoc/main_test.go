@@ -31,17 +31,3 @@ func TestWrite(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
 }
-
-func TestFill(t *testing.T) {
-	word := strings.Repeat("ä", 59)
-	for text, want := range map[string]string{
-		"":                               "",
-		"a  b\nc":                        "a b c",
-		word + " " + word + " x":         word + " " + word + "\nx",
-		strings.Repeat("y", 130) + " z ": strings.Repeat("y", 130) + "\nz",
-	} {
-		if got := fill(text); got != want {
-			t.Errorf("fill(%q) = %q, want %q", text, got, want)
-		}
-	}
-}

@@ -110,9 +110,9 @@ func Start(o Options, failed chan<- error, metrics ...prometheus.Collector) (sto
 // enough. It is left out while notAfter is zero: there is no certificate to speak of.
 func CertificateExpiry(notAfter func() time.Time) prometheus.Collector {
 	return expiry{notAfter, prometheus.NewDesc("slipstream_certificate_expiry_timestamp_seconds",
-		"When the certificate in force ends: of the site in replicators and gateways, of the port between them in "+
-			"drivers and controllers. Where none was in force yet: the one in the files; missing where that cannot be "+
-			"read.", nil, nil)}
+		"When the current certificate ends. Replicator and gateway: the certificate of the site. Driver and controller: "+
+			"the certificate of the port between them. Before one is in use: the one in the files; absent if unreadable.",
+		nil, nil)}
 }
 
 type expiry struct {
@@ -133,8 +133,7 @@ func (e expiry) Collect(metrics chan<- prometheus.Metric) {
 func CertificateUsable(why func() error) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "slipstream_certificate_usable",
-		Help: "1 while the site has a certificate that can be used; 0 while it has none, and neither calls peers nor " +
-			"lets them in.",
+		Help: "1 while the site has a usable certificate. 0 while it has none; then it neither calls nor admits peers.",
 	}, func() float64 {
 		if why() != nil {
 			return 0

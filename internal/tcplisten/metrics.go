@@ -12,12 +12,12 @@ const (
 var (
 	connections = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "slipstream_port_connections",
-		Help: "Open connections of a TCP port, those of callers that are not known yet included.",
+		Help: "Open connections of a TCP port, including callers that are not known yet.",
 	}, []string{"port"})
 	drops = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "slipstream_port_dropped_connections_total",
-		Help: "Connections that a TCP port did not keep, by reason: crowd (too many callers that are not known yet), " +
-			"silent (not known after its time), full (too many that are).",
+		Help: "Connections that a TCP port closed, by reason: crowd (too many unknown callers), silent (caller not known " +
+			"in time), full (too many known callers).",
 	}, []string{"port", "reason"})
 )
 

@@ -17,7 +17,7 @@ func newVolumeMetrics(d *Driver) *volumeMetrics {
 	labels := []string{"volume", "pvc", "pvc_namespace", "group"}
 	return &volumeMetrics{
 		d:      d,
-		size:   prometheus.NewDesc("slipstream_volume_size_bytes", "Size of the volume, which its image may take less space than.", labels, nil),
+		size:   prometheus.NewDesc("slipstream_volume_size_bytes", "Size of the volume. Its image can use less space.", labels, nil),
 		staged: prometheus.NewDesc("slipstream_volume_staged", "1 if the volume is staged on this node.", labels, nil),
 	}
 }

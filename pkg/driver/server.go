@@ -100,11 +100,11 @@ func (d *Driver) registry() *prometheus.Registry {
 		total, _, err := d.pool.Space()
 		return valueOr(float64(total), err)
 	})
-	gauge("slipstream_pool_available_bytes", "What new thin volumes can have of the pool, after what it has promised.", func() float64 {
+	gauge("slipstream_pool_available_bytes", "Space for new thin volumes, after all promises of the pool.", func() float64 {
 		available, _, err := d.room(parameter.Volume{})
 		return valueOr(float64(available), err)
 	})
-	gauge("slipstream_pool_volumes", "Volumes in the pool, secondary copies included.", func() float64 {
+	gauge("slipstream_pool_volumes", "Volumes in the pool, including secondary copies.", func() float64 {
 		recs, err := d.records()
 		return valueOr(float64(len(recs)), err)
 	})

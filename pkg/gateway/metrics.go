@@ -18,18 +18,17 @@ type Metrics struct {
 func NewMetrics() *Metrics {
 	return &Metrics{
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "slipstream_gateway_streams", Help: "Streams that are passed on, by peer and by the node that has the group.",
+			Name: "slipstream_gateway_streams", Help: "Open streams, by peer and by the node that has the group.",
 		}, []string{"peer", "node"}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "slipstream_gateway_refusals_total", Help: "Streams that were not passed on, by peer and reason; the log " +
-				"says more.",
+			Name: "slipstream_gateway_refusals_total", Help: "Refused streams, by peer and reason; the log has details.",
 		}, []string{"peer", "reason"}),
 		unanswered: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "slipstream_gateway_unanswered_total", Help: "Questions for a group that a node did not answer.",
+			Name: "slipstream_gateway_unanswered_total", Help: "Locate calls that a node did not answer.",
 		}, []string{"node"}),
 		turnedAway: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "slipstream_gateway_refused_connections_total", Help: "Connections of callers that are none of the site's " +
-				"peers, or have a wrong certificate.",
+			Name: "slipstream_gateway_refused_connections_total",
+			Help: "Connections of callers that are not peers of the site, or have a wrong certificate.",
 		}),
 	}
 }

@@ -205,8 +205,8 @@ func (n *node) ready() bool {
 // Describe implements prometheus.Collector.
 func (s *nodeSet) Describe(ch chan<- *prometheus.Desc) { ch <- nodeUp }
 
-var nodeUp = prometheus.NewDesc("slipstream_controller_node_up", "Whether the controller is connected to the node's "+
-	"driver; retired=true: nothing waits for it.",
+var nodeUp = prometheus.NewDesc("slipstream_controller_node_up", "1 if the controller is connected to the driver "+
+	"of the node. Nothing waits for a node with retired=true.",
 	[]string{"node", "retired"}, nil)
 
 // Collect implements prometheus.Collector.

@@ -140,12 +140,11 @@ func newMeter(source *tlsfiles.Source) *meter {
 		registry: prometheus.NewRegistry(),
 		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "slipstream_controller_handshakes_total",
-			Help: "TLS handshakes with nodes, by result: ok, certificate (the node's was refused, or the node refused ours) " +
-				"or failed.",
+			Help: "TLS handshakes with nodes, by result: ok, certificate (one side refused the other's), failed.",
 		}, []string{"node", "result"}),
 		silent: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "slipstream_controller_unanswered_total",
-			Help: "Questions that a node did not answer, by node and gRPC status code.",
+			Help: "Calls that a node did not answer, by node and gRPC status code.",
 		}, []string{"node", "code"}),
 	}
 	m.registry.MustRegister(append(tcplisten.Metrics(), m.handshakes, m.silent,

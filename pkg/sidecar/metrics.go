@@ -33,11 +33,14 @@ type servedVolume struct {
 
 // What is said of each attached volume.
 var (
-	volumeLabels     = []string{"volume", "pvc", "pvc_namespace"}
-	limitBytesDesc   = prometheus.NewDesc("slipstream_volume_limit_bytes_per_second", "Bound of the attached volume's reads and writes; 0 without one.", volumeLabels, nil)
-	limitIOPSDesc    = prometheus.NewDesc("slipstream_volume_limit_operations_per_second", "Bound of the attached volume's reads and writes; 0 without one.", volumeLabels, nil)
+	volumeLabels   = []string{"volume", "pvc", "pvc_namespace"}
+	limitBytesDesc = prometheus.NewDesc("slipstream_volume_limit_bytes_per_second",
+		"Limit of reads and writes of an attached volume; 0: no limit.", volumeLabels, nil)
+	limitIOPSDesc = prometheus.NewDesc("slipstream_volume_limit_operations_per_second",
+		"Limit of reads and writes of an attached volume; 0: no limit.", volumeLabels, nil)
 	delayedTotalDesc = prometheus.NewDesc("slipstream_volume_delayed_operations_total",
-		"Reads and writes of the attached volume that had to wait for its limits; from 0 again when it is attached again or the replicator is restarted.", volumeLabels, nil)
+		"Reads and writes of an attached volume that waited for its limits. Starts at 0 when the volume is attached or "+
+			"the replicator is restarted.", volumeLabels, nil)
 )
 
 // NewMetrics returns the metrics of a site.
@@ -45,40 +48,42 @@ func NewMetrics(site *replication.Site) *Metrics {
 	m := &Metrics{site: site, descs: map[string]*prometheus.Desc{}, servers: map[string]servedVolume{}}
 	m.shim = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "slipstream_shim_operation_seconds",
-		Help:    "Time from a request of the kernel to its reply, by operation; flush is the journal's group commit.",
+		Help:    "Time from a request of the kernel to its reply, by operation. flush is the group commit of the journal.",
 		Buckets: prometheus.ExponentialBuckets(4e-6, 2, 20),
 	}, []string{"operation", "result"})
 	for name, help := range map[string]string{
-		"lag_ordinals":                      "Writes that the copy lacks, at a secondary as its primary last said; absent where that is unknown.",
-		"lag_bytes":                         "Bytes that the copy lacks, journal and change map, at a secondary as its primary last said; absent where that is unknown.",
-		"lag_seconds":                       "The copy lacks nothing that was written longer ago, by this site's clocks; absent where that is unknown.",
-		"rpo_target_seconds":                "How far the copy may lag; 0 without a target.",
-		"lagging":                           "1 if there is a target and the copy lags beyond it, nobody knows how far, or there is no whole copy.",
-		"ship_limit_bytes_per_second":       "Bound of what is sent to the peer; 0 without one.",
-		"last_replicated_timestamp_seconds": "The copy has everything written before this time of this site's clock; absent where that is unknown. A timestamp, so that a stopped exporter ages too.",
-		"clock_difference_seconds":          "The peer's wall clock minus this site's, as measured over the link; absent before.",
-		"clock_difference_error_seconds":    "How far off the measured clock difference can be, in either direction.",
-		"journal_size_bytes":                "Configured size of the journal.",
-		"journal_used_bytes":                "Bytes of live journal segments.",
-		"journal_used_ratio":                "Used share of the journal's size; above 1 while writers wait for the image.",
-		"change_map_bytes":                  "Bytes of extents that differ from the peer and are no longer in the journal.",
-		"unapplied_bytes":                   "Bytes that are in the journal and not yet in the image, by volume.",
-		"volume_info":                       "1 for each volume of the group, with its claim: what to join the group's metrics with.",
-		"sync_done_bytes":                   "Bytes of the running sync that the peer has; absent at a peer that is in one.",
-		"sync_total_bytes":                  "Bytes of the running sync; 0 without one, absent at a peer that is in one.",
-		"shipped_bytes_total":               "Bytes of records sent to the peer, before compression.",
-		"wire_bytes_total":                  "Bytes of records sent to the peer, after compression.",
-		"head_ordinal":                      "Ordinal of the last write.",
-		"durable_ordinal":                   "Ordinal up to which the journal is on stable storage.",
-		"applied_ordinal":                   "Ordinal up to which the images hold every write.",
-		"acknowledged_ordinal":              "The peer's durable ordinal; absent at a secondary, and before the peer was heard.",
-		"promotable":                        "1 if a forced promotion would give one consistent instant.",
-		"primary":                           "1 if the group is primary at this site.",
-		"connected":                         "1 if the link to the peer carries this group.",
-		"cuts_running":                      "Snapshots of the group's volumes that are being copied.",
-		"cuts_done_bytes":                   "Bytes that the running copies have dealt with.",
-		"cuts_total_bytes":                  "Bytes of the volumes that are being copied; 0 without one.",
-		"state":                             "1 for the group's state, 0 for the others.",
+		"lag_ordinals": "Writes that the copy lacks; absent if unknown. A secondary repeats the last value of its primary.",
+		"lag_bytes": "Bytes that the copy lacks, in journal and change map; absent if unknown. " +
+			"A secondary repeats the last value of its primary.",
+		"lag_seconds":                 "The copy has every write that is older than this, by this site's clocks; absent if unknown.",
+		"rpo_target_seconds":          "RPO target: largest allowed lag of the copy; 0: no target.",
+		"lagging":                     "1 if the group has a target, and the lag exceeds it or is unknown, or the copy is not whole.",
+		"ship_limit_bytes_per_second": "Limit of the rate to the peer; 0: no limit.",
+		"last_replicated_timestamp_seconds": "The copy has every write from before this time of this site's clock; absent if " +
+			"unknown. As a timestamp it ages even if the exporter stops.",
+		"clock_difference_seconds":       "Wall clock of the peer minus that of this site; absent until the link has measured it.",
+		"clock_difference_error_seconds": "Largest error of the measured clock difference, in both directions.",
+		"journal_size_bytes":             "Configured size of the journal.",
+		"journal_used_bytes":             "Bytes of live journal segments.",
+		"journal_used_ratio":             "Used part of the journal's size; above 1 while writers wait for the image.",
+		"change_map_bytes":               "Bytes of extents that differ from the peer and have left the journal.",
+		"unapplied_bytes":                "Bytes that are in the journal and not yet in the image, by volume.",
+		"volume_info":                    "1 for each volume of the group, with its claim. Join the group's metrics with it.",
+		"sync_done_bytes":                "Bytes of the running sync that the peer has; absent at the peer.",
+		"sync_total_bytes":               "Bytes of the running sync; 0: no sync; absent at the peer.",
+		"shipped_bytes_total":            "Bytes of records sent to the peer, before compression.",
+		"wire_bytes_total":               "Bytes of records sent to the peer, after compression.",
+		"head_ordinal":                   "Ordinal of the last write.",
+		"durable_ordinal":                "Ordinal up to which the journal is on stable storage.",
+		"applied_ordinal":                "Ordinal up to which the images hold every write.",
+		"acknowledged_ordinal":           "Durable ordinal of the peer; absent at a secondary, and before the first contact.",
+		"promotable":                     "1 if a forced promotion would give one consistent instant.",
+		"primary":                        "1 if the group is primary at this site.",
+		"connected":                      "1 if the link to the peer carries this group.",
+		"cuts_running":                   "Snapshots of the group's volumes that are being copied.",
+		"cuts_done_bytes":                "Bytes that the running snapshot copies have completed.",
+		"cuts_total_bytes":               "Bytes of the volumes that are being copied for snapshots; 0: none.",
+		"state":                          "1 for the current state of the group, 0 for the others.",
 	} {
 		labels := []string{"group", "peer"}
 		switch name {

@@ -15,14 +15,11 @@ const KeyFreeze = Prefix + "freeze"
 var SnapshotSpecs = []Spec{
 	{
 		Key: KeyFreeze, Type: TypeBool, Default: "false",
-		Doc: "Freeze the file systems of mounted volumes that are in no consistency group while their snapshots are " +
-			"taken, for 30 seconds at most. " +
-			"Writers wait for that long. Where the pool's file system can share blocks between files (xfs with reflink, " +
-			"btrfs), a snapshot " +
-			"takes an instant, and needs a freeze only to have what was written and not yet flushed. Elsewhere (ext4) a " +
-			"mounted volume is copied " +
-			"while it is frozen, and cannot be snapshotted without. It has no effect on volumes of a consistency group, " +
-			"whose snapshots are cuts of the group's order.",
+		Doc: "Freeze the file systems of mounted volumes without a consistency group while their snapshots are taken, for " +
+			"30 seconds at most. Writers wait during the freeze. If the pool's file system can share blocks between files " +
+			"(xfs with reflink, btrfs), a snapshot takes an instant, and a freeze only adds unflushed writes to it. " +
+			"Otherwise (ext4) a mounted volume is copied while it is frozen, and its snapshot needs the freeze. Volumes of a " +
+			"consistency group ignore this parameter: their snapshots are cuts of the group's order.",
 	},
 }
 

@@ -39,7 +39,7 @@ var Specs = []Spec{
 	{
 		Key: KeyReplicable, Type: TypeBool, Default: "false",
 		Doc: "Attach the volume through the shim, so that replication can be switched on and off while it is mounted. " +
-			"Needs the replicator beside the driver. Implied by " + KeyConsistencyGroup + " and " + KeyRemote + ".",
+			"Needs the replicator beside the driver. " + KeyConsistencyGroup + " and " + KeyRemote + " imply it.",
 		set: func(p *Volume, v string) (err error) {
 			p.replicableGiven = true
 			p.Replicable, err = parseBool(v)
@@ -48,11 +48,10 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyConsistencyGroup, Type: TypeName, Mutable: true,
-		Doc: "Name of the consistency group that the volume joins. The first volume creates the group. Changed, the " +
-			"volume moves into the other group, " +
-			"and its copy there begins anew. When a volume is created, `${pvc.namespace}`, `${pvc.name}` and `${pv.name}` in " +
-			"it stand for the claim's, with a " +
-			"provisioner that runs with `--extra-create-metadata`: `${pvc.namespace}` is one group for each namespace.",
+		Doc: "Name of the consistency group that the volume joins. The first volume creates the group. A change moves the " +
+			"volume into the other group, and its copy there begins anew. At creation, `${pvc.namespace}`, `${pvc.name}` and " +
+			"`${pv.name}` are replaced by those of the claim. This needs a provisioner with `--extra-create-metadata`. " +
+			"`${pvc.namespace}` makes one group for each namespace.",
 		set: func(p *Volume, v string) (err error) {
 			if isGroupTemplate(v) {
 				p.groupTemplate = v
@@ -64,10 +63,9 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyRemote, Type: TypeName, Mutable: true,
-		Doc: "Name of the site that the volume's group replicates to. Without " + KeyConsistencyGroup +
-			" the volume gets a group of its own, named after its id. Changed, the group's volumes are copied to the other " +
-			"site from nothing; " +
-			"the copy at the old one stays there as it was.",
+		Doc: "Name of the site that the volume's group replicates to. Without " + KeyConsistencyGroup + " the volume gets a " +
+			"group of its own, named after its id. After a change the volumes of the group are copied to the new site from " +
+			"nothing. The copy at the old site stays as it was.",
 		set: func(p *Volume, v string) (err error) {
 			p.Remote, err = parseName(v)
 			return err
@@ -75,8 +73,9 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyOrder, Type: TypeEnum, Values: []string{OrderFlush, OrderAck}, Default: OrderFlush, Mutable: true,
-		Doc: "What the secondary keeps in order. flush: writes, as far as completed flushes order them, at nearly no cost. " +
-			"ack: every acknowledged write, at the price of slower writes. It can be changed while the volume is not staged.",
+		Doc: "ack: a disk without a volatile cache. An acknowledged write is durable, and the secondary keeps the order of " +
+			"all acknowledged writes. flush: a disk with a volatile cache. The secondary keeps the order that completed " +
+			"flushes give. The order can change only while the volume is not staged.",
 		set: func(p *Volume, v string) error {
 			p.orderGiven, p.Order = true, v
 			return nil
@@ -84,7 +83,7 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyJournalSize, Type: TypeQuantity, Default: "1Gi", Mutable: true,
-		Doc: "Size of the group's journal, at least 16Mi. All volumes of a group must ask for the same size.",
+		Doc: "Size of the group's journal, at least 16Mi. All volumes of a group must have the same value.",
 		set: func(p *Volume, v string) error {
 			n, err := ParseQuantity(v)
 			if err == nil && n < minJournalSizeBytes {
@@ -97,8 +96,8 @@ var Specs = []Spec{
 	{
 		Key: KeyJournalFull, Type: TypeEnum, Values: []string{JournalFullTrack,
 			JournalFullStall}, Default: JournalFullTrack, Mutable: true,
-		Doc: "What happens when the journal is full of records that the peer has not acknowledged. track: the oldest are " +
-			"folded into the change map and writes go on. stall: writes wait.",
+		Doc: "What happens when the journal is full of records that the peer has not acknowledged. track: the oldest " +
+			"records are folded into the change map, and writes continue. stall: writes wait.",
 		set: func(p *Volume, v string) error {
 			p.JournalFull = v
 			return nil
@@ -106,7 +105,7 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyRPOTarget, Type: TypeDuration, Default: "0", Mutable: true,
-		Doc: "How far the copy of the group may lag before its status, metrics and health say so; 0 for no target.",
+		Doc: "Largest lag of the group's copy. Status, metrics and health report a larger lag. 0: no target.",
 		set: func(p *Volume, v string) (err error) {
 			p.RPOTargetMillis, err = parseMillis(v)
 			return err
@@ -114,9 +113,8 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyReplicationRate, Type: TypeQuantity, Default: "0", Mutable: true,
-		Doc: "Most bytes a second that are sent of the group to its remote, syncs included, after compression, at least " +
-			"64Ki; 0 for no bound. " +
-			"Writers do not notice it; the lag does.",
+		Doc: "Largest rate from the group to its remote, in bytes a second after compression, including syncs; at least " +
+			"64Ki. 0: no limit. Writers do not wait for it; the lag grows.",
 		set: func(p *Volume, v string) (err error) {
 			if v != "0" {
 				p.ShipBytesPerSecond, err = ParseQuantity(v)
@@ -129,10 +127,9 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyReplication, Type: TypeEnum, Values: []string{ReplicationOn, ReplicationOff}, Mutable: true,
-		Doc: "off: the volume leaves its group and is served from its image alone; its copy stays at the remote as it was " +
-			"then. on: it joins the " +
-			"group that the other parameters name, or else the one that it was last in, as long as that exists, or else the " +
-			"one that it was made for. Implied by " + KeyConsistencyGroup + " and " + KeyRemote + ".",
+		Doc: "off: the volume leaves its group and uses its image only. Its copy stays at the remote as it was. on: the " +
+			"volume joins the group that the other parameters name; without one, its last group if that exists; otherwise " +
+			"the group of its creation. " + KeyConsistencyGroup + " and " + KeyRemote + " imply on.",
 		set: func(p *Volume, v string) error {
 			p.Replication = v
 			return nil
@@ -140,13 +137,11 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyIOBytes, Type: TypeQuantity, Default: "0", Mutable: true,
-		Doc: "Most bytes a second that the volume reads and writes together, at least 1Mi; 0 for no bound. For replicable " +
-			"volumes. What is over it waits: " +
-			"writes from the page cache as well, so an fsync, and the unmounting of a volume with much that is not written " +
-			"yet, take as long as that takes. " +
-			"An idle volume saves up a tenth of a second's worth. The copy at the other site has no limits, and gets none " +
-			"when it is promoted. " +
-			"The replicator's metrics have the limits of attached volumes, and count what had to wait " +
+		Doc: "Largest rate of reads and writes of the volume together, in bytes a second, at least 1Mi. 0: no limit. For " +
+			"replicable volumes. Excess I/O waits, including writes from the page cache. So an fsync, and unmounting a volume " +
+			"with much unwritten data, take as long as the limit requires. An idle volume saves up a tenth of a second's " +
+			"worth. The copy at the other site has no limits, and gets none when it is promoted. The replicator's metrics " +
+			"have the limits of attached volumes, and count delayed operations " +
 			"(slipstream_volume_delayed_operations_total).",
 		set: func(p *Volume, v string) (err error) {
 			if v != "0" {
@@ -160,9 +155,9 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyIOPS, Type: TypeNumber, Default: "0", Mutable: true,
-		Doc: "Most reads and writes a second of the volume together, at least 10; 0 for no bound. Counted are requests as " +
-			"they reach the volume, after the page cache " +
-			"has merged them; flushes and discards are not. Otherwise as " + KeyIOBytes + ".",
+		Doc: "Largest rate of reads and writes of the volume together, in requests a second, at least 10. 0: no limit. " +
+			"Requests count as they reach the volume, after the page cache has merged them. Flushes and discards do not " +
+			"count. Otherwise as " + KeyIOBytes + ".",
 		set: func(p *Volume, v string) (err error) {
 			p.IOPS, err = strconv.ParseInt(v, 10, 64)
 			if err != nil || p.IOPS < 0 || (p.IOPS > 0 && p.IOPS < minIOPS) {
@@ -174,7 +169,7 @@ var Specs = []Spec{
 	{
 		Key: KeyProvisioning, Type: TypeEnum, Values: []string{ProvisioningThin,
 			ProvisioningThick}, Default: ProvisioningThin,
-		Doc: "thin: the image takes space as it is written. thick: the image's space is reserved when it is created.",
+		Doc: "thin: the image takes space when it is written. thick: the space of the image is reserved at creation.",
 		set: func(p *Volume, v string) error {
 			p.Thick = v == ProvisioningThick
 			return nil
