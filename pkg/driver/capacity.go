@@ -122,8 +122,8 @@ func (l *ledger) addSnapshot(promised, allocated int64) {
 	l.Owed += max(promised-allocated, 0)
 }
 
-// ledger adds up the pool: what is recorded, the claims of calls that are at work, and journals that are wanted, by their groups' names,
-// where there is no such group yet; it changes wanted. An error is a status error. The caller holds claims.mu.
+// ledger adds up the pool: what is recorded, the reservations of running calls, and journals that are wanted, by their groups' names,
+// where there is no such group yet; it changes wanted. An error is a status error. The caller holds reservations.mu.
 func (d *Driver) ledger(wanted map[string]int64) (ledger, error) {
 	l := ledger{Ratio: d.opts.Capacity.OvercommitRatio}
 	fail := func(err error) (ledger, error) {
@@ -137,7 +137,7 @@ func (d *Driver) ledger(wanted map[string]int64) (ledger, error) {
 	if err != nil {
 		return l, err
 	}
-	recs = d.claims.merge(recs)
+	recs = d.reserved.merge(recs)
 	images := images{d: d, allocated: map[string]int64{}}
 	for _, rec := range recs {
 		allocated, err := images.add(rec.ID)
@@ -210,7 +210,7 @@ func (i *images) add(volumeID string) (int64, error) {
 }
 
 func (i *images) take(path string) (allocated int64, found bool, err error) {
-	info, err := i.d.fs.Stat(path)
+	info, err := i.d.FS.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil
 	}
@@ -251,13 +251,13 @@ func (d *Driver) addJournals(l *ledger, wanted map[string]int64) error {
 		l.Apart = &apart{Free: own.freeBytes, Reserve: d.opts.Capacity.Reserve.of(own.totalBytes)}
 	}
 	groups := d.pool.GroupsDir()
-	ids, err := d.fs.ReadDir(groups)
+	ids, err := d.FS.ReadDir(groups)
 	if err != nil {
 		return err
 	}
 	for _, id := range ids {
 		var meta core.Meta
-		err := blockdev.ReadRecord(d.fs, filepath.Join(groups, id, core.MetaFile), core.MetaKind, &meta)
+		err := blockdev.ReadRecord(d.FS, filepath.Join(groups, id, core.MetaFile), core.MetaKind, &meta)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // being made or deleted
 		}
@@ -281,12 +281,12 @@ func (d *Driver) addJournals(l *ledger, wanted map[string]int64) error {
 
 // allocatedIn is what the files of a directory take.
 func (d *Driver) allocatedIn(dir string) (total int64, err error) {
-	names, err := d.fs.ReadDir(dir)
+	names, err := d.FS.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
 	for _, name := range names {
-		info, err := d.fs.Stat(filepath.Join(dir, name))
+		info, err := d.FS.Stat(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -311,8 +311,8 @@ func (d *Driver) room(p parameter.Volume) (available, most int64, err error) {
 	if name != "" {
 		wanted[name] = p.JournalLimitBytes()
 	}
-	d.claims.mu.Lock()
-	defer d.claims.mu.Unlock()
+	d.reserved.mu.Lock()
+	defer d.reserved.mu.Unlock()
 	l, err := d.ledger(wanted)
 	if err != nil {
 		return 0, 0, err

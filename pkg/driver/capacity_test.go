@@ -391,8 +391,8 @@ func TestLastSpaceIsTakenOnce(t *testing.T) {
 			}
 			recs, err := h.d.pool.List()
 			h.must(err)
-			if made != room || len(recs) != room || len(h.d.claims.volumes) > 0 {
-				t.Errorf("%d calls succeeded, %d volumes, want %d; claims left: %v", made, len(recs), room, h.d.claims.volumes)
+			if made != room || len(recs) != room || len(h.d.reserved.volumes) > 0 {
+				t.Errorf("%d calls succeeded, %d volumes, want %d; reservations left: %v", made, len(recs), room, h.d.reserved.volumes)
 			}
 		})
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
@@ -138,7 +139,7 @@ func (d *Driver) fill(ctx context.Context, rec *blockdev.VolumeRecord) (err erro
 
 // fillFromSnapshot clones the image of a snapshot, or waits for a copy of it.
 func (d *Driver) fillFromSnapshot(ctx context.Context, rec *blockdev.VolumeRecord, snapshotID string) error {
-	running := d.copies.of(rec.ID)
+	running := d.tasks.Copy(rec.ID)
 	if running == nil {
 		var err error
 		if running, err = d.beginFill(rec, snapshotID); running == nil || err != nil {
@@ -146,15 +147,15 @@ func (d *Driver) fillFromSnapshot(ctx context.Context, rec *blockdev.VolumeRecor
 		}
 	}
 	select {
-	case <-running.done:
+	case <-running.Done():
 	case <-ctx.Done():
 		return status.Errorf(codes.Aborted, "volume %q (%s) is being made from snapshot %s, %s; call again", rec.Name, rec.ID, snapshotID, running)
 	}
-	if errors.Is(running.err, context.Canceled) {
+	if errors.Is(running.Err(), context.Canceled) {
 		return status.Errorf(codes.Aborted, "volume %q (%s): the driver stops; the copy goes on with the next one, call again", rec.Name, rec.ID)
 	}
-	if running.err != nil {
-		return poolError("copy the content of", rec.ID, running.err)
+	if running.Err() != nil {
+		return poolError("copy the content of", rec.ID, running.Err())
 	}
 	now, err := d.volume(rec.ID)
 	if err == nil {
@@ -164,8 +165,8 @@ func (d *Driver) fillFromSnapshot(ctx context.Context, rec *blockdev.VolumeRecor
 }
 
 // beginFill clones, or begins a copy and returns it.
-func (d *Driver) beginFill(rec *blockdev.VolumeRecord, snapshotID string) (*imageCopy, error) {
-	done, err := d.inflight.begin(snapshotID, "CreateVolume")
+func (d *Driver) beginFill(rec *blockdev.VolumeRecord, snapshotID string) (*work.Copy, error) {
+	done, err := d.guards.Enter(snapshotID, "CreateVolume")
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +190,7 @@ func (d *Driver) beginFill(rec *blockdev.VolumeRecord, snapshotID string) (*imag
 		return nil, poolError("find the image of", rec.ID, err)
 	}
 	if !rec.Thick && rec.CopiedBytes == 0 { // to try to clone throws away what is copied
-		err = blockdev.CloneImage(d.fs, source, target, snap.SizeBytes, rec.SizeBytes)
+		err = blockdev.CloneImage(d.FS, source, target, snap.SizeBytes, rec.SizeBytes)
 		if err == nil {
 			return nil, d.filled(rec, contentOf(snap))
 		}
@@ -197,19 +198,19 @@ func (d *Driver) beginFill(rec *blockdev.VolumeRecord, snapshotID string) (*imag
 			return nil, poolError("clone the content of", rec.ID, err)
 		}
 	}
-	return d.copies.start(rec.ID, snap.ID, snap.SizeBytes, func(ctx context.Context, i *imageCopy) error {
-		i.copied.Store(rec.CopiedBytes)
-		run := blockdev.ImageCopy{FS: d.fs, Source: source, Target: target, SourceBytes: snap.SizeBytes, TargetBytes: rec.SizeBytes, Thick: rec.Thick, CopiedBytes: rec.CopiedBytes,
+	return d.tasks.StartCopy(rec.ID, snap.ID, snap.SizeBytes, func(ctx context.Context, i *work.Copy) error {
+		i.SetCopied(rec.CopiedBytes)
+		run := blockdev.ImageCopy{FS: d.FS, Source: source, Target: target, SourceBytes: snap.SizeBytes, TargetBytes: rec.SizeBytes, Thick: rec.Thick, CopiedBytes: rec.CopiedBytes,
 			Progress: func(copiedBytes int64) error {
 				_, err := d.pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
 					r.CopiedBytes = copiedBytes
 					return nil
 				})
-				i.copied.Store(copiedBytes)
+				i.SetCopied(copiedBytes)
 				return err
 			}}
 		err := run.Run(ctx)
-		i.settle()
+		i.DoneReading()
 		if err != nil {
 			return err
 		}
@@ -239,8 +240,8 @@ func (d *Driver) fillFromVolume(ctx context.Context, rec *blockdev.VolumeRecord)
 	}
 	for snap.State == blockdev.SnapshotCopying {
 		var copied <-chan struct{} // never, where the replicator copies
-		if running := d.copies.of(snap.ID); running != nil {
-			copied = running.done
+		if running := d.tasks.Copy(snap.ID); running != nil {
+			copied = running.Done()
 		}
 		select {
 		case <-copied:
@@ -264,7 +265,7 @@ func (d *Driver) fillFromVolume(ctx context.Context, rec *blockdev.VolumeRecord)
 
 // takeCloneSnapshot takes the snapshot that becomes a volume's content; begun is what is left of an earlier one, or nil.
 func (d *Driver) takeCloneSnapshot(ctx context.Context, rec *blockdev.VolumeRecord, begun *blockdev.SnapshotRecord) (*blockdev.SnapshotRecord, error) {
-	done, err := d.inflight.begin(rec.Source.VolumeID, "CreateVolume")
+	done, err := d.guards.Enter(rec.Source.VolumeID, "CreateVolume")
 	if err != nil {
 		return nil, err
 	}
@@ -306,12 +307,12 @@ func (d *Driver) moveImage(rec *blockdev.VolumeRecord, snap *blockdev.SnapshotRe
 	}); err != nil {
 		return err
 	}
-	err = d.fs.Rename(source, target)
+	err = d.FS.Rename(source, target)
 	if moving && errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	if err == nil {
-		err = d.fs.SyncDir(filepath.Dir(target))
+		err = d.FS.SyncDir(filepath.Dir(target))
 	}
 	if err == nil {
 		err = d.extend(target, rec.SizeBytes)
@@ -324,7 +325,7 @@ func (d *Driver) moveImage(rec *blockdev.VolumeRecord, snap *blockdev.SnapshotRe
 
 // extend makes an image as large as its volume, durably.
 func (d *Driver) extend(path string, sizeBytes int64) error {
-	image, err := blockdev.OpenImage(d.fs, path)
+	image, err := blockdev.OpenImage(d.FS, path)
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolu
 	if err != nil {
 		return nil, err
 	}
-	done, err := s.d.inflight.begin("name "+r.name, "CreateVolume")
+	done, err := s.d.guards.Enter("name "+r.name, "CreateVolume")
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolu
 		}
 	}
 	// DeleteVolume is guarded by id.
-	doneID, err := s.d.inflight.begin(rec.ID, "CreateVolume")
+	doneID, err := s.d.guards.Enter(rec.ID, "CreateVolume")
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +222,7 @@ func (s *controllerServer) create(r createRequest) (*blockdev.VolumeRecord, erro
 	if r.source != nil {
 		rec.State, rec.Source, rec.BlockSizeBytes = blockdev.VolumeCreating, r.source, c.blockSizeBytes
 	}
-	release, err := s.d.claimSpace(&rec, 0)
+	release, err := s.d.reserveSpace(&rec, 0)
 	if err != nil {
 		return nil, err
 	}

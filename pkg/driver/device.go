@@ -10,41 +10,14 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
-
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
 )
-
-// Loops attaches files as block devices. It is an interface for the sake of tests without root; the implementation for
-// Linux is linuxLoops.
-type Loops interface {
-	// Attach attaches a file to a free loop device.
-	Attach(config blockdev.LoopConfig) (blockDevice, error)
-	// List returns all attached loop devices. It reads sysfs only and never touches a backing file, which may be
-	// served by a process that is not there.
-	List() ([]loopDevice, error)
-	// KeepSpace makes discards of an attached device fail, as attaching it so does.
-	KeepSpace(device string) error
-	// SetSize changes a device's size limit.
-	SetSize(device string, sizeBytes int64) error
-	// File returns the file that a device is over. It is not for the replicator's files: it may wait for who serves them.
-	File(device string) (blockdev.FileID, error)
-	// Detach detaches a device that nothing has open, and returns when it is detached. It leaves one alone that is over
-	// another file by now.
-	Detach(device loopDevice) error
-}
-
-// loopDevice is an attached loop device.
-type loopDevice struct {
-	blockDevice
-	BackingPath string // as the kernel shows it, without symbolic links
-	Deleted     bool   // the backing file was removed, or is not where the volume's is any more
-	SizeBytes   int64
-}
 
 // backingPath is the file that a volume's loop device is over, without symbolic links, as the kernel shows it: the image,
 // or the file that the replicator said it serves, or, for one that is not staged, where that file is to be expected.
@@ -64,24 +37,24 @@ func (d *Driver) backingPath(rec *blockdev.VolumeRecord) string {
 
 // canonicalShimPath resolves links above the volume's directory, which is a mount of the replicator and not to be touched.
 func canonicalShimPath(path string) string {
-	return filepath.Join(canonicalPath(filepath.Dir(path)), filepath.Base(path))
+	return filepath.Join(host.CanonicalPath(filepath.Dir(path)), filepath.Base(path))
 }
 
 // devices returns the loop devices of a volume: one while it is staged, more only after something went wrong.
-func (d *Driver) devices(rec *blockdev.VolumeRecord) ([]loopDevice, error) {
+func (d *Driver) devices(rec *blockdev.VolumeRecord) ([]host.LoopDevice, error) {
 	all, err := d.attachedDevices(rec)
-	return slices.DeleteFunc(all, func(l loopDevice) bool { return l.Deleted }), err
+	return slices.DeleteFunc(all, func(l host.LoopDevice) bool { return l.Deleted }), err
 }
 
 // attachedDevices are the devices, and those over a file that was removed or renamed under them: nothing is staged on those any more,
 // but they are in use, and are to be unmounted and detached like the others.
-func (d *Driver) attachedDevices(rec *blockdev.VolumeRecord) ([]loopDevice, error) {
-	all, err := d.loops.List()
+func (d *Driver) attachedDevices(rec *blockdev.VolumeRecord) ([]host.LoopDevice, error) {
+	all, err := d.Loops.List()
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "volume %s: look for its loop device: %v", rec.ID, err)
 	}
 	path := d.backingPath(rec)
-	var devices []loopDevice
+	var devices []host.LoopDevice
 	for _, l := range all {
 		switch {
 		case l.BackingPath == path:
@@ -96,12 +69,12 @@ func (d *Driver) attachedDevices(rec *blockdev.VolumeRecord) ([]loopDevice, erro
 }
 
 // isStagedImage reports whether a device is over the very file that the volume was staged with, whatever that is called now.
-func (d *Driver) isStagedImage(rec *blockdev.VolumeRecord, l loopDevice) bool {
+func (d *Driver) isStagedImage(rec *blockdev.VolumeRecord, l host.LoopDevice) bool {
 	if rec.Replicable || rec.Stage == nil || rec.Stage.Device != l.Path || rec.Stage.Image == (blockdev.FileID{}) ||
 		strings.HasPrefix(l.BackingPath, d.opts.ShimDir+"/") {
 		return false
 	}
-	file, err := d.loops.File(l.Path)
+	file, err := d.Loops.File(l.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		klog.ErrorS(err, "What a volume's loop device is over cannot be found out", "volume", rec.ID, "device", l.Path)
 	}
@@ -112,16 +85,16 @@ func (d *Driver) isStagedImage(rec *blockdev.VolumeRecord, l loopDevice) bool {
 // its id in the files' paths. Unless the volume is being unstaged, a device counts only where the volume is in use on this node: nodes
 // that share a kernel see each other's loop devices, under the same paths. Outside of the pool a device has to be mounted, as others
 // may look at a copy of the directory, and must not be in another driver's pool.
-func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []loopDevice, error) {
+func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []host.LoopDevice, error) {
 	rec := &blockdev.VolumeRecord{ID: id}
 	if blockdev.ValidateID(id) != nil {
 		return rec, nil, nil
 	}
-	all, err := d.loops.List()
+	all, err := d.Loops.List()
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "volume %s: look for its loop device: %v", id, err)
 	}
-	mounts, err := d.mounter.Mounts()
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
@@ -129,12 +102,12 @@ func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []l
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
-	var devices []loopDevice
+	var devices []host.LoopDevice
 	for _, l := range all {
 		owner, shimmed, ours := d.ownerOf(l.BackingPath)
 		owner = strings.TrimSuffix(owner, ".deleting") // removed while it was in use, by an earlier version
 		moved := filepath.Base(l.BackingPath) == blockdev.ImageFile && filepath.Base(filepath.Dir(l.BackingPath)) == id
-		wanted := unstaging || len(mountsOf(mounts, l.blockDevice)) > 0
+		wanted := unstaging || len(host.MountsOf(mounts, l.Device)) > 0
 		inPool := ours && owner == id && (wanted || len(published) > 0)
 		outside := moved && wanted && (ours || !d.inOtherPool(l.BackingPath))
 		if inPool || outside {
@@ -151,51 +124,51 @@ func (d *Driver) inOtherPool(imagePath string) bool {
 	if pool == d.opts.PoolDir {
 		return false
 	}
-	return blockdev.HasPool(d.fs, pool)
+	return blockdev.HasPool(d.FS, pool)
 }
 
 // imageGone says what to do about a device over an image that was removed or renamed.
-func imageGone(id string, l loopDevice) error {
+func imageGone(id string, l host.LoopDevice) error {
 	return status.Errorf(codes.FailedPrecondition, "volume %s: its image was removed or renamed while it was in use, and %s, over %s, still has its data: "+
 		"copy the device, or put the image back under its name; otherwise delete the pods that use the volume, so that it is unpublished and unstaged", id, l.Path, l.BackingPath)
 }
 
 // device returns the loop device of a staged volume; an error is a status error.
-func (d *Driver) device(rec *blockdev.VolumeRecord) (blockDevice, error) {
+func (d *Driver) device(rec *blockdev.VolumeRecord) (host.Device, error) {
 	devices, err := d.attachedDevices(rec)
 	if err != nil {
-		return blockDevice{}, err
+		return host.Device{}, err
 	}
-	if i := slices.IndexFunc(devices, func(l loopDevice) bool { return l.Deleted }); i >= 0 {
-		return blockDevice{}, imageGone(rec.ID, devices[i])
+	if i := slices.IndexFunc(devices, func(l host.LoopDevice) bool { return l.Deleted }); i >= 0 {
+		return host.Device{}, imageGone(rec.ID, devices[i])
 	}
 	if len(devices) == 0 {
-		return blockDevice{}, status.Errorf(codes.FailedPrecondition, "volume %s is not attached on node %s: stage it first", rec.ID, d.opts.NodeID)
+		return host.Device{}, status.Errorf(codes.FailedPrecondition, "volume %s is not attached on node %s: stage it first", rec.ID, d.opts.NodeID)
 	}
-	return devices[0].blockDevice, nil
+	return devices[0].Device, nil
 }
 
 // attach gives a volume its loop device, or finds the one that an earlier call made. The volume has its stage record.
-func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (blockDevice, error) {
+func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (host.Device, error) {
 	config := blockdev.LoopConfig{BackingPath: d.backingPath(rec), SizeLimitBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes, DirectIO: !rec.Replicable,
 		KeepSpace: rec.Thick && !rec.Replicable} // of a thick replicable volume the replicator keeps the space
 	if rec.Replicable {
 		// Also for a volume that has its loop device: the replicator may have been restarted without it.
 		served, err := d.sidecar.AttachVolume(ctx, rec.ID)
 		if err != nil {
-			return blockDevice{}, err
+			return host.Device{}, err
 		}
 		served.Path = canonicalShimPath(served.Path)
 		if served.Path != config.BackingPath {
 			if devices, err := d.devices(rec); err != nil || len(devices) > 0 {
-				return blockDevice{}, status.Errorf(codes.FailedPrecondition,
+				return host.Device{}, status.Errorf(codes.FailedPrecondition,
 					"volume %s: it is attached over %s, but the replicator serves it as %s now: unstage it, then stage it again (%v)",
 					rec.ID, config.BackingPath, served.Path, err)
 			}
 			stage := *rec.Stage
 			stage.BackingPath = served.Path
 			if err := d.recordStage(rec, &stage); err != nil {
-				return blockDevice{}, err
+				return host.Device{}, err
 			}
 			config.BackingPath = served.Path
 		}
@@ -206,27 +179,27 @@ func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (blockD
 	}
 	devices, err := d.devices(rec)
 	if err != nil {
-		return blockDevice{}, err
+		return host.Device{}, err
 	}
 	if config.KeepSpace && len(devices) == 0 {
 		d.reserveAgain(rec)
 	}
-	var device blockDevice
+	var device host.Device
 	if len(devices) > 0 {
 		if device, err = d.keepOne(rec, devices); err != nil {
-			return blockDevice{}, err
+			return host.Device{}, err
 		}
 		if config.KeepSpace {
-			if err := d.loops.KeepSpace(device.Path); err != nil {
-				return blockDevice{}, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+			if err := d.Loops.KeepSpace(device.Path); err != nil {
+				return host.Device{}, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 			}
 		}
-	} else if device, err = d.loops.Attach(config); err != nil {
-		return blockDevice{}, status.Errorf(codes.Internal, "volume %s: attach %s to a loop device: %v", rec.ID, config.BackingPath, err)
+	} else if device, err = d.Loops.Attach(config); err != nil {
+		return host.Device{}, status.Errorf(codes.Internal, "volume %s: attach %s to a loop device: %v", rec.ID, config.BackingPath, err)
 	}
 	if rec.Replicable && !config.DirectIO {
-		if err := d.writeback.Add(config.BackingPath); err != nil {
-			return blockDevice{}, status.Errorf(codes.Internal, "volume %s: bound the age of its unwritten data: %v", rec.ID, err)
+		if err := d.Writeback.Add(config.BackingPath); err != nil {
+			return host.Device{}, status.Errorf(codes.Internal, "volume %s: bound the age of its unwritten data: %v", rec.ID, err)
 		}
 	}
 	return device, nil
@@ -243,48 +216,48 @@ func (d *Driver) reserveAgain(rec *blockdev.VolumeRecord) {
 
 // keepOne chooses among the devices of a volume one that is mounted, or any, and detaches the others. Two devices over one
 // file are two caches of the same blocks.
-func (d *Driver) keepOne(rec *blockdev.VolumeRecord, devices []loopDevice) (blockDevice, error) {
-	mounts, err := d.mounter.Mounts()
+func (d *Driver) keepOne(rec *blockdev.VolumeRecord, devices []host.LoopDevice) (host.Device, error) {
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
-		return blockDevice{}, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
+		return host.Device{}, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
-	keep := max(0, slices.IndexFunc(devices, func(l loopDevice) bool { return len(mountsOf(mounts, l.blockDevice)) > 0 }))
+	keep := max(0, slices.IndexFunc(devices, func(l host.LoopDevice) bool { return len(host.MountsOf(mounts, l.Device)) > 0 }))
 	for i, other := range devices {
 		if i == keep {
 			continue
 		}
 		klog.InfoS("Detaching a second loop device of a volume", "volume", rec.ID, "device", other.Path, "kept", devices[keep].Path)
-		if err := d.loops.Detach(other); err != nil {
-			return blockDevice{}, status.Errorf(codes.Internal, "volume %s has loop devices %s and %s: detach %s: %v",
+		if err := d.Loops.Detach(other); err != nil {
+			return host.Device{}, status.Errorf(codes.Internal, "volume %s has loop devices %s and %s: detach %s: %v",
 				rec.ID, devices[keep].Path, other.Path, other.Path, err)
 		}
 	}
 	if devices[keep].SizeBytes != rec.SizeBytes {
 		// An expansion was interrupted between the image and the device.
-		if err := d.loops.SetSize(devices[keep].Path, rec.SizeBytes); err != nil {
-			return blockDevice{}, status.Errorf(codes.Internal, "volume %s: set the size of %s to %d: %v", rec.ID, devices[keep].Path, rec.SizeBytes, err)
+		if err := d.Loops.SetSize(devices[keep].Path, rec.SizeBytes); err != nil {
+			return host.Device{}, status.Errorf(codes.Internal, "volume %s: set the size of %s to %d: %v", rec.ID, devices[keep].Path, rec.SizeBytes, err)
 		}
 	}
-	return devices[keep].blockDevice, nil
+	return devices[keep].Device, nil
 }
 
 // release undoes attach, whatever part of it happened. devices are the volume's; nothing may be mounted from them.
-func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord, devices []loopDevice) error {
+func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord, devices []host.LoopDevice) error {
 	if rec.Replicable {
 		if err := d.needSidecar(ctx); err != nil {
 			// Detaching flushes into the replicator's file, which would wait for it in the kernel, beyond any deadline.
 			return err
 		}
-		if err := d.writeback.Remove(ctx, d.backingPath(rec)); err != nil {
+		if err := d.Writeback.Remove(ctx, d.backingPath(rec)); err != nil {
 			return status.Errorf(codes.Unavailable, "volume %s: %v; see that the replicator runs, and call again", rec.ID, err)
 		}
 	}
 	for _, device := range devices {
 		// The flag stays with the device's number and would be found by its next user.
-		if err := d.filesystems.SetDeviceReadOnly(device.Path, false); err != nil {
+		if err := d.Filesystems.SetDeviceReadOnly(device.Path, false); err != nil {
 			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 		}
-		if err := d.loops.Detach(device); err != nil {
+		if err := d.Loops.Detach(device); err != nil {
 			return status.Errorf(codes.Internal, "volume %s: detach %s: %v; see what has it open (fuser -v %s)", rec.ID, device.Path, err, device.Path)
 		}
 	}
@@ -323,7 +296,7 @@ func (d *Driver) needSidecar(ctx context.Context) error {
 func (d *Driver) inUse(rec *blockdev.VolumeRecord) (string, error) {
 	devices, err := d.attachedDevices(rec)
 	if err == nil && bug.Enabled(bug.ForgetRemovedImage) {
-		devices = slices.DeleteFunc(devices, func(l loopDevice) bool { return l.Deleted })
+		devices = slices.DeleteFunc(devices, func(l host.LoopDevice) bool { return l.Deleted })
 	}
 	if err != nil || len(devices) == 0 {
 		return "", err

@@ -35,8 +35,11 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
+	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"k8s.io/klog/v2"
 )
 
 // Options configure a Driver.
@@ -75,34 +78,18 @@ type Options struct {
 	Version string
 }
 
-// Writeback is keeper.Watcher, as far as it is used here.
-type Writeback interface {
-	Add(path string) error
-	Remove(ctx context.Context, path string) error
-}
-
-// system is what a Driver does to the machine.
-type system struct {
-	fs          vfs.FS
-	mounter     Mounter
-	filesystems FileSystems
-	loops       Loops
-	writeback   Writeback
-}
-
 // Driver serves the CSI services of one node. Make it with New, and close it.
 type Driver struct {
 	opts         Options
-	system       // what it does to the machine
+	host.System  // what it does to the machine
 	pool         *blockdev.Pool
 	publications *publications
 	sidecar      *sidecarClient // nil when there is none
-	inflight     *inflight
-	claims       claims
-	copies       *copies
-	background   *background
+	guards       *work.Guards
+	reserved     reservations
+	tasks        *work.Table
 	sharing      sharing
-	names        *nameClaims
+	names        *lease.Table
 	closers      []func() error
 }
 
@@ -113,13 +100,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		opts.KeeperSocket = filepath.Join(opts.PoolDir, "keeper.sock")
 	}
 	writeback := keeper.NewWatcher(opts.KeeperSocket)
-	d, err := newDriver(opts, mortal(system{
-		fs:          vfs.OS,
-		mounter:     linuxMounter{},
-		filesystems: linuxFileSystems{},
-		loops:       linuxLoops{root: opts.HostRoot},
-		writeback:   writeback,
-	}))
+	d, err := newDriver(opts, host.Linux(opts.HostRoot, writeback))
 	if err != nil {
 		return nil, errors.Join(err, writeback.Close())
 	}
@@ -131,7 +112,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 }
 
 // newDriver is New without reconcile, over any system.
-func newDriver(opts Options, sys system) (*Driver, error) {
+func newDriver(opts Options, sys host.System) (*Driver, error) {
 	if err := plugin.ValidateNodeID(opts.NodeID); err != nil {
 		return nil, err
 	}
@@ -145,7 +126,7 @@ func newDriver(opts Options, sys system) (*Driver, error) {
 		return nil, err
 	}
 	d := &Driver{
-		opts: opts, system: sys, inflight: newInflight(), names: newNameClaims(time.Now), claims: claims{volumes: map[string]*blockdev.VolumeRecord{}}, copies: newCopies(), background: newBackground(),
+		opts: opts, System: sys, guards: work.NewGuards(), names: lease.NewTable(time.Now), reserved: reservations{volumes: map[string]*blockdev.VolumeRecord{}}, tasks: work.NewTable(),
 	}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -155,26 +136,26 @@ func newDriver(opts Options, sys system) (*Driver, error) {
 
 func (d *Driver) open() error {
 	known := blockdev.WithStateDir(d.opts.StateDir, d.opts.PoolDir)
-	if err := blockdev.CheckKnownPool(d.fs, d.opts.StateDir, d.opts.PoolDir); err != nil {
+	if err := blockdev.CheckKnownPool(d.FS, d.opts.StateDir, d.opts.PoolDir); err != nil {
 		return err
 	}
-	if err := d.fs.MkdirAll(d.opts.PoolDir); err != nil {
+	if err := d.FS.MkdirAll(d.opts.PoolDir); err != nil {
 		return fmt.Errorf("create pool: %w", err)
 	}
 	// Paths are compared with those in the kernel's tables.
-	d.opts.PoolDir = canonicalDir(d.opts.PoolDir)
+	d.opts.PoolDir = host.CanonicalDir(d.opts.PoolDir)
 	if d.opts.ShimDir == "" {
 		d.opts.ShimDir = filepath.Join(d.opts.PoolDir, "shim")
 	}
-	d.opts.ShimDir = canonicalDir(d.opts.ShimDir)
+	d.opts.ShimDir = host.CanonicalDir(d.opts.ShimDir)
 
-	pool, err := blockdev.OpenPool(d.fs, d.opts.PoolDir, blockdev.WhoDriver, blockdev.WithJournalDir(d.opts.JournalDir), known)
+	pool, err := blockdev.OpenPool(d.FS, d.opts.PoolDir, blockdev.WhoDriver, blockdev.WithJournalDir(d.opts.JournalDir), known)
 	if err != nil {
 		return err
 	}
 	d.pool = pool
 	d.closers = append(d.closers, pool.Close)
-	if d.publications, err = openPublications(d.fs, d.opts.PoolDir); err != nil {
+	if d.publications, err = openPublications(d.FS, d.opts.PoolDir); err != nil {
 		return err
 	}
 	if d.opts.SidecarEndpoint != "" {
@@ -183,12 +164,15 @@ func (d *Driver) open() error {
 		}
 		d.closers = append(d.closers, d.sidecar.Close)
 	}
-	d.closers = append(d.closers, d.copies.close, d.background.close)
+	d.closers = append(d.closers, d.tasks.Close)
 	return nil
 }
 
 // Close lets go of the pool. Volumes stay attached and mounted; copies are interrupted.
 func (d *Driver) Close() error {
+	if busy := d.guards.Busy(); len(busy) > 0 {
+		klog.InfoS("Stopping while calls are running", "calls", busy)
+	}
 	var errs []error
 	for i := len(d.closers) - 1; i >= 0; i-- {
 		errs = append(errs, d.closers[i]())

@@ -15,6 +15,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -69,8 +70,8 @@ func (h *node) start(fsys vfs.FS) {
 		opts.SidecarEndpoint, opts.ShimDir = h.sidecar.endpoint, h.sidecar.shimDir
 	}
 	var err error
-	h.d, err = newDriver(opts, system{fs: fsys, mounter: fakeMounter{h.machine}, filesystems: fakeFileSystems{h.machine},
-		loops: fakeLoops{h.machine}, writeback: fakeWriteback{h.machine}})
+	h.d, err = newDriver(opts, host.System{FS: fsys, Mounter: fakeMounter{h.machine}, Filesystems: fakeFileSystems{h.machine},
+		Loops: fakeLoops{h.machine}, Writeback: fakeWriteback{h.machine}})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -401,7 +402,7 @@ func TestPublishRules(t *testing.T) {
 	h.want(h.publish(id, "b", capabilitytest.Mount(capabilitytest.SingleWriter, ""), false), codes.FailedPrecondition)
 	h.must(h.publish(id, "b", vc, true)) // other path, other arguments: allowed for this mode
 	h.want(h.publish(id, "c", capabilitytest.Block(capabilitytest.MultiWriter), false), codes.FailedPrecondition, "file system, not as a block device")
-	h.mounts = append(h.mounts, MountEntry{Mountpoint: h.target("d"), Source: "/dev/other", Device: "8:1"})
+	h.mounts = append(h.mounts, host.MountEntry{Mountpoint: h.target("d"), Source: "/dev/other", Device: "8:1"})
 	h.want(h.publish(id, "d", vc, false), codes.FailedPrecondition, "/dev/other")
 	h.want(h.unpublish(id, "d"), codes.FailedPrecondition, "not of this volume")
 
@@ -426,7 +427,7 @@ func TestPublishRules(t *testing.T) {
 	}
 	h.must(os.Remove(filepath.Join(h.target("a"), "precious")))
 	h.must(h.unpublish(id, "a"))
-	h.mounts = slices.DeleteFunc(h.mounts, func(m MountEntry) bool { return m.Source == "/dev/other" })
+	h.mounts = slices.DeleteFunc(h.mounts, func(m host.MountEntry) bool { return m.Source == "/dev/other" })
 	h.must(h.unstage(id))
 	h.clean()
 }
@@ -441,7 +442,7 @@ func TestNeverFormatsTwice(t *testing.T) {
 	h.must(h.unstage(id))
 	path := h.d.backingPath(&blockdev.VolumeRecord{ID: id})
 	for name, wiped := range map[string]fakeFile{
-		"blank": {}, "garbage": {Data: true}, "another": {Superblock: Superblock{FSType: capability.XFS}},
+		"blank": {}, "garbage": {Data: true}, "another": {Superblock: host.Superblock{FSType: capability.XFS}},
 	} {
 		before := *h.files[path]
 		*h.files[path] = wiped

@@ -7,6 +7,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
@@ -42,7 +44,7 @@ func (a formatAction) String() string {
 
 // found is what is on a device.
 type found struct {
-	Superblock
+	host.Superblock
 	Blank bool
 }
 
@@ -90,11 +92,11 @@ func decideFormat(rec *blockdev.VolumeRecord, fsType string, readOnly bool, on f
 }
 
 // inspect reads a device for decideFormat.
-func (d *Driver) inspect(rec *blockdev.VolumeRecord, device blockDevice) (found, error) {
+func (d *Driver) inspect(rec *blockdev.VolumeRecord, device host.Device) (found, error) {
 	var on found
 	var err error
-	if on.Superblock, err = d.filesystems.Superblock(device.Path); err == nil && rec.Format == nil {
-		on.Blank, err = d.filesystems.Blank(device.Path)
+	if on.Superblock, err = d.Filesystems.Superblock(device.Path); err == nil && rec.Format == nil {
+		on.Blank, err = d.Filesystems.Blank(device.Path)
 	}
 	if err != nil {
 		return on, status.Errorf(codes.Internal, "volume %s: read what is on it: %v", rec.ID, err)
@@ -103,19 +105,19 @@ func (d *Driver) inspect(rec *blockdev.VolumeRecord, device blockDevice) (found,
 }
 
 // format makes the file system. It leaves rec with the new format record.
-func (d *Driver) format(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, fsType string, again bool) error {
-	spec := formatSpec{FSType: fsType, UUID: uuid.NewString(), KeepSpace: rec.Thick}
+func (d *Driver) format(ctx context.Context, rec *blockdev.VolumeRecord, device host.Device, fsType string, again bool) error {
+	spec := host.FormatSpec{FSType: fsType, UUID: uuid.NewString(), KeepSpace: rec.Thick}
 	if again && rec.Format.UUID != "" {
 		spec.UUID = rec.Format.UUID
 	}
-	program, args := spec.mkfsArgs(again)
+	program, args := spec.MkfsArgs(again)
 	record := blockdev.FormatRecord{State: blockdev.FormatFormatting, FSType: fsType, UUID: spec.UUID, Options: args}
 	if err := d.recordFormat(ctx, rec, record); err != nil {
 		return err
 	}
-	doing(ctx, "it is formatted with "+fsType)
+	work.Doing(ctx, "it is formatted with "+fsType)
 	klog.InfoS("Formatting", "volume", rec.ID, "device", device.Path, "program", program, "args", args)
-	if err := d.filesystems.Make(ctx, device.Path, spec, again); err != nil {
+	if err := d.Filesystems.Make(ctx, device.Path, spec, again); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: format: %v", rec.ID, err)
 	}
 	record.State = blockdev.FormatFormatted

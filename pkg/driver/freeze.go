@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,9 +18,6 @@ import (
 
 // freezeLimit is how long file systems stay frozen at most, whatever happens to the call that froze them.
 const freezeLimit = 30 * time.Second
-
-// errNotFrozen is returned by FileSystems.Thaw for a file system that is not frozen.
-var errNotFrozen = errors.New("file system is not frozen")
 
 // frozen are the file systems of volumes that are frozen together.
 type frozen struct {
@@ -75,7 +73,7 @@ func (f *frozen) add(ctx context.Context, fs frozenFS, device string) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, freezeLimit)
 	defer cancel()
-	if err := f.d.filesystems.Freeze(limited, fs.path, device); err != nil {
+	if err := f.d.Filesystems.Freeze(limited, fs.path, device); err != nil {
 		return errors.Join(err, f.d.noteFreeze(fs.snapshotID, false))
 	}
 	f.mu.Lock()
@@ -124,14 +122,14 @@ func (f *frozen) thawAll(why error) {
 		f.err = why
 	}
 	for _, fs := range slices.Backward(f.fss) {
-		err := f.d.filesystems.Thaw(fs.path)
+		err := f.d.Filesystems.Thaw(fs.path)
 		if err != nil {
 			klog.ErrorS(err, "Thawing a file system", "path", fs.path)
 			if f.err == nil {
 				f.err = err
 			}
 		}
-		if err == nil || errors.Is(err, errNotFrozen) {
+		if err == nil || errors.Is(err, host.ErrNotFrozen) {
 			if err := f.d.noteFreeze(fs.snapshotID, false); err != nil {
 				klog.ErrorS(err, "A file system is thawed, and its snapshot's record does not say so", "path", fs.path)
 			}
@@ -160,8 +158,8 @@ func (d *Driver) thawLeftOver(snapshotID string) error {
 	if err != nil || entry == nil || d.isNode(volume, *entry) {
 		return err
 	}
-	err = d.filesystems.Thaw(entry.Mountpoint)
-	if !errors.Is(err, errNotFrozen) {
+	err = d.Filesystems.Thaw(entry.Mountpoint)
+	if !errors.Is(err, host.ErrNotFrozen) {
 		klog.InfoS("Thawed a file system that an interrupted snapshot had left frozen", "volume", volume.ID, "path", entry.Mountpoint, "err", err)
 		if err != nil {
 			return err
@@ -175,7 +173,7 @@ func (d *Driver) thawLeftOver(snapshotID string) error {
 
 // thawToUnmount thaws a file system whose last mount is about to go. The kernel unmounts a frozen one too, and keeps it, frozen, without a
 // path by which it could be thawed, and with it the device.
-func (d *Driver) thawToUnmount(rec *blockdev.VolumeRecord, mounts []MountEntry, top MountEntry) error {
+func (d *Driver) thawToUnmount(rec *blockdev.VolumeRecord, mounts []host.MountEntry, top host.MountEntry) error {
 	last := 0
 	for _, m := range mounts {
 		if m.Device == top.Device {
@@ -185,10 +183,10 @@ func (d *Driver) thawToUnmount(rec *blockdev.VolumeRecord, mounts []MountEntry, 
 	if last != 1 || d.isNode(rec, top) {
 		return nil
 	}
-	switch err := d.filesystems.Thaw(top.Mountpoint); {
+	switch err := d.Filesystems.Thaw(top.Mountpoint); {
 	case err == nil:
 		klog.InfoS("Thawed a file system that somebody had left frozen, to unmount it", "volume", rec.ID, "path", top.Mountpoint)
-	case errors.Is(err, errNotFrozen), errors.Is(err, syscall.EIO): // EIO: it is stopped and answers nothing
+	case errors.Is(err, host.ErrNotFrozen), errors.Is(err, syscall.EIO): // EIO: it is stopped and answers nothing
 	default:
 		return status.Errorf(codes.Unavailable, "volume %s: see whether its file system is frozen before it is unmounted: %v; call again", rec.ID, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"google.golang.org/grpc/codes"
 )
 
@@ -66,7 +67,7 @@ func TestFrozenIsUnmounted(t *testing.T) {
 		return nil
 	}
 	h.want(h.unstage(id), codes.Unavailable, h.staging(), "call again")
-	if !slices.ContainsFunc(h.mounts, func(m MountEntry) bool { return m.Mountpoint == h.staging() }) {
+	if !slices.ContainsFunc(h.mounts, func(m host.MountEntry) bool { return m.Mountpoint == h.staging() }) {
 		t.Errorf("unmounted although nobody knows whether it is frozen: %v", h.mounts)
 	}
 	h.hook = nil

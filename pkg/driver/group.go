@@ -111,7 +111,7 @@ func (d *Driver) leaveGroup(ctx context.Context, rec *blockdev.VolumeRecord) err
 // destroy removes a volume that is not in use, image, record and all. It can be repeated after any failure.
 func (d *Driver) destroy(ctx context.Context, rec *blockdev.VolumeRecord) error {
 	if rec.Source != nil {
-		d.copies.stop(rec.ID)
+		d.tasks.StopCopy(rec.ID)
 		if err := d.dropCloneSnapshot(ctx, rec.ID); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/uuid"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -74,7 +75,7 @@ func (s *groupControllerServer) CreateVolumeGroupSnapshot(ctx context.Context, r
 	if err != nil {
 		return nil, err
 	}
-	done, err := s.d.inflight.begin("group snapshot name "+r.name, "CreateVolumeGroupSnapshot")
+	done, err := s.d.guards.Enter("group snapshot name "+r.name, "CreateVolumeGroupSnapshot")
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func (d *Driver) groupSnapshot(ctx context.Context, r groupRequest, begun []*blo
 	}
 	var recs []*blockdev.VolumeRecord
 	for _, id := range r.sources {
-		done, err := d.inflight.begin(id, "CreateVolumeGroupSnapshot")
+		done, err := d.guards.Enter(id, "CreateVolumeGroupSnapshot")
 		if err != nil {
 			return nil, err
 		}
@@ -171,7 +172,7 @@ func (d *Driver) together(recs []*blockdev.VolumeRecord, params parameter.Snapsh
 		if where == "" {
 			continue
 		}
-		var entry *MountEntry
+		var entry *host.MountEntry
 		if rec.Stage != nil && !rec.Stage.Block {
 			if entry, err = d.mountOn(rec, rec.Stage.StagingPath); err != nil {
 				return err
@@ -198,7 +199,7 @@ func (s *groupControllerServer) DeleteVolumeGroupSnapshot(ctx context.Context, r
 	if id == "" {
 		return nil, status.Error(codes.InvalidArgument, "group snapshot id is missing")
 	}
-	done, err := s.d.inflight.begin(id, "DeleteVolumeGroupSnapshot")
+	done, err := s.d.guards.Enter(id, "DeleteVolumeGroupSnapshot")
 	if err != nil {
 		return nil, err
 	}
@@ -212,13 +213,13 @@ func (s *groupControllerServer) DeleteVolumeGroupSnapshot(ctx context.Context, r
 		return nil, err
 	}
 	for _, m := range members {
-		doneMember, err := s.d.inflight.begin(m.ID, "DeleteVolumeGroupSnapshot")
+		doneMember, err := s.d.guards.Enter(m.ID, "DeleteVolumeGroupSnapshot")
 		if err != nil {
 			return nil, err
 		}
 		defer doneMember()
-		if reader := s.d.copies.reading(m.ID); reader != nil {
-			return nil, status.Errorf(codes.Aborted, "group snapshot %s: snapshot %s is being copied into volume %s, %s; call again when that is done", id, m.ID, reader.id, reader)
+		if reader := s.d.tasks.CopyReading(m.ID); reader != nil {
+			return nil, status.Errorf(codes.Aborted, "group snapshot %s: snapshot %s is being copied into volume %s, %s; call again when that is done", id, m.ID, reader.ID(), reader)
 		}
 	}
 	for _, m := range members {

@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -107,7 +108,7 @@ func (s *survey) imageHealth(found *conditions, rec *blockdev.VolumeRecord) (all
 		return 0, status.Errorf(codes.Internal, "%v", err)
 	}
 	restore := "promote its group at the peer if it has one, or restore a snapshot or a backup"
-	info, err := vfs.Lstat(s.d.fs, path)
+	info, err := vfs.Lstat(s.d.FS, path)
 	switch {
 	case err == nil && !info.Mode().IsRegular():
 		found.add(inaccessible, ReasonImageUnreadable, "volume %s: its image %s is %s, not a regular file: put the image back; if it is lost, %s",
@@ -217,7 +218,7 @@ func (d *Driver) nodeHealth(found *conditions, rec *blockdev.VolumeRecord, publi
 	if err != nil {
 		return err
 	}
-	mounts, err := d.mounter.Mounts()
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
@@ -227,9 +228,9 @@ func (d *Driver) nodeHealth(found *conditions, rec *blockdev.VolumeRecord, publi
 			"the node was restarted or somebody detached it; %s", rec.ID, rec.Stage.StagingPath, d.backingPath(rec), rec.Stage.Device, again)
 		return nil
 	}
-	shown := func(path string) *MountEntry {
-		at := mountsAt(mounts, path)
-		if len(at) == 0 || !slices.ContainsFunc(devices, func(l loopDevice) bool { return at[len(at)-1].showsDevice(l.blockDevice) }) {
+	shown := func(path string) *host.MountEntry {
+		at := host.MountsAt(mounts, path)
+		if len(at) == 0 || !slices.ContainsFunc(devices, func(l host.LoopDevice) bool { return at[len(at)-1].ShowsDevice(l.Device) }) {
 			return nil
 		}
 		return &at[len(at)-1]

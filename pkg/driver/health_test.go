@@ -14,6 +14,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -245,7 +246,7 @@ func TestHealthOfStagedVolume(t *testing.T) {
 	h.wantWords(gone, h.target("a"))
 	h.wantHealth(h.nodeHealth(id, h.target("never")))
 
-	h.mounts = []MountEntry{target}
+	h.mounts = []host.MountEntry{target}
 	unmounted := h.nodeHealth(id, "")
 	h.wantHealth(unmounted, "INACCESSIBLE NotMounted")
 	h.wantWords(unmounted, h.staging())
@@ -282,7 +283,7 @@ func TestHealthOfStagedVolume(t *testing.T) {
 	if len(h.mounts) != 0 || len(h.loops) != 1 {
 		t.Errorf("mounts %v, loops %v", h.mounts, h.loops)
 	}
-	h.mounts = append(h.mounts, MountEntry{Mountpoint: h.target("b"), Source: "devtmpfs", Device: "0:5", Root: "/loop9", FSType: "devtmpfs"})
+	h.mounts = append(h.mounts, host.MountEntry{Mountpoint: h.target("b"), Source: "devtmpfs", Device: "0:5", Root: "/loop9", FSType: "devtmpfs"})
 	h.want(h.unpublish(block, "b"), codes.FailedPrecondition, "not of this volume")
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"google.golang.org/grpc/codes"
 )
 
@@ -79,7 +80,7 @@ func TestStrangersDevice(t *testing.T) {
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.reboot()
-	h.loops["/dev/loop0"] = &loopDevice{blockDevice: blockDevice{Path: "/dev/loop0", Number: "7:0"}, BackingPath: "/somebody/else"}
+	h.loops["/dev/loop0"] = &host.LoopDevice{Device: host.Device{Path: "/dev/loop0", Number: "7:0"}, BackingPath: "/somebody/else"}
 	h.inodes["/dev/loop0"] = blockdev.FileID{Device: 1, Inode: 99}
 	h.must(h.unstage(id))
 	h.must(h.delete(id))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,7 +15,7 @@ import (
 
 const (
 	maxLocateKeys     = 1000
-	maxClaimNameBytes = 128
+	maxLeaseNameBytes = 128
 )
 
 // locator says what this node holds. See locate.proto.
@@ -23,21 +24,21 @@ type locator struct {
 	d *Driver
 }
 
-// Locate claims first and looks then: what was created under an earlier claim is there by now, and nothing is created under another
+// Locate leases first and looks then: what was created under an earlier lease is there by now, and nothing is created under another
 // one from here on.
 func (l *locator) Locate(ctx context.Context, req *locatepb.LocateRequest) (*locatepb.LocateResponse, error) {
 	if n := len(req.GetKeys()); n > maxLocateKeys {
 		return nil, status.Errorf(codes.InvalidArgument, "%d keys, more than %d", n, maxLocateKeys)
 	}
-	if n := len(req.GetClaim()); n > maxClaimNameBytes {
-		return nil, status.Errorf(codes.InvalidArgument, "the claim's name has %d bytes, more than %d", n, maxClaimNameBytes)
+	if n := len(req.GetLease()); n > maxLeaseNameBytes {
+		return nil, status.Errorf(codes.InvalidArgument, "the lease's name has %d bytes, more than %d", n, maxLeaseNameBytes)
 	}
-	if req.GetClaim() != "" {
-		keys := make([]claimKey, len(req.GetKeys()))
+	if req.GetLease() != "" {
+		keys := make([]lease.Key, len(req.GetKeys()))
 		for i, key := range req.GetKeys() {
-			keys[i] = claimKey{key.GetKind(), key.GetValue()}
+			keys[i] = lease.Key{Kind: key.GetKind(), Value: key.GetValue()}
 		}
-		if err := l.d.names.take(req.GetClaim(), keys); err != nil {
+		if err := l.d.names.Take(req.GetLease(), keys); err != nil {
 			return nil, err
 		}
 	}
@@ -56,7 +57,7 @@ func (l *locator) Locate(ctx context.Context, req *locatepb.LocateRequest) (*loc
 }
 
 func (l *locator) Release(_ context.Context, req *locatepb.ReleaseRequest) (*locatepb.ReleaseResponse, error) {
-	l.d.names.release(req.GetClaim())
+	l.d.names.GiveUp(req.GetLease())
 	return &locatepb.ReleaseResponse{}, nil
 }
 

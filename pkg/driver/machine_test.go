@@ -10,9 +10,9 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"golang.org/x/sys/unix"
 )
 
 // errDead is what everything returns to a driver that a test killed.
@@ -22,8 +22,8 @@ var errDead = errors.New("killed by the test")
 // does, and a test can kill a driver before the n-th thing that it does to the machine.
 type machine struct {
 	mu     sync.Mutex
-	mounts []MountEntry
-	loops  map[string]*loopDevice // by /dev/loopN
+	mounts []host.MountEntry
+	loops  map[string]*host.LoopDevice // by /dev/loopN
 	next   int
 	files  map[string]*fakeFile // by backing path
 	busy   map[string]bool      // mount points whose unmount fails with EBUSY
@@ -46,20 +46,20 @@ type machine struct {
 
 // fakeFile is what is on a backing file.
 type fakeFile struct {
-	Superblock
+	host.Superblock
 	Data    bool  // something else than a file system
 	FSBytes int64 // size of the file system
 	Torn    bool  // mkfs did not end
 }
 
 func newMachine() *machine {
-	return &machine{loops: map[string]*loopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{}, frozen: map[string]bool{},
+	return &machine{loops: map[string]*host.LoopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{}, frozen: map[string]bool{},
 		readOnly: map[string]bool{}, inodes: map[string]blockdev.FileID{}, keepsSpace: map[string]bool{}, writeback: map[string]bool{}}
 }
 
 // reboot forgets what a power loss forgets.
 func (m *machine) reboot() {
-	m.mounts, m.loops, m.readOnly, m.writeback, m.frozen = nil, map[string]*loopDevice{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
+	m.mounts, m.loops, m.readOnly, m.writeback, m.frozen = nil, map[string]*host.LoopDevice{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 }
 
 func (m *machine) begin(operation string, args ...any) (func(), error) {
@@ -75,7 +75,7 @@ func (m *machine) begin(operation string, args ...any) (func(), error) {
 	return m.mu.Unlock, nil
 }
 
-func (m *machine) file(device string) (*fakeFile, *loopDevice, error) {
+func (m *machine) file(device string) (*fakeFile, *host.LoopDevice, error) {
 	l, ok := m.loops[device]
 	if !ok {
 		return nil, nil, fmt.Errorf("%s: %w", device, unix.ENXIO)
@@ -92,7 +92,7 @@ func (m *machine) file(device string) (*fakeFile, *loopDevice, error) {
 
 type fakeMounter struct{ *machine }
 
-func (m fakeMounter) Mounts() ([]MountEntry, error) {
+func (m fakeMounter) Mounts() ([]host.MountEntry, error) {
 	done, err := m.begin("mounts")
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (m fakeMounter) Mount(_ context.Context, device, target, fsType string, opt
 	if f.FSType != fsType || f.Torn {
 		return fmt.Errorf("mount %s: wrong fs type, want %s, have %+v", device, fsType, f)
 	}
-	m.mounts = append(m.mounts, MountEntry{Mountpoint: target, Source: device, Device: l.Number, Root: "/", FSType: fsType,
+	m.mounts = append(m.mounts, host.MountEntry{Mountpoint: target, Source: device, Device: l.Number, Root: "/", FSType: fsType,
 		ReadOnly: slices.Contains(options, "ro")})
 	return nil
 }
@@ -129,11 +129,11 @@ func (m fakeMounter) Bind(source, target string, readOnly bool) error {
 		if _, ok := m.loops[source]; !ok {
 			return fmt.Errorf("bind %s: %w", source, unix.ENOENT)
 		}
-		m.mounts = append(m.mounts, MountEntry{Mountpoint: target, Source: "devtmpfs", Device: "0:5", Root: "/" + filepath.Base(source),
+		m.mounts = append(m.mounts, host.MountEntry{Mountpoint: target, Source: "devtmpfs", Device: "0:5", Root: "/" + filepath.Base(source),
 			FSType: "devtmpfs", ReadOnly: readOnly})
 		return nil
 	}
-	at := mountsAt(m.mounts, source)
+	at := host.MountsAt(m.mounts, source)
 	if len(at) == 0 {
 		return fmt.Errorf("bind %s: not a mount", source)
 	}
@@ -149,8 +149,8 @@ func (m fakeMounter) Unmount(target string) error {
 		return err
 	}
 	defer done()
-	if at := mountsAt(m.mounts, target); len(at) > 0 && m.frozen[at[len(at)-1].Device] &&
-		len(slices.DeleteFunc(slices.Clone(m.mounts), func(e MountEntry) bool { return e.Device != at[len(at)-1].Device })) == 1 {
+	if at := host.MountsAt(m.mounts, target); len(at) > 0 && m.frozen[at[len(at)-1].Device] &&
+		len(slices.DeleteFunc(slices.Clone(m.mounts), func(e host.MountEntry) bool { return e.Device != at[len(at)-1].Device })) == 1 {
 		return fmt.Errorf("test: %s is unmounted for the last time while it is frozen", target)
 	}
 	if m.busy[target] {
@@ -160,7 +160,7 @@ func (m fakeMounter) Unmount(target string) error {
 		if m.mounts[i].Mountpoint == target {
 			number := m.mounts[i].Device
 			m.mounts = slices.Delete(m.mounts, i, i+1)
-			if !slices.ContainsFunc(m.mounts, func(e MountEntry) bool { return e.Device == number }) {
+			if !slices.ContainsFunc(m.mounts, func(e host.MountEntry) bool { return e.Device == number }) {
 				delete(m.shutDown, number)
 			}
 			return nil
@@ -173,36 +173,36 @@ func (m fakeMounter) Unmount(target string) error {
 
 type fakeLoops struct{ *machine }
 
-func (m fakeLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
+func (m fakeLoops) Attach(config blockdev.LoopConfig) (host.Device, error) {
 	done, err := m.begin("attach", config.BackingPath)
 	if err != nil {
-		return blockDevice{}, err
+		return host.Device{}, err
 	}
 	defer done()
 	for _, l := range m.loops {
 		if l.BackingPath == config.BackingPath {
-			return blockDevice{}, fmt.Errorf("test: %s would have a second device beside %s", config.BackingPath, l.Path)
+			return host.Device{}, fmt.Errorf("test: %s would have a second device beside %s", config.BackingPath, l.Path)
 		}
 	}
-	d := blockDevice{Path: fmt.Sprintf("/dev/loop%d", m.next), Number: fmt.Sprintf("7:%d", m.next)}
+	d := host.Device{Path: fmt.Sprintf("/dev/loop%d", m.next), Number: fmt.Sprintf("7:%d", m.next)}
 	m.next++
 	m.keepsSpace[d.Path] = config.KeepSpace
 	m.inodes[d.Path] = blockdev.FileID{Device: 1, Inode: uint64(m.next)}
-	m.loops[d.Path] = &loopDevice{blockDevice: d, BackingPath: config.BackingPath, SizeBytes: config.SizeLimitBytes}
+	m.loops[d.Path] = &host.LoopDevice{Device: d, BackingPath: config.BackingPath, SizeBytes: config.SizeLimitBytes}
 	return d, nil
 }
 
-func (m fakeLoops) List() ([]loopDevice, error) {
+func (m fakeLoops) List() ([]host.LoopDevice, error) {
 	done, err := m.begin("list loops")
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	var all []loopDevice
+	var all []host.LoopDevice
 	for _, l := range m.loops {
 		all = append(all, *l)
 	}
-	slices.SortFunc(all, func(a, b loopDevice) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(all, func(a, b host.LoopDevice) int { return strings.Compare(a.Path, b.Path) })
 	return all, nil
 }
 
@@ -242,13 +242,13 @@ func (m fakeLoops) SetSize(device string, sizeBytes int64) error {
 	return err
 }
 
-func (m fakeLoops) Detach(device loopDevice) error {
+func (m fakeLoops) Detach(device host.LoopDevice) error {
 	done, err := m.begin("detach", device.Path)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if len(mountsOf(m.mounts, device.blockDevice)) > 0 {
+	if len(host.MountsOf(m.mounts, device.Device)) > 0 {
 		return fmt.Errorf("detach %s: %w", device.Path, unix.EBUSY)
 	}
 	if m.writeback[device.BackingPath] {
@@ -263,15 +263,15 @@ func (m fakeLoops) Detach(device loopDevice) error {
 
 type fakeFileSystems struct{ *machine }
 
-func (m fakeFileSystems) Superblock(device string) (Superblock, error) {
+func (m fakeFileSystems) Superblock(device string) (host.Superblock, error) {
 	done, err := m.begin("superblock", device)
 	if err != nil {
-		return Superblock{}, err
+		return host.Superblock{}, err
 	}
 	defer done()
 	f, _, err := m.file(device)
 	if err != nil {
-		return Superblock{}, err
+		return host.Superblock{}, err
 	}
 	sb := f.Superblock
 	if sb.FSType != "" {
@@ -294,7 +294,7 @@ func (m fakeFileSystems) Blank(device string) (bool, error) {
 }
 
 // Make begins and ends in two operations, so that a driver can die between them.
-func (m fakeFileSystems) Make(_ context.Context, device string, spec formatSpec, force bool) error {
+func (m fakeFileSystems) Make(_ context.Context, device string, spec host.FormatSpec, force bool) error {
 	done, err := m.begin("mkfs begins", device)
 	if err != nil {
 		return err
@@ -305,7 +305,7 @@ func (m fakeFileSystems) Make(_ context.Context, device string, spec formatSpec,
 	}
 	if err == nil {
 		m.mkfs = append(m.mkfs, l.BackingPath+" "+spec.FSType)
-		*f = fakeFile{Superblock: Superblock{FSType: spec.FSType, UUID: spec.UUID}, Torn: true}
+		*f = fakeFile{Superblock: host.Superblock{FSType: spec.FSType, UUID: spec.UUID}, Torn: true}
 	}
 	done()
 	if err != nil {
@@ -368,7 +368,7 @@ func (m fakeFileSystems) Thaw(path string) error {
 	defer done()
 	number := m.numberAt(path)
 	if !m.frozen[number] {
-		return errNotFrozen
+		return host.ErrNotFrozen
 	}
 	delete(m.frozen, number)
 	return nil
@@ -376,7 +376,7 @@ func (m fakeFileSystems) Thaw(path string) error {
 
 // numberAt is the device number of the file system on a path.
 func (m *machine) numberAt(path string) string {
-	at := mountsAt(m.mounts, path)
+	at := host.MountsAt(m.mounts, path)
 	if len(at) == 0 {
 		return ""
 	}
@@ -389,18 +389,18 @@ func (m fakeFileSystems) ShutDown(path string) bool {
 	return m.shutDown[m.numberAt(path)]
 }
 
-func (m fakeFileSystems) Usage(path string) (Usage, error) {
+func (m fakeFileSystems) Usage(path string) (host.Usage, error) {
 	done, err := m.begin("usage", path)
 	if err != nil {
-		return Usage{}, err
+		return host.Usage{}, err
 	}
 	defer done()
-	at := mountsAt(m.mounts, path)
+	at := host.MountsAt(m.mounts, path)
 	f, _, err := m.file(at[len(at)-1].Source)
 	if err != nil {
-		return Usage{}, err
+		return host.Usage{}, err
 	}
-	return Usage{TotalBytes: f.FSBytes, AvailableBytes: f.FSBytes, TotalInodes: 100, AvailableInodes: 99, UsedInodes: 1}, nil
+	return host.Usage{TotalBytes: f.FSBytes, AvailableBytes: f.FSBytes, TotalInodes: 100, AvailableInodes: 99, UsedInodes: 1}, nil
 }
 
 func (m fakeFileSystems) DeviceSize(device string) (int64, error) {

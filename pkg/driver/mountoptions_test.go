@@ -7,6 +7,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"google.golang.org/grpc/codes"
 )
 
@@ -64,10 +65,10 @@ func TestMountIsLookedAt(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
-	for what, change := range map[string]func(*MountEntry){
-		"read-only":    func(m *MountEntry) { m.ReadOnly = true },
-		"ext2":         func(m *MountEntry) { m.FSType = "ext2" },
-		"is not there": func(m *MountEntry) { m.Mountpoint = h.target("elsewhere") },
+	for what, change := range map[string]func(*host.MountEntry){
+		"read-only":    func(m *host.MountEntry) { m.ReadOnly = true },
+		"ext2":         func(m *host.MountEntry) { m.FSType = "ext2" },
+		"is not there": func(m *host.MountEntry) { m.Mountpoint = h.target("elsewhere") },
 	} {
 		mounted := false
 		h.hook = func(op string) error {

@@ -7,6 +7,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
@@ -23,7 +25,7 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVo
 		return nil, err
 	}
 	capacity := req.GetCapacityRange()
-	err := s.d.work(ctx, "NodeExpandVolume", id, fmt.Sprintf("%q %d %d", given, capacity.GetRequiredBytes(), capacity.GetLimitBytes()), func(ctx context.Context) error {
+	err := s.d.runTask(ctx, "NodeExpandVolume", id, fmt.Sprintf("%q %d %d", given, capacity.GetRequiredBytes(), capacity.GetLimitBytes()), func(ctx context.Context) error {
 		rec, err := s.d.volume(id)
 		if err != nil {
 			return err
@@ -66,7 +68,7 @@ func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path st
 	if err := d.growImage(ctx, rec, sizeBytes); err != nil {
 		return err
 	}
-	if err := d.loops.SetSize(device.Path, rec.SizeBytes); err != nil {
+	if err := d.Loops.SetSize(device.Path, rec.SizeBytes); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: grow %s to %d bytes: %v", rec.ID, device.Path, rec.SizeBytes, err)
 	}
 	// The file system is grown where it is mounted as a whole and writable: on the staging path.
@@ -90,13 +92,13 @@ func (d *Driver) expand(ctx context.Context, rec *blockdev.VolumeRecord, path st
 // whichever site, and of one that was made from a snapshot of such a volume.
 
 func (d *Driver) grow(ctx context.Context, device, path, fsType string) error {
-	doing(ctx, "its "+fsType+" grows")
-	return d.filesystems.Grow(ctx, device, path, fsType)
+	work.Doing(ctx, "its "+fsType+" grows")
+	return d.Filesystems.Grow(ctx, device, path, fsType)
 }
 
 // growFileSystem grows the file system of a volume that was made larger than its source, which is part of making it. Staging
 // repeats it until it is done.
-func (d *Driver) growFileSystem(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, readOnly bool) error {
+func (d *Driver) growFileSystem(ctx context.Context, rec *blockdev.VolumeRecord, device host.Device, path, fsType string, readOnly bool) error {
 	if !rec.GrowFileSystem || readOnly {
 		return nil
 	}
@@ -110,7 +112,7 @@ func (d *Driver) growFileSystem(ctx context.Context, rec *blockdev.VolumeRecord,
 
 // catchUp grows the file system of a volume whose expansion did not come to it. Where it cannot, the volume is as good as before: whoever
 // asked for the expansion has had the error, or has it when he asks again.
-func (d *Driver) catchUp(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, sizeBytes int64) {
+func (d *Driver) catchUp(ctx context.Context, rec *blockdev.VolumeRecord, device host.Device, path, fsType string, sizeBytes int64) {
 	if rec.GrowFileSystem {
 		return
 	}
@@ -124,7 +126,7 @@ func (d *Driver) growImage(ctx context.Context, rec *blockdev.VolumeRecord, size
 	if sizeBytes > rec.SizeBytes {
 		larger := rec.Clone()
 		larger.SizeBytes = sizeBytes
-		release, err := d.claimSpace(larger, rec.SizeBytes)
+		release, err := d.reserveSpace(larger, rec.SizeBytes)
 		if err != nil {
 			return err
 		}
@@ -148,22 +150,22 @@ func (d *Driver) growImage(ctx context.Context, rec *blockdev.VolumeRecord, size
 }
 
 // mountOn returns the topmost mount on path if it is of the volume, else nil.
-func (d *Driver) mountOn(rec *blockdev.VolumeRecord, path string) (*MountEntry, error) {
+func (d *Driver) mountOn(rec *blockdev.VolumeRecord, path string) (*host.MountEntry, error) {
 	devices, err := d.devices(rec)
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := d.mounter.Mounts()
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
-	at := mountsAt(mounts, path)
+	at := host.MountsAt(mounts, path)
 	if len(at) == 0 {
 		return nil, nil
 	}
 	top := at[len(at)-1]
 	for _, l := range devices {
-		if top.showsDevice(l.blockDevice) {
+		if top.ShowsDevice(l.Device) {
 			return &top, nil
 		}
 	}
@@ -171,13 +173,13 @@ func (d *Driver) mountOn(rec *blockdev.VolumeRecord, path string) (*MountEntry, 
 }
 
 // isNode reports whether a mount of the volume is its device node and not its file system.
-func (d *Driver) isNode(rec *blockdev.VolumeRecord, m MountEntry) bool {
+func (d *Driver) isNode(rec *blockdev.VolumeRecord, m host.MountEntry) bool {
 	devices, err := d.devices(rec)
 	if err != nil {
 		return false
 	}
 	for _, l := range devices {
-		if m.isNodeOf(l.blockDevice) {
+		if m.IsNodeOf(l.Device) {
 			return true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -28,7 +29,7 @@ func (s *nodeServer) NodePublishVolume(ctx context.Context, req *csi.NodePublish
 		return nil, err
 	}
 	entry := publication{
-		GivenPath:    absolutePath(req.GetTargetPath()),
+		GivenPath:    host.AbsolutePath(req.GetTargetPath()),
 		ReadOnly:     req.GetReadonly() || want.MountsReadOnly(),
 		AccessMode:   want.Mode.String(),
 		Block:        want.Block,
@@ -36,7 +37,7 @@ func (s *nodeServer) NodePublishVolume(ctx context.Context, req *csi.NodePublish
 		MountOptions: want.MountOptions,
 	}
 	// In the background, because a file system that has stopped is checked: see revive.
-	err = s.d.work(ctx, "NodePublishVolume", id, fmt.Sprintf("%q %+v", req.GetStagingTargetPath(), entry), func(ctx context.Context) error {
+	err = s.d.runTask(ctx, "NodePublishVolume", id, fmt.Sprintf("%q %+v", req.GetStagingTargetPath(), entry), func(ctx context.Context) error {
 		rec, err := s.d.volume(id)
 		if err != nil {
 			return err
@@ -65,7 +66,7 @@ func (d *Driver) publish(ctx context.Context, rec *blockdev.VolumeRecord, stagin
 			return err
 		}
 	}
-	mounts, err := d.mounter.Mounts()
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
@@ -83,7 +84,7 @@ func (d *Driver) publish(ctx context.Context, rec *blockdev.VolumeRecord, stagin
 	if already, err := checkSecondPublish(rec.ID, published, entry, mode); already || err != nil {
 		return err
 	}
-	if at := mountsAt(mounts, entry.TargetPath); len(at) > 0 {
+	if at := host.MountsAt(mounts, entry.TargetPath); len(at) > 0 {
 		return status.Errorf(codes.FailedPrecondition, "volume %s: %s is mounted on %s already: unmount it, or publish elsewhere",
 			rec.ID, at[len(at)-1].Source, entry.TargetPath)
 	}
@@ -123,7 +124,7 @@ func (d *Driver) published(id string) ([]publication, error) {
 }
 
 // publishSource is what gets bound: the staging path, or the device's node.
-func publishSource(rec *blockdev.VolumeRecord, mounts []MountEntry, device blockDevice, stagingPath string, block bool) (string, error) {
+func publishSource(rec *blockdev.VolumeRecord, mounts []host.MountEntry, device host.Device, stagingPath string, block bool) (string, error) {
 	mounted := mountedFrom(mounts, stagingPath, device)
 	switch {
 	case block && mounted:
@@ -137,9 +138,9 @@ func publishSource(rec *blockdev.VolumeRecord, mounts []MountEntry, device block
 }
 
 // mountedFrom reports whether the topmost mount on path shows the device.
-func mountedFrom(mounts []MountEntry, path string, device blockDevice) bool {
-	at := mountsAt(mounts, path)
-	return len(at) > 0 && at[len(at)-1].showsDevice(device)
+func mountedFrom(mounts []host.MountEntry, path string, device host.Device) bool {
+	at := host.MountsAt(mounts, path)
+	return len(at) > 0 && at[len(at)-1].ShowsDevice(device)
 }
 
 // checkSecondPublish compares a publication with those that there are. already: it is there as it should be.
@@ -172,16 +173,16 @@ func checkSecondPublish(id string, published []publication, entry publication, m
 	return false, nil
 }
 
-func (d *Driver) bind(rec *blockdev.VolumeRecord, device blockDevice, source string, entry publication) error {
+func (d *Driver) bind(rec *blockdev.VolumeRecord, device host.Device, source string, entry publication) error {
 	if err := d.publications.Put(rec.ID, entry); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
 	err := makeTarget(entry.TargetPath, entry.Block)
 	if err == nil && entry.Block {
-		err = d.filesystems.SetDeviceReadOnly(device.Path, entry.ReadOnly)
+		err = d.Filesystems.SetDeviceReadOnly(device.Path, entry.ReadOnly)
 	}
 	if err == nil {
-		err = d.mounter.Bind(source, entry.TargetPath, entry.ReadOnly)
+		err = d.Mounter.Bind(source, entry.TargetPath, entry.ReadOnly)
 	}
 	if err != nil {
 		// The CO calls NodeUnpublishVolume, which removes the target and the entry.
@@ -218,7 +219,7 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpubli
 	defer done()
 	rec, err := s.d.volume(id)
 	if status.Code(err) == codes.NotFound {
-		return &csi.NodeUnpublishVolumeResponse{}, s.d.unpublishRemains(id, canonicalPath(req.GetTargetPath()))
+		return &csi.NodeUnpublishVolumeResponse{}, s.d.unpublishRemains(id, host.CanonicalPath(req.GetTargetPath()))
 	}
 	if err != nil {
 		return nil, err
@@ -238,7 +239,7 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpubli
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-func (d *Driver) unpublish(rec *blockdev.VolumeRecord, path string, devices []loopDevice) error {
+func (d *Driver) unpublish(rec *blockdev.VolumeRecord, path string, devices []host.LoopDevice) error {
 	if err := d.unmountAll(rec, path, devices); err != nil {
 		return err
 	}
@@ -267,7 +268,7 @@ func (d *Driver) unpublishRemains(id, path string) error {
 
 // publishedDevices returns the loop devices of a volume, and that whose node is mounted on a target path of a raw block volume: it may
 // have been detached behind the driver's back, and the publication then says whose mount it is.
-func (d *Driver) publishedDevices(rec *blockdev.VolumeRecord, published []publication, path string) ([]loopDevice, error) {
+func (d *Driver) publishedDevices(rec *blockdev.VolumeRecord, published []publication, path string) ([]host.LoopDevice, error) {
 	devices, err := d.attachedDevices(rec)
 	if err != nil {
 		return nil, err
@@ -275,14 +276,14 @@ func (d *Driver) publishedDevices(rec *blockdev.VolumeRecord, published []public
 	if !slices.ContainsFunc(published, func(p publication) bool { return p.Block && p.TargetPath == path }) {
 		return devices, nil
 	}
-	mounts, err := d.mounter.Mounts()
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
-	for _, m := range mountsAt(mounts, path) {
-		node := blockDevice{Path: filepath.Join("/dev", filepath.Base(m.Root))}
-		if m.isNodeOf(node) {
-			devices = append(devices, loopDevice{blockDevice: node})
+	for _, m := range host.MountsAt(mounts, path) {
+		node := host.Device{Path: filepath.Join("/dev", filepath.Base(m.Root))}
+		if m.IsNodeOf(node) {
+			devices = append(devices, host.LoopDevice{Device: node})
 		}
 	}
 	return devices, nil

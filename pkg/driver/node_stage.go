@@ -11,6 +11,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -39,7 +41,7 @@ func (s *nodeServer) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolu
 	if err != nil {
 		return nil, err
 	}
-	err = s.d.work(ctx, "NodeStageVolume", id, fmt.Sprintf("%q %+v", path, want), func(ctx context.Context) error {
+	err = s.d.runTask(ctx, "NodeStageVolume", id, fmt.Sprintf("%q %+v", path, want), func(ctx context.Context) error {
 		rec, err := s.d.volume(id)
 		if err != nil {
 			return err
@@ -77,10 +79,10 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 	if err != nil {
 		return err
 	}
-	if i := slices.IndexFunc(devices, func(l loopDevice) bool { return l.Deleted }); i >= 0 {
+	if i := slices.IndexFunc(devices, func(l host.LoopDevice) bool { return l.Deleted }); i >= 0 {
 		return imageGone(rec.ID, devices[i])
 	}
-	path := canonicalPath(given)
+	path := host.CanonicalPath(given)
 	if len(devices) > 0 { // else the record is what a reboot left
 		path = stagingPath(rec, given)
 	}
@@ -96,7 +98,7 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 	}
 	record := blockdev.StageRecord{
 		StagingPath:  path,
-		GivenPath:    absolutePath(given),
+		GivenPath:    host.AbsolutePath(given),
 		BackingPath:  d.backingPath(rec),
 		FSType:       fsType,
 		MountOptions: want.MountOptions,
@@ -124,7 +126,7 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 	record = *rec.Stage
 	record.Device = device.Path
 	if !rec.Replicable {
-		if record.Image, err = d.loops.File(device.Path); err != nil {
+		if record.Image, err = d.Loops.File(device.Path); err != nil {
 			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 		}
 	}
@@ -151,8 +153,8 @@ func (d *Driver) stage(ctx context.Context, rec *blockdev.VolumeRecord, given st
 
 // alreadyStaged reports whether the volume's file system is mounted on path. It refuses a path that is not the one the
 // volume is staged on, or that carries something else.
-func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []loopDevice, path string, want capability.Volume) (bool, error) {
-	mounts, err := d.mounter.Mounts()
+func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []host.LoopDevice, path string, want capability.Volume) (bool, error) {
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return false, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
@@ -164,12 +166,12 @@ func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []loopDevice,
 		return false, status.Errorf(codes.AlreadyExists, "volume %s is staged on %s with raw block %t, not %t: unstage it first",
 			rec.ID, rec.Stage.StagingPath, rec.Stage.Block, want.Block)
 	}
-	at := mountsAt(mounts, path)
+	at := host.MountsAt(mounts, path)
 	if len(at) == 0 {
 		return false, nil
 	}
 	top := at[len(at)-1]
-	ours := slices.ContainsFunc(devices, func(l loopDevice) bool { return top.showsDevice(l.blockDevice) })
+	ours := slices.ContainsFunc(devices, func(l host.LoopDevice) bool { return top.ShowsDevice(l.Device) })
 	switch {
 	case !ours:
 		return false, status.Errorf(codes.FailedPrecondition, "volume %s: %s is mounted on %s: unmount it, or stage on another path", rec.ID, top.Source, path)
@@ -186,7 +188,7 @@ func (d *Driver) alreadyStaged(rec *blockdev.VolumeRecord, devices []loopDevice,
 	return true, nil
 }
 
-func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, want capability.Volume) error {
+func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, device host.Device, path, fsType string, want capability.Volume) error {
 	readOnly := want.MountsReadOnly()
 	on, err := d.inspect(rec, device)
 	if err != nil {
@@ -209,8 +211,8 @@ func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, de
 			return err
 		}
 		if !readOnly {
-			doing(ctx, "its "+fsType+" is checked")
-			if err := d.filesystems.Check(ctx, device.Path, fsType); err != nil {
+			work.Doing(ctx, "its "+fsType+" is checked")
+			if err := d.Filesystems.Check(ctx, device.Path, fsType); err != nil {
 				return status.Errorf(codes.Internal, "volume %s: its file system could not be repaired without asking: %v; "+
 					"take a copy of the image, then run e2fsck on %s by hand", rec.ID, err, d.backingPath(rec))
 			}
@@ -219,8 +221,8 @@ func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, de
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: staging path: %v", rec.ID, err)
 	}
-	doing(ctx, "its "+fsType+" is mounted, and its log replayed")
-	if err := d.mounter.Mount(ctx, device.Path, path, fsType, capability.MountOptions(fsType, want)); err != nil {
+	work.Doing(ctx, "its "+fsType+" is mounted, and its log replayed")
+	if err := d.Mounter.Mount(ctx, device.Path, path, fsType, capability.MountOptions(fsType, want)); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: mount on %s: %v", rec.ID, path, err)
 	}
 	if err := d.checkMount(rec, device, path, fsType, readOnly); err != nil {
@@ -233,16 +235,16 @@ func (d *Driver) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, de
 }
 
 // checkMount looks whether a mount has become what was asked for. mount(8) makes a read-only one of a device that cannot be written, for one.
-func (d *Driver) checkMount(rec *blockdev.VolumeRecord, device blockDevice, path, fsType string, readOnly bool) error {
-	mounts, err := d.mounter.Mounts()
+func (d *Driver) checkMount(rec *blockdev.VolumeRecord, device host.Device, path, fsType string, readOnly bool) error {
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
-	at := mountsAt(mounts, path)
+	at := host.MountsAt(mounts, path)
 	switch {
 	case len(at) == 0:
 		return status.Errorf(codes.Internal, "volume %s: it was mounted on %s, and is not there", rec.ID, path)
-	case !at[len(at)-1].showsDevice(device) || at[len(at)-1].FSType != fsType || at[len(at)-1].ReadOnly != readOnly:
+	case !at[len(at)-1].ShowsDevice(device) || at[len(at)-1].FSType != fsType || at[len(at)-1].ReadOnly != readOnly:
 		top := at[len(at)-1]
 		return status.Errorf(codes.Internal, "volume %s: %s was to be mounted on %s with %s, read-only %t, and there is %s with %s, read-only %t: see the kernel's log",
 			rec.ID, device.Path, path, fsType, readOnly, top.Source, top.FSType, top.ReadOnly)
@@ -270,7 +272,7 @@ func (d *Driver) undoStage(ctx context.Context, rec *blockdev.VolumeRecord, path
 // mounted on the path.
 func (s *nodeServer) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	id := req.GetVolumeId()
-	s.d.background.stop(ctx, id)
+	s.d.tasks.StopCall(ctx, id)
 	done, err := s.d.beginCall("NodeUnstageVolume", id, argument{"staging_target_path", req.GetStagingTargetPath()})
 	if err != nil {
 		return nil, err
@@ -278,7 +280,7 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstage
 	defer done()
 	rec, err := s.d.volume(id)
 	if status.Code(err) == codes.NotFound {
-		return &csi.NodeUnstageVolumeResponse{}, s.d.unstageRemains(ctx, id, canonicalPath(req.GetStagingTargetPath()))
+		return &csi.NodeUnstageVolumeResponse{}, s.d.unstageRemains(ctx, id, host.CanonicalPath(req.GetStagingTargetPath()))
 	}
 	if err != nil {
 		return nil, err
@@ -295,11 +297,11 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstage
 }
 
 func (d *Driver) nothingMountedOn(id, path string) error {
-	mounts, err := d.mounter.Mounts()
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
-	if at := mountsAt(mounts, path); len(at) > 0 {
+	if at := host.MountsAt(mounts, path); len(at) > 0 {
 		return status.Errorf(codes.FailedPrecondition, "volume %q is not staged on %s, but %s is mounted there: unmount it by hand",
 			id, path, at[len(at)-1].Source)
 	}
@@ -333,18 +335,18 @@ func (d *Driver) unstageRemains(ctx context.Context, id, path string) error {
 }
 
 // takeDown unmounts a volume's devices from its staging path and detaches them.
-func (d *Driver) takeDown(ctx context.Context, rec *blockdev.VolumeRecord, devices []loopDevice, path string) error {
+func (d *Driver) takeDown(ctx context.Context, rec *blockdev.VolumeRecord, devices []host.LoopDevice, path string) error {
 	if rec.Replicable && len(devices) > 0 {
 		if err := d.needSidecar(ctx); err != nil {
 			return err
 		}
 	}
-	mounts, err := d.mounter.Mounts()
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
 	for _, device := range devices {
-		for _, m := range mountsOf(mounts, device.blockDevice) {
+		for _, m := range host.MountsOf(mounts, device.Device) {
 			if m.Mountpoint != path {
 				return status.Errorf(codes.FailedPrecondition, "volume %s is still mounted on %s: unpublish it there first", rec.ID, m.Mountpoint)
 			}
@@ -360,25 +362,25 @@ func (d *Driver) takeDown(ctx context.Context, rec *blockdev.VolumeRecord, devic
 const maxStackedMounts = 8
 
 // unmountAll unmounts a volume's mounts on a path and makes sure in the mount table that they are gone.
-func (d *Driver) unmountAll(rec *blockdev.VolumeRecord, path string, devices []loopDevice) error {
+func (d *Driver) unmountAll(rec *blockdev.VolumeRecord, path string, devices []host.LoopDevice) error {
 	for range maxStackedMounts {
-		mounts, err := d.mounter.Mounts()
+		mounts, err := d.Mounter.Mounts()
 		if err != nil {
 			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 		}
-		at := mountsAt(mounts, path)
+		at := host.MountsAt(mounts, path)
 		if len(at) == 0 {
 			return nil
 		}
 		top := at[len(at)-1]
-		if !slices.ContainsFunc(devices, func(l loopDevice) bool { return top.showsDevice(l.blockDevice) }) {
+		if !slices.ContainsFunc(devices, func(l host.LoopDevice) bool { return top.ShowsDevice(l.Device) }) {
 			return status.Errorf(codes.FailedPrecondition, "volume %s: %s, which is not of this volume, is mounted on %s: unmount it by hand",
 				rec.ID, top.Source, path)
 		}
 		if err := d.thawToUnmount(rec, mounts, top); err != nil {
 			return err
 		}
-		switch err := d.mounter.Unmount(path); {
+		switch err := d.Mounter.Unmount(path); {
 		case errors.Is(err, unix.EBUSY):
 			return status.Errorf(codes.FailedPrecondition, "volume %s: %s is busy: a process still uses it (fuser -vm %s shows which); call again when it has ended",
 				rec.ID, path, path)

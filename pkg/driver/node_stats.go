@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -63,19 +64,19 @@ func (s *nodeServer) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVol
 
 // usage asks a mounted file system, one question at a time for each volume, and returns when ctx ends or after
 // statsTimeout: the question itself cannot be taken back.
-func (d *Driver) usage(ctx context.Context, id, path string) (Usage, error) {
-	done, err := d.inflight.begin("usage of "+id, "NodeGetVolumeStats")
+func (d *Driver) usage(ctx context.Context, id, path string) (host.Usage, error) {
+	done, err := d.guards.Enter("usage of "+id, "NodeGetVolumeStats")
 	if err != nil {
-		return Usage{}, err
+		return host.Usage{}, err
 	}
 	type answer struct {
-		usage Usage
+		usage host.Usage
 		err   error
 	}
 	answered := make(chan answer, 1)
 	go func() {
 		defer done()
-		usage, err := d.filesystems.Usage(path)
+		usage, err := d.Filesystems.Usage(path)
 		answered <- answer{usage, err}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
@@ -87,7 +88,7 @@ func (d *Driver) usage(ctx context.Context, id, path string) (Usage, error) {
 		}
 		return a.usage, err
 	case <-ctx.Done():
-		return Usage{}, status.FromContextError(fmt.Errorf("volume %s: the file system on %s does not answer; see whether its device does (dmesg, the replicator): %w",
+		return host.Usage{}, status.FromContextError(fmt.Errorf("volume %s: the file system on %s does not answer; see whether its device does (dmesg, the replicator): %w",
 			id, path, ctx.Err())).Err()
 	}
 }

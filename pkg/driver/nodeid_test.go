@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
@@ -17,7 +18,7 @@ func TestNodeIDs(t *testing.T) {
 		}
 	}
 	long := strings.Repeat("n", 64)
-	_, err := newDriver(Options{NodeID: long, PoolDir: t.TempDir()}, system{})
+	_, err := newDriver(Options{NodeID: long, PoolDir: t.TempDir()}, host.System{})
 	if err == nil || !strings.Contains(err.Error(), plugin.TopologyKey) || !strings.Contains(err.Error(), "63") {
 		t.Errorf("a driver whose node id is no label value: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"google.golang.org/grpc/codes"
 )
 
@@ -17,7 +18,7 @@ import (
 func TestPathsThatAreLinks(t *testing.T) {
 	h := newNode(t, nil)
 	ctx := context.Background()
-	real := canonicalDir(h.dir)
+	real := host.CanonicalDir(h.dir)
 	for _, dir := range []string{"real/staging", "real/targets", "links", "elsewhere"} {
 		h.must(os.MkdirAll(filepath.Join(real, dir), 0o750))
 	}
@@ -80,29 +81,4 @@ func TestPathsThatAreLinks(t *testing.T) {
 		h.must(err)
 	}
 	h.clean()
-}
-
-func TestCanonicalPath(t *testing.T) {
-	dir := canonicalDir(t.TempDir())
-	for _, name := range []string{"a/b", "c"} {
-		if err := os.MkdirAll(filepath.Join(dir, name), 0o750); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for link, target := range map[string]string{"dir": "a/b", "up": "dir/..", "new": "dir/../new", "loop": "loop", "slash": "/", "self": "."} {
-		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for path, want := range map[string]string{
-		"c": "c", "c/": "c", "c/none": "c/none", "none/none": "none/none", "dir": "a/b", "dir/": "a/b", "dir/none": "a/b/none",
-		"up": "a", "new": "a/new", "self": ".", "slash": "/", "loop": "loop",
-	} {
-		if want != "/" {
-			want = filepath.Join(dir, want)
-		}
-		if got := canonicalPath(dir + "/" + path); got != want {
-			t.Errorf("%s is %s, want %s", path, got, want)
-		}
-	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
+	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
@@ -78,7 +79,7 @@ func (p *controllerPort) Close() error {
 func (p *controllerPort) serve(ctx context.Context, manager metrics.CSIMetricsManager) error {
 	defer p.source.Close()
 	creds := credentials.NewTLS(p.source.ServerConfigFor(tlsfiles.ControllerName))
-	server := grpc.NewServer(append(csiserver.Options(manager, p.meantForUs, p.demandClaim),
+	server := grpc.NewServer(append(csiserver.Options(manager, p.meantForUs, p.demandLease),
 		grpc.Creds(tcplisten.Watch{TransportCredentials: creds, Shaken: p.shaken, AdmitAll: true}),
 		grpc.ChainStreamInterceptor(p.streamMeantForUs),
 		grpc.ConnectionTimeout(portHandshakeTimeout),
@@ -116,27 +117,27 @@ func (p *controllerPort) checkNode(ctx context.Context) error {
 	return nil
 }
 
-// demandClaim lets a volume be created only under a claim on its name and its group.
-func (p *controllerPort) demandClaim(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// demandLease lets a volume be created only under a lease on its name and its group.
+func (p *controllerPort) demandLease(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	create, ok := req.(*csi.CreateVolumeRequest)
 	if !ok {
 		return handler(ctx, req)
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
-	claim := md.Get(plugin.LeaseMetadata)
-	if len(claim) != 1 {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: the call names %d claims in %s: over TCP a volume is created under one claim on its name",
-			create.GetName(), len(claim), plugin.LeaseMetadata)
+	token := md.Get(plugin.LeaseMetadata)
+	if len(token) != 1 {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: the call names %d leases in %s: over TCP a volume is created under one lease on its name",
+			create.GetName(), len(token), plugin.LeaseMetadata)
 	}
-	keys := []claimKey{{locatepb.Key_VOLUME_NAME, create.GetName()}}
+	keys := []lease.Key{{Kind: locatepb.Key_VOLUME_NAME, Value: create.GetName()}}
 	group, err := parameter.RequestedGroup(create)
 	if err != nil {
 		return nil, err
 	}
 	if group != "" {
-		keys = append(keys, claimKey{locatepb.Key_CONSISTENCY_GROUP, group})
+		keys = append(keys, lease.Key{Kind: locatepb.Key_CONSISTENCY_GROUP, Value: group})
 	}
-	done, err := p.d.names.use(claim[0], keys)
+	done, err := p.d.names.Use(token[0], keys)
 	if err != nil {
 		return nil, err
 	}

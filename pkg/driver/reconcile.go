@@ -6,10 +6,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"k8s.io/klog/v2"
 )
 
 // reconcile brings the machine in line with the records after the driver, or the node, went down at any point:
@@ -45,7 +45,7 @@ func (d *Driver) reconcile(ctx context.Context) error {
 		staged = append(staged, rec)
 		if rec.Replicable && rec.Order != blockdev.OrderAck {
 			// The file is opened in the background, when the replicator answers.
-			if err := d.writeback.Add(d.backingPath(rec)); err != nil {
+			if err := d.Writeback.Add(d.backingPath(rec)); err != nil {
 				return fmt.Errorf("volume %s: %w", rec.ID, err)
 			}
 		}
@@ -64,11 +64,11 @@ func (d *Driver) reconcile(ctx context.Context) error {
 // logged: it must not keep the driver from serving the others. One of a staged volume whose image was removed has the volume's
 // data, and stays until the volume is unstaged.
 func (d *Driver) detachOrphans(ctx context.Context, staged []*blockdev.VolumeRecord) error {
-	devices, err := d.loops.List()
+	devices, err := d.Loops.List()
 	if err != nil {
 		return fmt.Errorf("look for loop devices: %w", err)
 	}
-	mounts, err := d.mounter.Mounts()
+	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (d *Driver) detachOrphans(ctx context.Context, staged []*blockdev.VolumeRec
 		case rec != nil && device.Deleted:
 			klog.ErrorS(imageGone(rec.ID, device), "A staged volume has lost its image", "volume", rec.ID)
 		case !ours || rec != nil:
-		case len(mountsOf(mounts, device.blockDevice)) > 0:
+		case len(host.MountsOf(mounts, device.Device)) > 0:
 			klog.InfoS("A loop device of the pool is mounted, but no record says so; unmount it by hand",
 				"device", device.Path, "backing", device.BackingPath)
 		case shimmed:
@@ -97,7 +97,7 @@ func (d *Driver) detachOrphans(ctx context.Context, staged []*blockdev.VolumeRec
 			go d.detachShimmedOrphan(ctx, id, device)
 		default:
 			klog.InfoS("Detaching a loop device that is left over", "device", device.Path, "backing", device.BackingPath)
-			if err := d.loops.Detach(device); err != nil {
+			if err := d.Loops.Detach(device); err != nil {
 				klog.ErrorS(err, "A loop device that is left over cannot be detached", "device", device.Path)
 			}
 		}
@@ -121,7 +121,7 @@ func (d *Driver) ownerOf(backingPath string) (volumeID string, shimmed, ours boo
 const orphanRetryInterval = time.Second
 
 // detachShimmedOrphan waits for the replicator, without which a detach would hang in the kernel, and then detaches.
-func (d *Driver) detachShimmedOrphan(ctx context.Context, volumeID string, device loopDevice) {
+func (d *Driver) detachShimmedOrphan(ctx context.Context, volumeID string, device host.LoopDevice) {
 	for {
 		err := d.tryDetachShimmed(ctx, volumeID, device)
 		if err == nil {
@@ -136,8 +136,8 @@ func (d *Driver) detachShimmedOrphan(ctx context.Context, volumeID string, devic
 	}
 }
 
-func (d *Driver) tryDetachShimmed(ctx context.Context, volumeID string, device loopDevice) error {
-	done, err := d.inflight.begin(volumeID, "detach of a device that is left over")
+func (d *Driver) tryDetachShimmed(ctx context.Context, volumeID string, device host.LoopDevice) error {
+	done, err := d.guards.Enter(volumeID, "detach of a device that is left over")
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (d *Driver) tryDetachShimmed(ctx context.Context, volumeID string, device l
 		return err
 	}
 	klog.InfoS("Detaching a loop device that is left over", "device", device.Path, "volume", volumeID)
-	if err := d.loops.Detach(device); err != nil {
+	if err := d.Loops.Detach(device); err != nil {
 		return err
 	}
 	return d.detachShim(ctx, volumeID)

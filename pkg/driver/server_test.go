@@ -17,6 +17,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -59,7 +60,7 @@ func TestRun(t *testing.T) {
 	}
 	opts.Metrics.Addr = web.Addr().String()
 	web.Close()
-	d, err := newDriver(opts, system{fs: vfs.OS, mounter: fakeMounter{m}, filesystems: fakeFileSystems{m}, loops: fakeLoops{m}, writeback: fakeWriteback{m}})
+	d, err := newDriver(opts, host.System{FS: vfs.OS, Mounter: fakeMounter{m}, Filesystems: fakeFileSystems{m}, Loops: fakeLoops{m}, Writeback: fakeWriteback{m}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func TestRun(t *testing.T) {
 	if _, err := unixsocket.Listen(opts.Endpoint); err == nil || !strings.Contains(err.Error(), "another process listens") {
 		t.Errorf("a second listener: %v", err)
 	}
-	if _, err := newDriver(opts, d.system); err == nil || !strings.Contains(err.Error(), "driver.lock") {
+	if _, err := newDriver(opts, d.System); err == nil || !strings.Contains(err.Error(), "driver.lock") {
 		t.Errorf("a second driver: %v", err)
 	}
 
@@ -135,24 +136,24 @@ func TestRun(t *testing.T) {
 }
 
 func TestRunCommand(t *testing.T) {
-	output, err := run(context.Background(), "sh", "-c", "echo out; echo err >&2")
+	output, err := host.Run(context.Background(), "sh", "-c", "echo out; echo err >&2")
 	if err != nil || output != "out\nerr" {
 		t.Errorf("%q, %v", output, err)
 	}
-	_, err = run(context.Background(), "sh", "-c", "echo why; exit 3")
-	var failure *commandError
+	_, err = host.Run(context.Background(), "sh", "-c", "echo why; exit 3")
+	var failure *host.CommandError
 	if !errors.As(err, &failure) || failure.ExitCode != 3 || !strings.Contains(err.Error(), "why") {
 		t.Errorf("exit 3: %v", err)
 	}
-	if _, err = run(context.Background(), "/does/not/exist"); !errors.As(err, &failure) || failure.ExitCode != -1 {
+	if _, err = host.Run(context.Background(), "/does/not/exist"); !errors.As(err, &failure) || failure.ExitCode != -1 {
 		t.Errorf("no program: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if _, err = run(ctx, "sleep", "600"); !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &failure) || failure.ExitCode != -1 {
+	if _, err = host.Run(ctx, "sleep", "600"); !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &failure) || failure.ExitCode != -1 {
 		t.Errorf("killed: %v", err)
 	}
-	if output, _ := run(context.Background(), "sh", "-c", "yes | head -c 100000"); len(output) > maxOutputBytes+3 {
+	if output, _ := host.Run(context.Background(), "sh", "-c", "yes | head -c 100000"); len(output) > host.MaxOutputBytes+3 {
 		t.Errorf("output of %d bytes", len(output))
 	}
 }

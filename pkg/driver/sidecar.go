@@ -6,14 +6,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
-
-	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
 const (
@@ -42,7 +42,7 @@ type sidecarClient struct {
 // dialSidecar prepares the connection; it is made, and made again, when calls need it.
 func dialSidecar(endpoint string) (*sidecarClient, error) {
 	conn, err := grpc.NewClient(endpoint, append(sidecarclient.DialOptions(),
-		grpc.WithChainUnaryInterceptor(mortalCalls()...),
+		grpc.WithChainUnaryInterceptor(host.KillStepCalls()...),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a Unix socket: the file's permissions are the security
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// The default waits up to two minutes after failures; a replicator that was restarted is back in one second.

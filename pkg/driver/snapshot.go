@@ -61,7 +61,7 @@ func (s *controllerServer) CreateSnapshot(ctx context.Context, req *csi.CreateSn
 	if err != nil {
 		return nil, err
 	}
-	done, err := s.d.inflight.begin("snapshot name "+r.name, "CreateSnapshot")
+	done, err := s.d.guards.Enter("snapshot name "+r.name, "CreateSnapshot")
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (s *controllerServer) CreateSnapshot(ctx context.Context, req *csi.CreateSn
 
 // snapshot takes a snapshot anew; begun is what an interrupted call left of it, or nil.
 func (d *Driver) snapshot(ctx context.Context, r snapshotRequest, begun *blockdev.SnapshotRecord) (*blockdev.SnapshotRecord, error) {
-	done, err := d.inflight.begin(r.source, "CreateSnapshot")
+	done, err := d.guards.Enter(r.source, "CreateSnapshot")
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +116,7 @@ func (s *controllerServer) DeleteSnapshot(ctx context.Context, req *csi.DeleteSn
 	if id == "" {
 		return nil, status.Error(codes.InvalidArgument, "snapshot id is missing")
 	}
-	done, err := s.d.inflight.begin(id, "DeleteSnapshot")
+	done, err := s.d.guards.Enter(id, "DeleteSnapshot")
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 )
+
+// errSourceChanged is the failure of a copy whose source may have been written to while it was copied.
+var errSourceChanged = errors.New("its volume went into a consistency group while it was copied; take it again")
 
 // copySnapshot copies a snapshot's image in the background, from where its record says that it was.
 func (d *Driver) copySnapshot(rec *blockdev.SnapshotRecord) error {
@@ -19,7 +23,7 @@ func (d *Driver) copySnapshot(rec *blockdev.SnapshotRecord) error {
 	if err != nil {
 		return err
 	}
-	d.copies.start(rec.ID, source, rec.SizeBytes, func(ctx context.Context, i *imageCopy) error {
+	d.tasks.StartCopy(rec.ID, source, rec.SizeBytes, func(ctx context.Context, i *work.Copy) error {
 		err := d.runSnapshotCopy(ctx, i, rec, path)
 		if err == nil || ctx.Err() != nil {
 			return err
@@ -38,7 +42,7 @@ func (d *Driver) copySource(rec *blockdev.SnapshotRecord) (volumeID, path string
 		return "", "", snapshotError("copy", rec.ID, err)
 	}
 	origin := filepath.Join(dir, originFile)
-	switch _, err := d.fs.Stat(origin); {
+	switch _, err := d.FS.Stat(origin); {
 	case err == nil:
 		return "", origin, nil
 	case !errors.Is(err, fs.ErrNotExist):
@@ -51,14 +55,14 @@ func (d *Driver) copySource(rec *blockdev.SnapshotRecord) (volumeID, path string
 	return rec.SourceVolumeID, path, nil
 }
 
-func (d *Driver) runSnapshotCopy(ctx context.Context, i *imageCopy, rec *blockdev.SnapshotRecord, source string) error {
+func (d *Driver) runSnapshotCopy(ctx context.Context, i *work.Copy, rec *blockdev.SnapshotRecord, source string) error {
 	target, err := d.pool.SnapshotImagePath(rec.ID)
 	if err != nil {
 		return err
 	}
-	i.copied.Store(rec.CopiedBytes)
+	i.SetCopied(rec.CopiedBytes)
 	run := blockdev.ImageCopy{
-		FS: d.fs, Source: source, Target: target, SourceBytes: rec.SizeBytes, TargetBytes: rec.SizeBytes, CopiedBytes: rec.CopiedBytes,
+		FS: d.FS, Source: source, Target: target, SourceBytes: rec.SizeBytes, TargetBytes: rec.SizeBytes, CopiedBytes: rec.CopiedBytes,
 		Progress: func(copiedBytes int64) error {
 			if copiedBytes >= rec.SizeBytes {
 				return nil // the end is noted with the state
@@ -67,16 +71,16 @@ func (d *Driver) runSnapshotCopy(ctx context.Context, i *imageCopy, rec *blockde
 				r.CopiedBytes = copiedBytes
 				return nil
 			})
-			i.copied.Store(copiedBytes)
+			i.SetCopied(copiedBytes)
 			return err
 		},
 	}
 	err = run.Run(ctx)
-	i.settle()
+	i.DoneReading()
 	if err != nil {
 		return err
 	}
-	if i.source != "" {
+	if i.Source() != "" {
 		// Nobody stages it meanwhile. But a group of which it is the secondary copy writes to it unasked.
 		volume, err := d.pool.Get(rec.SourceVolumeID)
 		if err != nil {
@@ -93,12 +97,12 @@ func (d *Driver) runSnapshotCopy(ctx context.Context, i *imageCopy, rec *blockde
 	if err != nil {
 		return err
 	}
-	i.copied.Store(rec.SizeBytes)
+	i.SetCopied(rec.SizeBytes)
 	klog.InfoS("Snapshot copied", "snapshot", rec.ID, "volume", rec.SourceVolumeID, "bytes", rec.SizeBytes)
-	if i.source != "" {
+	if i.Source() != "" {
 		return nil
 	}
-	if err := d.fs.Remove(source); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.FS.Remove(source); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		klog.ErrorS(err, "What a snapshot was copied from stays until the next start", "snapshot", rec.ID)
 	}
 	return nil
@@ -111,7 +115,7 @@ func (d *Driver) failSnapshot(id string, why error) error {
 		return err
 	}
 	for _, name := range []string{blockdev.ImageFile, originFile} {
-		if err := d.fs.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.FS.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			klog.ErrorS(err, "The image of a failed snapshot takes space until the snapshot is deleted", "snapshot", id)
 		}
 	}
@@ -162,7 +166,7 @@ func (d *Driver) reconcileSnapshots(ctx context.Context) error {
 			}
 		case rec.Thick:
 			if dir, err := d.pool.SnapshotDir(rec.ID); err == nil {
-				_ = d.fs.Remove(filepath.Join(dir, originFile)) // it may not be there; it is looked for again at the next start
+				_ = d.FS.Remove(filepath.Join(dir, originFile)) // it may not be there; it is looked for again at the next start
 			}
 		}
 	}
@@ -178,9 +182,9 @@ func boolInt(b bool) int {
 
 // beingCopied says in words by what a volume's image is read that must not change; empty when it is not.
 func (d *Driver) beingCopied(volumeID string) string {
-	i := d.copies.reading(volumeID)
+	i := d.tasks.CopyReading(volumeID)
 	if i == nil {
 		return ""
 	}
-	return fmt.Sprintf("its image is being copied for %s, %s", i.id, i)
+	return fmt.Sprintf("its image is being copied for %s, %s", i.ID(), i)
 }

@@ -109,7 +109,7 @@ func (d *Driver) openForMetadata(field, id string, startingOffset int64) (*block
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "snapshot %s: %v", id, err)
 	}
-	image, err := d.fs.OpenReadOnly(path)
+	image, err := d.FS.OpenReadOnly(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := d.pool.GetSnapshot(id); errors.Is(err, blockdev.ErrNoSnapshot) {
 			return nil, nil, status.Errorf(codes.NotFound, "%s: snapshot %q was deleted", field, id)
@@ -162,7 +162,7 @@ func (d *Driver) differing(base, target *blockdev.SnapshotRecord, baseImage, tar
 func (d *Driver) changesBetween(base, target string) (set *changemap.Map, err error) {
 	const deletions = 10 // that may come in between; each takes longer than a look
 	for range deletions {
-		set, err = changes.Between(d.fs, d.pool, base, target)
+		set, err = changes.Between(d.FS, d.pool, base, target)
 		if !errors.Is(err, blockdev.ErrNoSnapshot) {
 			return set, err
 		}

@@ -14,18 +14,18 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"pgregory.net/rapid"
-
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"pgregory.net/rapid"
 )
 
 const sector = 4096
@@ -123,7 +123,7 @@ func (b *backup) apply(to []byte, target string, ranges []*csi.BlockMetadata) {
 	b.t.Helper()
 	path, err := b.d.pool.SnapshotImagePath(target)
 	b.must(err)
-	f, err := b.d.fs.OpenReadOnly(path)
+	f, err := b.d.FS.OpenReadOnly(path)
 	b.must(err)
 	defer f.Close()
 	for _, r := range ranges {
@@ -262,8 +262,8 @@ func sequence(rt *rapid.T, b *backup, id string) {
 // metadataDriver is a driver over a pool and nothing else of a machine, beside a replicator if there is one.
 func metadataDriver(t fataler, fsys vfs.FS, dir, replicator string) *Driver {
 	m := newMachine()
-	d, err := newDriver(Options{NodeID: "node-a", PoolDir: dir, SidecarEndpoint: replicator}, system{fs: fsys, mounter: fakeMounter{m}, filesystems: fakeFileSystems{m},
-		loops: fakeLoops{m}, writeback: fakeWriteback{m}})
+	d, err := newDriver(Options{NodeID: "node-a", PoolDir: dir, SidecarEndpoint: replicator}, host.System{FS: fsys, Mounter: fakeMounter{m}, Filesystems: fakeFileSystems{m},
+		Loops: fakeLoops{m}, Writeback: fakeWriteback{m}})
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -448,7 +448,7 @@ func TestMetadataErrors(t *testing.T) {
 		t.Errorf("behind the end: %v", got)
 	}
 
-	h := &node{t: t, mem: d.fs.(*vfs.MemFS)}
+	h := &node{t: t, mem: d.FS.(*vfs.MemFS)}
 	path, err := d.pool.SnapshotImagePath(target)
 	b.must(err)
 	h.truncate(path, 100)

@@ -20,8 +20,8 @@ import (
 // of that from the beginning, so nothing has to be free for it now, but it goes off what thin volumes are promised; a copy
 // has to be allocated.
 func (d *Driver) createSnapshots(wanted []blockdev.SnapshotRecord) (list []*blockdev.SnapshotRecord, err error) {
-	d.claims.mu.Lock()
-	defer d.claims.mu.Unlock()
+	d.reserved.mu.Lock()
+	defer d.reserved.mu.Unlock()
 	if err := d.snapshotSpace(wanted); err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (d *Driver) createSnapshots(wanted []blockdev.SnapshotRecord) (list []*bloc
 	return list, nil
 }
 
-// snapshotSpace refuses snapshots that the pool has no room for. The caller holds claims.mu.
+// snapshotSpace refuses snapshots that the pool has no room for. The caller holds reservations.mu.
 func (d *Driver) snapshotSpace(wanted []blockdev.SnapshotRecord) error {
 	shares, err := d.sharing.ask(d)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *sharing) ask(d *Driver) (bool, error) {
 	if s.known {
 		return s.shares, nil
 	}
-	shares, err := blockdev.SharesBlocks(d.fs, d.opts.PoolDir)
+	shares, err := blockdev.SharesBlocks(d.FS, d.opts.PoolDir)
 	if err != nil {
 		return false, err
 	}

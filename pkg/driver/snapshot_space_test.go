@@ -108,9 +108,9 @@ func TestSnapshotRoomByMethod(t *testing.T) {
 				size = tc.allocated
 			}
 			id := h.written("v", size, tc.allocated, thick(tc.thick))
-			h.d.claims.mu.Lock()
+			h.d.reserved.mu.Lock()
 			err := h.d.snapshotSpace([]blockdev.SnapshotRecord{{Name: "s", SourceVolumeID: id, SizeBytes: size, Thick: tc.thick}})
-			h.d.claims.mu.Unlock()
+			h.d.reserved.mu.Unlock()
 			if tc.code == codes.OK {
 				h.must(err)
 			} else {

@@ -158,7 +158,7 @@ func (d *Driver) takeImage(ctx context.Context, rec *blockdev.VolumeRecord, snap
 	if rec.Thick {
 		clone = filepath.Join(dir, originFile)
 	}
-	err = blockdev.CloneImage(d.fs, source, clone, snap.SizeBytes, snap.SizeBytes)
+	err = blockdev.CloneImage(d.FS, source, clone, snap.SizeBytes, snap.SizeBytes)
 	switch {
 	case err == nil && rec.Thick:
 		return plainImage{method: blockdev.MethodCopy}, nil
@@ -167,7 +167,7 @@ func (d *Driver) takeImage(ctx context.Context, rec *blockdev.VolumeRecord, snap
 	case !errors.Is(err, errors.ErrUnsupported):
 		return plainImage{}, snapshotError("clone the image for", snap.ID, err)
 	}
-	if err := d.fs.Remove(clone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.FS.Remove(clone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return plainImage{}, snapshotError("copy the image for", snap.ID, err)
 	}
 	where, err := d.inUse(rec)
@@ -184,7 +184,7 @@ func (d *Driver) takeImage(ctx context.Context, rec *blockdev.VolumeRecord, snap
 	}
 	ctx, cancel := context.WithTimeout(ctx, freezeLimit)
 	defer cancel()
-	run := blockdev.ImageCopy{FS: d.fs, Source: source, Target: target, SourceBytes: snap.SizeBytes, TargetBytes: snap.SizeBytes}
+	run := blockdev.ImageCopy{FS: d.FS, Source: source, Target: target, SourceBytes: snap.SizeBytes, TargetBytes: snap.SizeBytes}
 	if err := run.Run(ctx); err != nil && ctx.Err() == nil {
 		return plainImage{}, snapshotError("copy the frozen volume for", snap.ID, err)
 	}
@@ -197,15 +197,15 @@ func (d *Driver) takeImage(ctx context.Context, rec *blockdev.VolumeRecord, snap
 
 // deleteSnapshot deletes a snapshot that the caller has guarded, unless a volume is being made from it.
 func (d *Driver) deleteSnapshot(ctx context.Context, rec *blockdev.SnapshotRecord) error {
-	if reader := d.copies.reading(rec.ID); reader != nil {
-		return status.Errorf(codes.Aborted, "snapshot %s is being copied into volume %s, %s; call again when that is done", rec.ID, reader.id, reader)
+	if reader := d.tasks.CopyReading(rec.ID); reader != nil {
+		return status.Errorf(codes.Aborted, "snapshot %s is being copied into volume %s, %s; call again when that is done", rec.ID, reader.ID(), reader)
 	}
 	return d.dropSnapshot(ctx, rec)
 }
 
 // dropSnapshot removes a snapshot and all that is known about it. It can be repeated after any failure.
 func (d *Driver) dropSnapshot(ctx context.Context, rec *blockdev.SnapshotRecord) error {
-	d.copies.stop(rec.ID)
+	d.tasks.StopCopy(rec.ID)
 	if err := d.thawLeftOver(rec.ID); err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (d *Driver) dropSnapshot(ctx context.Context, rec *blockdev.SnapshotRecord)
 		if err := d.sidecar.ReleaseCut(ctx, rec.ID); err != nil {
 			return err
 		}
-		if err := changes.Unlink(d.fs, d.pool, rec.ID); err != nil {
+		if err := changes.Unlink(d.FS, d.pool, rec.ID); err != nil {
 			return snapshotError("keep what changed since", rec.ID, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
@@ -268,7 +269,7 @@ func TestCopyInterrupted(t *testing.T) {
 // holdCopies occupies the driver's copier until release.
 func (h *node) holdCopies() (release func()) {
 	held, stop := make(chan struct{}), make(chan struct{})
-	h.d.copies.start("hold", "", 0, func(ctx context.Context, _ *imageCopy) error {
+	h.d.tasks.StartCopy("hold", "", 0, func(ctx context.Context, _ *work.Copy) error {
 		close(held)
 		select {
 		case <-stop:

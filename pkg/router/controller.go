@@ -119,7 +119,7 @@ func (s *controllerServer) ControllerModifyVolume(ctx context.Context,
 		}, notFound)
 }
 
-// CreateSnapshot goes to the source volume's node. Snapshots of one volume are on one node, so that no claim is needed
+// CreateSnapshot goes to the source volume's node. Snapshots of one volume are on one node, so that no lease is needed
 // to keep a name from being made twice there.
 func (s *controllerServer) CreateSnapshot(ctx context.Context,
 	req *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {

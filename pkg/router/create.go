@@ -19,9 +19,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
-// claimAttempts is how often a name is claimed when another controller's claim is in the way, before the sidecar is
-// told to come back. Two controllers that claim at the same instant on different nodes first both give way.
-const claimAttempts = 3
+// leaseAttempts is how often a name is leased when another controller's lease is in the way, before the sidecar is
+// told to come back. Two controllers that lease at the same instant on different nodes first both give way.
+const leaseAttempts = 3
 
 // creation is one CreateVolume on its way to a node.
 type creation struct {
@@ -33,7 +33,7 @@ type creation struct {
 
 // CreateVolume:
 //
-//  1. claim name and group on all nodes, and ask who has name, group and source
+//  1. lease name and group on all nodes, and ask who has name, group and source
 //  2. a node that has the name gets the call
 //  3. else the first of the candidates that has room; candidates are the nodes of the topology, preferred ones first, cut down
 //     to the source's node and the group's, or, of a volume that has neither, to the node that the scheduler chose
@@ -71,8 +71,8 @@ func (s *controllerServer) CreateVolume(ctx context.Context,
 		defer unlock()
 	}
 	for attempt := 1; ; attempt++ {
-		response, claimed, err := s.r.create(ctx, c)
-		if claimed || attempt == claimAttempts || status.Code(err) != codes.Aborted {
+		response, leased, err := s.r.create(ctx, c)
+		if leased || attempt == leaseAttempts || status.Code(err) != codes.Aborted {
 			return response, err
 		}
 		select {
@@ -95,19 +95,19 @@ func sourceKey(source *csi.VolumeContentSource) (*locatepb.Key, error) {
 	return nil, status.Error(codes.InvalidArgument, "the volume content source names neither a snapshot nor a volume")
 }
 
-// create is one attempt; claimed is false when nothing was tried because another claim was in the way.
-func (r *Router) create(ctx context.Context, c creation) (response *csi.CreateVolumeResponse, claimed bool, err error) {
-	claim := uuid.NewString()
+// create is one attempt; leased is false when nothing was tried because another lease was in the way.
+func (r *Router) create(ctx context.Context, c creation) (response *csi.CreateVolumeResponse, leased bool, err error) {
+	lease := uuid.NewString()
 	keys := []*locatepb.Key{key(locatepb.Key_VOLUME_NAME, c.req.GetName())}
-	claimedKeys := keys
+	leasedKeys := keys
 	if c.group != "" {
-		claimedKeys = append(claimedKeys, key(locatepb.Key_CONSISTENCY_GROUP, c.group))
+		leasedKeys = append(leasedKeys, key(locatepb.Key_CONSISTENCY_GROUP, c.group))
 	}
-	all, err := r.ask(ctx, claim, claimedKeys...)
+	all, err := r.ask(ctx, lease, leasedKeys...)
 	if err != nil {
 		return nil, true, err
 	}
-	defer r.release(ctx, all, claim)
+	defer r.release(ctx, all, lease)
 	if err := all.aborted(); err != nil {
 		return nil, false, err
 	}
@@ -115,10 +115,10 @@ func (r *Router) create(ctx context.Context, c creation) (response *csi.CreateVo
 	if err != nil {
 		return nil, true, err
 	}
-	ctx = metadata.AppendToOutgoingContext(ctx, plugin.LeaseMetadata, claim)
+	ctx = metadata.AppendToOutgoingContext(ctx, plugin.LeaseMetadata, lease)
 	for _, n := range candidates {
 		response, err = n.controller.CreateVolume(ctx, c.req)
-		// Nothing was made there, and the claim keeps others from making it: the next one may have room.
+		// Nothing was made there, and the lease keeps others from making it: the next one may have room.
 		if status.Code(err) != codes.ResourceExhausted {
 			break
 		}

@@ -38,8 +38,8 @@ func key(kind locatepb.Key_Kind, value string) *locatepb.Key {
 	return &locatepb.Key{Kind: kind, Value: value}
 }
 
-// ask asks all nodes at once. An error means that nobody was asked. With a claim, the caller releases it.
-func (r *Router) ask(ctx context.Context, claim string, keys ...*locatepb.Key) (answers, error) {
+// ask asks all nodes at once. An error means that nobody was asked. With a lease, the caller releases it.
+func (r *Router) ask(ctx context.Context, lease string, keys ...*locatepb.Key) (answers, error) {
 	nodes, err := r.nodes.all()
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (r *Router) ask(ctx context.Context, claim string, keys ...*locatepb.Key) (
 	all := make(answers, len(nodes))
 	var wg sync.WaitGroup
 	for i, n := range nodes {
-		wg.Go(func() { all[i] = r.askOne(ctx, n, claim, keys) })
+		wg.Go(func() { all[i] = r.askOne(ctx, n, lease, keys) })
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -56,7 +56,7 @@ func (r *Router) ask(ctx context.Context, claim string, keys ...*locatepb.Key) (
 	return all, nil
 }
 
-func (r *Router) askOne(ctx context.Context, n *node, claim string, keys []*locatepb.Key) answer {
+func (r *Router) askOne(ctx context.Context, n *node, lease string, keys []*locatepb.Key) answer {
 	a := answer{node: n}
 	// Nobody waits for a node that is gone for good. One that is back after all is asked.
 	if n.conn == nil || n.retired && !n.ready() {
@@ -64,7 +64,7 @@ func (r *Router) askOne(ctx context.Context, n *node, claim string, keys []*loca
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, locateTimeout)
 		defer cancel()
-		response, err := n.locator.Locate(ctx, &locatepb.LocateRequest{Keys: keys, Claim: claim})
+		response, err := n.locator.Locate(ctx, &locatepb.LocateRequest{Keys: keys, Lease: lease})
 		switch {
 		case err != nil && ctx.Err() != nil:
 			a.err = status.Errorf(codes.Unavailable, "node %s: no answer within %v: %s", n.name, locateTimeout,
@@ -85,18 +85,18 @@ func (r *Router) askOne(ctx context.Context, n *node, claim string, keys []*loca
 	return a
 }
 
-// release gives a claim up on all nodes that may have it, whatever becomes of the call.
-func (r *Router) release(ctx context.Context, all answers, claim string) {
+// release gives a lease up on all nodes that may have it, whatever becomes of the call.
+func (r *Router) release(ctx context.Context, all answers, lease string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), locateTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, a := range all {
 		if a.node.conn == nil || !a.node.ready() {
-			continue // its claim ends by itself
+			continue // its lease ends by itself
 		}
 		wg.Go(func() {
-			if _, err := a.node.locator.Release(ctx, &locatepb.ReleaseRequest{Claim: claim}); err != nil {
-				klog.V(2).InfoS("A claim was not released and ends by itself", "node", a.node.name, "err", err)
+			if _, err := a.node.locator.Release(ctx, &locatepb.ReleaseRequest{Lease: lease}); err != nil {
+				klog.V(2).InfoS("A lease was not released and ends by itself", "node", a.node.name, "err", err)
 			}
 		})
 	}
@@ -134,7 +134,7 @@ func (all answers) only(index int, what string) (*holder, error) {
 		what, strings.Join(places, ", "))
 }
 
-// aborted is the first refusal of a claim.
+// aborted is the first refusal of a lease.
 func (all answers) aborted() error {
 	for _, a := range all {
 		if status.Code(a.err) == codes.Aborted {

@@ -7,7 +7,7 @@
 //
 // A new volume's node is chosen here: among the nodes that the request's topology allows, the source's node for a copy,
 // the group's node for a member of a consistency group; see create.go. That two routers do not create one name on two
-// nodes is the work of claims on the nodes (package driver, nameClaims).
+// nodes is the work of leases on the nodes (package lease).
 //
 // A node that does not answer is silent. A call that could concern a silent node fails with Unavailable; it does not
 // act as if the node held nothing. A node that is gone for good is named by Options.Retired: then its silence means

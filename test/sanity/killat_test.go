@@ -18,7 +18,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
@@ -102,7 +102,7 @@ func (d *mortalDriver) life(c *client, name string, vc *csi.VolumeCapability, pa
 			return os.WriteFile(file(), []byte("kept"), 0o600)
 		}},
 		{"expand", func() error {
-			if vc.GetMount().GetFsType() == "ext4" && !driver.CanGrowMountedExt4() {
+			if vc.GetMount().GetFsType() == "ext4" && !host.CanGrowMountedExt4() {
 				return nil
 			}
 			return c.expand(id, d.sizeBytes+8*mib)

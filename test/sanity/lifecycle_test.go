@@ -16,7 +16,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -230,7 +230,7 @@ func TestFileSystems(t *testing.T) {
 				}
 
 				// Online, with a file open.
-				if fsType == "xfs" || driver.CanGrowMountedExt4() {
+				if fsType == "xfs" || host.CanGrowMountedExt4() {
 					f, err := os.Open(file)
 					c.must(err)
 					c.must(c.expand(id, 2*size))
@@ -446,7 +446,7 @@ func TestKillBetweenCalls(t *testing.T) {
 				return err
 			}},
 			{"expand", func() error {
-				if vc.GetMount().GetFsType() == "ext4" && !driver.CanGrowMountedExt4() {
+				if vc.GetMount().GetFsType() == "ext4" && !host.CanGrowMountedExt4() {
 					return nil
 				}
 				return c.expand(id, 400*mib)

@@ -14,6 +14,7 @@ import (
 	"github.com/onsi/gomega"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"k8s.io/klog/v2"
 )
@@ -118,7 +119,7 @@ func TestSanity(t *testing.T) {
 		config.TestVolumeAccessType, config.TestVolumeParameters = v.access, v.parameters
 		config.TestVolumeMutableParameters = mutableFor(v.parameters)
 		config.TestVolumeSize, config.TestVolumeExpandSize = v.sizeBytes, 2*v.sizeBytes
-		if v.access == "mount" && v.parameters["csi.storage.k8s.io/fstype"] != "xfs" && !driver.CanGrowMountedExt4() {
+		if v.access == "mount" && v.parameters["csi.storage.k8s.io/fstype"] != "xfs" && !host.CanGrowMountedExt4() {
 			// Root without CAP_SYS_RESOURCE, as in some sandboxes. The test still runs, through all steps, with nothing to
 			// grow; growing itself is left to the variant with xfs.
 			t.Logf("%s: this machine does not let ext4 grow while mounted (no CAP_SYS_RESOURCE): expanding to the same size", v.name)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -56,7 +56,7 @@ func TestExpandAtBothSites(t *testing.T) {
 			testsite.VolumeOptions{Block: true, Parameters: map[string]string{parameter.KeyProvisioning: "thick"}}},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
-			if kind.o.FSType == "ext4" && !driver.CanGrowMountedExt4() {
+			if kind.o.FSType == "ext4" && !host.CanGrowMountedExt4() {
 				t.Skip("this machine does not let ext4 grow while it is mounted (no CAP_SYS_RESOURCE)")
 			}
 			s := newSites(t)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/slipstream-storage/slipstream/internal/testsite"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -25,7 +25,7 @@ func TestFrozenSnapshot(t *testing.T) {
 	for fsType, size := range map[string]int64{"ext4": 64 * mib, "xfs": 320 * mib} {
 		t.Run(fsType, func(t *testing.T) {
 			larger := 2 * size
-			if fsType == "ext4" && !driver.CanGrowMountedExt4() {
+			if fsType == "ext4" && !host.CanGrowMountedExt4() {
 				t.Log("restored to the same size: this machine does not let ext4 grow while it is mounted (no CAP_SYS_RESOURCE)")
 				larger = size
 			}

@@ -150,8 +150,8 @@ type LocateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// keys: at most 1000.
 	Keys []*Key `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	// claim is a name that no other claimant has, or empty to claim nothing.
-	Claim         string `protobuf:"bytes,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// lease is an identifier that no other caller uses, or empty to lease nothing.
+	Lease         string `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,9 +193,9 @@ func (x *LocateRequest) GetKeys() []*Key {
 	return nil
 }
 
-func (x *LocateRequest) GetClaim() string {
+func (x *LocateRequest) GetLease() string {
 	if x != nil {
-		return x.Claim
+		return x.Lease
 	}
 	return ""
 }
@@ -256,7 +256,7 @@ func (x *LocateResponse) GetHeld() []*LocateResponse_Held {
 
 type ReleaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Claim         string                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	Lease         string                 `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,9 +291,9 @@ func (*ReleaseRequest) Descriptor() ([]byte, []int) {
 	return file_pkg_api_locatepb_locate_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *ReleaseRequest) GetClaim() string {
+func (x *ReleaseRequest) GetLease() string {
 	if x != nil {
-		return x.Claim
+		return x.Lease
 	}
 	return ""
 }
@@ -407,7 +407,7 @@ const file_pkg_api_locatepb_locate_proto_rawDesc = "" +
 	"\x11CONSISTENCY_GROUP\x10\a\"T\n" +
 	"\rLocateRequest\x12-\n" +
 	"\x04keys\x18\x01 \x03(\v2\x19.slipstream.locate.v1.KeyR\x04keys\x12\x14\n" +
-	"\x05claim\x18\x02 \x01(\tR\x05claim\"\x96\x01\n" +
+	"\x05lease\x18\x02 \x01(\tR\x05lease\"\x96\x01\n" +
 	"\x0eLocateResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12=\n" +
 	"\x04held\x18\x02 \x03(\v2).slipstream.locate.v1.LocateResponse.HeldR\x04held\x1a,\n" +
@@ -415,7 +415,7 @@ const file_pkg_api_locatepb_locate_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"&\n" +
 	"\x0eReleaseRequest\x12\x14\n" +
-	"\x05claim\x18\x01 \x01(\tR\x05claim\"\x11\n" +
+	"\x05lease\x18\x01 \x01(\tR\x05lease\"\x11\n" +
 	"\x0fReleaseResponse2\xb6\x01\n" +
 	"\aLocator\x12S\n" +
 	"\x06Locate\x12#.slipstream.locate.v1.LocateRequest\x1a$.slipstream.locate.v1.LocateResponse\x12V\n" +

@@ -32,12 +32,12 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type LocatorClient interface {
-	// Locate returns which of the keys this node holds, by its records. With a claim it also takes the keys for the claimant:
-	// until the claim is released or has run out, no other claimant gets a key of it, and a creation under a claim that is
-	// not in force is refused. ABORTED: another claim on one of the keys is in force, or a creation under it is at work;
-	// nothing was claimed.
+	// Locate returns which of the keys this node has, by its records. With a lease it also leases the keys to the caller:
+	// until the lease is released or has expired, nobody else can lease them, and a creation under a lease that is not in
+	// force is refused. ABORTED: another lease on one of the keys is in force, or a creation under it is running; nothing
+	// was leased.
 	Locate(ctx context.Context, in *LocateRequest, opts ...grpc.CallOption) (*LocateResponse, error)
-	// Release gives a claim up. A claim that is not there is released already.
+	// Release ends a lease. It succeeds for a lease that does not exist.
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 }
 
@@ -73,12 +73,12 @@ func (c *locatorClient) Release(ctx context.Context, in *ReleaseRequest, opts ..
 // All implementations must embed UnimplementedLocatorServer
 // for forward compatibility.
 type LocatorServer interface {
-	// Locate returns which of the keys this node holds, by its records. With a claim it also takes the keys for the claimant:
-	// until the claim is released or has run out, no other claimant gets a key of it, and a creation under a claim that is
-	// not in force is refused. ABORTED: another claim on one of the keys is in force, or a creation under it is at work;
-	// nothing was claimed.
+	// Locate returns which of the keys this node has, by its records. With a lease it also leases the keys to the caller:
+	// until the lease is released or has expired, nobody else can lease them, and a creation under a lease that is not in
+	// force is refused. ABORTED: another lease on one of the keys is in force, or a creation under it is running; nothing
+	// was leased.
 	Locate(context.Context, *LocateRequest) (*LocateResponse, error)
-	// Release gives a claim up. A claim that is not there is released already.
+	// Release ends a lease. It succeeds for a lease that does not exist.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	mustEmbedUnimplementedLocatorServer()
 }

@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"context"
@@ -7,14 +7,15 @@ import (
 	"io"
 	"os"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
-// No program here has a time limit: how long they take depends on the file system and its device, and one that is ended by a limit begins anew
-// with the next call. They end with ctx, which is that of work in the background.
+// No program here has a time limit: how long they take depends on the file system and its device, and one that is ended
+// by a limit begins anew with the next call. They end with ctx, which is that of work in the background.
 
 type linuxFileSystems struct{}
 
@@ -38,12 +39,12 @@ func (l linuxFileSystems) Blank(device string) (blank bool, err error) {
 	return blank, err
 }
 
-func (linuxFileSystems) Make(ctx context.Context, device string, spec formatSpec, force bool) error {
+func (linuxFileSystems) Make(ctx context.Context, device string, spec FormatSpec, force bool) error {
 	if err := blockdev.ValidateFSType(spec.FSType); err != nil {
 		return fmt.Errorf("format %s: %w", device, err)
 	}
-	program, args := spec.mkfsArgs(force)
-	if _, err := run(ctx, program, append(args, device)...); err != nil {
+	program, args := spec.MkfsArgs(force)
+	if _, err := Run(ctx, program, append(args, device)...); err != nil {
 		return err
 	}
 	// mkfs syncs, but through its own descriptor and not with the same care everywhere. The record that follows says
@@ -57,17 +58,17 @@ const (
 	fsckReboot    = 2
 )
 
-// Check preens ext4. XFS replays its log when it is mounted, and xfs_repair may lose what a person could still save, so it is never run
-// unasked.
+// Check preens ext4. XFS replays its log when it is mounted, and xfs_repair may lose what a person could still save, so
+// it is never run unasked.
 func (linuxFileSystems) Check(ctx context.Context, device, fsType string) error {
 	if fsType != capability.Ext4 {
 		return nil
 	}
-	output, err := run(ctx, "e2fsck", "-p", device)
+	output, err := Run(ctx, "e2fsck", "-p", device)
 	if err == nil {
 		return nil
 	}
-	var failure *commandError
+	var failure *CommandError
 	if errors.As(err, &failure) && failure.ExitCode > 0 && failure.ExitCode&^(fsckCorrected|fsckReboot) == 0 {
 		klog.InfoS("Repaired a file system", "device", device, "output", output)
 		return nil
@@ -79,11 +80,12 @@ func (linuxFileSystems) Grow(ctx context.Context, device, mountPath, fsType stri
 	var err error
 	switch fsType {
 	case capability.Ext4:
-		if _, err = run(ctx, "resize2fs", device); err != nil && !CanGrowMountedExt4() {
-			err = fmt.Errorf("%w; ext4 is grown while it is mounted by a process with CAP_SYS_RESOURCE only: give it to the driver", err)
+		if _, err = Run(ctx, "resize2fs", device); err != nil && !CanGrowMountedExt4() {
+			err = fmt.Errorf("%w; ext4 is grown while it is mounted by a process with CAP_SYS_RESOURCE only: give it to the "+
+				"driver", err)
 		}
 	case capability.XFS:
-		_, err = run(ctx, "xfs_growfs", "-d", mountPath)
+		_, err = Run(ctx, "xfs_growfs", "-d", mountPath)
 	default:
 		err = fmt.Errorf("file system %q on %s cannot be grown", fsType, device)
 	}
@@ -102,8 +104,8 @@ func CanGrowMountedExt4() bool {
 	return data[unix.CAP_SYS_RESOURCE/32].Effective&(1<<(unix.CAP_SYS_RESOURCE%32)) != 0
 }
 
-// ShutDown is for XFS, which has no word for it in the mount table. The root's inode is in memory as long as it is mounted, and XFS answers
-// EIO about it only when it is shut down.
+// ShutDown is for XFS, which has no word for it in the mount table. The root's inode is in memory as long as it is
+// mounted, and XFS answers EIO about it only when it is shut down.
 func (linuxFileSystems) ShutDown(path string) bool {
 	var st unix.Stat_t
 	return errors.Is(unix.Lstat(path, &st), unix.EIO)

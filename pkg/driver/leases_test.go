@@ -9,69 +9,26 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"pgregory.net/rapid"
 )
 
-func TestNameClaims(t *testing.T) {
-	now := time.Unix(0, 0)
-	c := newNameClaims(func() time.Time { return now })
-	name, group := claimKey{locatepb.Key_VOLUME_NAME, "v"}, claimKey{locatepb.Key_CONSISTENCY_GROUP, "g"}
-	want := func(what string, err error, code codes.Code) {
-		t.Helper()
-		if status.Code(err) != code {
-			t.Errorf("%s: error %v, want %s", what, err, code)
-		}
-	}
-	want("first", c.take("one", []claimKey{name}), codes.OK)
-	want("the same again", c.take("one", []claimKey{name}), codes.OK)
-	want("another claimant", c.take("two", []claimKey{group, name}), codes.Aborted)
-	want("what the refused one asked for is free", c.take("three", []claimKey{group}), codes.OK)
-	_, err := c.use("two", []claimKey{name})
-	want("creation under no claim", err, codes.Aborted)
-	_, err = c.use("one", []claimKey{name, group})
-	want("creation of more than was claimed", err, codes.Aborted)
-
-	// A creation keeps the claim in force past its time and its release.
-	done, err := c.use("one", []claimKey{name})
-	want("creation", err, codes.OK)
-	now = now.Add(2 * claimLife)
-	c.release("one")
-	want("while it is at work", c.take("two", []claimKey{name}), codes.Aborted)
-	done()
-	want("when it has ended", c.take("two", []claimKey{name}), codes.OK)
-	_, err = c.use("one", []claimKey{name})
-	want("creation under a claim that ended", err, codes.Aborted)
-
-	now = now.Add(claimLife)
-	_, err = c.use("two", []claimKey{name})
-	want("creation under a claim that has run out", err, codes.Aborted)
-	want("take after", c.take("one", []claimKey{name}), codes.OK)
-	c.release("one")
-	c.release("one")
-	want("take after release", c.take("two", []claimKey{name}), codes.OK)
-	now = now.Add(claimLife)
-	c.release("")
-	if len(c.byKey) != 0 || len(c.byToken) != 0 {
-		t.Errorf("left behind: %v %v", c.byKey, c.byToken)
-	}
-}
-
-// TestClaimsKeepNamesUnique runs controllers step by step in any order, on nodes that each have their own claims: a name is created
+// TestLeasesKeepNamesUnique runs controllers step by step in any order, on nodes that each have their own leases: a name is created
 // once, whoever sleeps for how long and dies where.
-func TestClaimsKeepNamesUnique(t *testing.T) {
+func TestLeasesKeepNamesUnique(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const nodes = 3
 		now := time.Unix(0, 0)
-		var claims [nodes]*nameClaims
-		for i := range claims {
-			claims[i] = newNameClaims(func() time.Time { return now })
+		var leases [nodes]*lease.Table
+		for i := range leases {
+			leases[i] = lease.NewTable(func() time.Time { return now })
 		}
 		var holds [nodes]bool
 		created := 0
-		name := []claimKey{{locatepb.Key_VOLUME_NAME, "v"}}
+		name := []lease.Key{{Kind: locatepb.Key_VOLUME_NAME, Value: "v"}}
 
 		// controller is one attempt: it asks the nodes in any order, then creates on one in two steps.
 		type controller struct {
@@ -99,11 +56,11 @@ func TestClaimsKeepNamesUnique(t *testing.T) {
 				case len(c.toAsk) > 0:
 					at := c.toAsk[0]
 					c.toAsk = c.toAsk[1:]
-					// The answer is looked up after the claim.
-					c.over = claims[at].take(c.token, name) != nil || holds[at]
+					// The answer is looked up after the lease.
+					c.over = leases[at].Take(c.token, name) != nil || holds[at]
 				case c.done == nil:
 					var err error
-					c.done, err = claims[c.target].use(c.token, name)
+					c.done, err = leases[c.target].Use(c.token, name)
 					c.over = err != nil
 				default:
 					if !holds[c.target] { // else the same node finds the name itself
@@ -114,8 +71,8 @@ func TestClaimsKeepNamesUnique(t *testing.T) {
 					c.over = true
 				}
 				if c.over {
-					for _, at := range claims {
-						at.release(c.token)
+					for _, at := range leases {
+						at.GiveUp(c.token)
 					}
 					running = slices.Delete(running, i, i+1)
 				}
@@ -131,7 +88,7 @@ func TestClaimsKeepNamesUnique(t *testing.T) {
 				running = slices.Delete(running, i, i+1)
 			},
 			"sleep": func(t *rapid.T) {
-				now = now.Add(time.Duration(rapid.Int64Range(0, int64(2*claimLife)).Draw(t, "for")))
+				now = now.Add(time.Duration(rapid.Int64Range(0, int64(2*lease.Life)).Draw(t, "for")))
 			},
 			"restart": func(t *rapid.T) {
 				at := rapid.IntRange(0, nodes-1).Draw(t, "node")
@@ -140,7 +97,7 @@ func TestClaimsKeepNamesUnique(t *testing.T) {
 						t.Skip("a creation there is at work; a crash in it is the pool's to test")
 					}
 				}
-				claims[at] = newNameClaims(func() time.Time { return now })
+				leases[at] = lease.NewTable(func() time.Time { return now })
 			},
 			"": func(t *rapid.T) {
 				if created > 1 {
@@ -156,9 +113,9 @@ func TestLocate(t *testing.T) {
 	h := newNode(t, s)
 	l := &locator{d: h.d}
 	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyConsistencyGroup: "shop"})
-	locate := func(claim string, keys ...*locatepb.Key) (string, error) {
+	locate := func(lease string, keys ...*locatepb.Key) (string, error) {
 		t.Helper()
-		response, err := l.Locate(context.Background(), &locatepb.LocateRequest{Keys: keys, Claim: claim})
+		response, err := l.Locate(context.Background(), &locatepb.LocateRequest{Keys: keys, Lease: lease})
 		if err == nil && response.GetNodeId() != h.d.opts.NodeID {
 			t.Errorf("node %q", response.GetNodeId())
 		}
@@ -188,9 +145,9 @@ func TestLocate(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := locate("two", key(locatepb.Key_VOLUME_NAME, "n")); status.Code(err) != codes.Aborted {
-		t.Errorf("a claimed name: %v", err)
+		t.Errorf("a leased name: %v", err)
 	}
-	if _, err := l.Release(context.Background(), &locatepb.ReleaseRequest{Claim: "one"}); err != nil {
+	if _, err := l.Release(context.Background(), &locatepb.ReleaseRequest{Lease: "one"}); err != nil {
 		t.Error(err)
 	}
 	if _, err := locate("two", key(locatepb.Key_VOLUME_NAME, "n")); err != nil {

@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"context"
@@ -10,7 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
-// A type that is not one of the two never becomes an argument of a program, and mount is told to run no helper for those that are.
+// A type that is not one of the two never becomes an argument of a program, and mount is told to run no helper for
+// those that are.
 func TestMountTakesTwoTypesWithoutHelpers(t *testing.T) {
 	dir := t.TempDir()
 	calls := filepath.Join(dir, "calls")
@@ -29,11 +30,13 @@ func TestMountTakesTwoTypesWithoutHelpers(t *testing.T) {
 		text, _ := os.ReadFile(calls)
 		return string(text)
 	}
-	for _, fsType := range []string{"", "raw", "fuse.sh", "fuse", "nfs", "ext4,xfs", "ext4 ", "EXT4", "noext4", "auto", "-o"} {
-		if err := (linuxMounter{}).Mount(context.Background(), device, dir, fsType, nil); err == nil || !strings.Contains(err.Error(), "neither ext4 nor xfs") {
+	for _, fsType := range []string{"", "raw", "fuse.sh", "fuse", "nfs", "ext4,xfs", "ext4 ", "EXT4", "noext4", "auto",
+		"-o"} {
+		if err := (linuxMounter{}).Mount(context.Background(), device, dir, fsType, nil); err == nil ||
+			!strings.Contains(err.Error(), "neither ext4 nor xfs") {
 			t.Errorf("mount -t %q: %v", fsType, err)
 		}
-		if err := (linuxFileSystems{}).Make(context.Background(), device, formatSpec{FSType: fsType}, true); err == nil {
+		if err := (linuxFileSystems{}).Make(context.Background(), device, FormatSpec{FSType: fsType}, true); err == nil {
 			t.Errorf("%q was made", fsType)
 		}
 	}
@@ -44,7 +47,8 @@ func TestMountTakesTwoTypesWithoutHelpers(t *testing.T) {
 		if err := (linuxMounter{}).Mount(context.Background(), device, dir, fsType, []string{"noatime"}); err != nil {
 			t.Fatal(err)
 		}
-		if want := "mount -i -t " + fsType + " -o noatime -- " + device + " " + dir + "\n"; !strings.HasSuffix(called(), want) {
+		if want := "mount -i -t " + fsType + " -o noatime -- " + device + " " + dir +
+			"\n"; !strings.HasSuffix(called(), want) {
 			t.Errorf("called %q, want %q", called(), want)
 		}
 	}

@@ -10,39 +10,39 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// claims are the volumes that calls are making or growing, as they will be. What was found to have room for one call
-// counts for all others until the volume's record says it, so two calls cannot both take the last space.
-type claims struct {
+// reservations are the volumes that calls are making or growing, with their future sizes. The space that one call has
+// found counts for all others until the volume's record says so. Two calls cannot both take the last space.
+type reservations struct {
 	mu      sync.Mutex // held while the pool is added up
 	volumes map[string]*blockdev.VolumeRecord
 }
 
-// merge returns the records with the claims in them.
-func (c *claims) merge(recs []*blockdev.VolumeRecord) []*blockdev.VolumeRecord {
+// merge returns the records with the reservations applied.
+func (r *reservations) merge(recs []*blockdev.VolumeRecord) []*blockdev.VolumeRecord {
 	merged := slices.Clone(recs)
-	for id, claim := range c.volumes {
-		i := slices.IndexFunc(merged, func(r *blockdev.VolumeRecord) bool { return r.ID == id })
+	for id, reserved := range r.volumes {
+		i := slices.IndexFunc(merged, func(rec *blockdev.VolumeRecord) bool { return rec.ID == id })
 		switch {
 		case i < 0:
-			merged = append(merged, claim)
-		case claim.SizeBytes > merged[i].SizeBytes:
-			merged[i] = claim
+			merged = append(merged, reserved)
+		case reserved.SizeBytes > merged[i].SizeBytes:
+			merged[i] = reserved
 		}
 	}
 	return merged
 }
 
-// claimSpace sees to it that the pool has room for a volume as rec describes it, of which it has hadBytes already, until release is
-// called: when the record is durable, or will never be. Without the room the error is ResourceExhausted. Calls for one volume must
-// not run at the same time.
-func (d *Driver) claimSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release func(), err error) {
+// reserveSpace reserves the space of a volume as rec describes it, of which it has hadBytes already. The caller calls
+// release when the record is durable or will never be. The error is ResourceExhausted if the pool has no room. Calls for
+// one volume must not run at the same time.
+func (d *Driver) reserveSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release func(), err error) {
 	wanted := map[string]int64{}
 	name, bytes := parameter.JournalWanted(rec)
 	if name != "" {
 		wanted[name] = bytes
 	}
-	d.claims.mu.Lock()
-	defer d.claims.mu.Unlock()
+	d.reserved.mu.Lock()
+	defer d.reserved.mu.Unlock()
 	l, err := d.ledger(wanted)
 	if err != nil {
 		return nil, err
@@ -57,10 +57,10 @@ func (d *Driver) claimSpace(rec *blockdev.VolumeRecord, hadBytes int64) (release
 			"node %s has %d free, less a reserve of %d, of which %d are promised with it; make it larger, or the journals smaller (%s)", rec.Name, rec.ID, bytes,
 			name, d.pool.GroupsDir(), d.opts.NodeID, l.Apart.Free, l.Apart.Reserve, l.Apart.Owed, parameter.KeyJournalSize)
 	}
-	d.claims.volumes[rec.ID] = rec.Clone()
+	d.reserved.volumes[rec.ID] = rec.Clone()
 	return func() {
-		d.claims.mu.Lock()
-		defer d.claims.mu.Unlock()
-		delete(d.claims.volumes, rec.ID)
+		d.reserved.mu.Lock()
+		defer d.reserved.mu.Unlock()
+		delete(d.reserved.volumes, rec.ID)
 	}, nil
 }

@@ -1,4 +1,4 @@
-package driver
+package work
 
 import (
 	"context"
@@ -6,24 +6,24 @@ import (
 	"testing/synctest"
 )
 
-// TestReadingWaits: a copy reads its source until it settles, and who asks between then and its end waits for that.
+// TestReadingWaits: a copy reads its source until it calls DoneReading. CopyReading waits from then to the end.
 func TestReadingWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCopies()
+		c := NewTable()
 		read, recorded := make(chan struct{}), make(chan struct{})
-		i := c.start("snap", "vol", 1, func(_ context.Context, i *imageCopy) error {
+		i := c.StartCopy("snap", "vol", 1, func(_ context.Context, i *Copy) error {
 			<-read
-			i.settle()
+			i.DoneReading()
 			<-recorded
 			return nil
 		})
-		if got := c.reading("vol"); got != i {
+		if got := c.CopyReading("vol"); got != i {
 			t.Fatalf("while it is read: %v", got)
 		}
 		close(read)
 		synctest.Wait()
-		answer := make(chan *imageCopy, 1)
-		go func() { answer <- c.reading("vol") }()
+		answer := make(chan *Copy, 1)
+		go func() { answer <- c.CopyReading("vol") }()
 		synctest.Wait()
 		select {
 		case got := <-answer:

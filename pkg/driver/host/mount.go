@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"context"
@@ -38,8 +38,8 @@ type Mounter interface {
 	Unmount(target string) error
 }
 
-// mountsAt returns the mounts on a mount point, bottom to top.
-func mountsAt(mounts []MountEntry, path string) []MountEntry {
+// MountsAt returns the mounts on a mount point, bottom to top.
+func MountsAt(mounts []MountEntry, path string) []MountEntry {
 	var at []MountEntry
 	for _, m := range mounts {
 		if m.Mountpoint == path {
@@ -49,25 +49,25 @@ func mountsAt(mounts []MountEntry, path string) []MountEntry {
 	return at
 }
 
-// mountsOf returns the mounts that show a block device: its file system (by number, which covers bind mounts of it) and bind mounts of
-// its node in /dev.
-func mountsOf(mounts []MountEntry, device blockDevice) []MountEntry {
+// MountsOf returns the mounts that show a block device: its file system (by number, which covers bind mounts of it) and
+// bind mounts of its node in /dev.
+func MountsOf(mounts []MountEntry, device Device) []MountEntry {
 	var of []MountEntry
 	for _, m := range mounts {
-		if m.showsDevice(device) {
+		if m.ShowsDevice(device) {
 			of = append(of, m)
 		}
 	}
 	return of
 }
 
-func (m MountEntry) showsDevice(device blockDevice) bool {
-	return m.Device == device.Number || m.isNodeOf(device)
+func (m MountEntry) ShowsDevice(device Device) bool {
+	return m.Device == device.Number || m.IsNodeOf(device)
 }
 
-// isNodeOf reports a bind mount of the device's node. The file system is devtmpfs, or tmpfs where a container runtime
+// IsNodeOf reports a bind mount of the device's node. The file system is devtmpfs, or tmpfs where a container runtime
 // made its own /dev; Root is then the node's path inside it.
-func (m MountEntry) isNodeOf(device blockDevice) bool {
+func (m MountEntry) IsNodeOf(device Device) bool {
 	if m.FSType != "devtmpfs" && m.FSType != "tmpfs" {
 		return false
 	}
@@ -75,7 +75,7 @@ func (m MountEntry) isNodeOf(device blockDevice) bool {
 }
 
 // blockDevice is an attached device: its node, and its number in the notation of mountinfo and sysfs.
-type blockDevice struct {
+type Device struct {
 	Path   string // /dev/loop7
 	Number string // 7:7
 }

@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"errors"
@@ -19,7 +19,7 @@ type linuxLoops struct {
 	root string // where files are opened below; see blockdev.LoopConfig
 }
 
-func (l linuxLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
+func (l linuxLoops) Attach(config blockdev.LoopConfig) (Device, error) {
 	config.Root = l.root
 	device, err := blockdev.AttachLoop(config)
 	if err != nil && config.DirectIO {
@@ -31,13 +31,13 @@ func (l linuxLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
 		}
 	}
 	if err != nil {
-		return blockDevice{}, err
+		return Device{}, err
 	}
 	number, err := sysAttribute(device, "dev")
 	if err != nil {
-		return blockDevice{}, errors.Join(err, blockdev.DetachLoopOf(device, config.BackingPath))
+		return Device{}, errors.Join(err, blockdev.DetachLoopOf(device, config.BackingPath))
 	}
-	return blockDevice{Path: device, Number: number}, nil
+	return Device{Path: device, Number: number}, nil
 }
 
 const fuseSuperMagic = 0x65735546
@@ -48,12 +48,12 @@ func isFUSE(path string) (bool, error) {
 	return st.Type == fuseSuperMagic, err
 }
 
-func (linuxLoops) List() ([]loopDevice, error) {
+func (linuxLoops) List() ([]LoopDevice, error) {
 	infos, err := blockdev.FindLoops(func(string) bool { return true })
 	if err != nil {
 		return nil, err
 	}
-	var devices []loopDevice
+	var devices []LoopDevice
 	for _, info := range infos {
 		number, err := sysAttribute(info.Device, "dev")
 		if errors.Is(err, fs.ErrNotExist) {
@@ -70,8 +70,8 @@ func (linuxLoops) List() ([]loopDevice, error) {
 		if err != nil {
 			return nil, fmt.Errorf("size of %s: %w", info.Device, err)
 		}
-		devices = append(devices, loopDevice{
-			blockDevice: blockDevice{Path: info.Device, Number: number},
+		devices = append(devices, LoopDevice{
+			Device:      Device{Path: info.Device, Number: number},
 			BackingPath: info.BackingPath,
 			Deleted:     info.Deleted,
 			SizeBytes:   n * 512, // sysfs counts 512 bytes whatever the block size
@@ -93,6 +93,6 @@ func (linuxLoops) SetSize(device string, sizeBytes int64) error {
 
 func (linuxLoops) File(device string) (blockdev.FileID, error) { return blockdev.LoopFile(device) }
 
-func (linuxLoops) Detach(device loopDevice) error {
+func (linuxLoops) Detach(device LoopDevice) error {
 	return blockdev.DetachLoopOf(device.Path, device.BackingPath)
 }

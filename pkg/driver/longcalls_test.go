@@ -104,7 +104,7 @@ func (h *node) idle(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for ctx.Err() == nil {
-		if done, err := h.d.inflight.begin(id, "test"); err == nil {
+		if done, err := h.d.guards.Enter(id, "test"); err == nil {
 			done()
 			return
 		}

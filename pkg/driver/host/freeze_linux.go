@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"context"
@@ -19,11 +19,11 @@ const (
 // thawTimeout is how long a thaw is waited for. It only takes a lock.
 const thawTimeout = 10 * time.Second
 
-// Freeze implements FileSystems. After the freeze the device is flushed: what the file system has written is then in the
-// loop device's file and not only on its way through a cache.
+// Freeze implements FileSystems. After the freeze the device is flushed: what the file system has written is then in
+// the loop device's file and not only on its way through a cache.
 //
-// It waits for the disk, or for a replicator that is away, in the kernel. When ctx ends first the call returns, and the freeze,
-// should it still come about, is undone.
+// It waits for the disk, or for a replicator that is away, in the kernel. When ctx ends first the call returns, and the
+// freeze, should it still come about, is undone.
 func (linuxFileSystems) Freeze(ctx context.Context, mountPath, device string) error {
 	result := make(chan error) // unbuffered: a result that is sent has been received
 	abandoned := make(chan struct{})
@@ -67,7 +67,7 @@ func (linuxFileSystems) Thaw(mountPath string) error {
 	select {
 	case err := <-result:
 		if errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("thaw %s: %w", mountPath, errNotFrozen)
+			return fmt.Errorf("thaw %s: %w", mountPath, ErrNotFrozen)
 		}
 		return err
 	case <-timer.C:

@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"os"
@@ -10,7 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
-// TestSuperblockSize reads the sizes of file systems that mkfs has made: by it one is found that is smaller than its volume.
+// TestSuperblockSize reads the sizes of file systems that mkfs has made: by it one is found that is smaller than its
+// volume.
 func TestSuperblockSize(t *testing.T) {
 	for _, fsType := range []string{capability.Ext4, capability.XFS} {
 		path := filepath.Join(t.TempDir(), fsType)
@@ -19,11 +20,11 @@ func TestSuperblockSize(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		const size = 320 * mib
+		const size = 320 * (1 << 20)
 		if err := f.Truncate(size); err != nil {
 			t.Fatal(err)
 		}
-		program, args := formatSpec{FSType: fsType, UUID: "11111111-2222-3333-4444-555555555555"}.mkfsArgs(false)
+		program, args := FormatSpec{FSType: fsType, UUID: "11111111-2222-3333-4444-555555555555"}.MkfsArgs(false)
 		if out, err := exec.Command(testenv.RequireTool(t, program), append(args, path)...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}

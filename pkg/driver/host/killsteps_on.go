@@ -1,6 +1,6 @@
 //go:build slipstream_bugs
 
-package driver
+package host
 
 import (
 	"context"
@@ -39,25 +39,26 @@ func step(what ...any) {
 	}
 }
 
-// mortal counts the steps of a system. Those that only write to a file that has no name yet, or not its last, are no steps: dying
-// before them is dying before what gives it the name.
-func mortal(sys system) system {
-	sys.fs = vfs.NewErrFS(sys.fs, func(op vfs.Op, name string) error {
+// mortal counts the steps of a system. Those that only write to a file that has no name yet, or not its last, are no
+// steps: dying before them is dying before what gives it the name.
+func withKillSteps(sys System) System {
+	sys.FS = vfs.NewErrFS(sys.FS, func(op vfs.Op, name string) error {
 		switch op {
 		case vfs.OpRename, vfs.OpRemove, vfs.OpRemoveAll, vfs.OpTruncate, vfs.OpPreallocate:
 			step(op, " ", name)
 		}
 		return nil
 	})
-	sys.mounter = mortalMounter{sys.mounter}
-	sys.filesystems = mortalFileSystems{sys.filesystems}
-	sys.loops = mortalLoops{sys.loops}
-	sys.writeback = mortalWriteback{sys.writeback}
+	sys.Mounter = steppedMounter{sys.Mounter}
+	sys.Filesystems = steppedFileSystems{sys.Filesystems}
+	sys.Loops = steppedLoops{sys.Loops}
+	sys.Writeback = steppedWriteback{sys.Writeback}
 	return sys
 }
 
-func mortalCalls() []grpc.UnaryClientInterceptor {
-	return []grpc.UnaryClientInterceptor{func(ctx context.Context, method string, request, response any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+func KillStepCalls() []grpc.UnaryClientInterceptor {
+	return []grpc.UnaryClientInterceptor{func(ctx context.Context, method string, request, response any,
+		conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 		switch name := path.Base(method); name {
 		case "Probe", "ListGroups", "ListCuts": // they change nothing
 		default:
@@ -67,83 +68,83 @@ func mortalCalls() []grpc.UnaryClientInterceptor {
 	}}
 }
 
-type mortalMounter struct{ Mounter }
+type steppedMounter struct{ Mounter }
 
-func (m mortalMounter) Mount(ctx context.Context, device, target, fsType string, options []string) error {
+func (m steppedMounter) Mount(ctx context.Context, device, target, fsType string, options []string) error {
 	step("mount ", target)
 	return m.Mounter.Mount(ctx, device, target, fsType, options)
 }
 
-func (m mortalMounter) Bind(source, target string, readOnly bool) error {
+func (m steppedMounter) Bind(source, target string, readOnly bool) error {
 	step("bind ", target)
 	return m.Mounter.Bind(source, target, readOnly)
 }
 
-func (m mortalMounter) Unmount(target string) error {
+func (m steppedMounter) Unmount(target string) error {
 	step("unmount ", target)
 	err := m.Mounter.Unmount(target)
 	step("after the unmount of ", target)
 	return err
 }
 
-type mortalFileSystems struct{ FileSystems }
+type steppedFileSystems struct{ FileSystems }
 
-func (m mortalFileSystems) Make(ctx context.Context, device string, spec formatSpec, force bool) error {
+func (m steppedFileSystems) Make(ctx context.Context, device string, spec FormatSpec, force bool) error {
 	step("mkfs ", device)
 	err := m.FileSystems.Make(ctx, device, spec, force)
 	step("after mkfs ", device)
 	return err
 }
 
-func (m mortalFileSystems) Check(ctx context.Context, device, fsType string) error {
+func (m steppedFileSystems) Check(ctx context.Context, device, fsType string) error {
 	step("fsck ", device)
 	return m.FileSystems.Check(ctx, device, fsType)
 }
 
-func (m mortalFileSystems) Grow(ctx context.Context, device, mountPath, fsType string) error {
+func (m steppedFileSystems) Grow(ctx context.Context, device, mountPath, fsType string) error {
 	step("grow ", mountPath)
 	return m.FileSystems.Grow(ctx, device, mountPath, fsType)
 }
 
-func (m mortalFileSystems) SetDeviceReadOnly(device string, readOnly bool) error {
+func (m steppedFileSystems) SetDeviceReadOnly(device string, readOnly bool) error {
 	step("set read-only ", device)
 	return m.FileSystems.SetDeviceReadOnly(device, readOnly)
 }
 
-type mortalLoops struct{ Loops }
+type steppedLoops struct{ Loops }
 
-func (m mortalLoops) Attach(config blockdev.LoopConfig) (blockDevice, error) {
+func (m steppedLoops) Attach(config blockdev.LoopConfig) (Device, error) {
 	step("attach ", config.BackingPath)
 	device, err := m.Loops.Attach(config)
 	step("after the attachment of ", config.BackingPath)
 	return device, err
 }
 
-func (m mortalLoops) KeepSpace(device string) error {
+func (m steppedLoops) KeepSpace(device string) error {
 	step("keep space ", device)
 	return m.Loops.KeepSpace(device)
 }
 
-func (m mortalLoops) SetSize(device string, sizeBytes int64) error {
+func (m steppedLoops) SetSize(device string, sizeBytes int64) error {
 	step("set size ", device)
 	return m.Loops.SetSize(device, sizeBytes)
 }
 
-func (m mortalLoops) Detach(device loopDevice) error {
+func (m steppedLoops) Detach(device LoopDevice) error {
 	step("detach ", device.Path)
 	err := m.Loops.Detach(device)
 	step("after the detachment of ", device.Path)
 	return err
 }
 
-type mortalWriteback struct{ Writeback }
+type steppedWriteback struct{ Writeback }
 
-func (m mortalWriteback) Add(path string) error {
+func (m steppedWriteback) Add(path string) error {
 	step("writeback add ", path)
 	return m.Writeback.Add(path)
 }
 
-func (m mortalWriteback) Remove(ctx context.Context, path string) error {
+func (m steppedWriteback) Remove(ctx context.Context, path string) error {
 	step("writeback remove ", path)
 	return m.Writeback.Remove(ctx, path)
 }

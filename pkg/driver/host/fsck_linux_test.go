@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
-// TestFsckResults: a check that did not say that the file system is sound is an error, also one that said nothing: NodeStageVolume then
-// fails, and what is there stays as it is.
+// TestFsckResults: a check that did not say that the file system is sound is an error, also one that said nothing:
+// NodeStageVolume then fails, and what is there stays as it is.
 func TestFsckResults(t *testing.T) {
 	for _, tc := range []struct {
 		name, script string

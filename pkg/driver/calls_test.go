@@ -96,7 +96,7 @@ func TestEveryCallIsGuarded(t *testing.T) {
 	h := newNode(t, nil)
 	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
 	h.must(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "")))
-	done, err := h.d.inflight.begin(id, "TestCall")
+	done, err := h.d.guards.Enter(id, "TestCall")
 	h.must(err)
 	defer done()
 	services := recorder{}
@@ -173,8 +173,8 @@ func TestHeadOfCalls(t *testing.T) {
 			}
 		}
 	}
-	if len(h.d.inflight.busy) > 0 {
-		t.Errorf("refused calls stay in flight: %v", h.d.inflight.busy)
+	if len(h.d.guards.Busy()) > 0 {
+		t.Errorf("refused calls stay in flight: %v", h.d.guards.Busy())
 	}
 }
 

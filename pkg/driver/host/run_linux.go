@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"bytes"
@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// maxOutputBytes is how much of a program's output goes into an error message.
-const maxOutputBytes = 2048
+// MaxOutputBytes is how much of a program's output goes into an error message.
+const MaxOutputBytes = 2048
 
-// commandError is a program that did not succeed.
-type commandError struct {
+// CommandError is a program that did not succeed.
+type CommandError struct {
 	Command string
 	Output  string
 	// ExitCode is -1 when the program was killed, could not be started, or did not end in time.
@@ -24,24 +24,24 @@ type commandError struct {
 	Err      error
 }
 
-func (e *commandError) Error() string {
+func (e *CommandError) Error() string {
 	if e.Output == "" {
 		return fmt.Sprintf("%s: %v", e.Command, e.Err)
 	}
 	return fmt.Sprintf("%s: %v: %s", e.Command, e.Err, e.Output)
 }
 
-func (e *commandError) Unwrap() error { return e.Err }
+func (e *CommandError) Unwrap() error { return e.Err }
 
-// run runs a program to its end or to ctx's, and returns what it printed. An error is a *commandError; it unwraps to ctx's when
-// that is why the program ended.
+// Run runs a program to its end or to ctx's, and returns what it printed. An error is a *commandError; it unwraps to
+// ctx's when that is why the program ended.
 //
 // The program dies with the driver: a mkfs that outlived it would write into a device that the next driver has already
 // mounted. It has no terminal, so nothing it could ask is ever answered.
 //
 // A program that waits in the kernel does not end when it is killed. run returns nevertheless, one second after ctx,
 // and leaves a goroutine behind that waits for the program: the call fails, the driver does not.
-func run(ctx context.Context, name string, args ...string) (string, error) {
+func Run(ctx context.Context, name string, args ...string) (string, error) {
 	type result struct {
 		output []byte
 		err    error
@@ -70,13 +70,14 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 		}
 	}
 	output := strings.TrimSpace(string(r.output))
-	if len(output) > maxOutputBytes {
-		output = "..." + output[len(output)-maxOutputBytes:]
+	if len(output) > MaxOutputBytes {
+		output = "..." + output[len(output)-MaxOutputBytes:]
 	}
 	if r.err == nil {
 		return output, nil
 	}
-	failure := &commandError{Command: strings.Join(append([]string{name}, args...), " "), Output: output, ExitCode: -1, Err: r.err}
+	failure := &CommandError{Command: strings.Join(append([]string{name}, args...), " "), Output: output, ExitCode: -1,
+		Err: r.err}
 	var exit *exec.ExitError
 	if errors.As(r.err, &exit) {
 		failure.ExitCode = exit.ExitCode()

@@ -1,4 +1,4 @@
-package driver
+package host
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
-// linuxMounter mounts in the process's own namespace. File systems go through mount(8), which knows the option strings that
-// people write into StorageClasses; everything else is system calls.
+// linuxMounter mounts in the process's own namespace. File systems go through mount(8), which knows the option strings
+// that people write into StorageClasses; everything else is system calls.
 //
 // mount-utils' Mounter is not used: it has no deadlines, so a mount that hangs would hold its volume for ever.
 type linuxMounter struct{}
@@ -50,8 +50,8 @@ func stopped(options string) string {
 	return ""
 }
 
-// Mount takes the types that volumes can have and no others, and mount runs no helper (/sbin/mount.<type>) for them: whatever a record
-// says, nothing but mount(2) is reached.
+// Mount takes the types that volumes can have and no others, and mount runs no helper (/sbin/mount.<type>) for them:
+// whatever a record says, nothing but mount(2) is reached.
 func (linuxMounter) Mount(ctx context.Context, device, target, fsType string, options []string) error {
 	if err := blockdev.ValidateFSType(fsType); err != nil {
 		return fmt.Errorf("mount %s: %w", device, err)
@@ -60,12 +60,12 @@ func (linuxMounter) Mount(ctx context.Context, device, target, fsType string, op
 	if len(options) > 0 {
 		args = append(args, "-o", strings.Join(options, ","))
 	}
-	_, err := run(ctx, "mount", append(args, "--", device, target)...)
+	_, err := Run(ctx, "mount", append(args, "--", device, target)...)
 	return err
 }
 
-// Bind clones the mount detached, sets it read-only there, and only then attaches it. bind and remount, as mount(8) does it,
-// would leave a writable mount behind if the driver died between the two.
+// Bind clones the mount detached, sets it read-only there, and only then attaches it. bind and remount, as mount(8)
+// does it, would leave a writable mount behind if the driver died between the two.
 func (linuxMounter) Bind(source, target string, readOnly bool) error {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {

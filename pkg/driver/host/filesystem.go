@@ -1,9 +1,10 @@
-package driver
+package host
 
 import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -11,6 +12,7 @@ import (
 	"os"
 
 	"github.com/google/uuid"
+
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
@@ -37,7 +39,7 @@ type FileSystems interface {
 	// Blank reports whether the first and the last MiB of a device are zeros.
 	Blank(device string) (bool, error)
 	// Make formats a device. force overwrites what mkfs recognises as a file system.
-	Make(ctx context.Context, device string, f formatSpec, force bool) error
+	Make(ctx context.Context, device string, f FormatSpec, force bool) error
 	// Check repairs what can be repaired without loss. The file system is not mounted.
 	Check(ctx context.Context, device, fsType string) error
 	// Grow grows a mounted file system to its device's size; one that has it already is left alone.
@@ -47,8 +49,8 @@ type FileSystems interface {
 	Freeze(ctx context.Context, mountPath, device string) error
 	// Thaw ends a freeze; errNotFrozen where there is none.
 	Thaw(mountPath string) error
-	// ShutDown reports whether the file system mounted on path has shut itself down and says so only when it is asked. It is answered from
-	// memory, without waiting for the device.
+	// ShutDown reports whether the file system mounted on path has shut itself down and says so only when it is asked. It
+	// is answered from memory, without waiting for the device.
 	ShutDown(path string) bool
 	// Usage of the file system mounted on path.
 	Usage(path string) (Usage, error)
@@ -58,19 +60,19 @@ type FileSystems interface {
 	SetDeviceReadOnly(device string, readOnly bool) error
 }
 
-// formatSpec says how a device is formatted.
-type formatSpec struct {
+// FormatSpec says how a device is formatted.
+type FormatSpec struct {
 	FSType string
 	UUID   string
 	// KeepSpace keeps mkfs from discarding: a thick image would lose the space that was reserved for it.
 	KeepSpace bool
 }
 
-// mkfsArgs returns the program and its arguments, without the device.
+// MkfsArgs returns the program and its arguments, without the device.
 //
 // The file system's UUID is chosen here rather than by mkfs: so it is in the durable record before the first byte is
 // written, and what is found later can be told from anybody else's file system.
-func (f formatSpec) mkfsArgs(force bool) (program string, args []string) {
+func (f FormatSpec) MkfsArgs(force bool) (program string, args []string) {
 	switch f.FSType {
 	case capability.XFS:
 		args = []string{"-q", "-m", "uuid=" + f.UUID}
@@ -116,8 +118,8 @@ const (
 
 // readSuperblock looks for the two file systems that the driver makes.
 //
-// blkid is not asked: its exit code 2 stands for "nothing there" and for "ambiguous" and for "could not be read" alike, and taking
-// all three for blank has cost others their data.
+// blkid is not asked: its exit code 2 stands for "nothing there" and for "ambiguous" and for "could not be read" alike,
+// and taking all three for blank has cost others their data.
 func readSuperblock(r io.ReaderAt) (Superblock, error) {
 	b := make([]byte, superblockReadBytes)
 	if _, err := r.ReadAt(b, 0); err != nil {
@@ -127,7 +129,8 @@ func readSuperblock(r io.ReaderAt) (Superblock, error) {
 	switch {
 	case bytes.Equal(b[xfsMagicOffset:xfsMagicOffset+4], []byte("XFSB")):
 		blocks, blockSize := binary.BigEndian.Uint64(b[xfsBlocksOffset:]), binary.BigEndian.Uint32(b[xfsBlockSizeOffset:])
-		return Superblock{FSType: capability.XFS, UUID: asUUID(xfsUUIDOffset), SizeBytes: sizeOf(blocks, uint64(blockSize))}, nil
+		return Superblock{FSType: capability.XFS, UUID: asUUID(xfsUUIDOffset), SizeBytes: sizeOf(blocks, uint64(blockSize))},
+			nil
 	case binary.LittleEndian.Uint16(b[extMagicOffset:]) == extMagic:
 		blocks := uint64(binary.LittleEndian.Uint32(b[extBlocksOffset:]))
 		if binary.LittleEndian.Uint32(b[extIncompatOffset:])&extIncompat64Bit != 0 {
@@ -148,8 +151,8 @@ func sizeOf(blocks, blockSizeBytes uint64) int64 {
 	return int64(low)
 }
 
-// blankProbeBytes is read at either end of a device. That is where every file system, partition table and volume manager
-// keeps its signature.
+// blankProbeBytes is read at either end of a device. That is where every file system, partition table and volume
+// manager keeps its signature.
 const blankProbeBytes = int64(1) << 20
 
 func readBlank(r io.ReaderAt, sizeBytes int64) (bool, error) {
@@ -179,3 +182,6 @@ func withDevice(device string, f func(*os.File) error) error {
 	}
 	return nil
 }
+
+// ErrNotFrozen is returned by FileSystems.Thaw for a file system that is not frozen.
+var ErrNotFrozen = errors.New("file system is not frozen")
