@@ -70,7 +70,7 @@ func (w *world) endRolledBack() error {
 	// A secondary still takes what had arrived before the cut.
 	err := w.eventually("the end of the stream at "+other.name, func() (bool, string) {
 		state := other.group().Status().State
-		return state != "streaming" && state != "syncing", state
+		return state != "streaming" && state != "syncing", string(state)
 	})
 	if err != nil {
 		return err
