@@ -51,9 +51,9 @@ func run(args []string) error {
 	descriptors.Raise()
 	var c config
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
-	flags.StringVar(&c.site, "site", "", "`name` of this site, the same as in its certificate (required)")
+	flags.StringVar(&c.site, "site", "", "`name` of this site, as in its certificate (required)")
 	flags.StringVar(&c.listen, "listen", ":9443", "`address` to listen on for peers")
-	flags.Func("peer", "`name` of a site that may call; may be repeated", func(name string) error {
+	flags.Func("peer", "`name` of a site that may call; can be repeated", func(name string) error {
 		if name == "" {
 			return errors.New("a name is missing")
 		}
@@ -64,7 +64,7 @@ func run(args []string) error {
 		"when they change")
 	flags.BoolVar(&c.insecure, "insecure", false, "plain text, on loopback addresses only")
 	c.metrics.Add(flags)
-	flags.IntVar(&c.peerStreams, "peer-max-streams", link.DefaultMaxStreams, "how many streams one peer may have open")
+	flags.IntVar(&c.peerStreams, "peer-max-streams", link.DefaultMaxStreams, "limit of open streams of one peer")
 	c.nodes.Add(flags, "link", "", "nothing waits for its answer, and no group is put there")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)

@@ -42,7 +42,8 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("keeper", flag.ContinueOnError)
 	socket := flags.String("socket", "", "Unix socket to listen on (required)")
 	interval := flags.Duration("writeback-interval", time.Second,
-		"how long a write to a volume with order: flush that nobody flushes may stay unseen by replication; shorter costs merged writes")
+		"longest time until an unflushed write to a volume with order: flush becomes visible to replication; a shorter "+
+			"time merges fewer writes")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -27,12 +27,11 @@ type Options struct {
 
 // Add adds the flags.
 func (o *Options) Add(flags *flag.FlagSet) {
-	flags.StringVar(&o.Addr, "metrics-addr", "", "host:`port` of Prometheus metrics under "+path+"; empty for none")
+	flags.StringVar(&o.Addr, "metrics-addr", "", "host:`port` for Prometheus metrics at "+path+"; empty: no metrics")
 	flags.StringVar(&o.TokenFile, "metrics-token-file", "",
-		"`file` with the bearer token that readers of metrics on other hosts show; without it only readers on "+
-			"loopback are served")
+		"`file` with the bearer token for readers of metrics on other hosts; without it only loopback is served")
 	flags.BoolVar(&o.Open, "metrics-open", false,
-		"serve metrics to everybody who reaches the port; they name claims and namespaces")
+		"serve metrics without a token to every caller; metrics name claims and namespaces")
 }
 
 // access decides who may read.

@@ -21,9 +21,13 @@ func (c *cli) demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run two sites on this machine, kill one under load, open the other",
-		Long: "It starts two sites in a temporary directory, runs an order workload over two databases on two volumes, kills the first\n" +
-			"site at a random moment and opens the second: once with both volumes in one consistency group, once in separate\n" +
-			"groups. It needs root, takes about two minutes and removes what it made. The report opens without network.",
+		Long: "The demo starts two sites in a temporary directory and runs an order workload over two databases on two " +
+			"volumes.\n" +
+			"It kills the first site at a random moment and opens the second: once with both volumes in one consistency " +
+			"group,\n" +
+			"once in separate groups. The demo needs root, takes about a minute with sqlite, and removes everything except " +
+			"its report.\n" +
+			"The report needs no network.",
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -64,12 +68,15 @@ func (c *cli) demoCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&kind, "workload", string(workload.SQLite), "sqlite or postgres")
 	flags.StringVar(&results, "results", "demo-results", "directory for summary.json and report.html")
-	flags.DurationVar(&options.Phase, "duration", 4*time.Second, "of a round of load")
-	flags.IntVar(&options.Rounds, "rounds", 4, "rounds of load on plain and on replicated volumes each")
-	flags.IntVar(&options.Clients, "clients", 0, "clients that place orders at the same time (default 1 for sqlite, 4 for postgres)")
-	flags.Uint64Var(&options.Seed, "seed", 0, "decides when the site dies and what is bought (default random, printed)")
-	flags.StringVar(&options.BinDir, "bin-dir", "", "where csi-driver and replicator are (default beside slipctl)")
-	flags.StringVar(&options.TempDir, "temp-dir", "", "where images and journals are made (default the system's)")
+	flags.DurationVar(&options.Phase, "duration", 4*time.Second, "duration of a round of load")
+	flags.IntVar(&options.Rounds, "rounds", 4, "rounds of load on plain volumes, and as many on replicated volumes")
+	flags.IntVar(&options.Clients, "clients", 0, "concurrent clients that place orders (default 1 for sqlite, 4 for "+
+		"postgres)")
+	flags.Uint64Var(&options.Seed, "seed", 0, "seed of the orders and of the time of the failure (default random, "+
+		"printed)")
+	flags.StringVar(&options.BinDir, "bin-dir", "", "directory of csi-driver and replicator (default that of slipctl)")
+	flags.StringVar(&options.TempDir, "temp-dir", "", "directory for images and journals (default the system's "+
+		"temporary directory)")
 	return cmd
 }
 

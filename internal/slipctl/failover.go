@@ -15,8 +15,9 @@ func (c *cli) groupPromote() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote NAME",
 		Short: "Make this site's copy of a group the primary",
-		Long: "Without --force nothing can be lost: it waits for nothing, and fails unless the peer was demoted and everything it\n" +
-			"wrote is here. With --force the group is promoted as of the last write that arrived, whatever the peer does.",
+		Long: "Without --force the command fails unless the peer was demoted and this site has all of its writes. It loses " +
+			"nothing\n" +
+			"and does not wait. With --force the group is promoted with the writes that have arrived, whatever the peer does.",
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			name := given[0]
@@ -48,8 +49,8 @@ func (c *cli) groupPromote() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "promote without the peer; what has not arrived is lost")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&force, "force", false, "promote without the peer; writes that have not arrived are lost")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	return cmd
 }
 
@@ -84,7 +85,7 @@ func (c *cli) groupDemote() *cobra.Command {
 	return &cobra.Command{
 		Use:   "demote NAME",
 		Short: "Stop being primary, so that the peer can be promoted without loss",
-		Long:  "No volume of the group may be attached. What was written is made durable here and goes on to the peer.",
+		Long:  "No volume of the group may be attached. All writes become durable here and are shipped to the peer.",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {

@@ -12,7 +12,7 @@ import (
 )
 
 func (c *cli) groupCommand() *cobra.Command {
-	return parent("group", "Consistency groups: create, change, look at, fail over",
+	return parent("group", "Create, change, show and fail over consistency groups",
 		c.groupCreate(), c.groupSet(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(), c.groupPromote(), c.groupDemote(),
 		c.groupPVs())
 }
@@ -70,14 +70,14 @@ func (c *cli) groupAdd() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&request.Move, "move", false, "out of the group that it is in; its copy begins anew")
+	cmd.Flags().BoolVar(&request.Move, "move", false, "move the volume out of its current group; its copy begins anew")
 	return cmd
 }
 
 func (c *cli) groupRemove() *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove GROUP VOLUME",
-		Short: "Take a volume out of a group, mounted or not; the volume stays, and so does its copy",
+		Short: "Take a volume out of a group, mounted or not; the volume and its copy stay",
 		Args:  args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
@@ -99,7 +99,7 @@ func (c *cli) groupDelete() *cobra.Command {
 	var request sidecarpb.DeleteGroupRequest
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
-		Short: "Forget a group and its journal; its volumes stay",
+		Short: "Delete a group and its journal; its volumes stay",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			request.Name = given[0]
@@ -116,7 +116,7 @@ func (c *cli) groupDelete() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&request.Force, "force", false, "even while it has volumes")
+	cmd.Flags().BoolVar(&request.Force, "force", false, "delete the group even if it has volumes")
 	return cmd
 }
 

@@ -19,13 +19,15 @@ type groupFlags struct {
 }
 
 func (f *groupFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.remote, "remote", "", "site to replicate to; without one the group has a journal but no copy")
+	flags.StringVar(&f.remote, "remote", "", "site to replicate to; without a site the group has a journal but no copy")
 	flags.StringVar(&f.address, "remote-address", "", "another address of that site, for this group only")
-	flags.StringVar(&f.journalSize, "journal-size", "1Gi", "space for writes that are not applied and acknowledged yet")
+	flags.StringVar(&f.journalSize, "journal-size", "1Gi", "size of the journal, which holds writes until they are "+
+		"applied and acknowledged")
 	flags.StringVar(&f.journalFull, "journal-full", "track",
-		"when the peer is away and the journal is full: track what changed and resync later, or stall the application")
-	flags.DurationVar(&f.rpoTarget, "rpo-target", 0, "how far the copy may lag before the status says so; 0 for no target")
-	flags.StringVar(&f.shipRate, "ship-rate", "0", "most bytes a second that are sent to the peer; 0 for no bound")
+		"what a full journal does while the peer is away: track changes and resync later, or stall writers")
+	flags.DurationVar(&f.rpoTarget, "rpo-target", 0, "largest lag of the copy; the status reports a larger lag; 0: no "+
+		"target")
+	flags.StringVar(&f.shipRate, "ship-rate", "0", "largest rate to the peer in bytes a second; 0: no limit")
 }
 
 // settings returns the values of those flags whose names given accepts.

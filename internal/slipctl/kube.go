@@ -22,10 +22,10 @@ type kubeFlags struct {
 
 func (k *kubeFlags) add(root *cobra.Command) {
 	flags := root.PersistentFlags()
-	flags.StringVar(&k.kubeconfig, "kubeconfig", "", "find the replicators' pods through this file; `file` of kubectl")
-	flags.StringVar(&k.context, "context", "", "find them through this `context` of the kubeconfig")
-	flags.StringVarP(&k.namespace, "namespace", "n", "", "find them in this `namespace`, by default slipstream-system")
-	flags.StringVar(&k.node, "node", "", "in Kubernetes: on this `node` only")
+	flags.StringVar(&k.kubeconfig, "kubeconfig", "", "kubeconfig `file` to find the pods of the replicators")
+	flags.StringVar(&k.context, "context", "", "`context` of the kubeconfig to find the pods")
+	flags.StringVarP(&k.namespace, "namespace", "n", "", "`namespace` of the pods (default slipstream-system)")
+	flags.StringVar(&k.node, "node", "", "use only this `node` (Kubernetes)")
 }
 
 func (k *kubeFlags) set() bool { return k.kubeconfig != "" || k.context != "" || k.namespace != "" }

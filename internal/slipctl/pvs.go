@@ -31,9 +31,10 @@ func (c *cli) groupPVs() *cobra.Command {
 	var a adoption
 	cmd := &cobra.Command{
 		Use:   "pvs NAME",
-		Short: "Print the PersistentVolumes and claims by which this cluster uses a group's volumes",
-		Long: "After a promotion the volumes are here, and Kubernetes does not know of them. Apply what this prints, in the cluster\n" +
-			"of this site, before the application: claims have the names and namespaces they had at the other site.",
+		Short: "Print PersistentVolumes and claims for a group's volumes in this cluster",
+		Long: "After a promotion the volumes are at this site, but Kubernetes has no objects for them. Apply the output in " +
+			"the\n" +
+			"cluster of this site before you start the application. Claims have the names and namespaces of the other site.",
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			if err := a.check(); err != nil {
@@ -54,9 +55,11 @@ func (c *cli) groupPVs() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&a.storageClass, "storage-class", "", "storageClassName of both, as the application's claims have it")
+	cmd.Flags().StringVar(&a.storageClass, "storage-class", "", "storageClassName of volumes and claims, as in the "+
+		"application's claims")
 	cmd.Flags().StringVar(&a.accessMode, "access-mode", string(corev1.ReadWriteOnce), "ReadWriteOnce or ReadWriteOncePod")
-	cmd.Flags().StringVar(&a.reclaim, "reclaim-policy", string(corev1.PersistentVolumeReclaimRetain), "Retain or Delete: what happens to a volume when its claim goes")
+	cmd.Flags().StringVar(&a.reclaim, "reclaim-policy", string(corev1.PersistentVolumeReclaimRetain), "Retain or "+
+		"Delete: what happens to a volume when its claim is deleted")
 	return cmd
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 func (c *cli) siteCommand() *cobra.Command {
-	return parent("site", "Set sites up", c.siteInit(), c.siteSecrets())
+	return parent("site", "Set up sites", c.siteInit(), c.siteSecrets())
 }
 
 func (c *cli) siteInit() *cobra.Command {
@@ -22,9 +22,10 @@ func (c *cli) siteInit() *cobra.Command {
 	var peers []string
 	cmd := &cobra.Command{
 		Use:   "init --dir DIR --name SITE [--peer NAME=HOST:PORT ...]",
-		Short: "Create a site's directories and certificates, and say how to start it",
-		Long: "It can be repeated: what is there stays. Sites trust each other when their certificates come from one authority:\n" +
-			"give the same --authority directory to all of them, for instance by copying it. Whoever has its ca.key can be any site.",
+		Short: "Create directories and certificates of a site, and print how to start it",
+		Long: "The command can be repeated; it keeps existing files. Sites trust each other if one authority signed their " +
+			"certificates:\n" +
+			"use the same --authority directory for all sites, for example a copy. The owner of its ca.key can act as any site.",
 		Args: args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if config.Dir == "" || config.Name == "" {
@@ -61,13 +62,14 @@ func (c *cli) siteInit() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&config.Dir, "dir", "", "the site's directory; its path has to be short, because it holds sockets")
-	flags.StringVar(&config.Name, "name", "", "the site's name, a DNS label; it goes into the certificate")
-	flags.StringVar(&config.NodeID, "node-id", "", "the node's name (default the host name)")
-	flags.StringVar(&config.Listen, "listen", ":9443", "where peers reach this site's replicator")
-	flags.StringArrayVar(&peers, "peer", nil, "another site as name=host:port; may be repeated")
-	flags.StringVar(&options.AuthorityDir, "authority", "", "directory of the authority that all sites share; made when missing (default DIR/authority)")
-	flags.StringArrayVar(&options.Hosts, "host", nil, "further name or address for the certificate; may be repeated")
+	flags.StringVar(&config.Dir, "dir", "", "directory of the site; use a short path, because it holds sockets")
+	flags.StringVar(&config.Name, "name", "", "name of the site, a DNS label; the certificate has it")
+	flags.StringVar(&config.NodeID, "node-id", "", "name of the node (default the host name)")
+	flags.StringVar(&config.Listen, "listen", ":9443", "address of this site's replicator for peers")
+	flags.StringArrayVar(&peers, "peer", nil, "another site as name=host:port; can be repeated")
+	flags.StringVar(&options.AuthorityDir, "authority", "", "directory of the authority of all sites; created if "+
+		"missing (default DIR/authority)")
+	flags.StringArrayVar(&options.Hosts, "host", nil, "additional name or address for the certificate; can be repeated")
 	flags.BoolVar(&options.Renew, "renew", false, "write a new certificate")
 	return cmd
 }

@@ -14,9 +14,11 @@ func (c *cli) siteSecrets() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "secrets --dir DIR --site NAME [--site NAME ...]",
 		Short: "Make the certificates of Kubernetes sites, as files and as Secrets",
-		Long: "For clusters without a certificate manager. Each site gets certificates for its link to the others, for its nodes and for its\n" +
-			"controller. It can be repeated: what is there stays, and sites may be added. Keep the directory: whoever has the ca.key files\n" +
-			"in it can be any site, and without them no certificate can be renewed.",
+		Long: "For clusters without a certificate manager. Each site gets certificates for its link to the other sites, " +
+			"for its nodes\n" +
+			"and for its controller. The command can be repeated: it keeps existing files, and can add sites. Keep the " +
+			"directory:\n" +
+			"certificates cannot be renewed without its ca.key files. The owner of these files can act as any site.",
 		Args: args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if secrets.Dir == "" || len(secrets.Sites) == 0 {
@@ -40,10 +42,10 @@ func (c *cli) siteSecrets() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&secrets.Dir, "dir", "", "where authorities, certificates and manifests are kept")
-	flags.StringArrayVar(&secrets.Sites, "site", nil, "name of a site; may be repeated")
+	flags.StringVar(&secrets.Dir, "dir", "", "directory for authorities, certificates and manifests")
+	flags.StringArrayVar(&secrets.Sites, "site", nil, "name of a site; can be repeated")
 	flags.StringVar(&secrets.Namespace, "namespace", "slipstream", "namespace of the Secrets")
-	flags.StringVar(&secrets.Name, "name", "slipstream", "what the names of the Secrets begin with")
+	flags.StringVar(&secrets.Name, "name", "slipstream", "prefix of the names of the Secrets")
 	flags.BoolVar(&secrets.Renew, "renew", false, "write new certificates")
 	return cmd
 }

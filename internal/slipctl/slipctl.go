@@ -74,9 +74,11 @@ func (c *cli) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "slipctl",
 		Short: "See and control the replication of a Slipstream site",
-		Long: "slipctl talks to the replicator of this node, or with --kubeconfig, --context or --namespace to those of all nodes of a\n" +
-			"site in Kubernetes. A group is a set of volumes with one write order and one failover; it is primary at one site and\n" +
-			"secondary at its peer.",
+		Long: "slipctl calls the replicator of this node. With --kubeconfig, --context or --namespace it calls the " +
+			"replicators of all\n" +
+			"nodes of a site in Kubernetes. A group is a set of volumes with one write order and one failover. It is primary " +
+			"at one\n" +
+			"site and secondary at its peer.",
 		Version:       c.version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -91,9 +93,10 @@ func (c *cli) command() *cobra.Command {
 	if sidecar == "" {
 		sidecar = DefaultSidecar
 	}
-	root.PersistentFlags().StringVar(&c.sidecar, "sidecar", sidecar, "the replicator's socket; also from SLIPSTREAM_SIDECAR")
+	root.PersistentFlags().StringVar(&c.sidecar, "sidecar", sidecar, "socket of the replicator; SLIPSTREAM_SIDECAR sets "+
+		"the default")
 	c.kube.add(root)
-	root.PersistentFlags().StringVarP(&c.output, "output", "o", "table", "table or json")
+	root.PersistentFlags().StringVarP(&c.output, "output", "o", "table", "output format: table or json")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%v (see %s --help)", err, cmd.CommandPath())
 	})

@@ -23,7 +23,7 @@ func (c *cli) groupStatus() *cobra.Command {
 	var interval time.Duration
 	cmd := &cobra.Command{
 		Use:   "status [NAME]",
-		Short: "Show the state of all groups, or of one in full",
+		Short: "Show the state of all groups, or one group in detail",
 		Args:  args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			name := ""
@@ -57,8 +57,8 @@ func (c *cli) groupStatus() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on showing it until interrupted")
-	cmd.Flags().DurationVar(&interval, "interval", time.Second, "how often, with --watch")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "repeat until interrupted")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between updates, with --watch")
 	return cmd
 }
 

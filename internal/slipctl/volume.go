@@ -15,15 +15,15 @@ import (
 const DefaultPool = "/var/lib/slipstream/pool"
 
 func (c *cli) volumeCommand() *cobra.Command {
-	return parent("volume", "Volumes of a pool", c.volumeList())
+	return parent("volume", "Show volumes of a pool", c.volumeList())
 }
 
 func (c *cli) volumeList() *cobra.Command {
 	var pool string
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List the volumes of a pool, from its records",
-		Long:  "It reads the pool's directory and needs neither the driver nor the replicator.",
+		Short: "List the volumes of a pool from its records",
+		Long:  "The command reads the directory of the pool. It needs neither the driver nor the replicator.",
 		Args:  args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			p, err := blockdev.OpenPool(vfs.OS, pool, blockdev.WhoReader)
@@ -58,7 +58,7 @@ func (c *cli) volumeList() *cobra.Command {
 			return listErr
 		},
 	}
-	cmd.Flags().StringVar(&pool, "pool", DefaultPool, "the pool's directory")
+	cmd.Flags().StringVar(&pool, "pool", DefaultPool, "directory of the pool")
 	return cmd
 }
 
@@ -82,21 +82,22 @@ func formatOf(v *blockdev.VolumeRecord) string {
 }
 
 func (c *cli) journalCommand() *cobra.Command {
-	return parent("journal", "Journals of groups", c.journalDump())
+	return parent("journal", "Show journals of groups", c.journalDump())
 }
 
 func (c *cli) journalDump() *cobra.Command {
 	var segments bool
 	cmd := &cobra.Command{
 		Use:   "dump DIR",
-		Short: "Print the records of a journal's directory, as far as they can be read",
-		Long: "It only reads, and says where the journal ends and why: at its end, at a torn tail as a crash leaves it, or at\n" +
+		Short: "Print the readable records of a journal",
+		Long: "The command only reads. It prints where the journal ends, and why: at its end, at a torn tail after a " +
+			"crash, or at a\n" +
 			"corruption. DIR is groups/ID/journal in a pool.",
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(_ *cobra.Command, given []string) error {
 			return journal.Dump(vfs.OS, given[0], c.out, journal.DumpOptions{JSON: c.output == "json", Segments: segments})
 		},
 	}
-	cmd.Flags().BoolVar(&segments, "segments", false, "only the segments and the end, not each record")
+	cmd.Flags().BoolVar(&segments, "segments", false, "print only segments and the end, not each record")
 	return cmd
 }

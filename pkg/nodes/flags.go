@@ -22,12 +22,12 @@ type Flags struct {
 // text; retirement says what --retired-node means to the program.
 func (f *Flags) Add(flags *flag.FlagSet, port, prefix, retirement string) {
 	f.port = port
-	flags.StringVar(&f.list, "nodes", "", prefix+"the nodes as name=host:port,..., where they do not come from Kubernetes")
-	flags.StringVar(&f.service, "node-service", "", prefix+"namespace/name of the headless service over the node pods; "+
-		"the port that is meant is the one named "+port+", or the only one")
-	flags.StringVar(&f.kubeconfig, "kubeconfig", "", prefix+"file that says how to reach the API server; without it, "+
-		"as a pod does")
-	flags.Func("retired-node", prefix+"name of a node that is gone for good: "+retirement+"; may be repeated",
+	flags.StringVar(&f.list, "nodes", "", prefix+"the nodes as name=host:port,..., if they do not come from Kubernetes")
+	flags.StringVar(&f.service, "node-service", "", prefix+"namespace/name of the headless Service over the node pods; "+
+		"its port named "+port+" is used, or its only port")
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", prefix+"kubeconfig for the API server; default: the account of "+
+		"the pod")
+	flags.Func("retired-node", prefix+"name of a node that is gone for good: "+retirement+"; can be repeated",
 		func(name string) error {
 			if name == "" {
 				return errors.New("a name is missing")
