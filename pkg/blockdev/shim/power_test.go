@@ -11,6 +11,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -53,7 +54,7 @@ func TestPowerLoss(t *testing.T) {
 	site, pool, end := openSite(t, fs)
 	defer end()
 	g, err := site.CreateGroup(replication.GroupSpec{
-		Name: "shop", Peer: "site-b", JournalSizeBytes: replication.MinJournalBytes})
+		Name: "shop", Settings: core.Settings{Peer: "site-b", JournalSizeBytes: replication.MinJournalBytes}})
 	if err != nil {
 		t.Fatal(err)
 	}
