@@ -45,7 +45,7 @@ func (g *Group) applyLoop(ctx context.Context) {
 		}
 		// A full disk, most likely: writers that wait for room must hear of it instead of waiting for ever.
 		g.applyStuck.Store(&err)
-		g.wakeWriters()
+		g.room.send()
 		klog.ErrorS(err, "Applying to the images failed; it is tried again", "group", g.Name())
 		if !sleep(ctx, g.cfg.ApplyInterval) {
 			return

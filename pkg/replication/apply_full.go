@@ -44,7 +44,7 @@ func (g *Group) applyPatiently(ctx context.Context) error {
 	const rounds, interval = 20, 250 * time.Millisecond // without progress
 	last := g.checkpoint.read().Applied
 	for idle := 0; ; idle++ {
-		room := g.roomChanged()
+		room := g.room.wait()
 		err := g.apply(ctx)
 		if !vfs.NoSpace(err) || idle == rounds {
 			return err

@@ -21,14 +21,20 @@
 //
 // All exported methods are safe for concurrent use. Locks, taken in this order and never the other way round:
 //
-//	Group.membersMu one change of members at a time; held over what that takes, never by the data path
-//	cuts.opMu       one cut, or release of one, at a time; before or without membersMu
-//	Group.applyMu   one pass of apply at a time
-//	Group.appendMu  one append at a time: ordinal, page cache and index move together
-//	Group.rememberMu what is remembered of the peer, in memory and on disk
-//	Group.mu        core and what it decides about; never held across data I/O, held while group.json is written
-//	Group.mapMu     the change map
-//	cuts.mu         the file of cuts; held while that is written
+//	Site.mu                 the list of groups; see also Site.quotaMu, which comes before Group.membersMu
+//	Group.settingsMu        one change of settings at a time
+//	streams.mu              which streams there are, and who keeps them out
+//	Group.membersMu         one change of members at a time; held over what that takes, never by the data path
+//	cuts.opMu               one cut, or release of one, at a time; never with membersMu
+//	Group.applyMu           one pass of apply at a time
+//	Group.appendMu          one append at a time: ordinal, page cache and index move together
+//	rememberedFile.mu       the file of what is remembered of the peer
+//	records of the pool     Pool.Update and what it calls; never taken with one of those below held
+//	Group.mu                core and what it decides about; never held across data I/O, held while group.json is written
+//	changeSet.mu, cuts.mu   the change map, the file of cuts; held while it is written
+//	checkpointFile.mu       the checkpoint; held while it is written, and around the file that it gets a generation of
+//
+// Locks of types that take no other lock (writeClock, imageCopy, broadcast) come last.
 //
 // A group runs five goroutines: apply, trim, commit (makes records durable that nobody flushes), link, and one that copies
 // images to snapshots.

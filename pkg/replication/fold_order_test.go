@@ -85,7 +85,7 @@ func TestFoldDuringSyncShipsNothingOlderBehindAnExtent(t *testing.T) {
 			if _, err := g.onWelcome(&linkpb.Welcome{NeedsSync: true, Instance: "copy"}); err != nil {
 				t.Fatal(err)
 			}
-			g.clearRun(v.index, 0, size/changemap.ExtentBytes)
+			g.changes.clear(v.index, 0, size/changemap.ExtentBytes)
 			start := g.journal.Durable()
 			// One page twice, with more than a batch of other writes between, all in the first segment.
 			mustWrite(t, v, 0, block(1, 4096))

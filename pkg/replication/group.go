@@ -14,7 +14,6 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -77,46 +76,26 @@ type Group struct {
 	// linkDown is what ended the last stream to the peer.
 	linkDown atomic.Pointer[error]
 
-	// mapMu guards what the peer lacks: pending is to be sent, inFlight was sent and is not acknowledged.
-	mapMu    sync.Mutex
-	pending  *changemap.Map
-	inFlight []sentExtents
-	// folded is the last ordinal that went from the journal to pending since the group was opened; 0 for none. The records
-	// up to it are not shipped, also while the journal still holds them.
-	folded uint64
-	// mapGeneration is that of the change map's file.
-	mapGeneration uint64
-	// relied is how far the peer was when it had acknowledged the extents that are in none of these any more; reliedSaved is
-	// what group.json says of it.
-	relied, reliedSaved core.Delivery
-	// syncEnd is the batch of the sync-end on its way; 0 without one.
-	syncEnd uint64
-	// joining are the volumes in use that are being added, by index, also where that failed half way: no sync ends meanwhile,
-	// since what they are written past the group is in nothing that the peer gets.
-	joining map[uint32]bool
+	// changes is what the peer lacks besides records of the journal.
+	changes *changeSet
 
 	// cuts are the snapshots of members; see cut.go.
 	cuts *cuts
 
 	// settingsMu keeps changes of settings apart. It is taken before all other locks.
 	settingsMu sync.Mutex
-	// rememberMu keeps writers of what is remembered apart; it is taken before mu.
-	rememberMu    sync.Mutex
-	rememberedAt  clocks.Instant
-	rememberFails bool
+	remembered rememberedFile
 	// difference is of the peer's wall clock and this site's.
 	difference clocks.Difference
 	// shipBucket is the link loop's alone.
 	shipBucket tokenbucket.Bucket
 
-	progress syncProgress
-	stats    groupStats
+	stats groupStats
 
 	// Signals wake the goroutine that owns the work; they carry nothing and are never waited for by the sender.
 	shipWork, applyWork, trimWork, linkWork signal
-	// trimmed is closed and replaced whenever the journal got room.
-	trimmedMu sync.Mutex
-	trimmed   chan struct{}
+	// room wakes writers that wait for room in the journal.
+	room broadcast
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -132,6 +111,31 @@ func (s signal) send() {
 	select {
 	case s <- struct{}{}:
 	default:
+	}
+}
+
+// broadcast wakes every goroutine that waits. The zero value is ready for use.
+type broadcast struct {
+	mu   sync.Mutex
+	next chan struct{}
+}
+
+// wait returns a channel that the next send closes.
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.next == nil {
+		b.next = make(chan struct{})
+	}
+	return b.next
+}
+
+func (b *broadcast) send() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.next != nil {
+		close(b.next)
+		b.next = nil
 	}
 }
 
@@ -205,7 +209,7 @@ func (g *Group) fail(err error) {
 	g.failure = fmt.Errorf("%w: %w", ErrFailed, err)
 	g.writable.Store(false)
 	klog.ErrorS(err, "Group failed: it takes no more writes until the replicator is restarted", "group", g.core.Meta.Name)
-	g.wakeWriters()
+	g.room.send()
 }
 
 // step feeds core and makes its Persists durable; the other actions are returned for the caller to carry out, in order.
@@ -248,7 +252,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 			// Memory and disk disagree now, and nobody may act on either.
 			g.failure = fmt.Errorf("%w: %w", ErrFailed, err)
 			g.writable.Store(false)
-			g.wakeWriters()
+			g.room.send()
 			return nil, g.failure
 		}
 	}
@@ -283,20 +287,6 @@ func (g *Group) rollJournal() error {
 
 // volume returns the member with an index, or nil.
 func (g *Group) volume(index uint32) *Volume { return (*g.volumes.Load())[index] }
-
-// wakeWriters lets writers that wait for room look again.
-func (g *Group) wakeWriters() {
-	g.trimmedMu.Lock()
-	close(g.trimmed)
-	g.trimmed = make(chan struct{})
-	g.trimmedMu.Unlock()
-}
-
-func (g *Group) roomChanged() <-chan struct{} {
-	g.trimmedMu.Lock()
-	defer g.trimmedMu.Unlock()
-	return g.trimmed
-}
 
 // sleep waits for d, or less when the context ends; it reports whether the context still runs.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -80,9 +80,7 @@ func (s *gatedStream) Send(m *linkpb.ToSecondary) error {
 func markExtent(t *testing.T, v *Volume, off int64) {
 	t.Helper()
 	g := v.group
-	g.mapMu.Lock()
-	g.pending.Mark(v.index, off, changemap.ExtentBytes)
-	g.mapMu.Unlock()
+	g.changes.mark(v.index, off, changemap.ExtentBytes)
 	if err := g.saveChangeMap(); err != nil {
 		t.Fatal(err)
 	}
@@ -119,9 +117,7 @@ func TestExtentsOfLostWritesAreCopiedAnew(t *testing.T) {
 	<-gate.reached
 	before := a.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: 100, RNG: seeded(t)})
 	mustWrite(t, v, second, block(2, 4096)) // durable only when the extent is sent
-	g.mapMu.Lock()
-	g.pending.Mark(v.index, second, changemap.ExtentBytes)
-	g.mapMu.Unlock()
+	g.changes.mark(v.index, second, changemap.ExtentBytes)
 	close(gate.open)
 	eventually(t, "the secondary has the extent", func() bool {
 		return content(t, volumeOf(t, b.group("shop"), "v0"))[second] == 2

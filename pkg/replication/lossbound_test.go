@@ -71,7 +71,7 @@ func TestLossIsBoundedAcrossARestart(t *testing.T) {
 					s.b.open()
 				case "file lost":
 					s.b.kill()
-					if err := s.b.fs.Remove(gb.path(rememberedFile)); err != nil {
+					if err := s.b.fs.Remove(gb.path(rememberedName)); err != nil {
 						t.Fatal(err)
 					}
 					s.b.open()
@@ -129,7 +129,7 @@ func TestLagAcrossARestartOfThePrimary(t *testing.T) {
 		t.Fatalf("a write of 10 s ago is missing at the peer: %v", st)
 	}
 	s.a.kill()
-	if err := s.a.fs.Remove(g.path(rememberedFile)); err != nil {
+	if err := s.a.fs.Remove(g.path(rememberedName)); err != nil {
 		t.Fatal(err)
 	}
 	s.a.open()

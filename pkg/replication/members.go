@@ -131,7 +131,7 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if err != nil {
 		return err
 	}
-	if known != nil && !known.Unsynced && switchTo == nil && !g.isJoining(member.Index) {
+	if known != nil && !known.Unsynced && switchTo == nil && !g.changes.isJoining(member.Index) {
 		return g.Resize(rec.ID, rec.SizeBytes)
 	}
 	if err := g.CheckWritable(); err != nil {
@@ -149,7 +149,7 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 		return err
 	}
 	if switchTo != nil {
-		g.setJoining(member.Index, true) // before the peer hears of it
+		g.changes.setJoining(member.Index, true) // before the peer hears of it
 	}
 	member.Unsynced = false
 	if err := g.announce(member); err != nil {
@@ -166,25 +166,9 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if err := g.upsertMember(member); err != nil {
 		return err
 	}
-	g.setJoining(member.Index, false)
+	g.changes.setJoining(member.Index, false)
 	g.shipWork.send()
 	return nil
-}
-
-func (g *Group) isJoining(index uint32) bool {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	return g.joining[index]
-}
-
-func (g *Group) setJoining(index uint32, joins bool) {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	if joins {
-		g.joining[index] = true
-	} else {
-		delete(g.joining, index)
-	}
 }
 
 // markContent marks a whole volume for a sync, unless it is blank.
@@ -194,9 +178,7 @@ func (v *Volume) markContent() error {
 	if err != nil || hole == v.size.Load() {
 		return err
 	}
-	g.mapMu.Lock()
-	g.pending.Mark(v.index, 0, v.size.Load())
-	g.mapMu.Unlock()
+	g.changes.mark(v.index, 0, v.size.Load())
 	if err := g.saveChangeMap(); err != nil {
 		return err
 	}
@@ -355,10 +337,7 @@ func (g *Group) forgetVolume(index uint32) {
 	if err := g.cuts.forget(index); err != nil {
 		klog.ErrorS(err, "Ending the tracking of changed blocks; the next start does it", "volume", v.id)
 	}
-	g.mapMu.Lock()
-	g.pending.Drop(index)
-	delete(g.joining, index)
-	g.mapMu.Unlock()
+	g.changes.removeVolume(index)
 	if err := v.image.Close(); err != nil {
 		klog.ErrorS(err, "Closing an image", "volume", v.id)
 	}

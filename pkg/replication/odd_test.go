@@ -72,7 +72,7 @@ func TestOddFilesCostOnlyTheirGroup(t *testing.T) {
 		{func(_ *testing.T, shop string) string { return filepath.Join(shop, checkpointName) }, false},
 		{func(_ *testing.T, shop string) string { return filepath.Join(shop, changeMapFile) }, optional},
 		{func(_ *testing.T, shop string) string { return filepath.Join(shop, cutsFile) }, optional},
-		{func(_ *testing.T, shop string) string { return filepath.Join(shop, rememberedFile) }, optional},
+		{func(_ *testing.T, shop string) string { return filepath.Join(shop, rememberedName) }, optional},
 		{func(_ *testing.T, shop string) string { return filepath.Join(shop, core.JournalDir) }, false},
 		{func(t *testing.T, shop string) string {
 			names, err := os.ReadDir(filepath.Join(shop, core.JournalDir))

@@ -421,7 +421,7 @@ func (g *Group) appendCopy(ctx context.Context, h journal.Header, data []byte) e
 // holds up the link, and through it nothing but the link.
 func (g *Group) appendCopies(ctx context.Context, volumes []*Volume, entries []journal.Entry) error {
 	for {
-		room := g.roomChanged()
+		room := g.room.wait()
 		n, err := g.tryAppendCopies(volumes, entries)
 		volumes, entries = volumes[n:], entries[n:]
 		if !errors.Is(err, journal.ErrFull) {

@@ -21,14 +21,17 @@ import (
 // Damage is an error that names the file and the place. Nothing on disk has been changed then.
 func openGroup(site *Site, dir string) (_ *Group, err error) {
 	g := &Group{
-		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(), trimmed: make(chan struct{}), joining: map[uint32]bool{},
+		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(),
 		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
 	}
 	g.cuts = newCuts(g)
+	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
+	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
 	g.volumes.Store(&map[uint32]*Volume{})
 	if err := g.openFiles(); err != nil {
 		return nil, err
 	}
+	g.changes.checkpoint = g.checkpoint
 	meta := &g.core.Meta
 	g.segBytes.Store(segmentBytesFor(meta.JournalSizeBytes))
 	defer func() {
@@ -98,12 +101,13 @@ func (g *Group) loadChangeMap() error {
 			return err // the checkpoint is what is old
 		}
 	}
-	g.pending, g.mapGeneration = pending, max(known, tag.Generation)
+	g.changes.load(pending, max(known, tag.Generation))
 	if !errors.Is(err, changemap.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errStale) {
 		return err
 	}
 	klog.ErrorS(err, "The change map is lost; everything is copied to the peer at the next contact", "group", m.Name, "file", name)
-	g.pending, g.mapGeneration, m.Sync = changemap.New(), known, core.SyncNever
+	g.changes.load(changemap.New(), known)
+	m.Sync = core.SyncNever
 	return g.saveMeta()
 }
 
@@ -125,12 +129,12 @@ func (g *Group) openJournal() error {
 		SegmentBytes: segmentBytes, HardLimitBytes: hardLimit, FreeTarget: freeSegments, KeepFree: keptSegments,
 		OldestSegment: last.OldestSegment, MinDurableOrdinal: last.DurableOrdinal, StartOrdinal: last.AppliedOrdinal,
 		Mark: last.Mark, Checkpoint: g.path(checkpointName), Generation: g.checkpoint.generation.Load, Announce: g.announceSegment,
-		Visit: replay.record, RoomMade: g.wakeWriters,
+		Visit: replay.record, RoomMade: g.room.send,
 	})
 	if err != nil {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
 	}
-	g.relied, g.reliedSaved = meta.Relied, meta.Relied
+	g.changes.loadRelied(meta.Relied)
 	g.checkpoint.horizon.Store(max(g.checkpoint.horizon.Load(), replay.horizon))
 	err = replay.checkImages()
 	if err == nil {

@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"io/fs"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -10,6 +11,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // What a group remembers of its peer across a restart of the replicator, in a record file of its own in the group's
@@ -19,18 +21,28 @@ import (
 // the page cache has it. An old one is right, as everything is that it says: the bounds made from it are wider. One that
 // is missing or damaged makes them unknown. So nothing of it can keep a group from working.
 const (
-	rememberedFile = "remembered"
+	rememberedName = "remembered"
 	rememberedKind = "remembered"
 	// rememberInterval is how often it is written at most: by so much a bound can be wider after a kill.
 	rememberInterval = time.Second
 )
+
+// rememberedFile writes what a group remembers, one writer at a time. Its lock comes before Group.mu.
+type rememberedFile struct {
+	fs   vfs.FS
+	path string
+
+	mu        sync.Mutex
+	writtenAt clocks.Instant
+	failing   bool // the last write failed, and that was logged
+}
 
 // recall reads what an earlier process left.
 func (g *Group) recall() {
 	head := g.journal.Head()
 	g.clock.begin(head, 0, clocks.Instant{})
 	var r core.Recollection
-	err := blockdev.ReadRecord(g.cfg.FS, g.path(rememberedFile), rememberedKind, &r)
+	err := blockdev.ReadRecord(g.cfg.FS, g.remembered.path, rememberedKind, &r)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return
@@ -43,52 +55,64 @@ func (g *Group) recall() {
 	}
 }
 
-// remember writes what is known now; with lazily not more often than the interval. Errors are logged once and change nothing.
+// remember writes what is known now; with lazily not more often than the interval.
 func (g *Group) remember(lazily bool) {
-	g.rememberMu.Lock()
-	defer g.rememberMu.Unlock()
 	instant, now := g.cfg.Clock(), g.cfg.Now()
-	if passed, ok := instant.SinceAtMost(g.rememberedAt); lazily && ok && passed < rememberInterval {
-		return
-	}
-	g.rememberedAt = instant
-	g.mu.Lock()
-	r := g.core.Remember(g.journal.Durable())
-	g.mu.Unlock()
-	if r.Role == core.RolePrimary {
-		r.CaughtUp.At = g.clock.oldest(g.journal.Head, now, instant)
-	}
-	err := g.writeRemembered(r)
-	if err != nil && !g.rememberFails {
+	err := g.remembered.write(instant, lazily, func() core.Recollection {
+		g.mu.Lock()
+		r := g.core.Remember(g.journal.Durable())
+		g.mu.Unlock()
+		if r.Role == core.RolePrimary {
+			r.CaughtUp.At = g.clock.oldest(g.journal.Head, now, instant)
+		}
+		return r
+	})
+	if err != nil {
 		klog.ErrorS(err, "What is known of the peer cannot be written; after a restart the lag may be unknown for a while", "group", g.Name())
 	}
-	g.rememberFails = err != nil
 }
 
-func (g *Group) writeRemembered(r core.Recollection) error {
+// write writes what content returns; with lazily not more often than the interval. The first of several errors is returned,
+// and none changes anything.
+func (f *rememberedFile) write(instant clocks.Instant, lazily bool, content func() core.Recollection) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if passed, ok := instant.SinceAtMost(f.writtenAt); lazily && ok && passed < rememberInterval {
+		return nil
+	}
+	f.writtenAt = instant
+	err := f.writeLocked(content())
+	reported := f.failing
+	f.failing = err != nil
+	if reported {
+		return nil
+	}
+	return err
+}
+
+func (f *rememberedFile) writeLocked(r core.Recollection) error {
 	data, err := blockdev.EncodeRecord(rememberedKind, r)
 	if err != nil {
 		return err
 	}
-	name := g.path(rememberedFile)
-	f, err := g.cfg.FS.Open(name)
+	file, err := f.fs.Open(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = g.cfg.FS.Create(name)
+		file, err = f.fs.Create(f.path)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(data, 0)
-	if size, sizeErr := f.Size(); err == nil && sizeErr == nil && size > int64(len(data)) {
-		err = f.Truncate(int64(len(data)))
+	_, err = file.WriteAt(data, 0)
+	if size, sizeErr := file.Size(); err == nil && sizeErr == nil && size > int64(len(data)) {
+		err = file.Truncate(int64(len(data)))
 	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, file.Close())
 }
 
 // forgetPeer is for a peer that has nothing any more, whatever it had.
 func (g *Group) forgetPeer() {
 	g.clock.begin(g.journal.Head(), 0, clocks.Instant{})
-	if err := g.cfg.FS.Remove(g.path(rememberedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := g.cfg.FS.Remove(g.remembered.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		klog.ErrorS(err, "What was known of the peer stays on disk until it is written again", "group", g.core.Meta.Name)
 	}
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
-	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
@@ -144,11 +143,7 @@ func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
 		return nil
 	}
 	// The old peer's; a new one gets everything (SyncNever).
-	g.mapMu.Lock()
-	g.pending, g.inFlight, g.syncEnd = changemap.New(), nil, 0
-	g.mapMu.Unlock()
-	g.progress.doneBytes.Store(0)
-	g.progress.totalBytes.Store(0)
+	g.changes.forget()
 	g.forgetPeer()
 	g.difference.Forget()
 	if err := g.saveChangeMap(); err != nil {
@@ -167,7 +162,7 @@ func (g *Group) applyLimits() {
 		g.fail(err) // not a size that checkSettings lets through
 	}
 	g.trimWork.send()
-	g.wakeWriters()
+	g.room.send()
 }
 
 // follow takes over what a primary says of the group's settings. What it says wrong is not taken: replication does not

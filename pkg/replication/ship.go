@@ -223,13 +223,10 @@ func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 	if err != nil && !errors.Is(err, journal.ErrOutOfOrder) {
 		return core.Ship{}, err
 	}
-	g.mapMu.Lock()
-	relied := g.relied
-	g.mapMu.Unlock()
 	event := core.Welcomed{
 		PeerDurable: w.DurableOrdinal, NeedsSync: w.NeedsSync, Instance: w.Instance,
 		PeerSession: sessionFromWire(w.Session), PeerPlace: deliveryFromWire(0, w.Place), PeerTail: tailFromWire(w.Tail).Compare(tail),
-		PeerHorizon: w.Horizon, Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released, Relied: relied,
+		PeerHorizon: w.Horizon, Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released, Relied: g.changes.reliedOn(),
 		NewSession: uuid.NewString(), NewTimeline: uuid.NewString(), Now: g.cfg.Clock().WallNanos,
 	}
 	if bug.Enabled(bug.TrustExtents) {
@@ -365,7 +362,7 @@ func (s *sender) sendSome() (sent bool, err error) {
 		}
 	}
 	records, err := s.cursor.Next(batchBytes)
-	if folded := s.g.foldedThrough(); folded > s.at {
+	if folded := s.g.changes.foldedThrough(); folded > s.at {
 		return true, s.skipFolded(folded)
 	}
 	if errors.Is(err, journal.ErrReleased) { // the deliberate fault FoldUnordered; nothing else leaves before it was acknowledged
@@ -385,7 +382,7 @@ func (s *sender) sendSome() (sent bool, err error) {
 	// The map, too, is looked at after the records were read: a volume's content is marked before the volume's record is
 	// written. A record that came between an earlier look and the reading would be shipped outside of a sync, and the
 	// peer's copy, with zeros for the content, be taken for whole.
-	if !s.sync.active() && s.g.mapDirty() {
+	if !s.sync.active() && s.g.changes.needsSync() {
 		return true, s.restart(core.MapDirty{At: s.at})
 	}
 	if len(records) > 0 {
@@ -396,8 +393,8 @@ func (s *sender) sendSome() (sent bool, err error) {
 		sent = true
 	}
 	if s.sync.reachedTarget(s.at) {
-		if s.g.mapDirty() { // folded or added meanwhile, or about to be
-			return sent || !s.g.awaitsJoining(), s.sync.moreExtents()
+		if s.g.changes.needsSync() { // folded or added meanwhile, or about to be
+			return sent || !s.g.changes.awaitsJoining(), s.sync.moreExtents()
 		}
 		return true, s.sendSyncEnd()
 	}
@@ -420,7 +417,7 @@ func (s *sender) checkTimeline() error {
 // A range is in the journal or in the map, never in both for the sender. If it shipped records of a segment whose extents are in
 // the map, it could send an extent with its newest content, an older record of that extent behind it, and then find
 // that the segment with the newest record has left the journal. The copy would keep the older content for good, and the
-// extent's mark would be used up. So no extent is taken from the map (see takeRun) and no record sent until the stream
+// extent's mark would be used up. So no extent is taken from the map (see changeSet.take) and no record sent until the stream
 // is behind what was folded.
 //
 // The map is durable before the peer hears of the skip: after a power loss the peer would otherwise be past records
@@ -431,19 +428,12 @@ func (s *sender) skipFolded(folded uint64) error {
 			return err
 		}
 		err := s.restart(core.CursorLost{Retained: folded + 1})
-		again := s.g.foldedThrough()
+		again := s.g.changes.foldedThrough()
 		if !errors.Is(err, errLeftJournal) || again == folded {
 			return err
 		}
 		folded = again // more was folded meanwhile
 	}
-}
-
-// foldedThrough is the last ordinal that was folded; 0 for none.
-func (g *Group) foldedThrough() uint64 {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	return g.folded
 }
 
 func (s *sender) restart(e core.Event) error {
@@ -610,14 +600,9 @@ func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Ref
 	return fmt.Errorf("%w: %s", errRefused, refused.Message)
 }
 
-// streamEnded gives back to the map what was sent and never acknowledged.
+// streamEnded notes that the stream to the peer has ended.
 func (g *Group) streamEnded() {
-	g.mapMu.Lock()
-	for _, sent := range g.inFlight {
-		sent.restore(g.pending)
-	}
-	g.inFlight, g.syncEnd = nil, 0
-	g.mapMu.Unlock()
+	g.changes.streamEnded()
 	_, _ = g.step(core.Disconnected{Caller: true}, nil) // fails only when the group has failed
 	g.remember(false)
 }

@@ -88,7 +88,7 @@ func (g *Group) ShippedBytes() (raw, wire uint64) {
 
 // lagBytes is what the peer has not acknowledged: the journal past an ordinal, and the change map.
 func (g *Group) lagBytes(acked uint64) uint64 {
-	lag := g.changeMapBytes()
+	lag := g.changes.bytes()
 	if acked >= g.journal.Head() {
 		return lag
 	}
@@ -128,7 +128,7 @@ func (g *Group) Status() *Status {
 		Connected:  linkState == core.LinkStreaming || linkState == core.LinkSyncing,
 		Promotable: promotable, Timeline: m.Timeline(),
 		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal,
-		JournalUsedBytes: g.journal.UsedBytes(), ChangeMapBytes: g.changeMapBytes(), Loss: m.Loss,
+		JournalUsedBytes: g.journal.UsedBytes(), ChangeMapBytes: g.changes.bytes(), Loss: m.Loss,
 	}
 	if state == core.StateConnecting && g.cfg.LinkClosed != nil {
 		if err := g.cfg.LinkClosed(); err != nil {
@@ -156,9 +156,7 @@ func (g *Group) Status() *Status {
 	g.fillLag(s, &m)
 	for _, v := range g.Volumes() {
 		vs := VolumeStatus{VolumeID: v.id, SizeBytes: v.Size(), Attached: attached[v.id], UnappliedBytes: uint64(v.overlay.Bytes())}
-		g.mapMu.Lock()
-		vs.ChangeMapBytes = g.pending.VolumeBytes(v.index)
-		g.mapMu.Unlock()
+		vs.ChangeMapBytes = g.changes.volumeBytes(v.index)
 		s.Volumes = append(s.Volumes, vs)
 	}
 	describeClaims(s.Volumes, members)
@@ -169,7 +167,8 @@ func (g *Group) Status() *Status {
 // fillLag sets the fields that say how far the copy is behind. What is not known stays nil.
 func (g *Group) fillLag(s *Status, m *core.Meta) {
 	if m.Role == core.RolePrimary || m.Consistent {
-		s.SyncDoneBytes, s.SyncTotalBytes = new(g.progress.doneBytes.Load()), new(g.progress.totalBytes.Load())
+		done, total := g.changes.progress()
+		s.SyncDoneBytes, s.SyncTotalBytes = &done, &total
 	}
 	if m.Peer == "" {
 		return

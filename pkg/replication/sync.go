@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync/atomic"
 
 	"k8s.io/klog/v2"
 
@@ -31,100 +30,30 @@ type syncManifest struct {
 	Members []core.Member `json:"members"`
 }
 
-// sentExtents is a run of extents on its way.
-type sentExtents struct {
-	sequence uint64 // batch
-	volume   uint32
-	extent   uint64
-	count    uint64
-}
-
-func (s *sentExtents) restore(m *changemap.Map) {
-	for i := range s.count {
-		m.MarkExtent(s.volume, s.extent+i)
-	}
-}
-
-// syncProgress is for status alone.
-type syncProgress struct {
-	doneBytes, totalBytes atomic.Uint64
-	unsaved               uint64 // extents acknowledged since the map was saved; guarded by mapMu
-}
-
-// mapDirty reports whether there is something to sync, or will be: while a volume in use joins.
-func (g *Group) mapDirty() bool {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	return g.pending.Len() > 0 || len(g.joining) > 0
-}
-
-// awaitsJoining reports whether a volume that joins is all that keeps a sync from ending.
-func (g *Group) awaitsJoining() bool {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	return g.pending.Len() == 0 && len(g.joining) > 0
-}
-
-// changeMapBytes is what the peer lacks besides records.
-func (g *Group) changeMapBytes() uint64 {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	n := g.pending.Bytes()
-	for _, s := range g.inFlight {
-		n += s.count * changemap.ExtentBytes
-	}
-	return n
-}
-
-// saveChangeMap makes what is pending or in flight durable. Extents that the peer acknowledged leave the map on disk by
-// it, so how far the peer was then is durable before: a peer that was put back to before that is found out.
+// saveChangeMap makes what the peer lacks durable. Extents that the peer acknowledged leave the map on disk by it, so how far
+// the peer was then is durable before: a peer that was put back to before that is found out.
 func (g *Group) saveChangeMap() error {
 	for {
-		g.mapMu.Lock()
-		relied := g.relied
-		if !g.reliedSaved.Before(relied) {
-			defer g.mapMu.Unlock()
-			return g.saveMapLocked()
+		relied, saved, err := g.changes.save()
+		if saved {
+			return err
 		}
-		g.mapMu.Unlock()
 		if _, err := g.step(core.Relied{Delivery: relied}, nil); err != nil {
 			return err
 		}
-		g.mapMu.Lock()
-		if g.reliedSaved.Before(relied) {
-			g.reliedSaved = relied
-		}
-		g.mapMu.Unlock()
+		g.changes.reliedStored(relied)
 	}
-}
-
-// saveMapLocked writes the map. The caller holds mapMu.
-func (g *Group) saveMapLocked() error {
-	all := g.pending.Clone()
-	for _, s := range g.inFlight {
-		s.restore(all)
-	}
-	g.progress.unsaved = 0
-	who := g.checkpoint.read().Owner
-	generation, err := g.checkpoint.replaceFile(fileMap, g.mapGeneration, func(generation uint64) error {
-		tag := changemap.Tag{Group: who.group, Pool: who.pool, Generation: generation}
-		return g.cfg.Pool.WithReserve(func() error { return all.SaveTagged(g.cfg.FS, g.path(changeMapFile), tag) })
-	})
-	g.mapGeneration = generation
-	return err
 }
 
 // markAll marks every extent of every member: the peer has nothing that counts. What has no content at all is found
 // out when it is sent, and costs a record of 64 bytes a GiB.
 func (g *Group) markAll() error {
 	g.forgetPeer()
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	g.pending, g.inFlight = changemap.New(), nil
+	all := changemap.New()
 	for _, v := range *g.volumes.Load() {
-		g.pending.Mark(v.index, 0, v.size.Load())
+		all.Mark(v.index, 0, v.size.Load())
 	}
-	return g.saveMapLocked() // mu is held; nothing is forgotten
+	return g.changes.replaceAll(all)
 }
 
 // sendSyncBegin tells the secondary that the stream goes on at s.at and that its copy is not one instant from here on.
@@ -142,11 +71,7 @@ func (s *sender) sendSyncBegin() error {
 	if err := s.sync.begin(); err != nil {
 		return err
 	}
-	s.g.mapMu.Lock()
-	s.g.syncEnd = 0
-	s.g.mapMu.Unlock()
-	s.g.progress.doneBytes.Store(0)
-	s.g.progress.totalBytes.Store(s.g.changeMapBytes())
+	s.g.changes.beginSync()
 	// The members' descriptions may be newer than their records.
 	if err := s.g.commit(); err != nil {
 		return err
@@ -171,9 +96,7 @@ func (s *sender) sendSyncEnd() error {
 	if err := s.sync.end(); err != nil {
 		return err
 	}
-	s.g.mapMu.Lock()
-	s.g.syncEnd = s.sequence
-	s.g.mapMu.Unlock()
+	s.g.changes.endSync(s.sequence)
 	return nil
 }
 
@@ -191,19 +114,15 @@ func (s *sender) control(kind journal.Kind, data []byte) journal.Header {
 // first. The journal is synced before the content goes out, since it may hold writes that are not durable yet.
 func (s *sender) sendExtents() (sent bool, err error) {
 	g := s.g
-	g.mapMu.Lock()
-	index, extent, count, ok := g.pending.NextRun(changemap.Cursor{}, holeRunExtents)
+	index, extent, count, ok := g.changes.next(holeRunExtents)
 	if !ok {
-		g.mapMu.Unlock()
 		return false, nil
 	}
 	v := g.volume(index)
 	if v == nil { // removed from the group
-		g.pending.Drop(index)
-		g.mapMu.Unlock()
+		g.changes.removeVolume(index)
 		return true, nil
 	}
-	g.mapMu.Unlock()
 
 	// What was shipped before the extent has to be in it, so it has to be in the index.
 	_ = g.indexedEnd()
@@ -214,7 +133,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		return false, err
 	}
 	if off >= end {
-		g.clearRun(index, extent, count)
+		g.changes.clear(index, extent, count)
 		return true, nil
 	}
 	isHole := hole-off >= changemap.ExtentBytes || hole == end
@@ -229,7 +148,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 	}
 	count = uint64((end - off + changemap.ExtentBytes - 1) / changemap.ExtentBytes)
 	run := sentExtents{sequence: s.sequence + 1, volume: index, extent: extent, count: count}
-	if !g.takeRun(run, s.at) {
+	if !g.changes.take(run, s.at) {
 		return true, nil
 	}
 
@@ -240,10 +159,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		}
 		isHole = hole == end
 		if !isHole {
-			g.mapMu.Lock()
-			run.restore(g.pending)
-			g.inFlight = g.inFlight[:len(g.inFlight)-1]
-			g.mapMu.Unlock()
+			g.changes.putBack()
 			return true, nil
 		}
 	}
@@ -253,7 +169,8 @@ func (s *sender) sendExtents() (sent bool, err error) {
 	if !isHole {
 		data = make([]byte, end-off)
 		if _, err := v.ReadAt(data, off); err != nil && g.volume(index) != v {
-			g.dropInFlight(index) // it left meanwhile
+			g.changes.putBack() // it left meanwhile
+			g.changes.removeVolume(index)
 			return true, nil
 		} else if err != nil {
 			return false, fmt.Errorf("group %s: sync: %w", g.Name(), err)
@@ -279,33 +196,6 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		return false, err
 	}
 	return true, s.sendBatch()
-}
-
-// dropInFlight forgets the last run that was taken from the map, which is of a volume that has left.
-func (g *Group) dropInFlight(volume uint32) {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	g.inFlight = g.inFlight[:len(g.inFlight)-1]
-	g.pending.Drop(volume)
-}
-
-// takeRun moves a run from what is to be sent to what is on its way. It reports false, and moves nothing, when records past
-// the ordinal at were folded.
-func (g *Group) takeRun(run sentExtents, at uint64) bool {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	if g.folded > at {
-		return false
-	}
-	g.pending.ClearRun(run.volume, run.extent, run.count)
-	g.inFlight = append(g.inFlight, run)
-	return true
-}
-
-func (g *Group) clearRun(volume uint32, extent, count uint64) {
-	g.mapMu.Lock()
-	defer g.mapMu.Unlock()
-	g.pending.ClearRun(volume, extent, count)
 }
 
 // holeUntil returns the first offset in [off, end] from which there may be content. Up to there the volume reads as
@@ -339,23 +229,7 @@ func (v *Volume) imageHoleUntil(off, end int64) (int64, error) {
 // extentsAcked forgets what the secondary has on stable storage, and ends the sync when that was all. place is how far
 // the secondary is with it.
 func (g *Group) extentsAcked(sequence uint64, place core.Delivery) error {
-	g.mapMu.Lock()
-	n := 0
-	for n < len(g.inFlight) && g.inFlight[n].sequence <= sequence {
-		g.progress.unsaved += g.inFlight[n].count
-		g.progress.doneBytes.Add(g.inFlight[n].count * changemap.ExtentBytes)
-		n++
-	}
-	g.inFlight = g.inFlight[n:]
-	if n > 0 && g.relied.Before(place) {
-		g.relied = place
-	}
-	ended := g.syncEnd != 0 && sequence >= g.syncEnd && g.pending.Len() == 0 && len(g.inFlight) == 0
-	if ended {
-		g.syncEnd = 0
-	}
-	save := ended || g.progress.unsaved >= saveMapExtents
-	g.mapMu.Unlock()
+	ended, save := g.changes.acknowledged(sequence, place)
 	if save {
 		if err := g.saveChangeMap(); err != nil {
 			return err
@@ -364,8 +238,7 @@ func (g *Group) extentsAcked(sequence uint64, place core.Delivery) error {
 	if !ended {
 		return nil
 	}
-	g.progress.doneBytes.Store(0)
-	g.progress.totalBytes.Store(0)
+	g.changes.syncEnded()
 	klog.InfoS("Sync complete: the peer can be promoted", "group", g.Name())
 	_, err := g.step(core.SyncAcked{}, nil)
 	return err

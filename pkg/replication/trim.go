@@ -92,7 +92,7 @@ func (g *Group) trim() error {
 			g.journal.DropFree()
 			g.applyWork.send()
 		}
-		g.wakeWriters()
+		g.room.send()
 	}
 }
 
@@ -127,7 +127,7 @@ func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
 // segment goes.
 //
 // From the moment when the segment is in the map, it is in the map alone: the sender ships none of its records any more,
-// although the journal still has them. The marks and g.folded, which says so, change under one hold of the lock. See
+// although the journal still has them. The marks and the ordinal that says so change at once (changeSet.fold). See
 // sender.skipFolded for what goes wrong otherwise.
 func (g *Group) fold(s journal.SegmentInfo) error {
 	if err := g.foldIntoMap(s); err != nil {
@@ -161,12 +161,11 @@ func (g *Group) foldIntoMap(s journal.SegmentInfo) error {
 			break
 		}
 	}
-	g.mapMu.Lock()
-	g.pending.Merge(marks)
-	if !bug.Enabled(bug.FoldUnordered) {
-		g.folded = max(g.folded, s.LastOrdinal)
+	through := s.LastOrdinal
+	if bug.Enabled(bug.FoldUnordered) {
+		through = 0
 	}
-	g.mapMu.Unlock()
+	g.changes.fold(marks, through)
 	if err := g.saveChangeMap(); err != nil {
 		return err
 	}

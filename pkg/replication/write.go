@@ -97,7 +97,7 @@ func (v *Volume) emptyRange(kind journal.Kind, off, n int64) error {
 // many records are in.
 func (g *Group) append(v *Volume, entries []journal.Entry) (int, error) {
 	for done := 0; ; {
-		room := g.roomChanged()
+		room := g.room.wait()
 		n, err := g.tryAppend(v, entries[done:])
 		done += n
 		if bug.Enabled(bug.StallOnLink) && v != nil && err == nil {
