@@ -15,7 +15,7 @@ import (
 )
 
 // retirement is what --retired-node means to the controller.
-const retirement = "its volumes and snapshots count as deleted when they are deleted, and its names as free"
+const retirement = "deletion of its volumes and snapshots succeeds, and their names are free"
 
 // forNodes are the flags that mean nothing to a controller.
 var forNodes = map[string]bool{"node-id": true, "pool": true, "sidecar": true, "shim-dir": true, "keeper-socket": true,

@@ -28,12 +28,12 @@ func (c *credentialFlags) add(flags *flag.FlagSet) {
 		c.given[name] = true
 		flags.StringVar(target, name, "", "credentials: "+help)
 	}
-	text(&c.options.Namespace, "namespace", "where the Secrets are")
+	text(&c.options.Namespace, "namespace", "namespace of the Secrets")
 	text(&c.options.NodeSecret, "node-secret", "name of the Secret with the nodes' certificate")
 	text(&c.options.ControllerSecret, "controller-secret", "name of the Secret with the controller's certificate")
 	text(&c.options.MetricsSecret, "metrics-secret", "name of the Secret with the token for readers of metrics")
 	c.given["validity"] = true
-	flags.DurationVar(&c.options.Validity, "validity", year, "credentials: how long new certificates are valid; they "+
+	flags.DurationVar(&c.options.Validity, "validity", year, "credentials: validity of new certificates; they "+
 		"are renewed when a third of it is left")
 }
 

@@ -46,33 +46,31 @@ func run(args []string) error {
 	descriptors.Raise()
 	opts := driver.Options{Version: versionString()}
 	flags := flag.NewFlagSet("csi-driver", flag.ContinueOnError)
-	mode := flags.String("mode", modeNode, "node: serve this node's pool; controller: serve all nodes' pools, by "+
-		"calling the nodes; credentials: make what nodes and controller know each other by, and end")
+	mode := flags.String("mode", modeNode, "node: serve the pool of this node; controller: serve the pools of all "+
+		"nodes by calling the nodes; credentials: make the certificates of nodes and controller, then exit")
 	var known nodes.Flags
 	known.Add(flags, "csi", "controller: ", retirement)
 	var secrets credentialFlags
 	secrets.add(flags)
-	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "where the CSI services listen")
+	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "socket of the CSI services")
 	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
-	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created when missing (required)")
-	flags.StringVar(&opts.JournalDir, "journal-dir", "", "directory of the groups and their journals, on a disk of its "+
-		"own; the replicator's as well (default in the pool)")
-	flags.StringVar(&opts.StateDir, "state-dir", blockdev.DefaultStateDir, "directory, on another disk than the "+
-		"pool's, that remembers that there is a pool, so that one whose disk is not mounted is not made anew; the "+
-		"replicator's as well")
-	flags.StringVar(&opts.SidecarEndpoint, "sidecar", "", "the replicator, as unix:///path; without it replicable "+
+	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created if missing (required)")
+	flags.StringVar(&opts.JournalDir, "journal-dir", "", "directory of the groups and their journals, on a separate disk; "+
+		"the same as the replicator's (default in the pool)")
+	flags.StringVar(&opts.StateDir, "state-dir", blockdev.DefaultStateDir, "directory on another disk than the pool, "+
+		"with the record that the pool exists; an unmounted pool is not made again; the same as the replicator's")
+	flags.StringVar(&opts.SidecarEndpoint, "sidecar", "", "socket of the replicator, as unix:///path; without it replicable "+
 		"volumes are refused")
-	flags.StringVar(&opts.ShimDir, "shim-dir", "", "where the replicator serves volumes (default <pool>/shim)")
-	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "the keeper (default <pool>/keeper.sock)")
+	flags.StringVar(&opts.ShimDir, "shim-dir", "", "directory where the replicator serves volumes (default <pool>/shim)")
+	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "socket of the keeper (default <pool>/keeper.sock)")
 	flags.StringVar(&opts.HostRoot, "host-root", "", "in a container: the node's root directory in its own mount "+
 		"namespace, as /proc/1/root with hostPID")
 	opts.Capacity.Reserve = driver.DefaultReserve
 	flags.Var(&opts.Capacity.Reserve, "reserve", "part of the pool's file system that is never promised to volumes: "+
 		"bytes, as 10Gi, or a percentage")
-	flags.Float64Var(&opts.Capacity.OvercommitRatio, "overcommit-ratio", 1, "how often the space for thin volumes may "+
-		"be promised; above 1 the pool can be full before they are")
-	flags.StringVar(&opts.TCPAddress, "tcp-address", "", "host:port where the controller reaches this node over mutual "+
-		"TLS (default none)")
+	flags.Float64Var(&opts.Capacity.OvercommitRatio, "overcommit-ratio", 1, "factor by which thin volumes may "+
+		"exceed the space of the pool; above 1 the pool can fill up before they do")
+	flags.StringVar(&opts.TCPAddress, "tcp-address", "", "host:port for the controller, with mutual TLS (default none)")
 	flags.StringVar(&opts.TLSDir, "tls-dir", "", "directory with ca.crt, tls.crt and tls.key, for --tcp-address and "+
 		"--mode=controller; read again when they change")
 	opts.Metrics.Add(flags)
