@@ -162,7 +162,8 @@ func TestRestartResumesWriteback(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
-	flush := h.create("flush", vc, map[string]string{parameter.KeyReplicable: "true"})
+	flush := h.create("flush", vc, map[string]string{
+		parameter.KeyReplicable: "true", parameter.KeyOrder: parameter.OrderFlush})
 	h.must(h.stage(flush, vc))
 	clear(h.writeback)
 	s.stop()

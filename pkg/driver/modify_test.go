@@ -55,22 +55,22 @@ var changesMade = []struct {
 	want    string
 }{
 	{"on, in a group of its own", map[string]string{parameter.KeyRemote: "west", parameter.KeyRPOTarget: "5s", parameter.KeyReplicationRate: "1Mi"},
-		`volume in "ID", order flush; ID to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 5, rate 1048576, 1 volumes`},
+		`volume in "ID", order ack; ID to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 5, rate 1048576, 1 volumes`},
 	{"settings", map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall", parameter.KeyReplicationRate: "0"},
-		`volume in "ID", order flush; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
+		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"limits", map[string]string{parameter.KeyIOBytes: "8Mi", parameter.KeyIOPS: "500"},
-		`volume in "ID", order flush, limits 8388608 and 500; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
+		`volume in "ID", order ack, limits 8388608 and 500; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"one limit", map[string]string{parameter.KeyIOPS: "0"},
-		`volume in "ID", order flush, limits 8388608 and 0; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
+		`volume in "ID", order ack, limits 8388608 and 0; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"no limit", map[string]string{parameter.KeyIOBytes: "0"},
-		`volume in "ID", order flush; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
-	{"remote", map[string]string{parameter.KeyRemote: "south", parameter.KeyOrder: "ack"},
-		`volume in "ID", order ack; ID to "south", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
+		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
+	{"remote", map[string]string{parameter.KeyRemote: "south", parameter.KeyOrder: "flush"},
+		`volume in "ID", order flush; ID to "south", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"move", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyJournalSize: "32Mi"},
-		`volume in "shop", order ack; shop to "west", journal 33554432 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`},
-	{"off", map[string]string{parameter.KeyReplication: "off", parameter.KeyOrder: "flush"}, `volume in "", order flush`},
+		`volume in "shop", order flush; shop to "west", journal 33554432 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`},
+	{"off", map[string]string{parameter.KeyReplication: "off", parameter.KeyOrder: "ack"}, `volume in "", order ack`},
 	{"on again", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyReplication: "on"},
-		`volume in "shop", order flush; shop to "", journal 1073741824 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`},
+		`volume in "shop", order ack; shop to "", journal 1073741824 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`},
 }
 
 func TestModify(t *testing.T) {
@@ -175,17 +175,17 @@ func TestModifyRefuses(t *testing.T) {
 		})
 	}
 	h.must(h.stage(id, vc))
-	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "ack"}), codes.FailedPrecondition, "unstage")
-	h.must(h.modify(id, map[string]string{parameter.KeyOrder: "flush"})) // as it is
+	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "flush"}), codes.FailedPrecondition, "unstage")
+	h.must(h.modify(id, map[string]string{parameter.KeyOrder: "ack"})) // as it is
 	h.must(h.unstage(id))
 	_, err := h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = true; return nil })
 	h.must(err)
-	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "ack"}), codes.FailedPrecondition, "copy")
+	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "flush"}), codes.FailedPrecondition, "copy")
 	s.stop()
 	_, err = h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = false; return nil })
 	h.must(err)
 	h.d.sidecar.patience = 500 * time.Millisecond
-	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "ack"}), codes.Unavailable, s.endpoint)
+	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "flush"}), codes.Unavailable, s.endpoint)
 }
 
 // What a VolumeAttributesClass says when the volume is made counts over what the StorageClass says.
@@ -194,7 +194,7 @@ func TestCreateWithMutableParameters(t *testing.T) {
 	h := newNode(t, s)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	req := createReq("v", vc, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"})
-	req.MutableParameters = map[string]string{parameter.KeyRemote: "south", parameter.KeyRPOTarget: "3s", parameter.KeyOrder: "ack"}
+	req.MutableParameters = map[string]string{parameter.KeyRemote: "south", parameter.KeyRPOTarget: "3s", parameter.KeyOrder: "flush"}
 	var ids []string
 	for range 2 {
 		response, err := h.c.CreateVolume(context.Background(), req)
@@ -203,7 +203,7 @@ func TestCreateWithMutableParameters(t *testing.T) {
 		}
 		ids = append(ids, response.GetVolume().GetVolumeId())
 	}
-	const want = `volume in "shop", order ack; shop to "south", journal 1073741824 JOURNAL_FULL_TRACK, target 3, rate 0, 1 volumes`
+	const want = `volume in "shop", order flush; shop to "south", journal 1073741824 JOURNAL_FULL_TRACK, target 3, rate 0, 1 volumes`
 	if got := h.situation(s, ids[0]); got != want || ids[0] != ids[1] {
 		t.Errorf("%s, ids %v", got, ids)
 	}
@@ -221,7 +221,7 @@ func TestCreateWithMutableParameters(t *testing.T) {
 	req.MutableParameters = map[string]string{parameter.KeyIOBytes: "2Mi"}
 	response, err = h.c.CreateVolume(context.Background(), req)
 	h.must(err)
-	if got := h.situation(s, response.GetVolume().GetVolumeId()); !strings.HasPrefix(got, `volume in "", order flush, limits 2097152 and 100`) {
+	if got := h.situation(s, response.GetVolume().GetVolumeId()); !strings.HasPrefix(got, `volume in "", order ack, limits 2097152 and 100`) {
 		t.Error(got)
 	}
 	for _, mutable := range []map[string]string{nil, {parameter.KeyIOPS: "100"}} {
@@ -282,7 +282,7 @@ func TestRepeatedCreation(t *testing.T) {
 			}
 			id, err := create(map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyIOPS: "0100"}) // the same in other words
 			h.must(err)
-			const want = `volume in "shop", order flush, limits 0 and 100; shop to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`
+			const want = `volume in "shop", order ack, limits 0 and 100; shop to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`
 			if got := h.situation(s, id); got != want {
 				t.Errorf("%s\nwant\n%s", got, want)
 			}

@@ -23,7 +23,7 @@ const (
 	plain      variant = "plain loop device"
 	replicated variant = "replicated"
 	off        variant = "replication off"
-	ack        variant = "replicated, order ack"
+	flushed    variant = "replicated, order flush"
 	peerAlone  variant = "qemu-storage-daemon, no mirror"
 	peer       variant = "qemu-storage-daemon, background mirror"
 	peerSync   variant = "qemu-storage-daemon, write-blocking mirror"
@@ -175,8 +175,8 @@ func (e *env) slipstreamBed(ctx context.Context, pair *testsite.Pair, v variant,
 		here: []int{pair.A.Replicator().Pid()}, there: []int{pair.B.Replicator().Pid()}}
 	for i := range o.volumes {
 		parameters := testsite.Replicable()
-		if v == ack {
-			parameters["slipstream.dev/order"] = "ack"
+		if v == flushed {
+			parameters["slipstream.dev/order"] = "flush"
 		}
 		volume, err := pair.A.CreateVolume(ctx, testsite.VolumeOptions{
 			Name: fmt.Sprintf("%s-%d", o.name, i), SizeBytes: o.sizeBytes, FSType: "ext4", Block: !o.filesystem,

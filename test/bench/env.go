@@ -38,8 +38,8 @@ type env struct {
 	unappliedBytes int64
 	// applyInterval is the replicators'; 0 is their default.
 	applyInterval time.Duration
-	// peers and ackDatabases say whether those variants are measured.
-	peers, ackDatabases bool
+	// peers and flushedDatabases say whether those variants are measured.
+	peers, flushedDatabases bool
 	// wantedVariants are those that are measured beside the plain one.
 	wantedVariants *regexp.Regexp
 }
@@ -62,7 +62,7 @@ func (e *env) full() {
 	e.unappliedBytes = 1 << 30
 	e.deviceBytes, e.databaseBytes, e.journalBytes = 512<<20, 1<<30, 1<<30
 	e.scale = 20
-	e.peers, e.ackDatabases = true, true
+	e.peers, e.flushedDatabases = true, true
 }
 
 func (e *env) say(format string, args ...any) {

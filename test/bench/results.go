@@ -49,7 +49,7 @@ var rowHeader = []string{"load", "ratio", "target", "", "spread", "median", "bas
 // ordered has the rows of replicated volumes first, then each other variant's.
 func (r *results) ordered() []row {
 	var ordered []row
-	for _, v := range []variant{replicated, "", againstPeer, off, ack, peerAlone, peer, peerSync} {
+	for _, v := range []variant{replicated, "", againstPeer, off, flushed, peerAlone, peer, peerSync} {
 		for _, row := range r.rows() {
 			if row.Variant == string(v) {
 				ordered = append(ordered, row)
@@ -275,7 +275,7 @@ func (r *results) notes() string {
 // figure shows a comparison's rounds.
 func (c *comparison) figure() report.Figure {
 	p := report.Plot{Title: c.name, X: "round", Y: c.load.unit()}
-	for i, v := range []variant{plain, replicated, off, ack, peerAlone, peer, peerSync} {
+	for i, v := range []variant{plain, replicated, off, flushed, peerAlone, peer, peerSync} {
 		s := report.Series{Name: string(v), Style: report.Line, Hue: i + 1}
 		values := c.values(v)
 		for round := range len(values) {

@@ -66,7 +66,7 @@ func measured(name string, values []float64, unit string, atMost float64, note s
 func (c *comparison) rows() []row {
 	var rows []row
 	baseline := c.values(plain)
-	for _, v := range []variant{replicated, off, ack, peerAlone, peer, peerSync} {
+	for _, v := range []variant{replicated, off, flushed, peerAlone, peer, peerSync} {
 		quotients := ratios(c.values(v), baseline)
 		if len(quotients) == 0 {
 			continue
@@ -196,7 +196,7 @@ type cost struct {
 // costs sums up all rounds.
 func (c *comparison) costs() []cost {
 	var costs []cost
-	for _, v := range []variant{plain, replicated, off, ack, peerAlone, peer, peerSync} {
+	for _, v := range []variant{plain, replicated, off, flushed, peerAlone, peer, peerSync} {
 		var operations, bytes float64
 		var machine, here, there usage
 		for _, s := range c.samples[v] {

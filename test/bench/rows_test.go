@@ -37,7 +37,7 @@ func TestStats(t *testing.T) {
 // testComparison: the ratios of the rounds are 0.5, 1 and 2, while that of the medians would be 1.5.
 func testComparison() *comparison {
 	c := &comparison{name: "load", load: fioLoad{blockSize: 4096},
-		targets: map[variant]float64{replicated: 0.95, off: 1.1, ack: 0}}
+		targets: map[variant]float64{replicated: 0.95, off: 1.1, flushed: 0}}
 	for round, values := range [][3]float64{{100, 50, 100}, {200, 200, 200}, {300, 600, 300}} {
 		for i, v := range []variant{plain, replicated, off} {
 			c.add(v, round, sample{value: values[i], operations: values[i], bytes: values[i] * (1 << 20), p99: time.Millisecond,

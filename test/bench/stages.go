@@ -18,12 +18,12 @@ const targetOff = 0.97
 
 // writes are the variants of a load that writes.
 func writes(target float64) map[variant]float64 {
-	return map[variant]float64{replicated: target, off: targetOff, ack: 0, peerAlone: 0, peer: 0, peerSync: 0}
+	return map[variant]float64{replicated: target, off: targetOff, flushed: 0, peerAlone: 0, peer: 0, peerSync: 0}
 }
 
 // reads are those of a load that only reads.
 func reads(target float64) map[variant]float64 {
-	return map[variant]float64{replicated: target, off: targetOff, peerAlone: 0, peer: 0}
+	return map[variant]float64{replicated: target, off: targetOff, flushed: 0, peerAlone: 0, peer: 0}
 }
 
 const kib4, kib256 = 4 << 10, 256 << 10
@@ -53,7 +53,7 @@ func (e *env) fioStage() *stage {
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) (err error) {
 			o := bedOptions{name: "fio", volumes: 1, sizeBytes: e.deviceBytes}
-			beds, err := e.beds(ctx, pair, o, plain, replicated, off, ack)
+			beds, err := e.beds(ctx, pair, o, plain, replicated, off, flushed)
 			if err != nil {
 				return err
 			}
@@ -78,11 +78,12 @@ var fsyncEach = fioLoad{pattern: "randwrite", blockSize: kib4, depth: 1, jobs: t
 func (e *env) manyStage() *stage {
 	s := &stage{name: "eight volumes", share: 0.93, comparisons: []*comparison{{
 		name: "8 volumes in one group, 4 KiB random write with fsync each on all of them, total", load: fsyncEach,
-		targets: map[variant]float64{replicated: 1},
+		targets: map[variant]float64{replicated: 1, flushed: 0},
 	}}}
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
-			beds, err := e.beds(ctx, pair, bedOptions{name: "many", volumes: 8, sizeBytes: e.deviceBytes / 4}, plain, replicated)
+			o := bedOptions{name: "many", volumes: 8, sizeBytes: e.deviceBytes / 4}
+			beds, err := e.beds(ctx, pair, o, plain, replicated, flushed)
 			if err != nil {
 				return err
 			}
@@ -224,8 +225,8 @@ func releaseFileSystems(dir string, names ...string) error {
 func (e *env) postgresStage() *stage {
 	targets := func(target float64) map[variant]float64 {
 		t := writes(target)
-		if !e.ackDatabases {
-			delete(t, ack)
+		if !e.flushedDatabases {
+			delete(t, flushed)
 		}
 		return t
 	}
@@ -238,8 +239,8 @@ func (e *env) postgresStage() *stage {
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
 			variants := []variant{plain, replicated, off}
-			if e.ackDatabases {
-				variants = append(variants, ack)
+			if e.flushedDatabases {
+				variants = append(variants, flushed)
 			}
 			return e.withDatabases(ctx, pair, variants, e.peers, func(beds []*bed) error { return measure(ctx, beds) })
 		})

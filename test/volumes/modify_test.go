@@ -275,11 +275,11 @@ func TestModifyUnderLoad(t *testing.T) {
 			s.limitUnderLoad(w, v, modify)
 
 			// The order decides how the volume is attached.
-			err = s.A.Modify(s.ctx, v, map[string]string{parameter.KeyOrder: parameter.OrderAck})
+			err = s.A.Modify(s.ctx, v, map[string]string{parameter.KeyOrder: parameter.OrderFlush})
 			if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "unstage it first") {
 				t.Errorf("another order in use: %v", err)
 			}
-			modify(map[string]string{parameter.KeyOrder: parameter.OrderFlush}) // as it is
+			modify(map[string]string{parameter.KeyOrder: parameter.OrderAck}) // as it is
 
 			// Into a group that was there, off, and on again.
 			modify(map[string]string{parameter.KeyConsistencyGroup: group})
@@ -311,7 +311,7 @@ func TestModifyUnderLoad(t *testing.T) {
 			}
 			stop(w)
 			// What was refused above is done now, and is how it is attached from now on.
-			s.change(v, map[string]string{parameter.KeyOrder: parameter.OrderAck})
+			s.change(v, map[string]string{parameter.KeyOrder: parameter.OrderFlush})
 			_, err = s.A.Mount(s.ctx, v)
 			s.must(err)
 			s.check(w, path)

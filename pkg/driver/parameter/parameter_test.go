@@ -17,20 +17,20 @@ func TestParseParameters(t *testing.T) {
 		want   Volume
 		err    string // part of the message; empty: none
 	}{
-		{name: "none", want: Volume{Order: "flush"}},
+		{name: "none", want: Volume{Order: "ack"}},
 		{name: "all", params: map[string]string{
 			"slipstream.dev/replicable": "true", "slipstream.dev/consistency-group": "shop", "slipstream.dev/remote": "west",
-			"slipstream.dev/order": "ack", "slipstream.dev/journal-size": "64Mi", "slipstream.dev/journal-full": "stall",
+			"slipstream.dev/order": "flush", "slipstream.dev/journal-size": "64Mi", "slipstream.dev/journal-full": "stall",
 			"slipstream.dev/provisioning": "thick", "csi.storage.k8s.io/fstype": "xfs",
-		}, want: Volume{FSType: "xfs", Replicable: true, Group: "shop", Remote: "west", Order: "ack", JournalSizeBytes: 64 << 20,
+		}, want: Volume{FSType: "xfs", Replicable: true, Group: "shop", Remote: "west", Order: "flush", JournalSizeBytes: 64 << 20,
 			JournalFull: "stall", Thick: true}},
 		{name: "group implies replicable", params: map[string]string{"slipstream.dev/consistency-group": "shop"},
-			want: Volume{Replicable: true, Group: "shop", Order: "flush"}},
+			want: Volume{Replicable: true, Group: "shop", Order: "ack"}},
 		{name: "remote implies replicable", params: map[string]string{"slipstream.dev/remote": "west"},
-			want: Volume{Replicable: true, Remote: "west", Order: "flush"}},
+			want: Volume{Replicable: true, Remote: "west", Order: "ack"}},
 		{name: "others are ignored", params: map[string]string{"example.com/anything": "x",
 			"csi.storage.k8s.io/pvc/name":                    "data",
-			"csi.storage.k8s.io/something-new-of-kubernetes": "x"}, want: Volume{Order: "flush"}},
+			"csi.storage.k8s.io/something-new-of-kubernetes": "x"}, want: Volume{Order: "ack"}},
 
 		{name: "group of a plain volume", params: map[string]string{"slipstream.dev/consistency-group": "shop",
 			"slipstream.dev/replicable": "false"},
@@ -57,7 +57,7 @@ func TestParseParameters(t *testing.T) {
 			err: `did you mean "csi.storage.k8s.io/fstype"`},
 		{name: "bool", params: map[string]string{"slipstream.dev/replicable": "True"},
 			err: `parameter slipstream.dev/replicable: "True" is not true or false`},
-		{name: "enum", params: map[string]string{"slipstream.dev/order": "sync"}, err: `"sync" is not one of flush, ack`},
+		{name: "enum", params: map[string]string{"slipstream.dev/order": "sync"}, err: `"sync" is not one of ack, flush`},
 		{name: "name", params: map[string]string{"slipstream.dev/consistency-group": "../etc"}, err: "is not a name"},
 		{name: "quantity", params: map[string]string{"slipstream.dev/remote": "w", "slipstream.dev/journal-size": "1.5Gi"},
 			err: "is not a quantity"},

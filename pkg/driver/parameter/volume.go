@@ -41,7 +41,7 @@ type Volume struct {
 
 // parseParameters reads a StorageClass's parameters. Errors are status errors with InvalidArgument that name the key.
 func Parse(params map[string]string) (Volume, error) {
-	p := Volume{Order: OrderFlush}
+	p := Volume{Order: OrderAck}
 	keys := make([]string, 0, len(params))
 	for key := range params {
 		keys = append(keys, key)
