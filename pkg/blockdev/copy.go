@@ -11,9 +11,10 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// CloneImage makes a file at target share the blocks that the file at source has at one instant between two of its writes:
-// the first sourceBytes of them, followed by zeros up to targetBytes. It is durable on return. What was at target is
-// replaced. Where the file system cannot share blocks the error is errors.ErrUnsupported, and target is an empty file.
+// CloneImage makes a file at target share the blocks that the file at source has at one instant between two of its
+// writes: the first sourceBytes of them, followed by zeros up to targetBytes. It is durable on return. What was at
+// target is replaced. Where the file system cannot share blocks the error is errors.ErrUnsupported, and target is an
+// empty file.
 func CloneImage(fsys vfs.FS, source, target string, sourceBytes, targetBytes int64) error {
 	from, err := fsys.OpenReadOnly(source)
 	if err != nil {
@@ -55,8 +56,8 @@ func CloneImage(fsys vfs.FS, source, target string, sourceBytes, targetBytes int
 // cloneTestFiles are what SharesBlocks tries with.
 var cloneTestFiles = []string{".clone-test", ".clone-test-target"}
 
-// SharesBlocks reports whether files in a directory can share blocks (see CloneImage). It tries with two files of its own. Those of a
-// process that was killed meanwhile, Pool.Sweep removes.
+// SharesBlocks reports whether files in a directory can share blocks (see CloneImage). It tries with two files of its
+// own. Those of a process that was killed meanwhile, Pool.Sweep removes.
 func SharesBlocks(fsys vfs.FS, dir string) (shares bool, err error) {
 	source, target := filepath.Join(dir, cloneTestFiles[0]), filepath.Join(dir, cloneTestFiles[1])
 	defer func() {
@@ -111,8 +112,9 @@ type ImageCopy struct {
 	syncBytes int64 // 0: copySyncBytes
 }
 
-// Run copies until the target is complete and durable, or ctx ends. An earlier run's target that is not there any more, or
-// has another size, is begun anew. After an error the target is as far as Progress was told, with more or less behind it.
+// Run copies until the target is complete and durable, or ctx ends. An earlier run's target that is not there any
+// more, or has another size, is begun anew. After an error the target is as far as Progress was told, with more or
+// less behind it.
 func (c *ImageCopy) Run(ctx context.Context) error {
 	from, err := c.FS.OpenReadOnly(c.Source)
 	if err != nil {

@@ -83,7 +83,8 @@ func TestImageCopy(t *testing.T) {
 		thick := rapid.Bool().Draw(rt, "thick") && target == size
 		told := int64(0)
 		copyOf := func(fsys vfs.FS) *ImageCopy {
-			return &ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: size, TargetBytes: target, Thick: thick, CopiedBytes: told, syncBytes: 1 << 20,
+			return &ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: size, TargetBytes: target,
+				Thick: thick, CopiedBytes: told, syncBytes: 1 << 20,
 				Progress: func(n int64) error {
 					if n < told && n != 0 {
 						return fmt.Errorf("test: told %d after %d", n, told)
@@ -189,7 +190,8 @@ func TestImageCopyBegunAnew(t *testing.T) {
 		return nil
 	})
 	run := func(stopAt int64) error {
-		c := ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: size, TargetBytes: size, CopiedBytes: told, syncBytes: 1 << 20,
+		c := ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: size, TargetBytes: size,
+			CopiedBytes: told, syncBytes: 1 << 20,
 			Progress: func(n int64) error {
 				told = n
 				if n == stopAt {

@@ -11,8 +11,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// Reserving the space of a thick image can take minutes. The lock of the records is not held meanwhile: a failover waits
-// for that lock. Each image has a lock of its own, a flock of its file, which is held while its space is reserved.
+// Reserving the space of a thick image can take minutes. The lock of the records is not held meanwhile: a failover
+// waits for that lock. Each image has a lock of its own, a flock of its file, which is held while its space is
+// reserved.
 //
 //	create    lock the records: make <id>.creating and lock the image in it
 //	          without the records' lock: make the image and the record in it
@@ -56,8 +57,8 @@ func (p *Pool) Create(rec VolumeRecord) (*VolumeRecord, error) {
 	return r, nil
 }
 
-// giveUp removes the directory of a volume that cannot be created; Sweep gets what is left. The caller holds the image's
-// lock. The records are locked, so that nobody else begins with the directory while it is removed.
+// giveUp removes the directory of a volume that cannot be created; Sweep gets what is left. The caller holds the
+// image's lock. The records are locked, so that nobody else begins with the directory while it is removed.
 func (p *Pool) giveUp(tmp string) {
 	if unlock, err := p.lockRecords(); err == nil {
 		_ = p.fs.RemoveAll(tmp)

@@ -41,8 +41,8 @@ func finishes(t *testing.T, what string, call func()) {
 	}
 }
 
-// TestReservationHoldsNobodyUp: while the space of a thick volume is reserved, other volumes come, change and go, Sweep leaves
-// the new one alone, and it is not there before it is whole.
+// TestReservationHoldsNobodyUp: while the space of a thick volume is reserved, other volumes come, change and go,
+// Sweep leaves the new one alone, and it is not there before it is whole.
 func TestReservationHoldsNobodyUp(t *testing.T) {
 	for name, inner := range map[string]vfs.FS{"os": vfs.OS, "mem": vfs.NewMem()} {
 		t.Run(name, func(t *testing.T) {

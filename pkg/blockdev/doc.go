@@ -1,9 +1,9 @@
-// Package blockdev is what a volume is made of on one node: the pool directory, volume records, image files, loop devices,
-// and Device, the interface between the shim and the engine.
+// Package blockdev is what a volume is made of on one node: the pool directory, volume records, image files, loop
+// devices, and Device, the interface between the shim and the engine.
 //
-// It is not replication: it does not know what is in a journal, and a replicable volume's current contents are more than
-// its image. It is not policy either: who may mount what, and when something is formatted, is the driver's business; this
-// package stores what the driver decided. It needs Linux.
+// It is not replication: it does not know what is in a journal, and a replicable volume's current contents are more
+// than its image. It is not policy either: who may mount what, and when something is formatted, is the driver's
+// business; this package stores what the driver decided. It needs Linux.
 //
 // # Pool
 //
@@ -21,14 +21,14 @@
 //	groups/<id>/               a group's files; see package replication
 //	reserve/                   space that is given up for what gives space back; see reserve.go
 //
-// A volume or snapshot comes and goes with the rename of its directory, so that at every instant, also after a power loss, it is there
-// whole or not at all. Pool.Sweep removes the garbage. A directory without a record is damage, not garbage: it is
-// reported and never removed.
+// A volume or snapshot comes and goes with the rename of its directory, so that at every instant, also after a power
+// loss, it is there whole or not at all. Pool.Sweep removes the garbage. A directory without a record is damage, not
+// garbage: it is reported and never removed.
 //
 // # Record files
 //
-// pool.json, volume.json and the files of groups that use EncodeRecord are JSON of exactly this form, which jq and people
-// can read but not write:
+// pool.json, volume.json and the files of groups that use EncodeRecord are JSON of exactly this form, which jq and
+// people can read but not write:
 //
 //	{"format":"slipstream-<kind>","version":1,"crc32c":"<8 hex digits>","body":
 //	<the body, indented by two spaces>
@@ -38,13 +38,14 @@
 // what EncodeRecord would write for its body is damaged. A higher version than this program's is refused and nothing in
 // the file is touched: it is from a newer Slipstream.
 //
-// Beside each is its spare, <name>.tmp, into which the next version is written; see vfs.WriteFileAtomic. So a record is replaced without a
-// block or an inode more, and a reader that opened it before reads it again should it find a mixture (ReadRecord does).
+// Beside each is its spare, <name>.tmp, into which the next version is written; see vfs.WriteFileAtomic. So a record
+// is replaced without a block or an inode more, and a reader that opened it before reads it again should it find a
+// mixture (ReadRecord does).
 //
 // # Concurrency
 //
-// A Pool, and everything that implements Device, may be used by many goroutines. Processes exclude each other by flock(2):
-// one driver and one replicator per pool, and changes of records one at a time. Space is reserved for an image without the
-// records' lock (create.go). Reading a record takes no lock, since it is replaced atomically. On a file system other than vfs.OS the locks are between the users of that FS value in this
-// process.
+// A Pool, and everything that implements Device, may be used by many goroutines. Processes exclude each other by
+// flock(2): one driver and one replicator per pool, and changes of records one at a time. Space is reserved for an
+// image without the records' lock (create.go). Reading a record takes no lock, since it is replaced atomically. On a
+// file system other than vfs.OS the locks are between the users of that FS value in this process.
 package blockdev

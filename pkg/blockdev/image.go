@@ -12,8 +12,8 @@ import (
 
 // Image is a Device over a file.
 //
-// A thin image's file has holes: discarded and zeroed ranges give their space back. A thick image's space is reserved when
-// it is created and stays: writing to it does not meet a full file system, so a discard only makes zeros.
+// A thin image's file has holes: discarded and zeroed ranges give their space back. A thick image's space is reserved
+// when it is created and stays: writing to it does not meet a full file system, so a discard only makes zeros.
 type Image struct {
 	fs    vfs.FS
 	path  string
@@ -22,15 +22,15 @@ type Image struct {
 	size  atomic.Int64
 
 	growMu sync.Mutex
-	// flushErr is why the image takes no more flushes: after a failed fdatasync the kernel may have dropped the dirty pages
-	// and says nil the next time.
+	// flushErr is why the image takes no more flushes: after a failed fdatasync the kernel may have dropped the dirty
+	// pages and says nil the next time.
 	flushErr atomic.Pointer[error]
 }
 
 var _ Device = (*Image)(nil)
 
-// ErrShortImage is returned when an image's file is smaller than the volume. Part of the volume is gone: it must come back
-// from the peer or a backup, and nothing may be written to it as if it were whole.
+// ErrShortImage is returned when an image's file is smaller than the volume. Part of the volume is gone: it must come
+// back from the peer or a backup, and nothing may be written to it as if it were whole.
 var ErrShortImage = fmt.Errorf("image is shorter than its volume")
 
 // ImageOption says what OpenImage should know about an image.
@@ -41,15 +41,15 @@ type imageOptions struct {
 	thick     bool
 }
 
-// ExpectSize makes OpenImage fail with ErrShortImage when the file is smaller than the volume, and makes the device that
-// size when the file is larger: growing extends the file before the record.
+// ExpectSize makes OpenImage fail with ErrShortImage when the file is smaller than the volume, and makes the device
+// that size when the file is larger: growing extends the file before the record.
 func ExpectSize(bytes int64) ImageOption { return func(o *imageOptions) { o.sizeBytes = bytes } }
 
 // Thick makes the image keep its space when ranges are discarded, and reserve space when it grows.
 func Thick(thick bool) ImageOption { return func(o *imageOptions) { o.thick = thick } }
 
-// CreateImage creates an image of zeros, replacing an existing file, and makes it durable with its directory entry. After
-// an error, a full file system for one, the file is removed.
+// CreateImage creates an image of zeros, replacing an existing file, and makes it durable with its directory entry.
+// After an error, a full file system for one, the file is removed.
 func CreateImage(fs vfs.FS, path string, sizeBytes int64, thick bool) (*Image, error) {
 	if sizeBytes <= 0 {
 		return nil, fmt.Errorf("create image %s: size %d is not positive", path, sizeBytes)
@@ -91,7 +91,8 @@ func OpenImage(fs vfs.FS, path string, opts ...ImageOption) (*Image, error) {
 	}
 	size, err := f.Size()
 	if err == nil && size < o.sizeBytes {
-		err = fmt.Errorf("%w: file has %d bytes, volume %d; restore it before using the volume", ErrShortImage, size, o.sizeBytes)
+		err = fmt.Errorf("%w: file has %d bytes, volume %d; restore it before using the volume", ErrShortImage, size,
+			o.sizeBytes)
 	}
 	if err != nil {
 		f.Close()
@@ -177,8 +178,8 @@ func (i *Image) StartFlush() {
 // Size implements Device.
 func (i *Image) Size() int64 { return i.size.Load() }
 
-// Grow makes the device larger, durably, by zeros. The size it has already is a success, a smaller one an error. When it
-// fails the device keeps its size; the file may be larger, which the next try makes use of.
+// Grow makes the device larger, durably, by zeros. The size it has already is a success, a smaller one an error. When
+// it fails the device keeps its size; the file may be larger, which the next try makes use of.
 func (i *Image) Grow(sizeBytes int64) error {
 	i.growMu.Lock()
 	defer i.growMu.Unlock()

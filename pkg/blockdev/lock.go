@@ -31,7 +31,8 @@ func lockerFor(fs vfs.FS) locker {
 	return memLocker{fs}
 }
 
-// flocker uses flock(2). The kernel lets go of a lock when its process ends, however it ends, so there is no stale lock.
+// flocker uses flock(2). The kernel lets go of a lock when its process ends, however it ends, so there is no stale
+// lock.
 type flocker struct{}
 
 func (flocker) tryLock(path string) (io.Closer, error) {

@@ -15,19 +15,19 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// Loop devices are handled by ioctl(2) and sysfs alone: the losetup in a container image may be a busybox that cannot do
-// direct I/O, and says in words what an errno says.
+// Loop devices are handled by ioctl(2) and sysfs alone: the losetup in a container image may be a busybox that cannot
+// do direct I/O, and says in words what an errno says.
 //
-// They are attached without autoclear: a raw block volume is not open while no container runs, and would lose its device.
-// What keeps them from leaking is ReconcileLoops.
+// They are attached without autoclear: a raw block volume is not open while no container runs, and would lose its
+// device. What keeps them from leaking is ReconcileLoops.
 
 // LoopConfig says how a file becomes a block device.
 type LoopConfig struct {
 	BackingPath string // absolute
-	// Root, if not empty, is the directory that BackingPath is opened below, as /proc/1/root. It is for a process in a mount
-	// namespace that ends before the device does, as a container's: the kernel shows a device's file by its path from
-	// where the file was opened, and once that namespace is gone nothing is left of the path but its last elements. The
-	// file has to have the same path here and there.
+	// Root, if not empty, is the directory that BackingPath is opened below, as /proc/1/root. It is for a process in a
+	// mount namespace that ends before the device does, as a container's: the kernel shows a device's file by its path
+	// from where the file was opened, and once that namespace is gone nothing is left of the path but its last elements.
+	// The file has to have the same path here and there.
 	Root           string
 	SizeLimitBytes int64 // size of the device; 0: the file's
 	BlockSizeBytes int64 // logical block size; 0: the kernel's choice, 512
@@ -67,8 +67,9 @@ func poll(patience time.Duration, again func(error) bool, try func() error) erro
 	return err
 }
 
-// AttachLoop attaches a file to a free loop device and returns the device's path. Several processes may do so at once. The
-// device has the size, block size and direct I/O that were asked for, or an error is returned and nothing stays attached.
+// AttachLoop attaches a file to a free loop device and returns the device's path. Several processes may do so at
+// once. The device has the size, block size and direct I/O that were asked for, or an error is returned and nothing
+// stays attached.
 //
 // It does not look whether the file is attached already: two devices over one file have two caches that know nothing of
 // each other. FindLoopByImage and FindLoopByPath do.
@@ -147,15 +148,16 @@ func openBacking(cfg LoopConfig, flags int) (*os.File, error) {
 	}
 	defer unix.Close(root)
 	// Links in the path mean what they mean there.
-	fd, err := unix.Openat2(root, cfg.BackingPath, &unix.OpenHow{Flags: uint64(flags | vfs.NoSurprises), Resolve: unix.RESOLVE_IN_ROOT})
+	fd, err := unix.Openat2(root, cfg.BackingPath,
+		&unix.OpenHow{Flags: uint64(flags | vfs.NoSurprises), Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
 		return nil, fmt.Errorf("open %s below %s: %w", cfg.BackingPath, cfg.Root, err)
 	}
 	return vfs.AsRegular(fd, cfg.BackingPath)
 }
 
-// checkLoop compares a device with what was asked for: the kernel silently falls back to buffered I/O, and silently makes
-// the device smaller when the file is.
+// checkLoop compares a device with what was asked for: the kernel silently falls back to buffered I/O, and silently
+// makes the device smaller when the file is.
 func checkLoop(dev *os.File, cfg LoopConfig) error {
 	size, err := blockDeviceSize(dev)
 	if err != nil {
@@ -169,7 +171,8 @@ func checkLoop(dev *os.File, cfg LoopConfig) error {
 		return err
 	}
 	if cfg.Root != "" && info.BackingPath != cfg.BackingPath {
-		return fmt.Errorf("below %s the file is %s, here it is %s: both have to see it under the same path, without symbolic links",
+		return fmt.Errorf("below %s the file is %s, here it is %s: both have to see it under the same path, without "+
+			"symbolic links",
 			cfg.Root, info.BackingPath, cfg.BackingPath)
 	}
 	if cfg.DirectIO && !info.DirectIO {
@@ -208,8 +211,8 @@ func setFileName(info *unix.LoopInfo64, path string) {
 // must not be the caller.
 func DetachLoop(devPath string) error { return detachLoop(devPath, nil) }
 
-// DetachLoopOf is DetachLoop for the case that the device is still attached to that file; otherwise it does nothing, since
-// the device may have become somebody else's.
+// DetachLoopOf is DetachLoop for the case that the device is still attached to that file; otherwise it does nothing,
+// since the device may have become somebody else's.
 func DetachLoopOf(devPath, backingPath string) error {
 	return detachLoop(devPath, func(i LoopInfo) bool { return i.BackingPath == backingPath })
 }
@@ -262,7 +265,8 @@ func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 	if err == attached {
 		// The mark would let the device go at a moment when nobody expects it.
 		err = keepLoop(devPath, before)
-		return errors.Join(fmt.Errorf("detach %s from %s: somebody has it open: %w", devPath, before.BackingPath, unix.EBUSY), err)
+		return errors.Join(fmt.Errorf("detach %s from %s: somebody has it open: %w", devPath, before.BackingPath, unix.EBUSY),
+			err)
 	}
 	if err != nil {
 		return fmt.Errorf("detach %s: %w", devPath, err)
@@ -284,8 +288,8 @@ func keepLoop(devPath string, before LoopInfo) error {
 	return err
 }
 
-// setLoopStatus sets the size limit, and clears autoclear. It does not ask the kernel for the status first, as LOOP_GET_STATUS64
-// stats the backing file, which waits for ever when that is a shim's and nobody serves it.
+// setLoopStatus sets the size limit, and clears autoclear. It does not ask the kernel for the status first, as
+// LOOP_GET_STATUS64 stats the backing file, which waits for ever when that is a shim's and nobody serves it.
 func setLoopStatus(dev *os.File, info LoopInfo, sizeLimitBytes int64) error {
 	status := unix.LoopInfo64{Offset: uint64(info.OffsetBytes), Sizelimit: uint64(sizeLimitBytes)}
 	setFileName(&status, info.BackingPath)
@@ -297,8 +301,8 @@ func setLoopStatus(dev *os.File, info LoopInfo, sizeLimitBytes int64) error {
 
 // SetLoopSize changes the size of an attached device, mounted or not. The backing file has to be that large already.
 //
-// The kernel writes the device's dirty pages first. When its file is served by a process, that process must be alive, and
-// must not be the caller.
+// The kernel writes the device's dirty pages first. When its file is served by a process, that process must be alive,
+// and must not be the caller.
 func SetLoopSize(devPath string, sizeBytes int64) error {
 	fail := func(err error) error { return fmt.Errorf("set size of %s to %d bytes: %w", devPath, sizeBytes, err) }
 	dev, err := os.OpenFile(devPath, os.O_RDONLY, 0)

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LoopDevice is a Device over /dev/loopN, or any other block device whose discarded ranges read as zeros. It goes through
-// the page cache as an application without O_DIRECT does. Discards and zeroing take ranges of whole logical blocks.
+// LoopDevice is a Device over /dev/loopN, or any other block device whose discarded ranges read as zeros. It goes
+// through the page cache as an application without O_DIRECT does. Discards and zeroing take ranges of whole logical
+// blocks.
 type LoopDevice struct {
 	f        *os.File
 	size     atomic.Int64 // as last seen

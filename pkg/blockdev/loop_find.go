@@ -33,8 +33,8 @@ const sysBlock = "/sys/block"
 
 const deletedSuffix = " (deleted)"
 
-// readLoop reads an attached device's attributes; fs.ErrNotExist when it is not attached. Nothing here reaches the backing
-// file, so it works while nobody serves that.
+// readLoop reads an attached device's attributes; fs.ErrNotExist when it is not attached. Nothing here reaches the
+// backing file, so it works while nobody serves that.
 func readLoop(name string) (LoopInfo, error) {
 	number, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
 	if err != nil || number < 0 {
@@ -98,9 +98,9 @@ func FindLoops(match func(backingPath string) bool) ([]LoopInfo, error) {
 	return found, nil
 }
 
-// FindLoopByPath returns the device attached to a file by its path alone, which must be the one sysfs shows: absolute,
-// without symbolic links, seen from this process's root. It is for the shim's files: it never reaches the file. A device
-// whose file was deleted is not found.
+// FindLoopByPath returns the device attached to a file by its path alone, which must be the one sysfs shows:
+// absolute, without symbolic links, seen from this process's root. It is for the shim's files: it never reaches the
+// file. A device whose file was deleted is not found.
 func FindLoopByPath(path string) (LoopInfo, bool, error) {
 	found, err := FindLoops(func(p string) bool { return p == path })
 	if err != nil {
@@ -114,9 +114,10 @@ func FindLoopByPath(path string) (LoopInfo, bool, error) {
 	return LoopInfo{}, false, nil
 }
 
-// FindLoopByImage returns the device attached to an image, recognised by the file's inode, so that it is found under any
-// path (symbolic links, another mount namespace), and another file that took over the path is not mistaken for it. It
-// stats the backing files of devices whose path ends in the same directory and file name; it is not for the shim's files.
+// FindLoopByImage returns the device attached to an image, recognised by the file's inode, so that it is found under
+// any path (symbolic links, another mount namespace), and another file that took over the path is not mistaken for
+// it. It stats the backing files of devices whose path ends in the same directory and file name; it is not for the
+// shim's files.
 func FindLoopByImage(path string) (LoopInfo, bool, error) {
 	var want unix.Stat_t
 	if err := unix.Stat(path, &want); err != nil {
@@ -144,15 +145,15 @@ func lastTwo(path string) string {
 	return filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
 }
 
-// FileID is a file, whatever its name is: by its file system and inode, as the kernel shows them of a loop device. A file system's
-// number may be another one after a reboot. The zero value is no file.
+// FileID is a file, whatever its name is: by its file system and inode, as the kernel shows them of a loop device. A
+// file system's number may be another one after a reboot. The zero value is no file.
 type FileID struct {
 	Device uint64 `json:"device"`
 	Inode  uint64 `json:"inode"`
 }
 
-// LoopFile returns a device's backing file; fs.ErrNotExist if the device is not attached. The kernel may ask the file's file
-// system: it is not for the shim's files, which wait for their server.
+// LoopFile returns a device's backing file; fs.ErrNotExist if the device is not attached. The kernel may ask the
+// file's file system: it is not for the shim's files, which wait for their server.
 func LoopFile(devPath string) (FileID, error) {
 	dev, err := os.OpenFile(devPath, os.O_RDONLY, 0)
 	if err != nil {
@@ -175,9 +176,9 @@ type LoopKeep struct {
 	Device      string // the one to keep when several are attached to the file; empty: the first
 }
 
-// ReconcileLoops detaches each loop device whose backing file lies in one of the directories, unless it is to be kept, and
-// returns those it detached. What a process attached and died before writing down is found this way. Devices of files
-// elsewhere are not touched.
+// ReconcileLoops detaches each loop device whose backing file lies in one of the directories, unless it is to be
+// kept, and returns those it detached. What a process attached and died before writing down is found this way.
+// Devices of files elsewhere are not touched.
 //
 // A device that is in use stays attached and is part of the error, which joins all that went wrong; the others are
 // detached all the same. It must not run while others attach devices under these directories that keep does not name.

@@ -63,7 +63,8 @@ func TestLoopOutlivesMountNamespace(t *testing.T) {
 	}
 }
 
-// TestLoopRootElsewhere checks that a file that has another path below the root is refused: its device would not be found.
+// TestLoopRootElsewhere checks that a file that has another path below the root is refused: its device would not be
+// found.
 func TestLoopRootElsewhere(t *testing.T) {
 	dir := loopDir(t)
 	path := newBacking(t, dir, "v/image", 1<<20)

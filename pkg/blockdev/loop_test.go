@@ -129,8 +129,8 @@ func TestLoopAttachRefuses(t *testing.T) {
 	}
 }
 
-// TestLoopDirectIORefused: on a file system whose direct I/O needs larger blocks than asked for, or has none, the kernel
-// falls back without a word.
+// TestLoopDirectIORefused: on a file system whose direct I/O needs larger blocks than asked for, or has none, the
+// kernel falls back without a word.
 func TestLoopDirectIORefused(t *testing.T) {
 	testenv.RequireLoop(t)
 	// A file system on a device of 4096-byte blocks cannot take direct I/O in blocks of 512.
@@ -365,8 +365,9 @@ func TestReconcileLoops(t *testing.T) {
 	}
 }
 
-// TestReadLoopWhileDetached reads a device's attributes while it is attached and detached over and over: they are there, or
-// the device is not attached, and nothing else. sysfs fails a read of an attribute that goes while it is open with ENODEV.
+// TestReadLoopWhileDetached reads a device's attributes while it is attached and detached over and over: they are
+// there, or the device is not attached, and nothing else. sysfs fails a read of an attribute that goes while it is
+// open with ENODEV.
 func TestReadLoopWhileDetached(t *testing.T) {
 	config := LoopConfig{
 		BackingPath: newBacking(t, loopDir(t), "v/image", 256<<10), SizeLimitBytes: 256 << 10, BlockSizeBytes: 4096,

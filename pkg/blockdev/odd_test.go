@@ -35,7 +35,8 @@ func oddPool(t *testing.T) (dir string) {
 	return dir
 }
 
-// Whatever lies in the place of a volume or snapshot, or of its record, the pool opens, the others are there, and the error names it.
+// Whatever lies in the place of a volume or snapshot, or of its record, the pool opens, the others are there, and the
+// error names it.
 func TestOddEntriesCostOnlyThemselves(t *testing.T) {
 	places := []struct {
 		path             string // in the pool

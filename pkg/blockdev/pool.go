@@ -35,8 +35,8 @@ func (w Who) lockName() string {
 	return ""
 }
 
-// Errors of a pool, to be matched with errors.Is. A volume that is missing also matches fs.ErrNotExist, one that is there
-// already fs.ErrExist.
+// Errors of a pool, to be matched with errors.Is. A volume that is missing also matches fs.ErrNotExist, one that is
+// there already fs.ErrExist.
 var (
 	ErrNoVolume     = fmt.Errorf("no such volume: %w", fs.ErrNotExist)
 	ErrVolumeExists = fmt.Errorf("volume exists: %w", fs.ErrExist)
@@ -58,8 +58,8 @@ const ImageFile = "image"
 // poolRecord is the body of pool.json.
 type poolRecord struct {
 	ID string `json:"id"`
-	// JournalDir is where the groups with their journals are, if that is not the pool's directory. With JournalDirPending it is
-	// the pool's, but may not say so yet.
+	// JournalDir is where the groups with their journals are, if that is not the pool's directory. With
+	// JournalDirPending it is the pool's, but may not say so yet.
 	JournalDir        string `json:"journalDir,omitempty"`
 	JournalDirPending bool   `json:"journalDirPending,omitempty"`
 }
@@ -74,8 +74,9 @@ type Pool struct {
 	holder io.Closer // of the process lock; nil for readers
 }
 
-// OpenPool opens a pool for a kind of process until Close. The driver and the replicator create it when it is missing; a
-// second process of a kind gets ErrLocked, with the lock file's name. One that was there before is not created again; see WithStateDir.
+// OpenPool opens a pool for a kind of process until Close. The driver and the replicator create it when it is
+// missing; a second process of a kind gets ErrLocked, with the lock file's name. One that was there before is not
+// created again; see WithStateDir.
 func OpenPool(fsys vfs.FS, dir string, who Who, options ...PoolOption) (*Pool, error) {
 	var o poolOptions
 	for _, option := range options {
@@ -232,8 +233,8 @@ func (p *Pool) checkWriter() error {
 	return nil
 }
 
-// lockRecords excludes all other changes of volumes, by any process. It is held for a moment only: nobody reserves space
-// with it, see create.go.
+// lockRecords excludes all other changes of volumes, by any process. It is held for a moment only: nobody reserves
+// space with it, see create.go.
 func (p *Pool) lockRecords() (unlock func(), err error) {
 	if err := p.checkWriter(); err != nil { // before the lock's file is made
 		return nil, err
@@ -245,8 +246,8 @@ func (p *Pool) lockRecords() (unlock func(), err error) {
 	return func() { l.Close() }, nil
 }
 
-// Get returns a volume's record: the caller's own copy. A volume that is not there is ErrNoVolume; a damaged record is a
-// *CorruptError.
+// Get returns a volume's record: the caller's own copy. A volume that is not there is ErrNoVolume; a damaged record
+// is a *CorruptError.
 func (p *Pool) Get(id string) (*VolumeRecord, error) {
 	if err := ValidateID(id); err != nil {
 		// No such volume can exist; callers hand ids through from outside.
@@ -278,8 +279,8 @@ func (p *Pool) Get(id string) (*VolumeRecord, error) {
 	return rec, err
 }
 
-// checkEntry returns a *CorruptError for what has the place of a volume's or snapshot's directory and is none. A link to a directory is
-// not followed: what is removed or renamed here has to be here.
+// checkEntry returns a *CorruptError for what has the place of a volume's or snapshot's directory and is none. A link
+// to a directory is not followed: what is removed or renamed here has to be here.
 func (p *Pool) checkEntry(dir string) error {
 	var unfit *vfs.UnfitError
 	if err := vfs.CheckDir(p.fs, dir); errors.As(err, &unfit) {
@@ -292,7 +293,8 @@ func (p *Pool) checkEntry(dir string) error {
 func (p *Pool) decode(id string, data []byte) (*VolumeRecord, error) {
 	rec, err := DecodeVolumeRecord(p.volumePath(id), data)
 	if err == nil && rec.ID != id {
-		err = &CorruptError{Path: p.volumePath(id), OffsetBytes: -1, Reason: fmt.Sprintf("it is the record of volume %s", rec.ID)}
+		err = &CorruptError{Path: p.volumePath(id), OffsetBytes: -1,
+			Reason: fmt.Sprintf("it is the record of volume %s", rec.ID)}
 	}
 	if err != nil {
 		return nil, err
@@ -322,8 +324,8 @@ func (p *Pool) List() ([]*VolumeRecord, error) {
 	return listRecords(names, p.Get, ErrNoVolume)
 }
 
-// listRecords gets the record of each directory in names, in order, and joins the errors of those that cannot be read. One
-// for which get returns missing was deleted meanwhile.
+// listRecords gets the record of each directory in names, in order, and joins the errors of those that cannot be
+// read. One for which get returns missing was deleted meanwhile.
 func listRecords[R any](names []string, get func(id string) (*R, error), missing error) ([]*R, error) {
 	list := []*R{} // not nil: that all of them are bad is no other case than that one is
 	var errs []error
@@ -343,8 +345,8 @@ func listRecords[R any](names []string, get func(id string) (*R, error), missing
 	return list, errors.Join(errs...)
 }
 
-// makeDir makes the directory of a volume or snapshot under another name and renames it, which is the instant it comes into
-// being. fill makes what is in it, durably. The caller holds the records' lock.
+// makeDir makes the directory of a volume or snapshot under another name and renames it, which is the instant it
+// comes into being. fill makes what is in it, durably. The caller holds the records' lock.
 func (p *Pool) makeDir(parent, id string, fill func(dir string) error) error {
 	tmp := filepath.Join(parent, id+creatingSuffix)
 	if err := p.fs.RemoveAll(tmp); err != nil { // of a creation that was interrupted
@@ -366,9 +368,10 @@ func (p *Pool) makeDir(parent, id string, fill func(dir string) error) error {
 	return err
 }
 
-// Update changes a record: read, change, write, with all other changes excluded. The record that change gets is its own;
-// when it returns an error nothing is written and Update returns that error. Update returns the new record. A volume's id
-// does not change and its size does not shrink; growing it is Grow's business. Change must not use the pool.
+// Update changes a record: read, change, write, with all other changes excluded. The record that change gets is its
+// own; when it returns an error nothing is written and Update returns that error. Update returns the new record. A
+// volume's id does not change and its size does not shrink; growing it is Grow's business. Change must not use the
+// pool.
 func (p *Pool) Update(id string, change func(*VolumeRecord) error) (*VolumeRecord, error) {
 	unlock, err := p.lockRecords()
 	if err != nil {
@@ -378,7 +381,8 @@ func (p *Pool) Update(id string, change func(*VolumeRecord) error) (*VolumeRecor
 	return p.update(id, change)
 }
 
-// replace replaces a record. Its size is bounded, so this is not what fills a pool, and much that gives space back begins with it.
+// replace replaces a record. Its size is bounded, so this is not what fills a pool, and much that gives space back
+// begins with it.
 func (p *Pool) replace(path string, data []byte) error {
 	return p.reserve().use(func() error { return vfs.WriteFileAtomic(p.fs, path, data) })
 }
@@ -445,8 +449,8 @@ func (p *Pool) openImage(r *VolumeRecord) (*Image, error) {
 	return OpenImage(p.fs, path, ExpectSize(r.SizeBytes), Thick(r.Thick))
 }
 
-// Delete removes a volume, whatever its record's state; it also gives up one whose record is damaged. One that is not there
-// is a success. The caller has detached it: an attached loop device would keep the space.
+// Delete removes a volume, whatever its record's state; it also gives up one whose record is damaged. One that is not
+// there is a success. The caller has detached it: an attached loop device would keep the space.
 func (p *Pool) Delete(id string) error {
 	if err := ValidateID(id); err != nil {
 		return fmt.Errorf("volume %w", err)
@@ -454,8 +458,8 @@ func (p *Pool) Delete(id string) error {
 	return p.removeDir(p.volumesDir(), id, "volume")
 }
 
-// removeDir removes the directory of a volume or snapshot, by a rename first, which is the instant it is gone. One that is not
-// there is a success.
+// removeDir removes the directory of a volume or snapshot, by a rename first, which is the instant it is gone. One
+// that is not there is a success.
 func (p *Pool) removeDir(parent, id, what string) error {
 	unlock, err := p.lockRecords()
 	if err != nil {

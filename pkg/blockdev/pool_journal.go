@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 )
 
-// Groups with their journals may be on a disk of their own. The pool's record says in which directory, and a record there
-// says whose it is: where that disk is not mounted, an empty directory must not pass for a pool without groups, whose volumes
-// would then be served from images that lack what is in the journals.
+// Groups with their journals may be on a disk of their own. The pool's record says in which directory, and a record
+// there says whose it is: where that disk is not mounted, an empty directory must not pass for a pool without groups,
+// whose volumes would then be served from images that lack what is in the journals.
 
 // PoolOption is an option of OpenPool.
 type PoolOption func(*poolOptions)
@@ -19,8 +19,9 @@ type poolOptions struct {
 	known      knownPool
 }
 
-// WithJournalDir puts groups and journals into a directory, which has to be absolute and another one than the pool's. Empty means
-// where they are. A pool that has groups keeps them where they are, and does not open with another directory.
+// WithJournalDir puts groups and journals into a directory, which has to be absolute and another one than the pool's.
+// Empty means where they are. A pool that has groups keeps them where they are, and does not open with another
+// directory.
 func WithJournalDir(dir string) PoolOption {
 	return func(o *poolOptions) { o.journalDir = dir }
 }
@@ -44,8 +45,9 @@ type journalsRecord struct {
 
 func groupsIn(dir string) string { return filepath.Join(dir, "groups") }
 
-// placeJournals makes sure that the pool's groups are in dir, or where its record says if dir is empty, and that what is there is
-// the pool's. The records' lock is held. After an error nothing has changed; after a crash between its steps the next call goes on.
+// placeJournals makes sure that the pool's groups are in dir, or where its record says if dir is empty, and that what
+// is there is the pool's. The records' lock is held. After an error nothing has changed; after a crash between its
+// steps the next call goes on.
 func (p *Pool) placeJournals(dir string) error {
 	rec := p.rec
 	if dir != "" && dir != rec.JournalDir {
@@ -67,8 +69,8 @@ func (p *Pool) placeJournals(dir string) error {
 	return p.write(rec)
 }
 
-// claimJournals writes the record, which says where the journals are to be, and there the one that says whose they are. A directory with
-// groups of another pool, or of none, is refused with nothing changed.
+// claimJournals writes the record, which says where the journals are to be, and there the one that says whose they
+// are. A directory with groups of another pool, or of none, is refused with nothing changed.
 func (p *Pool) claimJournals(rec poolRecord) error {
 	err := p.checkJournals(rec)
 	if err == nil {
@@ -82,7 +84,8 @@ func (p *Pool) claimJournals(rec poolRecord) error {
 		return err
 	}
 	if len(names) > 0 {
-		return fmt.Errorf("directory for journals %s has groups, such as %s, of a pool that is not named there: use an empty directory", rec.JournalDir, names[0])
+		return fmt.Errorf("directory for journals %s has groups, such as %s, of a pool that is not named there: use an "+
+			"empty directory", rec.JournalDir, names[0])
 	}
 	if err := p.write(rec); err != nil {
 		return err
@@ -102,7 +105,8 @@ func (p *Pool) mayLeaveJournals(dir string) error {
 		// A replicator that runs makes groups where it was told to.
 		replicator, err := p.locks.tryLock(filepath.Join(p.dir, WhoReplicator.lockName()))
 		if errors.Is(err, ErrLocked) {
-			return fmt.Errorf("journals are to be in %s, but a replicator runs that has them in %s: restart it with the same directory", dir, p.GroupsDir())
+			return fmt.Errorf("journals are to be in %s, but a replicator runs that has them in %s: restart it with the same "+
+				"directory", dir, p.GroupsDir())
 		}
 		if err != nil {
 			return err
@@ -119,7 +123,8 @@ func (p *Pool) mayLeaveJournals(dir string) error {
 		return err
 	}
 	if len(groups) > 0 {
-		return fmt.Errorf("journals are to be in %s, but the pool has groups, such as %s in %s: leave them there, or remove all volumes from "+
+		return fmt.Errorf("journals are to be in %s, but the pool has groups, such as %s in %s: leave them there, or "+
+			"remove all volumes from "+
 			"their groups first (slipctl group remove, slipctl group delete)", dir, groups[0], p.GroupsDir())
 	}
 	return nil
@@ -132,11 +137,13 @@ func (p *Pool) checkJournals(rec poolRecord) error {
 	err := ReadRecord(p.fs, path, kindJournals, &have)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("the pool's journals are in %s, and %s is missing: is the file system with the journals mounted there? %w", rec.JournalDir, journalsFile, err)
+		return fmt.Errorf("the pool's journals are in %s, and %s is missing: is the file system with the journals mounted "+
+			"there? %w", rec.JournalDir, journalsFile, err)
 	case err != nil:
 		return err
 	case have.PoolID != rec.ID:
-		return fmt.Errorf("%s says that the journals there are those of pool %s, not of this one, %s: use another directory, or mount the right file system", path, have.PoolID, rec.ID)
+		return fmt.Errorf("%s says that the journals there are those of pool %s, not of this one, %s: use another "+
+			"directory, or mount the right file system", path, have.PoolID, rec.ID)
 	}
 	return nil
 }

@@ -68,7 +68,8 @@ func TestJournalDir(t *testing.T) {
 	}
 }
 
-// TestJournalDirMoves: a pool without groups takes another directory, one with groups does not, and nobody takes one that has groups.
+// TestJournalDirMoves: a pool without groups takes another directory, one with groups does not, and nobody takes one
+// that has groups.
 func TestJournalDirMoves(t *testing.T) {
 	m := vfs.NewMem()
 	_, err := reopen(t, m, WhoDriver, "")
@@ -110,8 +111,8 @@ func TestJournalDirMoves(t *testing.T) {
 	}
 }
 
-// TestJournalDirCrash cuts the power at each step of making a pool with journals elsewhere, and of giving one that is there another
-// directory: the next start goes on.
+// TestJournalDirCrash cuts the power at each step of making a pool with journals elsewhere, and of giving one that is
+// there another directory: the next start goes on.
 func TestJournalDirCrash(t *testing.T) {
 	for _, first := range []string{"", "/fast/a"} {
 		for steps := 0; ; steps++ {

@@ -12,15 +12,17 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// A pool's directory is empty on the first start of a node, and again whenever the pool's disk is not mounted. A record outside of
-// the pool tells the two apart: it says that there was a pool at this path, and which one. It is made by whoever makes or opens
-// the pool first, so a new node needs no person, and it survives a reboot where its directory does.
+// A pool's directory is empty on the first start of a node, and again whenever the pool's disk is not mounted. A
+// record outside of the pool tells the two apart: it says that there was a pool at this path, and which one. It is
+// made by whoever makes or opens the pool first, so a new node needs no person, and it survives a reboot where its
+// directory does.
 
-// ErrPoolGone is returned when a pool that was there is not: its file system is not mounted, or another one is. What the pool holds
-// is unknown then, so this is not fs.ErrNotExist.
+// ErrPoolGone is returned when a pool that was there is not: its file system is not mounted, or another one is. What
+// the pool holds is unknown then, so this is not fs.ErrNotExist.
 var ErrPoolGone = errors.New("the pool is not there")
 
-// DefaultStateDir is the programs' default for WithStateDir: on the node's root disk, where state belongs that outlives a reboot.
+// DefaultStateDir is the programs' default for WithStateDir: on the node's root disk, where state belongs that
+// outlives a reboot.
 const DefaultStateDir = "/var/lib/slipstream/state"
 
 const kindKnownPool = "known-pool"
@@ -31,9 +33,10 @@ type knownPoolRecord struct {
 	ID   string `json:"id"`
 }
 
-// WithStateDir keeps a record of the pool in stateDir, which is created when missing and is not in the pool. Then a pool that was at
-// poolPath once is not made anew there: OpenPool fails with ErrPoolGone, and creates nothing. poolPath is the pool's directory as it is
-// configured, since links in it may lead to a disk that is not mounted. An empty stateDir means no record.
+// WithStateDir keeps a record of the pool in stateDir, which is created when missing and is not in the pool. Then a
+// pool that was at poolPath once is not made anew there: OpenPool fails with ErrPoolGone, and creates nothing.
+// poolPath is the pool's directory as it is configured, since links in it may lead to a disk that is not mounted. An
+// empty stateDir means no record.
 func WithStateDir(stateDir, poolPath string) PoolOption {
 	return func(o *poolOptions) { o.known = knownPool{dir: stateDir, path: poolPath} }
 }
@@ -44,8 +47,8 @@ func HasPool(fsys vfs.FS, dir string) bool {
 	return err == nil
 }
 
-// CheckKnownPool returns ErrPoolGone if a record in stateDir says that there was a pool at poolPath, and it is not there now. It
-// creates nothing. OpenPool does the same.
+// CheckKnownPool returns ErrPoolGone if a record in stateDir says that there was a pool at poolPath, and it is not
+// there now. It creates nothing. OpenPool does the same.
 func CheckKnownPool(fsys vfs.FS, stateDir, poolPath string) error {
 	return knownPool{dir: stateDir, path: poolPath}.checkBefore(fsys, poolPath)
 }
@@ -69,7 +72,8 @@ func (k knownPool) validate() error {
 	}
 	in, err := filepath.Rel(k.path, k.dir)
 	if err == nil && in != ".." && !strings.HasPrefix(in, "../") {
-		return fmt.Errorf("state directory %s is in the pool: it has to be on another disk than the pool is, as the node's root: %w", k.dir, fs.ErrInvalid)
+		return fmt.Errorf("state directory %s is in the pool: it has to be on another disk than the pool is, as the "+
+			"node's root: %w", k.dir, fs.ErrInvalid)
 	}
 	return nil
 }
@@ -99,7 +103,8 @@ func (k knownPool) check(fsys vfs.FS, id string) error {
 	case errors.Is(err, fs.ErrNotExist) || (errors.As(err, &corrupt) && id != ""):
 		return nil // remember writes it
 	case err != nil:
-		return fmt.Errorf("pool %s is not there, and whether it was cannot be read: %w; mount its file system, or remove that file if there was none", k.path, err)
+		return fmt.Errorf("pool %s is not there, and whether it was cannot be read: %w; mount its file system, or remove "+
+			"that file if there was none", k.path, err)
 	case id == "":
 		return fmt.Errorf("%w: pool %s (id %s) was at %s before, and nothing is there now: mount its file system there. "+
 			"It is not made anew, since that would hide its volumes. If it is gone for good, remove %s", ErrPoolGone, k.path, rec.ID, k.path, k.file())
@@ -133,13 +138,15 @@ func (k knownPool) remember(fsys vfs.FS, id string) error {
 	return nil
 }
 
-// Check reports whether the pool is still the one that was opened: ErrPoolGone if its file system was unmounted or replaced.
+// Check reports whether the pool is still the one that was opened: ErrPoolGone if its file system was unmounted or
+// replaced.
 func (p *Pool) Check() error {
 	var now poolRecord
 	err := ReadRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &now)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: pool %s (id %s) has no %s any more: mount its file system there again", ErrPoolGone, p.dir, p.rec.ID, poolFile)
+		return fmt.Errorf("%w: pool %s (id %s) has no %s any more: mount its file system there again", ErrPoolGone, p.dir,
+			p.rec.ID, poolFile)
 	case err != nil:
 		return err
 	case now.ID != p.rec.ID:

@@ -98,7 +98,8 @@ func TestCatchesAPoolMadeAnew(t *testing.T) {
 	testenv.Catches(t, bug.MakePoolAnew, "TestPoolNotMounted")
 }
 
-// TestKnownPoolSurvivesPowerLoss: wherever the first start is interrupted, the next one needs no person, and from its end on the pool is known.
+// TestKnownPoolSurvivesPowerLoss: wherever the first start is interrupted, the next one needs no person, and from its
+// end on the pool is known.
 func TestKnownPoolSurvivesPowerLoss(t *testing.T) {
 	m := vfs.NewMem()
 	rng := rand.New(rand.NewPCG(1, 2))

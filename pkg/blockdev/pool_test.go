@@ -322,9 +322,9 @@ func TestPoolDamage(t *testing.T) {
 	wantErrText(t, err, "/pool/pool.json", "missing", "volumes")
 }
 
-// TestPoolCrash stops the world at each operation on the file system while volumes come, change and go, and looks at what
-// a crash there leaves: every volume is there whole or not at all, what a call returned for stays, and nothing is left
-// over after Sweep.
+// TestPoolCrash stops the world at each operation on the file system while volumes come, change and go, and looks at
+// what a crash there leaves: every volume is there whole or not at all, what a call returned for stays, and nothing
+// is left over after Sweep.
 func TestPoolCrash(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -38,7 +38,8 @@ type FormatState string
 const (
 	// FormatFormatting: mkfs was started and nothing was written since by anybody else: it may be started again.
 	FormatFormatting FormatState = "formatting"
-	// FormatFormatted: there is a file system. It is never made again, whatever the image looks like: a blank one is damage.
+	// FormatFormatted: there is a file system. It is never made again, whatever the image looks like: a blank one is
+	// damage.
 	FormatFormatted FormatState = "formatted"
 )
 
@@ -58,8 +59,8 @@ func ValidateFSType(fsType string) error {
 	return nil
 }
 
-// FormatRecord says which file system was made on a volume. It decides about mkfs, not a look at the image, which may be
-// damaged and then looks blank.
+// FormatRecord says which file system was made on a volume. It decides about mkfs, not a look at the image, which may
+// be damaged and then looks blank.
 type FormatRecord struct {
 	State   FormatState `json:"state"`
 	FSType  string      `json:"fsType"`
@@ -80,8 +81,8 @@ type StageRecord struct {
 	Block        bool     `json:"block,omitempty"` // published as a raw block device
 }
 
-// ClaimRecord is whose a volume is in Kubernetes, as the provisioner told it when the volume was made. It is for people, metrics and
-// the manifests of a failover; nothing else depends on it.
+// ClaimRecord is whose a volume is in Kubernetes, as the provisioner told it when the volume was made. It is for
+// people, metrics and the manifests of a failover; nothing else depends on it.
 type ClaimRecord struct {
 	Name      string `json:"name,omitempty"`      // of the PersistentVolumeClaim
 	Namespace string `json:"namespace,omitempty"` // of the claim
@@ -89,8 +90,8 @@ type ClaimRecord struct {
 	Block     bool   `json:"block,omitempty"`     // wanted as a raw block device
 }
 
-// VolumeRecord is what is durable about a volume; the body of volume.json. Its fields are only added to, with a new version
-// when an older program could do harm by not knowing one.
+// VolumeRecord is what is durable about a volume; the body of volume.json. Its fields are only added to, with a new
+// version when an older program could do harm by not knowing one.
 type VolumeRecord struct {
 	ID             string            `json:"id"`
 	Name           string            `json:"name"` // the CSI name, by which creation is idempotent
@@ -142,8 +143,8 @@ const (
 // maxIDLength leaves room for the suffixes of a volume's directory in a name of 255 bytes.
 const maxIDLength = 200
 
-// ValidateID checks the id of a volume or group: 1 to 200 of a-z, 0-9 and -, not beginning with -. It becomes the name of a
-// directory, so nothing else is let through.
+// ValidateID checks the id of a volume or group: 1 to 200 of a-z, 0-9 and -, not beginning with -. It becomes the
+// name of a directory, so nothing else is let through.
 func ValidateID(id string) error {
 	if id == "" || len(id) > maxIDLength || id[0] == '-' {
 		return fmt.Errorf("id %.80q: want 1 to %d of a-z, 0-9 and -, not beginning with -", id, maxIDLength)
@@ -185,8 +186,9 @@ func (r *VolumeRecord) WithDefaults() *VolumeRecord {
 	return c
 }
 
-// Validate says what is wrong with a record. It is the one check of what a volume may be, whoever says so: a call, a peer that
-// describes a member of a group, or the file on disk. It does not look at Parameters, which the driver parses.
+// Validate says what is wrong with a record. It is the one check of what a volume may be, whoever says so: a call, a
+// peer that describes a member of a group, or the file on disk. It does not look at Parameters, which the driver
+// parses.
 func (r *VolumeRecord) Validate() error {
 	if err := ValidateID(r.ID); err != nil {
 		return fmt.Errorf("volume %w", err)
@@ -254,8 +256,8 @@ func (c *ClaimRecord) Validate() error {
 	return nil
 }
 
-// checkContent says what is wrong with what a volume or snapshot is to be formatted with, and was. The UUID and the type become
-// arguments of mkfs.
+// checkContent says what is wrong with what a volume or snapshot is to be formatted with, and was. The UUID and the
+// type become arguments of mkfs.
 func checkContent(fsType string, format *FormatRecord) error {
 	if fsType != "" {
 		if err := ValidateFSType(fsType); err != nil {
@@ -296,7 +298,8 @@ func checkShape(sizeBytes, blockSizeBytes int64, order Order) error {
 	case sizeBytes <= 0 || sizeBytes%b != 0:
 		return fmt.Errorf("size %d is not a positive multiple of its block size %d", sizeBytes, b)
 	case !slices.Contains([]Order{"", OrderFlush, OrderAck}, order):
-		return fmt.Errorf("order \"%s\" is neither %q nor %q", untrusted.Escape(string(order), maxShownBytes), OrderFlush, OrderAck)
+		return fmt.Errorf("order \"%s\" is neither %q nor %q", untrusted.Escape(string(order), maxShownBytes), OrderFlush,
+			OrderAck)
 	}
 	return nil
 }

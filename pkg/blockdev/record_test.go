@@ -16,7 +16,8 @@ func fullRecord() *VolumeRecord {
 	return &VolumeRecord{
 		ID: "vol-1", Name: "pvc-9f1c", SizeBytes: 1 << 30, BlockSizeBytes: 512, Thick: true, Replicable: true, Order: OrderAck,
 		Group: "shop/db", Remote: "site-b", FSType: "xfs", Parameters: map[string]string{"slipstream.dev/order": "ack"},
-		Format: &FormatRecord{State: FormatFormatted, FSType: "xfs", UUID: "6f1e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f", Options: []string{"-m", "reflink=1"}},
+		Format: &FormatRecord{State: FormatFormatted, FSType: "xfs", UUID: "6f1e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f",
+			Options: []string{"-m", "reflink=1"}},
 		Stage: &StageRecord{StagingPath: "/var/lib/kubelet/x", Device: "/dev/loop7", BackingPath: "/run/shim/vol-1/volume",
 			FSType: "xfs", MountOptions: []string{"noatime"}, ReadOnly: true, Block: true},
 		State: VolumeReady, Secondary: true, CreatedUnixNanos: 1763884800000000001,
@@ -106,10 +107,12 @@ func TestRecordRefused(t *testing.T) {
 		data []byte
 		want []string
 	}{
-		"empty":         {nil, []string{"f is damaged at offset 0", "empty"}},
-		"cut":           {[]byte(good[:200]), []string{"f is damaged at offset 200", "cut"}},
-		"newer":         {[]byte(strings.Replace(good, `"version":1`, `"version":2`, 1)), []string{"f has format version 2", "newer"}},
-		"another kind":  {[]byte(strings.Replace(good, "slipstream-volume", "slipstream-group", 1)), []string{"slipstream-group"}},
+		"empty": {nil, []string{"f is damaged at offset 0", "empty"}},
+		"cut":   {[]byte(good[:200]), []string{"f is damaged at offset 200", "cut"}},
+		"newer": {[]byte(strings.Replace(good, `"version":1`, `"version":2`, 1)),
+			[]string{"f has format version 2", "newer"}},
+		"another kind": {[]byte(strings.Replace(good, "slipstream-volume", "slipstream-group", 1)),
+			[]string{"slipstream-group"}},
 		"edited":        {[]byte(strings.Replace(good, "pvc-9f1c", "pvc-0000", 1)), []string{"CRC-32C"}},
 		"unknown field": {body(`{"id":"v","color":"red"}`), []string{`unknown field "color"`}},
 		"invalid":       {body(`{"id":"v","sizeBytes":100,"blockSizeBytes":4096,"state":"ready"}`), []string{"size 100"}},

@@ -62,8 +62,8 @@ func EncodeRecord(kind string, body any) ([]byte, error) {
 	return append(append(recordHeader(kind, text), text...), recordTrailer...), nil
 }
 
-// DecodeRecord reads a record file's contents into body, a pointer to a struct. Path is for the errors: *CorruptError, and
-// *NewerVersionError. After an error body is in no particular state.
+// DecodeRecord reads a record file's contents into body, a pointer to a struct. Path is for the errors:
+// *CorruptError, and *NewerVersionError. After an error body is in no particular state.
 func DecodeRecord(path, kind string, data []byte, body any) error {
 	damaged := func(off int64, format string, args ...any) error {
 		return &CorruptError{Path: path, OffsetBytes: off, Reason: fmt.Sprintf(format, args...)}
@@ -143,8 +143,8 @@ func OnlyCorrupt(err error) bool {
 // maxReads bounds how often a record is read that others replace meanwhile.
 const maxReads = 100
 
-// readStable reads a file and decodes it. A *CorruptError counts when the file is read twice and is the same: a file that was opened
-// before it was replaced may be written to while it is read (see vfs.WriteFileAtomic).
+// readStable reads a file and decodes it. A *CorruptError counts when the file is read twice and is the same: a file
+// that was opened before it was replaced may be written to while it is read (see vfs.WriteFileAtomic).
 func readStable(fsys vfs.FS, path string, decode func(data []byte) error) error {
 	var before []byte
 	for n := 0; ; n++ {
@@ -161,7 +161,8 @@ func readStable(fsys vfs.FS, path string, decode func(data []byte) error) error 
 	}
 }
 
-// WriteRecord replaces a record file atomically and durably; see vfs.WriteFileAtomic, also for what it needs no space for.
+// WriteRecord replaces a record file atomically and durably; see vfs.WriteFileAtomic, also for what it needs no space
+// for.
 func WriteRecord(fs vfs.FS, path, kind string, body any) error {
 	data, err := EncodeRecord(kind, body)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// What gives space back must not need any. Records are replaced in space that they have (vfs.WriteFileAtomic). For the rest, such as the
-// block that a directory needs for an entry more, a pool keeps a few files that hold nothing, and removes one when such a call
-// would fail without. They are made again as soon as there is space.
+// What gives space back must not need any. Records are replaced in space that they have (vfs.WriteFileAtomic). For
+// the rest, such as the block that a directory needs for an entry more, a pool keeps a few files that hold nothing,
+// and removes one when such a call would fail without. They are made again as soon as there is space.
 //
 // Making volumes and snapshots, and growing them, never takes from the reserve.
 
@@ -33,7 +33,8 @@ type reserve struct {
 
 func (r *reserve) path(i int) string { return filepath.Join(r.dir, fmt.Sprint(i)) }
 
-// fill makes what is missing of the reserve, as far as there is space. It is for good measure only: it returns no error.
+// fill makes what is missing of the reserve, as far as there is space. It is for good measure only: it returns no
+// error.
 func (r *reserve) fill() {
 	size := int64(maxReserveBytes)
 	if s, ok := r.fs.(vfs.SpaceReporter); ok {
@@ -73,8 +74,8 @@ func (r *reserve) make(i int, size int64) error {
 	return err
 }
 
-// spend gives one file up, and reports false if there is none left. Blocks that a file system frees come free with the next commit of its
-// own journal, which the sync of the directory waits for.
+// spend gives one file up, and reports false if there is none left. Blocks that a file system frees come free with
+// the next commit of its own journal, which the sync of the directory waits for.
 func (r *reserve) spend() bool {
 	for i := reserveFiles - 1; i >= 0; i-- {
 		if err := r.fs.Remove(r.path(i)); err == nil {
@@ -84,8 +85,8 @@ func (r *reserve) spend() bool {
 	return false
 }
 
-// use runs an operation, and again with a file of the reserve less for as long as it fails for want of space. The operation can be repeated.
-// What was spent is taken again at once, if there is anything to take.
+// use runs an operation, and again with a file of the reserve less for as long as it fails for want of space. The
+// operation can be repeated. What was spent is taken again at once, if there is anything to take.
 func (r *reserve) use(operation func() error) error {
 	err := operation()
 	if !vfs.NoSpace(err) {
@@ -121,13 +122,14 @@ func (p *Pool) reserve() *reserve {
 	return &reserve{fs: p.fs, dir: filepath.Join(p.dir, reserveDirName)}
 }
 
-// groupsReserve is the reserve for what groups write: the pool's, or one of their own where the journals have a directory of their own.
+// groupsReserve is the reserve for what groups write: the pool's, or one of their own where the journals have a
+// directory of their own.
 func (p *Pool) groupsReserve() *reserve {
 	return &reserve{fs: p.fs, dir: filepath.Join(filepath.Dir(p.GroupsDir()), reserveDirName)}
 }
 
-// WithReserve runs an operation on files of groups that gives space back, or is needed for that. Where there is no space for it, it may
-// take what the pool keeps for that, and is then called again. Other operations must not use it.
+// WithReserve runs an operation on files of groups that gives space back, or is needed for that. Where there is no
+// space for it, it may take what the pool keeps for that, and is then called again. Other operations must not use it.
 func (p *Pool) WithReserve(operation func() error) error { return p.groupsReserve().use(operation) }
 
 // FillReserve makes again what was used of the reserve, as far as there is space.

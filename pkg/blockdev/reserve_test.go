@@ -53,7 +53,8 @@ func giveBack(t *testing.T, p *Pool) {
 	noErr(t, err)
 }
 
-// TestGiveBackWithoutSpace: records change and what is deleted goes with neither a byte nor an inode left, also after a restart.
+// TestGiveBackWithoutSpace: records change and what is deleted goes with neither a byte nor an inode left, also after
+// a restart.
 func TestGiveBackWithoutSpace(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		m := vfs.NewMem()
@@ -70,8 +71,8 @@ func TestGiveBackWithoutSpace(t *testing.T) {
 	}
 }
 
-// TestReserve: where a deletion needs a block that is not there, it takes one of the reserve, which is made again, and comes after the
-// image's contents where there is no reserve either. What makes volumes takes nothing of it.
+// TestReserve: where a deletion needs a block that is not there, it takes one of the reserve, which is made again,
+// and comes after the image's contents where there is no reserve either. What makes volumes takes nothing of it.
 func TestReserve(t *testing.T) {
 	m := vfs.NewMem()
 	needsBlock := vfs.NewErrFS(m, func(op vfs.Op, name string) error {
@@ -155,7 +156,8 @@ func TestReadWhileReplaced(t *testing.T) {
 	}
 }
 
-// TestGiveBackOnFullFileSystems: as TestGiveBackWithoutSpace, on real file systems without a block, and without an inode, left.
+// TestGiveBackOnFullFileSystems: as TestGiveBackWithoutSpace, on real file systems without a block, and without an
+// inode, left.
 func TestGiveBackOnFullFileSystems(t *testing.T) {
 	for name, mkfs := range map[string][]string{
 		"ext4":        {"mkfs.ext4", "-q", "-F"},

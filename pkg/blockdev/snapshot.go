@@ -66,7 +66,8 @@ type SnapshotRecord struct {
 	FailReason  string         `json:"failReason,omitempty"`
 	Method      SnapshotMethod `json:"method,omitempty"`
 	CopiedBytes int64          `json:"copiedBytes,omitempty"`
-	// Freezing: the volume's file system is being frozen for the snapshot, or is frozen. It is set before and cleared after.
+	// Freezing: the volume's file system is being frozen for the snapshot, or is frozen. It is set before and cleared
+	// after.
 	Freezing bool        `json:"freezing,omitempty"`
 	Cut      SnapshotCut `json:"cut,omitzero"`
 	// ParentID is the snapshot of the same volume that its changed blocks are relative to; empty for none.
@@ -105,8 +106,8 @@ func (r *SnapshotRecord) Validate() error {
 	return nil
 }
 
-// Errors about snapshots, to be matched with errors.Is. One that is missing also matches fs.ErrNotExist, one that is there
-// already fs.ErrExist.
+// Errors about snapshots, to be matched with errors.Is. One that is missing also matches fs.ErrNotExist, one that is
+// there already fs.ErrExist.
 var (
 	ErrNoSnapshot     = fmt.Errorf("no such snapshot: %w", fs.ErrNotExist)
 	ErrSnapshotExists = fmt.Errorf("snapshot exists: %w", fs.ErrExist)
@@ -147,8 +148,9 @@ func (p *Pool) OpenSnapshotImage(id string) (*Image, error) {
 	return OpenImage(p.fs, filepath.Join(p.snapshotDir(id), ImageFile), ExpectSize(r.SizeBytes))
 }
 
-// CreateSnapshot makes a snapshot's record, without an image, and returns it with defaults filled in: state creating, the
-// present time. It is durable, or, after an error or a crash, not there. An id that is taken is ErrSnapshotExists.
+// CreateSnapshot makes a snapshot's record, without an image, and returns it with defaults filled in: state creating,
+// the present time. It is durable, or, after an error or a crash, not there. An id that is taken is
+// ErrSnapshotExists.
 func (p *Pool) CreateSnapshot(rec SnapshotRecord) (*SnapshotRecord, error) {
 	if rec.State == "" {
 		rec.State = SnapshotCreating
@@ -182,8 +184,8 @@ func (p *Pool) CreateSnapshot(rec SnapshotRecord) (*SnapshotRecord, error) {
 	return p.GetSnapshot(rec.ID)
 }
 
-// GetSnapshot returns a snapshot's record: the caller's own copy. One that is not there is ErrNoSnapshot; a damaged record
-// is a *CorruptError.
+// GetSnapshot returns a snapshot's record: the caller's own copy. One that is not there is ErrNoSnapshot; a damaged
+// record is a *CorruptError.
 func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 	if err := ValidateID(id); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoSnapshot, err)
@@ -203,13 +205,14 @@ func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 		return nil, &CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1, Reason: err.Error()}
 	}
 	if r.ID != id {
-		return nil, &CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1, Reason: fmt.Sprintf("it is the record of snapshot %s", r.ID)}
+		return nil, &CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1,
+			Reason: fmt.Sprintf("it is the record of snapshot %s", r.ID)}
 	}
 	return r, nil
 }
 
-// ListSnapshots returns all snapshots, by id. When some records cannot be read it returns the others and an error that names
-// each bad one.
+// ListSnapshots returns all snapshots, by id. When some records cannot be read it returns the others and an error
+// that names each bad one.
 func (p *Pool) ListSnapshots() ([]*SnapshotRecord, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
@@ -224,9 +227,9 @@ func (p *Pool) ListSnapshots() ([]*SnapshotRecord, error) {
 	return listRecords(names, p.GetSnapshot, ErrNoSnapshot)
 }
 
-// UpdateSnapshot changes a record: read, change, write, with all other changes of records excluded. When change returns an
-// error nothing is written and UpdateSnapshot returns that error. A snapshot's id and volume do not change. Change must not
-// use the pool.
+// UpdateSnapshot changes a record: read, change, write, with all other changes of records excluded. When change
+// returns an error nothing is written and UpdateSnapshot returns that error. A snapshot's id and volume do not
+// change. Change must not use the pool.
 func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*SnapshotRecord, error) {
 	unlock, err := p.lockRecords()
 	if err != nil {
@@ -246,7 +249,8 @@ func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*S
 		return nil, err
 	}
 	if r.ID != id || r.SourceVolumeID != volume {
-		return nil, fmt.Errorf("snapshot %s of volume %s: it cannot become snapshot %s of volume %s", id, volume, r.ID, r.SourceVolumeID)
+		return nil, fmt.Errorf("snapshot %s of volume %s: it cannot become snapshot %s of volume %s", id, volume, r.ID,
+			r.SourceVolumeID)
 	}
 	if err := r.Validate(); err != nil {
 		return nil, err
@@ -261,8 +265,8 @@ func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*S
 	return r, nil
 }
 
-// DeleteSnapshot removes a snapshot, whatever its record's state; it also gives up one whose record is damaged. One that is
-// not there is a success. The caller has seen to it that nobody makes its image any more.
+// DeleteSnapshot removes a snapshot, whatever its record's state; it also gives up one whose record is damaged. One
+// that is not there is a success. The caller has seen to it that nobody makes its image any more.
 func (p *Pool) DeleteSnapshot(id string) error {
 	if err := ValidateID(id); err != nil {
 		return fmt.Errorf("snapshot %w", err)

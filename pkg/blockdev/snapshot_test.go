@@ -90,8 +90,8 @@ func TestSnapshotRecords(t *testing.T) {
 	}
 }
 
-// A power loss before any operation leaves a snapshot that is being created or deleted whole or not at all, and nothing that
-// Sweep does not remove.
+// A power loss before any operation leaves a snapshot that is being created or deleted whole or not at all, and
+// nothing that Sweep does not remove.
 func TestSnapshotCrash(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -8,8 +8,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// Space returns the size of the pool's file system, and what is free on it, in bytes. What of that new volumes can have is
-// a matter of what was promised to others.
+// Space returns the size of the pool's file system, and what is free on it, in bytes. What of that new volumes can
+// have is a matter of what was promised to others.
 func (p *Pool) Space() (totalBytes, freeBytes int64, err error) { return p.space(p.dir) }
 
 // JournalSpace is Space of the file system that the journals are on.
@@ -25,8 +25,8 @@ func (p *Pool) space(dir string) (totalBytes, freeBytes int64, err error) {
 	return space.Space(dir)
 }
 
-// Inodes returns how many inodes the pool's file system has and how many are free. A total of 0 means that it does not run out of them
-// before it runs out of space, or does not tell.
+// Inodes returns how many inodes the pool's file system has and how many are free. A total of 0 means that it does
+// not run out of them before it runs out of space, or does not tell.
 func (p *Pool) Inodes() (total, free int64, err error) { return p.inodes(p.dir) }
 
 // JournalInodes is Inodes of the file system that the journals are on.
@@ -40,8 +40,8 @@ func (p *Pool) inodes(dir string) (total, free int64, err error) {
 	return inodes.Inodes(dir)
 }
 
-// AllocatedTogether returns the space that files of the pool take together; blocks that several of them share count once.
-// Files that are not there count nothing.
+// AllocatedTogether returns the space that files of the pool take together; blocks that several of them share count
+// once. Files that are not there count nothing.
 func (p *Pool) AllocatedTogether(paths []string) (int64, error) {
 	space, ok := p.fs.(vfs.SharedSpaceReporter)
 	if !ok {
@@ -55,8 +55,8 @@ func (p *Pool) ImagePaths(id string) []string {
 	return []string{filepath.Join(p.volumeDir(id)+creatingSuffix, ImageFile), filepath.Join(p.volumeDir(id), ImageFile)}
 }
 
-// SameFileSystem reports whether a path is on the pool's own file system: an administrator may have put journals on another
-// disk.
+// SameFileSystem reports whether a path is on the pool's own file system: an administrator may have put journals on
+// another disk.
 func (p *Pool) SameFileSystem(path string) (bool, error) {
 	device := func(path string) (uint64, error) {
 		info, err := p.fs.Stat(path)

@@ -314,7 +314,8 @@ func (s suite) concurrent(t *testing.T) {
 	want(t, d, 0, expected)
 }
 
-// ownBlocks writes, clears and reads the blocks w, w+step, w+2*step, and so on; expected is updated in these blocks only.
+// ownBlocks writes, clears and reads the blocks w, w+step, w+2*step, and so on; expected is updated in these blocks
+// only.
 func (s suite) ownBlocks(d blockdev.Device, rng *rand.Rand, expected []byte, w, step, block int) error {
 	blocks := len(expected) / block / step
 	got := make([]byte, block)

@@ -23,7 +23,8 @@ var broken = map[string]struct {
 	"page discard":   {"random", func(d *blockdev.MemDevice) blockdev.Device { return pageZero{d} }},
 	"short read":     {"large", func(d *blockdev.MemDevice) blockdev.Device { return shortRead{d} }},
 	"clamped ranges": {"out of range", func(d *blockdev.MemDevice) blockdev.Device { return clamped{d} }},
-	"retained":       {"buffer not retained", func(d *blockdev.MemDevice) blockdev.Device { return &retained{MemDevice: d} }},
+	"retained": {"buffer not retained",
+		func(d *blockdev.MemDevice) blockdev.Device { return &retained{MemDevice: d} }},
 }
 
 // lostWrite forgets each write to the device's last block.
@@ -97,7 +98,8 @@ func TestBrokenDevice(t *testing.T) {
 	if name == "" {
 		t.Skip("run by TestSuiteNotices")
 	}
-	Run(t, "broken", func(_ *testing.T, size int64) blockdev.Device { return broken[name].wrap(blockdev.NewMemDevice(size)) })
+	Run(t, "broken",
+		func(_ *testing.T, size int64) blockdev.Device { return broken[name].wrap(blockdev.NewMemDevice(size)) })
 }
 
 // TestSuiteNotices: the suite passes a right device and fails each wrong one, in the case made for that.

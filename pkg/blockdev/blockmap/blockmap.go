@@ -1,11 +1,12 @@
 // Package blockmap says which ranges of an image hold data, and in which ranges two images of a volume may differ, from
 // what the file system knows about them and never from their contents.
 //
-// Every answer is a superset: a range may be named that is zeros, or the same in both. One that is not named is zeros, or the
-// same. So everything errs to naming.
+// Every answer is a superset: a range may be named that is zeros, or the same in both. One that is not named is
+// zeros, or the same. So everything errs to naming.
 //
-// A map is a function that finds its next range, so that a map of any size costs no memory, and reading can begin anywhere.
-// It knows nothing of snapshots, their order, or change sets of groups, which a caller brings as one more Map.
+// A map is a function that finds its next range, so that a map of any size costs no memory, and reading can begin
+// anywhere. It knows nothing of snapshots, their order, or change sets of groups, which a caller brings as one more
+// Map.
 //
 // A Map is for one goroutine. The images must not be written to.
 package blockmap
@@ -63,9 +64,9 @@ func Union(a, b Map) Map {
 	}
 }
 
-// Differing is where base and target, two images of the same volume at different times, may differ. Where the file system
-// shares blocks between files and says where they are, what they share is left out; elsewhere it is all that either of them
-// has allocated, since what neither has is zeros in both.
+// Differing is where base and target, two images of the same volume at different times, may differ. Where the file
+// system shares blocks between files and says where they are, what they share is left out; elsewhere it is all that
+// either of them has allocated, since what neither has is zeros in both.
 func Differing(base, target vfs.File) (Map, error) {
 	b, err := list(base)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -172,8 +173,8 @@ func shares(b, t vfs.Extent, off int64) bool {
 }
 
 // Window is a map's part from off to size, with ranges that touch put together and their bounds rounded outwards to a
-// multiple of unit, but not past size, and, for the first one, not to before off's own unit. It is for one pass: each call
-// continues behind the last range.
+// multiple of unit, but not past size, and, for the first one, not to before off's own unit. It is for one pass: each
+// call continues behind the last range.
 func Window(m Map, off, size, unit int64) (next func() (start, end int64, err error)) {
 	at := off / unit * unit
 	return func() (int64, int64, error) {

@@ -116,8 +116,8 @@ func has(ranges [][2]int64, i int) bool {
 	return slices.ContainsFunc(ranges, func(r [2]int64) bool { return r[0] <= int64(i)*block && int64(i+1)*block <= r[1] })
 }
 
-// TestDiffering takes clones of a file that is written to, and compares what two of them differ in with what the map says: no
-// block too few, and none that they share.
+// TestDiffering takes clones of a file that is written to, and compares what two of them differ in with what the map
+// says: no block too few, and none that they share.
 func TestDiffering(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 40).Draw(rt, "blocks")

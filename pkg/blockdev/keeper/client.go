@@ -15,12 +15,13 @@ import (
 // ErrFull is returned by Put when the keeper takes no more entries. Nothing was stored.
 var ErrFull = errors.New("the keeper is full")
 
-// ErrBusy is returned by Unwatch while a visit of the file has not ended. It ends when the file's server answers; ask again.
+// ErrBusy is returned by Unwatch while a visit of the file has not ended. It ends when the file's server answers; ask
+// again.
 var ErrBusy = errors.New("a visit of the file has not ended")
 
-// Client is a connection to a keeper. Its methods are safe for concurrent use and take turns. After an error other than
-// ErrNotFound, ErrFull, ErrBusy and a refused argument the connection is in an unknown state: Close it and Dial again. Every
-// operation can be repeated.
+// Client is a connection to a keeper. Its methods are safe for concurrent use and take turns. After an error other
+// than ErrNotFound, ErrFull, ErrBusy and a refused argument the connection is in an unknown state: Close it and Dial
+// again. Every operation can be repeated.
 type Client struct {
 	mu sync.Mutex // held for a request and its answer
 	c  *net.UnixConn
@@ -41,8 +42,8 @@ func Dial(path string) (*Client, error) {
 // Close closes the connection. What the keeper holds stays.
 func (c *Client) Close() error { return c.c.Close() }
 
-// Put gives the keeper a duplicate of fd under name, in place of what it held there. When it returns nil the keeper holds
-// it. fd stays the caller's.
+// Put gives the keeper a duplicate of fd under name, in place of what it held there. When it returns nil the keeper
+// holds it. fd stays the caller's.
 func (c *Client) Put(ctx context.Context, name string, meta []byte, fd *os.File) error {
 	return withFD(fd, func(raw int) error { return c.put(ctx, name, meta, raw) })
 }
@@ -104,8 +105,8 @@ func (c *Client) Watch(ctx context.Context, path string) error {
 	return err
 }
 
-// Unwatch ends what Watch began; when it returns nil the keeper has closed the file. A file that is not watched is not an
-// error.
+// Unwatch ends what Watch began; when it returns nil the keeper has closed the file. A file that is not watched is
+// not an error.
 func (c *Client) Unwatch(ctx context.Context, path string) error {
 	_, _, err := c.do(ctx, request{op: opUnwatch, meta: []byte(path)}, -1)
 	return err

@@ -1,6 +1,6 @@
-// Package keeper holds open files for a process that may die. The replicator puts the /dev/fuse descriptor of each volume
-// here, with what it has to remember of it; when it comes back it gets both and serves on. As long as the keeper holds a
-// descriptor the FUSE connection lives, and I/O waits instead of failing.
+// Package keeper holds open files for a process that may die. The replicator puts the /dev/fuse descriptor of each
+// volume here, with what it has to remember of it; when it comes back it gets both and serves on. As long as the
+// keeper holds a descriptor the FUSE connection lives, and I/O waits instead of failing.
 //
 // It is a process of its own (cmd/keeper), and in a cluster a pod of its own, that nothing restarts: the driver and the
 // replicator may both be dead, killed or replaced by newer ones, and the volumes live. It is small on purpose: it
@@ -27,11 +27,12 @@
 //	          5       ok: GET the meta, LIST for each name u8 length and name; the others nothing
 //	                  not ok: a message in UTF-8
 //
-// One descriptor travels as SCM_RIGHTS with the first byte of a PUT request and of a GET's ok response. A PUT replaces
-// what was there under the name. A DROP of a name that is not there is ok. WATCH makes Writeback visit a file, UNWATCH
-// ends that and is ok when the file is closed, busy while a visit still waits for the file's server; both can be
-// repeated. Requests on a connection are answered in order. A request that does not parse is answered with "bad request" and the connection is closed, since what follows
-// has no beginning; descriptors that come where none belong are closed.
+// One descriptor travels as SCM_RIGHTS with the first byte of a PUT request and of a GET's ok response. A PUT
+// replaces what was there under the name. A DROP of a name that is not there is ok. WATCH makes Writeback visit a
+// file, UNWATCH ends that and is ok when the file is closed, busy while a visit still waits for the file's server;
+// both can be repeated. Requests on a connection are answered in order. A request that does not parse is answered
+// with "bad request" and the connection is closed, since what follows has no beginning; descriptors that come where
+// none belong are closed.
 //
 // # Concurrency
 //

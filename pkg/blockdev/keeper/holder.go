@@ -29,8 +29,8 @@ type Entry struct {
 	File *os.File
 }
 
-// Holder keeps a keeper informed: everything that was added is put again whenever the connection to the keeper is lost and
-// comes back, so that a keeper that was restarted holds it all. It is the part of the process that serves.
+// Holder keeps a keeper informed: everything that was added is put again whenever the connection to the keeper is
+// lost and comes back, so that a keeper that was restarted holds it all. It is the part of the process that serves.
 //
 // It holds a duplicate of each descriptor, so that files may be closed after Add.
 type Holder struct {
@@ -85,9 +85,9 @@ func (h *Holder) Close() error {
 	return nil
 }
 
-// Add puts name into the set and returns when the keeper has confirmed that it holds it. It tries again, while the keeper
-// is away, until ctx is done. After an error the entry stays in the set and is put when the keeper comes back: the volume
-// can be served meanwhile, but does not outlive this process yet.
+// Add puts name into the set and returns when the keeper has confirmed that it holds it. It tries again, while the
+// keeper is away, until ctx is done. After an error the entry stays in the set and is put when the keeper comes back:
+// the volume can be served meanwhile, but does not outlive this process yet.
 //
 // An entry of the same name is replaced. fd stays the caller's.
 func (h *Holder) Add(ctx context.Context, name string, meta []byte, fd *os.File) error {
@@ -136,8 +136,8 @@ func (h *Holder) Add(ctx context.Context, name string, meta []byte, fd *os.File)
 	})
 }
 
-// Remove takes name out of the set and returns when the keeper has closed it, or with an error when ctx is done. After an
-// error it is out of the set, and dropped from the keeper when that comes back.
+// Remove takes name out of the set and returns when the keeper has closed it, or with an error when ctx is done.
+// After an error it is out of the set, and dropped from the keeper when that comes back.
 func (h *Holder) Remove(ctx context.Context, name string) error {
 	h.talk.Lock()
 	h.mu.Lock()
@@ -159,9 +159,9 @@ func (h *Holder) Remove(ctx context.Context, name string) error {
 	})
 }
 
-// Fetch returns everything that the keeper holds, whether or not it is in the Holder's set: what a process that has just
-// started calls to adopt what its predecessor left. The files are the caller's to close, also of what it does not want.
-// It tries once; ctx bounds it.
+// Fetch returns everything that the keeper holds, whether or not it is in the Holder's set: what a process that has
+// just started calls to adopt what its predecessor left. The files are the caller's to close, also of what it does
+// not want. It tries once; ctx bounds it.
 func (h *Holder) Fetch(ctx context.Context) ([]Entry, error) {
 	c, err := Dial(h.path)
 	if err != nil {
@@ -259,9 +259,9 @@ func (h *Holder) run() {
 	})
 }
 
-// keepSession runs one session after another until ctx is done. A session holds a connection open to notice the keeper's
-// end, and calls ready when the keeper knows everything. away is called when there is no keeper any more, back when there
-// is one again.
+// keepSession runs one session after another until ctx is done. A session holds a connection open to notice the
+// keeper's end, and calls ready when the keeper knows everything. away is called when there is no keeper any more,
+// back when there is one again.
 func keepSession(ctx context.Context, session func(ready func()) error, away func(error), back func()) {
 	b := newBackOff()
 	lost := false

@@ -118,7 +118,8 @@ func decodeRequest(b []byte) (request, error) {
 		return request{}, fmt.Errorf("%w: unknown operation %d", errMalformed, r.op)
 	}
 	if named != (nameLen > 0) || described != (metaLen > 0) {
-		return request{}, fmt.Errorf("%w: operation %d with a name of %d and meta of %d bytes", errMalformed, r.op, nameLen, metaLen)
+		return request{}, fmt.Errorf("%w: operation %d with a name of %d and meta of %d bytes", errMalformed, r.op, nameLen,
+			metaLen)
 	}
 	return r, nil
 }

@@ -185,7 +185,8 @@ func (s *Server) answer(c *net.UnixConn, r request, fd int) error {
 	case opPut:
 		if !s.put(r.name, r.meta, fd) {
 			unix.Close(fd)
-			return writeFrame(c, encodeResponse(statusFull, []byte(fmt.Sprintf("the keeper holds %d entries already, or is closing", maxEntries))), -1)
+			return writeFrame(c, encodeResponse(statusFull,
+				[]byte(fmt.Sprintf("the keeper holds %d entries already, or is closing", maxEntries))), -1)
 		}
 		return writeFrame(c, encodeResponse(statusOK, nil), -1)
 	case opGet:

@@ -43,8 +43,8 @@ func (w *Watcher) Close() error {
 	return nil
 }
 
-// Add has the file at path visited, as soon as the keeper can be told. Adding it twice is the same as once. The error is
-// for a path that no keeper would take.
+// Add has the file at path visited, as soon as the keeper can be told. Adding it twice is the same as once. The error
+// is for a path that no keeper would take.
 func (w *Watcher) Add(path string) error {
 	if len(path) > maxPathBytes || len(path) == 0 || path[0] != '/' {
 		return fmt.Errorf("keeper: %q is not an absolute path of at most %d bytes", path, maxPathBytes)
@@ -61,9 +61,9 @@ func (w *Watcher) Add(path string) error {
 	return nil
 }
 
-// Remove returns when the keeper has closed the file, so that its mount can be unmounted. With an error, when it has not,
-// because its server does not answer, or when the keeper does not answer; Remove can be repeated. A keeper that does not
-// run has no file open.
+// Remove returns when the keeper has closed the file, so that its mount can be unmounted. With an error, when it has
+// not, because its server does not answer, or when the keeper does not answer; Remove can be repeated. A keeper that
+// does not run has no file open.
 func (w *Watcher) Remove(ctx context.Context, path string) error {
 	w.talk.Lock()
 	defer w.talk.Unlock()

@@ -15,21 +15,21 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Writeback starts the writeback of files periodically (sync_file_range with SYNC_FILE_RANGE_WRITE), which bounds how long
-// a write to a flush-mode volume that nobody flushes stays in the page cache, where replication does not see it. Nothing
-// becomes durable by it.
+// Writeback starts the writeback of files periodically (sync_file_range with SYNC_FILE_RANGE_WRITE), which bounds how
+// long a write to a flush-mode volume that nobody flushes stays in the page cache, where replication does not see it.
+// Nothing becomes durable by it.
 //
-// It runs in the keeper's process and not in the one that serves the files: sync_file_range may wait for a page lock whose
-// holder waits for the server, and a process that waits for itself does not end when it is killed. For the same reason each
-// file has a goroutine of its own: one whose server is away holds up no other.
+// It runs in the keeper's process and not in the one that serves the files: sync_file_range may wait for a page lock
+// whose holder waits for the server, and a process that waits for itself does not end when it is killed. For the same
+// reason each file has a goroutine of its own: one whose server is away holds up no other.
 //
-// An open file of a FUSE mount is a burden to the process that has it: in each child that it starts, exec closes the copy,
-// which waits for writeback, and the parent waits for the exec. With a server that is away, the keeper would stop. So the
-// file is opened in a thread that has a descriptor table of its own, and no child inherits it.
+// An open file of a FUSE mount is a burden to the process that has it: in each child that it starts, exec closes the
+// copy, which waits for writeback, and the parent waits for the exec. With a server that is away, the keeper would
+// stop. So the file is opened in a thread that has a descriptor table of its own, and no child inherits it.
 //
-// A file stays open between Add and Remove. Opening it for each round would be worse: closing a FUSE file with a writeback
-// cache writes everything back and waits for it, under a lock that writers need. But an open file keeps its mount busy, so
-// Remove has to come before the unmount.
+// A file stays open between Add and Remove. Opening it for each round would be worse: closing a FUSE file with a
+// writeback cache writes everything back and waits for it, under a lock that writers need. But an open file keeps its
+// mount busy, so Remove has to come before the unmount.
 type Writeback struct {
 	interval time.Duration
 
@@ -69,9 +69,9 @@ func (w *Writeback) Add(path string) error {
 	return nil
 }
 
-// Remove stops visiting the file and returns when it is closed, so that its mount can be unmounted. With an error, when ctx
-// is done first: a system call is waiting for the file's server; it is closed when that answers, and Remove can be called
-// again to wait for it. A path that was not added is not an error.
+// Remove stops visiting the file and returns when it is closed, so that its mount can be unmounted. With an error,
+// when ctx is done first: a system call is waiting for the file's server; it is closed when that answers, and Remove
+// can be called again to wait for it. A path that was not added is not an error.
 func (w *Writeback) Remove(ctx context.Context, path string) error {
 	w.mu.Lock()
 	f := w.files[path]

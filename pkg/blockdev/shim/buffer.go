@@ -20,11 +20,11 @@ const (
 // newBuffer returns a reader's buffer, for requests and replies with up to maxData bytes. It is not on the heap, where
 // the garbage collector would pace itself by it.
 //
-// Its pages are there before it is used, and stay. That is not for speed: when a process is killed while the kernel copies
-// a request into a page that has to be faulted in first, the fault fails, and the kernel ends the request with EIO instead
-// of leaving it for the next server. Without this, writers in TestKill got an I/O error in 2 of 56 runs; with it, in none
-// of 120. For the same reason huge pages are
-// declined (collapsing takes pages away for a moment), and the memory is locked if the limit allows.
+// Its pages are there before it is used, and stay. That is not for speed: when a process is killed while the kernel
+// copies a request into a page that has to be faulted in first, the fault fails, and the kernel ends the request with
+// EIO instead of leaving it for the next server. Without this, writers in TestKill got an I/O error in 2 of 56 runs;
+// with it, in none of 120. For the same reason huge pages are declined (collapsing takes pages away for a moment),
+// and the memory is locked if the limit allows.
 func newBuffer(maxData int) ([]byte, error) {
 	b, err := unix.Mmap(-1, 0, dataOffset+maxData, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
@@ -43,12 +43,13 @@ func newBuffer(maxData int) ([]byte, error) {
 
 func freeBuffer(b []byte) { _ = unix.Munmap(b) }
 
-// spareBuffers keeps buffers of readers that have ended for the next, of whichever volume: when a disk is slow each volume
-// needs many readers for a moment, and with spares of its own each would keep its peak for ever, 20 MiB a volume.
+// spareBuffers keeps buffers of readers that have ended for the next, of whichever volume: when a disk is slow each
+// volume needs many readers for a moment, and with spares of its own each would keep its peak for ever, 20 MiB a
+// volume.
 var spareBuffers spares
 
-// maxSpareBuffers bounds what is kept, to 10 MiB. Beyond it a buffer is given back; a new one takes a fraction of what the slow
-// disk did that made it necessary.
+// maxSpareBuffers bounds what is kept, to 10 MiB. Beyond it a buffer is given back; a new one takes a fraction of
+// what the slow disk did that made it necessary.
 const maxSpareBuffers = 8
 
 type spares struct {

@@ -23,8 +23,9 @@ func (d *heldDevice) WriteAt(p []byte, off int64) (int, error) {
 	return d.MemDevice.WriteAt(p, off)
 }
 
-// TestReadPassesGatheredWrites lets a reader take two writes and a read at once, over a socket in /dev/fuse's place, and holds
-// the writes in the device: the read is answered meanwhile, with the content from before them, and spoils none of them.
+// TestReadPassesGatheredWrites lets a reader take two writes and a read at once, over a socket in /dev/fuse's place,
+// and holds the writes in the device: the read is answered meanwhile, with the content from before them, and spoils
+// none of them.
 func TestReadPassesGatheredWrites(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -66,7 +66,8 @@ func serveHelper(text string) error {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	sc := shim.Config{MountPoint: cfg.MountPoint, Mode: cfg.Mode, VolumeID: cfg.VolumeID, MaxReaders: cfg.MaxReaders, Limits: cfg.Limits}
+	sc := shim.Config{MountPoint: cfg.MountPoint, Mode: cfg.Mode, VolumeID: cfg.VolumeID, MaxReaders: cfg.MaxReaders,
+		Limits: cfg.Limits}
 	var srv *shim.Server
 	var holder *keeper.Holder
 	if cfg.KeeperSocket != "" {
@@ -285,10 +286,12 @@ func mountVar(t *testing.T, mode shim.Mode, dev blockdev.Device, change ...func(
 	return current
 }
 
-// attachLoop attaches a loop device to path with a size limit, opens it as a Device and undoes both at the end of the test.
+// attachLoop attaches a loop device to path with a size limit, opens it as a Device and undoes both at the end of the
+// test.
 func attachLoop(t *testing.T, path string, size int64, mode shim.Mode) (string, *blockdev.LoopDevice) {
 	t.Helper()
-	name, err := blockdev.AttachLoop(blockdev.LoopConfig{BackingPath: path, SizeLimitBytes: size, BlockSizeBytes: 4096, DirectIO: mode == shim.ModeAck})
+	name, err := blockdev.AttachLoop(blockdev.LoopConfig{BackingPath: path, SizeLimitBytes: size, BlockSizeBytes: 4096,
+		DirectIO: mode == shim.ModeAck})
 	if err != nil {
 		t.Fatal(err)
 	}

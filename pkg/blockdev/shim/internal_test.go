@@ -23,7 +23,8 @@ func TestBufferIsResident(t *testing.T) {
 	}
 	defer freeBuffer(b)
 	resident := make([]byte, len(b)/pageSize)
-	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(unsafe.Pointer(&resident[0])))
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
+		uintptr(unsafe.Pointer(&resident[0])))
 	if errno != 0 {
 		t.Fatal(errno)
 	}
@@ -176,8 +177,8 @@ func (d batchDevice) WriteBatch(writes []blockdev.Write) (int, error) {
 	return len(writes), nil
 }
 
-// TestGather runs several writes through one reader and checks each answer and the content: with an error at every place,
-// on Devices that take batches and that do not.
+// TestGather runs several writes through one reader and checks each answer and the content: with an error at every
+// place, on Devices that take batches and that do not.
 func TestGather(t *testing.T) {
 	const size, count = 1 << 20, 12
 	for bad := -1; bad <= count; bad++ {
@@ -278,8 +279,8 @@ func checkReply(t interface{ Fatalf(string, ...any) }, b []byte, unique uint64) 
 	return unix.Errno(-int32(native.Uint32(b[4:]))), b[outHeaderSize:]
 }
 
-// TestResentRequests serves random writes, discards and reads, each perhaps twice as after a resend, and compares with a
-// model.
+// TestResentRequests serves random writes, discards and reads, each perhaps twice as after a resend, and compares
+// with a model.
 func TestResentRequests(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const size = 64 << 10
@@ -377,8 +378,10 @@ func TestRequests(t *testing.T) {
 		{"write far away", request(opWrite, 2, fileNode, dataBody(1<<64-1, 1, []byte("a"))), unix.EINVAL, 0},
 		{"write says more", request(opWrite, 2, fileNode, dataBody(0, 4, []byte("abc"))), unix.EINVAL, 0},
 		{"discard all", request(opFallocate, 2, fileNode, fallocateBody(0, FileSize, fallocPunchHole|fallocKeepSize)), 0, 0},
-		{"discard behind", request(opFallocate, 2, fileNode, fallocateBody(1<<40, 4096, fallocPunchHole|fallocKeepSize)), 0, 0},
-		{"discard too far", request(opFallocate, 2, fileNode, fallocateBody(FileSize, 1, fallocPunchHole|fallocKeepSize)), unix.EFBIG, 0},
+		{"discard behind", request(opFallocate, 2, fileNode, fallocateBody(1<<40, 4096, fallocPunchHole|fallocKeepSize)), 0,
+			0},
+		{"discard too far", request(opFallocate, 2, fileNode, fallocateBody(FileSize, 1, fallocPunchHole|fallocKeepSize)),
+			unix.EFBIG, 0},
 		{"collapse", request(opFallocate, 2, fileNode, fallocateBody(0, 4096, 0x08)), unix.EOPNOTSUPP, 0},
 		{"preallocate", request(opFallocate, 2, fileNode, fallocateBody(0, 4096, 0)), 0, 0},
 		{"short fallocate", request(opFallocate, 2, fileNode, nil), unix.EINVAL, 0},
@@ -431,7 +434,8 @@ func TestDeviceThatDisagreesAboutItsSize(t *testing.T) {
 	}
 }
 
-// TestOneReaderStays runs the readers' accounting as run does, without a connection, and checks that they never all end.
+// TestOneReaderStays runs the readers' accounting as run does, without a connection, and checks that they never all
+// end.
 func TestOneReaderStays(t *testing.T) {
 	var p readerPool
 	var alive atomic.Int32

@@ -13,8 +13,8 @@ import (
 
 const limitedWorkers = 4
 
-// limitedLoad writes blocks and flushes each, in areas that no request spans, until total blocks are there. Each is counted when its flush is
-// back, so when at least one request of its size has been answered.
+// limitedLoad writes blocks and flushes each, in areas that no request spans, until total blocks are there. Each is
+// counted when its flush is back, so when at least one request of its size has been answered.
 func limitedLoad(t *testing.T, loop *blockdev.LoopDevice, total int64, block int) (done int64) {
 	t.Helper()
 	var left, completed atomic.Int64
@@ -47,8 +47,8 @@ func limitedLoad(t *testing.T, loop *blockdev.LoopDevice, total int64, block int
 	return completed.Load()
 }
 
-// TestLimits: over a loop device no more is done than the limits have granted since they were set, whichever way requests come. Limits that
-// change under load, and a server that is replaced while replies wait, are no I/O error.
+// TestLimits: over a loop device no more is done than the limits have granted since they were set, whichever way
+// requests come. Limits that change under load, and a server that is replaced while replies wait, are no I/O error.
 func TestLimits(t *testing.T) {
 	modes(t, func(t *testing.T, mode shim.Mode) {
 		const size = limitedWorkers * 4 * mib
@@ -90,14 +90,16 @@ func TestLimits(t *testing.T) {
 				case <-time.After(time.Duration(r.IntN(20)) * time.Millisecond):
 				}
 				swap.Lock()
-				(*current).SetLimits([]shim.Limits{{}, {OperationsPerSecond: 10}, {BytesPerSecond: mib}, {BytesPerSecond: 64 * mib, OperationsPerSecond: 1000}}[r.IntN(4)])
+				(*current).SetLimits([]shim.Limits{{}, {OperationsPerSecond: 10}, {BytesPerSecond: mib},
+					{BytesPerSecond: 64 * mib, OperationsPerSecond: 1000}}[r.IntN(4)])
 				if i%4 == 3 {
 					dup := dupFile(t, (*current).FD())
 					st := (*current).State()
 					if err := (*current).Close(); err != nil {
 						t.Error(err)
 					}
-					next, err := shim.Adopt(dup, st, shim.Config{VolumeID: st.VolumeID, Limits: shim.Limits{OperationsPerSecond: 10}}, dev)
+					next, err := shim.Adopt(dup, st, shim.Config{VolumeID: st.VolumeID, Limits: shim.Limits{OperationsPerSecond: 10}},
+						dev)
 					if err != nil {
 						t.Error(err)
 						swap.Unlock()

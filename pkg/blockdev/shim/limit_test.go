@@ -10,8 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
-// TestTurns runs random requests through limits that change, on a clock of its own: nobody is overtaken, nobody gets more than was granted,
-// and nobody waits while there is enough for the next one.
+// TestTurns runs random requests through limits that change, on a clock of its own: nobody is overtaken, nobody gets
+// more than was granted, and nobody waits while there is enough for the next one.
 func TestTurns(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var q turns
@@ -82,8 +82,8 @@ func TestTurns(t *testing.T) {
 	})
 }
 
-// TestHeldReplies: what waits for its turn holds up neither a flush nor a discard, is done all the same, and is answered when the
-// server stops.
+// TestHeldReplies: what waits for its turn holds up neither a flush nor a discard, is done all the same, and is
+// answered when the server stops.
 func TestHeldReplies(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -23,10 +23,10 @@ const (
 // prepareMountPoint makes path a directory that nothing is mounted on and returns it with its parent's symbolic links
 // resolved, as mountinfo names it.
 //
-// Only parents are ever looked at with stat. A mount of ours that is found at path has no descriptor left that somebody
-// could serve it from (whoever holds one calls Adopt instead of Mount), so its connection is aborted and it is detached:
-// MNT_FORCE does the former before the latter, without which a detach could wait for the writeback of pages that nobody
-// takes.
+// Only parents are ever looked at with stat. A mount of ours that is found at path has no descriptor left that
+// somebody could serve it from (whoever holds one calls Adopt instead of Mount), so its connection is aborted and it
+// is detached: MNT_FORCE does the former before the latter, without which a detach could wait for the writeback of
+// pages that nobody takes.
 func prepareMountPoint(path, volumeID string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("mount point %q of volume %q is not an absolute path", path, volumeID)
@@ -43,7 +43,8 @@ func prepareMountPoint(path, volumeID string) (string, error) {
 	}
 	for _, m := range shims {
 		if parent == m.Mountpoint || strings.HasPrefix(parent, m.Mountpoint+"/") {
-			return "", fmt.Errorf("mount point %q of volume %q lies inside the mount of volume %q at %q", path, volumeID, m.Source, m.Mountpoint)
+			return "", fmt.Errorf("mount point %q of volume %q lies inside the mount of volume %q at %q", path, volumeID,
+				m.Source, m.Mountpoint)
 		}
 	}
 	if err := os.MkdirAll(parent, 0o700); err != nil {
@@ -66,9 +67,11 @@ func prepareMountPoint(path, volumeID string) (string, error) {
 			return path, nil
 		}
 		if m.FSType != FSType || m.Source != volumeID {
-			return "", fmt.Errorf("mount point %q of volume %q is in use by a mount of type %s, source %q: unmount it or choose another directory", path, volumeID, m.FSType, m.Source)
+			return "", fmt.Errorf("mount point %q of volume %q is in use by a mount of type %s, source %q: unmount it or "+
+				"choose another directory", path, volumeID, m.FSType, m.Source)
 		}
-		klog.InfoS("Detaching a shim mount that is not served any more", "volume", volumeID, "mountPoint", path, "device", deviceOf(m))
+		klog.InfoS("Detaching a shim mount that is not served any more", "volume", volumeID, "mountPoint", path, "device",
+			deviceOf(m))
 		if err := unix.Unmount(path, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 			return "", fmt.Errorf("detach the dead mount of volume %q at %q: %w", volumeID, path, err)
 		}
@@ -76,8 +79,8 @@ func prepareMountPoint(path, volumeID string) (string, error) {
 	return "", fmt.Errorf("mount point %q of volume %q: detached 64 mounts and there are more", path, volumeID)
 }
 
-// topMount returns the uppermost mount at exactly path, or nil. It reads mountinfo only, which lists stacked mounts from
-// the bottom up.
+// topMount returns the uppermost mount at exactly path, or nil. It reads mountinfo only, which lists stacked mounts
+// from the bottom up.
 func topMount(path string) (*mountinfo.Info, error) {
 	all, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != path, false })
 	if err != nil {
@@ -104,7 +107,8 @@ func mountFUSE(path, volumeID string) (*os.File, error) {
 		return nil, fmt.Errorf("mount volume %q: open /dev/fuse: %w", volumeID, err)
 	}
 	dev := os.NewFile(uintptr(fd), "/dev/fuse")
-	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other,default_permissions", fd, os.Getuid(), os.Getgid())
+	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other,default_permissions", fd, os.Getuid(),
+		os.Getgid())
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
 	if err := unix.Mount(volumeID, path, FSType, flags, opts); err != nil {
 		dev.Close()
@@ -135,9 +139,9 @@ func Unmount(mountPoint string) error {
 	return nil
 }
 
-// Abort ends the FUSE connection of the mount with the given "major:minor": everything that waits for it, and everything
-// that comes later, fails with an I/O error. It is the last resort when neither the serving process nor the keeper can
-// be brought to serve. The mount itself stays until it is unmounted.
+// Abort ends the FUSE connection of the mount with the given "major:minor": everything that waits for it, and
+// everything that comes later, fails with an I/O error. It is the last resort when neither the serving process nor
+// the keeper can be brought to serve. The mount itself stays until it is unmounted.
 //
 // It works without /sys/fs/fuse/connections being mounted: it opens the control file system detached, which changes
 // nothing for anybody else.

@@ -2,9 +2,9 @@ package shim
 
 import "encoding/binary"
 
-// The kernel's protocol, from include/uapi/linux/fuse.h. Names are the header's without the FUSE_ prefix. Structures are
-// read and written at their offsets, not by casting memory: the decoder then takes any bytes without faulting, and it
-// costs nothing that can be measured beside the system call.
+// The kernel's protocol, from include/uapi/linux/fuse.h. Names are the header's without the FUSE_ prefix. Structures
+// are read and written at their offsets, not by casting memory: the decoder then takes any bytes without faulting,
+// and it costs nothing that can be measured beside the system call.
 
 var native = binary.NativeEndian
 
@@ -108,8 +108,8 @@ type inHeader struct {
 	nodeid uint64
 }
 
-// parseInHeader decodes a request's header and returns its body. ok is false when the request is shorter than its header
-// or its length field does not say how long it is.
+// parseInHeader decodes a request's header and returns its body. ok is false when the request is shorter than its
+// header or its length field does not say how long it is.
 func parseInHeader(b []byte) (h inHeader, body []byte, ok bool) {
 	if len(b) < inHeaderSize {
 		return inHeader{}, nil, false

@@ -27,8 +27,9 @@ var ErrUnmounted = errors.New("FUSE connection belongs to no mount any more")
 // ErrMountedElsewhere is what Server.Unmount returns while another mount namespace still has a copy of the mount.
 var ErrMountedElsewhere = errors.New("another mount namespace, a container's perhaps, still has the mount")
 
-// A mount that is gone from here is taken to be in use by nobody once elsewherePatience has passed: by then the kernel has written
-// all dirty pages, which it does after 30 s unless told otherwise. endWait is how long Unmount waits for the end at a time.
+// A mount that is gone from here is taken to be in use by nobody once elsewherePatience has passed: by then the
+// kernel has written all dirty pages, which it does after 30 s unless told otherwise. endWait is how long Unmount
+// waits for the end at a time.
 var (
 	endWait           = 10 * time.Second
 	elsewherePatience = time.Minute
@@ -125,8 +126,8 @@ type Server struct {
 	err      error // guarded by errMu
 }
 
-// Mount mounts a FUSE file system at cfg.MountPoint and serves dev on it. When it returns, the file exists and I/O to it
-// is answered.
+// Mount mounts a FUSE file system at cfg.MountPoint and serves dev on it. When it returns, the file exists and I/O to
+// it is answered.
 //
 // If a mount of this volume is found at the mount point it is taken for dead, aborted and detached: ask the keeper for
 // its descriptor first, and call Adopt if it has one.
@@ -170,7 +171,8 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 		return fail(err)
 	}
 	if m == nil || m.FSType != FSType || m.Source != cfg.VolumeID {
-		return fail(errors.New("the mount is not in /proc/self/mountinfo: somebody else changed the mount point at the same time"))
+		return fail(errors.New("the mount is not in /proc/self/mountinfo: somebody else changed the mount point at the " +
+			"same time"))
 	}
 	st.Device = deviceOf(m)
 	if err := st.validate(); err != nil {
@@ -188,20 +190,22 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 		_ = s.Close()
 		return nil, fmt.Errorf("mount volume %q at %q: %w", cfg.VolumeID, path, err)
 	}
-	klog.InfoS("Serving volume", "volume", st.VolumeID, "mountPoint", st.MountPoint, "mode", st.Mode, "device", st.Device, "protocolMinor", st.ProtoMinor)
+	klog.InfoS("Serving volume", "volume", st.VolumeID, "mountPoint", st.MountPoint, "mode", st.Mode, "device", st.Device,
+		"protocolMinor", st.ProtoMinor)
 	return s, nil
 }
 
-// teachNoPoll lets the kernel find out that the file cannot be polled, which it then remembers for the connection's life.
+// teachNoPoll lets the kernel find out that the file cannot be polled, which it then remembers for the connection's
+// life.
 //
 // Otherwise the first Go program that opens the file with package os finds out: os.Open registers what it opens with
-// epoll, which asks the file system, which asks this server, while the runtime's poller is locked and a scheduler slot is
-// held. In the serving process, with few slots, that is a deadlock; in another one, which may be the keeper's, everything
-// stops until this server answers, and it may just have been killed.
+// epoll, which asks the file system, which asks this server, while the runtime's poller is locked and a scheduler
+// slot is held. In the serving process, with few slots, that is a deadlock; in another one, which may be the
+// keeper's, everything stops until this server answers, and it may just have been killed.
 //
 // It is the one place where the serving process uses its own mount, for three requests that are answered at once from
-// memory, before anybody else knows of the mount. Were the process killed between reading and answering one of them, its
-// end would wait for the abort that the next Mount begins with.
+// memory, before anybody else knows of the mount. Were the process killed between reading and answering one of them,
+// its end would wait for the abort that the next Mount begins with.
 func (s *Server) teachNoPoll() error {
 	fd, err := unix.Open(s.Path(), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -249,7 +253,8 @@ func Adopt(fd *os.File, st State, cfg Config, dev blockdev.Device) (*Server, err
 	if err := s.start(); err != nil {
 		return nil, fmt.Errorf("adopt volume %q: %w", st.VolumeID, err)
 	}
-	klog.InfoS("Serving adopted volume", "volume", st.VolumeID, "mountPoint", st.MountPoint, "mode", st.Mode, "device", st.Device)
+	klog.InfoS("Serving adopted volume", "volume", st.VolumeID, "mountPoint", st.MountPoint, "mode", st.Mode, "device",
+		st.Device)
 	return s, nil
 }
 
@@ -323,8 +328,8 @@ func (s *Server) Swap(dev blockdev.Device) {
 	s.deviceMu.Unlock()
 }
 
-// Exchange is Swap for a Device that cannot be made while the old one is in use: next is called when no call of the old one
-// is in flight, and requests wait until it returns. After an error of next the old one goes on.
+// Exchange is Swap for a Device that cannot be made while the old one is in use: next is called when no call of the
+// old one is in flight, and requests wait until it returns. After an error of next the old one goes on.
 func (s *Server) Exchange(next func() (blockdev.Device, error)) error {
 	s.deviceMu.Lock()
 	defer s.deviceMu.Unlock()
@@ -335,13 +340,13 @@ func (s *Server) Exchange(next func() (blockdev.Device, error)) error {
 	return err
 }
 
-// Unmount unmounts the file system and waits until serving has ended. EBUSY, a loop device or process has the file open,
-// leaves everything as it was: I/O is served on. See the package comment and the function Unmount about which process
-// should do this.
+// Unmount unmounts the file system and waits until serving has ended. EBUSY, a loop device or process has the file
+// open, leaves everything as it was: I/O is served on. See the package comment and the function Unmount about which
+// process should do this.
 //
-// A mount namespace that was made as a copy, as container runtimes and unshare do, may hold the file system after that. Waiting for its
-// end could take for ever, so ErrMountedElsewhere is returned after some seconds, served on, and to be called again: from
-// a minute after the first call on, the connection is ended by force.
+// A mount namespace that was made as a copy, as container runtimes and unshare do, may hold the file system after
+// that. Waiting for its end could take for ever, so ErrMountedElsewhere is returned after some seconds, served on,
+// and to be called again: from a minute after the first call on, the connection is ended by force.
 func (s *Server) Unmount() error {
 	if err := Unmount(s.state.MountPoint); err != nil {
 		return err
@@ -361,7 +366,8 @@ func (s *Server) Unmount() error {
 	if time.Since(s.unmountedAt) < elsewherePatience {
 		return fmt.Errorf("volume %q: unmounted, but %w; call again", s.state.VolumeID, ErrMountedElsewhere)
 	}
-	klog.InfoS("Ending a connection whose mount only other namespaces have", "volume", s.state.VolumeID, "mountPoint", s.state.MountPoint)
+	klog.InfoS("Ending a connection whose mount only other namespaces have", "volume", s.state.VolumeID, "mountPoint",
+		s.state.MountPoint)
 	if err := Abort(s.state.Device); err != nil {
 		return fmt.Errorf("volume %q: unmounted, but %w: %w", s.state.VolumeID, ErrMountedElsewhere, err)
 	}
@@ -446,7 +452,8 @@ func negotiate(fd int, st *State) error {
 		return fmt.Errorf("INIT has %d bytes", len(body))
 	}
 	if in.major != protoMajor || in.minor < minKernelMinor || in.flags&initHasResend == 0 {
-		return fmt.Errorf("the kernel speaks FUSE protocol %d.%d and cannot resend requests: kernel 6.9 or newer is needed", in.major, in.minor)
+		return fmt.Errorf("the kernel speaks FUSE protocol %d.%d and cannot resend requests: kernel 6.9 or newer is needed",
+			in.major, in.minor)
 	}
 	want := uint64(initAsyncRead | initBigWrites | initAsyncDIO | initParallelDirops | initAbortError | initMaxPages | initExt | initHasResend)
 	if st.Mode == ModeFlush {

@@ -44,8 +44,8 @@ func fillRandom(r *rand.Rand, p []byte) {
 	}
 }
 
-// TestDeviceOverLoop compares random operations on the loop device with a model, and what reached the served device after
-// a flush with the same model.
+// TestDeviceOverLoop compares random operations on the loop device with a model, and what reached the served device
+// after a flush with the same model.
 func TestDeviceOverLoop(t *testing.T) {
 	modes(t, func(t *testing.T, mode shim.Mode) {
 		const size = 16 * mib

@@ -71,8 +71,8 @@ const (
 	maxWriteBytes = 1 << 20
 )
 
-// State is what has to be remembered of a mount to serve it from another process: no INIT comes again. It is kept beside
-// the descriptor.
+// State is what has to be remembered of a mount to serve it from another process: no INIT comes again. It is kept
+// beside the descriptor.
 type State struct {
 	VolumeID   string
 	MountPoint string
@@ -125,15 +125,16 @@ func (st State) Marshal() ([]byte, error) {
 	})
 }
 
-// ParseState decodes what Marshal returned. On an error the mount it describes cannot be adopted by this release; it can
-// still be served by the release that made it.
+// ParseState decodes what Marshal returned. On an error the mount it describes cannot be adopted by this release; it
+// can still be served by the release that made it.
 func ParseState(b []byte) (State, error) {
 	var j stateJSON
 	if err := json.Unmarshal(b, &j); err != nil {
 		return State{}, fmt.Errorf("shim state: %w", err)
 	}
 	if j.Version != stateVersion && (j.Version != ackStateVersion || j.Mode != ModeAck) {
-		return State{}, fmt.Errorf("shim state of volume %q has version %d, this release reads up to %d: serve it with the release that mounted it",
+		return State{}, fmt.Errorf("shim state of volume %q has version %d, this release reads up to %d: serve it with "+
+			"the release that mounted it",
 			j.VolumeID, j.Version, ackStateVersion)
 	}
 	st := State{
@@ -166,11 +167,14 @@ func (st State) validate() error {
 	case !deviceNumber.MatchString(st.Device):
 		return fmt.Errorf("shim state of volume %q: device %q is not major:minor", st.VolumeID, st.Device)
 	case st.ProtoMinor < minKernelMinor || st.Flags&initHasResend == 0:
-		return fmt.Errorf("shim state of volume %q: protocol 7.%d with flags %#x cannot resend requests", st.VolumeID, st.ProtoMinor, st.Flags)
+		return fmt.Errorf("shim state of volume %q: protocol 7.%d with flags %#x cannot resend requests", st.VolumeID,
+			st.ProtoMinor, st.Flags)
 	case st.MaxWriteBytes < pageSize || st.MaxWriteBytes > maxWriteBytes || st.MaxWriteBytes%pageSize != 0:
-		return fmt.Errorf("shim state of volume %q: max write %d is not a number of pages up to %d bytes", st.VolumeID, st.MaxWriteBytes, maxWriteBytes)
+		return fmt.Errorf("shim state of volume %q: max write %d is not a number of pages up to %d bytes", st.VolumeID,
+			st.MaxWriteBytes, maxWriteBytes)
 	case st.FileSizeBytes <= 0 || st.FileSizeBytes%pageSize != 0:
-		return fmt.Errorf("shim state of volume %q: file size %d is not a positive number of pages", st.VolumeID, st.FileSizeBytes)
+		return fmt.Errorf("shim state of volume %q: file size %d is not a positive number of pages", st.VolumeID,
+			st.FileSizeBytes)
 	}
 	return nil
 }

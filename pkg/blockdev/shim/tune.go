@@ -14,12 +14,12 @@ import (
 // TuneBDI sets how much of a shim mount may be dirty in the page cache, in bytes. device is "major:minor" as in
 // State.Device.
 //
-// FUSE's default is 1 % of what the kernel lets be dirty in all, which costs a third of random write throughput. Without a
-// limit the next flush takes seconds: it has to write back what piled up. So the share is set in bytes (max_bytes), which
-// bounds the time of a flush.
+// FUSE's default is 1 % of what the kernel lets be dirty in all, which costs a third of random write throughput.
+// Without a limit the next flush takes seconds: it has to write back what piled up. So the share is set in bytes
+// (max_bytes), which bounds the time of a flush.
 //
-// strict_limit has to stay 1. With 0 the limit counts only once the whole machine has much dirty memory: measured with a
-// max_bytes of 256 MiB and random writes, 1 GiB was dirty with strict_limit 0, 200 MiB with 1.
+// strict_limit has to stay 1. With 0 the limit counts only once the whole machine has much dirty memory: measured
+// with a max_bytes of 256 MiB and random writes, 1 GiB was dirty with strict_limit 0, 200 MiB with 1.
 //
 // It touches sysfs only and is safe to call from the serving process. The kernel rounds the limit down to a share of
 // memory in millionths.
