@@ -20,7 +20,7 @@ func openImage(t *testing.T, fs vfs.FS, path string, sizeBytes int64, thick bool
 }
 
 func TestConformance(t *testing.T) {
-	blockdevtest.Run(t, "mem", func(_ *testing.T, size int64) blockdev.Device { return blockdev.NewMemDevice(size) })
+	blockdevtest.Run(t, "mem", func(_ *testing.T, size int64) blockdev.Device { return blockdevtest.NewMemDevice(size) })
 	for name, thick := range map[string]bool{"thin": false, "thick": true} {
 		blockdevtest.Run(t, "image in memory, "+name, func(t *testing.T, size int64) blockdev.Device {
 			return openImage(t, vfs.NewMem(), "/image", size, thick)

@@ -19,7 +19,7 @@ import (
 // do direct I/O, and says in words what an errno says.
 //
 // They are attached without autoclear: a raw block volume is not open while no container runs, and would lose its
-// device. What keeps them from leaking is ReconcileLoops.
+// device. What keeps them from leaking is the driver, which looks for those that no record has when it starts.
 
 // LoopConfig says how a file becomes a block device.
 type LoopConfig struct {
@@ -72,7 +72,7 @@ func poll(patience time.Duration, again func(error) bool, try func() error) erro
 // stays attached.
 //
 // It does not look whether the file is attached already: two devices over one file have two caches that know nothing of
-// each other. FindLoopByImage and FindLoopByPath do.
+// each other. FindLoops does.
 func AttachLoop(cfg LoopConfig) (devPath string, err error) {
 	flags := os.O_RDWR
 	if cfg.ReadOnly {

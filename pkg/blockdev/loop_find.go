@@ -98,53 +98,6 @@ func FindLoops(match func(backingPath string) bool) ([]LoopInfo, error) {
 	return found, nil
 }
 
-// FindLoopByPath returns the device attached to a file by its path alone, which must be the one sysfs shows:
-// absolute, without symbolic links, seen from this process's root. It is for the shim's files: it never reaches the
-// file. A device whose file was deleted is not found.
-func FindLoopByPath(path string) (LoopInfo, bool, error) {
-	found, err := FindLoops(func(p string) bool { return p == path })
-	if err != nil {
-		return LoopInfo{}, false, err
-	}
-	for _, info := range found {
-		if !info.Deleted {
-			return info, true, nil
-		}
-	}
-	return LoopInfo{}, false, nil
-}
-
-// FindLoopByImage returns the device attached to an image, recognised by the file's inode, so that it is found under
-// any path (symbolic links, another mount namespace), and another file that took over the path is not mistaken for
-// it. It stats the backing files of devices whose path ends in the same directory and file name; it is not for the
-// shim's files.
-func FindLoopByImage(path string) (LoopInfo, bool, error) {
-	var want unix.Stat_t
-	if err := unix.Stat(path, &want); err != nil {
-		return LoopInfo{}, false, &fs.PathError{Op: "stat", Path: path, Err: err}
-	}
-	suffix := lastTwo(path)
-	found, err := FindLoops(func(p string) bool { return lastTwo(p) == suffix })
-	if err != nil {
-		return LoopInfo{}, false, err
-	}
-	for _, info := range found {
-		file, err := LoopFile(info.Device)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // detached meanwhile
-		case err != nil:
-			return LoopInfo{}, false, err
-		case file == FileID{want.Dev, want.Ino}:
-			return info, true, nil
-		}
-	}
-	return LoopInfo{}, false, nil
-}
-
-func lastTwo(path string) string {
-	return filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
-}
-
 // FileID is a file, whatever its name is: by its file system and inode, as the kernel shows them of a loop device. A
 // file system's number may be another one after a reboot. The zero value is no file.
 type FileID struct {
@@ -168,51 +121,4 @@ func LoopFile(devPath string) (FileID, error) {
 		return FileID{}, fmt.Errorf("status of %s: %w", devPath, err)
 	}
 	return FileID{status.Device, status.Inode}, nil
-}
-
-// LoopKeep is a loop device that is meant to be.
-type LoopKeep struct {
-	BackingPath string // as sysfs shows it
-	Device      string // the one to keep when several are attached to the file; empty: the first
-}
-
-// ReconcileLoops detaches each loop device whose backing file lies in one of the directories, unless it is to be
-// kept, and returns those it detached. What a process attached and died before writing down is found this way.
-// Devices of files elsewhere are not touched.
-//
-// A device that is in use stays attached and is part of the error, which joins all that went wrong; the others are
-// detached all the same. It must not run while others attach devices under these directories that keep does not name.
-func ReconcileLoops(keep []LoopKeep, dirs []string) ([]LoopInfo, error) {
-	for _, dir := range dirs {
-		if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" {
-			return nil, fmt.Errorf("reconcile loop devices: %q is not an absolute directory below /", dir)
-		}
-	}
-	found, err := FindLoops(func(path string) bool {
-		return slices.ContainsFunc(dirs, func(dir string) bool {
-			return strings.HasPrefix(path, filepath.Clean(dir)+"/")
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	wanted := map[string]string{}
-	for _, k := range keep {
-		wanted[k.BackingPath] = k.Device
-	}
-	var detached []LoopInfo
-	var errs []error
-	for _, info := range found {
-		device, ok := wanted[info.BackingPath]
-		if ok && !info.Deleted && (device == "" || device == info.Device) {
-			wanted[info.BackingPath] = info.Device // further ones are surplus
-			continue
-		}
-		if err := DetachLoopOf(info.Device, info.BackingPath); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		detached = append(detached, info)
-	}
-	return detached, errors.Join(errs...)
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,15 +26,36 @@ func loopDir(t *testing.T) string {
 	testenv.RequireLoop(t)
 	dir := t.TempDir()
 	t.Cleanup(func() {
-		left, err := ReconcileLoops(nil, []string{dir})
-		if err != nil {
-			t.Error(err)
-		}
+		left := detachAll(t, dir)
 		if len(left) > 0 && !t.Failed() {
 			t.Errorf("devices left attached: %+v", left)
 		}
 	})
 	return dir
+}
+
+// detachAll detaches the devices on files in a directory and returns them.
+func detachAll(t *testing.T, dir string) []LoopInfo {
+	t.Helper()
+	found, err := FindLoops(func(p string) bool { return strings.HasPrefix(p, dir+"/") })
+	if err != nil {
+		t.Error(err)
+	}
+	for _, i := range found {
+		if err := DetachLoopOf(i.Device, i.BackingPath); err != nil {
+			t.Error(err)
+		}
+	}
+	return found
+}
+
+// findLoop returns the device that is attached to a file by its path.
+func findLoop(path string) (LoopInfo, bool, error) {
+	found, err := FindLoops(func(p string) bool { return p == path })
+	if err != nil || len(found) == 0 || found[0].Deleted {
+		return LoopInfo{}, false, err
+	}
+	return found[0], true, nil
 }
 
 // impatient shortens the waits for devices that stay busy.
@@ -84,7 +104,7 @@ func TestLoopAttach(t *testing.T) {
 		{BackingPath: path, ReadOnly: true},
 	} {
 		dev := attach(t, cfg)
-		info, ok, err := FindLoopByPath(path)
+		info, ok, err := findLoop(path)
 		noErr(t, err)
 		want := LoopInfo{Device: dev, Number: info.Number, BackingPath: path, SizeLimitBytes: cfg.SizeLimitBytes,
 			BlockSizeBytes: max(cfg.BlockSizeBytes, 512), DirectIO: cfg.DirectIO, ReadOnly: cfg.ReadOnly}
@@ -151,7 +171,7 @@ func TestLoopDirectIORefused(t *testing.T) {
 		t.Fatal("attached, with direct I/O in blocks smaller than the device's below")
 	}
 	wantErrText(t, err, image, "direct I/O")
-	if _, ok, err := FindLoopByPath(image); ok || err != nil {
+	if _, ok, err := findLoop(image); ok || err != nil {
 		t.Errorf("still attached: %v, %v", ok, err)
 	}
 }
@@ -189,7 +209,7 @@ func TestSetLoopSize(t *testing.T) {
 	if !bytes.Equal(got[:1<<20], want) || string(got[2<<20-4:]) != "end." {
 		t.Error("data is not what was written")
 	}
-	info, ok, err := FindLoopByPath(path)
+	info, ok, err := findLoop(path)
 	noErr(t, err)
 	if !ok || info.SizeLimitBytes != 2<<20 || !info.DirectIO || info.BlockSizeBytes != 4096 || info.AutoClear {
 		t.Errorf("the device's settings have become %+v", info)
@@ -252,7 +272,7 @@ func TestDetachBusyLoop(t *testing.T) {
 			t.Errorf("%s: detached: %v", name, err)
 		}
 		noErr(t, user.Close())
-		info, ok, err := FindLoopByPath(path)
+		info, ok, err := findLoop(path)
 		noErr(t, err)
 		if !ok || info.AutoClear || info.Device != dev {
 			t.Errorf("%s: device is gone or will go: %+v", name, info)
@@ -263,106 +283,6 @@ func TestDetachBusyLoop(t *testing.T) {
 		t.Error("a device of another file was detached")
 	}
 	noErr(t, DetachLoopOf(dev, path))
-}
-
-func TestFindLoop(t *testing.T) {
-	dir := loopDir(t)
-	a, b := newBacking(t, dir, "a/image", 1<<20), newBacking(t, dir, "b/image", 1<<20)
-	dev := attach(t, LoopConfig{BackingPath: a})
-	wantFound := func(what string, info LoopInfo, ok bool, err error, want bool) {
-		t.Helper()
-		noErr(t, err)
-		if ok != want || (ok && info.Device != dev) {
-			t.Errorf("%s: found %v, %+v", what, ok, info)
-		}
-	}
-	info, ok, err := FindLoopByImage(a)
-	wantFound("image", info, ok, err, true)
-	info, ok, err = FindLoopByImage(b)
-	wantFound("another image", info, ok, err, false)
-	// Under another name, by its inode.
-	link := filepath.Join(dir, "link")
-	noErr(t, os.Symlink(dir, link))
-	info, ok, err = FindLoopByImage(filepath.Join(link, "a", "image"))
-	wantFound("image through a link", info, ok, err, true)
-	_, _, err = FindLoopByImage(filepath.Join(dir, "missing"))
-	wantErrText(t, err, "missing")
-
-	// Deleted and made again, the file at that path is not the device's.
-	noErr(t, os.Remove(a))
-	infos, err := FindLoops(func(p string) bool { return p == a })
-	noErr(t, err)
-	if len(infos) != 1 || !infos[0].Deleted {
-		t.Errorf("device of a deleted file: %+v", infos)
-	}
-	newBacking(t, dir, "a/image", 1<<20)
-	info, ok, err = FindLoopByImage(a)
-	wantFound("image made again", info, ok, err, false)
-	info, ok, err = FindLoopByPath(a)
-	wantFound("path of a deleted file", info, ok, err, false)
-
-	// The reconciler does not take it for the one that should be there.
-	detached, err := ReconcileLoops([]LoopKeep{{BackingPath: a}}, []string{dir})
-	noErr(t, err)
-	if len(detached) != 1 || detached[0].Device != dev {
-		t.Errorf("detached %+v", detached)
-	}
-}
-
-// TestReconcileLoops: what was attached without being written down goes, what is wanted, in use or elsewhere stays.
-func TestReconcileLoops(t *testing.T) {
-	impatient(t)
-	dir := loopDir(t)
-	pool, shim, elsewhere := filepath.Join(dir, "pool"), filepath.Join(dir, "shim"), filepath.Join(dir, "pool-2")
-	paths := map[string]string{}
-	for _, name := range []string{"pool/kept", "pool/leaked", "pool/twice", "pool/used", "shim/leaked", "shim/kept", "pool-2/x"} {
-		paths[name] = newBacking(t, dir, name, 1<<20)
-	}
-	devs := map[string]string{}
-	for name, path := range paths {
-		devs[name] = attach(t, LoopConfig{BackingPath: path})
-	}
-	second := attach(t, LoopConfig{BackingPath: paths["pool/twice"]})
-	user, err := os.OpenFile(devs["pool/used"], os.O_RDONLY|unix.O_EXCL, 0)
-	noErr(t, err)
-
-	keep := []LoopKeep{{BackingPath: paths["pool/kept"]}, {BackingPath: paths["shim/kept"]},
-		{BackingPath: paths["pool/twice"], Device: second}}
-	detached, err := ReconcileLoops(keep, []string{pool, shim + "/"})
-	if !errors.Is(err, unix.EBUSY) || !strings.Contains(fmt.Sprint(err), devs["pool/used"]) {
-		t.Errorf("the device in use: %v", err)
-	}
-	var got []string
-	for _, i := range detached {
-		got = append(got, i.Device)
-	}
-	want := []string{devs["pool/leaked"], devs["shim/leaked"], devs["pool/twice"]}
-	slices.Sort(got)
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("detached %q, want %q", got, want)
-	}
-	left := attachedTo(t, dir)
-	for name, device := range map[string]string{
-		"pool/kept": devs["pool/kept"], "pool/twice": second, "pool/used": devs["pool/used"],
-		"shim/kept": devs["shim/kept"], "pool-2/x": devs["pool-2/x"],
-	} {
-		if !slices.Equal(left[name], []string{device}) {
-			t.Errorf("%s is attached to %q, want %s", name, left[name], device)
-		}
-	}
-	noErr(t, user.Close())
-
-	for _, bad := range []string{"", "/", "relative", "/x/.."} {
-		if _, err := ReconcileLoops(nil, []string{bad}); err == nil {
-			t.Errorf("reconciled below %q", bad)
-		}
-	}
-	detached, err = ReconcileLoops(nil, []string{pool, shim, elsewhere})
-	noErr(t, err)
-	if len(detached) != 5 {
-		t.Errorf("detached %d of 5 at the end", len(detached))
-	}
 }
 
 // TestReadLoopWhileDetached reads a device's attributes while it is attached and detached over and over: they are
@@ -402,7 +322,7 @@ func TestReadLoopWhileDetached(t *testing.T) {
 }
 
 // TestLoopLeak attaches and detaches many devices at once, as several processes would. Every device shows its own file,
-// some are abandoned as a crash between attaching and writing it down does, and after the reconciler nothing is left.
+// some are abandoned as a crash between attaching and writing it down does, and are found again.
 func TestLoopLeak(t *testing.T) {
 	dir := loopDir(t)
 	const workers, rounds = 6, 10
@@ -441,8 +361,7 @@ func TestLoopLeak(t *testing.T) {
 	if len(left) != len(abandoned) {
 		t.Errorf("%d devices attached, %d abandoned: %v", len(left), len(abandoned), left)
 	}
-	detached, err := ReconcileLoops(nil, []string{dir})
-	noErr(t, err)
+	detached := detachAll(t, dir)
 	for _, i := range detached {
 		if abandoned[i.BackingPath] != i.Device {
 			t.Errorf("detached %+v, which was not abandoned", i)

@@ -25,7 +25,9 @@ func oddPool(t *testing.T) (dir string) {
 		}
 	}
 	for _, id := range []string{"s", "u"} {
-		if _, err := p.CreateSnapshot(SnapshotRecord{ID: id, Name: id, SourceVolumeID: "b", SizeBytes: 1 << 20, BlockSizeBytes: 512, Order: OrderFlush}); err != nil {
+		if _, err := p.CreateSnapshot(SnapshotRecord{
+			ID: id, Name: id, SourceVolumeID: "b", SizeBytes: 1 << 20, BlockSizeBytes: 512, Order: OrderFlush,
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -95,7 +97,8 @@ func checkOddPool(t *testing.T, dir, path, volumes, snapshots string) {
 		t.Errorf("snapshots %q, want %q", got, snapshots)
 	}
 	err = errors.Join(volumesErr, snapshotsErr)
-	if info, statErr := os.Lstat(path); statErr == nil && info.IsDir() && strings.HasPrefix(path, dir+"/snapshots/") && filepath.Dir(path) == dir+"/snapshots" {
+	if info, statErr := os.Lstat(path); statErr == nil && info.IsDir() && strings.HasPrefix(path, dir+"/snapshots/") &&
+		filepath.Dir(path) == dir+"/snapshots" {
 		return // a snapshot's directory without a record is one that is being deleted
 	}
 	if err == nil || !OnlyCorrupt(err) || !strings.Contains(err.Error(), path) {
@@ -122,7 +125,9 @@ func TestSweepGoesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"volumes/bad.deleting", "volumes/good.deleting", "snapshots/bad.creating", "snapshots/good.creating"} {
+	for _, name := range []string{
+		"volumes/bad.deleting", "volumes/good.deleting", "snapshots/bad.creating", "snapshots/good.creating",
+	} {
 		if err := mem.MkdirAll("/pool/" + name); err != nil {
 			t.Fatal(err)
 		}

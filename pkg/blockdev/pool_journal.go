@@ -27,7 +27,8 @@ func WithJournalDir(dir string) PoolOption {
 }
 
 func (o *poolOptions) check(poolDir string) error {
-	if dir := o.journalDir; dir != "" && (!filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == filepath.Clean(poolDir)) {
+	if dir := o.journalDir; dir != "" &&
+		(!filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == filepath.Clean(poolDir)) {
 		return fmt.Errorf("directory for journals %q: want an absolute path that is not the pool's: %w", dir, fs.ErrInvalid)
 	}
 	return o.known.validate()

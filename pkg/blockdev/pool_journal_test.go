@@ -75,7 +75,8 @@ func TestJournalDirMoves(t *testing.T) {
 	_, err := reopen(t, m, WhoDriver, "")
 	noErr(t, err)
 	noErr(t, m.MkdirAll("/taken/groups/x"))
-	if _, err := reopen(t, m, WhoReplicator, "/taken"); err == nil || !strings.Contains(err.Error(), "use an empty directory") {
+	_, err = reopen(t, m, WhoReplicator, "/taken")
+	if err == nil || !strings.Contains(err.Error(), "use an empty directory") {
 		t.Errorf("took a directory with groups: %v", err)
 	}
 	p, err := reopen(t, m, WhoReplicator, "")

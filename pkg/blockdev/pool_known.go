@@ -107,7 +107,8 @@ func (k knownPool) check(fsys vfs.FS, id string) error {
 			"that file if there was none", k.path, err)
 	case id == "":
 		return fmt.Errorf("%w: pool %s (id %s) was at %s before, and nothing is there now: mount its file system there. "+
-			"It is not made anew, since that would hide its volumes. If it is gone for good, remove %s", ErrPoolGone, k.path, rec.ID, k.path, k.file())
+			"It is not made anew, since that would hide its volumes. If it is gone for good, remove %s",
+			ErrPoolGone, k.path, rec.ID, k.path, k.file())
 	case id != rec.ID:
 		return fmt.Errorf("%w: pool %s has id %s, but the pool there had id %s before: mount the right file system. "+
 			"If this one is to be used from now on, remove %s", ErrPoolGone, k.path, id, rec.ID, k.file())
@@ -150,7 +151,8 @@ func (p *Pool) Check() error {
 	case err != nil:
 		return err
 	case now.ID != p.rec.ID:
-		return fmt.Errorf("%w: pool %s had id %s when it was opened and has %s now: mount the right file system, then restart", ErrPoolGone, p.dir, p.rec.ID, now.ID)
+		return fmt.Errorf("%w: pool %s had id %s when it was opened and has %s now: mount the right file system, "+
+			"then restart", ErrPoolGone, p.dir, p.rec.ID, now.ID)
 	}
 	return nil
 }

@@ -89,7 +89,8 @@ func TestPoolNotMounted(t *testing.T) {
 	noErr(t, m.RemoveAll("/state"))
 	noErr(t, openKnown(m))
 
-	if _, err := OpenPool(m, "/disk/pool", WhoDriver, WithStateDir("/disk/pool/state", "/disk/pool")); !errors.Is(err, fs.ErrInvalid) {
+	_, err = OpenPool(m, "/disk/pool", WhoDriver, WithStateDir("/disk/pool/state", "/disk/pool"))
+	if !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("a state directory in the pool: %v", err)
 	}
 }

@@ -101,9 +101,9 @@ type VolumeRecord struct {
 	Replicable     bool              `json:"replicable,omitempty"` // attached through the shim
 	Order          Order             `json:"order,omitempty"`      // of a replicable volume
 	Group          string            `json:"group,omitempty"`      // consistency group; empty for none
-	Remote         string            `json:"remote,omitempty"`     // site it replicates to; of a copy without a group, the site whose volume it is
+	Remote         string            `json:"remote,omitempty"`     // site of the peer; without a group, of the primary
 	MoveTo         string            `json:"moveTo,omitempty"`     // group it is on its way to, out of another one
-	Joins          uint64            `json:"joins,omitempty"`      // how many groups it has been put into, as its primary counts
+	Joins          uint64            `json:"joins,omitempty"`      // groups it has been put into, as its primary counts
 	FSType         string            `json:"fsType,omitempty"`     // wanted; Format says what is there
 	Parameters     map[string]string `json:"parameters,omitempty"`
 	// IOBytesPerSecond and IOPS bound the reads and writes of a replicable volume together; 0 is no bound.
@@ -225,7 +225,9 @@ func (r *VolumeRecord) checkNames() error {
 			return err
 		}
 	}
-	for _, text := range []struct{ what, value string }{{"group", r.Group}, {"group to move to", r.MoveTo}, {"remote site", r.Remote}} {
+	for _, text := range []struct{ what, value string }{
+		{"group", r.Group}, {"group to move to", r.MoveTo}, {"remote site", r.Remote},
+	} {
 		if err := untrusted.CheckText(text.what, text.value, maxNameBytes); err != nil {
 			return err
 		}

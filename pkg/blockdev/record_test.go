@@ -14,7 +14,8 @@ import (
 
 func fullRecord() *VolumeRecord {
 	return &VolumeRecord{
-		ID: "vol-1", Name: "pvc-9f1c", SizeBytes: 1 << 30, BlockSizeBytes: 512, Thick: true, Replicable: true, Order: OrderAck,
+		ID: "vol-1", Name: "pvc-9f1c", SizeBytes: 1 << 30, BlockSizeBytes: 512, Thick: true,
+		Replicable: true, Order: OrderAck,
 		Group: "shop/db", Remote: "site-b", FSType: "xfs", Parameters: map[string]string{"slipstream.dev/order": "ack"},
 		Format: &FormatRecord{State: FormatFormatted, FSType: "xfs", UUID: "6f1e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f",
 			Options: []string{"-m", "reflink=1"}},
@@ -170,7 +171,9 @@ func TestValidateID(t *testing.T) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	for _, id := range []string{"", ".", "..", "-a", "a/b", "a.b", "A", "a b", "a\x00", "ä", "a.creating", strings.Repeat("x", maxIDLength+1)} {
+	for _, id := range []string{
+		"", ".", "..", "-a", "a/b", "a.b", "A", "a b", "a\x00", "ä", "a.creating", strings.Repeat("x", maxIDLength+1),
+	} {
 		if ValidateID(id) == nil {
 			t.Errorf("%q is let through", id)
 		}

@@ -136,18 +136,6 @@ func (p *Pool) SnapshotImagePath(id string) (string, error) {
 	return filepath.Join(dir, ImageFile), err
 }
 
-// OpenSnapshotImage opens the image of a snapshot that is ready. Nobody may write to it.
-func (p *Pool) OpenSnapshotImage(id string) (*Image, error) {
-	r, err := p.GetSnapshot(id)
-	if err != nil {
-		return nil, err
-	}
-	if r.State != SnapshotReady {
-		return nil, fmt.Errorf("snapshot %s is %s, not %s", id, r.State, SnapshotReady)
-	}
-	return OpenImage(p.fs, filepath.Join(p.snapshotDir(id), ImageFile), ExpectSize(r.SizeBytes))
-}
-
 // CreateSnapshot makes a snapshot's record, without an image, and returns it with defaults filled in: state creating,
 // the present time. It is durable, or, after an error or a crash, not there. An id that is taken is
 // ErrSnapshotExists.

@@ -55,7 +55,8 @@ func (v *Volume) writeAll(writes []blockdev.Write) (bytes int64, err error) {
 		}
 		for p, off := w.Data, w.Off; len(p) > 0; {
 			n := min(len(p), limit)
-			entries = append(entries, journal.Entry{Header: journal.Header{Kind: journal.KindWrite, Volume: v.index, Offset: off}, Data: p[:n]})
+			header := journal.Header{Kind: journal.KindWrite, Volume: v.index, Offset: off}
+			entries = append(entries, journal.Entry{Header: header, Data: p[:n]})
 			p, off = p[n:], off+int64(n)
 		}
 	}
@@ -85,7 +86,8 @@ func (v *Volume) emptyRange(kind journal.Kind, off, n int64) error {
 	var entries []journal.Entry
 	for n > 0 {
 		length := min(n, maxRangeBytes)
-		entries = append(entries, journal.Entry{Header: journal.Header{Kind: kind, Volume: v.index, Offset: off, Length: uint32(length)}})
+		header := journal.Header{Kind: kind, Volume: v.index, Offset: off, Length: uint32(length)}
+		entries = append(entries, journal.Entry{Header: header})
 		off, n = off+length, n-length
 	}
 	_, err := v.group.append(v, entries)
@@ -93,8 +95,8 @@ func (v *Volume) emptyRange(kind journal.Kind, off, n int64) error {
 }
 
 // append gives records their ordinals, puts them into the journal and into the volume's index, in one step as seen by
-// everybody else. It waits when the journal is full and can get room; it returns the disk's error when it cannot, and how
-// many records are in.
+// everybody else. It waits when the journal is full and can get room; it returns the disk's error when it cannot, and
+// how many records are in.
 func (g *Group) append(v *Volume, entries []journal.Entry) (int, error) {
 	for done := 0; ; {
 		room := g.room.wait()
@@ -154,7 +156,8 @@ func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 	return n, err
 }
 
-// indexRecord makes a record the newest content of its range. The caller holds appendMu, so records come in stream order.
+// indexRecord makes a record the newest content of its range. The caller holds appendMu, so records come in stream
+// order.
 func (v *Volume) indexRecord(h journal.Header, loc journal.Location) {
 	indexInto(v.overlay, h, loc)
 }

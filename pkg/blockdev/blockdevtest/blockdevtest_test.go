@@ -15,20 +15,20 @@ const brokenEnv = "BLOCKDEVTEST_BROKEN"
 // broken devices do one thing wrong each; the value is a case that must notice.
 var broken = map[string]struct {
 	noticedBy string
-	wrap      func(*blockdev.MemDevice) blockdev.Device
+	wrap      func(*MemDevice) blockdev.Device
 }{
-	"none":           {"", func(d *blockdev.MemDevice) blockdev.Device { return d }},
-	"lost write":     {"own writes", func(d *blockdev.MemDevice) blockdev.Device { return &lostWrite{MemDevice: d} }},
-	"no discard":     {"discard", func(d *blockdev.MemDevice) blockdev.Device { return noDiscard{d} }},
-	"page discard":   {"random", func(d *blockdev.MemDevice) blockdev.Device { return pageZero{d} }},
-	"short read":     {"large", func(d *blockdev.MemDevice) blockdev.Device { return shortRead{d} }},
-	"clamped ranges": {"out of range", func(d *blockdev.MemDevice) blockdev.Device { return clamped{d} }},
+	"none":           {"", func(d *MemDevice) blockdev.Device { return d }},
+	"lost write":     {"own writes", func(d *MemDevice) blockdev.Device { return &lostWrite{MemDevice: d} }},
+	"no discard":     {"discard", func(d *MemDevice) blockdev.Device { return noDiscard{d} }},
+	"page discard":   {"random", func(d *MemDevice) blockdev.Device { return pageZero{d} }},
+	"short read":     {"large", func(d *MemDevice) blockdev.Device { return shortRead{d} }},
+	"clamped ranges": {"out of range", func(d *MemDevice) blockdev.Device { return clamped{d} }},
 	"retained": {"buffer not retained",
-		func(d *blockdev.MemDevice) blockdev.Device { return &retained{MemDevice: d} }},
+		func(d *MemDevice) blockdev.Device { return &retained{MemDevice: d} }},
 }
 
 // lostWrite forgets each write to the device's last block.
-type lostWrite struct{ *blockdev.MemDevice }
+type lostWrite struct{ *MemDevice }
 
 func (d *lostWrite) WriteAt(p []byte, off int64) (int, error) {
 	if off == d.Size()-4096 {
@@ -37,12 +37,12 @@ func (d *lostWrite) WriteAt(p []byte, off int64) (int, error) {
 	return d.MemDevice.WriteAt(p, off)
 }
 
-type noDiscard struct{ *blockdev.MemDevice }
+type noDiscard struct{ *MemDevice }
 
 func (noDiscard) Discard(_, _ int64) error { return nil }
 
 // pageZero zeroes whole pages around what it was asked for.
-type pageZero struct{ *blockdev.MemDevice }
+type pageZero struct{ *MemDevice }
 
 func (d pageZero) Zero(off, n int64) error {
 	from, to := off/4096*4096, min((off+n+4095)/4096*4096, d.Size())
@@ -50,14 +50,14 @@ func (d pageZero) Zero(off, n int64) error {
 }
 
 // shortRead returns at most 1 MiB.
-type shortRead struct{ *blockdev.MemDevice }
+type shortRead struct{ *MemDevice }
 
 func (d shortRead) ReadAt(p []byte, off int64) (int, error) {
 	return d.MemDevice.ReadAt(p[:min(len(p), 1<<20)], off)
 }
 
 // clamped writes what fits.
-type clamped struct{ *blockdev.MemDevice }
+type clamped struct{ *MemDevice }
 
 func (d clamped) WriteAt(p []byte, off int64) (int, error) {
 	if room := d.Size() - off; off >= 0 && room >= 0 && int64(len(p)) > room {
@@ -68,7 +68,7 @@ func (d clamped) WriteAt(p []byte, off int64) (int, error) {
 
 // retained keeps the caller's buffer until the next call.
 type retained struct {
-	*blockdev.MemDevice
+	*MemDevice
 	p   []byte
 	off int64
 }
@@ -99,7 +99,7 @@ func TestBrokenDevice(t *testing.T) {
 		t.Skip("run by TestSuiteNotices")
 	}
 	Run(t, "broken",
-		func(_ *testing.T, size int64) blockdev.Device { return broken[name].wrap(blockdev.NewMemDevice(size)) })
+		func(_ *testing.T, size int64) blockdev.Device { return broken[name].wrap(NewMemDevice(size)) })
 }
 
 // TestSuiteNotices: the suite passes a right device and fails each wrong one, in the case made for that.

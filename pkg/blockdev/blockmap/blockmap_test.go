@@ -104,7 +104,8 @@ func collect(t *rapid.T, m Map, off, size, unit int64) (ranges [][2]int64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if start <= at || start >= end || end > size || end <= off || start < off/unit*unit || start%unit != 0 || (end%unit != 0 && end != size) {
+		if start <= at || start >= end || end > size || end <= off || start < off/unit*unit || start%unit != 0 ||
+			(end%unit != 0 && end != size) {
 			t.Fatalf("[%d, %d) behind %d, from %d of %d in units of %d", start, end, at, off, size, unit)
 		}
 		ranges = append(ranges, [2]int64{start, end})
@@ -241,7 +242,9 @@ func TestErrors(t *testing.T) {
 	bad := Map(func(int64) (int64, int64, error) { return 0, 0, broken })
 	good := Map(func(off int64) (int64, int64, error) { return off, off + block, nil })
 	none := Map(func(int64) (int64, int64, error) { return 0, 0, io.EOF })
-	for name, m := range map[string]Map{"a": Union(bad, good), "b": Union(good, bad), "a, nothing in b": Union(bad, none), "b, nothing in a": Union(none, bad),
+	for name, m := range map[string]Map{
+		"a": Union(bad, good), "b": Union(good, bad),
+		"a, nothing in b": Union(bad, none), "b, nothing in a": Union(none, bad),
 		"behind the first range": func(off int64) (int64, int64, error) {
 			if off == 0 {
 				return 0, block, nil

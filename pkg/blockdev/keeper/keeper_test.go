@@ -626,7 +626,8 @@ func TestUnwatchBusy(t *testing.T) {
 }
 
 func FuzzDecodeRequest(f *testing.F) {
-	for _, r := range []request{{op: opPut, name: "a", meta: []byte("m")}, {op: opGet, name: "a"}, {op: opList}, {op: opDrop, name: "b"},
+	for _, r := range []request{
+		{op: opPut, name: "a", meta: []byte("m")}, {op: opGet, name: "a"}, {op: opList}, {op: opDrop, name: "b"},
 		{op: opWatch, meta: []byte("/p")}, {op: opUnwatch, meta: []byte("/p")}} {
 		b, err := encodeRequest(r)
 		if err != nil {

@@ -17,11 +17,11 @@ func TestConformance(t *testing.T) {
 	modes(t, func(t *testing.T, mode shim.Mode) {
 		requireAll(t)
 		blockdevtest.Run(t, "file", func(t *testing.T, size int64) blockdev.Device {
-			srv := mount(t, mode, blockdev.NewMemDevice(size))
+			srv := mount(t, mode, blockdevtest.NewMemDevice(size))
 			return openServed(t, srv.Path(), size)
 		}, blockdevtest.Options{RandomOps: 500})
 		blockdevtest.Run(t, "loop", func(t *testing.T, size int64) blockdev.Device {
-			srv := mount(t, mode, blockdev.NewMemDevice(size))
+			srv := mount(t, mode, blockdevtest.NewMemDevice(size))
 			_, loop := attachLoop(t, srv.Path(), size, mode)
 			return loop
 		}, blockdevtest.Options{ClearGranularityBytes: 4096, RandomOps: 500})

@@ -32,7 +32,7 @@
 // A system call that waits for the mount must not be made by the process that serves it, other than by Unmount: after
 // a kill the waiting thread does not end before somebody serves again, the process does not end before its threads
 // have, and whoever starts the next process may wait for the end of the last one. Nothing in this package stats,
-// opens or syncs anything at or below the mount point, but for one moment in Mount (see teachNoPoll); where it has to
+// opens or syncs anything at or below the mount point, but for one moment in Mount (see pollOnce); where it has to
 // know whether something is mounted it reads /proc/self/mountinfo. Attaching a loop device, mounting, sync_file_range
 // and fsync are other processes' work.
 //
@@ -40,14 +40,15 @@
 //
 // A process that has the file open and starts a child waits for the file's server: exec closes the child's copy,
 // which writes back the file's dirty pages, and the parent waits for exec. A loop device needs no open file once it
-// is attached, so close it then. And open it with the system call, not package os (see teachNoPoll), unless the mount
+// is attached, so close it then. And open it with the system call, not package os (see pollOnce), unless the mount
 // is known to be made by this package.
 //
 // # Wire format
 //
 // include/uapi/linux/fuse.h, protocol 7.x, in native byte order; offsets used here are in proto.go. Requests are
 //
-//	 0 len u32 | 4 opcode u32 | 8 unique u64 | 16 nodeid u64 | 24 uid u32 | 28 gid u32 | 32 pid u32 | 36 extlen u16, pad u16
+//	 0 len u32 | 4 opcode u32 | 8 unique u64 | 16 nodeid u64
+//	24 uid u32 | 28 gid u32 | 32 pid u32 | 36 extlen u16, pad u16
 //	40 body, by opcode
 //
 // and replies

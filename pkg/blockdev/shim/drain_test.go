@@ -7,12 +7,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/blockdevtest"
 )
 
 // heldDevice holds its writes until it is told to go on.
 type heldDevice struct {
-	*blockdev.MemDevice
+	*blockdevtest.MemDevice
 	entered chan struct{}
 	release chan struct{}
 }
@@ -33,7 +33,7 @@ func TestReadPassesGatheredWrites(t *testing.T) {
 	}
 	defer unix.Close(fds[0])
 	defer unix.Close(fds[1])
-	dev := &heldDevice{blockdev.NewMemDevice(1 << 20), make(chan struct{}), make(chan struct{})}
+	dev := &heldDevice{blockdevtest.NewMemDevice(1 << 20), make(chan struct{}), make(chan struct{})}
 	s := testServer(dev)
 	s.fd = fds[0]
 
@@ -64,11 +64,12 @@ func TestReadPassesGatheredWrites(t *testing.T) {
 	}()
 	reply := func() []byte {
 		t.Helper()
-		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fds[1]), Events: unix.POLLIN}}, int(time.Minute.Milliseconds())); err != nil || n != 1 {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fds[1]), Events: unix.POLLIN}}, int(time.Minute.Milliseconds()))
+		if err != nil || n != 1 {
 			t.Fatalf("no reply: %d, %v", n, err)
 		}
 		b := make([]byte, pageSize+64<<10)
-		n, err := unix.Read(fds[1], b)
+		n, err = unix.Read(fds[1], b)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/blockdevtest"
 )
 
 // TestBufferIsResident checks that no page of a fresh buffer has to be faulted in.
@@ -81,7 +82,8 @@ func TestState(t *testing.T) {
 			t.Errorf("%s: marshalled", name)
 		}
 	}
-	for _, text := range []string{"", "null", "{}", `{"version":2}`, string(b[:len(b)-1]), string(bytes.Replace(b, []byte(`"ack"`), []byte(`"sync"`), 1))} {
+	otherMode := string(bytes.Replace(b, []byte(`"ack"`), []byte(`"sync"`), 1))
+	for _, text := range []string{"", "null", "{}", `{"version":2}`, string(b[:len(b)-1]), otherMode} {
 		if _, err := ParseState([]byte(text)); err == nil {
 			t.Errorf("parsed %q", text)
 		}
@@ -152,7 +154,7 @@ func serve(s *Server, frame []byte) []byte {
 
 // stubbornDevice fails the writes to one offset.
 type stubbornDevice struct {
-	*blockdev.MemDevice
+	*blockdevtest.MemDevice
 	bad   int64
 	batch int // the longest
 }
@@ -183,7 +185,7 @@ func TestGather(t *testing.T) {
 	const size, count = 1 << 20, 12
 	for bad := -1; bad <= count; bad++ {
 		for _, batches := range []bool{false, true} {
-			mem := &stubbornDevice{MemDevice: blockdev.NewMemDevice(size), bad: int64(bad) * pageSize}
+			mem := &stubbornDevice{MemDevice: blockdevtest.NewMemDevice(size), bad: int64(bad) * pageSize}
 			var dev blockdev.Device = mem
 			if batches {
 				dev = batchDevice{mem}
@@ -214,7 +216,8 @@ func TestGather(t *testing.T) {
 				case bad >= 0 && bad != 5 && i >= bad:
 					want = unix.ENOSPC
 				}
-				if errno, _ := checkReply(t, writeReply(buf, r.writes[i].unique, r.writes[i].size, r.writes[i].errno), uint64(100+i)); errno != want {
+				w := &r.writes[i]
+				if errno, _ := checkReply(t, writeReply(buf, w.unique, w.size, w.errno), uint64(100+i)); errno != want {
 					t.Errorf("error at %d, batches %t: write %d got %v, want %v", bad, batches, i, errno, want)
 				}
 				got := make([]byte, pageSize)
@@ -236,7 +239,7 @@ func TestGather(t *testing.T) {
 func TestGatherIsBounded(t *testing.T) {
 	for _, n := range []int{1, pageSize, maxWriteBytes} {
 		buf := make([]byte, dataOffset+maxWriteBytes+gatherBytes)
-		s := testServer(blockdev.NewMemDevice(1 << 30))
+		s := testServer(blockdevtest.NewMemDevice(1 << 30))
 		r := gathered{buf: buf}
 		for !r.full(maxWriteBytes) {
 			// What the kernel demands of the buffer for any read.
@@ -284,7 +287,7 @@ func checkReply(t interface{ Fatalf(string, ...any) }, b []byte, unique uint64) 
 func TestResentRequests(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const size = 64 << 10
-		dev := blockdev.NewMemDevice(size)
+		dev := blockdevtest.NewMemDevice(size)
 		s := testServer(dev)
 		model := make([]byte, size)
 		unique := uint64(2)
@@ -386,13 +389,14 @@ func TestRequests(t *testing.T) {
 		{"preallocate", request(opFallocate, 2, fileNode, fallocateBody(0, 4096, 0)), 0, 0},
 		{"short fallocate", request(opFallocate, 2, fileNode, nil), unix.EINVAL, 0},
 	} {
-		errno, body := checkReply(t, serve(testServer(blockdev.NewMemDevice(size)), c.frame), 2)
+		errno, body := checkReply(t, serve(testServer(blockdevtest.NewMemDevice(size)), c.frame), 2)
 		if errno != c.errno || len(body) != c.bytes {
 			t.Errorf("%s: errno %d and %d bytes, want %d and %d", c.name, errno, len(body), c.errno, c.bytes)
 		}
 	}
 	for _, opcode := range []uint32{opForget, opBatchForget, opInterrupt} {
-		if b := serve(testServer(blockdev.NewMemDevice(size)), request(opcode, 2, fileNode, make([]byte, 16))); len(b) != 0 {
+		s := testServer(blockdevtest.NewMemDevice(size))
+		if b := serve(s, request(opcode, 2, fileNode, make([]byte, 16))); len(b) != 0 {
 			t.Errorf("opcode %d was answered", opcode)
 		}
 	}
@@ -409,7 +413,7 @@ func FuzzRequest(f *testing.F) {
 		if len(frame) > 64<<10 {
 			return
 		}
-		dev := blockdev.NewMemDevice(64 << 10)
+		dev := blockdevtest.NewMemDevice(64 << 10)
 		b := serve(testServer(dev), frame)
 		if len(b) == 0 {
 			return
@@ -427,7 +431,7 @@ type outOfRangeDevice struct{ blockdev.Device }
 func (outOfRangeDevice) Size() int64 { return 1 << 20 }
 
 func TestDeviceThatDisagreesAboutItsSize(t *testing.T) {
-	s := testServer(outOfRangeDevice{blockdev.NewMemDevice(4096)})
+	s := testServer(outOfRangeDevice{blockdevtest.NewMemDevice(4096)})
 	errno, _ := checkReply(t, serve(s, request(opWrite, 2, fileNode, dataBody(8192, 1, []byte("a")))), 2)
 	if !errors.Is(errno, unix.EFBIG) {
 		t.Fatalf("got %v", errno)

@@ -56,7 +56,9 @@ func TestLimits(t *testing.T) {
 		current := mountVar(t, mode, dev)
 		srv := *current
 		_, loop := attachLoop(t, srv.Path(), size, mode)
-		for _, limits := range []shim.Limits{{OperationsPerSecond: 100}, {BytesPerSecond: 4 * mib}, {BytesPerSecond: 8 * mib, OperationsPerSecond: 50}} {
+		for _, limits := range []shim.Limits{
+			{OperationsPerSecond: 100}, {BytesPerSecond: 4 * mib}, {BytesPerSecond: 8 * mib, OperationsPerSecond: 50},
+		} {
 			block, total := 4096, int64(50)
 			if limits.BytesPerSecond > 0 {
 				block = 64 << 10

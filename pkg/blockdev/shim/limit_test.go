@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/blockdevtest"
 )
 
 // TestTurns runs random requests through limits that change, on a clock of its own: nobody is overtaken, nobody gets
@@ -91,7 +91,7 @@ func TestHeldReplies(t *testing.T) {
 	}
 	defer unix.Close(fds[0])
 	defer unix.Close(fds[1])
-	dev := blockdev.NewMemDevice(1 << 20)
+	dev := blockdevtest.NewMemDevice(1 << 20)
 	s := testServer(dev)
 	s.fd = fds[0]
 	s.SetLimits(Limits{OperationsPerSecond: 1}) // less than one is saved up, so the first waits already
@@ -141,7 +141,8 @@ func TestHeldReplies(t *testing.T) {
 		t.Helper()
 		b := reply()
 		unique := native.Uint64(b[8:])
-		if errno, body := checkReply(t, b, unique); errno != 0 || unique >= 200 && unique < 300 && (len(body) != pageSize || body[0] != 7) {
+		errno, body := checkReply(t, b, unique)
+		if errno != 0 || unique >= 200 && unique < 300 && (len(body) != pageSize || body[0] != 7) {
 			t.Errorf("request %d: %v, %d bytes", unique, errno, len(body))
 		}
 		if answered[unique] {

@@ -20,8 +20,8 @@ import (
 // Reading and answering never block, so they are made without telling Go's scheduler, which would otherwise look after
 // the thread by way of other threads. Alternatives that lost:
 //
-//   - a blocking read(2), which is one system call less where requests come one by one: it cannot find out that the queue
-//     is empty while answers are withheld.
+//   - a blocking read(2), which is one system call less where requests come one by one: it cannot find out that the
+//     queue is empty while answers are withheld.
 //   - looking at the queue for some time before sleeping: on few cores it takes the core that the next step needs.
 //   - one reader that hands requests to workers: a hand-off to another thread per request costs more than serving it.
 //   - as many readers as requests may block: under load all of them run, and on few cores they take turns instead of

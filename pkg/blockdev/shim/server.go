@@ -182,7 +182,7 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 	if err := s.start(); err != nil {
 		return fail(err)
 	}
-	if err := s.teachNoPoll(); err != nil {
+	if err := s.pollOnce(); err != nil {
 		// The readers own the descriptor now.
 		if uerr := unix.Unmount(path, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); uerr != nil {
 			klog.ErrorS(uerr, "Cannot unmount after a failed mount", "volume", cfg.VolumeID, "mountPoint", path)
@@ -195,7 +195,7 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 	return s, nil
 }
 
-// teachNoPoll lets the kernel find out that the file cannot be polled, which it then remembers for the connection's
+// pollOnce lets the kernel find out that the file cannot be polled, which it then remembers for the connection's
 // life.
 //
 // Otherwise the first Go program that opens the file with package os finds out: os.Open registers what it opens with
@@ -206,7 +206,7 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 // It is the one place where the serving process uses its own mount, for three requests that are answered at once from
 // memory, before anybody else knows of the mount. Were the process killed between reading and answering one of them,
 // its end would wait for the abort that the next Mount begins with.
-func (s *Server) teachNoPoll() error {
+func (s *Server) pollOnce() error {
 	fd, err := unix.Open(s.Path(), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("open the file once: %w", err)
@@ -455,7 +455,8 @@ func negotiate(fd int, st *State) error {
 		return fmt.Errorf("the kernel speaks FUSE protocol %d.%d and cannot resend requests: kernel 6.9 or newer is needed",
 			in.major, in.minor)
 	}
-	want := uint64(initAsyncRead | initBigWrites | initAsyncDIO | initParallelDirops | initAbortError | initMaxPages | initExt | initHasResend)
+	want := uint64(initAsyncRead | initBigWrites | initAsyncDIO | initParallelDirops | initAbortError | initMaxPages |
+		initExt | initHasResend)
 	if st.Mode == ModeFlush {
 		want |= initWritebackCache
 	}

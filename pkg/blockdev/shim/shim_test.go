@@ -174,7 +174,8 @@ func TestFile(t *testing.T) {
 		if fi, err := f.Stat(); err != nil || fi.Size() != shim.FileSize || fi.Mode().Perm() != 0o600 {
 			t.Fatalf("stat: %v %v", fi, err)
 		}
-		if names, err := os.ReadDir(filepath.Dir(srv.Path())); err != nil || len(names) != 1 || names[0].Name() != shim.FileName {
+		names, err := os.ReadDir(filepath.Dir(srv.Path()))
+		if err != nil || len(names) != 1 || names[0].Name() != shim.FileName {
 			t.Fatalf("directory: %v %v", names, err)
 		}
 		if _, err := os.Stat(srv.Path() + "x"); !errors.Is(err, os.ErrNotExist) {

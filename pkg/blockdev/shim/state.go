@@ -162,7 +162,8 @@ func (st State) validate() error {
 	switch {
 	case st.Mode > ModeAck:
 		return fmt.Errorf("shim state of volume %q: unknown mode %d", st.VolumeID, uint8(st.Mode))
-	case !filepath.IsAbs(st.MountPoint) || filepath.Clean(st.MountPoint) != st.MountPoint || strings.ContainsRune(st.MountPoint, 0):
+	case !filepath.IsAbs(st.MountPoint) || filepath.Clean(st.MountPoint) != st.MountPoint ||
+		strings.ContainsRune(st.MountPoint, 0):
 		return fmt.Errorf("shim state of volume %q: mount point %q is not a clean absolute path", st.VolumeID, st.MountPoint)
 	case !deviceNumber.MatchString(st.Device):
 		return fmt.Errorf("shim state of volume %q: device %q is not major:minor", st.VolumeID, st.Device)

@@ -14,6 +14,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/blockdevtest"
 )
 
 // connection is the kernel's side of a volume that the workers serve over a socket in /dev/fuse's place.
@@ -103,8 +104,8 @@ func (c *connection) wantReply(unique uint64, errno unix.Errno) []byte {
 
 // volatileDevice is a disk with a cache that a loss of power empties. Its commits are groups, as a journal's.
 type volatileDevice struct {
-	*blockdev.MemDevice
-	disk *blockdev.MemDevice // what survives
+	*blockdevtest.MemDevice
+	disk *blockdevtest.MemDevice // what survives
 
 	mu      sync.Mutex
 	dirty   map[int64][]byte // by offset; guarded by mu
@@ -117,7 +118,7 @@ type volatileDevice struct {
 
 func newVolatileDevice(size int64) *volatileDevice {
 	return &volatileDevice{
-		MemDevice: blockdev.NewMemDevice(size), disk: blockdev.NewMemDevice(size), dirty: map[int64][]byte{}}
+		MemDevice: blockdevtest.NewMemDevice(size), disk: blockdevtest.NewMemDevice(size), dirty: map[int64][]byte{}}
 }
 
 func (d *volatileDevice) WriteAt(p []byte, off int64) (int, error) {

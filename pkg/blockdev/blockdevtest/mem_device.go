@@ -1,14 +1,18 @@
-package blockdev
+package blockdevtest
 
-import "sync"
+import (
+	"sync"
 
-// MemDevice is a Device in memory, for tests. Nothing about it survives anything.
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+)
+
+// MemDevice is a Device in memory. Nothing about it survives anything.
 type MemDevice struct {
 	mu   sync.RWMutex
 	data []byte
 }
 
-var _ Device = (*MemDevice)(nil)
+var _ blockdev.Device = (*MemDevice)(nil)
 
 // NewMemDevice returns a device of zeros.
 func NewMemDevice(sizeBytes int64) *MemDevice { return &MemDevice{data: make([]byte, sizeBytes)} }
@@ -17,7 +21,7 @@ func NewMemDevice(sizeBytes int64) *MemDevice { return &MemDevice{data: make([]b
 func (d *MemDevice) ReadAt(p []byte, off int64) (int, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if err := CheckRange(off, int64(len(p)), int64(len(d.data))); err != nil {
+	if err := blockdev.CheckRange(off, int64(len(p)), int64(len(d.data))); err != nil {
 		return 0, err
 	}
 	return copy(p, d.data[off:]), nil
@@ -27,7 +31,7 @@ func (d *MemDevice) ReadAt(p []byte, off int64) (int, error) {
 func (d *MemDevice) WriteAt(p []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := CheckRange(off, int64(len(p)), int64(len(d.data))); err != nil {
+	if err := blockdev.CheckRange(off, int64(len(p)), int64(len(d.data))); err != nil {
 		return 0, err
 	}
 	return copy(d.data[off:], p), nil
@@ -40,7 +44,7 @@ func (d *MemDevice) Discard(off, n int64) error { return d.Zero(off, n) }
 func (d *MemDevice) Zero(off, n int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := CheckRange(off, n, int64(len(d.data))); err != nil {
+	if err := blockdev.CheckRange(off, n, int64(len(d.data))); err != nil {
 		return err
 	}
 	clear(d.data[off : off+n])
