@@ -13,12 +13,12 @@ import (
 	"runtime/debug"
 	"syscall"
 
-	"k8s.io/klog/v2"
-
 	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/space"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
+	"k8s.io/klog/v2"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -65,7 +65,7 @@ func run(args []string) error {
 	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "socket of the keeper (default <pool>/keeper.sock)")
 	flags.StringVar(&opts.HostRoot, "host-root", "", "in a container: the node's root directory in its own mount "+
 		"namespace, as /proc/1/root with hostPID")
-	opts.Capacity.Reserve = driver.DefaultReserve
+	opts.Capacity.Reserve = space.DefaultReserve
 	flags.Var(&opts.Capacity.Reserve, "reserve", "part of the pool's file system that is never promised to volumes: "+
 		"bytes, as 10Gi, or a percentage")
 	flags.Float64Var(&opts.Capacity.OvercommitRatio, "overcommit-ratio", 1, "factor by which thin volumes may "+

@@ -7,13 +7,15 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
-	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 )
 
 // guardedCalls are the calls that act on a volume: while another one does, they are told to come back.
@@ -22,7 +24,8 @@ var guardedCalls = map[string]func(h *node, id string) proto.Message{
 		return createReq("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
 	},
 	"Controller/ControllerModifyVolume": func(_ *node, id string) proto.Message {
-		return &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: map[string]string{parameter.KeyReplication: parameter.ReplicationOff}}
+		return &csi.ControllerModifyVolumeRequest{VolumeId: id,
+			MutableParameters: map[string]string{parameter.KeyReplication: parameter.ReplicationOff}}
 	},
 	"Controller/DeleteVolume": func(_ *node, id string) proto.Message { return &csi.DeleteVolumeRequest{VolumeId: id} },
 	"Controller/CreateSnapshot": func(_ *node, id string) proto.Message {
@@ -32,38 +35,51 @@ var guardedCalls = map[string]func(h *node, id string) proto.Message{
 		return &csi.CreateVolumeGroupSnapshotRequest{Name: "g", SourceVolumeIds: []string{id}}
 	},
 	"Node/NodeStageVolume": func(h *node, id string) proto.Message {
-		return &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")}
+		return &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(),
+			VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")}
 	},
 	"Node/NodeUnstageVolume": func(h *node, id string) proto.Message {
 		return &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging()}
 	},
 	"Node/NodePublishVolume": func(h *node, id string) proto.Message {
-		return &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), TargetPath: h.target("a"), VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")}
+		return &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), TargetPath: h.target("a"),
+			VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")}
 	},
 	"Node/NodeUnpublishVolume": func(h *node, id string) proto.Message {
 		return &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: h.target("a")}
 	},
 	"Node/NodeExpandVolume": func(h *node, id string) proto.Message {
-		return &csi.NodeExpandVolumeRequest{VolumeId: id, VolumePath: h.staging(), CapacityRange: &csi.CapacityRange{RequiredBytes: 32 * mib}}
+		return &csi.NodeExpandVolumeRequest{VolumeId: id, VolumePath: h.staging(),
+			CapacityRange: &csi.CapacityRange{RequiredBytes: 32 * mib}}
 	},
 }
 
-// freeCalls change nothing, or are about no volume: another call's work on a volume is nothing to them. The first group says
-// what is known of a volume, and most of all of one that a call hangs on.
+// freeCalls change nothing, or are about no volume: another call's work on a volume is nothing to them. The first group
+// says what is known of a volume, and most of all of one that a call hangs on.
 var freeCalls = map[string]func(h *node, id string) proto.Message{
 	"Node/NodeGetVolumeStats": func(h *node, id string) proto.Message {
 		return &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: h.staging()}
 	},
-	"Node/NodeGetVolumeHealth":             func(_ *node, id string) proto.Message { return &csi.NodeGetVolumeHealthRequest{VolumeId: id} },
-	"Controller/ControllerGetVolume":       func(_ *node, id string) proto.Message { return &csi.ControllerGetVolumeRequest{VolumeId: id} },
-	"Controller/ControllerGetVolumeHealth": func(_ *node, id string) proto.Message { return &csi.ControllerGetVolumeHealthRequest{VolumeId: id} },
+	"Node/NodeGetVolumeHealth": func(_ *node, id string) proto.Message {
+		return &csi.NodeGetVolumeHealthRequest{VolumeId: id}
+	},
+	"Controller/ControllerGetVolume": func(_ *node, id string) proto.Message {
+		return &csi.ControllerGetVolumeRequest{VolumeId: id}
+	},
+	"Controller/ControllerGetVolumeHealth": func(_ *node, id string) proto.Message {
+		return &csi.ControllerGetVolumeHealthRequest{VolumeId: id}
+	},
 	"Controller/ValidateVolumeCapabilities": func(_ *node, id string) proto.Message {
-		return &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id, VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "")}}
+		return &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id,
+			VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "")}}
 	},
 	// A snapshot is an object of its own, and has a guard of its own.
-	"Controller/DeleteSnapshot": func(*node, string) proto.Message { return &csi.DeleteSnapshotRequest{SnapshotId: "snap-none"} },
+	"Controller/DeleteSnapshot": func(*node, string) proto.Message {
+		return &csi.DeleteSnapshotRequest{SnapshotId: "snap-none"}
+	},
 	"Controller/GetSnapshot": func(h *node, id string) proto.Message {
-		_, err := h.d.pool.CreateSnapshot(blockdev.SnapshotRecord{ID: "snap-a", SourceVolumeID: id, SizeBytes: 16 * mib, BlockSizeBytes: 4096, State: blockdev.SnapshotReady})
+		_, err := h.d.store.Pool.CreateSnapshot(blockdev.SnapshotRecord{ID: "snap-a", SourceVolumeID: id, SizeBytes: 16 * mib,
+			BlockSizeBytes: 4096, State: blockdev.SnapshotReady})
 		h.must(err)
 		return &csi.GetSnapshotRequest{SnapshotId: "snap-a"}
 	},
@@ -71,8 +87,9 @@ var freeCalls = map[string]func(h *node, id string) proto.Message{
 		return &csi.DeleteVolumeGroupSnapshotRequest{GroupSnapshotId: "gsnap-none"}
 	},
 	"GroupController/GetVolumeGroupSnapshot": func(h *node, id string) proto.Message {
-		_, err := h.d.pool.CreateSnapshot(blockdev.SnapshotRecord{ID: "snap-b", SourceVolumeID: id, SizeBytes: 16 * mib, BlockSizeBytes: 4096, State: blockdev.SnapshotReady,
-			GroupSnapshotID: "gsnap-a", Parameters: map[string]string{groupSizeKey: "1"}})
+		_, err := h.d.store.Pool.CreateSnapshot(blockdev.SnapshotRecord{ID: "snap-b", SourceVolumeID: id, SizeBytes: 16 * mib,
+			BlockSizeBytes: 4096, State: blockdev.SnapshotReady,
+			GroupSnapshotID: "gsnap-a", Parameters: map[string]string{store.NoteGroupSize: "1"}})
 		h.must(err)
 		return &csi.GetVolumeGroupSnapshotRequest{GroupSnapshotId: "gsnap-a"}
 	},
@@ -91,7 +108,8 @@ type recorder map[*grpc.ServiceDesc]any
 
 func (r recorder) RegisterService(desc *grpc.ServiceDesc, server any) { r[desc] = server }
 
-// TestEveryCallIsGuarded goes through all calls of all services that the driver registers, while another call is at work on the volume.
+// TestEveryCallIsGuarded goes through all calls of all services that the driver registers, while another call is at
+// work on the volume.
 func TestEveryCallIsGuarded(t *testing.T) {
 	h := newNode(t, nil)
 	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
@@ -166,7 +184,10 @@ func TestHeadOfCalls(t *testing.T) {
 					continue // optional
 				}
 				full.ProtoReflect().Clear(field)
-				_, err := method.Handler(server, context.Background(), func(into any) error { proto.Merge(into.(proto.Message), full); return nil }, nil)
+				_, err := method.Handler(server, context.Background(), func(into any) error {
+					proto.Merge(into.(proto.Message), full)
+					return nil
+				}, nil)
 				if status.Code(err) != codes.InvalidArgument {
 					t.Errorf("%s without %s: %v, want InvalidArgument", name, field.Name(), err)
 				}

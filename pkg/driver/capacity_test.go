@@ -10,14 +10,16 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"pgregory.net/rapid"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/driver/space"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"pgregory.net/rapid"
 )
 
 func thick(is bool) map[string]string {
@@ -46,7 +48,8 @@ func (h *node) addGroup(name string, journalBytes int64, policy core.Policy) *co
 	h.t.Helper()
 	id := fmt.Sprintf("00000000-0000-4000-8000-%012x", len(name)<<32|int(name[len(name)-1]))
 	meta := &core.Meta{Version: core.MetaVersion, GroupID: id, Name: name, Site: "east", Role: core.RolePrimary,
-		Timelines: []core.Timeline{{ID: id}}, Settings: core.Settings{JournalSizeBytes: journalBytes, JournalFull: policy}, Sync: core.SyncNever, Instance: id, Consistent: true}
+		Timelines: []core.Timeline{{ID: id}}, Settings: core.Settings{JournalSizeBytes: journalBytes,
+			JournalFull: policy}, Sync: core.SyncNever, Instance: id, Consistent: true}
 	dir := filepath.Join(h.d.opts.PoolDir, "groups", id)
 	h.must(h.mem.MkdirAll(filepath.Join(dir, "journal")))
 	h.must(blockdev.WriteRecord(h.mem, filepath.Join(dir, "group.json"), "group", meta))
@@ -72,21 +75,21 @@ func (h *node) fill(path string, bytes int64) bool {
 
 func (h *node) imagePath(id string) string {
 	h.t.Helper()
-	path, err := h.d.pool.ImagePath(id)
+	path, err := h.d.store.Pool.ImagePath(id)
 	h.must(err)
 	return path
 }
 
-// TestCapacityIsWhatFits: at any moment the largest volume that GetCapacity names can be made, a larger one not, and when everything
-// that was promised is written, to volumes, journals and snapshots, nobody meets a full file system, and nothing is
-// left but the reserve. The model does not calculate: it fills the file system.
+// TestCapacityIsWhatFits: at any moment the largest volume that GetCapacity names can be made, a larger one not, and
+// when everything that was promised is written, to volumes, journals and snapshots, nobody meets a full file system,
+// and nothing is left but the reserve. The model does not calculate: it fills the file system.
 func TestCapacityIsWhatFits(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const total, reserve = 64 * mib, mib
 		h := newNode(t, nil)
 		defer h.stop()
 		h.mem.SetCapacity(total)
-		h.d.opts.Capacity.Reserve = Reserve{bytes: reserve}
+		h.d.space.Capacity.Reserve = space.Reserve{Bytes: reserve}
 		sizes := map[string]int64{} // volumes
 		var journals []*core.Meta
 		copies := map[string]int64{} // images of snapshots being copied, and what they will take
@@ -110,7 +113,8 @@ func TestCapacityIsWhatFits(t *testing.T) {
 		}
 		for i := range rapid.IntRange(1, 25).Draw(rt, "steps") {
 			_, most := h.capacity(nil)
-			switch rapid.SampledFrom([]string{"create", "create", "write", "write", "grow", "delete", "group", "snapshot", "foreign"}).Draw(rt, "step") {
+			switch rapid.SampledFrom([]string{"create", "create", "write", "write", "grow", "delete", "group", "snapshot",
+				"foreign"}).Draw(rt, "step") {
 			case "create":
 				isThick := rapid.Bool().Draw(rt, "thick")
 				_, most := h.capacity(thick(isThick))
@@ -133,11 +137,11 @@ func TestCapacityIsWhatFits(t *testing.T) {
 				if id == "" {
 					break
 				}
-				rec, err := h.d.pool.Get(id)
+				rec, err := h.d.store.Pool.Get(id)
 				h.must(err)
 				_, most := h.capacity(thick(rec.Thick))
 				more := rapid.Int64Range(1, 8).Draw(rt, "mib") * mib
-				err = h.d.growImage(context.Background(), rec, sizes[id]+more)
+				err = h.d.attachments.GrowImage(context.Background(), rec, sizes[id]+more)
 				switch {
 				case more <= most && err != nil, more > most && status.Code(err) != codes.ResourceExhausted:
 					rt.Fatalf("GetCapacity says %d, growing by %d: %v", most, more, err)
@@ -166,10 +170,12 @@ func TestCapacityIsWhatFits(t *testing.T) {
 					break
 				}
 				snapshot := fmt.Sprint("snap-", i)
-				state := rapid.SampledFrom([]blockdev.SnapshotState{blockdev.SnapshotCopying, blockdev.SnapshotReady}).Draw(rt, "state")
-				_, err := h.d.pool.CreateSnapshot(blockdev.SnapshotRecord{ID: snapshot, SourceVolumeID: id, SizeBytes: sizes[id], BlockSizeBytes: 4096, State: state})
+				state := rapid.SampledFrom([]blockdev.SnapshotState{blockdev.SnapshotCopying, blockdev.SnapshotReady}).Draw(rt,
+					"state")
+				_, err := h.d.store.Pool.CreateSnapshot(blockdev.SnapshotRecord{ID: snapshot, SourceVolumeID: id,
+					SizeBytes: sizes[id], BlockSizeBytes: 4096, State: state})
 				h.must(err)
-				path, err := h.d.pool.SnapshotImagePath(snapshot)
+				path, err := h.d.store.Pool.SnapshotImagePath(snapshot)
 				h.must(err)
 				holds := allocated(h.imagePath(id))
 				if state == blockdev.SnapshotReady {
@@ -193,7 +199,8 @@ func TestCapacityIsWhatFits(t *testing.T) {
 		if available != most {
 			rt.Fatalf("without overcommitting, available is %d and the largest volume %d", available, most)
 		}
-		if _, err := h.createSized("larger", max(most, mib)+capability.SizeUnitBytes, nil); status.Code(err) != codes.ResourceExhausted {
+		if _, err := h.createSized("larger", max(most, mib)+capability.SizeUnitBytes,
+			nil); status.Code(err) != codes.ResourceExhausted {
 			rt.Fatalf("GetCapacity says %d, a larger one: %v", most, err)
 		}
 		if most >= capability.MinBlockSizeBytes {
@@ -234,7 +241,8 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 		return free
 	}
 	group := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "64Mi"}
-	stall := map[string]string{parameter.KeyRemote: "west", parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: parameter.JournalFullStall}
+	stall := map[string]string{parameter.KeyRemote: "west", parameter.KeyJournalSize: "64Mi",
+		parameter.KeyJournalFull: parameter.JournalFullStall}
 	for _, tc := range []struct {
 		name   string
 		params map[string]string
@@ -274,7 +282,7 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 		h.fill(h.journalFile(m), 32*mib)
 	}
 
-	h.d.opts.Capacity.OvercommitRatio = 3
+	h.d.space.Capacity.OvercommitRatio = 3
 	available, most := h.capacity(nil)
 	base := free() - 96*mib // less what the journal has still to take
 	if available != 3*base-16*mib || most != base {
@@ -299,8 +307,9 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 	}
 }
 
-// TestCapacityCountsMutableParameters: what a VolumeAttributesClass says of the journal is promised from the first moment on, as if the StorageClass
-// had said it; and nothing for a volume that it keeps, or later takes, out of the class's group.
+// TestCapacityCountsMutableParameters: what a VolumeAttributesClass says of the journal is promised from the first
+// moment on, as if the StorageClass had said it; and nothing for a volume that it keeps, or later takes, out of the
+// class's group.
 func TestCapacityCountsMutableParameters(t *testing.T) {
 	shop := map[string]string{parameter.KeyConsistencyGroup: "shop"}
 	for _, tc := range []struct {
@@ -311,8 +320,10 @@ func TestCapacityCountsMutableParameters(t *testing.T) {
 	}{
 		{"size", shop, map[string]string{parameter.KeyJournalSize: "64Mi"}, nil, 128 * mib},
 		{"size over the class's", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "512Mi"},
-			map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: parameter.JournalFullStall}, nil, 64 * mib},
-		{"group", map[string]string{parameter.KeyReplicable: "true"}, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "32Mi"}, nil, 64 * mib},
+			map[string]string{parameter.KeyJournalSize: "64Mi",
+				parameter.KeyJournalFull: parameter.JournalFullStall}, nil, 64 * mib},
+		{"group", map[string]string{parameter.KeyReplicable: "true"}, map[string]string{parameter.KeyConsistencyGroup: "shop",
+			parameter.KeyJournalSize: "32Mi"}, nil, 64 * mib},
 		{"off", shop, map[string]string{parameter.KeyReplication: parameter.ReplicationOff}, nil, 0},
 		{"off later", shop, nil, map[string]string{parameter.KeyReplication: parameter.ReplicationOff}, 0},
 	} {
@@ -389,10 +400,11 @@ func TestLastSpaceIsTakenOnce(t *testing.T) {
 					}
 				}
 			}
-			recs, err := h.d.pool.List()
+			recs, err := h.d.store.Pool.List()
 			h.must(err)
-			if made != room || len(recs) != room || len(h.d.reserved.volumes) > 0 {
-				t.Errorf("%d calls succeeded, %d volumes, want %d; reservations left: %v", made, len(recs), room, h.d.reserved.volumes)
+			if made != room || len(recs) != room || len(h.d.space.Reserved.Volumes) > 0 {
+				t.Errorf("%d calls succeeded, %d volumes, want %d; reservations left: %v", made, len(recs), room,
+					h.d.space.Reserved.Volumes)
 			}
 		})
 	}
@@ -400,21 +412,21 @@ func TestLastSpaceIsTakenOnce(t *testing.T) {
 
 func TestReserve(t *testing.T) {
 	for text, want := range map[string]int64{"0": 0, "0%": 0, "10Gi": 10 * gib, "2.5%": 25, "1000": 1000} {
-		r, err := ParseReserve(text)
-		if got := r.of(1000); err != nil || got != want {
+		r, err := space.ParseReserve(text)
+		if got := r.Of(1000); err != nil || got != want {
 			t.Errorf("%s of 1000 bytes: %d, %v; want %d", text, got, err, want)
 		}
-		if again, err := ParseReserve(r.String()); err != nil || again != r {
+		if again, err := space.ParseReserve(r.String()); err != nil || again != r {
 			t.Errorf("%s is written as %s: %v", text, r, err)
 		}
 	}
 	for _, text := range []string{"", "-1", "100%", "-1%", "NaN%", "x", "1.5Gi", "%"} {
-		if r, err := ParseReserve(text); err == nil {
+		if r, err := space.ParseReserve(text); err == nil {
 			t.Errorf("%q is taken for %s", text, r)
 		}
 	}
 	for _, ratio := range []float64{0.5, -1, math.Inf(1), math.NaN()} {
-		if err := (&CapacityOptions{OvercommitRatio: ratio}).check(); err == nil {
+		if err := (&space.CapacityOptions{OvercommitRatio: ratio}).Check(); err == nil {
 			t.Errorf("a ratio of %g is accepted", ratio)
 		}
 	}
@@ -429,13 +441,15 @@ func FuzzLedger(f *testing.F) {
 				t.Skip()
 			}
 		}
-		if (&CapacityOptions{OvercommitRatio: ratio}).check() != nil || ratio == 0 {
+		if (&space.CapacityOptions{OvercommitRatio: ratio}).Check() != nil || ratio == 0 {
 			t.Skip()
 		}
-		l := ledger{Free: free, Used: used, Reserve: reserve, Thin: thin, Thick: thick, Journals: journals, Snapshots: snapshots, Owed: owed, Ratio: ratio}
+		l := space.Ledger{Free: free, Used: used, Reserve: reserve, Thin: thin, Thick: thick, Journals: journals,
+			Snapshots: snapshots, Owed: owed, Ratio: ratio}
 		for _, isThick := range []bool{false, true} {
-			available, largest := l.available(isThick)
-			if available < 0 || largest < 0 || largest > available || largest%capability.SizeUnitBytes != 0 || (isThick && available > free) {
+			available, largest := l.Available(isThick)
+			if available < 0 || largest < 0 || largest > available || largest%capability.SizeUnitBytes != 0 ||
+				(isThick && available > free) {
 				t.Fatalf("%+v, thick %t: %d, %d", l, isThick, available, largest)
 			}
 		}

@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/driver/snapshots"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 func fromSnapshot(id string) *csi.VolumeContentSource {
@@ -26,7 +28,8 @@ func fromVolume(id string) *csi.VolumeContentSource {
 }
 
 // makeFrom creates a volume from a source, as a CO does: again while the answer is Aborted.
-func (h *node) makeFrom(name string, source *csi.VolumeContentSource, vc *csi.VolumeCapability, size int64, params map[string]string) (id string, err error) {
+func (h *node) makeFrom(name string, source *csi.VolumeContentSource, vc *csi.VolumeCapability, size int64,
+	params map[string]string) (id string, err error) {
 	h.t.Helper()
 	req := createReq(name, vc, params)
 	req.VolumeContentSource, req.CapacityRange = source, &csi.CapacityRange{RequiredBytes: size}
@@ -51,7 +54,8 @@ func (h *node) like(source, target string) {
 	}
 }
 
-// TestVolumesFromSources makes volumes from snapshots and from mounted volumes, of the same size and larger, thin and thick.
+// TestVolumesFromSources makes volumes from snapshots and from mounted volumes, of the same size and larger, thin and
+// thick.
 func TestVolumesFromSources(t *testing.T) {
 	for _, reflink := range []bool{false, true} {
 		for _, isThick := range []bool{false, true} {
@@ -77,10 +81,11 @@ func TestVolumesFromSources(t *testing.T) {
 							h.must(err)
 							again, err := h.makeFrom(name, source, vc, size, thick(targetThick))
 							h.must(err)
-							rec, err := h.d.pool.Get(id)
+							rec, err := h.d.store.Pool.Get(id)
 							h.must(err)
 							want := max(size, 16*mib)
-							if again != id || rec.SizeBytes != want || rec.State != blockdev.VolumeReady || rec.Format == nil || rec.GrowFileSystem != (want > 16*mib) || rec.CopiedBytes != 0 {
+							if again != id || rec.SizeBytes != want || rec.State != blockdev.VolumeReady || rec.Format == nil ||
+								rec.GrowFileSystem != (want > 16*mib) || rec.CopiedBytes != 0 {
 								t.Errorf("%s: %s, then %s, %+v", name, id, again, rec)
 							}
 							if got := h.read(h.imagePath(id), 4*mib, 7); got != "content" {
@@ -111,7 +116,7 @@ func TestVolumesFromSources(t *testing.T) {
 						t.Errorf("%s has %q", id, got)
 					}
 					h.must(h.stage(id, vc))
-					rec, err := h.d.pool.Get(id)
+					rec, err := h.d.store.Pool.Get(id)
 					h.must(err)
 					if f := h.files[h.imagePath(id)]; f.FSBytes != rec.SizeBytes || rec.GrowFileSystem {
 						t.Errorf("%s: file system of %d bytes in %d, to be grown %t", id, f.FSBytes, rec.SizeBytes, rec.GrowFileSystem)
@@ -129,8 +134,8 @@ func TestVolumesFromSources(t *testing.T) {
 	}
 }
 
-// A claim that is made again from a snapshot of its volume, as it was, is not refused for what its volume was rounded up by, neither by
-// csi-provisioner, which looks at the snapshot's size, nor by the driver.
+// A claim that is made again from a snapshot of its volume, as it was, is not refused for what its volume was rounded
+// up by, neither by csi-provisioner, which looks at the snapshot's size, nor by the driver.
 func TestTheSameClaimRestores(t *testing.T) {
 	h := newNode(t, nil)
 	h.mem.SetReflink(true)
@@ -158,14 +163,16 @@ func TestTheSameClaimRestores(t *testing.T) {
 				t.Errorf("the snapshot's size is %d, want %d", snap.GetSizeBytes(), tc.say)
 			}
 			for _, asked := range []int64{max(tc.say, 1), tc.asked} {
-				restored, err := h.makeFrom(fmt.Sprintf("%s-%d", tc.name, asked), fromSnapshot(snap.GetSnapshotId()), tc.vc, asked, nil)
+				restored, err := h.makeFrom(fmt.Sprintf("%s-%d", tc.name, asked), fromSnapshot(snap.GetSnapshotId()), tc.vc, asked,
+					nil)
 				h.must(err)
-				if rec, err := h.d.pool.Get(restored); err != nil || rec.SizeBytes != tc.has {
+				if rec, err := h.d.store.Pool.Get(restored); err != nil || rec.SizeBytes != tc.has {
 					t.Errorf("%d asked for: %+v, %v, want %d", asked, rec, err, tc.has)
 				}
 			}
 			if tc.say > 0 {
-				_, err = h.makeFrom(tc.name+"-smaller", fromSnapshot(snap.GetSnapshotId()), tc.vc, tc.has-capability.SizeUnitBytes, nil)
+				_, err = h.makeFrom(tc.name+"-smaller", fromSnapshot(snap.GetSnapshotId()), tc.vc, tc.has-capability.SizeUnitBytes,
+					nil)
 				h.want(err, codes.OutOfRange, "not smaller than its source")
 			}
 		})
@@ -195,16 +202,24 @@ func TestSourcesThatDoNotFit(t *testing.T) {
 		code   codes.Code
 		words  string
 	}{
-		{"none", func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = &csi.VolumeContentSource{} }, codes.InvalidArgument, "neither"},
-		{"no snapshot", func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = fromSnapshot("snap-none") }, codes.NotFound, "snap-none"},
-		{"no volume", func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = fromVolume("vol-none") }, codes.NotFound, "vol-none"},
+		{"none", func(r *csi.CreateVolumeRequest) {
+			r.VolumeContentSource = &csi.VolumeContentSource{}
+		}, codes.InvalidArgument, "neither"},
+		{"no snapshot", func(r *csi.CreateVolumeRequest) {
+			r.VolumeContentSource = fromSnapshot("snap-none")
+		}, codes.NotFound, "snap-none"},
+		{"no volume", func(r *csi.CreateVolumeRequest) {
+			r.VolumeContentSource = fromVolume("vol-none")
+		}, codes.NotFound, "vol-none"},
 		{"snapshot elsewhere", func(r *csi.CreateVolumeRequest) {
 			r.VolumeContentSource, r.AccessibilityRequirements = fromSnapshot("snap-none"), here
 		}, codes.ResourceExhausted, "node-a"},
 		{"volume elsewhere", func(r *csi.CreateVolumeRequest) {
 			r.VolumeContentSource, r.AccessibilityRequirements = fromVolume("vol-none"), here
 		}, codes.ResourceExhausted, "node-a"},
-		{"smaller", func(r *csi.CreateVolumeRequest) { r.CapacityRange.RequiredBytes = 20*mib - capability.SizeUnitBytes }, codes.OutOfRange, "20971520"},
+		{"smaller", func(r *csi.CreateVolumeRequest) {
+			r.CapacityRange.RequiredBytes = 20*mib - capability.SizeUnitBytes
+		}, codes.OutOfRange, "20971520"},
 		{"limited", func(r *csi.CreateVolumeRequest) {
 			r.CapacityRange = &csi.CapacityRange{LimitBytes: 20*mib - capability.SizeUnitBytes}
 		}, codes.OutOfRange, ""},
@@ -237,7 +252,7 @@ func TestSourcesThatDoNotFit(t *testing.T) {
 	h.must(h.stage(v, fs))
 	_, err = h.makeFrom("x", fromVolume(v), fs, 0, nil)
 	h.want(err, codes.FailedPrecondition, "in use")
-	if recs, err := h.d.pool.List(); err != nil || len(recs) != 3 {
+	if recs, err := h.d.store.Pool.List(); err != nil || len(recs) != 3 {
 		t.Errorf("volumes %v, %v", recs, err)
 	}
 	if ids, _ := h.listSnapshots(&csi.ListSnapshotsRequest{}); !slices.Equal(ids, []string{snap.GetSnapshotId()}) {
@@ -246,8 +261,8 @@ func TestSourcesThatDoNotFit(t *testing.T) {
 	h.must(h.unstage(v))
 }
 
-// TestContentComesLater: a copy that takes longer than the call is Aborted until it is there, goes on after a restart, and holds what
-// it reads.
+// TestContentComesLater: a copy that takes longer than the call is Aborted until it is there, goes on after a restart,
+// and holds what it reads.
 func TestContentComesLater(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Block(capabilitytest.Writer)
@@ -261,7 +276,7 @@ func TestContentComesLater(t *testing.T) {
 	req := createReq("w", vc, nil)
 	req.VolumeContentSource = fromSnapshot(snap.GetSnapshotId())
 	call := func() (string, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), contentWaitMargin+50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), snapshots.ContentWaitMargin+50*time.Millisecond)
 		defer cancel()
 		response, err := h.c.CreateVolume(ctx, req)
 		return response.GetVolume().GetVolumeId(), err
@@ -271,11 +286,12 @@ func TestContentComesLater(t *testing.T) {
 		h.want(err, codes.Aborted, "0 of 16777216 bytes", snap.GetSnapshotId())
 	}
 	h.want(h.deleteSnapshot(snap.GetSnapshotId()), codes.Aborted, "call again")
-	if response, err := h.c.ListVolumes(context.Background(), &csi.ListVolumesRequest{}); err != nil || len(response.GetEntries()) != 1 {
+	if response, err := h.c.ListVolumes(context.Background(), &csi.ListVolumesRequest{}); err != nil ||
+		len(response.GetEntries()) != 1 {
 		t.Errorf("listed %v, %v: a volume without content is none", response, err)
 	}
 	// The volume's record says where to go on.
-	recs, err := h.d.pool.List()
+	recs, err := h.d.store.Pool.List()
 	h.must(err)
 	for _, rec := range recs {
 		if rec.ID == origin {
@@ -299,7 +315,7 @@ func TestContentComesLater(t *testing.T) {
 	req.Name = "x"
 	_, err = call()
 	h.want(err, codes.Aborted)
-	recs, err = h.d.pool.List()
+	recs, err = h.d.store.Pool.List()
 	h.must(err)
 	for _, rec := range recs {
 		if rec.Name == "x" {
@@ -313,7 +329,8 @@ func TestContentComesLater(t *testing.T) {
 	h.noSnapshots()
 }
 
-// TestCopyGoesOnAfterARestart: from where it was, also where the driver would try to clone first. The pool's file system cannot.
+// TestCopyGoesOnAfterARestart: from where it was, also where the driver would try to clone first. The pool's file
+// system cannot.
 func TestCopyGoesOnAfterARestart(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Block(capabilitytest.Writer)
@@ -323,7 +340,7 @@ func TestCopyGoesOnAfterARestart(t *testing.T) {
 	h.must(err)
 	h.must(h.awaitSnapshot(snap.GetSnapshotId()))
 	id := h.create("w", vc, nil)
-	_, err = h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error {
+	_, err = h.d.store.Pool.Update(id, func(r *blockdev.VolumeRecord) error {
 		r.State, r.CopiedBytes = blockdev.VolumeCreating, 8*mib
 		r.Source = &blockdev.ContentSource{SnapshotID: snap.GetSnapshotId()}
 		return nil
@@ -354,7 +371,7 @@ func TestCloneOfAGroupsVolume(t *testing.T) {
 	h.put(h.imagePath(origin), "content", 4*mib)
 	id, err := h.makeFrom("w", fromVolume(origin), vc, 32*mib, class)
 	h.must(err)
-	rec, err := h.d.pool.Get(id)
+	rec, err := h.d.store.Pool.Get(id)
 	h.must(err)
 	if rec.Group != "shop" || !rec.Replicable || !rec.GrowFileSystem || h.read(h.imagePath(id), 4*mib, 7) != "content" {
 		t.Errorf("record %+v", rec)

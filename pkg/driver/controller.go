@@ -2,24 +2,26 @@ package driver
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/uuid"
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
-	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
-	"github.com/slipstream-storage/slipstream/pkg/plugin"
-	"github.com/slipstream-storage/slipstream/pkg/untrusted"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/attach"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+	"github.com/slipstream-storage/slipstream/pkg/driver/replicator"
+	"github.com/slipstream-storage/slipstream/pkg/driver/snapshots"
+	"github.com/slipstream-storage/slipstream/pkg/driver/store"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 const (
@@ -99,16 +101,17 @@ func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequ
 			"volume %q cannot be on any of the nodes asked for: this driver makes volumes on node %q only", r.name, s.d.opts.NodeID)
 	}
 	if r.effective.Replicable && s.d.sidecar == nil {
-		return r, errNoSidecar
+		return r, replicator.ErrNone
 	}
 	return r, nil
 }
 
 // CreateVolume makes the image and its record, and joins the consistency group that the parameters name.
 //
-// The volume's id is random and found again by the volume's name. An id derived from the name would come back to life when a
-// volume of that name is made a second time, and with it, at the other site, the first one's copy.
-func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+// The volume's id is random and found again by the volume's name. An id derived from the name would come back to life
+// when a volume of that name is made a second time, and with it, at the other site, the first one's copy.
+func (s *controllerServer) CreateVolume(ctx context.Context,
+	req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	r, err := s.parseCreate(req)
 	if err != nil {
 		return nil, err
@@ -144,7 +147,7 @@ func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolu
 	defer doneID()
 	if rec.Source != nil {
 		created = created || rec.State == blockdev.VolumeCreating // no call has succeeded yet
-		err = s.d.fill(ctx, rec)
+		err = s.d.snapshots.Fill(ctx, rec)
 	}
 	if err == nil && rec.Parameters[parameter.NoteModified] != "" {
 		return &csi.CreateVolumeResponse{Volume: s.volume(rec)}, nil
@@ -153,14 +156,15 @@ func (s *controllerServer) CreateVolume(ctx context.Context, req *csi.CreateVolu
 		// By its record, which says what was asked for first: an earlier call may have come to the group without an answer.
 		var made parameter.Volume
 		if made, err = parameter.MadeWith(rec); err == nil {
-			err = s.d.joinGroup(ctx, rec, made)
+			err = s.d.groups.Join(ctx, rec, made)
 		}
 	}
 	if err != nil {
 		if created && !mayHaveHappened(err) {
 			// The CO takes the error as final and will never ask for the volume's deletion.
 			if derr := s.d.destroy(ctx, rec); derr != nil {
-				klog.ErrorS(derr, "A volume that could not be completed stays; delete it by its id", "volume", rec.ID, "name", r.name)
+				klog.ErrorS(derr, "A volume that could not be completed stays; delete it by its id", "volume", rec.ID, "name",
+					r.name)
 			}
 		}
 		return nil, err
@@ -178,7 +182,7 @@ func mayHaveHappened(err error) bool {
 }
 
 func (s *controllerServer) findByName(name string) (*blockdev.VolumeRecord, error) {
-	recs, err := s.d.records()
+	recs, err := s.d.store.Volumes()
 	if err != nil {
 		return nil, err
 	}
@@ -191,11 +195,11 @@ func (s *controllerServer) findByName(name string) (*blockdev.VolumeRecord, erro
 }
 
 func (s *controllerServer) create(r createRequest) (*blockdev.VolumeRecord, error) {
-	var c content
+	var c snapshots.Content
 	if r.source != nil {
 		var err error
-		if c, err = s.d.content(r.source, r.elsewhere); err == nil {
-			err = c.check(&r)
+		if c, err = s.d.snapshots.Content(r.source, r.elsewhere); err == nil {
+			err = r.fit(c)
 		}
 		if err != nil {
 			return nil, err
@@ -220,18 +224,50 @@ func (s *controllerServer) create(r createRequest) (*blockdev.VolumeRecord, erro
 		rec.IOBytesPerSecond, rec.IOPS = r.effective.IOBytesPerSecond, r.effective.IOPS
 	}
 	if r.source != nil {
-		rec.State, rec.Source, rec.BlockSizeBytes = blockdev.VolumeCreating, r.source, c.blockSizeBytes
+		rec.State, rec.Source, rec.BlockSizeBytes = blockdev.VolumeCreating, r.source, c.BlockSizeBytes
 	}
-	release, err := s.d.reserveSpace(&rec, 0)
+	release, err := s.d.space.ReserveSpace(&rec, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	stored, err := s.d.pool.Create(rec)
+	stored, err := s.d.store.Pool.Create(rec)
 	if err != nil {
-		return nil, poolError("create", rec.ID, err)
+		return nil, store.VolumeError("create", rec.ID, err)
 	}
 	return stored, nil
+}
+
+// fit compares a source with the request, and chooses the size and the file system.
+func (r *createRequest) fit(c snapshots.Content) (err error) {
+	// As rounded up: see leastRequest.
+	if required := r.capacity.GetRequiredBytes(); required > 0 && r.sizeBytes < c.SizeBytes {
+		return status.Errorf(codes.OutOfRange, "volume %q: %d bytes are asked for, its source has %d: a volume is not "+
+			"smaller than its source", r.name, required, c.SizeBytes)
+	}
+	capacity := &csi.CapacityRange{RequiredBytes: max(r.capacity.GetRequiredBytes(), c.SizeBytes),
+		LimitBytes: r.capacity.GetLimitBytes()}
+	if limit := capacity.GetLimitBytes(); limit > 0 && limit < c.SizeBytes {
+		return status.Errorf(codes.OutOfRange, "volume %q: limit_bytes is %d, its source has %d bytes", r.name, limit,
+			c.SizeBytes)
+	}
+	if r.sizeBytes, err = capability.SizeFor(capacity, r.least); err != nil {
+		return err
+	}
+	has := attach.FSTypeOf(c.FsType, c.Format)
+	switch {
+	case r.block || has == "":
+	case has == capability.Raw:
+		return status.Errorf(codes.InvalidArgument, "volume %q: its source is a raw block volume, and is not formatted: "+
+			"ask for a raw block volume", r.name)
+	case r.fsType != "" && r.fsType != has:
+		return status.Errorf(codes.InvalidArgument, "volume %q: its source has %s, %s is asked for: a copy has the file "+
+			"system of its source", r.name, has, r.fsType)
+	}
+	if r.fsType == "" && has != capability.Raw {
+		r.fsType = has
+	}
+	return nil
 }
 
 // compatible reports, as AlreadyExists, how an existing volume of the same name differs from what is asked for.
@@ -244,7 +280,8 @@ func compatible(rec *blockdev.VolumeRecord, r createRequest) error {
 		return exists("is a secondary copy of another site's volume")
 	}
 	if !capability.InRange(rec.SizeBytes, r.capacity) {
-		return exists("has %d bytes, outside [%d, %d]", rec.SizeBytes, r.capacity.GetRequiredBytes(), r.capacity.GetLimitBytes())
+		return exists("has %d bytes, outside [%d, %d]", rec.SizeBytes, r.capacity.GetRequiredBytes(),
+			r.capacity.GetLimitBytes())
 	}
 	if r.fsType != "" && capability.FSTypeOrDefault(rec.FSType) != r.fsType {
 		return exists("is for %s, not %s", capability.FSTypeOrDefault(rec.FSType), r.fsType)
@@ -262,18 +299,19 @@ func compatible(rec *blockdev.VolumeRecord, r createRequest) error {
 	return nil
 }
 
-func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+func (s *controllerServer) DeleteVolume(ctx context.Context,
+	req *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
 	id := req.GetVolumeId()
 	done, err := s.d.beginCall("DeleteVolume", id)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	rec, err := s.d.volume(id)
+	rec, err := s.d.store.Volume(id)
 	if status.Code(err) == codes.NotFound {
-		_, devices, err := s.d.remains(id, false)
+		_, devices, err := s.d.attachments.Remains(id, false)
 		if err == nil && len(devices) > 0 {
-			err = imageGone(id, devices[0])
+			err = attach.ImageGone(id, devices[0])
 		}
 		if err != nil {
 			return nil, err
@@ -285,14 +323,16 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolu
 	}
 	if rec.Secondary && rec.Group != "" {
 		return nil, status.Errorf(codes.FailedPrecondition,
-			"volume %s is a secondary copy: delete it at the primary site, or promote its group here first (slipctl group promote %s)", id, rec.Group)
+			"volume %s is a secondary copy: delete it at the primary site, or promote its group here first (slipctl group "+
+				"promote %s)", id, rec.Group)
 	}
-	if where, err := s.d.inUse(rec); err != nil {
+	if where, err := s.d.attachments.InUse(rec); err != nil {
 		return nil, err
 	} else if where != "" {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in use: %s; unpublish and unstage it first", id, where)
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in use: %s; unpublish and unstage it first", id,
+			where)
 	}
-	if why := s.d.beingCopied(id); why != "" {
+	if why := s.d.tasks.WhyRead(id); why != "" {
 		return nil, status.Errorf(codes.Aborted, "volume %s: %s; it can be deleted when that is done: call again", id, why)
 	}
 	if err := s.d.destroy(ctx, rec); err != nil {
@@ -301,14 +341,15 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, req *csi.DeleteVolu
 	return &csi.DeleteVolumeResponse{}, nil
 }
 
-func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, req *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context,
+	req *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	if req.GetVolumeId() == "" {
 		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
 	}
 	if len(req.GetVolumeCapabilities()) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "volume capabilities are missing")
 	}
-	rec, err := s.d.volume(req.GetVolumeId())
+	rec, err := s.d.store.Volume(req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -320,7 +361,7 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, req *
 		return refuse(err)
 	}
 	if !block {
-		if _, err := fsTypeFor(rec, fsType); err != nil {
+		if _, err := attach.FSTypeFor(rec, fsType); err != nil {
 			return refuse(err)
 		}
 	}
@@ -339,7 +380,7 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, req *
 		}
 	}
 	if len(req.GetMutableParameters()) > 0 {
-		err := s.d.checkMutable(ctx, rec, req.GetMutableParameters())
+		err := s.d.groups.CheckMutable(ctx, rec, req.GetMutableParameters())
 		switch {
 		case status.Code(err) == codes.InvalidArgument:
 			return refuse(err)
@@ -355,12 +396,13 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, req *
 	}}, nil
 }
 
-func (s *controllerServer) ListVolumes(_ context.Context, req *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
+func (s *controllerServer) ListVolumes(_ context.Context,
+	req *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
 	page, err := parsePage(req.GetMaxEntries(), req.GetStartingToken())
 	if err != nil {
 		return nil, err
 	}
-	recs, err := s.d.records()
+	recs, err := s.d.store.Volumes()
 	if err != nil {
 		return nil, err
 	}
@@ -381,21 +423,25 @@ func (s *controllerServer) ListVolumes(_ context.Context, req *csi.ListVolumesRe
 	return response, nil
 }
 
-// ControllerGetVolume returns a volume, or NotFound. A secondary copy is returned too: it has an id that the CO of the other
-// site knows.
-func (s *controllerServer) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+// ControllerGetVolume returns a volume, or NotFound. A secondary copy is returned too: it has an id that the CO of the
+// other site knows.
+func (s *controllerServer) ControllerGetVolume(_ context.Context,
+	req *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
 	if req.GetVolumeId() == "" {
 		return nil, status.Error(codes.InvalidArgument, "volume id is missing")
 	}
-	rec, err := s.d.volume(req.GetVolumeId())
+	rec, err := s.d.store.Volume(req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
-	// Nodes that a volume is published on are for plugins with LIST_VOLUMES_PUBLISHED_NODES; conditions have calls of their own.
-	return &csi.ControllerGetVolumeResponse{Volume: s.volume(rec), Status: &csi.ControllerGetVolumeResponse_VolumeStatus{}}, nil
+	// Nodes that a volume is published on are for plugins with LIST_VOLUMES_PUBLISHED_NODES; conditions have calls of
+	// their own.
+	return &csi.ControllerGetVolumeResponse{Volume: s.volume(rec),
+		Status: &csi.ControllerGetVolumeResponse_VolumeStatus{}}, nil
 }
 
-func (s *controllerServer) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
+func (s *controllerServer) GetCapacity(_ context.Context,
+	req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	least := capability.MinBlockSizeBytes
 	if len(req.GetVolumeCapabilities()) > 0 {
 		fsType, block, err := capability.ParseAll(req.GetVolumeCapabilities())
@@ -414,7 +460,7 @@ func (s *controllerServer) GetCapacity(_ context.Context, req *csi.GetCapacityRe
 	if elsewhere || (params.Replicable && s.d.sidecar == nil) {
 		return &csi.GetCapacityResponse{}, nil
 	}
-	available, most, err := s.d.room(params)
+	available, most, err := s.d.space.Room(params)
 	if err != nil {
 		return nil, err
 	}
@@ -446,61 +492,4 @@ func (d *Driver) isHere(t *csi.Topology) bool {
 
 func (d *Driver) accessible(r *csi.TopologyRequirement) bool {
 	return len(r.GetRequisite()) == 0 || slices.ContainsFunc(r.GetRequisite(), d.isHere)
-}
-
-// volume returns a volume's record; an error is a status error, NotFound where there is no such volume.
-func (d *Driver) volume(id string) (*blockdev.VolumeRecord, error) {
-	rec, err := d.pool.Get(id)
-	if err != nil {
-		return nil, poolError("read", id, err)
-	}
-	return rec, nil
-}
-
-// records returns the records of all volumes that have a readable one. The others are logged and left out: one damaged
-// record must not keep all other volumes from being made, listed and deleted.
-func (d *Driver) records() ([]*blockdev.VolumeRecord, error) {
-	recs, err := d.pool.List()
-	if err != nil && recs == nil {
-		return nil, d.listError("volumes", err)
-	}
-	if err != nil {
-		klog.ErrorS(err, "Some volume records cannot be read", "pool", d.opts.PoolDir)
-	}
-	return recs, nil
-}
-
-// update changes a volume's record durably and puts what it is then into rec. doing is for the error, a status error, after which rec is as before.
-func (d *Driver) update(rec *blockdev.VolumeRecord, doing string, change func(*blockdev.VolumeRecord)) error {
-	updated, err := d.pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
-		change(r)
-		return nil
-	})
-	if err != nil {
-		return poolError(doing, rec.ID, err)
-	}
-	*rec = *updated
-	return nil
-}
-
-// listError is the error of a list that cannot be had.
-func (d *Driver) listError(what string, err error) error {
-	code := codes.Internal
-	if errors.Is(err, blockdev.ErrPoolGone) {
-		code = codes.Unavailable
-	}
-	return status.Errorf(code, "list the %s of pool %s: %v", what, d.opts.PoolDir, err)
-}
-
-// poolError gives an error of the pool the code that a CO acts on.
-func poolError(doing, id string, err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return status.Errorf(codes.NotFound, "volume %q: not in the pool", id)
-	case errors.Is(err, blockdev.ErrPoolGone):
-		return status.Errorf(codes.Unavailable, "%s volume %q: %v", doing, id, err)
-	case vfs.NoSpace(err):
-		return status.Errorf(codes.ResourceExhausted, "%s volume %q: %v; free space in the pool or add some", doing, id, err)
-	}
-	return status.Errorf(codes.Internal, "%s volume %q: %v", doing, id, err)
 }

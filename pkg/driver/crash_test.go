@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // killer kills a driver before the n-th thing it does to the machine, the pool's files or the replicator: from then on
@@ -81,8 +82,8 @@ func (h *node) startMortal(k *killer) {
 	k.arm()
 }
 
-// restart starts another driver on what the killed one left: after a power loss without the kernel's tables, and with no more of the
-// pool than what was synced.
+// restart starts another driver on what the killed one left: after a power loss without the kernel's tables, and with
+// no more of the pool than what was synced.
 func (h *node) restart(powerLoss bool) {
 	h.t.Helper()
 	h.stop()
@@ -102,8 +103,8 @@ func (h *node) restart(powerLoss bool) {
 	h.start(h.mem)
 }
 
-// TestDeathBetweenAnyTwoSteps kills the driver at each step of a volume's life in turn, by SIGKILL or by a power loss, and has
-// another one finish it: as a CO would, by calling again.
+// TestDeathBetweenAnyTwoSteps kills the driver at each step of a volume's life in turn, by SIGKILL or by a power loss,
+// and has another one finish it: as a CO would, by calling again.
 func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 	kinds := []struct {
 		name    string
@@ -113,8 +114,10 @@ func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 	}{
 		{name: "file system", vc: capabilitytest.Mount(capabilitytest.Writer, "ext4")},
 		{name: "block", vc: capabilitytest.Block(capabilitytest.Writer)},
-		{name: "thick", vc: capabilitytest.Mount(capabilitytest.Writer, "ext4"), params: map[string]string{parameter.KeyProvisioning: "thick"}},
-		{name: "replicable", vc: capabilitytest.Mount(capabilitytest.Writer, "ext4"), params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"}, sidecar: true},
+		{name: "thick", vc: capabilitytest.Mount(capabilitytest.Writer, "ext4"),
+			params: map[string]string{parameter.KeyProvisioning: "thick"}},
+		{name: "replicable", vc: capabilitytest.Mount(capabilitytest.Writer, "ext4"),
+			params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"}, sidecar: true},
 	}
 	for _, kind := range kinds {
 		for _, powerLoss := range []bool{false, true} {
@@ -142,8 +145,8 @@ func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 	}
 }
 
-// mortalLife runs a volume's life under k. When k strikes, a new driver goes on: with the call that failed, or after a power loss from
-// the stage on, since nothing is staged any more.
+// mortalLife runs a volume's life under k. When k strikes, a new driver goes on: with the call that failed, or after a
+// power loss from the stage on, since nothing is staged any more.
 func (h *node) mortalLife(k *killer, vc *csi.VolumeCapability, params map[string]string, powerLoss bool, step int) {
 	h.t.Helper()
 	fatal := func(format string, args ...any) {
@@ -154,11 +157,11 @@ func (h *node) mortalLife(k *killer, vc *csi.VolumeCapability, params map[string
 	marked := false
 	block := vc.GetBlock() != nil
 	content := func() *fakeFile {
-		rec, err := h.d.volume(id)
+		rec, err := h.d.store.Volume(id)
 		if err != nil {
 			fatal("%v", err)
 		}
-		return h.files[h.d.backingPath(rec)]
+		return h.files[h.d.attachments.BackingPath(rec)]
 	}
 	calls := []struct {
 		name string
@@ -210,7 +213,7 @@ func (h *node) mortalLife(k *killer, vc *csi.VolumeCapability, params map[string
 		}
 	}
 	h.clean()
-	if recs, err := h.d.pool.List(); err != nil || len(recs) > 0 {
+	if recs, err := h.d.store.Pool.List(); err != nil || len(recs) > 0 {
 		fatal("left in the pool: %v, %v", recs, err)
 	}
 	names, err := h.mem.ReadDir("/slipstream-test-pool/volumes")
@@ -237,7 +240,7 @@ func TestDeathInMkfs(t *testing.T) {
 		return nil
 	}
 	h.want(h.stage(id, vc), codes.Internal, "format")
-	rec, err := h.d.pool.Get(id)
+	rec, err := h.d.store.Pool.Get(id)
 	h.must(err)
 	if rec.Format == nil || rec.Format.State != blockdev.FormatFormatting || rec.Format.UUID == "" {
 		t.Fatalf("format record %+v", rec.Format)
@@ -246,7 +249,8 @@ func TestDeathInMkfs(t *testing.T) {
 	h.hook = nil
 	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "xfs")), codes.FailedPrecondition)
 	h.must(h.stage(id, vc))
-	if rec, err = h.d.pool.Get(id); err != nil || rec.Format.State != blockdev.FormatFormatted || rec.Format.UUID != interrupted {
+	if rec, err = h.d.store.Pool.Get(id); err != nil || rec.Format.State != blockdev.FormatFormatted ||
+		rec.Format.UUID != interrupted {
 		t.Errorf("format record %+v, %v", rec.Format, err)
 	}
 	if len(h.mkfs) != 2 {

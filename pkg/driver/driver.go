@@ -1,15 +1,16 @@
-// Package driver is the CSI driver csi.slipstream.dev for one node: the Identity, Controller and Node services of CSI 1.13
-// over a pool of image files.
+// Package driver is the CSI driver csi.slipstream.dev for one node: the Identity, Controller and Node services of CSI
+// 1.13 over a pool of image files.
 //
-// A volume is an image in the pool, attached as a loop device; formatted once, by the driver; mounted on the staging path, bound
-// from there to target paths. A replicable volume's loop device is over a file that the replicator serves instead
-// (package shim). Everything that is known about a volume is in its record (package blockdev) or in the kernel's mount and loop
-// tables; the driver keeps nothing in memory that it could not find again, and may be killed between any two steps.
+// A volume is an image in the pool, attached as a loop device; formatted once, by the driver; mounted on the staging
+// path, bound from there to target paths. A replicable volume's loop device is over a file that the replicator serves
+// instead (package shim). Everything that is known about a volume is in its record (package blockdev) or in the
+// kernel's mount and loop tables; the driver keeps nothing in memory that it could not find again, and may be killed
+// between any two steps.
 //
 // It is not the replicator: groups, journals and peers are asked of it through pkg/api/sidecarpb, by volumes that want
-// them. Without a replicator the driver is complete for plain volumes. It is not a router either: in a cluster one of it runs
-// per node, and knows of no other. For the router (package router) it serves the controller's calls over TCP too, and beside
-// them Locate (pkg/api/locatepb).
+// them. Without a replicator the driver is complete for plain volumes. It is not a router either: in a cluster one of
+// it runs per node, and knows of no other. For the router (package router) it serves the controller's calls over TCP
+// too, and beside them Locate (pkg/api/locatepb).
 //
 // It writes volume records through package blockdev, and <pool>/publications/<volume id>.json (see publications).
 //
@@ -20,9 +21,9 @@
 //
 // # Errors
 //
-// Codes are chosen for what the CO does with them: NotFound and InvalidArgument are final, FailedPrecondition says what a person or
-// another call has to do first, Unavailable and Aborted mean the same call again, ResourceExhausted sends a claim to
-// another node. Messages name the volume and the next step.
+// Codes are chosen for what the CO does with them: NotFound and InvalidArgument are final, FailedPrecondition says what
+// a person or another call has to do first, Unavailable and Aborted mean the same call again, ResourceExhausted sends a
+// claim to another node. Messages name the volume and the next step.
 package driver
 
 import (
@@ -32,14 +33,22 @@ import (
 	"path/filepath"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/driver/attach"
+	"github.com/slipstream-storage/slipstream/pkg/driver/groups"
+	"github.com/slipstream-storage/slipstream/pkg/driver/health"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
+	"github.com/slipstream-storage/slipstream/pkg/driver/replicator"
+	"github.com/slipstream-storage/slipstream/pkg/driver/snapshots"
+	"github.com/slipstream-storage/slipstream/pkg/driver/space"
+	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
-	"k8s.io/klog/v2"
 )
 
 // Options configure a Driver.
@@ -52,8 +61,8 @@ type Options struct {
 	PoolDir string
 	// JournalDir is where groups and journals are; empty: in the pool. The replicator has to be told the same.
 	JournalDir string
-	// StateDir is where the driver and the replicator remember, outside of the pool, that there is one: see blockdev.WithStateDir. Empty:
-	// nowhere, and a pool whose disk is not mounted is made anew.
+	// StateDir is where the driver and the replicator remember, outside of the pool, that there is one: see
+	// blockdev.WithStateDir. Empty: nowhere, and a pool whose disk is not mounted is made anew.
 	StateDir string
 	// SidecarEndpoint is the replicator: unix:///path. Empty: replicable volumes are refused.
 	SidecarEndpoint string
@@ -61,13 +70,14 @@ type Options struct {
 	ShimDir string
 	// KeeperSocket is the keeper, which starts the writeback of staged volumes; empty: <pool>/keeper.sock.
 	KeeperSocket string
-	// HostRoot, in a container, is a path to the node's root directory in the node's own mount namespace, as /proc/1/root in
-	// a pod with hostPID. Volumes are attached through it, so that their loop devices can be told apart after the container
-	// is gone. The pool has to have the same path there. Empty: the driver's own root.
+	// HostRoot, in a container, is a path to the node's root directory in the node's own mount namespace, as /proc/1/root
+	// in a pod with hostPID. Volumes are attached through it, so that their loop devices can be told apart after the
+	// container is gone. The pool has to have the same path there. Empty: the driver's own root.
 	HostRoot string
 	// Capacity says how much of the pool may be promised.
-	Capacity CapacityOptions
-	// TCPAddress is host:port where the cluster's controller (package router) reaches this node over mutual TLS; empty: nowhere.
+	Capacity space.CapacityOptions
+	// TCPAddress is host:port where the cluster's controller (package router) reaches this node over mutual TLS; empty:
+	// nowhere.
 	TCPAddress string
 	// TLSDir has ca.crt, tls.crt and tls.key for TCPAddress. The certificate is for tlsfiles.NodeName, the caller's for
 	// tlsfiles.ControllerName.
@@ -80,21 +90,24 @@ type Options struct {
 
 // Driver serves the CSI services of one node. Make it with New, and close it.
 type Driver struct {
-	opts         Options
-	host.System  // what it does to the machine
-	pool         *blockdev.Pool
-	publications *publications
-	sidecar      *sidecarClient // nil when there is none
-	guards       *work.Guards
-	reserved     reservations
-	tasks        *work.Table
-	sharing      sharing
-	names        *lease.Table
-	closers      []func() error
+	opts    Options
+	sys     host.System
+	sidecar *replicator.Client // nil for none
+	guards  *work.Guards
+	tasks   *work.Table
+	names   *lease.Table
+	closers []func() error
+
+	store       *store.Store
+	space       *space.Accounts
+	attachments *attach.Attacher
+	snapshots   *snapshots.Manager
+	groups      *groups.Manager
+	health      *health.Checker
 }
 
-// New opens the pool and brings the machine in line with its records (see reconcile). The pool stays locked against another
-// driver until Close.
+// New opens the pool and brings the machine in line with its records (see reconcile). The pool stays locked against
+// another driver until Close.
 func New(ctx context.Context, opts Options) (*Driver, error) {
 	if opts.KeeperSocket == "" {
 		opts.KeeperSocket = filepath.Join(opts.PoolDir, "keeper.sock")
@@ -120,14 +133,13 @@ func newDriver(opts Options, sys host.System) (*Driver, error) {
 		return nil, errors.New("pool directory is missing")
 	}
 	if opts.TCPAddress != "" && opts.TLSDir == "" {
-		return nil, errors.New("a TCP address needs a directory with certificates: whoever reaches the port could delete volumes")
+		return nil, errors.New("a TCP address needs a directory with certificates: whoever reaches the port could delete " +
+			"volumes")
 	}
-	if err := opts.Capacity.check(); err != nil {
+	if err := opts.Capacity.Check(); err != nil {
 		return nil, err
 	}
-	d := &Driver{
-		opts: opts, System: sys, guards: work.NewGuards(), names: lease.NewTable(time.Now), reserved: reservations{volumes: map[string]*blockdev.VolumeRecord{}}, tasks: work.NewTable(),
-	}
+	d := &Driver{opts: opts, sys: sys, guards: work.NewGuards(), tasks: work.NewTable(), names: lease.NewTable(time.Now)}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -136,10 +148,10 @@ func newDriver(opts Options, sys host.System) (*Driver, error) {
 
 func (d *Driver) open() error {
 	known := blockdev.WithStateDir(d.opts.StateDir, d.opts.PoolDir)
-	if err := blockdev.CheckKnownPool(d.FS, d.opts.StateDir, d.opts.PoolDir); err != nil {
+	if err := blockdev.CheckKnownPool(d.sys.FS, d.opts.StateDir, d.opts.PoolDir); err != nil {
 		return err
 	}
-	if err := d.FS.MkdirAll(d.opts.PoolDir); err != nil {
+	if err := d.sys.FS.MkdirAll(d.opts.PoolDir); err != nil {
 		return fmt.Errorf("create pool: %w", err)
 	}
 	// Paths are compared with those in the kernel's tables.
@@ -149,22 +161,29 @@ func (d *Driver) open() error {
 	}
 	d.opts.ShimDir = host.CanonicalDir(d.opts.ShimDir)
 
-	pool, err := blockdev.OpenPool(d.FS, d.opts.PoolDir, blockdev.WhoDriver, blockdev.WithJournalDir(d.opts.JournalDir), known)
+	pool, err := blockdev.OpenPool(d.sys.FS, d.opts.PoolDir, blockdev.WhoDriver,
+		blockdev.WithJournalDir(d.opts.JournalDir), known)
 	if err != nil {
 		return err
 	}
-	d.pool = pool
 	d.closers = append(d.closers, pool.Close)
-	if d.publications, err = openPublications(d.FS, d.opts.PoolDir); err != nil {
-		return err
-	}
 	if d.opts.SidecarEndpoint != "" {
-		if d.sidecar, err = dialSidecar(d.opts.SidecarEndpoint); err != nil {
+		if d.sidecar, err = replicator.Dial(d.opts.SidecarEndpoint); err != nil {
 			return err
 		}
 		d.closers = append(d.closers, d.sidecar.Close)
 	}
 	d.closers = append(d.closers, d.tasks.Close)
+	d.store = store.New(pool, d.opts.PoolDir)
+	d.space = space.New(d.store, d.sys.FS, space.Options{NodeID: d.opts.NodeID, PoolDir: d.opts.PoolDir,
+		Capacity: d.opts.Capacity})
+	opts := attach.Options{NodeID: d.opts.NodeID, PoolDir: d.opts.PoolDir, ShimDir: d.opts.ShimDir}
+	if d.attachments, err = attach.New(d.store, d.space, d.sys, opts, d.sidecar, d.guards, d.tasks); err != nil {
+		return err
+	}
+	d.snapshots = snapshots.New(d.store, d.space, d.attachments, d.sys.FS, d.opts.NodeID, d.sidecar, d.guards, d.tasks)
+	d.groups = groups.New(d.store, d.sidecar)
+	d.health = health.New(d.store, d.space, d.attachments, d.sys.FS, opts, d.sidecar)
 	return nil
 }
 

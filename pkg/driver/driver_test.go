@@ -12,6 +12,10 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
@@ -19,9 +23,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"go.uber.org/goleak"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 func TestMain(m *testing.M) {
@@ -70,13 +71,14 @@ func (h *node) start(fsys vfs.FS) {
 		opts.SidecarEndpoint, opts.ShimDir = h.sidecar.endpoint, h.sidecar.shimDir
 	}
 	var err error
-	h.d, err = newDriver(opts, host.System{FS: fsys, Mounter: fakeMounter{h.machine}, Filesystems: fakeFileSystems{h.machine},
-		Loops: fakeLoops{h.machine}, Writeback: fakeWriteback{h.machine}})
+	h.d, err = newDriver(opts, host.System{FS: fsys, Mounter: fakeMounter{h.machine},
+		Filesystems: fakeFileSystems{h.machine},
+		Loops:       fakeLoops{h.machine}, Writeback: fakeWriteback{h.machine}})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	if h.d.sidecar != nil {
-		h.d.sidecar.patience = 10 * time.Second // a busy machine; tests of a replicator that is away make it less
+		h.d.sidecar.Patience = 10 * time.Second // a busy machine; tests of a replicator that is away make it less
 	}
 	var ctx context.Context
 	ctx, h.cancel = context.WithCancel(context.Background())
@@ -111,28 +113,33 @@ func (h *node) create(name string, vc *csi.VolumeCapability, params map[string]s
 }
 
 func (h *node) stage(id string, vc *csi.VolumeCapability) error {
-	_, err := h.n.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), VolumeCapability: vc})
+	_, err := h.n.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{VolumeId: id,
+		StagingTargetPath: h.staging(), VolumeCapability: vc})
 	return err
 }
 
 func (h *node) publish(id, target string, vc *csi.VolumeCapability, readOnly bool) error {
-	_, err := h.n.NodePublishVolume(context.Background(), &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(),
-		TargetPath: h.target(target), VolumeCapability: vc, Readonly: readOnly})
+	_, err := h.n.NodePublishVolume(context.Background(), &csi.NodePublishVolumeRequest{VolumeId: id,
+		StagingTargetPath: h.staging(),
+		TargetPath:        h.target(target), VolumeCapability: vc, Readonly: readOnly})
 	return err
 }
 
 func (h *node) unpublish(id, target string) error {
-	_, err := h.n.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: h.target(target)})
+	_, err := h.n.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: id,
+		TargetPath: h.target(target)})
 	return err
 }
 
 func (h *node) unstage(id string) error {
-	_, err := h.n.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging()})
+	_, err := h.n.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id,
+		StagingTargetPath: h.staging()})
 	return err
 }
 
 func (h *node) expand(id string, size int64) error {
-	_, err := h.n.NodeExpandVolume(context.Background(), &csi.NodeExpandVolumeRequest{VolumeId: id, VolumePath: h.staging(),
+	_, err := h.n.NodeExpandVolume(context.Background(), &csi.NodeExpandVolumeRequest{VolumeId: id,
+		VolumePath:    h.staging(),
 		CapacityRange: &csi.CapacityRange{RequiredBytes: size}})
 	return err
 }
@@ -198,16 +205,19 @@ func TestLifeOfAFileSystemVolume(t *testing.T) {
 			for range 2 {
 				h.must(h.publish(id, "a", vc, false))
 			}
-			stats, err := h.n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: h.target("a")})
+			stats, err := h.n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: id,
+				VolumePath: h.target("a")})
 			if err != nil || len(stats.GetUsage()) != 2 || stats.GetUsage()[0].GetTotal() != 300*mib {
 				t.Fatalf("stats %v, %v", stats, err)
 			}
-			_, err = h.n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: h.target("b")})
+			_, err = h.n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: id,
+				VolumePath: h.target("b")})
 			h.want(err, codes.NotFound)
 			for range 2 {
 				h.must(h.expand(id, 400*mib))
 			}
-			if f := h.files[h.d.backingPath(&blockdev.VolumeRecord{ID: id})]; f.FSBytes != 400*mib || f.FSType != fsType {
+			if f := h.files[h.d.attachments.BackingPath(&blockdev.VolumeRecord{ID: id})]; f.FSBytes != 400*mib ||
+				f.FSType != fsType {
 				t.Errorf("after the expansion: %+v", f)
 			}
 			h.want(h.delete(id), codes.FailedPrecondition, "staged")
@@ -226,7 +236,9 @@ func TestLifeOfAFileSystemVolume(t *testing.T) {
 			if len(h.mkfs) != 1 {
 				t.Errorf("mkfs ran %d times: %v", len(h.mkfs), h.mkfs)
 			}
-			if fsType == capability.XFS && !slices.ContainsFunc(h.events, func(e string) bool { return strings.HasSuffix(e, "xfs noatime,nouuid") }) {
+			if fsType == capability.XFS && !slices.ContainsFunc(h.events, func(e string) bool {
+				return strings.HasSuffix(e, "xfs noatime,nouuid")
+			}) {
 				t.Errorf("xfs was mounted without nouuid: %v", h.events)
 			}
 			checked := slices.ContainsFunc(h.events, func(e string) bool { return strings.HasPrefix(e, "fsck") })
@@ -254,9 +266,10 @@ func TestExpandOrder(t *testing.T) {
 			order = append(order, e)
 		}
 	}
-	rec, err := h.d.pool.Get(id)
+	rec, err := h.d.store.Pool.Get(id)
 	h.must(err)
-	if len(order) != 2 || !strings.HasPrefix(order[0], "set size /dev/loop0 33554432") || !strings.HasPrefix(order[1], "grow /dev/loop0 ") || rec.SizeBytes != 32*mib {
+	if len(order) != 2 || !strings.HasPrefix(order[0], "set size /dev/loop0 33554432") ||
+		!strings.HasPrefix(order[1], "grow /dev/loop0 ") || rec.SizeBytes != 32*mib {
 		t.Errorf("order %q, record %d", order, rec.SizeBytes)
 	}
 	h.want(h.expand(id, 100*gib), codes.ResourceExhausted)
@@ -266,16 +279,18 @@ func TestExpandOrder(t *testing.T) {
 	h.want(h.expand(id, 64*mib), codes.FailedPrecondition, "stage it first")
 }
 
-// TestExpandReadOnly: a file system that is mounted read-only cannot grow. The call says so, and the next writable staging does it. So it is
-// with an expansion that a crash cut short, and with one that the file system refuses at that time.
+// TestExpandReadOnly: a file system that is mounted read-only cannot grow. The call says so, and the next writable
+// staging does it. So it is with an expansion that a crash cut short, and with one that the file system refuses at that
+// time.
 func TestExpandReadOnly(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.must(h.unstage(id))
-	file := h.files[h.d.backingPath(&blockdev.VolumeRecord{ID: id})]
-	for _, reader := range []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Reader, ""), capabilitytest.Mount(capabilitytest.Writer, "", "ro")} {
+	file := h.files[h.d.attachments.BackingPath(&blockdev.VolumeRecord{ID: id})]
+	for _, reader := range []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Reader, ""),
+		capabilitytest.Mount(capabilitytest.Writer, "", "ro")} {
 		h.must(h.stage(id, reader))
 		size := file.FSBytes + mib
 		for range 2 {
@@ -335,7 +350,8 @@ func TestLifeOfABlockVolume(t *testing.T) {
 	if info, err := os.Lstat(h.target("a")); err != nil || !info.Mode().IsRegular() {
 		t.Errorf("target of a block volume: %v, %v", info, err)
 	}
-	stats, err := h.n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: h.target("a")})
+	stats, err := h.n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: id,
+		VolumePath: h.target("a")})
 	if err != nil || len(stats.GetUsage()) != 1 || stats.GetUsage()[0].GetTotal() != 16*mib {
 		t.Errorf("stats %v, %v", stats, err)
 	}
@@ -377,11 +393,13 @@ func TestStageRules(t *testing.T) {
 	h.must(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "")))
 	h.want(h.stage(id, capabilitytest.Block(capabilitytest.Writer)), codes.AlreadyExists)
 	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Reader, "")), codes.AlreadyExists, "read-only")
-	_, err := h.n.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.target("elsewhere"),
-		VolumeCapability: capabilitytest.Mount(capabilitytest.Writer, "")})
+	_, err := h.n.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{VolumeId: id,
+		StagingTargetPath: h.target("elsewhere"),
+		VolumeCapability:  capabilitytest.Mount(capabilitytest.Writer, "")})
 	h.want(err, codes.FailedPrecondition, h.staging())
 	// Unstaging where it is not staged takes nothing away.
-	_, err = h.n.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: h.target("elsewhere")})
+	_, err = h.n.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id,
+		StagingTargetPath: h.target("elsewhere")})
 	h.must(err)
 	if len(h.mounts) != 1 || len(h.loops) != 1 {
 		t.Errorf("mounts %v, loops %v", h.mounts, h.loops)
@@ -401,7 +419,8 @@ func TestPublishRules(t *testing.T) {
 	h.want(h.publish(id, "a", capabilitytest.Mount(capabilitytest.Writer, ""), false), codes.AlreadyExists)
 	h.want(h.publish(id, "b", capabilitytest.Mount(capabilitytest.SingleWriter, ""), false), codes.FailedPrecondition)
 	h.must(h.publish(id, "b", vc, true)) // other path, other arguments: allowed for this mode
-	h.want(h.publish(id, "c", capabilitytest.Block(capabilitytest.MultiWriter), false), codes.FailedPrecondition, "file system, not as a block device")
+	h.want(h.publish(id, "c", capabilitytest.Block(capabilitytest.MultiWriter), false), codes.FailedPrecondition,
+		"file system, not as a block device")
 	h.mounts = append(h.mounts, host.MountEntry{Mountpoint: h.target("d"), Source: "/dev/other", Device: "8:1"})
 	h.want(h.publish(id, "d", vc, false), codes.FailedPrecondition, "/dev/other")
 	h.want(h.unpublish(id, "d"), codes.FailedPrecondition, "not of this volume")
@@ -440,7 +459,7 @@ func TestNeverFormatsTwice(t *testing.T) {
 	h.clean()
 	h.must(h.stage(id, vc))
 	h.must(h.unstage(id))
-	path := h.d.backingPath(&blockdev.VolumeRecord{ID: id})
+	path := h.d.attachments.BackingPath(&blockdev.VolumeRecord{ID: id})
 	for name, wiped := range map[string]fakeFile{
 		"blank": {}, "garbage": {Data: true}, "another": {Superblock: host.Superblock{FSType: capability.XFS}},
 	} {
@@ -459,9 +478,12 @@ func TestNeverFormatsTwice(t *testing.T) {
 	// A volume without a format record that has data, as a promoted copy may be.
 	other := h.create("copy", vc, nil)
 	h.must(h.unstage(id))
-	h.files[h.d.backingPath(&blockdev.VolumeRecord{ID: other})] = &fakeFile{Data: true}
+	h.files[h.d.attachments.BackingPath(&blockdev.VolumeRecord{ID: other})] = &fakeFile{Data: true}
 	h.want(h.stage(other, vc), codes.FailedPrecondition, "no format record", "promoted copy")
-	_, err := h.d.pool.Update(other, func(r *blockdev.VolumeRecord) error { r.Secondary, r.Group = true, "shop"; return nil })
+	_, err := h.d.store.Pool.Update(other, func(r *blockdev.VolumeRecord) error {
+		r.Secondary, r.Group = true, "shop"
+		return nil
+	})
 	h.must(err)
 	h.want(h.stage(other, vc), codes.FailedPrecondition, "slipctl group promote shop")
 	h.want(h.delete(other), codes.FailedPrecondition, "slipctl group promote shop")
@@ -482,7 +504,9 @@ func TestCreateVolume(t *testing.T) {
 		_, err := h.c.CreateVolume(ctx, req)
 		return err
 	}
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.CapacityRange.RequiredBytes = 17 * mib }), codes.AlreadyExists, "16777216 bytes")
+	h.want(change(func(r *csi.CreateVolumeRequest) {
+		r.CapacityRange.RequiredBytes = 17 * mib
+	}), codes.AlreadyExists, "16777216 bytes")
 	h.want(change(func(r *csi.CreateVolumeRequest) {
 		r.CapacityRange = &csi.CapacityRange{RequiredBytes: 1, LimitBytes: 16*mib - 1}
 	}), codes.OutOfRange)
@@ -490,21 +514,35 @@ func TestCreateVolume(t *testing.T) {
 		r.VolumeCapabilities[0].GetMount().FsType = "xfs"
 		r.CapacityRange = nil
 	}), codes.AlreadyExists, "ext4, not xfs")
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{parameter.KeyProvisioning: "thick"} }), codes.AlreadyExists, "other parameters")
-	h.must(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{parameter.KeyProvisioning: "thin"} })) // the default, written out
+	h.want(change(func(r *csi.CreateVolumeRequest) {
+		r.Parameters = map[string]string{parameter.KeyProvisioning: "thick"}
+	}), codes.AlreadyExists, "other parameters")
+	h.must(change(func(r *csi.CreateVolumeRequest) {
+		r.Parameters = map[string]string{parameter.KeyProvisioning: "thin"}
+	})) // the default, written out
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.Name = "" }), codes.InvalidArgument)
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.Name = strings.Repeat("x", 129) }), codes.InvalidArgument)
 	h.want(change(func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = nil }), codes.InvalidArgument)
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"a": "b"} }), codes.InvalidArgument)
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = &csi.VolumeContentSource{} }), codes.InvalidArgument)
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{parameter.KeyReplicable: "true"} }), codes.FailedPrecondition, "--sidecar")
+	h.want(change(func(r *csi.CreateVolumeRequest) {
+		r.MutableParameters = map[string]string{"a": "b"}
+	}), codes.InvalidArgument)
+	h.want(change(func(r *csi.CreateVolumeRequest) {
+		r.VolumeContentSource = &csi.VolumeContentSource{}
+	}), codes.InvalidArgument)
+	h.want(change(func(r *csi.CreateVolumeRequest) {
+		r.Parameters = map[string]string{parameter.KeyReplicable: "true"}
+	}), codes.FailedPrecondition, "--sidecar")
 	h.want(change(func(r *csi.CreateVolumeRequest) {
 		r.VolumeCapabilities[0].GetMount().FsType = "xfs"
 		r.Parameters = map[string]string{parameter.KeyFSType: "ext4"}
 	}), codes.InvalidArgument)
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.Name, r.CapacityRange.RequiredBytes = "big", 2*poolBytes }), codes.ResourceExhausted, "node-a")
+	h.want(change(func(r *csi.CreateVolumeRequest) {
+		r.Name, r.CapacityRange.RequiredBytes = "big", 2*poolBytes
+	}), codes.ResourceExhausted, "node-a")
 	there := &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}}
-	h.want(change(func(r *csi.CreateVolumeRequest) { r.AccessibilityRequirements = there }), codes.ResourceExhausted, "node-a")
+	h.want(change(func(r *csi.CreateVolumeRequest) {
+		r.AccessibilityRequirements = there
+	}), codes.ResourceExhausted, "node-a")
 	there.Requisite = append(there.Requisite, h.d.topology())
 	h.must(change(func(r *csi.CreateVolumeRequest) { r.AccessibilityRequirements = there }))
 
@@ -555,7 +593,8 @@ func TestListAndCapacity(t *testing.T) {
 		return response
 	}
 	all := capacity(&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "xfs")}})
-	if n := all.GetAvailableCapacity(); n <= poolBytes-49*mib || n > poolBytes-48*mib || all.GetMaximumVolumeSize().GetValue() != n || all.GetMinimumVolumeSize().GetValue() != 300*mib {
+	if n := all.GetAvailableCapacity(); n <= poolBytes-49*mib || n > poolBytes-48*mib ||
+		all.GetMaximumVolumeSize().GetValue() != n || all.GetMinimumVolumeSize().GetValue() != 300*mib {
 		t.Errorf("capacity %v", all)
 	}
 	if c := capacity(&csi.GetCapacityRequest{AccessibleTopology: &csi.Topology{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}); c.GetAvailableCapacity() != 0 {
@@ -590,8 +629,9 @@ func TestValidateVolumeCapabilities(t *testing.T) {
 			t.Errorf("%v %v: %v, %v; want confirmed %t", tc.vc, tc.params, response, err, tc.ok)
 		}
 	}
-	_, err := h.c.ValidateVolumeCapabilities(context.Background(), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: "vol-x",
-		VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "")}})
+	_, err := h.c.ValidateVolumeCapabilities(context.Background(),
+		&csi.ValidateVolumeCapabilitiesRequest{VolumeId: "vol-x",
+			VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "")}})
 	h.want(err, codes.NotFound)
 }
 
@@ -623,7 +663,9 @@ func TestSameVolumeAborts(t *testing.T) {
 	}
 	for name, call := range map[string]func() error{
 		"stage": func() error { return h.stage(id, vc) }, "unstage": func() error { return h.unstage(id) },
-		"publish": func() error { return h.publish(id, "a", vc, false) }, "unpublish": func() error { return h.unpublish(id, "a") },
+		"publish": func() error {
+			return h.publish(id, "a", vc, false)
+		}, "unpublish": func() error { return h.unpublish(id, "a") },
 		"expand": func() error { return h.expand(id, 32*mib) }, "delete": func() error { return h.delete(id) },
 		"create": func() error {
 			_, err := h.c.CreateVolume(context.Background(), createReq("v", vc, nil))
@@ -652,7 +694,8 @@ func TestIdentity(t *testing.T) {
 		t.Errorf("%v, %v", probe, err)
 	}
 	node, err := h.n.NodeGetInfo(ctx, nil)
-	if err != nil || node.GetNodeId() != "node-a" || node.GetAccessibleTopology().GetSegments()["topology.slipstream.dev/node"] != "node-a" {
+	if err != nil || node.GetNodeId() != "node-a" ||
+		node.GetAccessibleTopology().GetSegments()["topology.slipstream.dev/node"] != "node-a" {
 		t.Errorf("%v, %v", node, err)
 	}
 	h.must(h.mem.Remove("/slipstream-test-pool/pool.json"))

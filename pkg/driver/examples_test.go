@@ -6,11 +6,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"sigs.k8s.io/yaml"
+
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
-// TestExamples: the driver takes the parameters of the examples' classes, and none of them puts the claims of several namespaces into one group.
+// TestExamples: the driver takes the parameters of the examples' classes, and none of them puts the claims of several
+// namespaces into one group.
 func TestExamples(t *testing.T) {
 	classes := 0
 	for _, file := range []string{"storageclasses", "volumeattributesclasses"} {

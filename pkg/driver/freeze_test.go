@@ -6,13 +6,14 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
-	"google.golang.org/grpc/codes"
 )
 
-// TestFreezeOfOthers: a file system that somebody else has frozen, as a backup's hook does, stays frozen when a snapshot that would have frozen
-// it is refused, and over a restart of the driver.
+// TestFreezeOfOthers: a file system that somebody else has frozen, as a backup's hook does, stays frozen when a
+// snapshot that would have frozen it is refused, and over a restart of the driver.
 func TestFreezeOfOthers(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
@@ -40,8 +41,9 @@ func TestFreezeOfOthers(t *testing.T) {
 	h.must(h.unstage(id))
 }
 
-// TestFrozenIsUnmounted: a volume whose file system somebody froze and forgot is unpublished, unstaged and staged again. It is thawed before
-// the last unmount and not before, because until then whoever froze it can still come back for it.
+// TestFrozenIsUnmounted: a volume whose file system somebody froze and forgot is unpublished, unstaged and staged
+// again. It is thawed before the last unmount and not before, because until then whoever froze it can still come back
+// for it.
 func TestFrozenIsUnmounted(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.MultiWriter, "")

@@ -4,13 +4,15 @@ import (
 	"fmt"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
-	"google.golang.org/grpc/codes"
+	"github.com/slipstream-storage/slipstream/pkg/driver/space"
 )
 
-// TestGiveBackOnAFullPool: volumes are unpublished, unstaged and deleted, snapshots and group snapshots too, where the pool has not a byte
-// and not an inode left, with and without a restart of the driver; then there is room again.
+// TestGiveBackOnAFullPool: volumes are unpublished, unstaged and deleted, snapshots and group snapshots too, where the
+// pool has not a byte and not an inode left, with and without a restart of the driver; then there is room again.
 func TestGiveBackOnAFullPool(t *testing.T) {
 	for _, group := range []string{"", "shop"} {
 		for _, restart := range []bool{false, true} {
@@ -65,7 +67,8 @@ func TestGiveBackOnAFullPool(t *testing.T) {
 	}
 }
 
-// TestInodesAreCapacity: a pool that has bytes and no inodes has no room for volumes and snapshots, and says why; volumes grow.
+// TestInodesAreCapacity: a pool that has bytes and no inodes has no room for volumes and snapshots, and says why;
+// volumes grow.
 func TestInodesAreCapacity(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
@@ -78,10 +81,10 @@ func TestInodesAreCapacity(t *testing.T) {
 	}
 	_, free, err := h.mem.Inodes("/")
 	h.must(err)
-	h.mem.SetInodes(64 - free + volumeInodes)
+	h.mem.SetInodes(64 - free + space.VolumeInodes)
 	h.must(h.expand(id, 32*mib))
 	h.wantHealth(h.controllerHealth(id))
-	h.mem.SetInodes(64 - free + volumeInodes - 1)
+	h.mem.SetInodes(64 - free + space.VolumeInodes - 1)
 	if available, most := h.capacity(nil); available != 0 || most != 0 {
 		t.Errorf("without inodes there is room for %d, %d at most", available, most)
 	}
@@ -94,8 +97,8 @@ func TestInodesAreCapacity(t *testing.T) {
 	h.must(h.expand(id, 48*mib))
 }
 
-// TestStalePublication: where the record of publications can not even be replaced, unpublishing succeeds all the same, and what stays in
-// it does not count.
+// TestStalePublication: where the record of publications can not even be replaced, unpublishing succeeds all the same,
+// and what stays in it does not count.
 func TestStalePublication(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.MultiWriter, "")
@@ -103,7 +106,7 @@ func TestStalePublication(t *testing.T) {
 	h.must(h.stage(id, vc))
 	h.must(h.publish(id, "a", vc, false))
 	h.must(h.publish(id, "b", vc, false))
-	h.must(h.mem.Remove(h.d.publications.path(id) + ".tmp"))
+	h.must(h.mem.Remove(h.d.attachments.Publications.Path(id) + ".tmp"))
 	h.mem.Exhaust()
 	h.must(h.unpublish(id, "a"))
 	h.must(h.unpublish(id, "a"))

@@ -7,12 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 func TestLifeOfAReplicableVolume(t *testing.T) {
@@ -24,10 +25,12 @@ func TestLifeOfAReplicableVolume(t *testing.T) {
 	for range 2 {
 		h.must(h.stage(id, vc))
 	}
-	if l := h.loops["/dev/loop0"]; l == nil || l.BackingPath != path || l.SizeBytes != 16*mib || !h.writeback[path] || !s.attached[id] {
+	if l := h.loops["/dev/loop0"]; l == nil || l.BackingPath != path || l.SizeBytes != 16*mib || !h.writeback[path] ||
+		!s.attached[id] {
 		t.Errorf("loop %+v, writeback %v, attached %v", l, h.writeback, s.attached)
 	}
-	if got := s.formats[id]; len(got) < 2 || got[0].State != blockdev.FormatFormatting || got[1].State != blockdev.FormatFormatted || got[1].UUID == "" {
+	if got := s.formats[id]; len(got) < 2 || got[0].State != blockdev.FormatFormatting ||
+		got[1].State != blockdev.FormatFormatted || got[1].UUID == "" {
 		t.Errorf("format records at the replicator: %+v", got)
 	}
 	h.must(h.publish(id, "a", vc, false))
@@ -38,7 +41,7 @@ func TestLifeOfAReplicableVolume(t *testing.T) {
 	h.must(h.unpublish(id, "a"))
 
 	// Without the replicator an unstage would hang in the kernel: it is refused before anything is touched.
-	h.d.sidecar.patience = 500 * time.Millisecond
+	h.d.sidecar.Patience = 500 * time.Millisecond
 	s.stop()
 	h.want(h.unstage(id), codes.Unavailable, s.endpoint)
 	if len(h.mounts) != 1 || len(h.loops) != 1 || !h.writeback[path] {
@@ -48,14 +51,14 @@ func TestLifeOfAReplicableVolume(t *testing.T) {
 		t.Errorf("Probe fails for the replicator's absence: %v, %v", probe, err)
 	}
 	s.start(t)
-	h.d.sidecar.patience = time.Minute
+	h.d.sidecar.Patience = time.Minute
 	h.must(h.unstage(id))
 	h.clean()
-	h.d.sidecar.patience = 500 * time.Millisecond
+	h.d.sidecar.Patience = 500 * time.Millisecond
 	s.stop()
 	h.want(h.stage(id, vc), codes.Unavailable, s.endpoint)
 	s.start(t)
-	h.d.sidecar.patience = time.Minute
+	h.d.sidecar.Patience = time.Minute
 	h.must(h.stage(id, vc))
 	h.must(h.unstage(id))
 	h.must(h.delete(id))
@@ -66,7 +69,8 @@ func TestGroups(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
-	class := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall"}
+	class := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west",
+		parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall"}
 	members := func(group string) (ids []string) {
 		for _, v := range s.groups[group].GetVolumes() {
 			ids = append(ids, v.GetVolumeId())
@@ -75,16 +79,18 @@ func TestGroups(t *testing.T) {
 	}
 	a, b := h.create("a", vc, class), h.create("b", vc, class)
 	g := s.groups["shop"]
-	if g.GetPeer() != "west" || g.GetJournalSizeBytes() != 64*mib || g.GetJournalFull() != sidecarpb.JournalFull_JOURNAL_FULL_STALL || !slices.Equal(members("shop"), []string{a, b}) {
+	if g.GetPeer() != "west" || g.GetJournalSizeBytes() != 64*mib ||
+		g.GetJournalFull() != sidecarpb.JournalFull_JOURNAL_FULL_STALL || !slices.Equal(members("shop"), []string{a, b}) {
 		t.Errorf("group %v", g)
 	}
 	// A class that contradicts the group makes nothing and leaves nothing.
-	for key, value := range map[string]string{parameter.KeyRemote: "east", parameter.KeyJournalSize: "128Mi", parameter.KeyJournalFull: "track"} {
+	for key, value := range map[string]string{parameter.KeyRemote: "east", parameter.KeyJournalSize: "128Mi",
+		parameter.KeyJournalFull: "track"} {
 		other := map[string]string{parameter.KeyConsistencyGroup: "shop", key: value}
 		_, err := h.c.CreateVolume(context.Background(), createReq("c", vc, other))
 		h.want(err, codes.InvalidArgument, "shop", key)
 	}
-	recs, err := h.d.pool.List()
+	recs, err := h.d.store.Pool.List()
 	if err != nil || len(recs) != 2 {
 		t.Errorf("volumes after refused creations: %v, %v", recs, err)
 	}
@@ -142,10 +148,11 @@ func TestGroupErrors(t *testing.T) {
 				}
 				return nil
 			}
-			req := createReq("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyConsistencyGroup: "shop"})
+			req := createReq("v", capabilitytest.Mount(capabilitytest.Writer, ""),
+				map[string]string{parameter.KeyConsistencyGroup: "shop"})
 			_, err := h.c.CreateVolume(context.Background(), req)
 			h.want(err, tc.to, "AddVolume", "shop")
-			recs, err := h.d.pool.List()
+			recs, err := h.d.store.Pool.List()
 			h.must(err)
 			if (len(recs) == 1) != tc.kept || (s.groups["shop"] != nil) != tc.kept {
 				t.Errorf("volumes %v, groups %v; want kept %t", recs, s.groups, tc.kept)
@@ -157,7 +164,8 @@ func TestGroupErrors(t *testing.T) {
 	}
 }
 
-// TestRestartResumesWriteback: a driver that was killed goes on bounding the age of unseen writes, without touching the file.
+// TestRestartResumesWriteback: a driver that was killed goes on bounding the age of unseen writes, without touching the
+// file.
 func TestRestartResumesWriteback(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
@@ -172,7 +180,7 @@ func TestRestartResumesWriteback(t *testing.T) {
 		t.Errorf("writeback %v", h.writeback)
 	}
 	s.start(t)
-	h.d.sidecar.patience = time.Minute
+	h.d.sidecar.Patience = time.Minute
 	h.must(h.unstage(flush))
 	h.clean()
 }

@@ -7,28 +7,32 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"google.golang.org/grpc/codes"
 )
 
 func (h *node) takeGroup(name string, volumes []string, params map[string]string) (*csi.VolumeGroupSnapshot, error) {
 	g := &groupControllerServer{d: h.d}
-	response, err := g.CreateVolumeGroupSnapshot(context.Background(), &csi.CreateVolumeGroupSnapshotRequest{Name: name, SourceVolumeIds: volumes, Parameters: params})
+	response, err := g.CreateVolumeGroupSnapshot(context.Background(), &csi.CreateVolumeGroupSnapshotRequest{Name: name,
+		SourceVolumeIds: volumes, Parameters: params})
 	return response.GetGroupSnapshot(), err
 }
 
 func (h *node) getGroup(id string, members ...string) (*csi.VolumeGroupSnapshot, error) {
 	g := &groupControllerServer{d: h.d}
-	response, err := g.GetVolumeGroupSnapshot(context.Background(), &csi.GetVolumeGroupSnapshotRequest{GroupSnapshotId: id, SnapshotIds: members})
+	response, err := g.GetVolumeGroupSnapshot(context.Background(), &csi.GetVolumeGroupSnapshotRequest{GroupSnapshotId: id,
+		SnapshotIds: members})
 	return response.GetGroupSnapshot(), err
 }
 
 func (h *node) deleteGroup(id string, members ...string) error {
 	g := &groupControllerServer{d: h.d}
-	_, err := g.DeleteVolumeGroupSnapshot(context.Background(), &csi.DeleteVolumeGroupSnapshotRequest{GroupSnapshotId: id, SnapshotIds: members})
+	_, err := g.DeleteVolumeGroupSnapshot(context.Background(), &csi.DeleteVolumeGroupSnapshotRequest{GroupSnapshotId: id,
+		SnapshotIds: members})
 	return err
 }
 
@@ -42,7 +46,8 @@ func memberIDs(group *csi.VolumeGroupSnapshot) (ids []string) {
 func TestGroupSnapshotOfAConsistencyGroup(t *testing.T) {
 	h := newNode(t, startSidecar(t))
 	class := map[string]string{parameter.KeyConsistencyGroup: "shop"}
-	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), class), h.create("w", capabilitytest.Block(capabilitytest.Writer), class)}
+	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), class),
+		h.create("w", capabilitytest.Block(capabilitytest.Writer), class)}
 	group, err := h.takeGroup("g", volumes, freezing)
 	h.must(err)
 	ids := memberIDs(group)
@@ -50,7 +55,7 @@ func TestGroupSnapshotOfAConsistencyGroup(t *testing.T) {
 		t.Fatalf("group snapshot %v", group)
 	}
 	for _, s := range group.GetSnapshots() {
-		rec, err := h.d.pool.GetSnapshot(s.GetSnapshotId())
+		rec, err := h.d.store.Pool.GetSnapshot(s.GetSnapshotId())
 		h.must(err)
 		if s.GetGroupSnapshotId() != group.GetGroupSnapshotId() || rec.Cut.Ordinal != 1 {
 			t.Errorf("snapshot %v, record %+v", s, rec)
@@ -192,10 +197,11 @@ func TestGroupSnapshotOfPlainVolumes(t *testing.T) {
 func TestInterruptedGroupSnapshot(t *testing.T) {
 	h := newNode(t, startSidecar(t))
 	class := map[string]string{parameter.KeyConsistencyGroup: "shop"}
-	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), class), h.create("w", capabilitytest.Block(capabilitytest.Writer), class)}
+	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), class),
+		h.create("w", capabilitytest.Block(capabilitytest.Writer), class)}
 	group, err := h.takeGroup("g", volumes, nil)
 	h.must(err)
-	_, err = h.d.pool.UpdateSnapshot(memberIDs(group)[1], func(r *blockdev.SnapshotRecord) error {
+	_, err = h.d.store.Pool.UpdateSnapshot(memberIDs(group)[1], func(r *blockdev.SnapshotRecord) error {
 		r.State = blockdev.SnapshotCreating
 		return nil
 	})

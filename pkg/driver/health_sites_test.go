@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
@@ -20,20 +22,20 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"google.golang.org/grpc"
 )
 
 const patience = 30 * time.Second
 
 // replicator is a real one on a pool in memory, served on a Unix socket.
-type replicator struct {
+type siteReplicator struct {
 	t        *testing.T
 	endpoint string
 	site     *replication.Site
 }
 
 // startReplicator opens a site on a file system. before is called before each operation of it on a file.
-func startReplicator(t *testing.T, net *link.Network, name string, mem *vfs.MemFS, poolDir string, before func(vfs.Op, string) error) *replicator {
+func startReplicator(t *testing.T, net *link.Network, name string, mem *vfs.MemFS, poolDir string,
+	before func(vfs.Op, string) error) *siteReplicator {
 	t.Helper()
 	fsys := vfs.NewErrFS(mem, before)
 	pool, err := blockdev.OpenPool(fsys, poolDir, blockdev.WhoReplicator)
@@ -49,8 +51,9 @@ func startReplicator(t *testing.T, net *link.Network, name string, mem *vfs.MemF
 	}
 	net.Attach(name, site)
 	dir := t.TempDir()
-	r := &replicator{t: t, endpoint: "unix://" + filepath.Join(dir, "r.sock"), site: site}
-	svc := sidecar.New(sidecar.Options{SiteName: name, Site: site, Pool: pool, ShimDir: filepath.Join(dir, "shim"), Metrics: sidecar.NewMetrics(site)})
+	r := &siteReplicator{t: t, endpoint: "unix://" + filepath.Join(dir, "r.sock"), site: site}
+	svc := sidecar.New(sidecar.Options{SiteName: name, Site: site, Pool: pool, ShimDir: filepath.Join(dir, "shim"),
+		Metrics: sidecar.NewMetrics(site)})
 	listener, err := unixsocket.Listen(r.endpoint)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +74,7 @@ func startReplicator(t *testing.T, net *link.Network, name string, mem *vfs.MemF
 }
 
 // group waits until a site has a group, and returns it.
-func (r *replicator) group(name string) *replication.Group {
+func (r *siteReplicator) group(name string) *replication.Group {
 	r.t.Helper()
 	var g *replication.Group
 	eventually(r.t, "there is a group", func() bool {
@@ -115,7 +118,8 @@ func write(t *testing.T, g *replication.Group, id string, off int64) {
 	}
 }
 
-// TestHealthOfReplication brings the conditions of replication about with two real replicators, and undoes what can be undone.
+// TestHealthOfReplication brings the conditions of replication about with two real replicators, and undoes what can be
+// undone.
 func TestHealthOfReplication(t *testing.T) {
 	net := link.NewNetwork(nil)
 	t.Cleanup(net.Close)
@@ -136,16 +140,18 @@ func TestHealthOfReplication(t *testing.T) {
 		}
 		return nil
 	})
-	t.Cleanup(release)                                                                       // before west ends, which waits for its disk
+	// before west ends, which waits for its disk
+	t.Cleanup(release)
 	h.sidecar = &fakeSidecar{endpoint: east.endpoint, shimDir: filepath.Join(h.dir, "shim")} // where it is, and no more
 	h.start(h.mem)
 	h.sidecar = nil
 	t.Cleanup(h.stop)
-	h.d.sidecar.patience = patience
+	h.d.sidecar.Patience = patience
 
 	// The first sync, held up at the other site. The volume has content, so that there is something to copy.
-	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyReplicable: "true"})
-	image, err := h.d.pool.OpenImage(id)
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""),
+		map[string]string{parameter.KeyReplicable: "true"})
+	image, err := h.d.store.Pool.OpenImage(id)
 	h.must(err)
 	_, err = image.WriteAt([]byte("content"), mib)
 	h.must(err)
@@ -185,7 +191,7 @@ func TestHealthOfReplication(t *testing.T) {
 	// Behind its target, which nobody set before.
 	target := func(millis int64) {
 		t.Helper()
-		_, err := h.d.sidecar.client.ModifyGroup(context.Background(), &sidecarpb.ModifyGroupRequest{
+		err := h.d.sidecar.ModifyGroup(context.Background(), &sidecarpb.ModifyGroupRequest{
 			Name: "shop", Settings: &sidecarpb.GroupSettings{RpoTargetMillis: &millis},
 		})
 		h.must(err)

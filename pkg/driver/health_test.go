@@ -11,27 +11,31 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/health"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
 )
 
 func (h *node) controllerHealth(id string) []*csi.VolumeHealth_VolumeHealthEntry {
 	h.t.Helper()
-	response, err := h.c.ControllerGetVolumeHealth(context.Background(), &csi.ControllerGetVolumeHealthRequest{VolumeId: id})
+	response, err := h.c.ControllerGetVolumeHealth(context.Background(),
+		&csi.ControllerGetVolumeHealthRequest{VolumeId: id})
 	h.must(err)
 	return h.checked(id, response.GetVolumeHealth())
 }
 
 func (h *node) nodeHealth(id, publishPath string) []*csi.VolumeHealth_VolumeHealthEntry {
 	h.t.Helper()
-	response, err := h.n.NodeGetVolumeHealth(context.Background(), &csi.NodeGetVolumeHealthRequest{VolumeId: id, VolumePublishPath: publishPath,
+	response, err := h.n.NodeGetVolumeHealth(context.Background(), &csi.NodeGetVolumeHealthRequest{VolumeId: id,
+		VolumePublishPath: publishPath,
 		StagingTargetPath: h.staging()})
 	h.must(err)
 	return h.checked(id, response.GetVolumeHealth())
@@ -85,7 +89,7 @@ func (h *node) wantWords(got []*csi.VolumeHealth_VolumeHealthEntry, words ...str
 
 func (h *node) image(id string) string {
 	h.t.Helper()
-	path, err := h.d.pool.ImagePath(id)
+	path, err := h.d.store.Pool.ImagePath(id)
 	h.must(err)
 	return path
 }
@@ -132,7 +136,8 @@ func TestHealthOfImage(t *testing.T) {
 	h.wantWords(damaged, record)
 	h.wantHealth(h.nodeHealth(id, ""), "INACCESSIBLE RecordDamaged")
 	storage := h.storageHealth()
-	if len(storage) != 1 || storage[0].GetReason() != ReasonRecordDamaged || !strings.Contains(storage[0].GetMessage(), id) {
+	if len(storage) != 1 || storage[0].GetReason() != health.ReasonRecordDamaged ||
+		!strings.Contains(storage[0].GetMessage(), id) {
 		t.Errorf("storage health %v", storage)
 	}
 
@@ -150,8 +155,9 @@ func TestHealthOfImage(t *testing.T) {
 	}
 }
 
-// TestHealthOfUnreadableImage: a file system that fails where the image is says nothing about the image being there, and is told from
-// one that has lost it. Other volumes are as they were, and the condition goes when the file system answers again.
+// TestHealthOfUnreadableImage: a file system that fails where the image is says nothing about the image being there,
+// and is told from one that has lost it. Other volumes are as they were, and the condition goes when the file system
+// answers again.
 func TestHealthOfUnreadableImage(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
@@ -169,7 +175,7 @@ func TestHealthOfUnreadableImage(t *testing.T) {
 	h.wantHealth(h.controllerHealth(id))
 	failing.Store(true)
 	for _, got := range [][]*csi.VolumeHealth_VolumeHealthEntry{h.controllerHealth(id), h.nodeHealth(id, "")} {
-		h.wantHealth(got, "INACCESSIBLE "+ReasonImageUnreadable)
+		h.wantHealth(got, "INACCESSIBLE "+health.ReasonImageUnreadable)
 		h.wantWords(got, image, unix.EIO.Error(), "check the file system", h.d.opts.PoolDir)
 	}
 	h.wantHealth(h.controllerHealth(other))
@@ -208,7 +214,8 @@ func (h *node) wantStorage(want ...string) {
 func TestHealthOfPool(t *testing.T) {
 	h := newNode(t, nil)
 	thin := h.create("thin", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
-	thick := h.create("thick", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyProvisioning: parameter.ProvisioningThick})
+	thick := h.create("thick", capabilitytest.Mount(capabilitytest.Writer, ""),
+		map[string]string{parameter.KeyProvisioning: parameter.ProvisioningThick})
 	h.wantStorage()
 	h.mem.SetCapacity(18 * mib) // 16 MiB are the thick volume's
 	nearly := h.controllerHealth(thin)
@@ -283,7 +290,8 @@ func TestHealthOfStagedVolume(t *testing.T) {
 	if len(h.mounts) != 0 || len(h.loops) != 1 {
 		t.Errorf("mounts %v, loops %v", h.mounts, h.loops)
 	}
-	h.mounts = append(h.mounts, host.MountEntry{Mountpoint: h.target("b"), Source: "devtmpfs", Device: "0:5", Root: "/loop9", FSType: "devtmpfs"})
+	h.mounts = append(h.mounts, host.MountEntry{Mountpoint: h.target("b"), Source: "devtmpfs", Device: "0:5",
+		Root: "/loop9", FSType: "devtmpfs"})
 	h.want(h.unpublish(block, "b"), codes.FailedPrecondition, "not of this volume")
 }
 
@@ -291,8 +299,9 @@ func TestHealthWithoutReplicator(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
 	plain := h.create("plain", capabilitytest.Mount(capabilitytest.Writer, ""), nil)
-	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyConsistencyGroup: "shop"})
-	_, err := h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Group = "shop"; return nil })
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""),
+		map[string]string{parameter.KeyConsistencyGroup: "shop"})
+	_, err := h.d.store.Pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Group = "shop"; return nil })
 	h.must(err)
 	h.wantHealth(h.controllerHealth(id))
 
@@ -306,7 +315,7 @@ func TestHealthWithoutReplicator(t *testing.T) {
 	s.groups["shop"] = shop
 	delete(s.groups, "broken")
 
-	h.d.sidecar.patience = 500 * time.Millisecond
+	h.d.sidecar.Patience = 500 * time.Millisecond
 	s.stop()
 	absent := h.controllerHealth(id)
 	h.wantHealth(absent, "INACCESSIBLE ReplicatorUnavailable")
@@ -314,7 +323,7 @@ func TestHealthWithoutReplicator(t *testing.T) {
 	h.wantHealth(h.controllerHealth(plain))
 	h.wantStorage("STORAGE_DEGRADED ReplicatorUnavailable")
 	s.start(t)
-	h.d.sidecar.patience = patience
+	h.d.sidecar.Patience = patience
 	h.wantHealth(h.controllerHealth(id))
 	h.wantStorage()
 }
@@ -355,8 +364,8 @@ func TestGroupConditions(t *testing.T) {
 		{stalling(connecting, primary, 1000), []string{"DEGRADED ReplicationSuspended", "DEGRADED JournalNearlyFull"}},
 	} {
 		tc.group.Name, tc.group.Peer = "shop", "west"
-		var found conditions
-		groupConditions(&found, &blockdev.VolumeRecord{ID: "vol-1"}, tc.group)
+		var found health.Conditions
+		health.GroupConditions(&found, &blockdev.VolumeRecord{ID: "vol-1"}, tc.group)
 		if !slices.Equal(summary(found), tc.want) {
 			t.Errorf("%v: %q, want %q", tc.group, summary(found), tc.want)
 		}
@@ -374,7 +383,8 @@ func TestListHealth(t *testing.T) {
 	h := newNode(t, nil)
 	list := func(token string, most int32) *csi.ControllerListVolumeHealthResponse {
 		t.Helper()
-		response, err := h.c.ControllerListVolumeHealth(context.Background(), &csi.ControllerListVolumeHealthRequest{StartingToken: token, MaxEntries: most})
+		response, err := h.c.ControllerListVolumeHealth(context.Background(),
+			&csi.ControllerListVolumeHealthRequest{StartingToken: token, MaxEntries: most})
 		h.must(err)
 		for _, e := range response.GetEntries() {
 			h.checked(e.GetVolumeId(), e)
@@ -405,7 +415,8 @@ func TestListHealth(t *testing.T) {
 	if got := entryIDs(rest); !slices.Equal(got, []string{ids[5], ids[6]}) || rest.GetNextToken() != "" {
 		t.Errorf("second page %v: as many as asked for are left, and there is no third page", rest)
 	}
-	_, err := h.c.ControllerListVolumeHealth(context.Background(), &csi.ControllerListVolumeHealthRequest{StartingToken: "17"})
+	_, err := h.c.ControllerListVolumeHealth(context.Background(),
+		&csi.ControllerListVolumeHealthRequest{StartingToken: "17"})
 	h.want(err, codes.Aborted, "from the beginning")
 	_, err = h.c.ControllerListVolumeHealth(context.Background(), &csi.ControllerListVolumeHealthRequest{MaxEntries: -1})
 	h.want(err, codes.InvalidArgument)
@@ -427,7 +438,8 @@ func TestGetVolume(t *testing.T) {
 	response, err := get(id)
 	h.must(err)
 	v := response.GetVolume()
-	if v.GetVolumeId() != id || v.GetCapacityBytes() != 16*mib || v.GetAccessibleTopology()[0].GetSegments()[plugin.TopologyKey] != "node-a" || response.GetStatus() == nil {
+	if v.GetVolumeId() != id || v.GetCapacityBytes() != 16*mib ||
+		v.GetAccessibleTopology()[0].GetSegments()[plugin.TopologyKey] != "node-a" || response.GetStatus() == nil {
 		t.Errorf("%v", response)
 	}
 	h.must(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "")))
@@ -450,7 +462,8 @@ func TestListVolumesPages(t *testing.T) {
 	h := newNode(t, nil)
 	list := func(token string, most int32) (ids []string, next string) {
 		t.Helper()
-		response, err := h.c.ListVolumes(context.Background(), &csi.ListVolumesRequest{StartingToken: token, MaxEntries: most})
+		response, err := h.c.ListVolumes(context.Background(), &csi.ListVolumesRequest{StartingToken: token,
+			MaxEntries: most})
 		h.must(err)
 		for _, e := range response.GetEntries() {
 			ids = append(ids, e.GetVolume().GetVolumeId())

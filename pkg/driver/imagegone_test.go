@@ -4,27 +4,37 @@ import (
 	"path/filepath"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
-	"google.golang.org/grpc/codes"
 )
 
-// TestImageRemovedInUse: what happens to an image's name, or to its volume's directory, does not end the use of its device. The volume is not
-// deleted while it is mounted, and can be unpublished and unstaged, before and after a restart of the driver.
+// TestImageRemovedInUse: what happens to an image's name, or to its volume's directory, does not end the use of its
+// device. The volume is not deleted while it is mounted, and can be unpublished and unstaged, before and after a
+// restart of the driver.
 func TestImageRemovedInUse(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(h *node, id string) // of the pool
 		now    string                   // what the kernel shows of the device's file; empty: the same name
 		gone   bool                     // it has no name
 	}{
-		"image removed":      {change: func(h *node, id string) { h.must(h.mem.Remove(h.image(id))) }, gone: true},
-		"image renamed":      {change: func(h *node, id string) { h.must(h.mem.Rename(h.image(id), "/elsewhere")) }, now: "/elsewhere"},
-		"directory removed":  {change: func(h *node, id string) { h.must(h.mem.RemoveAll(filepath.Dir(h.image(id)))) }, gone: true},
-		"directory moved":    {change: func(h *node, id string) { h.must(h.mem.Rename(filepath.Dir(h.image(id)), "/backup")) }, now: "/backup/ID/image"},
-		"directory deleting": {change: func(h *node, id string) { h.must(h.mem.RemoveAll(filepath.Dir(h.image(id)))) }, now: "POOL/ID.deleting/image", gone: true},
+		"image removed": {change: func(h *node, id string) { h.must(h.mem.Remove(h.image(id))) }, gone: true},
+		"image renamed": {change: func(h *node, id string) {
+			h.must(h.mem.Rename(h.image(id), "/elsewhere"))
+		}, now: "/elsewhere"},
+		"directory removed": {change: func(h *node, id string) {
+			h.must(h.mem.RemoveAll(filepath.Dir(h.image(id))))
+		}, gone: true},
+		"directory moved": {change: func(h *node, id string) {
+			h.must(h.mem.Rename(filepath.Dir(h.image(id)), "/backup"))
+		}, now: "/backup/ID/image"},
+		"directory deleting": {change: func(h *node, id string) {
+			h.must(h.mem.RemoveAll(filepath.Dir(h.image(id))))
+		}, now: "POOL/ID.deleting/image", gone: true},
 	} {
 		for _, restart := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
@@ -53,7 +63,7 @@ func TestImageRemovedInUse(t *testing.T) {
 				if len(h.mounts) != 2 || len(h.loops) != 1 {
 					t.Fatalf("mounts %v, loops %v", h.mounts, h.loops)
 				}
-				if _, err := h.d.pool.Get(id); err == nil {
+				if _, err := h.d.store.Pool.Get(id); err == nil {
 					h.want(h.stage(id, vc), codes.FailedPrecondition, "copy the device")
 					h.want(h.publish(id, "b", vc, false), codes.FailedPrecondition, "copy the device")
 				}
@@ -80,7 +90,8 @@ func TestStrangersDevice(t *testing.T) {
 	id := h.create("v", vc, nil)
 	h.must(h.stage(id, vc))
 	h.reboot()
-	h.loops["/dev/loop0"] = &host.LoopDevice{Device: host.Device{Path: "/dev/loop0", Number: "7:0"}, BackingPath: "/somebody/else"}
+	h.loops["/dev/loop0"] = &host.LoopDevice{Device: host.Device{Path: "/dev/loop0", Number: "7:0"},
+		BackingPath: "/somebody/else"}
 	h.inodes["/dev/loop0"] = blockdev.FileID{Device: 1, Inode: 99}
 	h.must(h.unstage(id))
 	h.must(h.delete(id))

@@ -7,17 +7,18 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"pgregory.net/rapid"
+
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"pgregory.net/rapid"
 )
 
-// TestLeasesKeepNamesUnique runs controllers step by step in any order, on nodes that each have their own leases: a name is created
-// once, whoever sleeps for how long and dies where.
+// TestLeasesKeepNamesUnique runs controllers step by step in any order, on nodes that each have their own leases: a
+// name is created once, whoever sleeps for how long and dies where.
 func TestLeasesKeepNamesUnique(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const nodes = 3
@@ -44,7 +45,8 @@ func TestLeasesKeepNamesUnique(t *testing.T) {
 			"begin": func(t *rapid.T) {
 				next++
 				order := rapid.Permutation([]int{0, 1, 2}).Draw(t, "order")
-				running = append(running, &controller{token: fmt.Sprint(next), toAsk: order, target: rapid.IntRange(0, nodes-1).Draw(t, "target")})
+				running = append(running, &controller{token: fmt.Sprint(next), toAsk: order,
+					target: rapid.IntRange(0, nodes-1).Draw(t, "target")})
 			},
 			"step": func(t *rapid.T) {
 				if len(running) == 0 {
@@ -112,7 +114,8 @@ func TestLocate(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
 	l := &locator{d: h.d}
-	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""), map[string]string{parameter.KeyConsistencyGroup: "shop"})
+	id := h.create("v", capabilitytest.Mount(capabilitytest.Writer, ""),
+		map[string]string{parameter.KeyConsistencyGroup: "shop"})
 	locate := func(lease string, keys ...*locatepb.Key) (string, error) {
 		t.Helper()
 		response, err := l.Locate(context.Background(), &locatepb.LocateRequest{Keys: keys, Lease: lease})
@@ -128,9 +131,11 @@ func TestLocate(t *testing.T) {
 	key := func(kind locatepb.Key_Kind, value string) *locatepb.Key {
 		return &locatepb.Key{Kind: kind, Value: value}
 	}
-	got, err := locate("", key(locatepb.Key_VOLUME_ID, id), key(locatepb.Key_VOLUME_ID, "vol-none"), key(locatepb.Key_VOLUME_ID, "../x"),
+	got, err := locate("", key(locatepb.Key_VOLUME_ID, id), key(locatepb.Key_VOLUME_ID, "vol-none"),
+		key(locatepb.Key_VOLUME_ID, "../x"),
 		key(locatepb.Key_VOLUME_NAME, "v"), key(locatepb.Key_VOLUME_NAME, "w"), key(locatepb.Key_CONSISTENCY_GROUP, "shop"),
-		key(locatepb.Key_CONSISTENCY_GROUP, "park"), key(locatepb.Key_SNAPSHOT_ID, "snap-none"), key(locatepb.Key_SNAPSHOT_NAME, "s"),
+		key(locatepb.Key_CONSISTENCY_GROUP, "park"), key(locatepb.Key_SNAPSHOT_ID,
+			"snap-none"), key(locatepb.Key_SNAPSHOT_NAME, "s"),
 		key(locatepb.Key_GROUP_SNAPSHOT_ID, ""), key(locatepb.Key_GROUP_SNAPSHOT_NAME, ""))
 	if want := fmt.Sprintf("0=%s 3=%s 5=shop ", id, id); err != nil || got != want {
 		t.Errorf("%q, %v; want %q", got, err, want)

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"io/fs"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 const (
@@ -24,8 +25,8 @@ type locator struct {
 	d *Driver
 }
 
-// Locate leases first and looks then: what was created under an earlier lease is there by now, and nothing is created under another
-// one from here on.
+// Locate leases first and looks then: what was created under an earlier lease is there by now, and nothing is created
+// under another one from here on.
 func (l *locator) Locate(ctx context.Context, req *locatepb.LocateRequest) (*locatepb.LocateResponse, error) {
 	if n := len(req.GetKeys()); n > maxLocateKeys {
 		return nil, status.Errorf(codes.InvalidArgument, "%d keys, more than %d", n, maxLocateKeys)
@@ -72,16 +73,16 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 	switch kind {
 	case locatepb.Key_VOLUME_ID:
 		// A volume whose record cannot be read is here too: the call that it is looked up for says what is wrong with it.
-		_, err := s.d.pool.Get(value)
+		_, err := s.d.store.Pool.Get(value)
 		if errors.Is(err, blockdev.ErrNoVolume) {
 			// One whose directory was removed in use is here as well: it is not deleted.
-			if _, devices, derr := s.d.remains(value, false); derr != nil || len(devices) > 0 {
+			if _, devices, derr := s.d.attachments.Remains(value, false); derr != nil || len(devices) > 0 {
 				return []string{value}, derr
 			}
 		}
 		return present(value, err)
 	case locatepb.Key_SNAPSHOT_ID:
-		_, err := s.d.pool.GetSnapshot(value)
+		_, err := s.d.store.Pool.GetSnapshot(value)
 		return present(value, err)
 	case locatepb.Key_VOLUME_NAME:
 		return s.volumeIDs(func(r *blockdev.VolumeRecord) bool { return r.Name == value })
@@ -91,12 +92,15 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 		ids, err := s.snapshotIDs(func(r *blockdev.SnapshotRecord) bool { return value != "" && r.GroupSnapshotID == value })
 		return firstAs(value, ids), err
 	case locatepb.Key_GROUP_SNAPSHOT_NAME:
-		ids, err := s.snapshotIDs(func(r *blockdev.SnapshotRecord) bool { return value != "" && r.GroupSnapshotName == value })
+		ids, err := s.snapshotIDs(func(r *blockdev.SnapshotRecord) bool {
+			return value != "" && r.GroupSnapshotName == value
+		})
 		return firstAs(value, ids), err
 	case locatepb.Key_CONSISTENCY_GROUP:
 		return s.group(ctx, value)
 	}
-	return nil, status.Errorf(codes.InvalidArgument, "key %q is of kind %s, which this version of the node does not know", value, kind)
+	return nil, status.Errorf(codes.InvalidArgument, "key %q is of kind %s, which this version of the node does not know",
+		value, kind)
 }
 
 func present(id string, err error) ([]string, error) {
@@ -118,7 +122,7 @@ func firstAs(value string, ids []string) []string {
 
 func (s *search) volumeIDs(match func(*blockdev.VolumeRecord) bool) (ids []string, err error) {
 	if s.volumes == nil {
-		if s.volumes, err = s.d.records(); err != nil {
+		if s.volumes, err = s.d.store.Volumes(); err != nil {
 			return nil, err
 		}
 	}
@@ -132,7 +136,7 @@ func (s *search) volumeIDs(match func(*blockdev.VolumeRecord) bool) (ids []strin
 
 func (s *search) snapshotIDs(match func(*blockdev.SnapshotRecord) bool) (ids []string, err error) {
 	if s.snapshots == nil {
-		if s.snapshots, err = s.d.snapshots(); err != nil {
+		if s.snapshots, err = s.d.store.Snapshots(); err != nil {
 			return nil, err
 		}
 	}

@@ -8,8 +8,9 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"google.golang.org/grpc/codes"
+
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 )
 
 // checks counts the checks of file systems that began.
@@ -24,8 +25,8 @@ func (h *node) checks() (n int) {
 	return n
 }
 
-// TestLongCheck: a check that takes longer than a call waits goes on when the call has ended, and the next call has its result. It does not
-// begin anew.
+// TestLongCheck: a check that takes longer than a call waits goes on when the call has ended, and the next call has its
+// result. It does not begin anew.
 func TestLongCheck(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
@@ -54,12 +55,14 @@ func TestLongCheck(t *testing.T) {
 		} else {
 			cancel()
 		}
-		_, err := h.n.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(), VolumeCapability: vc})
+		_, err := h.n.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: h.staging(),
+			VolumeCapability: vc})
 		return err
 	}
 	h.want(impatient(true), codes.Aborted, id, "ext4 is checked", "call again")
 	h.want(impatient(false), codes.Aborted, "ext4 is checked")
-	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "", "noatime")), codes.Aborted, "NodeStageVolume") // another call
+	// another call
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.Writer, "", "noatime")), codes.Aborted, "NodeStageVolume")
 	h.want(h.publish(id, "a", vc, false), codes.Aborted, "NodeStageVolume")
 	if len(h.mounts) > 0 || len(h.loops) != 1 {
 		t.Errorf("while it is checked: mounts %v, loops %v", h.mounts, h.loops)

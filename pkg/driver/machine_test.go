@@ -10,16 +10,17 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
-	"golang.org/x/sys/unix"
 )
 
 // errDead is what everything returns to a driver that a test killed.
 var errDead = errors.New("killed by the test")
 
-// machine is a node without root: mount table, loop devices and what is on their backing files. It outlives drivers, as the kernel
-// does, and a test can kill a driver before the n-th thing that it does to the machine.
+// machine is a node without root: mount table, loop devices and what is on their backing files. It outlives drivers, as
+// the kernel does, and a test can kill a driver before the n-th thing that it does to the machine.
 type machine struct {
 	mu     sync.Mutex
 	mounts []host.MountEntry
@@ -53,13 +54,15 @@ type fakeFile struct {
 }
 
 func newMachine() *machine {
-	return &machine{loops: map[string]*host.LoopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{}, frozen: map[string]bool{},
+	return &machine{loops: map[string]*host.LoopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{},
+		frozen:   map[string]bool{},
 		readOnly: map[string]bool{}, inodes: map[string]blockdev.FileID{}, keepsSpace: map[string]bool{}, writeback: map[string]bool{}}
 }
 
 // reboot forgets what a power loss forgets.
 func (m *machine) reboot() {
-	m.mounts, m.loops, m.readOnly, m.writeback, m.frozen = nil, map[string]*host.LoopDevice{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
+	m.mounts, m.loops, m.readOnly, m.writeback, m.frozen = nil, map[string]*host.LoopDevice{}, map[string]bool{},
+		map[string]bool{}, map[string]bool{}
 }
 
 func (m *machine) begin(operation string, args ...any) (func(), error) {
@@ -114,7 +117,8 @@ func (m fakeMounter) Mount(_ context.Context, device, target, fsType string, opt
 	if f.FSType != fsType || f.Torn {
 		return fmt.Errorf("mount %s: wrong fs type, want %s, have %+v", device, fsType, f)
 	}
-	m.mounts = append(m.mounts, host.MountEntry{Mountpoint: target, Source: device, Device: l.Number, Root: "/", FSType: fsType,
+	m.mounts = append(m.mounts, host.MountEntry{Mountpoint: target, Source: device, Device: l.Number, Root: "/",
+		FSType:   fsType,
 		ReadOnly: slices.Contains(options, "ro")})
 	return nil
 }
@@ -129,7 +133,8 @@ func (m fakeMounter) Bind(source, target string, readOnly bool) error {
 		if _, ok := m.loops[source]; !ok {
 			return fmt.Errorf("bind %s: %w", source, unix.ENOENT)
 		}
-		m.mounts = append(m.mounts, host.MountEntry{Mountpoint: target, Source: "devtmpfs", Device: "0:5", Root: "/" + filepath.Base(source),
+		m.mounts = append(m.mounts, host.MountEntry{Mountpoint: target, Source: "devtmpfs", Device: "0:5", Root: "/" +
+			filepath.Base(source),
 			FSType: "devtmpfs", ReadOnly: readOnly})
 		return nil
 	}
@@ -150,7 +155,9 @@ func (m fakeMounter) Unmount(target string) error {
 	}
 	defer done()
 	if at := host.MountsAt(m.mounts, target); len(at) > 0 && m.frozen[at[len(at)-1].Device] &&
-		len(slices.DeleteFunc(slices.Clone(m.mounts), func(e host.MountEntry) bool { return e.Device != at[len(at)-1].Device })) == 1 {
+		len(slices.DeleteFunc(slices.Clone(m.mounts), func(e host.MountEntry) bool {
+			return e.Device != at[len(at)-1].Device
+		})) == 1 {
 		return fmt.Errorf("test: %s is unmounted for the last time while it is frozen", target)
 	}
 	if m.busy[target] {
@@ -400,7 +407,8 @@ func (m fakeFileSystems) Usage(path string) (host.Usage, error) {
 	if err != nil {
 		return host.Usage{}, err
 	}
-	return host.Usage{TotalBytes: f.FSBytes, AvailableBytes: f.FSBytes, TotalInodes: 100, AvailableInodes: 99, UsedInodes: 1}, nil
+	return host.Usage{TotalBytes: f.FSBytes, AvailableBytes: f.FSBytes, TotalInodes: 100, AvailableInodes: 99,
+		UsedInodes: 1}, nil
 }
 
 func (m fakeFileSystems) DeviceSize(device string) (int64, error) {

@@ -30,7 +30,7 @@ func (m *volumeMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector. Volumes whose records cannot be read are missing, and logged.
 func (m *volumeMetrics) Collect(ch chan<- prometheus.Metric) {
-	records, err := m.d.records()
+	records, err := m.d.store.Volumes()
 	if err != nil {
 		klog.ErrorS(err, "The metrics are without volumes whose records cannot be read")
 	}

@@ -10,23 +10,25 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 func (h *node) modify(id string, mutable map[string]string) error {
-	_, err := h.c.ControllerModifyVolume(context.Background(), &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: mutable})
+	_, err := h.c.ControllerModifyVolume(context.Background(), &csi.ControllerModifyVolumeRequest{VolumeId: id,
+		MutableParameters: mutable})
 	return err
 }
 
 // situation is where a volume is, as a person would look it up.
 func (h *node) situation(s *fakeSidecar, id string) string {
 	h.t.Helper()
-	rec, err := h.d.volume(id)
+	rec, err := h.d.store.Volume(id)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -38,7 +40,8 @@ func (h *node) situation(s *fakeSidecar, id string) string {
 	defer s.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(s.groups)) {
 		g := s.groups[name]
-		text += fmt.Sprintf("; %s to %q, journal %d %s, target %v, rate %d, %d volumes", name, g.GetPeer(), g.GetJournalSizeBytes(),
+		text += fmt.Sprintf("; %s to %q, journal %d %s, target %v, rate %d, %d volumes", name, g.GetPeer(),
+			g.GetJournalSizeBytes(),
 			g.GetJournalFull(), g.GetRpoTargetSeconds(), g.GetShipBytesPerSecond(), len(g.GetVolumes()))
 		in := slices.ContainsFunc(g.GetVolumes(), func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == id })
 		if in != (g.GetName() == rec.Group) {
@@ -54,9 +57,11 @@ var changesMade = []struct {
 	mutable map[string]string
 	want    string
 }{
-	{"on, in a group of its own", map[string]string{parameter.KeyRemote: "west", parameter.KeyRPOTarget: "5s", parameter.KeyReplicationRate: "1Mi"},
+	{"on, in a group of its own", map[string]string{parameter.KeyRemote: "west", parameter.KeyRPOTarget: "5s",
+		parameter.KeyReplicationRate: "1Mi"},
 		`volume in "ID", order ack; ID to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 5, rate 1048576, 1 volumes`},
-	{"settings", map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall", parameter.KeyReplicationRate: "0"},
+	{"settings", map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall",
+		parameter.KeyReplicationRate: "0"},
 		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"limits", map[string]string{parameter.KeyIOBytes: "8Mi", parameter.KeyIOPS: "500"},
 		`volume in "ID", order ack, limits 8388608 and 500; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
@@ -66,7 +71,8 @@ var changesMade = []struct {
 		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"remote", map[string]string{parameter.KeyRemote: "south", parameter.KeyOrder: "flush"},
 		`volume in "ID", order flush; ID to "south", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
-	{"move", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyJournalSize: "32Mi"},
+	{"move", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west",
+		parameter.KeyJournalSize: "32Mi"},
 		`volume in "shop", order flush; shop to "west", journal 33554432 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`},
 	{"off", map[string]string{parameter.KeyReplication: "off", parameter.KeyOrder: "ack"}, `volume in "", order ack`},
 	{"on again", map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyReplication: "on"},
@@ -83,7 +89,8 @@ func TestModify(t *testing.T) {
 		response, err := h.c.ValidateVolumeCapabilities(context.Background(), &csi.ValidateVolumeCapabilitiesRequest{
 			VolumeId: id, VolumeCapabilities: []*csi.VolumeCapability{vc}, MutableParameters: mutable})
 		h.must(err)
-		if c := response.GetConfirmed(); (c == nil) == (response.GetMessage() == "") || c != nil && !maps.Equal(c.GetMutableParameters(), mutable) {
+		if c := response.GetConfirmed(); (c == nil) == (response.GetMessage() == "") || c != nil &&
+			!maps.Equal(c.GetMutableParameters(), mutable) {
 			t.Errorf("validated %v: %v", mutable, response)
 		}
 		return response.GetConfirmed() != nil
@@ -117,7 +124,8 @@ func TestModify(t *testing.T) {
 		t.Fatal(got)
 	}
 	// A group that a person made stays, and one with other volumes.
-	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "west", JournalSizeBytes: gib}
+	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "west",
+		JournalSizeBytes: gib}
 	other := h.create("w", vc, map[string]string{parameter.KeyConsistencyGroup: "shop"})
 	h.must(h.modify(id, map[string]string{parameter.KeyConsistencyGroup: "mine"}))
 	h.must(h.modify(id, map[string]string{parameter.KeyReplication: "off"}))
@@ -153,19 +161,26 @@ func TestModifyRefuses(t *testing.T) {
 		{"nothing", id, nil, codes.InvalidArgument, "missing"},
 		{"unknown", id, map[string]string{"slipstream.dev/colour": "red"}, codes.InvalidArgument, parameter.KeyRPOTarget},
 		{"another's", id, map[string]string{"example.com/tier": "gold"}, codes.InvalidArgument, "example.com/tier"},
-		{"limits of a plain volume", plain, map[string]string{parameter.KeyIOPS: "100"}, codes.InvalidArgument, parameter.KeyReplicable},
+		{"limits of a plain volume", plain, map[string]string{parameter.KeyIOPS: "100"}, codes.InvalidArgument,
+			parameter.KeyReplicable},
 		{"a limit that is none", id, map[string]string{parameter.KeyIOPS: "9"}, codes.InvalidArgument, "at least 10"},
 		{"a limit too small", id, map[string]string{parameter.KeyIOBytes: "1000k"}, codes.InvalidArgument, "minimum of 1Mi"},
 		{"immutable", id, map[string]string{parameter.KeyProvisioning: "thick"}, codes.InvalidArgument, "fixed"},
 		{"bad value", id, map[string]string{parameter.KeyRPOTarget: "soon"}, codes.InvalidArgument, parameter.KeyRPOTarget},
-		{"template", id, map[string]string{parameter.KeyConsistencyGroup: "${pvc.namespace}"}, codes.InvalidArgument, "StorageClass"},
+		{"template", id, map[string]string{parameter.KeyConsistencyGroup: "${pvc.namespace}"}, codes.InvalidArgument,
+			"StorageClass"},
 		{"slow", id, map[string]string{parameter.KeyReplicationRate: "1"}, codes.InvalidArgument, "64Ki"},
-		{"off and where", id, map[string]string{parameter.KeyReplication: "off", parameter.KeyRemote: "west"}, codes.InvalidArgument, parameter.KeyRemote},
-		{"on, nowhere", id, map[string]string{parameter.KeyReplication: "on"}, codes.FailedPrecondition, parameter.KeyConsistencyGroup},
-		{"of no group", id, map[string]string{parameter.KeyJournalSize: "1Gi"}, codes.FailedPrecondition, parameter.KeyJournalSize},
+		{"off and where", id, map[string]string{parameter.KeyReplication: "off", parameter.KeyRemote: "west"},
+			codes.InvalidArgument, parameter.KeyRemote},
+		{"on, nowhere", id, map[string]string{parameter.KeyReplication: "on"}, codes.FailedPrecondition,
+			parameter.KeyConsistencyGroup},
+		{"of no group", id, map[string]string{parameter.KeyJournalSize: "1Gi"}, codes.FailedPrecondition,
+			parameter.KeyJournalSize},
 		{"plain", plain, map[string]string{parameter.KeyRemote: "west"}, codes.InvalidArgument, parameter.KeyReplicable},
-		{"into a copy", id, map[string]string{parameter.KeyConsistencyGroup: "copy"}, codes.FailedPrecondition, "slipctl group promote copy"},
-		{"into a group elsewhere", id, map[string]string{parameter.KeyConsistencyGroup: "far", parameter.KeyRemote: "south"}, codes.FailedPrecondition, "slipctl group set far"},
+		{"into a copy", id, map[string]string{parameter.KeyConsistencyGroup: "copy"}, codes.FailedPrecondition,
+			"slipctl group promote copy"},
+		{"into a group elsewhere", id, map[string]string{parameter.KeyConsistencyGroup: "far", parameter.KeyRemote: "south"},
+			codes.FailedPrecondition, "slipctl group set far"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h.want(h.modify(tc.id, tc.mutable), tc.code, tc.says)
@@ -178,13 +193,13 @@ func TestModifyRefuses(t *testing.T) {
 	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "flush"}), codes.FailedPrecondition, "unstage")
 	h.must(h.modify(id, map[string]string{parameter.KeyOrder: "ack"})) // as it is
 	h.must(h.unstage(id))
-	_, err := h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = true; return nil })
+	_, err := h.d.store.Pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = true; return nil })
 	h.must(err)
 	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "flush"}), codes.FailedPrecondition, "copy")
 	s.stop()
-	_, err = h.d.pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = false; return nil })
+	_, err = h.d.store.Pool.Update(id, func(r *blockdev.VolumeRecord) error { r.Secondary = false; return nil })
 	h.must(err)
-	h.d.sidecar.patience = 500 * time.Millisecond
+	h.d.sidecar.Patience = 500 * time.Millisecond
 	h.want(h.modify(id, map[string]string{parameter.KeyOrder: "flush"}), codes.Unavailable, s.endpoint)
 }
 
@@ -194,7 +209,8 @@ func TestCreateWithMutableParameters(t *testing.T) {
 	h := newNode(t, s)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	req := createReq("v", vc, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"})
-	req.MutableParameters = map[string]string{parameter.KeyRemote: "south", parameter.KeyRPOTarget: "3s", parameter.KeyOrder: "flush"}
+	req.MutableParameters = map[string]string{parameter.KeyRemote: "south", parameter.KeyRPOTarget: "3s",
+		parameter.KeyOrder: "flush"}
 	var ids []string
 	for range 2 {
 		response, err := h.c.CreateVolume(context.Background(), req)
@@ -213,7 +229,7 @@ func TestCreateWithMutableParameters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := h.d.volume(response.GetVolume().GetVolumeId())
+	rec, err := h.d.store.Volume(response.GetVolume().GetVolumeId())
 	if err != nil || rec.Group != "" || !rec.Replicable {
 		t.Errorf("%v, %v", rec, err)
 	}
@@ -221,7 +237,8 @@ func TestCreateWithMutableParameters(t *testing.T) {
 	req.MutableParameters = map[string]string{parameter.KeyIOBytes: "2Mi"}
 	response, err = h.c.CreateVolume(context.Background(), req)
 	h.must(err)
-	if got := h.situation(s, response.GetVolume().GetVolumeId()); !strings.HasPrefix(got, `volume in "", order ack, limits 2097152 and 100`) {
+	if got := h.situation(s, response.GetVolume().GetVolumeId()); !strings.HasPrefix(got,
+		`volume in "", order ack, limits 2097152 and 100`) {
 		t.Error(got)
 	}
 	for _, mutable := range []map[string]string{nil, {parameter.KeyIOPS: "100"}} {
@@ -240,15 +257,18 @@ func TestCreateWithMutableParameters(t *testing.T) {
 	h.want(err, codes.InvalidArgument, parameter.KeyProvisioning)
 }
 
-// A creation that is repeated is the same creation or none: what the first one made durable decides which group the volume joins, also
-// when that one came no further.
+// A creation that is repeated is the same creation or none: what the first one made durable decides which group the
+// volume joins, also when that one came no further.
 func TestRepeatedCreation(t *testing.T) {
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	class := map[string]string{parameter.KeyReplicable: "true"}
-	first := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyIOPS: "100"}
+	first := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west",
+		parameter.KeyIOPS: "100"}
 	others := []map[string]string{
-		nil, {parameter.KeyReplication: parameter.ReplicationOff}, {parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "south", parameter.KeyIOPS: "100"},
-		{parameter.KeyConsistencyGroup: "mine", parameter.KeyRemote: "west", parameter.KeyIOPS: "100"}, {parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"},
+		nil, {parameter.KeyReplication: parameter.ReplicationOff}, {parameter.KeyConsistencyGroup: "shop",
+			parameter.KeyRemote: "south", parameter.KeyIOPS: "100"},
+		{parameter.KeyConsistencyGroup: "mine", parameter.KeyRemote: "west",
+			parameter.KeyIOPS: "100"}, {parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"},
 	}
 	for _, joined := range []bool{false, true} {
 		t.Run(fmt.Sprintf("joined %t", joined), func(t *testing.T) {
@@ -280,7 +300,9 @@ func TestRepeatedCreation(t *testing.T) {
 			if _, there := s.groups["mine"]; there || (s.groups["shop"] != nil) != joined {
 				t.Errorf("refused creations made groups: %v", s.groups)
 			}
-			id, err := create(map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west", parameter.KeyIOPS: "0100"}) // the same in other words
+			// the same in other words
+			id, err := create(map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west",
+				parameter.KeyIOPS: "0100"})
 			h.must(err)
 			const want = `volume in "shop", order ack, limits 0 and 100; shop to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`
 			if got := h.situation(s, id); got != want {
@@ -299,12 +321,14 @@ func TestRepeatedCreation(t *testing.T) {
 	}
 }
 
-// Replication that is switched on again without a place goes where it was, as long as that is there, and then where the volume was made.
+// Replication that is switched on again without a place goes where it was, as long as that is there, and then where the
+// volume was made.
 func TestReplicationOnAgain(t *testing.T) {
 	s := startSidecar(t)
 	h := newNode(t, s)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
-	on, off := map[string]string{parameter.KeyReplication: parameter.ReplicationOn}, map[string]string{parameter.KeyReplication: parameter.ReplicationOff}
+	on, off := map[string]string{parameter.KeyReplication: parameter.ReplicationOn},
+		map[string]string{parameter.KeyReplication: parameter.ReplicationOff}
 	in := func(id, group, remote string) {
 		t.Helper()
 		if got, want := h.situation(s, id), fmt.Sprintf("volume in %q,", group); !strings.HasPrefix(got, want) {
@@ -314,7 +338,8 @@ func TestReplicationOnAgain(t *testing.T) {
 			t.Fatalf("group %s has remote %q, want %q", group, g.GetPeer(), remote)
 		}
 	}
-	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "west", JournalSizeBytes: gib}
+	s.groups["mine"] = &sidecarpb.GroupStatus{Name: "mine", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "west",
+		JournalSizeBytes: gib}
 	id := h.create("v", vc, map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"})
 	for range 2 {
 		h.must(h.modify(id, map[string]string{parameter.KeyConsistencyGroup: "mine"}))
@@ -360,8 +385,8 @@ func TestReplicationOnAgain(t *testing.T) {
 	h.want(h.modify(y, on), codes.FailedPrecondition, "was in group gone", parameter.KeyRemote)
 }
 
-// TestDeathWhileModifying kills the driver at each step of each change in turn; repeated by another one, the change comes to the
-// same, and nothing is left over when the volume is deleted.
+// TestDeathWhileModifying kills the driver at each step of each change in turn; repeated by another one, the change
+// comes to the same, and nothing is left over when the volume is deleted.
 func TestDeathWhileModifying(t *testing.T) {
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	for _, powerLoss := range []bool{false, true} {

@@ -5,10 +5,11 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
-	"google.golang.org/grpc/codes"
 )
 
 // TestStagedWithOtherOptions: what is staged or published in one way is not taken for what is asked for in another.
@@ -27,13 +28,15 @@ func TestStagedWithOtherOptions(t *testing.T) {
 		h.want(h.stage(id, with(other...)), codes.AlreadyExists, "noatime", "unstage it first")
 	}
 	h.want(h.stage(id, with("noatime", "nodev", "ro")), codes.AlreadyExists, "read-only")
-	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.MultiWriter, "xfs", "noatime", "nodev")), codes.AlreadyExists, "ext4, not xfs")
+	h.want(h.stage(id, capabilitytest.Mount(capabilitytest.MultiWriter, "xfs", "noatime", "nodev")), codes.AlreadyExists,
+		"ext4, not xfs")
 	if len(h.mounts) != 1 {
 		t.Errorf("mounts %v", h.mounts)
 	}
 
 	h.want(h.publish(id, "a", with("noatime", "noexec"), false), codes.FailedPrecondition, "noexec")
-	h.want(h.publish(id, "a", capabilitytest.Mount(capabilitytest.MultiWriter, "xfs"), false), codes.FailedPrecondition, "xfs")
+	h.want(h.publish(id, "a", capabilitytest.Mount(capabilitytest.MultiWriter, "xfs"), false), codes.FailedPrecondition,
+		"xfs")
 	h.must(h.publish(id, "a", with("nodev", "noatime"), false))
 	h.must(h.publish(id, "a", with("noatime,nodev"), false))
 	h.want(h.publish(id, "a", with("noatime"), false), codes.AlreadyExists)
@@ -59,8 +62,8 @@ func TestStagedWithOtherOptions(t *testing.T) {
 	h.clean()
 }
 
-// TestMountIsLookedAt: a mount that is not what was asked for, as mount(8) makes one of a device that cannot be written, is not
-// left there.
+// TestMountIsLookedAt: a mount that is not what was asked for, as mount(8) makes one of a device that cannot be
+// written, is not left there.
 func TestMountIsLookedAt(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
@@ -88,7 +91,7 @@ func TestMountIsLookedAt(t *testing.T) {
 		h.clean()
 	}
 	h.must(h.stage(id, vc))
-	if rec, err := h.d.pool.Get(id); err != nil || rec.Format.State != blockdev.FormatFormatted {
+	if rec, err := h.d.store.Pool.Get(id); err != nil || rec.Format.State != blockdev.FormatFormatted {
 		t.Errorf("%v, %v", rec, err)
 	}
 	h.must(h.unstage(id))

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 

@@ -7,11 +7,14 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/health"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// What somebody put beside volumes and snapshots, and what cannot be removed, is named; the driver starts and everything else works.
+// What somebody put beside volumes and snapshots, and what cannot be removed, is named; the driver starts and
+// everything else works.
 func TestStrayEntriesCostOnlyThemselves(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
@@ -34,7 +37,7 @@ func TestStrayEntriesCostOnlyThemselves(t *testing.T) {
 	h.wantHealth(h.controllerHealth(id))
 	for _, bad := range []struct{ id, path string }{{"stray", "/volumes/stray"}, {"odd", "/volumes/odd/volume.json"}} {
 		got := h.controllerHealth(bad.id)
-		h.wantHealth(got, "INACCESSIBLE "+ReasonRecordDamaged)
+		h.wantHealth(got, "INACCESSIBLE "+health.ReasonRecordDamaged)
 		h.wantWords(got, pool+bad.path)
 	}
 	response, err := h.c.ControllerListVolumeHealth(context.Background(), nil)
@@ -48,7 +51,8 @@ func TestStrayEntriesCostOnlyThemselves(t *testing.T) {
 	}
 	snapshot, err := h.c.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{SourceVolumeId: id, Name: "s"})
 	h.must(err)
-	_, err = h.c.DeleteSnapshot(context.Background(), &csi.DeleteSnapshotRequest{SnapshotId: snapshot.GetSnapshot().GetSnapshotId()})
+	_, err = h.c.DeleteSnapshot(context.Background(),
+		&csi.DeleteSnapshotRequest{SnapshotId: snapshot.GetSnapshot().GetSnapshotId()})
 	h.must(err)
 	h.must(h.delete(id))
 	data, err := vfs.ReadFile(h.mem, pool+"/volumes/stray", 100)

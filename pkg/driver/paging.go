@@ -3,9 +3,10 @@ package driver
 import (
 	"strings"
 
-	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
 // page is one page of a list that is sorted by id.
@@ -14,7 +15,8 @@ type page struct {
 	after string // ids up to here, and this one, were on earlier pages
 }
 
-// parsePage reads max_entries and starting_token. Errors are status errors: Aborted tells the CO to list from the beginning.
+// parsePage reads max_entries and starting_token. Errors are status errors: Aborted tells the CO to list from the
+// beginning.
 func parsePage(maxEntries int32, startingToken string) (page, error) {
 	if maxEntries < 0 {
 		return page{}, status.Errorf(codes.InvalidArgument, "max_entries %d is negative", maxEntries)
@@ -23,7 +25,8 @@ func parsePage(maxEntries int32, startingToken string) (page, error) {
 	if startingToken != "" {
 		var ok bool
 		if p.after, ok = strings.CutPrefix(startingToken, plugin.ListTokenPrefix); !ok || p.after == "" {
-			return page{}, status.Errorf(codes.Aborted, "starting_token %q is not one of this driver: list from the beginning", startingToken)
+			return page{}, status.Errorf(codes.Aborted, "starting_token %q is not one of this driver: list from the beginning",
+				startingToken)
 		}
 	}
 	return p, nil

@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
-	"google.golang.org/grpc/codes"
 )
 
-// TestPathsThatAreLinks: staging and target paths that are links are mounted on where the links lead, and found again by the links as they
-// were, also when these are gone.
+// TestPathsThatAreLinks: staging and target paths that are links are mounted on where the links lead, and found again
+// by the links as they were, also when these are gone.
 func TestPathsThatAreLinks(t *testing.T) {
 	h := newNode(t, nil)
 	ctx := context.Background()
@@ -29,11 +30,13 @@ func TestPathsThatAreLinks(t *testing.T) {
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	id := h.create("v", vc, nil)
 	stage := func() error {
-		_, err := h.n.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: staging, VolumeCapability: vc})
+		_, err := h.n.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: staging,
+			VolumeCapability: vc})
 		return err
 	}
 	publish := func() error {
-		_, err := h.n.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: staging, TargetPath: target, VolumeCapability: vc})
+		_, err := h.n.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: staging,
+			TargetPath: target, VolumeCapability: vc})
 		return err
 	}
 	mounted := func(want ...string) {
@@ -69,7 +72,8 @@ func TestPathsThatAreLinks(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	_, err := h.n.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: filepath.Join(real, "elsewhere")})
+	_, err := h.n.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: id,
+		VolumePath: filepath.Join(real, "elsewhere")})
 	h.want(err, codes.NotFound)
 	for range 2 {
 		_, err = h.n.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})

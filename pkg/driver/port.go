@@ -10,6 +10,13 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/internal/lograte"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
@@ -19,12 +26,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 )
 
 const (
@@ -83,24 +84,28 @@ func (p *controllerPort) serve(ctx context.Context, manager metrics.CSIMetricsMa
 		grpc.Creds(tcplisten.Watch{TransportCredentials: creds, Shaken: p.shaken, AdmitAll: true}),
 		grpc.ChainStreamInterceptor(p.streamMeantForUs),
 		grpc.ConnectionTimeout(portHandshakeTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: portPingWait, MaxConnectionIdle: portIdleTimeout}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: portPingWait,
+			MaxConnectionIdle: portIdleTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)...)
 	p.d.registerController(server)
 	locatepb.RegisterLocatorServer(server, &locator{d: p.d})
-	bounded := tcplisten.New(p.listener, tcplisten.Options{Port: "controller", Waiting: portConnections, Admitted: portConnections,
+	bounded := tcplisten.New(p.listener, tcplisten.Options{Port: "controller", Waiting: portConnections,
+		Admitted: portConnections,
 		Patience: portHandshakeTimeout, UserTimeout: portPingWait})
 	return csiserver.Serve(ctx, server, bounded)
 }
 
-func (p *controllerPort) meantForUs(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (p *controllerPort) meantForUs(ctx context.Context, req any, _ *grpc.UnaryServerInfo,
+	handler grpc.UnaryHandler) (any, error) {
 	if err := p.checkNode(ctx); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
 }
 
-func (p *controllerPort) streamMeantForUs(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (p *controllerPort) streamMeantForUs(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo,
+	handler grpc.StreamHandler) error {
 	if err := p.checkNode(stream.Context()); err != nil {
 		return err
 	}
@@ -111,14 +116,16 @@ func (p *controllerPort) checkNode(ctx context.Context) error {
 	md, _ := metadata.FromIncomingContext(ctx)
 	for _, node := range md.Get(plugin.NodeMetadata) {
 		if node != p.d.opts.NodeID {
-			return status.Errorf(codes.Unavailable, "the call is for node %s, and %s is node %s: its address is out of date", node, p.listener.Addr(), p.d.opts.NodeID)
+			return status.Errorf(codes.Unavailable, "the call is for node %s, and %s is node %s: its address is out of date",
+				node, p.listener.Addr(), p.d.opts.NodeID)
 		}
 	}
 	return nil
 }
 
 // demandLease lets a volume be created only under a lease on its name and its group.
-func (p *controllerPort) demandLease(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (p *controllerPort) demandLease(ctx context.Context, req any, _ *grpc.UnaryServerInfo,
+	handler grpc.UnaryHandler) (any, error) {
 	create, ok := req.(*csi.CreateVolumeRequest)
 	if !ok {
 		return handler(ctx, req)
@@ -126,7 +133,8 @@ func (p *controllerPort) demandLease(ctx context.Context, req any, _ *grpc.Unary
 	md, _ := metadata.FromIncomingContext(ctx)
 	token := md.Get(plugin.LeaseMetadata)
 	if len(token) != 1 {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: the call names %d leases in %s: over TCP a volume is created under one lease on its name",
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: the call names %d leases in %s: over TCP a volume "+
+			"is created under one lease on its name",
 			create.GetName(), len(token), plugin.LeaseMetadata)
 	}
 	keys := []lease.Key{{Kind: locatepb.Key_VOLUME_NAME, Value: create.GetName()}}

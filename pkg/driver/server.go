@@ -9,19 +9,20 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
 	"github.com/slipstream-storage/slipstream/internal/csiserver"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
-	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"k8s.io/klog/v2"
 )
 
-// Run serves until ctx is done: the CSI services, those for the controller, and metrics. Stopping unmounts nothing and detaches
-// nothing.
+// Run serves until ctx is done: the CSI services, those for the controller, and metrics. Stopping unmounts nothing and
+// detaches nothing.
 func (d *Driver) Run(ctx context.Context) error {
 	listener, err := unixsocket.Listen(d.opts.Endpoint)
 	if err != nil {
@@ -59,7 +60,8 @@ func (d *Driver) Run(ctx context.Context) error {
 	if web != nil {
 		group.Go(func() error { return web.Serve(ctx, csiserver.Metrics(manager)) })
 	}
-	klog.InfoS("Serving", "driver", plugin.Name, "version", d.opts.Version, "node", d.opts.NodeID, "endpoint", d.opts.Endpoint,
+	klog.InfoS("Serving", "driver", plugin.Name, "version", d.opts.Version, "node", d.opts.NodeID, "endpoint",
+		d.opts.Endpoint,
 		"tcpAddress", d.opts.TCPAddress, "pool", d.opts.PoolDir, "keeper", d.opts.KeeperSocket, "sidecar", d.opts.SidecarEndpoint)
 	return group.Wait()
 }
@@ -97,15 +99,16 @@ func (d *Driver) registry() *prometheus.Registry {
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
 	gauge("slipstream_pool_size_bytes", "Size of the file system that the pool is on.", func() float64 {
-		total, _, err := d.pool.Space()
+		total, _, err := d.store.Pool.Space()
 		return valueOr(float64(total), err)
 	})
-	gauge("slipstream_pool_available_bytes", "Space for new thin volumes, after all promises of the pool.", func() float64 {
-		available, _, err := d.room(parameter.Volume{})
-		return valueOr(float64(available), err)
-	})
+	gauge("slipstream_pool_available_bytes", "Space for new thin volumes, after all promises of the pool.",
+		func() float64 {
+			available, _, err := d.space.Room(parameter.Volume{})
+			return valueOr(float64(available), err)
+		})
 	gauge("slipstream_pool_volumes", "Volumes in the pool, including secondary copies.", func() float64 {
-		recs, err := d.records()
+		recs, err := d.store.Volumes()
 		return valueOr(float64(len(recs)), err)
 	})
 	registry.MustRegister(newVolumeMetrics(d))

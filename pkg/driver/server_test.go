@@ -15,15 +15,17 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"github.com/slipstream-storage/slipstream/internal/unixsocket"
-	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
-	"github.com/slipstream-storage/slipstream/pkg/driver/host"
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/unixsocket"
+	"github.com/slipstream-storage/slipstream/pkg/driver/attach"
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // captureLog returns what is logged at level until the test ends.
@@ -53,14 +55,16 @@ func TestRun(t *testing.T) {
 	log := captureLog(t, "2")
 	dir := t.TempDir()
 	m := newMachine()
-	opts := Options{NodeID: "node-a", PoolDir: filepath.Join(dir, "pool"), Endpoint: "unix://" + filepath.Join(dir, "csi.sock"), Version: "v1"}
+	opts := Options{NodeID: "node-a", PoolDir: filepath.Join(dir, "pool"), Endpoint: "unix://" +
+		filepath.Join(dir, "csi.sock"), Version: "v1"}
 	web, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	opts.Metrics.Addr = web.Addr().String()
 	web.Close()
-	d, err := newDriver(opts, host.System{FS: vfs.OS, Mounter: fakeMounter{m}, Filesystems: fakeFileSystems{m}, Loops: fakeLoops{m}, Writeback: fakeWriteback{m}})
+	d, err := newDriver(opts, host.System{FS: vfs.OS, Mounter: fakeMounter{m}, Filesystems: fakeFileSystems{m},
+		Loops: fakeLoops{m}, Writeback: fakeWriteback{m}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,10 +99,11 @@ func TestRun(t *testing.T) {
 	}
 
 	// A second driver on the same socket, or the same pool, is told so.
-	if _, err := unixsocket.Listen(opts.Endpoint); err == nil || !strings.Contains(err.Error(), "another process listens") {
+	if _, err := unixsocket.Listen(opts.Endpoint); err == nil || !strings.Contains(err.Error(),
+		"another process listens") {
 		t.Errorf("a second listener: %v", err)
 	}
-	if _, err := newDriver(opts, d.System); err == nil || !strings.Contains(err.Error(), "driver.lock") {
+	if _, err := newDriver(opts, d.attachments.System); err == nil || !strings.Contains(err.Error(), "driver.lock") {
 		t.Errorf("a second driver: %v", err)
 	}
 
@@ -130,7 +135,8 @@ func TestRun(t *testing.T) {
 		t.Errorf("stopping changed the machine: mounts %v, loops %v", m.mounts, m.loops)
 	}
 	klog.Flush()
-	if text := log.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "***stripped***") || !strings.Contains(text, "CreateVolume") {
+	if text := log.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "***stripped***") ||
+		!strings.Contains(text, "CreateVolume") {
 		t.Errorf("log:\n%s", text)
 	}
 }
@@ -150,10 +156,12 @@ func TestRunCommand(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if _, err = host.Run(ctx, "sleep", "600"); !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &failure) || failure.ExitCode != -1 {
+	if _, err = host.Run(ctx, "sleep", "600"); !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &failure) ||
+		failure.ExitCode != -1 {
 		t.Errorf("killed: %v", err)
 	}
-	if output, _ := host.Run(context.Background(), "sh", "-c", "yes | head -c 100000"); len(output) > host.MaxOutputBytes+3 {
+	if output, _ := host.Run(context.Background(), "sh", "-c",
+		"yes | head -c 100000"); len(output) > host.MaxOutputBytes+3 {
 		t.Errorf("output of %d bytes", len(output))
 	}
 }
@@ -166,7 +174,7 @@ func FuzzPublications(f *testing.F) {
 	f.Add([]byte(``))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		fsys := vfs.NewMem()
-		p, err := openPublications(fsys, "/pool")
+		p, err := attach.OpenPublications(fsys, "/pool")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,24 +187,24 @@ func FuzzPublications(f *testing.F) {
 				t.Fatalf("the error does not name the file: %v", err)
 			}
 			// What cannot be read is not overwritten either.
-			if err := p.Put("v", publication{TargetPath: "/b"}); err == nil {
+			if err := p.Put("v", attach.Publication{TargetPath: "/b"}); err == nil {
 				t.Fatal("a file that cannot be read was replaced")
 			}
 			return
 		}
-		entry := publication{TargetPath: "/fuzz", AccessMode: "SINGLE_NODE_WRITER", MountOptions: []string{"a"}}
+		entry := attach.Publication{TargetPath: "/fuzz", AccessMode: "SINGLE_NODE_WRITER", MountOptions: []string{"a"}}
 		if err := p.Put("v", entry); err != nil {
 			t.Fatal(err)
 		}
 		again, err := p.List("v")
-		if err != nil || len(again) != len(without(list, "/fuzz"))+1 || !again[len(again)-1].sameArgs(entry) {
+		if err != nil || len(again) != len(attach.Without(list, "/fuzz"))+1 || !again[len(again)-1].SameArgs(entry) {
 			t.Fatalf("after Put: %v, %v", again, err)
 		}
 		if err := p.Remove("v", "/fuzz"); err != nil {
 			t.Fatal(err)
 		}
 		rest, err := p.List("v")
-		if err != nil || fmt.Sprint(rest) != fmt.Sprint(without(list, "/fuzz")) {
+		if err != nil || fmt.Sprint(rest) != fmt.Sprint(attach.Without(list, "/fuzz")) {
 			t.Fatalf("after Remove: %v, %v; want %v", rest, err, list)
 		}
 	})

@@ -31,9 +31,12 @@ func (s *fakeSidecar) CutGroup(ctx context.Context, r *sidecarpb.CutGroupRequest
 	}
 	defer pool.Close()
 	s.ordinal++
-	cut := blockdev.SnapshotCut{Group: g.GetName(), GroupID: g.GetGroupId(), Timeline: "t", Ordinal: s.ordinal, UnixNanos: int64(s.ordinal)}
+	cut := blockdev.SnapshotCut{Group: g.GetName(), GroupID: g.GetGroupId(), Timeline: "t", Ordinal: s.ordinal,
+		UnixNanos: int64(s.ordinal)}
 	for _, t := range r.GetTargets() {
-		if !slices.ContainsFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == t.GetVolumeId() }) {
+		if !slices.ContainsFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool {
+			return v.GetVolumeId() == t.GetVolumeId()
+		}) {
 			return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not in the group", t.GetVolumeId())
 		}
 		rec, err := pool.GetSnapshot(t.GetSnapshotId())
@@ -47,7 +50,8 @@ func (s *fakeSidecar) CutGroup(ctx context.Context, r *sidecarpb.CutGroupRequest
 		target, _ := pool.SnapshotImagePath(rec.ID)
 		err = blockdev.CloneImage(s.node.mem, source, target, rec.SizeBytes, rec.SizeBytes)
 		if errors.Is(err, errors.ErrUnsupported) {
-			err = (&blockdev.ImageCopy{FS: s.node.mem, Source: source, Target: target, SourceBytes: rec.SizeBytes, TargetBytes: rec.SizeBytes}).Run(ctx)
+			err = (&blockdev.ImageCopy{FS: s.node.mem, Source: source, Target: target, SourceBytes: rec.SizeBytes,
+				TargetBytes: rec.SizeBytes}).Run(ctx)
 		}
 		if err != nil {
 			return nil, err
@@ -62,7 +66,8 @@ func (s *fakeSidecar) CutGroup(ctx context.Context, r *sidecarpb.CutGroupRequest
 	return &sidecarpb.CutGroupResponse{Timeline: cut.Timeline, Ordinal: cut.Ordinal, UnixNanos: cut.UnixNanos}, nil
 }
 
-func (s *fakeSidecar) ReleaseCut(_ context.Context, r *sidecarpb.ReleaseCutRequest) (*sidecarpb.ReleaseCutResponse, error) {
+func (s *fakeSidecar) ReleaseCut(_ context.Context,
+	r *sidecarpb.ReleaseCutRequest) (*sidecarpb.ReleaseCutResponse, error) {
 	done, err := s.begin("ReleaseCut", r.GetSnapshotId())
 	if err != nil {
 		return nil, err

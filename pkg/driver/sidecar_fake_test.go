@@ -92,17 +92,20 @@ func (s *fakeSidecar) Probe(context.Context, *sidecarpb.ProbeRequest) (*sidecarp
 	return &sidecarpb.ProbeResponse{Ready: true, Site: "east"}, nil
 }
 
-func (s *fakeSidecar) AttachVolume(_ context.Context, r *sidecarpb.AttachVolumeRequest) (*sidecarpb.AttachVolumeResponse, error) {
+func (s *fakeSidecar) AttachVolume(_ context.Context,
+	r *sidecarpb.AttachVolumeRequest) (*sidecarpb.AttachVolumeResponse, error) {
 	done, err := s.begin("AttachVolume", r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
 	defer done()
 	s.attached[r.GetVolumeId()] = true
-	return &sidecarpb.AttachVolumeResponse{Path: filepath.Join(s.shimDir, r.GetVolumeId(), shim.FileName), BlockSizeBytes: 4096}, nil
+	return &sidecarpb.AttachVolumeResponse{Path: filepath.Join(s.shimDir, r.GetVolumeId(), shim.FileName),
+		BlockSizeBytes: 4096}, nil
 }
 
-func (s *fakeSidecar) DetachVolume(_ context.Context, r *sidecarpb.DetachVolumeRequest) (*sidecarpb.DetachVolumeResponse, error) {
+func (s *fakeSidecar) DetachVolume(_ context.Context,
+	r *sidecarpb.DetachVolumeRequest) (*sidecarpb.DetachVolumeResponse, error) {
 	done, err := s.begin("DetachVolume", r.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -112,7 +115,8 @@ func (s *fakeSidecar) DetachVolume(_ context.Context, r *sidecarpb.DetachVolumeR
 	return &sidecarpb.DetachVolumeResponse{}, nil
 }
 
-func (s *fakeSidecar) RecordFormat(_ context.Context, r *sidecarpb.RecordFormatRequest) (*sidecarpb.RecordFormatResponse, error) {
+func (s *fakeSidecar) RecordFormat(_ context.Context,
+	r *sidecarpb.RecordFormatRequest) (*sidecarpb.RecordFormatResponse, error) {
 	done, err := s.begin("RecordFormat", r.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -126,7 +130,8 @@ func (s *fakeSidecar) RecordFormat(_ context.Context, r *sidecarpb.RecordFormatR
 	return &sidecarpb.RecordFormatResponse{}, nil
 }
 
-func (s *fakeSidecar) ResizeVolume(_ context.Context, r *sidecarpb.ResizeVolumeRequest) (*sidecarpb.ResizeVolumeResponse, error) {
+func (s *fakeSidecar) ResizeVolume(_ context.Context,
+	r *sidecarpb.ResizeVolumeRequest) (*sidecarpb.ResizeVolumeResponse, error) {
 	done, err := s.begin("ResizeVolume", r.GetVolumeId(), " ", r.GetSizeBytes())
 	if err != nil {
 		return nil, err
@@ -136,7 +141,8 @@ func (s *fakeSidecar) ResizeVolume(_ context.Context, r *sidecarpb.ResizeVolumeR
 	return &sidecarpb.ResizeVolumeResponse{SizeBytes: s.sizes[r.GetVolumeId()]}, nil
 }
 
-func (s *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
+func (s *fakeSidecar) CreateGroup(_ context.Context,
+	r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
 	done, err := s.begin("CreateGroup", r.GetName())
 	if err != nil {
 		return nil, err
@@ -152,12 +158,14 @@ func (s *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupReq
 		}
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
-	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: sidecarpb.Role_ROLE_PRIMARY, Peer: r.GetSettings().GetRemote(),
+	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: sidecarpb.Role_ROLE_PRIMARY,
+		Peer:             r.GetSettings().GetRemote(),
 		JournalSizeBytes: size, JournalFull: r.GetSettings().GetJournalFull(), RpoTargetSeconds: float64(r.GetSettings().GetRpoTargetMillis()) / 1e3, ShipBytesPerSecond: r.GetSettings().GetShipBytesPerSecond()}
 	return &sidecarpb.CreateGroupResponse{GroupId: "id-" + r.GetName()}, nil
 }
 
-func (s *fakeSidecar) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
+func (s *fakeSidecar) DeleteGroup(_ context.Context,
+	r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
 	done, err := s.begin("DeleteGroup", r.GetName())
 	if err != nil {
 		return nil, err
@@ -174,7 +182,8 @@ func (s *fakeSidecar) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupReq
 	return &sidecarpb.DeleteGroupResponse{}, nil
 }
 
-func (s *fakeSidecar) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*sidecarpb.AddVolumeResponse, error) {
+func (s *fakeSidecar) AddVolume(_ context.Context,
+	r *sidecarpb.AddVolumeRequest) (*sidecarpb.AddVolumeResponse, error) {
 	done, err := s.begin("AddVolume", r.GetGroup(), " ", r.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -194,13 +203,16 @@ func (s *fakeSidecar) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest
 		}
 		other.Volumes = slices.DeleteFunc(other.Volumes, in)
 	}
-	if !slices.ContainsFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() }) {
+	if !slices.ContainsFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool {
+		return v.GetVolumeId() == r.GetVolumeId()
+	}) {
 		g.Volumes = append(g.Volumes, &sidecarpb.VolumeStatus{VolumeId: r.GetVolumeId()})
 	}
 	return &sidecarpb.AddVolumeResponse{}, s.recordGroup(r.GetVolumeId(), r.GetGroup())
 }
 
-func (s *fakeSidecar) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
+func (s *fakeSidecar) ModifyGroup(_ context.Context,
+	r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
 	done, err := s.begin("ModifyGroup", r.GetName())
 	if err != nil {
 		return nil, err
@@ -229,13 +241,14 @@ func (s *fakeSidecar) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupReq
 	return &sidecarpb.ModifyGroupResponse{}, nil
 }
 
-func (s *fakeSidecar) ModifyVolume(_ context.Context, r *sidecarpb.ModifyVolumeRequest) (*sidecarpb.ModifyVolumeResponse, error) {
+func (s *fakeSidecar) ModifyVolume(_ context.Context,
+	r *sidecarpb.ModifyVolumeRequest) (*sidecarpb.ModifyVolumeResponse, error) {
 	done, err := s.begin("ModifyVolume", r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	_, err = s.node.d.pool.Update(r.GetVolumeId(), func(rec *blockdev.VolumeRecord) error {
+	_, err = s.node.d.store.Pool.Update(r.GetVolumeId(), func(rec *blockdev.VolumeRecord) error {
 		if r.Order != nil {
 			rec.Order = blockdev.Order(r.GetOrder())
 		}
@@ -250,7 +263,8 @@ func (s *fakeSidecar) ModifyVolume(_ context.Context, r *sidecarpb.ModifyVolumeR
 	return &sidecarpb.ModifyVolumeResponse{}, err
 }
 
-func (s *fakeSidecar) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
+func (s *fakeSidecar) RemoveVolume(_ context.Context,
+	r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
 	done, err := s.begin("RemoveVolume", r.GetGroup(), " ", r.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -260,11 +274,14 @@ func (s *fakeSidecar) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeR
 	if !ok {
 		return nil, status.Error(codes.NotFound, "no such group")
 	}
-	g.Volumes = slices.DeleteFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() })
+	g.Volumes = slices.DeleteFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool {
+		return v.GetVolumeId() == r.GetVolumeId()
+	})
 	return &sidecarpb.RemoveVolumeResponse{}, s.recordGroup(r.GetVolumeId(), "")
 }
 
-func (s *fakeSidecar) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) (*sidecarpb.ListGroupsResponse, error) {
+func (s *fakeSidecar) ListGroups(_ context.Context,
+	r *sidecarpb.ListGroupsRequest) (*sidecarpb.ListGroupsResponse, error) {
 	done, err := s.begin("ListGroups", r.GetName())
 	if err != nil {
 		return nil, err

@@ -7,15 +7,17 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
-// TestDeathInSnapshotsAndClones kills the driver at each step of the life of snapshots, clones and group snapshots in turn, and
-// has another one finish it, as a CO would: by calling again. Nothing may be left, and nothing may have other content than its source.
+// TestDeathInSnapshotsAndClones kills the driver at each step of the life of snapshots, clones and group snapshots in
+// turn, and has another one finish it, as a CO would: by calling again. Nothing may be left, and nothing may have other
+// content than its source.
 func TestDeathInSnapshotsAndClones(t *testing.T) {
 	kinds := []struct {
 		name    string
@@ -29,7 +31,8 @@ func TestDeathInSnapshotsAndClones(t *testing.T) {
 		{name: "copy"},
 		{name: "frozen copy", class: freezing, mounted: true},
 		{name: "thick", params: thick(true), reflink: true},
-		{name: "group", params: map[string]string{parameter.KeyConsistencyGroup: "shop"}, reflink: true, mounted: true, sidecar: true},
+		{name: "group", params: map[string]string{parameter.KeyConsistencyGroup: "shop"}, reflink: true, mounted: true,
+			sidecar: true},
 	}
 	first, stride := 1, 1
 	if testenv.Race {
@@ -48,8 +51,9 @@ func TestDeathInSnapshotsAndClones(t *testing.T) {
 					}
 					h := newNode(t, sidecar)
 					h.mem.SetReflink(kind.reflink)
-					life := mortalSnapshots{params: kind.params, class: kind.class, powerLoss: powerLoss, mounted: kind.mounted, step: step,
-						vc: capabilitytest.Block(capabilitytest.Writer), size: 2 * mib}
+					life := mortalSnapshots{params: kind.params, class: kind.class, powerLoss: powerLoss, mounted: kind.mounted,
+						step: step,
+						vc:   capabilitytest.Block(capabilitytest.Writer), size: 2 * mib}
 					if kind.mounted {
 						life.vc, life.size = capabilitytest.Mount(capabilitytest.Writer, ""), 16*mib
 					}
@@ -90,8 +94,8 @@ type mortalSnapshots struct {
 	size               int64 // of the volume; what is made from it is larger
 }
 
-// mortalSnapshots runs the calls under k, and goes on with another driver when it strikes: with the call that failed, after a power loss
-// with the volume staged again.
+// mortalSnapshots runs the calls under k, and goes on with another driver when it strikes: with the call that failed,
+// after a power loss with the volume staged again.
 func (h *node) mortalSnapshots(k *killer, m mortalSnapshots) {
 	h.t.Helper()
 	fatal := func(format string, args ...any) {
@@ -181,16 +185,17 @@ func (h *node) mortalSnapshots(k *killer, m mortalSnapshots) {
 	}
 	h.clean()
 	h.noSnapshots()
-	if recs, err := h.d.pool.List(); err != nil || len(recs) > 0 {
+	if recs, err := h.d.store.Pool.List(); err != nil || len(recs) > 0 {
 		fatal("left in the pool: %v, %v", recs, err)
 	}
 	if _, err := h.getSnapshot(snap); status.Code(err) != codes.NotFound {
 		fatal("the snapshot is still there: %v", err)
 	}
-	if response, err := h.c.ListVolumes(context.Background(), &csi.ListVolumesRequest{}); err != nil || len(response.GetEntries()) > 0 {
+	if response, err := h.c.ListVolumes(context.Background(), &csi.ListVolumesRequest{}); err != nil ||
+		len(response.GetEntries()) > 0 {
 		fatal("listed %v, %v", response, err)
 	}
-	if s, err := h.d.cloneSnapshot(restored); err != nil || s != nil {
+	if s, err := h.d.snapshots.CloneSnapshot(restored); err != nil || s != nil {
 		fatal("the driver's own snapshot %v is left, %v", s, err)
 	}
 }

@@ -10,19 +10,20 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // wanderer is a volume that a test writes to while its replication is changed.
 type wanderer struct {
 	*plainVolume
-	r *replicator
+	r *siteReplicator
 }
 
 // change writes through the volume's group, or to its image where it is in none.
@@ -45,13 +46,14 @@ func (w *wanderer) change(off, n int64, fill byte) {
 	w.b.must(err)
 }
 
-// modify changes the volume as a CO does, which calls again while it cannot be done: a group may hold on to a snapshot for a moment
-// after that is ready.
+// modify changes the volume as a CO does, which calls again while it cannot be done: a group may hold on to a snapshot
+// for a moment after that is ready.
 func (w *wanderer) modify(mutable map[string]string) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		_, err := (&controllerServer{d: w.b.d}).ControllerModifyVolume(context.Background(),
 			&csi.ControllerModifyVolumeRequest{VolumeId: w.id, MutableParameters: mutable})
-		if code := status.Code(err); (code == codes.FailedPrecondition || code == codes.Aborted) && time.Now().Before(deadline) {
+		if code := status.Code(err); (code == codes.FailedPrecondition || code == codes.Aborted) &&
+			time.Now().Before(deadline) {
 			continue
 		}
 		w.b.must(err)
@@ -59,9 +61,10 @@ func (w *wanderer) modify(mutable map[string]string) {
 	}
 }
 
-// TestMetadataWhileReplicationChanges takes snapshots of a volume whose replication is switched off and on, goes to another remote
-// and into another group in between, with writes in each of these states, and rebuilds every snapshot from every earlier one. With or
-// without blocks that are shared: where no set says what changed, what is allocated does.
+// TestMetadataWhileReplicationChanges takes snapshots of a volume whose replication is switched off and on, goes to
+// another remote and into another group in between, with writes in each of these states, and rebuilds every snapshot
+// from every earlier one. With or without blocks that are shared: where no set says what changed, what is allocated
+// does.
 func TestMetadataWhileReplicationChanges(t *testing.T) {
 	for _, reflink := range []bool{true, false} {
 		t.Run(fmt.Sprintf("reflink %t", reflink), func(t *testing.T) {
@@ -82,7 +85,8 @@ func TestMetadataWhileReplicationChanges(t *testing.T) {
 			t.Cleanup(func() { d.Close() })
 			b := &backup{t: t, d: d, contents: map[string][]byte{}}
 			const size = 2 * mib
-			_, err := d.pool.Create(blockdev.VolumeRecord{ID: "vol-1", Name: "v", SizeBytes: size, Replicable: true, Order: blockdev.OrderFlush})
+			_, err := d.store.Pool.Create(blockdev.VolumeRecord{ID: "vol-1", Name: "v", SizeBytes: size, Replicable: true,
+				Order: blockdev.OrderFlush})
 			b.must(err)
 			w := &wanderer{plainVolume: &plainVolume{b: b, id: "vol-1", content: make([]byte, size)}, r: r}
 			writes := func() {
@@ -95,7 +99,8 @@ func TestMetadataWhileReplicationChanges(t *testing.T) {
 				{parameter.KeyConsistencyGroup: "a", parameter.KeyRemote: "west", parameter.KeyJournalSize: "16Mi"},
 				{parameter.KeyRemote: "south"},
 				{parameter.KeyReplication: parameter.ReplicationOff},
-				{parameter.KeyReplication: parameter.ReplicationOn, parameter.KeyConsistencyGroup: "a", parameter.KeyRemote: "west", parameter.KeyJournalSize: "16Mi"},
+				{parameter.KeyReplication: parameter.ReplicationOn, parameter.KeyConsistencyGroup: "a", parameter.KeyRemote: "west",
+					parameter.KeyJournalSize: "16Mi"},
 				{parameter.KeyConsistencyGroup: "b", parameter.KeyRemote: "south", parameter.KeyJournalSize: "16Mi"},
 				{parameter.KeyConsistencyGroup: "a", parameter.KeyRemote: "south", parameter.KeyJournalSize: "16Mi"},
 			}

@@ -14,6 +14,11 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"pgregory.net/rapid"
+
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
@@ -22,10 +27,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"pgregory.net/rapid"
 )
 
 const sector = 4096
@@ -36,7 +37,8 @@ type fataler interface {
 	Fatalf(format string, args ...any)
 }
 
-// backup is a client of the SnapshotMetadata service, as a backup program is one, beside a pool whose snapshots it reads.
+// backup is a client of the SnapshotMetadata service, as a backup program is one, beside a pool whose snapshots it
+// reads.
 type backup struct {
 	t fataler
 	d *Driver
@@ -69,8 +71,10 @@ func (a *answer) Context() context.Context { return a.ctx }
 
 func (a *answer) add(kind csi.BlockMetadataType, capacity int64, list []*csi.BlockMetadata) error {
 	a.messages++
-	if kind != csi.BlockMetadataType_VARIABLE_LENGTH || a.messages > 1 && capacity != a.capacity || a.most > 0 && len(list) > int(a.most) {
-		a.err = fmt.Errorf("message %d: %s, capacity %d after %d, %d ranges of at most %d", a.messages, kind, capacity, a.capacity, len(list), a.most)
+	if kind != csi.BlockMetadataType_VARIABLE_LENGTH || a.messages > 1 && capacity != a.capacity || a.most > 0 &&
+		len(list) > int(a.most) {
+		a.err = fmt.Errorf("message %d: %s, capacity %d after %d, %d ranges of at most %d", a.messages, kind, capacity,
+			a.capacity, len(list), a.most)
 	}
 	a.capacity = capacity
 	a.ranges = append(a.ranges, list...)
@@ -94,9 +98,11 @@ func (b *backup) ask(base, target string, from int64, most int32) (*answer, erro
 	s := &snapshotMetadataServer{d: b.d}
 	a := &answer{ctx: context.Background(), most: most}
 	if base == "" {
-		return a, s.GetMetadataAllocated(&csi.GetMetadataAllocatedRequest{SnapshotId: target, StartingOffset: from, MaxResults: most}, allocatedStream{a})
+		return a, s.GetMetadataAllocated(&csi.GetMetadataAllocatedRequest{SnapshotId: target, StartingOffset: from,
+			MaxResults: most}, allocatedStream{a})
 	}
-	return a, s.GetMetadataDelta(&csi.GetMetadataDeltaRequest{BaseSnapshotId: base, TargetSnapshotId: target, StartingOffset: from, MaxResults: most}, deltaStream{a})
+	return a, s.GetMetadataDelta(&csi.GetMetadataDeltaRequest{BaseSnapshotId: base, TargetSnapshotId: target,
+		StartingOffset: from, MaxResults: most}, deltaStream{a})
 }
 
 // ranges is ask, with what the specification says of an answer checked.
@@ -110,7 +116,8 @@ func (b *backup) ranges(base, target string, from int64, most int32) []*csi.Bloc
 	}
 	end := int64(0)
 	for i, r := range a.ranges {
-		if r.GetSizeBytes() <= 0 || r.GetByteOffset() < end || r.GetByteOffset()+r.GetSizeBytes() > size || i == 0 && r.GetByteOffset()+r.GetSizeBytes() <= from {
+		if r.GetSizeBytes() <= 0 || r.GetByteOffset() < end || r.GetByteOffset()+r.GetSizeBytes() > size || i == 0 &&
+			r.GetByteOffset()+r.GetSizeBytes() <= from {
 			b.t.Fatalf("%s to %s from %d: range %d is %v, behind %d, of %d", base, target, from, i, r, end, size)
 		}
 		end = r.GetByteOffset() + r.GetSizeBytes()
@@ -121,19 +128,21 @@ func (b *backup) ranges(base, target string, from int64, most int32) []*csi.Bloc
 // apply copies ranges of a snapshot's image into a copy of its base.
 func (b *backup) apply(to []byte, target string, ranges []*csi.BlockMetadata) {
 	b.t.Helper()
-	path, err := b.d.pool.SnapshotImagePath(target)
+	path, err := b.d.store.Pool.SnapshotImagePath(target)
 	b.must(err)
-	f, err := b.d.FS.OpenReadOnly(path)
+	f, err := b.d.attachments.FS.OpenReadOnly(path)
 	b.must(err)
 	defer f.Close()
 	for _, r := range ranges {
-		if n, err := f.ReadAt(to[r.GetByteOffset():r.GetByteOffset()+r.GetSizeBytes()], r.GetByteOffset()); err != nil && !(err == io.EOF && int64(n) == r.GetSizeBytes()) {
+		if n, err := f.ReadAt(to[r.GetByteOffset():r.GetByteOffset()+r.GetSizeBytes()], r.GetByteOffset()); err != nil &&
+			!(err == io.EOF && int64(n) == r.GetSizeBytes()) {
 			b.t.Fatalf("read %v of snapshot %s: %v", r, target, err)
 		}
 	}
 }
 
-// rebuild makes a snapshot from its base and what the service names, in one stream and in every way it can be interrupted.
+// rebuild makes a snapshot from its base and what the service names, in one stream and in every way it can be
+// interrupted.
 func (b *backup) rebuild(base, target string, most int32) (namedBytes int64) {
 	b.t.Helper()
 	want := b.contents[target]
@@ -182,7 +191,8 @@ func (b *backup) same(got, want []byte, format string, args ...any) {
 	for got[i] == want[i] {
 		i++
 	}
-	b.t.Fatalf("rebuilt %s: byte %d of %d differs: %d, want %d", fmt.Sprintf(format, args...), i, len(want), got[i], want[i])
+	b.t.Fatalf("rebuilt %s: byte %d of %d differs: %d, want %d", fmt.Sprintf(format, args...), i, len(want), got[i],
+		want[i])
 }
 
 // plainVolume is a volume without a group that a test writes to.
@@ -194,13 +204,13 @@ type plainVolume struct {
 }
 
 func newPlainVolume(b *backup, id string, sizeBytes int64) *plainVolume {
-	_, err := b.d.pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: sizeBytes})
+	_, err := b.d.store.Pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: sizeBytes})
 	b.must(err)
 	return &plainVolume{b: b, id: id, content: make([]byte, sizeBytes)}
 }
 
 func (v *plainVolume) change(off, n int64, fill byte) {
-	image, err := v.b.d.pool.OpenImage(v.id)
+	image, err := v.b.d.store.Pool.OpenImage(v.id)
 	v.b.must(err)
 	p := bytes.Repeat([]byte{fill}, int(n))
 	copy(v.content[off:], p)
@@ -214,7 +224,7 @@ func (v *plainVolume) change(off, n int64, fill byte) {
 
 func (v *plainVolume) grow(n int64) {
 	v.content = append(v.content, make([]byte, n)...)
-	_, err := v.b.d.pool.Grow(v.id, int64(len(v.content)))
+	_, err := v.b.d.store.Pool.Grow(v.id, int64(len(v.content)))
 	v.b.must(err)
 }
 
@@ -225,11 +235,12 @@ func (b *backup) snapshot(volumeID string, content []byte) (id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	b.count++
-	created, err := (&controllerServer{d: b.d}).CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: fmt.Sprint(volumeID, "-", b.count), SourceVolumeId: volumeID})
+	created, err := (&controllerServer{d: b.d}).CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: fmt.Sprint(volumeID,
+		"-", b.count), SourceVolumeId: volumeID})
 	b.must(err)
 	id = created.GetSnapshot().GetSnapshotId()
 	b.must((&replication.Group{}).WaitFor(ctx, func() bool {
-		rec, err := b.d.pool.GetSnapshot(id)
+		rec, err := b.d.store.Pool.GetSnapshot(id)
 		return err != nil || rec.State != blockdev.SnapshotCopying
 	}))
 	b.contents[id] = bytes.Clone(content)
@@ -260,10 +271,11 @@ func sequence(rt *rapid.T, b *backup, id string) {
 }
 
 // metadataDriver is a driver over a pool and nothing else of a machine, beside a replicator if there is one.
-func metadataDriver(t fataler, fsys vfs.FS, dir, replicator string) *Driver {
+func metadataDriver(t fataler, fsys vfs.FS, dir, sidecarEndpoint string) *Driver {
 	m := newMachine()
-	d, err := newDriver(Options{NodeID: "node-a", PoolDir: dir, SidecarEndpoint: replicator}, host.System{FS: fsys, Mounter: fakeMounter{m}, Filesystems: fakeFileSystems{m},
-		Loops: fakeLoops{m}, Writeback: fakeWriteback{m}})
+	d, err := newDriver(Options{NodeID: "node-a", PoolDir: dir, SidecarEndpoint: sidecarEndpoint},
+		host.System{FS: fsys, Mounter: fakeMounter{m}, Filesystems: fakeFileSystems{m},
+			Loops: fakeLoops{m}, Writeback: fakeWriteback{m}})
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -274,7 +286,8 @@ func TestMetadataRebuilds(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		mem := vfs.NewMem()
 		mem.SetReflink(rapid.Bool().Draw(rt, "reflink"))
-		b := &backup{t: rt, d: metadataDriver(rt, mem, "/slipstream-test-pool", ""), contents: map[string][]byte{}, fine: true}
+		b := &backup{t: rt, d: metadataDriver(rt, mem, "/slipstream-test-pool", ""), contents: map[string][]byte{},
+			fine: true}
 		defer b.d.Close()
 		sequence(rt, b, "vol-1")
 	})
@@ -282,7 +295,8 @@ func TestMetadataRebuilds(t *testing.T) {
 
 // TestMetadataRebuildsOnRealPools: on XFS snapshots share blocks, and what they share is not named; ext4 copies them.
 func TestMetadataRebuildsOnRealPools(t *testing.T) {
-	for name, mkfs := range map[string][]string{"xfs": {"mkfs.xfs", "-q", "-m", "reflink=1"}, "ext4": {"mkfs.ext4", "-q"}} {
+	for name, mkfs := range map[string][]string{"xfs": {"mkfs.xfs", "-q", "-m", "reflink=1"},
+		"ext4": {"mkfs.ext4", "-q"}} {
 		t.Run(name, func(t *testing.T) {
 			d := metadataDriver(t, vfs.OS, testenv.MountFS(t, mkfs...)+"/pool", "")
 			defer d.Close()
@@ -315,7 +329,8 @@ func TestMetadataRebuildsOnRealPools(t *testing.T) {
 	}
 }
 
-// TestMetadataOfGroup rebuilds snapshots that a real group took at ordinals, with deletions in between, from its change sets.
+// TestMetadataOfGroup rebuilds snapshots that a real group took at ordinals, with deletions in between, from its change
+// sets.
 func TestMetadataOfGroup(t *testing.T) {
 	net := link.NewNetwork(nil)
 	t.Cleanup(net.Close)
@@ -326,7 +341,8 @@ func TestMetadataOfGroup(t *testing.T) {
 	t.Cleanup(func() { d.Close() })
 	b := &backup{t: t, d: d, contents: map[string][]byte{}}
 	const size = 4 * mib
-	rec, err := d.pool.Create(blockdev.VolumeRecord{ID: "vol-1", Name: "v", SizeBytes: size, Replicable: true, Order: blockdev.OrderFlush})
+	rec, err := d.store.Pool.Create(blockdev.VolumeRecord{ID: "vol-1", Name: "v", SizeBytes: size, Replicable: true,
+		Order: blockdev.OrderFlush})
 	b.must(err)
 	g, err := r.site.CreateGroup(replication.GroupSpec{
 		Name: "shop", Settings: core.Settings{JournalSizeBytes: replication.MinJournalBytes},
@@ -372,7 +388,8 @@ func TestMetadataOfGroup(t *testing.T) {
 	}
 	check()
 	for _, i := range []int{2, 0} { // one in the middle, the oldest
-		_, err := (&controllerServer{d: d}).DeleteSnapshot(context.Background(), &csi.DeleteSnapshotRequest{SnapshotId: taken[i].id})
+		_, err := (&controllerServer{d: d}).DeleteSnapshot(context.Background(),
+			&csi.DeleteSnapshotRequest{SnapshotId: taken[i].id})
 		b.must(err)
 		taken = slices.Delete(taken, i, i+1)
 	}
@@ -399,7 +416,7 @@ func TestMetadataErrors(t *testing.T) {
 	w.snapshot()
 	old, target, other := v.taken[0], v.taken[1], w.taken[0]
 	state := func(s blockdev.SnapshotState) {
-		_, err := d.pool.UpdateSnapshot(target, func(r *blockdev.SnapshotRecord) error {
+		_, err := d.store.Pool.UpdateSnapshot(target, func(r *blockdev.SnapshotRecord) error {
 			r.State, r.FailReason, r.CopiedBytes = s, "the disk was full", 4096
 			return nil
 		})
@@ -418,18 +435,23 @@ func TestMetadataErrors(t *testing.T) {
 		{name: "no target", base: old, code: codes.InvalidArgument, words: []string{"target_snapshot_id"}},
 		{name: "unknown", target: "snap-x", code: codes.NotFound, words: []string{"snap-x"}},
 		{name: "no id", target: "../x", code: codes.NotFound},
-		{name: "unknown base", base: "snap-x", target: target, code: codes.NotFound, words: []string{"base_snapshot_id", "snap-x"}},
+		{name: "unknown base", base: "snap-x", target: target, code: codes.NotFound,
+			words: []string{"base_snapshot_id", "snap-x"}},
 		{name: "unknown target", base: old, target: "snap-x", code: codes.NotFound, words: []string{"target_snapshot_id"}},
 		{name: "negative offset", target: target, from: -1, code: codes.OutOfRange},
-		{name: "offset behind the end", target: target, from: mib + 1, code: codes.OutOfRange, words: []string{target, "1048577", "1048576"}},
+		{name: "offset behind the end", target: target, from: mib + 1, code: codes.OutOfRange,
+			words: []string{target, "1048577", "1048576"}},
 		{name: "offset behind the end of a delta", base: old, target: target, from: mib + 1, code: codes.OutOfRange},
 		{name: "negative results", target: target, most: -1, code: codes.InvalidArgument},
 		{name: "another volume", base: other, target: target, code: codes.InvalidArgument, words: []string{"vol-1", "vol-2"}},
 		{name: "the same", base: target, target: target, code: codes.InvalidArgument},
-		{name: "the wrong way round", base: target, target: old, code: codes.InvalidArgument, words: []string{"older", "exchange"}},
-		{name: "not ready", target: target, state: blockdev.SnapshotCopying, code: codes.Unavailable, words: []string{"4096 of 1048576", "call again"}},
+		{name: "the wrong way round", base: target, target: old, code: codes.InvalidArgument,
+			words: []string{"older", "exchange"}},
+		{name: "not ready", target: target, state: blockdev.SnapshotCopying, code: codes.Unavailable,
+			words: []string{"4096 of 1048576", "call again"}},
 		{name: "delta, not ready", base: old, target: target, state: blockdev.SnapshotCreating, code: codes.Unavailable},
-		{name: "failed", target: target, state: blockdev.SnapshotFailed, code: codes.FailedPrecondition, words: []string{"the disk was full"}},
+		{name: "failed", target: target, state: blockdev.SnapshotFailed, code: codes.FailedPrecondition,
+			words: []string{"the disk was full"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.state != "" {
@@ -448,8 +470,8 @@ func TestMetadataErrors(t *testing.T) {
 		t.Errorf("behind the end: %v", got)
 	}
 
-	h := &node{t: t, mem: d.FS.(*vfs.MemFS)}
-	path, err := d.pool.SnapshotImagePath(target)
+	h := &node{t: t, mem: d.attachments.FS.(*vfs.MemFS)}
+	path, err := d.store.Pool.SnapshotImagePath(target)
 	b.must(err)
 	h.truncate(path, 100)
 	_, err = b.ask("", target, 0, 0)
@@ -466,7 +488,8 @@ func TestFaultsOfMetadataAreCaught(t *testing.T) {
 	}
 	testenv.RequireLoop(t)
 	binary := filepath.Join(t.TempDir(), "faulty.test")
-	if out, err := exec.Command("go", "test", "-c", "-tags", "slipstream_bugs", "-o", binary, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "test", "-c", "-tags", "slipstream_bugs", "-o", binary,
+		".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for fault, test := range map[bug.Name]string{
@@ -495,12 +518,14 @@ func TestMetadataStreamsEnd(t *testing.T) {
 	s := &snapshotMetadataServer{d: d}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	err := s.GetMetadataAllocated(&csi.GetMetadataAllocatedRequest{SnapshotId: v.taken[0]}, allocatedStream{&answer{ctx: ctx}})
+	err := s.GetMetadataAllocated(&csi.GetMetadataAllocatedRequest{SnapshotId: v.taken[0]},
+		allocatedStream{&answer{ctx: ctx}})
 	if status.Code(err) != codes.Canceled {
 		t.Errorf("cancelled: %v", err)
 	}
 	a := &answer{ctx: context.Background(), most: 1}
-	err = s.GetMetadataAllocated(&csi.GetMetadataAllocatedRequest{SnapshotId: v.taken[0], MaxResults: 2}, allocatedStream{a})
+	err = s.GetMetadataAllocated(&csi.GetMetadataAllocatedRequest{SnapshotId: v.taken[0], MaxResults: 2},
+		allocatedStream{a})
 	if err == nil || a.messages != 1 || !strings.Contains(err.Error(), "2 ranges of at most 1") {
 		t.Errorf("after a failed send: %v, %d messages", err, a.messages)
 	}

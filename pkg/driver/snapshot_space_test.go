@@ -8,11 +8,12 @@ import (
 	"sync"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // written is a volume of which a part is allocated.
@@ -24,8 +25,8 @@ func (h *node) written(name string, size, allocated int64, params map[string]str
 	return id
 }
 
-// TestSnapshotsNeedRoom: what a snapshot may keep is asked of the ledger before anything is made, whichever way it is taken, alone or with others;
-// what it keeps is missing for volumes, and there again when it is deleted.
+// TestSnapshotsNeedRoom: what a snapshot may keep is asked of the ledger before anything is made, whichever way it is
+// taken, alone or with others; what it keeps is missing for volumes, and there again when it is deleted.
 func TestSnapshotsNeedRoom(t *testing.T) {
 	for _, reflink := range []bool{false, true} {
 		for _, group := range []string{"", "shop"} {
@@ -36,7 +37,8 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 				var params map[string]string
 				if group != "" {
 					// The fake replicator has no journals.
-					params = map[string]string{parameter.KeyConsistencyGroup: group, parameter.KeyJournalSize: "16Mi", parameter.KeyJournalFull: parameter.JournalFullStall}
+					params = map[string]string{parameter.KeyConsistencyGroup: group, parameter.KeyJournalSize: "16Mi",
+						parameter.KeyJournalFull: parameter.JournalFullStall}
 				}
 				a, b := h.written("a", 24*mib, 20*mib, params), h.written("b", 24*mib, 10*mib, params)
 				takeBoth := func() error {
@@ -59,9 +61,10 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 				h.must(h.awaitSnapshot(second.GetSnapshotId()))
 				// 12 MiB are left: neither for a alone nor for both, though for b.
 				_, err = h.takeSnapshot("third", a, nil)
-				h.want(err, codes.ResourceExhausted, `"third"`, a, "up to 20971520 bytes", "room for 13", "node-a", "delete snapshots")
+				h.want(err, codes.ResourceExhausted, `"third"`, a, "up to 20971520 bytes", "room for 13", "node-a",
+					"delete snapshots")
 				h.want(takeBoth(), codes.ResourceExhausted, `"both"`, a, b, "up to 31457280 bytes", "room for 13")
-				if recs, err := h.d.snapshots(); err != nil || len(recs) != 2 {
+				if recs, err := h.d.store.Snapshots(); err != nil || len(recs) != 2 {
 					t.Errorf("after refusals there are %d snapshots, %v", len(recs), err)
 				}
 				third, err := h.takeSnapshot("third", b, nil)
@@ -81,7 +84,8 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 	}
 }
 
-// A copy has to be allocated; sharing blocks takes nothing now, and what it may take later can be overcommitted as volumes are.
+// A copy has to be allocated; sharing blocks takes nothing now, and what it may take later can be overcommitted as
+// volumes are.
 func TestSnapshotRoomByMethod(t *testing.T) {
 	for _, tc := range []struct {
 		name           string
@@ -102,15 +106,16 @@ func TestSnapshotRoomByMethod(t *testing.T) {
 			h := newNode(t, nil)
 			h.mem.SetReflink(tc.reflink)
 			h.mem.SetCapacity(64 * mib)
-			h.d.opts.Capacity.OvercommitRatio = tc.ratio
+			h.d.space.Capacity.OvercommitRatio = tc.ratio
 			size := int64(60 * mib)
 			if tc.thick {
 				size = tc.allocated
 			}
 			id := h.written("v", size, tc.allocated, thick(tc.thick))
-			h.d.reserved.mu.Lock()
-			err := h.d.snapshotSpace([]blockdev.SnapshotRecord{{Name: "s", SourceVolumeID: id, SizeBytes: size, Thick: tc.thick}})
-			h.d.reserved.mu.Unlock()
+			h.d.space.Reserved.Mu.Lock()
+			err := h.d.space.SnapshotSpace([]blockdev.SnapshotRecord{{Name: "s", SourceVolumeID: id, SizeBytes: size,
+				Thick: tc.thick}})
+			h.d.space.Reserved.Mu.Unlock()
 			if tc.code == codes.OK {
 				h.must(err)
 			} else {
@@ -125,7 +130,8 @@ func TestSnapshotRoomByMethod(t *testing.T) {
 	}
 }
 
-// A driver that is killed while it finds out whether files can share blocks leaves its files; the next one removes them.
+// A driver that is killed while it finds out whether files can share blocks leaves its files; the next one removes
+// them.
 func TestDeathInTheReflinkProbe(t *testing.T) {
 	left := 0
 	for _, powerLoss := range []bool{false, true} {
@@ -139,7 +145,7 @@ func TestDeathInTheReflinkProbe(t *testing.T) {
 			h.stop()
 			k := &killer{left: step}
 			h.startMortal(k)
-			_, err := h.d.sharing.ask(h.d)
+			_, err := h.d.space.Sharing.Ask(h.d.space)
 			if !k.dead() {
 				h.must(err)
 				break

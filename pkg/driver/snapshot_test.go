@@ -11,19 +11,21 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"google.golang.org/grpc/codes"
 )
 
 var freezing = map[string]string{parameter.KeyFreeze: "true"}
 
 func (h *node) takeSnapshot(name, volume string, params map[string]string) (*csi.Snapshot, error) {
-	response, err := h.c.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: volume, Parameters: params})
+	response, err := h.c.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: name,
+		SourceVolumeId: volume, Parameters: params})
 	return response.GetSnapshot(), err
 }
 
@@ -93,7 +95,7 @@ func (h *node) read(path string, off int64, n int) string {
 
 func (h *node) snapshotImage(id string) string {
 	h.t.Helper()
-	path, err := h.d.pool.SnapshotImagePath(id)
+	path, err := h.d.store.Pool.SnapshotImagePath(id)
 	h.must(err)
 	return path
 }
@@ -121,14 +123,15 @@ func TestSnapshotOfAPlainVolume(t *testing.T) {
 				h.put(h.imagePath(id), "behind", 4*mib)
 				again, err := h.takeSnapshot("s", id, nil)
 				h.must(err)
-				if again.GetSnapshotId() != snap.GetSnapshotId() || !again.GetReadyToUse() || again.GetSizeBytes() != 16*mib || again.GetSourceVolumeId() != id ||
+				if again.GetSnapshotId() != snap.GetSnapshotId() || !again.GetReadyToUse() || again.GetSizeBytes() != 16*mib ||
+					again.GetSourceVolumeId() != id ||
 					!again.GetCreationTime().AsTime().Equal(snap.GetCreationTime().AsTime()) {
 					t.Errorf("repeated: %v, first %v", again, snap)
 				}
 				if got := h.read(h.snapshotImage(snap.GetSnapshotId()), 4*mib, 6); got != "before" {
 					t.Errorf("the snapshot has %q", got)
 				}
-				rec, err := h.d.pool.GetSnapshot(snap.GetSnapshotId())
+				rec, err := h.d.store.Pool.GetSnapshot(snap.GetSnapshotId())
 				h.must(err)
 				want := blockdev.MethodCopy
 				if reflink && !isThick {
@@ -210,7 +213,9 @@ func TestSnapshotOfAMountedVolume(t *testing.T) {
 	h.events = nil
 	cloned, err := h.takeSnapshot("t", id, nil)
 	h.must(err)
-	if !cloned.GetReadyToUse() || slices.ContainsFunc(h.events, func(e string) bool { return strings.HasPrefix(e, "freeze") }) {
+	if !cloned.GetReadyToUse() || slices.ContainsFunc(h.events, func(e string) bool {
+		return strings.HasPrefix(e, "freeze")
+	}) {
 		t.Errorf("clone %v, events %q", cloned, h.events)
 	}
 	if ids, _ := h.listSnapshots(&csi.ListSnapshotsRequest{}); len(ids) != 2 {
@@ -227,8 +232,8 @@ func TestSnapshotOfAMountedVolume(t *testing.T) {
 	h.want(err, codes.FailedPrecondition, "in use")
 }
 
-// TestCopyInterrupted: a copy goes on after a restart from where it was durable, holds its volume still meanwhile, and ends
-// with the deletion of what it makes.
+// TestCopyInterrupted: a copy goes on after a restart from where it was durable, holds its volume still meanwhile, and
+// ends with the deletion of what it makes.
 func TestCopyInterrupted(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Block(capabilitytest.Writer)
@@ -330,9 +335,12 @@ func TestSnapshotRequests(t *testing.T) {
 		{&csi.CreateSnapshotRequest{Name: "s"}, codes.InvalidArgument, "source volume id"},
 		{&csi.CreateSnapshotRequest{Name: strings.Repeat("x", 129), SourceVolumeId: id}, codes.InvalidArgument, "129"},
 		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: "vol-none"}, codes.NotFound, "vol-none"},
-		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{parameter.KeyFreeze: "yes"}}, codes.InvalidArgument, parameter.KeyFreeze},
-		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{"freeze": "true"}}, codes.InvalidArgument, parameter.KeyFreeze},
-		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{parameter.Prefix + "freze": "true"}}, codes.InvalidArgument, parameter.KeyFreeze},
+		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{parameter.KeyFreeze: "yes"}},
+			codes.InvalidArgument, parameter.KeyFreeze},
+		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{"freeze": "true"}},
+			codes.InvalidArgument, parameter.KeyFreeze},
+		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{parameter.Prefix +
+			"freze": "true"}}, codes.InvalidArgument, parameter.KeyFreeze},
 		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, AccessibilityRequirements: &csi.TopologyRequirement{
 			Requisite: []*csi.Topology{{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}}}, codes.ResourceExhausted, "node-a"},
 	} {
@@ -343,10 +351,12 @@ func TestSnapshotRequests(t *testing.T) {
 	here, err := h.c.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: "here", SourceVolumeId: id,
 		AccessibilityRequirements: &csi.TopologyRequirement{Requisite: []*csi.Topology{h.d.topology()}}})
 	h.must(err)
-	if topology := here.GetSnapshot().GetAccessibleTopology(); len(topology) != 1 || topology[0].GetSegments()[plugin.TopologyKey] != "node-a" {
+	if topology := here.GetSnapshot().GetAccessibleTopology(); len(topology) != 1 ||
+		topology[0].GetSegments()[plugin.TopologyKey] != "node-a" {
 		t.Errorf("topology %v", topology)
 	}
-	_, err = h.takeSnapshot("s", id, map[string]string{"csi.storage.k8s.io/volumesnapshot/name": "s", "other.example/x": "y"})
+	_, err = h.takeSnapshot("s", id, map[string]string{"csi.storage.k8s.io/volumesnapshot/name": "s",
+		"other.example/x": "y"})
 	h.must(err)
 	h.want(h.deleteSnapshot(""), codes.InvalidArgument)
 	h.must(h.deleteSnapshot("not/an id"))
@@ -358,7 +368,8 @@ func TestListSnapshotsPaged(t *testing.T) {
 	h := newNode(t, nil)
 	h.mem.SetReflink(true)
 	var want []string
-	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), nil), h.create("w", capabilitytest.Block(capabilitytest.Writer), nil)}
+	volumes := []string{h.create("v", capabilitytest.Block(capabilitytest.Writer), nil),
+		h.create("w", capabilitytest.Block(capabilitytest.Writer), nil)}
 	for i := range 7 {
 		snap, err := h.takeSnapshot(fmt.Sprint("s", i), volumes[i%2], nil)
 		h.must(err)
@@ -386,7 +397,8 @@ func TestListSnapshotsPaged(t *testing.T) {
 	if ids, _ := h.listSnapshots(&csi.ListSnapshotsRequest{SnapshotId: want[2]}); len(ids) != 1 || ids[0] != want[2] {
 		t.Errorf("by id %v", ids)
 	}
-	for _, req := range []*csi.ListSnapshotsRequest{{SnapshotId: "none"}, {SnapshotId: want[0], SourceVolumeId: "none"}, {SourceVolumeId: "none"}} {
+	for _, req := range []*csi.ListSnapshotsRequest{{SnapshotId: "none"}, {SnapshotId: want[0], SourceVolumeId: "none"},
+		{SourceVolumeId: "none"}} {
 		if ids, next := h.listSnapshots(req); len(ids) > 0 || next != "" {
 			t.Errorf("%v lists %v", req, ids)
 		}
@@ -397,7 +409,8 @@ func TestListSnapshotsPaged(t *testing.T) {
 	h.want(err, codes.Aborted)
 }
 
-// TestSnapshotOfAGroupsVolume: it is the group's business; nothing is frozen, and the group hears of the deletion first.
+// TestSnapshotOfAGroupsVolume: it is the group's business; nothing is frozen, and the group hears of the deletion
+// first.
 func TestSnapshotOfAGroupsVolume(t *testing.T) {
 	h := newNode(t, startSidecar(t))
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
@@ -406,9 +419,10 @@ func TestSnapshotOfAGroupsVolume(t *testing.T) {
 	h.put(h.imagePath(id), "content", mib)
 	snap, err := h.takeSnapshot("s", id, freezing)
 	h.must(err)
-	rec, err := h.d.pool.GetSnapshot(snap.GetSnapshotId())
+	rec, err := h.d.store.Pool.GetSnapshot(snap.GetSnapshotId())
 	h.must(err)
-	if !snap.GetReadyToUse() || rec.Cut.Ordinal != 1 || rec.Format == nil || snap.GetCreationTime().AsTime().UnixNano() != 1 {
+	if !snap.GetReadyToUse() || rec.Cut.Ordinal != 1 || rec.Format == nil ||
+		snap.GetCreationTime().AsTime().UnixNano() != 1 {
 		t.Errorf("snapshot %v, record %+v", snap, rec)
 	}
 	if slices.ContainsFunc(h.events, func(e string) bool { return strings.HasPrefix(e, "freeze") }) {

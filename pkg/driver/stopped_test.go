@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"google.golang.org/grpc/codes"
+
+	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
+	"github.com/slipstream-storage/slipstream/pkg/driver/health"
 )
 
-// TestStoppedFileSystem: a file system that has stopped is not handed out as a good one. While it is used somewhere the answer says so; when
-// nothing uses it any more, the next call checks it and mounts it again.
+// TestStoppedFileSystem: a file system that has stopped is not handed out as a good one. While it is used somewhere the
+// answer says so; when nothing uses it any more, the next call checks it and mounts it again.
 func TestStoppedFileSystem(t *testing.T) {
 	for what, stop := range map[string]func(h *node){
 		"emergency_ro": func(h *node) {
@@ -32,10 +34,11 @@ func TestStoppedFileSystem(t *testing.T) {
 				h.want(h.publish(id, "b", vc, false), codes.FailedPrecondition, what, h.target("a"), "delete all pods")
 				h.want(h.stage(id, vc), codes.FailedPrecondition, what, h.target("a"))
 			}
-			_, err := h.n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: h.target("a")})
+			_, err := h.n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: id,
+				VolumePath: h.target("a")})
 			h.want(err, codes.FailedPrecondition, what)
 			h.want(h.expand(id, 32*mib), codes.FailedPrecondition)
-			if got := summary(h.nodeHealth(id, "")); len(got) != 1 || got[0] != "DEGRADED "+ReasonFileSystemStopped {
+			if got := summary(h.nodeHealth(id, "")); len(got) != 1 || got[0] != "DEGRADED "+health.ReasonFileSystemStopped {
 				t.Errorf("health %q", got)
 			}
 			if h.checks() > 0 {
@@ -44,7 +47,8 @@ func TestStoppedFileSystem(t *testing.T) {
 
 			h.must(h.unpublish(id, "a"))
 			h.must(h.publish(id, "b", vc, false))
-			if h.checks() != 1 || len(h.mounts) != 2 || h.mounts[0].Stopped+h.mounts[1].Stopped != "" || len(summary(h.nodeHealth(id, ""))) > 0 {
+			if h.checks() != 1 || len(h.mounts) != 2 || h.mounts[0].Stopped+h.mounts[1].Stopped != "" ||
+				len(summary(h.nodeHealth(id, ""))) > 0 {
 				t.Errorf("%d checks, mounts %v", h.checks(), h.mounts)
 			}
 			mounts := 0

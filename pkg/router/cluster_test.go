@@ -12,15 +12,12 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/space"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
@@ -28,6 +25,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 func TestMain(m *testing.M) { testenv.QuietMain(m) }
@@ -103,7 +103,7 @@ func (n *testNode) start() {
 	d, err := driver.New(ctx, driver.Options{
 		Endpoint: filepath.Join(n.c.dir, n.name+".csi"), NodeID: n.name, PoolDir: filepath.Join(n.c.dir, n.name, "pool"),
 		SidecarEndpoint: n.sidecar, TCPAddress: n.address, TLSDir: filepath.Join(n.c.dir, "node-tls"),
-		Capacity: driver.CapacityOptions{OvercommitRatio: 1}, Version: "test",
+		Capacity: space.CapacityOptions{OvercommitRatio: 1}, Version: "test",
 	})
 	if err != nil {
 		cancel()

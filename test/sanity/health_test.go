@@ -9,9 +9,8 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/health"
 )
 
 // health returns "STATUS Reason" of a volume's conditions at its node, and their messages.
@@ -54,7 +53,7 @@ func TestHealthOfLoopDevice(t *testing.T) {
 	c.wantHealth(id)
 	loop := loopOf(t, dir, id)
 	c.must(blockdev.DetachLoopOf(loop.Device, loop.BackingPath))
-	c.wantHealth(id, "INACCESSIBLE "+driver.ReasonLoopDeviceGone)
+	c.wantHealth(id, "INACCESSIBLE "+health.ReasonLoopDeviceGone)
 	if _, message := c.health(id); !strings.Contains(message, loop.Device) || !strings.Contains(message, id) || !strings.Contains(message, "staged again") {
 		t.Errorf("message %q", message)
 	}
@@ -76,13 +75,13 @@ func TestHealthOfImage(t *testing.T) {
 	for _, vc := range []*csi.VolumeCapability{rawBlock(), fileSystem("ext4")} {
 		id := c.up(fmt.Sprint("v", vc.GetBlock() != nil), 32*mib, vc, nil)
 		c.must(os.Remove(filepath.Join(dir, "pool", "volumes", id, "image")))
-		c.wantHealth(id, "DATA_LOSS "+driver.ReasonImageMissing)
+		c.wantHealth(id, "DATA_LOSS "+health.ReasonImageMissing)
 		c.must(c.unpublish(id))
 		c.must(c.unstage(id))
 		if mounts, loops := leftovers(t, dir); len(mounts) > 0 || len(loops) > 0 {
 			t.Errorf("after unstaging: mounts %v, loop devices %v", mounts, loops)
 		}
-		c.wantHealth(id, "DATA_LOSS "+driver.ReasonImageMissing)
+		c.wantHealth(id, "DATA_LOSS "+health.ReasonImageMissing)
 		c.must(c.delete(id))
 	}
 }
@@ -101,7 +100,7 @@ func TestHealthOfFileSystem(t *testing.T) {
 	if err := os.WriteFile(trigger, []byte("1"), 0); err != nil {
 		t.Skipf("this kernel's ext4 cannot be told to fail: %v", err)
 	}
-	c.wantHealth(id, "DEGRADED "+driver.ReasonFileSystemStopped)
+	c.wantHealth(id, "DEGRADED "+health.ReasonFileSystemStopped)
 	c.must(c.unpublish(id))
 	c.must(c.unstage(id))
 	c.must(c.stage(id, vc)) // checks it

@@ -18,7 +18,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
-	"github.com/slipstream-storage/slipstream/pkg/driver"
+	"github.com/slipstream-storage/slipstream/pkg/driver/health"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -266,9 +266,9 @@ func TestModifyUnderLoad(t *testing.T) {
 			// Without a peer the copy lags beyond whatever the target is, and beyond none.
 			s.must(s.B.Replicator().Kill())
 			modify(map[string]string{parameter.KeyRPOTarget: "10ms"})
-			wantHealth(true, driver.ReasonReplicationLagging)
+			wantHealth(true, health.ReasonReplicationLagging)
 			modify(map[string]string{parameter.KeyRPOTarget: "0"})
-			wantHealth(false, driver.ReasonReplicationLagging)
+			wantHealth(false, health.ReasonReplicationLagging)
 			s.must(s.B.Start(s.ctx))
 			wait(own, "streaming", testsite.Streaming)
 

@@ -87,6 +87,15 @@ func (t *Table) CopyReading(source string) *Copy {
 	}
 }
 
+// WhyRead says in words which copy reads a volume's image, which must not change meanwhile; empty if none does.
+func (t *Table) WhyRead(volumeID string) string {
+	c := t.CopyReading(volumeID)
+	if c == nil {
+		return ""
+	}
+	return fmt.Sprintf("its image is being copied for %s, %s", c.id, c)
+}
+
 func (t *Table) reader(source string) *Copy {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,4 +1,7 @@
-package driver
+// Package replicator is the driver's client of the replicator, which runs beside it as a sidecar. It sets the deadlines
+// and turns the replicator's errors into those of CSI calls. What is asked of the replicator, and when, is decided by
+// the packages that use it.
+package replicator
 
 import (
 	"context"
@@ -6,14 +9,15 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
-	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 )
 
 const (
@@ -24,49 +28,61 @@ const (
 )
 
 // errNoSidecar is returned for replicable volumes by a driver that runs alone.
-var errNoSidecar = status.Error(codes.FailedPrecondition,
-	"the volume is replicable, but this driver runs without a replicator: start the replicator on the same pool and the driver with --sidecar")
+var ErrNone = status.Error(codes.FailedPrecondition,
+	"the volume is replicable, but this driver runs without a replicator: start the replicator on the same pool and "+
+		"the driver with --sidecar")
 
-// sidecarClient is the replicator, as the driver uses it. Its errors are status errors that a CSI call can return: they keep
-// the codes that mean the same to a CO (Unavailable, Aborted, ResourceExhausted, FailedPrecondition) and turn those that
-// would mislead it (NotFound and AlreadyExists speak of groups here, of volumes there) into FailedPrecondition.
+// sidecarClient is the replicator, as the driver uses it. Its errors are status errors that a CSI call can return: they
+// keep the codes that mean the same to a CO (Unavailable, Aborted, ResourceExhausted, FailedPrecondition) and turn
+// those that would mislead it (NotFound and AlreadyExists speak of groups here, of volumes there) into
+// FailedPrecondition.
 //
 // It is safe for concurrent use.
-type sidecarClient struct {
+type Client struct {
 	endpoint string
 	conn     *grpc.ClientConn
 	client   sidecarpb.SidecarClient
-	patience time.Duration // of Await
+	Patience time.Duration // of Await
 }
 
 // dialSidecar prepares the connection; it is made, and made again, when calls need it.
-func dialSidecar(endpoint string) (*sidecarClient, error) {
+func Dial(endpoint string) (*Client, error) {
 	conn, err := grpc.NewClient(endpoint, append(sidecarclient.DialOptions(),
 		grpc.WithChainUnaryInterceptor(host.KillStepCalls()...),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a Unix socket: the file's permissions are the security
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// The default waits up to two minutes after failures; a replicator that was restarted is back in one second.
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
+				MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
 		}))...)
 	if err != nil {
 		return nil, fmt.Errorf("sidecar endpoint %q: %w", endpoint, err)
 	}
-	return &sidecarClient{endpoint: endpoint, conn: conn, client: sidecarpb.NewSidecarClient(conn), patience: sidecarPatience}, nil
+	return &Client{endpoint: endpoint, conn: conn, client: sidecarpb.NewSidecarClient(conn), Patience: sidecarPatience},
+		nil
 }
 
-func (s *sidecarClient) Close() error { return s.conn.Close() }
+func (s *Client) Close() error { return s.conn.Close() }
 
-// Await returns nil as soon as the replicator answers and can serve, and an error after its patience: one that was killed
-// is back within a second or two, and the CO's next call would come much later.
-func (s *sidecarClient) Await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.patience)
+// Await returns nil as soon as the replicator answers and can serve, and an error after its patience: one that was
+// killed is back within a second or two, and the CO's next call would come much later.
+func (s *Client) Await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.Patience)
 	defer cancel()
 	return s.Ready(ctx, grpc.WaitForReady(true))
 }
 
+// Need returns a status error unless there is a replicator and it answers now. s may be nil.
+func (s *Client) Need(ctx context.Context) error {
+	if s == nil {
+		return ErrNone
+	}
+	return s.Await(ctx)
+}
+
 // Ready returns nil when the replicator answers and can serve.
-func (s *sidecarClient) Ready(ctx context.Context, options ...grpc.CallOption) error {
+func (s *Client) Ready(ctx context.Context, options ...grpc.CallOption) error {
 	response, err := s.client.Probe(ctx, &sidecarpb.ProbeRequest{}, options...)
 	if err != nil {
 		return s.failure("Probe", "", err)
@@ -77,25 +93,26 @@ func (s *sidecarClient) Ready(ctx context.Context, options ...grpc.CallOption) e
 	return nil
 }
 
-// attachment is what a replicable volume's loop device is put over.
-type attachment struct {
+// Attachment is what a replicable volume's loop device is put over.
+type Attachment struct {
 	Path           string
 	DirectIO       bool
 	BlockSizeBytes int
 }
 
-func (s *sidecarClient) AttachVolume(ctx context.Context, volumeID string) (attachment, error) {
+func (s *Client) AttachVolume(ctx context.Context, volumeID string) (Attachment, error) {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()
 	response, err := s.client.AttachVolume(ctx, &sidecarpb.AttachVolumeRequest{VolumeId: volumeID})
 	if err != nil {
-		return attachment{}, s.failure("AttachVolume", volumeID, err)
+		return Attachment{}, s.failure("AttachVolume", volumeID, err)
 	}
-	return attachment{Path: response.GetPath(), DirectIO: response.GetDirectIo(), BlockSizeBytes: int(response.GetBlockSizeBytes())}, nil
+	return Attachment{Path: response.GetPath(), DirectIO: response.GetDirectIo(),
+		BlockSizeBytes: int(response.GetBlockSizeBytes())}, nil
 }
 
 // DetachVolume succeeds for a volume that is not attached or not known.
-func (s *sidecarClient) DetachVolume(ctx context.Context, volumeID string) error {
+func (s *Client) DetachVolume(ctx context.Context, volumeID string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()
 	_, err := s.client.DetachVolume(ctx, &sidecarpb.DetachVolumeRequest{VolumeId: volumeID})
@@ -103,7 +120,7 @@ func (s *sidecarClient) DetachVolume(ctx context.Context, volumeID string) error
 }
 
 // RecordFormat puts the format record, as JSON, into the order of the volume's group.
-func (s *sidecarClient) RecordFormat(ctx context.Context, volumeID string, formatJSON []byte) error {
+func (s *Client) RecordFormat(ctx context.Context, volumeID string, formatJSON []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
 	_, err := s.client.RecordFormat(ctx, &sidecarpb.RecordFormatRequest{VolumeId: volumeID, FormatJson: formatJSON})
@@ -111,7 +128,7 @@ func (s *sidecarClient) RecordFormat(ctx context.Context, volumeID string, forma
 }
 
 // ResizeVolume grows the image at both sites and returns the size it has now.
-func (s *sidecarClient) ResizeVolume(ctx context.Context, volumeID string, sizeBytes int64) (int64, error) {
+func (s *Client) ResizeVolume(ctx context.Context, volumeID string, sizeBytes int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
 	response, err := s.client.ResizeVolume(ctx, &sidecarpb.ResizeVolumeRequest{VolumeId: volumeID, SizeBytes: sizeBytes})
@@ -122,7 +139,7 @@ func (s *sidecarClient) ResizeVolume(ctx context.Context, volumeID string, sizeB
 }
 
 // Group returns a group's status, or nil when there is none of that name.
-func (s *sidecarClient) Group(ctx context.Context, name string) (*sidecarpb.GroupStatus, error) {
+func (s *Client) Group(ctx context.Context, name string) (*sidecarpb.GroupStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
 	response, err := s.client.ListGroups(ctx, &sidecarpb.ListGroupsRequest{Name: name})
@@ -137,8 +154,19 @@ func (s *sidecarClient) Group(ctx context.Context, name string) (*sidecarpb.Grou
 	return nil, nil
 }
 
+// Groups returns the status of all groups, those that could not be opened included.
+func (s *Client) Groups(ctx context.Context) ([]*sidecarpb.GroupStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	response, err := s.client.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
+	if err != nil {
+		return nil, s.failure("ListGroups", "", err)
+	}
+	return response.GetGroups(), nil
+}
+
 // CreateGroup succeeds when the group exists with the same properties.
-func (s *sidecarClient) CreateGroup(ctx context.Context, request *sidecarpb.CreateGroupRequest) error {
+func (s *Client) CreateGroup(ctx context.Context, request *sidecarpb.CreateGroupRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
 	_, err := s.client.CreateGroup(ctx, request)
@@ -146,14 +174,14 @@ func (s *sidecarClient) CreateGroup(ctx context.Context, request *sidecarpb.Crea
 }
 
 // DeleteGroup deletes a group that has no volumes; it succeeds when there is no such group.
-func (s *sidecarClient) DeleteGroup(ctx context.Context, name string) error {
+func (s *Client) DeleteGroup(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
 	_, err := s.client.DeleteGroup(ctx, &sidecarpb.DeleteGroupRequest{Name: name})
 	return s.failure("DeleteGroup", name, ignoreNotFound(err))
 }
 
-func (s *sidecarClient) AddVolume(ctx context.Context, group, volumeID string) error {
+func (s *Client) AddVolume(ctx context.Context, group, volumeID string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
 	_, err := s.client.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: group, VolumeId: volumeID})
@@ -161,7 +189,7 @@ func (s *sidecarClient) AddVolume(ctx context.Context, group, volumeID string) e
 }
 
 // MoveVolume puts a volume into a group, out of the one that it is in.
-func (s *sidecarClient) MoveVolume(ctx context.Context, group, volumeID string) error {
+func (s *Client) MoveVolume(ctx context.Context, group, volumeID string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()
 	_, err := s.client.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: group, VolumeId: volumeID, Move: true})
@@ -169,7 +197,7 @@ func (s *sidecarClient) MoveVolume(ctx context.Context, group, volumeID string) 
 }
 
 // ModifyGroup changes what is given of a group's settings.
-func (s *sidecarClient) ModifyGroup(ctx context.Context, request *sidecarpb.ModifyGroupRequest) error {
+func (s *Client) ModifyGroup(ctx context.Context, request *sidecarpb.ModifyGroupRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
 	_, err := s.client.ModifyGroup(ctx, request)
@@ -177,7 +205,7 @@ func (s *sidecarClient) ModifyGroup(ctx context.Context, request *sidecarpb.Modi
 }
 
 // ModifyVolume changes what is given of a volume's settings.
-func (s *sidecarClient) ModifyVolume(ctx context.Context, request *sidecarpb.ModifyVolumeRequest) error {
+func (s *Client) ModifyVolume(ctx context.Context, request *sidecarpb.ModifyVolumeRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
 	_, err := s.client.ModifyVolume(ctx, request)
@@ -185,15 +213,16 @@ func (s *sidecarClient) ModifyVolume(ctx context.Context, request *sidecarpb.Mod
 }
 
 // RemoveVolume succeeds for a volume that is not in the group.
-func (s *sidecarClient) RemoveVolume(ctx context.Context, group, volumeID string) error {
+func (s *Client) RemoveVolume(ctx context.Context, group, volumeID string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()
 	_, err := s.client.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: group, VolumeId: volumeID})
 	return s.failure("RemoveVolume", group+"/"+volumeID, ignoreNotFound(err))
 }
 
-// CutGroup takes snapshots of volumes of a group at one ordinal. targets are the volumes' ids by those of the snapshots.
-func (s *sidecarClient) CutGroup(ctx context.Context, group string, targets map[string]string) error {
+// CutGroup takes snapshots of volumes of a group at one ordinal. targets are the volumes' ids by those of the
+// snapshots.
+func (s *Client) CutGroup(ctx context.Context, group string, targets map[string]string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()
 	request := &sidecarpb.CutGroupRequest{Group: group}
@@ -205,7 +234,7 @@ func (s *sidecarClient) CutGroup(ctx context.Context, group string, targets map[
 }
 
 // ReleaseCut ends what a group does for a snapshot that is about to be deleted; one that it does not know is a success.
-func (s *sidecarClient) ReleaseCut(ctx context.Context, snapshotID string) error {
+func (s *Client) ReleaseCut(ctx context.Context, snapshotID string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()
 	_, err := s.client.ReleaseCut(ctx, &sidecarpb.ReleaseCutRequest{SnapshotId: snapshotID})
@@ -219,7 +248,7 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-func (s *sidecarClient) failure(call, object string, err error) error {
+func (s *Client) failure(call, object string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -231,7 +260,8 @@ func (s *sidecarClient) failure(call, object string, err error) error {
 	case code == codes.Unavailable || code == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded):
 		return status.Errorf(codes.Unavailable, "%s got no answer from %s: %s; see that the replicator runs, and call again",
 			what, s.endpoint, status.Convert(err).Message())
-	case code == codes.Aborted || code == codes.ResourceExhausted || code == codes.FailedPrecondition || code == codes.Canceled:
+	case code == codes.Aborted || code == codes.ResourceExhausted || code == codes.FailedPrecondition ||
+		code == codes.Canceled:
 		return status.Errorf(code, "%s: %s", what, status.Convert(err).Message())
 	case code == codes.NotFound || code == codes.AlreadyExists || code == codes.InvalidArgument:
 		return status.Errorf(codes.FailedPrecondition, "%s was refused: %s", what, status.Convert(err).Message())

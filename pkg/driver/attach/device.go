@@ -1,4 +1,4 @@
-package driver
+package attach
 
 import (
 	"context"
@@ -10,50 +10,53 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
 	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
 )
 
-// backingPath is the file that a volume's loop device is over, without symbolic links, as the kernel shows it: the image,
-// or the file that the replicator said it serves, or, for one that is not staged, where that file is to be expected.
-func (d *Driver) backingPath(rec *blockdev.VolumeRecord) string {
+// BackingPath is the file that a volume's loop device is over, without symbolic links, as the kernel shows it: the
+// image, or the file that the replicator said it serves, or, for one that is not staged, where that file is to be
+// expected.
+func (d *Attacher) BackingPath(rec *blockdev.VolumeRecord) string {
 	switch {
 	case rec.Replicable && rec.Stage != nil && rec.Stage.BackingPath != "":
 		return rec.Stage.BackingPath
 	case rec.Replicable:
 		return filepath.Join(d.opts.ShimDir, rec.ID, shim.FileName)
 	}
-	path, err := d.pool.ImagePath(rec.ID)
+	path, err := d.store.Pool.ImagePath(rec.ID)
 	if err != nil {
 		return "" // a record with such an id is never read
 	}
 	return path
 }
 
-// canonicalShimPath resolves links above the volume's directory, which is a mount of the replicator and not to be touched.
+// canonicalShimPath resolves links above the volume's directory, which is a mount of the replicator and not to be
+// touched.
 func canonicalShimPath(path string) string {
 	return filepath.Join(host.CanonicalPath(filepath.Dir(path)), filepath.Base(path))
 }
 
 // devices returns the loop devices of a volume: one while it is staged, more only after something went wrong.
-func (d *Driver) devices(rec *blockdev.VolumeRecord) ([]host.LoopDevice, error) {
-	all, err := d.attachedDevices(rec)
+func (d *Attacher) devices(rec *blockdev.VolumeRecord) ([]host.LoopDevice, error) {
+	all, err := d.AttachedDevices(rec)
 	return slices.DeleteFunc(all, func(l host.LoopDevice) bool { return l.Deleted }), err
 }
 
-// attachedDevices are the devices, and those over a file that was removed or renamed under them: nothing is staged on those any more,
-// but they are in use, and are to be unmounted and detached like the others.
-func (d *Driver) attachedDevices(rec *blockdev.VolumeRecord) ([]host.LoopDevice, error) {
+// AttachedDevices are the devices, and those over a file that was removed or renamed under them: nothing is staged on
+// those any more, but they are in use, and are to be unmounted and detached like the others.
+func (d *Attacher) AttachedDevices(rec *blockdev.VolumeRecord) ([]host.LoopDevice, error) {
 	all, err := d.Loops.List()
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "volume %s: look for its loop device: %v", rec.ID, err)
 	}
-	path := d.backingPath(rec)
+	path := d.BackingPath(rec)
 	var devices []host.LoopDevice
 	for _, l := range all {
 		switch {
@@ -68,8 +71,9 @@ func (d *Driver) attachedDevices(rec *blockdev.VolumeRecord) ([]host.LoopDevice,
 	return devices, nil
 }
 
-// isStagedImage reports whether a device is over the very file that the volume was staged with, whatever that is called now.
-func (d *Driver) isStagedImage(rec *blockdev.VolumeRecord, l host.LoopDevice) bool {
+// isStagedImage reports whether a device is over the very file that the volume was staged with, whatever that is called
+// now.
+func (d *Attacher) isStagedImage(rec *blockdev.VolumeRecord, l host.LoopDevice) bool {
 	if rec.Replicable || rec.Stage == nil || rec.Stage.Device != l.Path || rec.Stage.Image == (blockdev.FileID{}) ||
 		strings.HasPrefix(l.BackingPath, d.opts.ShimDir+"/") {
 		return false
@@ -81,11 +85,12 @@ func (d *Driver) isStagedImage(rec *blockdev.VolumeRecord, l host.LoopDevice) bo
 	return err == nil && file == rec.Stage.Image
 }
 
-// remains are the devices of a volume that has no record any more, because somebody removed or moved its directory. It is found by
-// its id in the files' paths. Unless the volume is being unstaged, a device counts only where the volume is in use on this node: nodes
-// that share a kernel see each other's loop devices, under the same paths. Outside of the pool a device has to be mounted, as others
-// may look at a copy of the directory, and must not be in another driver's pool.
-func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []host.LoopDevice, error) {
+// Remains are the devices of a volume that has no record any more, because somebody removed or moved its directory. It
+// is found by its id in the files' paths. Unless the volume is being unstaged, a device counts only where the volume is
+// in use on this node: nodes that share a kernel see each other's loop devices, under the same paths. Outside of the
+// pool a device has to be mounted, as others may look at a copy of the directory, and must not be in another driver's
+// pool.
+func (d *Attacher) Remains(id string, unstaging bool) (*blockdev.VolumeRecord, []host.LoopDevice, error) {
 	rec := &blockdev.VolumeRecord{ID: id}
 	if blockdev.ValidateID(id) != nil {
 		return rec, nil, nil
@@ -98,7 +103,7 @@ func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []h
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
-	published, err := d.publications.List(id)
+	published, err := d.Publications.List(id)
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Internal, "volume %s: %v", id, err)
 	}
@@ -119,7 +124,7 @@ func (d *Driver) remains(id string, unstaging bool) (*blockdev.VolumeRecord, []h
 }
 
 // inOtherPool reports whether an image's path is that of a volume of a pool that is not this driver's.
-func (d *Driver) inOtherPool(imagePath string) bool {
+func (d *Attacher) inOtherPool(imagePath string) bool {
 	pool := filepath.Dir(filepath.Dir(filepath.Dir(imagePath)))
 	if pool == d.opts.PoolDir {
 		return false
@@ -127,30 +132,34 @@ func (d *Driver) inOtherPool(imagePath string) bool {
 	return blockdev.HasPool(d.FS, pool)
 }
 
-// imageGone says what to do about a device over an image that was removed or renamed.
-func imageGone(id string, l host.LoopDevice) error {
-	return status.Errorf(codes.FailedPrecondition, "volume %s: its image was removed or renamed while it was in use, and %s, over %s, still has its data: "+
-		"copy the device, or put the image back under its name; otherwise delete the pods that use the volume, so that it is unpublished and unstaged", id, l.Path, l.BackingPath)
+// ImageGone says what to do about a device over an image that was removed or renamed.
+func ImageGone(id string, l host.LoopDevice) error {
+	return status.Errorf(codes.FailedPrecondition, "volume %s: its image was removed or renamed while it was in use, "+
+		"and %s, over %s, still has its data: "+
+		"copy the device, or put the image back under its name; otherwise delete the pods that use the volume, so that it "+
+		"is unpublished and unstaged", id, l.Path, l.BackingPath)
 }
 
 // device returns the loop device of a staged volume; an error is a status error.
-func (d *Driver) device(rec *blockdev.VolumeRecord) (host.Device, error) {
-	devices, err := d.attachedDevices(rec)
+func (d *Attacher) device(rec *blockdev.VolumeRecord) (host.Device, error) {
+	devices, err := d.AttachedDevices(rec)
 	if err != nil {
 		return host.Device{}, err
 	}
 	if i := slices.IndexFunc(devices, func(l host.LoopDevice) bool { return l.Deleted }); i >= 0 {
-		return host.Device{}, imageGone(rec.ID, devices[i])
+		return host.Device{}, ImageGone(rec.ID, devices[i])
 	}
 	if len(devices) == 0 {
-		return host.Device{}, status.Errorf(codes.FailedPrecondition, "volume %s is not attached on node %s: stage it first", rec.ID, d.opts.NodeID)
+		return host.Device{}, status.Errorf(codes.FailedPrecondition, "volume %s is not attached on node %s: stage it first",
+			rec.ID, d.opts.NodeID)
 	}
 	return devices[0].Device, nil
 }
 
 // attach gives a volume its loop device, or finds the one that an earlier call made. The volume has its stage record.
-func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (host.Device, error) {
-	config := blockdev.LoopConfig{BackingPath: d.backingPath(rec), SizeLimitBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes, DirectIO: !rec.Replicable,
+func (d *Attacher) attach(ctx context.Context, rec *blockdev.VolumeRecord) (host.Device, error) {
+	config := blockdev.LoopConfig{BackingPath: d.BackingPath(rec), SizeLimitBytes: rec.SizeBytes,
+		BlockSizeBytes: rec.BlockSizeBytes, DirectIO: !rec.Replicable,
 		KeepSpace: rec.Thick && !rec.Replicable} // of a thick replicable volume the replicator keeps the space
 	if rec.Replicable {
 		// Also for a volume that has its loop device: the replicator may have been restarted without it.
@@ -195,38 +204,44 @@ func (d *Driver) attach(ctx context.Context, rec *blockdev.VolumeRecord) (host.D
 			}
 		}
 	} else if device, err = d.Loops.Attach(config); err != nil {
-		return host.Device{}, status.Errorf(codes.Internal, "volume %s: attach %s to a loop device: %v", rec.ID, config.BackingPath, err)
+		return host.Device{}, status.Errorf(codes.Internal, "volume %s: attach %s to a loop device: %v", rec.ID,
+			config.BackingPath, err)
 	}
 	if rec.Replicable && !config.DirectIO {
 		if err := d.Writeback.Add(config.BackingPath); err != nil {
-			return host.Device{}, status.Errorf(codes.Internal, "volume %s: bound the age of its unwritten data: %v", rec.ID, err)
+			return host.Device{}, status.Errorf(codes.Internal, "volume %s: bound the age of its unwritten data: %v", rec.ID,
+				err)
 		}
 	}
 	return device, nil
 }
 
-// reserveAgain gives a thick image back what it lost of its space, to a restore from a sparse copy, or to zeroing that the
-// kernel did by punching holes. Where there is no space for that, the volume is as good as a thin one, and not worse than one
-// that cannot be used.
-func (d *Driver) reserveAgain(rec *blockdev.VolumeRecord) {
-	if err := d.pool.ReserveImage(rec.ID); err != nil {
-		klog.ErrorS(err, "A thick volume has not all of its space; free some in the pool and stage it again", "volume", rec.ID)
+// reserveAgain gives a thick image back what it lost of its space, to a restore from a sparse copy, or to zeroing that
+// the kernel did by punching holes. Where there is no space for that, the volume is as good as a thin one, and not
+// worse than one that cannot be used.
+func (d *Attacher) reserveAgain(rec *blockdev.VolumeRecord) {
+	if err := d.store.Pool.ReserveImage(rec.ID); err != nil {
+		klog.ErrorS(err, "A thick volume has not all of its space; free some in the pool and stage it again", "volume",
+			rec.ID)
 	}
 }
 
-// keepOne chooses among the devices of a volume one that is mounted, or any, and detaches the others. Two devices over one
-// file are two caches of the same blocks.
-func (d *Driver) keepOne(rec *blockdev.VolumeRecord, devices []host.LoopDevice) (host.Device, error) {
+// keepOne chooses among the devices of a volume one that is mounted, or any, and detaches the others. Two devices over
+// one file are two caches of the same blocks.
+func (d *Attacher) keepOne(rec *blockdev.VolumeRecord, devices []host.LoopDevice) (host.Device, error) {
 	mounts, err := d.Mounter.Mounts()
 	if err != nil {
 		return host.Device{}, status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 	}
-	keep := max(0, slices.IndexFunc(devices, func(l host.LoopDevice) bool { return len(host.MountsOf(mounts, l.Device)) > 0 }))
+	keep := max(0, slices.IndexFunc(devices, func(l host.LoopDevice) bool {
+		return len(host.MountsOf(mounts, l.Device)) > 0
+	}))
 	for i, other := range devices {
 		if i == keep {
 			continue
 		}
-		klog.InfoS("Detaching a second loop device of a volume", "volume", rec.ID, "device", other.Path, "kept", devices[keep].Path)
+		klog.InfoS("Detaching a second loop device of a volume", "volume", rec.ID, "device", other.Path, "kept",
+			devices[keep].Path)
 		if err := d.Loops.Detach(other); err != nil {
 			return host.Device{}, status.Errorf(codes.Internal, "volume %s has loop devices %s and %s: detach %s: %v",
 				rec.ID, devices[keep].Path, other.Path, other.Path, err)
@@ -235,20 +250,21 @@ func (d *Driver) keepOne(rec *blockdev.VolumeRecord, devices []host.LoopDevice) 
 	if devices[keep].SizeBytes != rec.SizeBytes {
 		// An expansion was interrupted between the image and the device.
 		if err := d.Loops.SetSize(devices[keep].Path, rec.SizeBytes); err != nil {
-			return host.Device{}, status.Errorf(codes.Internal, "volume %s: set the size of %s to %d: %v", rec.ID, devices[keep].Path, rec.SizeBytes, err)
+			return host.Device{}, status.Errorf(codes.Internal, "volume %s: set the size of %s to %d: %v", rec.ID,
+				devices[keep].Path, rec.SizeBytes, err)
 		}
 	}
 	return devices[keep].Device, nil
 }
 
 // release undoes attach, whatever part of it happened. devices are the volume's; nothing may be mounted from them.
-func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord, devices []host.LoopDevice) error {
+func (d *Attacher) release(ctx context.Context, rec *blockdev.VolumeRecord, devices []host.LoopDevice) error {
 	if rec.Replicable {
-		if err := d.needSidecar(ctx); err != nil {
+		if err := d.sidecar.Need(ctx); err != nil {
 			// Detaching flushes into the replicator's file, which would wait for it in the kernel, beyond any deadline.
 			return err
 		}
-		if err := d.Writeback.Remove(ctx, d.backingPath(rec)); err != nil {
+		if err := d.Writeback.Remove(ctx, d.BackingPath(rec)); err != nil {
 			return status.Errorf(codes.Unavailable, "volume %s: %v; see that the replicator runs, and call again", rec.ID, err)
 		}
 	}
@@ -258,7 +274,8 @@ func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord, device
 			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 		}
 		if err := d.Loops.Detach(device); err != nil {
-			return status.Errorf(codes.Internal, "volume %s: detach %s: %v; see what has it open (fuser -v %s)", rec.ID, device.Path, err, device.Path)
+			return status.Errorf(codes.Internal, "volume %s: detach %s: %v; see what has it open (fuser -v %s)", rec.ID,
+				device.Path, err, device.Path)
 		}
 	}
 	if rec.Replicable {
@@ -268,9 +285,9 @@ func (d *Driver) release(ctx context.Context, rec *blockdev.VolumeRecord, device
 }
 
 // detachShim takes the shim's mount away and tells the replicator. The unmount waits until the replicator has taken
-// what is dirty, so it is done here: a replicator that is killed while it waits for itself could not exit, and holds the
-// pool's lock.
-func (d *Driver) detachShim(ctx context.Context, volumeID string) error {
+// what is dirty, so it is done here: a replicator that is killed while it waits for itself could not exit, and holds
+// the pool's lock.
+func (d *Attacher) detachShim(ctx context.Context, volumeID string) error {
 	if err := shim.Unmount(filepath.Join(d.opts.ShimDir, volumeID)); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: %v; see what has it open, and call again", volumeID, err)
 	}
@@ -284,17 +301,10 @@ func (d *Driver) detachShim(ctx context.Context, volumeID string) error {
 	return nil
 }
 
-// needSidecar returns a status error unless the replicator answers now.
-func (d *Driver) needSidecar(ctx context.Context) error {
-	if d.sidecar == nil {
-		return errNoSidecar
-	}
-	return d.sidecar.Await(ctx)
-}
-
-// inUse says in words by what a volume is in use; empty when it is not. A stage record that a reboot made stale is no use.
-func (d *Driver) inUse(rec *blockdev.VolumeRecord) (string, error) {
-	devices, err := d.attachedDevices(rec)
+// InUse says in words by what a volume is in use; empty when it is not. A stage record that a reboot made stale is no
+// use.
+func (d *Attacher) InUse(rec *blockdev.VolumeRecord) (string, error) {
+	devices, err := d.AttachedDevices(rec)
 	if err == nil && bug.Enabled(bug.ForgetRemovedImage) {
 		devices = slices.DeleteFunc(devices, func(l host.LoopDevice) bool { return l.Deleted })
 	}

@@ -1,4 +1,4 @@
-package driver
+package space
 
 import (
 	"fmt"
@@ -9,35 +9,36 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// createSnapshots makes the records of snapshots of as many volumes, in state creating, if the pool has room for all of them: from then on
-// the ledger counts them. Without the room nothing is made, and the error is ResourceExhausted. It returns those that were made, also with an
-// error.
+// CreateSnapshots makes the records of snapshots of as many volumes, in state creating, if the pool has room for all of
+// them: from then on the ledger counts them. Without the room nothing is made, and the error is ResourceExhausted. It
+// returns those that were made, also with an error.
 //
-// A snapshot keeps what its volume will overwrite, and that is at most what the volume has allocated. One that shares blocks has all
-// of that from the beginning, so nothing has to be free for it now, but it goes off what thin volumes are promised; a copy
-// has to be allocated.
-func (d *Driver) createSnapshots(wanted []blockdev.SnapshotRecord) (list []*blockdev.SnapshotRecord, err error) {
-	d.reserved.mu.Lock()
-	defer d.reserved.mu.Unlock()
-	if err := d.snapshotSpace(wanted); err != nil {
+// A snapshot keeps what its volume will overwrite, and that is at most what the volume has allocated. One that shares
+// blocks has all of that from the beginning, so nothing has to be free for it now, but it goes off what thin volumes
+// are promised; a copy has to be allocated.
+func (d *Accounts) CreateSnapshots(wanted []blockdev.SnapshotRecord) (list []*blockdev.SnapshotRecord, err error) {
+	d.Reserved.Mu.Lock()
+	defer d.Reserved.Mu.Unlock()
+	if err := d.SnapshotSpace(wanted); err != nil {
 		return nil, err
 	}
 	for _, snap := range wanted {
-		stored, err := d.pool.CreateSnapshot(snap)
+		stored, err := d.store.Pool.CreateSnapshot(snap)
 		if err != nil {
-			return list, snapshotError("create", snap.ID, err)
+			return list, store.SnapshotError("create", snap.ID, err)
 		}
 		list = append(list, stored)
 	}
 	return list, nil
 }
 
-// snapshotSpace refuses snapshots that the pool has no room for. The caller holds reservations.mu.
-func (d *Driver) snapshotSpace(wanted []blockdev.SnapshotRecord) error {
-	shares, err := d.sharing.ask(d)
+// SnapshotSpace refuses snapshots that the pool has no room for. The caller holds reservations.mu.
+func (d *Accounts) SnapshotSpace(wanted []blockdev.SnapshotRecord) error {
+	shares, err := d.Sharing.Ask(d)
 	if err != nil {
 		code := codes.Internal
 		if vfs.NoSpace(err) {
@@ -61,9 +62,9 @@ func (d *Driver) snapshotSpace(wanted []blockdev.SnapshotRecord) error {
 		holds := min(allocated, snap.SizeBytes)
 		need += holds
 		volumes = append(volumes, fmt.Sprintf("%s (%d bytes allocated)", snap.SourceVolumeID, allocated))
-		if id := snap.Parameters[cloneSnapshotKey]; id != "" {
+		if id := snap.Parameters[store.NoteClone]; id != "" {
 			// Its image becomes that of a volume that has its space promised, unless that is thick, and gets a copy.
-			clone, err := d.volume(id)
+			clone, err := d.store.Volume(id)
 			if err != nil {
 				return err
 			}
@@ -84,26 +85,30 @@ func (d *Driver) snapshotSpace(wanted []blockdev.SnapshotRecord) error {
 	if shares && l.Owed == before.Owed {
 		how = "by sharing their blocks, and keeps what is overwritten"
 	}
-	return status.Errorf(codes.ResourceExhausted, "snapshot %q of %s takes up to %d bytes of pool %s on node %s, %s; there is room for %d: %s; "+
-		"delete snapshots or volumes, make its file system larger, or run the driver with a higher overcommit ratio if only thin volumes' promises are in the way",
-		wanted[0].Name, strings.Join(volumes, ", "), need, d.opts.PoolDir, d.opts.NodeID, how, before.snapshotRoom(l.Owed > before.Owed), before)
+	return status.Errorf(codes.ResourceExhausted, "snapshot %q of %s takes up to %d bytes of pool %s on node %s, %s; "+
+		"there is room for %d: %s; "+
+		"delete snapshots or volumes, make its file system larger, or run the driver with a higher overcommit ratio if "+
+		"only thin volumes' promises are in the way",
+		wanted[0].Name, strings.Join(volumes,
+			", "), need, d.opts.PoolDir, d.opts.NodeID, how, before.snapshotRoom(l.Owed > before.Owed), before)
 }
 
 // copyReason says why a snapshot is a copy.
-func (d *Driver) copyReason(shares bool) string {
+func (d *Accounts) copyReason(shares bool) string {
 	if shares {
 		return "a block shared with a thick volume has no reserved space"
 	}
 	return "its file system cannot share blocks between files"
 }
 
-// holds reports whether everything promised has room: what is owed now, thin volumes when they are full, and the files of one thing more.
-func (l ledger) holds() bool {
+// holds reports whether everything promised has room: what is owed now, thin volumes when they are full, and the files
+// of one thing more.
+func (l Ledger) holds() bool {
 	return !l.NoInodes && l.Owed <= l.Free-l.Reserve && l.Thin <= scale(max(l.base(), 0), l.Ratio)
 }
 
 // snapshotRoom is how much more snapshots may keep.
-func (l ledger) snapshotRoom(copied bool) int64 {
+func (l Ledger) snapshotRoom(copied bool) int64 {
 	room := l.base() - scale(l.Thin, 1/l.Ratio)
 	if copied {
 		room = min(room, l.Free-l.Reserve-l.Owed)
@@ -112,18 +117,18 @@ func (l ledger) snapshotRoom(copied bool) int64 {
 }
 
 // sharing knows whether the pool's file system can share blocks between files, once somebody wanted to know.
-type sharing struct {
+type blockSharing struct {
 	mu            sync.Mutex
 	known, shares bool
 }
 
-func (s *sharing) ask(d *Driver) (bool, error) {
+func (s *blockSharing) Ask(d *Accounts) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known {
 		return s.shares, nil
 	}
-	shares, err := blockdev.SharesBlocks(d.FS, d.opts.PoolDir)
+	shares, err := blockdev.SharesBlocks(d.fs, d.opts.PoolDir)
 	if err != nil {
 		return false, err
 	}

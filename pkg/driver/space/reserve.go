@@ -1,4 +1,4 @@
-package driver
+package space
 
 import (
 	"fmt"
@@ -18,19 +18,20 @@ type CapacityOptions struct {
 	Reserve Reserve
 }
 
-func (o *CapacityOptions) check() error {
+func (o *CapacityOptions) Check() error {
 	if o.OvercommitRatio == 0 {
 		o.OvercommitRatio = 1
 	}
 	if !(o.OvercommitRatio >= 1) || math.IsInf(o.OvercommitRatio, 0) {
-		return fmt.Errorf("overcommit ratio %g is less than 1, or not a number: to keep space free use the reserve", o.OvercommitRatio)
+		return fmt.Errorf("overcommit ratio %g is less than 1, or not a number: to keep space free use the reserve",
+			o.OvercommitRatio)
 	}
 	return nil
 }
 
 // Reserve is a part of a file system, as a number of bytes or a share of its size. The zero value is none.
 type Reserve struct {
-	bytes   int64
+	Bytes   int64
 	percent float64
 }
 
@@ -50,12 +51,12 @@ func ParseReserve(text string) (Reserve, error) {
 		return Reserve{percent: percent}, nil
 	}
 	bytes, err := parameter.ParseQuantity(text)
-	return Reserve{bytes: bytes}, err
+	return Reserve{Bytes: bytes}, err
 }
 
-// of is the reserve of a file system of that size.
-func (r Reserve) of(totalBytes int64) int64 {
-	return r.bytes + int64(float64(totalBytes)*r.percent/100)
+// Of is the reserve of a file system of that size.
+func (r Reserve) Of(totalBytes int64) int64 {
+	return r.Bytes + int64(float64(totalBytes)*r.percent/100)
 }
 
 // Set implements flag.Value.
@@ -69,5 +70,5 @@ func (r Reserve) String() string {
 	if r.percent != 0 {
 		return strconv.FormatFloat(r.percent, 'g', -1, 64) + "%"
 	}
-	return strconv.FormatInt(r.bytes, 10)
+	return strconv.FormatInt(r.Bytes, 10)
 }

@@ -1,9 +1,8 @@
-package driver
+package snapshots
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 )
 
@@ -18,7 +18,7 @@ import (
 var errSourceChanged = errors.New("its volume went into a consistency group while it was copied; take it again")
 
 // copySnapshot copies a snapshot's image in the background, from where its record says that it was.
-func (d *Driver) copySnapshot(rec *blockdev.SnapshotRecord) error {
+func (d *Manager) copySnapshot(rec *blockdev.SnapshotRecord) error {
 	source, path, err := d.copySource(rec)
 	if err != nil {
 		return err
@@ -36,38 +36,39 @@ func (d *Driver) copySnapshot(rec *blockdev.SnapshotRecord) error {
 
 // copySource returns the file that a snapshot is copied from, and the volume whose image it is; none for a clone of its
 // own.
-func (d *Driver) copySource(rec *blockdev.SnapshotRecord) (volumeID, path string, err error) {
-	dir, err := d.pool.SnapshotDir(rec.ID)
+func (d *Manager) copySource(rec *blockdev.SnapshotRecord) (volumeID, path string, err error) {
+	dir, err := d.store.Pool.SnapshotDir(rec.ID)
 	if err != nil {
-		return "", "", snapshotError("copy", rec.ID, err)
+		return "", "", store.SnapshotError("copy", rec.ID, err)
 	}
 	origin := filepath.Join(dir, originFile)
-	switch _, err := d.FS.Stat(origin); {
+	switch _, err := d.fs.Stat(origin); {
 	case err == nil:
 		return "", origin, nil
 	case !errors.Is(err, fs.ErrNotExist):
-		return "", "", snapshotError("copy", rec.ID, err)
+		return "", "", store.SnapshotError("copy", rec.ID, err)
 	}
-	path, err = d.pool.ImagePath(rec.SourceVolumeID)
+	path, err = d.store.Pool.ImagePath(rec.SourceVolumeID)
 	if err != nil {
-		return "", "", snapshotError("copy", rec.ID, err)
+		return "", "", store.SnapshotError("copy", rec.ID, err)
 	}
 	return rec.SourceVolumeID, path, nil
 }
 
-func (d *Driver) runSnapshotCopy(ctx context.Context, i *work.Copy, rec *blockdev.SnapshotRecord, source string) error {
-	target, err := d.pool.SnapshotImagePath(rec.ID)
+func (d *Manager) runSnapshotCopy(ctx context.Context, i *work.Copy, rec *blockdev.SnapshotRecord,
+	source string) error {
+	target, err := d.store.Pool.SnapshotImagePath(rec.ID)
 	if err != nil {
 		return err
 	}
 	i.SetCopied(rec.CopiedBytes)
 	run := blockdev.ImageCopy{
-		FS: d.FS, Source: source, Target: target, SourceBytes: rec.SizeBytes, TargetBytes: rec.SizeBytes, CopiedBytes: rec.CopiedBytes,
+		FS: d.fs, Source: source, Target: target, SourceBytes: rec.SizeBytes, TargetBytes: rec.SizeBytes, CopiedBytes: rec.CopiedBytes,
 		Progress: func(copiedBytes int64) error {
 			if copiedBytes >= rec.SizeBytes {
 				return nil // the end is noted with the state
 			}
-			_, err := d.pool.UpdateSnapshot(rec.ID, func(r *blockdev.SnapshotRecord) error {
+			_, err := d.store.Pool.UpdateSnapshot(rec.ID, func(r *blockdev.SnapshotRecord) error {
 				r.CopiedBytes = copiedBytes
 				return nil
 			})
@@ -82,7 +83,7 @@ func (d *Driver) runSnapshotCopy(ctx context.Context, i *work.Copy, rec *blockde
 	}
 	if i.Source() != "" {
 		// Nobody stages it meanwhile. But a group of which it is the secondary copy writes to it unasked.
-		volume, err := d.pool.Get(rec.SourceVolumeID)
+		volume, err := d.store.Pool.Get(rec.SourceVolumeID)
 		if err != nil {
 			return err
 		}
@@ -90,7 +91,7 @@ func (d *Driver) runSnapshotCopy(ctx context.Context, i *work.Copy, rec *blockde
 			return errSourceChanged
 		}
 	}
-	_, err = d.pool.UpdateSnapshot(rec.ID, func(r *blockdev.SnapshotRecord) error {
+	_, err = d.store.Pool.UpdateSnapshot(rec.ID, func(r *blockdev.SnapshotRecord) error {
 		r.State, r.CopiedBytes = blockdev.SnapshotReady, r.SizeBytes
 		return nil
 	})
@@ -102,24 +103,24 @@ func (d *Driver) runSnapshotCopy(ctx context.Context, i *work.Copy, rec *blockde
 	if i.Source() != "" {
 		return nil
 	}
-	if err := d.FS.Remove(source); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.fs.Remove(source); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		klog.ErrorS(err, "What a snapshot was copied from stays until the next start", "snapshot", rec.ID)
 	}
 	return nil
 }
 
 // failSnapshot gives a snapshot's space back, and then says so: on a full disk the space is needed for that.
-func (d *Driver) failSnapshot(id string, why error) error {
-	dir, err := d.pool.SnapshotDir(id)
+func (d *Manager) failSnapshot(id string, why error) error {
+	dir, err := d.store.Pool.SnapshotDir(id)
 	if err != nil {
 		return err
 	}
 	for _, name := range []string{blockdev.ImageFile, originFile} {
-		if err := d.FS.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.fs.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			klog.ErrorS(err, "The image of a failed snapshot takes space until the snapshot is deleted", "snapshot", id)
 		}
 	}
-	_, err = d.pool.UpdateSnapshot(id, func(r *blockdev.SnapshotRecord) error {
+	_, err = d.store.Pool.UpdateSnapshot(id, func(r *blockdev.SnapshotRecord) error {
 		r.State, r.CopiedBytes, r.FailReason = blockdev.SnapshotFailed, 0, why.Error()
 		return nil
 	})
@@ -129,10 +130,10 @@ func (d *Driver) failSnapshot(id string, why error) error {
 	return err
 }
 
-// reconcileSnapshots goes on with what the last process was at: frozen file systems are thawed, snapshots that were never answered
-// removed, and copies resumed. Snapshots that a group takes or copies are the replicator's.
-func (d *Driver) reconcileSnapshots(ctx context.Context) error {
-	recs, err := d.snapshots()
+// ReconcileSnapshots goes on with what the last process was at: frozen file systems are thawed, snapshots that were
+// never answered removed, and copies resumed. Snapshots that a group takes or copies are the replicator's.
+func (d *Manager) ReconcileSnapshots(ctx context.Context) error {
+	recs, err := d.store.Snapshots()
 	if err != nil {
 		return err
 	}
@@ -147,8 +148,9 @@ func (d *Driver) reconcileSnapshots(ctx context.Context) error {
 		return boolInt(a.State == blockdev.SnapshotCreating) - boolInt(b.State == blockdev.SnapshotCreating)
 	})
 	for _, rec := range recs {
-		if err := d.thawLeftOver(rec.ID); err != nil {
-			klog.ErrorS(err, "A file system may be left frozen; see fsfreeze(8)", "volume", rec.SourceVolumeID, "snapshot", rec.ID)
+		if err := d.attachments.ThawLeftOver(rec.ID); err != nil {
+			klog.ErrorS(err, "A file system may be left frozen; see fsfreeze(8)", "volume", rec.SourceVolumeID, "snapshot",
+				rec.ID)
 			continue
 		}
 		switch {
@@ -156,7 +158,8 @@ func (d *Driver) reconcileSnapshots(ctx context.Context) error {
 			// One that was being taken is found by the repetition of the call, which asks the group.
 		case rec.State == blockdev.SnapshotCreating || interrupted[rec.GroupSnapshotID]:
 			if err := d.dropSnapshot(ctx, rec); err != nil {
-				klog.ErrorS(err, "An interrupted snapshot cannot be removed; the next start tries again", "snapshot", rec.ID, "volume", rec.SourceVolumeID)
+				klog.ErrorS(err, "An interrupted snapshot cannot be removed; the next start tries again", "snapshot", rec.ID,
+					"volume", rec.SourceVolumeID)
 				continue
 			}
 			klog.InfoS("Removed an interrupted snapshot", "snapshot", rec.ID, "volume", rec.SourceVolumeID)
@@ -165,8 +168,8 @@ func (d *Driver) reconcileSnapshots(ctx context.Context) error {
 				klog.ErrorS(err, "A snapshot's copy cannot go on; the next start tries again", "snapshot", rec.ID)
 			}
 		case rec.Thick:
-			if dir, err := d.pool.SnapshotDir(rec.ID); err == nil {
-				_ = d.FS.Remove(filepath.Join(dir, originFile)) // it may not be there; it is looked for again at the next start
+			if dir, err := d.store.Pool.SnapshotDir(rec.ID); err == nil {
+				_ = d.fs.Remove(filepath.Join(dir, originFile)) // it may not be there; it is looked for again at the next start
 			}
 		}
 	}
@@ -178,13 +181,4 @@ func boolInt(b bool) int {
 		return 1
 	}
 	return 0
-}
-
-// beingCopied says in words by what a volume's image is read that must not change; empty when it is not.
-func (d *Driver) beingCopied(volumeID string) string {
-	i := d.tasks.CopyReading(volumeID)
-	if i == nil {
-		return ""
-	}
-	return fmt.Sprintf("its image is being copied for %s, %s", i.ID(), i)
 }

@@ -1,4 +1,4 @@
-package driver
+package space
 
 import (
 	"errors"
@@ -7,29 +7,30 @@ import (
 	"math"
 	"path/filepath"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
 )
 
 // What new volumes can have of a pool is not what is free on its file system: thin volumes will fill up, journals will
-// grow to their size, a snapshot keeps what its volume overwrites. The ledger adds up what the pool has promised; a volume is made,
-// or grown, only where the sum stays within the file system:
+// grow to their size, a snapshot keeps what its volume overwrites. The ledger adds up what the pool has promised; a
+// volume is made, or grown, only where the sum stays within the file system:
 //
 //	base = free + used by the pool - reserve - thick volumes - journals at their largest - what snapshots keep
 //	thin volumes <= base x overcommit ratio
 //	free - reserve >= what thick volumes, journals and snapshots have still to allocate
 //
-// Everything in it comes from the records and from the file system, so it is the same after a crash. What other programs
-// have on the file system is neither free nor used by the pool, and so not in base.
+// Everything in it comes from the records and from the file system, so it is the same after a crash. What other
+// programs have on the file system is neither free nor used by the pool, and so not in base.
 
-// ledger is what a pool has and has promised, in bytes.
-type ledger struct {
+// Ledger is what a pool has and has promised, in bytes.
+type Ledger struct {
 	Free    int64 // on the file system
 	Used    int64 // by images and journals of the pool; what reflinked images share counts once
 	Reserve int64
@@ -57,12 +58,12 @@ type apart struct{ Free, Reserve, Owed int64 }
 func (a *apart) holds() bool { return a == nil || a.Free-a.Reserve >= a.Owed }
 
 // base is the space that thin volumes share.
-func (l ledger) base() int64 {
+func (l Ledger) base() int64 {
 	return l.Free + l.Used - l.Reserve - l.Thick - l.Journals - l.Snapshots
 }
 
-// available is what new volumes can have together, and most the largest that one of them can be.
-func (l ledger) available(thick bool) (available, most int64) {
+// Available is what new volumes can have together, and most the largest that one of them can be.
+func (l Ledger) Available(thick bool) (available, most int64) {
 	headroom, base := l.Free-l.Reserve-l.Owed, l.base()
 	if headroom <= 0 || base <= 0 || l.NoInodes {
 		return 0, 0
@@ -88,26 +89,27 @@ func scale(n int64, by float64) int64 {
 	return math.MaxInt64 / 2
 }
 
-// volumeInodes are the inodes that a volume takes: a directory, the image, its record and its publications with their spares, and what
-// the directories above them may need.
-const volumeInodes = 8
+// VolumeInodes are the inodes that a volume takes: a directory, the image, its record and its publications with their
+// spares, and what the directories above them may need.
+const VolumeInodes = 8
 
-func (l ledger) String() string {
+func (l Ledger) String() string {
 	inodes := ""
 	if l.NoInodes {
-		inodes = fmt.Sprintf("fewer than %d inodes are free, which a volume takes; ", volumeInodes)
+		inodes = fmt.Sprintf("fewer than %d inodes are free, which a volume takes; ", VolumeInodes)
 	}
-	return inodes + fmt.Sprintf("%d bytes are free and %d used by the pool, less a reserve of %d; thick volumes are promised %d, journals %d, snapshots %d, "+
+	return inodes + fmt.Sprintf("%d bytes are free and %d used by the pool, less a reserve of %d; thick volumes are "+
+		"promised %d, journals %d, snapshots %d, "+
 		"thin volumes %d with an overcommit ratio of %g", l.Free, l.Used, l.Reserve, l.Thick, l.Journals, l.Snapshots, l.Thin, l.Ratio)
 }
 
 // addThick, and the others, add a promise of which a part is allocated.
-func (l *ledger) addThick(promised, allocated int64) {
+func (l *Ledger) addThick(promised, allocated int64) {
 	l.Thick += promised
 	l.Owed += max(promised-allocated, 0)
 }
 
-func (l *ledger) addJournal(promised, allocated int64) {
+func (l *Ledger) addJournal(promised, allocated int64) {
 	if l.Apart != nil {
 		l.Apart.Owed += max(promised-allocated, 0)
 		return
@@ -117,27 +119,28 @@ func (l *ledger) addJournal(promised, allocated int64) {
 	l.Used += allocated
 }
 
-func (l *ledger) addSnapshot(promised, allocated int64) {
+func (l *Ledger) addSnapshot(promised, allocated int64) {
 	l.Snapshots += max(promised, allocated)
 	l.Owed += max(promised-allocated, 0)
 }
 
-// ledger adds up the pool: what is recorded, the reservations of running calls, and journals that are wanted, by their groups' names,
-// where there is no such group yet; it changes wanted. An error is a status error. The caller holds reservations.mu.
-func (d *Driver) ledger(wanted map[string]int64) (ledger, error) {
-	l := ledger{Ratio: d.opts.Capacity.OvercommitRatio}
-	fail := func(err error) (ledger, error) {
+// ledger adds up the pool: what is recorded, the reservations of running calls, and journals that are wanted, by their
+// groups' names, where there is no such group yet; it changes wanted. An error is a status error. The caller holds
+// reservations.mu.
+func (d *Accounts) ledger(wanted map[string]int64) (Ledger, error) {
+	l := Ledger{Ratio: d.Capacity.OvercommitRatio}
+	fail := func(err error) (Ledger, error) {
 		return l, status.Errorf(codes.Internal, "capacity of pool %s: %v", d.opts.PoolDir, err)
 	}
-	total, before, err := d.pool.Space()
+	total, before, err := d.store.Pool.Space()
 	if err != nil {
 		return fail(err)
 	}
-	recs, err := d.records()
+	recs, err := d.store.Volumes()
 	if err != nil {
 		return l, err
 	}
-	recs = d.reserved.merge(recs)
+	recs = d.Reserved.merge(recs)
 	images := images{d: d, allocated: map[string]int64{}}
 	for _, rec := range recs {
 		allocated, err := images.add(rec.ID)
@@ -153,7 +156,7 @@ func (d *Driver) ledger(wanted map[string]int64) (ledger, error) {
 			wanted[name] = max(wanted[name], bytes)
 		}
 	}
-	snapshots, err := d.snapshots()
+	snapshots, err := d.store.Snapshots()
 	if err != nil {
 		return l, err
 	}
@@ -163,40 +166,40 @@ func (d *Driver) ledger(wanted map[string]int64) (ledger, error) {
 	if err := d.addJournals(&l, wanted); err != nil {
 		return fail(err)
 	}
-	used, err := d.pool.AllocatedTogether(images.paths)
+	used, err := d.store.Pool.AllocatedTogether(images.paths)
 	if err != nil {
 		return fail(err)
 	}
 	l.Used += used
 	// What was allocated or given back while this was added up must not count as free and as used.
-	_, after, err := d.pool.Space()
+	_, after, err := d.store.Pool.Space()
 	if err != nil {
 		return fail(err)
 	}
-	inodes, freeInodes, err := d.pool.Inodes()
+	inodes, freeInodes, err := d.store.Pool.Inodes()
 	if err != nil {
 		return fail(err)
 	}
-	l.NoInodes = inodes > 0 && freeInodes < volumeInodes
+	l.NoInodes = inodes > 0 && freeInodes < VolumeInodes
 	// What the pool keeps for giving space back is a part of the reserve that is there already.
-	held, err := d.pool.ReserveBytes()
+	held, err := d.store.Pool.ReserveBytes()
 	if err != nil {
 		return fail(err)
 	}
-	l.Free, l.Reserve = min(before, after)+held, max(d.opts.Capacity.Reserve.of(total), held)
+	l.Free, l.Reserve = min(before, after)+held, max(d.Capacity.Reserve.Of(total), held)
 	return l, nil
 }
 
 // images are the image files of a pool and what each of them takes.
 type images struct {
-	d         *Driver
+	d         *Accounts
 	paths     []string
 	allocated map[string]int64 // by volume id
 }
 
 // add returns what a volume's image takes; a volume that is being made has it in another directory.
 func (i *images) add(volumeID string) (int64, error) {
-	for _, path := range i.d.pool.ImagePaths(volumeID) {
+	for _, path := range i.d.store.Pool.ImagePaths(volumeID) {
 		allocated, found, err := i.take(path)
 		if err != nil {
 			return 0, err
@@ -210,7 +213,7 @@ func (i *images) add(volumeID string) (int64, error) {
 }
 
 func (i *images) take(path string) (allocated int64, found bool, err error) {
-	info, err := i.d.FS.Stat(path)
+	info, err := i.d.fs.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil
 	}
@@ -222,10 +225,11 @@ func (i *images) take(path string) (allocated int64, found bool, err error) {
 	return allocated, true, err
 }
 
-// addSnapshots: a snapshot that is ready keeps what its image takes; one that is being copied will take as much as its volume has.
-func (d *Driver) addSnapshots(l *ledger, images *images, snapshots []*blockdev.SnapshotRecord) error {
+// addSnapshots: a snapshot that is ready keeps what its image takes; one that is being copied will take as much as its
+// volume has.
+func (d *Accounts) addSnapshots(l *Ledger, images *images, snapshots []*blockdev.SnapshotRecord) error {
 	for _, s := range snapshots {
-		path, err := d.pool.SnapshotImagePath(s.ID)
+		path, err := d.store.Pool.SnapshotImagePath(s.ID)
 		if err != nil {
 			return err
 		}
@@ -242,22 +246,22 @@ func (d *Driver) addSnapshots(l *ledger, images *images, snapshots []*blockdev.S
 	return nil
 }
 
-// addJournals adds the journals that there are and those of groups that are still to be made, to what the pool has promised or, where
-// they are on a file system of their own, to what that one has.
-func (d *Driver) addJournals(l *ledger, wanted map[string]int64) error {
-	if own, has := d.journalSpace(); own.err != nil {
-		return own.err
+// addJournals adds the journals that there are and those of groups that are still to be made, to what the pool has
+// promised or, where they are on a file system of their own, to what that one has.
+func (d *Accounts) addJournals(l *Ledger, wanted map[string]int64) error {
+	if own, has := d.JournalFileSystem(); own.Err != nil {
+		return own.Err
 	} else if has {
-		l.Apart = &apart{Free: own.freeBytes, Reserve: d.opts.Capacity.Reserve.of(own.totalBytes)}
+		l.Apart = &apart{Free: own.FreeBytes, Reserve: d.Capacity.Reserve.Of(own.TotalBytes)}
 	}
-	groups := d.pool.GroupsDir()
-	ids, err := d.FS.ReadDir(groups)
+	groups := d.store.Pool.GroupsDir()
+	ids, err := d.fs.ReadDir(groups)
 	if err != nil {
 		return err
 	}
 	for _, id := range ids {
 		var meta core.Meta
-		err := blockdev.ReadRecord(d.FS, filepath.Join(groups, id, core.MetaFile), core.MetaKind, &meta)
+		err := blockdev.ReadRecord(d.fs, filepath.Join(groups, id, core.MetaFile), core.MetaKind, &meta)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // being made or deleted
 		}
@@ -280,13 +284,13 @@ func (d *Driver) addJournals(l *ledger, wanted map[string]int64) error {
 }
 
 // allocatedIn is what the files of a directory take.
-func (d *Driver) allocatedIn(dir string) (total int64, err error) {
-	names, err := d.FS.ReadDir(dir)
+func (d *Accounts) allocatedIn(dir string) (total int64, err error) {
+	names, err := d.fs.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
 	for _, name := range names {
-		info, err := d.FS.Stat(filepath.Join(dir, name))
+		info, err := d.fs.Stat(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -302,17 +306,17 @@ func (d *Driver) allocatedIn(dir string) (total int64, err error) {
 	return total, nil
 }
 
-// room is what volumes with these parameters can have, as ledger.available says it. The journal of a group that they are the first
-// of takes its part first.
-func (d *Driver) room(p parameter.Volume) (available, most int64, err error) {
+// Room is what volumes with these parameters can have, as ledger.available says it. The journal of a group that they
+// are the first of takes its part first.
+func (d *Accounts) Room(p parameter.Volume) (available, most int64, err error) {
 	wanted := map[string]int64{}
 	// A name that no group can have stands for the id that a volume would have.
 	name := p.GroupName("(new)")
 	if name != "" {
 		wanted[name] = p.JournalLimitBytes()
 	}
-	d.reserved.mu.Lock()
-	defer d.reserved.mu.Unlock()
+	d.Reserved.Mu.Lock()
+	defer d.Reserved.Mu.Unlock()
 	l, err := d.ledger(wanted)
 	if err != nil {
 		return 0, 0, err
@@ -320,6 +324,6 @@ func (d *Driver) room(p parameter.Volume) (available, most int64, err error) {
 	if wanted[name] > 0 && !l.Apart.holds() {
 		return 0, 0, nil
 	}
-	available, most = l.available(p.Thick)
+	available, most = l.Available(p.Thick)
 	return available, most, nil
 }

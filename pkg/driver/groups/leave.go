@@ -1,0 +1,73 @@
+package groups
+
+import (
+	"context"
+	"slices"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
+)
+
+// dropCreatedGroups deletes the groups that the driver made for the volume and that it has left, unless others are in
+// them.
+func (d *Manager) dropCreatedGroups(ctx context.Context, id, except string) error {
+	rec, err := d.store.Volume(id)
+	if err != nil {
+		return err
+	}
+	for _, name := range parameter.CreatedGroups(rec) {
+		if name == except {
+			continue
+		}
+		if err := d.deleteIfEmpty(ctx, name, id); err != nil {
+			return err
+		}
+		if err := d.store.Update(rec, "update", func(r *blockdev.VolumeRecord) {
+			parameter.ForgetCreatedGroup(r, name)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Manager) deleteIfEmpty(ctx context.Context, group, volumeID string) error {
+	left, err := d.sidecar.Group(ctx, group)
+	if err != nil || left == nil || len(left.GetVolumes()) > 0 {
+		return err
+	}
+	klog.InfoS("Deleting the group with its last volume", "group", group, "volume", volumeID)
+	return d.sidecar.DeleteGroup(ctx, group)
+}
+
+// leaveGroup takes a volume out of every group that it may be in or on its way into, as AddVolume may have happened
+// without an answer, and deletes those that the driver created and whose last volume this was.
+func (d *Manager) Leave(ctx context.Context, rec *blockdev.VolumeRecord) error {
+	_, awaited, err := parameter.Joining(rec)
+	if err != nil {
+		return err
+	}
+	created := parameter.CreatedGroups(rec)
+	groups := append([]string{rec.Group, rec.MoveTo, awaited}, created...)
+	slices.Sort(groups)
+	for _, group := range slices.Compact(groups) {
+		if group == "" {
+			continue
+		}
+		if err := d.sidecar.Need(ctx); err != nil {
+			return err
+		}
+		if err := d.sidecar.RemoveVolume(ctx, group, rec.ID); err != nil {
+			return err
+		}
+		if !slices.Contains(created, group) {
+			continue
+		}
+		if err := d.deleteIfEmpty(ctx, group, rec.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
