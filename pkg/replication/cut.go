@@ -60,7 +60,7 @@ func (g *Group) Cut(ctx context.Context, targets []CutTarget) (blockdev.Snapshot
 		}
 		klog.InfoS("Cut taken", "group", g.Name(), "ordinal", taken.Ordinal, "volumes", len(targets))
 	}
-	if err := c.settle(); err != nil {
+	if err := c.updateRecords(); err != nil {
 		return blockdev.SnapshotCut{}, err
 	}
 	c.work.send()
@@ -325,12 +325,12 @@ func (g *Group) ReleaseCut(snapshotID string) error {
 	c.mu.Unlock()
 	if running != nil {
 		running.fail(errReleased)
-		if err := running.settleFailure(); err != nil {
+		if err := running.storeFailure(); err != nil {
 			return err
 		}
 	}
 	// The record is to say what it was taken from, and to name its parent, before that is needed.
-	if err := c.settle(); err != nil {
+	if err := c.updateRecords(); err != nil {
 		return err
 	}
 	parent := ""
@@ -370,7 +370,7 @@ func (c *cuts) failCopies(volumeID string, why error) error {
 			continue
 		}
 		running.fail(why)
-		if err := running.settleFailure(); err != nil {
+		if err := running.storeFailure(); err != nil {
 			return err
 		}
 	}
@@ -385,7 +385,7 @@ func (c *cuts) abandon(why error) error {
 	if err := c.failCopies("", why); err != nil {
 		return err
 	}
-	return c.settle()
+	return c.updateRecords()
 }
 
 // CutStatus is a snapshot that is being copied.

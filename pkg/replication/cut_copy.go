@@ -44,12 +44,8 @@ type imageCopy struct {
 	mu sync.Mutex
 	// todo and unlogged are extents of volume 0, as the log has them.
 	todo, unlogged *changemap.Map
-	// failed is why the copy is none; failedDurable: a restart will know it.
-	failed        error
-	failedDurable bool
-	// finished: all is copied and durable, and the image takes no more.
-	finished bool
-	buf      []byte
+	outcome        copyOutcome
+	buf            []byte
 
 	// syncMu is held from taking unlogged until that is in the log.
 	syncMu sync.Mutex
@@ -134,7 +130,7 @@ func (c *imageCopy) close() {
 func (c *imageCopy) progress() (doneBytes int64, failed error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(0, c.target.SizeBytes-int64(c.todo.Bytes())), c.failed
+	return max(0, c.target.SizeBytes-int64(c.todo.Bytes())), c.outcome.reason
 }
 
 // preserve makes extents logged that are about to change in the image. With an error they must not change.
@@ -144,7 +140,7 @@ func (c *imageCopy) preserve(extents *changemap.Map) error {
 	}
 	c.mu.Lock()
 	var err error
-	if c.failed == nil {
+	if !c.outcome.hasFailed() {
 		at := changemap.Cursor{}
 		for err == nil {
 			_, extent, n, ok := extents.NextRun(at, changemap.MaxVolumeBytes/changemap.ExtentBytes)
@@ -162,15 +158,15 @@ func (c *imageCopy) preserve(extents *changemap.Map) error {
 	if err != nil {
 		c.fail(err)
 	}
-	return c.settleFailure()
+	return c.storeFailure()
 }
 
 // step copies the next run. done is true when all is copied and durable.
 func (c *imageCopy) step(ctx context.Context) (done bool, err error) {
 	c.mu.Lock()
-	if c.failed != nil {
+	if c.outcome.hasFailed() {
 		c.mu.Unlock()
-		return true, c.settleFailure()
+		return true, c.storeFailure()
 	}
 	_, extent, n, more := c.todo.NextRun(changemap.Cursor{}, holeRunExtents)
 	if more {
@@ -185,14 +181,14 @@ func (c *imageCopy) step(ctx context.Context) (done bool, err error) {
 	}
 	if err != nil {
 		c.fail(err)
-		return true, c.settleFailure()
+		return true, c.storeFailure()
 	}
 	if more || ctx.Err() != nil {
 		return false, ctx.Err()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.finished = c.failed == nil
+	c.outcome.complete() // refused where somebody gave the copy up meanwhile
 	return true, nil
 }
 
@@ -200,7 +196,7 @@ func (c *imageCopy) step(ctx context.Context) (done bool, err error) {
 func (c *imageCopy) complete() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.finished || c.failedDurable
+	return c.outcome.isFinal()
 }
 
 // retire ends a copy whose snapshot's record says how it ended. Apply may still have it: it finds nothing to do.
@@ -292,10 +288,10 @@ func (c *imageCopy) flush() error {
 	c.syncMu.Lock()
 	defer c.syncMu.Unlock()
 	c.mu.Lock()
-	batch, failed := c.unlogged, c.failed
+	batch, failed := c.unlogged, c.outcome.hasFailed()
 	c.unlogged = changemap.New()
 	c.mu.Unlock()
-	if failed != nil || batch.Len() == 0 {
+	if failed || batch.Len() == 0 {
 		return nil
 	}
 	if err := c.image.Datasync(); err != nil {
@@ -304,21 +300,19 @@ func (c *imageCopy) flush() error {
 	return c.log.Append(batch)
 }
 
-// fail gives the copy up: for an error, or because nobody wants it any more.
+// fail gives the copy up: for an error, or because nobody wants it any more. One that is complete stays so.
 func (c *imageCopy) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.failed == nil && !c.finished {
-		c.failed = err
-	}
+	c.outcome.fail(err)
 }
 
-// settleFailure makes a failure durable, by removing the log. The image may change only then: a copy that went on after
+// storeFailure makes a failure durable, by removing the log. The image may change only then: a copy that went on after
 // a restart would copy the change. It takes no space, as the disk may be full, and gives the image's space back.
-func (c *imageCopy) settleFailure() error {
+func (c *imageCopy) storeFailure() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.failed == nil || c.failedDurable {
+	if c.outcome.state != copyFailing {
 		return nil
 	}
 	_ = c.image.Truncate(0)
@@ -327,8 +321,8 @@ func (c *imageCopy) settleFailure() error {
 		err = c.fs.SyncDir(c.dir)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the snapshot may have been deleted meanwhile
-		return fmt.Errorf("snapshot %s: its copy failed (%w), and so did noting that: %w", c.target.SnapshotID, c.failed, err)
+		return fmt.Errorf("snapshot %s: its copy failed (%w), and so did noting that: %w", c.target.SnapshotID, c.outcome.reason, err)
 	}
-	c.failedDurable = true
+	c.outcome.failureStored()
 	return nil
 }

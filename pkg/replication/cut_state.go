@@ -59,9 +59,7 @@ type cuts struct {
 	targets    []cutTarget
 	tracks     map[uint32]*track
 	copies     []*imageCopy
-	// dirty: the file is behind. doubt: a failed write may have left a cut in it that was not taken; until it is written
-	// again nothing may change an image.
-	dirty, doubt bool
+	file       cutsFileState
 }
 
 func newCuts(g *Group) *cuts { return &cuts{g: g, work: newSignal(), tracks: map[uint32]*track{}} }
@@ -78,13 +76,13 @@ func (c *cuts) stateLocked() cutState {
 
 // saveLocked brings the file up to date, if it is not.
 func (c *cuts) saveLocked() error {
-	if !c.dirty && !c.doubt {
+	if c.file == cutsFileSaved {
 		return nil
 	}
 	return c.writeLocked(c.stateLocked())
 }
 
-// writeLocked replaces the file. After an error it is as it was, unless doubt is set.
+// writeLocked replaces the file. After an error it is as it was, unless its state is unknown then.
 func (c *cuts) writeLocked(s cutState) error {
 	fsys, name := c.g.cfg.FS, c.g.path(cutsFile)
 	generation, err := c.g.checkpoint.replaceFile(fileCuts, c.generation, func(generation uint64) error {
@@ -92,7 +90,8 @@ func (c *cuts) writeLocked(s cutState) error {
 		return c.g.cfg.Pool.WithReserve(func() error { return blockdev.WriteRecord(fsys, name, cutsKind, &s) })
 	})
 	if err == nil {
-		c.generation, c.dirty, c.doubt = generation, false, false
+		c.generation = generation
+		c.file.written()
 		return nil
 	}
 	var there cutState
@@ -100,7 +99,7 @@ func (c *cuts) writeLocked(s cutState) error {
 	if c.generation == 0 && errors.Is(readErr, fs.ErrNotExist) {
 		readErr = nil
 	}
-	c.doubt = c.doubt || readErr != nil || there.Generation != c.generation
+	c.file.writeFailed(readErr == nil && there.Generation == c.generation)
 	c.generation = max(c.generation, there.Generation)
 	return fmt.Errorf("group %s: cuts: %w", c.g.Name(), err)
 }
@@ -131,7 +130,7 @@ func (c *cuts) load() error {
 	case errors.As(err, &corrupt) || errors.Is(err, errStale):
 		klog.ErrorS(err, "The file of cuts is lost: snapshots being copied fail, and the next ones have no parents", "group", g.Name())
 		s = cutState{Generation: known}
-		c.dirty = true
+		c.file.changed()
 	case err != nil:
 		return err
 	}
@@ -140,7 +139,7 @@ func (c *cuts) load() error {
 		rec, err := g.cfg.Pool.GetSnapshot(target.SnapshotID)
 		if err != nil || rec.CreatedUnixNanos != target.RecordUnixNanos {
 			klog.InfoS("A snapshot is gone", "group", g.Name(), "snapshot", target.SnapshotID, "reason", err)
-			c.dirty = true
+			c.file.changed()
 			continue
 		}
 		c.targets = append(c.targets, target)
@@ -154,7 +153,7 @@ func (c *cuts) load() error {
 		}
 		if err != nil {
 			klog.ErrorS(err, "The copy of a snapshot cannot go on", "group", g.Name(), "snapshot", target.SnapshotID)
-			continue // settle finds it without a copy
+			continue // updateRecords finds it without a copy
 		}
 		c.copies = append(c.copies, running)
 	}
@@ -166,7 +165,7 @@ func (c *cuts) load() error {
 		}
 		if t == nil {
 			klog.InfoS("Changed blocks of a volume are not known any more: its next snapshot has no parent", "group", g.Name(), "volume", r.VolumeID, "reason", err)
-			c.dirty = true
+			c.file.changed()
 			continue
 		}
 		c.tracks[r.Index] = t
@@ -196,9 +195,9 @@ func (c *cuts) copyOf(snapshotID string) *imageCopy {
 	return nil
 }
 
-// settle brings the snapshots' records to what the group knows, and forgets what is in them for good. The caller holds
+// updateRecords brings the snapshots' records to what the group knows, and forgets what is in them for good. The caller holds
 // opMu.
-func (c *cuts) settle() error {
+func (c *cuts) updateRecords() error {
 	c.mu.Lock()
 	targets := slices.Clone(c.targets)
 	c.mu.Unlock()
@@ -207,7 +206,7 @@ func (c *cuts) settle() error {
 		c.mu.Lock()
 		running := c.copyOf(target.SnapshotID)
 		c.mu.Unlock()
-		final, err := c.settleOne(target, running)
+		final, err := c.updateRecord(target, running)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -239,7 +238,7 @@ func (t *cutTarget) outcome(running *imageCopy) (state blockdev.SnapshotState, c
 	return blockdev.SnapshotCopying, done, ""
 }
 
-func (c *cuts) settleOne(target cutTarget, running *imageCopy) (final bool, err error) {
+func (c *cuts) updateRecord(target cutTarget, running *imageCopy) (final bool, err error) {
 	state, copied, reason := target.outcome(running)
 	rec, err := c.g.cfg.Pool.UpdateSnapshot(target.SnapshotID, func(r *blockdev.SnapshotRecord) error {
 		if r.CreatedUnixNanos != target.RecordUnixNanos {
@@ -257,7 +256,7 @@ func (c *cuts) settleOne(target cutTarget, running *imageCopy) (final bool, err 
 	if errors.Is(err, fs.ErrNotExist) {
 		if running != nil {
 			running.fail(err)
-			return true, running.settleFailure()
+			return true, running.storeFailure()
 		}
 		return true, nil
 	}
@@ -273,7 +272,7 @@ func (c *cuts) drop(snapshotID string) {
 	running := c.copyOf(snapshotID)
 	c.targets = slices.DeleteFunc(c.targets, func(t cutTarget) bool { return t.SnapshotID == snapshotID })
 	c.copies = slices.DeleteFunc(c.copies, func(r *imageCopy) bool { return r == running })
-	c.dirty = true
+	c.file.changed()
 	c.mu.Unlock()
 	if running != nil {
 		running.retire()
@@ -316,7 +315,7 @@ func (c *cuts) loop(ctx context.Context) {
 	for ctx.Err() == nil {
 		if unsettled {
 			c.opMu.Lock()
-			err := c.settle()
+			err := c.updateRecords()
 			c.opMu.Unlock()
 			if err != nil {
 				klog.ErrorS(err, "Bringing snapshots' records up to date failed; it is tried again", "group", c.g.Name())

@@ -100,7 +100,7 @@ func (c *cuts) logMarks() error {
 		}
 		_ = t.log.Close()
 		delete(c.tracks, index)
-		c.dirty = true
+		c.file.changed()
 	}
 	return nil
 }
@@ -109,7 +109,7 @@ func (c *cuts) logMarks() error {
 // overwrite into snapshots that have it still to do.
 func (c *cuts) beforeApply(records []journal.Record) error {
 	c.mu.Lock()
-	if c.doubt {
+	if c.file == cutsFileUnknown {
 		if err := c.saveLocked(); err != nil {
 			c.mu.Unlock()
 			return err
@@ -186,7 +186,7 @@ func (c *cuts) rebase(snapshotID, parent string) error {
 	if next != nil {
 		c.tracks[index] = next
 	}
-	c.dirty = true
+	c.file.changed()
 	if err := c.saveLocked(); err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (c *cuts) forget(index uint32) error {
 	}
 	_ = t.log.Close()
 	delete(c.tracks, index)
-	c.dirty = true
+	c.file.changed()
 	if err := c.saveLocked(); err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func TestCrashWhileFilesChange(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.cuts.mu.Lock()
-		g.cuts.dirty = true
+		g.cuts.file.changed()
 		err := g.cuts.saveLocked()
 		g.cuts.mu.Unlock()
 		if err != nil {

@@ -86,7 +86,7 @@ func makeFilesSite(t *testing.T, want core.Role, applied, killed bool) *filesSit
 					t.Fatal(err)
 				}
 				g.cuts.mu.Lock()
-				g.cuts.dirty = true
+				g.cuts.file.changed()
 				err := g.cuts.saveLocked()
 				g.cuts.mu.Unlock()
 				if err != nil {

@@ -16,24 +16,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
-// answerTo makes a call as a site and returns the answer, and hangs up.
-func answerTo(t *testing.T, net *link.Network, from, to string, hello *linkpb.Hello) *linkpb.ToPrimary {
-	t.Helper()
-	stream, err := net.Dialer(from).Dial(t.Context(), to, "memory")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stream.Close()
-	if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: hello}}); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := stream.Recv()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer
-}
-
 // Timelines that no group can have are refused with the reason, and change nothing: the group goes on, also after a restart, and the same
 // peer is taken when it says something sound.
 func TestMalformedTimelinesOfAPeer(t *testing.T) {

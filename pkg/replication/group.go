@@ -63,9 +63,9 @@ type Group struct {
 	// segBytes is the size of the journal's segments, and maxRecord what one record carries.
 	segBytes atomic.Int64
 	appendMu sync.Mutex
-	// owed are records that have their place before whatever is appended next; guarded by appendMu.
-	owed  []journal.Entry
-	clock *writeClock
+	// queued are records that have their place before whatever is appended next; guarded by appendMu.
+	queued []journal.Entry
+	clock  *writeClock
 
 	checkpoint *checkpointFile
 	// applyMu keeps apply passes apart: the loop's, and those that promotion and demotion ask for.

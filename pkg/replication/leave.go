@@ -58,10 +58,10 @@ func (g *Group) RemoveVolume(id string, exclusive func(leave func() error) error
 			break
 		}
 	}
-	if err := exclusive(func() error { return g.letGo(v) }); err != nil {
+	if err := exclusive(func() error { return g.detachMember(v) }); err != nil {
 		return err
 	}
-	g.settleMembers()
+	g.markAnnounced()
 	return g.releaseVolume(id)
 }
 
@@ -73,8 +73,8 @@ func (g *Group) unappliedBytes() (n int64) {
 	return n
 }
 
-// letGo makes a volume that nobody writes to one of no group. After an error it still is a member.
-func (g *Group) letGo(v *Volume) error {
+// detachMember makes a volume that nobody writes to one of no group. After an error it still is a member.
+func (g *Group) detachMember(v *Volume) error {
 	if err := g.commit(); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (g *Group) letGo(v *Volume) error {
 	g.forgetVolume(v.index)
 	// The peer hears of it before anything that is written after the volume's first write past the group: at the latest with
 	// the next record, should the journal have no room now.
-	if err := g.owe(member); err != nil && !errors.Is(err, journal.ErrFull) {
+	if err := g.announceLater(member); err != nil && !errors.Is(err, journal.ErrFull) {
 		klog.ErrorS(err, "The removal of a volume is not in the journal yet; it comes with the next write", "group", g.Name(), "volume", v.id)
 	}
 	klog.InfoS("Volume left its group", "group", g.Name(), "volume", v.id)
@@ -130,9 +130,9 @@ func (g *Group) announce(m core.Member) error {
 	return g.commit()
 }
 
-// owe is announce for a caller who must not wait for room: the record has its place before every record that is appended
+// announceLater is announce for a caller who must not wait for room: the record has its place before every record that is appended
 // from now on, but may not be in the journal yet.
-func (g *Group) owe(m core.Member) error {
+func (g *Group) announceLater(m core.Member) error {
 	entry, err := memberRecord(m)
 	if err != nil {
 		return err
@@ -140,24 +140,24 @@ func (g *Group) owe(m core.Member) error {
 	entry.Header.UnixNanos = g.cfg.Now().UnixNano()
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
-	g.owed = append(g.owed, entry)
+	g.queued = append(g.queued, entry)
 	if err := g.CheckWritable(); err != nil {
 		return err
 	}
-	return g.appendOwed()
+	return g.appendQueued()
 }
 
-// appendOwed appends what is owed. The caller holds appendMu, and the group is writable.
-func (g *Group) appendOwed() error {
-	for len(g.owed) > 0 {
+// appendQueued appends the queued records. The caller holds appendMu, and the group is writable.
+func (g *Group) appendQueued() error {
+	for len(g.queued) > 0 {
 		first := g.journal.Head() + 1
-		g.clock.claim(g.journal.Head()+uint64(len(g.owed)), g.cfg.Now())
-		n, err := g.journal.AppendAll(g.owed)
+		g.clock.claim(g.journal.Head()+uint64(len(g.queued)), g.cfg.Now())
+		n, err := g.journal.AppendAll(g.queued)
 		if n == 0 {
 			first = 0
 		}
 		g.clock.wrote(first)
-		g.owed = g.owed[n:]
+		g.queued = g.queued[n:]
 		if err != nil {
 			return err
 		}
@@ -165,29 +165,29 @@ func (g *Group) appendOwed() error {
 	return nil
 }
 
-// settleMembers notes which members' descriptions are in the journal. What it cannot note now is announced once more at
+// markAnnounced notes which members' descriptions are in the journal. What it cannot note now is announced once more at
 // the next open, which does no harm.
-func (g *Group) settleMembers() {
+func (g *Group) markAnnounced() {
 	if err := g.commit(); err != nil {
 		return
 	}
 	g.membersMu.Lock()
 	defer g.membersMu.Unlock()
 	g.appendMu.Lock()
-	owed := len(g.owed)
+	queued := len(g.queued)
 	g.appendMu.Unlock()
-	if owed > 0 {
+	if queued > 0 {
 		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.settleLocked(func(m *core.Member) bool { return m.Removed }); err != nil {
+	if err := g.markAnnouncedLocked(func(m *core.Member) bool { return m.Removed }); err != nil {
 		klog.ErrorS(err, "The removal of a volume could not be noted as announced", "group", g.core.Meta.Name)
 	}
 }
 
-// settleLocked takes the mark off the members that which picks. The caller holds mu.
-func (g *Group) settleLocked(which func(*core.Member) bool) error {
+// markAnnouncedLocked takes the mark off the members that which picks. The caller holds mu.
+func (g *Group) markAnnouncedLocked(which func(*core.Member) bool) error {
 	for _, m := range g.core.Meta.Members {
 		if !m.Unannounced && !m.Unsynced || !which(&m) {
 			continue
@@ -218,12 +218,12 @@ func (g *Group) continueMembers() error {
 			return err
 		}
 		entry.Header.UnixNanos = g.cfg.Now().UnixNano()
-		g.owed = append(g.owed, entry)
+		g.queued = append(g.queued, entry)
 	}
-	if len(g.owed) == 0 {
+	if len(g.queued) == 0 {
 		return nil
 	}
-	err := g.appendOwed()
+	err := g.appendQueued()
 	if errors.Is(err, journal.ErrFull) || vfs.NoSpace(err) {
 		return nil // with the next record; the marks stay
 	}
@@ -231,7 +231,7 @@ func (g *Group) continueMembers() error {
 		err = g.journal.Sync()
 	}
 	if err == nil {
-		err = g.settleLocked(func(*core.Member) bool { return true })
+		err = g.markAnnouncedLocked(func(*core.Member) bool { return true })
 	}
 	return err
 }

@@ -245,7 +245,7 @@ func (g *Group) changeMember(id string, change func(*core.Member) bool) error {
 	defer g.membersMu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.settleLocked(func(m *core.Member) bool { return m.Index == member.Index })
+	return g.markAnnouncedLocked(func(m *core.Member) bool { return m.Index == member.Index })
 }
 
 // upsertMember brings the pool, group.json and memory to a member's description, in this order. It is idempotent: a

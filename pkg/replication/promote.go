@@ -102,7 +102,7 @@ func (g *Group) Demote() (uint64, error) {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
 	if g.writable.Load() {
-		if err := g.appendOwed(); err != nil {
+		if err := g.appendQueued(); err != nil {
 			return 0, err
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"sync/atomic"
-	"time"
 
 	"k8s.io/klog/v2"
 
@@ -79,7 +78,7 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 		}
 	}()
 	if !ok {
-		return r.lastWords(ctx, messages, failed)
+		return r.awaitTail(ctx, messages, failed)
 	}
 	ackDone := make(chan struct{})
 	go func() {
@@ -219,28 +218,31 @@ func (r *receiver) sendRefusal(reason linkpb.Refusal_Reason, fork uint64, messag
 	}}})
 }
 
-// lastWords waits a little for what a refused primary has to say: the count of what it wrote past the fork.
-func (r *receiver) lastWords(ctx context.Context, messages <-chan *linkpb.ToSecondary, failed <-chan error) error {
-	const patience = 30 * time.Second // a divergent tail is counted by reading it
-	t := time.NewTimer(patience)
-	defer t.Stop()
+// awaitTail waits for the count of what a refused primary wrote past the fork, which it reads its journal for. That takes as
+// long as the tail is long, so the wait has no limit of its own: it ends with the stream. The transport ends a stream whose
+// other end is gone, a new stream of the primary takes its place, and a promotion ends it.
+func (r *receiver) awaitTail(ctx context.Context, messages <-chan *linkpb.ToSecondary, failed <-chan error) error {
 	select {
 	case <-ctx.Done():
-	case <-t.C:
+		return nil
 	case <-failed:
+		return nil
 	case m := <-messages:
-		tail := m.GetDivergentTail()
-		if tail == nil {
-			return nil
-		}
-		_, err := r.g.step(core.TailReceived{
-			Peer: r.stream.Peer(), Timeline: untrusted.Escape(tail.TimelineId, maxInstanceBytes), Fork: tail.ForkOrdinal, Last: tail.LastOrdinal,
-			Writes: tail.Writes, Bytes: tail.Bytes, FirstUnixNanos: tail.FirstUnixNanos, LastUnixNanos: tail.LastUnixNanos,
-			Partial: tail.Partial,
-		}, nil)
-		return err
+		return r.takeTail(m.GetDivergentTail())
 	}
-	return nil
+}
+
+// takeTail puts the count of a divergent tail into the loss report; nil is no count.
+func (r *receiver) takeTail(tail *linkpb.DivergentTail) error {
+	if tail == nil {
+		return nil
+	}
+	_, err := r.g.step(core.TailReceived{
+		Peer: r.stream.Peer(), Timeline: untrusted.Escape(tail.TimelineId, maxInstanceBytes), Fork: tail.ForkOrdinal,
+		Last: tail.LastOrdinal, Writes: tail.Writes, Bytes: tail.Bytes,
+		FirstUnixNanos: tail.FirstUnixNanos, LastUnixNanos: tail.LastUnixNanos, Partial: tail.Partial,
+	}, nil)
+	return err
 }
 
 func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {

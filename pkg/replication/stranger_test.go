@@ -18,25 +18,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// call makes a call as a site and returns the answer and what the stream ended with.
-func call(t *testing.T, net *link.Network, from, to string, hello *linkpb.Hello) (*linkpb.ToPrimary, error) {
-	t.Helper()
-	stream, err := net.Dialer(from).Dial(t.Context(), to, "memory")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stream.Close()
-	if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: hello}}); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := stream.Recv()
-	if err != nil {
-		return nil, err
-	}
-	_, err = stream.Recv()
-	return answer, err
-}
-
 // stream is the one that the group receives on.
 func (g *Group) stream() *receiver {
 	g.streams.mu.Lock()

@@ -127,7 +127,7 @@ func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 	if err := g.CheckWritable(); err != nil {
 		return 0, err
 	}
-	if err := g.appendOwed(); err != nil {
+	if err := g.appendQueued(); err != nil {
 		return 0, err
 	}
 	first := g.journal.Head() + 1
