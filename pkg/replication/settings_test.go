@@ -14,8 +14,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 func settings(g *Group) core.Settings {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -1,3 +1,5 @@
+// Package sidecarpb is the API between the driver, slipctl and the replicator of one node: generated code, and the
+// words for its enums. Messages are not safe for concurrent writes.
 package sidecarpb
 
 import "strings"

@@ -1,3 +1,4 @@
+// Package capabilitytest makes CSI volume capabilities for tests. It has no state and is no part of the product.
 package capabilitytest
 
 import "github.com/container-storage-interface/spec/lib/go/csi"
