@@ -17,7 +17,7 @@ type Order string
 const (
 	// OrderFlush: at the latest at the flush that makes it durable, like a disk with a volatile write cache.
 	OrderFlush Order = "flush"
-	// OrderAck: before it is acknowledged.
+	// OrderAck: before it is acknowledged, and durable then, like a disk without a volatile write cache.
 	OrderAck Order = "ack"
 )
 
