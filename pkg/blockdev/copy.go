@@ -57,7 +57,7 @@ func CloneImage(fsys vfs.FS, source, target string, sourceBytes, targetBytes int
 var cloneTestFiles = []string{".clone-test", ".clone-test-target"}
 
 // SharesBlocks reports whether files in a directory can share blocks (see CloneImage). It tries with two files of its
-// own. Those of a process that was killed meanwhile, Pool.Sweep removes.
+// own. Pool.Sweep removes the files of a process that was killed.
 func SharesBlocks(fsys vfs.FS, dir string) (shares bool, err error) {
 	source, target := filepath.Join(dir, cloneTestFiles[0]), filepath.Join(dir, cloneTestFiles[1])
 	defer func() {
@@ -164,7 +164,7 @@ func (c *ImageCopy) target() (vfs.File, error) {
 	return to, nil
 }
 
-// begun opens the target of an earlier run. It returns nil where there is none that can be gone on with.
+// begun opens the target of an earlier run. It returns nil if there is none that can be continued.
 func (c *ImageCopy) begun() (vfs.File, error) {
 	to, err := c.FS.Open(c.Target)
 	if errors.Is(err, fs.ErrNotExist) {

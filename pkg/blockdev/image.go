@@ -23,7 +23,7 @@ type Image struct {
 
 	growMu sync.Mutex
 	// flushErr is why the image takes no more flushes: after a failed fdatasync the kernel may have dropped the dirty
-	// pages and says nil the next time.
+	// pages and reports success the next time.
 	flushErr atomic.Pointer[error]
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 // Loop devices are handled by ioctl(2) and sysfs alone: the losetup in a container image may be a busybox that cannot
-// do direct I/O, and says in words what an errno says.
+// do direct I/O, and reports errors as text.
 //
 // They are attached without autoclear: a raw block volume is not open while no container runs, and would lose its
 // device. What keeps them from leaking is the driver, which looks for those that no record has when it starts.
@@ -127,7 +127,7 @@ func AttachLoop(cfg LoopConfig) (devPath string, err error) {
 		if err != nil {
 			_ = unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0)
 			dev.Close()
-			_ = forgetLoop(devPath) // the next try meets it again
+			_ = removeWithoutDiscards(devPath) // the next try meets it again
 		}
 		return err
 	})
@@ -137,7 +137,7 @@ func AttachLoop(cfg LoopConfig) (devPath string, err error) {
 	return devPath, nil
 }
 
-// openBacking opens an image. Links on the way to it are followed, one that has its own name is not.
+// openBacking opens an image. Links in its directory's path are followed, a link in place of the file is not.
 func openBacking(cfg LoopConfig, flags int) (*os.File, error) {
 	if cfg.Root == "" {
 		return vfs.OpenRegular(cfg.BackingPath, flags, 0)
@@ -199,7 +199,7 @@ func ensureLoopNode(devPath string, number int) error {
 	return nil
 }
 
-// setFileName fills in the name that the kernel keeps for losetup to show. Nothing decides by it.
+// setFileName fills in the name that the kernel keeps for losetup to show. Nothing depends on it.
 func setFileName(info *unix.LoopInfo64, path string) {
 	copy(info.File_name[:len(info.File_name)-1], path)
 }
@@ -243,7 +243,7 @@ func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 		return nil
 	}
 	defer func() {
-		if ferr := forgetLoop(devPath); err == nil && ferr != nil {
+		if ferr := removeWithoutDiscards(devPath); err == nil && ferr != nil {
 			err = fmt.Errorf("detach %s: %w", devPath, ferr)
 		}
 	}()
@@ -263,7 +263,7 @@ func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 		return attached
 	})
 	if err == attached {
-		// The mark would let the device go at a moment when nobody expects it.
+		// Otherwise the kernel would detach the device later, when its opener ends.
 		err = keepLoop(devPath, before)
 		return errors.Join(fmt.Errorf("detach %s from %s: somebody has it open: %w", devPath, before.BackingPath, unix.EBUSY),
 			err)
@@ -274,7 +274,7 @@ func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 	return nil
 }
 
-// keepLoop takes back that a device goes with its last opener.
+// keepLoop clears the mark that has the kernel detach a device with its last opener.
 func keepLoop(devPath string, before LoopInfo) error {
 	dev, err := os.OpenFile(devPath, os.O_RDONLY, 0)
 	if err != nil {

@@ -44,7 +44,7 @@ func blockDeviceSize(f *os.File) (int64, error) {
 	return int64(size), nil
 }
 
-// ioctlPointer holds on to the descriptor, so that Close waits for the call.
+// ioctlPointer keeps the descriptor open during the call: Close waits for it.
 func ioctlPointer(f *os.File, request uintptr, arg unsafe.Pointer) error {
 	conn, err := f.SyscallConn()
 	if err != nil {

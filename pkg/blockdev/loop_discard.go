@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A discard of a loop device punches a hole into its file, and so would take from a thick image what was reserved for
-// it. The kernel can be told to take none. It cannot be told otherwise again (6.18 knows no granularity then, and
-// refuses every value), and the setting stays with the device's number when the file is detached. So a number that
-// has it is removed when it is free, and the kernel makes a new one.
+// A discard of a loop device punches a hole into its file, which would free the reserved space of a thick image. The
+// kernel can be told to refuse discards. This cannot be undone (6.18 then has no granularity and refuses every
+// value), and the setting stays with the device's number when the file is detached. So such a number is removed when
+// it is free, and the kernel makes a new one.
 
 // KeepLoopSpace makes discards of a device fail, as long as it is attached. It can be repeated.
 func KeepLoopSpace(devPath string) error {
@@ -30,8 +30,8 @@ func KeepLoopSpace(devPath string) error {
 	return nil
 }
 
-// prepareDiscards gives a device that was just attached the setting it is to have. A number that comes with the wrong
-// one is ENXIO: not to be used.
+// prepareDiscards gives a device that was just attached the setting it is to have. A number with the wrong setting is
+// ENXIO: do not use it.
 func prepareDiscards(devPath string, keepSpace bool) error {
 	if keepSpace {
 		return KeepLoopSpace(devPath)
@@ -53,9 +53,9 @@ func refusesDiscards(devPath string) (bool, error) {
 	return can > 0 && may == 0, err
 }
 
-// forgetLoop removes the number of a detached device that refuses discards, and leaves another one alone. One that is
-// in use again stays: who attached it sees what it is.
-func forgetLoop(devPath string) error {
+// removeWithoutDiscards removes the number of a detached device that refuses discards, and leaves another one alone.
+// A device that is in use again stays: its new user checks the setting.
+func removeWithoutDiscards(devPath string) error {
 	may, err := readUint(queueAttribute(devPath, "discard_max_bytes"))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && may > 0 {
 		return nil

@@ -179,7 +179,7 @@ func (p *Pool) namesIn(dir string) ([]string, error) {
 	return names, err
 }
 
-// Close lets the next process of the kind in.
+// Close releases the lock: another process of this kind can open the pool.
 func (p *Pool) Close() error {
 	if p.holder == nil {
 		return nil
@@ -279,7 +279,7 @@ func (p *Pool) Get(id string) (*VolumeRecord, error) {
 	return rec, err
 }
 
-// checkEntry returns a *CorruptError for what has the place of a volume's or snapshot's directory and is none. A link
+// checkEntry returns a *CorruptError for a file or link in the place of a volume's or snapshot's directory. A link
 // to a directory is not followed: what is removed or renamed here has to be here.
 func (p *Pool) checkEntry(dir string) error {
 	var unfit *vfs.UnfitError
@@ -381,8 +381,8 @@ func (p *Pool) Update(id string, change func(*VolumeRecord) error) (*VolumeRecor
 	return p.update(id, change)
 }
 
-// replace replaces a record. Its size is bounded, so this is not what fills a pool, and much that gives space back
-// begins with it.
+// replace replaces a record. Its size is bounded, so it cannot fill a pool, and most operations that free space begin
+// with it.
 func (p *Pool) replace(path string, data []byte) error {
 	return p.reserve().use(func() error { return vfs.WriteFileAtomic(p.fs, path, data) })
 }
@@ -449,7 +449,7 @@ func (p *Pool) openImage(r *VolumeRecord) (*Image, error) {
 	return OpenImage(p.fs, path, ExpectSize(r.SizeBytes), Thick(r.Thick))
 }
 
-// Delete removes a volume, whatever its record's state; it also gives up one whose record is damaged. One that is not
+// Delete removes a volume in any state, also one whose record is damaged. One that is not
 // there is a success. The caller has detached it: an attached loop device would keep the space.
 func (p *Pool) Delete(id string) error {
 	if err := ValidateID(id); err != nil {

@@ -63,7 +63,7 @@ func EncodeRecord(kind string, body any) ([]byte, error) {
 }
 
 // DecodeRecord reads a record file's contents into body, a pointer to a struct. Path is for the errors:
-// *CorruptError, and *NewerVersionError. After an error body is in no particular state.
+// *CorruptError, and *NewerVersionError. After an error the content of body is undefined.
 func DecodeRecord(path, kind string, data []byte, body any) error {
 	damaged := func(off int64, format string, args ...any) error {
 		return &CorruptError{Path: path, OffsetBytes: off, Reason: fmt.Sprintf(format, args...)}

@@ -33,8 +33,7 @@ type reserve struct {
 
 func (r *reserve) path(i int) string { return filepath.Join(r.dir, fmt.Sprint(i)) }
 
-// fill makes what is missing of the reserve, as far as there is space. It is for good measure only: it returns no
-// error.
+// fill makes what is missing of the reserve, as far as there is space. Errors are ignored: the next call tries again.
 func (r *reserve) fill() {
 	size := int64(maxReserveBytes)
 	if s, ok := r.fs.(vfs.SpaceReporter); ok {
@@ -74,8 +73,8 @@ func (r *reserve) make(i int, size int64) error {
 	return err
 }
 
-// spend gives one file up, and reports false if there is none left. Blocks that a file system frees come free with
-// the next commit of its own journal, which the sync of the directory waits for.
+// spend removes one file, and reports false if there is none left. A file system makes freed blocks available with
+// the next commit of its own journal, and the sync of the directory waits for that commit.
 func (r *reserve) spend() bool {
 	for i := reserveFiles - 1; i >= 0; i-- {
 		if err := r.fs.Remove(r.path(i)); err == nil {
@@ -85,8 +84,8 @@ func (r *reserve) spend() bool {
 	return false
 }
 
-// use runs an operation, and again with a file of the reserve less for as long as it fails for want of space. The
-// operation can be repeated. What was spent is taken again at once, if there is anything to take.
+// use runs an operation. While it fails because there is no space, use gives up a file of the reserve and runs it
+// again, so the operation must be repeatable. Afterwards the files are made again, as far as there is space.
 func (r *reserve) use(operation func() error) error {
 	err := operation()
 	if !vfs.NoSpace(err) {

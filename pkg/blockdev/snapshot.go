@@ -253,8 +253,8 @@ func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*S
 	return r, nil
 }
 
-// DeleteSnapshot removes a snapshot, whatever its record's state; it also gives up one whose record is damaged. One
-// that is not there is a success. The caller has seen to it that nobody makes its image any more.
+// DeleteSnapshot removes a snapshot in any state, also one whose record is damaged. One that is not there is a
+// success. The caller makes sure that nobody is making its image.
 func (p *Pool) DeleteSnapshot(id string) error {
 	if err := ValidateID(id); err != nil {
 		return fmt.Errorf("snapshot %w", err)

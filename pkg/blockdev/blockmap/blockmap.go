@@ -2,7 +2,7 @@
 // what the file system knows about them and never from their contents.
 //
 // Every answer is a superset: a range may be named that is zeros, or the same in both. One that is not named is
-// zeros, or the same. So everything errs to naming.
+// zeros, or the same. In doubt a range is named.
 //
 // A map is a function that finds its next range, so that a map of any size costs no memory, and reading can begin
 // anywhere. It knows nothing of snapshots, their order, or change sets of groups, which a caller brings as one more
@@ -28,7 +28,7 @@ type Map func(off int64) (start, end int64, err error)
 // Allocated is where a file may hold other than zeros.
 func Allocated(f vfs.File) Map { return remember(f.NextData) }
 
-// remember saves the repeated question for the range that the last answer was about.
+// remember caches the last answer.
 func remember(m Map) Map {
 	from, start, end := int64(0), int64(0), int64(-1) // the answer holds for every offset in [from, end)
 	return func(off int64) (int64, int64, error) {

@@ -2,11 +2,11 @@
 // volume here, with what it has to remember of it; when it comes back it gets both and serves on. As long as the
 // keeper holds a descriptor the FUSE connection lives, and I/O waits instead of failing.
 //
-// It is a process of its own (cmd/keeper), and in a cluster a pod of its own, that nothing restarts: the driver and the
-// replicator may both be dead, killed or replaced by newer ones, and the volumes live. It is small on purpose: it
-// interprets neither names nor metadata, does no I/O on what it holds, keeps nothing on disk and starts no process, so
-// that there is hardly a reason ever to replace it. What it holds dies with it; Holder, in the process that uses it,
-// brings everything back when it returns. Only the keeper and the replicator dying at the same time loses a connection.
+// It is a process of its own (cmd/keeper), and in a cluster a pod of its own, that nothing restarts: the driver and
+// the replicator may both be dead, killed or replaced by newer ones, and the volumes live. It is small on purpose: it
+// interprets neither names nor metadata, does no I/O on what it holds, keeps nothing on disk and starts no process,
+// so that it rarely has to be replaced. What it holds dies with it; Holder, in the process that uses it, brings
+// everything back when it returns. Only the keeper and the replicator dying at the same time loses a connection.
 //
 // Writeback, which lives in the keeper's process too, is the one thing that touches the mounts. See there for why it is
 // not in the serving process. The driver says which files, through Watcher.
@@ -31,8 +31,8 @@
 // replaces what was there under the name. A DROP of a name that is not there is ok. WATCH makes Writeback visit a
 // file, UNWATCH ends that and is ok when the file is closed, busy while a visit still waits for the file's server;
 // both can be repeated. Requests on a connection are answered in order. A request that does not parse is answered
-// with "bad request" and the connection is closed, since what follows has no beginning; descriptors that come where
-// none belong are closed.
+// with "bad request" and the connection is closed, since the start of the next request is unknown; unexpected
+// descriptors are closed.
 //
 // # Concurrency
 //

@@ -23,9 +23,9 @@ import (
 // whose holder waits for the server, and a process that waits for itself does not end when it is killed. For the same
 // reason each file has a goroutine of its own: one whose server is away holds up no other.
 //
-// An open file of a FUSE mount is a burden to the process that has it: in each child that it starts, exec closes the
-// copy, which waits for writeback, and the parent waits for the exec. With a server that is away, the keeper would
-// stop. So the file is opened in a thread that has a descriptor table of its own, and no child inherits it.
+// A process that has a file of a FUSE mount open is slowed down when it starts a child: exec closes the child's copy,
+// which waits for writeback, and the parent waits for the exec. With a server that is away, the keeper would stop. So
+// the file is opened in a thread that has a descriptor table of its own, and no child inherits it.
 //
 // A file stays open between Add and Remove. Opening it for each round would be worse: closing a FUSE file with a
 // writeback cache writes everything back and waits for it, under a lock that writers need. But an open file keeps its
