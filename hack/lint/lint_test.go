@@ -66,6 +66,7 @@ func TestRepository(t *testing.T) {
 	}
 	complaints = append(complaints, checkPackageComments(sources)...)
 	complaints = append(complaints, checkNamedTests(sources)...)
+	complaints = append(complaints, checkMentions(sources)...)
 	sort.Strings(complaints)
 	for _, c := range complaints {
 		t.Error(c)
