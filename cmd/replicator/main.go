@@ -23,7 +23,6 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
@@ -192,9 +191,6 @@ func run(c config) error {
 		// Volumes are served whatever is in the files.
 		source = tlsfiles.Follow(c.site, c.ca, c.cert, c.key)
 		defer source.Close()
-		if err := source.Err(); err != nil && bug.Enabled(bug.NeedCertificate) {
-			return err
-		}
 	}
 	cfg := replication.Config{
 		FS: vfs.OS, Pool: pool, Site: c.site, Codec: codec, ApplyInterval: c.applyInterval, Limits: c.limits.Limits,

@@ -1,6 +1,7 @@
 // Package bug holds deliberate faults, one for each guarantee, so that the tests of the guarantees can be shown to
-// catch what they are for. In ordinary builds every query is the constant false and the compiler removes the fault; a
-// build with the tag slipstream_bugs reads the wanted fault's name from the environment variable SLIPSTREAM_BUG.
+// catch what they are for. The files in internal/bug/faults say what each fault changes in the product's sources, and
+// package inject builds them in: the sources themselves have none. A build with the tag slipstream_bugs and the overlay
+// of package inject reads the wanted fault's name from the environment variable SLIPSTREAM_BUG.
 package bug
 
 // Name of a fault.

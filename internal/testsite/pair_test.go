@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/internal/bug/inject"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
@@ -25,7 +26,10 @@ func startPair(t *testing.T, ctx context.Context) *Pair {
 	binDir := t.TempDir()
 	var flags []string
 	if bug.Available {
-		flags = []string{"-tags", "slipstream_bugs"}
+		var err error
+		if flags, err = inject.Flags(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := Build(ctx, binDir, flags...); err != nil {
 		t.Fatal(err)

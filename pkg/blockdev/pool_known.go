@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -93,7 +92,7 @@ func (k knownPool) checkBefore(fsys vfs.FS, dir string) error {
 
 // check compares the record with the id of the pool that is there; empty for none.
 func (k knownPool) check(fsys vfs.FS, id string) error {
-	if k.dir == "" || bug.Enabled(bug.MakePoolAnew) {
+	if k.dir == "" {
 		return nil
 	}
 	var rec knownPoolRecord

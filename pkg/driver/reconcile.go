@@ -6,7 +6,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
@@ -21,9 +20,6 @@ import (
 // needed again only the CO knows, which repeats NodeStageVolume or NodeUnstageVolume. Nothing that is mounted is ever
 // unmounted here.
 func (d *Driver) reconcile(ctx context.Context) error {
-	if bug.Enabled(bug.SkipReconcile) {
-		return nil
-	}
 	swept, err := d.store.Pool.Sweep()
 	if err != nil {
 		klog.ErrorS(err, "What interrupted calls had left cannot be removed; it takes space, and the next start tries again",

@@ -20,6 +20,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/internal/bug/inject"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
@@ -488,8 +489,12 @@ func TestFaultsOfMetadataAreCaught(t *testing.T) {
 	}
 	testenv.RequireLoop(t)
 	binary := filepath.Join(t.TempDir(), "faulty.test")
-	if out, err := exec.Command("go", "test", "-c", "-tags", "slipstream_bugs", "-o", binary,
-		".").CombinedOutput(); err != nil {
+	flags, err := inject.Flags(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := slices.Concat([]string{"test", "-c", "-o", binary}, flags, []string{"."})
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for fault, test := range map[bug.Name]string{

@@ -29,7 +29,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/lograte"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
@@ -184,7 +183,7 @@ func (g *Gateway) decide(hello *linkpb.Hello, answers []answer) (link.Node, erro
 		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is on nodes %s of site %s: find out which copy "+
 			"is to stay, and delete the group on the others "+
 			"(slipctl group delete --force)", group, names(holders), g.opts.Site)
-	case len(silent) > 0 && !bug.Enabled(bug.IgnoreSilent):
+	case len(silent) > 0:
 		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is on no node of site %s that answers, and may "+
 			"be on %s: %v; bring the replicator there back, or name "+
 			"a node that is gone for good with --retired-node", group, g.opts.Site, names(silent), silent[0].err)

@@ -8,7 +8,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -159,9 +158,6 @@ func (g *Group) checkpointDurable() error {
 
 // announceSegment puts a segment that has its first durable records into the checkpoint: from then on it has to be there.
 func (g *Group) announceSegment(m journal.Mark) error {
-	if bug.Enabled(bug.MissingIsEmpty) {
-		return nil
-	}
 	return g.checkpoint.change(func(c *checkpoint) { c.take(m) })
 }
 

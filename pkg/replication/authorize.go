@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
@@ -63,7 +62,7 @@ func (s *Site) relate(peer, id, name string) (found, error) {
 
 // foundOf is f for the group's peer, and relationStranger for others.
 func foundOf(caller, owner string, f found) found {
-	if caller != "" && caller != owner && !bug.Enabled(bug.SkipPeerCheck) {
+	if caller != "" && caller != owner {
 		f.relation = relationStranger
 	}
 	return f

@@ -7,7 +7,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -37,10 +36,8 @@ func (g *Group) replaceAdmitted(members []core.Member) error {
 	if err := g.admit(members); err != nil {
 		return err
 	}
-	if !bug.Enabled(bug.PromoteInSync) {
-		if _, err := g.step(core.SyncBeginReceived{}, nil); err != nil {
-			return err
-		}
+	if _, err := g.step(core.SyncBeginReceived{}, nil); err != nil {
+		return err
 	}
 	return g.replaceMembers(members)
 }
@@ -98,9 +95,6 @@ func (g *Group) claim(m core.Member) (core.Member, error) {
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return m, err
 		}
-	}
-	if bug.Enabled(bug.KeepOldCopy) {
-		return m, nil
 	}
 	klog.InfoS("A copy goes on to another group, from nothing", "volume", m.VolumeID, "from", rec.Group, "to", name)
 	image, err := g.cfg.Pool.OpenImage(m.VolumeID)

@@ -10,7 +10,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -165,11 +164,6 @@ func (c *cuts) take(ctx context.Context, wanted []wantedCut) (*blockdev.Snapshot
 		if err := next.add(w, volumes[i], *cut); err != nil {
 			next.abandon()
 			return nil, fmt.Errorf("group %s: snapshot %s of volume %s: %w", g.Name(), w.SnapshotID, w.VolumeID, err)
-		}
-		if bug.Enabled(bug.CutTwoOrdinals) {
-			sleep(ctx, g.cfg.ApplyInterval)
-			_ = g.commit()
-			_ = g.applyExactly(ctx, g.indexedEnd())
 		}
 	}
 	if err := next.commit(); err != nil {

@@ -11,7 +11,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -135,9 +134,6 @@ func (c *imageCopy) progress() (doneBytes int64, failed error) {
 
 // preserve makes extents logged that are about to change in the image. With an error they must not change.
 func (c *imageCopy) preserve(extents *changemap.Map) error {
-	if bug.Enabled(bug.CutAfterApply) {
-		return nil
-	}
 	c.mu.Lock()
 	var err error
 	if !c.outcome.hasFailed() {

@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -65,7 +64,7 @@ func (g *Group) openTrack(r trackRecord) (*track, error) {
 
 // mark notes that a range is about to change.
 func (t *track) mark(off, n int64) {
-	if n <= 0 || bug.Enabled(bug.ForgetChanges) {
+	if n <= 0 {
 		return
 	}
 	end := uint64(off+n-1)/changemap.ExtentBytes + 1

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
@@ -63,7 +62,6 @@ func (f *checkpointFile) checkGeneration(which groupFile, have uint64) error {
 	known, path := f.read().Files[which], f.file.Name()
 	other := filepath.Join(filepath.Dir(path), groupFileNames[which])
 	switch {
-	case bug.Enabled(bug.MissingIsEmpty):
 	case have < known:
 		return stale(other, "it has generation %d, and the checkpoint was written with generation %d: an older copy", have, known)
 	case have > known+1:
@@ -137,7 +135,7 @@ func (g *Group) openCheckpoint(who owner, earlier bool) error {
 	var err error
 	g.checkpoint, err = openCheckpoint(g.cfg.FS, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if !earlier && !bug.Enabled(bug.MissingIsEmpty) || g.hasSegments() {
+		if !earlier || g.hasSegments() {
 			return stale(path, "it is missing")
 		}
 		// An earlier version made it when it opened the group for the first time.

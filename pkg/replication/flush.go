@@ -5,35 +5,23 @@ import (
 	"errors"
 	"time"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
 // Flush implements blockdev.Device: every write of the group that was acknowledged before is durable when it returns.
 // One fdatasync of the journal serves all volumes that wait (the journal's group commit).
 func (v *Volume) Flush() error {
-	if bug.Enabled(bug.FlushNothing) {
-		return nil
-	}
 	return v.group.commit()
 }
 
 // FlushAsync implements blockdev.AsyncFlusher.
 func (v *Volume) FlushAsync(done func(error)) {
-	if bug.Enabled(bug.FlushNothing) {
-		done(nil)
-		return
-	}
 	g := v.group
 	g.journal.SyncAsync(func(err error) { done(g.committed(err)) })
 }
 
 // Commit implements blockdev.Committer.
 func (v *Volume) Commit(done func(error)) (lead func()) {
-	if bug.Enabled(bug.FlushNothing) {
-		done(nil)
-		return nil
-	}
 	g := v.group
 	return g.journal.SyncLater(func(err error) { done(g.committed(err)) })
 }

@@ -12,7 +12,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -224,10 +223,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 	if g.failure != nil {
 		return nil, g.failure
 	}
-	var before *core.Group
-	if !bug.Enabled(bug.FailWithoutSpace) {
-		before = g.core.Clone()
-	}
+	before := g.core.Clone()
 	actions, err := g.core.Step(e)
 	if err != nil {
 		return nil, err
@@ -244,7 +240,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 		default:
 			rest = append(rest, a)
 		}
-		if err != nil && before != nil && vfs.NoSpace(err) && g.metaIsStored(&before.Meta) {
+		if err != nil && vfs.NoSpace(err) && g.metaIsStored(&before.Meta) {
 			*g.core = *before // as if nothing had happened: who asked for it asks again
 			return nil, fmt.Errorf("group %s: %w; free space on the file system of %s", before.Meta.Name, err, g.dir)
 		}

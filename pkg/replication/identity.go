@@ -8,7 +8,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -60,9 +59,6 @@ func (g *Group) places() ([]string, error) {
 // checkMemberFiles reports a member's record or image that is missing, or is not the one that the group had. A record is
 // written before group.json is and so never says less.
 func (g *Group) checkMemberFiles(m *core.Member, moved bool) error {
-	if bug.Enabled(bug.MissingIsEmpty) {
-		return nil
-	}
 	rec, err := g.cfg.Pool.Get(m.VolumeID)
 	if errors.Is(err, blockdev.ErrNoVolume) {
 		return stale(g.cfg.Pool.VolumesDir()+"/"+m.VolumeID, "the directory of volume %s is missing", m.VolumeID)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -42,9 +41,6 @@ func (t *appliedTail) add(h journal.Header, loc journal.Location) {
 
 // check compares an image with the tail. What the index has is not applied for good: the image may have it or not.
 func (t *appliedTail) check(v *Volume) error {
-	if bug.Enabled(bug.MissingIsEmpty) {
-		return nil
-	}
 	newest := overlay.New()
 	ordered := append(append([]appliedRecord(nil), t.records[t.next:]...), t.records[:t.next]...)
 	for _, r := range ordered {

@@ -7,7 +7,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -87,13 +86,11 @@ func (g *Group) detachMember(v *Volume) error {
 		return fmt.Errorf("%w: volume %s of group %s is being copied to snapshot %s; wait until that is complete, or delete the snapshot",
 			ErrInUse, v.id, g.Name(), copies[0])
 	}
-	if !bug.Enabled(bug.LeaveUnapplied) {
-		if err := g.applyLocked(g.ctx); err != nil {
-			return err
-		}
-		if n := v.overlay.Bytes(); n > 0 {
-			return fmt.Errorf("group %s: volume %s was written to while it left: %d bytes are not in its image; try again", g.Name(), v.id, n)
-		}
+	if err := g.applyLocked(g.ctx); err != nil {
+		return err
+	}
+	if n := v.overlay.Bytes(); n > 0 {
+		return fmt.Errorf("group %s: volume %s was written to while it left: %d bytes are not in its image; try again", g.Name(), v.id, n)
 	}
 	g.mu.Lock()
 	member := *g.core.Meta.At(v.index)

@@ -3,8 +3,6 @@ package replication
 import (
 	"context"
 	"time"
-
-	"github.com/slipstream-storage/slipstream/internal/bug"
 )
 
 // shipBurst is how much time's worth of sending an idle link saves up.
@@ -27,9 +25,7 @@ func (s *sender) rateDelay() time.Duration {
 
 // charge counts what was sent against the group's ship rate.
 func (s *sender) charge(n int) {
-	if !bug.Enabled(bug.NoShipLimit) {
-		s.g.shipBucket.Take(monotonicNanos(), int64(n))
-	}
+	s.g.shipBucket.Take(monotonicNanos(), int64(n))
 }
 
 // pace leaves ShipInterval between small batches. Every batch costs processor time here, a wake-up and a disk sync there;

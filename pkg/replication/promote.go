@@ -6,7 +6,6 @@ import (
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -175,9 +174,6 @@ func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTa
 	}
 	if setBack {
 		tail.FirstUnixNanos, tail.LastUnixNanos = 0, 0
-	}
-	if bug.Enabled(bug.MiscountLoss) && tail.LastOrdinal > fork {
-		tail.LastOrdinal--
 	}
 	return tail, ctx.Err()
 }

@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"sync/atomic"
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
@@ -109,7 +107,7 @@ func (g *Group) admitStream(site string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case g.core.Meta.Peer != site && !bug.Enabled(bug.SkipPeerCheck):
+	case g.core.Meta.Peer != site:
 		return fmt.Errorf("%w: group %s does not replicate with %s", errForeign, g.Name(), site)
 	case g.ctx.Err() != nil:
 		return ErrClosed
@@ -136,14 +134,6 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	event := core.HelloReceived{
 		Peer: r.stream.Peer(), GroupID: hello.GroupId, Timelines: timelinesFromWire(hello.Timelines), Term: hello.Term,
 		PeerDurable: hello.DurableOrdinal, Durable: g.journal.Durable(), Attached: g.attachedVolumes(),
-	}
-	if bug.Enabled(bug.FollowOldCall) {
-		event.Term = math.MaxUint64
-	}
-	if bug.Enabled(bug.FollowAnyone) {
-		g.mu.Lock()
-		event.Timelines, event.PeerDurable = g.core.Meta.Timelines, max(event.PeerDurable, event.Durable)
-		g.mu.Unlock()
 	}
 	if len(event.Timelines) == 0 {
 		return false, r.sendRefusal(linkpb.Refusal_REASON_UNSPECIFIED, 0, "Hello without a timeline")
@@ -190,7 +180,7 @@ func (r *receiver) begin(b *linkpb.BeginSession) error {
 	}
 	event := core.SessionReceived{
 		Session: core.Session{Number: b.Number, ID: b.Id, Primary: r.stream.Peer()},
-		Sync:    b.Sync && !bug.Enabled(bug.PromoteInSync),
+		Sync:    b.Sync,
 	}
 	actions, err := g.step(event, nil)
 	if err != nil {
@@ -295,15 +285,10 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		case <-r.ackWork:
 		}
 		sequence := r.appended.Load()
-		if !bug.Enabled(bug.AckBeforeDurable) {
-			if err := r.g.commit(); err != nil {
-				return err
-			}
+		if err := r.g.commit(); err != nil {
+			return err
 		}
 		durable, place := r.g.journal.Durable(), r.g.journal.DurableEnd()
-		if bug.Enabled(bug.AckBeforeDurable) {
-			durable = r.g.journal.Head()
-		}
 		applied := r.g.checkpoint.read().AppliedOrdinal
 		err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{
 			DurableOrdinal: durable, AppliedOrdinal: applied, BatchSequence: sequence, Place: placeToWire(place),

@@ -6,7 +6,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -41,7 +40,7 @@ func (r *reopener) stop() {
 func (s *Site) reopen() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || bug.Enabled(bug.FailWithoutSpace) {
+	if s.closed {
 		return
 	}
 	opened := false

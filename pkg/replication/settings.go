@@ -6,7 +6,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -130,12 +129,6 @@ func (g *Group) configure(e core.Configured, before core.Settings) error {
 func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
 	g.membersMu.Lock() // whoever changes a member writes the peer into its volume's record
 	defer g.membersMu.Unlock()
-	if bug.Enabled(bug.ModifyVolatile) {
-		g.mu.Lock()
-		_, err := g.core.Step(e)
-		g.mu.Unlock()
-		return err
-	}
 	if _, err := g.step(e, nil); err != nil {
 		return err
 	}

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -229,32 +227,12 @@ func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 		PeerHorizon: w.Horizon, Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released, Relied: g.changes.reliedOn(),
 		NewSession: uuid.NewString(), NewTimeline: uuid.NewString(), Now: g.cfg.Clock().WallNanos,
 	}
-	if bug.Enabled(bug.TrustExtents) {
-		event.PeerHorizon = 0
-	}
-	if bug.Enabled(bug.TrustOrdinals) {
-		g.trustOrdinals(&event)
-	}
 	actions, err := g.step(event, g.markAll)
 	if err != nil {
 		return core.Ship{}, err
 	}
 	g.trimWork.send()
 	return shipAction(actions)
-}
-
-// trustOrdinals is the deliberate fault TrustOrdinals.
-func (g *Group) trustOrdinals(e *core.Welcomed) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	e.PeerSession = g.core.Meta.PeerSession
-	e.PeerSession.Primary = g.core.Meta.Site
-	e.PeerPlace, e.PeerTail, e.PeerHorizon = core.Delivery{Segment: math.MaxInt64}, core.MatchSame, 0
-	g.core.Meta.Openings = nil
-	g.core.Meta.PeerSession, g.core.Meta.Relied, e.Relied = e.PeerSession, core.Delivery{}, core.Delivery{}
-	if e.NeedsSync && g.core.Meta.Sync == core.SyncDone {
-		g.core.Meta.Sync = core.SyncRunning
-	}
 }
 
 // beginSession agrees to the peer's Welcome.
@@ -386,7 +364,6 @@ func (s *sender) sendSome() (sent bool, err error) {
 		return true, s.restart(core.MapDirty{At: s.at})
 	}
 	if len(records) > 0 {
-		swapForTest(records)
 		if err := s.sendRecords(records); err != nil {
 			return sent, err
 		}
@@ -605,18 +582,4 @@ func (g *Group) streamEnded() {
 	g.changes.streamEnded()
 	_, _ = g.step(core.Disconnected{Caller: true}, nil) // fails only when the group has failed
 	g.remember(false)
-}
-
-// swapForTest is the deliberate fault of package bug: two writes change places.
-func swapForTest(records []journal.Record) {
-	if !bug.Enabled(bug.SwapRecords) {
-		return
-	}
-	for i := 0; i+1 < len(records); i += 2 {
-		a, b := &records[i].Header, &records[i+1].Header
-		if a.Kind == journal.KindWrite && b.Kind == journal.KindWrite {
-			a.Ordinal, b.Ordinal = b.Ordinal, a.Ordinal
-			records[i], records[i+1] = records[i+1], records[i]
-		}
-	}
 }

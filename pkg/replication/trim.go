@@ -7,7 +7,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -153,7 +152,7 @@ func (g *Group) foldIntoMap(s journal.SegmentInfo) error {
 		}
 		for i := range records {
 			r := &records[i]
-			if r.Loc.Segment == s.Sequence && touchesImage(r.Header.Kind) && !bug.Enabled(bug.ForgetFolded) {
+			if r.Loc.Segment == s.Sequence && touchesImage(r.Header.Kind) {
 				marks.Mark(r.Header.Volume, r.Header.Offset, int64(r.Header.Length))
 			}
 		}
@@ -161,11 +160,7 @@ func (g *Group) foldIntoMap(s journal.SegmentInfo) error {
 			break
 		}
 	}
-	through := s.LastOrdinal
-	if bug.Enabled(bug.FoldUnordered) {
-		through = 0
-	}
-	g.changes.fold(marks, through)
+	g.changes.fold(marks, s.LastOrdinal)
 	if err := g.saveChangeMap(); err != nil {
 		return err
 	}

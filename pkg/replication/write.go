@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
@@ -102,9 +101,6 @@ func (g *Group) append(v *Volume, entries []journal.Entry) (int, error) {
 		room := g.room.wait()
 		n, err := g.tryAppend(v, entries[done:])
 		done += n
-		if bug.Enabled(bug.StallOnLink) && v != nil && err == nil {
-			g.waitForAck(g.journal.Head())
-		}
 		if !errors.Is(err, journal.ErrFull) {
 			return done, err
 		}
@@ -144,9 +140,6 @@ func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
 		e := &entries[i]
 		if v != nil {
 			v.indexRecord(e.Header, e.Loc)
-			if bug.Enabled(bug.ApplyBeforeDurable) {
-				_, _ = v.image.WriteAt(e.Data, e.Header.Offset)
-			}
 		}
 	}
 	if n == 0 {
@@ -184,15 +177,4 @@ func (g *Group) CheckWritable() error {
 		return nil
 	}
 	return g.notWritable()
-}
-
-// waitForAck is the deliberate fault StallOnLink.
-func (g *Group) waitForAck(ordinal uint64) {
-	_ = g.journal.Sync()
-	g.shipWork.send()
-	_ = g.WaitFor(g.ctx, func() bool {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		return g.core.Acked() >= ordinal
-	})
 }

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/bug/inject"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
@@ -33,7 +34,16 @@ var buildDir string
 var (
 	buildCommands       = sync.OnceValues(func() (dir string, err error) { return goBuild("good") })
 	buildFaultyCommands = sync.OnceValues(func() (dir string, err error) {
-		return goBuild("faulty", "-tags", "slipstream_bugs")
+		sources, err := os.MkdirTemp("", "slipstream-faults-")
+		if err != nil {
+			return "", err
+		}
+		defer os.RemoveAll(sources)
+		flags, err := inject.Flags(sources)
+		if err != nil {
+			return "", err
+		}
+		return goBuild("faulty", flags...)
 	})
 )
 

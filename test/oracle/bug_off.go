@@ -9,5 +9,5 @@ import (
 )
 
 func setBug(n bug.Name) error {
-	return fmt.Errorf("fault %s: this build has none; build it with -tags slipstream_bugs", n)
+	return fmt.Errorf("fault %s: this build has none; run it with go run ./hack/faulty run ./test/oracle", n)
 }

@@ -117,7 +117,7 @@ func run(args []string, out io.Writer) error {
 	parallel := flags.Int("parallel", memParallel(), "rounds at a time in mode memory")
 	binDir := flags.String("bin-dir", "bin", "csi-driver and replicator for mode loop")
 	fault := flags.String("bug", "",
-		"a deliberate fault of package bug that mode memory has to find; needs a build with -tags slipstream_bugs")
+		"a deliberate fault of package bug that mode memory has to find; see hack/faulty")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

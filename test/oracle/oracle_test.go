@@ -7,10 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"slices"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/slipstream-storage/slipstream/internal/bug/inject"
 )
 
 func TestMain(m *testing.M) {
@@ -65,7 +68,12 @@ func TestFaultsAreCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the engine with deliberate faults")
 	}
-	cmd := exec.Command("go", "test", "-tags", "slipstream_bugs", "-count=1", "-v", "-run", "^TestCatches$", ".")
+	flags, err := inject.Flags(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", slices.Concat([]string{"test"}, flags,
+		[]string{"-count=1", "-v", "-run", "^TestCatches$", "."})...)
 	cmd.Env = append(os.Environ(), "SLIPSTREAM_BUG=")
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)

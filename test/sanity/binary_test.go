@@ -20,12 +20,14 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/slipstream-storage/slipstream/internal/bug/inject"
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
-// buildBinary builds a command once per test run and returns its path. Tags are those of go build.
+// buildBinary builds a command once per test run and returns its path; with the tag slipstream_bugs it is the build with
+// the deliberate faults.
 var buildBinary = func() func(t *testing.T, command string, tags ...string) string {
 	var mu sync.Mutex
 	built := map[string]bool{}
@@ -39,7 +41,16 @@ var buildBinary = func() func(t *testing.T, command string, tags ...string) stri
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
-		build := exec.CommandContext(ctx, "go", "build", "-tags", strings.Join(tags, ","), "-o", path, "github.com/slipstream-storage/slipstream/cmd/"+command)
+		args := []string{"build", "-o", path}
+		if len(tags) > 0 { // the build with the deliberate faults
+			flags, err := inject.Flags(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			args = append(args, flags...)
+		}
+		args = append(args, "github.com/slipstream-storage/slipstream/cmd/"+command)
+		build := exec.CommandContext(ctx, "go", args...)
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", command, err, out)
 		}

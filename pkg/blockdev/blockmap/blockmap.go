@@ -17,7 +17,6 @@ import (
 	"math"
 	"sort"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -70,9 +69,6 @@ func Union(a, b Map) Map {
 func Differing(base, target vfs.File) (Map, error) {
 	b, err := list(base)
 	if errors.Is(err, errors.ErrUnsupported) {
-		if bug.Enabled(bug.MissDiscards) {
-			return Allocated(target), nil
-		}
 		return Union(Allocated(base), Allocated(target)), nil
 	}
 	if err != nil {
@@ -155,7 +151,6 @@ func unshared(base, target *extents) Map {
 			switch {
 			case !inBase && !inTarget:
 			case inBase && inTarget && shares(b, t, off):
-			case inBase && !inTarget && bug.Enabled(bug.MissDiscards):
 			default:
 				return off, end, nil
 			}
@@ -166,9 +161,6 @@ func unshared(base, target *extents) Map {
 
 // shares reports whether two extents that cover off have the same blocks there, and so to the nearer end of them.
 func shares(b, t vfs.Extent, off int64) bool {
-	if bug.Enabled(bug.SharedAnyway) {
-		return b.Shared && t.Shared
-	}
 	return b.Shared && t.Shared && b.Physical+(off-b.Off) == t.Physical+(off-t.Off)
 }
 

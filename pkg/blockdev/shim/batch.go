@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
@@ -65,10 +64,6 @@ func lead(leads []func()) {
 
 // commit is blockdev.Committer's for any Device.
 func (b *batch) commit() (lead func()) {
-	if bug.Enabled(bug.AnswerBeforeDurable) {
-		b.answer(nil)
-		return nil
-	}
 	if d, ok := b.s.device.(blockdev.Committer); ok {
 		return d.Commit(b.done)
 	}

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
@@ -260,9 +259,6 @@ func Adopt(fd *os.File, st State, cfg Config, dev blockdev.Device) (*Server, err
 
 // requestResend asks the kernel to queue what was read and not answered again (FUSE_NOTIFY_RESEND, kernel 6.9).
 func requestResend(fd int) error {
-	if bug.Enabled(bug.NoResend) {
-		return nil
-	}
 	var notify [outHeaderSize]byte
 	putOutHeader(notify[:], outHeaderSize, notifyResend, 0)
 	_, err := writeFD(fd, notify[:])

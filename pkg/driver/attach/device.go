@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
@@ -305,9 +304,6 @@ func (d *Attacher) detachShim(ctx context.Context, volumeID string) error {
 // use.
 func (d *Attacher) InUse(rec *blockdev.VolumeRecord) (string, error) {
 	devices, err := d.AttachedDevices(rec)
-	if err == nil && bug.Enabled(bug.ForgetRemovedImage) {
-		devices = slices.DeleteFunc(devices, func(l host.LoopDevice) bool { return l.Deleted })
-	}
 	if err != nil || len(devices) == 0 {
 		return "", err
 	}

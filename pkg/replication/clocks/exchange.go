@@ -3,8 +3,6 @@ package clocks
 import (
 	"sync"
 	"time"
-
-	"github.com/slipstream-storage/slipstream/internal/bug"
 )
 
 // maxStamps bounds what an exchange remembers. Where a peer echoes nothing for long, every second stamp goes.
@@ -101,9 +99,6 @@ func (e *Exchange) Receive(now Instant, t Timing) Received {
 	}
 	e.sent = append(e.sent[:0], e.sent[i:]...) // the peer may echo it again
 	r.After = s.at
-	if bug.Enabled(bug.UnderstateLoss) {
-		r.After = now
-	}
 	trip := now.BootNanos - s.at.BootNanos
 	delay := trip - t.HeldNanos
 	if s.stamp != t.Echo || !now.Known() || t.Stamp == 0 || t.HeldNanos < 0 || delay < -int64(time.Millisecond) {

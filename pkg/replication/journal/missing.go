@@ -3,13 +3,11 @@ package journal
 import (
 	"fmt"
 	"path"
-
-	"github.com/slipstream-storage/slipstream/internal/bug"
 )
 
 // mustMark reports whether the record that the checkpoint names is in a live segment.
 func (sc *scanner) mustMark() bool {
-	return sc.mark.End.Segment > 0 && sc.mark.End.Segment >= sc.oldest && !bug.Enabled(bug.MissingIsEmpty)
+	return sc.mark.End.Segment > 0 && sc.mark.End.Segment >= sc.oldest
 }
 
 // findMissing looks for every segment that has to be there: the one that the checkpoint names, the one that this
