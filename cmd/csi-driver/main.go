@@ -55,12 +55,12 @@ func run(args []string) error {
 	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "socket of the CSI services")
 	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
 	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created if missing (required)")
-	flags.StringVar(&opts.JournalDir, "journal-dir", "", "directory of the groups and their journals, on a separate disk; "+
-		"the same as the replicator's (default in the pool)")
+	flags.StringVar(&opts.JournalDir, "journal-dir", "",
+		"directory of the groups and their journals, on a separate disk; the same as the replicator's (default in the pool)")
 	flags.StringVar(&opts.StateDir, "state-dir", blockdev.DefaultStateDir, "directory on another disk than the pool, "+
 		"with the record that the pool exists; an unmounted pool is not made again; the same as the replicator's")
-	flags.StringVar(&opts.SidecarEndpoint, "sidecar", "", "socket of the replicator, as unix:///path; without it replicable "+
-		"volumes are refused")
+	flags.StringVar(&opts.SidecarEndpoint, "sidecar", "",
+		"socket of the replicator, as unix:///path; without it replicable volumes are refused")
 	flags.StringVar(&opts.ShimDir, "shim-dir", "", "directory where the replicator serves volumes (default <pool>/shim)")
 	flags.StringVar(&opts.KeeperSocket, "keeper-socket", "", "socket of the keeper (default <pool>/keeper.sock)")
 	flags.StringVar(&opts.HostRoot, "host-root", "", "in a container: the node's root directory in its own mount "+

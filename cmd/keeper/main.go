@@ -1,6 +1,6 @@
 // The keeper holds the descriptors of the replicator's shims, so that volumes live on while the replicator is killed or
-// replaced, and starts the writeback of their files. What it is and is not is in package keeper; it does nothing else, so
-// that there is hardly ever a reason to restart it.
+// replaced, and starts the writeback of their files. What it is and is not is in package keeper; it does nothing else,
+// so that there is hardly ever a reason to restart it.
 package main
 
 import (

@@ -116,13 +116,13 @@ const timerSlack = 4 * time.Millisecond
 
 // tuneScheduler raises GOMAXPROCS above the number of processors, and makes timers coarse.
 //
-// A thread in a system call keeps its slot until another one is missing, and then the runtime takes it away; when the call
-// returns, the thread has to be given one, by way of other threads. Most of what this program does is system calls that
-// take tens to hundreds of microseconds: with as many slots as processors, every flush is followed by such hand-overs.
-// With slots to spare they are rare.
+// A thread in a system call keeps its slot until another one is missing, and then the runtime takes it away; when the
+// call returns, the thread has to be given one, by way of other threads. Most of what this program does is system calls
+// that take tens to hundreds of microseconds: with as many slots as processors, every flush is followed by such
+// hand-overs. With slots to spare they are rare.
 //
-// The runtime's monitor thread looks for them after every 20 µs of sleep, which takes a core from whoever has it. There is
-// no setting for it, but the kernel lets sleeps end late, and nothing here needs a timer to be exact.
+// The runtime's monitor thread looks for them after every 20 µs of sleep, which takes a core from whoever has it. There
+// is no setting for it, but the kernel lets sleeps end late, and nothing here needs a timer to be exact.
 func tuneScheduler() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < schedulerSlots {
 		runtime.GOMAXPROCS(schedulerSlots)
@@ -231,7 +231,8 @@ func run(c config) error {
 	}
 	collectors := []prometheus.Collector{metrics}
 	if source != nil {
-		collectors = append(collectors, metricsserver.CertificateExpiry(source.NotAfter), metricsserver.CertificateUsable(source.Err))
+		collectors = append(collectors, metricsserver.CertificateExpiry(source.NotAfter),
+			metricsserver.CertificateUsable(source.Err))
 	}
 	stopMetrics, err := metricsserver.Start(c.metrics, failed, collectors...)
 	if err != nil {
@@ -256,7 +257,8 @@ func run(c config) error {
 	}
 }
 
-func serveLink(c config, source *tlsfiles.Source, site *replication.Site, failed chan<- error) (stop func(), err error) {
+func serveLink(c config, source *tlsfiles.Source, site *replication.Site,
+	failed chan<- error) (stop func(), err error) {
 	opts := link.ServerOptions{
 		Site: c.site, TLS: source, Insecure: c.insecure, Handler: site,
 		Peers: func() []string { return slices.Sorted(maps.Keys(c.peers)) }, MaxStreams: c.limits.streams,

@@ -29,8 +29,8 @@ func TestPeerFlag(t *testing.T) {
 	}
 }
 
-// Names that cannot work are refused at the start, before a group is opened or a port. A certificate that cannot work is not: package
-// testsite has that.
+// Names that cannot work are refused at the start, before a group is opened or a port. A certificate that cannot work
+// is not: package testsite has that.
 func TestNamesAreCheckedAtTheStart(t *testing.T) {
 	dir := t.TempDir()
 	for name, tc := range map[string]struct {
@@ -42,8 +42,10 @@ func TestNamesAreCheckedAtTheStart(t *testing.T) {
 		"no name for a certificate": {"Site_A", peerFlags{"site-b": "h:1"}, `site name "Site_A"`},
 		"no name of a site":         {"site-a", peerFlags{"site b": "h:1"}, `peer: site name "site b"`},
 	} {
-		c := config{endpoint: "unix://" + filepath.Join(dir, "s.sock"), site: tc.site, pool: t.TempDir(), peers: tc.peers, compression: "none",
-			ca: filepath.Join(dir, tlsfiles.CAFile), cert: filepath.Join(dir, tlsfiles.CertFile), key: filepath.Join(dir, tlsfiles.KeyFile)}
+		c := config{endpoint: "unix://" + filepath.Join(dir, "s.sock"), site: tc.site, pool: t.TempDir(),
+			peers: tc.peers, compression: "none",
+			ca: filepath.Join(dir, tlsfiles.CAFile), cert: filepath.Join(dir, tlsfiles.CertFile),
+			key: filepath.Join(dir, tlsfiles.KeyFile)}
 		if err := run(c); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}

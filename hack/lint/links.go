@@ -80,8 +80,8 @@ func linkProblem(document, target string, anchors map[string]map[string]bool, ex
 	return ""
 }
 
-// anchorsOf returns the anchors that a forge gives to the headings of a document: lower case, spaces as hyphens, without
-// punctuation.
+// anchorsOf returns the anchors that a forge gives to the headings of a document: lower case, spaces as hyphens,
+// without punctuation.
 func anchorsOf(text string) map[string]bool {
 	anchors := map[string]bool{}
 	for _, m := range heading.FindAllStringSubmatch(text, -1) {

@@ -59,7 +59,8 @@ func BenchmarkForward(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer stream.Close()
-			if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: &linkpb.Hello{GroupId: "g"}}}); err != nil {
+			if err := stream.Send(&linkpb.ToSecondary{
+				Message: &linkpb.ToSecondary_Hello{Hello: &linkpb.Hello{GroupId: "g"}}}); err != nil {
 				b.Fatal(err)
 			}
 			const size, window = 1 << 20, 8
@@ -95,7 +96,8 @@ func acknowledge(s link.PeerStream) error {
 			return err
 		}
 		if batch := m.GetBatch(); batch != nil {
-			if err := s.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{BatchSequence: batch.Sequence}}}); err != nil {
+			if err := s.Send(&linkpb.ToPrimary{
+				Message: &linkpb.ToPrimary_Ack{Ack: &linkpb.Ack{BatchSequence: batch.Sequence}}}); err != nil {
 				return err
 			}
 		}

@@ -219,7 +219,8 @@ func (w *world) copied(g *replication.Group) *node {
 	w.t.Helper()
 	w.eventually("group "+g.Name()+" is copied", func() bool {
 		p := g.Status()
-		return p.State == "streaming" && p.AcknowledgedOrdinal != nil && *p.AcknowledgedOrdinal == p.HeadOrdinal && len(w.holders(g)) > 0
+		return p.State == "streaming" && p.AcknowledgedOrdinal != nil && *p.AcknowledgedOrdinal == p.HeadOrdinal &&
+			len(w.holders(g)) > 0
 	})
 	names := w.holders(g)
 	if len(names) != 1 {

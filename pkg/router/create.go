@@ -35,8 +35,9 @@ type creation struct {
 //
 //  1. lease name and group on all nodes, and ask who has name, group and source
 //  2. a node that has the name gets the call
-//  3. else the first of the candidates that has room; candidates are the nodes of the topology, preferred ones first, cut down
-//     to the source's node and the group's, or, of a volume that has neither, to the node that the scheduler chose
+//  3. else the first of the candidates that has room; candidates are the nodes of the topology, preferred ones first,
+//     cut down to the source's node and the group's, or, of a volume that has neither, to the node that the scheduler
+//     chose
 //
 // A copy's node, and a group's, is what it is: when the scheduler has chosen another one for the pod, the volume is
 // created there all the same. Kubernetes sees from the volume that the pod cannot run where it was to run, and

@@ -11,9 +11,10 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// A rollback is a site whose disk is put back to an earlier state: a restored backup, a snapshot of a virtual machine, a disk
-// that lost what it had acknowledged. It has to end in one of two ways: the copies are the same again, after a resync or a
-// full copy, or the sites say that they have diverged and neither changes. Never in a copy that says it is whole and is not.
+// A rollback is a site whose disk is put back to an earlier state: a restored backup, a snapshot of a virtual machine,
+// a disk that lost what it had acknowledged. It has to end in one of two ways: the copies are the same again, after a
+// resync or a full copy, or the sites say that they have diverged and neither changes. Never in a copy that says it is
+// whole and is not.
 
 // savedState is what a site's disk held at some moment.
 type savedState struct {
@@ -36,8 +37,8 @@ func rollbackRound(ctx context.Context, seed uint64, t *tally) error {
 	return runMemRound(ctx, rng, p, t)
 }
 
-// save keeps what a site's disk holds, as a snapshot of the machine would: with all of the page cache, or as after a loss of
-// power.
+// save keeps what a site's disk holds, as a snapshot of the machine would: with all of the page cache, or as after a
+// loss of power.
 func (w *world) save() {
 	s := pick(w.rng, w.a, w.b)
 	if s.site == nil || w.p.storm || len(w.saved) == maxSaved {

@@ -26,8 +26,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
-// buildBinary builds a command once per test run and returns its path; with the tag slipstream_bugs it is the build with
-// the deliberate faults.
+// buildBinary builds a command once per test run and returns its path; with the tag slipstream_bugs it is the build
+// with the deliberate faults.
 var buildBinary = func() func(t *testing.T, command string, tags ...string) string {
 	var mu sync.Mutex
 	built := map[string]bool{}
@@ -103,8 +103,10 @@ func (l *lockedBuffer) String() string {
 // startProcess starts the driver's binary and waits until it answers.
 func startProcess(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, binary: buildBinary(t, "csi-driver"), endpoint: "unix://" + filepath.Join(dir, "csi.sock"), log: &lockedBuffer{}}
-	p.args = append([]string{"--endpoint", p.endpoint, "--node-id", "node-a", "--pool", filepath.Join(dir, "pool"), "--state-dir", filepath.Join(dir, "state"), "-v", "2"}, args...)
+	p := &process{t: t, binary: buildBinary(t, "csi-driver"), endpoint: "unix://" + filepath.Join(dir, "csi.sock"),
+		log: &lockedBuffer{}}
+	p.args = append([]string{"--endpoint", p.endpoint, "--node-id", "node-a", "--pool", filepath.Join(dir, "pool"),
+		"--state-dir", filepath.Join(dir, "state"), "-v", "2"}, args...)
 	p.start()
 	t.Cleanup(func() {
 		p.kill()
@@ -134,8 +136,8 @@ func (p *process) start() {
 	}
 }
 
-// startReplicator starts a keeper, and a site's replicator without peers on the driver's pool, and waits until that answers.
-// When the test ends the replicator is stopped before the keeper, which holds its descriptors.
+// startReplicator starts a keeper, and a site's replicator without peers on the driver's pool, and waits until that
+// answers. When the test ends the replicator is stopped before the keeper, which holds its descriptors.
 func startReplicator(t *testing.T, dir, endpoint string) (keeperPid, replicatorPid int) {
 	t.Helper()
 	pool := filepath.Join(dir, "pool")
@@ -146,7 +148,8 @@ func startReplicator(t *testing.T, dir, endpoint string) (keeperPid, replicatorP
 	defer cancel()
 	conn := dial(t, endpoint)
 	defer conn.Close()
-	if _, err := sidecarpb.NewSidecarClient(conn).Probe(ctx, &sidecarpb.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
+	if _, err := sidecarpb.NewSidecarClient(conn).Probe(ctx, &sidecarpb.ProbeRequest{},
+		grpc.WaitForReady(true)); err != nil {
 		t.Fatalf("the replicator does not answer: %v\n%s", err, log)
 	}
 	return keeperPid, replicatorPid
@@ -193,10 +196,12 @@ func (p *process) terminate() error {
 
 func dial(t *testing.T, endpoint string) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(grpc.ConnectParams{
-		// The default waits a second after the first failure, which with a driver that is being started is the rule.
-		Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5, MaxDelay: 100 * time.Millisecond}, MinConnectTimeout: time.Second,
-	}))
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			// The default waits a second after the first failure, which with a driver that is being started is the rule.
+			Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5,
+				MaxDelay: 100 * time.Millisecond}, MinConnectTimeout: time.Second,
+		}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,8 +234,8 @@ func leftovers(t *testing.T, dir string) (mounts []string, loops []blockdev.Loop
 	return mounts, loops
 }
 
-// testDir is a temporary directory without symbolic links in its path, of which nothing is mounted or attached when the test ends,
-// however it ends. What was left over fails the test.
+// testDir is a temporary directory without symbolic links in its path, of which nothing is mounted or attached when the
+// test ends, however it ends. What was left over fails the test.
 func testDir(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())

@@ -18,7 +18,8 @@ func (c *client) health(id string) (conditions []string, messages string) {
 	c.t.Helper()
 	ctx, cancel := c.context()
 	defer cancel()
-	response, err := c.node.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: id, StagingTargetPath: c.staging(id), VolumePublishPath: c.target(id)})
+	response, err := c.node.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: id,
+		StagingTargetPath: c.staging(id), VolumePublishPath: c.target(id)})
 	c.must(err)
 	for _, e := range response.GetVolumeHealth().GetHealthStatuses() {
 		conditions = append(conditions, e.GetStatus().String()+" "+e.GetReason())
@@ -54,7 +55,8 @@ func TestHealthOfLoopDevice(t *testing.T) {
 	loop := loopOf(t, dir, id)
 	c.must(blockdev.DetachLoopOf(loop.Device, loop.BackingPath))
 	c.wantHealth(id, "INACCESSIBLE "+health.ReasonLoopDeviceGone)
-	if _, message := c.health(id); !strings.Contains(message, loop.Device) || !strings.Contains(message, id) || !strings.Contains(message, "staged again") {
+	if _, message := c.health(id); !strings.Contains(message, loop.Device) || !strings.Contains(message, id) ||
+		!strings.Contains(message, "staged again") {
 		t.Errorf("message %q", message)
 	}
 	// What the message says to do.
@@ -67,7 +69,8 @@ func TestHealthOfLoopDevice(t *testing.T) {
 	c.down(id)
 }
 
-// TestHealthOfImage removes images under their devices. These work on as long as they are attached, and can be taken down in order.
+// TestHealthOfImage removes images under their devices. These work on as long as they are attached, and can be taken
+// down in order.
 func TestHealthOfImage(t *testing.T) {
 	requireMachine(t)
 	dir := testDir(t)

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TestImageRemovedInUse: images and their directories lose their names under mounted volumes. These are not deleted, and can be taken down,
-// also by a driver that was started after that.
+// TestImageRemovedInUse: images and their directories lose their names under mounted volumes. These are not deleted,
+// and can be taken down, also by a driver that was started after that.
 func TestImageRemovedInUse(t *testing.T) {
 	requireMachine(t)
 	dir := testDir(t)
@@ -25,8 +25,10 @@ func TestImageRemovedInUse(t *testing.T) {
 		replicable bool
 		withoutDir bool
 	}{
-		"image removed":   {change: func(volume string) error { return os.Remove(filepath.Join(volume, "image")) }},
-		"image of a shim": {change: func(volume string) error { return os.Remove(filepath.Join(volume, "image")) }, replicable: true},
+		"image removed": {change: func(volume string) error { return os.Remove(filepath.Join(volume, "image")) }},
+		"image of a shim": {change: func(volume string) error {
+			return os.Remove(filepath.Join(volume, "image"))
+		}, replicable: true},
 		"image renamed": {change: func(volume string) error {
 			return os.Rename(filepath.Join(volume, "image"), filepath.Join(dir, "renamed"))
 		}},
@@ -38,7 +40,9 @@ func TestImageRemovedInUse(t *testing.T) {
 			return os.Rename(volume, filepath.Join(dir, filepath.Base(volume)))
 		}, withoutDir: true},
 	} {
-		for _, vc := range []func() *csi.VolumeCapability{rawBlock, func() *csi.VolumeCapability { return fileSystem("ext4") }} {
+		for _, vc := range []func() *csi.VolumeCapability{rawBlock, func() *csi.VolumeCapability {
+			return fileSystem("ext4")
+		}} {
 			for _, restart := range []bool{false, true} {
 				t.Run(name, func(t *testing.T) {
 					c := *c
@@ -57,7 +61,8 @@ func TestImageRemovedInUse(t *testing.T) {
 						t.Errorf("deleted while it is mounted: %v", err)
 					}
 					if !tc.replicable && !tc.withoutDir {
-						if err := c.stage(id, vc()); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "copy the device") {
+						if err := c.stage(id, vc()); status.Code(err) != codes.FailedPrecondition ||
+							!strings.Contains(err.Error(), "copy the device") {
 							t.Errorf("staged again: %v", err)
 						}
 					}

@@ -42,7 +42,8 @@ type mortalDriver struct {
 // start starts it; killAt of 0 lets it live.
 func (d *mortalDriver) start(killAt int) {
 	d.t.Helper()
-	args := append([]string{"--endpoint", "unix://" + filepath.Join(d.dir, "csi.sock"), "--node-id", "node-a", "--pool", filepath.Join(d.dir, "pool"), "--state-dir", filepath.Join(d.dir, "state"), "-v", "2"}, d.extra...)
+	args := append([]string{"--endpoint", "unix://" + filepath.Join(d.dir, "csi.sock"), "--node-id", "node-a", "--pool",
+		filepath.Join(d.dir, "pool"), "--state-dir", filepath.Join(d.dir, "state"), "-v", "2"}, d.extra...)
 	d.log, d.ended = &lockedBuffer{}, make(chan struct{})
 	d.cmd = exec.Command(buildBinary(d.t, "csi-driver", "slipstream_bugs"), args...)
 	d.cmd.Env = append(append(os.Environ(), "SLIPSTREAM_KILL_AT="+strconv.Itoa(killAt)), d.env...)
@@ -81,9 +82,10 @@ func (d *mortalDriver) steps() []string {
 	return steps
 }
 
-// life takes a volume through its life with a driver that dies at a step, and goes on with one that does not: as a CO would, by calling
-// again. It returns what is wrong in the end.
-func (d *mortalDriver) life(c *client, name string, vc *csi.VolumeCapability, params map[string]string, killAt int) error {
+// life takes a volume through its life with a driver that dies at a step, and goes on with one that does not: as a CO
+// would, by calling again. It returns what is wrong in the end.
+func (d *mortalDriver) life(c *client, name string, vc *csi.VolumeCapability, params map[string]string,
+	killAt int) error {
 	d.start(killAt)
 	var id string
 	file := func() string { return filepath.Join(c.target(id), "file") }
@@ -161,9 +163,11 @@ func (d *mortalDriver) leftovers(id string) error {
 				return nil // the spare of a record that is there
 			}
 		}
-		if name := entry.Name(); strings.HasSuffix(name, vfs.TempSuffix) || strings.HasSuffix(name, ".creating") || strings.HasSuffix(name, ".deleting") ||
+		if name := entry.Name(); strings.HasSuffix(name, vfs.TempSuffix) || strings.HasSuffix(name, ".creating") ||
+			strings.HasSuffix(name, ".deleting") ||
 			strings.Contains(path, "/pods/") && name == "mount" ||
-			strings.Contains(path, id) && !strings.Contains(path, "/pods/") && !strings.Contains(path, "/staging/") { // those directories are the CO's
+			// those directories are the CO's
+			strings.Contains(path, id) && !strings.Contains(path, "/pods/") && !strings.Contains(path, "/staging/") {
 			left("%s", path)
 		}
 		return nil
@@ -185,15 +189,16 @@ func openFiles(t *testing.T, pid int) []string {
 	}
 	var open []string
 	for _, e := range entries {
-		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && (strings.Contains(to, "/vol-") || to == "/dev/fuse") {
+		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil &&
+			(strings.Contains(to, "/vol-") || to == "/dev/fuse") {
 			open = append(open, to)
 		}
 	}
 	return open
 }
 
-// killBudget bounds each kind of volume: on a machine where not every step's turn comes in that time, chance decides which do.
-// SLIPSTREAM_KILL_BUDGET, as in "10m", is another one, with which all do.
+// killBudget bounds each kind of volume: on a machine where not every step's turn comes in that time, chance decides
+// which do. SLIPSTREAM_KILL_BUDGET, as in "10m", is another one, with which all do.
 func killBudget(t *testing.T) time.Duration {
 	text := os.Getenv("SLIPSTREAM_KILL_BUDGET")
 	if text == "" {
@@ -206,8 +211,8 @@ func killBudget(t *testing.T) time.Duration {
 	return budget
 }
 
-// TestKillAtEveryStep kills the driver's binary before the first, the second, and so on, of the steps of a volume's life: each time
-// the next driver finishes that life, with the volume's data, and nothing is left over.
+// TestKillAtEveryStep kills the driver's binary before the first, the second, and so on, of the steps of a volume's
+// life: each time the next driver finishes that life, with the volume's data, and nothing is left over.
 func TestKillAtEveryStep(t *testing.T) {
 	if testing.Short() {
 		t.Skip("lives as often as a life has steps")
@@ -224,9 +229,12 @@ func TestKillAtEveryStep(t *testing.T) {
 		sizeBytes  int64
 	}{
 		{name: "plain, ext4", vc: fileSystem("ext4")},
-		{name: "plain, thick block", vc: rawBlock(), params: map[string]string{parameter.KeyProvisioning: parameter.ProvisioningThick}},
-		{name: "replicable, block", vc: rawBlock(), replicable: true, params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}},
-		{name: "replicable, ext4", vc: fileSystem("ext4"), replicable: true, params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}},
+		{name: "plain, thick block", vc: rawBlock(),
+			params: map[string]string{parameter.KeyProvisioning: parameter.ProvisioningThick}},
+		{name: "replicable, block", vc: rawBlock(), replicable: true,
+			params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}},
+		{name: "replicable, ext4", vc: fileSystem("ext4"), replicable: true,
+			params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}},
 		{name: "replicable, xfs", vc: fileSystem("xfs"), replicable: true, sizeBytes: 320 * mib,
 			params: map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyJournalSize: "16Mi"}},
 	} {

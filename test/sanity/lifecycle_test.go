@@ -69,37 +69,43 @@ func (c *client) target(id string) string  { return filepath.Join(c.dir, "pods",
 func (c *client) create(name string, size int64, vc *csi.VolumeCapability, params map[string]string) (string, error) {
 	ctx, cancel := c.context()
 	defer cancel()
-	response, err := c.controller.CreateVolume(ctx, &csi.CreateVolumeRequest{Name: name, VolumeCapabilities: []*csi.VolumeCapability{vc},
-		CapacityRange: &csi.CapacityRange{RequiredBytes: size}, Parameters: params}, grpc.WaitForReady(true))
+	response, err := c.controller.CreateVolume(ctx,
+		&csi.CreateVolumeRequest{Name: name, VolumeCapabilities: []*csi.VolumeCapability{vc},
+			CapacityRange: &csi.CapacityRange{RequiredBytes: size}, Parameters: params}, grpc.WaitForReady(true))
 	return response.GetVolume().GetVolumeId(), err
 }
 
 func (c *client) stage(id string, vc *csi.VolumeCapability) error {
 	ctx, cancel := c.context()
 	defer cancel()
-	_, err := c.node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: c.staging(id), VolumeCapability: vc}, grpc.WaitForReady(true))
+	_, err := c.node.NodeStageVolume(ctx,
+		&csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: c.staging(id), VolumeCapability: vc},
+		grpc.WaitForReady(true))
 	return err
 }
 
 func (c *client) publish(id string, vc *csi.VolumeCapability, readOnly bool) error {
 	ctx, cancel := c.context()
 	defer cancel()
-	_, err := c.node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: c.staging(id), TargetPath: c.target(id),
-		VolumeCapability: vc, Readonly: readOnly}, grpc.WaitForReady(true))
+	_, err := c.node.NodePublishVolume(ctx,
+		&csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: c.staging(id), TargetPath: c.target(id),
+			VolumeCapability: vc, Readonly: readOnly}, grpc.WaitForReady(true))
 	return err
 }
 
 func (c *client) unpublish(id string) error {
 	ctx, cancel := c.context()
 	defer cancel()
-	_, err := c.node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: c.target(id)}, grpc.WaitForReady(true))
+	_, err := c.node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: c.target(id)},
+		grpc.WaitForReady(true))
 	return err
 }
 
 func (c *client) unstage(id string) error {
 	ctx, cancel := c.context()
 	defer cancel()
-	_, err := c.node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: c.staging(id)}, grpc.WaitForReady(true))
+	_, err := c.node.NodeUnstageVolume(ctx,
+		&csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: c.staging(id)}, grpc.WaitForReady(true))
 	return err
 }
 
@@ -133,9 +139,9 @@ func (c *client) run(program string, args ...string) {
 	c.must(c.try(program, args...))
 }
 
-// trimTo discards what a file system does not use until its image takes at most a number of bytes. It asks again: XFS frees the
-// blocks of a deleted file in the background, and no file system discards what its log does not say is free. A sync
-// that comes too early for it leaves them to the log's own timer, which is half a minute.
+// trimTo discards what a file system does not use until its image takes at most a number of bytes. It asks again: XFS
+// frees the blocks of a deleted file in the background, and no file system discards what its log does not say is free.
+// A sync that comes too early for it leaves them to the log's own timer, which is half a minute.
 func (c *client) trimTo(path, image string, most int64) {
 	c.t.Helper()
 	n := int64(0)
@@ -212,7 +218,8 @@ func TestFileSystems(t *testing.T) {
 				large := filepath.Join(c.target(id), "large")
 				c.must(os.WriteFile(large, bytes.Repeat([]byte("x"), int(written)), 0o600))
 				c.run("sync", "-f", c.target(id))
-				if n := allocatedBytes(t, filepath.Join(dir, "pool", "volumes", id, "image")); n < min(allocated+written-mib, size) {
+				if n := allocatedBytes(t,
+					filepath.Join(dir, "pool", "volumes", id, "image")); n < min(allocated+written-mib, size) {
 					t.Errorf("%s image takes %d bytes with %d written, %d before", provisioning, n, written, allocated)
 				}
 				c.must(os.Remove(large))
@@ -236,10 +243,12 @@ func TestFileSystems(t *testing.T) {
 					c.must(c.expand(id, 2*size))
 					c.must(f.Close())
 					if after := c.usage(id); after[0].GetTotal() < before[0].GetTotal()+size/2 {
-						t.Errorf("file system had %d bytes, has %d after growing the volume by %d", before[0].GetTotal(), after[0].GetTotal(), size)
+						t.Errorf("file system had %d bytes, has %d after growing the volume by %d",
+							before[0].GetTotal(), after[0].GetTotal(), size)
 					}
 				} else {
-					if err := c.expand(id, 2*size); status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "CAP_SYS_RESOURCE") {
+					if err := c.expand(id, 2*size); status.Code(err) != codes.Internal ||
+						!strings.Contains(err.Error(), "CAP_SYS_RESOURCE") {
 						t.Errorf("expansion that this machine does not allow: %v", err)
 					}
 				}
@@ -403,8 +412,8 @@ func TestUncleanFileSystem(t *testing.T) {
 	}
 }
 
-// TestKillBetweenCalls kills the driver with SIGKILL at random moments, before, in and after calls, and repeats each call that
-// failed. At the end nothing is left over and the data is right.
+// TestKillBetweenCalls kills the driver with SIGKILL at random moments, before, in and after calls, and repeats each
+// call that failed. At the end nothing is left over and the data is right.
 func TestKillBetweenCalls(t *testing.T) {
 	requireMachine(t)
 	seed := uint64(time.Now().UnixNano())

@@ -37,8 +37,8 @@ func receive[R interface {
 	return ranges, capacity, err
 }
 
-// TestSnapshotMetadata backs up a mounted volume as a backup program would, over the socket of the driver and over that of a controller in
-// front of it: whole once, and then what changed.
+// TestSnapshotMetadata backs up a mounted volume as a backup program would, over the socket of the driver and over that
+// of a controller in front of it: whole once, and then what changed.
 func TestSnapshotMetadata(t *testing.T) {
 	requireMachine(t)
 	t.Run("node", func(t *testing.T) { backUp(t, startBinary) })
@@ -93,14 +93,17 @@ func backUp(t *testing.T, start func(*testing.T, string) endpoints) {
 
 	ctx, cancel := c.context()
 	defer cancel()
-	whole, capacity, err := receive(metadata.GetMetadataAllocated(ctx, &csi.GetMetadataAllocatedRequest{SnapshotId: first, MaxResults: 3}))
+	whole, capacity, err := receive(metadata.GetMetadataAllocated(ctx, &csi.GetMetadataAllocatedRequest{
+		SnapshotId: first, MaxResults: 3}))
 	c.must(err)
 	backup := make([]byte, capacity)
 	n := apply(backup, firstImage, whole)
 	if capacity != size || !bytes.Equal(backup, firstImage) || n >= size/2 {
-		t.Fatalf("the whole backup: capacity %d, %d bytes in %d ranges; equal %t", capacity, n, len(whole), bytes.Equal(backup, firstImage))
+		t.Fatalf("the whole backup: capacity %d, %d bytes in %d ranges; equal %t", capacity, n, len(whole),
+			bytes.Equal(backup, firstImage))
 	}
-	delta, _, err := receive(metadata.GetMetadataDelta(ctx, &csi.GetMetadataDeltaRequest{BaseSnapshotId: first, TargetSnapshotId: second}))
+	delta, _, err := receive(metadata.GetMetadataDelta(ctx, &csi.GetMetadataDeltaRequest{BaseSnapshotId: first,
+		TargetSnapshotId: second}))
 	c.must(err)
 	n = apply(backup, secondImage, delta)
 	if !bytes.Equal(backup, secondImage) || n < mib || n >= size/2 {
@@ -108,7 +111,8 @@ func backUp(t *testing.T, start func(*testing.T, string) endpoints) {
 	}
 	t.Logf("whole: %d ranges; incremental: %d ranges, %d bytes", len(whole), len(delta), n)
 
-	_, _, err = receive(metadata.GetMetadataDelta(ctx, &csi.GetMetadataDeltaRequest{BaseSnapshotId: second, TargetSnapshotId: first}))
+	_, _, err = receive(metadata.GetMetadataDelta(ctx, &csi.GetMetadataDeltaRequest{BaseSnapshotId: second,
+		TargetSnapshotId: first}))
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("the wrong way round: %v", err)
 	}

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPoolNotMounted: where a pool's file system is not mounted, the programs do not start, say what to mount, and make nothing on the
-// disk below. When it is mounted again the volumes are there.
+// TestPoolNotMounted: where a pool's file system is not mounted, the programs do not start, say what to mount, and make
+// nothing on the disk below. When it is mounted again the volumes are there.
 func TestPoolNotMounted(t *testing.T) {
 	requireMachine(t)
 	dir := testDir(t)
@@ -40,7 +40,8 @@ func TestPoolNotMounted(t *testing.T) {
 	must(unix.Mount(pool, kept, "", unix.MS_BIND, ""))
 	must(unix.Unmount(pool, 0))
 
-	replicator := []string{"replicator", "--endpoint", "unix://" + filepath.Join(dir, "r.sock"), "--site", "east", "--pool", pool,
+	replicator := []string{"replicator", "--endpoint", "unix://" + filepath.Join(dir, "r.sock"), "--site", "east",
+		"--pool", pool,
 		"--state-dir", filepath.Join(dir, "state")}
 	for _, args := range [][]string{append([]string{"csi-driver"}, p.args...), replicator} {
 		code, out := exits(t, args[0], args[1:]...)

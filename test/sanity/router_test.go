@@ -15,9 +15,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
-// startRouted starts a cluster as a sidecar sees it: the driver in controller mode, which reaches its nodes over mutual TLS. Volumes are
-// used on one of them. The second has no room: where it is the router's first choice it refuses and the volume comes to be on the first,
-// and lists are merged of both. A third node is retired and silent.
+// startRouted starts a cluster as a sidecar sees it: the driver in controller mode, which reaches its nodes over mutual
+// TLS. Volumes are used on one of them. The second has no room: where it is the router's first choice it refuses and
+// the volume comes to be on the first, and lists are merged of both. A third node is retired and silent.
 func startRouted(t *testing.T, dir string) endpoints {
 	t.Helper()
 	testenv.RequireFUSE(t)
@@ -37,7 +37,8 @@ func startRouted(t *testing.T, dir string) endpoints {
 	}
 	start := func(dir, name, address string, args ...string) string {
 		sidecar := "unix://" + filepath.Join(dir, "replicator.sock")
-		args = append([]string{"--node-id", name, "--sidecar", sidecar, "--tcp-address", address, "--tls-dir", nodeTLS}, args...)
+		args = append([]string{"--node-id", name, "--sidecar", sidecar, "--tcp-address", address, "--tls-dir", nodeTLS},
+			args...)
 		p := startProcess(t, dir, args...)
 		startReplicator(t, dir, sidecar)
 		return p.endpoint
@@ -50,7 +51,8 @@ func startRouted(t *testing.T, dir string) endpoints {
 	start(full, "node-full", addresses[1], "--reserve", "1Pi")
 	controller := "unix://" + filepath.Join(dir, "controller.sock")
 	background(t, "csi-driver", "--mode", "controller", "--endpoint", controller, "--tls-dir", controllerTLS, "-v", "2",
-		"--nodes", "node-a="+addresses[0]+",node-full="+addresses[1]+",node-gone="+addresses[2], "--retired-node", "node-gone")
+		"--nodes", "node-a="+addresses[0]+",node-full="+addresses[1]+",node-gone="+addresses[2], "--retired-node",
+		"node-gone")
 	waitReady(t, controller)
 	return endpoints{node: node, controller: controller}
 }

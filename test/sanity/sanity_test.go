@@ -37,16 +37,22 @@ var variants = []variant{
 	{name: "in-process, ext4", access: "mount", sizeBytes: 32 << 20, start: startInProcess},
 	{name: "in-process, block", access: "block", sizeBytes: 32 << 20, start: startInProcess},
 	{name: "binary, ext4", access: "mount", sizeBytes: 32 << 20, start: startBinary},
-	{name: "binary, xfs", access: "mount", sizeBytes: 300 << 20, start: startBinary, parameters: map[string]string{"csi.storage.k8s.io/fstype": "xfs"}},
-	{name: "binary, thick block", access: "block", sizeBytes: 32 << 20, start: startBinary, parameters: map[string]string{parameter.KeyProvisioning: "thick"}},
-	{name: "replicator, ext4", access: "mount", sizeBytes: 32 << 20, start: startPair, parameters: map[string]string{parameter.KeyReplicable: "true"}},
-	{name: "replicator, group, ack, block", access: "block", sizeBytes: 32 << 20, start: startPair, parameters: map[string]string{
-		parameter.KeyConsistencyGroup: "sanity", parameter.KeyOrder: parameter.OrderAck, parameter.KeyJournalSize: "64Mi"}},
-	{name: "replicator, group, xfs", access: "mount", sizeBytes: 300 << 20, start: startPair, parameters: map[string]string{
-		parameter.KeyConsistencyGroup: "sanity", parameter.KeyJournalSize: "64Mi", "csi.storage.k8s.io/fstype": "xfs"}},
+	{name: "binary, xfs", access: "mount", sizeBytes: 300 << 20, start: startBinary,
+		parameters: map[string]string{"csi.storage.k8s.io/fstype": "xfs"}},
+	{name: "binary, thick block", access: "block", sizeBytes: 32 << 20, start: startBinary,
+		parameters: map[string]string{parameter.KeyProvisioning: "thick"}},
+	{name: "replicator, ext4", access: "mount", sizeBytes: 32 << 20, start: startPair,
+		parameters: map[string]string{parameter.KeyReplicable: "true"}},
+	{name: "replicator, group, ack, block", access: "block", sizeBytes: 32 << 20, start: startPair,
+		parameters: map[string]string{
+			parameter.KeyConsistencyGroup: "sanity", parameter.KeyOrder: parameter.OrderAck, parameter.KeyJournalSize: "64Mi"}},
+	{name: "replicator, group, xfs", access: "mount", sizeBytes: 300 << 20, start: startPair,
+		parameters: map[string]string{
+			parameter.KeyConsistencyGroup: "sanity", parameter.KeyJournalSize: "64Mi", "csi.storage.k8s.io/fstype": "xfs"}},
 	{name: "router, ext4", access: "mount", sizeBytes: 32 << 20, start: startRouted},
-	{name: "router, group, ack, block", access: "block", sizeBytes: 32 << 20, start: startRouted, parameters: map[string]string{
-		parameter.KeyConsistencyGroup: "sanity", parameter.KeyOrder: parameter.OrderAck, parameter.KeyJournalSize: "64Mi"}},
+	{name: "router, group, ack, block", access: "block", sizeBytes: 32 << 20, start: startRouted,
+		parameters: map[string]string{
+			parameter.KeyConsistencyGroup: "sanity", parameter.KeyOrder: parameter.OrderAck, parameter.KeyJournalSize: "64Mi"}},
 }
 
 // startPair starts the driver and the replicator beside it.
@@ -63,7 +69,8 @@ func startInProcess(t *testing.T, dir string) endpoints {
 	t.Helper()
 	endpoint := "unix://" + filepath.Join(dir, "csi.sock")
 	ctx, cancel := context.WithCancel(context.Background())
-	d, err := driver.New(ctx, driver.Options{Endpoint: endpoint, NodeID: "node-a", PoolDir: filepath.Join(dir, "pool"), Version: "test"})
+	d, err := driver.New(ctx, driver.Options{Endpoint: endpoint, NodeID: "node-a", PoolDir: filepath.Join(dir, "pool"),
+		Version: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,8 +93,8 @@ func startBinary(t *testing.T, dir string) endpoints {
 	return endpoints{node: startProcess(t, dir).endpoint}
 }
 
-// legitimateSkips are the reasons for which the suite may skip a test: capabilities that the driver does not have, by the
-// suite's own words. Any other skip fails.
+// legitimateSkips are the reasons for which the suite may skip a test: capabilities that the driver does not have, by
+// the suite's own words. Any other skip fails.
 var legitimateSkips = map[string]string{
 	"ControllerExpandVolume not supported":                 "EXPAND_VOLUME is a capability of the node only",
 	"ControllerPublishVolume not supported":                "no PUBLISH_UNPUBLISH_VOLUME",
@@ -99,9 +106,9 @@ var legitimateSkips = map[string]string{
 // pending is the suite's own: "Disabling this below case as it is fragile and results are inconsistent".
 const pendingInSuite = 1
 
-// brokenInSuite compares the topology of a snapshot, which was received, with that of the node, which was sent as well, by
-// all their Go fields: sending a message fills in some that receiving does not, so it fails for every driver that returns
-// the topology. TestSnapshotRequests of the driver has what it is after.
+// brokenInSuite compares the topology of a snapshot, which was received, with that of the node, which was sent as well,
+// by all their Go fields: sending a message fills in some that receiving does not, so it fails for every driver that
+// returns the topology. TestSnapshotRequests of the driver has what it is after.
 const brokenInSuite = "should succeed when creating a snapshot with accessibility requirements"
 
 // TestSanity runs the suite once per variant. Ginkgo runs one suite per process, so that they are containers of one.
@@ -122,7 +129,8 @@ func TestSanity(t *testing.T) {
 		if v.access == "mount" && v.parameters["csi.storage.k8s.io/fstype"] != "xfs" && !host.CanGrowMountedExt4() {
 			// Root without CAP_SYS_RESOURCE, as in some sandboxes. The test still runs, through all steps, with nothing to
 			// grow; growing itself is left to the variant with xfs.
-			t.Logf("%s: this machine does not let ext4 grow while mounted (no CAP_SYS_RESOURCE): expanding to the same size", v.name)
+			t.Logf(
+				"%s: this machine does not let ext4 grow while mounted (no CAP_SYS_RESOURCE): expanding to the same size", v.name)
 			config.TestVolumeExpandSize = v.sizeBytes
 		}
 		config.IdempotentCount = 3
@@ -141,8 +149,8 @@ func TestSanity(t *testing.T) {
 	}
 }
 
-// mutableFor is what a volume with a class's parameters can be changed to: all of them can be told not to be replicated, but those
-// of a group stay in it.
+// mutableFor is what a volume with a class's parameters can be changed to: all of them can be told not to be
+// replicated, but those of a group stay in it.
 func mutableFor(parameters map[string]string) map[string]string {
 	if parameters[parameter.KeyConsistencyGroup] != "" {
 		return map[string]string{parameter.KeyRPOTarget: "5s"}
@@ -179,7 +187,8 @@ func checkSkips(t *testing.T, report ginkgo.Report) {
 		total += n
 	}
 	sort.Strings(lines)
-	t.Logf("csi-sanity, %d variants: %d passed, %d skipped, %d pending in the suite itself\n%s", len(variants), passed, total, pending, strings.Join(lines, "\n"))
+	t.Logf("csi-sanity, %d variants: %d passed, %d skipped, %d pending in the suite itself\n%s", len(variants), passed,
+		total, pending, strings.Join(lines, "\n"))
 	if want := pendingInSuite * len(variants); pending != want {
 		t.Errorf("%d tests are pending, want %d", pending, want)
 	}
