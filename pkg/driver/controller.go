@@ -182,13 +182,13 @@ func mayHaveHappened(err error) bool {
 }
 
 func (s *controllerServer) findByName(name string) (*blockdev.VolumeRecord, error) {
-	recs, err := s.d.store.Volumes()
+	recs, err := s.d.store.SharedVolumes()
 	if err != nil {
 		return nil, err
 	}
 	for _, rec := range recs {
 		if rec.Name == name {
-			return rec, nil
+			return rec.Clone(), nil
 		}
 	}
 	return nil, nil

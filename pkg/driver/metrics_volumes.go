@@ -16,8 +16,9 @@ type volumeMetrics struct {
 func newVolumeMetrics(d *Driver) *volumeMetrics {
 	labels := []string{"volume", "pvc", "pvc_namespace", "group"}
 	return &volumeMetrics{
-		d:      d,
-		size:   prometheus.NewDesc("slipstream_volume_size_bytes", "Size of the volume. Its image can use less space.", labels, nil),
+		d: d,
+		size: prometheus.NewDesc("slipstream_volume_size_bytes", "Size of the volume. Its image can use less space.",
+			labels, nil),
 		staged: prometheus.NewDesc("slipstream_volume_staged", "1 if the volume is staged on this node.", labels, nil),
 	}
 }
@@ -30,7 +31,7 @@ func (m *volumeMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector. Volumes whose records cannot be read are missing, and logged.
 func (m *volumeMetrics) Collect(ch chan<- prometheus.Metric) {
-	records, err := m.d.store.Volumes()
+	records, err := m.d.store.SharedVolumes()
 	if err != nil {
 		klog.ErrorS(err, "The metrics are without volumes whose records cannot be read")
 	}

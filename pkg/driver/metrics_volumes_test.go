@@ -33,7 +33,7 @@ func TestClaimMetadata(t *testing.T) {
 		t.Error(diff)
 	}
 	want := `
-# HELP slipstream_volume_size_bytes Size of the volume, which its image may take less space than.
+# HELP slipstream_volume_size_bytes Size of the volume. Its image can use less space.
 # TYPE slipstream_volume_size_bytes gauge
 slipstream_volume_size_bytes{group="",pvc="orders",pvc_namespace="shop",volume="ID"} SIZE
 # HELP slipstream_volume_staged 1 if the volume is staged on this node.

@@ -108,7 +108,7 @@ func (d *Driver) registry() *prometheus.Registry {
 			return valueOr(float64(available), err)
 		})
 	gauge("slipstream_pool_volumes", "Volumes in the pool, including secondary copies.", func() float64 {
-		recs, err := d.store.Volumes()
+		recs, err := d.store.SharedVolumes()
 		return valueOr(float64(len(recs)), err)
 	})
 	registry.MustRegister(newVolumeMetrics(d))

@@ -47,7 +47,7 @@ func (d *Manager) Join(ctx context.Context, rec *blockdev.VolumeRecord, p parame
 
 // createdByDriver reports whether any volume carries the note that the driver created the group.
 func (d *Manager) createdByDriver(group string) (bool, error) {
-	recs, err := d.store.Volumes()
+	recs, err := d.store.SharedVolumes()
 	if err != nil {
 		return false, err
 	}

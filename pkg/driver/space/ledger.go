@@ -136,7 +136,7 @@ func (d *Accounts) ledger(wanted map[string]int64) (Ledger, error) {
 	if err != nil {
 		return fail(err)
 	}
-	recs, err := d.store.Volumes()
+	recs, err := d.store.SharedVolumes()
 	if err != nil {
 		return l, err
 	}
@@ -199,7 +199,9 @@ type images struct {
 
 // add returns what a volume's image takes; a volume that is being made has it in another directory.
 func (i *images) add(volumeID string) (int64, error) {
-	for _, path := range i.d.store.Pool.ImagePaths(volumeID) {
+	paths := i.d.store.Pool.ImagePaths(volumeID)
+	// Most volumes are complete. One that is renamed to its own directory meanwhile is found at the third look.
+	for _, path := range []string{paths[1], paths[0], paths[1]} {
 		allocated, found, err := i.take(path)
 		if err != nil {
 			return 0, err

@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -24,19 +23,6 @@ func (d *Store) Volume(id string) (*blockdev.VolumeRecord, error) {
 		return nil, VolumeError("read", id, err)
 	}
 	return rec, nil
-}
-
-// records returns the records of all volumes that have a readable one. The others are logged and left out: one damaged
-// record must not keep all other volumes from being made, listed and deleted.
-func (d *Store) Volumes() ([]*blockdev.VolumeRecord, error) {
-	recs, err := d.Pool.List()
-	if err != nil && recs == nil {
-		return nil, d.ListError("volumes", err)
-	}
-	if err != nil {
-		klog.ErrorS(err, "Some volume records cannot be read", "pool", d.poolDir)
-	}
-	return recs, nil
 }
 
 // Update changes a volume's record durably and puts what it is then into rec. doing is for the error, a status error,
@@ -75,12 +61,15 @@ func VolumeError(doing, id string, err error) error {
 	return status.Errorf(codes.Internal, "%s volume %q: %v", doing, id, err)
 }
 
-// Store is the pool with errors that a CSI call can return.
+// Store is the pool with errors that a CSI call can return. It is safe for concurrent use.
 type Store struct {
 	Pool    *blockdev.Pool
+	fs      vfs.FS
 	poolDir string
+	cache   recordCache
 }
 
-func New(pool *blockdev.Pool, poolDir string) *Store {
-	return &Store{Pool: pool, poolDir: poolDir}
+// New returns the store of a pool at poolDir on fsys.
+func New(pool *blockdev.Pool, fsys vfs.FS, poolDir string) *Store {
+	return &Store{Pool: pool, fs: fsys, poolDir: poolDir}
 }
