@@ -31,7 +31,7 @@ func lockerFor(fs vfs.FS) locker {
 	return memLocker{fs}
 }
 
-// flocker uses flock(2). The kernel lets go of a lock when its process ends, however it ends, so there is no stale
+// flocker uses flock(2). The kernel releases a lock when its process ends, however it ends, so there is no stale
 // lock.
 type flocker struct{}
 

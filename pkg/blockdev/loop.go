@@ -289,7 +289,7 @@ func keepLoop(devPath string, before LoopInfo) error {
 }
 
 // setLoopStatus sets the size limit, and clears autoclear. It does not ask the kernel for the status first, as
-// LOOP_GET_STATUS64 stats the backing file, which waits for ever when that is a shim's and nobody serves it.
+// LOOP_GET_STATUS64 stats the backing file, which waits forever when that is a shim's and nobody serves it.
 func setLoopStatus(dev *os.File, info LoopInfo, sizeLimitBytes int64) error {
 	status := unix.LoopInfo64{Offset: uint64(info.OffsetBytes), Sizelimit: uint64(sizeLimitBytes)}
 	setFileName(&status, info.BackingPath)

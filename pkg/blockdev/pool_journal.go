@@ -131,7 +131,7 @@ func (p *Pool) mayLeaveJournals(dir string) error {
 	return nil
 }
 
-// checkJournals reports a directory of journals that is not this pool's; fs.ErrNotExist if it is nobody's.
+// checkJournals reports a directory of journals that is not this pool's; fs.ErrNotExist if it has no owner.
 func (p *Pool) checkJournals(rec poolRecord) error {
 	path := filepath.Join(rec.JournalDir, journalsFile)
 	var have journalsRecord

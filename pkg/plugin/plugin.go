@@ -21,7 +21,7 @@ const TopologyKey = "topology.slipstream.dev/node"
 
 // ValidateNodeID checks the name of a node. It becomes the value of TopologyKey. Kubernetes puts that into a label of
 // the Node and into the node affinity of volumes. It rejects a value that no label can have only when the first
-// PersistentVolume is created, and the claim then waits for ever.
+// PersistentVolume is created, and the claim then waits forever.
 func ValidateNodeID(id string) error {
 	if id == "" {
 		return errors.New("node id is missing")

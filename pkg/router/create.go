@@ -42,7 +42,7 @@ type creation struct {
 // A copy's node, and a group's, is what it is: when the scheduler has chosen another one for the pod, the volume is
 // created there all the same. Kubernetes sees from the volume that the pod cannot run where it was to run, and
 // schedules it again, now to the volume's node. The rejected way is to refuse, after which the scheduler chooses again;
-// it does not learn why, and chooses the same node for ever.
+// it does not learn why, and chooses the same node forever.
 //
 // A silent node concerns the call when the volume could be there by an earlier call: when it is a candidate, or, for a
 // volume in a group, any node, since the group could be there and a group must not be in two places.

@@ -164,7 +164,7 @@ func decodeNames(b []byte) ([]string, error) {
 // readFrame reads one frame and the descriptor that came with its first byte, -1 if none. More than one is refused. The
 // caller closes the descriptor. io.EOF is returned only between frames.
 //
-// begun, if not nil, is called when the first byte has arrived: waiting for a frame may take for ever, receiving it may
+// begun, if not nil, is called when the first byte has arrived: waiting for a frame may take forever, receiving it may
 // not.
 func readFrame(c *net.UnixConn, limit int, begun func()) (frame []byte, fd int, err error) {
 	fd = -1

@@ -44,7 +44,7 @@ func NewServer(w *Writeback) *Server {
 }
 
 // Serve answers clients until ctx is done, and then returns nil after all connections are closed. What the Server holds
-// stays; Close lets go of it. It closes the listener in any case.
+// stays; Close releases it. Serve closes the listener in any case.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var (
 		wg    sync.WaitGroup

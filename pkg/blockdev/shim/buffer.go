@@ -44,7 +44,7 @@ func newBuffer(maxData int) ([]byte, error) {
 func freeBuffer(b []byte) { _ = unix.Munmap(b) }
 
 // spareBuffers keeps buffers of readers that have ended for the next, of whichever volume: when a disk is slow each
-// volume needs many readers for a moment, and with spares of its own each would keep its peak for ever, 20 MiB a
+// volume needs many readers for a moment, and with spares of its own each would keep its peak forever, 20 MiB a
 // volume.
 var spareBuffers spares
 

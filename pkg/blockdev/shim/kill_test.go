@@ -268,7 +268,7 @@ func waitHeld(t *testing.T, k *testKeeper, name string) {
 }
 
 // TestWriteback checks that the keeper's writeback brings unflushed writes to the device, that it survives the death of
-// the server, and that it lets go of the mount.
+// the server, and that it releases the mount.
 func TestWriteback(t *testing.T) {
 	requireAll(t)
 	dir := t.TempDir()

@@ -292,7 +292,7 @@ func (s *Server) reply(h inHeader, b []byte) {
 		return
 	}
 	klog.ErrorS(err, "The kernel refused a reply", "volume", s.state.VolumeID, "opcode", h.opcode, "bytes", len(b))
-	// Whoever waits for it must not wait for ever.
+	// Whoever waits for it must not wait forever.
 	var out [outHeaderSize]byte
 	putOutHeader(out[:], len(out), -int32(unix.EIO), h.unique)
 	if err := writeNow(s.fd, out[:]); err != 0 {

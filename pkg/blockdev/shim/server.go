@@ -341,7 +341,7 @@ func (s *Server) Exchange(next func() (blockdev.Device, error)) error {
 // process should do this.
 //
 // A mount namespace that was made as a copy, as container runtimes and unshare do, may hold the file system after
-// that. Waiting for its end could take for ever, so ErrMountedElsewhere is returned after some seconds, served on,
+// that. Waiting for its end could take forever, so ErrMountedElsewhere is returned after some seconds, served on,
 // and to be called again: from a minute after the first call on, the connection is ended by force.
 func (s *Server) Unmount() error {
 	if err := Unmount(s.state.MountPoint); err != nil {
