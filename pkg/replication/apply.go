@@ -42,7 +42,7 @@ func (g *Group) applyLoop(ctx context.Context) {
 			g.fail(err)
 			return
 		}
-		// A full disk, most likely: writers that wait for room must hear of it instead of waiting for ever.
+		// A full disk, most likely: writers that wait for room must hear of it instead of waiting forever.
 		g.applyStuck.Store(&err)
 		g.room.send()
 		klog.ErrorS(err, "Applying to the images failed; it is tried again", "group", g.Name())
@@ -141,22 +141,23 @@ func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
 	})
 }
 
-// indexedEnd is the journal's durable end, with every record before it in the index. A record gets into the index a moment
-// after it got into the journal, and in that moment somebody's flush can make it durable: apply would take it for one
-// that it had applied already, and lose it.
+// indexedEnd is the journal's durable end, with every record before it in the index. A record gets into the index a
+// moment after it got into the journal, and in that moment somebody's flush can make it durable: apply would take it
+// for one that it had applied already, and lose it.
 func (g *Group) indexedEnd() journal.Position {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
 	return g.journal.DurableEnd()
 }
 
-// checkpointDurable puts the last durable record into the checkpoint. It lets recovery tell damage to the newest records
-// from the torn tail of a crash, which nothing else in the journal can: they have no successor.
+// checkpointDurable puts the last durable record into the checkpoint. It lets recovery tell damage to the newest
+// records from the torn tail of a crash, which nothing else in the journal can: they have no successor.
 func (g *Group) checkpointDurable() error {
 	return g.checkpoint.change(func(c *checkpoint) { c.take(g.journal.DurableMark()) })
 }
 
-// announceSegment puts a segment that has its first durable records into the checkpoint: from then on it has to be there.
+// announceSegment puts a segment that has its first durable records into the checkpoint: from then on it has to be
+// there.
 func (g *Group) announceSegment(m journal.Mark) error {
 	return g.checkpoint.change(func(c *checkpoint) { c.take(m) })
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// Where the pool is full, what is in the journal finds no space in the images. The journal's own space is what it can have: free segments
-// are given up, one segment is applied at a time, and a segment that is applied is given up too. The journal keeps one free segment
-// from writers for that.
+// Where the pool is full, what is in the journal finds no space in the images. The journal's own space is what it can
+// have: free segments are given up, one segment is applied at a time, and a segment that is applied is given up too.
+// The journal keeps one free segment from writers for that.
 
 // applyFromJournal is applyTo after that has met a full file system with the error why. The caller holds applyMu.
 func (g *Group) applyFromJournal(ctx context.Context, limit journal.Position, why error) error {
@@ -39,7 +39,8 @@ func (g *Group) applyFromJournal(ctx context.Context, limit journal.Position, wh
 	return nil
 }
 
-// applyPatiently is apply for what gives space back: where the pool is full it goes on for as long as the journal has space to give.
+// applyPatiently is apply for what gives space back: where the pool is full it goes on for as long as the journal has
+// space to give.
 func (g *Group) applyPatiently(ctx context.Context) error {
 	const rounds, interval = 20, 250 * time.Millisecond // without progress
 	last := g.checkpoint.read().Applied

@@ -94,5 +94,6 @@ func (f found) explain(peer string, hello *linkpb.Hello) error {
 	if f.group != nil {
 		what = fmt.Sprintf("group %s (%s), which replicates with %q", f.group.Name(), f.group.ID(), f.group.peer())
 	}
-	return fmt.Errorf("%w: %s calls for %.128q (%s), which here is %s", errForeign, peer, hello.GroupName, hello.GroupId, what)
+	return fmt.Errorf("%w: %s calls for %.128q (%s), which here is %s", errForeign, peer, hello.GroupName, hello.GroupId,
+		what)
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// changeSet is what the peer lacks besides records of the journal: extents that are to be sent, and those that were sent and
-// are not acknowledged. It is safe for concurrent use. Its lock comes after Group.mu; the lock of the checkpoint is taken
-// with it held.
+// changeSet is what the peer lacks besides records of the journal: extents that are to be sent, and those that were
+// sent and are not acknowledged. It is safe for concurrent use. Its lock comes after Group.mu; the lock of the
+// checkpoint is taken with it held.
 type changeSet struct {
 	fs   vfs.FS
 	path string // of the file
@@ -32,11 +32,11 @@ type changeSet struct {
 	relied, reliedSaved core.Delivery
 	// syncEnd is the batch of the sync-end on its way; 0 without one.
 	syncEnd uint64
-	// joining are the volumes in use that are being added, by index, also where that failed half way: no sync ends meanwhile,
-	// since what they are written past the group is in nothing that the peer gets.
+	// joining are the volumes in use that are being added, by index, also where that failed half way: no sync ends
+	// meanwhile, since what they are written past the group is in nothing that the peer gets.
 	joining map[uint32]bool
-	// doneBytes of the totalBytes of a sync were acknowledged, for the status; unsaved is how many extents were acknowledged
-	// since the file was written.
+	// doneBytes of the totalBytes of a sync were acknowledged, for the status; unsaved is how many extents were
+	// acknowledged since the file was written.
 	doneBytes, totalBytes, unsaved uint64
 }
 
@@ -90,8 +90,9 @@ func (c *changeSet) reliedStored(relied core.Delivery) {
 	}
 }
 
-// save makes what is pending or in flight durable. Extents that the peer acknowledged leave the file by it, so group.json has
-// to say before how far the peer was then. Where it does not yet, save writes nothing and returns that and false.
+// save makes what is pending or in flight durable. Extents that the peer acknowledged leave the file by it, so
+// group.json has to say before how far the peer was then. Where it does not yet, save writes nothing and returns that
+// and false.
 func (c *changeSet) save() (relied core.Delivery, saved bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,7 +117,8 @@ func (c *changeSet) saveLocked() error {
 	return err
 }
 
-// replaceAll makes a map all that the peer lacks, durably. What it forgets is in the new map, so relied need not be stored.
+// replaceAll makes a map all that the peer lacks, durably. What it forgets is in the new map, so relied need not be
+// stored.
 func (c *changeSet) replaceAll(pending *changemap.Map) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,8 +141,8 @@ func (c *changeSet) mark(volume uint32, off, n int64) {
 	c.pending.Mark(volume, off, n)
 }
 
-// fold adds what the records up to an ordinal touched. From then on these records are not shipped: the marks and the ordinal
-// change under one hold of the lock.
+// fold adds what the records up to an ordinal touched. From then on these records are not shipped: the marks and the
+// ordinal change under one hold of the lock.
 func (c *changeSet) fold(marks *changemap.Map, through uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -244,8 +246,8 @@ func (c *changeSet) next(maxExtents uint64) (volume uint32, extent, count uint64
 	return c.pending.NextRun(changemap.Cursor{}, maxExtents)
 }
 
-// take moves a run from what is to be sent to what is on its way. It reports false, and moves nothing, when records past the
-// ordinal at were folded.
+// take moves a run from what is to be sent to what is on its way. It reports false, and moves nothing, when records
+// past the ordinal at were folded.
 func (c *changeSet) take(run sentExtents, at uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -273,8 +275,8 @@ func (c *changeSet) clear(volume uint32, extent, count uint64) {
 	c.pending.ClearRun(volume, extent, count)
 }
 
-// acknowledged forgets what the peer has on stable storage, up to a batch. place is how far the peer is with it. ended says
-// that the sync-end was among it and nothing is left to send; save that the file is to be brought up to date.
+// acknowledged forgets what the peer has on stable storage, up to a batch. place is how far the peer is with it. ended
+// says that the sync-end was among it and nothing is left to send; save that the file is to be brought up to date.
 func (c *changeSet) acknowledged(sequence uint64, place core.Delivery) (ended, save bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -145,8 +145,8 @@ type checkpointFile struct {
 	horizon atomic.Uint64
 }
 
-// openCheckpoint reads the newer valid slot. One damaged slot is what a crash while writing leaves; two are corruption, an
-// error naming file and offsets.
+// openCheckpoint reads the newer valid slot. One damaged slot is what a crash while writing leaves; two are corruption,
+// an error naming file and offsets.
 func openCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {
 	file, err := fsys.Open(path)
 	if err != nil {
@@ -172,7 +172,8 @@ func openCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {
 	}
 	if !found {
 		file.Close()
-		return nil, fmt.Errorf("%s: no valid checkpoint: slot at offset 0: %w; slot at offset %d: %w; restore the group from its peer",
+		return nil, fmt.Errorf("%s: no valid checkpoint: slot at offset 0: %w; slot at offset %d: %w; restore the group "+
+			"from its peer",
 			path, slotErr[0], checkpointSlotBytes, slotErr[1])
 	}
 	c.generation.Store(c.last.Generation)
@@ -193,8 +194,8 @@ func (f *checkpointFile) read() checkpoint {
 	return f.last
 }
 
-// change makes a changed checkpoint durable; one that change leaves as it is needs no writing. After an error the checkpoint
-// before it still counts.
+// change makes a changed checkpoint durable; one that change leaves as it is needs no writing. After an error the
+// checkpoint before it still counts.
 func (f *checkpointFile) change(change func(*checkpoint)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -219,7 +220,8 @@ func (f *checkpointFile) saveHorizon(ordinal uint64) error {
 	return f.writeLocked(f.last)
 }
 
-// beginAt sets where apply begins, in memory: the next checkpoint that is written says it. For a group that is being opened.
+// beginAt sets where apply begins, in memory: the next checkpoint that is written says it. For a group that is being
+// opened.
 func (f *checkpointFile) beginAt(p journal.Position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

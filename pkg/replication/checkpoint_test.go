@@ -16,7 +16,8 @@ func numbered(n uint64) checkpoint {
 	return checkpoint{
 		AppliedOrdinal: n, Applied: journal.Position{Segment: n + 1, Offset: int64(n) * 64}, OldestSegment: n + 2,
 		DurableOrdinal: n + 3, ReleasedAcked: n + 4, Owner: owner{group: [16]byte{byte(n)}, pool: [16]byte{1, byte(n)}},
-		Mark:  journal.Mark{Ordinal: n + 3, End: journal.Position{Segment: n + 5, Offset: int64(n) + 6}, Chain: uint32(n) + 7, File: n + 8},
+		Mark: journal.Mark{Ordinal: n + 3, End: journal.Position{Segment: n + 5, Offset: int64(n) + 6}, Chain: uint32(n) + 7,
+			File: n + 8},
 		Files: [fileCount]uint64{n + 9, n + 10, n + 11},
 	}
 }
@@ -72,7 +73,8 @@ func TestCheckpointSurvivesPowerLoss(t *testing.T) {
 			t.Fatalf("after a power loss %+v, want %+v", again.last, want)
 		}
 		// The next write may be torn.
-		if _, err := again.file.WriteAt(numbered(n+1).encodeAs(want.Generation+1), int64((want.Generation+1)%2)*checkpointSlotBytes); err != nil {
+		if _, err := again.file.WriteAt(numbered(n+1).encodeAs(want.Generation+1),
+			int64((want.Generation+1)%2)*checkpointSlotBytes); err != nil {
 			t.Fatal(err)
 		}
 		torn := mustOpenCheckpoint(t, crashed.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(101), RNG: rng}))

@@ -7,8 +7,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
-// describeClaims sets the claims and file systems of a status's volumes. They come from the members, not from the records
-// of the pool, because a status reads no disk. What does not parse is left out; nothing depends on it.
+// describeClaims sets the claims and file systems of a status's volumes. They come from the members, not from the
+// records of the pool, because a status reads no disk. What does not parse is left out; nothing depends on it.
 func describeClaims(volumes []VolumeStatus, members []core.Member) {
 	byID := map[string]core.Member{}
 	for _, m := range members {

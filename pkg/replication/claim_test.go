@@ -42,7 +42,8 @@ func TestClaimTravels(t *testing.T) {
 }
 
 func TestDescribeClaims(t *testing.T) {
-	volumes := []VolumeStatus{{VolumeID: "wanted"}, {VolumeID: "made"}, {VolumeID: "damaged"}, {VolumeID: "left"}, {VolumeID: "unknown"}}
+	volumes := []VolumeStatus{{VolumeID: "wanted"}, {VolumeID: "made"}, {VolumeID: "damaged"}, {VolumeID: "left"},
+		{VolumeID: "unknown"}}
 	describeClaims(volumes, []core.Member{
 		{VolumeID: "wanted", FSType: "ext4", Claim: []byte(`{"name":"a","namespace":"n","volume":"pv"}`)},
 		{VolumeID: "made", FSType: "ext4", Format: []byte(`{"state":"formatted","fsType":"xfs"}`)},

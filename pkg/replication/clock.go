@@ -7,12 +7,12 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 )
 
-// writeClock tells a primary's lag in seconds: how old the oldest write is at most that the peer lacks, on this machine's
-// clocks alone. It keeps a bounded number of samples of when ordinals were written; when they get too many, every second
-// one goes, so that the error grows with the lag and stays below a thousandth of it.
+// writeClock tells a primary's lag in seconds: how old the oldest write is at most that the peer lacks, on this
+// machine's clocks alone. It keeps a bounded number of samples of when ordinals were written; when they get too many,
+// every second one goes, so that the error grows with the lag and stays below a thousandth of it.
 //
-// Of ordinals that an earlier process wrote it has no samples. For those it has an instant, which that process left behind:
-// every write that the peer lacked was younger. Without one their age is unknown.
+// Of ordinals that an earlier process wrote it has no samples. For those it has an instant, which that process left
+// behind: every write that the peer lacked was younger. Without one their age is unknown.
 type writeClock struct {
 	mu      sync.Mutex
 	samples []writeSample // ascending; of each the first ordinal at its time
@@ -42,8 +42,8 @@ const (
 
 func newWriteClock() *writeClock { return &writeClock{spacing: leastWriteSpacing} }
 
-// begin forgets everything: the journal is at head, the peer has at least the ordinals up to acked, and every write up to
-// head that it lacks is younger than since.
+// begin forgets everything: the journal is at head, the peer has at least the ordinals up to acked, and every write up
+// to head that it lacks is younger than since.
 func (c *writeClock) begin(head, acked uint64, since clocks.Instant) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -114,9 +114,9 @@ func (c *writeClock) has(acked uint64) {
 	}
 }
 
-// oldest returns an instant such that the peer lacks no older write; the unknown instant where nothing is known. now is the
-// time in both forms, and the journal's head is read after it. The sample before the oldest such write may be earlier than
-// that by the spacing: the age is never told too small.
+// oldest returns an instant such that the peer lacks no older write; the unknown instant where nothing is known. now is
+// the time in both forms, and the journal's head is read after it. The sample before the oldest such write may be
+// earlier than that by the spacing: the age is never told too small.
 func (c *writeClock) oldest(journalHead func() uint64, now time.Time, instant clocks.Instant) clocks.Instant {
 	c.mu.Lock()
 	defer c.mu.Unlock()

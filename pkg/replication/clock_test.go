@@ -9,9 +9,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 )
 
-// The clock forgets most of what it is told. It must never say that the oldest write that the peer lacks is younger than it
-// is, whatever the wall clock does, what an earlier process left, and while a sync lets the peer's ordinals run ahead of
-// what it has; it must stay small, and know what it can know.
+// The clock forgets most of what it is told. It must never say that the oldest write that the peer lacks is younger
+// than it is, whatever the wall clock does, what an earlier process left, and while a sync lets the peer's ordinals run
+// ahead of what it has; it must stay small, and know what it can know.
 func TestWriteClock(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := newWriteClock()

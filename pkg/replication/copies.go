@@ -25,8 +25,8 @@ func (g *Group) takeAdmitted(m core.Member) error {
 	return g.takeMember(m)
 }
 
-// replaceAdmitted begins a sync with its list of members: nothing has changed, and the copy counts as before, if it is one that this site
-// does not take.
+// replaceAdmitted begins a sync with its list of members: nothing has changed, and the copy counts as before, if it is
+// one that this site does not take.
 func (g *Group) replaceAdmitted(members []core.Member) error {
 	if err := g.checkMembers(members); err != nil {
 		return err
@@ -51,16 +51,18 @@ func (g *Group) takeMember(m core.Member) error {
 	return g.upsertMember(m)
 }
 
-// claim makes a copy of this pool free for a member that the primary announced, and returns the member as it counts here.
+// claim makes a copy of this pool free for a member that the primary announced, and returns the member as it counts
+// here.
 //
-// A copy is the group's that the volume was put into last: members and records count the joins of a volume at its primary.
+// A copy belongs to the group that the volume joined last. Members and records count how often a volume joined a group
+// at its primary.
 //
-//   - The count is the record's: nothing new.
-//   - The member's is higher: the volume has left whatever group the copy was bound to, even if that group's stream has
-//     not come to that yet, or never will because the group is gone there. The copy leaves it here, too, and is emptied: to
-//     the new group it is a copy that has nothing.
-//   - The record's is higher: what is announced is past, and the volume has gone on to another group. The member counts as
-//     removed.
+//   - Both counts are equal: nothing has changed.
+//   - The member's count is higher: the volume has left the group that the copy was bound to. The stream of that group
+//     may not say so yet, or never, if the group is deleted there. The copy leaves that group here, too, and is
+//     emptied: the new group copies it from the beginning.
+//   - The record's count is higher: the announcement is stale, and the volume is in another group by now. The member
+//     counts as removed.
 //
 // A volume that this site is primary of, or that another peer's is, is never taken.
 func (g *Group) claim(m core.Member) (core.Member, error) {
@@ -78,13 +80,15 @@ func (g *Group) claim(m core.Member) (core.Member, error) {
 	case rec.Group == name && rec.Joins == m.Joins:
 		return m, nil
 	case !rec.Secondary || rec.Remote != peer:
-		return m, fmt.Errorf("%w: volume %s of this pool is not a copy of %s's volume; delete it or give one of them another id",
+		return m, fmt.Errorf("%w: volume %s of this pool is not a copy of %s's volume; delete it or give one of them "+
+			"another id",
 			ErrExists, m.VolumeID, peer)
 	case rec.Joins > m.Joins:
 		m.Removed = true
 		return m, nil
 	case rec.Joins == m.Joins && rec.Group != "":
-		return m, fmt.Errorf("%w: volume %s of this pool belongs to group %q, not to %s; delete it or give one of them another id",
+		return m, fmt.Errorf("%w: volume %s of this pool belongs to group %q, not to %s; delete it or give one of them "+
+			"another id",
 			ErrExists, m.VolumeID, rec.Group, name)
 	}
 	if rec.Group != "" {
@@ -209,9 +213,9 @@ func (g *Group) dropUnlisted(members []core.Member) error {
 	return nil
 }
 
-// shrinkMember makes a copy smaller, because its primary's disk was put back to before the volume grew. What is past the
-// new end becomes zeros, as it will be at the primary when the volume grows again. The image file keeps its length. The
-// caller holds membersMu.
+// shrinkMember makes a copy smaller, because its primary's disk was put back to before the volume grew. What is past
+// the new end becomes zeros, as it will be at the primary when the volume grows again. The image file keeps its length.
+// The caller holds membersMu.
 func (g *Group) shrinkMember(v *Volume, m core.Member) error {
 	if err := g.commit(); err != nil {
 		return err
@@ -224,7 +228,8 @@ func (g *Group) shrinkMember(v *Volume, m core.Member) error {
 	for end := v.size.Load(); end > m.SizeBytes; {
 		n := min(end-m.SizeBytes, maxRangeBytes)
 		end -= n
-		hole := journal.Record{Header: journal.Header{Kind: journal.KindHole, Volume: v.index, Offset: end, Length: uint32(n)}}
+		hole := journal.Record{Header: journal.Header{Kind: journal.KindHole, Volume: v.index, Offset: end,
+			Length: uint32(n)}}
 		if err := g.cuts.beforeApply([]journal.Record{hole}); err != nil {
 			return fmt.Errorf("volume %s: shrink to %d bytes: %w", v.id, m.SizeBytes, err)
 		}
@@ -246,8 +251,8 @@ func (g *Group) shrinkMember(v *Volume, m core.Member) error {
 	return err
 }
 
-// storeMember makes the pool's volume what the member says: at a secondary it is created, at both sites it grows. The member
-// gets the identity of its image.
+// storeMember makes the pool's volume what the member says: at a secondary it is created, at both sites it grows. The
+// member gets the identity of its image.
 func (g *Group) storeMember(m *core.Member) error {
 	pool := g.cfg.Pool
 	g.mu.Lock()
@@ -295,9 +300,9 @@ func (g *Group) storeMember(m *core.Member) error {
 	return err
 }
 
-// roleForPool is what the records of the group's volumes say of its role and peer. Whoever writes them calls it with the
-// records locked: then the last one writes the newest, whatever changes the role meanwhile. So the pool's lock comes before
-// mu.
+// roleForPool is what the records of the group's volumes say of its role and peer. Whoever writes them calls it with
+// the records locked: then the last one writes the newest, whatever changes the role meanwhile. So the pool's lock
+// comes before mu.
 func (g *Group) roleForPool() (secondary bool, peer string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -330,8 +335,8 @@ func (g *Group) alignPool() error {
 	return nil
 }
 
-// releaseStrays frees volumes whose record names a group of which they are no member: one that a crash kept from joining,
-// or from being released after it had left. group.json decides.
+// releaseStrays frees volumes whose record names a group of which they are no member: one that a crash kept from
+// joining, or from being released after it had left. group.json decides.
 func (s *Site) releaseStrays() error {
 	recs, err := s.cfg.Pool.List()
 	if err != nil {

@@ -24,20 +24,22 @@ import (
 //	commit  the file of cuts is replaced: from this instant on the cut is taken, before it no part of it is
 //	copy    apply goes on at once; before it changes an extent that is not copied yet, it copies that extent
 //
-// Nobody freezes anything, and nobody waits for a copy but apply, and that only for the extents that it is about to change.
+// Nobody freezes anything, and nobody waits for a copy but apply, and that only for the extents that it is about to
+// change.
 //
-// A crash before the commit leaves files in snapshots whose records say "creating"; the cut is taken anew when it is asked
-// for again. One after it leaves a cut that the next start completes: the file of cuts has all that the records have to
-// say, and each copy's log the extents that need not be copied again (cut_copy.go). The images are not changed past the
-// cut before the commit is durable, since apply waits for it.
+// A crash before the commit leaves files in snapshots whose records say "creating"; the cut is taken anew when it is
+// asked for again. One after it leaves a cut that the next start completes: the file of cuts has all that the records
+// have to say, and each copy's log the extents that need not be copied again (cut_copy.go). The images are not changed
+// past the cut before the commit is durable, since apply waits for it.
 //
 // cut_state.go has the file of cuts and the loop that copies, cut_track.go what changed between snapshots.
 
 // CutTarget is a volume and the snapshot of it that is to be taken. The snapshot's record is in the pool.
 type CutTarget struct{ VolumeID, SnapshotID string }
 
-// Cut takes snapshots of members at one ordinal, and returns it; see CutGroup in sidecar.proto, whose contract this is. With an
-// error nothing was taken, unless the records of the snapshots could not be written: then the repetition returns the cut.
+// Cut takes snapshots of members at one ordinal, and returns it; see CutGroup in sidecar.proto, whose contract this is.
+// With an error nothing was taken, unless the records of the snapshots could not be written: then the repetition
+// returns the cut.
 func (g *Group) Cut(ctx context.Context, targets []CutTarget) (blockdev.SnapshotCut, error) {
 	c := g.cuts
 	c.opMu.Lock()
@@ -104,28 +106,33 @@ func planCut(group string, wanted []wantedCut) (*blockdev.SnapshotCut, error) {
 	var first *blockdev.SnapshotCut
 	for i, w := range wanted {
 		if volumes[w.VolumeID] || snapshots[w.SnapshotID] {
-			return nil, fmt.Errorf("%w: group %s: volume %s or snapshot %s is named twice in one cut", ErrInvalid, group, w.VolumeID, w.SnapshotID)
+			return nil, fmt.Errorf("%w: group %s: volume %s or snapshot %s is named twice in one cut", ErrInvalid, group,
+				w.VolumeID, w.SnapshotID)
 		}
 		volumes[w.VolumeID], snapshots[w.SnapshotID] = true, true
 		if w.rec.SourceVolumeID != w.VolumeID {
-			return nil, fmt.Errorf("%w: snapshot %s is of volume %s, not of %s", ErrInvalid, w.SnapshotID, w.rec.SourceVolumeID, w.VolumeID)
+			return nil, fmt.Errorf("%w: snapshot %s is of volume %s, not of %s", ErrInvalid, w.SnapshotID, w.rec.SourceVolumeID,
+				w.VolumeID)
 		}
 		taken := w.listed
 		if taken == nil && w.rec.Cut.GroupID != "" {
 			taken = &w.rec.Cut
 		}
 		if taken == nil && w.rec.State != blockdev.SnapshotCreating {
-			return nil, fmt.Errorf("%w: snapshot %s is %s and was not taken by a cut; delete it", core.ErrPrecondition, w.SnapshotID, w.rec.State)
+			return nil, fmt.Errorf("%w: snapshot %s is %s and was not taken by a cut; delete it", core.ErrPrecondition,
+				w.SnapshotID, w.rec.State)
 		}
 		if i == 0 {
 			first = taken
 		}
 		switch {
 		case (first == nil) != (taken == nil):
-			return nil, fmt.Errorf("%w: of snapshots %s and %s only one was taken; delete it and begin anew", core.ErrPrecondition,
+			return nil, fmt.Errorf("%w: of snapshots %s and %s only one was taken; delete it and begin anew",
+				core.ErrPrecondition,
 				wanted[0].SnapshotID, w.SnapshotID)
 		case taken != nil && *taken != *first:
-			return nil, fmt.Errorf("%w: snapshot %s was taken at ordinal %d, %s at %d; delete them and begin anew", core.ErrPrecondition,
+			return nil, fmt.Errorf("%w: snapshot %s was taken at ordinal %d, %s at %d; delete them and begin anew",
+				core.ErrPrecondition,
 				wanted[0].SnapshotID, first.Ordinal, w.SnapshotID, taken.Ordinal)
 		}
 	}
@@ -186,22 +193,25 @@ func (g *Group) cuttable(volumeID string) (*Volume, error) {
 	}
 	// It may still be written to past the group.
 	if m := g.core.Meta.Member(volumeID); m == nil || m.Unsynced {
-		return nil, fmt.Errorf("%w: volume %s is only just joining group %s; add it to the group again, or wait for that", core.ErrPrecondition,
+		return nil, fmt.Errorf("%w: volume %s is only just joining group %s; add it to the group again, or wait for that",
+			core.ErrPrecondition,
 			volumeID, g.core.Meta.Name)
 	}
 	return v, nil
 }
 
-// cutPosition returns where a cut is taken: the durable end of the journal, at which the group is at one instant. Both are
-// looked at as one: a sync that begins puts its record into the journal after it has changed core.
+// cutPosition returns where a cut is taken: the durable end of the journal, at which the group is at one instant. Both
+// are looked at as one: a sync that begins puts its record into the journal after it has changed core.
 func (g *Group) cutPosition() (journal.Position, string, error) {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.core.Promotable() {
-		return journal.Position{}, "", fmt.Errorf("%w: group %s is in the middle of a sync at %s, so its volumes are not of one instant; wait until it is promotable",
-			core.ErrPrecondition, g.core.Meta.Name, g.core.Meta.Site)
+		return journal.Position{}, "",
+			fmt.Errorf("%w: group %s is in the middle of a sync at %s, so its volumes are not of one instant; wait until it "+
+				"is promotable",
+				core.ErrPrecondition, g.core.Meta.Name, g.core.Meta.Site)
 	}
 	return g.journal.DurableEnd(), g.core.Meta.Timeline(), nil
 }
@@ -225,8 +235,8 @@ type uncommitted struct {
 	tracks  []*track
 }
 
-// add makes what a snapshot has to be before the cut is committed: its image or the beginning of one, what changed since its
-// parent, and an empty log of what changes from now on. All of it is durable.
+// add makes what a snapshot has to be before the cut is committed: its image or the beginning of one, what changed
+// since its parent, and an empty log of what changes from now on. All of it is durable.
 func (u *uncommitted) add(w wantedCut, v *Volume, cut blockdev.SnapshotCut) error {
 	g := u.c.g
 	u.c.mu.Lock()
@@ -238,8 +248,9 @@ func (u *uncommitted) add(w wantedCut, v *Volume, cut blockdev.SnapshotCut) erro
 		}
 	}
 	target := cutTarget{
-		SnapshotID: w.SnapshotID, VolumeID: v.id, Cut: cut, SizeBytes: v.size.Load(), ParentID: parent, RecordUnixNanos: w.rec.CreatedUnixNanos,
-		Method: blockdev.MethodReflink,
+		SnapshotID: w.SnapshotID, VolumeID: v.id, Cut: cut, SizeBytes: v.size.Load(), ParentID: parent,
+		RecordUnixNanos: w.rec.CreatedUnixNanos,
+		Method:          blockdev.MethodReflink,
 	}
 	dir, err := g.cfg.Pool.SnapshotDir(w.SnapshotID)
 	if err != nil {
@@ -266,7 +277,8 @@ func (u *uncommitted) add(w wantedCut, v *Volume, cut blockdev.SnapshotCut) erro
 	return nil
 }
 
-// commit makes the cut the group's, on disk and then in memory. The caller holds applyMu, so nothing was changed past it.
+// commit makes the cut the group's, on disk and then in memory. The caller holds applyMu, so nothing was changed past
+// it.
 func (u *uncommitted) commit() error {
 	c := u.c
 	c.mu.Lock()
@@ -308,8 +320,8 @@ func (u *uncommitted) abandon() {
 	}
 }
 
-// ReleaseCut ends what the group does for a snapshot that is about to be deleted: its copy, and its part in the tracking of
-// changed blocks. One that the group does not know of is not an error. It may be repeated.
+// ReleaseCut ends what the group does for a snapshot that is about to be deleted: its copy, and its part in the
+// tracking of changed blocks. One that the group does not know of is not an error. It may be repeated.
 func (g *Group) ReleaseCut(snapshotID string) error {
 	c := g.cuts
 	c.opMu.Lock()
@@ -333,7 +345,8 @@ func (g *Group) ReleaseCut(snapshotID string) error {
 	case err == nil:
 		parent = rec.ParentID
 	case !errors.Is(err, fs.ErrNotExist):
-		klog.ErrorS(err, "Changed blocks are tracked anew: the record of the snapshot to be deleted cannot be read", "group", g.Name(), "snapshot", snapshotID)
+		klog.ErrorS(err, "Changed blocks are tracked anew: the record of the snapshot to be deleted cannot be read",
+			"group", g.Name(), "snapshot", snapshotID)
 	}
 	return c.rebase(snapshotID, parent)
 }

@@ -23,8 +23,8 @@ const (
 	copySyncBytes = 32 << 20
 )
 
-// copiedFile is the log of the extents that a snapshot's image has for good. A snapshot that should have one and does not
-// has failed.
+// copiedFile is the log of the extents that a snapshot's image has for good. A snapshot that should have one and does
+// not has failed.
 const copiedFile = "copied"
 
 // imageCopy is a snapshot that is being copied from its volume's image while apply goes on changing that.
@@ -199,7 +199,8 @@ func (c *imageCopy) complete() bool {
 func (c *imageCopy) retire() {
 	c.close()
 	if err := c.fs.Remove(filepath.Join(c.dir, copiedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		klog.ErrorS(err, "Removing a snapshot's log of copied extents; it goes with the snapshot", "snapshot", c.target.SnapshotID)
+		klog.ErrorS(err, "Removing a snapshot's log of copied extents; it goes with the snapshot",
+			"snapshot", c.target.SnapshotID)
 	}
 }
 
@@ -317,7 +318,8 @@ func (c *imageCopy) storeFailure() error {
 		err = c.fs.SyncDir(c.dir)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the snapshot may have been deleted meanwhile
-		return fmt.Errorf("snapshot %s: its copy failed (%w), and so did noting that: %w", c.target.SnapshotID, c.outcome.reason, err)
+		return fmt.Errorf("snapshot %s: its copy failed (%w), and so did noting that: %w", c.target.SnapshotID,
+			c.outcome.reason, err)
 	}
 	c.outcome.failureStored()
 	return nil

@@ -56,9 +56,9 @@ func (c *crashing) before(op vfs.Op, name string) error {
 	return nil
 }
 
-// Power fails before an operation of a cut, and of the copying behind it, while a writer goes on. The next start has the cut
-// that was told of, whole; or it has none, and takes a new one when it is asked again. Either way all snapshots are their
-// volumes at the one ordinal, and what changed since the snapshots before has all that differs.
+// Power fails before an operation of a cut, and of the copying behind it, while a writer goes on. The next start has
+// the cut that was told of, whole; or it has none, and takes a new one when it is asked again. Either way all snapshots
+// are their volumes at the one ordinal, and what changed since the snapshots before has all that differs.
 func TestCutSurvivesPowerLossAnywhere(t *testing.T) {
 	for _, reflink := range []bool{false, true} {
 		t.Run(fmt.Sprintf("reflink %v", reflink), func(t *testing.T) { testCutCrash(t, reflink) })
@@ -141,7 +141,8 @@ func testCutCrash(t *testing.T, reflink bool) {
 		}
 		switch {
 		case again.Ordinal < flushed:
-			t.Fatalf("power loss before operation %s: the cut is at ordinal %d, a flush had covered %d before it", p.op, again.Ordinal, flushed)
+			t.Fatalf("power loss before operation %s: the cut is at ordinal %d, a flush had covered %d before it", p.op,
+				again.Ordinal, flushed)
 		case p.told != nil && again != *p.told:
 			t.Fatalf("power loss before operation %s: the cut is %+v, its caller was told %+v", p.op, again, *p.told)
 		case again == cut:

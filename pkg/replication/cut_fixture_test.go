@@ -80,7 +80,8 @@ func openSite(fs vfs.FS) (*Site, *blockdev.Pool, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	site, err := Open(Config{FS: fs, Pool: pool, Site: "site-a", CommitInterval: 5 * time.Millisecond, ApplyInterval: 3 * time.Millisecond})
+	site, err := Open(Config{FS: fs, Pool: pool, Site: "site-a", CommitInterval: 5 * time.Millisecond,
+		ApplyInterval: 3 * time.Millisecond})
 	if err != nil {
 		pool.Close()
 	}
@@ -167,7 +168,8 @@ func checkCut(fs vfs.FS, pool *blockdev.Pool, l *cutLog, cut blockdev.SnapshotCu
 			return fmt.Errorf("%s has %d bytes, its record says %d", target.SnapshotID, len(got), rec.SizeBytes)
 		}
 		if i := firstDifference(got[:len(want)], want); i >= 0 {
-			return fmt.Errorf("%s, taken at ordinal %d, is not the volume at that ordinal: offset %d (extent %d) is %#x instead of %#x",
+			return fmt.Errorf("%s, taken at ordinal %d, is not the volume at that ordinal: offset %d (extent %d) is %#x "+
+				"instead of %#x",
 				target.SnapshotID, cut.Ordinal, i, i/changemap.ExtentBytes, got[i], want[i])
 		}
 	}
@@ -186,8 +188,8 @@ func firstDifference(a, b []byte) int {
 	return len(a)
 }
 
-// checkChanges demands that the changed extents between two snapshots have all in which they differ. It reports how many
-// they are, and how many differ.
+// checkChanges demands that the changed extents between two snapshots have all in which they differ. It reports how
+// many they are, and how many differ.
 func checkChanges(fs vfs.FS, pool *blockdev.Pool, base, target string) (said, differ uint64, err error) {
 	m, err := changes.Between(fs, pool, base, target)
 	if err != nil {
@@ -212,7 +214,8 @@ func checkChanges(fs vfs.FS, pool *blockdev.Pool, base, target string) (said, di
 		}
 		differ++
 		if !m.Has(0, uint64(off/changemap.ExtentBytes)) {
-			return 0, 0, fmt.Errorf("extent %d differs between %s and %s and is not among the changed ones", off/changemap.ExtentBytes, base, target)
+			return 0, 0, fmt.Errorf("extent %d differs between %s and %s and is not among the changed ones",
+				off/changemap.ExtentBytes, base, target)
 		}
 	}
 	return m.Len(), differ, nil

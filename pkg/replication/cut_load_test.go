@@ -16,8 +16,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// Writers put many times the journal through while a copy does not come to its end by itself, because the copier is held: so
-// nothing that they wait for waits for the copy. All that is copied meanwhile is copied by apply.
+// Writers put many times the journal through while a copy does not come to its end by itself, because the copier is
+// held: so nothing that they wait for waits for the copy. All that is copied meanwhile is copied by apply.
 func TestWritersDoNotWaitForACopy(t *testing.T) {
 	rng := seeded(t)
 	s := newTestSite(t, link.NewNetwork(nil), "site-a", nil)
@@ -49,7 +49,8 @@ func TestWritersDoNotWaitForACopy(t *testing.T) {
 	if len(copies) != 1 || copies[0].DoneBytes >= copies[0].TotalBytes || copies[0].Failed != nil {
 		t.Fatalf("%d bytes were written while the copy was %v", written, copies)
 	}
-	t.Logf("%d bytes went through a journal of %d while %d of %d bytes were copied", written, int64(MinJournalBytes), copies[0].DoneBytes, copies[0].TotalBytes)
+	t.Logf("%d bytes went through a journal of %d while %d of %d bytes were copied", written, int64(MinJournalBytes),
+		copies[0].DoneBytes, copies[0].TotalBytes)
 	g.cuts.opMu.Unlock()
 	if err := checkCut(s.fs, s.pool, l, cut, targets); err != nil {
 		t.Fatal(err)
@@ -122,8 +123,8 @@ func TestCopyThatFailsHarmsNobody(t *testing.T) {
 	}
 }
 
-// A secondary is cut at what it has; the snapshot stays as it is through a promotion and the writes behind it. In the middle
-// of a sync there is nothing to cut.
+// A secondary is cut at what it has; the snapshot stays as it is through a promotion and the writes behind it. In the
+// middle of a sync there is nothing to cut.
 func TestCutOnSecondary(t *testing.T) {
 	rng := seeded(t)
 	net := link.NewNetwork(nil)
@@ -196,8 +197,8 @@ func TestCutIsRefusedInASync(t *testing.T) {
 	mustCut(t, g, targets)
 }
 
-// A volume does not leave its group while it is being copied; when its snapshot goes, it does. A group that is deleted by
-// force takes the copies with it.
+// A volume does not leave its group while it is being copied; when its snapshot goes, it does. A group that is deleted
+// by force takes the copies with it.
 func TestCopyAndMembers(t *testing.T) {
 	mem := vfs.NewMem()
 	gate := make(chan struct{})
@@ -269,7 +270,8 @@ func TestCopyOfAVolumeThatGrows(t *testing.T) {
 	}{{first[0].SnapshotID, want}, {second[0].SnapshotID, block(9, 3<<20)}} {
 		got, err := snapshotContent(s.fs, s.pool, c.id)
 		if err != nil || !bytes.Equal(got, c.want) {
-			t.Fatalf("snapshot %s has %d bytes, want %d, equal %v, %v", c.id, len(got), len(c.want), bytes.Equal(got, c.want), err)
+			t.Fatalf("snapshot %s has %d bytes, want %d, equal %v, %v", c.id, len(got), len(c.want), bytes.Equal(got, c.want),
+				err)
 		}
 	}
 	m, err := changes.Between(s.fs, s.pool, first[0].SnapshotID, second[0].SnapshotID)

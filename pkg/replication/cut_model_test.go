@@ -68,7 +68,8 @@ func (m *cutMachine) cut(volumes []string) {
 	var targets []CutTarget
 	for _, id := range volumes {
 		rec, err := m.pool.CreateSnapshot(blockdev.SnapshotRecord{
-			ID: fmt.Sprintf("snap-%d-%s", m.taken, id), Name: fmt.Sprintf("%d-%s", m.taken, id), SourceVolumeID: id, SizeBytes: m.l.size[id],
+			ID: fmt.Sprintf("snap-%d-%s", m.taken, id), Name: fmt.Sprintf("%d-%s", m.taken,
+				id), SourceVolumeID: id, SizeBytes: m.l.size[id],
 			BlockSizeBytes: 512, State: blockdev.SnapshotCreating,
 		})
 		m.check(err)
@@ -196,7 +197,8 @@ func TestChangesOfAVolumeThatWasAway(t *testing.T) {
 	}
 	second := createSnapshots(t, pool, "2", "v0", "v1")
 	mustCut(t, g, second)
-	if _, err := changes.Between(fs, pool, first[0].SnapshotID, second[0].SnapshotID); !errors.Is(err, changes.ErrUnrelated) {
+	_, err = changes.Between(fs, pool, first[0].SnapshotID, second[0].SnapshotID)
+	if !errors.Is(err, changes.ErrUnrelated) {
 		t.Fatalf("a volume that was away: %v", err)
 	}
 	if _, err := changes.Between(fs, pool, first[1].SnapshotID, second[1].SnapshotID); err != nil {

@@ -33,8 +33,8 @@ func (s copyState) String() string {
 	return fmt.Sprintf("copyState(%d)", int(s))
 }
 
-// copyOutcome is the state of a copy, and why it failed. Its changes return false, and change nothing, where they cannot be
-// made.
+// copyOutcome is the state of a copy, and why it failed. Its changes return false, and change nothing, where they
+// cannot be made.
 type copyOutcome struct {
 	state  copyState
 	reason error // set while failing and failed

@@ -10,8 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// On a pool that can share blocks a snapshot is ready at once, on another one it is copied; both are their volumes at the
-// cut's ordinal, taken while a writer goes on.
+// On a pool that can share blocks a snapshot is ready at once, on another one it is copied; both are their volumes at
+// the cut's ordinal, taken while a writer goes on.
 func TestCutOnRealPools(t *testing.T) {
 	for name, c := range map[string]struct {
 		mkfs   []string
@@ -64,7 +64,8 @@ func TestCutOnRealPools(t *testing.T) {
 				}
 				for _, target := range targets {
 					rec, err := pool.GetSnapshot(target.SnapshotID)
-					if err != nil || rec.Method != c.method || c.method == blockdev.MethodReflink && rec.State != blockdev.SnapshotReady {
+					if err != nil || rec.Method != c.method || c.method == blockdev.MethodReflink &&
+						rec.State != blockdev.SnapshotReady {
 						t.Fatalf("%+v, %v", rec, err)
 					}
 				}

@@ -105,8 +105,8 @@ func (c *cuts) writeLocked(s cutState) error {
 }
 
 // load takes up what the last process left: copies go on, and tracking does. It is called before anything is applied.
-// A file that is damaged, gone, an older copy or another group's costs snapshots that are being copied, and the knowledge of
-// what changed; it does not keep the group from opening.
+// A file that is damaged, gone, an older copy or another group's costs snapshots that are being copied, and the
+// knowledge of what changed; it does not keep the group from opening.
 func (c *cuts) load() error {
 	g := c.g
 	var s cutState
@@ -128,7 +128,8 @@ func (c *cuts) load() error {
 	var corrupt *blockdev.CorruptError
 	switch {
 	case errors.As(err, &corrupt) || errors.Is(err, errStale):
-		klog.ErrorS(err, "The file of cuts is lost: snapshots being copied fail, and the next ones have no parents", "group", g.Name())
+		klog.ErrorS(err, "The file of cuts is lost: snapshots being copied fail, and the next ones have no parents",
+			"group", g.Name())
 		s = cutState{Generation: known}
 		c.file.changed()
 	case err != nil:
@@ -143,7 +144,8 @@ func (c *cuts) load() error {
 			continue
 		}
 		c.targets = append(c.targets, target)
-		if target.Method != blockdev.MethodCopy || rec.State == blockdev.SnapshotReady || rec.State == blockdev.SnapshotFailed {
+		if target.Method != blockdev.MethodCopy || rec.State == blockdev.SnapshotReady ||
+			rec.State == blockdev.SnapshotFailed {
 			continue
 		}
 		_, err = g.Volume(target.VolumeID)
@@ -164,7 +166,8 @@ func (c *cuts) load() error {
 			t, err = g.openTrack(r)
 		}
 		if t == nil {
-			klog.InfoS("Changed blocks of a volume are not known any more: its next snapshot has no parent", "group", g.Name(), "volume", r.VolumeID, "reason", err)
+			klog.InfoS("Changed blocks of a volume are not known any more: its next snapshot has no parent", "group", g.Name(),
+				"volume", r.VolumeID, "reason", err)
 			c.file.changed()
 			continue
 		}
@@ -195,8 +198,8 @@ func (c *cuts) copyOf(snapshotID string) *imageCopy {
 	return nil
 }
 
-// updateRecords brings the snapshots' records to what the group knows, and forgets what is in them for good. The caller holds
-// opMu.
+// updateRecords brings the snapshots' records to what the group knows, and forgets what is in them for good. The caller
+// holds opMu.
 func (c *cuts) updateRecords() error {
 	c.mu.Lock()
 	targets := slices.Clone(c.targets)
@@ -279,8 +282,8 @@ func (c *cuts) drop(snapshotID string) {
 	}
 }
 
-// failOrphans makes snapshots failed that say they are being copied by a group, and no group knows of: what a lost file of
-// cuts leaves, or a group that was deleted.
+// failOrphans makes snapshots failed that say they are being copied by a group, and no group knows of: what a lost file
+// of cuts leaves, or a group that was deleted.
 func (s *Site) failOrphans() {
 	list, err := s.cfg.Pool.ListSnapshots()
 	if err != nil {
@@ -336,7 +339,8 @@ func (c *cuts) loop(ctx context.Context) {
 		}
 		done, err := c.pacedStep(ctx, next)
 		if err != nil && ctx.Err() == nil {
-			klog.ErrorS(err, "Copying a snapshot failed; that is noted as soon as it can be", "group", c.g.Name(), "snapshot", next.target.SnapshotID)
+			klog.ErrorS(err, "Copying a snapshot failed; that is noted as soon as it can be", "group", c.g.Name(),
+				"snapshot", next.target.SnapshotID)
 			sleep(ctx, c.g.cfg.ApplyInterval)
 		}
 		unsettled = unsettled || done
@@ -380,7 +384,8 @@ func (c *cuts) suspend() (resume func()) {
 	}
 }
 
-// close waits for a cut that is being taken, and closes the files; what is on disk is what the next process goes on from.
+// close waits for a cut that is being taken, and closes the files; what is on disk is what the next process goes on
+// from.
 func (c *cuts) close() {
 	c.opMu.Lock()
 	defer c.opMu.Unlock()

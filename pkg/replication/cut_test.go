@@ -102,7 +102,8 @@ func TestCutChangesAreThoseOfTheRecords(t *testing.T) {
 	want(first, second, 0, 2, 3, 20, 21)
 	want(second, third)
 	want(first, third, 0, 2, 3, 20, 21)
-	if _, err := changes.Between(s.fs, s.pool, third[0].SnapshotID, first[0].SnapshotID); !errors.Is(err, changes.ErrUnrelated) {
+	_, err := changes.Between(s.fs, s.pool, third[0].SnapshotID, first[0].SnapshotID)
+	if !errors.Is(err, changes.ErrUnrelated) {
 		t.Fatalf("backwards: %v", err)
 	}
 	if rec, err := s.pool.GetSnapshot(first[0].SnapshotID); err != nil || rec.ParentID != "" {

@@ -21,9 +21,9 @@ const sincePrefix = "since-"
 
 // track is what changed in a member since its last snapshot.
 //
-// Records are marked when they are applied, and logged before the checkpoint moves past them; recovery applies again what
-// is behind the checkpoint, and marks it again. So the log never lacks what is applied for good. It may have extents from
-// before the snapshot, or twice: both only make a later set larger.
+// Records are marked when they are applied, and logged before the checkpoint moves past them; recovery applies again
+// what is behind the checkpoint, and marks it again. So the log never lacks what is applied for good. It may have
+// extents from before the snapshot, or twice: both only make a later set larger.
 type track struct {
 	trackRecord
 	log *changemap.Log
@@ -90,7 +90,8 @@ func (c *cuts) logMarks() error {
 			t.fresh = changemap.New()
 			continue
 		}
-		klog.ErrorS(err, "Tracking of changed blocks ends: the next snapshot has no parent", "group", c.g.Name(), "volume", t.VolumeID)
+		klog.ErrorS(err, "Tracking of changed blocks ends: the next snapshot has no parent", "group", c.g.Name(),
+			"volume", t.VolumeID)
 		if err := c.g.cfg.FS.Remove(c.g.sinceFile(t.SnapshotID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end the tracking of changed blocks of volume %s: %w", t.VolumeID, err)
 		}
@@ -196,7 +197,8 @@ func (c *cuts) rebase(snapshotID, parent string) error {
 // removeSince takes away a log that the file of cuts does not name any more. If that fails, the next start does it.
 func (c *cuts) removeSince(snapshotID string) {
 	if err := c.g.cfg.FS.Remove(c.g.sinceFile(snapshotID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		klog.ErrorS(err, "Removing a log of changed blocks; the next start does it", "group", c.g.Name(), "snapshot", snapshotID)
+		klog.ErrorS(err, "Removing a log of changed blocks; the next start does it", "group", c.g.Name(),
+			"snapshot", snapshotID)
 	}
 }
 

@@ -249,8 +249,8 @@ func TestDamageIsNeverSilent(t *testing.T) {
 	}
 }
 
-// A segment cut within the fields of its header is one that nothing else identifies, and still the one to be named. Free
-// segments, which hold nothing, may be cut.
+// A segment cut within the fields of its header is one that nothing else identifies, and still the one to be named.
+// Free segments, which hold nothing, may be cut.
 func TestCutSegmentHeader(t *testing.T) {
 	d := makeDamagedSite(t)
 	segments, err := d.fs.ReadDir(path.Join(d.dir, core.JournalDir))
@@ -261,7 +261,8 @@ func TestCutSegmentHeader(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			damaged := 0
 			for _, name := range segments {
-				if d.open(t, path.Join(d.dir, core.JournalDir, name), func(f vfs.File) error { return f.Truncate(size) }) == reported {
+				if d.open(t, path.Join(d.dir, core.JournalDir, name),
+					func(f vfs.File) error { return f.Truncate(size) }) == reported {
 					damaged++
 				}
 			}

@@ -22,9 +22,10 @@ const (
 
 var errGroupDeleted = errors.New("its group was deleted while it was copied")
 
-// DeleteGroup forgets a group and its journal. Its volumes stay, with everything durable applied to them; snapshots that
-// are being copied fail. With members it needs force; with attached ones it is refused. A group that cannot be opened needs
-// force, too: its volumes keep what their images have. A group that does not exist is not an error; neither is a repetition.
+// DeleteGroup forgets a group and its journal. Its volumes stay, with everything durable applied to them; snapshots
+// that are being copied fail. With members it needs force; with attached ones it is refused. A group that cannot be
+// opened needs force, too: its volumes keep what their images have. A group that does not exist is not an error;
+// neither is a repetition.
 func (s *Site) DeleteGroup(name string, force bool) error {
 	g, err := s.Group(name)
 	if errors.Is(err, ErrNotFound) {
@@ -34,7 +35,8 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 		return fmt.Errorf("%w: group %s has %d attached volumes; unstage them first", ErrInUse, name, n)
 	}
 	if n := len(g.Volumes()); n > 0 && !force {
-		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes ungrouped", ErrInUse, name, n)
+		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes "+
+			"ungrouped", ErrInUse, name, n)
 	}
 	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.
 	defer g.streams.refuse()()
@@ -67,7 +69,8 @@ func (s *Site) deleteBroken(name string, force bool) error {
 		return nil
 	}
 	if !force {
-		return fmt.Errorf("%w: %w; force the deletion to lose what is in its journal and keep the volumes with what their images have", core.ErrPrecondition, reason)
+		return fmt.Errorf("%w: %w; force the deletion to lose what is in its journal and keep the volumes with what their "+
+			"images have", core.ErrPrecondition, reason)
 	}
 	recs, err := s.cfg.Pool.List()
 	if err != nil {
@@ -75,7 +78,8 @@ func (s *Site) deleteBroken(name string, force bool) error {
 	}
 	for _, rec := range recs {
 		if rec.Group == name && rec.Stage != nil {
-			return fmt.Errorf("%w: volume %s of group %s is staged at %s; unstage it first", ErrInUse, rec.ID, name, rec.Stage.StagingPath)
+			return fmt.Errorf("%w: volume %s of group %s is staged at %s; unstage it first", ErrInUse, rec.ID, name,
+				rec.Stage.StagingPath)
 		}
 	}
 	if err := s.discardLocked(dir, name); err != nil {
@@ -86,8 +90,8 @@ func (s *Site) deleteBroken(name string, force bool) error {
 	return nil
 }
 
-// discardLocked deletes the directory of a group that is not open. Renaming it is what decides; the rest is repeated by the
-// next call, or the next start, until it is done.
+// discardLocked deletes the directory of a group that is not open. Renaming it is what decides; the rest is repeated by
+// the next call, or the next start, until it is done.
 func (s *Site) discardLocked(dir, name string) error {
 	doomed := dir + deletingSuffix
 	err := s.cfg.FS.Rename(dir, doomed)
@@ -114,7 +118,8 @@ func (s *Site) finishDeletionsLocked() error {
 	return errors.Join(errs...)
 }
 
-// makeWayLocked is finishDeletionsLocked for a new group: only a deletion of one with its name or identifier is in its way.
+// makeWayLocked is finishDeletionsLocked for a new group: only a deletion of one with its name or identifier is in its
+// way.
 func (s *Site) makeWayLocked(dir, name string) error {
 	err := s.finishDeletionsLocked()
 	if err == nil {
@@ -129,8 +134,9 @@ func (s *Site) makeWayLocked(dir, name string) error {
 	return nil
 }
 
-// finishDeletionLocked takes the group out of its volumes' records and of the register. The journal goes first: nobody needs it
-// any more, and on a full disk the rest needs its space. group.json goes last, since it says which group it was.
+// finishDeletionLocked takes the group out of its volumes' records and of the register. The journal goes first: nobody
+// needs it any more, and on a full disk the rest needs its space. group.json goes last, since it says which group it
+// was.
 func (s *Site) finishDeletionLocked(doomed, name string) error {
 	fsys := s.cfg.FS
 	if err := fsys.RemoveAll(filepath.Join(doomed, core.JournalDir)); err != nil {
@@ -167,13 +173,15 @@ func isGroupDir(dir string) bool {
 	return err == nil
 }
 
-// sweepGroupDir removes what a crash left of a group that was being created or deleted, and reports whether there is nothing
-// more to open. A directory that only lacks group.json is neither: its journal may hold the last writes of its volumes.
-// What is no directory, or has not the name of one of a group's, was put there by somebody else and is an error.
+// sweepGroupDir removes what a crash left of a group that was being created or deleted, and reports whether there is
+// nothing more to open. A directory that only lacks group.json is neither: its journal may hold the last writes of its
+// volumes. What is no directory, or has not the name of one of a group's, was put there by somebody else and is an
+// error.
 func (s *Site) sweepGroupDir(dir string) (swept bool, err error) {
 	fsys := s.cfg.FS
 	if !isGroupDir(dir) {
-		return false, &vfs.UnfitError{Path: dir, Reason: "it has not the name of a group's directory; nothing is done with it: move it out of " + filepath.Dir(dir)}
+		return false, &vfs.UnfitError{Path: dir,
+			Reason: "it has not the name of a group's directory; nothing is done with it: move it out of " + filepath.Dir(dir)}
 	}
 	if err := vfs.CheckDir(fsys, dir); err != nil {
 		return false, err

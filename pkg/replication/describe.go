@@ -10,8 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
-// A member of a group describes a volume. The description comes from the pool's record at the primary, and goes to the pool's record at the
-// secondary; on its way it is text from another site.
+// A member of a group describes a volume. The description comes from the pool's record at the primary, and goes to the
+// pool's record at the secondary; on its way it is text from another site.
 
 func memberOf(rec *blockdev.VolumeRecord, index uint32) (core.Member, error) {
 	m := core.Member{
@@ -38,9 +38,9 @@ func memberOf(rec *blockdev.VolumeRecord, index uint32) (core.Member, error) {
 // maxMemberJSONBytes bounds the format and claim records inside a member.
 const maxMemberJSONBytes = 16 << 10
 
-// describe is the record of the volume that a member describes, without what only this site can say: group, role and what it is used for. It
-// is checked as every record is (blockdev.VolumeRecord.Validate), so a member that passes can be stored, mounted and shown. The error names
-// the volume.
+// describe is the record of the volume that a member describes, without what only this site can say: group, role and
+// what it is used for. It is checked as every record is (blockdev.VolumeRecord.Validate), so a member that passes can
+// be stored, mounted and shown. The error names the volume.
 func describe(m core.Member) (*blockdev.VolumeRecord, error) {
 	if err := blockdev.ValidateID(m.VolumeID); err != nil {
 		return nil, fmt.Errorf("member %d: volume %w", m.Index, err)
@@ -74,8 +74,8 @@ func decodePart[R any](text json.RawMessage) (*R, error) {
 	return r, nil
 }
 
-// checkDescriptions says what is wrong with what members say of their volumes. Those that have left concern no volume any more; what
-// they say has to be harmless only.
+// checkDescriptions says what is wrong with what members say of their volumes. Those that have left concern no volume
+// any more; what they say has to be harmless only.
 func checkDescriptions(members []core.Member) error {
 	for _, m := range members {
 		if m.Removed {

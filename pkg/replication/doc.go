@@ -5,15 +5,15 @@
 //	write   write.go     record appended to the group's journal (page cache), indexed, acknowledged
 //	flush   flush.go     fdatasync(journal), one for all volumes of the group that wait
 //	apply   apply.go     durable records go to the images, in order, lazily, coalesced; then checkpoint.go
-//	ship    ship.go      durable records go to the peer, in order, batched; sync.go copies extents
+//	ship    ship.go      durable records go to the peer, in order, batched (sender.go); sync.go copies extents
 //	read    read.go      index of unapplied records first, else the image
 //	trim    trim.go      a segment goes when applied here, and acknowledged there or folded into the change map
 //	cut     cut.go       images at one ordinal: apply runs to it, and copies what it overwrites from then on
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
-// members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups. Decisions
-// are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go, meta.go, remember.go
-// and cut_state.go here. clock.go tells how old the writes are that the peer lacks.
+// members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups.
+// Decisions are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go,
+// meta.go, remember.go and cut_state.go here. clock.go tells how old the writes are that the peer lacks.
 //
 // It is not a block device: a [Volume] implements blockdev.Device, and something else (the shim) serves it.
 //
@@ -36,6 +36,6 @@
 //
 // Locks of types that take no other lock (writeClock, imageCopy, broadcast) come last.
 //
-// A group runs five goroutines: apply, trim, commit (makes records durable that nobody flushes), link, and one that copies
-// images to snapshots.
+// A group runs five goroutines: apply, trim, commit (makes records durable that nobody flushes), link, and one that
+// copies images to snapshots.
 package replication

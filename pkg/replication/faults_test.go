@@ -7,7 +7,8 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testenv"
 )
 
-// The tests of leaving, joining, changing settings and roles, and of missing files, can fail: with a deliberate fault built in, they do.
+// The tests of leaving, joining, changing settings and roles, and of missing files, can fail: with a deliberate fault
+// built in, they do.
 func TestFaultsOfMovingAreCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the engine with deliberate faults")

@@ -10,17 +10,18 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
-// Every file that a group has is known by another one, so that one that is gone, or was restored from an older backup than
-// the rest, is found out when the group is opened:
+// Every file that a group has is known by another one, so that one that is gone, or was restored from an older backup
+// than the rest, is found out when the group is opened:
 //
-//   - The checkpoint knows group.json, the change map and the file of cuts by their generations, and the journal by its last
-//     record (journal.Mark). Its own generation is in the headers of segments and in the pool's register of groups.
+//   - The checkpoint knows group.json, the change map and the file of cuts by their generations, and the journal by its
+//     last record (journal.Mark). Its own generation is in the headers of segments and in the pool's register of
+//     groups.
 //   - group.json knows the checkpoint, by having a generation itself, and the members' images (identity.go).
 //   - The register knows the groups' directories (register.go).
 //
 // A file that is replaced as a whole has a generation that each replacement counts up. It is written first and then put
-// into the checkpoint: so it is the checkpoint's or, after a crash between the two, one more. Less is an older copy of the
-// file, yet more an older copy of the checkpoint.
+// into the checkpoint: so it is the checkpoint's or, after a crash between the two, one more. Less is an older copy of
+// the file, yet more an older copy of the checkpoint.
 
 // groupFile is a file of a group that is replaced as a whole; its place in checkpoint.Files.
 type groupFile int
@@ -53,8 +54,9 @@ var errStale = errors.New("the file is not the one that the rest of the group wa
 
 // stale is the error for a file that is missing, older than the rest, or another group's.
 func stale(path, format string, args ...any) error {
-	return fmt.Errorf("%s: %w: %s. Nothing was changed. Put the newest file back, or all of the group's files of one backup, with the pool's; "+
-		"or give the group up here (slipctl group delete --force), and copy it anew from its peer", path, errStale, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%s: %w: %s. Nothing was changed. Put the newest file back, or all of the group's files of one "+
+		"backup, with the pool's; or give the group up here (slipctl group delete --force), and copy it anew from its "+
+		"peer", path, errStale, fmt.Sprintf(format, args...))
 }
 
 // checkGeneration compares the generation that a file of the checkpoint's directory has with what the checkpoint says.
@@ -63,7 +65,8 @@ func (f *checkpointFile) checkGeneration(which groupFile, have uint64) error {
 	other := filepath.Join(filepath.Dir(path), groupFileNames[which])
 	switch {
 	case have < known:
-		return stale(other, "it has generation %d, and the checkpoint was written with generation %d: an older copy", have, known)
+		return stale(other, "it has generation %d, and the checkpoint was written with generation %d: an older copy", have,
+			known)
 	case have > known+1:
 		return stale(path, "it was written with generation %d of %s, which has generation %d: an older copy",
 			known, groupFileNames[which], have)
@@ -71,9 +74,10 @@ func (f *checkpointFile) checkGeneration(which groupFile, have uint64) error {
 	return nil
 }
 
-// replaceFile replaces a file whose generation is have by one with the generation that write gets, and puts that into the
-// checkpoint. It returns the new generation; after an error the file has either.
-func (f *checkpointFile) replaceFile(which groupFile, have uint64, write func(generation uint64) error) (uint64, error) {
+// replaceFile replaces a file whose generation is have by one with the generation that write gets, and puts that into
+// the checkpoint. It returns the new generation; after an error the file has either.
+func (f *checkpointFile) replaceFile(which groupFile, have uint64, write func(generation uint64) error) (uint64,
+	error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	noteGeneration := func(generation uint64) error {
@@ -100,8 +104,8 @@ func (g *Group) saveMeta() error {
 	return err
 }
 
-// openFiles opens group.json and the checkpoint, and checks that they belong together, to the group's directory and to this
-// pool. A group of an earlier version, whose group.json has no generation, is taken as it is.
+// openFiles opens group.json and the checkpoint, and checks that they belong together, to the group's directory and to
+// this pool. A group of an earlier version, whose group.json has no generation, is taken as it is.
 func (g *Group) openFiles() error {
 	path := g.path(core.MetaFile)
 	meta, err := loadMeta(g.cfg.FS, path)

@@ -13,8 +13,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// A power loss before any operation on the disk while a group is made, written to, changed, stopped, opened and deleted: it opens
-// with what was flushed, or is not there yet, or not there any more. No crash looks like a missing or an older file.
+// A power loss before any operation on the disk while a group is made, written to, changed, stopped, opened and
+// deleted: it opens with what was flushed, or is not there yet, or not there any more. No crash looks like a missing or
+// an older file.
 func TestCrashWhileFilesChange(t *testing.T) {
 	type instant struct {
 		fs      *vfs.MemFS
@@ -31,7 +32,8 @@ func TestCrashWhileFilesChange(t *testing.T) {
 	}}
 	s.open() // the pool is there
 	s.kill()
-	reading := map[vfs.Op]bool{vfs.OpOpen: true, vfs.OpRead: true, vfs.OpStat: true, vfs.OpSize: true, vfs.OpReadDir: true, vfs.OpNextData: true, vfs.OpSpace: true}
+	reading := map[vfs.Op]bool{vfs.OpOpen: true, vfs.OpRead: true, vfs.OpStat: true, vfs.OpSize: true, vfs.OpReadDir: true,
+		vfs.OpNextData: true, vfs.OpSpace: true}
 	s.before = func(op vfs.Op, _ string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -39,7 +41,8 @@ func TestCrashWhileFilesChange(t *testing.T) {
 			return
 		}
 		for _, percent := range []int{0, 50, 100} {
-			instants = append(instants, instant{s.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: percent, RNG: rng}), fmt.Sprintf("%s, %d %%", op, percent), flushed, stage})
+			instants = append(instants, instant{s.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: percent, RNG: rng}),
+				fmt.Sprintf("%s, %d %%", op, percent), flushed, stage})
 		}
 	}
 	note := func(what string) { mu.Lock(); stage = what; mu.Unlock() }
@@ -127,8 +130,8 @@ func TestCrashWhileFilesChange(t *testing.T) {
 	}
 }
 
-// A group of which the directory is gone, and one that is damaged, can be given up; then their names are free again, and the
-// volumes are in no group.
+// A group of which the directory is gone, and one that is damaged, can be given up; then their names are free again,
+// and the volumes are in no group.
 func TestGiveUpBrokenGroup(t *testing.T) {
 	for _, what := range []string{"directory", "group.json", "checkpoint", "register and directory"} {
 		t.Run(what, func(t *testing.T) {
@@ -138,7 +141,8 @@ func TestGiveUpBrokenGroup(t *testing.T) {
 			mustFlush(t, volumeOf(t, g, "v0"))
 			dir := g.dir
 			s.kill()
-			doomed := map[string]string{"directory": dir, "register and directory": dir, "group.json": g.path(core.MetaFile), "checkpoint": g.path(checkpointName)}[what]
+			doomed := map[string]string{"directory": dir, "register and directory": dir, "group.json": g.path(core.MetaFile),
+				"checkpoint": g.path(checkpointName)}[what]
 			if err := s.fs.RemoveAll(doomed); err != nil {
 				t.Fatal(err)
 			}

@@ -29,9 +29,9 @@ type filesSite struct {
 
 const filesVolumeBytes = 1 << 20
 
-// makeFilesSite runs the groups "shop" and "other" at two sites and returns the one where they have the given role. Between
-// before and now every file of the groups changed. With applied, nothing of the journal is left to be applied; with killed, the
-// site's processes were killed, else they ended.
+// makeFilesSite runs the groups "shop" and "other" at two sites and returns the one where they have the given role.
+// Between before and now every file of the groups changed. With applied, nothing of the journal is left to be applied;
+// with killed, the site's processes were killed, else they ended.
 func makeFilesSite(t *testing.T, want core.Role, applied, killed bool) *filesSite {
 	t.Helper()
 	quiet := func(c *Config) { c.ApplyInterval, c.CommitInterval = time.Hour, time.Hour }
@@ -138,8 +138,8 @@ func makeFilesSite(t *testing.T, want core.Role, applied, killed bool) *filesSit
 	return d
 }
 
-// open opens the site on a file system and checks it: the other group serves all that was flushed, and so does "shop", unless it is
-// refused with an error that has one of the names.
+// open opens the site on a file system and checks it: the other group serves all that was flushed, and so does "shop",
+// unless it is refused with an error that has one of the names.
 func (d *filesSite) open(t *testing.T, fs *vfs.MemFS, names ...string) (refused error) {
 	t.Helper()
 	pool, err := blockdev.OpenPool(fs, "/pool", blockdev.WhoReplicator)
@@ -203,7 +203,8 @@ func (d *filesSite) entries(t *testing.T) (files, dirs []string) {
 			}
 		}
 	}
-	for _, want := range []string{core.MetaFile, checkpointName, changeMapFile, cutsFile, "00000001.seg", "volume.json", "image"} {
+	for _, want := range []string{core.MetaFile, checkpointName, changeMapFile, cutsFile, "00000001.seg", "volume.json",
+		"image"} {
 		if !slices.ContainsFunc(files, func(f string) bool { return path.Base(f) == want }) {
 			t.Fatalf("the group has no %s: %v", want, files)
 		}
@@ -263,8 +264,9 @@ func overwrite(t *testing.T, to vfs.FS, target string, from vfs.FS, source strin
 // has reports whether a file system has an entry.
 func has(fs vfs.FS, name string) bool { _, err := fs.Stat(name); return err == nil }
 
-// Every file and directory of a group, as primary and as secondary: removed, cut, replaced by an older one and by another group's.
-// The group opens with everything that was flushed, or is refused with the file's name; the other group of the site serves.
+// Every file and directory of a group, as primary and as secondary: removed, cut, replaced by an older one and by
+// another group's. The group opens with everything that was flushed, or is refused with the file's name; the other
+// group of the site serves.
 func TestEveryFileIsKnown(t *testing.T) {
 	for _, want := range []core.Role{core.RolePrimary, core.RoleSecondary} {
 		for _, applied := range []bool{true, false} {
@@ -343,7 +345,8 @@ func testFiles(t *testing.T, d *filesSite) {
 	}
 }
 
-// blame is what an error may name in place of an entry: what is in a directory; the checkpoint, where a segment and it do not agree.
+// blame is what an error may name in place of an entry: what is in a directory; the checkpoint, where a segment and it
+// do not agree.
 func (d *filesSite) blame(entry string) []string {
 	switch {
 	case strings.HasSuffix(entry, ".seg"):

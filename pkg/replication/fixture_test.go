@@ -52,7 +52,8 @@ func (s *testSite) open() {
 		s.t.Fatal(err)
 	}
 	cfg := Config{
-		FS: fsys, Pool: s.pool, Site: s.name, Dialer: s.net.Dialer(s.name), PeerAddress: func(string) string { return "memory" },
+		FS: fsys, Pool: s.pool, Site: s.name, Dialer: s.net.Dialer(s.name),
+		PeerAddress:    func(string) string { return "memory" },
 		CommitInterval: 5 * time.Millisecond, ApplyInterval: 10 * time.Millisecond, HeartbeatInterval: 5 * time.Millisecond,
 	}
 	if s.conf != nil {
@@ -117,7 +118,8 @@ func (s *testSite) createGroup(name, peer string, volumes int, sizeBytes int64, 
 
 func (s *testSite) createVolume(id string, sizeBytes int64) *blockdev.VolumeRecord {
 	s.t.Helper()
-	rec, err := s.pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: sizeBytes, Replicable: true, Order: blockdev.OrderFlush})
+	rec, err := s.pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: sizeBytes, Replicable: true,
+		Order: blockdev.OrderFlush})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -186,7 +188,8 @@ func caughtUp(t *testing.T, primary *Group, secondary *testSite) *Group {
 			return false
 		}
 		p, s := primary.Status(), g.Status()
-		return p.State == "streaming" && s.Promotable && s.DurableOrdinal == p.HeadOrdinal && orZero(p.AcknowledgedOrdinal) == p.HeadOrdinal
+		return p.State == "streaming" && s.Promotable && s.DurableOrdinal == p.HeadOrdinal &&
+			orZero(p.AcknowledgedOrdinal) == p.HeadOrdinal
 	})
 	return g
 }

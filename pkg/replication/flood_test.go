@@ -29,8 +29,8 @@ const (
 	floodConnections = 1500
 )
 
-// Connections without a certificate are far more than the process has descriptors. The primary goes on to write, to make
-// segments and groups, and its peer gets in.
+// Connections without a certificate are far more than the process has descriptors. The primary goes on to write, to
+// make segments and groups, and its peer gets in.
 func TestFloodOfHalfOpenConnections(t *testing.T) {
 	if dir := os.Getenv(floodDir); dir != "" {
 		if err := beFlooded(dir); err != nil {
@@ -112,7 +112,8 @@ func beFlooded(dir string) (err error) {
 		return err
 	}
 	defer certificate.Close()
-	server, err := link.NewServer(link.ServerOptions{Site: "site-a", TLS: certificate, Handler: site, Peers: func() []string { return []string{"site-b"} }})
+	server, err := link.NewServer(link.ServerOptions{Site: "site-a", TLS: certificate, Handler: site,
+		Peers: func() []string { return []string{"site-b"} }})
 	if err != nil {
 		return err
 	}
@@ -166,7 +167,8 @@ func writeSegments(site *Site, name string) error {
 	v, err := g.Volume(name)
 	if errors.Is(err, ErrNotFound) {
 		var rec *blockdev.VolumeRecord
-		rec, err = site.cfg.Pool.Create(blockdev.VolumeRecord{ID: name, Name: name, SizeBytes: bytes, Replicable: true, Order: blockdev.OrderFlush})
+		rec, err = site.cfg.Pool.Create(blockdev.VolumeRecord{ID: name, Name: name, SizeBytes: bytes, Replicable: true,
+			Order: blockdev.OrderFlush})
 		if err == nil {
 			err = g.AddVolume(rec, nil)
 		}

@@ -49,7 +49,8 @@ func newTestSender(t *testing.T, g *Group, stream link.Stream) *sender {
 		t.Fatal(err)
 	}
 	return &sender{
-		g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}), timeline: g.core.Meta.Timeline(),
+		g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}),
+		timeline: g.core.Meta.Timeline(),
 	}
 }
 
@@ -67,9 +68,10 @@ func sendUntilSyncEnd(t *testing.T, s *sender, stream *keptStream) {
 	t.Fatal("the sync does not end")
 }
 
-// A segment is folded in the middle of a sync. The sender works at the moment when the segment's extents are in the change map and
-// its records are still in the journal. An extent that it sends then has the newest content. If it shipped older records of
-// the segment behind the extent, and the newest record left the journal, the copy would keep the older content for good.
+// A segment is folded in the middle of a sync. The sender works at the moment when the segment's extents are in the
+// change map and its records are still in the journal. An extent that it sends then has the newest content. If it
+// shipped older records of the segment behind the extent, and the newest record left the journal, the copy would keep
+// the older content for good.
 func TestFoldDuringSyncShipsNothingOlderBehindAnExtent(t *testing.T) {
 	const size, journalBytes = 4 << 20, 32 << 20
 	for _, atOp := range []string{"segment still in the journal", "records read before the fold"} {

@@ -11,8 +11,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
-// What the messages of a peer say is checked here before a group decides anything by it, and what an earlier release stored of them when
-// group.json is read. Members are checked by describe.
+// What the messages of a peer say is checked here before a group decides anything by it, and what an earlier release
+// stored of them when group.json is read. Members are checked by describe.
 
 const maxInstanceBytes = 64
 
@@ -27,8 +27,8 @@ func checkTimelines(wire []*linkpb.Timeline, limit int) error {
 	return nil
 }
 
-// checkHello says what is wrong with a Hello by itself, whatever group it is about. One of another protocol version is not looked at: the
-// answer to it is that.
+// checkHello says what is wrong with a Hello by itself, whatever group it is about. One of another protocol version is
+// not looked at: the answer to it is that.
 func (c *Config) checkHello(hello *linkpb.Hello) error {
 	if _, err := parseID(hello.GetGroupId()); err != nil {
 		return err
@@ -69,11 +69,12 @@ func checkBegin(peer string, b *linkpb.BeginSession) error {
 	return nil
 }
 
-// refusalOf is what core hears of a refusal. Its text is another site's, and is kept and shown: it is cut and escaped. One whose timelines are
-// malformed is an error, and nothing of it is kept.
+// refusalOf is what core hears of a refusal. Its text is another site's, and is kept and shown: it is cut and escaped.
+// One whose timelines are malformed is an error, and nothing of it is kept.
 func refusalOf(r *linkpb.Refusal) (core.Refused, error) {
 	if err := checkTimelines(r.GetTimelines(), core.MaxTimelines); err != nil {
-		return core.Refused{}, fmt.Errorf("%w (%s), and its timelines are malformed: %w", errRefused, untrusted.Reason(r.GetMessage()), err)
+		return core.Refused{}, fmt.Errorf("%w (%s), and its timelines are malformed: %w", errRefused,
+			untrusted.Reason(r.GetMessage()), err)
 	}
 	return core.Refused{
 		Reason: refusalFromWire(r.GetReason()), Message: untrusted.Reason(r.GetMessage()), Fork: r.GetForkOrdinal(),
@@ -83,13 +84,14 @@ func refusalOf(r *linkpb.Refusal) (core.Refused, error) {
 
 // recoverMeta brings what an earlier release may have stored of a peer's messages to what this one would have.
 //
-// Timelines behind one whose identifier no journal can hold go: the peer announced them, and there can be no record of them, since a
-// segment has its timeline's identifier in binary. The group is then where it was before that message. Other faults of the list stay, and
-// are an error: records may depend on them. path is for the log.
+// Timelines behind one whose identifier no journal can hold go: the peer announced them, and there can be no record of
+// them, since a segment has its timeline's identifier in binary. The group is then where it was before that message.
+// Other faults of the list stay, and are an error: records may depend on them. path is for the log.
 func recoverMeta(path string, m *core.Meta) error {
 	sound, err := core.CheckTimelines(m.Timelines)
 	if err != nil && sound > 0 && sound < len(m.Timelines) && !core.IsTimelineID(m.Timelines[sound].ID) {
-		klog.ErrorS(err, "The last timelines of a group are dropped: its peer announced them, and nothing was written on them", "file", path,
+		klog.ErrorS(err, "The last timelines of a group are dropped: its peer announced them, and nothing was written on "+
+			"them", "file", path,
 			"kept", sound, "dropped", len(m.Timelines)-sound)
 		m.Timelines, err = slices.Clone(m.Timelines[:sound]), nil
 	}
@@ -97,7 +99,8 @@ func recoverMeta(path string, m *core.Meta) error {
 		return err
 	}
 	if d := m.Divergence; d != nil {
-		d.Text, d.PeerTimeline, d.Relation = untrusted.Reason(d.Text), untrusted.Escape(d.PeerTimeline, maxInstanceBytes), untrusted.Escape(d.Relation, maxInstanceBytes)
+		d.Text, d.PeerTimeline, d.Relation = untrusted.Reason(d.Text), untrusted.Escape(d.PeerTimeline,
+			maxInstanceBytes), untrusted.Escape(d.Relation, maxInstanceBytes)
 	}
 	if m.Loss != nil {
 		m.Loss.Text = untrusted.Reason(m.Loss.Text)

@@ -16,8 +16,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
-// Timelines that no group can have are refused with the reason, and change nothing: the group goes on, also after a restart, and the same
-// peer is taken when it says something sound.
+// Timelines that no group can have are refused with the reason, and change nothing: the group goes on, also after a
+// restart, and the same peer is taken when it says something sound.
 func TestMalformedTimelinesOfAPeer(t *testing.T) {
 	net := link.NewNetwork(nil)
 	t.Cleanup(net.Close)
@@ -53,8 +53,8 @@ func TestMalformedTimelinesOfAPeer(t *testing.T) {
 	stillWhole(t, s)
 }
 
-// What an earlier release took from a peer without a look: the part that nothing can depend on goes, and the group opens; other faults cost
-// the group alone, by name.
+// What an earlier release took from a peer without a look: the part that nothing can depend on goes, and the group
+// opens; other faults cost the group alone, by name.
 func TestMalformedTimelinesOnDisk(t *testing.T) {
 	for name, tc := range map[string]struct {
 		add  []core.Timeline
@@ -83,7 +83,8 @@ func TestMalformedTimelinesOnDisk(t *testing.T) {
 			}
 			s.open()
 			if tc.want != "" {
-				if reason := s.site.Broken()[g.dir]; reason == nil || !strings.Contains(reason.Error(), tc.want) || !strings.Contains(reason.Error(), path) {
+				if reason := s.site.Broken()[g.dir]; reason == nil || !strings.Contains(reason.Error(), tc.want) ||
+					!strings.Contains(reason.Error(), path) {
 					t.Fatalf("broken: %v", s.site.Broken())
 				}
 				return
@@ -110,10 +111,14 @@ func TestTextOfAPeerIsCutAndEscaped(t *testing.T) {
 	huge := strings.Repeat("\x1b[2J\n", 1<<20)
 	for name, answer := range map[string]func(link.PeerStream) error{
 		"a refusal": func(s link.PeerStream) error {
-			return s.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{Reason: linkpb.Refusal_REASON_FAILED, Message: huge}}})
+			return s.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{
+				Reason: linkpb.Refusal_REASON_FAILED, Message: huge,
+			}}})
 		},
 		"a divergence": func(s link.PeerStream) error {
-			return s.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{Reason: linkpb.Refusal_REASON_DIVERGED, Message: huge}}})
+			return s.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{
+				Reason: linkpb.Refusal_REASON_DIVERGED, Message: huge,
+			}}})
 		},
 		"malformed timelines": func(s link.PeerStream) error {
 			return s.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{

@@ -16,8 +16,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// writeUntilFull writes blocks that count up from 1, at successive places and never twice, until the volume takes no more. It returns what
-// was written.
+// writeUntilFull writes blocks that count up from 1, at successive places and never twice, until the volume takes no
+// more. It returns what was written.
 func writeUntilFull(t *testing.T, v *Volume) []byte {
 	t.Helper()
 	var all []byte
@@ -35,9 +35,9 @@ func writeUntilFull(t *testing.T, v *Volume) []byte {
 	return nil
 }
 
-// TestFullPoolGivesBack: on a pool that its volumes and the journal have filled to the last byte, with nothing left but what is in the
-// journal, a volume leaves its group whole, and the group is deleted; with a peer that is away, without one, and when another program took
-// the last inode, too.
+// TestFullPoolGivesBack: on a pool that its volumes and the journal have filled to the last byte, with nothing left but
+// what is in the journal, a volume leaves its group whole, and the group is deleted; with a peer that is away, without
+// one, and when another program took the last inode, too.
 func TestFullPoolGivesBack(t *testing.T) {
 	for _, peer := range []string{"", "site-b"} {
 		for _, restart := range []bool{false, true} {
@@ -47,7 +47,8 @@ func TestFullPoolGivesBack(t *testing.T) {
 				v := volumeOf(t, g, "v0")
 				mustWrite(t, v, v.Size()-4096, block('e', 4096))
 				mustFlush(t, v)
-				eventually(t, "the journal has its free segments", func() bool { return g.journal.TotalBytes() >= 3*g.segBytes.Load() })
+				eventually(t, "the journal has its free segments",
+					func() bool { return g.journal.TotalBytes() >= 3*g.segBytes.Load() })
 				total, free, err := s.fs.Space("/")
 				if err != nil {
 					t.Fatal(err)
@@ -101,8 +102,8 @@ func (s *testSite) plenty() {
 	s.fs.SetInodes(0)
 }
 
-// TestServesAgainWithSpace: a group that cannot write its record for want of space refuses what needed that, and nothing else; with space
-// it goes on without a restart, at either site.
+// TestServesAgainWithSpace: a group that has no space to write its record refuses what needed that, and
+// nothing else; with space it goes on without a restart, at either site.
 func TestServesAgainWithSpace(t *testing.T) {
 	net := link.NewNetwork(nil)
 	a, b := newTestSite(t, net, "site-a", nil), newTestSite(t, net, "site-b", nil)
@@ -143,7 +144,7 @@ func TestServesAgainWithSpace(t *testing.T) {
 	}
 }
 
-// TestOpensWithSpace: a group that cannot be opened for want of space is opened as soon as there is some.
+// TestOpensWithSpace: a group that could not be opened because there was no space is opened when there is some.
 func TestOpensWithSpace(t *testing.T) {
 	var full atomic.Bool
 	s := newTestSite(t, link.NewNetwork(nil), "site-a", func(c *Config) {
@@ -169,8 +170,8 @@ func TestOpensWithSpace(t *testing.T) {
 	}
 }
 
-// TestJournalHasToFit: a group whose journal its file system has no room for is refused, with what would fit, and so is a larger journal for one
-// that there is.
+// TestJournalHasToFit: a group whose journal its file system has no room for is refused, with what would fit, and so is
+// a larger journal for one that there is.
 func TestJournalHasToFit(t *testing.T) {
 	s := newTestSite(t, link.NewNetwork(nil), "site-a", nil)
 	s.fs.SetCapacity(365 << 20)

@@ -37,7 +37,8 @@ func FuzzCheckpointSlot(f *testing.F) {
 func FuzzMeta(f *testing.F) {
 	meta := core.Meta{
 		Version: core.MetaVersion, GroupID: uuid.NewString(), Name: "shop", Site: "site-a", Role: core.RolePrimary,
-		Timelines: []core.Timeline{{ID: uuid.NewString()}}, Settings: core.Settings{JournalSizeBytes: MinJournalBytes, JournalFull: core.PolicyTrack}, Sync: core.SyncNever,
+		Timelines: []core.Timeline{{ID: uuid.NewString()}}, Settings: core.Settings{JournalSizeBytes: MinJournalBytes,
+			JournalFull: core.PolicyTrack}, Sync: core.SyncNever,
 		Members: []core.Member{{VolumeID: "v0", SizeBytes: 4096}},
 	}
 	for range 2 {
@@ -69,16 +70,19 @@ func FuzzMeta(f *testing.F) {
 	})
 }
 
-// FuzzMember: a member that passes is a record that the pool takes, whose file system is one of the two, and whose texts can be shown.
+// FuzzMember: a member that passes is a record that the pool takes, whose file system is one of the two, and whose
+// texts can be shown.
 func FuzzMember(f *testing.F) {
 	for _, data := range hostileMembers {
 		f.Add([]byte(data))
 	}
 	f.Add([]byte(`{"index":1,"volumeID":"v1","name":"pvc-1","sizeBytes":4096,"fsType":"xfs","order":"ack","joins":3,` +
-		`"format":{"state":"formatted","fsType":"xfs","uuid":"0b0e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f"},"claim":{"name":"orders","namespace":"shop"}}`))
+		`"format":{"state":"formatted","fsType":"xfs","uuid":"0b0e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f"},` +
+		`"claim":{"name":"orders","namespace":"shop"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var m core.Member
-		if json.Unmarshal(data, &m) != nil || checkDescriptions([]core.Member{m}) != nil || core.CheckMembers(nil, []core.Member{m}) != nil || m.Removed {
+		if json.Unmarshal(data, &m) != nil || checkDescriptions([]core.Member{m}) != nil ||
+			core.CheckMembers(nil, []core.Member{m}) != nil || m.Removed {
 			return
 		}
 		rec, err := describe(m)
@@ -123,7 +127,8 @@ func secondaryWithVolume(t *testing.T) (*testSite, *receiver) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range []journal.Header{{Kind: journal.KindSyncBegin, Ordinal: 5}, {Kind: journal.KindSyncEnd, Ordinal: 5}} {
+	for _, h := range []journal.Header{{Kind: journal.KindSyncBegin, Ordinal: 5},
+		{Kind: journal.KindSyncEnd, Ordinal: 5}} {
 		var data []byte
 		if h.Kind == journal.KindSyncBegin {
 			data = manifest
@@ -139,7 +144,8 @@ func secondaryWithVolume(t *testing.T) (*testSite, *receiver) {
 func goodHello() *linkpb.Hello {
 	return &linkpb.Hello{
 		ProtocolVersion: protocolVersion, GroupId: "0b0e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f", GroupName: "shop",
-		Timelines: []*linkpb.Timeline{{Id: "1c0e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f"}}, DurableOrdinal: 5, JournalSizeBytes: MinJournalBytes,
+		Timelines: []*linkpb.Timeline{{Id: "1c0e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f"}}, DurableOrdinal: 5,
+		JournalSizeBytes: MinJournalBytes,
 	}
 }
 
@@ -172,7 +178,8 @@ func stillWhole(t *testing.T, s *testSite) {
 func FuzzReceivedRecord(f *testing.F) {
 	for _, data := range hostileMembers {
 		f.Add(uint8(journal.KindVolume), uint32(1), uint64(6), int64(0), uint32(len(data)), []byte(data))
-		f.Add(uint8(journal.KindSyncBegin), uint32(0), uint64(9), int64(0), uint32(len(data)), []byte(`{"members":[`+data+`]}`))
+		f.Add(uint8(journal.KindSyncBegin), uint32(0), uint64(9), int64(0), uint32(len(data)),
+			[]byte(`{"members":[`+data+`]}`))
 	}
 	for kind := range uint8(12) {
 		f.Add(kind, uint32(0), uint64(6), int64(4096), uint32(4096), []byte("abcd"))
@@ -183,7 +190,8 @@ func FuzzReceivedRecord(f *testing.F) {
 		s, r := secondaryWithVolume(t)
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		h := journal.Header{Kind: journal.Kind(kind), Volume: volume, Ordinal: ordinal, Offset: off, Length: length, DataCRC: journal.DataCRC(data)}
+		h := journal.Header{Kind: journal.Kind(kind), Volume: volume, Ordinal: ordinal, Offset: off, Length: length,
+			DataCRC: journal.DataCRC(data)}
 		err := r.records(ctx, []link.Record{{Header: h, Data: data}})
 		if err == nil && !h.Kind.TakesOrdinal() && h.Kind != journal.KindSyncBegin && ordinal != 5 {
 			t.Fatalf("%+v was taken out of order", h)
@@ -216,7 +224,8 @@ var hostileMembers = []string{
 	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatted","fsType":""}}`,
 	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatting","fsType":"xfs","uuid":"x,reflink=0"}}`,
 	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatted","fsType":"xfs","options":["\u001b[2J"]}}`,
-	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatted","fsType":"xfs","uuid":"` + strings.Repeat("x", 1<<20) + `"}}`,
+	`{"index":1,"volumeID":"v1","sizeBytes":4096,"format":{"state":"formatted","fsType":"xfs","uuid":"` +
+		strings.Repeat("x", 1<<20) + `"}}`,
 	`{"index":1,"volumeID":"v1","sizeBytes":4096,"name":"\u001b]0;owned\u0007"}`,
 	`{"index":1,"volumeID":"v1","sizeBytes":4096,"name":"` + strings.Repeat("x", 4096) + `"}`,
 	`{"index":1,"volumeID":"v1","sizeBytes":4096,"claim":{"name":"../orders","namespace":"shop"}}`,
@@ -239,11 +248,13 @@ func TestHostileMembers(t *testing.T) {
 				t.Fatal(err)
 			}
 			send := func(kind journal.Kind, data string) error {
-				h := journal.Header{Kind: kind, Volume: 1, Ordinal: 6, Length: uint32(len(data)), DataCRC: journal.DataCRC([]byte(data))}
+				h := journal.Header{Kind: kind, Volume: 1, Ordinal: 6, Length: uint32(len(data)),
+					DataCRC: journal.DataCRC([]byte(data))}
 				return r.special(context.Background(), h, []byte(data))
 			}
 			for kind, data := range map[journal.Kind]string{
-				journal.KindVolume: data, journal.KindSyncBegin: `{"members":[{"index":0,"volumeID":"v0","sizeBytes":1048576},` + data + `]}`,
+				journal.KindVolume:    data,
+				journal.KindSyncBegin: `{"members":[{"index":0,"volumeID":"v0","sizeBytes":1048576},` + data + `]}`,
 			} {
 				if err := send(kind, data); err == nil {
 					t.Errorf("%s %s was taken", kind, data)

@@ -237,7 +237,8 @@ func TestStallPolicyWaitsForThePeer(t *testing.T) {
 		}
 		done <- v.Flush()
 	}()
-	eventually(t, "the journal is full", func() bool { return g.Status().JournalUsedBytes+g.segBytes.Load() >= MinJournalBytes })
+	eventually(t, "the journal is full",
+		func() bool { return g.Status().JournalUsedBytes+g.segBytes.Load() >= MinJournalBytes })
 	select {
 	case err := <-done:
 		t.Fatalf("writers did not wait: %v", err)
@@ -280,7 +281,8 @@ func TestForcedPromotionAndLossReport(t *testing.T) {
 	mustFlush(t, volumeOf(t, gb, "v0"))
 	net.Heal("site-a")
 	eventually(t, "the loss is exact", func() bool { l := gb.Status().Loss; return l != nil && l.Exact })
-	if l := gb.Status().Loss; orZero(l.LostOrdinals) != 7 || orZero(l.LostWrites) != 7 || orZero(l.LostBytes) != 7*4096 || l.Partial {
+	if l := gb.Status().Loss; orZero(l.LostOrdinals) != 7 || orZero(l.LostWrites) != 7 || orZero(l.LostBytes) != 7*4096 ||
+		l.Partial {
 		t.Fatalf("loss %+v, want 7 writes of 4096 bytes", l)
 	}
 	eventually(t, "the old primary knows", func() bool { return g.Status().State == "diverged" })

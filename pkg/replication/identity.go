@@ -13,11 +13,13 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// An image has no place for a generation: all of its bytes are the volume's. So group.json has the identity of each member's
-// image file, and one that was put in its place is another file. Where all of the pool was copied, to another disk for one,
-// every file is another one; that is told by the directories that groups and volumes are in, which are others then, too.
+// An image has no place for a generation: all of its bytes are the volume's. So group.json has the identity of each
+// member's image file, and one that was put in its place is another file. Where all of the pool was copied, to another
+// disk for one, every file is another one; that is told by the directories that groups and volumes are in, which are
+// others then, too.
 
-// openMembers opens the images of all members, after a look at whether they and their records are what group.json knows.
+// openMembers opens the images of all members, after a look at whether they and their records are what group.json
+// knows.
 func (g *Group) openMembers() error {
 	m := &g.core.Meta
 	places, err := g.places()
@@ -29,7 +31,8 @@ func (g *Group) openMembers() error {
 		moved = moved && m.Places[i] != places[i]
 	}
 	if moved {
-		klog.InfoS("The pool was copied to another place: the images there are taken for its volumes", "group", m.Name, "dir", g.dir)
+		klog.InfoS("The pool was copied to another place: the images there are taken for its volumes", "group", m.Name,
+			"dir", g.dir)
 	}
 	for i := range m.Members {
 		member := &m.Members[i]
@@ -56,8 +59,8 @@ func (g *Group) places() ([]string, error) {
 	return []string{groups, volumes}, err
 }
 
-// checkMemberFiles reports a member's record or image that is missing, or is not the one that the group had. A record is
-// written before group.json is and so never says less.
+// checkMemberFiles reports a member's record or image that is missing, or is not the one that the group had. A record
+// is written before group.json is and so never says less.
 func (g *Group) checkMemberFiles(m *core.Member, moved bool) error {
 	rec, err := g.cfg.Pool.Get(m.VolumeID)
 	if errors.Is(err, blockdev.ErrNoVolume) {
@@ -77,7 +80,8 @@ func (g *Group) checkMemberFiles(m *core.Member, moved bool) error {
 	case rec.Group != g.Name():
 		return stale(path, "volume %s is in group %q there, and in group %q", m.VolumeID, rec.Group, g.Name())
 	case rec.Joins < m.Joins:
-		return stale(path, "volume %s was put into %d groups there, and into %d: an older copy", m.VolumeID, rec.Joins, m.Joins)
+		return stale(path, "volume %s was put into %d groups there, and into %d: an older copy", m.VolumeID, rec.Joins,
+			m.Joins)
 	case rec.SizeBytes < m.SizeBytes:
 		return stale(path, "volume %s has %d bytes there, and %d: an older copy", m.VolumeID, rec.SizeBytes, m.SizeBytes)
 	case format.State == blockdev.FormatFormatted && (rec.Format == nil || rec.Format.State != format.State):
@@ -101,8 +105,8 @@ func (g *Group) imageIdentity(volumeID string) (identity, path string, err error
 	return identity, path, err
 }
 
-// noteIdentities brings group.json to what was opened, where it does not say so: for a group of an earlier version, and one
-// that was copied to another place.
+// noteIdentities brings group.json to what was opened, where it does not say so: for a group of an earlier version, and
+// one that was copied to another place.
 func (g *Group) noteIdentities() error {
 	m := &g.core.Meta
 	places, err := g.places()

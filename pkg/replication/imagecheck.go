@@ -9,8 +9,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// An older copy that was written over an image leaves the file the one it was. But the journal still has the last records that
-// were applied: their content is in the image, unless newer records overwrite it. So recovery compares.
+// An older copy that was written over an image leaves the file the one it was. But the journal still has the last
+// records that were applied: their content is in the image, unless newer records overwrite it. So recovery compares.
 
 const (
 	// appliedTailRecords is how many of the last applied records of a volume are compared.
@@ -19,7 +19,8 @@ const (
 	appliedTailBytes = 64 << 10
 )
 
-// appliedTail is the last records of a volume before the checkpoint: a ring, in which next is the oldest once it is full.
+// appliedTail is the last records of a volume before the checkpoint: a ring, in which next is the oldest once it is
+// full.
 type appliedTail struct {
 	records []appliedRecord
 	next    int
@@ -78,7 +79,8 @@ func (v *Volume) checkApplied(r appliedRecord, own overlay.Piece, off, n int64) 
 		return nil
 	}
 	if !bytes.Equal(have, want) {
-		return stale(v.image.Path(), "it does not have the write with ordinal %d at offset %d of volume %s, which it had: an older copy, or damage",
+		return stale(v.image.Path(),
+			"it does not have the write with ordinal %d at offset %d of volume %s, which it had: an older copy, or damage",
 			r.header.Ordinal, off, v.id)
 	}
 	return nil

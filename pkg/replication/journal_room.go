@@ -10,8 +10,8 @@ import (
 // errNoRoom is for what there is no room for; it also matches syscall.ENOSPC.
 var errNoRoom = fmt.Errorf("no room: %w", syscall.ENOSPC)
 
-// checkJournalFits refuses a journal that its file system has no room for: when that is full, the group's volumes take no writes. hasBytes
-// is what the journal's files take already.
+// checkJournalFits refuses a journal that its file system has no room for: when that is full, the group's volumes take
+// no writes. hasBytes is what the journal's files take already.
 func (s *Site) checkJournalFits(name string, settings core.Settings, hasBytes int64) error {
 	_, limit := journalLimits(&settings)
 	total, free, err := s.cfg.Pool.JournalSpace()
@@ -31,8 +31,10 @@ func (s *Site) checkJournalFits(name string, settings core.Settings, hasBytes in
 	}
 	advice := "make that file system larger"
 	if fits -= fits % (1 << 20); fits >= MinJournalBytes {
-		advice = fmt.Sprintf("choose a journal of at most %d bytes (--journal-size, slipstream.dev/journal-size), or %s", fits, advice)
+		advice = fmt.Sprintf("choose a journal of at most %d bytes (--journal-size, slipstream.dev/journal-size), or %s",
+			fits, advice)
 	}
-	return fmt.Errorf("%w: group %s: its journal takes %d bytes%s; the file system of %s has %d of %d bytes free; %s", errNoRoom, name,
+	return fmt.Errorf("%w: group %s: its journal takes %d bytes%s; the file system of %s has %d of %d bytes free; %s",
+		errNoRoom, name,
 		settings.JournalSizeBytes, grows, s.cfg.Pool.GroupsDir(), free, total, advice)
 }

@@ -24,11 +24,11 @@ const (
 // RemoveVolume takes a member out of the group and leaves its image whole on its own. Repeating it is not an error.
 //
 // A volume in use needs exclusive, which stops its I/O, calls leave, and lets the I/O go on: to the image if leave
-// returned nil, else to the group. It is nil for a volume that must not be in use (ErrInUse). While I/O is stopped little is
-// done: most of the journal is applied before.
+// returned nil, else to the group. It is nil for a volume that must not be in use (ErrInUse). While I/O is stopped
+// little is done: most of the journal is applied before.
 //
-// What decides is group.json, where the member is marked as removed: a crash before that leaves a member, one behind it a
-// volume without a group, which the next open completes.
+// What decides is group.json, where the member is marked as removed: a crash before that leaves a member, one behind it
+// a volume without a group, which the next open completes.
 func (g *Group) RemoveVolume(id string, exclusive func(leave func() error) error) error {
 	v, err := g.Volume(id)
 	if errors.Is(err, ErrNotFound) {
@@ -83,14 +83,16 @@ func (g *Group) detachMember(v *Volume) error {
 	defer g.applyMu.Unlock()
 	// Outside of the group nobody keeps what a snapshot has still to copy.
 	if copies := g.cuts.copiesOf(v.id); len(copies) > 0 {
-		return fmt.Errorf("%w: volume %s of group %s is being copied to snapshot %s; wait until that is complete, or delete the snapshot",
+		return fmt.Errorf("%w: volume %s of group %s is being copied to snapshot %s; wait until that is complete, or "+
+			"delete the snapshot",
 			ErrInUse, v.id, g.Name(), copies[0])
 	}
 	if err := g.applyLocked(g.ctx); err != nil {
 		return err
 	}
 	if n := v.overlay.Bytes(); n > 0 {
-		return fmt.Errorf("group %s: volume %s was written to while it left: %d bytes are not in its image; try again", g.Name(), v.id, n)
+		return fmt.Errorf("group %s: volume %s was written to while it left: %d bytes are not in its image; try again",
+			g.Name(), v.id, n)
 	}
 	g.mu.Lock()
 	member := *g.core.Meta.At(v.index)
@@ -100,10 +102,11 @@ func (g *Group) detachMember(v *Volume) error {
 		return err
 	}
 	g.forgetVolume(v.index)
-	// The peer hears of it before anything that is written after the volume's first write past the group: at the latest with
-	// the next record, should the journal have no room now.
+	// The peer hears of it before anything that is written after the volume's first write past the group: at the latest
+	// with the next record, should the journal have no room now.
 	if err := g.announceLater(member); err != nil && !errors.Is(err, journal.ErrFull) {
-		klog.ErrorS(err, "The removal of a volume is not in the journal yet; it comes with the next write", "group", g.Name(), "volume", v.id)
+		klog.ErrorS(err, "The removal of a volume is not in the journal yet; it comes with the next write", "group", g.Name(),
+			"volume", v.id)
 	}
 	klog.InfoS("Volume left its group", "group", g.Name(), "volume", v.id)
 	return nil
@@ -112,7 +115,8 @@ func (g *Group) detachMember(v *Volume) error {
 // memberRecord is a member's description for the journal.
 func memberRecord(m core.Member) (journal.Entry, error) {
 	data, err := json.Marshal(m.Described())
-	return journal.Entry{Header: journal.Header{Kind: journal.KindVolume, Volume: m.Index, Length: uint32(len(data))}, Data: data}, err
+	return journal.Entry{Header: journal.Header{Kind: journal.KindVolume, Volume: m.Index, Length: uint32(len(data))},
+		Data: data}, err
 }
 
 // announce appends a member's description to the journal and makes it durable.
@@ -127,8 +131,8 @@ func (g *Group) announce(m core.Member) error {
 	return g.commit()
 }
 
-// announceLater is announce for a caller who must not wait for room: the record has its place before every record that is appended
-// from now on, but may not be in the journal yet.
+// announceLater is announce for a caller who must not wait for room: the record comes before every record that
+// is appended from now on, but may not be in the journal yet.
 func (g *Group) announceLater(m core.Member) error {
 	entry, err := memberRecord(m)
 	if err != nil {
@@ -233,8 +237,8 @@ func (g *Group) continueMembers() error {
 	return err
 }
 
-// errMemberGone ends copies of a volume that the primary took out of the group: what changes its image from then on, another
-// group perhaps, does not know of them, and the primary is not kept waiting for them.
+// errMemberGone ends copies of a volume that the primary took out of the group: what changes its image from then on,
+// another group perhaps, does not know of them, and the primary is not kept waiting for them.
 var errMemberGone = errors.New("its volume was taken out of the group while it was copied; delete it")
 
 // dropMember takes a member out because its primary did. What is here of it goes into its image first, so that the copy
@@ -265,8 +269,8 @@ func (g *Group) dropMember(m core.Member) error {
 	return g.releaseVolume(m.VolumeID)
 }
 
-// releaseVolume makes the pool's record of a volume that is no member say so. A copy stays a copy, of no group: the same
-// peer may put it into another one (see claim).
+// releaseVolume makes the pool's record of a volume that is no member say so. A copy stays a copy, of no group: the
+// same peer may put it into another one (see claim).
 func (g *Group) releaseVolume(id string) error {
 	g.mu.Lock()
 	live, name := g.core.Meta.Member(id) != nil, g.core.Meta.Name

@@ -15,8 +15,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// A volume in use leaves only through exclusive; what it held is in its image at the instant that leave returns, and the
-// group goes on without it.
+// A volume in use leaves only through exclusive; what it held is in its image at the instant that leave returns, and
+// the group goes on without it.
 func TestLeaveInUse(t *testing.T) {
 	_, a, b := pair(t)
 	g := a.createGroup("shop", "site-b", 2, 1<<20, nil)
@@ -272,8 +272,8 @@ func (m *moves) write(dev blockdev.Device, id string, off int64, fill byte) {
 	m.mu.Unlock()
 }
 
-// take takes v0 out of a group as a replicator does under load: the last writes come while it is about to leave, and those
-// behind them go to the image the moment that it has left.
+// take takes v0 out of a group as a replicator does under load: the last writes come while it is about to leave, and
+// those behind them go to the image the moment that it has left.
 func (m *moves) take(g *Group, off int64, fill byte) {
 	m.t.Helper()
 	image, err := m.a.pool.OpenImage("v0")
@@ -319,8 +319,8 @@ func (m *moves) put(g *Group, off int64, fill byte) {
 	}
 }
 
-// A power loss at any operation of leaving, joining and moving, at either site, leaves a volume in the one group, in none or
-// in the other, with everything that was flushed; it can go on from there, and the copy becomes the same.
+// A power loss at any operation of leaving, joining and moving, at either site, leaves a volume in the one group, in
+// none or in the other, with everything that was flushed; it can go on from there, and the copy becomes the same.
 func TestCrashWhileMoving(t *testing.T) {
 	rng := seeded(t)
 	net := link.NewNetwork(nil)

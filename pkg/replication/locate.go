@@ -4,8 +4,9 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 )
 
-// Locate says whether this node has a group of a peer, for the gateway of its site (package gateway). A group that cannot be opened counts
-// as held: another node must not begin a second copy of it. An error means that nothing is known.
+// Locate says whether this node has a group of a peer, for the gateway of its site (package gateway). A group that
+// cannot be opened counts as held: another node must not begin a second copy of it. An error means that nothing is
+// known.
 func (s *Site) Locate(request *linkpb.LocateRequest) (*linkpb.LocateResponse, error) {
 	if _, err := parseID(request.GetGroupId()); err != nil {
 		return nil, err

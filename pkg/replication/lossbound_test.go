@@ -39,7 +39,7 @@ func newSkewed(t *testing.T, apart time.Duration) *skewed {
 func (s *skewed) pass(d time.Duration) { s.passed.Add(int64(d)) }
 
 // A bound is one whatever the clocks of the sites say, and across a restart of the secondary; where it cannot be, it is
-// unknown, and so is the lag. Neither is ever zero for want of knowledge.
+// unknown, and so is the lag. Neither is ever zero because nothing is known.
 func TestLossIsBoundedAcrossARestart(t *testing.T) {
 	for name, apart := range map[string]time.Duration{"ahead": time.Hour, "behind": -time.Hour, "together": 0} {
 		for _, restart := range []string{"none", "process", "machine", "file lost"} {
@@ -50,11 +50,16 @@ func TestLossIsBoundedAcrossARestart(t *testing.T) {
 				mustWrite(t, v, 0, block('a', 4096))
 				mustFlush(t, v)
 				gb := caughtUp(t, g, s.b)
-				eventually(t, "both sites know lag and clocks", func() bool { return knowsAll(g.Status()) && knowsAll(gb.Status()) })
+				eventually(t, "both sites know lag and clocks", func() bool {
+					return knowsAll(g.Status()) &&
+						knowsAll(gb.Status())
+				})
 				for site, want := range map[*Group]time.Duration{g: -apart, gb: apart} {
 					st := site.Status()
-					if off := orZero(st.ClockDifferenceSeconds) - want.Seconds(); max(off, -off) > orZero(st.ClockDifferenceErrorSeconds) {
-						t.Fatalf("the peer's clock is %v ahead, measured %v to within %v", want, orZero(st.ClockDifferenceSeconds), orZero(st.ClockDifferenceErrorSeconds))
+					if off := orZero(st.ClockDifferenceSeconds) - want.Seconds(); max(off,
+						-off) > orZero(st.ClockDifferenceErrorSeconds) {
+						t.Fatalf("the peer's clock is %v ahead, measured %v to within %v", want, orZero(st.ClockDifferenceSeconds),
+							orZero(st.ClockDifferenceErrorSeconds))
 					}
 				}
 				s.net.Cut("site-a")
@@ -97,7 +102,8 @@ func TestLossIsBoundedAcrossARestart(t *testing.T) {
 				s.net.Heal("site-a")
 				eventually(t, "the loss is exact", func() bool { l := gb.Status().Loss; return l != nil && l.Exact })
 				l := gb.Status().Loss
-				if orZero(l.LostOrdinals) != 2 || orZero(l.LostSeconds) < 6 || l.Partial || provable && orZero(l.LostSeconds) > *loss.LostSeconds {
+				if orZero(l.LostOrdinals) != 2 || orZero(l.LostSeconds) < 6 || l.Partial || provable &&
+					orZero(l.LostSeconds) > *loss.LostSeconds {
 					t.Fatalf("exact %v, the bound was %+v", l, loss)
 				}
 			})
@@ -106,7 +112,8 @@ func TestLossIsBoundedAcrossARestart(t *testing.T) {
 }
 
 func knowsAll(s *Status) bool {
-	return s.LagSeconds != nil && s.LagOrdinals != nil && s.LagBytes != nil && s.LastReplicatedUnixNanos != nil && s.ClockDifferenceSeconds != nil
+	return s.LagSeconds != nil && s.LagOrdinals != nil && s.LagBytes != nil && s.LastReplicatedUnixNanos != nil &&
+		s.ClockDifferenceSeconds != nil
 }
 
 // A primary that is restarted while its peer is away goes on knowing how far the copy is behind, and does not know it
@@ -121,11 +128,13 @@ func TestLagAcrossARestartOfThePrimary(t *testing.T) {
 	s.net.Cut("site-a")
 	mustWrite(t, v, 0, block('b', 4096))
 	mustFlush(t, v)
-	eventually(t, "what is lacking is applied", func() bool { st := g.Status(); return st.AppliedOrdinal == st.HeadOrdinal })
+	eventually(t, "what is lacking is applied",
+		func() bool { st := g.Status(); return st.AppliedOrdinal == st.HeadOrdinal })
 	s.pass(10 * time.Second)
 	s.a.restart()
 	st := s.a.group("shop").Status()
-	if st.LagSeconds == nil || orZero(st.LagSeconds) < 10 || st.LagOrdinals == nil || orZero(st.LagOrdinals) == 0 || orZero(st.LagOrdinals) == st.HeadOrdinal {
+	if st.LagSeconds == nil || orZero(st.LagSeconds) < 10 || st.LagOrdinals == nil || orZero(st.LagOrdinals) == 0 ||
+		orZero(st.LagOrdinals) == st.HeadOrdinal {
 		t.Fatalf("a write of 10 s ago is missing at the peer: %v", st)
 	}
 	s.a.kill()
@@ -133,7 +142,8 @@ func TestLagAcrossARestartOfThePrimary(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.a.open()
-	if st = s.a.group("shop").Status(); st.LagSeconds != nil || st.LagOrdinals != nil || st.LagBytes != nil || st.AcknowledgedOrdinal != nil || st.LastReplicatedUnixNanos != nil {
+	if st = s.a.group("shop").Status(); st.LagSeconds != nil || st.LagOrdinals != nil || st.LagBytes != nil ||
+		st.AcknowledgedOrdinal != nil || st.LastReplicatedUnixNanos != nil {
 		t.Fatalf("nothing is known: %v", st)
 	}
 	s.net.Heal("site-a")

@@ -117,9 +117,9 @@ func (g *Group) attachedVolumes() int {
 // The content is marked for the sync before the peer hears of the volume, so that no copy with an empty volume is ever
 // taken for whole. A volume in use is handed over by switchTo, called when the member can take writes; what was written
 // past the group until then is marked once more. Until that is done the group is in a sync that does not end: a write
-// behind the exchange would else reach a copy that may be promoted and lacks the ones before it. An error leaves the sync like
-// that until the addition is repeated or the volume removed; a restart of the site completes it, because the volume is then
-// served through the group.
+// behind the exchange would else reach a copy that may be promoted and lacks the ones before it. An error leaves the
+// sync like that until the addition is repeated or the volume removed; a restart of the site completes it, because the
+// volume is then served through the group.
 func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) error) error {
 	g.mu.Lock()
 	known := g.core.Meta.Member(rec.ID)

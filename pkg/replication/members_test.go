@@ -59,7 +59,10 @@ func TestRemoveAndAddAgain(t *testing.T) {
 	if err := image.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the peer dropped it", func() bool { _, err := b.group("shop").Volume("v0"); return errors.Is(err, ErrNotFound) })
+	eventually(t, "the peer dropped it", func() bool {
+		_, err := b.group("shop").Volume("v0")
+		return errors.Is(err, ErrNotFound)
+	})
 	rec, err := a.pool.Get("v0")
 	if err != nil || rec.Group != "" {
 		t.Fatalf("the removed volume's record is %v, %v", rec, err)

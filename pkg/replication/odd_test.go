@@ -25,8 +25,8 @@ func openOddSite(dir string) (*Site, *blockdev.Pool, error) {
 	return site, pool, err
 }
 
-// makeOddSite makes a site with the groups "shop" and "other", each with a volume of its name, and closes it. It returns the
-// directory of shop.
+// makeOddSite makes a site with the groups "shop" and "other", each with a volume of its name, and closes it. It
+// returns the directory of shop.
 func makeOddSite(t *testing.T, dir string) string {
 	t.Helper()
 	site, pool, err := openOddSite(dir)
@@ -40,7 +40,8 @@ func makeOddSite(t *testing.T, dir string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rec, err := pool.Create(blockdev.VolumeRecord{ID: name, Name: name, SizeBytes: 1 << 20, Replicable: true, Order: blockdev.OrderFlush})
+		rec, err := pool.Create(blockdev.VolumeRecord{ID: name, Name: name, SizeBytes: 1 << 20, Replicable: true,
+			Order: blockdev.OrderFlush})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,8 +60,8 @@ func makeOddSite(t *testing.T, dir string) string {
 	return shop
 }
 
-// Whatever lies in the place of a group's file, or beside the groups, the site opens and the other group serves; what is wrong
-// is named, and nothing that somebody put there is removed.
+// Whatever lies in the place of a group's file, or beside the groups, the site opens and the other group serves; what
+// is wrong is named, and nothing that somebody put there is removed.
 func TestOddFilesCostOnlyTheirGroup(t *testing.T) {
 	// A group opens without these; what is in their place is replaced or not used.
 	const optional = true
@@ -146,7 +147,8 @@ func checkOtherServes(t *testing.T, site *Site) {
 func TestOddEntriesBesideGroups(t *testing.T) {
 	const uuid = "7d8f3a52-8b0e-4a53-9f64-0d7c0e1c2b3a"
 	for _, odd := range testenv.Odds {
-		for _, name := range []string{"notes", "notes.creating", "notes.deleting", uuid, uuid + creatingSuffix, uuid + deletingSuffix} {
+		for _, name := range []string{"notes", "notes.creating", "notes.deleting", uuid, uuid + creatingSuffix,
+			uuid + deletingSuffix} {
 			if odd.Name == "directory" && strings.HasPrefix(name, uuid) {
 				continue // that is what a crash leaves
 			}

@@ -10,8 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
 
-// TestOldCall: a group is moved to b and back. A call of a's from before the move reaches b when b has given the role up again: b must not
-// follow it, or both would be secondaries and wait for each other's call.
+// TestOldCall: a group is moved to b and back. A call of a's from before the move reaches b when b has given the role
+// up again: b must not follow it, or both would be secondaries and wait for each other's call.
 func TestOldCall(t *testing.T) {
 	net := link.NewNetwork(nil)
 	t.Cleanup(net.Close)
@@ -41,11 +41,11 @@ func TestOldCall(t *testing.T) {
 	}
 	answer, err := stream.Recv()
 	if err != nil || answer.GetRefusal().GetReason() != linkpb.Refusal_REASON_NOT_SECONDARY {
-		t.Errorf("b answers a call of long ago with %v, %v", answer, err)
+		t.Errorf("b answers a stale call with %v, %v", answer, err)
 	}
 	stream.Close()
 	if role(gb) != core.RolePrimary {
-		t.Fatal("b has followed a call of long ago; nobody is primary")
+		t.Fatal("b has followed a stale call; nobody is primary")
 	}
 	eventually(t, "a takes over again", func() bool { _, err := ga.Promote(false); return err == nil })
 	eventually(t, "b follows", func() bool { return ga.Status().State == "streaming" && role(gb) == core.RoleSecondary })

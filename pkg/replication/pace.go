@@ -28,8 +28,9 @@ func (s *sender) charge(n int) {
 	s.g.shipBucket.Take(monotonicNanos(), int64(n))
 }
 
-// pace leaves ShipInterval between small batches. Every batch costs processor time here, a wake-up and a disk sync there;
-// one for each flush of a busy database would take from the application what it was promised. A backlog is not paced.
+// pace leaves ShipInterval between small batches. Every batch costs processor time here, a wake-up and a disk sync
+// there; one for each flush of a busy database would take from the application what it was promised. A backlog is not
+// paced.
 func (s *sender) pace(ctx context.Context) error {
 	wait := s.g.cfg.ShipInterval - time.Since(s.sentSmall)
 	if wait <= 0 {

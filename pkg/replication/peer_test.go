@@ -34,17 +34,19 @@ func TestPeerHasToBeKnown(t *testing.T) {
 		{"site-b", "", ""},
 	} {
 		_, err := a.site.CreateGroup(GroupSpec{
-			Name: "new-" + tc.peer + tc.address[:min(6, len(tc.address))], Settings: core.Settings{Peer: tc.peer, PeerAddress: tc.address},
+			Name: "new-" + tc.peer + tc.address[:min(6, len(tc.address))], Settings: core.Settings{Peer: tc.peer,
+				PeerAddress: tc.address},
 		})
 		modified := g.Modify(func(s *core.Settings) { s.SetPeer(tc.peer); s.PeerAddress = tc.address })
 		for what, err := range map[string]error{"create": err, "modify": modified} {
-			if tc.want == "" && err != nil || tc.want != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tc.want)) {
+			if tc.want == "" && err != nil || tc.want != "" && (!errors.Is(err, ErrInvalid) ||
+				!strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("%s with %q at %q: %v; want %q", what, tc.peer, tc.address, err, tc.want)
 			}
 		}
 	}
-	// A peer that is not one any more: the same request is still answered, other settings still change, and the status says why
-	// nothing is shipped.
+	// A peer that is not one any more: the same request is still answered, other settings still change, and the status
+	// says why nothing is shipped.
 	known = nil
 	a.restart()
 	g = a.group("g")

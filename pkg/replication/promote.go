@@ -75,8 +75,8 @@ func (g *Group) checkPlanned() error {
 	return err
 }
 
-// tail identifies the record at an ordinal, from the journal, or from when the role last changed here; nil where it is not
-// known. The caller does not hold mu.
+// tail identifies the record at an ordinal, from the journal, or from when the role last changed here; nil where it is
+// not known. The caller does not hold mu.
 func (g *Group) tail(ordinal uint64) (*core.Tail, error) {
 	h, ok, err := g.journal.HeaderOf(ordinal)
 	if err != nil {
@@ -123,12 +123,13 @@ func (g *Group) Demote() (uint64, error) {
 }
 
 // countTail counts what this old primary wrote past the fork, for the loss report (guarantee G7). Ordinals are always
-// exact; writes, bytes and times are those of the records that the journal still holds, and Partial says whether that is
-// all.
+// exact; writes, bytes and times are those of the records that the journal still holds, and Partial says whether that
+// is all.
 func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTail, error) {
 	head := g.journal.Head()
 	g.mu.Lock()
-	tail := &linkpb.DivergentTail{TimelineId: g.core.Meta.Timeline(), ForkOrdinal: fork, LastOrdinal: max(head, fork), Partial: head > fork}
+	tail := &linkpb.DivergentTail{TimelineId: g.core.Meta.Timeline(), ForkOrdinal: fork, LastOrdinal: max(head, fork),
+		Partial: head > fork}
 	g.mu.Unlock()
 	if err := g.commit(); err != nil {
 		return nil, err

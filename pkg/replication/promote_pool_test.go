@@ -11,8 +11,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// TestPromoteBesideReservation: a failover does not wait until the space of somebody's thick volume is reserved, and the
-// pool's records say afterwards that the group is primary here.
+// TestPromoteBesideReservation: a failover does not wait until the space of somebody's thick volume is reserved, and
+// the pool's records say afterwards that the group is primary here.
 func TestPromoteBesideReservation(t *testing.T) {
 	net := link.NewNetwork(nil)
 	a, b := newTestSite(t, net, "a", nil), newTestSite(t, net, "b", nil)

@@ -13,16 +13,16 @@ import (
 
 // Limits are what the groups of one peer may take of this site. Those that are 0 have their default.
 type Limits struct {
-	// Groups is how many secondary groups a peer may have here, and Members how many volumes in them together, with the copies whose
-	// volumes have left their groups. Defaults 512 and 4096; each volume takes a descriptor of the process.
+	// Groups is how many secondary groups a peer may have here, and Members how many volumes in them together, with the
+	// copies whose volumes have left their groups. Defaults 512 and 4096; each volume takes a descriptor of the process.
 	Groups, Members int
-	// PoolPercent bounds what a peer's copies may become: the sizes of their volumes and the most that their journals take, in percent of the
-	// pool's file system. Default 80. Above 100 it overcommits.
+	// PoolPercent bounds what a peer's copies may become: the sizes of their volumes and the most that their journals
+	// take, in percent of the pool's file system. Default 80. Above 100 it overcommits.
 	PoolPercent int
 	// ReservePercent is how much of the pool's file system copies leave free for this site's own volumes. Default 5.
 	ReservePercent int
-	// JournalBytes is the largest journal of a copy. What the primary has is a hint: the copy gets the same up to this, and up to a
-	// sixteenth of the file system of the journals. Default 8 GiB.
+	// JournalBytes is the largest journal of a copy. What the primary has is a hint: the copy gets the same up to this,
+	// and up to a sixteenth of the file system of the journals. Default 8 GiB.
 	JournalBytes int64
 	// Timelines is how many timelines a group may have; each promotion adds one. Default 1024, at most core.MaxTimelines.
 	Timelines int
@@ -36,7 +36,8 @@ func (l *Limits) Check() error {
 	case l.ReservePercent < 0 || l.ReservePercent >= 100:
 		return fmt.Errorf("%d %% of the pool cannot be left free by copies: want 0 to 99", l.ReservePercent)
 	case l.JournalBytes != 0 && (l.JournalBytes < MinJournalBytes || l.JournalBytes > core.MaxJournalBytes):
-		return fmt.Errorf("the largest journal of a copy, %d bytes, must be from %d to %d", l.JournalBytes, int64(MinJournalBytes), int64(core.MaxJournalBytes))
+		return fmt.Errorf("the largest journal of a copy, %d bytes, must be from %d to %d", l.JournalBytes,
+			int64(MinJournalBytes), int64(core.MaxJournalBytes))
 	case l.Timelines < 0 || l.Timelines > core.MaxTimelines:
 		return fmt.Errorf("%d timelines for a group: the most is %d", l.Timelines, core.MaxTimelines)
 	}
@@ -44,11 +45,13 @@ func (l *Limits) Check() error {
 }
 
 // DefaultLimits are used for what is 0.
-var DefaultLimits = Limits{Groups: 512, Members: 4096, PoolPercent: 80, ReservePercent: 5, JournalBytes: 8 << 30, Timelines: 1024}
+var DefaultLimits = Limits{Groups: 512, Members: 4096, PoolPercent: 80, ReservePercent: 5, JournalBytes: 8 << 30,
+	Timelines: 1024}
 
 func (l *Limits) setDefaults() {
 	for _, v := range []struct{ value, def *int }{
-		{&l.Groups, &DefaultLimits.Groups}, {&l.Members, &DefaultLimits.Members}, {&l.PoolPercent, &DefaultLimits.PoolPercent},
+		{&l.Groups, &DefaultLimits.Groups}, {&l.Members, &DefaultLimits.Members},
+		{&l.PoolPercent, &DefaultLimits.PoolPercent},
 		{&l.ReservePercent, &DefaultLimits.ReservePercent}, {&l.Timelines, &DefaultLimits.Timelines},
 	} {
 		if *v.value == 0 {
@@ -60,10 +63,12 @@ func (l *Limits) setDefaults() {
 	}
 }
 
-// ErrQuota: a peer wants more than this site gives it; the text says which limit, and the flag that has it. Nothing was changed.
+// ErrQuota: a peer wants more than this site gives it; the text says which limit, and the flag that has it. Nothing was
+// changed.
 var ErrQuota = errors.New("limit of a peer")
 
-// maxListedMembers bounds a group's list of members, those that have left included: it is in group.json and in each sync's first record.
+// maxListedMembers bounds a group's list of members, those that have left included: it is in group.json and in each
+// sync's first record.
 const maxListedMembers = 16 << 10
 
 // share is a percentage of a number of bytes.
@@ -104,7 +109,7 @@ func (s *Site) tallyOf(peer string) (tally, error) {
 	if err != nil && recs == nil {
 		return t, err
 	}
-	for _, r := range recs { // one that cannot be read is nobody's
+	for _, r := range recs { // one that cannot be read has no owner
 		if r.Secondary && r.Remote == peer {
 			t.members++
 			t.bytes += r.SizeBytes
@@ -121,14 +126,16 @@ func (s *Site) admitGroup(peer, group string, journalBytes int64) error {
 		return err
 	}
 	if l := s.cfg.Limits.Groups; t.groups >= l {
-		return fmt.Errorf("%w: group %s: site %s has %d groups of site %s, and takes %d (--peer-max-groups of its replicators)", ErrQuota, group, s.cfg.Site,
+		return fmt.Errorf("%w: group %s: site %s has %d groups of site %s, and takes %d (--peer-max-groups of its "+
+			"replicators)", ErrQuota, group, s.cfg.Site,
 			t.groups, peer, l)
 	}
 	settings := core.Settings{JournalSizeBytes: journalBytes, JournalFull: core.PolicyTrack}
 	return s.admitBytes(peer, "group "+group, t.bytes, settings.JournalLimitBytes())
 }
 
-// followedJournalBytes is the size that a copy's journal gets when its primary has one of hint bytes now; it stays where the peer has no more.
+// followedJournalBytes is the size that a copy's journal gets when its primary has one of hint bytes now; it stays
+// where the peer has no more.
 func (g *Group) followedJournalBytes(hint, now int64) int64 {
 	s, peer := g.site, g.peer()
 	next := s.copyJournalBytes(hint)
@@ -155,16 +162,19 @@ func (s *Site) admitBytes(peer, what string, has, more int64) error {
 		return err
 	}
 	if limit := share(total, s.cfg.Limits.PoolPercent); more > 0 && has+more > limit {
-		return fmt.Errorf("%w: %s needs %d bytes at site %s, where copies and journals of site %s have %d and may have %d, %d %% of the pool's file system "+
-			"(--peer-max-percent of its replicators)", ErrQuota, what, more, s.cfg.Site, peer, has, limit, s.cfg.Limits.PoolPercent)
+		return fmt.Errorf("%w: %s needs %d bytes at site %s, where copies and journals of site %s have %d and may have "+
+			"%d, %d %% of the pool's file system (--peer-max-percent of its replicators)",
+			ErrQuota, what, more, s.cfg.Site, peer, has, limit, s.cfg.Limits.PoolPercent)
 	}
 	return nil
 }
 
-// admit says why members that the primary announces cannot be made, or grown, here. They are otherwise sound (checkMembers).
+// admit says why members that the primary announces cannot be made, or grown, here. They are otherwise sound
+// (checkMembers).
 func (g *Group) admit(members []core.Member) error {
 	if len(members) > maxListedMembers {
-		return fmt.Errorf("%w: group %s has %d members, with those that have left; the limit is %d", ErrQuota, g.Name(), len(members), maxListedMembers)
+		return fmt.Errorf("%w: group %s has %d members, with those that have left; the limit is %d", ErrQuota, g.Name(),
+			len(members), maxListedMembers)
 	}
 	s, peer := g.site, g.peer()
 	s.mu.Lock()
@@ -187,7 +197,8 @@ func (g *Group) admit(members []core.Member) error {
 		if has, there := t.sizes[m.VolumeID]; there {
 			grows = max(0, m.SizeBytes-has)
 		} else if t.members++; t.members > s.cfg.Limits.Members {
-			return fmt.Errorf("%w: volume %s of group %s is one more than the %d volumes that site %s takes of site %s (--peer-max-volumes of its replicators)",
+			return fmt.Errorf("%w: volume %s of group %s is one more than the %d volumes that site %s takes of site %s "+
+				"(--peer-max-volumes of its replicators)",
 				ErrQuota, m.VolumeID, g.Name(), s.cfg.Limits.Members, s.cfg.Site, peer)
 		}
 		more += grows
@@ -208,14 +219,15 @@ func (s *Site) leaveReserve(bytes int64) error {
 		return err
 	}
 	if reserve := share(total, s.cfg.Limits.ReservePercent); bytes > 0 && free-bytes < reserve {
-		return fmt.Errorf("%w: site %s has %d bytes free in its pool and leaves %d to its own volumes (--copies-reserve-percent of its replicators); "+
+		return fmt.Errorf("%w: site %s has %d bytes free in its pool and leaves %d to its own volumes "+
+			"(--copies-reserve-percent of its replicators); "+
 			"make room there, the copy goes on then", ErrQuota, s.cfg.Site, free, reserve)
 	}
 	return nil
 }
 
-// leaveReserve is Site.leaveReserve for records that have arrived and those before them that are not in the images yet. What other groups
-// have in their journals at the moment is not counted.
+// leaveReserve is Site.leaveReserve for records that have arrived and those before them that are not in the images yet.
+// What other groups have in their journals at the moment is not counted.
 func (g *Group) leaveReserve(records []link.Record) error {
 	var bytes int64
 	for i := range records {

@@ -30,7 +30,8 @@ func sendMember(r *receiver, ordinal uint64, m core.Member) error {
 	if err != nil {
 		return err
 	}
-	h := journal.Header{Kind: journal.KindVolume, Volume: m.Index, Ordinal: ordinal, Length: uint32(len(data)), DataCRC: journal.DataCRC(data)}
+	h := journal.Header{Kind: journal.KindVolume, Volume: m.Index, Ordinal: ordinal, Length: uint32(len(data)),
+		DataCRC: journal.DataCRC(data)}
 	return r.special(context.Background(), h, data)
 }
 
@@ -101,7 +102,8 @@ func TestPeerLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := journal.Header{Kind: journal.KindSyncBegin, Ordinal: ordinal, Length: uint32(len(data)), DataCRC: journal.DataCRC(data)}
+	h := journal.Header{Kind: journal.KindSyncBegin, Ordinal: ordinal, Length: uint32(len(data)),
+		DataCRC: journal.DataCRC(data)}
 	refused(r.special(context.Background(), h, data), "--peer-max-percent")
 	if !first.Status().Promotable {
 		t.Fatal("the copy is given up for a sync that was refused")
@@ -115,7 +117,8 @@ func TestPeerLimits(t *testing.T) {
 	}
 }
 
-// A copy's journal is this site's decision: the primary's size is taken up to a limit, when the group is made and when it changes.
+// A copy's journal is this site's decision: the primary's size is taken up to a limit, when the group is made and when
+// it changes.
 func TestJournalOfACopyIsLimited(t *testing.T) {
 	s := newTestSite(t, link.NewNetwork(nil), "site-b", func(c *Config) { c.Limits.JournalBytes = 64 << 20 })
 	s.fs.SetCapacity(8 << 30)
@@ -156,7 +159,8 @@ func TestJournalOfACopyIsLimited(t *testing.T) {
 	}
 }
 
-// Copies leave space free for this site's own volumes, which go on when the copies have stopped; what gives space back is taken.
+// Copies leave space free for this site's own volumes, which go on when the copies have stopped; what gives space back
+// is taken.
 func TestCopiesLeaveAReserve(t *testing.T) {
 	s, r := secondaryWithVolume(t)
 	own := s.createGroup("own", "", 0, 0, nil)
@@ -181,7 +185,8 @@ func TestCopiesLeaveAReserve(t *testing.T) {
 		return r.batch(context.Background(), enc.Batch(1))
 	}
 	head := r.g.journal.Head()
-	if err := batch(journal.Header{Kind: journal.KindWrite}, block('x', 4096)); !errors.Is(err, ErrQuota) || !strings.Contains(err.Error(), "--copies-reserve-percent") {
+	if err := batch(journal.Header{Kind: journal.KindWrite}, block('x', 4096)); !errors.Is(err, ErrQuota) ||
+		!strings.Contains(err.Error(), "--copies-reserve-percent") {
 		t.Fatalf("a write: %v", err)
 	}
 	if got := r.g.journal.Head(); got != head {
@@ -206,7 +211,8 @@ func TestLimitsAreChecked(t *testing.T) {
 	}
 	for _, change := range []func(*Limits){
 		func(l *Limits) { l.Groups = -1 }, func(l *Limits) { l.Members = -1 }, func(l *Limits) { l.PoolPercent = -1 },
-		func(l *Limits) { l.ReservePercent = 100 }, func(l *Limits) { l.JournalBytes = 1 }, func(l *Limits) { l.Timelines = core.MaxTimelines + 1 },
+		func(l *Limits) { l.ReservePercent = 100 }, func(l *Limits) { l.JournalBytes = 1 },
+		func(l *Limits) { l.Timelines = core.MaxTimelines + 1 },
 	} {
 		bad := DefaultLimits
 		change(&bad)

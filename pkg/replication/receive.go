@@ -101,8 +101,8 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	}
 }
 
-// admitStream returns why a stream of a site may not become the group's, nor end the one that there is: errForeign for one that is
-// not the group's peer.
+// admitStream returns why a stream of a site may not become the group's, nor end the one that there is: errForeign for
+// one that is not the group's peer.
 func (g *Group) admitStream(site string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -129,7 +129,8 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	g := r.g
 	if hello.ProtocolVersion != protocolVersion {
 		return false, r.sendRefusal(linkpb.Refusal_REASON_VERSION, 0,
-			fmt.Sprintf("protocol version %d, this site speaks %d; upgrade the older one", hello.ProtocolVersion, protocolVersion))
+			fmt.Sprintf("protocol version %d, this site speaks %d; upgrade the older one", hello.ProtocolVersion,
+				protocolVersion))
 	}
 	event := core.HelloReceived{
 		Peer: r.stream.Peer(), GroupID: hello.GroupId, Timelines: timelinesFromWire(hello.Timelines), Term: hello.Term,
@@ -195,7 +196,8 @@ func (r *receiver) begin(b *linkpb.BeginSession) error {
 	}
 	g.linkWork.send() // nobody is called any more
 	g.follow(r.hello)
-	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session", b.Number, "sync", b.Sync)
+	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session", b.Number,
+		"sync", b.Sync)
 	return nil
 }
 
@@ -208,9 +210,9 @@ func (r *receiver) sendRefusal(reason linkpb.Refusal_Reason, fork uint64, messag
 	}}})
 }
 
-// awaitTail waits for the count of what a refused primary wrote past the fork, which it reads its journal for. That takes as
-// long as the tail is long, so the wait has no limit of its own: it ends with the stream. The transport ends a stream whose
-// other end is gone, a new stream of the primary takes its place, and a promotion ends it.
+// awaitTail waits for the count of what a refused primary wrote past the fork, which it reads its journal for. That
+// takes as long as the tail is long, so the wait has no limit of its own: it ends with the stream. The transport ends a
+// stream whose other end is gone, a new stream of the primary takes its place, and a promotion ends it.
 func (r *receiver) awaitTail(ctx context.Context, messages <-chan *linkpb.ToSecondary, failed <-chan error) error {
 	select {
 	case <-ctx.Done():
@@ -248,8 +250,9 @@ func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
 	case *linkpb.ToSecondary_Heartbeat:
 		h := m.Heartbeat
 		_, err := r.g.step(core.HeartbeatReceived{
-			Head: h.HeadOrdinal, Durable: h.DurableOrdinal, LagBytes: h.LagBytes, Demoted: h.Demoted, FinalOrdinal: h.FinalOrdinal,
-			NotBefore: r.g.timed(&r.exchange, h.Timing), Local: r.g.journal.Durable(),
+			Head: h.HeadOrdinal, Durable: h.DurableOrdinal, LagBytes: h.LagBytes, Demoted: h.Demoted,
+			FinalOrdinal: h.FinalOrdinal,
+			NotBefore:    r.g.timed(&r.exchange, h.Timing), Local: r.g.journal.Durable(),
 		}, nil)
 		r.ackWork.send()
 		r.g.remember(true)

@@ -83,8 +83,8 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	return g, nil
 }
 
-// loadChangeMap reads what the peer lacks. A map that is damaged, gone, an older copy or another group's takes nothing from
-// this site's data, so it does not keep the group from opening: the peer gets everything instead.
+// loadChangeMap reads what the peer lacks. A map that is damaged, gone, an older copy or another group's takes nothing
+// from this site's data, so it does not keep the group from opening: the peer gets everything instead.
 func (g *Group) loadChangeMap() error {
 	name, m := g.path(changeMapFile), &g.core.Meta
 	pending, tag, err := changemap.LoadTagged(g.cfg.FS, name)
@@ -105,7 +105,8 @@ func (g *Group) loadChangeMap() error {
 	if !errors.Is(err, changemap.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errStale) {
 		return err
 	}
-	klog.ErrorS(err, "The change map is lost; everything is copied to the peer at the next contact", "group", m.Name, "file", name)
+	klog.ErrorS(err, "The change map is lost; everything is copied to the peer at the next contact", "group", m.Name,
+		"file", name)
 	g.changes.load(changemap.New(), known)
 	m.Sync = core.SyncNever
 	return g.saveMeta()
@@ -128,8 +129,9 @@ func (g *Group) openJournal() error {
 		FS: g.cfg.FS, Dir: g.path(core.JournalDir), GroupID: groupID, TimelineID: timeline,
 		SegmentBytes: segmentBytes, HardLimitBytes: hardLimit, FreeTarget: freeSegments, KeepFree: keptSegments,
 		OldestSegment: last.OldestSegment, MinDurableOrdinal: last.DurableOrdinal, StartOrdinal: last.AppliedOrdinal,
-		Mark: last.Mark, Checkpoint: g.path(checkpointName), Generation: g.checkpoint.generation.Load, Announce: g.announceSegment,
-		Visit: replay.record, RoomMade: g.room.send,
+		Mark: last.Mark, Checkpoint: g.path(checkpointName), Generation: g.checkpoint.generation.Load,
+		Announce: g.announceSegment,
+		Visit:    replay.record, RoomMade: g.room.send,
 	})
 	if err != nil {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
@@ -153,7 +155,8 @@ func (g *Group) openJournal() error {
 		}
 		g.checkpoint.beginAt(begin)
 	}
-	klog.InfoS("Group opened", "group", meta.Name, "role", meta.Role, "applied", last.AppliedOrdinal, "head", g.journal.Head())
+	klog.InfoS("Group opened", "group", meta.Name, "role", meta.Role, "applied", last.AppliedOrdinal,
+		"head", g.journal.Head())
 	return nil
 }
 
@@ -169,8 +172,8 @@ type recovery struct {
 	horizon uint64
 }
 
-// checkImages compares the images with what the journal says was applied to them. One of a volume that is being added may have
-// been written past the group since.
+// checkImages compares the images with what the journal says was applied to them. One of a volume that is being added
+// may have been written past the group since.
 func (r *recovery) checkImages() error {
 	for v, tail := range r.applied {
 		if m := r.g.core.Meta.At(v.index); m.Unsynced {
@@ -209,8 +212,8 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 	return nil
 }
 
-// finish brings group.json up to what the journal has: a secondary that died between the end of a sync and saying so. The
-// last end in the journal is that of an earlier sync if it died before the beginning of the next was durable.
+// finish brings group.json up to what the journal has: a secondary that died between the end of a sync and saying so.
+// The last end in the journal is that of an earlier sync if it died before the beginning of the next was durable.
 func (r *recovery) finish() error {
 	m := &r.g.core.Meta
 	if m.Role != core.RoleSecondary || r.consistent == nil || !*r.consistent || m.Consistent || m.AwaitsSync {
@@ -220,8 +223,8 @@ func (r *recovery) finish() error {
 	return err
 }
 
-// createGroup makes a group's directory with all that a group has from its beginning, under another name. Renaming it is the
-// instant the group comes into being.
+// createGroup makes a group's directory with all that a group has from its beginning, under another name. Renaming it
+// is the instant the group comes into being.
 func createGroup(site *Site, dir string, meta core.Meta) error {
 	if err := meta.Validate(); err != nil {
 		return fmt.Errorf("%w: group %s: %w", ErrInvalid, meta.Name, err)
@@ -238,7 +241,8 @@ func createGroup(site *Site, dir string, meta core.Meta) error {
 	if err := fsys.MkdirAll(filepath.Join(tmp, core.JournalDir)); err != nil {
 		return err
 	}
-	if err := createCheckpoint(fsys, filepath.Join(tmp, checkpointName), checkpoint{Owner: who, Files: [fileCount]uint64{fileMeta: 1}}); err != nil {
+	if err := createCheckpoint(fsys, filepath.Join(tmp, checkpointName),
+		checkpoint{Owner: who, Files: [fileCount]uint64{fileMeta: 1}}); err != nil {
 		return err
 	}
 	if err := writeMeta(fsys, filepath.Join(tmp, core.MetaFile), &meta); err != nil {

@@ -17,10 +17,10 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
-// The register says which groups a pool has, and how far each one's checkpoint was at least: so a directory of a group that is
-// gone, or was restored from an older backup than the pool's other files, is found out. It is a record file in the pool's
-// directory, of kind "groups", beside the volumes; the groups may be on another disk. It is a witness alone: without it, or
-// with an older one, every group opens that is there.
+// The register says which groups a pool has, and how far each one's checkpoint was at least: so a directory of a group
+// that is gone, or was restored from an older backup than the pool's other files, is found out. It is a record file in
+// the pool's directory, of kind "groups", beside the volumes; the groups may be on another disk. It is a witness alone:
+// without it, or with an older one, every group opens that is there.
 const (
 	registerFile = "groups.json"
 	registerKind = "groups"
@@ -120,7 +120,8 @@ func (s *Site) nameIn(dir string) string {
 	if known, ok := s.register.groups[filepath.Base(dir)]; ok {
 		return known.Name
 	}
-	if meta, err := loadMeta(s.cfg.FS, filepath.Join(dir, core.MetaFile)); err == nil && meta.GroupID == filepath.Base(dir) {
+	if meta, err := loadMeta(s.cfg.FS, filepath.Join(dir, core.MetaFile)); err == nil &&
+		meta.GroupID == filepath.Base(dir) {
 		return meta.Name
 	}
 	return ""
@@ -130,7 +131,8 @@ func (s *Site) nameIn(dir string) string {
 func (s *Site) checkRegister(g *Group) error {
 	have, known := g.checkpoint.generation.Load(), s.register.groups[g.ID()].Generation
 	if have < known {
-		return stale(g.path(checkpointName), "it has generation %d, and had %d at least: an older copy of it, or of the group's directory", have, known)
+		return stale(g.path(checkpointName),
+			"it has generation %d, and had %d at least: an older copy of it, or of the group's directory", have, known)
 	}
 	return nil
 }
@@ -173,7 +175,8 @@ func (s *Site) missLocked() {
 		}
 		there[rec.Group] = true
 		dir := filepath.Join(parent, "group "+rec.Group)
-		s.breakLocked(dir, rec.Group, stale(parent, "the directory of group %s, which volume %s is in, is missing", rec.Group, rec.ID))
+		s.breakLocked(dir, rec.Group, stale(parent, "the directory of group %s, which volume %s is in, is missing", rec.Group,
+			rec.ID))
 	}
 }
 

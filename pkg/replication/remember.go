@@ -18,8 +18,8 @@ import (
 // directory (core.Recollection, in the form of blockdev's package comment, kind "remembered").
 //
 // It is overwritten in place and never synced: it proves something on the same boot of the machine only, and until then
-// the page cache has it. An old one is right, as everything is that it says: the bounds made from it are wider. One that
-// is missing or damaged makes them unknown. So nothing of it can keep a group from working.
+// the page cache has it. An old one is right, as everything is that it says: the bounds made from it are wider. One
+// that is missing or damaged makes them unknown. So nothing of it can keep a group from working.
 const (
 	rememberedName = "remembered"
 	rememberedKind = "remembered"
@@ -47,7 +47,8 @@ func (g *Group) recall() {
 	case errors.Is(err, fs.ErrNotExist):
 		return
 	case err != nil:
-		klog.InfoS("What was known of the peer is lost; lag and loss are unknown until it is heard again", "group", g.core.Meta.Name, "reason", err.Error())
+		klog.InfoS("What was known of the peer is lost; lag and loss are unknown until it is heard again",
+			"group", g.core.Meta.Name, "reason", err.Error())
 		return
 	}
 	if g.core.Recall(r) && r.Role == core.RolePrimary && r.Told != nil {
@@ -68,12 +69,13 @@ func (g *Group) remember(lazily bool) {
 		return r
 	})
 	if err != nil {
-		klog.ErrorS(err, "What is known of the peer cannot be written; after a restart the lag may be unknown for a while", "group", g.Name())
+		klog.ErrorS(err, "What is known of the peer cannot be written; after a restart the lag may be unknown for a while",
+			"group", g.Name())
 	}
 }
 
-// write writes what content returns; with lazily not more often than the interval. The first of several errors is returned,
-// and none changes anything.
+// write writes what content returns; with lazily not more often than the interval. The first of several errors is
+// returned, and none changes anything.
 func (f *rememberedFile) write(instant clocks.Instant, lazily bool, content func() core.Recollection) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -9,13 +9,13 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// reopener opens groups that could not be opened for want of space, as soon as there is some.
+// reopener opens groups that could not be opened because there was no space, when there is some.
 type reopener struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// start begins to look after the groups of a site that are broken for want of space, every interval.
+// start begins to look after the groups of a site that could not be opened because there was no space, every interval.
 func (r *reopener) start(s *Site, interval time.Duration) {
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())
@@ -36,7 +36,7 @@ func (r *reopener) stop() {
 	}
 }
 
-// reopen tries the groups once that could not be opened for want of space.
+// reopen tries the groups once that could not be opened because there was no space.
 func (s *Site) reopen() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

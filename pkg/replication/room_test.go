@@ -11,8 +11,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// A writer waits for room while every segment that was released is still being read. When the readers are done the writer
-// goes on, though nothing is left to release.
+// A writer waits for room while every segment that was released is still being read. When the readers are done the
+// writer goes on, though nothing is left to release.
 func TestWriterGoesOnWhenReadersAreDone(t *testing.T) {
 	var armed atomic.Bool
 	entered, end := make(chan struct{}), make(chan struct{})
@@ -80,6 +80,6 @@ func TestWriterGoesOnWhenReadersAreDone(t *testing.T) {
 			t.Fatal(err)
 		}
 	case <-time.After(patience):
-		t.Fatal("the writer waits for ever")
+		t.Fatal("the writer waits forever")
 	}
 }

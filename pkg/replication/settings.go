@@ -22,7 +22,7 @@ func checkSettings(name string, s core.Settings) error {
 	return nil
 }
 
-// checkPeer says why a group of this site cannot replicate with a site: it would wait for ever.
+// checkPeer says why a group of this site cannot replicate with a site: it would wait forever.
 func (c *Config) checkPeer(name string, s core.Settings) error {
 	switch {
 	case s.Peer == "":
@@ -30,10 +30,12 @@ func (c *Config) checkPeer(name string, s core.Settings) error {
 	case s.Peer == c.Site:
 		return fmt.Errorf("%w: group %s: site %s cannot replicate to itself", ErrInvalid, name, s.Peer)
 	case c.KnownPeer != nil && !c.KnownPeer(s.Peer):
-		return fmt.Errorf("%w: group %s: %q is not a peer of site %s; look at the name, or start its replicator with --peer %[3]s=host:port", ErrInvalid,
+		return fmt.Errorf("%w: group %s: %q is not a peer of site %s; look at the name, or start its replicator with "+
+			"--peer %[3]s=host:port", ErrInvalid,
 			name, s.Peer, c.Site)
 	case c.addressOf(s) == "":
-		return fmt.Errorf("%w: group %s: site %s has no address of its peer %s; give the group one (--remote-address), or the replicator "+
+		return fmt.Errorf("%w: group %s: site %s has no address of its peer %s; give the group one (--remote-address), or "+
+			"the replicator "+
 			"(--peer %[4]s=host:port)", ErrInvalid, name, c.Site, s.Peer)
 	}
 	return nil
@@ -57,11 +59,11 @@ func journalLimits(m *core.Settings) (segmentBytes, hardLimit int64) {
 // [core.Settings.SetPeer].
 type Change func(*core.Settings)
 
-// Modify changes settings of a group under load, and returns when they are durable and in effect. Writers do not wait for
-// it; those that wait for room in the journal look again. Repeating it is not an error.
+// Modify changes settings of a group under load, and returns when they are durable and in effect. Writers do not wait
+// for it; those that wait for room in the journal look again. Repeating it is not an error.
 //
-// group.json decides: a crash before it is written leaves the old settings, a crash after it the new ones, which the next
-// open puts into effect.
+// group.json decides: a crash before it is written leaves the old settings, a crash after it the new ones, which the
+// next open puts into effect.
 func (g *Group) Modify(change Change) error {
 	g.settingsMu.Lock()
 	defer g.settingsMu.Unlock()
@@ -82,7 +84,8 @@ func (g *Group) Modify(change Change) error {
 	case next.Peer == "" && next.PeerAddress != "":
 		return fmt.Errorf("%w: group %s: an address of the remote site needs a remote site", ErrInvalid, g.Name())
 	case next.Peer == "" && next.JournalFull == core.PolicyStall:
-		return fmt.Errorf("%w: group %s: journal-full stall needs a remote site; set journal-full to track as well", core.ErrPrecondition, g.Name())
+		return fmt.Errorf("%w: group %s: journal-full stall needs a remote site; set journal-full to track as well",
+			core.ErrPrecondition, g.Name())
 	}
 	if next.JournalSizeBytes > before.JournalSizeBytes {
 		if err := g.site.checkJournalFits(g.Name(), next, g.journal.TotalBytes()); err != nil {
@@ -100,8 +103,8 @@ func (g *Group) Modify(change Change) error {
 
 // configure changes settings, durably first, and puts them into effect. The caller holds settingsMu.
 //
-// A stream to the peer has ended before another peer's name is in group.json: what the old one acknowledges after that must
-// not count for the new one.
+// A stream to the peer has ended before another peer's name is in group.json: what the old one acknowledges after that
+// must not count for the new one.
 func (g *Group) configure(e core.Configured, before core.Settings) error {
 	next := e.Settings
 	if next == before {

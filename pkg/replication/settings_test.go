@@ -134,7 +134,8 @@ func TestModifyRefuses(t *testing.T) {
 		{"negative target", g, func(s *core.Settings) { s.RPOTargetMillis = -1 }, ErrInvalid},
 		{"no such policy", g, func(s *core.Settings) { s.JournalFull = core.Policy("x") }, ErrInvalid},
 		{"address of nobody", g, func(s *core.Settings) { s.SetPeer(""); s.PeerAddress = "there" }, ErrInvalid},
-		{"stall for nobody", g, func(s *core.Settings) { s.SetPeer(""); s.JournalFull = core.PolicyStall }, core.ErrPrecondition},
+		{"stall for nobody", g, func(s *core.Settings) { s.SetPeer(""); s.JournalFull = core.PolicyStall },
+			core.ErrPrecondition},
 		{"remote of a secondary", gb, func(s *core.Settings) { s.SetPeer("site-c") }, core.ErrPrecondition},
 		{"journal of a secondary", gb, func(s *core.Settings) { s.JournalSizeBytes = 8 << 20 }, core.ErrPrecondition},
 		{"target of a secondary", gb, func(s *core.Settings) { s.RPOTargetMillis = 1000 }, core.ErrPrecondition},
@@ -168,8 +169,8 @@ func TestModifyRefuses(t *testing.T) {
 	}
 }
 
-// A site that had a whole copy, was left out and is the peer again gets what was written meanwhile, though none of that is in
-// the journal any more.
+// A site that had a whole copy, was left out and is the peer again gets what was written meanwhile, though none of that
+// is in the journal any more.
 func TestRemoteComesBack(t *testing.T) {
 	_, a, b := pair(t)
 	g := a.createGroup("shop", "site-b", 1, 1<<20, nil)

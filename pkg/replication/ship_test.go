@@ -63,7 +63,8 @@ func TestVolumeWithContentJoinsWhileTheSenderReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	stream := &keptStream{t: t}
-	s := &sender{g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}), timeline: g.core.Meta.Timeline()}
+	s := &sender{g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}),
+		timeline: g.core.Meta.Timeline()}
 	if err := s.begin(core.Ship{}); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,8 @@ func TestVolumeWithContentJoinsWhileTheSenderReads(t *testing.T) {
 	begin, volume := slices.Index(stream.kinds, journal.KindSyncBegin), slices.Index(stream.kinds, journal.KindVolume)
 	extent, end := slices.Index(stream.kinds, journal.KindExtent), slices.Index(stream.kinds, journal.KindSyncEnd)
 	if begin != 0 || volume < begin || extent < begin || end < volume || end < extent {
-		t.Fatalf("sent %v: the volume and its content do not both lie between the beginning and the end of a sync", stream.kinds)
+		t.Fatalf("sent %v: the volume and its content do not both lie between the beginning and the end of a sync",
+			stream.kinds)
 	}
 }
 

@@ -34,7 +34,8 @@ type Config struct {
 	KnownPeer func(peer string) bool
 	// PeerAddress tells where a peer listens; empty if it is not known.
 	PeerAddress func(peer string) string
-	// LinkClosed says why this site neither calls peers nor lets them in now, as for lack of a certificate; nil: it never is.
+	// LinkClosed says why this site neither calls peers nor lets them in now, as for lack of a certificate; nil: it never
+	// is.
 	LinkClosed func() error
 	// Codec compresses batches where that makes them smaller.
 	Codec linkpb.Codec
@@ -72,8 +73,11 @@ func (c *Config) setDefaults() {
 	for _, d := range []struct {
 		value *time.Duration
 		def   time.Duration
-	}{{&c.CommitInterval, 50 * time.Millisecond}, {&c.ShipInterval, 20 * time.Millisecond}, {&c.ApplyInterval, 2 * time.Second}, {&c.HeartbeatInterval, 100 * time.Millisecond},
-		{&c.RedialInterval, 100 * time.Millisecond}} {
+	}{
+		{&c.CommitInterval, 50 * time.Millisecond}, {&c.ShipInterval, 20 * time.Millisecond},
+		{&c.ApplyInterval, 2 * time.Second}, {&c.HeartbeatInterval, 100 * time.Millisecond},
+		{&c.RedialInterval, 100 * time.Millisecond},
+	} {
 		if *d.value <= 0 {
 			*d.value = d.def
 		}
@@ -98,7 +102,8 @@ type Site struct {
 	reopener reopener
 	// refusals is the log of calls that were turned away.
 	refusals lograte.Log
-	// quotaMu keeps changes apart that take from a peer's quota, from looking to doing. It is taken before a group's membersMu.
+	// quotaMu keeps changes apart that take from a peer's quota, from looking to doing. It is taken before a group's
+	// membersMu.
 	quotaMu sync.Mutex
 
 	stop context.CancelFunc
@@ -109,7 +114,8 @@ type Site struct {
 // from it: see [Site.Broken].
 func Open(cfg Config) (*Site, error) {
 	cfg.setDefaults()
-	s := &Site{cfg: cfg, groups: map[string]*Group{}, broken: map[string]error{}, brokenNames: map[string]string{}, doomed: map[string]string{}}
+	s := &Site{cfg: cfg, groups: map[string]*Group{}, broken: map[string]error{}, brokenNames: map[string]string{},
+		doomed: map[string]string{}}
 	s.loadRegister()
 	parent := cfg.Pool.GroupsDir()
 	if err := cfg.FS.MkdirAll(parent); err != nil {
@@ -342,7 +348,8 @@ func (s *Site) Replicate(stream link.PeerStream) error {
 }
 
 // groupForHello finds the group that a primary speaks of, or makes an empty secondary for one that is new here. Nothing
-// of a message is trusted: identifiers become file names, sizes become files. Who is not the group's peer gets errForeign.
+// of a message is trusted: identifiers become file names, sizes become files. Who is not the group's peer gets
+// errForeign.
 func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	if err := s.cfg.checkHello(hello); err != nil {
 		return nil, err
@@ -379,7 +386,8 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	klog.InfoS("New group from a peer", "group", hello.GroupName, "groupID", hello.GroupId, "peer", peer)
 	return s.addLocked(core.Meta{
 		Version: core.MetaVersion, GroupID: hello.GroupId, Name: hello.GroupName, Site: s.cfg.Site, Settings: spec.Settings,
-		Role: core.RoleSecondary, Timelines: timelinesFromWire(hello.Timelines), Sync: core.SyncNever, Instance: uuid.NewString(),
+		Role: core.RoleSecondary, Timelines: timelinesFromWire(hello.Timelines), Sync: core.SyncNever,
+		Instance: uuid.NewString(),
 	})
 }
 

@@ -155,7 +155,8 @@ func (g *Group) Status() *Status {
 	s.StateReason = untrusted.Escape(s.StateReason, maxReasonBytes)
 	g.fillLag(s, &m)
 	for _, v := range g.Volumes() {
-		vs := VolumeStatus{VolumeID: v.id, SizeBytes: v.Size(), Attached: attached[v.id], UnappliedBytes: uint64(v.overlay.Bytes())}
+		vs := VolumeStatus{VolumeID: v.id, SizeBytes: v.Size(), Attached: attached[v.id],
+			UnappliedBytes: uint64(v.overlay.Bytes())}
 		vs.ChangeMapBytes = g.changes.volumeBytes(v.index)
 		s.Volumes = append(s.Volumes, vs)
 	}

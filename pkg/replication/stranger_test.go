@@ -94,7 +94,8 @@ func TestStrangerChangesNothing(t *testing.T) {
 			answer, err := call(t, net, "c", "b", hello)
 			want := &linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: link.RefuseForeign("b", "c", hello)}}
 			if err != io.EOF || cmp.Diff(want, answer, protocmp.Transform()) != "" {
-				t.Errorf("%s of group %s: the stream ended with %v, answer (-want +got):\n%s", what, name, err, cmp.Diff(want, answer, protocmp.Transform()))
+				t.Errorf("%s of group %s: the stream ended with %v, answer (-want +got):\n%s", what, name, err,
+					cmp.Diff(want, answer, protocmp.Transform()))
 			}
 			// What is wrong with the call itself is said first, as where there is no such group.
 			bad := proto.CloneOf(hello)
@@ -112,11 +113,13 @@ func TestStrangerChangesNothing(t *testing.T) {
 	}
 
 	// The group's own peer is told what is wrong.
-	answer, err := call(t, net, "a", "b", &linkpb.Hello{ProtocolVersion: protocolVersion, GroupId: broken.ID(), GroupName: "broken"})
+	answer, err := call(t, net, "a", "b", &linkpb.Hello{ProtocolVersion: protocolVersion, GroupId: broken.ID(),
+		GroupName: "broken"})
 	if err != io.EOF || !strings.Contains(answer.GetRefusal().GetMessage(), "cannot be opened") {
 		t.Errorf("the peer of a broken group hears %v, %v", answer, err)
 	}
-	answer, err = call(t, net, "a", "b", &linkpb.Hello{ProtocolVersion: protocolVersion, GroupId: uuid.NewString(), GroupName: "primary"})
+	answer, err = call(t, net, "a", "b", &linkpb.Hello{ProtocolVersion: protocolVersion, GroupId: uuid.NewString(),
+		GroupName: "primary"})
 	if err != io.EOF || !strings.Contains(answer.GetRefusal().GetMessage(), "is another one ("+groups["primary"].ID()) {
 		t.Errorf("the peer of another group of the name hears %v, %v", answer, err)
 	}

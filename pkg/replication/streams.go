@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// streams are the two streams of a group: the one that its peer opened, as primary, and the one that this site opened. There is
-// at most one of each. It is safe for concurrent use. Its lock comes before Group.mu: who may open a stream is decided with
-// both held, so a change of role or peer comes wholly before a stream or wholly after it.
+// streams are the two streams of a group: the one that its peer opened, as primary, and the one that this site opened.
+// There is at most one of each. It is safe for concurrent use. Its lock comes before Group.mu: who may open a stream is
+// decided with both held, so a change of role or peer comes wholly before a stream or wholly after it.
 type streams struct {
 	mu sync.Mutex
 	// incoming is the peer's stream; nil without one.
@@ -26,8 +26,8 @@ type streams struct {
 // errReplaced ends a stream when the primary has opened another, or the group's role is changing.
 var errReplaced = errors.New("another stream or a change of role ended this one")
 
-// accept makes r the only stream of the peer. It ends the one before, whose connection may be dead without anybody having
-// noticed, and waits for that. admit says whether the stream may begin, or end another.
+// accept makes r the only stream of the peer. It ends the one before, whose connection may be dead without anybody
+// having noticed, and waits for that. admit says whether the stream may begin, or end another.
 func (s *streams) accept(r *receiver, admit func() error) error {
 	for {
 		old, err := s.tryAccept(r, admit)
@@ -88,9 +88,10 @@ func (s *streams) endIncoming() {
 	}
 }
 
-// open begins this site's stream. It returns the stream's context and whom to call, which target says; no peer while there is
-// nobody to call, or somebody holds the stream.
-func (s *streams) open(ctx context.Context, target func() (peer, address string)) (_ context.Context, peer, address string) {
+// open begins this site's stream. It returns the stream's context and whom to call, which target says; no peer while
+// there is nobody to call, or somebody holds the stream.
+func (s *streams) open(ctx context.Context, target func() (peer, address string)) (_ context.Context, peer,
+	address string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.holds > 0 {

@@ -30,8 +30,8 @@ type syncManifest struct {
 	Members []core.Member `json:"members"`
 }
 
-// saveChangeMap makes what the peer lacks durable. Extents that the peer acknowledged leave the map on disk by it, so how far
-// the peer was then is durable before: a peer that was put back to before that is found out.
+// saveChangeMap makes what the peer lacks durable. Extents that the peer acknowledged leave the map on disk by it, so
+// how far the peer was then is durable before: a peer that was put back to before that is found out.
 func (g *Group) saveChangeMap() error {
 	for {
 		relied, saved, err := g.changes.save()
@@ -103,15 +103,16 @@ func (s *sender) sendSyncEnd() error {
 // control is the header of a record that takes no ordinal: it carries the stream's.
 func (s *sender) control(kind journal.Kind, data []byte) journal.Header {
 	return journal.Header{
-		Kind: kind, Ordinal: s.at, Length: uint32(len(data)), UnixNanos: s.g.cfg.Now().UnixNano(), DataCRC: journal.DataCRC(data),
+		Kind: kind, Ordinal: s.at, Length: uint32(len(data)), UnixNanos: s.g.cfg.Now().UnixNano(),
+		DataCRC: journal.DataCRC(data),
 	}
 }
 
 // sendExtents sends the next run of the change map, content as it is now.
 //
 // The run leaves the map before it is read: a fold that comes between marks it again and it is sent twice, never
-// missed. It does not leave the map when there are folded records behind the stream's place: the stream has to skip these
-// first. The journal is synced before the content goes out, since it may hold writes that are not durable yet.
+// missed. It does not leave the map when there are folded records behind the stream's place: the stream has to skip
+// these first. The journal is synced before the content goes out, since it may hold writes that are not durable yet.
 func (s *sender) sendExtents() (sent bool, err error) {
 	g := s.g
 	index, extent, count, ok := g.changes.next(holeRunExtents)

@@ -34,9 +34,9 @@ func (s *testSite) contentVolume(id string, sizeBytes int64, p []byte) *blockdev
 	return rec
 }
 
-// A secondary that has been through a sync, and is in the next one, loses power before each of its disk operations. What
-// it says may be promoted then has every member's content: the end of the earlier sync, still in its journal, does not
-// make the later one whole.
+// A secondary that has been through a sync, and is in the next one, loses power before each of its disk operations.
+// What it says may be promoted then has every member's content: the end of the earlier sync, still in its journal, does
+// not make the later one whole.
 func TestPowerLossWhenASyncBegins(t *testing.T) {
 	rng := seeded(t)
 	net := link.NewNetwork(nil)
@@ -49,7 +49,8 @@ func TestPowerLossWhenASyncBegins(t *testing.T) {
 	b.before = func(op vfs.Op, _ string) {
 		mu.Lock()
 		defer mu.Unlock()
-		if armed && !slices.Contains([]vfs.Op{vfs.OpOpen, vfs.OpStat, vfs.OpReadDir, vfs.OpRead, vfs.OpSize, vfs.OpNextData, vfs.OpSpace}, op) {
+		if armed && !slices.Contains([]vfs.Op{vfs.OpOpen, vfs.OpStat, vfs.OpReadDir, vfs.OpRead, vfs.OpSize, vfs.OpNextData,
+			vfs.OpSpace}, op) {
 			clones = append(clones, b.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(3) * 50, RNG: rng}))
 		}
 	}
@@ -100,8 +101,8 @@ func TestPowerLossWhenASyncBegins(t *testing.T) {
 	}
 }
 
-// A volume in use joins. What was written past the group until the exchange, and what is written through it behind that, go
-// to the peer as one: no copy that may be promoted has the later without the earlier.
+// A volume in use joins. What was written past the group until the exchange, and what is written through it behind
+// that, go to the peer as one: no copy that may be promoted has the later without the earlier.
 func TestJoiningInUseIsOneInstantAtThePeer(t *testing.T) {
 	net := link.NewNetwork(nil)
 	t.Cleanup(net.Close)
@@ -133,7 +134,8 @@ func TestJoiningInUseIsOneInstantAtThePeer(t *testing.T) {
 			mustWrite(t, v, 8192, block(3, 4096))
 			mustFlush(t, v)
 			head := g.Status().HeadOrdinal
-			eventually(t, "the peer has the write behind the exchange", func() bool { return copied.Status().DurableOrdinal >= head })
+			eventually(t, "the peer has the write behind the exchange",
+				func() bool { return copied.Status().DurableOrdinal >= head })
 			if copied.Status().Promotable {
 				t.Errorf("%s: the copy may be promoted with the write behind the exchange and without the one before it", id)
 			}
@@ -148,8 +150,8 @@ func TestJoiningInUseIsOneInstantAtThePeer(t *testing.T) {
 	}
 }
 
-// The exchange of a volume in use fails half way: what is written past the group goes nowhere, so no copy may be promoted
-// until the addition was repeated, or the volume taken out again.
+// The exchange of a volume in use fails half way: what is written past the group goes nowhere, so no copy may be
+// promoted until the addition was repeated, or the volume taken out again.
 func TestFailedExchangeKeepsTheCopyFromPromotion(t *testing.T) {
 	for _, repeat := range []bool{true, false} {
 		t.Run(fmt.Sprintf("repeat=%t", repeat), func(t *testing.T) {
@@ -195,8 +197,8 @@ func TestFailedExchangeKeepsTheCopyFromPromotion(t *testing.T) {
 	}
 }
 
-// A sync begins while a volume is being added at the primary. That it is being added is the primary's affair: a copy that took
-// the mark over would refuse snapshots of the volume for good.
+// A sync begins while a volume is being added at the primary. That it is being added is the primary's affair: a copy
+// that took the mark over would refuse snapshots of the volume for good.
 func TestSyncDuringAnAddition(t *testing.T) {
 	net := link.NewNetwork(nil)
 	defer net.Close()

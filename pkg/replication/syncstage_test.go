@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestStreamSync tries every step of a stream's sync in every stage: it is made or refused, and a refused one changes nothing.
+// TestStreamSync tries every step of a stream's sync in every stage: it is made or refused, and a refused one changes
+// nothing.
 func TestStreamSync(t *testing.T) {
 	const none, extents, records = syncStageNone, syncStageExtents, syncStageRecords
 	steps := []struct {

@@ -10,8 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
 
-// TestSlowCountOfTail: an old primary that takes long to count what it wrote past the fork is waited for, as long as its stream
-// lives. A new stream takes the place of one that says nothing.
+// TestSlowCountOfTail: an old primary that takes long to count what it wrote past the fork is waited for, as long as
+// its stream lives. A new stream takes the place of one that says nothing.
 func TestSlowCountOfTail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := link.NewNetwork(nil)

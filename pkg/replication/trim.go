@@ -13,15 +13,15 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// freeSegments is how many segments are kept ready, so that a writer never waits for one to be made. The last ones of them are given up
-// where a full pool has no space for what is applied (apply_full.go).
+// freeSegments is how many segments are kept ready, so that a writer never waits for one to be made. The last ones of
+// them are given up where a full pool has no space for what is applied (apply_full.go).
 const (
 	freeSegments = 2 + keptSegments
 	keptSegments = 1
 )
 
-// segmentBytesFor is the size of a journal segment: a sixteenth of the journal, within bounds. A quarter of a segment is
-// the largest record, so the least holds an extent of the change map; the most keeps small what is freed at once.
+// segmentBytesFor is the size of a journal segment: a sixteenth of the journal, within bounds. A quarter of a segment
+// is the largest record, so the least holds an extent of the change map; the most keeps small what is freed at once.
 func segmentBytesFor(journalBytes int64) int64 {
 	const least, most = 4 * changemap.ExtentBytes, 64 << 20
 	n := journalBytes / 16
@@ -95,7 +95,8 @@ func (g *Group) trim() error {
 	}
 }
 
-// underPressure reports whether the live segments have reached the journal's size, less what is kept free, or the images need the space.
+// underPressure reports whether the live segments have reached the journal's size, less what is kept free, or the
+// images need the space.
 func (g *Group) underPressure(segments []journal.SegmentInfo) bool {
 	if g.short.Load() {
 		return true
@@ -125,14 +126,15 @@ func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
 // The records' order is lost by it, so the peer needs a resync. The map, and that it counts, are durable before the
 // segment goes.
 //
-// From the moment when the segment is in the map, it is in the map alone: the sender ships none of its records any more,
-// although the journal still has them. The marks and the ordinal that says so change at once (changeSet.fold). See
-// sender.skipFolded for what goes wrong otherwise.
+// From the moment when the segment is in the map, it is in the map alone: the sender ships none of its records any
+// more, although the journal still has them. The marks and the ordinal that says so change at once (changeSet.fold).
+// See sender.skipFolded for what goes wrong otherwise.
 func (g *Group) fold(s journal.SegmentInfo) error {
 	if err := g.foldIntoMap(s); err != nil {
 		return err
 	}
-	klog.V(2).InfoS("Journal segment folded into the change map", "group", g.Name(), "segment", s.Sequence, "lastOrdinal", s.LastOrdinal)
+	klog.V(2).InfoS("Journal segment folded into the change map", "group", g.Name(), "segment", s.Sequence,
+		"lastOrdinal", s.LastOrdinal)
 	if err := g.releaseThrough(s, 0); err != nil {
 		return err
 	}

@@ -79,7 +79,8 @@ func timingToWire(t clocks.Timing) *linkpb.Timing {
 // timed takes what a message of the peer says of clocks, and returns the instant of this site that it was made after.
 func (g *Group) timed(exchange *clocks.Exchange, t *linkpb.Timing) clocks.Instant {
 	now := g.cfg.Clock()
-	r := exchange.Receive(now, clocks.Timing{Stamp: t.GetStamp(), WallNanos: t.GetUnixNanos(), Echo: t.GetEcho(), HeldNanos: t.GetHeldNanos()})
+	r := exchange.Receive(now, clocks.Timing{Stamp: t.GetStamp(), WallNanos: t.GetUnixNanos(), Echo: t.GetEcho(),
+		HeldNanos: t.GetHeldNanos()})
 	if r.Measured {
 		g.difference.Add(now, r.Clock)
 	}
