@@ -1,5 +1,3 @@
-// Package capability reads what a CO asks of a volume besides parameters: access mode, file system or raw block, mount
-// options and capacity range. It has no state and does no I/O. Errors are status errors.
 package capability
 
 import (

@@ -1,10 +1,3 @@
-// Package host is what the driver does to the machine: mounts, loop devices, file systems and their programs, freezing,
-// and paths. Each part is an interface, so that tests run without root; Linux returns the real one.
-//
-// It knows no volumes and no records, and decides nothing: package attach does. All of it is safe for concurrent use.
-//
-// In a build with the tag slipstream_bugs it counts its steps and can kill the process before one of them
-// (killsteps_on.go).
 package host
 
 import (

@@ -1,9 +1,3 @@
-// Package parameter reads the parameters of StorageClasses, VolumeAttributesClasses and snapshot classes: it parses and
-// validates them, expands the template of a group's name, and reads them back from a volume's record. Specs is the source
-// of docs/parameters.md.
-//
-// It has no state and does no I/O. Errors are status errors: InvalidArgument for a caller's parameters, Internal for
-// those of a record.
 package parameter
 
 import (
