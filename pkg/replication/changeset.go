@@ -32,9 +32,6 @@ type changeSet struct {
 	relied, reliedSaved core.Delivery
 	// syncEnd is the batch of the sync-end on its way; 0 without one.
 	syncEnd uint64
-	// joining are the volumes in use that are being added, by index, also where that failed half way: no sync ends
-	// meanwhile, since what they are written past the group is in nothing that the peer gets.
-	joining map[uint32]bool
 	// doneBytes of the totalBytes of a sync were acknowledged, for the status; unsaved is how many extents were
 	// acknowledged since the file was written.
 	doneBytes, totalBytes, unsaved uint64
@@ -56,7 +53,7 @@ func (s *sentExtents) restore(m *changemap.Map) {
 
 func newChangeSet(fs vfs.FS, path string, withReserve func(func() error) error) *changeSet {
 	return &changeSet{
-		fs: fs, path: path, withReserve: withReserve, pending: changemap.New(), joining: map[uint32]bool{},
+		fs: fs, path: path, withReserve: withReserve, pending: changemap.New(),
 	}
 }
 
@@ -157,43 +154,18 @@ func (c *changeSet) foldedThrough() uint64 {
 	return c.folded
 }
 
-// setJoining notes that a volume in use is being added, or that this is done.
-func (c *changeSet) setJoining(volume uint32, joins bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if joins {
-		c.joining[volume] = true
-	} else {
-		delete(c.joining, volume)
-	}
-}
-
-func (c *changeSet) isJoining(volume uint32) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.joining[volume]
-}
-
 // removeVolume forgets a volume that leaves the group.
 func (c *changeSet) removeVolume(volume uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending.Drop(volume)
-	delete(c.joining, volume)
 }
 
-// needsSync reports whether there is something to send, or will be: while a volume in use joins.
+// needsSync reports whether there is something to send.
 func (c *changeSet) needsSync() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.pending.Len() > 0 || len(c.joining) > 0
-}
-
-// awaitsJoining reports whether a volume that joins is all that keeps a sync from ending.
-func (c *changeSet) awaitsJoining() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.pending.Len() == 0 && len(c.joining) > 0
+	return c.pending.Len() > 0
 }
 
 // bytes is how much the peer lacks.

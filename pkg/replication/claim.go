@@ -12,7 +12,7 @@ import (
 func describeClaims(volumes []VolumeStatus, members []core.Member) {
 	byID := map[string]core.Member{}
 	for _, m := range members {
-		if !m.Removed {
+		if !m.Removed() {
 			byID[m.VolumeID] = m
 		}
 	}

@@ -48,7 +48,7 @@ func TestDescribeClaims(t *testing.T) {
 		{VolumeID: "wanted", FSType: "ext4", Claim: []byte(`{"name":"a","namespace":"n","volume":"pv"}`)},
 		{VolumeID: "made", FSType: "ext4", Format: []byte(`{"state":"formatted","fsType":"xfs"}`)},
 		{VolumeID: "damaged", FSType: "ext4", Format: []byte(`{`), Claim: []byte(`7`)},
-		{VolumeID: "left", FSType: "ext4", Removed: true},
+		{VolumeID: "left", FSType: "ext4", State: core.MemberRemoved},
 	})
 	want := []VolumeStatus{
 		{VolumeID: "wanted", FSType: "ext4", Claim: blockdev.ClaimRecord{Name: "a", Namespace: "n", Volume: "pv"}},

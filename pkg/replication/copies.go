@@ -67,7 +67,7 @@ func (g *Group) takeMember(m core.Member) error {
 // A volume that this site is primary of, or that another peer's is, is never taken.
 func (g *Group) claim(m core.Member) (core.Member, error) {
 	rec, err := g.cfg.Pool.Get(m.VolumeID)
-	if errors.Is(err, blockdev.ErrNoVolume) || m.Removed {
+	if errors.Is(err, blockdev.ErrNoVolume) || m.Removed() {
 		return m, nil
 	}
 	if err != nil {
@@ -84,7 +84,7 @@ func (g *Group) claim(m core.Member) (core.Member, error) {
 			"another id",
 			ErrExists, m.VolumeID, peer)
 	case rec.Joins > m.Joins:
-		m.Removed = true
+		m.Drop()
 		return m, nil
 	case rec.Joins == m.Joins && rec.Group != "":
 		return m, fmt.Errorf("%w: volume %s of this pool belongs to group %q, not to %s; delete it or give one of them "+
@@ -128,7 +128,7 @@ func (g *Group) yield(volumeID, peer string) error {
 	case member == nil:
 		return g.releaseVolume(volumeID)
 	}
-	member.Removed = true
+	member.Drop()
 	return g.dropMember(*member)
 }
 
@@ -137,7 +137,7 @@ func (g *Group) removedMember(index uint32) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := g.core.Meta.At(index)
-	return m != nil && m.Removed
+	return m != nil && m.Removed()
 }
 
 // replaceMembers is takeMember for a sync's whole list.
@@ -150,7 +150,7 @@ func (g *Group) replaceMembers(members []core.Member) error {
 		if members[i], err = g.claim(members[i].Described()); err != nil {
 			return err
 		}
-		if m := members[i]; m.Removed && g.volume(m.Index) != nil {
+		if m := members[i]; m.Removed() && g.volume(m.Index) != nil {
 			if err := g.dropMember(m); err != nil {
 				return err
 			}
@@ -162,12 +162,12 @@ func (g *Group) replaceMembers(members []core.Member) error {
 	g.membersMu.Lock()
 	defer g.membersMu.Unlock()
 	for i, m := range members {
-		if v := g.volume(m.Index); v != nil && !m.Removed && v.size.Load() > m.SizeBytes {
+		if v := g.volume(m.Index); v != nil && !m.Removed() && v.size.Load() > m.SizeBytes {
 			if err := g.shrinkMember(v, m); err != nil {
 				return err
 			}
 		}
-		if !m.Removed {
+		if !m.Removed() {
 			if err := g.storeMember(&members[i]); err != nil {
 				return err
 			}
@@ -198,7 +198,7 @@ func (g *Group) dropUnlisted(members []core.Member) error {
 		g.mu.Lock()
 		m := *g.core.Meta.At(index)
 		g.mu.Unlock()
-		m.Removed = true
+		m.Drop()
 		if err := g.dropMember(m); err != nil {
 			return err
 		}
@@ -316,7 +316,7 @@ func (g *Group) alignPool() error {
 	members, name := slices.Clone(g.core.Meta.Members), g.core.Meta.Name
 	g.mu.Unlock()
 	for _, m := range members {
-		if m.Removed {
+		if m.Removed() {
 			continue
 		}
 		_, err := g.cfg.Pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {

@@ -192,7 +192,7 @@ func (g *Group) cuttable(volumeID string) (*Volume, error) {
 		return nil, g.failure
 	}
 	// It may still be written to past the group.
-	if m := g.core.Meta.Member(volumeID); m == nil || m.Unsynced {
+	if m := g.core.Meta.Member(volumeID); m == nil || m.State.Adding() {
 		return nil, fmt.Errorf("%w: volume %s is only just joining group %s; add it to the group again, or wait for that",
 			core.ErrPrecondition,
 			volumeID, g.core.Meta.Name)

@@ -78,7 +78,7 @@ func decodePart[R any](text json.RawMessage) (*R, error) {
 // any more; what they say has to be harmless only.
 func checkDescriptions(members []core.Member) error {
 	for _, m := range members {
-		if m.Removed {
+		if m.Removed() {
 			m.SizeBytes, m.BlockSizeBytes, m.Order, m.FSType = blockdev.DefaultBlockSizeBytes, 0, "", ""
 		}
 		if _, err := describe(m); err != nil {

@@ -82,7 +82,7 @@ func FuzzMember(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var m core.Member
 		if json.Unmarshal(data, &m) != nil || checkDescriptions([]core.Member{m}) != nil ||
-			core.CheckMembers(nil, []core.Member{m}) != nil || m.Removed {
+			core.CheckMembers(nil, []core.Member{m}) != nil || m.Removed() {
 			return
 		}
 		rec, err := describe(m)

@@ -36,7 +36,7 @@ func (g *Group) openMembers() error {
 	}
 	for i := range m.Members {
 		member := &m.Members[i]
-		if member.Removed {
+		if member.Removed() {
 			continue
 		}
 		if err := g.checkMemberFiles(member, moved); err != nil {
@@ -116,7 +116,7 @@ func (g *Group) noteIdentities() error {
 	changed := m.Generation == 0 || !slices.Equal(m.Places, places)
 	for i := range m.Members {
 		member := &m.Members[i]
-		if member.Removed {
+		if member.Removed() {
 			continue
 		}
 		identity, _, err := g.imageIdentity(member.VolumeID)

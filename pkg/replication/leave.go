@@ -97,7 +97,9 @@ func (g *Group) detachMember(v *Volume) error {
 	g.mu.Lock()
 	member := *g.core.Meta.At(v.index)
 	g.mu.Unlock()
-	member.Removed, member.Unsynced, member.Unannounced = true, false, true
+	if err := member.Leave(); err != nil {
+		return err
+	}
 	if _, err := g.step(core.MemberChanged{Member: member}, nil); err != nil {
 		return err
 	}
@@ -182,18 +184,18 @@ func (g *Group) markAnnounced() {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.markAnnouncedLocked(func(m *core.Member) bool { return m.Removed }); err != nil {
+	if err := g.markAnnouncedLocked(func(m *core.Member) bool { return m.Removed() }); err != nil {
 		klog.ErrorS(err, "The removal of a volume could not be noted as announced", "group", g.core.Meta.Name)
 	}
 }
 
-// markAnnouncedLocked takes the mark off the members that which picks. The caller holds mu.
+// markAnnouncedLocked settles the members that which picks. The caller holds mu.
 func (g *Group) markAnnouncedLocked(which func(*core.Member) bool) error {
 	for _, m := range g.core.Meta.Members {
-		if !m.Unannounced && !m.Unsynced || !which(&m) {
+		if m.State.Settled() || !which(&m) {
 			continue
 		}
-		m.Unannounced, m.Unsynced = false, false
+		m.Settle()
 		if _, err := g.stepLocked(core.MemberChanged{Member: m}, nil); err != nil {
 			return err
 		}
@@ -206,12 +208,12 @@ func (g *Group) markAnnouncedLocked(which func(*core.Member) bool) error {
 func (g *Group) continueMembers() error {
 	writable := g.core.Writable()
 	for _, m := range g.core.Meta.Members {
-		if m.Unsynced && !m.Removed {
+		if m.State.Adding() {
 			if err := g.volume(m.Index).markContent(); err != nil {
 				return err
 			}
 		}
-		if !writable || !m.Unsynced && !m.Unannounced {
+		if !writable || m.State.Settled() {
 			continue
 		}
 		entry, err := memberRecord(m)

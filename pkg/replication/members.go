@@ -131,13 +131,15 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if err != nil {
 		return err
 	}
-	if known != nil && !known.Unsynced && switchTo == nil && !g.changes.isJoining(member.Index) {
+	if known != nil && !known.State.Adding() && switchTo == nil {
 		return g.Resize(rec.ID, rec.SizeBytes)
 	}
 	if err := g.CheckWritable(); err != nil {
 		return err // before the volume is bound to a group that cannot take it
 	}
-	member.Unsynced = true
+	if err := member.Add(); err != nil {
+		return err
+	}
 	if err := g.upsertMember(member); err != nil {
 		return err
 	}
@@ -148,10 +150,14 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if err := v.markContent(); err != nil {
 		return err
 	}
-	if switchTo != nil {
-		g.changes.setJoining(member.Index, true) // before the peer hears of it
+	if switchTo != nil { // before the peer hears of it
+		if err := member.Join(); err != nil {
+			return err
+		}
+		if _, err := g.step(core.MemberChanged{Member: member}, nil); err != nil {
+			return err
+		}
 	}
-	member.Unsynced = false
 	if err := g.announce(member); err != nil {
 		return err
 	}
@@ -163,13 +169,29 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 			return err
 		}
 	}
+	member.Settle()
 	if err := g.upsertMember(member); err != nil {
 		return err
 	}
-	g.changes.setJoining(member.Index, false)
 	g.shipWork.send()
 	return nil
 }
+
+// joins reports whether a volume in use is being added, also where that failed half way.
+func (g *Group) joins() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.ContainsFunc(g.core.Meta.Members, func(m core.Member) bool { return m.State == core.MemberJoining })
+}
+
+// needsSync reports whether there is something to sync, or will be: while a volume in use joins.
+func (g *Group) needsSync() bool {
+	// joins first: what an addition marks at its end is in the change set by the time that the volume does not join any more.
+	return g.joins() || g.changes.needsSync()
+}
+
+// awaitsJoining reports whether a volume that joins is all that keeps a sync from ending.
+func (g *Group) awaitsJoining() bool { return g.joins() && !g.changes.needsSync() }
 
 // markContent marks a whole volume for a sync, unless it is blank.
 func (v *Volume) markContent() error {
@@ -230,13 +252,18 @@ func (g *Group) changeMember(id string, change func(*core.Member) bool) error {
 	}
 	member := *current
 	g.mu.Unlock()
-	if !change(&member) && !member.Unannounced {
+	if !change(&member) && member.State != core.MemberUnannounced {
 		return nil
 	}
 	// Until the peer is told, a repetition or the next open tells it.
-	member.Unannounced = true
+	if err := member.Change(); err != nil {
+		return err
+	}
 	if err := g.upsertMember(member); err != nil {
 		return err
+	}
+	if member.State == core.MemberAdding {
+		return nil // the addition tells the peer, after it has marked the content
 	}
 	if err := g.announce(member); err != nil {
 		return err
@@ -245,13 +272,13 @@ func (g *Group) changeMember(id string, change func(*core.Member) bool) error {
 	defer g.membersMu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.markAnnouncedLocked(func(m *core.Member) bool { return m.Index == member.Index })
+	return g.markAnnouncedLocked(func(m *core.Member) bool { return m.Index == member.Index && m.State == core.MemberUnannounced })
 }
 
 // upsertMember brings the pool, group.json and memory to a member's description, in this order. It is idempotent: a
 // crash in between is mended by the repetition, which both ways into it (a retried call, a record sent again) bring.
 func (g *Group) upsertMember(m core.Member) error {
-	if m.Removed {
+	if m.Removed() {
 		return g.dropMember(m)
 	}
 	g.membersMu.Lock()
@@ -292,7 +319,7 @@ func (g *Group) checkMembers(next []core.Member) error {
 
 // openMember opens a member's image, or brings an open one to the member's size. One that was removed has none.
 func (g *Group) openMember(m core.Member) error {
-	if m.Removed {
+	if m.Removed() {
 		return nil
 	}
 	if v := g.volume(m.Index); v != nil {

@@ -166,3 +166,45 @@ func TestMemberTooLarge(t *testing.T) {
 		t.Errorf("refused, but the volume's record is %v, %v", rec, err)
 	}
 }
+
+// A volume whose addition was interrupted before its content was marked is resized: the peer hears of it only when the
+// addition is repeated, and gets the content then.
+func TestResizeOfInterruptedAddition(t *testing.T) {
+	_, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 1, 1<<20, nil)
+	caughtUp(t, g, b)
+	rec := a.createVolume("late", 1<<20)
+	image, err := a.pool.OpenImage("late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := image.WriteAt(block('x', 4096), 8192); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(image.Flush(), image.Close()); err != nil {
+		t.Fatal(err)
+	}
+	g.mu.Lock()
+	member, err := memberOf(rec, g.core.Meta.NextIndex())
+	g.mu.Unlock()
+	if err := errors.Join(err, member.Add(), g.upsertMember(member)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Resize("late", 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, volumeOf(t, g, "v0"), 0, block('a', 4096))
+	mustFlush(t, volumeOf(t, g, "v0"))
+	caughtUp(t, g, b)
+	if _, err := b.group("shop").Volume("late"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the peer has heard of the volume: %v", err)
+	}
+	if err := g.AddVolume(rec, nil); err != nil {
+		t.Fatal(err)
+	}
+	gb := caughtUp(t, g, b)
+	sameContent(t, g, gb)
+	if v := volumeOf(t, gb, "late"); v.Size() != 2<<20 {
+		t.Errorf("the copy has %d bytes", v.Size())
+	}
+}

@@ -40,4 +40,17 @@ func TestMetaOfEarlierRelease(t *testing.T) {
 	}); secondary.Settings != want {
 		t.Errorf("settings %+v, want %+v", secondary.Settings, want)
 	}
+	for i, want := range []core.MemberState{
+		core.MemberPresent, core.MemberAdding, core.MemberUnannounced, core.MemberRemoved, core.MemberLeaving,
+	} {
+		if m := demoted.At(uint32(i)); m.State != want {
+			t.Errorf("member %d is %s, want %s", i, m.State, want)
+		}
+	}
+	if m := demoted.At(0); m.Joins != 2 || m.Order != "ack" || m.FSType != "ext4" || m.Image != "1:2:3" || len(m.Claim) == 0 {
+		t.Errorf("member 0 is %+v", m)
+	}
+	if m := secondary.At(3); m == nil || m.State != core.MemberRemoved {
+		t.Errorf("member 3 is %+v", m)
+	}
 }

@@ -190,7 +190,7 @@ func (g *Group) admit(members []core.Member) error {
 	g.mu.Unlock()
 	var more, thick int64
 	for _, m := range members {
-		if m.Removed {
+		if m.Removed() {
 			continue
 		}
 		grows := m.SizeBytes

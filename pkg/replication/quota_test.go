@@ -84,7 +84,7 @@ func TestPeerLimits(t *testing.T) {
 	refused(add(member(3, 1<<20)), "--peer-max-volumes")
 	// One that has left its group keeps its place, since its copy is still there.
 	gone := member(2, 1<<20)
-	gone.Removed = true
+	gone.Drop()
 	if err := add(gone); err != nil {
 		t.Fatal(err)
 	}

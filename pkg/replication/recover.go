@@ -176,7 +176,7 @@ type recovery struct {
 // may have been written past the group since.
 func (r *recovery) checkImages() error {
 	for v, tail := range r.applied {
-		if m := r.g.core.Meta.At(v.index); m.Unsynced {
+		if m := r.g.core.Meta.At(v.index); m.State.Adding() {
 			continue
 		}
 		if err := tail.check(v); err != nil {

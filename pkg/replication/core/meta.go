@@ -1,9 +1,6 @@
 package core
 
-import (
-	"encoding/json"
-	"fmt"
-)
+import "fmt"
 
 // Role is what a site's group is.
 type Role string
@@ -36,36 +33,6 @@ const (
 	// SyncDone: the peer holds a prefix; the journal holds the rest.
 	SyncDone SyncState = "done"
 )
-
-// Member is a volume of a group. Index is its number in records; it is never given to another volume.
-type Member struct {
-	Index          uint32          `json:"index"`
-	VolumeID       string          `json:"volumeID"`
-	Name           string          `json:"name,omitempty"`
-	SizeBytes      int64           `json:"sizeBytes"`
-	BlockSizeBytes int64           `json:"blockSizeBytes,omitempty"`
-	Thick          bool            `json:"thick,omitempty"`
-	Order          string          `json:"order,omitempty"`
-	FSType         string          `json:"fsType,omitempty"`
-	Format         json.RawMessage `json:"format,omitempty"`
-	Claim          json.RawMessage `json:"claim,omitempty"`
-	Removed        bool            `json:"removed,omitempty"`
-	// Unsynced: the volume is being added, and its content may not be in the change map yet.
-	Unsynced bool `json:"unsynced,omitempty"`
-	// Unannounced: the volume was removed, and the journal may not say so yet.
-	Unannounced bool `json:"unannounced,omitempty"`
-	// Joins is how many groups the volume had been put into, this one included. A copy belongs to the highest that was
-	// heard of, in whatever order the streams of several groups arrive.
-	Joins uint64 `json:"joins,omitempty"`
-	// Image is the identity of the image file at this site; empty where it is not known. It is not the peer's business.
-	Image string `json:"image,omitempty"`
-}
-
-// Described returns the member as the peer is told of it: without the marks of what this site has still to do about it.
-func (m Member) Described() Member {
-	m.Unsynced, m.Unannounced, m.Image = false, false, ""
-	return m
-}
 
 // Loss says what a forced promotion lost. What is nil is unknown.
 type Loss struct {
@@ -116,7 +83,7 @@ type Meta struct {
 	// Term counts promotions. Of two sites on one timeline that were both primary once, the one with the higher term was so later;
 	// a copy has its primary's.
 	Term         uint64      `json:"term,omitempty"`
-	Members      []Member    `json:"members,omitempty"`
+	Members      MemberList  `json:"members,omitempty"`
 	Demoted      bool        `json:"demoted,omitempty"`
 	FinalOrdinal uint64      `json:"finalOrdinal,omitempty"`
 	Loss         *Loss       `json:"loss,omitempty"`
@@ -164,7 +131,7 @@ func (m *Meta) Timeline() string { return m.Timelines[len(m.Timelines)-1].ID }
 // Member returns the member with a volume id that was not removed, or nil.
 func (m *Meta) Member(volumeID string) *Member {
 	for i := range m.Members {
-		if m.Members[i].VolumeID == volumeID && !m.Members[i].Removed {
+		if m.Members[i].VolumeID == volumeID && !m.Members[i].Removed() {
 			return &m.Members[i]
 		}
 	}
@@ -255,11 +222,11 @@ func CheckMembers(before, members []Member) error {
 			return fmt.Errorf("member %d is listed twice", m.Index)
 		case volume[m.Index] != "" && volume[m.Index] != m.VolumeID:
 			return fmt.Errorf("member %d is volume %s, not %s", m.Index, volume[m.Index], m.VolumeID)
-		case twice && !m.Removed:
+		case twice && !m.Removed():
 			return fmt.Errorf("volume %s is both member %d and member %d", m.VolumeID, other, m.Index)
 		}
 		seen[m.Index] = true
-		if !m.Removed {
+		if !m.Removed() {
 			present[m.VolumeID] = m.Index
 		}
 	}

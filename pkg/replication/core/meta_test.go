@@ -51,7 +51,7 @@ func TestMembers(t *testing.T) {
 	add := func(m Member) error { _, err := g.Step(MemberChanged{Member: m}); return err }
 	for _, m := range []Member{
 		{Index: 0, VolumeID: "v", SizeBytes: 1}, {Index: 1, VolumeID: "w"}, {Index: 0, VolumeID: "v", SizeBytes: 2},
-		{Index: 0, VolumeID: "v", Removed: true}, {Index: g.Meta.NextIndex() + 2, VolumeID: "v"},
+		{Index: 0, VolumeID: "v", State: MemberRemoved}, {Index: g.Meta.NextIndex() + 2, VolumeID: "v"},
 	} {
 		if err := add(m); err != nil {
 			t.Fatal(err)
