@@ -211,34 +211,31 @@ func (g *Group) fail(err error) {
 	g.room.send()
 }
 
-// step feeds core and makes its Persists durable; the other actions are returned for the caller to carry out, in order.
-// A Persist always comes before the actions that depend on it, or after one (MarkAll) that the hook carries out.
-func (g *Group) step(e core.Event, markAll func() error) ([]core.Action, error) {
+// step feeds core, carries out the effects, and returns the decision for the caller to act on. markAll carries out MarkAll;
+// it is nil for events that have no such effect.
+func (g *Group) step(e core.Event, markAll func() error) (core.Decision, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.stepLocked(e, markAll)
 }
 
-func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, error) {
+func (g *Group) stepLocked(e core.Event, markAll func() error) (core.Decision, error) {
 	if g.failure != nil {
 		return nil, g.failure
 	}
 	before := g.core.Clone()
-	actions, err := g.core.Step(e)
+	decision, effects, err := g.core.Step(e)
 	if err != nil {
 		return nil, err
 	}
-	rest := actions[:0:0]
-	for _, a := range actions {
-		switch a.(type) {
+	for _, effect := range effects {
+		switch effect.(type) {
 		case core.MarkAll:
 			err = markAll()
 		case core.Persist:
 			err = g.saveMeta()
 		case core.RollJournal:
 			err = g.rollJournal()
-		default:
-			rest = append(rest, a)
 		}
 		if err != nil && vfs.NoSpace(err) && g.metaIsStored(&before.Meta) {
 			*g.core = *before // as if nothing had happened: who asked for it asks again
@@ -256,7 +253,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) ([]core.Action, e
 		g.clock.has(g.core.Acked())
 	}
 	g.writable.Store(g.core.Writable())
-	return rest, nil
+	return decision, nil
 }
 
 // metaIsStored reports whether group.json says what m does.

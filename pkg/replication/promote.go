@@ -69,9 +69,9 @@ func (g *Group) checkPlanned() error {
 	defer g.mu.Unlock()
 	trial := core.New(g.core.Meta)
 	if heard := g.core.Heard(); heard != nil {
-		_, _ = trial.Step(*heard)
+		_, _, _ = trial.Step(*heard)
 	}
-	_, err := trial.Step(core.Promote{Durable: g.journal.Durable(), NewTimeline: "trial"})
+	_, _, err := trial.Step(core.Promote{Durable: g.journal.Durable(), NewTimeline: "trial"})
 	return err
 }
 

@@ -139,33 +139,31 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	if len(event.Timelines) == 0 {
 		return false, r.sendRefusal(linkpb.Refusal_REASON_UNSPECIFIED, 0, "Hello without a timeline")
 	}
-	actions, err := g.step(event, nil)
+	decision, err := g.step(event, nil)
 	if err != nil {
 		_ = r.sendRefusal(linkpb.Refusal_REASON_FAILED, 0, err.Error())
 		return false, err
 	}
-	for _, a := range actions {
-		switch a := a.(type) {
-		case core.SendWelcome:
-			tail, err := g.tail(a.Durable)
-			if err != nil {
-				return false, err
-			}
-			g.mu.Lock()
-			session := sessionToWire(g.core.Meta.Session)
-			g.mu.Unlock()
-			return true, r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Welcome{Welcome: &linkpb.Welcome{
-				DurableOrdinal: a.Durable, NeedsSync: a.NeedsSync, Instance: a.Instance,
-				Session: session, Place: placeToWire(g.journal.DurableEnd()), Tail: tailToWire(tail),
-				Horizon: g.checkpoint.horizon.Load(),
-			}}})
-		case core.SendRefusal:
-			if a.Reason == core.RefuseForeign {
-				return false, fmt.Errorf("%w: %s", errForeign, a.Message)
-			}
-			klog.InfoS("Primary refused", "group", g.Name(), "peer", r.stream.Peer(), "reason", a.Reason, "message", a.Message)
-			return false, r.sendRefusal(refusalToWire(a.Reason), a.Fork, a.Message)
+	switch d := decision.(type) {
+	case core.SendWelcome:
+		tail, err := g.tail(d.Durable)
+		if err != nil {
+			return false, err
 		}
+		g.mu.Lock()
+		session := sessionToWire(g.core.Meta.Session)
+		g.mu.Unlock()
+		return true, r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Welcome{Welcome: &linkpb.Welcome{
+			DurableOrdinal: d.Durable, NeedsSync: d.NeedsSync, Instance: d.Instance,
+			Session: session, Place: placeToWire(g.journal.DurableEnd()), Tail: tailToWire(tail),
+			Horizon: g.checkpoint.horizon.Load(),
+		}}})
+	case core.SendRefusal:
+		if d.Reason == core.RefuseForeign {
+			return false, fmt.Errorf("%w: %s", errForeign, d.Message)
+		}
+		klog.InfoS("Primary refused", "group", g.Name(), "peer", r.stream.Peer(), "reason", d.Reason, "message", d.Message)
+		return false, r.sendRefusal(refusalToWire(d.Reason), d.Fork, d.Message)
 	}
 	return false, fmt.Errorf("group %s: no answer to Hello", g.Name())
 }
@@ -183,12 +181,12 @@ func (r *receiver) begin(b *linkpb.BeginSession) error {
 		Session: core.Session{Number: b.Number, ID: b.Id, Primary: r.stream.Peer()},
 		Sync:    b.Sync,
 	}
-	actions, err := g.step(event, nil)
+	decision, err := g.step(event, nil)
 	if err != nil {
 		return err
 	}
-	if len(actions) > 0 { // CloseStream
-		return errReplaced
+	if _, ok := decision.(core.Follow); !ok {
+		return errReplaced // the role or the settings changed since the Hello
 	}
 	r.begun = true
 	if err := g.alignPool(); err != nil { // a demoted primary may have become a secondary

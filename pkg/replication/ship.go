@@ -100,12 +100,12 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	stopClose := context.AfterFunc(ctx, func() { stream.Close() })
 	defer stopClose()
 
-	actions, err := g.step(core.Connected{Durable: g.journal.Durable()}, nil)
+	decision, err := g.step(core.Connected{Durable: g.journal.Durable()}, nil)
 	if err != nil {
 		return false, err
 	}
 	defer g.streamEnded()
-	hello, ok := actions[0].(core.SendHello)
+	hello, ok := decision.(core.SendHello)
 	if !ok {
 		return false, nil // not primary any more
 	}
@@ -182,12 +182,12 @@ func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 		Relied:     g.changes.reliedOn(),
 		NewSession: uuid.NewString(), NewTimeline: uuid.NewString(), Now: g.cfg.Clock().WallNanos,
 	}
-	actions, err := g.step(event, g.markAll)
+	decision, err := g.step(event, g.markAll)
 	if err != nil {
 		return core.Ship{}, err
 	}
 	g.trimWork.send()
-	return shipAction(actions)
+	return startOf(decision)
 }
 
 // beginSession agrees to the peer's Welcome.
@@ -201,13 +201,15 @@ func (s *sender) beginSession(sync bool) error {
 	}}})
 }
 
-func shipAction(actions []core.Action) (core.Ship, error) {
-	for _, a := range actions {
-		if ship, ok := a.(core.Ship); ok {
-			return ship, nil
-		}
+// startOf is where a stream starts to ship, or why it ends.
+func startOf(decision core.Decision) (core.Ship, error) {
+	switch d := decision.(type) {
+	case core.Ship:
+		return d, nil
+	case core.Diverge:
+		return core.Ship{}, errors.New("the histories of the two sites disagree; see the status of the group")
 	}
-	return core.Ship{}, errors.New("the group's histories disagree; see its status")
+	return core.Ship{}, errors.New("the group is not primary here any more")
 }
 
 // retained is the first ordinal that the journal still holds.
@@ -371,11 +373,11 @@ func (s *sender) skipFolded(folded uint64) error {
 }
 
 func (s *sender) restart(e core.Event) error {
-	actions, err := s.g.step(e, nil)
+	decision, err := s.g.step(e, nil)
 	if err != nil {
 		return err
 	}
-	start, err := shipAction(actions)
+	start, err := startOf(decision)
 	if err != nil {
 		return err
 	}
@@ -510,15 +512,11 @@ func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Ref
 	}
 	refused.Durable = g.journal.Durable()
 	refused.NewTimeline, refused.Now = uuid.NewString(), g.cfg.Clock().WallNanos
-	actions, err := g.step(refused, nil)
+	decision, err := g.step(refused, nil)
 	if err != nil {
 		return err
 	}
-	for _, a := range actions {
-		count, ok := a.(core.CountTail)
-		if !ok {
-			continue
-		}
+	if count, ok := decision.(core.CountTail); ok {
 		tail, err := g.countTail(ctx, count.Fork)
 		if err != nil {
 			return err

@@ -46,6 +46,9 @@ type Group struct {
 	// Meta is the durable part. The caller reads it, Step alone changes it.
 	Meta Meta
 
+	// effects are those of the running Step; nil outside of it.
+	effects []Effect
+
 	link  Link
 	acked uint64
 	// answered: the peer has said so since this process started, or since the role began.
@@ -108,21 +111,51 @@ func (g *Group) State() (state State, reason string) {
 	}
 }
 
-// Step takes an event and returns what to do, in order. An error (always an ErrPrecondition) means that a request was
-// refused and nothing changed.
-func (g *Group) Step(e Event) ([]Action, error) {
+// Step takes an event and returns the effects to carry out, in order, and after them the decision about the stream. An error
+// (always an ErrPrecondition) means that a request was refused and nothing changed.
+func (g *Group) Step(e Event) (Decision, []Effect, error) {
+	g.effects = nil
+	decision, err := g.decide(e)
+	effects := g.effects
+	g.effects = nil
+	if err != nil {
+		return nil, nil, err
+	}
+	return decision, effects, nil
+}
+
+func (g *Group) persist() { g.effects = append(g.effects, Persist{}) }
+
+func (g *Group) rollJournal() { g.effects = append(g.effects, RollJournal{}) }
+
+func (g *Group) decide(e Event) (Decision, error) {
 	if calls(e) && g.Meta.Role != RolePrimary {
 		// This side stopped being primary while its stream was open: what it says is about a role that is gone.
-		return []Action{CloseStream{}}, nil
+		return Close{}, nil
 	}
 	switch e := e.(type) {
 	case Connected:
 		g.link = LinkGreeting
-		return []Action{SendHello(e)}, nil
+		return SendHello(e), nil
 	case Welcomed:
 		return g.welcomed(e), nil
 	case Refused:
 		return g.refused(e), nil
+	case CursorLost:
+		return g.beginSync(e.Retained - 1), nil
+	case MapDirty:
+		return g.beginSync(e.At), nil
+	case HelloReceived:
+		return g.hello(e), nil
+	case SessionReceived:
+		return g.sessionReceived(e), nil
+	}
+	return nil, g.note(e)
+}
+
+// note is decide for the events that have no decision.
+func (g *Group) note(e Event) error {
+	switch e := e.(type) {
 	case Acked:
 		g.acked = max(g.acked, e.Ordinal)
 		g.hear(g.acked)
@@ -133,43 +166,30 @@ func (g *Group) Step(e Event) ([]Action, error) {
 		if e.Caller == (g.Meta.Role == RolePrimary) { // the other stream is not the one that link speaks of
 			g.link = LinkDown
 		}
-	case CursorLost:
-		return g.beginSync(e.Retained - 1), nil
 	case Folded:
-		return g.folded(), nil
-	case MapDirty:
-		return g.beginSync(e.At), nil
+		g.folded()
 	case SyncAcked:
-		return g.syncAcked(), nil
-	case HelloReceived:
-		return g.hello(e), nil
-	case SessionReceived:
-		return g.sessionReceived(e), nil
+		g.syncAcked()
 	case Relied:
-		return g.relied(e), nil
+		g.relied(e)
 	case Opened:
-		return g.opened(e), nil
+		g.opened(e)
 	case SyncBeginReceived:
-		return g.setConsistent(false, true), nil
+		g.setConsistent(false, true)
 	case SyncBeginDurable:
-		return g.setConsistent(g.Meta.Consistent, false), nil
+		g.setConsistent(g.Meta.Consistent, false)
 	case SyncEndDurable:
-		return g.setConsistent(true, false), nil
+		g.setConsistent(true, false)
 	case HeartbeatReceived:
-		if g.Meta.Role == RoleSecondary {
-			g.heard = &e
-			g.hear(e.Durable)
-			g.current.mark(e.Head, e.NotBefore)
-			g.CaughtUp(e.Local)
-		}
+		g.heartbeat(e)
 	case Promote:
 		return g.promote(e)
 	case Demote:
 		return g.demote(e)
 	case TailReceived:
-		return g.tailReceived(e), nil
+		g.tailReceived(e)
 	case TailCounted:
-		return g.tailCounted(e), nil
+		g.tailCounted(e)
 	case MemberChanged:
 		next := Meta{Members: slices.Clone(g.Meta.Members)}
 		next.Upsert(e.Member)
@@ -181,7 +201,17 @@ func (g *Group) Step(e Event) ([]Action, error) {
 	default:
 		panic(fmt.Sprintf("core: unknown event %T", e)) // a programming error: the set of events is closed
 	}
-	return nil, nil
+	return nil
+}
+
+func (g *Group) heartbeat(e HeartbeatReceived) {
+	if g.Meta.Role != RoleSecondary {
+		return
+	}
+	g.heard = &e
+	g.hear(e.Durable)
+	g.current.mark(e.Head, e.NotBefore)
+	g.CaughtUp(e.Local)
 }
 
 // calls reports whether an event belongs to the stream that a primary opens.
@@ -193,10 +223,11 @@ func calls(e Event) bool {
 	return false
 }
 
-func (g *Group) setMembers(members []Member) ([]Action, error) {
+func (g *Group) setMembers(members []Member) error {
 	if err := CheckMembers(g.Meta.Members, members); err != nil {
-		return nil, fmt.Errorf("%w: group %s: %w", ErrPrecondition, g.Meta.Name, err)
+		return fmt.Errorf("%w: group %s: %w", ErrPrecondition, g.Meta.Name, err)
 	}
 	g.Meta.Members = members
-	return []Action{Persist{}}, nil
+	g.persist()
+	return nil
 }

@@ -5,10 +5,10 @@ import "github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 // Event is something that happened. See [Group.Step].
 type Event interface{ event() }
 
-// Connected: the link to the peer is open; this side is the caller.
+// Connected: the link to the peer is open; this side is the caller. Decisions: SendHello, Close.
 type Connected struct{ Durable uint64 }
 
-// Welcomed: the secondary answered Hello with Welcome.
+// Welcomed: the secondary answered Hello with Welcome. Decisions: Ship, Diverge, Close.
 type Welcomed struct {
 	// PeerDurable, NeedsSync and Instance are the answer's.
 	PeerDurable uint64
@@ -34,7 +34,7 @@ type Welcomed struct {
 	ReleasedAcked uint64
 }
 
-// Refused: the secondary answered Hello with Refusal.
+// Refused: the secondary answered Hello with Refusal. Decisions: CountTail, Diverge, Close.
 type Refused struct {
 	Reason  RefusalReason
 	Message string
@@ -56,19 +56,20 @@ type Disconnected struct {
 	Caller bool
 }
 
-// CursorLost: the journal no longer holds what the stream would ship next; it was folded into the change map.
+// CursorLost: the journal no longer holds what the stream would ship next; it was folded into the change map. Decisions:
+// Ship, Close.
 type CursorLost struct{ Retained uint64 }
 
 // Folded: records were marked in the change map, which is durable, and are about to leave the journal.
 type Folded struct{}
 
-// MapDirty: the change map is not empty although no sync runs; At is the last shipped ordinal.
+// MapDirty: the change map is not empty although no sync runs; At is the last shipped ordinal. Decisions: Ship, Close.
 type MapDirty struct{ At uint64 }
 
 // SyncAcked: the secondary acknowledged sync-end and everything before it.
 type SyncAcked struct{}
 
-// HelloReceived: a primary calls. Peer is the name in its certificate.
+// HelloReceived: a primary calls. Peer is the name in its certificate. Decisions: SendWelcome, SendRefusal.
 type HelloReceived struct {
 	Peer        string
 	GroupID     string
@@ -81,7 +82,7 @@ type HelloReceived struct {
 }
 
 // SessionReceived: the primary agreed to the answer to its Hello and named the stream's session, before anything else. Sync
-// tells that it begins a sync, because what is here is not all that it needs to be.
+// tells that it begins a sync, because what is here is not all that it needs to be. Decisions: Follow, Close.
 type SessionReceived struct {
 	Session Session
 	Sync    bool
@@ -194,55 +195,3 @@ const (
 	RefuseNotSecondary RefusalReason = "not-secondary"
 	RefuseOther        RefusalReason = "other"
 )
-
-// Action is something to do. See [Group.Step].
-type Action interface{ action() }
-
-// Persist: make Group.Meta durable before the next action.
-type Persist struct{}
-
-// SendHello: introduce the group to the secondary.
-type SendHello struct{ Durable uint64 }
-
-// MarkAll: mark every byte of every member in the change map, durably.
-type MarkAll struct{}
-
-// Ship: send records with ordinals past After; first a sync-begin at After if Begin. A stream's first Ship comes with
-// Meta.Session drawn and durable; the peer is told of it, and of Begin, before anything else.
-type Ship struct {
-	After uint64
-	Begin bool
-}
-
-// SendWelcome: accept the primary, if it agrees: see SessionReceived.
-type SendWelcome struct {
-	Durable   uint64
-	NeedsSync bool
-	Instance  string
-}
-
-// SendRefusal: turn the primary away and close the stream.
-type SendRefusal struct {
-	Reason  RefusalReason
-	Message string
-	Fork    uint64
-}
-
-// CloseStream: end the stream; Retry says whether connecting again can help without a person.
-type CloseStream struct{ Retry bool }
-
-// CountTail: count what this side journaled past Fork, report TailCounted, and tell the peer.
-type CountTail struct{ Fork uint64 }
-
-// RollJournal: the next record starts a segment on the current timeline.
-type RollJournal struct{}
-
-func (Persist) action()     {}
-func (SendHello) action()   {}
-func (MarkAll) action()     {}
-func (Ship) action()        {}
-func (SendWelcome) action() {}
-func (SendRefusal) action() {}
-func (CloseStream) action() {}
-func (CountTail) action()   {}
-func (RollJournal) action() {}

@@ -48,7 +48,7 @@ func TestValidate(t *testing.T) {
 // A volume that was removed may come back, under another index; an index keeps its volume for good.
 func TestMembers(t *testing.T) {
 	g := New(freshMeta("a"))
-	add := func(m Member) error { _, err := g.Step(MemberChanged{Member: m}); return err }
+	add := func(m Member) error { _, _, err := g.Step(MemberChanged{Member: m}); return err }
 	for _, m := range []Member{
 		{Index: 0, VolumeID: "v", SizeBytes: 1}, {Index: 1, VolumeID: "w"}, {Index: 0, VolumeID: "v", SizeBytes: 2},
 		{Index: 0, VolumeID: "v", State: MemberRemoved}, {Index: g.Meta.NextIndex() + 2, VolumeID: "v"},
@@ -66,10 +66,10 @@ func TestMembers(t *testing.T) {
 			t.Fatalf("%+v: %v; members %+v", m, err, g.Meta.Members)
 		}
 	}
-	if _, err := g.Step(MembersReplaced{Members: []Member{{Index: 1, VolumeID: "other"}}}); !errors.Is(err, ErrPrecondition) {
+	if _, _, err := g.Step(MembersReplaced{Members: []Member{{Index: 1, VolumeID: "other"}}}); !errors.Is(err, ErrPrecondition) {
 		t.Fatal(err)
 	}
-	if _, err := g.Step(MembersReplaced{Members: []Member{{Index: 1, VolumeID: "w", SizeBytes: 5}}}); err != nil || len(g.Meta.Members) != 1 {
+	if _, _, err := g.Step(MembersReplaced{Members: []Member{{Index: 1, VolumeID: "w", SizeBytes: 5}}}); err != nil || len(g.Meta.Members) != 1 {
 		t.Fatal(err)
 	}
 }

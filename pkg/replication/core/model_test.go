@@ -144,15 +144,15 @@ func (w *world) ship(d *copyOf, a Ship, everything bool) {
 	w.caller, w.at, w.syncing = d, a.After, a.Begin
 }
 
-func (w *world) obey(d *copyOf, actions []Action) {
-	_, everything := find[MarkAll](actions)
+func (w *world) obey(d *copyOf, decision Decision) {
+	everything := d.markedAll
 	if everything {
 		d.unshipped = map[uint64]bool{}
 		for o := uint64(1); o <= d.durable; o++ {
 			d.unshipped[o] = true
 		}
 	}
-	if ship, ok := find[Ship](actions); ok {
+	if ship, ok := decision.(Ship); ok {
 		w.ship(d, ship, everything)
 	}
 }
@@ -177,7 +177,7 @@ func (w *world) connect() {
 	}
 	p := w.peerOf(d)
 	w.c.call(d.side, func(e *HelloReceived) { w.hellos = append(w.hellos, *e) })
-	welcome, ok := find[SendWelcome](w.c.answers[d.name])
+	welcome, ok := w.c.answers[d.name].(SendWelcome)
 	if ok && !w.rolledBack {
 		// G6: what the called side holds and keeps is the caller's.
 		if len(p.writes) > len(d.writes) {
@@ -245,12 +245,13 @@ func (w *world) carry() {
 		w.t.Skip()
 	}
 	p := w.peerOf(d)
-	var actions []Action
+	var decision Decision
+	d.markedAll = false
 	switch {
 	case !w.syncing && len(d.unshipped) > 0:
-		actions, _ = w.c.step(d.side, MapDirty{At: w.at})
+		decision, _ = w.c.step(d.side, MapDirty{At: w.at})
 	case w.at+1 < d.retained:
-		actions, _ = w.c.step(d.side, CursorLost{Retained: d.retained})
+		decision, _ = w.c.step(d.side, CursorLost{Retained: d.retained})
 	case w.syncing && len(d.unshipped) > 0 && rapid.Bool().Draw(w.t, "extent"):
 		for o := range d.unshipped {
 			delete(d.unshipped, o)
@@ -274,7 +275,7 @@ func (w *world) carry() {
 		w.ack()
 		w.c.step(d.side, SyncAcked{})
 	}
-	w.obey(d, actions)
+	w.obey(d, decision)
 }
 
 func (w *world) ack() {

@@ -3,70 +3,39 @@ package core
 import "fmt"
 
 // welcomed decides what to ship from where.
-//
-// What the peer lacks is in three places: the journal (from Retained on), the change map (what was folded), and nowhere:
-// records that were released because it had acknowledged them, and extents that were forgotten for the same reason. The
-// last may only be missing at a peer that lost what it had; that peer, like a new one, gets everything.
-func (g *Group) welcomed(e Welcomed) []Action {
+func (g *Group) welcomed(e Welcomed) Decision {
 	m := &g.Meta
-	// other: not the copy that this site has shipped to. After a promotion the peer's instance is not known yet; a peer
-	// that has a whole copy is the old primary.
-	other := m.PeerInstance != e.Instance && (m.PeerInstance != "" || e.NeedsSync)
-	if !other {
-		reason, common := g.rolledBack(e)
-		if reason == "" && m.Divergence != nil && m.Divergence.Relation == relationPeerAhead && !e.NeedsSync {
-			// Found out before, by a release that did not fork the timeline.
-			reason, common = fmt.Sprintf("%s was ahead of this site", m.Peer), min(m.Divergence.CommonOrdinal, e.Durable)
-		}
-		if reason != "" {
-			return g.lostWrites(reason+": a disk lost durable writes or was put back to an earlier state", common, e.NewTimeline, e.Now)
-		}
+	judged := g.judge(e)
+	if judged.verdict == writesLost {
+		reason := judged.reason + ": a disk lost durable writes or was put back to an earlier state"
+		return g.lostWrites(reason, judged.common, e.NewTimeline, e.Now)
 	}
 	g.refusal = ""
 	g.acked, g.answered = e.PeerDurable, true
 	g.hear(g.acked)
-	// A peer that has not followed this site yet may have written itself: it was the primary. Its ordinals are this site's if
-	// its last record is; nothing else tells that its disk was not put back and written to again.
-	doubtful := e.PeerSession.Primary != m.Site && e.PeerTail != MatchSame && e.PeerDurable > 0
 	m.Divergence, m.PeerInstance = nil, e.Instance
-	everything := m.Sync == SyncNever || other || doubtful || e.PeerDurable < e.ReleasedAcked || g.forgot(e) || g.showsLost(e)
 	g.beginSession(e.PeerSession, e.NewSession)
-	if everything {
+	if judged.verdict == copyAnew {
 		m.Sync = SyncRunning
 		g.link = LinkSyncing
-		// MarkAll before the only Persist: a crash between them marks everything again.
-		return []Action{MarkAll{}, Persist{}, Ship{After: e.Durable, Begin: true}}
+		// MarkAll before the only Persist: after a crash between them everything is marked again.
+		g.effects = append(g.effects, MarkAll{}, Persist{})
+		return Ship{After: e.Durable, Begin: true}
 	}
-	actions := []Action{Persist{}} // the session, at least
-	if e.PeerDurable+1 < e.Retained {
-		return append(actions, g.beginSync(e.Retained-1)...)
-	}
-	if m.Sync == SyncRunning || e.NeedsSync {
-		return append(actions, g.beginSync(e.PeerDurable)...)
+	g.persist() // the session, at least
+	switch {
+	case e.PeerDurable+1 < e.Retained:
+		return g.beginSync(e.Retained - 1)
+	case m.Sync == SyncRunning || e.NeedsSync:
+		return g.beginSync(e.PeerDurable)
 	}
 	g.link = LinkStreaming
-	return append(actions, Ship{After: e.PeerDurable})
-}
-
-// forgot reports whether the peer lacks something that only the change map said and that was taken off it when the peer
-// had it: the peer's disk was put back to an earlier state.
-func (g *Group) forgot(e Welcomed) bool {
-	relied := g.Meta.Relied
-	if relied.Before(e.Relied) {
-		relied = e.Relied
-	}
-	at := e.PeerPlace
-	at.Session = e.PeerSession.Number
-	if e.PeerSession.Primary == g.Meta.Site && at.Session < g.Meta.PeerSession.Number {
-		return true
-	}
-	// A whole sync that the peer does not know the end of is the same, for a peer from before there were sessions.
-	return at.Before(relied) || e.NeedsSync && g.Meta.Sync == SyncDone
+	return Ship{After: e.PeerDurable}
 }
 
 // lostWrites remembers that this primary's disk was put back, and forks its timeline: what it writes from now on takes
 // ordinals that the peer has with other content, and must never look like a continuation of them.
-func (g *Group) lostWrites(reason string, common uint64, timeline string, now int64) []Action {
+func (g *Group) lostWrites(reason string, common uint64, timeline string, now int64) Decision {
 	m := &g.Meta
 	g.link = LinkDown
 	common = max(common, m.Timelines[len(m.Timelines)-1].ForkOrdinal)
@@ -75,39 +44,40 @@ func (g *Group) lostWrites(reason string, common uint64, timeline string, now in
 		Text: reason + "; delete the group at the site whose copy is to be given up",
 	}
 	m.Divergence = &d
-	if m.Demoted {
-		return []Action{Persist{}, CloseStream{}}
+	if m.Demoted { // nothing is written here
+		g.persist()
+		return Diverge{}
 	}
 	g.fork(common, timeline, now)
-	return []Action{Persist{}, RollJournal{}, CloseStream{}}
+	g.persist()
+	g.rollJournal()
+	return Diverge{}
 }
 
 // beginSync starts a sync from the change map with the stream at ordinal at.
-func (g *Group) beginSync(at uint64) []Action {
+func (g *Group) beginSync(at uint64) Decision {
 	g.link = LinkSyncing
-	var actions []Action
 	if g.Meta.Sync != SyncRunning {
 		g.Meta.Sync = SyncRunning
-		actions = append(actions, Persist{})
+		g.persist()
 	}
-	return append(actions, Ship{After: at, Begin: true})
+	return Ship{After: at, Begin: true}
 }
 
-func (g *Group) syncAcked() []Action {
+func (g *Group) syncAcked() {
 	g.link = LinkStreaming
-	if g.Meta.Sync == SyncDone {
-		return nil
+	if g.Meta.Sync != SyncDone {
+		g.Meta.Sync = SyncDone
+		g.persist()
 	}
-	g.Meta.Sync = SyncDone
-	return []Action{Persist{}}
 }
 
 // refused remembers why, and where histories disagree, for good.
-func (g *Group) refused(e Refused) []Action {
+func (g *Group) refused(e Refused) Decision {
 	g.link = LinkDown
 	g.refusal = fmt.Sprintf("%s refused: %s", g.Meta.Peer, e.Message)
 	if e.Reason != RefuseStale && e.Reason != RefuseDiverged {
-		return []Action{CloseStream{Retry: true}}
+		return Close{}
 	}
 	rel, common := Relate(g.Meta.Timelines, e.Durable, e.PeerTimelines, e.Fork)
 	if len(e.PeerTimelines) == 0 {
@@ -120,44 +90,44 @@ func (g *Group) refused(e Refused) []Action {
 	if n := len(e.PeerTimelines); n > 0 {
 		d.PeerTimeline = e.PeerTimelines[n-1].ID
 	}
-	actions := g.setDivergence(d)
-	if e.Reason == RefuseStale {
-		// The stream is still open for one DivergentTail.
-		fork := common
-		if rel == RelationTheyContinue { // past what is here
-			fork = e.PeerTimelines[len(g.Meta.Timelines)].ForkOrdinal
-		}
-		actions = append(actions, CountTail{Fork: fork})
+	g.setDivergence(d)
+	if e.Reason != RefuseStale {
+		return Diverge{}
 	}
-	return append(actions, CloseStream{})
+	// The stream is still open for one DivergentTail.
+	fork := common
+	if rel == RelationTheyContinue { // past what is here
+		fork = e.PeerTimelines[len(g.Meta.Timelines)].ForkOrdinal
+	}
+	return CountTail{Fork: fork}
 }
 
 // setDivergence remembers a divergence unless it is known already, possibly in better words: both sides call each
 // other again and again, and each finds it out in its own way.
-func (g *Group) setDivergence(d Divergence) []Action {
+func (g *Group) setDivergence(d Divergence) {
 	old := g.Meta.Divergence
 	if old != nil && old.PeerTimeline == d.PeerTimeline && old.CommonOrdinal == d.CommonOrdinal {
-		return nil
+		return
 	}
 	g.Meta.Divergence = &d
-	return []Action{Persist{}}
+	g.persist()
 }
 
-func (g *Group) tailCounted(e TailCounted) []Action {
-	if g.Meta.Divergence == nil {
-		return nil
+func (g *Group) tailCounted(e TailCounted) {
+	m := &g.Meta
+	if m.Divergence == nil {
+		return
 	}
 	text := fmt.Sprintf("%s was promoted at ordinal %d; this site wrote %d ordinals (%d writes, %d bytes) after it, which %s does not have",
-		g.Meta.Peer, e.Fork, e.Last-e.Fork, e.Writes, e.Bytes, g.Meta.Peer)
+		m.Peer, e.Fork, e.Last-e.Fork, e.Writes, e.Bytes, m.Peer)
 	if e.Last <= e.Fork {
 		text = fmt.Sprintf("%s was promoted at ordinal %d; this site wrote nothing after it: demote the group here to follow %s",
-			g.Meta.Peer, e.Fork, g.Meta.Peer)
+			m.Peer, e.Fork, m.Peer)
 	}
-	if g.Meta.Divergence.Text == text {
-		return nil
+	if m.Divergence.Text != text {
+		m.Divergence.Text = text
+		g.persist()
 	}
-	g.Meta.Divergence.Text = text
-	return []Action{Persist{}}
 }
 
 // TrimInput is what a trim decision is made from.
@@ -175,12 +145,11 @@ type TrimInput struct {
 type TrimPlan struct{ Release, Fold int }
 
 // folded remembers that the peer needs what the change map says.
-func (g *Group) folded() []Action {
-	if g.Meta.Sync != SyncDone {
-		return nil
+func (g *Group) folded() {
+	if g.Meta.Sync == SyncDone {
+		g.Meta.Sync = SyncRunning
+		g.persist()
 	}
-	g.Meta.Sync = SyncRunning
-	return []Action{Persist{}}
 }
 
 // PlanTrim decides what leaves the journal. A segment goes when it is applied here and acknowledged there. Under

@@ -11,16 +11,16 @@ import (
 // Planned: the old primary has demoted itself and its last ordinal is here, so the timeline goes on and nothing is
 // lost. Forced: a new timeline forks at the last ordinal here; its list entry is what lets every later contact see
 // that the old primary's further ordinals are not ours.
-func (g *Group) promote(e Promote) ([]Action, error) {
+func (g *Group) promote(e Promote) error {
 	m := &g.Meta
 	if m.Role == RolePrimary && !m.Demoted {
-		return nil, nil // repeated: already done
+		return nil // repeated: already done
 	}
 	g.following = nil
 	if m.Role == RolePrimary {
 		// Demoted here: undone without force only while the peer cannot have been promoted, which nobody can know.
 		if !e.Force {
-			return nil, fmt.Errorf("%w: group %s was demoted here at ordinal %d; promote it at %s, or force it here if it was not promoted there",
+			return fmt.Errorf("%w: group %s was demoted here at ordinal %d; promote it at %s, or force it here if it was not promoted there",
 				ErrPrecondition, m.Name, m.FinalOrdinal, m.Peer)
 		}
 		m.Loss = &Loss{
@@ -30,29 +30,34 @@ func (g *Group) promote(e Promote) ([]Action, error) {
 		g.fork(e.Durable, e.NewTimeline, e.Now.WallNanos)
 		m.Term++
 		m.Demoted, m.FinalOrdinal = false, 0
-		return []Action{Persist{}, RollJournal{}, CloseStream{}}, nil
+		g.persist()
+		g.rollJournal()
+		return nil
 	}
 	if !m.Consistent {
-		return nil, fmt.Errorf("%w: group %s is in the middle of a sync, its copy is not one instant; wait until it ends, or let %s come back",
+		return fmt.Errorf("%w: group %s is in the middle of a sync, its copy is not one instant; wait until it ends, or let %s come back",
 			ErrPrecondition, m.Name, m.Peer)
 	}
 	if !e.Force {
 		if g.heard == nil || !g.heard.Demoted {
-			return nil, fmt.Errorf("%w: %s has not demoted group %s; demote it there first, or force the promotion and lose what has not arrived",
+			return fmt.Errorf("%w: %s has not demoted group %s; demote it there first, or force the promotion and lose what has not arrived",
 				ErrPrecondition, m.Peer, m.Name)
 		}
 		if e.Durable < g.heard.FinalOrdinal {
-			return nil, fmt.Errorf("%w: group %s has ordinals up to %d of %s's %d; wait for the rest, or force the promotion and lose it",
+			return fmt.Errorf("%w: group %s has ordinals up to %d of %s's %d; wait for the rest, or force the promotion and lose it",
 				ErrPrecondition, m.Name, e.Durable, m.Peer, g.heard.FinalOrdinal)
 		}
 		m.Loss = noLoss(e.Durable, "planned: nothing was lost")
 		g.becomePrimary(e)
-		return []Action{Persist{}, CloseStream{}}, nil
+		g.persist()
+		return nil
 	}
 	m.Loss = g.boundLoss(e)
 	g.fork(e.Durable, e.NewTimeline, e.Now.WallNanos)
 	g.becomePrimary(e)
-	return []Action{Persist{}, RollJournal{}, CloseStream{}}, nil
+	g.persist()
+	g.rollJournal()
+	return nil
 }
 
 // fork begins a timeline at an ordinal, the last one here at a promotion. Timelines that the peer forked later than that are not part of this
@@ -90,32 +95,33 @@ func noLoss(recovered uint64, text string) *Loss {
 }
 
 // demote gives the primary role up, losslessly: what is durable here is final, and goes on being shipped.
-func (g *Group) demote(e Demote) ([]Action, error) {
+func (g *Group) demote(e Demote) error {
 	m := &g.Meta
 	if m.Role == RoleSecondary || m.Demoted {
-		return nil, nil // repeated: already done
+		return nil // repeated: already done
 	}
 	if e.Attached > 0 {
-		return nil, fmt.Errorf("%w: group %s has %d attached volumes; stop the application and unstage them first", ErrPrecondition, m.Name, e.Attached)
+		return fmt.Errorf("%w: group %s has %d attached volumes; stop the application and unstage them first", ErrPrecondition, m.Name, e.Attached)
 	}
 	if m.Peer == "" {
-		return nil, fmt.Errorf("%w: group %s has no peer that could be promoted in its place", ErrPrecondition, m.Name)
+		return fmt.Errorf("%w: group %s has no peer that could be promoted in its place", ErrPrecondition, m.Name)
 	}
 	m.Demoted, m.FinalOrdinal, m.Tail = true, e.Durable, e.Tail
-	return []Action{Persist{}}, nil
+	g.persist()
+	return nil
 }
 
 // tailReceived turns the bound into the exact loss (guarantee G7).
-func (g *Group) tailReceived(e TailReceived) []Action {
+func (g *Group) tailReceived(e TailReceived) {
 	m := &g.Meta
 	if m.Role != RolePrimary || e.Peer != m.Peer || m.Loss == nil || e.Fork != m.Loss.RecoveredOrdinal {
-		return nil
+		return
 	}
 	if lost := e.Last - min(e.Fork, e.Last); m.Loss.Exact && m.Loss.LostOrdinals != nil && *m.Loss.LostOrdinals >= lost {
-		return nil // counted before; it only grows, while the old primary is written to
+		return // counted before; it only grows, while the old primary is written to
 	}
 	m.Loss = countedLoss(m.Peer, e)
-	return []Action{Persist{}}
+	g.persist()
 }
 
 // countedLoss is the exact report. The times between which the old primary wrote are its own clock's, and unknown where

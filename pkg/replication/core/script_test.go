@@ -214,7 +214,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "restart":
 		remembered := s.core.Remember(s.durable)
 		s.core = New(s.core.Meta)
-		_, _ = s.core.Step(Opened{Durable: s.durable})
+		_, _, _ = s.core.Step(Opened{Durable: s.durable})
 		if d.HasArg("remembers") {
 			c.printf("%s: recalled %v\n", s.name, s.core.Recall(remembered))
 		}

@@ -7,7 +7,7 @@ import (
 
 // hello decides whether to follow the caller. Everything that would let two histories mix is refused here, before a
 // byte is shipped (guarantee G6).
-func (g *Group) hello(e HelloReceived) []Action {
+func (g *Group) hello(e HelloReceived) Decision {
 	m := &g.Meta
 	if e.Peer != m.Peer || e.GroupID != m.GroupID {
 		return g.refuse(RefuseForeign, 0, "group %s (%s) at %s replicates with %q; %q has no part in it with its group %s",
@@ -55,7 +55,7 @@ func (g *Group) hello(e HelloReceived) []Action {
 	}
 	g.following = f
 	g.link = LinkGreeting
-	return []Action{SendWelcome{Durable: e.Durable, NeedsSync: !f.consistent, Instance: m.Instance}}
+	return SendWelcome{Durable: e.Durable, NeedsSync: !f.consistent, Instance: m.Instance}
 }
 
 // following is what a secondary takes over from the caller that it has welcomed, once the caller has agreed: only the
@@ -69,11 +69,11 @@ type following struct {
 
 // sessionReceived makes this site the secondary of the caller that it has welcomed. With Sync, a sync begins and what is
 // here counts no more as a copy.
-func (g *Group) sessionReceived(e SessionReceived) []Action {
+func (g *Group) sessionReceived(e SessionReceived) Decision {
 	m, f := &g.Meta, g.following
 	if f == nil {
 		// The role or the settings changed since the Hello.
-		return []Action{CloseStream{Retry: true}}
+		return Close{}
 	}
 	g.following = nil
 	if m.Role == RolePrimary {
@@ -93,19 +93,22 @@ func (g *Group) sessionReceived(e SessionReceived) []Action {
 		g.heard = &heard
 	}
 	if f.timelines == nil {
-		return []Action{Persist{}}
+		g.persist()
+		return Follow{}
 	}
 	m.Timelines = f.timelines
 	g.told, g.current.marks = nil, nil // ordinals of the timeline before
-	return []Action{Persist{}, RollJournal{}}
+	g.persist()
+	g.rollJournal()
+	return Follow{}
 }
 
-func (g *Group) refuse(reason RefusalReason, fork uint64, format string, args ...any) []Action {
-	return []Action{SendRefusal{Reason: reason, Fork: fork, Message: fmt.Sprintf(format, args...)}, CloseStream{Retry: true}}
+func (g *Group) refuse(reason RefusalReason, fork uint64, format string, args ...any) Decision {
+	return SendRefusal{Reason: reason, Fork: fork, Message: fmt.Sprintf(format, args...)}
 }
 
 // diverged remembers the disagreement on this side too, so that status shows it wherever one looks.
-func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) []Action {
+func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) Decision {
 	m := &g.Meta
 	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other until one is told to yield",
 		m.Name, m.Site, m.Peer, common, rel)
@@ -126,13 +129,14 @@ func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) []Action 
 	if n := len(e.Timelines); n > 0 {
 		d.PeerTimeline = e.Timelines[n-1].ID
 	}
-	return append(g.setDivergence(d), g.refuse(RefuseDiverged, common, "%s", text)...)
+	g.setDivergence(d)
+	return g.refuse(RefuseDiverged, common, "%s", text)
 }
 
-func (g *Group) setConsistent(consistent, awaitsSync bool) []Action {
-	if g.Meta.Consistent == consistent && g.Meta.AwaitsSync == awaitsSync {
-		return nil
+func (g *Group) setConsistent(consistent, awaitsSync bool) {
+	m := &g.Meta
+	if m.Consistent != consistent || m.AwaitsSync != awaitsSync {
+		m.Consistent, m.AwaitsSync = consistent, awaitsSync
+		g.persist()
 	}
-	g.Meta.Consistent, g.Meta.AwaitsSync = consistent, awaitsSync
-	return []Action{Persist{}}
 }

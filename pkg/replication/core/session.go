@@ -88,13 +88,13 @@ type Opening struct {
 const maxOpenings = 16
 
 // opened adds an opening, unless the last one says as much already.
-func (g *Group) opened(e Opened) []Action {
+func (g *Group) opened(e Opened) {
 	m := &g.Meta
 	if m.Role != RolePrimary {
-		return nil
+		return
 	}
 	if n := len(m.Openings); n > 0 && m.Openings[n-1].Session == m.Session.Number && m.Openings[n-1].Ordinal <= e.Durable {
-		return nil
+		return
 	}
 	// An earlier opening with a higher ordinal says less than this one.
 	list := slices.DeleteFunc(slices.Clone(m.Openings), func(o Opening) bool { return o.Ordinal >= e.Durable })
@@ -102,7 +102,7 @@ func (g *Group) opened(e Opened) []Action {
 		list = list[1:]
 	}
 	m.Openings = append(list, Opening{Session: m.Session.Number, Ordinal: e.Durable})
-	return []Action{Persist{}}
+	g.persist()
 }
 
 // mostHeld is the highest ordinal that a peer with this last session can hold; MaxUint64 if nothing bounds it.
@@ -116,41 +116,9 @@ func (m *Meta) mostHeld(s Session) uint64 {
 	return most
 }
 
-// rolledBack says how an answer to Hello shows that this primary's disk was put back to an earlier state; "" if it does
-// not. common is then the last ordinal that both sites certainly share.
-//
-// Ordinals that the peer has and this site does not would be used again for other writes. After that they look like a
-// continuation, so the number of ordinals is not enough: the peer can not hold more than the openings say, sessions must
-// be known, and the records must be the same.
-func (g *Group) rolledBack(e Welcomed) (reason string, common uint64) {
-	m := &g.Meta
-	floor := max(m.Timelines[len(m.Timelines)-1].ForkOrdinal, e.ReleasedAcked)
-	s := e.PeerSession
-	most := m.mostHeld(s)
-	switch {
-	case e.PeerDurable > e.Durable:
-		return fmt.Sprintf("%s holds ordinals up to %d, this site only up to %d", m.Peer, e.PeerDurable, e.Durable), e.Durable
-	case !g.knownSession(s):
-		return fmt.Sprintf("%s took part in session %s, which is none of this site's (the last is %s)", m.Peer, s, m.Session), floor
-	case e.PeerDurable > most:
-		return fmt.Sprintf("%s holds ordinals up to %d of what was sent before this site started at ordinal %d",
-			m.Peer, e.PeerDurable, most), min(most, e.Durable)
-	case e.PeerTail == MatchDifferent:
-		return fmt.Sprintf("ordinal %d is another write at %s than here", e.PeerDurable, m.Peer), min(floor, e.PeerDurable)
-	}
-	return "", 0
-}
-
-// showsLost reports whether extents at the peer may show writes that this site has lost since. An extent is content as
-// it was when it was sent, without the ordinals of the writes in it. A sync that goes on from the change map would keep
-// such an extent. A peer that is not in the middle of a sync holds the ordinals too, so rolledBack has found them.
-func (g *Group) showsLost(e Welcomed) bool {
-	return e.PeerHorizon > min(e.Durable, g.Meta.mostHeld(e.PeerSession))
-}
-
 // knownSession reports whether a session that the peer reports can be explained. Later ones than it reported before are
-// those that this site began since. An earlier one is that of a peer whose disk was put back; see forgot. One that the peer
-// began itself says nothing; see welcomed.
+// those that this site began since. An earlier one is that of a peer whose disk was put back; see lacksForgotten. One that
+// the peer began itself says nothing; see judge.
 func (g *Group) knownSession(s Session) bool {
 	m := &g.Meta
 	if s.Primary != m.Site || s == m.PeerSession || s.Number < m.PeerSession.Number {
@@ -171,10 +139,9 @@ func (g *Group) beginSession(peer Session, id string) {
 }
 
 // relied notes up to where the primary has forgotten what it sent besides records.
-func (g *Group) relied(e Relied) []Action {
-	if !g.Meta.Relied.Before(e.Delivery) {
-		return nil
+func (g *Group) relied(e Relied) {
+	if g.Meta.Relied.Before(e.Delivery) {
+		g.Meta.Relied = e.Delivery
+		g.persist()
 	}
-	g.Meta.Relied = e.Delivery
-	return []Action{Persist{}}
 }

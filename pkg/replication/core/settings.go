@@ -83,13 +83,13 @@ func (s *Settings) JournalLimitBytes() int64 {
 //
 // Another peer has nothing that counts, also if it once had: what was written meanwhile may have left the journal because
 // nobody needed it there. So it gets everything.
-func (g *Group) configured(e Configured) ([]Action, error) {
+func (g *Group) configured(e Configured) error {
 	m, s := &g.Meta, e.Settings
-	refuse := func(format string, args ...any) ([]Action, error) {
-		return nil, fmt.Errorf("%w: group %s: %s", ErrPrecondition, m.Name, fmt.Sprintf(format, args...))
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%w: group %s: %s", ErrPrecondition, m.Name, fmt.Sprintf(format, args...))
 	}
 	if s == m.Settings {
-		return nil, nil
+		return nil
 	}
 	relink := s.Peer != m.Peer || s.PeerAddress != m.PeerAddress
 	if m.Role == RoleSecondary && !e.FromPeer {
@@ -118,7 +118,8 @@ func (g *Group) configured(e Configured) ([]Action, error) {
 		g.heard, g.told, g.current = nil, nil, currency{}
 	}
 	m.Settings = s
-	return []Action{Persist{}}, nil
+	g.persist()
+	return nil
 }
 
 // Lagging reports whether the copy is beyond the group's RPO target: it lags by more, it is not known by how much (a nil

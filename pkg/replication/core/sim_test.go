@@ -2,7 +2,6 @@ package core
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -19,6 +18,8 @@ type side struct {
 	attached int
 	// dirty: the change map holds something.
 	dirty bool
+	// markedAll: the last step marked everything in it.
+	markedAll bool
 }
 
 // conversation is two sides and the streams that they opened to each other. It carries out actions as package
@@ -26,7 +27,7 @@ type side struct {
 type conversation struct {
 	sides map[string]*side
 	// answers are what the called side said to Hello and the caller, by its name, has not heard yet.
-	answers map[string][]Action
+	answers map[string]Decision
 	log     strings.Builder
 	// drawn counts identifiers.
 	drawn int
@@ -35,7 +36,7 @@ type conversation struct {
 }
 
 func newConversation() *conversation {
-	c := &conversation{sides: map[string]*side{}, answers: map[string][]Action{}}
+	c := &conversation{sides: map[string]*side{}, answers: map[string]Decision{}}
 	for _, name := range []string{"a", "b"} {
 		c.sides[name] = &side{name: name, retained: 1, tail: MatchSame, core: New(freshMeta(name))}
 	}
@@ -66,42 +67,33 @@ func (c *conversation) other(s *side) *side { return c.sides[otherName(s.name)] 
 
 func (c *conversation) printf(format string, args ...any) { fmt.Fprintf(&c.log, format, args...) }
 
-func actionText(a Action) string {
-	return strings.TrimPrefix(fmt.Sprintf("%T%+v", a, a), "core.")
-}
-
-// step feeds a side and logs what it wants done; MarkAll is done.
-func (c *conversation) step(s *side, e Event) ([]Action, error) {
-	actions, err := s.core.Step(e)
+// step feeds a side and logs its effects and its decision; MarkAll is carried out.
+func (c *conversation) step(s *side, e Event) (Decision, error) {
+	decision, effects, err := s.core.Step(e)
 	if err != nil {
 		c.printf("%s: error: %v\n", s.name, err)
 		return nil, err
 	}
-	for _, a := range actions {
-		c.printf("%s: %s\n", s.name, actionText(a))
-		if _, ok := a.(MarkAll); ok {
-			s.dirty = true
+	s.markedAll = false
+	for _, effect := range effects {
+		c.printf("%s: %s\n", s.name, typeText(effect))
+		if _, ok := effect.(MarkAll); ok {
+			s.dirty, s.markedAll = true, true
 		}
 	}
-	return actions, nil
+	if decision != nil {
+		c.printf("%s: %s\n", s.name, typeText(decision))
+	}
+	return decision, nil
 }
 
-// find returns the action of type A, if there is one.
-func find[A Action](actions []Action) (A, bool) {
-	for _, a := range actions {
-		if a, ok := a.(A); ok {
-			return a, true
-		}
-	}
-	var none A
-	return none, false
-}
+func typeText(v any) string { return strings.TrimPrefix(fmt.Sprintf("%T%+v", v, v), "core.") }
 
 // call opens a stream from a side and takes Hello to the other. The answer waits for deliver.
 func (c *conversation) call(s *side, change func(*HelloReceived)) {
 	delete(c.answers, s.name)
-	actions, _ := c.step(s, Connected{Durable: s.durable})
-	hello, ok := find[SendHello](actions)
+	decision, _ := c.step(s, Connected{Durable: s.durable})
+	hello, ok := decision.(SendHello)
 	if !ok {
 		return
 	}
@@ -120,16 +112,16 @@ func (c *conversation) call(s *side, change func(*HelloReceived)) {
 // deliver takes the answer to the caller, and what an old primary counts back.
 func (c *conversation) deliver(s *side) {
 	o, answer := c.other(s), c.answers[s.name]
-	if w, ok := find[SendWelcome](answer); ok {
-		c.welcome(s, w, Delivery{})
-	}
-	if r, ok := find[SendRefusal](answer); ok {
-		actions, _ := c.step(s, Refused{
-			Reason: r.Reason, Message: r.Message, Fork: r.Fork,
+	switch d := answer.(type) {
+	case SendWelcome:
+		c.welcome(s, d, Delivery{})
+	case SendRefusal:
+		decision, _ := c.step(s, Refused{
+			Reason: d.Reason, Message: d.Message, Fork: d.Fork,
 			PeerTimelines: append([]Timeline(nil), o.core.Meta.Timelines...), Durable: s.durable,
 			NewTimeline: c.draw("F"),
 		})
-		if count, ok := find[CountTail](actions); ok {
+		if count, ok := decision.(CountTail); ok {
 			c.tail(s, count.Fork)
 		}
 	}
@@ -137,22 +129,24 @@ func (c *conversation) deliver(s *side) {
 }
 
 // welcome takes a Welcome to the caller, and the session that it begins to the other side, before anything is shipped.
-func (c *conversation) welcome(s *side, w SendWelcome, relied Delivery) []Action {
+func (c *conversation) welcome(s *side, w SendWelcome, relied Delivery) Decision {
 	o := c.other(s)
-	actions, _ := c.step(s, Welcomed{
+	decision, _ := c.step(s, Welcomed{
 		PeerDurable: w.Durable, NeedsSync: w.NeedsSync, Instance: w.Instance,
 		PeerSession: o.core.Meta.Session, PeerPlace: Delivery{Offset: int64(o.place)}, PeerTail: s.tail,
 		PeerHorizon: o.horizon, Durable: s.durable, Retained: s.retained, ReleasedAcked: s.releasedAcked, Relied: relied,
 		NewSession: c.draw("S"), NewTimeline: c.draw("F"),
 	})
-	if ship, ok := find[Ship](actions); ok {
+	if ship, ok := decision.(Ship); ok {
 		if c.loses != nil && c.loses() {
+			marked := s.markedAll
 			c.hangUp(s)
-			return slices.DeleteFunc(actions, func(a Action) bool { return a == Action(ship) })
+			s.markedAll = marked
+			return nil
 		}
 		c.step(o, SessionReceived{Session: s.core.Meta.Session, Sync: ship.Begin})
 	}
-	return actions
+	return decision
 }
 
 // draw returns an identifier that was not used.

@@ -60,7 +60,7 @@ func FuzzCheckTimelines(f *testing.F) {
 		g := New(Meta{
 			Version: MetaVersion, GroupID: "g", Name: "g", Site: "b", Settings: Settings{Peer: "a", JournalSizeBytes: 1, JournalFull: PolicyTrack}, Role: RoleSecondary, Timelines: list, Sync: SyncNever, Consistent: true,
 		})
-		if _, err := g.Step(Promote{Force: true, Durable: durable, NewTimeline: uuid.NewString()}); err != nil {
+		if _, _, err := g.Step(Promote{Force: true, Durable: durable, NewTimeline: uuid.NewString()}); err != nil {
 			t.Fatal(err)
 		}
 		if err := g.Meta.Validate(); err != nil {
