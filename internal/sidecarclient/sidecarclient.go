@@ -1,5 +1,6 @@
-// Package sidecarclient is what all callers of a replicator have in common: how large its answers may be, and that the texts in them can be
-// shown. The replicator cuts and escapes what comes from peers; a caller does not rely on it, because the replicator may be of another release.
+// Package sidecarclient is what all callers of a replicator have in common: how large its answers may be, and that the
+// texts in them can be shown. The replicator cuts and escapes what comes from peers; a caller does not rely on it,
+// because the replicator may be of another release.
 //
 // It has no state.
 package sidecarclient
@@ -15,7 +16,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
-// maxMessageBytes bounds an answer: some ten thousand groups or volumes with everything that is said of them. gRPC's own bound is 4 MiB.
+// maxMessageBytes bounds an answer: some ten thousand groups or volumes with everything that is said of them. gRPC's
+// own bound is 4 MiB.
 const maxMessageBytes = 64 << 20
 
 // maxTextBytes bounds one text of an answer.
@@ -30,7 +32,8 @@ func DialOptions() []grpc.DialOption {
 	}
 }
 
-func cleanUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func cleanUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+	opts ...grpc.CallOption) error {
 	err := invoker(ctx, method, req, reply, cc, opts...)
 	if m, ok := reply.(proto.Message); ok {
 		Clean(m)
@@ -38,7 +41,8 @@ func cleanUnary(ctx context.Context, method string, req, reply any, cc *grpc.Cli
 	return cleanError(err)
 }
 
-func cleanStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+func cleanStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
+	streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	s, err := streamer(ctx, desc, cc, method, opts...)
 	return cleanedStream{s}, cleanError(err)
 }

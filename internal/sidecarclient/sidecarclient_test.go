@@ -54,7 +54,8 @@ func TestHostileTexts(t *testing.T) {
 	sidecarpb.RegisterSidecarServer(server, hostile{})
 	go func() { _ = server.Serve(lis) }()
 	defer server.Stop()
-	conn, err := grpc.NewClient("unix://"+path, append(DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	conn, err := grpc.NewClient("unix://"+path, append(DialOptions(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,7 +58,8 @@ func (c *cli) demoCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.err, "seed %d, %s; written: %s\n", options.Seed, measured.Took.Round(time.Second), strings.Join(paths, ", "))
+			fmt.Fprintf(c.err, "seed %d, %s; written: %s\n", options.Seed, measured.Took.Round(time.Second),
+				strings.Join(paths, ", "))
 			if err := measured.Err(); err != nil {
 				return fmt.Errorf("this must not happen (seed %d): %w", options.Seed, err)
 			}
@@ -80,7 +81,7 @@ func (c *cli) demoCommand() *cobra.Command {
 	return cmd
 }
 
-// workloadCommand is the process that the demo kills; nobody types it.
+// workloadCommand is the process that the demo kills. It is not for users.
 func (c *cli) workloadCommand() *cobra.Command {
 	var options workload.ProcessOptions
 	var kind string

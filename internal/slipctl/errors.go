@@ -17,7 +17,8 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }
 
-// explain turns an error into what a person reads and the exit status. sidecar is the socket that was asked, empty for pods.
+// explain turns an error into what a person reads and the exit status. sidecar is the socket that was asked, empty for
+// pods.
 func explain(err error, sidecar string) (string, int) {
 	if usage, ok := err.(*usageError); ok {
 		return usage.message, exitUsage
@@ -36,7 +37,8 @@ func explain(err error, sidecar string) (string, int) {
 		if sidecar == "" {
 			return message, exitFailure
 		}
-		return fmt.Sprintf("no replicator answers at %s: %s\nIs it running? Its --endpoint is what --sidecar or SLIPSTREAM_SIDECAR has to name here.",
+		return fmt.Sprintf("no replicator answers at %s: %s\nIs it running? Its --endpoint is what --sidecar or "+
+			"SLIPSTREAM_SIDECAR has to name here.",
 			sidecar, message), exitFailure
 	case codes.NotFound:
 		return message + "\n`slipctl group list` and `slipctl volume list` show what there is.", exitNotFound
@@ -51,7 +53,8 @@ func explain(err error, sidecar string) (string, int) {
 	case codes.InvalidArgument:
 		return message, exitUsage
 	case codes.DeadlineExceeded:
-		return message + "\nThe replicator did not answer in time. The command may have taken effect: look with `slipctl group status`, then repeat it.", exitFailure
+		return message + "\nThe replicator did not answer in time. The command may have taken effect: look with `slipctl " +
+			"group status`, then repeat it.", exitFailure
 	}
 	return fmt.Sprintf("%s: %s", s.Code(), message), exitFailure
 }

@@ -60,16 +60,21 @@ func explainForce(w io.Writer, g *sidecarpb.GroupStatus) {
 		return
 	}
 	fmt.Fprintf(w, "A forced promotion of %s:\n", g.GetName())
-	fmt.Fprintf(w, "  opens the copy as of ordinal %d, one instant for all of its %d volumes;\n", g.GetDurableOrdinal(), len(g.GetVolumes()))
-	fmt.Fprintf(w, "  gives up what %s wrote after that: %s; when it was last heard: %s, %s;\n", orDash(g.GetPeer()), lossAhead(g),
+	fmt.Fprintf(w, "  opens the copy as of ordinal %d, one instant for all of its %d volumes;\n", g.GetDurableOrdinal(),
+		len(g.GetVolumes()))
+	fmt.Fprintf(w, "  gives up what %s wrote after that: %s; when it was last heard: %s, %s;\n", orDash(g.GetPeer()),
+		lossAhead(g),
 		orUnknown(g.LagOrdinals, formatCount("writes")), orUnknown(g.LagBytes, formatBytes))
-	fmt.Fprintf(w, "  begins a new timeline: %s cannot go on with this group until one of the two yields.\n", orDash(g.GetPeer()))
+	fmt.Fprintf(w, "  begins a new timeline: %s cannot go on with this group until one of the two yields.\n",
+		orDash(g.GetPeer()))
 	if g.GetConnected() {
-		fmt.Fprintf(w, "%s is connected. If it still works, `slipctl group demote %s` there and a promotion without --force lose nothing.\n",
+		fmt.Fprintf(w, "%s is connected. If it still works, `slipctl group demote %s` there and a promotion without --force "+
+			"lose nothing.\n",
 			orDash(g.GetPeer()), g.GetName())
 	}
 	if !g.GetPromotable() {
-		fmt.Fprintf(w, "The copy is not of one instant now (%s), so the promotion will be refused.\n", orDash(g.GetStateReason()))
+		fmt.Fprintf(w, "The copy is not of one instant now (%s), so the promotion will be refused.\n",
+			orDash(g.GetStateReason()))
 	}
 }
 
@@ -96,7 +101,8 @@ func (c *cli) groupDemote() *cobra.Command {
 				if c.output == "json" {
 					return printProto(c.out, response)
 				}
-				fmt.Fprintf(c.out, "group %s is demoted, its last ordinal is %d; promote it at the peer\n", given[0], response.GetFinalOrdinal())
+				fmt.Fprintf(c.out, "group %s is demoted, its last ordinal is %d; promote it at the peer\n", given[0],
+					response.GetFinalOrdinal())
 				return nil
 			})
 		},

@@ -31,12 +31,15 @@ func serveFake(socket string) (stop func(), err error) {
 	server := grpc.NewServer()
 	sidecarpb.RegisterSidecarServer(server, &fakeSidecar{groups: map[string]*sidecarpb.GroupStatus{
 		"copy": {
-			Name: "copy", GroupId: "g-0", Role: sidecarpb.Role_ROLE_SECONDARY, State: sidecarpb.GroupState_GROUP_STATE_STREAMING, Peer: "site-a", Connected: true, Promotable: true,
-			Timeline: "t0", HeadOrdinal: 90, DurableOrdinal: 90, AppliedOrdinal: 80, LagOrdinals: new(uint64(10)), LagBytes: new(uint64(40960)), LagSeconds: new(0.25),
+			Name: "copy", GroupId: "g-0", Role: sidecarpb.Role_ROLE_SECONDARY,
+			State: sidecarpb.GroupState_GROUP_STATE_STREAMING, Peer: "site-a", Connected: true, Promotable: true,
+			Timeline: "t0", HeadOrdinal: 90, DurableOrdinal: 90, AppliedOrdinal: 80, LagOrdinals: new(uint64(10)),
+			LagBytes: new(uint64(40960)), LagSeconds: new(0.25),
 			JournalSizeBytes: 1 << 30, JournalUsedBytes: 5 << 20,
 			Volumes: []*sidecarpb.VolumeStatus{{VolumeId: "vol-1", SizeBytes: 1 << 30, UnappliedBytes: 4096}},
 		},
-		"broken": {Name: "broken", GroupId: "g-1", Role: sidecarpb.Role_ROLE_SECONDARY, State: sidecarpb.GroupState_GROUP_STATE_SYNCING, StateReason: "the first copy is running", Peer: "site-a",
+		"broken": {Name: "broken", GroupId: "g-1", Role: sidecarpb.Role_ROLE_SECONDARY,
+			State: sidecarpb.GroupState_GROUP_STATE_SYNCING, StateReason: "the first copy is running", Peer: "site-a",
 			SyncDoneBytes: new(uint64(1 << 20)), SyncTotalBytes: new(uint64(4 << 20))},
 	}})
 	var serving sync.WaitGroup
@@ -55,7 +58,8 @@ func (f *fakeSidecar) get(name string) (*sidecarpb.GroupStatus, error) {
 	return nil, status.Errorf(codes.NotFound, "there is no group %q", name)
 }
 
-func (f *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
+func (f *fakeSidecar) CreateGroup(_ context.Context,
+	r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if g := f.groups[r.GetName()]; g != nil {
@@ -65,13 +69,16 @@ func (f *fakeSidecar) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupReq
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
 	f.groups[r.GetName()] = &sidecarpb.GroupStatus{
-		Name: r.GetName(), GroupId: "g-" + r.GetName(), Role: sidecarpb.Role_ROLE_PRIMARY, State: sidecarpb.GroupState_GROUP_STATE_CONNECTING, Peer: r.GetSettings().GetRemote(), Promotable: true,
-		JournalSizeBytes: r.GetSettings().GetJournalSizeBytes(), JournalFull: r.GetSettings().GetJournalFull(), StateReason: r.GetSettings().GetRemoteAddress(),
+		Name: r.GetName(), GroupId: "g-" + r.GetName(), Role: sidecarpb.Role_ROLE_PRIMARY,
+		State: sidecarpb.GroupState_GROUP_STATE_CONNECTING, Peer: r.GetSettings().GetRemote(), Promotable: true,
+		JournalSizeBytes: r.GetSettings().GetJournalSizeBytes(), JournalFull: r.GetSettings().GetJournalFull(),
+		StateReason: r.GetSettings().GetRemoteAddress(),
 	}
 	return &sidecarpb.CreateGroupResponse{GroupId: "g-" + r.GetName()}, nil
 }
 
-func (f *fakeSidecar) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
+func (f *fakeSidecar) ModifyGroup(_ context.Context,
+	r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g, err := f.get(r.GetName())
@@ -100,7 +107,8 @@ func (f *fakeSidecar) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupReq
 	return &sidecarpb.ModifyGroupResponse{Status: g}, nil
 }
 
-func (f *fakeSidecar) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*sidecarpb.AddVolumeResponse, error) {
+func (f *fakeSidecar) AddVolume(_ context.Context,
+	r *sidecarpb.AddVolumeRequest) (*sidecarpb.AddVolumeResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g, err := f.get(r.GetGroup())
@@ -111,7 +119,8 @@ func (f *fakeSidecar) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest
 	return &sidecarpb.AddVolumeResponse{}, nil
 }
 
-func (f *fakeSidecar) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
+func (f *fakeSidecar) RemoveVolume(_ context.Context,
+	r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g, err := f.get(r.GetGroup())
@@ -126,7 +135,8 @@ func (f *fakeSidecar) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeR
 	return &sidecarpb.RemoveVolumeResponse{}, nil
 }
 
-func (f *fakeSidecar) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
+func (f *fakeSidecar) DeleteGroup(_ context.Context,
+	r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g, err := f.get(r.GetName())
@@ -140,7 +150,8 @@ func (f *fakeSidecar) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupReq
 	return &sidecarpb.DeleteGroupResponse{}, nil
 }
 
-func (f *fakeSidecar) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) (*sidecarpb.ListGroupsResponse, error) {
+func (f *fakeSidecar) ListGroups(_ context.Context,
+	r *sidecarpb.ListGroupsRequest) (*sidecarpb.ListGroupsResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	response := &sidecarpb.ListGroupsResponse{}
@@ -154,7 +165,8 @@ func (f *fakeSidecar) ListGroups(_ context.Context, r *sidecarpb.ListGroupsReque
 }
 
 // WatchGroup sends three statuses and ends, as if the replicator had been stopped.
-func (f *fakeSidecar) WatchGroup(r *sidecarpb.WatchGroupRequest, stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
+func (f *fakeSidecar) WatchGroup(r *sidecarpb.WatchGroupRequest,
+	stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g, err := f.get(r.GetName())
@@ -177,11 +189,13 @@ func (f *fakeSidecar) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*
 		return nil, err
 	}
 	if !r.GetForce() {
-		return nil, status.Errorf(codes.FailedPrecondition, "site-a has not demoted group %s: demote it there, or promote with force", r.GetGroup())
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"site-a has not demoted group %s: demote it there, or promote with force", r.GetGroup())
 	}
 	g.Role = sidecarpb.Role_ROLE_PRIMARY
 	return &sidecarpb.PromoteResponse{Status: g, Loss: &sidecarpb.LossReport{
-		RecoveredOrdinal: 90, LostOrdinals: new(uint64(10)), LostSeconds: new(0.25), Text: "The last heartbeat spoke of ordinal 100.",
+		RecoveredOrdinal: 90, LostOrdinals: new(uint64(10)), LostSeconds: new(0.25),
+		Text: "The last heartbeat spoke of ordinal 100.",
 	}}, nil
 }
 

@@ -13,7 +13,8 @@ import (
 
 func (c *cli) groupCommand() *cobra.Command {
 	return parent("group", "Create, change, show and fail over consistency groups",
-		c.groupCreate(), c.groupSet(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(), c.groupPromote(), c.groupDemote(),
+		c.groupCreate(), c.groupSet(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(),
+		c.groupPromote(), c.groupDemote(),
 		c.groupPVs())
 }
 
@@ -53,7 +54,7 @@ func (c *cli) groupAdd() *cobra.Command {
 	var request sidecarpb.AddVolumeRequest
 	cmd := &cobra.Command{
 		Use:   "add GROUP VOLUME",
-		Short: "Put a volume into a group, mounted or not",
+		Short: "Add a volume to a group, mounted or not",
 		Args:  args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			request.Group, request.VolumeId = given[0], given[1]

@@ -12,7 +12,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
-// groupFlags are the settings of a group as flags, of create and of set.
+// groupFlags are the flags of create and set for the settings of a group.
 type groupFlags struct {
 	remote, address, journalSize, journalFull, shipRate string
 	rpoTarget                                           time.Duration
@@ -77,7 +77,8 @@ func (c *cli) groupSet() *cobra.Command {
 		Use:   "set NAME [--remote SITE] [--journal-size SIZE] ...",
 		Short: "Change settings of a group, under load",
 		Long: "Change the settings of a group that are given, under load. The other settings stay.\n\n" +
-			"A new remote gets a full copy, and the old one keeps its copy as it was then. --remote \"\" switches replication off. " +
+			"A new remote gets a full copy, and the old one keeps its copy as it was then. --remote \"\" switches replication " +
+			"off. " +
 			"What does not fit into a smaller journal drains first.",
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {

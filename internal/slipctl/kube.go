@@ -15,7 +15,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
-// kubeFlags choose a site in Kubernetes. Any of the first three does; else the replicator is that of a socket.
+// kubeFlags select a site in Kubernetes. If none of the first three is set, slipctl uses the socket.
 type kubeFlags struct {
 	kubeconfig, context, namespace, node string
 }
@@ -32,7 +32,8 @@ func (k *kubeFlags) set() bool { return k.kubeconfig != "" || k.context != "" ||
 
 // connect prepares connections to the site's nodes.
 func (c *cli) connect(ctx context.Context) (*kubesite.Conn, error) {
-	cluster, err := kubesite.Open(kubesite.Options{Kubeconfig: c.kube.kubeconfig, Context: c.kube.context, Namespace: c.kube.namespace})
+	cluster, err := kubesite.Open(kubesite.Options{Kubeconfig: c.kube.kubeconfig, Context: c.kube.context,
+		Namespace: c.kube.namespace})
 	if err != nil {
 		return nil, err
 	}
@@ -70,12 +71,12 @@ func (c *cli) connectCommand() *cobra.Command {
 			stop := context.AfterFunc(cmd.Context(), func() { conn.Close() })
 			defer stop()
 			go func() {
-				// The end of the input is the end of the connection; nobody waits for what is still to come.
+				// The end of the input ends the connection. What the replicator still sends is not read.
 				_, _ = io.Copy(conn, c.stdin)
 				conn.Close()
 			}()
 			_, err = io.Copy(c.out, conn)
-			// The other side may go while something is on its way to it; that is the end as well.
+			// The reader of the output may end while something is written to it. That is a normal end, too.
 			if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, syscall.EPIPE) {
 				err = nil
 			}

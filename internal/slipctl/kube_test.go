@@ -14,7 +14,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
-// What slipctl runs in a pod carries a gRPC connection over its standard input and output, and ends with the other side.
+// What slipctl runs in a pod carries a gRPC connection over its standard input and output, and ends with the other
+// side.
 func TestConnectCommand(t *testing.T) {
 	dir, err := os.MkdirTemp("", "ctl") // a socket's path is short
 	if err != nil {

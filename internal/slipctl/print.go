@@ -19,7 +19,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
-// newTable is a table in this program's look: no frame, so that its columns can be cut and copied.
+// newTable returns a table without a frame, so that its columns can be cut and copied.
 func newTable(header ...string) table.Writer {
 	t := table.NewWriter()
 	style := table.StyleDefault
@@ -44,8 +44,8 @@ func printTable(w io.Writer, t table.Writer) error {
 	return err
 }
 
-// printProto writes a message as JSON with every field, so that a zero can be told from nothing by no reader; what is
-// unknown is null.
+// printProto writes a message as JSON with every field: fields with zero values are there too, and what is unknown is
+// null.
 func printProto(w io.Writer, m proto.Message) error {
 	value, err := protoValue(m)
 	if err != nil {
@@ -67,8 +67,8 @@ func compactProto(m proto.Message) (string, error) {
 	return strings.TrimSuffix(line.String(), "\n"), err
 }
 
-// protoValue is what encoding/json makes of a message's JSON. protojson varies its spaces on purpose, and scripts compare
-// output; it also leaves out optional fields that are not set.
+// protoValue is the JSON of a message as a value of encoding/json. protojson cannot be printed as it is: it varies its
+// spaces on purpose, and it leaves out optional fields that are not set.
 func protoValue(m proto.Message) (any, error) {
 	out, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
@@ -130,7 +130,7 @@ func isTerminal(v any) bool {
 	return err == nil
 }
 
-// confirm asks a person a question. Away from a terminal nobody can answer, and flag has to be given.
+// confirm asks a person a question. Without a terminal it fails and names the flag that answers it.
 func (c *cli) confirm(question, flag string) error {
 	if !isTerminal(c.stdin) {
 		return usagef("this needs a yes, and standard input is no terminal: give %s", flag)

@@ -49,7 +49,8 @@ func (c *cli) groupPVs() *cobra.Command {
 					return err
 				}
 				if g.GetRole() != sidecarpb.Role_ROLE_PRIMARY {
-					fmt.Fprintf(c.err, "Group %s is %s here: its volumes cannot be used before `slipctl group promote %s`.\n", g.GetName(), g.GetRole().Word(), g.GetName())
+					fmt.Fprintf(c.err, "Group %s is %s here: its volumes cannot be used before `slipctl group promote %s`.\n",
+						g.GetName(), g.GetRole().Word(), g.GetName())
 				}
 				return c.printManifests(a.manifests(g))
 			})
@@ -67,7 +68,8 @@ func (a *adoption) check() error {
 	if m := corev1.PersistentVolumeAccessMode(a.accessMode); m != corev1.ReadWriteOnce && m != corev1.ReadWriteOncePod {
 		return usagef("--access-mode is %q: it can be ReadWriteOnce or ReadWriteOncePod", a.accessMode)
 	}
-	if p := corev1.PersistentVolumeReclaimPolicy(a.reclaim); p != corev1.PersistentVolumeReclaimRetain && p != corev1.PersistentVolumeReclaimDelete {
+	if p := corev1.PersistentVolumeReclaimPolicy(a.reclaim); p != corev1.PersistentVolumeReclaimRetain &&
+		p != corev1.PersistentVolumeReclaimDelete {
 		return usagef("--reclaim-policy is %q: it can be Retain or Delete", a.reclaim)
 	}
 	return nil
@@ -116,7 +118,8 @@ func (a *adoption) persistentVolume(v *sidecarpb.VolumeStatus) *corev1.Persisten
 			Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": driverName},
 		},
 		Spec: corev1.PersistentVolumeSpec{
-			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(v.GetSizeBytes(), resource.BinarySI)},
+			Capacity: corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(v.GetSizeBytes(),
+				resource.BinarySI)},
 			AccessModes:                   []corev1.PersistentVolumeAccessMode{corev1.PersistentVolumeAccessMode(a.accessMode)},
 			VolumeMode:                    &mode,
 			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimPolicy(a.reclaim),
@@ -124,9 +127,11 @@ func (a *adoption) persistentVolume(v *sidecarpb.VolumeStatus) *corev1.Persisten
 			PersistentVolumeSource: corev1.PersistentVolumeSource{
 				CSI: &corev1.CSIPersistentVolumeSource{Driver: driverName, VolumeHandle: v.GetVolumeId()},
 			},
-			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: topologyKey, Operator: corev1.NodeSelectorOpIn, Values: []string{a.node}}},
-			}}}},
+			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{
+				NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+					MatchExpressions: []corev1.NodeSelectorRequirement{{Key: topologyKey, Operator: corev1.NodeSelectorOpIn,
+						Values: []string{a.node}}},
+				}}}},
 		},
 	}
 	if mode == corev1.PersistentVolumeFilesystem {
@@ -134,7 +139,8 @@ func (a *adoption) persistentVolume(v *sidecarpb.VolumeStatus) *corev1.Persisten
 	}
 	if v.GetClaimName() != "" {
 		// Keeps another claim from taking the volume.
-		pv.Spec.ClaimRef = &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: v.GetClaimNamespace(), Name: v.GetClaimName()}
+		pv.Spec.ClaimRef = &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim",
+			Namespace: v.GetClaimNamespace(), Name: v.GetClaimName()}
 	}
 	return pv
 }

@@ -14,8 +14,10 @@ import (
 // The manifests are compared as text: they are what a person reads before applying them.
 func TestManifests(t *testing.T) {
 	g := &sidecarpb.GroupStatus{Name: "shop", Role: sidecarpb.Role_ROLE_PRIMARY, Volumes: []*sidecarpb.VolumeStatus{
-		{VolumeId: "vol-1", SizeBytes: 10 << 30, ClaimName: "orders", ClaimNamespace: "shop", PersistentVolume: "pvc-1", FsType: "ext4"},
-		{VolumeId: "vol-2", SizeBytes: 1 << 30, ClaimName: "raw", ClaimNamespace: "shop", PersistentVolume: "pvc-2", Block: true},
+		{VolumeId: "vol-1", SizeBytes: 10 << 30, ClaimName: "orders", ClaimNamespace: "shop", PersistentVolume: "pvc-1",
+			FsType: "ext4"},
+		{VolumeId: "vol-2", SizeBytes: 1 << 30, ClaimName: "raw", ClaimNamespace: "shop", PersistentVolume: "pvc-2",
+			Block: true},
 		{VolumeId: "vol-3", SizeBytes: 1<<30 + 4096, FsType: "xfs"},
 		{VolumeId: "vol-4", SizeBytes: 1 << 30},
 	}}
@@ -41,7 +43,8 @@ func TestManifests(t *testing.T) {
 	if diff := cmp.Diff(string(want), out.String()); diff != "" {
 		t.Error(diff)
 	}
-	for _, bad := range []adoption{{accessMode: "ReadWriteMany", reclaim: "Retain"}, {accessMode: "ReadWriteOnce", reclaim: "Recycle"}} {
+	for _, bad := range []adoption{{accessMode: "ReadWriteMany", reclaim: "Retain"},
+		{accessMode: "ReadWriteOnce", reclaim: "Recycle"}} {
 		if bad.check() == nil {
 			t.Errorf("%+v was taken", bad)
 		}

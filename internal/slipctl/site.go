@@ -91,7 +91,8 @@ func (c *cli) printSite(config site.Config, options site.InitOptions) error {
 	fmt.Fprintf(c.out, "# Site %s is set up in %s. Start, as root:\n%s\n%s\n%s\n",
 		config.Name, config.Dir, shellLine(keeper), shellLine(replicator), shellLine(driver))
 	fmt.Fprintf(c.out, "# For slipctl here:\nexport SLIPSTREAM_SIDECAR=%s\n", shellQuote(config.SidecarEndpoint()))
-	fmt.Fprintf(c.out, "# Its peers need certificates of the same authority: slipctl site init --authority %s ...\n", shellQuote(authority))
+	fmt.Fprintf(c.out, "# Its peers need certificates of the same authority: slipctl site init --authority %s ...\n",
+		shellQuote(authority))
 	return nil
 }
 
@@ -113,7 +114,8 @@ func shellLine(command []string) string {
 
 func shellQuote(s string) string {
 	plain := s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=,@%+", r))
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("-_./:=,@%+", r))
 	})
 	if plain {
 		return s

@@ -1,10 +1,9 @@
-// Package slipctl is a person's view and hand: it asks a site's replicator over its Unix socket, reads a pool's records,
-// sets sites up and runs the demo.
+// Package slipctl is the command line for operators. It calls the replicator of a site over its Unix socket, reads the
+// records of a pool, sets up sites and runs the demo.
 //
-// Results go to standard output, as tables or with --output json as JSON; everything said to a person goes to standard
-// error. Errors say what to do next. The exit status is 0 for success, 1 for a failure, 2 for wrong usage, 3 when a
-// thing that was named does not exist, and 4 when something else has to be done first; a repetition of a command that
-// succeeded succeeds.
+// Results go to standard output, as tables, or as JSON with --output json. Messages for a person go to standard error.
+// Errors say what to do next. The exit status is 0 for success, 1 for a failure, 2 for wrong usage, 3 if a named object
+// does not exist, and 4 if another command has to come first. A command that succeeded succeeds again.
 //
 // It is not an API: programs talk to the replicator (pkg/api/sidecarpb).
 package slipctl
@@ -101,7 +100,8 @@ func (c *cli) command() *cobra.Command {
 		return usagef("%v (see %s --help)", err, cmd.CommandPath())
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(c.groupCommand(), c.volumeCommand(), c.siteCommand(), c.journalCommand(), c.connectCommand(), c.demoCommand(), c.workloadCommand())
+	root.AddCommand(c.groupCommand(), c.volumeCommand(), c.siteCommand(), c.journalCommand(), c.connectCommand(),
+		c.demoCommand(), c.workloadCommand())
 	return root
 }
 
@@ -115,8 +115,8 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// parent is a command that only has others below it. Without one of them it shows its help; with an unknown one cobra
-// would show the help too, and succeed.
+// parent is a command that only has subcommands. Without a subcommand it shows its help. With an unknown one it fails;
+// cobra alone would show the help and succeed.
 func parent(use, short string, children ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short,

@@ -99,7 +99,8 @@ func makePool(dir string) error {
 }
 
 func TestParseBytes(t *testing.T) {
-	for s, want := range map[string]int64{"0": 0, "17": 17, "512Ki": 512 << 10, "64Mi": 64 << 20, "1Gi": 1 << 30, "2Ti": 2 << 40} {
+	for s, want := range map[string]int64{"0": 0, "17": 17, "512Ki": 512 << 10, "64Mi": 64 << 20, "1Gi": 1 << 30,
+		"2Ti": 2 << 40} {
 		if got, err := parseBytes(s); err != nil || got != want {
 			t.Errorf("parseBytes(%q) = %d, %v; want %d", s, got, err, want)
 		}
@@ -112,7 +113,8 @@ func TestParseBytes(t *testing.T) {
 }
 
 func TestFormats(t *testing.T) {
-	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.00 KiB", 1536: "1.50 KiB", 1 << 30: "1.00 GiB", 1020 << 20: "1.00 GiB", 300 << 20: "300 MiB"} {
+	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.00 KiB", 1536: "1.50 KiB",
+		1 << 30: "1.00 GiB", 1020 << 20: "1.00 GiB", 300 << 20: "300 MiB"} {
 		if got := formatBytes(n); got != want {
 			t.Errorf("formatBytes(%d) = %q, want %q", n, got, want)
 		}
@@ -127,10 +129,12 @@ func TestFormats(t *testing.T) {
 func TestStatusLine(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	got := statusLine(at, &sidecarpb.GroupStatus{
-		Name: "g", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "p", State: sidecarpb.GroupState_GROUP_STATE_SYNCING, StateReason: "first copy", LagSeconds: new(0.02), LagBytes: new(uint64(4096)), LagOrdinals: new(uint64(1)),
+		Name: "g", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "p", State: sidecarpb.GroupState_GROUP_STATE_SYNCING,
+		StateReason: "first copy", LagSeconds: new(0.02), LagBytes: new(uint64(4096)), LagOrdinals: new(uint64(1)),
 		JournalUsedBytes: 1 << 20, SyncDoneBytes: new(uint64(1 << 20)), SyncTotalBytes: new(uint64(2 << 20)),
 	})
-	want := "03:04:05.006  g  primary  syncing: first copy  lag 20 ms, 4.00 KiB, 1 ordinals  journal 1.00 MiB  sync 1.00 MiB of 2.00 MiB"
+	want := "03:04:05.006  g  primary  syncing: first copy  lag 20 ms, 4.00 KiB, 1 ordinals  " +
+		"journal 1.00 MiB  sync 1.00 MiB of 2.00 MiB"
 	if got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

@@ -73,7 +73,8 @@ func (c *cli) printGroups(response *sidecarpb.ListGroupsResponse) error {
 	t := newTable("name", "role", "state", "peer", "volumes", "lag", "behind", "promotable")
 	for _, g := range response.GetGroups() {
 		t.AppendRow(table.Row{g.GetName(), g.GetRole().Word(), g.GetState().Word(), orDash(g.GetPeer()), len(g.GetVolumes()),
-			lagCell(g, orUnknown(g.LagSeconds, formatSeconds)), lagCell(g, orUnknown(g.LagBytes, formatBytes)), yesNo(g.GetPromotable())})
+			lagCell(g, orUnknown(g.LagSeconds, formatSeconds)), lagCell(g, orUnknown(g.LagBytes, formatBytes)),
+			yesNo(g.GetPromotable())})
 	}
 	return printTable(c.out, t)
 }
@@ -100,7 +101,8 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	if rate := g.GetShipBytesPerSecond(); rate > 0 {
 		row("ship rate", "at most %s/s", formatBytes(uint64(rate)))
 	}
-	ordinals := fmt.Sprintf("head %d, durable %d, applied %d", g.GetHeadOrdinal(), g.GetDurableOrdinal(), g.GetAppliedOrdinal())
+	ordinals := fmt.Sprintf("head %d, durable %d, applied %d", g.GetHeadOrdinal(), g.GetDurableOrdinal(),
+		g.GetAppliedOrdinal())
 	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetPeer() != "" {
 		ordinals += ", acknowledged " + orUnknown(g.AcknowledgedOrdinal, formatOrdinal)
 	}
@@ -109,7 +111,8 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	if g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL {
 		policy = "stall writers when full"
 	}
-	row("journal", "%s of %s used, %s", formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))), formatBytes(uint64(max(g.GetJournalSizeBytes(), 0))), policy)
+	row("journal", "%s of %s used, %s", formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))),
+		formatBytes(uint64(max(g.GetJournalSizeBytes(), 0))), policy)
 	if g.GetChangeMapBytes() > 0 {
 		row("change map", "%s to resync", formatBytes(g.GetChangeMapBytes()))
 	}
@@ -117,7 +120,8 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 		row("sync", "%s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(g.GetSyncTotalBytes()))
 	}
 	if g.LastReplicatedUnixNanos != nil {
-		row("replicated until", "%s by this site's clock", time.Unix(0, g.GetLastReplicatedUnixNanos()).Format(time.RFC3339Nano))
+		row("replicated until", "%s by this site's clock",
+			time.Unix(0, g.GetLastReplicatedUnixNanos()).Format(time.RFC3339Nano))
 	}
 	if g.ClockDifferenceSeconds != nil {
 		row("peer's clock", "%s", clockText(g))
@@ -145,7 +149,7 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	return nil
 }
 
-// lagCell is empty for a group that has no copy to lag.
+// lagCell is a dash for a group without a peer.
 func lagCell(g *sidecarpb.GroupStatus, text string) string {
 	if g.GetPeer() == "" {
 		return orDash("")
@@ -157,7 +161,8 @@ func lagText(g *sidecarpb.GroupStatus) string {
 	if g.LagSeconds == nil && g.LagBytes == nil && g.LagOrdinals == nil {
 		return unknown
 	}
-	return fmt.Sprintf("%s, %s, %s", orUnknown(g.LagSeconds, formatSeconds), orUnknown(g.LagBytes, formatBytes), orUnknown(g.LagOrdinals, formatCount("ordinals")))
+	return fmt.Sprintf("%s, %s, %s", orUnknown(g.LagSeconds, formatSeconds), orUnknown(g.LagBytes, formatBytes),
+		orUnknown(g.LagOrdinals, formatCount("ordinals")))
 }
 
 func formatOrdinal(n uint64) string { return strconv.FormatUint(n, 10) }
@@ -168,11 +173,12 @@ func clockText(g *sidecarpb.GroupStatus) string {
 	if by < 0 {
 		ahead, by = "behind", -by
 	}
-	return fmt.Sprintf("%s %s of this site's, to within %s", formatSeconds(by), ahead, formatSeconds(g.GetClockDifferenceErrorSeconds()))
+	return fmt.Sprintf("%s %s of this site's, to within %s", formatSeconds(by), ahead,
+		formatSeconds(g.GetClockDifferenceErrorSeconds()))
 }
 
 func (c *cli) printLoss(loss *sidecarpb.LossReport) error {
-	// Until the old primary has counted, it is known what it had written at least, and since when at most.
+	// Until the old primary has counted, the ordinals are a lower bound and the time is an upper bound.
 	known, atLeast, atMost := "known before the old primary is back", "at least ", "at most "
 	if loss.GetExact() {
 		known, atLeast, atMost = "exactly", "", ""
@@ -212,8 +218,10 @@ func stateText(g *sidecarpb.GroupStatus) string {
 
 // watchGroup shows each status as it comes: a line for each, as JSON one document per line; on a terminal a running
 // sync is a bar instead of lines.
-func (c *cli) watchGroup(ctx context.Context, sidecar sidecarpb.SidecarClient, name string, interval time.Duration) error {
-	stream, err := sidecar.WatchGroup(ctx, &sidecarpb.WatchGroupRequest{Name: name, IntervalMillis: interval.Milliseconds()})
+func (c *cli) watchGroup(ctx context.Context, sidecar sidecarpb.SidecarClient, name string,
+	interval time.Duration) error {
+	stream, err := sidecar.WatchGroup(ctx, &sidecarpb.WatchGroupRequest{Name: name,
+		IntervalMillis: interval.Milliseconds()})
 	if err != nil {
 		return err
 	}
@@ -222,7 +230,7 @@ func (c *cli) watchGroup(ctx context.Context, sidecar sidecarpb.SidecarClient, n
 	for {
 		g, err := stream.Recv()
 		if errors.Is(err, io.EOF) || ctx.Err() != nil {
-			return nil // the watcher went away, or the group did
+			return nil // interrupted, or the group was deleted
 		}
 		if err != nil {
 			return err
@@ -248,7 +256,8 @@ func (c *cli) watchGroup(ctx context.Context, sidecar sidecarpb.SidecarClient, n
 
 // statusLine is one line for logs and pipes.
 func statusLine(now time.Time, g *sidecarpb.GroupStatus) string {
-	line := fmt.Sprintf("%s  %s  %s  %s  lag %s  journal %s", now.Format("15:04:05.000"), g.GetName(), g.GetRole().Word(), stateText(g),
+	line := fmt.Sprintf("%s  %s  %s  %s  lag %s  journal %s", now.Format("15:04:05.000"), g.GetName(), g.GetRole().Word(),
+		stateText(g),
 		lagCell(g, lagText(g)), formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))))
 	if total := g.GetSyncTotalBytes(); total > 0 {
 		line += fmt.Sprintf("  sync %s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(total))

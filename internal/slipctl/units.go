@@ -44,7 +44,7 @@ func formatBytes(n uint64) string {
 	return fmt.Sprintf("%.0f %s", value, unit)
 }
 
-// unknown is shown for what nobody knows, which is not zero.
+// unknown is shown for a value that is not known, which is not zero.
 const unknown = "unknown"
 
 // orUnknown formats a value that may be absent.

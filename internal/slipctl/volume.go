@@ -50,7 +50,8 @@ func (c *cli) volumeList() *cobra.Command {
 			}
 			t := newTable("volume", "name", "size", "state", "group", "role", "format")
 			for _, v := range volumes {
-				t.AppendRow(table.Row{v.ID, v.Name, formatBytes(uint64(v.SizeBytes)), string(v.State), orDash(v.Group), roleOf(v), formatOf(v)})
+				t.AppendRow(table.Row{v.ID, v.Name, formatBytes(uint64(v.SizeBytes)), string(v.State), orDash(v.Group), roleOf(v),
+					formatOf(v)})
 			}
 			if err := printTable(c.out, t); err != nil {
 				return err

@@ -37,7 +37,8 @@ type attachment struct {
 }
 
 // AttachVolume implements sidecarpb.SidecarServer.
-func (s *Service) AttachVolume(ctx context.Context, r *sidecarpb.AttachVolumeRequest) (*sidecarpb.AttachVolumeResponse, error) {
+func (s *Service) AttachVolume(ctx context.Context,
+	r *sidecarpb.AttachVolumeRequest) (*sidecarpb.AttachVolumeResponse, error) {
 	if err := s.waitAdopted(ctx, r.VolumeId); err != nil {
 		return nil, err
 	}
@@ -52,8 +53,9 @@ func (s *Service) AttachVolume(ctx context.Context, r *sidecarpb.AttachVolumeReq
 	}
 	a := s.attached[rec.ID]
 	if a == nil && s.unserved[rec.ID] {
-		return nil, status.Errorf(codes.Unavailable, "volume %s is attached since before this replicator was started, and is served again when its group %s is open; "+
-			"see slipctl group list", rec.ID, rec.Group)
+		return nil, status.Errorf(codes.Unavailable,
+			"volume %s is attached since before this replicator was started, and is served again when its group %s is open; "+
+				"see slipctl group list", rec.ID, rec.Group)
 	}
 	if a == nil {
 		if a, err = s.attach(ctx, rec); err != nil {
@@ -61,7 +63,8 @@ func (s *Service) AttachVolume(ctx context.Context, r *sidecarpb.AttachVolumeReq
 		}
 	}
 	return &sidecarpb.AttachVolumeResponse{
-		Path: a.shim.Path(), SizeBytes: a.device().Size(), DirectIo: rec.Order == blockdev.OrderAck, BlockSizeBytes: uint32(rec.BlockSizeBytes),
+		Path: a.shim.Path(), SizeBytes: a.device().Size(), DirectIo: rec.Order == blockdev.OrderAck,
+		BlockSizeBytes: uint32(rec.BlockSizeBytes),
 	}, nil
 }
 
@@ -77,7 +80,8 @@ func (s *Service) waitAdopted(ctx context.Context, id string) error {
 	case <-s.adopted:
 		return nil
 	case <-ctx.Done():
-		return status.Errorf(codes.Unavailable, "volume %s: the keeper has not yet said what it holds; is the keeper running?", id)
+		return status.Errorf(codes.Unavailable, "volume %s: the keeper has not yet said what it holds; is the keeper "+
+			"running?", id)
 	}
 }
 
@@ -97,8 +101,9 @@ func (s *Service) openDevice(rec *blockdev.VolumeRecord, adopting bool) (*attach
 	case !errors.Is(err, replication.ErrNotFound):
 		return nil, nil, err
 	case rec.Group != "":
-		// Serving the image alone would lose what is in the journal, and write past the group's back.
-		return nil, nil, status.Errorf(codes.FailedPrecondition, "volume %s belongs to group %s, which is not open here; see slipctl group list", rec.ID, rec.Group)
+		// Served from its image alone, the volume would lack what is in the journal, and the group would miss its writes.
+		return nil, nil, status.Errorf(codes.FailedPrecondition,
+			"volume %s belongs to group %s, which is not open here; see slipctl group list", rec.ID, rec.Group)
 	}
 	image, err := s.opts.Pool.OpenImage(rec.ID)
 	return &attachment{image: image}, image, err
@@ -112,7 +117,8 @@ func (a *attachment) closeDevice(id string) error {
 }
 
 func (s *Service) shimConfig(rec *blockdev.VolumeRecord) shim.Config {
-	cfg := shim.Config{MountPoint: filepath.Join(s.opts.ShimDir, rec.ID), VolumeID: rec.ID, Mode: shim.ModeFlush, Limits: limitsOf(rec)}
+	cfg := shim.Config{MountPoint: filepath.Join(s.opts.ShimDir, rec.ID), VolumeID: rec.ID, Mode: shim.ModeFlush,
+		Limits: limitsOf(rec)}
 	if rec.Order == blockdev.OrderAck {
 		cfg.Mode = shim.ModeAck
 	}
@@ -124,7 +130,8 @@ func (s *Service) shimConfig(rec *blockdev.VolumeRecord) shim.Config {
 
 func (s *Service) attach(ctx context.Context, rec *blockdev.VolumeRecord) (*attachment, error) {
 	if s.opts.Keeper == nil {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %s: this replicator has no keeper socket, so it cannot attach", rec.ID)
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"volume %s: this replicator has no keeper socket, so it cannot attach", rec.ID)
 	}
 	a, dev, err := s.openDevice(rec, false)
 	if err != nil {
@@ -138,8 +145,9 @@ func (s *Service) attach(ctx context.Context, rec *blockdev.VolumeRecord) (*atta
 		klog.ErrorS(err, "The volume works, but writeback is slow", "volume", rec.ID)
 	}
 	if err := s.keep(ctx, rec.ID, a.shim); err != nil {
-		// Without the keeper a restart would be an I/O error for the application: better not to begin.
-		err = status.Errorf(codes.Unavailable, "volume %s: the keeper did not take its descriptor: %v; is the keeper running?", rec.ID, err)
+		// Without the keeper a restart of the replicator would cause I/O errors for the application.
+		err = status.Errorf(codes.Unavailable, "volume %s: the keeper did not take its descriptor: %v; is the keeper "+
+			"running?", rec.ID, err)
 		return nil, errors.Join(err, a.shim.Unmount(), a.closeDevice(rec.ID))
 	}
 	s.serve(rec, a)
@@ -156,7 +164,8 @@ func (s *Service) keep(ctx context.Context, id string, srv *shim.Server) error {
 	return s.opts.Keeper.Add(ctx, id, meta, srv.FD())
 }
 
-// serve makes a volume one that is attached, and takes it out when its shim ends by itself: unmounted or aborted by somebody.
+// serve adds an attached volume. It removes the volume when its shim ends without a call: somebody unmounted or aborted
+// it.
 func (s *Service) serve(rec *blockdev.VolumeRecord, a *attachment) {
 	id := rec.ID
 	s.attached[id] = a
@@ -181,7 +190,7 @@ func (s *Service) serve(rec *blockdev.VolumeRecord, a *attachment) {
 	}()
 }
 
-// forget makes a volume one that is not attached.
+// forget removes an attached volume.
 func (s *Service) forget(id string) {
 	delete(s.attached, id)
 	s.opts.Metrics.ends(id)
@@ -193,13 +202,15 @@ func (s *Service) drop(ctx context.Context, id string, a *attachment) error {
 	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
 	defer cancel()
 	if err := s.opts.Keeper.Remove(ctx, id); err != nil {
-		klog.ErrorS(err, "The keeper still holds a descriptor that nobody needs; it is dropped when the keeper is back", "volume", id)
+		klog.ErrorS(err, "The keeper still holds a descriptor that nobody needs; it is dropped when the keeper is back",
+			"volume", id)
 	}
 	return a.closeDevice(id)
 }
 
 // DetachVolume implements sidecarpb.SidecarServer.
-func (s *Service) DetachVolume(ctx context.Context, r *sidecarpb.DetachVolumeRequest) (*sidecarpb.DetachVolumeResponse, error) {
+func (s *Service) DetachVolume(ctx context.Context,
+	r *sidecarpb.DetachVolumeRequest) (*sidecarpb.DetachVolumeResponse, error) {
 	if err := blockdev.ValidateID(r.VolumeId); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "volume %v", err)
 	}
@@ -207,7 +218,7 @@ func (s *Service) DetachVolume(ctx context.Context, r *sidecarpb.DetachVolumeReq
 	defer s.attachMu.Unlock()
 	a := s.attached[r.VolumeId]
 	if a == nil {
-		// What a crash between mounting and keeping left.
+		// A crash between the mount and the keeper's answer may have left the mount.
 		if err := shim.Unmount(filepath.Join(s.opts.ShimDir, r.VolumeId)); err != nil {
 			return nil, toStatus(err)
 		}
@@ -225,7 +236,8 @@ func (s *Service) DetachVolume(ctx context.Context, r *sidecarpb.DetachVolumeReq
 	return &sidecarpb.DetachVolumeResponse{}, nil
 }
 
-// adoptLoop asks the keeper, until it has answered once, for the descriptors of volumes that an earlier replicator served.
+// adoptLoop asks the keeper, until it has answered once, for the descriptors of volumes that an earlier replicator
+// served.
 func (s *Service) adoptLoop() {
 	for {
 		ctx, cancel := context.WithTimeout(s.ctx, keeperPatience)
@@ -256,10 +268,11 @@ func (s *Service) adoptAll(entries []keeper.Entry) {
 	}
 }
 
-// adoptLaterInterval is how often is looked whether a group is open by now whose volumes could not be served again.
+// adoptLaterInterval is the time between two checks for groups that opened after their volumes could not be served.
 const adoptLaterInterval = time.Second
 
-// adoptLater serves volumes again whose groups were opened later, which the site does by itself when there is space again.
+// adoptLater serves volumes again whose groups were opened later, which the site does by itself when there is space
+// again.
 func (s *Service) adoptLater() {
 	for {
 		s.attachMu.Lock()
@@ -328,6 +341,6 @@ func (s *Service) adopt(e keeper.Entry) (err error) {
 		return fail(errors.Join(err, a.closeDevice(e.Name)))
 	}
 	s.serve(rec, a)
-	// From here on this process is the one that keeps the keeper informed.
+	// From now on this process tells the keeper about changes.
 	return s.keep(s.ctx, e.Name, a.shim)
 }

@@ -120,8 +120,8 @@ func TestRestartUnderApplication(t *testing.T) {
 	}
 }
 
-// TestServesWhatOpensLater: a replicator that cannot open a group for want of space serves its volume when it can, without a restart; the
-// application's I/O waits, and the volume is not mounted a second time meanwhile.
+// TestServesWhatOpensLater: a replicator that cannot open a group without space serves its volume when it can,
+// without a restart; the application's I/O waits, and the volume is not mounted a second time meanwhile.
 func TestServesWhatOpensLater(t *testing.T) {
 	requireFUSE(t)
 	f := newFixture(t, newNetwork(t), "site-a", true)
@@ -205,7 +205,8 @@ func TestMoveIntoGroupUnderLoad(t *testing.T) {
 	}
 	f.eventually("the peer has everything", func() bool {
 		s := f.status("shop")
-		return s.State == sidecarpb.GroupState_GROUP_STATE_STREAMING && s.GetAcknowledgedOrdinal() == s.HeadOrdinal && s.ChangeMapBytes == 0
+		return s.State == sidecarpb.GroupState_GROUP_STATE_STREAMING && s.GetAcknowledgedOrdinal() == s.HeadOrdinal &&
+			s.ChangeMapBytes == 0
 	})
 	for i := range n {
 		if got := peer.readDirect("v0", i*4096); got != byte(i%251+1) {
@@ -279,7 +280,8 @@ func TestMoveBetweenGroupsUnderLoad(t *testing.T) {
 	w.goesOn(f)
 	move := func(group string) {
 		t.Helper()
-		if _, err := f.client.AddVolume(f.ctx, &sidecarpb.AddVolumeRequest{Group: group, VolumeId: "v0", Move: true}); err != nil {
+		if _, err := f.client.AddVolume(f.ctx, &sidecarpb.AddVolumeRequest{Group: group, VolumeId: "v0",
+			Move: true}); err != nil {
 			t.Fatal(err)
 		}
 		w.goesOn(f)
@@ -312,7 +314,8 @@ func TestMoveBetweenGroupsUnderLoad(t *testing.T) {
 	want := w.end(t)
 	f.eventually("the peer has everything", func() bool {
 		s := f.status("shop")
-		return s.State == sidecarpb.GroupState_GROUP_STATE_STREAMING && s.GetAcknowledgedOrdinal() == s.HeadOrdinal && s.ChangeMapBytes == 0
+		return s.State == sidecarpb.GroupState_GROUP_STATE_STREAMING && s.GetAcknowledgedOrdinal() == s.HeadOrdinal &&
+			s.ChangeMapBytes == 0
 	})
 	for i, b := range want {
 		if here, there := f.readDirect("v0", int64(i)*4096), peer.readDirect("v0", int64(i)*4096); here != b || there != b {

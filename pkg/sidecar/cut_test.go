@@ -12,7 +12,8 @@ import (
 func (f *fixture) createSnapshot(id, volume string) *sidecarpb.CutTarget {
 	f.t.Helper()
 	_, err := f.pool.CreateSnapshot(blockdev.SnapshotRecord{
-		ID: id, Name: id, SourceVolumeID: volume, SizeBytes: 1 << 20, BlockSizeBytes: blockdev.DefaultBlockSizeBytes, State: blockdev.SnapshotCreating,
+		ID: id, Name: id, SourceVolumeID: volume, SizeBytes: 1 << 20, BlockSizeBytes: blockdev.DefaultBlockSizeBytes,
+		State: blockdev.SnapshotCreating,
 	})
 	if err != nil {
 		f.t.Fatal(err)
@@ -50,11 +51,13 @@ func TestCutGroup(t *testing.T) {
 	}
 	for _, id := range []string{"snap-0", "snap-1"} {
 		f.eventually("the snapshot is ready", func() bool { return f.snapshot(id).State == blockdev.SnapshotReady })
-		if c := f.snapshot(id).Cut; c.Ordinal != cut.Ordinal || c.Timeline != cut.Timeline || c.UnixNanos != cut.UnixNanos || c.GroupID != s.GroupId || c.Group != "shop" {
+		if c := f.snapshot(id).Cut; c.Ordinal != cut.Ordinal || c.Timeline != cut.Timeline || c.UnixNanos != cut.UnixNanos ||
+			c.GroupID != s.GroupId || c.Group != "shop" {
 			t.Fatalf("%s was taken at %+v, the answer was %v", id, c, cut)
 		}
 	}
-	if again, err := f.client.CutGroup(f.ctx, r); err != nil || again.Ordinal != cut.Ordinal || again.UnixNanos != cut.UnixNanos {
+	if again, err := f.client.CutGroup(f.ctx, r); err != nil || again.Ordinal != cut.Ordinal ||
+		again.UnixNanos != cut.UnixNanos {
 		t.Fatalf("repeated: %v, %v; was %v", again, err, cut)
 	}
 	f.eventually("nothing is copied", func() bool {
@@ -65,13 +68,18 @@ func TestCutGroup(t *testing.T) {
 		r    *sidecarpb.CutGroupRequest
 		code codes.Code
 	}{
-		"no group":     {&sidecarpb.CutGroupRequest{Group: "none", Targets: targets}, codes.NotFound},
-		"no targets":   {&sidecarpb.CutGroupRequest{Group: "shop"}, codes.InvalidArgument},
-		"no id":        {&sidecarpb.CutGroupRequest{Group: "shop", Targets: []*sidecarpb.CutTarget{{VolumeId: "v0"}}}, codes.InvalidArgument},
-		"path as id":   {&sidecarpb.CutGroupRequest{Group: "shop", Targets: []*sidecarpb.CutTarget{{VolumeId: "v0", SnapshotId: "../x"}}}, codes.InvalidArgument},
-		"nil target":   {&sidecarpb.CutGroupRequest{Group: "shop", Targets: []*sidecarpb.CutTarget{nil}}, codes.InvalidArgument},
-		"no record":    {&sidecarpb.CutGroupRequest{Group: "shop", Targets: []*sidecarpb.CutTarget{{VolumeId: "v0", SnapshotId: "snap-9"}}}, codes.NotFound},
-		"not a member": {&sidecarpb.CutGroupRequest{Group: "shop", Targets: []*sidecarpb.CutTarget{f.createSnapshot("snap-a", "alone")}}, codes.FailedPrecondition},
+		"no group":   {&sidecarpb.CutGroupRequest{Group: "none", Targets: targets}, codes.NotFound},
+		"no targets": {&sidecarpb.CutGroupRequest{Group: "shop"}, codes.InvalidArgument},
+		"no id": {&sidecarpb.CutGroupRequest{Group: "shop", Targets: []*sidecarpb.CutTarget{{VolumeId: "v0"}}},
+			codes.InvalidArgument},
+		"path as id": {&sidecarpb.CutGroupRequest{Group: "shop",
+			Targets: []*sidecarpb.CutTarget{{VolumeId: "v0", SnapshotId: "../x"}}}, codes.InvalidArgument},
+		"nil target": {&sidecarpb.CutGroupRequest{Group: "shop", Targets: []*sidecarpb.CutTarget{nil}},
+			codes.InvalidArgument},
+		"no record": {&sidecarpb.CutGroupRequest{Group: "shop",
+			Targets: []*sidecarpb.CutTarget{{VolumeId: "v0", SnapshotId: "snap-9"}}}, codes.NotFound},
+		"not a member": {&sidecarpb.CutGroupRequest{Group: "shop",
+			Targets: []*sidecarpb.CutTarget{f.createSnapshot("snap-a", "alone")}}, codes.FailedPrecondition},
 	} {
 		_, err := f.client.CutGroup(f.ctx, c.r)
 		wantCode(t, what, err, c.code)

@@ -28,7 +28,8 @@ func toStatus(err error) error {
 		code = codes.AlreadyExists
 	case errors.Is(err, replication.ErrInvalid):
 		code = codes.InvalidArgument
-	case errors.Is(err, core.ErrPrecondition), errors.Is(err, replication.ErrNotPrimary), errors.Is(err, replication.ErrInUse),
+	case errors.Is(err, core.ErrPrecondition), errors.Is(err, replication.ErrNotPrimary),
+		errors.Is(err, replication.ErrInUse),
 		errors.Is(err, syscall.EBUSY):
 		code = codes.FailedPrecondition
 	case vfs.NoSpace(err):

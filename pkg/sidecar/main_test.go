@@ -209,7 +209,8 @@ func (f *fixture) openSite() {
 	})
 	var err error
 	f.site, err = replication.Open(replication.Config{
-		FS: fsys, Pool: f.pool, Site: f.name, Dialer: f.net.Dialer(f.name), PeerAddress: func(string) string { return "memory" },
+		FS: fsys, Pool: f.pool, Site: f.name, Dialer: f.net.Dialer(f.name),
+		PeerAddress:       func(string) string { return "memory" },
 		HeartbeatInterval: 10 * time.Millisecond, ApplyInterval: 50 * time.Millisecond,
 	})
 	if err != nil {
@@ -239,7 +240,8 @@ func (f *fixture) startKeeper() {
 func (f *fixture) start() {
 	f.t.Helper()
 	opts := Options{
-		SiteName: "site-a", Version: "test", Site: f.site, Pool: f.pool, ShimDir: filepath.Join(f.dir, "shim"), Metrics: f.metrics,
+		SiteName: "site-a", Version: "test", Site: f.site, Pool: f.pool, ShimDir: filepath.Join(f.dir, "shim"),
+		Metrics: f.metrics,
 	}
 	if f.keeper != "" {
 		f.holder = keeper.NewHolder(f.keeper)
@@ -254,7 +256,8 @@ func (f *fixture) start() {
 	f.server = grpc.NewServer(grpc.UnaryInterceptor(LogCalls))
 	f.svc.Register(f.server)
 	go func() { _ = f.server.Serve(lis) }()
-	if f.conn, err = grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+	if f.conn, err = grpc.NewClient("unix://"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		f.t.Fatal(err)
 	}
 	f.client = sidecarpb.NewSidecarClient(f.conn)
@@ -287,7 +290,8 @@ func (f *fixture) unmountAll() {
 
 func (f *fixture) createVolume(id string, sizeBytes int64, replicable bool) {
 	f.t.Helper()
-	if _, err := f.pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: sizeBytes, Replicable: replicable}); err != nil {
+	if _, err := f.pool.Create(blockdev.VolumeRecord{ID: id, Name: id, SizeBytes: sizeBytes,
+		Replicable: replicable}); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -295,7 +299,8 @@ func (f *fixture) createVolume(id string, sizeBytes int64, replicable bool) {
 func (f *fixture) createGroup(name, remote string) {
 	f.t.Helper()
 	_, err := f.client.CreateGroup(f.ctx, &sidecarpb.CreateGroupRequest{
-		Name: name, Settings: &sidecarpb.GroupSettings{Remote: new(remote), JournalSizeBytes: new(int64(replication.MinJournalBytes))},
+		Name: name, Settings: &sidecarpb.GroupSettings{Remote: new(remote),
+			JournalSizeBytes: new(int64(replication.MinJournalBytes))},
 	})
 	if err != nil {
 		f.t.Fatal(err)

@@ -26,11 +26,13 @@ func (s *Service) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*
 		return nil, toStatus(err)
 	}
 	if !rec.Replicable {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not replicable; it was created without slipstream.dev/replicable", rec.ID)
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"volume %s is not replicable; it was created without slipstream.dev/replicable", rec.ID)
 	}
 	if other, err := s.opts.Site.GroupOf(rec.ID); err == nil && other != group {
 		if !r.Move {
-			return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in group %s; remove it there first, or move it", rec.ID, other.Name())
+			return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in group %s; remove it there first, or move it",
+				rec.ID, other.Name())
 		}
 		if err := s.move(other, group, rec.ID); err != nil {
 			return nil, toStatus(err)
@@ -43,7 +45,7 @@ func (s *Service) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*
 	return &sidecarpb.AddVolumeResponse{}, nil
 }
 
-// putIn makes a volume of no group, or of this one already, a member.
+// putIn makes a volume a member. It is in no group, or in this one already.
 func (s *Service) putIn(group *replication.Group, rec *blockdev.VolumeRecord) error {
 	var err error
 	if a := s.attached[rec.ID]; a == nil || a.group != nil {
@@ -57,8 +59,8 @@ func (s *Service) putIn(group *replication.Group, rec *blockdev.VolumeRecord) er
 	return s.intend(rec.ID, "")
 }
 
-// move takes a volume out of one group and puts it into another. In between it has no group. That it is to have one is in its
-// record from the beginning, so that a crash does not leave it so.
+// move takes a volume out of one group and puts it into another. In between it has no group. That it is to have one is
+// in its record from the beginning, so that a crash does not leave it so.
 func (s *Service) move(from, to *replication.Group, id string) error {
 	if err := to.CheckWritable(); err != nil {
 		return err
@@ -85,8 +87,8 @@ func (s *Service) intend(id, group string) error {
 	return err
 }
 
-// continueMoves completes the moves that an earlier process began. What cannot be completed now stays noted for the next
-// start; the volume is served meanwhile, in its old group or in none.
+// continueMoves completes the moves that an earlier process began. What cannot be completed now stays noted for the
+// next start; the volume is served meanwhile, in its old group or in none.
 func (s *Service) continueMoves() {
 	recs, err := s.opts.Pool.List()
 	if err != nil {
@@ -97,7 +99,8 @@ func (s *Service) continueMoves() {
 			continue
 		}
 		if err := s.continueMove(rec.ID); err != nil {
-			klog.ErrorS(err, "The volume's move to another group is not complete; move it again", "volume", rec.ID, "to", rec.MoveTo)
+			klog.ErrorS(err, "The volume's move to another group is not complete; move it again", "volume", rec.ID, "to",
+				rec.MoveTo)
 		} else {
 			klog.InfoS("Completed the move to another group that was interrupted", "volume", rec.ID, "to", rec.MoveTo)
 		}
@@ -108,7 +111,7 @@ func (s *Service) continueMove(id string) error {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
 	rec, err := s.opts.Pool.Get(id)
-	if err != nil || rec.MoveTo == "" { // a call was quicker
+	if err != nil || rec.MoveTo == "" { // a call completed it meanwhile
 		return err
 	}
 	to, err := s.opts.Site.Group(rec.MoveTo)
@@ -147,7 +150,7 @@ func (a *attachment) moveInto(group *replication.Group, rec *blockdev.VolumeReco
 	return old.Close()
 }
 
-// flushBoth is a device whose flush covers another one too.
+// flushBoth is a device whose flush also flushes another device.
 type flushBoth struct {
 	blockdev.Device
 	old *blockdev.Image
@@ -156,7 +159,8 @@ type flushBoth struct {
 func (f flushBoth) Flush() error { return errors.Join(f.Device.Flush(), f.old.Flush()) }
 
 // RemoveVolume implements sidecarpb.SidecarServer.
-func (s *Service) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
+func (s *Service) RemoveVolume(_ context.Context,
+	r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
 	group, err := s.opts.Site.Group(r.Group)
@@ -174,8 +178,8 @@ func (s *Service) RemoveVolume(_ context.Context, r *sidecarpb.RemoveVolumeReque
 	return &sidecarpb.RemoveVolumeResponse{}, nil
 }
 
-// takeOut takes a volume out of its group. One that is attached is served from its image from then on: what its application
-// does meanwhile waits for the exchange.
+// takeOut takes a volume out of its group. One that is attached is served from its image from then on: what its
+// application does meanwhile waits for the exchange.
 func (s *Service) takeOut(group *replication.Group, id string) error {
 	a := s.attached[id]
 	if a == nil || a.group != group {
@@ -201,7 +205,8 @@ func (s *Service) takeOut(group *replication.Group, id string) error {
 }
 
 // ResizeVolume implements sidecarpb.SidecarServer.
-func (s *Service) ResizeVolume(_ context.Context, r *sidecarpb.ResizeVolumeRequest) (*sidecarpb.ResizeVolumeResponse, error) {
+func (s *Service) ResizeVolume(_ context.Context,
+	r *sidecarpb.ResizeVolumeRequest) (*sidecarpb.ResizeVolumeResponse, error) {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
 	rec, err := s.opts.Pool.Get(r.VolumeId)

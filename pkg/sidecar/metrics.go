@@ -55,13 +55,16 @@ func NewMetrics(site *replication.Site) *Metrics {
 		"lag_ordinals": "Writes that the copy lacks; absent if unknown. A secondary repeats the last value of its primary.",
 		"lag_bytes": "Bytes that the copy lacks, in journal and change map; absent if unknown. " +
 			"A secondary repeats the last value of its primary.",
-		"lag_seconds":                 "The copy has every write that is older than this, by this site's clocks; absent if unknown.",
-		"rpo_target_seconds":          "RPO target: largest allowed lag of the copy; 0: no target.",
-		"lagging":                     "1 if the group has a target, and the lag exceeds it or is unknown, or the copy is not whole.",
+		"lag_seconds": "The copy has every write that is older than this, by this site's clocks; absent if " +
+			"unknown.",
+		"rpo_target_seconds": "RPO target: largest allowed lag of the copy; 0: no target.",
+		"lagging": "1 if the group has a target, and the lag exceeds it or is unknown, or the copy is " +
+			"not whole.",
 		"ship_limit_bytes_per_second": "Limit of the rate to the peer; 0: no limit.",
-		"last_replicated_timestamp_seconds": "The copy has every write from before this time of this site's clock; absent if " +
-			"unknown. As a timestamp it ages even if the exporter stops.",
-		"clock_difference_seconds":       "Wall clock of the peer minus that of this site; absent until the link has measured it.",
+		"last_replicated_timestamp_seconds": "The copy has every write from before this time of this site's clock; " +
+			"absent if unknown. As a timestamp it ages even if the exporter stops.",
+		"clock_difference_seconds": "Wall clock of the peer minus that of this site; absent until the link has " +
+			"measured it.",
 		"clock_difference_error_seconds": "Largest error of the measured clock difference, in both directions.",
 		"journal_size_bytes":             "Configured size of the journal.",
 		"journal_used_bytes":             "Bytes of live journal segments.",
@@ -150,7 +153,8 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		limits, delayed := v.shim.Limits()
 		labels := []string{id, v.claim.Name, v.claim.Namespace}
 		ch <- prometheus.MustNewConstMetric(limitBytesDesc, prometheus.GaugeValue, float64(limits.BytesPerSecond), labels...)
-		ch <- prometheus.MustNewConstMetric(limitIOPSDesc, prometheus.GaugeValue, float64(limits.OperationsPerSecond), labels...)
+		ch <- prometheus.MustNewConstMetric(limitIOPSDesc, prometheus.GaugeValue, float64(limits.OperationsPerSecond),
+			labels...)
 		ch <- prometheus.MustNewConstMetric(delayedTotalDesc, prometheus.CounterValue, float64(delayed), labels...)
 	}
 	for _, g := range m.site.Groups() {
@@ -163,7 +167,8 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (m *Metrics) send(ch chan<- prometheus.Metric, name string, kind prometheus.ValueType, value float64, labels ...string) {
+func (m *Metrics) send(ch chan<- prometheus.Metric, name string, kind prometheus.ValueType, value float64,
+	labels ...string) {
 	ch <- prometheus.MustNewConstMetric(m.descs[name], kind, value, labels...)
 }
 
@@ -172,8 +177,9 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *replication.Statu
 		"journal_size_bytes": float64(s.JournalSizeBytes), "journal_used_bytes": float64(s.JournalUsedBytes),
 		"journal_used_ratio": float64(s.JournalUsedBytes) / float64(s.JournalSizeBytes),
 		"change_map_bytes":   float64(s.ChangeMapBytes),
-		"head_ordinal":       float64(s.HeadOrdinal), "durable_ordinal": float64(s.DurableOrdinal), "applied_ordinal": float64(s.AppliedOrdinal),
-		"promotable": oneIf(s.Promotable), "primary": oneIf(s.Role == core.RolePrimary),
+		"head_ordinal":       float64(s.HeadOrdinal), "durable_ordinal": float64(s.DurableOrdinal),
+		"applied_ordinal": float64(s.AppliedOrdinal),
+		"promotable":      oneIf(s.Promotable), "primary": oneIf(s.Role == core.RolePrimary),
 		"connected": oneIf(s.Connected), "rpo_target_seconds": float64(s.RPOTargetMillis) / 1e3, "lagging": oneIf(s.Lagging),
 		"ship_limit_bytes_per_second": float64(s.ShipBytesPerSecond),
 	}
@@ -199,7 +205,7 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *replication.Statu
 	}
 }
 
-// ifKnown adds a gauge that has no series while its value is unknown: a zero would be a lie.
+// ifKnown adds a gauge that has no series while its value is unknown: a zero would be wrong.
 func ifKnown[T uint64 | int64 | float64](gauges map[string]float64, name string, value *T, factor float64) {
 	if value != nil {
 		gauges[name] = float64(*value) * factor

@@ -98,7 +98,8 @@ func TestMetricsOfACopy(t *testing.T) {
 	a.createVolume("v0", 1<<20, true)
 	a.addVolume("shop", "v0")
 	known := map[string]bool{}
-	for _, name := range []string{"lag_seconds", "lag_ordinals", "lag_bytes", "last_replicated_timestamp_seconds", "clock_difference_seconds", "clock_difference_error_seconds"} {
+	for _, name := range []string{"lag_seconds", "lag_ordinals", "lag_bytes", "last_replicated_timestamp_seconds",
+		"clock_difference_seconds", "clock_difference_error_seconds"} {
 		known["slipstream_group_"+name] = true
 	}
 	for _, f := range []*fixture{a, b} {
@@ -143,7 +144,10 @@ func (f *fixture) volumeMetrics(id string) map[string]float64 {
 			continue
 		}
 		for _, m := range family.Metric {
-			if slices.ContainsFunc(m.Label, func(l *dto.LabelPair) bool { return l.GetName() == "volume" && l.GetValue() == id }) {
+			if slices.ContainsFunc(m.Label, func(l *dto.LabelPair) bool {
+				return l.GetName() == "volume" &&
+					l.GetValue() == id
+			}) {
 				values[family.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			}
 		}

@@ -15,7 +15,8 @@ import (
 )
 
 // ModifyGroup implements sidecarpb.SidecarServer. It does not wait for volumes that are attached or moved meanwhile.
-func (s *Service) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
+func (s *Service) ModifyGroup(_ context.Context,
+	r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
 	g, err := s.opts.Site.Group(r.Name)
 	if err != nil {
 		return nil, toStatus(err)
@@ -27,7 +28,8 @@ func (s *Service) ModifyGroup(_ context.Context, r *sidecarpb.ModifyGroupRequest
 }
 
 // ModifyVolume implements sidecarpb.SidecarServer.
-func (s *Service) ModifyVolume(_ context.Context, r *sidecarpb.ModifyVolumeRequest) (*sidecarpb.ModifyVolumeResponse, error) {
+func (s *Service) ModifyVolume(_ context.Context,
+	r *sidecarpb.ModifyVolumeRequest) (*sidecarpb.ModifyVolumeResponse, error) {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
 	rec, err := s.opts.Pool.Get(r.VolumeId)
@@ -35,7 +37,8 @@ func (s *Service) ModifyVolume(_ context.Context, r *sidecarpb.ModifyVolumeReque
 		return nil, toStatus(err)
 	}
 	if !rec.Replicable {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not replicable: its I/O does not come by here", rec.ID)
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"volume %s is not replicable: the replicator does not serve its I/O", rec.ID)
 	}
 	if r.Order != nil {
 		if err := s.setOrder(rec, blockdev.Order(*r.Order)); err != nil {
@@ -81,11 +84,13 @@ func limitsOf(rec *blockdev.VolumeRecord) shim.Limits {
 func (s *Service) setOrder(rec *blockdev.VolumeRecord, order blockdev.Order) error {
 	switch {
 	case order != blockdev.OrderFlush && order != blockdev.OrderAck:
-		return status.Errorf(codes.InvalidArgument, "volume %s: order %q is neither %s nor %s", rec.ID, order, blockdev.OrderFlush, blockdev.OrderAck)
+		return status.Errorf(codes.InvalidArgument, "volume %s: order %q is neither %s nor %s", rec.ID, order,
+			blockdev.OrderFlush, blockdev.OrderAck)
 	case rec.Secondary:
 		return status.Errorf(codes.FailedPrecondition, "volume %s is a secondary copy: its order is its primary's", rec.ID)
 	case order != rec.Order && s.attached[rec.ID] != nil:
-		return status.Errorf(codes.FailedPrecondition, "volume %s is attached, and its order decides how: unstage it first", rec.ID)
+		return status.Errorf(codes.FailedPrecondition, "volume %s is attached, and its order decides how: unstage it first",
+			rec.ID)
 	}
 	_, err := s.opts.Pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
 		r.Order = order

@@ -1,10 +1,11 @@
-// Package sidecar is the replicator's face: the gRPC service that the CSI driver and slipctl call over a Unix socket, the
-// shims that serve attached volumes, and the metrics. What a group is and does is package replication's.
+// Package sidecar is the gRPC service of the replicator, which the CSI driver and slipctl call over a Unix socket. It
+// also has the shims that serve attached volumes, and the metrics. It converts between the API and package replication,
+// which has the groups.
 //
-// A replicable volume is attached by mounting a shim for it; the shim's /dev/fuse descriptor is also given to the keeper
-// (in the driver's process), so that the next replicator can go on where this one was killed. A volume in a group is
-// served by the group (image + journal), one without a group straight from its image; it can be put into a group, taken out
-// and moved while it is attached.
+// A replicable volume is attached by mounting a shim for it; the shim's /dev/fuse descriptor is also given to the
+// keeper (in the driver's process), so that the next replicator can go on where this one was killed. A volume in a
+// group is served by the group (image + journal), one without a group straight from its image; it can be put into a
+// group, taken out and moved while it is attached.
 //
 // # Concurrency
 //
@@ -31,7 +32,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
-// Options are what a Service stands on.
+// Options configure a Service.
 type Options struct {
 	SiteName string
 	Version  string
@@ -65,7 +66,8 @@ type Service struct {
 // New returns a service and starts adopting the volumes whose descriptors the keeper holds: those of a replicator that
 // ended without detaching them. Their I/O waits in the kernel until then.
 func New(opts Options) *Service {
-	s := &Service{opts: opts, attached: map[string]*attachment{}, unserved: map[string]bool{}, adopted: make(chan struct{})}
+	s := &Service{opts: opts, attached: map[string]*attachment{}, unserved: map[string]bool{},
+		adopted: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if opts.Keeper != nil {
 		s.wg.Add(1)
@@ -103,7 +105,8 @@ func (s *Service) Probe(context.Context, *sidecarpb.ProbeRequest) (*sidecarpb.Pr
 }
 
 // CreateGroup implements sidecarpb.SidecarServer.
-func (s *Service) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
+func (s *Service) CreateGroup(_ context.Context,
+	r *sidecarpb.CreateGroupRequest) (*sidecarpb.CreateGroupResponse, error) {
 	spec := replication.GroupSpec{Name: r.Name}
 	changeSettings(&spec.Settings, r.Settings)
 	g, err := s.opts.Site.CreateGroup(spec)
@@ -114,7 +117,8 @@ func (s *Service) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest
 }
 
 // DeleteGroup implements sidecarpb.SidecarServer.
-func (s *Service) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
+func (s *Service) DeleteGroup(_ context.Context,
+	r *sidecarpb.DeleteGroupRequest) (*sidecarpb.DeleteGroupResponse, error) {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
 	if err := s.opts.Site.DeleteGroup(r.Name, r.Force); err != nil {
@@ -146,7 +150,8 @@ func (s *Service) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) 
 }
 
 // WatchGroup implements sidecarpb.SidecarServer.
-func (s *Service) WatchGroup(r *sidecarpb.WatchGroupRequest, stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
+func (s *Service) WatchGroup(r *sidecarpb.WatchGroupRequest,
+	stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
 	const least, usual = 10 * time.Millisecond, time.Second
 	interval := time.Duration(r.IntervalMillis) * time.Millisecond
 	if interval <= 0 {
@@ -199,7 +204,8 @@ func (s *Service) Demote(_ context.Context, r *sidecarpb.DemoteRequest) (*sideca
 }
 
 // RecordFormat implements sidecarpb.SidecarServer.
-func (s *Service) RecordFormat(_ context.Context, r *sidecarpb.RecordFormatRequest) (*sidecarpb.RecordFormatResponse, error) {
+func (s *Service) RecordFormat(_ context.Context,
+	r *sidecarpb.RecordFormatRequest) (*sidecarpb.RecordFormatResponse, error) {
 	g, err := s.opts.Site.GroupOf(r.VolumeId)
 	if errors.Is(err, replication.ErrNotFound) {
 		return &sidecarpb.RecordFormatResponse{}, nil

@@ -22,7 +22,8 @@ func newNetwork(t *testing.T) *link.Network {
 
 func TestGroups(t *testing.T) {
 	f := newFixture(t, newNetwork(t), "site-a", false)
-	if p, err := f.client.Probe(f.ctx, &sidecarpb.ProbeRequest{}); err != nil || !p.Ready || p.Site != "site-a" || p.Version != "test" {
+	if p, err := f.client.Probe(f.ctx, &sidecarpb.ProbeRequest{}); err != nil || !p.Ready || p.Site != "site-a" ||
+		p.Version != "test" {
 		t.Fatalf("%v, %v", p, err)
 	}
 	type request = sidecarpb.CreateGroupRequest
@@ -30,7 +31,8 @@ func TestGroups(t *testing.T) {
 	stall := sidecarpb.JournalFull_JOURNAL_FULL_STALL
 	create := func(change func(*request, *settings)) (string, error) {
 		r := &sidecarpb.CreateGroupRequest{
-			Name: "shop", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"), JournalSizeBytes: new(int64(replication.MinJournalBytes))},
+			Name: "shop", Settings: &sidecarpb.GroupSettings{Remote: new("site-b"),
+				JournalSizeBytes: new(int64(replication.MinJournalBytes))},
 		}
 		if change != nil {
 			change(r, r.Settings)
@@ -67,7 +69,8 @@ func TestGroups(t *testing.T) {
 		wantCode(t, what, err, c.code)
 	}
 	f.createGroup("another", "")
-	if all, err := f.client.ListGroups(f.ctx, &sidecarpb.ListGroupsRequest{}); err != nil || len(all.Groups) != 2 || all.Groups[1].Name != "shop" {
+	if all, err := f.client.ListGroups(f.ctx, &sidecarpb.ListGroupsRequest{}); err != nil || len(all.Groups) != 2 ||
+		all.Groups[1].Name != "shop" {
 		t.Fatalf("%v, %v", all, err)
 	}
 	_, err = f.client.ListGroups(f.ctx, &sidecarpb.ListGroupsRequest{Name: "none"})
@@ -121,7 +124,8 @@ func TestGroups(t *testing.T) {
 	_, err = f.client.Promote(f.ctx, &sidecarpb.PromoteRequest{Group: "shop"})
 	wantCode(t, "take a demotion back without force", err, codes.FailedPrecondition)
 	for range 2 {
-		if p, err := f.client.Promote(f.ctx, &sidecarpb.PromoteRequest{Group: "shop", Force: true}); err != nil || p.Status.Role != sidecarpb.Role_ROLE_PRIMARY {
+		if p, err := f.client.Promote(f.ctx, &sidecarpb.PromoteRequest{Group: "shop", Force: true}); err != nil ||
+			p.Status.Role != sidecarpb.Role_ROLE_PRIMARY {
 			t.Fatalf("%v, %v", p, err)
 		}
 	}
@@ -138,7 +142,8 @@ func TestGroups(t *testing.T) {
 
 	// The format record of a member goes into the group's order; of others it is the driver's business alone.
 	for _, id := range []string{"v0", "plain"} {
-		_, err := f.client.RecordFormat(f.ctx, &sidecarpb.RecordFormatRequest{VolumeId: id, FormatJson: []byte(`{"state":"formatted","fsType":"ext4"}`)})
+		_, err := f.client.RecordFormat(f.ctx, &sidecarpb.RecordFormatRequest{VolumeId: id,
+			FormatJson: []byte(`{"state":"formatted","fsType":"ext4"}`)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,8 +220,12 @@ func TestRefusalShowsAtThePrimary(t *testing.T) {
 	a, b := newFixture(t, network, "site-a", false), newFixture(t, network, "site-b", false)
 	b.createGroup("shop", "") // another group of the same name
 	a.createGroup("shop", "site-b")
-	a.eventually("the refusal shows", func() bool { return strings.Contains(a.status("shop").StateReason, "takes no group") })
-	if s := a.status("shop"); s.Connected || s.State != sidecarpb.GroupState_GROUP_STATE_CONNECTING || !strings.Contains(s.StateReason, "site-b") {
+	a.eventually("the refusal shows", func() bool {
+		return strings.Contains(a.status("shop").StateReason,
+			"takes no group")
+	})
+	if s := a.status("shop"); s.Connected || s.State != sidecarpb.GroupState_GROUP_STATE_CONNECTING ||
+		!strings.Contains(s.StateReason, "site-b") {
 		t.Fatalf("%v", s)
 	}
 	// The way out: the name is free again.
@@ -252,7 +261,8 @@ func TestBrokenGroupIsListed(t *testing.T) {
 	if err != nil || len(all.Groups) != 1 {
 		t.Fatalf("%v, %v", all, err)
 	}
-	if g := all.Groups[0]; g.State != sidecarpb.GroupState_GROUP_STATE_FAILED || g.Name != "shop" || !strings.Contains(g.StateReason, "group.json") {
+	if g := all.Groups[0]; g.State != sidecarpb.GroupState_GROUP_STATE_FAILED || g.Name != "shop" ||
+		!strings.Contains(g.StateReason, "group.json") {
 		t.Fatalf("%v", g)
 	}
 }

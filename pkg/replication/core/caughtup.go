@@ -7,15 +7,15 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 )
 
-// CaughtUp is a proof of how current a copy is, on the clocks of the site that holds it: every write that its primary had
-// before At has an ordinal up to Ordinal, and is here. With an unknown At it proves nothing.
+// CaughtUp is a proof of how current a copy is, on the clocks of the site that holds it: every write that its primary
+// had before At has an ordinal up to Ordinal, and is here. With an unknown At it proves nothing.
 type CaughtUp struct {
 	At      clocks.Instant `json:"at"`
 	Ordinal uint64         `json:"ordinal"`
 }
 
-// maxMarks bounds what a secondary remembers of heads that it has not reached. Every second one goes when there are more,
-// which makes the proof older, never wrong.
+// maxMarks bounds what a secondary remembers of heads that it has not reached. Every second one goes when there are
+// more, which makes the proof older, never wrong.
 const maxMarks = 1024
 
 // currency is how a secondary comes to its CaughtUp. A heartbeat gives a mark: the primary's head, and an instant here
@@ -55,8 +55,8 @@ func (c *currency) reach(durable uint64) {
 	}
 }
 
-// CaughtUp returns what is proven of a secondary that has everything up to durable on stable storage. In the middle of a
-// sync it is what was proven before: the copy lacks nothing older, although it is not one instant.
+// CaughtUp returns what is proven of a secondary that has everything up to durable on stable storage. In the middle of
+// a sync it is what was proven before: the copy lacks nothing older, although it is not one instant.
 func (g *Group) CaughtUp(durable uint64) CaughtUp {
 	if g.Meta.Role != RoleSecondary {
 		return CaughtUp{}
@@ -101,8 +101,8 @@ func (g *Group) Remember(durable uint64) Recollection {
 	return Recollection{Role: m.Role, Peer: m.Peer, Timeline: m.Timeline(), CaughtUp: g.CaughtUp(durable), Told: g.told}
 }
 
-// Told is the highest durable ordinal that the other site was heard to have, also by an earlier process of this site. It
-// is what the peer has at least. ok is false where it was not heard.
+// Told is the highest durable ordinal that the other site was heard to have, also by an earlier process of this site.
+// It is what the peer has at least. ok is false where it was not heard.
 func (g *Group) Told() (ordinal uint64, ok bool) {
 	if g.told == nil {
 		return 0, false
@@ -120,7 +120,8 @@ func (g *Group) boundLoss(e Promote) *Loss {
 	if ordinal, ok := g.Told(); ok {
 		lost := ordinal - min(ordinal, e.Durable)
 		l.LostOrdinals = &lost
-		told = fmt.Sprintf("%s was last heard to be at ordinal %d, so at least %d ordinals are lost", g.Meta.Peer, ordinal, lost)
+		told = fmt.Sprintf("%s was last heard to be at ordinal %d, so at least %d ordinals are lost", g.Meta.Peer, ordinal,
+			lost)
 		if lost == 0 {
 			told = fmt.Sprintf("%s was last heard to have nothing that is not here", g.Meta.Peer)
 		}
@@ -131,9 +132,11 @@ func (g *Group) boundLoss(e Promote) *Loss {
 	case ok:
 		seconds := elapsed.Seconds()
 		l.LostSeconds = &seconds
-		l.Text = fmt.Sprintf("%s; at most what it wrote in the last %.3f s before the promotion, by the clocks of %s", told, seconds, g.Meta.Site)
+		l.Text = fmt.Sprintf("%s; at most what it wrote in the last %.3f s before the promotion, by the clocks of %s", told,
+			seconds, g.Meta.Site)
 	case proven.At.Known():
-		l.Text = fmt.Sprintf("%s; everything that it wrote before %s by the clock of %s is here, but the node was restarted since, so how long ago that was is not proven",
+		l.Text = fmt.Sprintf("%s; everything that it wrote before %s by the clock of %s is here, but the node was restarted "+
+			"since, so how long ago that was is not proven",
 			told, time.Unix(0, proven.At.WallNanos).UTC().Format(time.RFC3339), g.Meta.Site)
 	default:
 		l.Text = fmt.Sprintf("%s; when %s last had everything is not known either", told, g.Meta.Site)

@@ -11,7 +11,8 @@ func (g *Group) Clone() *Group {
 	m.Openings = slices.Clone(m.Openings)
 	m.Loss, m.Divergence, m.Tail = pointed(m.Loss), pointed(m.Divergence), pointed(m.Tail)
 	if l := m.Loss; l != nil {
-		l.LostOrdinals, l.LostWrites, l.LostBytes, l.LostSeconds = pointed(l.LostOrdinals), pointed(l.LostWrites), pointed(l.LostBytes), pointed(l.LostSeconds)
+		l.LostOrdinals, l.LostWrites = pointed(l.LostOrdinals), pointed(l.LostWrites)
+		l.LostBytes, l.LostSeconds = pointed(l.LostBytes), pointed(l.LostSeconds)
 	}
 	return &c
 }

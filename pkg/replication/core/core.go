@@ -70,8 +70,8 @@ func New(meta Meta) *Group { return &Group{Meta: meta, link: LinkDown} }
 // Link is the stream's state.
 func (g *Group) Link() Link { return g.link }
 
-// Acked is the peer's durable ordinal as far as it is known since this process started, and 0 before: for decisions about
-// what may go. What is shown to people is Told.
+// Acked is the peer's durable ordinal as far as it is known since this process started, and 0 before: for decisions
+// about what may go. What is shown to people is Told.
 func (g *Group) Acked() uint64 { return g.acked }
 
 // Answered reports whether Acked is what the peer said.
@@ -111,8 +111,8 @@ func (g *Group) State() (state State, reason string) {
 	}
 }
 
-// Step takes an event and returns the effects to carry out, in order, and after them the decision about the stream. An error
-// (always an ErrPrecondition) means that a request was refused and nothing changed.
+// Step takes an event and returns the effects to carry out, in order, and after them the decision about the stream. An
+// error (always an ErrPrecondition) means that a request was refused and nothing changed.
 func (g *Group) Step(e Event) (Decision, []Effect, error) {
 	g.effects = nil
 	decision, err := g.decide(e)

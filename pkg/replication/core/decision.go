@@ -1,7 +1,7 @@
 package core
 
-// Effect is something that the caller carries out before it acts on the decision: it concerns this site's disk alone. See
-// [Group.Step].
+// Effect is something that the caller carries out before it acts on the decision: it concerns this site's disk alone.
+// See [Group.Step].
 type Effect interface{ effect() }
 
 // Persist: make Group.Meta durable before the next effect.

@@ -56,8 +56,8 @@ type Disconnected struct {
 	Caller bool
 }
 
-// CursorLost: the journal no longer holds what the stream would ship next; it was folded into the change map. Decisions:
-// Ship, Close.
+// CursorLost: the journal no longer holds what the stream would ship next; it was folded into the change map.
+// Decisions: Ship, Close.
 type CursorLost struct{ Retained uint64 }
 
 // Folded: records were marked in the change map, which is durable, and are about to leave the journal.
@@ -81,8 +81,8 @@ type HelloReceived struct {
 	Attached int
 }
 
-// SessionReceived: the primary agreed to the answer to its Hello and named the stream's session, before anything else. Sync
-// tells that it begins a sync, because what is here is not all that it needs to be. Decisions: Follow, Close.
+// SessionReceived: the primary agreed to the answer to its Hello and named the stream's session, before anything else.
+// Sync tells that it begins a sync, because what is here is not all that it needs to be. Decisions: Follow, Close.
 type SessionReceived struct {
 	Session Session
 	Sync    bool
@@ -109,7 +109,8 @@ type HeartbeatReceived struct {
 	LagBytes      uint64
 	Demoted       bool
 	FinalOrdinal  uint64
-	// NotBefore is an instant of this site before which the primary had not read its head; unknown where nothing proves one.
+	// NotBefore is an instant of this site before which the primary had not read its head; unknown where nothing proves
+	// one.
 	NotBefore clocks.Instant
 	// Local is the local durable ordinal.
 	Local uint64

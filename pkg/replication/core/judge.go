@@ -37,8 +37,8 @@ func (g *Group) judge(e Welcomed) judgement {
 	if reason, common := g.lostHere(e); reason != "" {
 		return judgement{writesLost, reason, common}
 	}
-	// A peer that has not followed this site yet was the primary, and may have written. Its ordinals are those of this site
-	// if its last record is; nothing else tells whether its disk was put back and written to again.
+	// A peer that has not followed this site yet was the primary, and may have written. Its ordinals are those of this
+	// site if its last record is; nothing else tells whether its disk was put back and written to again.
 	doubtful := e.PeerSession.Primary != m.Site && e.PeerTail != MatchSame && e.PeerDurable > 0
 	if m.Sync == SyncNever || doubtful || e.PeerDurable < e.ReleasedAcked || g.lacksForgotten(e) || g.showsLost(e) {
 		return judgement{verdict: copyAnew}
@@ -46,12 +46,12 @@ func (g *Group) judge(e Welcomed) judgement {
 	return judgement{verdict: copyContinues}
 }
 
-// lostHere says how an answer to Hello shows that this primary's disk was put back to an earlier state; "" if it does not.
-// common is then the last ordinal that both sites certainly share.
+// lostHere says how an answer to Hello shows that this primary's disk was put back to an earlier state; "" if it does
+// not. common is then the last ordinal that both sites certainly share.
 //
 // Ordinals that the peer has and this site does not would be used again for other writes. After that they look like a
-// continuation, so the number of ordinals is not enough: the peer can not hold more than the openings say, sessions must
-// be known, and the records must be the same.
+// continuation, so the number of ordinals is not enough: the peer can not hold more than the openings say, sessions
+// must be known, and the records must be the same.
 func (g *Group) lostHere(e Welcomed) (reason string, common uint64) {
 	m := &g.Meta
 	floor := max(m.Timelines[len(m.Timelines)-1].ForkOrdinal, e.ReleasedAcked)
@@ -61,7 +61,8 @@ func (g *Group) lostHere(e Welcomed) (reason string, common uint64) {
 	case e.PeerDurable > e.Durable:
 		return fmt.Sprintf("%s holds ordinals up to %d, this site only up to %d", m.Peer, e.PeerDurable, e.Durable), e.Durable
 	case !g.knownSession(s):
-		return fmt.Sprintf("%s took part in session %s, which is none of this site's (the last is %s)", m.Peer, s, m.Session), floor
+		return fmt.Sprintf("%s took part in session %s, which is none of this site's (the last is %s)", m.Peer, s,
+			m.Session), floor
 	case e.PeerDurable > most:
 		return fmt.Sprintf("%s holds ordinals up to %d of what was sent before this site started at ordinal %d",
 			m.Peer, e.PeerDurable, most), min(most, e.Durable)
@@ -74,8 +75,8 @@ func (g *Group) lostHere(e Welcomed) (reason string, common uint64) {
 	return "", 0
 }
 
-// lacksForgotten reports whether the peer lacks something that only the change map said and that was taken off it when the
-// peer had it: the peer's disk was put back to an earlier state.
+// lacksForgotten reports whether the peer lacks something that only the change map said and that was taken off it when
+// the peer had it: the peer's disk was put back to an earlier state.
 func (g *Group) lacksForgotten(e Welcomed) bool {
 	m := &g.Meta
 	relied := m.Relied
@@ -91,9 +92,9 @@ func (g *Group) lacksForgotten(e Welcomed) bool {
 	return at.Before(relied) || e.NeedsSync && m.Sync == SyncDone
 }
 
-// showsLost reports whether extents at the peer may show writes that this site has lost since. An extent is content as it
-// was when it was sent, without the ordinals of the writes in it. A sync that goes on from the change map would keep such
-// an extent. A peer that is not in the middle of a sync holds the ordinals too, so lostHere has found them.
+// showsLost reports whether extents at the peer may show writes that this site has lost since. An extent is content as
+// it was when it was sent, without the ordinals of the writes in it. A sync that goes on from the change map would keep
+// such an extent. A peer that is not in the middle of a sync holds the ordinals too, so lostHere has found them.
 func (g *Group) showsLost(e Welcomed) bool {
 	return e.PeerHorizon > min(e.Durable, g.Meta.mostHeld(e.PeerSession))
 }

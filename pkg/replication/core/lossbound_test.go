@@ -14,8 +14,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 )
 
-// machine has clocks that are wrong: they run too fast or too slow, steered by NTP far more than the raw one is, are set,
-// and begin anew at each boot.
+// machine has clocks that are wrong: they run too fast or too slow, steered by NTP far more than the raw one is, are
+// set, and begin anew at each boot.
 type machine struct {
 	boot             string
 	booted           int64 // real time
@@ -27,10 +27,12 @@ func rate(real, ppm int64) int64 { return real + real*ppm/1e6 }
 
 func (m *machine) now(real int64) clocks.Instant {
 	up := real - m.booted
-	return clocks.Instant{BootID: m.boot, BootNanos: rate(up, m.bootPPM), RawNanos: rate(up, m.rawPPM), WallNanos: rate(real, m.wallPPM) + m.wallOff}
+	return clocks.Instant{BootID: m.boot, BootNanos: rate(up, m.bootPPM), RawNanos: rate(up, m.rawPPM),
+		WallNanos: rate(real, m.wallPPM) + m.wallOff}
 }
 
-// inTransit is a message of one direction. Its stream is the one that it belongs to: others' messages are lost with them.
+// inTransit is a message of one direction. Its stream is the one that it belongs to: others' messages are lost with
+// them.
 type inTransit struct {
 	at, stream int64
 	timing     clocks.Timing
@@ -41,8 +43,8 @@ type inTransit struct {
 	syncEnds   bool
 }
 
-// twoSites is a primary that writes, a secondary with a core, and a link that delays everything as it likes. Times are real
-// ones, which neither site knows.
+// twoSites is a primary that writes, a secondary with a core, and a link that delays everything as it likes. Times are
+// real ones, which neither site knows.
 type twoSites struct {
 	real   int64
 	a, b   machine
@@ -57,8 +59,8 @@ type twoSites struct {
 	atA     *clocks.Exchange
 
 	core *Group
-	// received and stored are the secondary's: in its journal, and durable there. has is what it has of the group, which in a
-	// sync is less.
+	// received and stored are the secondary's: in its journal, and durable there. has is what it has of the group, which
+	// in a sync is less.
 	received, stored, has uint64
 	atB                   *clocks.Exchange
 	difference            clocks.Difference
@@ -148,7 +150,8 @@ func (w *twoSites) pass(d int64) {
 }
 
 // compare takes a message's timing as package replication does.
-func (w *twoSites) compare(e *clocks.Exchange, now clocks.Instant, t clocks.Timing, d *clocks.Difference) clocks.Instant {
+func (w *twoSites) compare(e *clocks.Exchange, now clocks.Instant, t clocks.Timing,
+	d *clocks.Difference) clocks.Instant {
 	r := e.Receive(now, t)
 	if d != nil && r.Measured {
 		d.Add(now, r.Clock)
@@ -232,7 +235,8 @@ func TestLossBoundHolds(t *testing.T) {
 			m.bootPPM, m.wallPPM, m.rawPPM = ppm.Draw(t, "steered"), ppm.Draw(t, "wall"), crystal.Draw(t, "crystal")
 			m.wallOff = off.Draw(t, "off")
 		}
-		delay := rapid.Map(rapid.SampledFrom([]time.Duration{0, time.Millisecond, 30 * time.Millisecond, 400 * time.Millisecond, 20 * time.Second}),
+		delay := rapid.Map(rapid.SampledFrom([]time.Duration{0, time.Millisecond, 30 * time.Millisecond,
+			400 * time.Millisecond, 20 * time.Second}),
 			func(d time.Duration) int64 { return int64(d) })
 		w.connect()
 		file := w.file()
@@ -313,7 +317,8 @@ func TestLossBoundHolds(t *testing.T) {
 					}
 				}
 				if l.LostOrdinals != nil && *l.LostOrdinals > w.head()-min(w.head(), w.received) {
-					t.Fatalf("at least %d ordinals are lost, but %d were written and %d received", *l.LostOrdinals, w.head(), w.received)
+					t.Fatalf("at least %d ordinals are lost, but %d were written and %d received", *l.LostOrdinals, w.head(),
+						w.received)
 				}
 			},
 		})

@@ -73,7 +73,8 @@ type Member struct {
 func (m *Member) Removed() bool { return m.State.Removed() }
 
 func (m *Member) refuse(what string) error {
-	return fmt.Errorf("%w: volume %s is %s as member %d, so it cannot be %s", ErrPrecondition, m.VolumeID, m.State, m.Index, what)
+	return fmt.Errorf("%w: volume %s is %s as member %d, so it cannot be %s", ErrPrecondition, m.VolumeID, m.State,
+		m.Index, what)
 }
 
 // Add begins the addition of the member, or begins it again. One that is joining stays so.
@@ -96,7 +97,8 @@ func (m *Member) Join() error {
 	return nil
 }
 
-// Change is called when the description was changed. A member that is being added stays so: its addition tells the peer.
+// Change is called when the description was changed. A member that is being added stays so: its addition tells the
+// peer.
 func (m *Member) Change() error {
 	switch {
 	case m.Removed():

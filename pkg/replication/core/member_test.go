@@ -55,13 +55,17 @@ func TestMemberStates(t *testing.T) {
 // The keys are those that all releases wrote, and the peer gets no more than that a volume was removed.
 func TestMemberJSON(t *testing.T) {
 	for state, want := range map[MemberState]struct{ own, described string }{
-		MemberPresent:     {`{"index":1,"volumeID":"v","sizeBytes":0}`, `{"index":1,"volumeID":"v","sizeBytes":0}`},
-		MemberAdding:      {`{"index":1,"volumeID":"v","sizeBytes":0,"unsynced":true}`, `{"index":1,"volumeID":"v","sizeBytes":0}`},
-		MemberJoining:     {`{"index":1,"volumeID":"v","sizeBytes":0,"unsynced":true}`, `{"index":1,"volumeID":"v","sizeBytes":0}`},
-		MemberUnannounced: {`{"index":1,"volumeID":"v","sizeBytes":0,"unannounced":true}`, `{"index":1,"volumeID":"v","sizeBytes":0}`},
+		MemberPresent: {`{"index":1,"volumeID":"v","sizeBytes":0}`, `{"index":1,"volumeID":"v","sizeBytes":0}`},
+		MemberAdding: {`{"index":1,"volumeID":"v","sizeBytes":0,"unsynced":true}`,
+			`{"index":1,"volumeID":"v","sizeBytes":0}`},
+		MemberJoining: {`{"index":1,"volumeID":"v","sizeBytes":0,"unsynced":true}`,
+			`{"index":1,"volumeID":"v","sizeBytes":0}`},
+		MemberUnannounced: {`{"index":1,"volumeID":"v","sizeBytes":0,"unannounced":true}`,
+			`{"index":1,"volumeID":"v","sizeBytes":0}`},
 		MemberLeaving: {`{"index":1,"volumeID":"v","sizeBytes":0,"removed":true,"unannounced":true}`,
 			`{"index":1,"volumeID":"v","sizeBytes":0,"removed":true}`},
-		MemberRemoved: {`{"index":1,"volumeID":"v","sizeBytes":0,"removed":true}`, `{"index":1,"volumeID":"v","sizeBytes":0,"removed":true}`},
+		MemberRemoved: {`{"index":1,"volumeID":"v","sizeBytes":0,"removed":true}`,
+			`{"index":1,"volumeID":"v","sizeBytes":0,"removed":true}`},
 	} {
 		m := Member{Index: 1, VolumeID: "v", State: state}
 		own, err := json.Marshal(m)
@@ -70,7 +74,8 @@ func TestMemberJSON(t *testing.T) {
 			t.Errorf("%s: %s, %s, %v, %v", state, own, described, err, describedErr)
 		}
 		var again Member
-		if err := json.Unmarshal(own, &again); err != nil || again.State != state && (state != MemberJoining || again.State != MemberAdding) {
+		if err := json.Unmarshal(own, &again); err != nil || again.State != state &&
+			(state != MemberJoining || again.State != MemberAdding) {
 			t.Errorf("%s is read as %s, %v", state, again.State, err)
 		}
 	}

@@ -36,8 +36,8 @@ const (
 
 // Loss says what a forced promotion lost. What is nil is unknown.
 type Loss struct {
-	// Exact is set once the old primary came back and counted; until then the numbers are bounds: ordinals at least, seconds
-	// at most.
+	// Exact is set once the old primary came back and counted; until then the numbers are bounds: ordinals at least,
+	// seconds at most.
 	Exact bool `json:"exact"`
 	// Bounded: numbers that are not exact are proven bounds. Earlier releases wrote guesses, without this.
 	Bounded          bool     `json:"bounded,omitempty"`
@@ -71,8 +71,8 @@ type Meta struct {
 	GroupID string `json:"groupID"`
 	Name    string `json:"name"`
 	Site    string `json:"site"`
-	// Pool is the id of the pool that this is the group of. Generation counts how often the file was written; Places are the
-	// identities of the directories that groups and volumes were in. An earlier version left all of them out.
+	// Pool is the id of the pool that this is the group of. Generation counts how often the file was written; Places are
+	// the identities of the directories that groups and volumes were in. An earlier version left all of them out.
 	Pool       string   `json:"pool,omitempty"`
 	Generation uint64   `json:"generation,omitempty"`
 	Places     []string `json:"places,omitempty"`
@@ -80,8 +80,8 @@ type Meta struct {
 	Settings
 	Role      Role       `json:"role"`
 	Timelines []Timeline `json:"timelines"`
-	// Term counts promotions. Of two sites on one timeline that were both primary once, the one with the higher term was so later;
-	// a copy has its primary's.
+	// Term counts promotions. Of two sites on one timeline that were both primary once, the one with the higher term was
+	// so later; a copy has its primary's.
 	Term         uint64      `json:"term,omitempty"`
 	Members      MemberList  `json:"members,omitempty"`
 	Demoted      bool        `json:"demoted,omitempty"`
@@ -101,21 +101,21 @@ type Meta struct {
 	PeerSession Session `json:"peerSession,omitzero"`
 	// Openings bound what the peer can hold, oldest first; see opened.
 	Openings []Opening `json:"openings,omitempty"`
-	// Relied is the place up to which this site has forgotten the extents that it sent when it was the primary. A peer that is
-	// not so far any more gets everything.
+	// Relied is the place up to which this site has forgotten the extents that it sent when it was the primary. A peer
+	// that is not so far any more gets everything.
 	Relied Delivery `json:"relied,omitzero"`
 
 	// A secondary's.
 	Instance string `json:"instance,omitempty"`
 	// Consistent: the copy is a prefix of its primary's ordinals, so it may be promoted.
 	Consistent bool `json:"consistent"`
-	// AwaitsSync: it is not, and the beginning of the sync that will make it so is not in the journal yet. Ends of syncs in
-	// there are of earlier ones.
+	// AwaitsSync: it is not, and the beginning of the sync that will make it so is not in the journal yet. Ends of syncs
+	// in there are of earlier ones.
 	AwaitsSync bool `json:"awaitsSync,omitempty"`
 }
 
-// Where a group has its Meta and its journal, below the pool's directory for it, and what tells the file from other record files, whose
-// form is in blockdev's package comment.
+// Where a group has its Meta and its journal, below the pool's directory for it, and what tells the file from other
+// record files, whose form is in blockdev's package comment.
 const (
 	MetaFile   = "group.json"
 	MetaKind   = "group"
@@ -194,8 +194,8 @@ func (m *Meta) Validate() error {
 	return CheckMembers(nil, m.Members)
 }
 
-// MaxVolumeBytes is the largest volume of a group: 64 TiB, what a change map can describe. It bounds what a peer can make
-// this site keep track of.
+// MaxVolumeBytes is the largest volume of a group: 64 TiB, what a change map can describe. It bounds what a peer can
+// make this site keep track of.
 const MaxVolumeBytes = 64 << 40
 
 // MaxMemberIndex bounds the indices of members, which are counted up from 0, so that one more is always possible.
@@ -215,7 +215,8 @@ func CheckMembers(before, members []Member) error {
 		case m.VolumeID == "":
 			return fmt.Errorf("member %d has no volume", m.Index)
 		case m.SizeBytes < 0 || m.SizeBytes > MaxVolumeBytes:
-			return fmt.Errorf("member %d (volume %s) has size %d, the limit is %d", m.Index, m.VolumeID, m.SizeBytes, int64(MaxVolumeBytes))
+			return fmt.Errorf("member %d (volume %s) has size %d, the limit is %d", m.Index, m.VolumeID, m.SizeBytes,
+				int64(MaxVolumeBytes))
 		case m.Index > MaxMemberIndex:
 			return fmt.Errorf("member %d (volume %s): the largest index is %d", m.Index, m.VolumeID, MaxMemberIndex)
 		case seen[m.Index]:

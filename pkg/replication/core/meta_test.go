@@ -33,9 +33,11 @@ func TestValidate(t *testing.T) {
 		{"journal size", func(m *Meta) { m.JournalSizeBytes = 0 }, "journal size"},
 		{"member without volume", func(m *Meta) { m.Members = []Member{{Index: 3}} }, "member 3 has no volume"},
 		{"negative size", func(m *Meta) { m.Members = []Member{{VolumeID: "v", SizeBytes: -1}} }, "size -1"},
-		{"absurd size", func(m *Meta) { m.Members = []Member{{VolumeID: "v", SizeBytes: MaxVolumeBytes + 1}} }, "the limit is"},
+		{"absurd size", func(m *Meta) { m.Members = []Member{{VolumeID: "v", SizeBytes: MaxVolumeBytes + 1}} },
+			"the limit is"},
 		{"index twice", func(m *Meta) { m.Members = []Member{{VolumeID: "v"}, {VolumeID: "w"}} }, "listed twice"},
-		{"volume twice", func(m *Meta) { m.Members = []Member{{VolumeID: "v"}, {Index: 1, VolumeID: "v"}} }, "both member 0 and member 1"},
+		{"volume twice", func(m *Meta) { m.Members = []Member{{VolumeID: "v"}, {Index: 1, VolumeID: "v"}} },
+			"both member 0 and member 1"},
 	} {
 		m := freshMeta("a")
 		c.change(&m)
@@ -66,10 +68,12 @@ func TestMembers(t *testing.T) {
 			t.Fatalf("%+v: %v; members %+v", m, err, g.Meta.Members)
 		}
 	}
-	if _, _, err := g.Step(MembersReplaced{Members: []Member{{Index: 1, VolumeID: "other"}}}); !errors.Is(err, ErrPrecondition) {
+	if _, _, err := g.Step(MembersReplaced{Members: []Member{{Index: 1, VolumeID: "other"}}}); !errors.Is(err,
+		ErrPrecondition) {
 		t.Fatal(err)
 	}
-	if _, _, err := g.Step(MembersReplaced{Members: []Member{{Index: 1, VolumeID: "w", SizeBytes: 5}}}); err != nil || len(g.Meta.Members) != 1 {
+	if _, _, err := g.Step(MembersReplaced{Members: []Member{{Index: 1, VolumeID: "w", SizeBytes: 5}}}); err != nil ||
+		len(g.Meta.Members) != 1 {
 		t.Fatal(err)
 	}
 }
@@ -113,7 +117,8 @@ func TestRelateMirrors(t *testing.T) {
 		r, common := Relate(mine, myLast, theirs, theirLast)
 		back, commonBack := Relate(theirs, theirLast, mine, myLast)
 		if back != mirror[r] || commonBack != common {
-			t.Fatalf("%v at %d and %v at %d: %s at %d, from the other side %s at %d", mine, myLast, theirs, theirLast, r, common, back, commonBack)
+			t.Fatalf("%v at %d and %v at %d: %s at %d, from the other side %s at %d", mine, myLast, theirs, theirLast, r,
+				common, back, commonBack)
 		}
 		if common > min(myLast, theirLast) {
 			t.Fatalf("%s: common %d of %d and %d", r, common, myLast, theirLast)

@@ -10,7 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// copyOf is what a side really holds: of each ordinal the write that took it, or hole where a sync has still to bring it.
+// copyOf is what a side really holds: of each ordinal the write that took it, or hole where a sync has still to bring
+// it.
 type copyOf struct {
 	*side
 	writes []int
@@ -27,8 +28,8 @@ type world struct {
 	t    *rapid.T
 	c    *conversation
 	data map[string]*copyOf
-	// histories is, for each timeline, what its primary had after each write on it. Without rollbacks each of them continues
-	// the one before.
+	// histories is, for each timeline, what its primary had after each write on it. Without rollbacks each of them
+	// continues the one before.
 	histories map[string][][]int
 	// saved are states of sites that a rollback goes back to; rolledBack says that one did.
 	saved      []*saved
@@ -48,7 +49,8 @@ type world struct {
 const segmentOrdinals = 3
 
 func newWorld(t *rapid.T) *world {
-	w := &world{t: t, c: newConversation(), data: map[string]*copyOf{}, histories: map[string][][]int{"T1": {nil}}, timelines: 1}
+	w := &world{t: t, c: newConversation(), data: map[string]*copyOf{}, histories: map[string][][]int{"T1": {nil}},
+		timelines: 1}
 	for name, s := range w.c.sides {
 		w.data[name] = &copyOf{side: s, unshipped: map[uint64]bool{}, sent: map[uint64]bool{}}
 	}
@@ -235,7 +237,8 @@ func (w *world) checkLoss(now, old *copyOf) {
 		common++
 	}
 	if old.core.Meta.Timeline() == "T1" && *l.LostOrdinals != uint64(len(old.writes)-common) {
-		w.t.Fatalf("%s says that %d ordinals were lost; %s holds %v, it has %v", now.name, *l.LostOrdinals, old.name, old.writes, now.writes)
+		w.t.Fatalf("%s says that %d ordinals were lost; %s holds %v, it has %v", now.name, *l.LostOrdinals, old.name,
+			old.writes, now.writes)
 	}
 }
 
@@ -316,7 +319,8 @@ func (w *world) trim() {
 	if plan.Release > 0 {
 		last := in.LastOrdinals[plan.Release-1]
 		p := w.peerOf(d)
-		if d.core.Meta.Role == RolePrimary && d.core.Meta.Sync != SyncNever && d.core.Meta.Divergence == nil && last > p.durable && !w.rolledBack {
+		if d.core.Meta.Role == RolePrimary && d.core.Meta.Sync != SyncNever && d.core.Meta.Divergence == nil &&
+			last > p.durable && !w.rolledBack {
 			w.t.Fatalf("%s released ordinal %d, the peer has %d", d.name, last, p.durable)
 		}
 		d.releasedAcked, d.retained = max(d.releasedAcked, last), last+1
@@ -347,7 +351,8 @@ func (w *world) promote() {
 			w.t.Fatalf("%s was promoted with holes: %v", d.name, d.writes)
 		}
 		// A demotion that was taken back by force on the other side, unheard, is a split; it shows at the next contact.
-		if p := w.peerOf(d); !w.rolledBack && !force && tail && p.core.Meta.Role == RolePrimary && p.core.Meta.Timeline() == d.core.Meta.Timeline() {
+		if p := w.peerOf(d); !w.rolledBack && !force && tail && p.core.Meta.Role == RolePrimary &&
+			p.core.Meta.Timeline() == d.core.Meta.Timeline() {
 			w.t.Fatalf("%s was promoted as planned at %d, %s holds %d", d.name, d.durable, p.name, p.durable)
 		}
 	}
@@ -388,7 +393,8 @@ func (w *world) save() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s := &saved{of: d, side: *d.side, meta: meta, writes: slices.Clone(d.writes), shown: d.shown, unshipped: maps.Clone(d.unshipped)}
+	s := &saved{of: d, side: *d.side, meta: meta, writes: slices.Clone(d.writes), shown: d.shown,
+		unshipped: maps.Clone(d.unshipped)}
 	maps.Copy(s.unshipped, d.sent)
 	w.saved = append(w.saved, s)
 }
@@ -415,9 +421,10 @@ func (w *world) rollBack() {
 
 // check is doc.go's invariants.
 func (w *world) check() {
-	// Two secondaries would wait for each other's call for ever. A rollback of the primary to the time when it was the
+	// Two secondaries would wait for each other's call forever. A rollback of the primary to the time when it was the
 	// secondary makes two, which a person has to resolve.
-	if a, b := w.data["a"].core.Meta.Role, w.data["b"].core.Meta.Role; !w.rolledBack && a == RoleSecondary && b == RoleSecondary {
+	if a, b := w.data["a"].core.Meta.Role, w.data["b"].core.Meta.Role; !w.rolledBack && a == RoleSecondary &&
+		b == RoleSecondary {
 		w.t.Fatalf("the group has no primary")
 	}
 	for _, d := range w.data {
@@ -430,13 +437,15 @@ func (w *world) check() {
 			if !slices.ContainsFunc(histories, func(h []int) bool {
 				return len(d.writes) <= len(h) && slices.Equal(d.writes, h[:len(d.writes)])
 			}) {
-				w.t.Fatalf("%s is promotable with %v, which is no prefix of any of %s's %v", d.name, d.writes, m.Timeline(), histories)
+				w.t.Fatalf("%s is promotable with %v, which is no prefix of any of %s's %v", d.name, d.writes, m.Timeline(),
+					histories)
 			}
 		}
 		if d.core.Acked() > d.durable {
 			w.t.Fatalf("%s: acked %d, durable %d", d.name, d.core.Acked(), d.durable)
 		}
-		if m.Role == RolePrimary && m.Divergence == nil && d.core.Link() != LinkDown && d.core.Acked() > p.durable && !w.rolledBack {
+		if m.Role == RolePrimary && m.Divergence == nil && d.core.Link() != LinkDown && d.core.Acked() > p.durable &&
+			!w.rolledBack {
 			w.t.Fatalf("%s: acked %d, the peer has %d", d.name, d.core.Acked(), p.durable)
 		}
 		if !w.rolledBack && d.core.Writable() && p.core.Writable() && m.Timeline() == p.core.Meta.Timeline() {
@@ -451,8 +460,9 @@ func TestInterleavings(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) { interleave(t, nil) })
 }
 
-// TestRollbacks is TestInterleavings with disks that are put back to earlier states, at either site and at any moment. What may
-// be promoted is a prefix of what a primary wrote all the same, and nothing is shipped to a peer that it does not continue.
+// TestRollbacks is TestInterleavings with disks that are put back to earlier states, at either site and at any moment.
+// What may be promoted is a prefix of what a primary wrote all the same, and nothing is shipped to a peer that it does
+// not continue.
 func TestRollbacks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		interleave(t, map[string]func(*world){"save": (*world).save, "save2": (*world).save, "roll back": (*world).rollBack})

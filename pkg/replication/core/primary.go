@@ -118,10 +118,12 @@ func (g *Group) tailCounted(e TailCounted) {
 	if m.Divergence == nil {
 		return
 	}
-	text := fmt.Sprintf("%s was promoted at ordinal %d; this site wrote %d ordinals (%d writes, %d bytes) after it, which %s does not have",
+	text := fmt.Sprintf("%s was promoted at ordinal %d; this site wrote %d ordinals (%d writes, %d bytes) after it, "+
+		"which %s does not have",
 		m.Peer, e.Fork, e.Last-e.Fork, e.Writes, e.Bytes, m.Peer)
 	if e.Last <= e.Fork {
-		text = fmt.Sprintf("%s was promoted at ordinal %d; this site wrote nothing after it: demote the group here to follow %s",
+		text = fmt.Sprintf("%s was promoted at ordinal %d; this site wrote nothing after it: demote the group here to "+
+			"follow %s",
 			m.Peer, e.Fork, m.Peer)
 	}
 	if m.Divergence.Text != text {

@@ -20,12 +20,14 @@ func (g *Group) promote(e Promote) error {
 	if m.Role == RolePrimary {
 		// Demoted here: undone without force only while the peer cannot have been promoted, which nobody can know.
 		if !e.Force {
-			return fmt.Errorf("%w: group %s was demoted here at ordinal %d; promote it at %s, or force it here if it was not promoted there",
+			return fmt.Errorf("%w: group %s was demoted here at ordinal %d; promote it at %s, or force it here if it was not "+
+				"promoted there",
 				ErrPrecondition, m.Name, m.FinalOrdinal, m.Peer)
 		}
 		m.Loss = &Loss{
 			Bounded: true, RecoveredOrdinal: e.Durable,
-			Text: fmt.Sprintf("%s has everything that it wrote; what %s wrote, if it was promoted meanwhile, is not here and not known", m.Site, m.Peer),
+			Text: fmt.Sprintf("%s has everything that it wrote; what %s wrote, if it was promoted meanwhile, is not here and "+
+				"not known", m.Site, m.Peer),
 		}
 		g.fork(e.Durable, e.NewTimeline, e.Now.WallNanos)
 		m.Term++
@@ -35,16 +37,19 @@ func (g *Group) promote(e Promote) error {
 		return nil
 	}
 	if !m.Consistent {
-		return fmt.Errorf("%w: group %s is in the middle of a sync, its copy is not one instant; wait until it ends, or let %s come back",
+		return fmt.Errorf("%w: group %s is in the middle of a sync, its copy is not one instant; "+
+			"wait until it ends, or let %s come back",
 			ErrPrecondition, m.Name, m.Peer)
 	}
 	if !e.Force {
 		if g.heard == nil || !g.heard.Demoted {
-			return fmt.Errorf("%w: %s has not demoted group %s; demote it there first, or force the promotion and lose what has not arrived",
+			return fmt.Errorf("%w: %s has not demoted group %s; demote it there first, or force the promotion and lose what "+
+				"has not arrived",
 				ErrPrecondition, m.Peer, m.Name)
 		}
 		if e.Durable < g.heard.FinalOrdinal {
-			return fmt.Errorf("%w: group %s has ordinals up to %d of %s's %d; wait for the rest, or force the promotion and lose it",
+			return fmt.Errorf("%w: group %s has ordinals up to %d of %s's %d; wait for the rest, or force the promotion and "+
+				"lose it",
 				ErrPrecondition, m.Name, e.Durable, m.Peer, g.heard.FinalOrdinal)
 		}
 		m.Loss = noLoss(e.Durable, "planned: nothing was lost")
@@ -60,8 +65,8 @@ func (g *Group) promote(e Promote) error {
 	return nil
 }
 
-// fork begins a timeline at an ordinal, the last one here at a promotion. Timelines that the peer forked later than that are not part of this
-// site's history: it had heard of them, and nothing of them had arrived.
+// fork begins a timeline at an ordinal, the last one here at a promotion. Timelines that the peer forked later than
+// that are not part of this site's history: it had heard of them, and nothing of them had arrived.
 func (g *Group) fork(at uint64, timeline string, now int64) {
 	list := slices.Clone(g.Meta.Timelines)
 	for len(list) > 1 && list[len(list)-1].ForkOrdinal > at {
@@ -101,7 +106,8 @@ func (g *Group) demote(e Demote) error {
 		return nil // repeated: already done
 	}
 	if e.Attached > 0 {
-		return fmt.Errorf("%w: group %s has %d attached volumes; stop the application and unstage them first", ErrPrecondition, m.Name, e.Attached)
+		return fmt.Errorf("%w: group %s has %d attached volumes; stop the application and unstage them first",
+			ErrPrecondition, m.Name, e.Attached)
 	}
 	if m.Peer == "" {
 		return fmt.Errorf("%w: group %s has no peer that could be promoted in its place", ErrPrecondition, m.Name)
@@ -131,7 +137,8 @@ func countedLoss(peer string, e TailReceived) *Loss {
 		return noLoss(e.Fork, fmt.Sprintf("counted by %s: it had written nothing past ordinal %d", peer, e.Fork))
 	}
 	lost := e.Last - e.Fork
-	l := &Loss{Exact: true, RecoveredOrdinal: e.Fork, LostOrdinals: &lost, LostWrites: &e.Writes, LostBytes: &e.Bytes, Partial: e.Partial}
+	l := &Loss{Exact: true, RecoveredOrdinal: e.Fork, LostOrdinals: &lost, LostWrites: &e.Writes, LostBytes: &e.Bytes,
+		Partial: e.Partial}
 	l.Text = fmt.Sprintf("counted by %s: ordinals %d to %d of timeline %s", peer, e.Fork+1, e.Last, e.Timeline)
 	if e.FirstUnixNanos != 0 && e.LastUnixNanos >= e.FirstUnixNanos {
 		seconds := time.Duration(e.LastUnixNanos - e.FirstUnixNanos).Seconds()

@@ -21,12 +21,14 @@ import (
 //	ack to=a upto=N                             b has everything up to N durable and says so
 //	disconnect from=a                           the stream that a opened ends
 //	sync-begin | sync-end | sync-acked site=X
-//	relied site=X place=N                       X is about to forget extents that its peer has up to a place of this session
+//	relied site=X place=N                       X is about to forget extents that its peer has, up to a place of this
+//	                                            session
 //	folded | cursor-lost retained=N | map-dirty at=N   at site=X
 //	heartbeat from=a [proves=SECONDS] [head=N] [lag-bytes=N]   proves: by b's clocks, a's head was not read before
 //	promote site=X [force] [timeline=ID] [now=SECONDS] [boot=ID]
 //	demote site=X
-//	set site=X [peer=P] [address=A] [journal=N] [stall] [rpo=MILLIS] [rate=N] [from-peer] [close]   close ends the stream before
+//	set site=X [peer=P] [address=A] [journal=N] [stall] [rpo=MILLIS] [rate=N] [from-peer] [close]
+//	                                            close ends the stream before
 //	lagging site=X millis=N [unknown]
 //	restart site=X [remembers]                  the process; what is durable stays, and what it remembers of its peer
 //	reinstall site=b                            the copy is gone, an empty one was made
@@ -88,7 +90,8 @@ func lossText(l *Loss) string {
 		seconds = fmt.Sprintf("%.3f", *l.LostSeconds)
 	}
 	return fmt.Sprintf("loss exact=%v partial=%v recovered=%d ordinals=%s writes=%s bytes=%s seconds=%s: %s",
-		l.Exact, l.Partial, l.RecoveredOrdinal, number(l.LostOrdinals), number(l.LostWrites), number(l.LostBytes), seconds, l.Text)
+		l.Exact, l.Partial, l.RecoveredOrdinal, number(l.LostOrdinals), number(l.LostWrites), number(l.LostBytes), seconds,
+		l.Text)
 }
 
 func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
@@ -140,7 +143,8 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "stale-hello":
 		o := c.other(s)
 		c.step(o, HelloReceived{
-			Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: s.core.Meta.Timelines, Term: args.num("term", s.core.Meta.Term),
+			Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: s.core.Meta.Timelines,
+			Term:        args.num("term", s.core.Meta.Term),
 			PeerDurable: args.num("durable", 0), Durable: o.durable, Attached: o.attached,
 		})
 	case "deliver":

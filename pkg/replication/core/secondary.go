@@ -17,22 +17,26 @@ func (g *Group) hello(e HelloReceived) Decision {
 	if m.Role == RolePrimary && !m.Demoted {
 		switch rel {
 		case RelationSame:
-			return g.refuse(RefuseNotSecondary, common, "group %s is primary at %s too, on the same timeline; demote one of them", m.Name, m.Site)
+			return g.refuse(RefuseNotSecondary, common,
+				"group %s is primary at %s too, on the same timeline; demote one of them", m.Name, m.Site)
 		case RelationIContinue, RelationTheyDiverged:
-			return g.refuse(RefuseStale, common, "group %s was promoted at %s at ordinal %d", m.Name, m.Site, m.Timelines[len(m.Timelines)-1].ForkOrdinal)
+			return g.refuse(RefuseStale, common, "group %s was promoted at %s at ordinal %d", m.Name, m.Site,
+				m.Timelines[len(m.Timelines)-1].ForkOrdinal)
 		}
 		return g.diverged(rel, common, e)
 	}
 	switch {
 	case rel == RelationSame && e.Term < m.Term:
-		// From before a promotion that this side knows of: a Hello that was long on its way, or a demoted primary that has not heard yet
-		// who took its place. Whoever followed it would leave the group without a primary: each would wait for the other's call.
-		return g.refuse(RefuseNotSecondary, common, "group %s was promoted since at another site than %s, whose call is of an earlier term (%d; %s knows %d)",
+		// The call is from before a promotion that this side knows of: a stale Hello, or a demoted primary that has not
+		// heard of the promotion yet. If this side followed it, the group would have no primary: each site would wait for
+		// the other's call.
+		return g.refuse(RefuseNotSecondary, common,
+			"group %s was promoted since at another site than %s, whose call is of an earlier term (%d; %s knows %d)",
 			m.Name, m.Peer, e.Term, m.Site, m.Term)
 	case rel == RelationSame && e.PeerDurable < e.Durable:
-		// Cannot be explained by a crash: only durable records are shipped. But it can be a Hello of long ago, from a
-		// stream that was cut and a process that is gone, so this side does not hold it against the next one: the primary
-		// hears of it only if it is true, and it is the primary that remembers (see welcomed).
+		// A crash does not explain this: only durable records are shipped. But the Hello may be stale: its stream was cut
+		// and its process is gone. So this side does not hold it against the next Hello. The primary hears of it only if
+		// it is true, and the primary remembers it (see refused).
 		return g.diverged(rel, common, e)
 	case rel == RelationSame, rel == RelationTheyContinue:
 	case rel == RelationIContinue, rel == RelationTheyDiverged:
@@ -41,7 +45,8 @@ func (g *Group) hello(e HelloReceived) Decision {
 		return g.diverged(rel, common, e)
 	}
 	if m.Demoted && e.Attached > 0 {
-		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at %s", m.Name, e.Attached, m.Site)
+		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at %s", m.Name, e.Attached,
+			m.Site)
 	}
 
 	f := &following{term: max(m.Term, e.Term), consistent: m.Consistent}
@@ -59,16 +64,16 @@ func (g *Group) hello(e HelloReceived) Decision {
 }
 
 // following is what a secondary takes over from the caller that it has welcomed, once the caller has agreed: only the
-// caller knows what it has shipped, and so whether the last ordinal here is one of its own. Until then nothing has changed
-// here, so a caller that does not come back has done no harm.
+// caller knows what it has shipped, and so whether the last ordinal here is one of its own. Until then nothing has
+// changed here, so a caller that does not come back has done no harm.
 type following struct {
 	term       uint64
 	consistent bool
 	timelines  []Timeline // nil where they stay
 }
 
-// sessionReceived makes this site the secondary of the caller that it has welcomed. With Sync, a sync begins and what is
-// here counts no more as a copy.
+// sessionReceived makes this site the secondary of the caller that it has welcomed. With Sync, a sync begins and what
+// is here counts no more as a copy.
 func (g *Group) sessionReceived(e SessionReceived) Decision {
 	m, f := &g.Meta, g.following
 	if f == nil {
@@ -110,7 +115,8 @@ func (g *Group) refuse(reason RefusalReason, fork uint64, format string, args ..
 // diverged remembers the disagreement on this side too, so that status shows it wherever one looks.
 func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) Decision {
 	m := &g.Meta
-	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other until one is told to yield",
+	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other until one is "+
+		"told to yield",
 		m.Name, m.Site, m.Peer, common, rel)
 	switch rel {
 	case RelationUnrelated:
@@ -119,7 +125,8 @@ func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) Decision 
 		text = fmt.Sprintf("group %s: %s was promoted at ordinal %d, and %s still is primary; demote it here to follow %s",
 			m.Name, m.Peer, common, m.Site, m.Peer)
 	case RelationSame:
-		text = fmt.Sprintf("group %s: %s holds ordinals up to %d, its primary %s only up to %d: the primary lost durable writes",
+		text = fmt.Sprintf("group %s: %s holds ordinals up to %d, its primary %s only up to %d: the primary lost durable "+
+			"writes",
 			m.Name, m.Site, e.Durable, m.Peer, e.PeerDurable)
 	}
 	d := Divergence{Relation: rel.String(), CommonOrdinal: common, Text: text}

@@ -6,12 +6,12 @@ import (
 	"slices"
 )
 
-// Session is one stream from a primary to its secondary on which something was shipped. Both sites keep the last one, so each
-// of them can be found to be older than the other remembers: its disk was put back to an earlier state.
+// Session is one stream from a primary to its secondary on which something was shipped. Both sites keep the last one,
+// so each of them can be found to be older than the other remembers: its disk was put back to an earlier state.
 //
-// The primary draws a session when it has accepted an answer to Hello, and makes it durable before it sends anything. The
-// secondary makes it durable before it takes anything. So the secondary's session is never later than the primary's,
-// unless the primary is the one that was put back.
+// The primary draws a session when it has accepted an answer to Hello, and makes it durable before it sends anything.
+// The secondary makes it durable before it takes anything. So the secondary's session is never later than the
+// primary's, unless the primary is the one that was put back.
 type Session struct {
 	// Number counts the group's sessions, of both sites together; 0 before the first.
 	Number uint64 `json:"number,omitempty"`
@@ -76,9 +76,10 @@ func (m Match) String() string { return [...]string{"unknown", "same", "differen
 
 // Opening is a moment at which the primary's journal was opened, or at which its site was promoted.
 //
-// What a primary ships was durable in its journal before. So a peer whose last session is Session or an earlier one holds
-// ordinals up to Ordinal at most. A peer that holds more was sent writes which this site has lost since. The openings
-// outlive the process: a second restart before the first contact must not make new writes look like the lost ones.
+// What a primary ships was durable in its journal before. So a peer whose last session is Session or an earlier one
+// holds ordinals up to Ordinal at most. A peer that holds more was sent writes which this site has lost since. The
+// openings outlive the process: a second restart before the first contact must not make new writes look like the lost
+// ones.
 type Opening struct {
 	Session uint64 `json:"session,omitempty"`
 	Ordinal uint64 `json:"ordinal,omitempty"`
@@ -117,14 +118,15 @@ func (m *Meta) mostHeld(s Session) uint64 {
 }
 
 // knownSession reports whether a session that the peer reports can be explained. Later ones than it reported before are
-// those that this site began since. An earlier one is that of a peer whose disk was put back; see lacksForgotten. One that
-// the peer began itself says nothing; see judge.
+// those that this site began since. An earlier one is that of a peer whose disk was put back; see lacksForgotten. One
+// that the peer began itself says nothing; see judge.
 func (g *Group) knownSession(s Session) bool {
 	m := &g.Meta
 	if s.Primary != m.Site || s == m.PeerSession || s.Number < m.PeerSession.Number {
 		return true
 	}
-	return s.Number > m.PeerSession.Number && s.Number <= m.Session.Number && s.ID == m.Session.ID && s.Primary == m.Session.Primary
+	return s.Number > m.PeerSession.Number && s.Number <= m.Session.Number && s.ID == m.Session.ID &&
+		s.Primary == m.Session.Primary
 }
 
 // beginSession begins the session of a stream that is about to ship. The Persist of the caller makes it durable.

@@ -56,8 +56,8 @@ func (s *Settings) Check() error {
 	return nil
 }
 
-// validate checks the settings of a group.json. Its bounds are wider than those of Check: a release may narrow the bounds
-// of Check, and still has to open the groups of the releases before it.
+// validate checks the settings of a group.json. Its bounds are wider than those of Check: a release may narrow the
+// bounds of Check, and still has to open the groups of the releases before it.
 func (s *Settings) validate() error {
 	switch {
 	case s.JournalFull != PolicyTrack && s.JournalFull != PolicyStall:
@@ -70,8 +70,8 @@ func (s *Settings) validate() error {
 	return nil
 }
 
-// JournalLimitBytes is the most that the journal's files take. With PolicyTrack the journal may grow past its size while
-// records wait to be applied, because no writer waits for that.
+// JournalLimitBytes is the most that the journal's files take. With PolicyTrack the journal may grow past its size
+// while records wait to be applied, because no writer waits for that.
 func (s *Settings) JournalLimitBytes() int64 {
 	if s.JournalFull == PolicyStall {
 		return s.JournalSizeBytes
@@ -81,8 +81,8 @@ func (s *Settings) JournalLimitBytes() int64 {
 
 // configured changes settings. At a secondary those that its primary decides come from there alone.
 //
-// Another peer has nothing that counts, also if it once had: what was written meanwhile may have left the journal because
-// nobody needed it there. So it gets everything.
+// Another peer has nothing that counts, also if it once had: what was written meanwhile may have left the journal
+// because nobody needed it there. So it gets everything.
 func (g *Group) configured(e Configured) error {
 	m, s := &g.Meta, e.Settings
 	refuse := func(format string, args ...any) error {
@@ -95,9 +95,11 @@ func (g *Group) configured(e Configured) error {
 	if m.Role == RoleSecondary && !e.FromPeer {
 		switch {
 		case s.Peer != m.Peer:
-			return refuse("it is secondary at %s and follows %s; change its remote there, or promote it here first", m.Site, m.Peer)
+			return refuse("it is secondary at %s and follows %s; change its remote there, or promote it here first", m.Site,
+				m.Peer)
 		case s.JournalSizeBytes != m.JournalSizeBytes || s.RPOTargetMillis != m.RPOTargetMillis:
-			return refuse("it is secondary at %s, where its journal size and RPO target follow %s; change them there", m.Site, m.Peer)
+			return refuse("it is secondary at %s, where its journal size and RPO target follow %s; change them there", m.Site,
+				m.Peer)
 		}
 	}
 	if s.Peer != m.Peer {
@@ -122,8 +124,8 @@ func (g *Group) configured(e Configured) error {
 	return nil
 }
 
-// Lagging reports whether the copy is beyond the group's RPO target: it lags by more, it is not known by how much (a nil
-// lag), or there is no whole copy. Always false without a target or a peer.
+// Lagging reports whether the copy is beyond the group's RPO target: it lags by more, it is not known by how much (a
+// nil lag), or there is no whole copy. Always false without a target or a peer.
 func (g *Group) Lagging(lagSeconds *float64) bool {
 	m := &g.Meta
 	if m.RPOTargetMillis == 0 || m.Peer == "" {

@@ -46,7 +46,8 @@ func newConversation() *conversation {
 // freshMeta is a group just created at a, or made at b by a's first Hello.
 func freshMeta(name string) Meta {
 	m := Meta{
-		Version: MetaVersion, GroupID: "g", Name: "shop", Site: name, Settings: Settings{Peer: otherName(name), JournalSizeBytes: 1 << 20, JournalFull: PolicyTrack}, Role: RolePrimary,
+		Version: MetaVersion, GroupID: "g", Name: "shop", Site: name,
+		Settings: Settings{Peer: otherName(name), JournalSizeBytes: 1 << 20, JournalFull: PolicyTrack}, Role: RolePrimary,
 		Timelines: []Timeline{{ID: "T1"}}, Sync: SyncNever,
 		Instance: "i" + name, Consistent: true,
 	}

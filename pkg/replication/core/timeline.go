@@ -35,7 +35,8 @@ const (
 )
 
 func (r Relation) String() string {
-	return [...]string{"same", "they-continue", "i-continue", "they-diverged", "i-diverged", "both-diverged", "unrelated"}[r]
+	return [...]string{"same", "they-continue", "i-continue", "they-diverged", "i-diverged", "both-diverged",
+		"unrelated"}[r]
 }
 
 // Relate compares two histories. common is the last ordinal that both sides certainly share; 0 for unrelated ones.

@@ -32,13 +32,15 @@ func TestCheckTimelines(t *testing.T) {
 		"long":           {[]Timeline{{ID: strings.Repeat("\x1b", 1<<20)}}, 0, "malformed"},
 		"twice":          {[]Timeline{{ID: a}, {ID: b}, {ID: a}}, 2, "identifier of an earlier one"},
 		"first forks":    {[]Timeline{{ID: a, ForkOrdinal: 1}}, 0, "is the first, and forks"},
-		"descending":     {[]Timeline{{ID: a}, {ID: b, ForkOrdinal: 9}, {ID: c, ForkOrdinal: 8}}, 2, "before the one that it continues (9)"},
+		"descending": {[]Timeline{{ID: a}, {ID: b, ForkOrdinal: 9}, {ID: c, ForkOrdinal: 8}}, 2,
+			"before the one that it continues (9)"},
 	} {
 		sound, err := CheckTimelines(tc.list)
 		if sound != tc.sound || (err == nil) != (tc.want == "") {
 			t.Errorf("%s: %d are sound, %v; want %d, %q", name, sound, err, tc.sound, tc.want)
 		}
-		if err != nil && (!strings.Contains(err.Error(), tc.want) || len(err.Error()) > 300 || untrusted.Reason(err.Error()) != err.Error()) {
+		if err != nil && (!strings.Contains(err.Error(), tc.want) || len(err.Error()) > 300 ||
+			untrusted.Reason(err.Error()) != err.Error()) {
 			t.Errorf("%s: %.500v; want %q", name, err, tc.want)
 		}
 	}
@@ -58,7 +60,9 @@ func FuzzCheckTimelines(f *testing.F) {
 			return
 		}
 		g := New(Meta{
-			Version: MetaVersion, GroupID: "g", Name: "g", Site: "b", Settings: Settings{Peer: "a", JournalSizeBytes: 1, JournalFull: PolicyTrack}, Role: RoleSecondary, Timelines: list, Sync: SyncNever, Consistent: true,
+			Version: MetaVersion, GroupID: "g", Name: "g", Site: "b",
+			Settings: Settings{Peer: "a", JournalSizeBytes: 1, JournalFull: PolicyTrack}, Role: RoleSecondary, Timelines: list,
+			Sync: SyncNever, Consistent: true,
 		})
 		if _, _, err := g.Step(Promote{Force: true, Durable: durable, NewTimeline: uuid.NewString()}); err != nil {
 			t.Fatal(err)
