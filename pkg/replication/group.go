@@ -211,8 +211,8 @@ func (g *Group) fail(err error) {
 	g.room.send()
 }
 
-// step feeds core, carries out the effects, and returns the decision for the caller to act on. markAll carries out MarkAll;
-// it is nil for events that have no such effect.
+// step feeds core, carries out the effects, and returns the decision for the caller to act on. markAll carries out
+// MarkAll; it is nil for events that have no such effect.
 func (g *Group) step(e core.Event, markAll func() error) (core.Decision, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

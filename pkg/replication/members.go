@@ -186,7 +186,8 @@ func (g *Group) joins() bool {
 
 // needsSync reports whether there is something to sync, or will be: while a volume in use joins.
 func (g *Group) needsSync() bool {
-	// joins first: what an addition marks at its end is in the change set by the time that the volume does not join any more.
+	// joins first: what an addition marks at its end is in the change set by the time that the volume does not join any
+	// more.
 	return g.joins() || g.changes.needsSync()
 }
 
@@ -272,7 +273,10 @@ func (g *Group) changeMember(id string, change func(*core.Member) bool) error {
 	defer g.membersMu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.markAnnouncedLocked(func(m *core.Member) bool { return m.Index == member.Index && m.State == core.MemberUnannounced })
+	return g.markAnnouncedLocked(func(m *core.Member) bool {
+		return m.Index == member.Index &&
+			m.State == core.MemberUnannounced
+	})
 }
 
 // upsertMember brings the pool, group.json and memory to a member's description, in this order. It is idempotent: a

@@ -47,7 +47,8 @@ func TestMetaOfEarlierRelease(t *testing.T) {
 			t.Errorf("member %d is %s, want %s", i, m.State, want)
 		}
 	}
-	if m := demoted.At(0); m.Joins != 2 || m.Order != "ack" || m.FSType != "ext4" || m.Image != "1:2:3" || len(m.Claim) == 0 {
+	if m := demoted.At(0); m.Joins != 2 || m.Order != "ack" || m.FSType != "ext4" || m.Image != "1:2:3" ||
+		len(m.Claim) == 0 {
 		t.Errorf("member 0 is %+v", m)
 	}
 	if m := secondary.At(3); m == nil || m.State != core.MemberRemoved {

@@ -61,7 +61,8 @@ func makeOddSite(t *testing.T, dir string) string {
 	return shop
 }
 
-// liveSegment is the file with the group's last durable record. The first file by name may be a spare, which is replaced.
+// liveSegment is the file with the group's last durable record. The first file by name may be a spare, which is
+// replaced.
 func liveSegment(t *testing.T, shop string) string {
 	c, err := openCheckpoint(vfs.OS, filepath.Join(shop, checkpointName))
 	if err != nil {
