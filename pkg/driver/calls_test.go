@@ -97,8 +97,9 @@ var freeCalls = map[string]func(h *node, id string) proto.Message{
 
 	"Controller/ListSnapshots": empty,
 	"Controller/ListVolumes":   empty, "Controller/GetCapacity": empty, "Controller/ControllerListVolumeHealth": empty,
-	"Controller/ControllerGetCapabilities": empty, "Node/NodeGetCapabilities": empty, "Node/NodeGetInfo": empty, "Node/NodeGetStorageHealth": empty,
-	"Identity/GetPluginInfo": empty, "Identity/GetPluginCapabilities": empty, "Identity/Probe": empty,
+	"Controller/ControllerGetCapabilities": empty, "Node/NodeGetCapabilities": empty, "Node/NodeGetInfo": empty,
+	"Node/NodeGetStorageHealth": empty,
+	"Identity/GetPluginInfo":    empty, "Identity/GetPluginCapabilities": empty, "Identity/Probe": empty,
 }
 
 func empty(*node, string) proto.Message { return nil }

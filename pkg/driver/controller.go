@@ -98,7 +98,8 @@ func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequ
 	r.own, r.mutable = parameter.Own(parameters.Given), req.GetMutableParameters()
 	if !s.d.accessible(req.GetAccessibilityRequirements()) {
 		return r, status.Errorf(codes.ResourceExhausted,
-			"volume %q cannot be on any of the nodes asked for: this driver makes volumes on node %q only", r.name, s.d.opts.NodeID)
+			"volume %q cannot be on any of the nodes asked for: this driver makes volumes on node %q only", r.name,
+			s.d.opts.NodeID)
 	}
 	if r.effective.Replicable && s.d.sidecar == nil {
 		return r, replicator.ErrNone

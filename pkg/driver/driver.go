@@ -187,7 +187,7 @@ func (d *Driver) open() error {
 	return nil
 }
 
-// Close lets go of the pool. Volumes stay attached and mounted; copies are interrupted.
+// Close releases the pool. Volumes stay attached and mounted; copies are interrupted.
 func (d *Driver) Close() error {
 	if busy := d.guards.Busy(); len(busy) > 0 {
 		klog.InfoS("Stopping while calls are running", "calls", busy)

@@ -539,7 +539,9 @@ func TestCreateVolume(t *testing.T) {
 	h.want(change(func(r *csi.CreateVolumeRequest) {
 		r.Name, r.CapacityRange.RequiredBytes = "big", 2*poolBytes
 	}), codes.ResourceExhausted, "node-a")
-	there := &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}}
+	there := &csi.TopologyRequirement{
+		Requisite: []*csi.Topology{{Segments: map[string]string{plugin.TopologyKey: "node-b"}}},
+	}
 	h.want(change(func(r *csi.CreateVolumeRequest) {
 		r.AccessibilityRequirements = there
 	}), codes.ResourceExhausted, "node-a")
@@ -592,15 +594,19 @@ func TestListAndCapacity(t *testing.T) {
 		h.must(err)
 		return response
 	}
-	all := capacity(&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "xfs")}})
+	all := capacity(&csi.GetCapacityRequest{
+		VolumeCapabilities: []*csi.VolumeCapability{capabilitytest.Mount(capabilitytest.Writer, "xfs")},
+	})
 	if n := all.GetAvailableCapacity(); n <= poolBytes-49*mib || n > poolBytes-48*mib ||
 		all.GetMaximumVolumeSize().GetValue() != n || all.GetMinimumVolumeSize().GetValue() != 300*mib {
 		t.Errorf("capacity %v", all)
 	}
-	if c := capacity(&csi.GetCapacityRequest{AccessibleTopology: &csi.Topology{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}); c.GetAvailableCapacity() != 0 {
+	elsewhere := &csi.Topology{Segments: map[string]string{plugin.TopologyKey: "node-b"}}
+	if c := capacity(&csi.GetCapacityRequest{AccessibleTopology: elsewhere}); c.GetAvailableCapacity() != 0 {
 		t.Errorf("capacity of another node: %v", c)
 	}
-	if c := capacity(&csi.GetCapacityRequest{Parameters: map[string]string{parameter.KeyReplicable: "true"}}); c.GetAvailableCapacity() != 0 {
+	replicable := map[string]string{parameter.KeyReplicable: "true"}
+	if c := capacity(&csi.GetCapacityRequest{Parameters: replicable}); c.GetAvailableCapacity() != 0 {
 		t.Errorf("capacity for replicable volumes without a replicator: %v", c)
 	}
 }

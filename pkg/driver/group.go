@@ -24,7 +24,8 @@ func sameCreation(rec *blockdev.VolumeRecord, r createRequest) error {
 	if made.Settings() != r.effective.Settings() {
 		return status.Errorf(codes.AlreadyExists, "volume %q exists (%s) and was made with other mutable parameters: %v, "+
 			"now %v; "+
-			"repeat the call with those and change the volume then (ControllerModifyVolume), or choose another name", r.name, rec.ID, rec.MutableParameters, r.mutable)
+			"repeat the call with those and change the volume then (ControllerModifyVolume), or choose another name", r.name,
+			rec.ID, rec.MutableParameters, r.mutable)
 	}
 	return nil
 }

@@ -32,7 +32,9 @@ func TestCreateWithGroupTemplate(t *testing.T) {
 		t.Errorf("group %q, parameters %v", rec.Group, rec.Parameters)
 	}
 	if _, err := h.c.GetCapacity(context.Background(),
-		&csi.GetCapacityRequest{Parameters: map[string]string{parameter.KeyConsistencyGroup: "${pvc.namespace}"}}); err != nil {
+		&csi.GetCapacityRequest{
+			Parameters: map[string]string{parameter.KeyConsistencyGroup: "${pvc.namespace}"},
+		}); err != nil {
 		t.Errorf("capacity of the class: %v", err)
 	}
 }

@@ -135,7 +135,8 @@ func (s *nodeServer) NodeGetStorageHealth(ctx context.Context,
 	}
 	if len(view.Broken) > 0 {
 		add(broken, health.ReasonGroupUnavailable, "the replicator on node %s could not open groups: %s; put that right, "+
-			"then restart it (not needed where it was for want of space)", s.d.opts.NodeID, strings.Join(view.Broken, "; "))
+			"then restart it (not needed where it was because there was no space)",
+			s.d.opts.NodeID, strings.Join(view.Broken, "; "))
 	}
 	if away := view.WithoutContact(); len(away) > 0 {
 		add(broken, health.ReasonReplicationSuspended, "groups on node %s that have no contact with their peers: %s; see "+

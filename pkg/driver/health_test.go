@@ -305,7 +305,8 @@ func TestHealthWithoutReplicator(t *testing.T) {
 	h.must(err)
 	h.wantHealth(h.controllerHealth(id))
 
-	s.groups["broken"] = &sidecarpb.GroupStatus{Name: "dir-1", State: sidecarpb.GroupState_GROUP_STATE_FAILED, StateReason: "group.json is damaged"}
+	s.groups["broken"] = &sidecarpb.GroupStatus{Name: "dir-1", State: sidecarpb.GroupState_GROUP_STATE_FAILED,
+		StateReason: "group.json is damaged"}
 	shop := s.groups["shop"]
 	delete(s.groups, "shop")
 	unknown := h.controllerHealth(id)
@@ -340,7 +341,8 @@ func TestGroupConditions(t *testing.T) {
 		stall      = sidecarpb.JournalFull_JOURNAL_FULL_STALL
 	)
 	stalling := func(state sidecarpb.GroupState, role sidecarpb.Role, used int64) *sidecarpb.GroupStatus {
-		return &sidecarpb.GroupStatus{State: state, Role: role, JournalFull: stall, JournalSizeBytes: 1000, JournalUsedBytes: used}
+		return &sidecarpb.GroupStatus{State: state, Role: role, JournalFull: stall, JournalSizeBytes: 1000,
+			JournalUsedBytes: used}
 	}
 	for _, tc := range []struct {
 		group *sidecarpb.GroupStatus
@@ -351,7 +353,8 @@ func TestGroupConditions(t *testing.T) {
 		{&sidecarpb.GroupStatus{State: streaming, ApplyError: "no space"}, []string{"DEGRADED ApplyStuck"}},
 		{&sidecarpb.GroupStatus{State: idle, StateReason: "the group has no peer", ApplyError: "no space"},
 			[]string{"DEGRADED ApplyStuck"}},
-		{&sidecarpb.GroupStatus{State: failed, StateReason: "the journal is damaged"}, []string{"INACCESSIBLE GroupUnavailable"}},
+		{&sidecarpb.GroupStatus{State: failed, StateReason: "the journal is damaged"},
+			[]string{"INACCESSIBLE GroupUnavailable"}},
 		{stalling(streaming, primary, 900), nil},
 		{stalling(streaming, primary, 901), []string{"DEGRADED JournalNearlyFull"}},
 		{stalling(streaming, secondary, 1000), nil},

@@ -56,7 +56,8 @@ type fakeFile struct {
 func newMachine() *machine {
 	return &machine{loops: map[string]*host.LoopDevice{}, files: map[string]*fakeFile{}, busy: map[string]bool{},
 		frozen:   map[string]bool{},
-		readOnly: map[string]bool{}, inodes: map[string]blockdev.FileID{}, keepsSpace: map[string]bool{}, writeback: map[string]bool{}}
+		readOnly: map[string]bool{}, inodes: map[string]blockdev.FileID{}, keepsSpace: map[string]bool{},
+		writeback: map[string]bool{}}
 }
 
 // reboot forgets what a power loss forgets.

@@ -64,9 +64,11 @@ var changesMade = []struct {
 		parameter.KeyReplicationRate: "0"},
 		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"limits", map[string]string{parameter.KeyIOBytes: "8Mi", parameter.KeyIOPS: "500"},
-		`volume in "ID", order ack, limits 8388608 and 500; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
+		`volume in "ID", order ack, limits 8388608 and 500; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, ` +
+			`rate 0, 1 volumes`},
 	{"one limit", map[string]string{parameter.KeyIOPS: "0"},
-		`volume in "ID", order ack, limits 8388608 and 0; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
+		`volume in "ID", order ack, limits 8388608 and 0; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, ` +
+			`rate 0, 1 volumes`},
 	{"no limit", map[string]string{parameter.KeyIOBytes: "0"},
 		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"remote", map[string]string{parameter.KeyRemote: "south", parameter.KeyOrder: "flush"},
@@ -219,7 +221,8 @@ func TestCreateWithMutableParameters(t *testing.T) {
 		}
 		ids = append(ids, response.GetVolume().GetVolumeId())
 	}
-	const want = `volume in "shop", order flush; shop to "south", journal 1073741824 JOURNAL_FULL_TRACK, target 3, rate 0, 1 volumes`
+	const want = `volume in "shop", order flush; shop to "south", journal 1073741824 JOURNAL_FULL_TRACK, target 3, ` +
+		`rate 0, 1 volumes`
 	if got := h.situation(s, ids[0]); got != want || ids[0] != ids[1] {
 		t.Errorf("%s, ids %v", got, ids)
 	}
@@ -304,7 +307,8 @@ func TestRepeatedCreation(t *testing.T) {
 			id, err := create(map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west",
 				parameter.KeyIOPS: "0100"})
 			h.must(err)
-			const want = `volume in "shop", order ack, limits 0 and 100; shop to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`
+			const want = `volume in "shop", order ack, limits 0 and 100; shop to "west", journal 1073741824 ` +
+				`JOURNAL_FULL_TRACK, target 0, rate 0, 1 volumes`
 			if got := h.situation(s, id); got != want {
 				t.Errorf("%s\nwant\n%s", got, want)
 			}

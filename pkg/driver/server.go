@@ -62,7 +62,8 @@ func (d *Driver) Run(ctx context.Context) error {
 	}
 	klog.InfoS("Serving", "driver", plugin.Name, "version", d.opts.Version, "node", d.opts.NodeID, "endpoint",
 		d.opts.Endpoint,
-		"tcpAddress", d.opts.TCPAddress, "pool", d.opts.PoolDir, "keeper", d.opts.KeeperSocket, "sidecar", d.opts.SidecarEndpoint)
+		"tcpAddress", d.opts.TCPAddress, "pool", d.opts.PoolDir, "keeper", d.opts.KeeperSocket, "sidecar",
+		d.opts.SidecarEndpoint)
 	return group.Wait()
 }
 

@@ -118,7 +118,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`csi_plugin_operations_seconds_count{driver_name="csi.slipstream.dev",grpc_status_code="OK",method_name="/csi.v1.Controller/CreateVolume"} 1`,
+		`csi_plugin_operations_seconds_count{driver_name="csi.slipstream.dev",grpc_status_code="OK",` +
+			`method_name="/csi.v1.Controller/CreateVolume"} 1`,
 		`grpc_status_code="InvalidArgument",method_name="/csi.v1.Node/NodeStageVolume"} 1`,
 		"slipstream_pool_volumes 1", "slipstream_pool_size_bytes ", "slipstream_pool_available_bytes ",
 	} {

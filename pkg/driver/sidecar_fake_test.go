@@ -158,9 +158,12 @@ func (s *fakeSidecar) CreateGroup(_ context.Context,
 		}
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
-	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(), Role: sidecarpb.Role_ROLE_PRIMARY,
+	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(),
+		Role:             sidecarpb.Role_ROLE_PRIMARY,
 		Peer:             r.GetSettings().GetRemote(),
-		JournalSizeBytes: size, JournalFull: r.GetSettings().GetJournalFull(), RpoTargetSeconds: float64(r.GetSettings().GetRpoTargetMillis()) / 1e3, ShipBytesPerSecond: r.GetSettings().GetShipBytesPerSecond()}
+		JournalSizeBytes: size, JournalFull: r.GetSettings().GetJournalFull(),
+		RpoTargetSeconds:   float64(r.GetSettings().GetRpoTargetMillis()) / 1e3,
+		ShipBytesPerSecond: r.GetSettings().GetShipBytesPerSecond()}
 	return &sidecarpb.CreateGroupResponse{GroupId: "id-" + r.GetName()}, nil
 }
 

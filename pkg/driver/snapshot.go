@@ -29,7 +29,8 @@ func (s *controllerServer) parseSnapshot(req *csi.CreateSnapshotRequest) (r snap
 		return r, status.Errorf(codes.InvalidArgument, "snapshot %q: source volume id is missing", r.Name)
 	case !s.d.accessible(req.GetAccessibilityRequirements()):
 		return r, status.Errorf(codes.ResourceExhausted,
-			"snapshot %q cannot be on any of the nodes asked for: a snapshot is where its volume is, on node %q", r.Name, s.d.opts.NodeID)
+			"snapshot %q cannot be on any of the nodes asked for: a snapshot is where its volume is, on node %q", r.Name,
+			s.d.opts.NodeID)
 	}
 	r.Params, err = parameter.ParseSnapshot(req.GetParameters())
 	r.Own = parameter.Own(req.GetParameters())

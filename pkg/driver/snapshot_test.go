@@ -342,7 +342,8 @@ func TestSnapshotRequests(t *testing.T) {
 		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, Parameters: map[string]string{parameter.Prefix +
 			"freze": "true"}}, codes.InvalidArgument, parameter.KeyFreeze},
 		{&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, AccessibilityRequirements: &csi.TopologyRequirement{
-			Requisite: []*csi.Topology{{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}}}, codes.ResourceExhausted, "node-a"},
+			Requisite: []*csi.Topology{{Segments: map[string]string{plugin.TopologyKey: "node-b"}}}}}, codes.ResourceExhausted,
+			"node-a"},
 	} {
 		_, err := h.c.CreateSnapshot(context.Background(), tc.req)
 		h.want(err, tc.code, tc.words)

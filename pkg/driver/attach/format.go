@@ -67,7 +67,8 @@ func decideFormat(rec *blockdev.VolumeRecord, fsType string, readOnly bool, on f
 			}
 			return refuse("its record says %s with UUID %s, its device has %s. It is not formatted again, since that would "+
 				"destroy what is left: "+
-				"attach it and repair it (ext4: e2fsck -b 32768; xfs: xfs_repair), restore a copy, or delete the volume", fsType, f.UUID, what)
+				"attach it and repair it (ext4: e2fsck -b 32768; xfs: xfs_repair), restore a copy, or delete the volume", fsType,
+				f.UUID, what)
 		}
 		return actionMount, nil
 	case f != nil && f.State == blockdev.FormatFormatting:

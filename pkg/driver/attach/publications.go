@@ -34,7 +34,8 @@ func (p Publication) SameArgs(q Publication) bool {
 
 // publications keeps each volume's publications in <pool>/publications/<volume id>.json, replaced atomically:
 //
-//	{"version": 1, "publications": [{"targetPath": "...", "readOnly": false, "accessMode": "SINGLE_NODE_WRITER", "block": false}]}
+//	{"version": 1, "publications": [
+//	  {"targetPath": "...", "readOnly": false, "accessMode": "SINGLE_NODE_WRITER", "block": false}]}
 //
 // An entry is written before the mount and removed after the unmount, so it may be there without a mount, never the
 // other way round. It is the driver's own file and not part of the volume record because the record belongs to both

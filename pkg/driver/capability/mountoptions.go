@@ -16,14 +16,18 @@ import (
 
 // refusedOptions are options of mount(8), or of a file system, that reach past the volume.
 var refusedOptions = map[string]string{
-	"loop": "it attaches another device", "offset": "it attaches another device", "sizelimit": "it attaches another device",
+	"loop": "it attaches another device", "offset": "it attaches another device",
+	"sizelimit":  "it attaches another device",
 	"encryption": "it attaches another device",
-	"logdev":     "a volume is one device", "rtdev": "a volume is one device", "journal_dev": "a volume is one device", "journal_path": "a volume is one device",
-	"helper": "it names a program", "uhelper": "it names a program",
-	"bind": "it is another operation", "rbind": "it is another operation", "move": "it is another operation", "remount": "it is another operation",
-	"shared": propagation, "private": propagation, "slave": propagation, "unbindable": propagation,
+	"logdev":     "a volume is one device", "rtdev": "a volume is one device", "journal_dev": "a volume is one device",
+	"journal_path": "a volume is one device",
+	"helper":       "it names a program", "uhelper": "it names a program",
+	"bind": "it is another operation", "rbind": "it is another operation", "move": "it is another operation",
+	"remount": "it is another operation",
+	"shared":  propagation, "private": propagation, "slave": propagation, "unbindable": propagation,
 	"rshared": propagation, "rprivate": propagation, "rslave": propagation, "runbindable": propagation,
-	"user": "users do not mount volumes", "users": "users do not mount volumes", "owner": "users do not mount volumes", "group": "users do not mount volumes",
+	"user": "users do not mount volumes", "users": "users do not mount volumes", "owner": "users do not mount volumes",
+	"group": "users do not mount volumes",
 }
 
 const propagation = "how mounts spread is the CO's to decide (mountPropagation of the container)"

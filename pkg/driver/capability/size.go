@@ -58,7 +58,8 @@ func SizeFor(capacity *csi.CapacityRange, least int64) (int64, error) {
 	}
 	if limit != 0 && rounded > limit {
 		return 0, status.Errorf(codes.OutOfRange,
-			"capacity range: the volume would have %d bytes (at least %d, in units of %d), above limit_bytes %d: raise the limit",
+			"capacity range: the volume would have %d bytes (at least %d, in units of %d), above limit_bytes %d: raise the "+
+				"limit",
 			rounded, least, SizeUnitBytes, limit)
 	}
 	return rounded, nil

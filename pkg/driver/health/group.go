@@ -77,7 +77,7 @@ func GroupConditions(found *Conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 	switch g.GetState() {
 	case sidecarpb.GroupState_GROUP_STATE_FAILED:
 		found.add(inaccessible, ReasonGroupUnavailable, "volume %s: its group %s failed: %s; put that right, then restart "+
-			"the replicator (not needed where it was for want of space)",
+			"the replicator (not needed where it was because there was no space)",
 			rec.ID, g.GetName(), because("see what the replicator logged"))
 		return
 	case sidecarpb.GroupState_GROUP_STATE_DIVERGED:
@@ -108,10 +108,12 @@ func GroupConditions(found *Conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 	if g.GetLagging() {
 		found.add(degraded, ReasonReplicationLagging, "volume %s: the copy of its group %s lags %s behind, its RPO target "+
 			"is %.1f s: "+
-			"see the link, the load and the group's rate limit (slipctl group status %s)", rec.ID, g.GetName(), lagText(g), g.GetRpoTargetSeconds(), g.GetName())
+			"see the link, the load and the group's rate limit (slipctl group status %s)", rec.ID, g.GetName(), lagText(g),
+			g.GetRpoTargetSeconds(), g.GetName())
 	}
 	size, used := g.GetJournalSizeBytes(), g.GetJournalUsedBytes()
-	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL && size > 0 &&
+	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL &&
+		size > 0 &&
 		size-used < size/100*nearlyFullPercent {
 		found.add(degraded, ReasonJournalNearlyFull, "volume %s: the journal of its group %s holds %d of %d bytes, and "+
 			"when it is full writes wait for %s: "+

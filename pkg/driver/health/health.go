@@ -198,7 +198,8 @@ func (d *Checker) NodeHealth(found *Conditions, rec *blockdev.VolumeRecord, publ
 	if len(devices) == 0 {
 		found.add(inaccessible, ReasonLoopDeviceGone, "volume %s is staged on %s, but no loop device is over %s any more "+
 			"(it was %s): "+
-			"the node was restarted or somebody detached it; %s", rec.ID, rec.Stage.StagingPath, d.attachments.BackingPath(rec), rec.Stage.Device, again)
+			"the node was restarted or somebody detached it; %s", rec.ID, rec.Stage.StagingPath, d.attachments.BackingPath(rec),
+			rec.Stage.Device, again)
 		return nil
 	}
 	shown := func(path string) *host.MountEntry {

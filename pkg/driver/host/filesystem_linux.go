@@ -48,7 +48,7 @@ func (linuxFileSystems) Make(ctx context.Context, device string, spec FormatSpec
 		return err
 	}
 	// mkfs syncs, but through its own descriptor and not with the same care everywhere. The record that follows says
-	// "formatted" for ever, so what it speaks of has to be on stable storage first.
+	// "formatted" permanently, so what it speaks of has to be on stable storage first.
 	return withDevice(device, func(f *os.File) error { return f.Sync() })
 }
 

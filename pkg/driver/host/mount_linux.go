@@ -15,7 +15,7 @@ import (
 // linuxMounter mounts in the process's own namespace. File systems go through mount(8), which knows the option strings
 // that people write into StorageClasses; everything else is system calls.
 //
-// mount-utils' Mounter is not used: it has no deadlines, so a mount that hangs would hold its volume for ever.
+// mount-utils' Mounter is not used: it has no deadlines, so a mount that hangs would block its volume permanently.
 type linuxMounter struct{}
 
 func (linuxMounter) Mounts() ([]MountEntry, error) {

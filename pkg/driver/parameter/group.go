@@ -60,7 +60,8 @@ func (p Volume) JournalFullPolicy() sidecarpb.JournalFull {
 func CheckGroup(group *sidecarpb.GroupStatus, p Volume) error {
 	differs := func(key string, want, have any) error {
 		return status.Errorf(codes.InvalidArgument,
-			"consistency group %q has %s %v, parameter %s says %v: all volumes of a group must agree", group.GetName(), key[len(Prefix):], have, key, want)
+			"consistency group %q has %s %v, parameter %s says %v: all volumes of a group must agree", group.GetName(),
+			key[len(Prefix):], have, key, want)
 	}
 	switch {
 	case p.Remote != "" && p.Remote != group.GetPeer():

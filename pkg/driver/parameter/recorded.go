@@ -63,7 +63,7 @@ func MadeWith(rec *blockdev.VolumeRecord) (Volume, error) {
 	return ParseRecorded(rec, Overlay(OwnRecorded(rec), rec.MutableParameters))
 }
 
-// ParseRecorded parses parameters that a volume's record has. What cannot be read there is nobody's argument, so
+// ParseRecorded parses parameters that a volume's record has. What cannot be read there is not caller input, so
 // Internal.
 func ParseRecorded(rec *blockdev.VolumeRecord, parameters map[string]string) (Volume, error) {
 	p, err := Parse(parameters)

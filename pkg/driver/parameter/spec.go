@@ -63,7 +63,8 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyRemote, Type: TypeName, Mutable: true,
-		Doc: "Name of the site that the volume's group replicates to. Without " + KeyConsistencyGroup + " the volume gets a " +
+		Doc: "Name of the site that the volume's group replicates to. Without " + KeyConsistencyGroup + " the volume " +
+			"gets a " +
 			"group of its own, named after its id. After a change the volumes of the group are copied to the new site from " +
 			"nothing. The copy at the old site stays as it was.",
 		set: func(p *Volume, v string) (err error) {

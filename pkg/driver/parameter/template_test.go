@@ -46,14 +46,17 @@ func TestGroupTemplate(t *testing.T) {
 	} {
 		parameters := maps.Clone(claim)
 		parameters[KeyConsistencyGroup] = template
-		if _, err := RequestedGroup(&csi.CreateVolumeRequest{Parameters: parameters}); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), message) {
+		_, err := RequestedGroup(&csi.CreateVolumeRequest{Parameters: parameters})
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), message) {
 			t.Errorf("%q: error %v, want one about %q", template, err, message)
 		}
 		if _, err := Parse(map[string]string{KeyConsistencyGroup: template}); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%q in a class: error %v", template, err)
 		}
 	}
-	_, err := RequestedGroup(&csi.CreateVolumeRequest{Parameters: map[string]string{KeyConsistencyGroup: "${pvc.namespace}"}})
+	_, err := RequestedGroup(&csi.CreateVolumeRequest{
+		Parameters: map[string]string{KeyConsistencyGroup: "${pvc.namespace}"},
+	})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "--extra-create-metadata") {
 		t.Errorf("without metadata: %v", err)
 	}

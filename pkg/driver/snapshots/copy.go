@@ -63,7 +63,8 @@ func (d *Manager) runSnapshotCopy(ctx context.Context, i *work.Copy, rec *blockd
 	}
 	i.SetCopied(rec.CopiedBytes)
 	run := blockdev.ImageCopy{
-		FS: d.fs, Source: source, Target: target, SourceBytes: rec.SizeBytes, TargetBytes: rec.SizeBytes, CopiedBytes: rec.CopiedBytes,
+		FS: d.fs, Source: source, Target: target, SourceBytes: rec.SizeBytes, TargetBytes: rec.SizeBytes,
+		CopiedBytes: rec.CopiedBytes,
 		Progress: func(copiedBytes int64) error {
 			if copiedBytes >= rec.SizeBytes {
 				return nil // the end is noted with the state

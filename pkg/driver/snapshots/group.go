@@ -79,7 +79,8 @@ func (d *Manager) together(recs []*blockdev.VolumeRecord, params parameter.Snaps
 		if rec.Group != recs[0].Group {
 			return status.Errorf(codes.FailedPrecondition, "volume %s is in %s, volume %s in %s: volumes are snapshotted "+
 				"together when they are in one consistency group "+
-				"(slipctl group add, or parameter %s when they are created)", recs[0].ID, groupOrNone(recs[0].Group), rec.ID, groupOrNone(rec.Group), parameter.KeyConsistencyGroup)
+				"(slipctl group add, or parameter %s when they are created)", recs[0].ID, groupOrNone(recs[0].Group), rec.ID,
+				groupOrNone(rec.Group), parameter.KeyConsistencyGroup)
 		}
 	}
 	if recs[0].Group != "" {
@@ -88,7 +89,8 @@ func (d *Manager) together(recs []*blockdev.VolumeRecord, params parameter.Snaps
 	if !params.Freeze {
 		return status.Errorf(codes.FailedPrecondition, "volumes %s and %s are in no consistency group, so their writes "+
 			"have no common order: put them into one "+
-			"(slipctl group add), or give the group snapshot class %s: \"true\" to have their file systems frozen together", recs[0].ID, recs[1].ID, parameter.KeyFreeze)
+			"(slipctl group add), or give the group snapshot class %s: \"true\" to have their file systems frozen together",
+			recs[0].ID, recs[1].ID, parameter.KeyFreeze)
 	}
 	for _, rec := range recs {
 		where, err := d.attachments.InUse(rec)

@@ -48,8 +48,9 @@ func (d *Manager) takeSnapshots(ctx context.Context, recs []*blockdev.VolumeReco
 				rec.ID, rec.State, blockdev.VolumeReady)
 		}
 		snap := blockdev.SnapshotRecord{
-			ID: snapshotIDPrefix + uuid.NewString(), SourceVolumeID: rec.ID, SizeBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes,
-			FSType: rec.FSType, Format: rec.Format, Thick: rec.Thick, Replicable: rec.Replicable, Order: rec.Order,
+			ID: snapshotIDPrefix + uuid.NewString(), SourceVolumeID: rec.ID, SizeBytes: rec.SizeBytes,
+			BlockSizeBytes: rec.BlockSizeBytes,
+			FSType:         rec.FSType, Format: rec.Format, Thick: rec.Thick, Replicable: rec.Replicable, Order: rec.Order,
 		}
 		snap.Cut.Group = rec.Group // the replicator completes it
 		setup(&snap)
@@ -118,7 +119,8 @@ func (d *Manager) takePlain(ctx context.Context, recs []*blockdev.VolumeRecord, 
 			"snapshot %q: %v: what was taken is not of one instant and is dropped. "+
 				"A copy of a mounted volume has to be done in %v: put the pool on a file system that can share blocks (xfs with "+
 				"reflink), "+
-				"put the volume into a consistency group, or take the snapshot while it is not mounted", list[0].Name, terr, attach.FreezeLimit)
+				"put the volume into a consistency group, or take the snapshot while it is not mounted", list[0].Name, terr,
+			attach.FreezeLimit)
 	}
 	if err != nil {
 		return err
@@ -202,7 +204,8 @@ func (d *Manager) takeImage(ctx context.Context, rec *blockdev.VolumeRecord, sna
 	if ctx.Err() != nil {
 		return plainImage{}, status.Errorf(codes.FailedPrecondition, "snapshot %q: volume %s could not be copied in the "+
 			"time that it may be frozen: "+
-			"take the snapshot while it is not mounted, put the volume into a consistency group, or the pool on xfs with reflink", snap.Name, rec.ID)
+			"take the snapshot while it is not mounted, put the volume into a consistency group, or the pool on xfs with "+
+			"reflink", snap.Name, rec.ID)
 	}
 	return plainImage{method: blockdev.MethodCopy, complete: true}, nil
 }

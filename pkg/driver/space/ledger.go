@@ -100,7 +100,8 @@ func (l Ledger) String() string {
 	}
 	return inodes + fmt.Sprintf("%d bytes are free and %d used by the pool, less a reserve of %d; thick volumes are "+
 		"promised %d, journals %d, snapshots %d, "+
-		"thin volumes %d with an overcommit ratio of %g", l.Free, l.Used, l.Reserve, l.Thick, l.Journals, l.Snapshots, l.Thin, l.Ratio)
+		"thin volumes %d with an overcommit ratio of %g", l.Free, l.Used, l.Reserve, l.Thick, l.Journals, l.Snapshots,
+		l.Thin, l.Ratio)
 }
 
 // addThick, and the others, add a promise of which a part is allocated.

@@ -52,7 +52,8 @@ func (d *Accounts) ReserveSpace(rec *blockdev.VolumeRecord, hadBytes int64) (rel
 	if _, most := l.Available(rec.Thick); rec.SizeBytes-hadBytes > most {
 		return nil, status.Errorf(codes.ResourceExhausted, "volume %q (%s) needs %d bytes, pool %s on node %s has room "+
 			"for %d: %s; "+
-			"delete volumes or snapshots, or make its file system larger", rec.Name, rec.ID, rec.SizeBytes-hadBytes, d.opts.PoolDir, d.opts.NodeID, most, l)
+			"delete volumes or snapshots, or make its file system larger", rec.Name, rec.ID, rec.SizeBytes-hadBytes,
+			d.opts.PoolDir, d.opts.NodeID, most, l)
 	}
 	if wanted[name] > 0 && !l.Apart.holds() { // of a group that there is not yet
 		return nil, status.Errorf(codes.ResourceExhausted, "volume %q (%s) needs a journal of %d bytes for group %s, and "+

@@ -21,7 +21,7 @@ const (
 )
 
 // call is what a call has started: checking, making, mounting or growing a file system. A time limit would end such
-// work, and the repetition of the call would start it again, for ever. Instead the call ends with Aborted and the task
+// work, and the repetition of the call would start it again and again. Instead the call ends with Aborted and the task
 // continues. A repetition of the call waits for the task that it finds, and returns its result. The task holds the
 // volume's guard until it ends.
 type call struct {
