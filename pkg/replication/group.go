@@ -249,7 +249,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) (core.Decision, e
 			return nil, g.failure
 		}
 	}
-	if m := &g.core.Meta; m.Role == core.RolePrimary && m.Sync == core.SyncDone && g.core.Answered() {
+	if m := &g.core.Meta; m.Role.Ships() && m.Sync == core.SyncDone && g.core.Answered() {
 		g.clock.has(g.core.Acked())
 	}
 	g.writable.Store(g.core.Writable())

@@ -75,7 +75,7 @@ func (g *Group) attach(id string, again bool) (*Volume, error) {
 		return nil, g.failure
 	case m.Role == core.RoleSecondary:
 		return nil, fmt.Errorf("%w: group %s is secondary at %s; promote it first", ErrNotPrimary, m.Name, m.Site)
-	case m.Demoted:
+	case m.Role == core.RoleDemoted:
 		return nil, fmt.Errorf("%w: group %s was demoted at %s; promote it at %s", ErrNotPrimary, m.Name, m.Site, m.Peer)
 	case m.Divergence != nil && m.Divergence.Supersedes() && !v.attached && !again:
 		return nil, fmt.Errorf("%w: %s", ErrNotPrimary, m.Divergence.Text)

@@ -40,6 +40,9 @@ func TestMetaOfEarlierRelease(t *testing.T) {
 	}); secondary.Settings != want {
 		t.Errorf("settings %+v, want %+v", secondary.Settings, want)
 	}
+	if demoted.Role != core.RoleDemoted || demoted.FinalOrdinal != 99 || secondary.Role != core.RoleSecondary {
+		t.Errorf("roles %s at ordinal %d, and %s", demoted.Role, demoted.FinalOrdinal, secondary.Role)
+	}
 	for i, want := range []core.MemberState{
 		core.MemberPresent, core.MemberAdding, core.MemberUnannounced, core.MemberRemoved, core.MemberLeaving,
 	} {

@@ -183,7 +183,7 @@ func (s *sender) checkTimeline() error {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
 	m := &s.g.core.Meta
-	if m.Role != core.RolePrimary || m.Timeline() != s.timeline {
+	if !m.Role.Ships() || m.Timeline() != s.timeline {
 		return fmt.Errorf("group %s: its role or timeline changed; it introduces itself again", m.Name)
 	}
 	return nil
@@ -286,7 +286,7 @@ func (s *sender) sendHeartbeat() error {
 	s.g.mu.Lock()
 	m := &s.g.core.Meta
 	h := &linkpb.Heartbeat{
-		HeadOrdinal: head, DurableOrdinal: durable, Timing: timingToWire(timing), Demoted: m.Demoted,
+		HeadOrdinal: head, DurableOrdinal: durable, Timing: timingToWire(timing), Demoted: m.Role == core.RoleDemoted,
 		FinalOrdinal: m.FinalOrdinal,
 	}
 	acked := s.g.core.Acked()

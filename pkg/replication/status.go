@@ -20,6 +20,7 @@ const maxReasonBytes = 4 << 10
 type Status struct {
 	Name, GroupID string
 	core.Settings
+	// Role is RolePrimary or RoleSecondary; a demotion is a state.
 	Role  core.Role
 	State core.State
 	// StateReason is one sentence for a person; empty where there is nothing to say.
@@ -124,7 +125,7 @@ func (g *Group) Status() *Status {
 	g.mu.Unlock()
 
 	s := &Status{
-		Name: m.Name, GroupID: m.GroupID, Settings: m.Settings, Role: m.Role, State: state, StateReason: reason,
+		Name: m.Name, GroupID: m.GroupID, Settings: m.Settings, Role: m.Role.Side(), State: state, StateReason: reason,
 		Connected:  linkState == core.LinkStreaming || linkState == core.LinkSyncing,
 		Promotable: promotable, Timeline: m.Timeline(),
 		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal,
@@ -138,7 +139,7 @@ func (g *Group) Status() *Status {
 			}
 		}
 	}
-	if s.StateReason == "" && state == core.StateConnecting && m.Role == core.RolePrimary {
+	if s.StateReason == "" && state == core.StateConnecting && m.Role.Ships() {
 		// Made before the configuration changed, or promoted at a site that is only called.
 		if err := g.cfg.checkPeer(m.Name, m.Settings); err != nil {
 			s.StateReason = err.Error()
@@ -167,7 +168,7 @@ func (g *Group) Status() *Status {
 
 // fillLag sets the fields that say how far the copy is behind. What is not known stays nil.
 func (g *Group) fillLag(s *Status, m *core.Meta) {
-	if m.Role == core.RolePrimary || m.Consistent {
+	if m.Role.Ships() || m.Consistent {
 		done, total := g.changes.progress()
 		s.SyncDoneBytes, s.SyncTotalBytes = &done, &total
 	}

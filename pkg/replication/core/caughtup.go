@@ -73,6 +73,7 @@ func (g *Group) CaughtUp(durable uint64) CaughtUp {
 // Recollection is what a site remembers of its peer across a restart of its process. It is about one role, peer and
 // timeline; what was remembered about others is of no use.
 type Recollection struct {
+	// Role is RolePrimary or RoleSecondary.
 	Role     Role   `json:"role"`
 	Peer     string `json:"peer"`
 	Timeline string `json:"timeline"`
@@ -85,7 +86,7 @@ type Recollection struct {
 // Recall takes what was remembered, if it is about what the group is. It is called once, before the first event.
 func (g *Group) Recall(r Recollection) (taken bool) {
 	m := &g.Meta
-	if r.Role != m.Role || r.Peer != m.Peer || r.Timeline != m.Timeline() {
+	if r.Role != m.Role.Side() || r.Peer != m.Peer || r.Timeline != m.Timeline() {
 		return false
 	}
 	g.told = r.Told
@@ -98,7 +99,8 @@ func (g *Group) Recall(r Recollection) (taken bool) {
 // Remember is the other way round. A primary's CaughtUp is the caller's to fill in.
 func (g *Group) Remember(durable uint64) Recollection {
 	m := &g.Meta
-	return Recollection{Role: m.Role, Peer: m.Peer, Timeline: m.Timeline(), CaughtUp: g.CaughtUp(durable), Told: g.told}
+	return Recollection{Role: m.Role.Side(), Peer: m.Peer, Timeline: m.Timeline(), CaughtUp: g.CaughtUp(durable),
+		Told: g.told}
 }
 
 // Told is the highest durable ordinal that the other site was heard to have, also by an earlier process of this site.

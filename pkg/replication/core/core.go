@@ -81,10 +81,10 @@ func (g *Group) Answered() bool { return g.answered }
 func (g *Group) Heard() *HeartbeatReceived { return g.heard }
 
 // Promotable reports whether a forced promotion would give one consistent instant.
-func (g *Group) Promotable() bool { return g.Meta.Role == RolePrimary || g.Meta.Consistent }
+func (g *Group) Promotable() bool { return g.Meta.Role.Ships() || g.Meta.Consistent }
 
 // Writable reports whether volumes of the group may take writes here.
-func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary && !g.Meta.Demoted }
+func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary }
 
 // State returns the state, with one sentence for a person where there is something to say.
 func (g *Group) State() (state State, reason string) {
@@ -92,12 +92,12 @@ func (g *Group) State() (state State, reason string) {
 	switch {
 	case m.Divergence != nil:
 		return StateDiverged, m.Divergence.Text
-	case m.Demoted:
+	case m.Role == RoleDemoted:
 		return StateDemoted, fmt.Sprintf("no writes past ordinal %d; promote the group at %s", m.FinalOrdinal, m.Peer)
 	case m.Peer == "":
 		return StateIdle, "the group has no peer"
 	case g.link == LinkStreaming && m.Role == RoleSecondary && !m.Consistent, g.link == LinkSyncing,
-		g.link == LinkStreaming && m.Role == RolePrimary && m.Sync == SyncRunning: // about to begin
+		g.link == LinkStreaming && m.Role.Ships() && m.Sync == SyncRunning: // about to begin
 		if m.Role == RoleSecondary {
 			return StateSyncing, "not promotable until the sync ends"
 		}
@@ -129,7 +129,7 @@ func (g *Group) persist() { g.effects = append(g.effects, Persist{}) }
 func (g *Group) rollJournal() { g.effects = append(g.effects, RollJournal{}) }
 
 func (g *Group) decide(e Event) (Decision, error) {
-	if calls(e) && g.Meta.Role != RolePrimary {
+	if calls(e) && !g.Meta.Role.Ships() {
 		// This side stopped being primary while its stream was open: what it says is about a role that is gone.
 		return Close{}, nil
 	}
@@ -163,7 +163,7 @@ func (g *Group) note(e Event) error {
 		if !e.Caller {
 			g.following = nil
 		}
-		if e.Caller == (g.Meta.Role == RolePrimary) { // the other stream is not the one that link speaks of
+		if e.Caller == g.Meta.Role.Ships() { // the other stream is not the one that link speaks of
 			g.link = LinkDown
 		}
 	case Folded:

@@ -2,16 +2,6 @@ package core
 
 import "fmt"
 
-// Role is what a site's group is.
-type Role string
-
-const (
-	// RolePrimary takes writes, unless Meta.Demoted.
-	RolePrimary Role = "primary"
-	// RoleSecondary takes records from its peer.
-	RoleSecondary Role = "secondary"
-)
-
 // Policy is what happens when the journal reaches its size and the peer has not acknowledged the oldest segment.
 type Policy string
 
@@ -82,9 +72,9 @@ type Meta struct {
 	Timelines []Timeline `json:"timelines"`
 	// Term counts promotions. Of two sites on one timeline that were both primary once, the one with the higher term was
 	// so later; a copy has its primary's.
-	Term         uint64      `json:"term,omitempty"`
-	Members      MemberList  `json:"members,omitempty"`
-	Demoted      bool        `json:"demoted,omitempty"`
+	Term    uint64     `json:"term,omitempty"`
+	Members MemberList `json:"members,omitempty"`
+	// FinalOrdinal is a demoted site's last one.
 	FinalOrdinal uint64      `json:"finalOrdinal,omitempty"`
 	Loss         *Loss       `json:"loss,omitempty"`
 	Divergence   *Divergence `json:"divergence,omitempty"`
@@ -176,7 +166,7 @@ func (m *Meta) Validate() error {
 		return fmt.Errorf("format version %d, this release reads %d", m.Version, MetaVersion)
 	case m.GroupID == "" || m.Name == "" || m.Site == "":
 		return fmt.Errorf("group id, name or site missing")
-	case m.Role != RolePrimary && m.Role != RoleSecondary:
+	case m.Role != RolePrimary && m.Role != RoleDemoted && m.Role != RoleSecondary:
 		return fmt.Errorf("unknown role %q", m.Role)
 	case len(m.Timelines) == 0:
 		return fmt.Errorf("no timeline")

@@ -81,16 +81,16 @@ func TestMembers(t *testing.T) {
 func TestWritableAndPromotable(t *testing.T) {
 	for _, c := range []struct {
 		role                 Role
-		demoted, consistent  bool
+		consistent           bool
 		writable, promotable bool
 	}{
-		{RolePrimary, false, true, true, true},
-		{RolePrimary, true, true, false, true},
-		{RoleSecondary, false, true, false, true},
-		{RoleSecondary, false, false, false, false},
+		{RolePrimary, true, true, true},
+		{RoleDemoted, true, false, true},
+		{RoleSecondary, true, false, true},
+		{RoleSecondary, false, false, false},
 	} {
 		m := freshMeta("a")
-		m.Role, m.Demoted, m.Consistent = c.role, c.demoted, c.consistent
+		m.Role, m.Consistent = c.role, c.consistent
 		if g := New(m); g.Writable() != c.writable || g.Promotable() != c.promotable {
 			t.Errorf("%+v: writable %v, promotable %v", c, g.Writable(), g.Promotable())
 		}

@@ -244,7 +244,7 @@ func (w *world) checkLoss(now, old *copyOf) {
 
 func (w *world) carry() {
 	d := w.caller
-	if d == nil || d.core.Meta.Role != RolePrimary {
+	if d == nil || !d.core.Meta.Role.Ships() {
 		w.t.Skip()
 	}
 	p := w.peerOf(d)
@@ -300,7 +300,7 @@ func (w *world) heartbeat() {
 	}
 	m := &w.caller.core.Meta
 	w.c.step(w.peerOf(w.caller).side, HeartbeatReceived{
-		Head: w.caller.durable, Durable: w.caller.durable, Demoted: m.Demoted, FinalOrdinal: m.FinalOrdinal,
+		Head: w.caller.durable, Durable: w.caller.durable, Demoted: m.Role == RoleDemoted, FinalOrdinal: m.FinalOrdinal,
 	})
 }
 
@@ -319,7 +319,7 @@ func (w *world) trim() {
 	if plan.Release > 0 {
 		last := in.LastOrdinals[plan.Release-1]
 		p := w.peerOf(d)
-		if d.core.Meta.Role == RolePrimary && d.core.Meta.Sync != SyncNever && d.core.Meta.Divergence == nil &&
+		if d.core.Meta.Role.Ships() && d.core.Meta.Sync != SyncNever && d.core.Meta.Divergence == nil &&
 			last > p.durable && !w.rolledBack {
 			w.t.Fatalf("%s released ordinal %d, the peer has %d", d.name, last, p.durable)
 		}
@@ -351,7 +351,7 @@ func (w *world) promote() {
 			w.t.Fatalf("%s was promoted with holes: %v", d.name, d.writes)
 		}
 		// A demotion that was taken back by force on the other side, unheard, is a split; it shows at the next contact.
-		if p := w.peerOf(d); !w.rolledBack && !force && tail && p.core.Meta.Role == RolePrimary &&
+		if p := w.peerOf(d); !w.rolledBack && !force && tail && p.core.Meta.Role.Ships() &&
 			p.core.Meta.Timeline() == d.core.Meta.Timeline() {
 			w.t.Fatalf("%s was promoted as planned at %d, %s holds %d", d.name, d.durable, p.name, p.durable)
 		}
@@ -444,7 +444,7 @@ func (w *world) check() {
 		if d.core.Acked() > d.durable {
 			w.t.Fatalf("%s: acked %d, durable %d", d.name, d.core.Acked(), d.durable)
 		}
-		if m.Role == RolePrimary && m.Divergence == nil && d.core.Link() != LinkDown && d.core.Acked() > p.durable &&
+		if m.Role.Ships() && m.Divergence == nil && d.core.Link() != LinkDown && d.core.Acked() > p.durable &&
 			!w.rolledBack {
 			w.t.Fatalf("%s: acked %d, the peer has %d", d.name, d.core.Acked(), p.durable)
 		}

@@ -44,7 +44,7 @@ func (g *Group) lostWrites(reason string, common uint64, timeline string, now in
 		Text: reason + "; delete the group at the site whose copy is to be given up",
 	}
 	m.Divergence = &d
-	if m.Demoted { // nothing is written here
+	if m.Role == RoleDemoted { // nothing is written here
 		g.persist()
 		return Diverge{}
 	}

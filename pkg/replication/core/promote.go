@@ -13,11 +13,11 @@ import (
 // that the old primary's further ordinals are not ours.
 func (g *Group) promote(e Promote) error {
 	m := &g.Meta
-	if m.Role == RolePrimary && !m.Demoted {
+	if m.Role == RolePrimary {
 		return nil // repeated: already done
 	}
 	g.following = nil
-	if m.Role == RolePrimary {
+	if m.Role == RoleDemoted {
 		// Demoted here: undone without force only while the peer cannot have been promoted, which nobody can know.
 		if !e.Force {
 			return fmt.Errorf("%w: group %s was demoted here at ordinal %d; promote it at %s, or force it here if it was not "+
@@ -31,7 +31,8 @@ func (g *Group) promote(e Promote) error {
 		}
 		g.fork(e.Durable, e.NewTimeline, e.Now.WallNanos)
 		m.Term++
-		m.Demoted, m.FinalOrdinal = false, 0
+		m.become(RolePrimary)
+		m.FinalOrdinal = 0
 		g.persist()
 		g.rollJournal()
 		return nil
@@ -79,7 +80,7 @@ func (g *Group) becomePrimary(e Promote) {
 	m := &g.Meta
 	m.Openings = []Opening{{Session: m.Session.Number, Ordinal: e.Durable}}
 	m.Tail = e.Tail
-	m.Role = RolePrimary
+	m.become(RolePrimary)
 	m.Term++
 	m.Divergence = nil
 	// The old primary holds everything up to the fork; the journal and the change map have what comes after.
@@ -102,7 +103,7 @@ func noLoss(recovered uint64, text string) *Loss {
 // demote gives the primary role up, losslessly: what is durable here is final, and goes on being shipped.
 func (g *Group) demote(e Demote) error {
 	m := &g.Meta
-	if m.Role == RoleSecondary || m.Demoted {
+	if m.Role != RolePrimary {
 		return nil // repeated: already done
 	}
 	if e.Attached > 0 {
@@ -112,7 +113,8 @@ func (g *Group) demote(e Demote) error {
 	if m.Peer == "" {
 		return fmt.Errorf("%w: group %s has no peer that could be promoted in its place", ErrPrecondition, m.Name)
 	}
-	m.Demoted, m.FinalOrdinal, m.Tail = true, e.Durable, e.Tail
+	m.become(RoleDemoted)
+	m.FinalOrdinal, m.Tail = e.Durable, e.Tail
 	g.persist()
 	return nil
 }
@@ -120,7 +122,7 @@ func (g *Group) demote(e Demote) error {
 // tailReceived turns the bound into the exact loss (guarantee G7).
 func (g *Group) tailReceived(e TailReceived) {
 	m := &g.Meta
-	if m.Role != RolePrimary || e.Peer != m.Peer || m.Loss == nil || e.Fork != m.Loss.RecoveredOrdinal {
+	if !m.Role.Ships() || e.Peer != m.Peer || m.Loss == nil || e.Fork != m.Loss.RecoveredOrdinal {
 		return
 	}
 	if lost := e.Last - min(e.Fork, e.Last); m.Loss.Exact && m.Loss.LostOrdinals != nil && *m.Loss.LostOrdinals >= lost {

@@ -176,7 +176,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "heartbeat":
 		c.step(c.other(s), HeartbeatReceived{
 			Head: args.num("head", s.durable), Durable: s.durable, NotBefore: args.instant("proves"), Local: c.other(s).durable,
-			LagBytes: args.num("lag-bytes", 0), Demoted: s.core.Meta.Demoted, FinalOrdinal: s.core.Meta.FinalOrdinal,
+			LagBytes: args.num("lag-bytes", 0), Demoted: s.core.Meta.Role == RoleDemoted, FinalOrdinal: s.core.Meta.FinalOrdinal,
 		})
 	case "promote":
 		_, err := c.step(s, Promote{

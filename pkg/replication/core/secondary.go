@@ -14,7 +14,7 @@ func (g *Group) hello(e HelloReceived) Decision {
 			m.Name, m.GroupID, m.Site, m.Peer, e.Peer, e.GroupID)
 	}
 	rel, common := Relate(m.Timelines, e.Durable, e.Timelines, e.PeerDurable)
-	if m.Role == RolePrimary && !m.Demoted {
+	if m.Role == RolePrimary {
 		switch rel {
 		case RelationSame:
 			return g.refuse(RefuseNotSecondary, common,
@@ -44,13 +44,13 @@ func (g *Group) hello(e HelloReceived) Decision {
 	default:
 		return g.diverged(rel, common, e)
 	}
-	if m.Demoted && e.Attached > 0 {
+	if m.Role == RoleDemoted && e.Attached > 0 {
 		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at %s", m.Name, e.Attached,
 			m.Site)
 	}
 
 	f := &following{term: max(m.Term, e.Term), consistent: m.Consistent}
-	if m.Role == RolePrimary {
+	if m.Role == RoleDemoted {
 		// Demoted, and the peer was promoted in its place: what is here is a prefix of what it has, unless this site
 		// lost durable ordinals once and used them again.
 		f.consistent = m.Divergence == nil || m.Divergence.Relation != relationPeerAhead
@@ -81,8 +81,9 @@ func (g *Group) sessionReceived(e SessionReceived) Decision {
 		return Close{}
 	}
 	g.following = nil
-	if m.Role == RolePrimary {
-		m.Role, m.Demoted, m.FinalOrdinal, m.Openings = RoleSecondary, false, 0, nil
+	if m.Role != RoleSecondary {
+		m.become(RoleSecondary)
+		m.FinalOrdinal, m.Openings = 0, nil
 		// What was known of the peer as a secondary is nothing about a primary.
 		g.heard, g.told, g.current = nil, nil, currency{}
 	}

@@ -91,7 +91,7 @@ const maxOpenings = 16
 // opened adds an opening, unless the last one says as much already.
 func (g *Group) opened(e Opened) {
 	m := &g.Meta
-	if m.Role != RolePrimary {
+	if !m.Role.Ships() {
 		return
 	}
 	if n := len(m.Openings); n > 0 && m.Openings[n-1].Session == m.Session.Number && m.Openings[n-1].Ordinal <= e.Durable {

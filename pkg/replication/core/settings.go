@@ -104,13 +104,13 @@ func (g *Group) configured(e Configured) error {
 	}
 	if s.Peer != m.Peer {
 		switch {
-		case m.Demoted:
+		case m.Role == RoleDemoted:
 			return refuse("it was demoted for %s to take over; promote it here first, or change it at %s", m.Peer, m.Peer)
 		case m.Divergence != nil && m.Divergence.Supersedes():
 			return refuse("%s may have taken its place: %s; decide between the two sites first", m.Peer, m.Divergence.Text)
 		}
 	}
-	if relink && m.Role == RolePrimary && g.link != LinkDown {
+	if relink && m.Role.Ships() && g.link != LinkDown {
 		return refuse("its stream to %s is open", m.Peer) // the caller ends it first
 	}
 	if s.Peer != m.Peer {

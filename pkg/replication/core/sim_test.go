@@ -183,8 +183,8 @@ func (s *side) state() string {
 	for _, t := range m.Timelines {
 		timelines = append(timelines, fmt.Sprintf("%s@%d", t.ID, t.ForkOrdinal))
 	}
-	line := fmt.Sprintf("%s: %s %s, durable %d, %s", s.name, m.Role, word, s.durable, strings.Join(timelines, " "))
-	if m.Role == RolePrimary {
+	line := fmt.Sprintf("%s: %s %s, durable %d, %s", s.name, m.Role.Side(), word, s.durable, strings.Join(timelines, " "))
+	if m.Role.Ships() {
 		line += fmt.Sprintf(", acked %d, sync %s", s.core.Acked(), m.Sync)
 	}
 	if !s.core.Promotable() {
