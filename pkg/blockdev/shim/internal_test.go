@@ -460,7 +460,7 @@ func TestOneReaderStays(t *testing.T) {
 				spawn()
 			}
 			runtime.Gosched() // the request
-			if !p.stay() {
+			if !stayIdle(&p.idle, maxIdleReaders) {
 				alive.Add(-1)
 				return
 			}

@@ -139,7 +139,7 @@ func (r *reader) run() {
 			return
 		}
 		p.completed.Add(served)
-		if !p.stay() {
+		if !stayIdle(&p.idle, maxIdleReaders) {
 			return
 		}
 	}
@@ -224,19 +224,19 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 	}
 }
 
-// stay is what a reader asks when it has answered a request: whether it should read the next one, for which it is then
+// stayIdle is what a reader asks when it has answered a request: whether it should read the next one, for which it is then
 // counted as idle, or end.
 //
 // Whoever is counted will read, and whoever ends was not counted: so the idle reader for whose sake one ends either
 // stays, or takes a request and starts another. Counting first and taking it back when there are too many is wrong:
 // two readers can both see the other's count, and both end.
-func (p *readerPool) stay() bool {
+func stayIdle(idle *atomic.Int32, most int32) bool {
 	for {
-		n := p.idle.Load()
-		if n >= maxIdleReaders {
+		n := idle.Load()
+		if n >= most {
 			return false
 		}
-		if p.idle.CompareAndSwap(n, n+1) {
+		if idle.CompareAndSwap(n, n+1) {
 			return true
 		}
 	}

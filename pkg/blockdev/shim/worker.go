@@ -54,7 +54,7 @@ func (w *worker) run() {
 			w.leave()
 		}
 		w.commit()
-		if stopping || !p.stay() {
+		if stopping || !stayIdle(&p.idle, maxIdleWorkers) {
 			return
 		}
 	}

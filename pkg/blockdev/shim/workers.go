@@ -179,19 +179,6 @@ func (p *workerPool) ended(w *worker) {
 	}
 }
 
-// stay is readerPool.stay for workers.
-func (p *workerPool) stay() bool {
-	for {
-		n := p.idle.Load()
-		if n >= maxIdleWorkers {
-			return false
-		}
-		if p.idle.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
-}
-
 // stop ends the workers after what they are doing. It does not wait for them.
 func (p *workerPool) stop() {
 	p.mu.Lock()
