@@ -224,8 +224,8 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 	}
 }
 
-// stayIdle is what a reader asks when it has answered a request: whether it should read the next one, for which it is then
-// counted as idle, or end.
+// stayIdle is what a reader asks when it has answered a request: whether it should read the next one, for which it is
+// then counted as idle, or end.
 //
 // Whoever is counted will read, and whoever ends was not counted: so the idle reader for whose sake one ends either
 // stays, or takes a request and starts another. Counting first and taking it back when there are too many is wrong:
