@@ -1,10 +1,12 @@
 package shim
 
 import (
+	"fmt"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
@@ -183,6 +185,30 @@ func writeReply(buf []byte, unique uint64, size uint32, errno unix.Errno) []byte
 	}
 	putOutHeader(out, len(out), -int32(errno), unique)
 	return out
+}
+
+// readAgain reports whether to read the next request after an error other than EAGAIN. If not, the connection has
+// ended, and the Server knows why.
+func (s *Server) readAgain(err unix.Errno) bool {
+	switch err {
+	case unix.EINTR, unix.ENOENT: // ENOENT: the request was given up before it was copied
+		return true
+	case unix.ENODEV: // unmounted
+	case unix.ECONNABORTED:
+		s.fail(ErrAborted)
+	default:
+		s.fail(fmt.Errorf("read /dev/fuse: %w", err))
+	}
+	return false
+}
+
+// parseRequest is parseInHeader that logs what does not parse.
+func (s *Server) parseRequest(b []byte) (h inHeader, body []byte, ok bool) {
+	if h, body, ok = parseInHeader(b); !ok {
+		klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID,
+			"bytes", len(b), "opcode", h.opcode, "length", h.len)
+	}
+	return h, body, ok
 }
 
 // readNow and writeNow are read(2) and write(2) on a descriptor that does not block, without Go's scheduler: it would

@@ -171,24 +171,17 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 		n, err := readNow(s.fd, r.buf[at-requestHead:])
 		if err != 0 {
 			r.flush()
-			switch err {
-			case unix.EAGAIN:
+			if err == unix.EAGAIN {
 				return served, true
-			case unix.EINTR, unix.ENOENT: // ENOENT: the request was given up before it was copied
+			}
+			if s.readAgain(err) {
 				continue
-			case unix.ENODEV: // unmounted
-			case unix.ECONNABORTED:
-				s.fail(ErrAborted)
-			default:
-				s.fail(fmt.Errorf("read /dev/fuse: %w", err))
 			}
 			return served, false
 		}
 		served++
-		h, body, parsed := parseInHeader(r.buf[at-requestHead:][:n])
+		h, body, parsed := s.parseRequest(r.buf[at-requestHead:][:n])
 		if !parsed {
-			klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID,
-				"bytes", n, "opcode", h.opcode, "length", h.len)
 			continue
 		}
 		if last {

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"fmt"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -152,27 +151,20 @@ func (w *worker) serve() {
 		if err != 0 {
 			took := len(w.writes) > 0
 			w.write()
-			switch err {
-			case unix.EAGAIN:
+			if err == unix.EAGAIN {
 				if took && len(w.batch.answers) < maxBatchWrites {
 					continue // what came meanwhile need not wake another worker
 				}
 				return
-			case unix.EINTR, unix.ENOENT: // ENOENT: the request was given up before it was copied
+			}
+			if s.readAgain(err) {
 				continue
-			case unix.ENODEV: // unmounted
-			case unix.ECONNABORTED:
-				s.fail(ErrAborted)
-			default:
-				s.fail(fmt.Errorf("read /dev/fuse: %w", err))
 			}
 			w.pool.stopVolume(s)
 			return
 		}
-		h, body, parsed := parseInHeader(w.buf[at-requestHead:][:n])
+		h, body, parsed := s.parseRequest(w.buf[at-requestHead:][:n])
 		if !parsed {
-			klog.ErrorS(nil, "Ignored a request that does not parse", "volume", s.state.VolumeID,
-				"bytes", n, "opcode", h.opcode, "length", h.len)
 			continue
 		}
 		w.request(h, body, at)
