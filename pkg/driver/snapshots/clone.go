@@ -56,20 +56,11 @@ func (d *Manager) fillFromVolume(ctx context.Context, rec *blockdev.VolumeRecord
 // nil.
 func (d *Manager) takeCloneSnapshot(ctx context.Context, rec *blockdev.VolumeRecord,
 	begun *blockdev.SnapshotRecord) (*blockdev.SnapshotRecord, error) {
-	done, err := d.guards.Enter(rec.Source.VolumeID, "CreateVolume")
+	source, done, err := d.beginTake(ctx, rec.Source.VolumeID, "CreateVolume", begun)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if begun != nil {
-		if err := d.dropSnapshot(ctx, begun); err != nil {
-			return nil, err
-		}
-	}
-	source, err := d.store.Volume(rec.Source.VolumeID)
-	if err != nil {
-		return nil, err
-	}
 	if source.SizeBytes > rec.SizeBytes {
 		return nil, status.Errorf(codes.OutOfRange, "volume %q: its source %s has grown to %d bytes, more than its %d",
 			rec.Name, source.ID, source.SizeBytes, rec.SizeBytes)
