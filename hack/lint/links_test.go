@@ -1,7 +1,6 @@
 package lint
 
 import (
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,37 +13,18 @@ func TestLinksOfTheRepository(t *testing.T) {
 	root := filepath.Join("..", "..")
 	var sources []*source
 	documents := 0
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			if skippedDirs[d.Name()] {
-				return filepath.SkipDir
-			}
-			return nil
-		}
+	walkRepository(t, root, func(path string) bool {
 		switch filepath.Ext(path) {
-		case ".md":
+		case ".md", ".go", ".sh", ".proto", ".yaml", ".tpl", ".txt":
+			return true
+		}
+		return false
+	}, func(path string, text []byte) {
+		if filepath.Ext(path) == ".md" {
 			documents++
-		case ".go", ".sh", ".proto", ".yaml", ".tpl", ".txt":
-		default:
-			return nil
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, path)
-		if err != nil {
-			return err
-		}
-		sources = append(sources, &source{path: filepath.ToSlash(rel), text: text})
-		return nil
+		sources = append(sources, &source{path: filepath.ToSlash(path), text: text})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if documents < 10 {
 		t.Fatalf("found %d documents only", documents)
 	}

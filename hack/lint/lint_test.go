@@ -15,13 +15,9 @@ var skippedDirs = map[string]bool{
 	"demo-results": true, "bench-results": true, "oracle-results": true,
 }
 
-// TestRepository applies all rules to the whole repository.
-func TestRepository(t *testing.T) {
-	root := filepath.Join("..", "..")
-	if _, err := os.Stat(filepath.Join(root, "go.mod")); err != nil {
-		t.Fatalf("not in the repository: %v", err)
-	}
-	var sources []*source
+// walkRepository calls visit with the text of each file whose path, relative to root, is wanted.
+func walkRepository(t *testing.T, root string, wanted func(path string) bool, visit func(path string, text []byte)) {
+	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -32,32 +28,43 @@ func TestRepository(t *testing.T) {
 			}
 			return nil
 		}
-		switch filepath.Ext(path) {
-		case ".go", ".sh", ".proto", ".yaml", ".md":
-		default:
-			if d.Name() != "Makefile" {
-				return nil
-			}
+		rel, err := filepath.Rel(root, path)
+		if err != nil || !wanted(rel) {
+			return err
 		}
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(root, path)
-		if err != nil {
-			return err
-		}
-		s, err := parse(rel, text)
-		if err != nil {
-			t.Error(err)
-			return nil
-		}
-		sources = append(sources, s)
+		visit(rel, text)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestRepository applies all rules to the whole repository.
+func TestRepository(t *testing.T) {
+	root := filepath.Join("..", "..")
+	if _, err := os.Stat(filepath.Join(root, "go.mod")); err != nil {
+		t.Fatalf("not in the repository: %v", err)
+	}
+	var sources []*source
+	walkRepository(t, root, func(path string) bool {
+		switch filepath.Ext(path) {
+		case ".go", ".sh", ".proto", ".yaml", ".md":
+			return true
+		}
+		return filepath.Base(path) == "Makefile"
+	}, func(path string, text []byte) {
+		s, err := parse(path, text)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		sources = append(sources, s)
+	})
 	var complaints []string
 	for _, s := range sources {
 		for _, rule := range rules {
