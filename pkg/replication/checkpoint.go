@@ -212,12 +212,8 @@ func (f *checkpointFile) changeLocked(change func(*checkpoint)) error {
 
 // saveHorizon makes a horizon durable.
 func (f *checkpointFile) saveHorizon(ordinal uint64) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.horizon.Swap(ordinal) == ordinal && f.last.Horizon == ordinal {
-		return nil
-	}
-	return f.writeLocked(f.last)
+	f.horizon.Store(ordinal)
+	return f.change(func(c *checkpoint) { c.Horizon = ordinal })
 }
 
 // beginAt sets where apply begins, in memory: the next checkpoint that is written says it. For a group that is being

@@ -191,6 +191,7 @@ func (g *Group) dropUnlisted(members []core.Member) error {
 	for _, m := range members {
 		listed[m.Index] = true
 	}
+	dropped := false
 	for index := range *g.volumes.Load() {
 		if listed[index] {
 			continue
@@ -202,15 +203,15 @@ func (g *Group) dropUnlisted(members []core.Member) error {
 		if err := g.dropMember(m); err != nil {
 			return err
 		}
-		g.mu.Lock()
-		err := g.rollJournal()
-		g.mu.Unlock()
-		if err != nil {
-			return err
-		}
-		g.trimWork.send()
+		dropped = true
 	}
-	return nil
+	if !dropped {
+		return nil
+	}
+	defer g.trimWork.send()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.rollJournal()
 }
 
 // shrinkMember makes a copy smaller, because its primary's disk was put back to before the volume grew. What is past
