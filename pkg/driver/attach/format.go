@@ -160,7 +160,7 @@ func (d *Attacher) shareFormat(ctx context.Context, rec *blockdev.VolumeRecord) 
 	return d.sidecar.RecordFormat(ctx, rec.ID, data)
 }
 
-// fsTypeOf is the file system that something has, by its format record, or was made for; empty where neither says.
+// FSTypeOf is the file system that something has, by its format record, or was made for; empty where neither says.
 func FSTypeOf(madeFor string, format *blockdev.FormatRecord) string {
 	if format != nil {
 		return format.FSType
@@ -168,7 +168,7 @@ func FSTypeOf(madeFor string, format *blockdev.FormatRecord) string {
 	return madeFor
 }
 
-// fsTypeFor chooses the file system of a volume: what it has, or what is asked for, or what it was made for, or the
+// FSTypeFor chooses the file system of a volume: what it has, or what is asked for, or what it was made for, or the
 // default.
 func FSTypeFor(rec *blockdev.VolumeRecord, asked string) (string, error) {
 	has := FSTypeOf(rec.FSType, rec.Format)

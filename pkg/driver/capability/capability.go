@@ -59,7 +59,7 @@ func (c Volume) ReadOnly() bool {
 	return c.Mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
 }
 
-// parseCapability validates one capability. Errors are status errors with InvalidArgument.
+// Parse validates one capability. Errors are status errors with InvalidArgument.
 func Parse(vc *csi.VolumeCapability) (Volume, error) {
 	if vc == nil {
 		return Volume{}, status.Error(codes.InvalidArgument, "volume capability is missing")
@@ -94,7 +94,7 @@ func Parse(vc *csi.VolumeCapability) (Volume, error) {
 	return c, nil
 }
 
-// parseCapabilities validates the capabilities of a volume and returns the file system they ask for: "" when they ask
+// ParseAll validates the capabilities of a volume and returns the file system they ask for: "" when they ask
 // for none in particular, and block when all of them are for raw block.
 func ParseAll(vcs []*csi.VolumeCapability) (fsType string, block bool, err error) {
 	if len(vcs) == 0 {

@@ -42,7 +42,7 @@ func (d *Manager) deleteIfEmpty(ctx context.Context, group, volumeID string) err
 	return d.sidecar.DeleteGroup(ctx, group)
 }
 
-// leaveGroup takes a volume out of every group that it may be in or on its way into, as AddVolume may have happened
+// Leave takes a volume out of every group that it may be in or on its way into, as AddVolume may have happened
 // without an answer, and deletes those that the driver created and whose last volume this was.
 func (d *Manager) Leave(ctx context.Context, rec *blockdev.VolumeRecord) error {
 	_, awaited, err := parameter.Joining(rec)

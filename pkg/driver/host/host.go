@@ -21,7 +21,7 @@ type System struct {
 	Writeback   Writeback
 }
 
-// linuxSystem returns the node itself. hostRoot is Options.HostRoot.
+// Linux returns the node itself. hostRoot is Options.HostRoot.
 func Linux(hostRoot string, writeback Writeback) System {
 	return withKillSteps(System{
 		FS:          vfs.OS,

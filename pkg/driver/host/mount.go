@@ -74,7 +74,7 @@ func (m MountEntry) IsNodeOf(device Device) bool {
 	return m.Root == "/"+strings.TrimPrefix(device.Path, "/dev/") || m.Root == device.Path
 }
 
-// blockDevice is an attached device: its node, and its number in the notation of mountinfo and sysfs.
+// Device is an attached device: its node, and its number in the notation of mountinfo and sysfs.
 type Device struct {
 	Path   string // /dev/loop7
 	Number string // 7:7

@@ -2,7 +2,7 @@ package parameter
 
 import "github.com/container-storage-interface/spec/lib/go/csi"
 
-// ConsistencyGroup returns the group that a CreateVolume's parameters name, those of its StorageClass with the mutable
+// RequestedGroup returns the group that a CreateVolume's parameters name, those of its StorageClass with the mutable
 // ones over them, or "": the volume is in none, or in one of its own (see ParamRemote). Errors are those of
 // CreateVolume.
 func RequestedGroup(req *csi.CreateVolumeRequest) (string, error) {
@@ -10,7 +10,7 @@ func RequestedGroup(req *csi.CreateVolumeRequest) (string, error) {
 	return p.Effective.Group, err
 }
 
-// creationParameters are the parameters of a CreateVolume.
+// Creation are the parameters of a CreateVolume.
 type Creation struct {
 	Given     map[string]string // of the class, with the group's name in place of its template
 	Class     Volume

@@ -95,12 +95,12 @@ func (p Volume) Settings() Volume {
 	return p
 }
 
-// ownParameters returns the StorageClass parameters a volume was made with, without the driver's own notes.
+// OwnRecorded returns the StorageClass parameters a volume was made with, without the driver's own notes.
 func OwnRecorded(rec *blockdev.VolumeRecord) map[string]string {
 	return Own(rec.Parameters)
 }
 
-// ownOf returns the parameters under ParameterPrefix.
+// Own returns the parameters under ParameterPrefix.
 func Own(params map[string]string) map[string]string {
 	own := maps.Clone(params)
 	maps.DeleteFunc(own, func(key, _ string) bool { return !strings.HasPrefix(key, Prefix) })

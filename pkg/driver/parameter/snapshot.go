@@ -27,12 +27,12 @@ var SnapshotSpecs = []Spec{
 // among the parameters too, where it says the same thing again to whoever does not ask.
 const classDeletionPolicy = "deletionPolicy"
 
-// snapshotParameters are the parameters of one snapshot or group snapshot.
+// Snapshot are the parameters of one snapshot or group snapshot.
 type Snapshot struct {
 	Freeze bool
 }
 
-// parseSnapshotParameters reads a snapshot class's parameters. Errors are status errors with InvalidArgument that name
+// ParseSnapshot reads a snapshot class's parameters. Errors are status errors with InvalidArgument that name
 // the key.
 func ParseSnapshot(params map[string]string) (p Snapshot, err error) {
 	own := make([]string, len(SnapshotSpecs))

@@ -7,7 +7,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
-// ParameterType says how a parameter's value is written.
+// Type says how a parameter's value is written.
 type Type string
 
 const (
@@ -19,7 +19,7 @@ const (
 	TypeNumber   Type = "number"
 )
 
-// ParameterSpec describes one StorageClass parameter. The documentation of parameters is generated from Parameters.
+// Spec describes one StorageClass parameter. The documentation of parameters is generated from Parameters.
 type Spec struct {
 	Key  string
 	Type Type

@@ -16,7 +16,7 @@ var knownKubernetesKeys = []string{
 	KeyVolumeName,
 }
 
-// volumeParameters are the parameters of one volume, with defaults filled in.
+// Volume are the parameters of one volume, with defaults filled in.
 type Volume struct {
 	// FSType is empty unless the CO passed csi.storage.k8s.io/fstype.
 	FSType           string
@@ -39,7 +39,7 @@ type Volume struct {
 	orderGiven      bool
 }
 
-// parseParameters reads a StorageClass's parameters. Errors are status errors with InvalidArgument that name the key.
+// Parse reads a StorageClass's parameters. Errors are status errors with InvalidArgument that name the key.
 func Parse(params map[string]string) (Volume, error) {
 	p := Volume{Order: OrderAck}
 	keys := make([]string, 0, len(params))

@@ -32,7 +32,7 @@ var ErrNone = status.Error(codes.FailedPrecondition,
 	"the volume is replicable, but this driver runs without a replicator: start the replicator on the same pool and "+
 		"the driver with --sidecar")
 
-// sidecarClient is the replicator, as the driver uses it. Its errors are status errors that a CSI call can return: they
+// Client is the replicator, as the driver uses it. Its errors are status errors that a CSI call can return: they
 // keep the codes that mean the same to a CO (Unavailable, Aborted, ResourceExhausted, FailedPrecondition) and turn
 // those that would mislead it (NotFound and AlreadyExists speak of groups here, of volumes there) into
 // FailedPrecondition.
@@ -45,7 +45,7 @@ type Client struct {
 	Patience time.Duration // of Await
 }
 
-// dialSidecar prepares the connection; it is made, and made again, when calls need it.
+// Dial prepares the connection; it is made, and made again, when calls need it.
 func Dial(endpoint string) (*Client, error) {
 	conn, err := grpc.NewClient(endpoint, append(sidecarclient.DialOptions(),
 		grpc.WithChainUnaryInterceptor(host.KillStepCalls()...),

@@ -25,7 +25,7 @@ type GroupRequest struct {
 	Own     map[string]string
 }
 
-// groupSnapshot takes a group snapshot anew; begun is what an interrupted call left of it.
+// TakeGroup takes a group snapshot anew; begun is what an interrupted call left of it.
 func (d *Manager) TakeGroup(ctx context.Context, r GroupRequest,
 	begun []*blockdev.SnapshotRecord) ([]*blockdev.SnapshotRecord, error) {
 	for _, snap := range begun {

@@ -15,7 +15,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// cloneSnapshotKey, in a snapshot's parameters, is the id of the volume that the snapshot was taken for, to be its
+// NoteClone, in a snapshot's parameters, is the id of the volume that the snapshot was taken for, to be its
 // content. Such a snapshot is the driver's own: it is not listed, and goes when the volume has its content. The key is
 // not under ParameterPrefix, where it could be mistaken for a parameter.
 const NoteClone = "driver.internal/clone"
@@ -43,7 +43,7 @@ func TakenAt(rec *blockdev.SnapshotRecord) time.Time {
 	return time.Unix(0, rec.CreatedUnixNanos)
 }
 
-// getSnapshot returns a snapshot's record; an error is a status error, NotFound where there is no such snapshot.
+// Snapshot returns a snapshot's record; an error is a status error, NotFound where there is no such snapshot.
 func (d *Store) Snapshot(id string) (*blockdev.SnapshotRecord, error) {
 	rec, err := d.Pool.GetSnapshot(id)
 	if err != nil {
@@ -92,7 +92,7 @@ func SnapshotError(doing, id string, err error) error {
 	return status.Errorf(codes.Internal, "%s snapshot %q: %v", doing, id, err)
 }
 
-// groupSizeKey, in a snapshot's parameters, is how many snapshots its group snapshot has. One that has fewer, or has
+// NoteGroupSize, in a snapshot's parameters, is how many snapshots its group snapshot has. One that has fewer, or has
 // some in state creating, was interrupted, and no call has answered with it. The key is not under ParameterPrefix,
 // where it could be mistaken for a parameter.
 const NoteGroupSize = "driver.internal/group-size"

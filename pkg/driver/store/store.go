@@ -48,7 +48,7 @@ func (d *Store) ListError(what string, err error) error {
 	return status.Errorf(code, "list the %s of pool %s: %v", what, d.poolDir, err)
 }
 
-// poolError gives an error of the pool the code that a CO acts on.
+// VolumeError gives an error of the pool the code that a CO acts on.
 func VolumeError(doing, id string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

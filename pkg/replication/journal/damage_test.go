@@ -169,7 +169,7 @@ func TestEveryBitFlip(t *testing.T) {
 	}
 }
 
-// memImage is a read-only view of an image as the scanner needs it; recovery of a million variants would be slow on
+// memFile is a read-only view of an image as the scanner needs it; recovery of a million variants would be slow on
 // MemFS.
 type memFile struct {
 	vfs.File
