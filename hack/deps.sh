@@ -125,7 +125,7 @@ for package in "${packages[@]}"; do
 	[[ $package != golang ]] || explain "install Go from https://go.dev/dl/, the version in go.mod or newer"
 done
 
-# Installing Debian's PostgreSQL creates a cluster and starts it. Nobody asked for one: this file, which is there for
+# Installing Debian's PostgreSQL creates a cluster and starts it. It is not wanted: this file, which is there for
 # the time of the installation only, prevents that.
 dropin=/etc/postgresql-common/createcluster.d/slipstream-deps.conf
 mkdir -p "${dropin%/*}"

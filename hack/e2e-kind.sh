@@ -4,7 +4,7 @@
 # (default /var/tmp/slipstream-kind). It does what hack/e2e.sh does, with the same images and the same tests; steps that
 # need the local clusters' own line or control plane are skipped, and the table says so.
 #
-# Nobody has run it with Docker yet: the machines that this project is tested on have none.
+# It was not run with Docker yet: the machines that this project is tested on have none.
 #
 #   e2e-kind.sh                 all of it; KEEP=1 leaves the clusters. SLIPSTREAM_E2E_CONTROLLER as in hack/e2e.sh
 #   e2e-kind.sh down SITE...    kill sites and remove what they had, as the tests do with site a

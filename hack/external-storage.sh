@@ -53,7 +53,7 @@ build() {
 	work=$(mktemp -d "$cache/build-XXXXXXXX")
 	# shellcheck disable=SC2064
 	trap "rm -rf '$work'" EXIT
-	# Whoever works on this machine meanwhile comes first, as in local-cluster/build.sh.
+	# Other work on this machine comes first, as in local-cluster/build.sh.
 	read -ra idle <<<"${SLIPSTREAM_BUILD_IDLE-nice -n 19 chrt -i 0}"
 	export CGO_ENABLED=0
 	[[ -x $suite/agnhost && -x $suite/ginkgo ]] || "${idle[@]}" go -C $module build -p 2 -trimpath -ldflags "-s -w" -o \

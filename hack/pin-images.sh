@@ -4,7 +4,7 @@
 #
 #   hack/pin-images.sh >pinned.yaml; helm install ... -f pinned.yaml
 #
-# A tag that is moved afterwards changes nothing for whoever has the file. Whether the digest is the right one is what
+# A tag that is moved afterwards changes nothing for users of the file. Whether the digest is the right one is what
 # the registry says on the day that it is asked: compare it with what another network is told, or check the images'
 # signatures.
 set -euo pipefail

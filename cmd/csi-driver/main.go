@@ -102,8 +102,8 @@ func run(args []string) error {
 	case opts.PoolDir == "":
 		return errors.New("--pool is missing; see --help")
 	case opts.TCPAddress != "" && opts.TLSDir == "":
-		return errors.New("--tcp-address needs --tls-dir: whoever reaches the port could delete volumes; slipctl site " +
-			"secrets makes certificates")
+		return errors.New("--tcp-address needs --tls-dir: any caller that reaches the port could delete volumes; slipctl " +
+			"site secrets makes certificates")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

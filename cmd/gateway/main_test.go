@@ -38,7 +38,7 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// Without a certificate that can be used the gateway runs, lets nobody in, and takes the right files without a restart.
+// Without a certificate that can be used the gateway runs, admits no peer, and takes the right files without a restart.
 func TestCertificateThatCannotWork(t *testing.T) {
 	authority, err := tlsfiles.NewAuthority(t.TempDir(), "test")
 	if err != nil {

@@ -121,8 +121,9 @@ const timerSlack = 4 * time.Millisecond
 // that take tens to hundreds of microseconds: with as many slots as processors, every flush is followed by such
 // hand-overs. With slots to spare they are rare.
 //
-// The runtime's monitor thread looks for them after every 20 µs of sleep, which takes a core from whoever has it. There
-// is no setting for it, but the kernel lets sleeps end late, and nothing here needs a timer to be exact.
+// The runtime's monitor thread looks for them after every 20 µs of sleep, which takes a core from the thread that
+// runs on it. There is no setting for it, but the kernel lets sleeps end late, and nothing here needs a timer to be
+// exact.
 func tuneScheduler() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < schedulerSlots {
 		runtime.GOMAXPROCS(schedulerSlots)

@@ -159,7 +159,7 @@ func TestAccounts(t *testing.T) {
 		{"give a claim back", claims, "", claim(), with(claim(), forget), "", ""},
 		{"give another node's claim back", claims, "", with(claim(), elsewhere), with(claim(), forget), take, ""},
 		{"take a claim", claims, "", with(claim(), elsewhere), claim(), take, take},
-		{"take a claim of nobody", claims, "", with(claim(), forget), claim(), take, take},
+		{"take a claim without an owner", claims, "", with(claim(), forget), claim(), take, take},
 		{"protect a claim that is cloned", claims, "", claim(),
 			with(claim(), finalize("kubernetes.io/pvc-protection", clone)), "", ""},
 		{"unprotect it again", claims, "", with(claim(), finalize("kubernetes.io/pvc-protection", clone)), claim(), "", ""},
@@ -217,7 +217,7 @@ func TestAccounts(t *testing.T) {
 					}
 				}
 				check(mode, "node-a", want)
-				check("somebody", "node-a", "")
+				check("stranger", "node-a", "")
 			}
 		})
 	}

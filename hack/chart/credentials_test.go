@@ -11,8 +11,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// TestCredentials: what the pods mount and nobody gave is made before they are, by a Job that may do no more; and only
-// what ends is renewed.
+// TestCredentials: what the pods mount and the values do not give is made before the pods, by a Job that may do no
+// more; and only what ends is renewed.
 func TestCredentials(t *testing.T) {
 	const site = "site: {name: site-a}\n"
 	const given = "controller: {tls: {nodeSecret: nodes, controllerSecret: controller}}\n"

@@ -63,7 +63,7 @@ func callers(policy *networkingv1.NetworkPolicy, port string) []string {
 	return list
 }
 
-// TestGateway: where there is a gateway, peers reach it and it reaches the nodes; where there is none, peers reach the
+// TestGateway: with a gateway, peers reach it and it reaches the nodes; without one, peers reach the
 // nodes and nothing of a gateway is there.
 func TestGateway(t *testing.T) {
 	const peers = "site: {name: site-a, peers: {site-b: 'b.example.com:9443', site-c: ''}}\ntls: {existingSecret: " +

@@ -76,7 +76,7 @@ func secretAt(w workload, c *corev1.Container, file string) string {
 }
 
 // TestPolicies: each pod of the chart has a policy unless they are switched off, and no port of metrics is open to
-// anybody who is not named.
+// a client that is not named.
 func TestPolicies(t *testing.T) {
 	const peers = "site: {name: site-a, peers: {site-b: 'b.example.com:9443'}}\ntls: {existingSecret: " +
 		"site-a-tls}\nsidecars: {snapshotter: {enabled: true}}\n"

@@ -18,7 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/cel/environment"
 )
 
-// request is what somebody asks of the API server.
+// request is a call to the API server.
 type request struct {
 	account  string // of the release's namespace
 	node     string // of the pod that the token is bound to; empty: to none

@@ -59,7 +59,11 @@ var dialect = map[string]string{
 	"to be had":            "available",
 	"comes? by again":      "say what calls it",
 	"for want of":          "without, or because there is no",
-	"is nobody's":          "has no owner",
+	"nobody":               "no caller, no process, no site",
+	"(?:some|any)body":     "name who: a process, a caller, another program",
+	"whoever":              "name who: the caller, the holder",
+	"where there is none":  "if it does not exist, or without one",
+	"where there is no":    "without, or if there is no",
 }
 
 var dialectPattern = func() *regexp.Regexp {

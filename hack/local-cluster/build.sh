@@ -83,7 +83,7 @@ flock 9
 work=$(mktemp -d "$cache/build-XXXXXXXX")
 trap 'rm -rf "$work"' EXIT
 export CGO_ENABLED=0
-# Whoever works on this machine meanwhile comes first. SLIPSTREAM_BUILD_IDLE= builds as fast as it can.
+# Other work on this machine comes first. SLIPSTREAM_BUILD_IDLE= builds as fast as it can.
 read -ra idle <<<"${SLIPSTREAM_BUILD_IDLE-nice -n 19 chrt -i 0}"
 for name in $(wanted "$@"); do
 	missing=()

@@ -56,7 +56,7 @@ own_cgroup() {
 		/proc/self/cgroup
 }
 
-# node_cgroup NODE CONTROLLER: as it was when the node was started, whoever asks.
+# node_cgroup NODE CONTROLLER: as it was when the node was started.
 node_cgroup() { awk -v c="$2" '$1 == c { print $2 }' "$state/$1/cgroups"; }
 
 make_cgroups() {

@@ -60,7 +60,7 @@ unplug() {
 line() {
 	[[ -e /run/netns/$wan ]] || die "there is no network: run hack/local-cluster.sh up"
 	case ${1:-} in
-	cut) in_wan sysctl -qw net.ipv4.ip_forward=0 ;; # packets vanish, nobody is told
+	cut) in_wan sysctl -qw net.ipv4.ip_forward=0 ;; # packets vanish without an error
 	heal) in_wan sysctl -qw net.ipv4.ip_forward=1 ;;
 	rate) line_rate "${2:?bits per second as tc understands them, like 20mbit, or none}" ;;
 	delay) line_delay "${2:?one way, like 25ms, or none}" ;;

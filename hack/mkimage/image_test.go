@@ -64,7 +64,7 @@ func readTar(t *testing.T, text []byte) map[string]string {
 	}
 }
 
-// TestWriteIsALayout follows the digests from the index to the files, as whoever imports the image does.
+// TestWriteIsALayout follows the digests from the index to the files, as an importer of the image does.
 func TestWriteIsALayout(t *testing.T) {
 	image := Image{Names: []string{"a.test/x:1", "a.test/y:2"}, Dir: sampleDir(t),
 		Entrypoint: []string{"/usr/bin/tool", "-v"}, Env: []string{"A=b"}, User: "65532"}

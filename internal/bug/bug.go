@@ -46,7 +46,7 @@ const (
 	KeepOldCopy Name = "keep-old-copy"
 	// SkipReconcile lets a driver that starts leave what interrupted calls left (breaks G8).
 	SkipReconcile Name = "skip-reconcile"
-	// ForgetRemovedImage takes a volume whose image has no name any more for one that nobody uses (deletes it under its
+	// ForgetRemovedImage takes a volume whose image has no name any more for an unused one (deletes it under its
 	// mounts).
 	ForgetRemovedImage Name = "forget-removed-image"
 	// MakePoolAnew makes a pool where one was that is not mounted (volumes that are elsewhere count as deleted; breaks

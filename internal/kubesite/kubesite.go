@@ -40,8 +40,8 @@ type Options struct {
 	Kubeconfig string
 	// Context is one of the file's; empty: its current one.
 	Context string
-	// Namespace of the pods; empty: slipstream-system. The namespace of a context is the one of somebody's
-	// applications, so it does not count.
+	// Namespace of the pods; empty: slipstream-system. The namespace of a context is that of a
+	// person's applications, so it does not count.
 	Namespace string
 }
 
@@ -59,7 +59,7 @@ type Node struct {
 	Pod  string
 }
 
-// Open reads the kubeconfig. It calls nobody.
+// Open reads the kubeconfig. It makes no call.
 func Open(o Options) (*Cluster, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.Kubeconfig

@@ -283,7 +283,7 @@ func TestRouting(t *testing.T) {
 	}
 }
 
-// A node that cannot be reached does not keep the others from being used, and a group that nobody who answers has may
+// A node that cannot be reached does not keep the others from being used, and a group that no answering node has may
 // be there.
 func TestNodeAway(t *testing.T) {
 	f := newFakeCluster(t)

@@ -1,4 +1,4 @@
-// Package lograte bounds how many lines whoever is not trusted can make a program log. It knows nothing of what the
+// Package lograte bounds how many lines an untrusted caller can make a program log. It knows nothing of what the
 // lines say.
 //
 // All methods may be called concurrently.

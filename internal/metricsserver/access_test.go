@@ -35,7 +35,7 @@ func TestAccess(t *testing.T) {
 		{"loopback", access{}, "127.0.0.1:1", "", http.StatusOK, ""},
 		{"loopback, version 6", access{tokenFile: token}, "[::1]:1", "", http.StatusOK, ""},
 		{"another host", access{}, "10.0.0.1:1", "", http.StatusUnauthorized, "loopback only"},
-		{"another host with a token that nobody asked for", access{}, "10.0.0.1:1", "Bearer ", http.StatusUnauthorized,
+		{"another host with a token that was not asked for", access{}, "10.0.0.1:1", "Bearer ", http.StatusUnauthorized,
 			"loopback only"},
 		{"no address", access{}, "", "", http.StatusUnauthorized, "loopback only"},
 		{"the token", access{tokenFile: token}, "10.0.0.1:1", "Bearer secret", http.StatusOK, ""},

@@ -41,7 +41,7 @@ type Server struct {
 }
 
 // Listen opens the address. Without one it returns nil. A token that cannot be read is logged and is no error: a
-// program serves its volumes even if nobody can read its metrics.
+// program serves its volumes even if its metrics cannot be read.
 func Listen(o Options) (*Server, error) {
 	if o.Addr == "" {
 		return nil, nil
@@ -78,7 +78,7 @@ func (s *Server) Serve(ctx context.Context, metrics http.Handler) error {
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	// Nobody is admitted: whoever asks for metrics has shown nothing yet, and an answer is short.
+	// No connection is admitted: a client that asks for metrics has shown nothing yet, and an answer is short.
 	if err := server.Serve(tcplisten.New(s.listener, tcplisten.Options{Port: "metrics",
 		Waiting: maxConnections})); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve metrics: %w", err)
@@ -86,8 +86,8 @@ func (s *Server) Serve(ctx context.Context, metrics http.Handler) error {
 	return nil
 }
 
-// Start serves collectors, and what the Go runtime and the process have, until stop is called; nothing where there is
-// no address. Should serving end by itself, the reason is sent to failed.
+// Start serves the collectors, and those of the Go runtime and the process, until stop is called. Without an address it
+// serves nothing. If serving ends by itself, the reason is sent to failed.
 func Start(o Options, failed chan<- error, metrics ...prometheus.Collector) (stop func(), err error) {
 	server, err := Listen(o)
 	if server == nil {

@@ -55,7 +55,7 @@ func TestPageIsSelfContained(t *testing.T) {
 			t.Errorf("page lacks %q", want)
 		}
 	}
-	// Nothing may make a browser ask anybody for anything.
+	// Nothing may make a browser load anything.
 	for _, banned := range []string{"<script", "<link", "src=", "href=", "url(", "@import"} {
 		if strings.Contains(html, banned) {
 			t.Errorf("page contains %q", banned)

@@ -138,7 +138,7 @@ func (c *cli) groupList() *cobra.Command {
 	}
 }
 
-// group fetches the status of one group, and fails with NOT_FOUND where there is none.
+// group fetches the status of one group, and fails with NOT_FOUND if it does not exist.
 func group(ctx context.Context, sidecar sidecarpb.SidecarClient, name string) (*sidecarpb.GroupStatus, error) {
 	response, err := sidecar.ListGroups(ctx, &sidecarpb.ListGroupsRequest{Name: name})
 	if err != nil {

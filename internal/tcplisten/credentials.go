@@ -14,10 +14,10 @@ import (
 type Watch struct {
 	credentials.TransportCredentials
 	// Shaken, if set, is told how a handshake ended. A connection that said nothing is not one: it is a load balancer
-	// that looks whether somebody is there. It must not block.
+	// that checks whether the port is open. It must not block.
 	Shaken func(remote net.Addr, err error)
-	// AdmitAll admits whoever finished its handshake: where the handshake itself checks who calls. Otherwise the server
-	// calls Admit.
+	// AdmitAll admits each connection that finished its handshake, if the handshake itself checks who calls. Otherwise
+	// the server calls Admit.
 	AdmitAll bool
 }
 

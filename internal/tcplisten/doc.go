@@ -2,8 +2,8 @@
 // Every port of the project's programs is wrapped in it: the link of replicators and gateways, the driver's port for
 // the controller, metrics.
 //
-// A connection is waiting until its server admits it: because the caller has shown a certificate of somebody who may
-// call. Waiting ones are bounded in number and time, admitted ones in number. Both bounds are small parts of the
+// A connection is waiting until its server admits it: because the caller has shown a certificate that
+// may call. Waiting ones are bounded in number and time, admitted ones in number. Both bounds are small parts of the
 // process's file descriptors (package descriptors); the rest belongs to the data path.
 //
 //	accept -> waiting --Admit--> admitted --Close--> gone

@@ -134,7 +134,7 @@ func TestAdmitted(t *testing.T) {
 	}
 }
 
-// Whoever says nothing goes; whoever was admitted stays.
+// A silent connection is closed; an admitted one stays.
 func TestPatience(t *testing.T) {
 	f := newFixture(t, Options{Patience: time.Millisecond})
 	_, silent := f.accept("10.0.0.1")

@@ -22,7 +22,7 @@ var Odds = []Odd{
 	{"socket", func(path, _ string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }},
 	{"link to a file", func(path, outside string) error {
 		target := filepath.Join(outside, "target of "+filepath.Base(path))
-		if err := os.WriteFile(target, []byte("somebody's"), 0o600); err != nil {
+		if err := os.WriteFile(target, []byte("foreign"), 0o600); err != nil {
 			return err
 		}
 		return os.Symlink(target, path)
@@ -33,10 +33,10 @@ var Odds = []Odd{
 		if err := os.Mkdir(path, 0o700); err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(path, "notes"), []byte("somebody's"), 0o600)
+		return os.WriteFile(filepath.Join(path, "notes"), []byte("foreign"), 0o600)
 	}},
 	{"empty file", func(path, _ string) error { return os.WriteFile(path, nil, 0o600) }},
-	{"other file", func(path, _ string) error { return os.WriteFile(path, []byte("somebody's"), 0o600) }},
+	{"other file", func(path, _ string) error { return os.WriteFile(path, []byte("foreign"), 0o600) }},
 	{"huge file", func(path, _ string) error {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			return err

@@ -33,7 +33,7 @@ func startProcess(name, program string, args []string, logPath string) (*Process
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // how it ended is known to whoever ended it, or stands in its log
+		_ = p.cmd.Wait() // the caller that ended it knows how, or its log says it
 		close(p.ended)
 	}()
 	return p, nil

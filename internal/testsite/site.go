@@ -149,7 +149,7 @@ func (s *Site) WaitReady(ctx context.Context) error {
 	})
 }
 
-// pollInterval is how often a state is asked for that nobody announces.
+// pollInterval is how often a state is asked for that is not announced.
 const pollInterval = 20 * time.Millisecond
 
 func (s *Site) waitFor(ctx context.Context, p *Process, probe func(context.Context) (bool, error)) error {
@@ -176,8 +176,8 @@ func (s *Site) waitFor(ctx context.Context, p *Process, probe func(context.Conte
 // Kill ends all processes with SIGKILL, as one instant as can be had, and waits for their end. Nothing is unmounted:
 // it is what a power failure leaves, but for the kernel's memory.
 //
-// A killed process that waits in the kernel for the shim, as the keeper's writeback does, cannot end while nobody
-// serves the shim, and its descriptor keeps the connection alive. With all processes dead nobody will: then the
+// A killed process that waits in the kernel for the shim, as the keeper's writeback does, cannot end while no process
+// serves the shim, and its descriptor keeps the connection alive. With all processes dead none will: then the
 // connections are aborted. Kill some of them by their Process to see the others carry on.
 func (s *Site) Kill() error {
 	// The replicator first, so that nothing the others still do is shipped.
@@ -217,7 +217,7 @@ func (s *Site) stop() error {
 	return errors.Join(append(errs, s.csiConn.Close(), s.sidecarConn.Close())...)
 }
 
-// Group returns the status of a group, or an error where there is none.
+// Group returns the status of a group, or an error if it does not exist.
 func (s *Site) Group(ctx context.Context, name string) (*sidecarpb.GroupStatus, error) {
 	response, err := s.Sidecar.ListGroups(ctx, &sidecarpb.ListGroupsRequest{Name: name})
 	if err != nil {
@@ -251,7 +251,7 @@ func (s *Site) WaitGroup(ctx context.Context, name, what string,
 	}
 }
 
-// WaitApplied waits until the images of both sites hold everything of a group that A is the primary of. Nobody may
+// WaitApplied waits until the images of both sites hold everything of a group that A is the primary of. Nothing may
 // write meanwhile, and what is not flushed does not count.
 func (p *Pair) WaitApplied(ctx context.Context, group string) error {
 	a, err := p.A.WaitGroup(ctx, group, "applied and acknowledged", func(g *sidecarpb.GroupStatus) bool {

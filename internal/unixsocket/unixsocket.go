@@ -1,6 +1,6 @@
 // Package unixsocket listens on Unix sockets: one set of rules for every program of the project that does.
 //
-//   - A path is taken over only from a socket that nobody listens on. A socket with a listener, and a file of any other
+//   - A path is taken over only from a socket without a listener. A socket with a listener, and a file of any other
 //     kind, stay as they are, and listening fails.
 //   - Processes that start at the same time exclude each other with flock(2) on the directory, so two of them cannot
 //     take over one stale socket.
@@ -30,8 +30,7 @@ import (
 const (
 	// mode of a socket: only the own user may connect.
 	mode = 0o600
-	// dialTimeout bounds the question whether somebody listens. A listener that does not accept in time is one all the
-	// same.
+	// dialTimeout bounds the check for a listener. A listener that does not accept in time still counts as one.
 	dialTimeout = time.Second
 	// lockPatience bounds waiting for other processes that listen or close in the same directory. They take microseconds.
 	lockPatience = 5 * time.Second
@@ -51,7 +50,7 @@ func parse(endpoint string) (string, error) {
 }
 
 // Listen listens on an endpoint, which is written as unix:///path, unix:path or a path, in a directory that exists. A
-// socket that a killed process left there is replaced. One that somebody listens on is ErrInUse. Errors name the path;
+// socket that a killed process left there is replaced. A socket with a listener is ErrInUse. Errors name the path;
 // after an error nothing has changed, except that a stale socket may be gone.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := parse(endpoint)
@@ -118,7 +117,7 @@ func removeStale(path string) error {
 	case errors.Is(err, unix.ENOENT):
 		return nil
 	case !errors.Is(err, unix.ECONNREFUSED):
-		// A full queue (EAGAIN), a datagram socket (EPROTOTYPE), no permission: somebody has it.
+		// A full queue (EAGAIN), a datagram socket (EPROTOTYPE), no permission: the socket is in use.
 		return fmt.Errorf("%w (%w)", ErrInUse, err)
 	}
 	return os.Remove(path)

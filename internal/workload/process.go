@@ -42,7 +42,7 @@ func Main(ctx context.Context, o ProcessOptions, stdin io.Reader, stdout io.Writ
 		return err
 	}
 	go func() {
-		// Whatever ends the read, there is nobody left who wants the orders.
+		// Whatever ends the read, the orders are not wanted any more.
 		_, _ = io.Copy(io.Discard, stdin)
 		stop()
 	}()

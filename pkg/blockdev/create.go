@@ -21,8 +21,8 @@ import (
 //	grow      lock the image: make it larger
 //	          lock the records: put the new size into the record
 //
-// A crash leaves a directory <id>.creating whose image nobody has locked, or an image larger than its record says. Both
-// are what a crash left before, and Sweep and the next Grow treat them so. The records' lock is never awaited with an
+// A crash leaves a directory <id>.creating whose image is not locked, or an image larger than its record says. Sweep
+// removes the first, and the next Grow continues with the second. The records' lock is never awaited with an
 // image's lock wanted: who holds the records' lock only tries an image's lock.
 
 // Create makes a volume of zeros and returns its record with defaults filled in. It is durable, or, after an error or a
@@ -58,7 +58,7 @@ func (p *Pool) Create(rec VolumeRecord) (*VolumeRecord, error) {
 }
 
 // giveUp removes the directory of a volume that cannot be created; Sweep gets what is left. The caller holds the
-// image's lock. The records are locked, so that nobody else begins with the directory while it is removed.
+// image's lock. The records are locked, so that no other call begins with the directory while it is removed.
 func (p *Pool) giveUp(tmp string) {
 	if unlock, err := p.lockRecords(); err == nil {
 		_ = p.fs.RemoveAll(tmp)
@@ -74,7 +74,7 @@ func (p *Pool) claimVolume(id, tmp string) (io.Closer, error) {
 		if !errors.Is(err, ErrLocked) {
 			return image, err
 		}
-		// Somebody creates the same volume. The directory may be gone by now: it is looked at again in any case.
+		// Another call creates the same volume. The directory may be gone by now: it is looked at again in any case.
 		other, err := p.locks.lock(path)
 		if err == nil {
 			other.Close()
@@ -84,7 +84,7 @@ func (p *Pool) claimVolume(id, tmp string) (io.Closer, error) {
 	}
 }
 
-// tryClaim is claimVolume without waiting: ErrLocked while somebody creates the same volume.
+// tryClaim is claimVolume without waiting: ErrLocked while another call creates the same volume.
 func (p *Pool) tryClaim(id, tmp, path string) (io.Closer, error) {
 	unlock, err := p.lockRecords()
 	if err != nil {
@@ -113,7 +113,7 @@ func (p *Pool) tryClaim(id, tmp, path string) (io.Closer, error) {
 	return image, nil
 }
 
-// beingCreated reports whether somebody makes a volume in a directory now. The caller holds the records' lock.
+// beingCreated reports whether a call makes a volume in a directory now. The caller holds the records' lock.
 func (p *Pool) beingCreated(tmp string) bool {
 	if _, err := p.fs.Stat(tmp); err != nil {
 		return false

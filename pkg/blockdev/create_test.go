@@ -137,7 +137,7 @@ func TestGrowDeleted(t *testing.T) {
 	noErr(t, img.Close())
 }
 
-// TestReservationFails: where there is no space nothing is left, and whoever waited for the volume creates it.
+// TestReservationFails: without space nothing is left, and the call that waited for the volume creates it.
 func TestReservationFails(t *testing.T) {
 	m := vfs.NewMem()
 	d := newSlowDisk(m)

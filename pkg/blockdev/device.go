@@ -51,8 +51,9 @@ type Committer interface {
 	// Commit calls done with what Flush would return: before it returns itself, or later from another goroutine. done must
 	// not block.
 	//
-	// If it returns a function, nobody is syncing and the caller has to: it calls the function, once, soon. That syncs for
-	// all who wait, and goes on for those who come meanwhile, so it may take long. Until it is called they all wait.
+	// If it returns a function, no sync is running and the caller has to run one: it calls the function, once, soon. The
+	// function syncs for all callers that wait, and continues for those that arrive meanwhile, so it may take long. Until
+	// it is called, all of them wait.
 	Commit(done func(error)) (lead func())
 }
 

@@ -187,7 +187,7 @@ func checkLoop(dev *os.File, cfg LoopConfig) error {
 
 func loopPath(number int) string { return fmt.Sprintf("/dev/loop%d", number) }
 
-// ensureLoopNode makes the device's node when nobody else does: in a container, /dev is often not a devtmpfs.
+// ensureLoopNode makes the device's node if the system does not: in a container, /dev is often not a devtmpfs.
 func ensureLoopNode(devPath string, number int) error {
 	if _, err := os.Lstat(devPath); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -205,14 +205,14 @@ func setFileName(info *unix.LoopInfo64, path string) {
 }
 
 // DetachLoop detaches a device and returns when it is gone. A device that is not attached is a success; one that is
-// mounted or that somebody keeps open stays attached and is an error that matches unix.EBUSY.
+// mounted or open stays attached, and is an error that matches unix.EBUSY.
 //
 // Detaching waits for the device's dirty pages. When its file is served by a process, that process must be alive, and
 // must not be the caller.
 func DetachLoop(devPath string) error { return detachLoop(devPath, nil) }
 
 // DetachLoopOf is DetachLoop for the case that the device is still attached to that file; otherwise it does nothing,
-// since the device may have become somebody else's.
+// because the device may belong to another program by now.
 func DetachLoopOf(devPath, backingPath string) error {
 	return detachLoop(devPath, func(i LoopInfo) bool { return i.BackingPath == backingPath })
 }
@@ -222,8 +222,8 @@ func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 	busy := func(err error) bool { return errors.Is(err, unix.EBUSY) }
 	var before LoopInfo
 	err = poll(exclusivePatience, busy, func() error {
-		// O_EXCL fails when the device is mounted; LOOP_CLR_FD would not, and detach it later at the unmount. And nobody
-		// can attach the device to another file while it is held.
+		// O_EXCL fails when the device is mounted; LOOP_CLR_FD would not, and detach it later at the unmount. While
+		// the device is held, no program can attach it to another file.
 		dev, err := os.OpenFile(devPath, os.O_RDONLY|unix.O_EXCL, 0)
 		if err != nil {
 			return err
@@ -258,15 +258,15 @@ func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 		case err != nil:
 			return err
 		case now.BackingPath != before.BackingPath || !now.AutoClear:
-			return nil // gone, and attached anew by somebody
+			return nil // detached, and attached again by another program
 		}
 		return attached
 	})
 	if err == attached {
 		// Otherwise the kernel would detach the device later, when its opener ends.
 		err = keepLoop(devPath, before)
-		return errors.Join(fmt.Errorf("detach %s from %s: somebody has it open: %w", devPath, before.BackingPath, unix.EBUSY),
-			err)
+		return errors.Join(
+			fmt.Errorf("detach %s from %s: a process has it open: %w", devPath, before.BackingPath, unix.EBUSY), err)
 	}
 	if err != nil {
 		return fmt.Errorf("detach %s: %w", devPath, err)
@@ -289,7 +289,7 @@ func keepLoop(devPath string, before LoopInfo) error {
 }
 
 // setLoopStatus sets the size limit, and clears autoclear. It does not ask the kernel for the status first, as
-// LOOP_GET_STATUS64 stats the backing file, which waits forever when that is a shim's and nobody serves it.
+// LOOP_GET_STATUS64 stats the backing file, which waits forever if no process serves that file.
 func setLoopStatus(dev *os.File, info LoopInfo, sizeLimitBytes int64) error {
 	status := unix.LoopInfo64{Offset: uint64(info.OffsetBytes), Sizelimit: uint64(sizeLimitBytes)}
 	setFileName(&status, info.BackingPath)

@@ -33,8 +33,8 @@ const sysBlock = "/sys/block"
 
 const deletedSuffix = " (deleted)"
 
-// readLoop reads an attached device's attributes; fs.ErrNotExist when it is not attached. Nothing here reaches the
-// backing file, so it works while nobody serves that.
+// readLoop reads an attached device's attributes; fs.ErrNotExist when it is not attached. It does not touch the
+// backing file, so it works while no process serves that file.
 func readLoop(name string) (LoopInfo, error) {
 	number, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
 	if err != nil || number < 0 {

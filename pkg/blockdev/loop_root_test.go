@@ -126,14 +126,14 @@ func TestKeepLoopSpace(t *testing.T) {
 		noErr(t, dev.Close())
 		noErr(t, DetachLoop(devPath))
 	}
-	// A number that somebody left in this state is not used for a file that can be discarded.
+	// A number that was left in this state is not used for a file that can be discarded.
 	left, err := AttachLoop(LoopConfig{BackingPath: path, KeepSpace: true})
 	noErr(t, err)
 	device, err := os.Open(left)
 	noErr(t, err)
 	noErr(t, unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0))
 	noErr(t, device.Close())
-	// It goes with its last opener, and somebody who looks at all devices may have it open for a moment.
+	// It goes with its last opener, and a program that looks at all devices may have it open for a moment.
 	attached := errors.New("still attached")
 	noErr(t, poll(detachPatience, func(err error) bool { return err == attached }, func() error {
 		_, err := readLoop(strings.TrimPrefix(left, "/dev/"))

@@ -20,7 +20,7 @@ import (
 type Who int
 
 const (
-	WhoReader     Who = iota // reads only, beside anybody
+	WhoReader     Who = iota // reads only, beside any other process
 	WhoDriver                // the one driver process
 	WhoReplicator            // the one replicator process
 )
@@ -156,7 +156,7 @@ func (p *Pool) openOrCreate(o poolOptions) error {
 }
 
 func (p *Pool) create(o poolOptions) error {
-	// Volumes without the pool's record: this is a damaged pool, or somebody else's directory.
+	// Volumes without the pool's record: this is a damaged pool, or a directory of another program.
 	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), p.GroupsDir()} {
 		names, err := p.namesIn(sub)
 		if err != nil {
@@ -233,8 +233,8 @@ func (p *Pool) checkWriter() error {
 	return nil
 }
 
-// lockRecords excludes all other changes of volumes, by any process. It is held for a moment only: nobody reserves
-// space with it, see create.go.
+// lockRecords excludes all other changes of volumes, by any process. It is held for a moment only: no caller
+// reserves space under it, see create.go.
 func (p *Pool) lockRecords() (unlock func(), err error) {
 	if err := p.checkWriter(); err != nil { // before the lock's file is made
 		return nil, err
@@ -287,7 +287,7 @@ func (p *Pool) checkEntry(dir string) error {
 		unfit.Reason += ": move it out of " + filepath.Dir(dir)
 		return asCorrupt(unfit)
 	}
-	return nil // whoever reads what is in it says what else is wrong
+	return nil // reading the file reports what else is wrong
 }
 
 func (p *Pool) decode(id string, data []byte) (*VolumeRecord, error) {
@@ -419,7 +419,7 @@ func (p *Pool) update(id string, change func(*VolumeRecord) error) (*VolumeRecor
 	return r, nil
 }
 
-// ReserveImage reserves what a thick image lacks of its space. Nobody has it attached or open.
+// ReserveImage reserves the space that a thick image lacks. The image must not be attached or open.
 func (p *Pool) ReserveImage(id string) error {
 	img, err := p.OpenImage(id)
 	if err != nil {

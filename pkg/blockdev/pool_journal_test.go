@@ -68,7 +68,7 @@ func TestJournalDir(t *testing.T) {
 	}
 }
 
-// TestJournalDirMoves: a pool without groups takes another directory, one with groups does not, and nobody takes one
+// TestJournalDirMoves: a pool without groups takes another directory, one with groups does not, and no pool takes one
 // that has groups.
 func TestJournalDirMoves(t *testing.T) {
 	m := vfs.NewMem()

@@ -12,9 +12,9 @@ import (
 )
 
 // A pool's directory is empty on the first start of a node, and again whenever the pool's disk is not mounted. A
-// record outside of the pool tells the two apart: it says that there was a pool at this path, and which one. It is
-// made by whoever makes or opens the pool first, so a new node needs no person, and it survives a reboot where its
-// directory does.
+// record outside of the pool tells the two apart: it says that there was a pool at this path, and which one. The
+// first program that makes or opens the pool makes it, so a new node needs no person, and it survives a reboot where
+// its directory does.
 
 // ErrPoolGone is returned when a pool that was there is not: its file system is not mounted, or another one is. What
 // the pool holds is unknown then, so this is not fs.ErrNotExist.

@@ -239,7 +239,7 @@ func TestPoolLockInProcess(t *testing.T) {
 			openPool(t, fsys, dir, WhoDriver)
 		})
 	}
-	// After a crash nobody holds anything.
+	// After a crash no lock is held.
 	openPool(t, m.CrashClone(vfs.CrashConfig{}), "/pool", WhoDriver)
 }
 

@@ -36,7 +36,7 @@ const (
 type FormatState string
 
 const (
-	// FormatFormatting: mkfs was started and nothing was written since by anybody else: it may be started again.
+	// FormatFormatting: mkfs was started, and nothing else has written since: it may be started again.
 	FormatFormatting FormatState = "formatting"
 	// FormatFormatted: there is a file system. It is never made again, whatever the image looks like: a blank one is
 	// damage.
@@ -186,9 +186,9 @@ func (r *VolumeRecord) WithDefaults() *VolumeRecord {
 	return c
 }
 
-// Validate says what is wrong with a record. It is the one check of what a volume may be, whoever says so: a call, a
-// peer that describes a member of a group, or the file on disk. It does not look at Parameters, which the driver
-// parses.
+// Validate says what is wrong with a record. It is the one check of what a volume may be, wherever the record comes
+// from: a call, a peer that describes a member of a group, or the file on disk. It does not look at Parameters, which
+// the driver parses.
 func (r *VolumeRecord) Validate() error {
 	if err := ValidateID(r.ID); err != nil {
 		return fmt.Errorf("volume %w", err)

@@ -127,8 +127,8 @@ func (p *Pool) groupsReserve() *reserve {
 	return &reserve{fs: p.fs, dir: filepath.Join(filepath.Dir(p.GroupsDir()), reserveDirName)}
 }
 
-// WithReserve runs an operation on files of groups that gives space back, or is needed for that. Where there is no
-// space for it, it may take what the pool keeps for that, and is then called again. Other operations must not use it.
+// WithReserve runs an operation on files of groups that gives space back, or is needed for that. If the disk
+// has no space for it, it may use the pool's reserve, and is then called again. Other operations must not use it.
 func (p *Pool) WithReserve(operation func() error) error { return p.groupsReserve().use(operation) }
 
 // FillReserve makes again what was used of the reserve, as far as there is space.

@@ -72,7 +72,7 @@ func TestGiveBackWithoutSpace(t *testing.T) {
 }
 
 // TestReserve: where a deletion needs a block that is not there, it takes one of the reserve, which is made again,
-// and comes after the image's contents where there is no reserve either. What makes volumes takes nothing of it.
+// and comes after the image's contents without a reserve, too. What makes volumes takes nothing of it.
 func TestReserve(t *testing.T) {
 	m := vfs.NewMem()
 	needsBlock := vfs.NewErrFS(m, func(op vfs.Op, name string) error {
@@ -107,7 +107,7 @@ func TestReserve(t *testing.T) {
 	whole("after a creation")
 	noErr(t, p.Delete("a"))
 	whole("after a deletion")
-	// Somebody takes what is given up, and the rest of it too.
+	// Another file takes what is given up, and the rest of it too.
 	for i := range reserveFiles {
 		noErr(t, m.Remove(p.reserve().path(i)))
 	}

@@ -254,7 +254,7 @@ func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*S
 }
 
 // DeleteSnapshot removes a snapshot in any state, also one whose record is damaged. One that is not there is a
-// success. The caller makes sure that nobody is making its image.
+// success. The caller makes sure that its image is not being made.
 func (p *Pool) DeleteSnapshot(id string) error {
 	if err := ValidateID(id); err != nil {
 		return fmt.Errorf("snapshot %w", err)

@@ -73,7 +73,7 @@ func TestSnapshotRecords(t *testing.T) {
 	if list, err := p.ListSnapshots(); err != nil || len(list) != 2 || list[0].ID != "a" || list[1].ID != "b" {
 		t.Errorf("%v, %v", list, err)
 	}
-	// A damaged record is named, and keeps nobody from the others.
+	// A damaged record is named, and the others can be read.
 	noErr(t, vfs.WriteFileAtomic(fsys, "/pool/snapshots/b/snapshot.json", []byte("{}")))
 	var corrupt *CorruptError
 	if list, err := p.ListSnapshots(); !errors.As(err, &corrupt) || len(list) != 1 {

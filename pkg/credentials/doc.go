@@ -2,9 +2,9 @@
 // the nodes' drivers, one of the controller, and the token that readers of metrics show. A Job of the chart runs it
 // before an installation, and a CronJob every day.
 //
-// Nobody keeps a key of an authority. Each pair of certificates has an authority of its own, which signs the two and is
-// forgotten with the process that made it. So what is in the Secrets can pose as a node or as the controller of this
-// cluster, until it ends, and can sign nothing.
+// No process keeps a key of an authority. Each pair of certificates has an authority of its own, which signs the two
+// and is forgotten with the process that made it. So what is in the Secrets can pose as a node or as the controller
+// of this cluster, until it ends, and can sign nothing.
 //
 // It is not a certificate manager: it makes nothing for the links between sites, whose authority all sites share.
 //
@@ -22,7 +22,7 @@
 // as they are and as they were before the last step. Certificates that do not fit together, of which one is missing or
 // has ended, are replaced at once: nothing works with them that could be interrupted.
 //
-// A Secret that is there without the label that this package gives its own is somebody else's, and an error.
+// A Secret without the label of this package belongs to another owner, and is an error.
 //
 // # Concurrency
 //

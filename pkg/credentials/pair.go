@@ -134,8 +134,8 @@ func (p pair) signed(authority []byte, now time.Time) bool {
 		trusts(authority, p.controller.cert, p.controller.key, tlsfiles.ControllerName, now)
 }
 
-// trusts reports whether whoever has these authorities believes that a certificate is for name. A missing one is for
-// nobody.
+// trusts reports whether a process with these authorities accepts the certificate for name. A missing certificate is
+// accepted for no name.
 func trusts(ca, cert, key []byte, name string, now time.Time) bool {
 	certificate := leaf(cert, key)
 	pool := x509.NewCertPool()

@@ -24,7 +24,7 @@ type Options struct {
 	Validity time.Duration
 }
 
-// Check finds out what would not work before anybody is called.
+// Check finds out what would not work, before any call.
 func (o Options) Check() error {
 	switch {
 	case o.Namespace == "":
@@ -47,7 +47,7 @@ func (o Options) Check() error {
 // minValidity leaves a daily run several days for the three steps.
 const minValidity = 30 * 24 * time.Hour
 
-// attempts is how often a run begins anew because somebody else wrote at the same time.
+// attempts is how often a run begins again because another writer wrote at the same time.
 const attempts = 5
 
 // Run makes or renews what is due. It may be repeated, and be ended at any time. An error says which Secret is as it
@@ -108,7 +108,7 @@ func ensure(ctx context.Context, s *secrets, o Options, now time.Time) error {
 	return nil
 }
 
-// ensureToken makes a token where there is none. It is never replaced: who wants another one deletes the Secret.
+// ensureToken makes a token if none exists. It is never replaced: delete the Secret to get another one.
 func ensureToken(ctx context.Context, s *secrets, name string, now time.Time) error {
 	old, err := s.get(ctx, name)
 	if err != nil || old != nil && len(old.Data[TokenKey]) > 0 {

@@ -184,7 +184,7 @@ func TestTwoRunsAtOnce(t *testing.T) {
 	}
 }
 
-// TestForeignSecret: a Secret that somebody else made is not touched, and the error says so.
+// TestForeignSecret: a Secret of another owner is not touched, and the error says so.
 func TestForeignSecret(t *testing.T) {
 	for _, name := range []string{"node", "controller", "metrics"} {
 		a, s := start(t)

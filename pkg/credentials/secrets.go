@@ -49,7 +49,7 @@ func newSecrets(config *rest.Config, namespace string) (*secrets, error) {
 	return &secrets{client: client, namespace: namespace}, nil
 }
 
-// get returns a Secret of this package's, or nil where there is none of the name. One of somebody else's is an error.
+// get returns a Secret that this package made, or nil if the name is free. A Secret of another owner is an error.
 func (s *secrets) get(ctx context.Context, name string) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
 	err := s.client.Get().Namespace(s.namespace).Resource("secrets").Name(name).Do(ctx).Into(secret)

@@ -81,7 +81,7 @@ func (h *node) imagePath(id string) string {
 }
 
 // TestCapacityIsWhatFits: at any moment the largest volume that GetCapacity names can be made, a larger one not, and
-// when everything that was promised is written, to volumes, journals and snapshots, nobody meets a full file system,
+// when everything that was promised is written, to volumes, journals and snapshots, no writer meets a full file system,
 // and nothing is left but the reserve. The model does not calculate: it fills the file system.
 func TestCapacityIsWhatFits(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
@@ -259,7 +259,7 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 		}
 	}
 
-	// A volume that is on its way into its group has the group's journal promised, whoever comes in between.
+	// A volume that is on its way into its group has the group's journal promised, whatever comes in between.
 	h.sidecar.mu.Lock()
 	h.sidecar.hook = func(call string) error {
 		return status.Error(codes.Unavailable, "test: the replicator is away")
@@ -296,7 +296,7 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 	_, err = h.createSized("too large", most+mib, nil)
 	h.want(err, codes.ResourceExhausted, "overcommit ratio of 3", "journals 134217728", "node-a")
 	// When thin volumes have used up what they were promised together, the journal still has its space and nothing more
-	// is promised to anybody.
+	// is promised.
 	h.fill(h.imagePath(whole), free()-96*mib-32*mib)
 	if _, most := h.capacity(thick(true)); most > 32*mib || most < 31*mib {
 		t.Errorf("with 32 MiB that are not the journal's a thick volume can have %d", most)
@@ -351,7 +351,7 @@ func TestCapacityCountsMutableParameters(t *testing.T) {
 			if available, _ := h.capacity(nil); available != free-16*mib-tc.journal {
 				t.Errorf("available %d, want %d less the volume and a journal of %d", available, free, tc.journal)
 			}
-			// There is no room for the volume where there is none for its journal.
+			// There is no room for the volume without room for its journal.
 			full := newNode(t, startSidecar(t))
 			full.mem.SetCapacity(16*mib + tc.journal - 1)
 			_, err = full.c.CreateVolume(context.Background(), req)

@@ -133,8 +133,8 @@ func newDriver(opts Options, sys host.System) (*Driver, error) {
 		return nil, errors.New("pool directory is missing")
 	}
 	if opts.TCPAddress != "" && opts.TLSDir == "" {
-		return nil, errors.New("a TCP address needs a directory with certificates: whoever reaches the port could delete " +
-			"volumes")
+		return nil, errors.New("a TCP address needs a directory with certificates: without them any caller that reaches " +
+			"the port could delete volumes")
 	}
 	if err := opts.Capacity.Check(); err != nil {
 		return nil, err

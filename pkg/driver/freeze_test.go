@@ -12,7 +12,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 )
 
-// TestFreezeOfOthers: a file system that somebody else has frozen, as a backup's hook does, stays frozen when a
+// TestFreezeOfOthers: a file system that another program has frozen, as a backup's hook does, stays frozen when a
 // snapshot that would have frozen it is refused, and over a restart of the driver.
 func TestFreezeOfOthers(t *testing.T) {
 	h := newNode(t, nil)
@@ -25,10 +25,10 @@ func TestFreezeOfOthers(t *testing.T) {
 	h.want(err, codes.FailedPrecondition, "who else has frozen it")
 	h.noSnapshots()
 	if !h.frozen[device] {
-		t.Fatal("a refused snapshot has thawed what somebody else had frozen")
+		t.Fatal("a refused snapshot has thawed what another program had frozen")
 	}
 
-	// One that was taken is over: a later freeze of somebody else is not its.
+	// One that was taken is over: a later freeze of another program is not its.
 	delete(h.frozen, device)
 	_, err = h.takeSnapshot("s", id, freezing)
 	h.must(err)
@@ -36,14 +36,14 @@ func TestFreezeOfOthers(t *testing.T) {
 	h.stop()
 	h.start(h.mem)
 	if !h.frozen[device] {
-		t.Error("a restart has thawed what somebody else had frozen")
+		t.Error("a restart has thawed what another program had frozen")
 	}
 	h.must(h.unstage(id))
 }
 
-// TestFrozenIsUnmounted: a volume whose file system somebody froze and forgot is unpublished, unstaged and staged
-// again. It is thawed before the last unmount and not before, because until then whoever froze it can still come back
-// for it.
+// TestFrozenIsUnmounted: a volume whose file system was frozen and forgotten is unpublished, unstaged and staged
+// again. It is thawed before the last unmount and not before, because until then the program that froze it can still
+// thaw it.
 func TestFrozenIsUnmounted(t *testing.T) {
 	h := newNode(t, nil)
 	vc := capabilitytest.Mount(capabilitytest.MultiWriter, "")
@@ -70,7 +70,7 @@ func TestFrozenIsUnmounted(t *testing.T) {
 	}
 	h.want(h.unstage(id), codes.Unavailable, h.staging(), "call again")
 	if !slices.ContainsFunc(h.mounts, func(m host.MountEntry) bool { return m.Mountpoint == h.staging() }) {
-		t.Errorf("unmounted although nobody knows whether it is frozen: %v", h.mounts)
+		t.Errorf("unmounted although it may be frozen: %v", h.mounts)
 	}
 	h.hook = nil
 	h.must(h.unstage(id))

@@ -188,7 +188,7 @@ func TestHealthOfReplication(t *testing.T) {
 		t.Errorf("%v does not name the group and its peer", entries)
 	}
 
-	// Behind its target, which nobody set before.
+	// Behind its target, which was not set before.
 	target := func(millis int64) {
 		t.Helper()
 		err := h.d.sidecar.ModifyGroup(context.Background(), &sidecarpb.ModifyGroupRequest{

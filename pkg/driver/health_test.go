@@ -281,7 +281,7 @@ func TestHealthOfStagedVolume(t *testing.T) {
 	// Detached behind a pod's back: the way that the message names is open, also when the number has another owner by now.
 	h.must(h.publish(block, "b", capabilitytest.Block(capabilitytest.Writer), false))
 	for _, l := range h.loops {
-		l.BackingPath = "/somebody/elses"
+		l.BackingPath = "/another/file"
 		h.inodes[l.Path] = blockdev.FileID{Device: 1, Inode: 99}
 	}
 	h.wantHealth(h.nodeHealth(block, h.target("b")), "INACCESSIBLE LoopDeviceGone")

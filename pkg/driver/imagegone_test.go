@@ -91,7 +91,7 @@ func TestStrangersDevice(t *testing.T) {
 	h.must(h.stage(id, vc))
 	h.reboot()
 	h.loops["/dev/loop0"] = &host.LoopDevice{Device: host.Device{Path: "/dev/loop0", Number: "7:0"},
-		BackingPath: "/somebody/else"}
+		BackingPath: "/another/file"}
 	h.inodes["/dev/loop0"] = blockdev.FileID{Device: 1, Inode: 99}
 	h.must(h.unstage(id))
 	h.must(h.delete(id))

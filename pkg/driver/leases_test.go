@@ -18,7 +18,7 @@ import (
 )
 
 // TestLeasesKeepNamesUnique runs controllers step by step in any order, on nodes that each have their own leases: a
-// name is created once, whoever sleeps for how long and dies where.
+// name is created once, however long controllers sleep and wherever they die.
 func TestLeasesKeepNamesUnique(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const nodes = 3
@@ -50,7 +50,7 @@ func TestLeasesKeepNamesUnique(t *testing.T) {
 			},
 			"step": func(t *rapid.T) {
 				if len(running) == 0 {
-					t.Skip("nobody is there")
+					t.Skip("no controller runs")
 				}
 				i := rapid.IntRange(0, len(running)-1).Draw(t, "who")
 				c := running[i]
@@ -81,7 +81,7 @@ func TestLeasesKeepNamesUnique(t *testing.T) {
 			},
 			"die": func(t *rapid.T) {
 				if len(running) == 0 {
-					t.Skip("nobody is there")
+					t.Skip("no controller runs")
 				}
 				i := rapid.IntRange(0, len(running)-1).Draw(t, "who")
 				if c := running[i]; c.done != nil {
@@ -158,7 +158,7 @@ func TestLocate(t *testing.T) {
 	if _, err := locate("two", key(locatepb.Key_VOLUME_NAME, "n")); err != nil {
 		t.Errorf("a released name: %v", err)
 	}
-	// A group without volumes is the replicator's to know; without its answer nobody can say that the group is not here.
+	// A group without volumes is the replicator's to know; without its answer the group may be here.
 	s.stop()
 	if _, err := locate("", key(locatepb.Key_CONSISTENCY_GROUP, "park")); status.Code(err) != codes.Unavailable {
 		t.Errorf("without the replicator: %v", err)

@@ -76,7 +76,7 @@ func TestLongCheck(t *testing.T) {
 	}
 	h.must(h.unstage(id))
 
-	// One that ends badly when nobody waits is told to the next call, once, and leaves nothing.
+	// A failure while no call waits is told to the next call, once, and leaves nothing.
 	h.want(impatient(true), codes.Aborted)
 	leave <- errors.New("test: beyond repair")
 	h.idle(id)

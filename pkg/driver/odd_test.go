@@ -13,7 +13,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// What somebody put beside volumes and snapshots, and what cannot be removed, is named; the driver starts and
+// A foreign entry beside volumes and snapshots, and what cannot be removed, is named; the driver starts and
 // everything else works.
 func TestStrayEntriesCostOnlyThemselves(t *testing.T) {
 	h := newNode(t, nil)
@@ -21,7 +21,7 @@ func TestStrayEntriesCostOnlyThemselves(t *testing.T) {
 	pool := h.d.opts.PoolDir
 	h.stop()
 	for _, path := range []string{"/volumes/stray", "/snapshots/stray"} {
-		if err := vfs.WriteFileAtomic(h.mem, pool+path, []byte("somebody's")); err != nil {
+		if err := vfs.WriteFileAtomic(h.mem, pool+path, []byte("foreign")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -56,7 +56,7 @@ func TestStrayEntriesCostOnlyThemselves(t *testing.T) {
 	h.must(err)
 	h.must(h.delete(id))
 	data, err := vfs.ReadFile(h.mem, pool+"/volumes/stray", 100)
-	if err != nil || string(data) != "somebody's" {
+	if err != nil || string(data) != "foreign" {
 		t.Errorf("the stray file: %q, %v", data, err)
 	}
 }

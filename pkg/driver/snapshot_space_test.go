@@ -73,7 +73,7 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 				h.must(h.deleteSnapshot(first.GetSnapshotId()))
 				h.must(h.deleteSnapshot(third.GetSnapshotId()))
 				h.must(takeBoth())
-				// With all promises kept, nobody meets a full file system.
+				// With all promises kept, no writer meets a full file system.
 				for _, id := range []string{a, b} {
 					if !h.fill(h.imagePath(id), 24*mib) {
 						t.Errorf("no space for %s", id)

@@ -194,7 +194,7 @@ func TestSnapshotOfAMountedVolume(t *testing.T) {
 			}
 			return nil
 		},
-		"somebody else thaws": func(op string) error {
+		"another program thaws": func(op string) error {
 			if strings.HasPrefix(op, "thaw") {
 				clear(h.frozen)
 			}

@@ -80,8 +80,8 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestPlace: groups are spread in proportion to the pools' sizes, whoever is asked first, and hardly move when a node
-// is added.
+// TestPlace: groups are spread in proportion to the pools' sizes, whichever node is asked first, and hardly move when
+// a node is added.
 func TestPlace(t *testing.T) {
 	sizes := map[string]int64{"a": 1 << 40, "b": 1 << 40, "c": 3 << 40, "empty": 0}
 	var nodes []answer

@@ -60,8 +60,8 @@ func (g *Gateway) took(groupID, node string) {
 // direction waits for the other; a receiver that is slow makes its sender wait, as it would without a gateway.
 func (g *Gateway) exchange(stream link.PeerStream, onward link.Stream, first *linkpb.ToSecondary,
 	welcomed func()) error {
-	// Ends when the peer does, or with this function, whose return ends the peer's stream. Nobody can wait for it here:
-	// what it waits for ends after this function has.
+	// Ends when the peer does, or with this function, whose return ends the peer's stream. It cannot be waited for
+	// here: what it waits for ends after this function has.
 	go func() {
 		// Close is orderly: what the peer has sent before its own end still arrives. It also ends the Recv below.
 		defer onward.Close()

@@ -3,9 +3,9 @@
 // group, and passes the stream on to that one, message by message.
 //
 // The nodes are the truth, as for the controller (package router): the gateway keeps nothing, may be killed at any
-// moment, and may run more than once at a time. A node that does not answer is silent, and may have the group: a stream
-// of a group that nobody else has is refused then, and the primary calls again. Otherwise every restart of a node would
-// begin a second copy on another one.
+// moment, and may run more than once at a time. A node that does not answer is silent, and may have the group: a
+// stream of a group that no other node has is refused then, and the primary calls again. Otherwise every restart of a
+// node would begin a second copy on another one.
 //
 // A group that no node has is new. Its node is chosen by a hash that prefers large pools (place.go), so that two
 // gateways choose the same one.
@@ -61,7 +61,7 @@ type Gateway struct {
 	log     lograte.Log // of refusals
 
 	mu    sync.Mutex
-	nodes map[string]string // addresses by name, empty where there is none
+	nodes map[string]string // addresses by name, empty if unknown
 	// last is the node that took a group's stream last. It only saves questions.
 	last map[string]string
 }

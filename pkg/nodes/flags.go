@@ -48,7 +48,7 @@ func Given(flags *flag.FlagSet) (name string) {
 	return name
 }
 
-// Source is what the flags say. It calls nobody yet.
+// Source is what the flags say. It makes no call yet.
 func (f *Flags) Source() (Source, error) {
 	switch {
 	case (f.list == "") == (f.service == ""):

@@ -22,7 +22,7 @@ type Source interface {
 	// Follow calls update with all nodes, at first as soon as they are known and then whenever they change, until ctx is
 	// done. Nodes are addresses by name; a node without an address is there but cannot be reached.
 	Follow(ctx context.Context, update func(nodes map[string]string)) error
-	// Contact returns an error if whoever the source asks, the API server, does not answer now.
+	// Contact returns an error if the API server, which the source asks, does not answer now.
 	Contact(ctx context.Context) error
 }
 

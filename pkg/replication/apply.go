@@ -142,8 +142,8 @@ func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
 }
 
 // indexedEnd is the journal's durable end, with every record before it in the index. A record gets into the index a
-// moment after it got into the journal, and in that moment somebody's flush can make it durable: apply would take it
-// for one that it had applied already, and lose it.
+// moment after it got into the journal, and in that moment a flush can make it durable. Apply would then take the
+// record for one that it had applied already, and lose it.
 func (g *Group) indexedEnd() journal.Position {
 	g.appendMu.Lock()
 	defer g.appendMu.Unlock()

@@ -26,7 +26,7 @@ const (
 	relationStranger
 )
 
-// found is what relate found. group is nil where there is none, and where it cannot be opened: broken says why then.
+// found is what relate found. group is nil if it does not exist, and if it cannot be opened; then broken says why.
 type found struct {
 	relation relation
 	group    *Group
@@ -47,7 +47,7 @@ func (s *Site) relate(peer, id, name string) (found, error) {
 		}
 	}
 	if err := s.broken[dir]; err != nil {
-		// Where even group.json cannot be read, nobody is known to be its peer.
+		// If group.json cannot be read either, the peer is unknown.
 		owner := ""
 		if meta, err := loadMeta(s.cfg.FS, dir+"/"+core.MetaFile); err == nil {
 			owner = meta.Peer

@@ -9,7 +9,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
 
-// What an earlier release stored, or somebody wrote, is checked as what comes from a call or a peer is: a member that
+// What an earlier release or another program stored is checked as what comes from a call or a peer is: a member that
 // no volume can be costs its group, by name, and neither the other groups nor the process.
 func TestBadMemberOnDiskCostsItsGroup(t *testing.T) {
 	for want, change := range map[string]func(*core.Member){

@@ -240,7 +240,7 @@ func (c *changeSet) putBack() {
 	c.inFlight = c.inFlight[:last]
 }
 
-// clear forgets a run that nobody needs.
+// clear forgets a run that the peer does not need.
 func (c *changeSet) clear(volume uint32, extent, count uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

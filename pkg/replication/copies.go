@@ -301,9 +301,9 @@ func (g *Group) storeMember(m *core.Member) error {
 	return err
 }
 
-// roleForPool is what the records of the group's volumes say of its role and peer. Whoever writes them calls it with
-// the records locked: then the last one writes the newest, whatever changes the role meanwhile. So the pool's lock
-// comes before mu.
+// roleForPool is what the records of the group's volumes say of its role and peer. It must be called with the records
+// locked: then the last writer writes the newest role, whatever changes the role meanwhile. So the pool's lock comes
+// before mu.
 func (g *Group) roleForPool() (secondary bool, peer string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -311,7 +311,7 @@ func (g *Group) roleForPool() (secondary bool, peer string) {
 }
 
 // alignPool makes the pool's records say which role the group's volumes have here, and which peer. The driver stages no
-// secondary. Whoever changes the role or the peer calls it afterwards, without holding mu.
+// secondary. It is called after each change of the role or the peer, without holding mu.
 func (g *Group) alignPool() error {
 	g.mu.Lock()
 	members, name := slices.Clone(g.core.Meta.Members), g.core.Meta.Name

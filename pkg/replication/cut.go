@@ -24,8 +24,7 @@ import (
 //	commit  the file of cuts is replaced: from this instant on the cut is taken, before it no part of it is
 //	copy    apply goes on at once; before it changes an extent that is not copied yet, it copies that extent
 //
-// Nobody freezes anything, and nobody waits for a copy but apply, and that only for the extents that it is about to
-// change.
+// Nothing is frozen. Only apply waits for a copy, and only for the extents that it is going to change.
 //
 // A crash before the commit leaves files in snapshots whose records say "creating"; the cut is taken anew when it is
 // asked for again. One after it leaves a cut that the next start completes: the file of cuts has all that the records

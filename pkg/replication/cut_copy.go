@@ -29,8 +29,8 @@ const copiedFile = "copied"
 
 // imageCopy is a snapshot that is being copied from its volume's image while apply goes on changing that.
 //
-// An extent is to do, written (it is in the snapshot's image), or logged (and that is durable). Whoever changes the
-// image makes the extents logged first that the change touches. So every extent that is to do is in the image as it was
+// An extent is to do, written (it is in the snapshot's image), or logged (and that is durable). A change of
+// the image first makes the extents logged that it touches. So every extent that is to do is in the image as it was
 // at the cut, also after a crash, and copying can go on from the log.
 type imageCopy struct {
 	target cutTarget
@@ -184,7 +184,7 @@ func (c *imageCopy) step(ctx context.Context) (done bool, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outcome.complete() // refused where somebody gave the copy up meanwhile
+	c.outcome.complete() // refused if the copy was given up meanwhile
 	return true, nil
 }
 
@@ -297,7 +297,7 @@ func (c *imageCopy) flush() error {
 	return c.log.Append(batch)
 }
 
-// fail gives the copy up: for an error, or because nobody wants it any more. One that is complete stays so.
+// fail gives the copy up: for an error, or because it is not wanted any more. One that is complete stays so.
 func (c *imageCopy) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -101,7 +101,7 @@ func (m *cutMachine) remove(i int) {
 }
 
 // judge demands that every snapshot is its volume at its ordinal, that any two of a volume are connected, and that the
-// changes between them have all that differs. A snapshot whose copy was ended by nobody is ready.
+// changes between them have all that differs. A snapshot whose copy was not ended is ready.
 func (m *cutMachine) judge() {
 	last := map[string]string{}
 	for _, s := range m.alive {
@@ -162,7 +162,7 @@ func TestCutModel(t *testing.T) {
 	})
 }
 
-// A volume that left the group and comes back has written what nobody saw: its next snapshot has no parent.
+// A volume that left the group and comes back has written what the group did not see: its next snapshot has no parent.
 func TestChangesOfAVolumeThatWasAway(t *testing.T) {
 	fs := vfs.NewMem()
 	site, pool, err := openSite(fs)

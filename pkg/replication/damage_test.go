@@ -292,7 +292,7 @@ func TestMissingFile(t *testing.T) {
 	}
 }
 
-// A change map that is damaged or gone keeps nobody from the volumes; the peer gets everything.
+// A change map that is damaged or gone does not stop the volumes; the peer gets everything.
 func TestLostChangeMap(t *testing.T) {
 	for _, remove := range []bool{false, true} {
 		t.Run(fmt.Sprintf("removed=%v", remove), func(t *testing.T) {

@@ -134,9 +134,9 @@ func (s *Site) makeWayLocked(dir, name string) error {
 	return nil
 }
 
-// finishDeletionLocked takes the group out of its volumes' records and of the register. The journal goes first: nobody
-// needs it any more, and on a full disk the rest needs its space. group.json goes last, since it says which group it
-// was.
+// finishDeletionLocked takes the group out of its volumes' records and of the register. The journal goes first: it is
+// not needed any more, and on a full disk the rest needs its space. group.json goes last, since it says which group
+// it was.
 func (s *Site) finishDeletionLocked(doomed, name string) error {
 	fsys := s.cfg.FS
 	if err := fsys.RemoveAll(filepath.Join(doomed, core.JournalDir)); err != nil {
@@ -175,7 +175,7 @@ func isGroupDir(dir string) bool {
 
 // sweepGroupDir removes what a crash left of a group that was being created or deleted, and reports whether there is
 // nothing more to open. A directory that only lacks group.json is neither: its journal may hold the last writes of its
-// volumes. What is no directory, or has not the name of one of a group's, was put there by somebody else and is an
+// volumes. An entry that is no directory, or does not have the name of a group's directory, is foreign and an
 // error.
 func (s *Site) sweepGroupDir(dir string) (swept bool, err error) {
 	fsys := s.cfg.FS

@@ -59,7 +59,7 @@ func describe(m core.Member) (*blockdev.VolumeRecord, error) {
 	return rec, rec.WithDefaults().Validate()
 }
 
-// decodePart decodes a record inside a member; nil where there is none.
+// decodePart decodes a record inside a member; nil for none.
 func decodePart[R any](text json.RawMessage) (*R, error) {
 	if len(text) == 0 || bytes.Equal(text, []byte("null")) {
 		return nil, nil

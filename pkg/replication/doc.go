@@ -36,6 +36,6 @@
 //
 // Locks of types that take no other lock (writeClock, imageCopy, broadcast) come last.
 //
-// A group runs five goroutines: apply, trim, commit (makes records durable that nobody flushes), link, and one that
+// A group runs five goroutines: apply, trim, commit (makes unflushed records durable), link, and one that
 // copies images to snapshots.
 package replication

@@ -44,8 +44,8 @@ func (g *Group) committed(err error) error {
 	return nil
 }
 
-// commitLoop makes records durable that nobody waits for, so that they too reach the peer: with `order: flush`, after
-// the kernel wrote back on its own.
+// commitLoop makes records durable that no flush waits for, so that they reach the peer, too: with `order: flush`,
+// after the kernel wrote back on its own.
 func (g *Group) commitLoop(ctx context.Context) {
 	ticker := time.NewTicker(g.cfg.CommitInterval)
 	defer ticker.Stop()

@@ -101,7 +101,7 @@ type Group struct {
 	wg   sync.WaitGroup
 }
 
-// signal wakes one waiting goroutine; signals that nobody has taken yet are one.
+// signal wakes one waiting goroutine; several signals before the goroutine takes one count as one.
 type signal chan struct{}
 
 func newSignal() signal { return make(signal, 1) }
@@ -242,7 +242,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) (core.Decision, e
 			return nil, fmt.Errorf("group %s: %w; free space on the file system of %s", before.Meta.Name, err, g.dir)
 		}
 		if err != nil {
-			// Memory and disk disagree now, and nobody may act on either.
+			// Memory and disk disagree now, and neither may be acted on.
 			g.failure = fmt.Errorf("%w: %w", ErrFailed, err)
 			g.writable.Store(false)
 			g.room.send()

@@ -74,7 +74,7 @@ func TestKillLosesNothing(t *testing.T) {
 	}
 }
 
-// A record that somebody's flush makes durable before its writer has put it into the index is applied all the same. One
+// A record that another flush makes durable before its writer has put it into the index is applied all the same. One
 // that apply passed over would stay in the index for good, and be gone after the next open.
 func TestApplyMissesNoRecord(t *testing.T) {
 	s := newTestSite(t, link.NewNetwork(nil), "site-a", func(c *Config) { c.ApplyInterval = time.Hour })

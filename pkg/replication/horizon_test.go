@@ -16,7 +16,7 @@ import (
 )
 
 // extentGate is a dialer whose streams wait at the first batch with an extent until it is opened, and at the first
-// batch with a write after that until the end. Then they break, and nobody is reached any more.
+// batch with a write after that until the end. Then they break, and no peer is reached any more.
 type extentGate struct {
 	link.Dialer
 	mu      sync.Mutex

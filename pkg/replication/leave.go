@@ -72,7 +72,7 @@ func (g *Group) unappliedBytes() (n int64) {
 	return n
 }
 
-// detachMember makes a volume that nobody writes to one of no group. After an error it still is a member.
+// detachMember takes a volume out of the group. Nothing may write to it meanwhile. After an error it is still a member.
 func (g *Group) detachMember(v *Volume) error {
 	if err := g.commit(); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (g *Group) detachMember(v *Volume) error {
 	defer g.membersMu.Unlock()
 	g.applyMu.Lock()
 	defer g.applyMu.Unlock()
-	// Outside of the group nobody keeps what a snapshot has still to copy.
+	// Outside of the group nothing keeps what a snapshot has still to copy.
 	if copies := g.cuts.copiesOf(v.id); len(copies) > 0 {
 		return fmt.Errorf("%w: volume %s of group %s is being copied to snapshot %s; wait until that is complete, or "+
 			"delete the snapshot",
@@ -204,7 +204,7 @@ func (g *Group) markAnnouncedLocked(which func(*core.Member) bool) error {
 }
 
 // continueMembers goes on with what a crash interrupted: members whose content is not marked for the peer yet, and
-// descriptions that may not be in the journal. Nobody else uses the group yet.
+// descriptions that may not be in the journal. The group is not in use yet.
 func (g *Group) continueMembers() error {
 	writable := g.core.Writable()
 	for _, m := range g.core.Meta.Members {

@@ -258,7 +258,7 @@ func (m *moves) arm(armed bool) {
 	m.mu.Unlock()
 }
 
-// write writes and flushes where nobody looks, and remembers it.
+// write writes and flushes in an unused place, and remembers it.
 func (m *moves) write(dev blockdev.Device, id string, off int64, fill byte) {
 	m.t.Helper()
 	if _, err := dev.WriteAt(block(fill, 4096), off); err != nil {

@@ -229,7 +229,8 @@ func (g *Group) RecordFormat(id string, format json.RawMessage) error {
 	})
 }
 
-// SetOrder puts another order of a member into its record and, in order, into that of its copy. Nobody has it attached.
+// SetOrder puts another order of a member into its record and, in order, into that of its copy. The member must not
+// be attached.
 func (g *Group) SetOrder(id string, order blockdev.Order) error {
 	return g.changeMember(id, func(m *core.Member) bool {
 		changed := m.Order != string(order)

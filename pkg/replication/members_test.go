@@ -148,7 +148,8 @@ func TestReattachToStalePrimary(t *testing.T) {
 	}
 }
 
-// A member is never larger than a change map can describe, whoever asks for it: nothing is changed, and nothing panics.
+// A member is never larger than a change map can describe, whatever asks for it: nothing is changed, and nothing
+// panics.
 func TestMemberTooLarge(t *testing.T) {
 	_, a, _ := pair(t)
 	g := a.createGroup("shop", "site-b", 1, 1<<20, nil)

@@ -76,7 +76,7 @@ func liveSegment(t *testing.T, shop string) string {
 }
 
 // Whatever lies in the place of a group's file, or beside the groups, the site opens and the other group serves; what
-// is wrong is named, and nothing that somebody put there is removed.
+// is wrong is named, and no foreign entry is removed.
 func TestOddFilesCostOnlyTheirGroup(t *testing.T) {
 	// A group opens without these; what is in their place is replaced or not used.
 	const optional = true

@@ -45,7 +45,7 @@ func TestOldCall(t *testing.T) {
 	}
 	stream.Close()
 	if !role(gb).Ships() {
-		t.Fatal("b has followed a stale call; nobody is primary")
+		t.Fatal("b has followed a stale call; no site is primary")
 	}
 	eventually(t, "a takes over again", func() bool { _, err := ga.Promote(false); return err == nil })
 	eventually(t, "b follows", func() bool { return ga.Status().State == "streaming" && role(gb) == core.RoleSecondary })

@@ -11,7 +11,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// TestPromoteBesideReservation: a failover does not wait until the space of somebody's thick volume is reserved, and
+// TestPromoteBesideReservation: a failover does not wait until the space of another thick volume is reserved, and
 // the pool's records say afterwards that the group is primary here.
 func TestPromoteBesideReservation(t *testing.T) {
 	net := link.NewNetwork(nil)
@@ -44,7 +44,7 @@ func TestPromoteBesideReservation(t *testing.T) {
 			t.Fatal(err)
 		}
 	case <-time.After(patience):
-		t.Error("the promotion waits for the space of a volume of nobody's group")
+		t.Error("the promotion waits for the space of a volume without a group")
 	}
 	for _, id := range []string{"v0", "v1"} {
 		if rec, err := b.pool.Get(id); err != nil || rec.Secondary {

@@ -40,7 +40,7 @@ type receiver struct {
 }
 
 // receive serves one stream from a primary until it ends. At most one runs: a new one replaces the old, whose
-// connection may be dead without anybody having noticed.
+// connection may be dead without a sign of it.
 func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
@@ -115,7 +115,7 @@ func (g *Group) admitStream(site string) error {
 	return nil
 }
 
-// leave ends r. Whoever waits for that finds nothing of it at work any more: a new stream is not taken for the one that
+// leave ends r. After it nothing of r is at work any more: a new stream is not taken for the one that
 // ended, and nothing is written into the directory of a group that was closed.
 func (g *Group) leave(r *receiver) {
 	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
@@ -192,7 +192,7 @@ func (r *receiver) begin(b *linkpb.BeginSession) error {
 	if err := g.alignPool(); err != nil { // a demoted primary may have become a secondary
 		return err
 	}
-	g.linkWork.send() // nobody is called any more
+	g.linkWork.send() // this site calls no peer any more
 	g.follow(r.hello)
 	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session", b.Number,
 		"sync", b.Sync)
@@ -375,7 +375,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		}
 		// Everything before the record is durable before the record's effect: a format is known here only when the
 		// filesystem that it speaks of is here. The record comes after its effect: if it were durable first, a crash
-		// between the two would leave a member that nobody makes, since the record is not sent again.
+		// between the two would leave a member that is never made, since the record is not sent again.
 		if err := g.commit(); err != nil {
 			return err
 		}

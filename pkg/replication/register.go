@@ -168,7 +168,7 @@ func (s *Site) missLocked() {
 	for _, name := range s.doomed {
 		there[name] = true
 	}
-	recs, _ := s.cfg.Pool.List() // whoever lists volumes says which cannot be read
+	recs, _ := s.cfg.Pool.List() // the callers of List report what cannot be read
 	for _, rec := range recs {
 		if rec.Group == "" || there[rec.Group] {
 			continue

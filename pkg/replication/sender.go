@@ -83,7 +83,7 @@ func (s *sender) begin(start core.Ship) error {
 }
 
 // loop sends whatever there is: extents of a sync, records, the end of a sync, heartbeats. It waits only when the
-// window is full or nothing is left, and never makes anybody else wait.
+// window is full or nothing is left, and makes no other goroutine wait.
 func (s *sender) loop(ctx context.Context) error {
 	heartbeat := time.NewTicker(s.g.cfg.HeartbeatInterval)
 	defer heartbeat.Stop()

@@ -130,7 +130,7 @@ func (g *Group) configure(e core.Configured, before core.Settings) error {
 }
 
 func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
-	g.membersMu.Lock() // whoever changes a member writes the peer into its volume's record
+	g.membersMu.Lock() // a change of a member writes the peer into its volume's record
 	defer g.membersMu.Unlock()
 	if _, err := g.step(e, nil); err != nil {
 		return err

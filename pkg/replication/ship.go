@@ -73,7 +73,7 @@ func (g *Group) linkLoop(ctx context.Context) {
 	}
 }
 
-// dialTarget is whom to call; empty while there is nobody to call.
+// dialTarget is the peer to call; empty while there is none.
 func (g *Group) dialTarget() (peer, address string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -28,7 +28,7 @@ type Config struct {
 	FS   vfs.FS
 	Pool *blockdev.Pool
 	Site string
-	// Dialer opens streams to peers; nil for a site that calls nobody.
+	// Dialer opens streams to peers; nil for a site that calls no peer.
 	Dialer link.Dialer
 	// KnownPeer tells which sites groups may replicate with; nil: any.
 	KnownPeer func(peer string) bool
@@ -46,7 +46,7 @@ type Config struct {
 	// Limits bound what each peer's groups take here.
 	Limits Limits
 
-	// CommitInterval is how long a record that nobody flushes may stay volatile; default 50 ms.
+	// CommitInterval is how long a record that is not flushed may stay volatile; default 50 ms.
 	CommitInterval time.Duration
 	// ShipInterval is the time between two small batches to the peer; default 20 ms. It is part of the RPO.
 	ShipInterval time.Duration

@@ -23,7 +23,7 @@ type Status struct {
 	// Role is RolePrimary or RoleSecondary; a demotion is a state.
 	Role  core.Role
 	State core.State
-	// StateReason is one sentence for a person; empty where there is nothing to say.
+	// StateReason is one sentence for a person; empty if nothing needs saying.
 	StateReason string
 	// ApplyError is why records do not reach the images; empty while they do. Writes go on until the journal is full.
 	ApplyError string

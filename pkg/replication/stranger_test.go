@@ -97,7 +97,7 @@ func TestStrangerChangesNothing(t *testing.T) {
 				t.Errorf("%s of group %s: the stream ended with %v, answer (-want +got):\n%s", what, name, err,
 					cmp.Diff(want, answer, protocmp.Transform()))
 			}
-			// What is wrong with the call itself is said first, as where there is no such group.
+			// What is wrong with the call itself is said first, as for a group that does not exist.
 			bad := proto.CloneOf(hello)
 			bad.JournalSizeBytes = -1
 			if answer, _ := call(t, net, "c", "b", bad); !strings.Contains(answer.GetRefusal().GetMessage(), "journal size -1") {

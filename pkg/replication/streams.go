@@ -26,8 +26,8 @@ type streams struct {
 // errReplaced ends a stream when the primary has opened another, or the group's role is changing.
 var errReplaced = errors.New("another stream or a change of role ended this one")
 
-// accept makes r the only stream of the peer. It ends the one before, whose connection may be dead without anybody
-// having noticed, and waits for that. admit says whether the stream may begin, or end another.
+// accept makes r the only stream of the peer. It ends the one before, whose connection may be dead without
+// a sign of it, and waits for that. admit says whether the stream may begin, or end another.
 func (s *streams) accept(r *receiver, admit func() error) error {
 	for {
 		old, err := s.tryAccept(r, admit)
@@ -89,7 +89,7 @@ func (s *streams) endIncoming() {
 }
 
 // open begins this site's stream. It returns the stream's context and whom to call, which target says; no peer while
-// there is nobody to call, or somebody holds the stream.
+// there is none to call, or another goroutine holds the stream.
 func (s *streams) open(ctx context.Context, target func() (peer, address string)) (_ context.Context, peer,
 	address string) {
 	s.mu.Lock()

@@ -32,7 +32,7 @@ func segmentBytesFor(journalBytes int64) int64 {
 // maxRecordBytes is the most data that one record of the group carries.
 func (g *Group) maxRecordBytes() int64 { return min(maxWriteBytes, g.segBytes.Load()/4) }
 
-// trimLoop takes segments out of the journal that nobody needs there, and keeps free ones ready.
+// trimLoop takes segments out of the journal that are not needed there, and keeps free ones ready.
 func (g *Group) trimLoop(ctx context.Context) {
 	// The ticker retries what failed, such as making a segment on a full disk.
 	ticker := time.NewTicker(g.cfg.ApplyInterval)

@@ -106,7 +106,7 @@ func TestChaos(t *testing.T) {
 	}
 	t.Logf("calls by result: %v", outcomes)
 	if outcomes[codes.OK] == 0 || outcomes[codes.Unavailable] == 0 {
-		t.Errorf("a test in which nothing succeeds, or nobody is missed, shows nothing: %v", outcomes)
+		t.Errorf("a test in which nothing succeeds, or no node is missed, shows nothing: %v", outcomes)
 	}
 }
 

@@ -23,7 +23,7 @@ const contactTimeout = 5 * time.Second
 
 // ControllerGetCapabilities is what sidecars ask when they start, and fails while the API server does not answer. A
 // sidecar that starts then may draw a lasting conclusion: csi-snapshotter v8.7 asks for this and next for the kinds of
-// group snapshots, takes them for missing if it gets no answer, and does without them until somebody starts it again.
+// group snapshots, takes them for missing if it gets no answer, and does without them until it is restarted.
 // Refused here, it ends and is started again.
 func (s *controllerServer) ControllerGetCapabilities(ctx context.Context,
 	_ *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {

@@ -38,7 +38,7 @@ func key(kind locatepb.Key_Kind, value string) *locatepb.Key {
 	return &locatepb.Key{Kind: kind, Value: value}
 }
 
-// ask asks all nodes at once. An error means that nobody was asked. With a lease, the caller releases it.
+// ask asks all nodes at once. An error means that no node was asked. With a lease, the caller releases it.
 func (r *Router) ask(ctx context.Context, lease string, keys ...*locatepb.Key) (answers, error) {
 	nodes, err := r.nodes.all()
 	if err != nil {
@@ -58,7 +58,7 @@ func (r *Router) ask(ctx context.Context, lease string, keys ...*locatepb.Key) (
 
 func (r *Router) askOne(ctx context.Context, n *node, lease string, keys []*locatepb.Key) answer {
 	a := answer{node: n}
-	// Nobody waits for a node that is gone for good. One that is back after all is asked.
+	// A retired node is not waited for. A retired node that answers is asked.
 	if n.conn == nil || n.retired && !n.ready() {
 		a.err = n.errUnreachable()
 	} else {
@@ -116,7 +116,7 @@ func (all answers) holders(index int) []holder {
 	return found
 }
 
-// only returns the holder of a key, nil where nobody has it, or FailedPrecondition where several have.
+// only returns the holder of a key, nil if no node has it, or FailedPrecondition if several have.
 func (all answers) only(index int, what string) (*holder, error) {
 	found := all.holders(index)
 	switch len(found) {

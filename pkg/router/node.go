@@ -9,7 +9,7 @@ import (
 )
 
 // nodeServer is not a Node service: nothing is mounted where the router is. The resizer asks the driver beside it
-// whether nodes can grow volumes, and ends when nobody answers.
+// whether nodes can grow volumes, and ends if it gets no answer.
 type nodeServer struct {
 	csi.UnimplementedNodeServer
 }

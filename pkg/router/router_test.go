@@ -272,7 +272,7 @@ func TestListsAndCapacity(t *testing.T) {
 		}
 	}
 	_, err := r.ListVolumes(ctx, &csi.ListVolumesRequest{StartingToken: "nonsense"})
-	wantCode(t, "a token of somebody else", err, codes.Aborted)
+	wantCode(t, "a token of another list", err, codes.Aborted)
 	_, err = r.ListVolumes(ctx, &csi.ListVolumesRequest{MaxEntries: -1})
 	wantCode(t, "a negative limit", err, codes.InvalidArgument)
 

@@ -164,8 +164,8 @@ func (s *Service) keep(ctx context.Context, id string, srv *shim.Server) error {
 	return s.opts.Keeper.Add(ctx, id, meta, srv.FD())
 }
 
-// serve adds an attached volume. It removes the volume when its shim ends without a call: somebody unmounted or aborted
-// it.
+// serve adds an attached volume. It removes the volume when its shim ends without a call, because it was unmounted or
+// aborted from outside.
 func (s *Service) serve(rec *blockdev.VolumeRecord, a *attachment) {
 	id := rec.ID
 	s.attached[id] = a
@@ -202,7 +202,7 @@ func (s *Service) drop(ctx context.Context, id string, a *attachment) error {
 	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
 	defer cancel()
 	if err := s.opts.Keeper.Remove(ctx, id); err != nil {
-		klog.ErrorS(err, "The keeper still holds a descriptor that nobody needs; it is dropped when the keeper is back",
+		klog.ErrorS(err, "The keeper still holds an unneeded descriptor; it is dropped when the keeper is back",
 			"volume", id)
 	}
 	return a.closeDevice(id)

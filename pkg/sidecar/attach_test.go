@@ -78,7 +78,7 @@ func TestRestartUnderApplication(t *testing.T) {
 	}
 	for round := range 3 {
 		f.stop()
-		// The applications' next calls wait in the kernel until somebody serves again.
+		// The applications' next calls wait in the kernel until a process serves again.
 		done := make(chan error, len(apps))
 		for _, a := range apps {
 			go func() {

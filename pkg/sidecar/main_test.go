@@ -85,7 +85,7 @@ func application(file string) error {
 	return lines.Err()
 }
 
-// app is a running application. Its methods may wait for as long as nobody serves the file.
+// app is a running application. Its methods may wait for as long as no process serves the file.
 type app struct {
 	t      *testing.T
 	cmd    *exec.Cmd

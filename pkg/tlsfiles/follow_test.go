@@ -20,8 +20,8 @@ func follow(t *testing.T, name, dir string) *Source {
 	return s
 }
 
-// While no certificate can be used nobody is called or let in, and the reason is known; right files are taken without
-// anybody asking.
+// While no certificate can be used no call is made or admitted, and the reason is known; right files are taken without
+// a call.
 func TestFollowWithoutACertificate(t *testing.T) {
 	ours := authority(t)
 	peerDir := t.TempDir()

@@ -45,7 +45,7 @@ const (
 )
 
 // Authority signs the certificates of sites. Its key lies in a file, for sites that have no certificate manager;
-// whoever has it can be any site.
+// its owner can pose as any site.
 type Authority struct {
 	cert *x509.Certificate
 	key  crypto.Signer

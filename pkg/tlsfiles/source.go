@@ -179,7 +179,7 @@ func (s *Source) watch() {
 			if !ok {
 				return
 			}
-			// Which name the event has says nothing: with a swapped link it is one that nobody asked about.
+			// Which name the event has says nothing: with a swapped link it is a name that was not watched.
 			settle.Reset(settleDelay)
 		case err, ok := <-errs:
 			if !ok {

@@ -245,7 +245,7 @@ func TestBadFilesKeepTheOldOnes(t *testing.T) {
 					t.Errorf("%s: Open: error %v does not name %s", name, err, path)
 				}
 			}
-			// Once the files are right again, they are taken without anybody asking.
+			// Once the files are right again, they are taken without a call.
 			old := serial(s)
 			issue(t, auth, dir, "site-a")
 			eventually(t, "the repaired files in force", func() bool { return serial(s) != old })

@@ -50,8 +50,8 @@ func TestBucket(t *testing.T) {
 }
 
 // The naive model has a level that fills with time. What it says about every take, the bucket says to within the
-// rounding of its takes; and whoever waits as told never gets more than rate*time + burst, nor is made to wait without
-// owing.
+// rounding of its takes; and a caller that waits as told never gets more than rate*time + burst, nor is made to wait
+// without owing.
 func TestBucketAgainstLevels(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var b Bucket

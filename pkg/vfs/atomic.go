@@ -18,8 +18,8 @@ const spareBlockBytes = 4096
 // whole, and the new ones from its return on.
 //
 // A file that exists has a spare beside it, which has an inode and blocks of its own. The new contents are written into
-// the spare and the two are exchanged; the old version is the next spare. So replacing a file works where there is no
-// block and no inode left, as long as the new contents fit into what the spare has: those of the version before the old
+// the spare and the two are exchanged; the old version is the next spare. So replacing a file works with no block
+// and no inode left, as long as the new contents fit into what the spare has: those of the version before the old
 // one, and, from the time when there was space, a block more. The spare is made when the file is, and again whenever it
 // is missing and there is space.
 //
@@ -110,8 +110,8 @@ func putInPlace(fsys FS, spare, name string) error {
 	return fsys.Rename(spare, name)
 }
 
-// keepSpare sees to it that there is a spare with space for more than n bytes. Where there is no space for it, what
-// there is has to do.
+// keepSpare provides a spare with space for more than n bytes. If the disk has no space for it, the present spare
+// stays.
 func keepSpare(fsys FS, spare string, n int64) {
 	f, err := fsys.Open(spare)
 	if errors.Is(err, fs.ErrNotExist) {

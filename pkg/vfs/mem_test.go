@@ -467,7 +467,7 @@ func TestMemCapacity(t *testing.T) {
 	noErr(t, err)
 	noErr(t, f.ZeroRange(10, 2*pageBytes))
 
-	// Space comes back by punching, truncating, and removing, the last once nobody has it open.
+	// Space comes back by punching, truncating, and removing, the last once no handle is open.
 	free := func(want int64) {
 		t.Helper()
 		if _, got, err := m.Space("/"); got != want*pageBytes || err != nil {

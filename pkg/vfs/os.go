@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OS is the operating system's file system. Files are created with mode 0600 and directories with 0700: what lies in a
-// pool is nobody else's business.
+// OS is the operating system's file system. Files are created with mode 0600 and directories with 0700: other
+// users must not read a pool.
 var OS FS = osFS{}
 
 type osFS struct{}

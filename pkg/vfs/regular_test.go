@@ -66,7 +66,7 @@ func TestReadFileIsBounded(t *testing.T) {
 func TestWriteFileAtomicReplacesAnOddSpare(t *testing.T) {
 	for _, odd := range testenv.Odds {
 		if odd.Name == "directory" {
-			continue // somebody's: nothing in it is removed
+			continue // foreign: nothing in it is removed
 		}
 		name := filepath.Join(t.TempDir(), "record")
 		if err := odd.Put(name+TempSuffix, t.TempDir()); err != nil {

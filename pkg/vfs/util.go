@@ -33,8 +33,8 @@ type SharedSpaceReporter interface {
 	AllocatedTogether(names []string) (int64, error)
 }
 
-// ReadFile returns the contents of a file. One with more than maxBytes is an *UnfitError: what is read is on disk, and
-// anybody may have put it there.
+// ReadFile returns the contents of a file. One with more than maxBytes is an *UnfitError: the file
+// is on disk, and its content is not trusted.
 func ReadFile(fsys FS, name string, maxBytes int64) ([]byte, error) {
 	f, err := fsys.OpenReadOnly(name)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 // piece is what was measured in one go: a load on its variants, or a stage of another kind. Pieces of several runs on
-// one machine make up one set of results, because an hour without anybody else's work on a machine is hard to come by.
+// one machine make up one set of results, because an hour without other work on a machine is rare.
 type piece struct {
 	Name   string    `json:"name"`
 	Began  time.Time `json:"began"`

@@ -111,7 +111,7 @@ func processUsage(pid int) (usage, error) {
 	return u, nil
 }
 
-// field is the number behind "name:" in a text of such lines; 0 where there is none.
+// field is the number behind "name:" in a text of such lines; 0 if there is none.
 func field(text []byte, name string) float64 {
 	for line := range bytes.Lines(text) {
 		key, value, ok := strings.Cut(string(line), ":")

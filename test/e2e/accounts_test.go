@@ -8,12 +8,12 @@ import (
 	"testing"
 )
 
-// volumeOf is a volume that nobody has: of a driver, on a node.
+// volumeOf is a volume that does not exist: of a driver, on a node.
 func volumeOf(name, driver, node string) string {
 	return fmt.Sprintf(
 		`{apiVersion: v1, kind: PersistentVolume, metadata: {name: %s}, spec: {
   capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], persistentVolumeReclaimPolicy: Retain,
-  csi: {driver: %s, volumeHandle: nobody}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [
+  csi: {driver: %s, volumeHandle: none}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [
   {key: topology.slipstream.dev/node, operator: In, values: [%s]}]}]}}}}`, name, driver, node)
 }
 

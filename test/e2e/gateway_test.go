@@ -40,7 +40,7 @@ func (s *suite) gateway(t *testing.T, shown func(string, ...any)) {
 	follows("the gateways were replaced")
 	shown("site b replicates to site a's two nodes behind one address; new gateways find the node that has the group")
 
-	// Without the kubelet nobody starts the replicator again.
+	// Without the kubelet the replicator is not started again.
 	if err := s.service(t.Context(), home, "stop", "kubelet"); err != nil {
 		t.Fatal(err)
 	}

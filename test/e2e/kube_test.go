@@ -103,7 +103,7 @@ type object struct {
 	NodeTopology     struct{ MatchLabels map[string]string }
 }
 
-// field walks down maps by names; "" where there is nothing.
+// field walks down maps by names; "" if there is nothing.
 func field(m map[string]any, path ...string) string {
 	var value any = m
 	for _, name := range path {

@@ -226,7 +226,7 @@ func (r *loopRound) failed() error {
 }
 
 // write is one writer. It does not overwrite what it has not flushed: the kernel may be copying that page to the shim
-// just then, and half of each would be no sector of anybody.
+// just then, and half of each would be no valid sector.
 func (r *loopRound) write(number int, rng *rand.Rand) {
 	buf := alignedBuffer(loopMaxBlocks * blockBytes)
 	flushEvery := pick(rng, 1, 4, 16)

@@ -275,7 +275,7 @@ func (w *world) unchanged(s *memSite, want content) error {
 	if err != nil {
 		return err
 	}
-	return w.h.checkSame(s.name+", that nobody may overwrite", want, got)
+	return w.h.checkSame(s.name+", that may not be overwritten", want, got)
 }
 
 // writeAt writes at the secondary's site, which was promoted, one operation after the other, ends it now and then, and

@@ -157,7 +157,7 @@ func runMemRound(ctx context.Context, rng *rand.Rand, p params, t *tally) (err e
 	w.ws = startWriters(w)
 	defer func() {
 		w.ws.ending()
-		w.net.Close() // whoever waits for room waits for a site that goes
+		w.net.Close() // a writer that waits for room waits for a site that goes
 		w.a.kill()
 		w.b.kill()
 		w.ws.stop()

@@ -18,7 +18,7 @@ const (
 	groupName = "shop"
 )
 
-// pace is how quickly a site does what nobody waits for.
+// pace is how quickly a site does its background work.
 type pace struct{ commit, apply, heartbeat time.Duration }
 
 // memSite is a site in memory. Its methods belong to the round's driving goroutine.
@@ -27,9 +27,9 @@ type memSite struct {
 	pace pace
 	fs   *vfs.MemFS
 	// slow is how long the group's own small files take to become durable: the file system in memory takes no time, in
-	// which nobody can come between two of them.
+	// which no event can come between two of them.
 	slow time.Duration
-	net  *link.Network // nil for a drill: it calls nobody and nobody calls it
+	net  *link.Network // nil for a drill: it makes and takes no calls
 	pool *blockdev.Pool
 	site *replication.Site // nil while it is down
 }

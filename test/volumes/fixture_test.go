@@ -123,7 +123,7 @@ func (s *sites) create(o testsite.VolumeOptions) (*testsite.Volume, string) {
 	return v, path
 }
 
-// settle waits until both images hold everything that was written. Nobody writes meanwhile.
+// settle waits until both images hold everything that was written. Nothing writes meanwhile.
 func (s *sites) settle() {
 	s.t.Helper()
 	unix.Sync() // what is not flushed has no ordinal yet; on a busy machine this alone takes a minute
@@ -132,7 +132,7 @@ func (s *sites) settle() {
 	s.must(s.WaitApplied(ctx, group))
 }
 
-// sameImages compares the images of both sites. Both have everything, and nobody writes.
+// sameImages compares the images of both sites. Both have everything, and nothing writes.
 func (s *sites) sameImages(v *testsite.Volume, size int64) {
 	s.t.Helper()
 	a, err := os.Open(s.A.Image(v))

@@ -155,7 +155,7 @@ func (s *sites) check(w *writer, path string) {
 	}
 }
 
-// metric returns the value of the series of a metric of A's replicator with a label's value; false where there is none.
+// metric returns the value of the series of a metric of A's replicator with a label's value; false if there is none.
 func (s *sites) metric(name, label, value string) (float64, bool) {
 	s.t.Helper()
 	client := http.Client{Timeout: 30 * time.Second}

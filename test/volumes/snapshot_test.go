@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TestFrozenSnapshot takes a group snapshot of two plain volumes that are mounted and have pages that nobody has
+// TestFrozenSnapshot takes a group snapshot of two plain volumes that are mounted and have pages that no call has
 // flushed. The freeze that the class asks for brings them in. Both are restored to twice the size and mounted beside
 // their origins, which XFS refuses for file systems with one UUID unless it is told not to care.
 func TestFrozenSnapshot(t *testing.T) {

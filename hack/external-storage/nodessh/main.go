@@ -1,6 +1,6 @@
 // Command nodessh is as much of an SSH server as Kubernetes' end-to-end tests want on a node: it runs one command a
-// session, as whoever runs it, for the holder of one key. The tests stop and start the kubelet through it. A Debian
-// package would bring a server for the whole machine with it, and its account files.
+// session, as the user that runs it, for the holder of one key. The tests stop and start the kubelet through it. A
+// Debian package would bring a server for the whole machine with it, and its account files.
 //
 //	nodessh keygen FILE           make a key in FILE and FILE.pub
 //	nodessh serve ADDRESS FILE.pub   serve; commands have the environment of this process

@@ -33,7 +33,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type LocatorClient interface {
 	// Locate returns which of the keys this node has, by its records. With a lease it also leases the keys to the caller:
-	// until the lease is released or has expired, nobody else can lease them, and a creation under a lease that is not in
+	// until the lease is released or has expired, no other caller can lease them, and a creation under a lease that is not in
 	// force is refused. ABORTED: another lease on one of the keys is in force, or a creation under it is running; nothing
 	// was leased.
 	Locate(ctx context.Context, in *LocateRequest, opts ...grpc.CallOption) (*LocateResponse, error)
@@ -74,7 +74,7 @@ func (c *locatorClient) Release(ctx context.Context, in *ReleaseRequest, opts ..
 // for forward compatibility.
 type LocatorServer interface {
 	// Locate returns which of the keys this node has, by its records. With a lease it also leases the keys to the caller:
-	// until the lease is released or has expired, nobody else can lease them, and a creation under a lease that is not in
+	// until the lease is released or has expired, no other caller can lease them, and a creation under a lease that is not in
 	// force is refused. ABORTED: another lease on one of the keys is in force, or a creation under it is running; nothing
 	// was leased.
 	Locate(context.Context, *LocateRequest) (*LocateResponse, error)

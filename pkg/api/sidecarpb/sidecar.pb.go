@@ -1896,7 +1896,7 @@ type GroupStatus struct {
 	GroupId string                 `protobuf:"bytes,2,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	Role    Role                   `protobuf:"varint,3,opt,name=role,proto3,enum=slipstream.sidecar.v1.Role" json:"role,omitempty"`
 	State   GroupState             `protobuf:"varint,4,opt,name=state,proto3,enum=slipstream.sidecar.v1.GroupState" json:"state,omitempty"`
-	// state_reason is one sentence for a person; empty where there is nothing to say.
+	// state_reason is one sentence for a person; empty if nothing needs saying.
 	StateReason string `protobuf:"bytes,5,opt,name=state_reason,json=stateReason,proto3" json:"state_reason,omitempty"`
 	Peer        string `protobuf:"bytes,6,opt,name=peer,proto3" json:"peer,omitempty"`
 	Connected   bool   `protobuf:"varint,7,opt,name=connected,proto3" json:"connected,omitempty"`
@@ -1929,7 +1929,7 @@ type GroupStatus struct {
 	LastReplicatedUnixNanos *int64 `protobuf:"varint,25,opt,name=last_replicated_unix_nanos,json=lastReplicatedUnixNanos,proto3,oneof" json:"last_replicated_unix_nanos,omitempty"`
 	// rpo_target_seconds is 0 without a target.
 	RpoTargetSeconds float64 `protobuf:"fixed64,26,opt,name=rpo_target_seconds,json=rpoTargetSeconds,proto3" json:"rpo_target_seconds,omitempty"`
-	// lagging: there is a target, and the copy lags beyond it, nobody knows how far, or there is no whole copy.
+	// lagging: there is a target, and the copy lags beyond it or by an unknown time, or there is no whole copy.
 	Lagging bool `protobuf:"varint,27,opt,name=lagging,proto3" json:"lagging,omitempty"`
 	// ship_bytes_per_second is 0 without a bound.
 	ShipBytesPerSecond int64 `protobuf:"varint,28,opt,name=ship_bytes_per_second,json=shipBytesPerSecond,proto3" json:"ship_bytes_per_second,omitempty"`
@@ -2456,7 +2456,7 @@ type CutStatus struct {
 	TotalBytes uint64 `protobuf:"varint,6,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
 	// state: copying or failed.
 	State string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
-	// reason is one sentence for a person; empty where there is nothing to say.
+	// reason is one sentence for a person; empty if nothing needs saying.
 	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

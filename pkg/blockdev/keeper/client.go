@@ -54,7 +54,7 @@ func (c *Client) put(ctx context.Context, name string, meta []byte, fd int) erro
 }
 
 // Get returns what the keeper holds under name. The file is a duplicate and the caller's to close; it, and all other
-// duplicates with it, blocks: nobody may be using one any more. ErrNotFound if there is nothing.
+// duplicates with it, blocks: none of them may be in use any more. ErrNotFound if there is nothing.
 func (c *Client) Get(ctx context.Context, name string) (meta []byte, f *os.File, err error) {
 	body, fd, err := c.do(ctx, request{op: opGet, name: name}, -1)
 	if err != nil {
@@ -156,7 +156,7 @@ func (c *Client) do(ctx context.Context, r request, sendFD int) (body []byte, fd
 	}
 	st, body, err := decodeResponse(resp)
 	if err == nil && fd >= 0 && (st != statusOK || r.op != opGet) {
-		err = fmt.Errorf("%w: a descriptor that nobody asked for", errMalformed)
+		err = fmt.Errorf("%w: a descriptor that was not asked for", errMalformed)
 	}
 	if err == nil {
 		switch st {

@@ -37,5 +37,5 @@
 // # Concurrency
 //
 // All types are safe for concurrent use. A connection has a goroutine and deadlines of its own: a client that stops in
-// the middle of a frame, or does not read its answer, loses its connection and holds up nobody else.
+// the middle of a frame, or does not read its answer, loses its connection and delays no other client.
 package keeper

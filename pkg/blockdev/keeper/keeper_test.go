@@ -548,7 +548,7 @@ func TestWatcher(t *testing.T) {
 			t.Errorf("path of %d bytes was taken", len(path))
 		}
 	}
-	// Nobody has it open when there is no keeper.
+	// Without a keeper no process has it open.
 	if err := w.Remove(ctx, c); err != nil {
 		t.Fatal(err)
 	}

@@ -86,7 +86,7 @@ func (w *Watcher) Remove(ctx context.Context, path string) error {
 // run tells a keeper that came back what it has to do.
 func (w *Watcher) run() {
 	keepSession(w.ctx, w.session, func(err error) {
-		klog.ErrorS(err, "Keeper is away: writes that nobody flushes are replicated late", "socket", w.path)
+		klog.ErrorS(err, "Keeper is away: unflushed writes are replicated late", "socket", w.path)
 	}, func() {})
 }
 

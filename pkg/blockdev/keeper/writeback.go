@@ -16,7 +16,7 @@ import (
 )
 
 // Writeback starts the writeback of files periodically (sync_file_range with SYNC_FILE_RANGE_WRITE), which bounds how
-// long a write to a flush-mode volume that nobody flushes stays in the page cache, where replication does not see it.
+// long an unflushed write to a flush-mode volume stays in the page cache, where replication does not see it.
 // Nothing becomes durable by it.
 //
 // It runs in the keeper's process and not in the one that serves the files: sync_file_range may wait for a page lock

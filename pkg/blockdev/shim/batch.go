@@ -41,7 +41,7 @@ func newBatch(s *Server) *batch {
 // commit makes batches durable and answers them.
 func commit(batches []*batch) { lead(enlist(batches)) }
 
-// enlist has batches answered when they are durable, and returns the syncs that nobody does yet.
+// enlist has batches answered when they are durable, and returns the syncs that no goroutine runs yet.
 func enlist(batches []*batch) (leads []func()) {
 	for _, b := range batches {
 		if l := b.commit(); l != nil {

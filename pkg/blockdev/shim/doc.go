@@ -20,7 +20,7 @@
 //
 // # Outliving the process
 //
-// The mount lives as long as somebody holds the /dev/fuse descriptor. A keeper in another process holds a duplicate,
+// The mount lives as long as a process holds the /dev/fuse descriptor. A keeper in another process holds a duplicate,
 // and State, what was negotiated at INIT, since no INIT comes again. After a crash a new process calls Adopt with
 // both: it asks the kernel to resend what was in flight (FUSE_NOTIFY_RESEND, kernel 6.9) and serves. Between death
 // and adoption I/O waits. A request may therefore arrive twice, the first time in a process that may have executed
@@ -30,11 +30,11 @@
 // # What the serving process must not do
 //
 // A system call that waits for the mount must not be made by the process that serves it, other than by Unmount: after
-// a kill the waiting thread does not end before somebody serves again, the process does not end before its threads
-// have, and whoever starts the next process may wait for the end of the last one. Nothing in this package stats,
-// opens or syncs anything at or below the mount point, but for one moment in Mount (see pollOnce); where it has to
-// know whether something is mounted it reads /proc/self/mountinfo. Attaching a loop device, mounting, sync_file_range
-// and fsync are other processes' work.
+// a kill the waiting thread does not end before a process serves again, the killed process does not end before its
+// threads have ended, and the supervisor may wait for that end before it starts the next process. Nothing in this
+// package stats, opens or syncs anything at or below the mount point, but for one moment in Mount (see pollOnce);
+// where it has to know whether something is mounted it reads /proc/self/mountinfo. Attaching a loop device, mounting,
+// sync_file_range and fsync are other processes' work.
 //
 // # What other processes should know
 //

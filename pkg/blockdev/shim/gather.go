@@ -22,8 +22,8 @@ const (
 
 // gathered is the writes that a reader or worker has taken and not done, with the buffer that they are in. A WRITE is
 // gathered when it has been read, and done with all others by execute. Behind a gathered one the reader takes other
-// writes, and serves what does not depend on them, such as reads: a Device may hold a write for long, and a read that
-// this reader has taken is nobody else's to answer. Before it does anything else, or sleeps, it flushes.
+// writes, and serves what does not depend on them, such as reads: a Device may hold a write for long, and only this
+// reader can answer a read that it has taken. Before it does anything else, or sleeps, it flushes.
 //
 // The kernel may wait for any of them, and with resending a request that was read and not answered is not lost, however
 // long it stays here.
@@ -100,8 +100,7 @@ func (r *reader) flush() {
 }
 
 // maxExpectedWrites is how many writes may have come since the last flush for the next one still to be expected soon.
-// Writeback that nobody waits for comes in larger numbers, and starting the disk for it would only make it write pages
-// twice.
+// Writeback without a waiting caller comes in larger numbers. Starting the disk for it would only write pages twice.
 const maxExpectedWrites = 64
 
 func (s *Server) startFlush() {

@@ -473,7 +473,7 @@ func TestOneReaderStays(t *testing.T) {
 	}
 }
 
-// TestSpareBuffers: buffers are used again by whoever needs that size, and no more are kept than a few.
+// TestSpareBuffers: buffers are used again by requests of that size, and no more are kept than a few.
 func TestSpareBuffers(t *testing.T) {
 	var p spares
 	var taken [][]byte

@@ -317,8 +317,8 @@ func TestWriteback(t *testing.T) {
 	}
 	expect("before")
 	proc.signal(t, syscall.SIGKILL)
-	time.Sleep(50 * time.Millisecond) // writeback tries, with nobody there
-	// Starting a process while writeback has the file open and nobody serves is part of what is tested.
+	time.Sleep(50 * time.Millisecond) // writeback tries, with no server
+	// Starting a process while writeback has the file open and no process serves is part of what is tested.
 	proc = startProcess(t, cfg)
 	expect("after!")
 	loop.Close()

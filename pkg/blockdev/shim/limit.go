@@ -63,7 +63,7 @@ func (t *turns) take(now, bytes int64) bool {
 
 func (t *turns) put(r heldRequest) { t.waiting = append(t.waiting, r) }
 
-// due takes those out whose turn has come, and says after which time to ask again; 0 when nobody waits.
+// due takes those out whose turn has come, and says after which time to ask again; 0 if none waits.
 func (t *turns) due(now int64) (ready []heldRequest, next time.Duration) {
 	n := 0
 	for ; n < len(t.waiting); n++ {
@@ -88,12 +88,12 @@ const maxLimitedReads = 4
 const noMemoryWait = time.Second
 
 // limiter holds requests back without holding anything else: no reader waits, a timer answers. A reply that is held
-// is not lost with the process, as the kernel sends what has not been answered again. While nobody has set limits it
+// is not lost with the process, as the kernel sends what has not been answered again. Without limits it
 // costs one atomic load.
 type limiter struct {
 	s     *Server
 	begin time.Time
-	on    atomic.Bool // there are limits, or somebody waits
+	on    atomic.Bool // there are limits, or a request waits
 
 	mu      sync.Mutex
 	turns   turns         // guarded by mu

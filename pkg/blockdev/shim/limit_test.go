@@ -10,8 +10,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/blockdevtest"
 )
 
-// TestTurns runs random requests through limits that change, on a clock of its own: nobody is overtaken, nobody gets
-// more than was granted, and nobody waits while there is enough for the next one.
+// TestTurns runs random requests through limits that change, on a clock of its own: no request is overtaken or gets
+// more than was granted, and none waits while there is enough for the next one.
 func TestTurns(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var q turns
@@ -67,7 +67,7 @@ func TestTurns(t *testing.T) {
 				t.Fatalf("%+v: %d bytes and %d operations in %v", limits, bytes, operations, time.Duration(now-since))
 			}
 			if limits == (Limits{}) && next > 0 {
-				t.Fatalf("without limits somebody waits for %v", next)
+				t.Fatalf("without limits a request waits for %v", next)
 			}
 		}
 		// Asked when it says, it serves all that is left.
@@ -76,7 +76,7 @@ func TestTurns(t *testing.T) {
 			now += int64(next)
 			ready, _ := q.due(now)
 			if got += uint64(len(ready)); got == last {
-				t.Fatalf("after %v nobody is served, %d wait", next, put-got)
+				t.Fatalf("after %v no request is served, %d wait", next, put-got)
 			}
 		}
 	})

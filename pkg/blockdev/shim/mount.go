@@ -23,10 +23,10 @@ const (
 // prepareMountPoint makes path a directory that nothing is mounted on and returns it with its parent's symbolic links
 // resolved, as mountinfo names it.
 //
-// Only parents are ever looked at with stat. A mount of ours that is found at path has no descriptor left that
-// somebody could serve it from (whoever holds one calls Adopt instead of Mount), so its connection is aborted and it
-// is detached: MNT_FORCE does the former before the latter, without which a detach could wait for the writeback of
-// pages that nobody takes.
+// Only parents are ever looked at with stat. A mount of ours that is found at path has no descriptor left from
+// which it can be served (a process that holds one calls Adopt instead of Mount). So its connection is aborted and it
+// is detached. MNT_FORCE aborts first; without that a detach could wait for the writeback of pages that no process
+// takes.
 func prepareMountPoint(path, volumeID string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("mount point %q of volume %q is not an absolute path", path, volumeID)
@@ -55,7 +55,7 @@ func prepareMountPoint(path, volumeID string) (string, error) {
 	}
 	path = filepath.Join(parent, base)
 
-	for range 64 { // mounts may be stacked; more than a few are somebody else's endless loop
+	for range 64 { // mounts may be stacked; more than a few are another program's endless loop
 		m, err := topMount(path)
 		if err != nil {
 			return "", fmt.Errorf("mount point of volume %q: %w", volumeID, err)
@@ -144,7 +144,7 @@ func Unmount(mountPoint string) error {
 // the keeper can be brought to serve. The mount itself stays until it is unmounted.
 //
 // It works without /sys/fs/fuse/connections being mounted: it opens the control file system detached, which changes
-// nothing for anybody else.
+// nothing for other processes.
 func Abort(device string) error {
 	_, minor, ok := strings.Cut(device, ":")
 	if !ok || !deviceNumber.MatchString(device) {

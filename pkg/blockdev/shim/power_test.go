@@ -31,7 +31,7 @@ func openSite(t *testing.T, fs *vfs.MemFS) (site *replication.Site, pool *blockd
 	site, err = replication.Open(replication.Config{
 		FS: fs, Pool: pool, Site: "site-a", PeerAddress: func(string) string { return "memory" },
 		Dialer: link.NewNetwork(nil).Dialer("site-a"),
-		// What nobody waits for is not durable soon.
+		// A write without a waiting call is not durable soon.
 		CommitInterval: time.Hour, ApplyInterval: 5 * time.Millisecond, HeartbeatInterval: time.Second,
 	})
 	if err != nil {

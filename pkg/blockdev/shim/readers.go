@@ -27,9 +27,9 @@ import (
 //   - as many readers as requests may block: under load all of them run, and on few cores they take turns instead of
 //     working off the queue (see maxIdleReaders).
 //
-// The rule is that one reader is always free to read, or one is started before anybody misses it. Behind a loop
-// device with the writeback cache nobody does for some time: the loop device runs its requests one after another, so
-// while it waits for a flush or a read, all that can come is writeback that nobody waits for. So a timer looks after
+// The rule is that one reader is always free to read, or one is started before a request has to wait for it. Behind a
+// loop device with the writeback cache no request waits for some time: the loop device runs its requests one after
+// another, so while it waits for a flush or a read, only writeback can arrive. So a timer looks after
 // watchInterval whether anything got done since, and only then starts a reader. A reader that finds enough others
 // idle when it is done ends.
 //
@@ -108,7 +108,7 @@ func (p *readerPool) ended(s *Server, buf []byte) {
 	p.total--
 	last := p.total == 0
 	if last {
-		// Nobody serves any more: no reader will be started, whatever the watch thinks.
+		// No reader is left: none will be started, whatever the watch finds.
 		p.stopping.Store(true)
 	}
 	p.mu.Unlock()
@@ -220,9 +220,9 @@ func (r *reader) drain(last bool) (served uint64, ok bool) {
 // stayIdle is what a reader asks when it has answered a request: whether it should read the next one, for which it is
 // then counted as idle, or end.
 //
-// Whoever is counted will read, and whoever ends was not counted: so the idle reader for whose sake one ends either
-// stays, or takes a request and starts another. Counting first and taking it back when there are too many is wrong:
-// two readers can both see the other's count, and both end.
+// A reader that is counted will read, and a reader that ends was not counted. So the idle reader that lets another
+// one end either stays, or takes a request and starts a new one. Counting first and taking it back when there are too
+// many is wrong: two readers can both see the other's count, and both end.
 func stayIdle(idle *atomic.Int32, most int32) bool {
 	for {
 		n := idle.Load()
@@ -285,7 +285,7 @@ func (s *Server) reply(h inHeader, b []byte) {
 		return
 	}
 	klog.ErrorS(err, "The kernel refused a reply", "volume", s.state.VolumeID, "opcode", h.opcode, "bytes", len(b))
-	// Whoever waits for it must not wait forever.
+	// The caller that waits for the reply must not wait forever.
 	var out [outHeaderSize]byte
 	putOutHeader(out[:], len(out), -int32(unix.EIO), h.unique)
 	if err := writeNow(s.fd, out[:]); err != 0 {

@@ -17,7 +17,7 @@ import (
 )
 
 // ErrAborted is what Err returns after the connection was aborted, by Abort or through
-// /sys/fs/fuse/connections/<n>/abort. Whoever used the volume has got I/O errors; unmount and mount it again.
+// /sys/fs/fuse/connections/<n>/abort. Users of the volume got I/O errors; unmount and mount it again.
 var ErrAborted = errors.New("FUSE connection aborted")
 
 // ErrUnmounted is what Mount and Adopt return for a descriptor whose mount is gone. Nothing is served; mount again.
@@ -26,7 +26,7 @@ var ErrUnmounted = errors.New("FUSE connection belongs to no mount any more")
 // ErrMountedElsewhere is what Server.Unmount returns while another mount namespace still has a copy of the mount.
 var ErrMountedElsewhere = errors.New("another mount namespace, a container's perhaps, still has the mount")
 
-// A mount that is gone from here is taken to be in use by nobody once elsewherePatience has passed: by then the
+// A mount that is gone from here counts as unused once elsewherePatience has passed: by then the
 // kernel has written all dirty pages, which it does after 30 s unless told otherwise. endWait is how long Unmount
 // waits for the end at a time.
 var (
@@ -44,7 +44,7 @@ const (
 
 	// timeGranNsec makes the kernel keep timestamps in whole seconds. With finer ones each write dirties the inode, and
 	// each fsync is preceded by a SETATTR that carries a new mtime here and back: a second round trip per flush for a
-	// value that nobody reads.
+	// value that no program reads.
 	timeGranNsec = 1e9
 )
 
@@ -170,8 +170,8 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 		return fail(err)
 	}
 	if m == nil || m.FSType != FSType || m.Source != cfg.VolumeID {
-		return fail(errors.New("the mount is not in /proc/self/mountinfo: somebody else changed the mount point at the " +
-			"same time"))
+		return fail(errors.New("the mount is not in /proc/self/mountinfo: another program changed the mount point at " +
+			"the same time"))
 	}
 	st.Device = deviceOf(m)
 	if err := st.validate(); err != nil {
@@ -203,7 +203,7 @@ func Mount(cfg Config, dev blockdev.Device) (*Server, error) {
 // keeper's, everything stops until this server answers, and it may just have been killed.
 //
 // It is the one place where the serving process uses its own mount, for three requests that are answered at once from
-// memory, before anybody else knows of the mount. Were the process killed between reading and answering one of them,
+// memory, before another process knows of the mount. Were the process killed between reading and answering one of them,
 // its end would wait for the abort that the next Mount begins with.
 func (s *Server) pollOnce() error {
 	fd, err := unix.Open(s.Path(), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
@@ -218,7 +218,7 @@ func (s *Server) pollOnce() error {
 }
 
 // Adopt serves dev on a connection that another Server, in this process or in one that died, served before. The other
-// one must have ended: call Adopt only when nobody else can be reading from the descriptor.
+// one must have ended: call Adopt only when no other Server can be reading from the descriptor.
 //
 // It never touches the mount. cfg's MountPoint and Mode are ignored, st says what was negotiated. Requests that were in
 // flight are sent again by the kernel, so that each may have been executed already.
@@ -375,8 +375,8 @@ func (s *Server) Unmount() error {
 }
 
 // Close stops serving without unmounting. Requests in flight are finished and answered first; new ones wait in the
-// kernel for the next Adopt. It closes the Server's own descriptor and no other: if nobody else holds a duplicate, the
-// connection ends and waiting I/O fails.
+// kernel for the next Adopt. It closes the Server's own descriptor and no other: if no other process holds a
+// duplicate, the connection ends and waiting I/O fails.
 //
 // It waits for Device calls in flight, as long as they take. A second Close waits for the first.
 func (s *Server) Close() error {
@@ -398,7 +398,7 @@ func (s *Server) Abort() {
 	}
 }
 
-// Done is closed when serving has ended: after Close, after an unmount by anybody, or for the reason in Err.
+// Done is closed when serving has ended: after Close, after an unmount by any program, or for the reason in Err.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Err returns why serving has ended: nil while it has not, after Close and after an unmount.
@@ -416,7 +416,7 @@ func (s *Server) fail(err error) {
 	}
 }
 
-// finish runs when nobody serves the volume any more.
+// finish runs when no reader serves the volume any more.
 func (s *Server) finish() {
 	s.doneOnce.Do(func() {
 		s.dev.Close()

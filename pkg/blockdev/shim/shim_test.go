@@ -614,7 +614,7 @@ func TestEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		// Dirty pages that nobody will take: detaching must not wait for them.
+		// Dirty pages that no process will take: detaching must not wait for them.
 		if _, err := f.WriteAt(make([]byte, mib), 0); err != nil {
 			t.Fatal(err)
 		}

@@ -336,7 +336,7 @@ func TestStalledVolumeHurtsNobody(t *testing.T) {
 	for range others {
 		conns = append(conns, connect(t, newVolatileDevice(64*pageSize)))
 	}
-	const rounds, each = 4, 5 // what nobody takes stays in the socket, which has room for few
+	const rounds, each = 4, 5 // what is not taken stays in the socket, which has room for few
 	for round := range uint64(rounds) {
 		for i := range uint64(each) {
 			a.write(round*100+i, int64(i), 1)

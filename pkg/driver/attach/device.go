@@ -84,7 +84,7 @@ func (d *Attacher) isStagedImage(rec *blockdev.VolumeRecord, l host.LoopDevice) 
 	return err == nil && file == rec.Stage.Image
 }
 
-// Remains are the devices of a volume that has no record any more, because somebody removed or moved its directory. It
+// Remains are the devices of a volume that has no record any more, because its directory was removed or moved. It
 // is found by its id in the files' paths. Unless the volume is being unstaged, a device counts only where the volume is
 // in use on this node: nodes that share a kernel see each other's loop devices, under the same paths. Outside of the
 // pool a device has to be mounted, as others may look at a copy of the directory, and must not be in another driver's
@@ -215,9 +215,8 @@ func (d *Attacher) attach(ctx context.Context, rec *blockdev.VolumeRecord) (host
 	return device, nil
 }
 
-// reserveAgain gives a thick image back what it lost of its space, to a restore from a sparse copy, or to zeroing that
-// the kernel did by punching holes. Where there is no space for that, the volume is as good as a thin one, and not
-// worse than one that cannot be used.
+// reserveAgain reserves the space that a thick image lost, by a restore from a sparse copy, or by zeroing for which the
+// kernel punched holes. If the pool has no space for that, the volume is used as a thin one.
 func (d *Attacher) reserveAgain(rec *blockdev.VolumeRecord) {
 	if err := d.store.Pool.ReserveImage(rec.ID); err != nil {
 		klog.ErrorS(err, "A thick volume has not all of its space; free some in the pool and stage it again", "volume",

@@ -75,8 +75,8 @@ func (d *Attacher) growFileSystem(ctx context.Context, rec *blockdev.VolumeRecor
 	})
 }
 
-// catchUp grows the file system of a volume whose expansion did not come to it. Where it cannot, the volume is as good
-// as before: whoever asked for the expansion has had the error, or has it when he asks again.
+// catchUp grows the file system of a volume whose expansion ended before that step. If it fails, the volume stays as
+// it was: the caller of the expansion got the error, or gets it when it repeats the call.
 func (d *Attacher) catchUp(ctx context.Context, rec *blockdev.VolumeRecord, device host.Device, path, fsType string,
 	sizeBytes int64) {
 	if rec.GrowFileSystem {

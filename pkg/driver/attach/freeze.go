@@ -37,10 +37,10 @@ type frozenFS struct{ path, snapshotID string }
 func (d *Attacher) NotFrozen() *frozen { return &frozen{d: d} }
 
 // Freeze freezes the file systems of staged volumes; volumes that are not staged, or raw, are left out. snaps are the
-// records, in state creating, of the snapshots that it is for. Each says so before its file system is frozen and until
-// it is thawed, so that a driver that dies leaves a note for the next one (see thawLeftOver), and so that nothing is
-// thawed that somebody else has frozen. The calls for the volumes are guarded. thaw has to be called, and says whether
-// all stayed frozen until then.
+// records, in state creating, of the snapshots that it is for. Each says so before its file system is frozen and
+// until it is thawed, so that a driver that dies leaves a note for the next one (see thawLeftOver), and so that
+// nothing is thawed that another program has frozen. The calls for the volumes are guarded. thaw has to be called,
+// and says whether all stayed frozen until then.
 func (d *Attacher) Freeze(ctx context.Context, recs []*blockdev.VolumeRecord,
 	snaps []*blockdev.SnapshotRecord) (f *frozen, err error) {
 	f = &frozen{d: d}
@@ -74,7 +74,7 @@ func (d *Attacher) Freeze(ctx context.Context, recs []*blockdev.VolumeRecord,
 	return f, nil
 }
 
-// add freezes one file system. After an error it is not frozen, unless by somebody else.
+// add freezes one file system. After an error it is not frozen, unless by another program.
 func (f *frozen) add(ctx context.Context, fs frozenFS, device string) error {
 	if err := f.d.noteFreeze(fs.snapshotID, true); err != nil {
 		return err
@@ -195,7 +195,7 @@ func (d *Attacher) thawToUnmount(rec *blockdev.VolumeRecord, mounts []host.Mount
 	}
 	switch err := d.Filesystems.Thaw(top.Mountpoint); {
 	case err == nil:
-		klog.InfoS("Thawed a file system that somebody had left frozen, to unmount it", "volume", rec.ID, "path",
+		klog.InfoS("Thawed a file system that another program had left frozen, to unmount it", "volume", rec.ID, "path",
 			top.Mountpoint)
 	case errors.Is(err, host.ErrNotFrozen), errors.Is(err, syscall.EIO): // EIO: it is stopped and answers nothing
 	default:

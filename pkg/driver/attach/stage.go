@@ -183,7 +183,7 @@ func (d *Attacher) mountStaged(ctx context.Context, rec *blockdev.VolumeRecord, 
 		}
 	} else {
 		if on.UUID != rec.Format.UUID && rec.Format.UUID != "" {
-			// Somebody may have changed it on purpose; it is his file system.
+			// A person may have changed it on purpose.
 			klog.InfoS("The file system has another UUID than its record", "volume", rec.ID, "found", on.UUID, "recorded",
 				rec.Format.UUID)
 		}

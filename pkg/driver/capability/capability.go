@@ -54,7 +54,7 @@ type Volume struct {
 	MountOptions []string // as parseMountOptions leaves them
 }
 
-// ReadOnly reports that nobody may write, so that neither mkfs nor fsck may run.
+// ReadOnly reports that writing is not allowed, so that neither mkfs nor fsck may run.
 func (c Volume) ReadOnly() bool {
 	return c.Mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
 }

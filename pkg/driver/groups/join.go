@@ -8,7 +8,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
-// Join puts a volume into the group its parameters name, creating the group where there is none. It can be
+// Join puts a volume into the group its parameters name, creating the group if needed. It can be
 // repeated after any failure.
 func (d *Manager) Join(ctx context.Context, rec *blockdev.VolumeRecord, p parameter.Volume) error {
 	name := p.GroupName(rec.ID)

@@ -73,7 +73,7 @@ type Survey struct {
 }
 
 // VolumeHealth returns the conditions that hold wherever the volume is looked at from: those of its record, its image,
-// the pool and its group. An error is a status error, NotFound where there is no such volume.
+// the pool and its group. An error is a status error, NotFound if the volume does not exist.
 func (s *Survey) VolumeHealth(id string) (*blockdev.VolumeRecord, Conditions, error) {
 	var found Conditions
 	rec, err := s.d.store.Pool.Get(id)
@@ -197,9 +197,8 @@ func (d *Checker) NodeHealth(found *Conditions, rec *blockdev.VolumeRecord, publ
 	again := "delete the pods that use the volume, so that it is unstaged and staged again"
 	if len(devices) == 0 {
 		found.add(inaccessible, ReasonLoopDeviceGone, "volume %s is staged on %s, but no loop device is over %s any more "+
-			"(it was %s): "+
-			"the node was restarted or somebody detached it; %s", rec.ID, rec.Stage.StagingPath, d.attachments.BackingPath(rec),
-			rec.Stage.Device, again)
+			"(it was %s): the node was restarted or the device was detached; %s", rec.ID, rec.Stage.StagingPath,
+			d.attachments.BackingPath(rec), rec.Stage.Device, again)
 		return nil
 	}
 	shown := func(path string) *host.MountEntry {
@@ -218,8 +217,8 @@ func (d *Checker) NodeHealth(found *Conditions, rec *blockdev.VolumeRecord, publ
 		}
 		switch {
 		case staged == nil:
-			found.add(inaccessible, ReasonNotMounted, "volume %s is not mounted on its staging path %s any more: somebody "+
-				"unmounted it; %s",
+			found.add(inaccessible, ReasonNotMounted, "volume %s is not mounted on its staging path %s any more: it was "+
+				"unmounted by another program; %s",
 				rec.ID, rec.Stage.StagingPath, again)
 			return nil
 		case stopped != "":

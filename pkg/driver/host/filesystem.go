@@ -47,7 +47,7 @@ type FileSystems interface {
 	// Freeze writes out a mounted file system and makes writers wait until Thaw; what it wrote is in the device's file. It
 	// fails for one that is frozen already.
 	Freeze(ctx context.Context, mountPath, device string) error
-	// Thaw ends a freeze; errNotFrozen where there is none.
+	// Thaw ends a freeze; errNotFrozen without one.
 	Thaw(mountPath string) error
 	// ShutDown reports whether the file system mounted on path has shut itself down and says so only when it is asked. It
 	// is answered from memory, without waiting for the device.
@@ -71,7 +71,7 @@ type FormatSpec struct {
 // MkfsArgs returns the program and its arguments, without the device.
 //
 // The file system's UUID is chosen here rather than by mkfs: so it is in the durable record before the first byte is
-// written, and what is found later can be told from anybody else's file system.
+// written, and what is found later can be told from a foreign file system.
 func (f FormatSpec) MkfsArgs(force bool) (program string, args []string) {
 	switch f.FSType {
 	case capability.XFS:

@@ -37,7 +37,7 @@ func (linuxFileSystems) Freeze(ctx context.Context, mountPath, device string) er
 		select {
 		case <-abandoned:
 			if err == nil {
-				_ = freezeControl(mountPath, ioctlThaw) // nobody waits any more
+				_ = freezeControl(mountPath, ioctlThaw) // the caller has left
 			}
 		case result <- err:
 		}

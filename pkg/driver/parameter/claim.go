@@ -9,7 +9,7 @@ const (
 	KeyVolumeName     = kubernetesPrefix + "pv/name"
 )
 
-// ClaimOf is what the provisioner says about the claim that a volume is for; nil where there is none.
+// ClaimOf is what the provisioner says about the claim that a volume is for; nil without a claim.
 func ClaimOf(parameters map[string]string, block bool) *blockdev.ClaimRecord {
 	claim := blockdev.ClaimRecord{
 		Name: parameters[KeyClaimName], Namespace: parameters[KeyClaimNamespace], Volume: parameters[KeyVolumeName],

@@ -23,8 +23,8 @@ var SnapshotSpecs = []Spec{
 	},
 }
 
-// classDeletionPolicy is a field of snapshot classes that is Kubernetes' own affair. Kubernetes' storage tests have it
-// among the parameters too, where it says the same thing again to whoever does not ask.
+// classDeletionPolicy is a field of snapshot classes that Kubernetes itself acts on. Kubernetes' storage tests put it
+// among the parameters too. The driver accepts and ignores it.
 const classDeletionPolicy = "deletionPolicy"
 
 // Snapshot are the parameters of one snapshot or group snapshot.

@@ -76,7 +76,7 @@ var Specs = []Spec{
 		Key: KeyOrder, Type: TypeEnum, Values: []string{OrderAck, OrderFlush}, Default: OrderAck, Mutable: true,
 		Doc: "ack: a disk without a volatile cache. An acknowledged write is durable, and the secondary keeps the order of " +
 			"all acknowledged writes. flush: a disk with a volatile cache. The secondary keeps the order that completed " +
-			"flushes give: faster for writes that nobody flushes, slower for flushes. The order can change only while the " +
+			"flushes give: faster for unflushed writes, slower for flushes. The order can change only while the " +
 			"volume is not staged.",
 		set: func(p *Volume, v string) error {
 			p.orderGiven, p.Order = true, v

@@ -15,7 +15,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 )
 
-// A volume with a content source is created in state creating. Nobody can attach it until it has its content. Then it
+// A volume with a content source is created in state creating. It cannot be attached until it has its content. Then it
 // becomes ready and joins its group:
 //
 //	from a snapshot   its image is cloned, or copied if the file system cannot clone or the volume is thick

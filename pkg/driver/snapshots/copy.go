@@ -83,7 +83,7 @@ func (d *Manager) runSnapshotCopy(ctx context.Context, i *work.Copy, rec *blockd
 		return err
 	}
 	if i.Source() != "" {
-		// Nobody stages it meanwhile. But a group of which it is the secondary copy writes to it unasked.
+		// It cannot be staged meanwhile. But if it is a copy in a secondary group, that group writes to it.
 		volume, err := d.store.Pool.Get(rec.SourceVolumeID)
 		if err != nil {
 			return err

@@ -26,7 +26,7 @@ const originFile = "origin"
 
 // takeSnapshots takes snapshots of volumes that are all in one consistency group, or all in none. Calls for the volumes
 // are guarded. setup puts into each record what the caller wants in it. After an error nothing is left of them, or they
-// stay in state creating, in which nobody sees them, for the repetition of the call.
+// stay in state creating, which hides them, for the repetition of the call.
 func (d *Manager) takeSnapshots(ctx context.Context, recs []*blockdev.VolumeRecord, params parameter.Snapshot,
 	setup func(*blockdev.SnapshotRecord)) (list []*blockdev.SnapshotRecord, err error) {
 	defer func() {
@@ -83,8 +83,8 @@ func (d *Manager) takeCut(ctx context.Context, recs []*blockdev.VolumeRecord, li
 			return err
 		}
 		*snap = *taken
-		// On a secondary the format record comes with the group's order, at any time. When it did just now, nobody knows on
-		// which side of the cut. It comes once in a volume's life.
+		// On a secondary the format record comes with the group's order, at any time. If it arrives during the cut, its
+		// side of the cut is unknown. It comes once in a volume's life.
 		now, err := d.store.Volume(recs[i].ID)
 		if err != nil {
 			return err

@@ -125,8 +125,8 @@ func (l *Ledger) addSnapshot(promised, allocated int64) {
 	l.Owed += max(promised-allocated, 0)
 }
 
-// ledger adds up the pool: what is recorded, the reservations of running calls, and journals that are wanted, by their
-// groups' names, where there is no such group yet; it changes wanted. An error is a status error. The caller holds
+// ledger adds up the pool: what is recorded, the reservations of running calls, and wanted journals, by their
+// groups' names, of groups that do not exist yet. It changes wanted. An error is a status error. The caller holds
 // reservations.mu.
 func (d *Accounts) ledger(wanted map[string]int64) (Ledger, error) {
 	l := Ledger{Ratio: d.Capacity.OvercommitRatio}

@@ -14,7 +14,7 @@ type CapacityOptions struct {
 	// OvercommitRatio is what the sizes of thin volumes may add up to, as a multiple of the space there is for them; at
 	// least 1, and 1 when it is 0. Above 1 the pool can be full before its volumes are.
 	OvercommitRatio float64
-	// Reserve is never promised to anybody: room for records, and for what grows before somebody looks.
+	// Reserve is never promised to a volume: room for records, and for growth between two looks at the disk.
 	Reserve Reserve
 }
 

@@ -116,7 +116,7 @@ func (l Ledger) snapshotRoom(copied bool) int64 {
 	return max(room, 0)
 }
 
-// sharing knows whether the pool's file system can share blocks between files, once somebody wanted to know.
+// sharing knows whether the pool's file system can share blocks between files, once a caller has asked.
 type blockSharing struct {
 	mu            sync.Mutex
 	known, shares bool

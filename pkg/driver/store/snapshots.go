@@ -43,7 +43,7 @@ func TakenAt(rec *blockdev.SnapshotRecord) time.Time {
 	return time.Unix(0, rec.CreatedUnixNanos)
 }
 
-// Snapshot returns a snapshot's record; an error is a status error, NotFound where there is no such snapshot.
+// Snapshot returns a snapshot's record; an error is a status error, NotFound if it does not exist.
 func (d *Store) Snapshot(id string) (*blockdev.SnapshotRecord, error) {
 	rec, err := d.Pool.GetSnapshot(id)
 	if err != nil {

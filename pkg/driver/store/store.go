@@ -16,7 +16,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// Volume returns a volume's record; an error is a status error, NotFound where there is no such volume.
+// Volume returns a volume's record; an error is a status error, NotFound if it does not exist.
 func (d *Store) Volume(id string) (*blockdev.VolumeRecord, error) {
 	rec, err := d.Pool.Get(id)
 	if err != nil {

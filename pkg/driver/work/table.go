@@ -35,7 +35,7 @@ const (
 	kindCopy kind = "copy"
 )
 
-// task is one function that runs, or has ended and whose result nobody has taken yet.
+// task is one function that runs, or has ended and whose result no call has taken yet.
 type task struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed at the end

@@ -1,7 +1,7 @@
 // Package clocks measures time so that it is never told too short, and compares the clocks of two sites.
 //
 // Two machines have no clock in common: a time of one, subtracted from a time of the other, is off by their difference,
-// which nobody knows beforehand. So durations come from one machine's clocks alone ([Instant]), and what happens at the
+// which is unknown beforehand. So durations come from one machine's clocks alone ([Instant]), and what happens at the
 // peer is placed between two messages of this machine ([Exchange]): a message that carries the echo of a stamp was
 // composed after the stamp was sent, whatever the link did with either.
 //

@@ -49,8 +49,8 @@ type Divergence struct {
 	Text          string `json:"text"`
 }
 
-// Supersedes reports whether the peer may have been promoted in this site's place. Where this site is the one that was
-// promoted, the peer's old history is no reason to keep anybody from it.
+// Supersedes reports whether the peer may have been promoted in this site's place. If this site is the one that was
+// promoted, the peer's old history blocks nothing here.
 func (d *Divergence) Supersedes() bool {
 	return d.Relation != RelationIContinue.String() && d.Relation != RelationTheyDiverged.String()
 }

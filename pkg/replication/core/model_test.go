@@ -213,7 +213,7 @@ func (w *world) connect() {
 	w.remember(d)
 }
 
-// staleHello lets an old Hello arrive. Its stream ends at once: whoever sent it is gone.
+// staleHello lets an old Hello arrive. Its stream ends at once: its sender is gone.
 func (w *world) staleHello() {
 	if len(w.hellos) == 0 {
 		w.t.Skip()

@@ -142,7 +142,7 @@ type TrimInput struct {
 	LastOrdinals []uint64
 }
 
-// TrimPlan is how many of the oldest segments go: first Release because nobody needs them, then Fold after their
+// TrimPlan is how many of the oldest segments go: first Release because they are not needed, then Fold after their
 // records were marked in the change map.
 type TrimPlan struct{ Release, Fold int }
 
@@ -159,7 +159,7 @@ func (g *Group) folded() {
 func (g *Group) PlanTrim(in TrimInput) TrimPlan {
 	m := &g.Meta
 	var plan TrimPlan
-	// Without a peer nobody else needs records; a peer that has never been synced will get everything from the images.
+	// Without a peer no other site needs records; a peer that has never been synced will get everything from the images.
 	free := m.Role == RoleSecondary || m.Peer == "" || m.Sync == SyncNever
 	for _, last := range in.LastOrdinals {
 		if last > in.Applied || !free && last > g.acked {

@@ -18,7 +18,7 @@ func (g *Group) promote(e Promote) error {
 	}
 	g.following = nil
 	if m.Role == RoleDemoted {
-		// Demoted here: undone without force only while the peer cannot have been promoted, which nobody can know.
+		// Demoted here: undone without force only while the peer cannot have been promoted, which this site cannot know.
 		if !e.Force {
 			return fmt.Errorf("%w: group %s was demoted here at ordinal %d; promote it at %s, or force it here if it was not "+
 				"promoted there",

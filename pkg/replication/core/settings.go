@@ -82,7 +82,7 @@ func (s *Settings) JournalLimitBytes() int64 {
 // configured changes settings. At a secondary those that its primary decides come from there alone.
 //
 // Another peer has nothing that counts, also if it once had: what was written meanwhile may have left the journal
-// because nobody needed it there. So it gets everything.
+// because no peer needed it there. So the new peer gets everything.
 func (g *Group) configured(e Configured) error {
 	m, s := &g.Meta, e.Settings
 	refuse := func(format string, args ...any) error {

@@ -11,8 +11,8 @@ import (
 // MaxTimelines bounds the timelines of a group, in a message and on disk: each promotion at either site adds one.
 const MaxTimelines = 4096
 
-// CheckTimelines says what is wrong with a list of timelines, oldest first, whoever gave it: a peer's Hello or refusal,
-// or group.json. sound is how many of the first ones are as they have to be.
+// CheckTimelines says what is wrong with a list of timelines, oldest first, whatever its source: a peer's Hello or
+// refusal, or group.json. sound is how many of the first ones are as they have to be.
 //
 // Identifiers are UUIDs in the form that this program writes, each one's own; the first timeline has no fork; a later
 // one does not fork before the one that it continues. The empty list is fine.

@@ -101,7 +101,7 @@ func TestSyncLater(t *testing.T) {
 	gate.Store(true)
 	lead := j.SyncLater(tell)
 	if lead == nil {
-		t.Fatal("nobody syncs, and the caller was not told to")
+		t.Fatal("no sync runs, and the caller was not told to run one")
 	}
 	for range 2 {
 		mustAppend(t, j, 100, 2)
@@ -110,7 +110,7 @@ func TestSyncLater(t *testing.T) {
 		}
 	}
 	if len(results) > 0 {
-		t.Error("told before anybody synced")
+		t.Error("told before a sync")
 	}
 	led := make(chan struct{})
 	go func() {

@@ -46,7 +46,7 @@ type Options struct {
 	// behind a record that was visited already. nil is fine.
 	Visit func(Header, Location) error
 	// RoomMade is called when an append that got ErrFull may succeed now and neither Release nor SetLimits was what did
-	// it: a segment that was released while somebody read it is free at last, or Prepare has ended making one. The
+	// it: a segment that was released while it was read is free now, or Prepare has ended making one. The
 	// journal is locked meanwhile: it must not block, nor call the journal. nil is fine.
 	RoomMade func()
 	// Rand is the source of segment salts; nil is crypto/rand. Tests make it deterministic.

@@ -56,7 +56,7 @@ func TestMissingSegmentIsNamed(t *testing.T) {
 			if !errors.As(err, &corrupt) || corrupt.File != name || !strings.Contains(err.Error(), "missing") {
 				t.Fatalf("%v", err)
 			}
-			// Released, it is missed by nobody.
+			// Released, it is not missed.
 			o.OldestSegment = n + 1
 			o.StartOrdinal = head
 			if j, err := Open(o); err != nil {

@@ -50,7 +50,7 @@ func (j *Journal) takeFree(need int64) (*segment, error) {
 	j.mu.Lock()
 	j.creating -= size
 	j.mu.Unlock()
-	return s, err // appends are one at a time: nobody was refused for this one's sake
+	return s, err // appends are one at a time: no other append was refused because of this one
 }
 
 const segmentSuffix = ".seg"

@@ -43,7 +43,7 @@ func TestRoomIsTold(t *testing.T) {
 		*told = 0
 		j.unpin(read)
 		if *told == 0 {
-			t.Error("nobody was told that the segment is free")
+			t.Error("RoomMade was not called for the free segment")
 		}
 		mustAppend(t, j, large, 3)
 	})
@@ -69,7 +69,7 @@ func TestRoomIsTold(t *testing.T) {
 			t.Fatal(err)
 		}
 		if *told == 0 {
-			t.Error("nobody was told that the segment is ready")
+			t.Error("RoomMade was not called for the ready segment")
 		}
 		mustAppend(t, j, large, 2)
 	})

@@ -32,9 +32,9 @@ func (j *Journal) Sync() error {
 	}
 }
 
-// SyncAsync calls done with what Sync would return: before it returns itself, or later from another goroutine. Nobody
-// sleeps for it, so many volumes can wait for one fdatasync without a thread being woken for each. done is called
-// without locks and must not block.
+// SyncAsync calls done with what Sync would return: before it returns itself, or later from another goroutine. No
+// goroutine sleeps for it, so many volumes can wait for one fdatasync without a thread being woken for each. done is
+// called without locks and must not block.
 func (j *Journal) SyncAsync(done func(error)) {
 	if !j.enlist(done) {
 		return
@@ -44,9 +44,9 @@ func (j *Journal) SyncAsync(done func(error)) {
 	_ = j.leadLocked() // done has it
 }
 
-// SyncLater is SyncAsync for a caller that decides where the fdatasync is done. If it returns a function, nobody syncs
-// yet: the caller must call it, once. It does not only sync for done, it goes on in place while others come to wait,
-// since a hand-over to another thread costs more than it saves. Until it is called everybody who syncs waits.
+// SyncLater is SyncAsync for a caller that decides where the fdatasync is done. If it returns a function, no sync runs
+// yet: the caller must call it, once. The function syncs for done, and continues for callers that arrive meanwhile,
+// because handing over to another thread costs more than it saves. Until it is called, all callers that sync wait.
 func (j *Journal) SyncLater(done func(error)) (lead func()) {
 	if !j.enlist(done) {
 		return nil
@@ -54,8 +54,8 @@ func (j *Journal) SyncLater(done func(error)) (lead func()) {
 	return j.lead
 }
 
-// enlist has done called by whoever does the next fdatasync, and reports whether that is the caller; or it calls done
-// itself when there is nothing to wait for.
+// enlist registers done with the next fdatasync, and reports whether the caller has to run it. It calls done itself if
+// there is nothing to wait for.
 func (j *Journal) enlist(done func(error)) (leads bool) {
 	j.mu.Lock()
 	err := j.usableLocked()
@@ -89,7 +89,7 @@ func (j *Journal) leadLocked() error {
 	return err
 }
 
-// lead does one fdatasync after the other until nobody waits. The caller has set syncing, or took it over.
+// lead does one fdatasync after the other until no caller waits. The caller has set syncing, or took it over.
 func (j *Journal) lead() {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -16,8 +16,8 @@
 // # Flow control
 //
 // Each stream has gRPC's window of its own (8 MiB): a secondary that does not receive stops that group's Send and no
-// other's, for gRPC gives the connection's window back on receipt, not when the application reads. Nobody but the
-// goroutine that ships waits there; an application's write is never part of it.
+// other's, for gRPC gives the connection's window back on receipt, not when the application reads. Only the
+// goroutine that ships waits there; an application's write never does.
 //
 // A link that is dead without saying so is noticed within about ten seconds: by TCP, which gives data that is not
 // acknowledged 8 s (heartbeats mean there always is some), and by pings from the listening side. The other side's pings

@@ -15,15 +15,15 @@ import (
 // helloTimeout is how long a peer that opened a stream may take to say which group it is about.
 const helloTimeout = 20 * time.Second
 
-// MaxHelloBytes bounds a Hello: it has room for core.MaxTimelines timelines. The first message of a stream is the only
-// one that comes before anybody knows what the stream is about, and it is the one that is passed on and logged.
+// MaxHelloBytes bounds a Hello: it has room for core.MaxTimelines timelines. The first message of a stream arrives
+// before the stream belongs to a group, and it is the one that is passed on and logged.
 const MaxHelloBytes = 512 << 10
 
 // maxIDBytes bounds the group's identifier in a Hello, which is a UUID.
 const maxIDBytes = 64
 
-// checkHello says what is wrong with a Hello for whoever logs it or passes it on. What it says of its group is the
-// handler's to check.
+// checkHello says what is wrong with a Hello that is logged or passed on. The handler checks what it says about its
+// group.
 func checkHello(hello *linkpb.Hello) error {
 	if n := proto.Size(hello); n > MaxHelloBytes {
 		return fmt.Errorf("a Hello of %d bytes, the limit is %d", n, MaxHelloBytes)

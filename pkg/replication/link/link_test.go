@@ -469,7 +469,7 @@ func TestInsecure(t *testing.T) {
 	if _, err := x.Dial(timeout(t), "site-b", address); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("Dial of a stranger: %v", err)
 	}
-	// Somebody who does not say a name.
+	// A caller that does not say a name.
 	gc, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -546,7 +546,7 @@ func TestDialFails(t *testing.T) {
 	}
 	_ = lis.Close()
 	if _, err := c.Dial(timeout(t), "site-b", address); status.Code(err) != codes.Unavailable {
-		t.Errorf("Dial where nobody listens: %v", err)
+		t.Errorf("Dial without a listener: %v", err)
 	}
 }
 

@@ -122,7 +122,7 @@ func (d networkDialer) Dial(ctx context.Context, peer, address string) (Stream, 
 	case n.cut[peer] || n.cut[d.site]:
 		return fail("link cut")
 	case h == nil:
-		return fail("nobody listens")
+		return fail("no listener")
 	}
 	p := newPipe(d.site)
 	n.streams = append(n.streams, connected{p, d.site, peer})

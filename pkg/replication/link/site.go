@@ -15,8 +15,8 @@ import (
 )
 
 // Within a site, its gateway calls its nodes: it shows the site's own certificate, and says in each call's metadata
-// which node it means and, with a stream, for which peer it is. A node believes that of whoever has the site's
-// certificate, which could pose as the site to everybody anyway.
+// which node it means and, with a stream, for which peer it is. A node believes this from an owner of the site's
+// certificate, who could pose as the site to all peers anyway.
 const (
 	nodeMetadata = "slipstream-node"
 	peerMetadata = "slipstream-peer"

@@ -82,7 +82,7 @@ func TestOwnSite(t *testing.T) {
 			_, err := gateway.DialNode(timeout(t), node, "site-b")
 			return err
 		}, codes.PermissionDenied, "site-b"},
-		"a stream for nobody": {func() error {
+		"a stream for no peer": {func() error {
 			_, err := gateway.Dial(timeout(t), "site-b", address)
 			return err
 		}, codes.Unavailable, "is wanted"},

@@ -80,6 +80,6 @@ const (
 
 	closeLinger = 2 * time.Second
 
-	// siteMetadata carries the name of the dialing site where there is no certificate.
+	// siteMetadata carries the name of the dialing site on a link without certificates.
 	siteMetadata = "slipstream-site"
 )

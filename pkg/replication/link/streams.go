@@ -11,8 +11,8 @@ import (
 // group replaces an old one that may not have ended.
 const DefaultMaxStreams = 1024
 
-// Until the first message of a stream is here nobody knows what it is about, and gRPC may hold a message of the largest
-// size for it.
+// Before the first message of a stream arrives, the stream belongs to no group, and gRPC may hold a message of the
+// largest size for it.
 const (
 	// maxGreeting is how many streams of one peer are read from at a time until their Hello is here.
 	maxGreeting = 8

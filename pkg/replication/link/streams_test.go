@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A peer's streams are bounded, and so is what is read from before anybody knows what it is about; another peer is not
+// A peer's streams are bounded, and so is what is read from before it belongs to a group; another peer is not
 // touched.
 func TestStreamsOfAPeerAreBounded(t *testing.T) {
 	s := newStreams(20)

@@ -55,7 +55,7 @@ func TestRelayKeepsOrderAndDelay(t *testing.T) {
 	}
 }
 
-// TestRelayDropsWhatDoesNotFit: a full queue loses packets and holds nobody up.
+// TestRelayDropsWhatDoesNotFit: a full queue loses packets and delays no sender.
 func TestRelayDropsWhatDoesNotFit(t *testing.T) {
 	d := &device{packets: 100}
 	if err := relay(d, time.Second, 10); err != nil {

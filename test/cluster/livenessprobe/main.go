@@ -1,6 +1,6 @@
 // Command livenessprobe stands in for the livenessprobe sidecar in the local clusters, since that is not served as a Go
 // module: it answers /healthz with what the driver says to Probe. It takes the flags of the original that a manifest
-// uses; nobody should deploy it.
+// uses; do not deploy it.
 package main
 
 import (

@@ -1,6 +1,6 @@
 // Command registrar stands in for node-driver-registrar in the local clusters, since that is not served as a Go module:
 // it tells the kubelet of a CSI driver. It takes the flags of the original that a manifest uses and does no more than
-// those ask for; nobody should deploy it.
+// those ask for; do not deploy it.
 package main
 
 import (
