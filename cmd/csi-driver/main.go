@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,26 +13,17 @@ import (
 	"syscall"
 
 	"github.com/slipstream-storage/slipstream/internal/descriptors"
+	"github.com/slipstream-storage/slipstream/internal/progflags"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/driver/space"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
-	"k8s.io/klog/v2"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
 var version string
 
-func main() {
-	if err := run(os.Args[1:]); err != nil {
-		if !errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(os.Stderr, "csi-driver:", err)
-		}
-		klog.Flush()
-		os.Exit(1)
-	}
-	klog.Flush()
-}
+func main() { os.Exit(progflags.Main("csi-driver", run)) }
 
 // The modes.
 const (
@@ -45,7 +35,9 @@ const (
 func run(args []string) error {
 	descriptors.Raise()
 	opts := driver.Options{Version: versionString()}
-	flags := flag.NewFlagSet("csi-driver", flag.ContinueOnError)
+	set := progflags.New("csi-driver", "The CSI driver csi.slipstream.dev of a node, or with --mode=controller of a "+
+		"cluster.", opts.Version)
+	flags := set.FlagSet
 	mode := flags.String("mode", modeNode, "node: serve the pool of this node; controller: serve the pools of all "+
 		"nodes by calling the nodes; credentials: make the certificates of nodes and controller, then exit")
 	var known nodes.Flags
@@ -74,19 +66,10 @@ func run(args []string) error {
 	flags.StringVar(&opts.TLSDir, "tls-dir", "", "directory with ca.crt, tls.crt and tls.key, for --tcp-address and "+
 		"--mode=controller; read again when they change")
 	opts.Metrics.Add(flags)
-	showVersion := flags.Bool("version", false, "print the version and exit")
-	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(logFlags)
-	flags.Var(logFlags.Lookup("v").Value, "v", "log level: 2 logs every call that changes something, 4 every call")
-	if err := flags.Parse(args); err != nil {
+	if err := set.Parse(args); err != nil {
 		return err
 	}
 	switch {
-	case *showVersion:
-		fmt.Println(opts.Version)
-		return nil
-	case flags.NArg() > 0:
-		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
 	case *mode == modeCredentials:
 		return runCredentials(flags, &secrets)
 	case secrets.misplaced(flags, false) != "":

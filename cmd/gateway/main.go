@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
+	"github.com/slipstream-storage/slipstream/internal/progflags"
 	"github.com/slipstream-storage/slipstream/pkg/gateway"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
@@ -27,16 +27,7 @@ import (
 // version is set by the linker: -X main.version=v1.2.3.
 var version = "unversioned"
 
-func main() {
-	err := run(os.Args[1:])
-	klog.Flush()
-	if err != nil {
-		if !errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(os.Stderr, "gateway:", err)
-		}
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(progflags.Main("gateway", run)) }
 
 type config struct {
 	site, listen, tlsDir string
@@ -50,7 +41,9 @@ type config struct {
 func run(args []string) error {
 	descriptors.Raise()
 	var c config
-	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
+	set := progflags.New("gateway", "It passes each peer's stream of a group to the node of this site that has the group.",
+		version)
+	flags := set.FlagSet
 	flags.StringVar(&c.site, "site", "", "`name` of this site, as in its certificate (required)")
 	flags.StringVar(&c.listen, "listen", ":9443", "`address` to listen on for peers")
 	flags.Func("peer", "`name` of a site that may call; can be repeated", func(name string) error {
@@ -66,19 +59,10 @@ func run(args []string) error {
 	c.metrics.Add(flags)
 	flags.IntVar(&c.peerStreams, "peer-max-streams", link.DefaultMaxStreams, "limit of open streams of one peer")
 	c.nodes.Add(flags, "link", "", "nothing waits for its answer, and no group is put there")
-	showVersion := flags.Bool("version", false, "print the version and exit")
-	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(logFlags)
-	flags.Var(logFlags.Lookup("v").Value, "v", "log level")
-	if err := flags.Parse(args); err != nil {
+	if err := set.Parse(args); err != nil {
 		return err
 	}
 	switch {
-	case *showVersion:
-		fmt.Println(version)
-		return nil
-	case flags.NArg() > 0:
-		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
 	case c.site == "":
 		return errors.New("--site is missing; see --help")
 	case len(c.peers) == 0:

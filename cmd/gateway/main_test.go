@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/progflags"
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
@@ -33,8 +35,10 @@ func TestFlags(t *testing.T) {
 			t.Errorf("%q: error %v, want one with %q", args, err, want)
 		}
 	}
-	if err := run([]string{"--version"}); err != nil {
-		t.Errorf("--version: %v", err)
+	for _, flag := range []string{"--version", "--help", "-h", "--help-logging"} {
+		if err := run([]string{flag}); !errors.Is(err, progflags.ErrDone) {
+			t.Errorf("%s: %v", flag, err)
+		}
 	}
 }
 

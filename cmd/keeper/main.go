@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/descriptors"
+	"github.com/slipstream-storage/slipstream/internal/progflags"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 )
@@ -23,37 +23,23 @@ import (
 // version is set by the linker: -X main.version=v1.2.3.
 var version = "unversioned"
 
-func main() {
-	err := run(os.Args[1:])
-	klog.Flush()
-	if err != nil {
-		if !errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(os.Stderr, "keeper:", err)
-		}
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(progflags.Main("keeper", run)) }
 
 // closeTimeout bounds waiting for files whose server is away. The end of the process closes them, too.
 const closeTimeout = 2 * time.Second
 
 func run(args []string) error {
 	descriptors.Raise()
-	flags := flag.NewFlagSet("keeper", flag.ContinueOnError)
+	flags := progflags.New("keeper", "It holds the descriptors of the replicator's volumes while the replicator is away.",
+		version)
 	socket := flags.String("socket", "", "Unix socket to listen on (required)")
 	interval := flags.Duration("writeback-interval", time.Second,
 		"longest time until an unflushed write to a volume with order: flush becomes visible to replication; a shorter "+
 			"time merges fewer writes")
-	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	switch {
-	case *showVersion:
-		fmt.Println(version)
-		return nil
-	case flags.NArg() > 0:
-		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
 	case *socket == "":
 		return errors.New("--socket is missing; see --help")
 	case *interval <= 0:

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
+
+	"github.com/slipstream-storage/slipstream/internal/progflags"
 )
 
 func TestFlags(t *testing.T) {
@@ -18,7 +21,9 @@ func TestFlags(t *testing.T) {
 			t.Errorf("%q: error %v, want one with %q", args, err, want)
 		}
 	}
-	if err := run([]string{"--version"}); err != nil {
-		t.Errorf("--version: %v", err)
+	for _, flag := range []string{"--version", "--help", "-h", "--help-logging"} {
+		if err := run([]string{flag}); !errors.Is(err, progflags.ErrDone) {
+			t.Errorf("%s: %v", flag, err)
+		}
 	}
 }

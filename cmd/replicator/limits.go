@@ -14,21 +14,21 @@ type limits struct {
 	streams int
 }
 
-func (l *limits) add() {
+func (l *limits) add(flags *flag.FlagSet) {
 	l.Limits = replication.DefaultLimits
-	flag.IntVar(&l.Groups, "peer-max-groups", l.Groups, "limit of groups of one peer on this node")
-	flag.IntVar(&l.Members, "peer-max-volumes", l.Members, "limit of volume copies of one peer on this node")
-	flag.IntVar(&l.PoolPercent, "peer-max-percent", l.PoolPercent,
+	flags.IntVar(&l.Groups, "peer-max-groups", l.Groups, "limit of groups of one peer on this node")
+	flags.IntVar(&l.Members, "peer-max-volumes", l.Members, "limit of volume copies of one peer on this node")
+	flags.IntVar(&l.PoolPercent, "peer-max-percent", l.PoolPercent,
 		"`percent` of the pool's file system that the copies of one peer and their journals may come to; above 100 to "+
 			"overcommit")
-	flag.IntVar(&l.ReservePercent, "copies-reserve-percent", l.ReservePercent,
+	flags.IntVar(&l.ReservePercent, "copies-reserve-percent", l.ReservePercent,
 		"`percent` of the pool's file system that copies leave free for this site's own volumes")
-	flag.Int64Var(&l.JournalBytes, "peer-max-journal", l.JournalBytes,
+	flags.Int64Var(&l.JournalBytes, "peer-max-journal", l.JournalBytes,
 		"`bytes` of the largest journal of a copy, whatever the primary has; never above a sixteenth of the journals' "+
 			"file system")
-	flag.IntVar(&l.Timelines, "peer-max-timelines", l.Timelines,
+	flags.IntVar(&l.Timelines, "peer-max-timelines", l.Timelines,
 		"limit of timelines of a peer's group; each promotion adds one")
-	flag.IntVar(&l.streams, "peer-max-streams", link.DefaultMaxStreams, "limit of open streams of one peer")
+	flags.IntVar(&l.streams, "peer-max-streams", link.DefaultMaxStreams, "limit of open streams of one peer")
 }
 
 func (l *limits) check() error {

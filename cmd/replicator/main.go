@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"net"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
+	"github.com/slipstream-storage/slipstream/internal/progflags"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
@@ -62,50 +62,50 @@ type config struct {
 	endpoint, site, node, pool, journalDir, stateDir, shimDir, keeperSocket, listen string
 	ca, cert, key, compression                                                      string
 	metrics                                                                         metricsserver.Options
-	insecure, showVersion                                                           bool
+	insecure                                                                        bool
 	applyInterval                                                                   time.Duration
 	peers                                                                           peerFlags
 	limits                                                                          limits
 }
 
 func main() {
-	klog.InitFlags(nil)
 	tuneScheduler()
+	os.Exit(progflags.Main("replicator", func(args []string) error {
+		c, err := parse(args)
+		if err != nil {
+			return err
+		}
+		return run(c)
+	}))
+}
+
+func parse(args []string) (config, error) {
 	c := config{peers: peerFlags{}}
-	flag.StringVar(&c.endpoint, "endpoint", "", "`unix:///path` to listen on for the CSI driver and slipctl")
-	flag.StringVar(&c.site, "site", "", "`name` of this site, as in its certificate")
-	flag.StringVar(&c.node, "node", "", "`name` of this node for the site's gateway; empty without a gateway")
-	flag.StringVar(&c.pool, "pool", "", "`directory` of the pool, shared with the CSI driver")
-	flag.StringVar(&c.journalDir, "journal-dir", "",
+	flags := progflags.New("replicator", "It serves the replicable volumes of this node, and copies their groups to and "+
+		"from peer sites.", version)
+	flags.StringVar(&c.endpoint, "endpoint", "", "`unix:///path` to listen on for the CSI driver and slipctl")
+	flags.StringVar(&c.site, "site", "", "`name` of this site, as in its certificate")
+	flags.StringVar(&c.node, "node", "", "`name` of this node for the site's gateway; empty without a gateway")
+	flags.StringVar(&c.pool, "pool", "", "`directory` of the pool, shared with the CSI driver")
+	flags.StringVar(&c.journalDir, "journal-dir", "",
 		"`directory` of the groups and their journals, on a separate disk; the same as the driver's; default in the pool")
-	flag.StringVar(&c.stateDir, "state-dir", blockdev.DefaultStateDir,
+	flags.StringVar(&c.stateDir, "state-dir", blockdev.DefaultStateDir,
 		"`directory` on another disk than the pool, with the record that the pool exists; an unmounted pool is not made "+
 			"again; the same as the driver's")
-	flag.StringVar(&c.shimDir, "shim-dir", "", "`directory` for the shims' mounts; default <pool>/shim")
-	flag.StringVar(&c.keeperSocket, "keeper-socket", "", "`path` of the keeper's socket; default <pool>/keeper.sock")
-	flag.Var(c.peers, "peer", "`name=address` of a site to replicate with; can be repeated")
-	flag.StringVar(&c.listen, "listen", "", "`address` to listen on for peers; empty for none")
-	flag.StringVar(&c.ca, "tls-ca", "", "`file` with the authority's certificate")
-	flag.StringVar(&c.cert, "tls-cert", "", "`file` with this site's certificate; read again when it changes")
-	flag.StringVar(&c.key, "tls-key", "", "`file` with the key of this site's certificate")
-	flag.BoolVar(&c.insecure, "insecure", false, "plain text to and from peers, on loopback addresses only")
-	flag.StringVar(&c.compression, "compression", "none", "`compression` of shipped records: none or zstd")
-	c.metrics.Add(flag.CommandLine)
-	flag.DurationVar(&c.applyInterval, "apply-interval", 0,
+	flags.StringVar(&c.shimDir, "shim-dir", "", "`directory` for the shims' mounts; default <pool>/shim")
+	flags.StringVar(&c.keeperSocket, "keeper-socket", "", "`path` of the keeper's socket; default <pool>/keeper.sock")
+	flags.Var(c.peers, "peer", "`name=address` of a site to replicate with; can be repeated")
+	flags.StringVar(&c.listen, "listen", "", "`address` to listen on for peers; empty for none")
+	flags.StringVar(&c.ca, "tls-ca", "", "`file` with the authority's certificate")
+	flags.StringVar(&c.cert, "tls-cert", "", "`file` with this site's certificate; read again when it changes")
+	flags.StringVar(&c.key, "tls-key", "", "`file` with the key of this site's certificate")
+	flags.BoolVar(&c.insecure, "insecure", false, "plain text to and from peers, on loopback addresses only")
+	flags.StringVar(&c.compression, "compression", "none", "`compression` of shipped records: none or zstd")
+	c.metrics.Add(flags.FlagSet)
+	flags.DurationVar(&c.applyInterval, "apply-interval", 0,
 		"longest time until a durable write reaches the image while the journal has room; default 2s")
-	c.limits.add()
-	flag.BoolVar(&c.showVersion, "version", false, "print the version and exit")
-	flag.Parse()
-	if c.showVersion {
-		fmt.Println(version)
-		return
-	}
-	err := run(c)
-	klog.Flush()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "replicator:", err)
-		os.Exit(1)
-	}
+	c.limits.add(flags.FlagSet)
+	return c, flags.Parse(args)
 }
 
 // schedulerSlots is how many threads may run Go code at a time, if the environment does not say.

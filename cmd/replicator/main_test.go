@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/internal/progflags"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
@@ -25,6 +27,21 @@ func TestPeerFlag(t *testing.T) {
 	for _, value := range []string{"called=h:1", "calls="} {
 		if err := p.Set(value); err != nil {
 			t.Errorf("%q: %v", value, err)
+		}
+	}
+}
+
+func TestFlags(t *testing.T) {
+	for _, flag := range []string{"--version", "--help", "-h", "--help-logging"} {
+		if _, err := parse([]string{flag}); !errors.Is(err, progflags.ErrDone) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+	for args, want := range map[string]string{
+		"--site a stray": `unexpected argument "stray"`, "--sites a": "not defined", "--peer a": "name=address",
+	} {
+		if _, err := parse(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want one with %q", args, err, want)
 		}
 	}
 }

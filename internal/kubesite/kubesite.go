@@ -30,8 +30,8 @@ const Selector = "app.kubernetes.io/part-of=slipstream,app.kubernetes.io/compone
 const (
 	// container has the replicator, and slipctl beside it.
 	container = "replicator"
-	// defaultNamespace is that of the documents and of deploy/manifests.
-	defaultNamespace = "slipstream-system"
+	// DefaultNamespace is that of the documents and of deploy/manifests.
+	DefaultNamespace = "slipstream-system"
 )
 
 // Options say which cluster, as kubectl's flags of the same names do.
@@ -80,7 +80,7 @@ func Open(o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
 	if o.Namespace == "" {
-		o.Namespace = defaultNamespace
+		o.Namespace = DefaultNamespace
 	}
 	return &Cluster{config: config, client: client, namespace: o.Namespace}, nil
 }

@@ -12,6 +12,9 @@
 package site
 
 import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -143,7 +146,8 @@ type InitOptions struct {
 }
 
 // Init creates the directories and the certificates that are missing. It can be repeated; what is there stays, but for
-// the certificate with Renew.
+// the certificate with Renew. A directory of another site, or a certificate of another authority that is not to be
+// renewed, is an error, and nothing is changed.
 func Init(c Config, o InitOptions) error {
 	if !filepath.IsAbs(c.Dir) {
 		return fmt.Errorf(
@@ -154,6 +158,9 @@ func Init(c Config, o InitOptions) error {
 			"site directory %s: the path of a socket in it would have %d bytes, more than the %d a Unix socket can "+
 				"have: choose a shorter one",
 			c.Dir, n, maxSocketPath)
+	}
+	if err := c.checkExisting(o); err != nil {
+		return err
 	}
 	for _, dir := range []string{c.Dir, c.PoolDir(), c.ShimDir(), c.TLSDir(), filepath.Dir(c.socket("csi"))} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -179,4 +186,45 @@ func Init(c Config, o InitOptions) error {
 		return fmt.Errorf("site %s: %w", c.Name, err)
 	}
 	return authority.IssueSite(c.TLSDir(), c.Name, o.Hosts, certificateValidity)
+}
+
+// checkExisting compares what is in the directory with what is asked for.
+func (c Config) checkExisting(o InitOptions) error {
+	path := filepath.Join(c.TLSDir(), tlsfiles.CertFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("site %s: %w", c.Name, err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return fmt.Errorf("site %s: %s is no certificate: remove it, then repeat the command", c.Name, path)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("site %s: %s: %w", c.Name, path, err)
+	}
+	if cert.VerifyHostname(c.Name) != nil {
+		return fmt.Errorf("site %s: directory %s is that of site %s: choose another directory", c.Name, c.Dir,
+			strings.Join(cert.DNSNames, ", "))
+	}
+	if o.Renew || o.AuthorityDir == "" {
+		return nil
+	}
+	given, err := os.ReadFile(filepath.Join(o.AuthorityDir, tlsfiles.CAFile))
+	if err != nil {
+		return fmt.Errorf("site %s has a certificate already, and its authority cannot be compared: %w; name the authority "+
+			"that signed it, or repeat with --renew", c.Name, err)
+	}
+	own, err := os.ReadFile(filepath.Join(c.TLSDir(), tlsfiles.CAFile))
+	if err != nil {
+		return fmt.Errorf("site %s: %w", c.Name, err)
+	}
+	if !bytes.Equal(given, own) {
+		return fmt.Errorf("site %s: its certificate in %s is of another authority than %s: repeat with --renew to replace it",
+			c.Name, c.TLSDir(), o.AuthorityDir)
+	}
+	return nil
 }

@@ -77,6 +77,29 @@ func TestInit(t *testing.T) {
 	if read(a, tlsfiles.CertFile) == before {
 		t.Error("renewal kept the certificate")
 	}
+	other := filepath.Join(t.TempDir(), "other")
+	if _, err := tlsfiles.NewAuthority(other, "another"); err != nil {
+		t.Fatal(err)
+	}
+	before = read(a, tlsfiles.CertFile)
+	for what, tc := range map[string]struct {
+		config  Config
+		options InitOptions
+		want    string
+	}{
+		"another site": {Config{Dir: a.Dir, Name: "site-c"}, InitOptions{AuthorityDir: authority},
+			"is that of site site-a"},
+		"another site, renew": {Config{Dir: a.Dir, Name: "site-c"}, InitOptions{Renew: true}, "is that of site site-a"},
+		"another authority":   {a, InitOptions{AuthorityDir: other}, "is of another authority"},
+		"no authority":        {a, InitOptions{AuthorityDir: other + "/none"}, "cannot be compared"},
+	} {
+		if err := Init(tc.config, tc.options); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: error %v, want %q", what, err, tc.want)
+		}
+		if read(a, tlsfiles.CertFile) != before {
+			t.Errorf("%s changed the certificate", what)
+		}
+	}
 	for _, c := range []Config{{Dir: "relative", Name: "x"}, {Dir: "/" + strings.Repeat("x", 100), Name: "x"}} {
 		if err := Init(c, InitOptions{}); err == nil {
 			t.Errorf("directory %s was taken", c.Dir)

@@ -18,7 +18,7 @@ import (
 func (c *cli) demoCommand() *cobra.Command {
 	var options demo.Options
 	var kind, results string
-	cmd := &cobra.Command{
+	cmd := local("this machine", &cobra.Command{
 		Use:   "demo",
 		Short: "Run two sites on this machine, kill one under load, open the other",
 		Long: "The demo starts two sites in a temporary directory and runs an order workload over two databases on two " +
@@ -28,7 +28,8 @@ func (c *cli) demoCommand() *cobra.Command {
 			"once in separate groups. The demo needs root, takes about a minute with sqlite, and removes everything except " +
 			"its report.\n" +
 			"The report needs no network.",
-		Args: args(cobra.NoArgs),
+		Example: "  slipctl demo\n  slipctl demo --workload postgres --results /tmp/demo",
+		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if options.Kind, err = workload.ParseKind(kind); err != nil {
@@ -65,9 +66,9 @@ func (c *cli) demoCommand() *cobra.Command {
 			}
 			return nil
 		},
-	}
+	})
 	flags := cmd.Flags()
-	flags.StringVar(&kind, "workload", string(workload.SQLite), "sqlite or postgres")
+	addEnum(cmd, flags, &kind, "workload", "", "the databases", string(workload.SQLite), string(workload.Postgres))
 	flags.StringVar(&results, "results", "demo-results", "directory for summary.json and report.html")
 	flags.DurationVar(&options.Phase, "duration", 4*time.Second, "duration of a round of load")
 	flags.IntVar(&options.Rounds, "rounds", 4, "rounds of load on plain volumes, and as many on replicated volumes")

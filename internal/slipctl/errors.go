@@ -1,8 +1,9 @@
 package slipctl
 
 import (
+	"errors"
 	"fmt"
-	"strings"
+	"io/fs"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,15 +18,23 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }
 
+// lateError is a wait that --timeout ended.
+type lateError struct{ message string }
+
+func (e *lateError) Error() string { return e.message }
+
 // explain turns an error into what a person reads and the exit status. sidecar is the socket that was asked, empty for
 // pods.
 func explain(err error, sidecar string) (string, int) {
 	if usage, ok := err.(*usageError); ok {
 		return usage.message, exitUsage
 	}
-	// Cobra has no type for the one mistake it finds before any flag: an unknown command.
-	if strings.HasPrefix(err.Error(), "unknown command") {
-		return err.Error() + " (see slipctl --help)", exitUsage
+	if errors.Is(err, fs.ErrNotExist) {
+		return err.Error(), exitNotFound
+	}
+	var late *lateError
+	if errors.As(err, &late) {
+		return late.Error(), exitTimeout
 	}
 	s, ok := status.FromError(err)
 	if !ok {

@@ -115,7 +115,9 @@ func (f *fakeSidecar) AddVolume(_ context.Context,
 	if err != nil {
 		return nil, err
 	}
-	g.Volumes = append(g.Volumes, &sidecarpb.VolumeStatus{VolumeId: r.GetVolumeId()})
+	if !isMember(g, r.GetVolumeId()) {
+		g.Volumes = append(g.Volumes, &sidecarpb.VolumeStatus{VolumeId: r.GetVolumeId()})
+	}
 	return &sidecarpb.AddVolumeResponse{}, nil
 }
 
@@ -177,6 +179,9 @@ func (f *fakeSidecar) WatchGroup(r *sidecarpb.WatchGroupRequest,
 		if err := stream.Send(g); err != nil {
 			return err
 		}
+	}
+	if r.GetIntervalMillis() == waitInterval.Milliseconds() {
+		<-stream.Context().Done() // a wait does not end with the statuses
 	}
 	return nil
 }

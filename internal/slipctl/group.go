@@ -3,6 +3,7 @@ package slipctl
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -14,7 +15,7 @@ import (
 func (c *cli) groupCommand() *cobra.Command {
 	return parent("group", "Create, change, show and fail over consistency groups",
 		c.groupCreate(), c.groupSet(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(),
-		c.groupPromote(), c.groupDemote(),
+		c.groupWait(), c.groupPromote(), c.groupDemote(),
 		c.groupPVs())
 }
 
@@ -23,7 +24,9 @@ func (c *cli) groupCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME --remote SITE",
 		Short: "Create a group that is primary here",
-		Args:  args(cobra.ExactArgs(1)),
+		Example: "  slipctl group create shop --remote site-b\n" +
+			"  slipctl group create shop --remote site-b --journal-size 4Gi --rpo-target 5s --ship-rate 20Mi",
+		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, given []string) error {
 			settings, err := flags.settings(func(string) bool { return true })
 			if err != nil {
@@ -34,63 +37,90 @@ func (c *cli) groupCreate() *cobra.Command {
 			}
 			request := &sidecarpb.CreateGroupRequest{Name: given[0], Settings: settings}
 			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				before, err := groupIfThere(ctx, sidecar, request.Name)
+				if err != nil {
+					return err
+				}
 				response, err := sidecar.CreateGroup(ctx, request)
 				if err != nil {
 					return err
 				}
-				if c.output == "json" {
-					return printProto(c.out, response)
+				result := fields{"group": request.Name, "groupId": response.GetGroupId(), "changed": before == nil}
+				if before != nil {
+					return c.say(result, "group %s is there already with these settings; nothing changed", request.Name)
 				}
-				fmt.Fprintf(c.out, "group %s created, id %s\n", request.Name, response.GetGroupId())
-				return nil
+				return c.say(result, "group %s created, id %s", request.Name, response.GetGroupId())
 			})
 		},
 	}
-	flags.add(cmd.Flags())
+	flags.add(cmd)
 	return cmd
 }
 
 func (c *cli) groupAdd() *cobra.Command {
 	var request sidecarpb.AddVolumeRequest
 	cmd := &cobra.Command{
-		Use:   "add GROUP VOLUME",
-		Short: "Add a volume to a group, mounted or not",
-		Args:  args(cobra.ExactArgs(2)),
-		RunE: func(cmd *cobra.Command, given []string) error {
-			request.Group, request.VolumeId = given[0], given[1]
-			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
-				response, err := sidecar.AddVolume(ctx, &request)
+		Use:     "add GROUP VOLUME",
+		Short:   "Add a volume to a group, mounted or not",
+		Example: "  slipctl group add shop vol-1234\n  slipctl group add shop vol-1234 --move --yes",
+		Args:    args(cobra.ExactArgs(2)), ValidArgsFunction: oneOf(c.groupNames),
+	}
+	move := cmd.Flags().Bool("move", false, "move the volume out of its current group; its copy begins anew")
+	given := addYes(cmd)
+	cmd.RunE = func(cmd *cobra.Command, words []string) error {
+		request.Group, request.VolumeId, request.Move = words[0], words[1], *move
+		return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+			before, err := group(ctx, sidecar, request.Group)
+			if err != nil {
+				return err
+			}
+			already := isMember(before, request.VolumeId)
+			if request.Move && !already {
+				err := c.confirm(given, fmt.Sprintf("The copy of volume %s begins anew in group %s. That group's copy cannot be "+
+					"promoted until it is whole.", request.VolumeId, request.Group), "Move "+request.VolumeId+"?")
 				if err != nil {
 					return err
 				}
-				if c.output == "json" {
-					return printProto(c.out, response)
-				}
-				fmt.Fprintf(c.out, "volume %s is in group %s; its copy begins now\n", given[1], given[0])
-				return nil
-			})
-		},
+			}
+			if _, err := sidecar.AddVolume(ctx, &request); err != nil {
+				return err
+			}
+			result := fields{"group": request.Group, "volume": request.VolumeId, "changed": !already}
+			switch {
+			case already:
+				return c.say(result, "volume %s is in group %s already; nothing changed", request.VolumeId, request.Group)
+			case before.GetPeer() == "":
+				return c.say(result, "volume %s is in group %s; the group has no peer, so there is no copy", request.VolumeId,
+					request.Group)
+			}
+			return c.say(result, "volume %s is in group %s; its copy begins now", request.VolumeId, request.Group)
+		})
 	}
-	cmd.Flags().BoolVar(&request.Move, "move", false, "move the volume out of its current group; its copy begins anew")
 	return cmd
 }
 
 func (c *cli) groupRemove() *cobra.Command {
 	return &cobra.Command{
-		Use:   "remove GROUP VOLUME",
-		Short: "Take a volume out of a group, mounted or not; the volume and its copy stay",
-		Args:  args(cobra.ExactArgs(2)),
+		Use:     "remove GROUP VOLUME",
+		Short:   "Take a volume out of a group, mounted or not; the volume and its copy stay",
+		Example: "  slipctl group remove shop vol-1234",
+		Args:    args(cobra.ExactArgs(2)), ValidArgsFunction: oneOf(c.groupNames, c.memberNames),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
-				response, err := sidecar.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: given[0], VolumeId: given[1]})
+				before, err := group(ctx, sidecar, given[0])
 				if err != nil {
 					return err
 				}
-				if c.output == "json" {
-					return printProto(c.out, response)
+				// The call is made in any case: it also completes a removal that was interrupted.
+				_, err = sidecar.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: given[0], VolumeId: given[1]})
+				if err != nil {
+					return err
 				}
-				fmt.Fprintf(c.out, "volume %s is not in group %s any more\n", given[1], given[0])
-				return nil
+				if !isMember(before, given[1]) {
+					return status.Errorf(codes.NotFound, "volume %s is not in group %s: nothing was removed", given[1], given[0])
+				}
+				return c.say(fields{"group": given[0], "volume": given[1], "changed": true},
+					"volume %s is not in group %s any more", given[1], given[0])
 			})
 		},
 	}
@@ -99,33 +129,60 @@ func (c *cli) groupRemove() *cobra.Command {
 func (c *cli) groupDelete() *cobra.Command {
 	var request sidecarpb.DeleteGroupRequest
 	cmd := &cobra.Command{
-		Use:   "delete NAME",
-		Short: "Delete a group and its journal; its volumes stay",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, given []string) error {
-			request.Name = given[0]
-			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
-				response, err := sidecar.DeleteGroup(ctx, &request)
-				if err != nil {
-					return err
-				}
-				if c.output == "json" {
-					return printProto(c.out, response)
-				}
-				fmt.Fprintf(c.out, "group %s deleted\n", request.Name)
-				return nil
-			})
-		},
+		Use:     "delete NAME",
+		Short:   "Delete a group and its journal; its volumes stay",
+		Example: "  slipctl group delete shop\n  slipctl group delete shop --force --yes",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
 	}
 	cmd.Flags().BoolVar(&request.Force, "force", false, "delete the group even if it has volumes")
+	given := addYes(cmd)
+	cmd.RunE = func(cmd *cobra.Command, words []string) error {
+		request.Name = words[0]
+		return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+			before, err := groupIfThere(ctx, sidecar, request.Name)
+			if err != nil {
+				return err
+			}
+			if request.Force && len(before.GetVolumes()) > 0 {
+				if err := c.confirm(given, deletionText(before), "Delete group "+request.Name+"?"); err != nil {
+					return err
+				}
+			}
+			// The call is made in any case: it also completes a deletion that was interrupted.
+			_, err = sidecar.DeleteGroup(ctx, &request)
+			if err != nil && (before != nil || status.Code(err) != codes.NotFound) {
+				return err
+			}
+			if before == nil {
+				return status.Errorf(codes.NotFound, "there is no group %q at this site: nothing was deleted", request.Name)
+			}
+			return c.say(fields{"group": request.Name, "changed": true}, "group %s deleted", request.Name)
+		})
+	}
 	return cmd
+}
+
+// deletionText says what is lost with a group that has volumes.
+func deletionText(g *sidecarpb.GroupStatus) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "The deletion of group %s:\n", g.GetName())
+	fmt.Fprintf(&b, "  ends the replication of its %d volumes; they stay here, without a group;\n", len(g.GetVolumes()))
+	if g.GetRole() == sidecarpb.Role_ROLE_SECONDARY {
+		fmt.Fprintf(&b, "  gives up the copy of what %s wrote: the volumes here cannot be promoted any more;\n",
+			orDash(g.GetPeer()))
+	} else if g.GetPeer() != "" {
+		fmt.Fprintf(&b, "  leaves the copy at %s as it is, which lacks: %s;\n", g.GetPeer(), lagText(g))
+	}
+	fmt.Fprintf(&b, "  deletes the journal, %s.", formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))))
+	return b.String()
 }
 
 func (c *cli) groupList() *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List the groups of this site",
-		Args:  args(cobra.NoArgs),
+		Use:     "list",
+		Short:   "List the groups of this site",
+		Example: "  slipctl group list\n  slipctl group list -o json | jq -r '.groups[] | select(.lagging) | .name'",
+		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 				response, err := sidecar.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
@@ -140,7 +197,19 @@ func (c *cli) groupList() *cobra.Command {
 
 // group fetches the status of one group, and fails with NOT_FOUND if it does not exist.
 func group(ctx context.Context, sidecar sidecarpb.SidecarClient, name string) (*sidecarpb.GroupStatus, error) {
+	g, err := groupIfThere(ctx, sidecar, name)
+	if err == nil && g == nil {
+		err = status.Errorf(codes.NotFound, "there is no group %q at this site", name)
+	}
+	return g, err
+}
+
+// groupIfThere fetches the status of one group. It is nil if the group does not exist.
+func groupIfThere(ctx context.Context, sidecar sidecarpb.SidecarClient, name string) (*sidecarpb.GroupStatus, error) {
 	response, err := sidecar.ListGroups(ctx, &sidecarpb.ListGroupsRequest{Name: name})
+	if status.Code(err) == codes.NotFound {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -149,5 +218,15 @@ func group(ctx context.Context, sidecar sidecarpb.SidecarClient, name string) (*
 			return g, nil
 		}
 	}
-	return nil, status.Errorf(codes.NotFound, "there is no group %q at this site", name)
+	return nil, nil
+}
+
+// isMember reports whether a volume is in a group.
+func isMember(g *sidecarpb.GroupStatus, volume string) bool {
+	for _, v := range g.GetVolumes() {
+		if v.GetVolumeId() == volume {
+			return true
+		}
+	}
+	return false
 }

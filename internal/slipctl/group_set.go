@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
@@ -18,13 +17,14 @@ type groupFlags struct {
 	rpoTarget                                           time.Duration
 }
 
-func (f *groupFlags) add(flags *pflag.FlagSet) {
+func (f *groupFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.StringVar(&f.remote, "remote", "", "site to replicate to; without a site the group has a journal but no copy")
 	flags.StringVar(&f.address, "remote-address", "", "another address of that site, for this group only")
 	flags.StringVar(&f.journalSize, "journal-size", "1Gi", "size of the journal, which holds writes until they are "+
 		"applied and acknowledged")
-	flags.StringVar(&f.journalFull, "journal-full", "track",
-		"what a full journal does while the peer is away: track changes and resync later, or stall writers")
+	addEnum(cmd, flags, &f.journalFull, "journal-full", "", "what a full journal does while the peer is away: track "+
+		"changes and resync later, or stall writers", "track", "stall")
 	flags.DurationVar(&f.rpoTarget, "rpo-target", 0, "largest lag of the copy; the status reports a larger lag; 0: no "+
 		"target")
 	flags.StringVar(&f.shipRate, "ship-rate", "0", "largest rate to the peer in bytes a second; 0: no limit")
@@ -54,11 +54,9 @@ func (f *groupFlags) settings(given func(flag string) bool) (*sidecarpb.GroupSet
 		s.ShipBytesPerSecond = &rate
 	}
 	if given("journal-full") {
-		policy, ok := map[string]sidecarpb.JournalFull{
-			"track": sidecarpb.JournalFull_JOURNAL_FULL_TRACK, "stall": sidecarpb.JournalFull_JOURNAL_FULL_STALL,
-		}[f.journalFull]
-		if !ok {
-			return nil, usagef("--journal-full is %q: it can be track or stall", f.journalFull)
+		policy := sidecarpb.JournalFull_JOURNAL_FULL_TRACK
+		if f.journalFull == "stall" {
+			policy = sidecarpb.JournalFull_JOURNAL_FULL_STALL
 		}
 		s.JournalFull = &policy
 	}
@@ -80,7 +78,8 @@ func (c *cli) groupSet() *cobra.Command {
 			"A new remote gets a full copy, and the old one keeps its copy as it was then. --remote \"\" switches replication " +
 			"off. " +
 			"What does not fit into a smaller journal drains first.",
-		Args: args(cobra.ExactArgs(1)),
+		Example: "  slipctl group set shop --rpo-target 5s\n  slipctl group set shop --remote site-c --journal-size 4Gi",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			settings, err := flags.settings(cmd.Flags().Changed)
 			if err != nil {
@@ -95,15 +94,14 @@ func (c *cli) groupSet() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if c.output == "json" {
-					return printProto(c.out, response)
-				}
-				fmt.Fprintf(c.out, "group %s changed\n", request.Name)
-				return nil
+				return c.show(response, func() error {
+					_, err := fmt.Fprintf(c.out, "group %s changed\n", request.Name)
+					return err
+				})
 			})
 		},
 	}
-	flags.add(cmd.Flags())
+	flags.add(cmd)
 	// The defaults are those of create: set changes nothing by default.
 	for _, name := range []string{"journal-size", "journal-full", "ship-rate"} {
 		cmd.Flags().Lookup(name).DefValue = ""

@@ -24,7 +24,8 @@ func (k *kubeFlags) add(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.StringVar(&k.kubeconfig, "kubeconfig", "", "kubeconfig `file` to find the pods of the replicators")
 	flags.StringVar(&k.context, "context", "", "`context` of the kubeconfig to find the pods")
-	flags.StringVarP(&k.namespace, "namespace", "n", "", "`namespace` of the pods (default slipstream-system)")
+	flags.StringVarP(&k.namespace, "namespace", "n", "", "`namespace` of the pods and Secrets (default "+
+		kubesite.DefaultNamespace+")")
 	flags.StringVar(&k.node, "node", "", "use only this `node` (Kubernetes)")
 }
 

@@ -35,11 +35,9 @@ func (c *cli) groupPVs() *cobra.Command {
 		Long: "After a promotion the volumes are at this site, but Kubernetes has no objects for them. Apply the output in " +
 			"the\n" +
 			"cluster of this site before you start the application. Claims have the names and namespaces of the other site.",
-		Args: args(cobra.ExactArgs(1)),
+		Example: "  slipctl group pvs shop --node node-b | kubectl apply -f -",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			if err := a.check(); err != nil {
-				return err
-			}
 			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 				g, err := group(ctx, sidecar, given[0])
 				if err != nil {
@@ -58,21 +56,11 @@ func (c *cli) groupPVs() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&a.storageClass, "storage-class", "", "storageClassName of volumes and claims, as in the "+
 		"application's claims")
-	cmd.Flags().StringVar(&a.accessMode, "access-mode", string(corev1.ReadWriteOnce), "ReadWriteOnce or ReadWriteOncePod")
-	cmd.Flags().StringVar(&a.reclaim, "reclaim-policy", string(corev1.PersistentVolumeReclaimRetain), "Retain or "+
-		"Delete: what happens to a volume when its claim is deleted")
+	addEnum(cmd, cmd.Flags(), &a.accessMode, "access-mode", "", "access mode of volumes and claims",
+		string(corev1.ReadWriteOnce), string(corev1.ReadWriteOncePod))
+	addEnum(cmd, cmd.Flags(), &a.reclaim, "reclaim-policy", "", "what happens to a volume when its claim is deleted",
+		string(corev1.PersistentVolumeReclaimRetain), string(corev1.PersistentVolumeReclaimDelete))
 	return cmd
-}
-
-func (a *adoption) check() error {
-	if m := corev1.PersistentVolumeAccessMode(a.accessMode); m != corev1.ReadWriteOnce && m != corev1.ReadWriteOncePod {
-		return usagef("--access-mode is %q: it can be ReadWriteOnce or ReadWriteOncePod", a.accessMode)
-	}
-	if p := corev1.PersistentVolumeReclaimPolicy(a.reclaim); p != corev1.PersistentVolumeReclaimRetain &&
-		p != corev1.PersistentVolumeReclaimDelete {
-		return usagef("--reclaim-policy is %q: it can be Retain or Delete", a.reclaim)
-	}
-	return nil
 }
 
 // nodeOf is the node that has a group: the pod's, or the one that was given beside a socket.
@@ -182,8 +170,8 @@ func (c *cli) printManifests(objects []any) error {
 		delete(object, "status") // empty, and not a person's to set
 		bare = append(bare, object)
 	}
-	if c.output == "json" {
-		return printJSON(c.out, map[string]any{"apiVersion": "v1", "kind": "List", "items": bare})
+	if c.output == outputJSON {
+		return encodeJSON(c.out, map[string]any{"apiVersion": "v1", "kind": "List", "items": bare}, "  ")
 	}
 	for _, object := range bare {
 		text, err := yaml.Marshal(object)

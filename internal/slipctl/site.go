@@ -20,12 +20,14 @@ func (c *cli) siteInit() *cobra.Command {
 	config := site.Config{}
 	var options site.InitOptions
 	var peers []string
-	cmd := &cobra.Command{
+	cmd := local("a directory", &cobra.Command{
 		Use:   "init --dir DIR --name SITE [--peer NAME=HOST:PORT ...]",
 		Short: "Create directories and certificates of a site, and print how to start it",
 		Long: "The command can be repeated; it keeps existing files. Sites trust each other if one authority signed their " +
 			"certificates:\n" +
 			"use the same --authority directory for all sites, for example a copy. The owner of its ca.key can act as any site.",
+		Example: "  slipctl site init --dir /srv/slipstream --name site-a --peer site-b=10.0.0.2:9443 " +
+			"--authority /root/authority",
 		Args: args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if config.Dir == "" || config.Name == "" {
@@ -60,7 +62,7 @@ func (c *cli) siteInit() *cobra.Command {
 			}
 			return c.printSite(config, options)
 		},
-	}
+	})
 	flags := cmd.Flags()
 	flags.StringVar(&config.Dir, "dir", "", "directory of the site; use a short path, because it holds sockets")
 	flags.StringVar(&config.Name, "name", "", "name of the site, a DNS label; the certificate has it")
@@ -82,18 +84,18 @@ func (c *cli) printSite(config site.Config, options site.InitOptions) error {
 	if authority == "" {
 		authority = config.AuthorityDir()
 	}
-	if c.output == "json" {
-		return printJSON(c.out, map[string]any{
-			"site": config.Name, "dir": config.Dir, "authority": authority, "sidecar": config.SidecarEndpoint(),
-			"keeper": keeper, "replicator": replicator, "driver": driver,
-		})
+	result := fields{
+		"site": config.Name, "dir": config.Dir, "authority": authority, "sidecar": config.SidecarEndpoint(),
+		"keeper": keeper, "replicator": replicator, "driver": driver,
 	}
-	fmt.Fprintf(c.out, "# Site %s is set up in %s. Start, as root:\n%s\n%s\n%s\n",
-		config.Name, config.Dir, shellLine(keeper), shellLine(replicator), shellLine(driver))
-	fmt.Fprintf(c.out, "# For slipctl here:\nexport SLIPSTREAM_SIDECAR=%s\n", shellQuote(config.SidecarEndpoint()))
-	fmt.Fprintf(c.out, "# Its peers need certificates of the same authority: slipctl site init --authority %s ...\n",
-		shellQuote(authority))
-	return nil
+	return c.showValue(result, func() error {
+		fmt.Fprintf(c.out, "# Site %s is set up in %s. Start, as root:\n%s\n%s\n%s\n",
+			config.Name, config.Dir, shellLine(keeper), shellLine(replicator), shellLine(driver))
+		fmt.Fprintf(c.out, "# For slipctl here:\nexport SLIPSTREAM_SIDECAR=%s\n", shellQuote(config.SidecarEndpoint()))
+		fmt.Fprintf(c.out, "# Its peers need certificates of the same authority: slipctl site init --authority %s ...\n",
+			shellQuote(authority))
+		return nil
+	})
 }
 
 // shellLine is a command as it can be pasted into a shell, an option to a line.

@@ -3,17 +3,12 @@ package slipctl
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
@@ -24,22 +19,27 @@ func (c *cli) groupStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [NAME]",
 		Short: "Show the state of all groups, or one group in detail",
-		Args:  args(cobra.MaximumNArgs(1)),
+		Example: "  slipctl group status\n  slipctl group status shop\n  slipctl group status --watch --interval 5s\n" +
+			"  slipctl group status shop -o json | jq .lagSeconds",
+		Args: args(cobra.MaximumNArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			name := ""
 			if len(given) > 0 {
 				name = given[0]
 			}
 			if watch {
-				if name == "" {
-					return usagef("--watch is for one group: name it")
-				}
 				if interval < 10*time.Millisecond {
 					return usagef("--interval is %v: at least 10ms", interval)
 				}
 				return c.withSidecar(cmd.Context(), 0, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+					if name == "" {
+						return c.watchGroups(ctx, sidecar, interval)
+					}
 					return c.watchGroup(ctx, sidecar, name, interval)
 				})
+			}
+			if cmd.Flags().Changed("interval") {
+				return usagef("--interval is for --watch: give both")
 			}
 			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 				if name == "" {
@@ -53,7 +53,7 @@ func (c *cli) groupStatus() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return c.printGroup(g)
+				return c.show(g, func() error { return c.printGroup(g) })
 			})
 		},
 	}
@@ -63,26 +63,26 @@ func (c *cli) groupStatus() *cobra.Command {
 }
 
 func (c *cli) printGroups(response *sidecarpb.ListGroupsResponse) error {
-	if c.output == "json" {
-		return printProto(c.out, response)
-	}
-	if len(response.GetGroups()) == 0 {
-		fmt.Fprintln(c.err, "There are no groups at this site.")
-		return nil
-	}
+	return c.show(response, func() error {
+		if len(response.GetGroups()) == 0 {
+			fmt.Fprintln(c.err, "There are no groups at this site.")
+			return nil
+		}
+		return printTable(c.out, groupTable(response.GetGroups()))
+	})
+}
+
+func groupTable(groups []*sidecarpb.GroupStatus) table.Writer {
 	t := newTable("name", "role", "state", "peer", "volumes", "lag", "behind", "promotable")
-	for _, g := range response.GetGroups() {
+	for _, g := range groups {
 		t.AppendRow(table.Row{g.GetName(), g.GetRole().Word(), g.GetState().Word(), orDash(g.GetPeer()), len(g.GetVolumes()),
 			lagCell(g, orUnknown(g.LagSeconds, formatSeconds)), lagCell(g, orUnknown(g.LagBytes, formatBytes)),
 			yesNo(g.GetPromotable())})
 	}
-	return printTable(c.out, t)
+	return t
 }
 
 func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
-	if c.output == "json" {
-		return printProto(c.out, g)
-	}
 	t := newTable()
 	row := func(name, format string, args ...any) { t.AppendRow(table.Row{name, fmt.Sprintf(format, args...)}) }
 	row("group", "%s", g.GetName())
@@ -214,90 +214,4 @@ func stateText(g *sidecarpb.GroupStatus) string {
 		text += ": " + reason
 	}
 	return text
-}
-
-// watchGroup shows each status as it comes: a line for each, as JSON one document per line; on a terminal a running
-// sync is a bar instead of lines.
-func (c *cli) watchGroup(ctx context.Context, sidecar sidecarpb.SidecarClient, name string,
-	interval time.Duration) error {
-	stream, err := sidecar.WatchGroup(ctx, &sidecarpb.WatchGroupRequest{Name: name,
-		IntervalMillis: interval.Milliseconds()})
-	if err != nil {
-		return err
-	}
-	var bar *syncBar
-	defer func() { bar.end() }()
-	for {
-		g, err := stream.Recv()
-		if errors.Is(err, io.EOF) || ctx.Err() != nil {
-			return nil // interrupted, or the group was deleted
-		}
-		if err != nil {
-			return err
-		}
-		if c.output == "json" {
-			if err := printLine(c.out, g); err != nil {
-				return err
-			}
-			continue
-		}
-		if g.GetSyncTotalBytes() > 0 && isTerminal(c.out) {
-			if bar == nil {
-				bar = newSyncBar(c.out, name)
-			}
-			bar.update(g)
-			continue
-		}
-		bar.end()
-		bar = nil
-		fmt.Fprintln(c.out, statusLine(time.Now(), g))
-	}
-}
-
-// statusLine is one line for logs and pipes.
-func statusLine(now time.Time, g *sidecarpb.GroupStatus) string {
-	line := fmt.Sprintf("%s  %s  %s  %s  lag %s  journal %s", now.Format("15:04:05.000"), g.GetName(), g.GetRole().Word(),
-		stateText(g),
-		lagCell(g, lagText(g)), formatBytes(uint64(max(g.GetJournalUsedBytes(), 0))))
-	if total := g.GetSyncTotalBytes(); total > 0 {
-		line += fmt.Sprintf("  sync %s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(total))
-	}
-	return line
-}
-
-func printLine(w io.Writer, m proto.Message) error {
-	text, err := compactProto(m)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(w, text)
-	return err
-}
-
-// syncBar is the progress of an initial sync or resync.
-type syncBar struct {
-	progress *mpb.Progress
-	bar      *mpb.Bar
-}
-
-func newSyncBar(w io.Writer, name string) *syncBar {
-	progress := mpb.New(mpb.WithOutput(w), mpb.WithWidth(48))
-	bar := progress.AddBar(0,
-		mpb.PrependDecorators(decor.Name(name+" sync "), decor.CountersKibiByte("% .1f / % .1f")),
-		mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace)))
-	return &syncBar{progress, bar}
-}
-
-func (b *syncBar) update(g *sidecarpb.GroupStatus) {
-	b.bar.SetTotal(int64(g.GetSyncTotalBytes()), false)
-	b.bar.SetCurrent(int64(g.GetSyncDoneBytes()))
-}
-
-// end leaves the bar on the screen and lets lines follow it. A nil bar has none.
-func (b *syncBar) end() {
-	if b == nil {
-		return
-	}
-	b.bar.SetTotal(-1, true) // complete at what it is; Wait waits for that
-	b.progress.Wait()
 }

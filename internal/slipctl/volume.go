@@ -1,6 +1,7 @@
 package slipctl
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -20,11 +21,12 @@ func (c *cli) volumeCommand() *cobra.Command {
 
 func (c *cli) volumeList() *cobra.Command {
 	var pool string
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the volumes of a pool from its records",
-		Long:  "The command reads the directory of the pool. It needs neither the driver nor the replicator.",
-		Args:  args(cobra.NoArgs),
+	cmd := local("the pool of a node", &cobra.Command{
+		Use:     "list",
+		Short:   "List the volumes of a pool from its records",
+		Long:    "The command reads the directory of the pool. It needs neither the driver nor the replicator.",
+		Example: "  slipctl volume list\n  slipctl volume list --pool /srv/slipstream/pool -o yaml",
+		Args:    args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			p, err := blockdev.OpenPool(vfs.OS, pool, blockdev.WhoReader)
 			if err != nil {
@@ -35,30 +37,23 @@ func (c *cli) volumeList() *cobra.Command {
 			if err := p.Close(); err != nil {
 				return err
 			}
-			if c.output == "json" {
-				if volumes == nil {
-					volumes = []*blockdev.VolumeRecord{}
+			if volumes == nil {
+				volumes = []*blockdev.VolumeRecord{}
+			}
+			return errors.Join(c.showValue(volumes, func() error {
+				if len(volumes) == 0 && listErr == nil {
+					fmt.Fprintf(c.err, "There are no volumes in %s.\n", pool)
+					return nil
 				}
-				if err := printJSON(c.out, volumes); err != nil {
-					return err
+				t := newTable("volume", "name", "size", "state", "group", "role", "format")
+				for _, v := range volumes {
+					t.AppendRow(table.Row{v.ID, v.Name, formatBytes(uint64(v.SizeBytes)), string(v.State), orDash(v.Group), roleOf(v),
+						formatOf(v)})
 				}
-				return listErr
-			}
-			if len(volumes) == 0 && listErr == nil {
-				fmt.Fprintf(c.err, "There are no volumes in %s.\n", pool)
-				return nil
-			}
-			t := newTable("volume", "name", "size", "state", "group", "role", "format")
-			for _, v := range volumes {
-				t.AppendRow(table.Row{v.ID, v.Name, formatBytes(uint64(v.SizeBytes)), string(v.State), orDash(v.Group), roleOf(v),
-					formatOf(v)})
-			}
-			if err := printTable(c.out, t); err != nil {
-				return err
-			}
-			return listErr
+				return printTable(c.out, t)
+			}), listErr)
 		},
-	}
+	})
 	cmd.Flags().StringVar(&pool, "pool", DefaultPool, "directory of the pool")
 	return cmd
 }
@@ -88,17 +83,18 @@ func (c *cli) journalCommand() *cobra.Command {
 
 func (c *cli) journalDump() *cobra.Command {
 	var segments bool
-	cmd := &cobra.Command{
+	cmd := local("a directory", &cobra.Command{
 		Use:   "dump DIR",
 		Short: "Print the readable records of a journal",
 		Long: "The command only reads. It prints where the journal ends, and why: at its end, at a torn tail after a " +
 			"crash, or at a\n" +
 			"corruption. DIR is groups/ID/journal in a pool.",
-		Args: args(cobra.ExactArgs(1)),
+		Example: "  slipctl journal dump /srv/slipstream/pool/groups/g-1234/journal --segments",
+		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(_ *cobra.Command, given []string) error {
-			return journal.Dump(vfs.OS, given[0], c.out, journal.DumpOptions{JSON: c.output == "json", Segments: segments})
+			return journal.Dump(vfs.OS, given[0], c.lines(), journal.DumpOptions{JSON: c.structured(), Segments: segments})
 		},
-	}
+	})
 	cmd.Flags().BoolVar(&segments, "segments", false, "print only segments and the end, not each record")
 	return cmd
 }

@@ -19,7 +19,7 @@ type groupStatus struct {
 	AcknowledgedOrdinal            json.Number
 	LagOrdinals                    json.Number
 	LagSeconds                     float64
-	Volumes                        []struct{ VolumeID, SizeBytes string }
+	Volumes                        []struct{ VolumeID string }
 }
 
 // slipctl runs in a node's pod.

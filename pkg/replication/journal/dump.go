@@ -78,6 +78,10 @@ func Dump(fs vfs.FS, dir string, w io.Writer, opts DumpOptions) error {
 	if err != nil {
 		return err
 	}
+	if len(files) == 0 {
+		return fmt.Errorf("journal: %s has no segment of a journal (*%s): name the directory of a group's journal, "+
+			"groups/ID/journal in a pool", dir, segmentSuffix)
+	}
 	out := &dumper{w: w, json: opts.JSON}
 	sc := &scanner{oldest: opts.OldestSegment, start: opts.StartOrdinal, minDurable: opts.MinDurableOrdinal}
 	if sc.oldest == 0 {

@@ -1,0 +1,114 @@
+package slipctl
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+// The conditions of group wait.
+const (
+	waitCopy       = "copy"
+	waitCaughtUp   = "caught-up"
+	waitConnected  = "connected"
+	waitPromotable = "promotable"
+)
+
+// waitInterval is the time between the statuses of a wait.
+const waitInterval = 200 * time.Millisecond
+
+// holds reports whether a condition is true. A group that can only come there by another command is an error.
+func holds(condition string, g *sidecarpb.GroupStatus) (bool, error) {
+	streaming := g.GetState() == sidecarpb.GroupState_GROUP_STATE_STREAMING
+	switch {
+	case condition == waitPromotable && g.GetPromotable(), condition == waitConnected && g.GetConnected(),
+		condition == waitCopy && streaming && g.GetPromotable(),
+		condition == waitCaughtUp && streaming && g.LagOrdinals != nil && g.GetLagOrdinals() == 0:
+		return true, nil
+	}
+	switch g.GetState() {
+	case sidecarpb.GroupState_GROUP_STATE_FAILED, sidecarpb.GroupState_GROUP_STATE_DIVERGED,
+		sidecarpb.GroupState_GROUP_STATE_IDLE, sidecarpb.GroupState_GROUP_STATE_DEMOTED:
+		return false, status.Errorf(codes.FailedPrecondition, "group %s is %s: waiting does not change that; see "+
+			"`slipctl group status %s`", g.GetName(), stateText(g), g.GetName())
+	}
+	return false, nil
+}
+
+func (c *cli) groupWait() *cobra.Command {
+	var condition string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "wait NAME",
+		Short: "Wait until a group has a whole copy, or has caught up",
+		Long: "The conditions, with --for:\n" +
+			"  copy        the copy is whole and follows\n" +
+			"  caught-up   the copy is whole and lacks nothing that was written\n" +
+			"  connected   the two sites are connected\n" +
+			"  promotable  a forced promotion at this site would give one instant\n" +
+			"The command shows the progress of a sync, its rate and the time left. It fails at once in a state that waiting\n" +
+			"does not end.",
+		Example: "  slipctl group wait shop\n  slipctl group wait shop --for caught-up --timeout 5m",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			return c.withSidecar(cmd.Context(), 0, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				return c.waitFor(ctx, sidecar, given[0], condition, timeout)
+			})
+		},
+	}
+	addEnum(cmd, cmd.Flags(), &condition, "for", "", "what to wait for", waitCopy, waitCaughtUp, waitConnected,
+		waitPromotable)
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "longest time to wait; 0: no limit")
+	return cmd
+}
+
+// waitFor shows the progress on standard error, and the last status as the result.
+func (c *cli) waitFor(ctx context.Context, sidecar sidecarpb.SidecarClient, name, condition string,
+	timeout time.Duration) error {
+	watching := ctx
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		watching, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	stream, err := sidecar.WatchGroup(watching, &sidecarpb.WatchGroupRequest{Name: name,
+		IntervalMillis: waitInterval.Milliseconds()})
+	if err != nil {
+		return err
+	}
+	var last *sidecarpb.GroupStatus
+	var meter syncMeter
+	var shown time.Time
+	for {
+		g, err := stream.Recv()
+		if watching.Err() != nil && ctx.Err() == nil {
+			return &lateError{fmt.Sprintf("group %s is not %s after %v: %s", name, condition, timeout, stateText(last))}
+		}
+		if err != nil {
+			return err
+		}
+		last = g
+		now := time.Now()
+		meter.observe(now, g)
+		done, err := holds(condition, g)
+		if err != nil {
+			return err
+		}
+		if done {
+			return c.show(g, func() error {
+				_, err := fmt.Fprintf(c.out, "group %s: %s, lag %s\n", name, stateText(g), lagCell(g, lagText(g)))
+				return err
+			})
+		}
+		if now.Sub(shown) >= time.Second {
+			shown = now
+			fmt.Fprintln(c.err, statusLine(now, g, meter.text()))
+		}
+	}
+}
