@@ -24,7 +24,7 @@ build: ## Build the commands into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(addprefix ./cmd/,$(COMMANDS))
 
 .PHONY: generate
-generate: ## Generate the Go code of the protobuf files, docs/parameters.md and deploy/manifests.
+generate: ## Generate the code of the APIs, the CRDs, docs/parameters.md and deploy/manifests.
 	@hack/deps.sh generate
 	hack/generate.sh
 

@@ -39,6 +39,10 @@ generated_fresh() {
 		echo "generated code is stale: run make generate"
 		return 1
 	}
+	diff -r deploy/charts/slipstream/files/crds "$work/tree/deploy/charts/slipstream/files/crds" || {
+		echo "CustomResourceDefinitions are stale: run make generate"
+		return 1
+	}
 	for doc in parameters metrics; do
 		diff "docs/$doc.md" "$work/tree/docs/$doc.md" || {
 			echo "docs/$doc.md is stale: run make generate"

@@ -1,0 +1,49 @@
+package v1alpha1
+
+// Labels and annotations.
+const (
+	// LabelReplicateTo on a Namespace names the RemoteSite that all claims of the namespace are replicated to.
+	LabelReplicateTo = "slipstream.dev/replicate-to"
+	// LabelReplicate with the value "false" on a claim keeps the claim out of every group.
+	LabelReplicate = "slipstream.dev/replicate"
+	// LabelConsistencyGroup on a claim names the ConsistencyGroup of its namespace that the claim belongs to, whatever
+	// the group selects.
+	LabelConsistencyGroup = "slipstream.dev/consistency-group"
+	// LabelManagedBy has the value ManagedByOperator on objects that the operator has made and may delete.
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	// AnnotationConfirmRemote on a ConsistencyGroup names the RemoteSite that the group may change to although the copy
+	// at the present site is given up by that.
+	AnnotationConfirmRemote = "slipstream.dev/confirm-remote"
+)
+
+// ManagedByOperator is the value of LabelManagedBy, and the operator's field owner.
+const ManagedByOperator = "slipstream-operator"
+
+// FinalizerGroup is on a ConsistencyGroup that has groups at the engine. It is removed without asking the peer.
+const FinalizerGroup = "slipstream.dev/engine-groups"
+
+// Condition types. All of them are good when they are True.
+const (
+	// ConditionReady summarizes the others: every selected claim is a member and has a copy that can be promoted.
+	ConditionReady = "Ready"
+	// ConditionAllowed: the RemoteSite exists and admits the namespace.
+	ConditionAllowed = "Allowed"
+	// ConditionMembersReady: every selected claim is a member at the engine.
+	ConditionMembersReady = "MembersReady"
+	// ConditionWriteOrder: all members are in one order of writes. False while they are on several nodes.
+	ConditionWriteOrder = "WriteOrder"
+	// ConditionSynced: the copy is whole.
+	ConditionSynced = "Synced"
+	// ConditionPromotable: a forced promotion would give one consistent instant.
+	ConditionPromotable = "Promotable"
+	// ConditionPeerReachable: the engine is connected to the peer.
+	ConditionPeerReachable = "PeerReachable"
+	// ConditionWithinRPO: the copy lags less than the target.
+	ConditionWithinRPO = "WithinRPO"
+	// ConditionConverged: both sites have one history. False: they have diverged.
+	ConditionConverged = "Converged"
+	// ConditionRemoteAsDeclared: the engine replicates to the RemoteSite of the spec.
+	ConditionRemoteAsDeclared = "RemoteAsDeclared"
+	// ConditionReachable of a RemoteSite: every group that replicates to the site is connected to it.
+	ConditionReachable = "Reachable"
+)
