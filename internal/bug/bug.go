@@ -61,6 +61,10 @@ const (
 	CutAfterApply Name = "cut-after-apply"
 	// CutTwoOrdinals lets apply go on between the images of one cut (breaks a group snapshot's order).
 	CutTwoOrdinals Name = "cut-two-ordinals"
+	// KeepNothing lets apply change an image before a preserved one has what it overwrites (breaks G3, and views).
+	KeepNothing Name = "keep-nothing"
+	// RollBackInPart leaves an extent as it is when images are rolled back (breaks G3).
+	RollBackInPart Name = "roll-back-in-part"
 	// ForgetChanges does not track what changes after a snapshot (breaks the changed blocks).
 	ForgetChanges Name = "forget-changes"
 	// MissDiscards leaves what a volume gave back out of the changed blocks of snapshots without a change set (breaks

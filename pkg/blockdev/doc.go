@@ -19,6 +19,7 @@
 //	volumes/<id>.deleting/     a volume that is being deleted; garbage
 //	snapshots/<id>/            a snapshot: snapshot.json, its record, and image; .creating and .deleting as for volumes
 //	groups/<id>/               a group's files; see package replication
+//	preserved/<group id>/      members of a group as they were at one ordinal; see package replication
 //	reserve/                   space that is given up for what gives space back; see reserve.go
 //
 // A volume or snapshot comes and goes with the rename of its directory, so that at every instant, also after a power

@@ -222,6 +222,15 @@ func (p *Pool) GroupDir(groupID string) (string, error) {
 	return filepath.Join(p.GroupsDir(), groupID), nil
 }
 
+// PreservedDir is where the preserved images of a group are, or would be: beside the volumes' images, also where the
+// journals are elsewhere.
+func (p *Pool) PreservedDir(groupID string) (string, error) {
+	if err := ValidateID(groupID); err != nil {
+		return "", fmt.Errorf("group %w", err)
+	}
+	return filepath.Join(p.dir, "preserved", groupID), nil
+}
+
 // checkWriter returns why this process may not change the pool, or nil.
 func (p *Pool) checkWriter() error {
 	if p.who == WhoReader {

@@ -105,8 +105,8 @@ func (c *cuts) logMarks() error {
 	return nil
 }
 
-// beforeApply is called with the records that are about to be applied: it marks what they change, and copies what they
-// overwrite into snapshots that have it still to do.
+// beforeApply is called with the records that are about to be applied: it marks what they change, and keeps what they
+// overwrite for snapshots and preserved images that do not have it yet.
 func (c *cuts) beforeApply(records []journal.Record) error {
 	c.mu.Lock()
 	if c.file == cutsFileUnknown {
@@ -115,37 +115,18 @@ func (c *cuts) beforeApply(records []journal.Record) error {
 			return err
 		}
 	}
-	if len(c.tracks) == 0 && len(c.copies) == 0 {
-		c.mu.Unlock()
+	idle := len(c.tracks) == 0 && len(c.copies) == 0 && len(c.preserved) == 0
+	c.mu.Unlock()
+	if idle {
 		return nil
 	}
-	touched := map[*imageCopy]*changemap.Map{}
+	touched := changemap.New()
 	for i := range records {
-		h := &records[i].Header
-		v := c.g.volume(h.Volume)
-		if v == nil || !touchesImage(h.Kind) {
-			continue
-		}
-		if t := c.tracks[h.Volume]; t != nil {
-			t.mark(h.Offset, int64(h.Length))
-		}
-		for _, running := range c.copies {
-			if running.target.VolumeID != v.id || h.Offset >= running.target.SizeBytes {
-				continue
-			}
-			if touched[running] == nil {
-				touched[running] = changemap.New()
-			}
-			touched[running].Mark(0, h.Offset, min(int64(h.Length), running.target.SizeBytes-h.Offset))
+		if h := &records[i].Header; touchesImage(h.Kind) && c.g.volume(h.Volume) != nil {
+			touched.Mark(h.Volume, h.Offset, int64(h.Length))
 		}
 	}
-	c.mu.Unlock()
-	for running, extents := range touched {
-		if err := running.preserve(extents); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.beforeChange(touched, nil)
 }
 
 // rebase takes a snapshot that is about to be deleted out of the tracking: what changed since it becomes what changed

@@ -160,7 +160,13 @@ func (s *Site) finishDeletionLocked(doomed, name string) error {
 			return err
 		}
 	}
-	delete(s.register.groups, strings.TrimSuffix(filepath.Base(doomed), deletingSuffix))
+	id := strings.TrimSuffix(filepath.Base(doomed), deletingSuffix)
+	if kept, err := s.cfg.Pool.PreservedDir(id); err == nil { // else the directory only says which group is missing
+		if err := fsys.RemoveAll(kept); err != nil {
+			return err
+		}
+	}
+	delete(s.register.groups, id)
 	if err := s.saveRegisterLocked(); err != nil {
 		return err
 	}

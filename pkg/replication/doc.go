@@ -9,6 +9,7 @@
 //	read    read.go      index of unapplied records first, else the image
 //	trim    trim.go      a segment goes when applied here, and acknowledged there or folded into the change map
 //	cut     cut.go       images at one ordinal: apply runs to it, and copies what it overwrites from then on
+//	keep    preserved.go images at one ordinal without a copy: apply keeps what it overwrites
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
 // members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups.
@@ -34,7 +35,8 @@
 //	changeSet.mu, cuts.mu   the change map, the file of cuts; held while it is written
 //	checkpointFile.mu       the checkpoint; held while it is written, and around the file that it gets a generation of
 //
-// Locks of types that take no other lock (writeClock, imageCopy, broadcast) come last.
+// Locks of types that take no other lock (writeClock, extentCopy, broadcast) come last; preserved.mu comes before those
+// of extentCopy.
 //
 // A group runs five goroutines: apply, trim, commit (makes unflushed records durable), link, and one that
 // copies images to snapshots.

@@ -23,6 +23,8 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		bug.SkipPeerCheck:    "TestStrangerChangesNothing",
 		bug.MissingIsEmpty:   "TestEveryFileIsKnown",
 		bug.TrustExtents:     "TestExtentsOfLostWritesAreCopiedAnew",
+		bug.KeepNothing:      "TestPreservedImages",
+		bug.RollBackInPart:   "TestPreservedSurvivesPowerLossAnywhere",
 	} {
 		testenv.Catches(t, fault, test)
 	}

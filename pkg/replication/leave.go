@@ -100,6 +100,9 @@ func (g *Group) detachMember(v *Volume) error {
 	if err := member.Leave(); err != nil {
 		return err
 	}
+	if err := g.cuts.losePreserved(v.id, errMemberGone); err != nil {
+		return err
+	}
 	if _, err := g.step(core.MemberChanged{Member: member}, nil); err != nil {
 		return err
 	}
@@ -258,6 +261,9 @@ func (g *Group) dropMember(m core.Member) error {
 			return err
 		}
 		if err := g.cuts.failCopies(m.VolumeID, errMemberGone); err != nil {
+			return err
+		}
+		if err := g.cuts.losePreserved(m.VolumeID, errMemberGone); err != nil {
 			return err
 		}
 	}

@@ -107,6 +107,15 @@ func (m *Map) Has(volume uint32, extent uint64) bool {
 	return b != nil && extent < maxExtents && b.Contains(uint32(extent))
 }
 
+// Volume returns the extents of one volume, as those of volume 0: what a Log takes.
+func (m *Map) Volume(volume uint32) *Map {
+	only := New()
+	if b := m.volumes[volume]; b != nil {
+		only.volumes[0], only.order = b.Clone(), []uint32{0}
+	}
+	return only
+}
+
 // Len returns the number of marked extents.
 func (m *Map) Len() uint64 {
 	var n uint64

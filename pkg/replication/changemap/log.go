@@ -29,6 +29,8 @@ import (
 type Log struct {
 	file vfs.File
 	end  int64
+	// torn: the last append failed, and may have left a part of a frame behind the end.
+	torn bool
 }
 
 const (
@@ -73,16 +75,27 @@ func OpenLog(fsys vfs.FS, path string) (*Log, *Map, error) {
 		return nil, nil, fmt.Errorf("open extent log: %w", err)
 	}
 	// What lies behind would verify if a later frame ended just where it begins.
-	if end < int64(len(data)) {
-		if err = file.Truncate(end); err == nil {
-			err = file.Datasync()
-		}
-		if err != nil {
-			file.Close()
-			return nil, nil, fmt.Errorf("open extent log %s: %w", path, err)
-		}
+	l := &Log{file: file, end: end, torn: end < int64(len(data))}
+	if err := l.mend(); err != nil {
+		file.Close()
+		return nil, nil, fmt.Errorf("open extent log %s: %w", path, err)
 	}
-	return &Log{file: file, end: end}, m, nil
+	return l, m, nil
+}
+
+// mend cuts off what a failed append or a crash left.
+func (l *Log) mend() error {
+	if !l.torn {
+		return nil
+	}
+	if err := l.file.Truncate(l.end); err != nil {
+		return err
+	}
+	if err := l.file.Datasync(); err != nil {
+		return err
+	}
+	l.torn = false
+	return nil
 }
 
 // decodeLog returns the extents of the frames that verify, and where they end.
@@ -130,11 +143,14 @@ func decodeFrame(data []byte, at int, m *Map) int {
 	return size
 }
 
-// Append makes the extents of volume 0 of m durable parts of the log. After an error the log must be opened again
-// before more is appended: it may end with a torn frame.
+// Append makes the extents of volume 0 of m durable parts of the log. After an error the log may have some of them; the
+// next append begins where this one did.
 func (l *Log) Append(m *Map) error {
 	if l.file == nil {
 		return errors.New("extent log is closed")
+	}
+	if err := l.mend(); err != nil {
+		return fmt.Errorf("extent log %s: %w", l.file.Name(), err)
 	}
 	var cursor Cursor
 	for {
@@ -165,6 +181,7 @@ func (l *Log) Append(m *Map) error {
 			err = l.file.Datasync()
 		}
 		if err != nil {
+			l.torn = true
 			return fmt.Errorf("extent log %s: %w", l.file.Name(), err)
 		}
 		l.end += int64(len(frame))

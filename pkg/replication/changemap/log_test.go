@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -158,6 +159,43 @@ func TestLogLongAppend(t *testing.T) {
 	}
 	if err := l.Append(m); err == nil {
 		t.Fatal("a closed log takes an append")
+	}
+}
+
+// After an append that failed half way the log takes the next one, and a restart finds that.
+func TestLogAfterFailedAppend(t *testing.T) {
+	mem, fail := vfs.NewMem(), vfs.Op("")
+	fs := vfs.NewErrFS(mem, func(op vfs.Op, _ string) error {
+		if op == fail {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	l, err := CreateLog(fs, logPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := New()
+	for i, op := range []vfs.Op{"", vfs.OpDatasync, "", vfs.OpWrite, "", vfs.OpTruncate, ""} {
+		m := New()
+		for e := range uint64(20 - i) { // shorter frames over longer ones
+			m.MarkExtent(0, uint64(i)*100+2*e)
+		}
+		fail = op
+		if op == vfs.OpTruncate {
+			l.torn = true
+		}
+		err := l.Append(m)
+		if (err != nil) != (op != "") {
+			t.Fatalf("append %d, with %q failing: %v", i, op, err)
+		}
+		fail = ""
+		if err == nil {
+			want.Merge(m)
+			if !readLog(t, mem).Equal(want) {
+				t.Fatalf("after append %d the log differs", i)
+			}
+		}
 	}
 }
 
