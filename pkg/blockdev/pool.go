@@ -52,8 +52,11 @@ const (
 	deletingSuffix = ".deleting"
 )
 
-// ImageFile is the name of the image in the directory of a volume or snapshot.
-const ImageFile = "image"
+// Names in the directory of a volume. A snapshot's image has the same name.
+const (
+	ImageFile  = "image"
+	RecordFile = volumeFile
+)
 
 // poolRecord is the body of pool.json.
 type poolRecord struct {

@@ -202,6 +202,15 @@ func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 // ListSnapshots returns all snapshots, by id. When some records cannot be read it returns the others and an error
 // that names each bad one.
 func (p *Pool) ListSnapshots() ([]*SnapshotRecord, error) {
+	ids, err := p.SnapshotIDs()
+	if err != nil || ids == nil {
+		return nil, err
+	}
+	return listRecords(ids, p.GetSnapshot, ErrNoSnapshot)
+}
+
+// SnapshotIDs returns the ids of all snapshots, sorted, also of those whose record cannot be read.
+func (p *Pool) SnapshotIDs() ([]string, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
@@ -209,10 +218,7 @@ func (p *Pool) ListSnapshots() ([]*SnapshotRecord, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return listRecords(names, p.GetSnapshot, ErrNoSnapshot)
+	return slices.DeleteFunc(names, func(name string) bool { return ValidateID(name) != nil }), err
 }
 
 // UpdateSnapshot changes a record: read, change, write, with all other changes of records excluded. When change

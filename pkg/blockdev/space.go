@@ -50,6 +50,12 @@ func (p *Pool) AllocatedTogether(paths []string) (int64, error) {
 	return space.AllocatedTogether(paths)
 }
 
+// MayShareBlocks reports whether files of the pool may share blocks. If not, their sizes on disk add up.
+func (p *Pool) MayShareBlocks() bool {
+	space, ok := p.fs.(vfs.SharedSpaceReporter)
+	return !ok || space.MayShareBlocks(p.dir)
+}
+
 // ImagePaths are where a volume's image may be: first in the directory that a creation makes, then in the volume's own.
 func (p *Pool) ImagePaths(id string) []string {
 	return []string{filepath.Join(p.volumeDir(id)+creatingSuffix, ImageFile), filepath.Join(p.volumeDir(id), ImageFile)}

@@ -183,16 +183,11 @@ func mayHaveHappened(err error) bool {
 }
 
 func (s *controllerServer) findByName(name string) (*blockdev.VolumeRecord, error) {
-	recs, err := s.d.store.SharedVolumes()
-	if err != nil {
+	recs, err := s.d.store.VolumesNamed(name)
+	if err != nil || len(recs) == 0 {
 		return nil, err
 	}
-	for _, rec := range recs {
-		if rec.Name == name {
-			return rec.Clone(), nil
-		}
-	}
-	return nil, nil
+	return recs[0], nil
 }
 
 func (s *controllerServer) create(r createRequest) (*blockdev.VolumeRecord, error) {

@@ -175,6 +175,7 @@ func (d *Driver) open() error {
 	}
 	d.closers = append(d.closers, d.tasks.Close)
 	d.store = store.New(pool, d.sys.FS, d.opts.PoolDir)
+	d.closers = append(d.closers, d.store.Close)
 	d.space = space.New(d.store, d.sys.FS, space.Options{NodeID: d.opts.NodeID, PoolDir: d.opts.PoolDir,
 		Capacity: d.opts.Capacity})
 	opts := attach.Options{NodeID: d.opts.NodeID, PoolDir: d.opts.PoolDir, ShimDir: d.opts.ShimDir}

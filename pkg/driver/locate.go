@@ -85,7 +85,12 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 		_, err := s.d.store.Pool.GetSnapshot(value)
 		return present(value, err)
 	case locatepb.Key_VOLUME_NAME:
-		return s.volumeIDs(func(r *blockdev.VolumeRecord) bool { return r.Name == value })
+		recs, err := s.d.store.VolumesNamed(value)
+		ids := make([]string, len(recs))
+		for i, r := range recs {
+			ids[i] = r.ID
+		}
+		return ids, err
 	case locatepb.Key_SNAPSHOT_NAME:
 		return s.snapshotIDs(func(r *blockdev.SnapshotRecord) bool { return r.GroupSnapshotID == "" && r.Name == value })
 	case locatepb.Key_GROUP_SNAPSHOT_ID:
@@ -122,7 +127,7 @@ func firstAs(value string, ids []string) []string {
 
 func (s *search) volumeIDs(match func(*blockdev.VolumeRecord) bool) (ids []string, err error) {
 	if s.volumes == nil {
-		if s.volumes, err = s.d.store.Volumes(); err != nil {
+		if s.volumes, err = s.d.store.SharedVolumes(); err != nil {
 			return nil, err
 		}
 	}

@@ -176,6 +176,12 @@ func (e *errFS) Inodes(name string) (total, free int64, err error) {
 	return r.Inodes(name)
 }
 
+// MayShareBlocks implements SharedSpaceReporter when the inner file system does.
+func (e *errFS) MayShareBlocks(name string) bool {
+	s, ok := e.inner.(SharedSpaceReporter)
+	return !ok || s.MayShareBlocks(name)
+}
+
 // AllocatedTogether implements SharedSpaceReporter when the inner file system does.
 func (e *errFS) AllocatedTogether(names []string) (int64, error) {
 	for _, name := range names {

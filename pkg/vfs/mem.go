@@ -506,5 +506,8 @@ func (m *MemFS) Inodes(name string) (total, free int64, err error) {
 	return m.inodeLimit, max(m.inodeLimit-m.inodes, 0), nil
 }
 
+// MayShareBlocks implements SharedSpaceReporter.
+func (m *MemFS) MayShareBlocks(string) bool { return false }
+
 // AllocatedTogether implements SharedSpaceReporter. Nothing is shared here.
 func (m *MemFS) AllocatedTogether(names []string) (int64, error) { return sumAllocated(m, names) }

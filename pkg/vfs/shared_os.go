@@ -14,20 +14,23 @@ const (
 	bcachefsMagic = 0xca451a4e
 )
 
+// MayShareBlocks implements SharedSpaceReporter.
+func (osFS) MayShareBlocks(name string) bool {
+	var st unix.Statfs_t
+	err := retryEINTR(func() error { return unix.Statfs(name, &st) })
+	return err != nil || st.Type == unix.XFS_SUPER_MAGIC || uint32(st.Type) == btrfsMagic ||
+		uint32(st.Type) == bcachefsMagic
+}
+
 // AllocatedTogether implements SharedSpaceReporter. Where files cannot share blocks, their block counts are enough;
 // elsewhere it reads their extent maps.
 func (f osFS) AllocatedTogether(names []string) (int64, error) {
+	if len(names) > 0 && !f.MayShareBlocks(names[0]) {
+		return sumAllocated(f, names)
+	}
 	var total int64
 	var shared []blockRange
-	for i, name := range names {
-		if i == 0 {
-			var st unix.Statfs_t
-			err := retryEINTR(func() error { return unix.Statfs(name, &st) })
-			if err == nil && st.Type != unix.XFS_SUPER_MAGIC && uint32(st.Type) != btrfsMagic &&
-				uint32(st.Type) != bcachefsMagic {
-				return sumAllocated(f, names)
-			}
-		}
+	for _, name := range names {
 		own, more, err := extentsOf(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

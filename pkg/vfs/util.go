@@ -31,6 +31,8 @@ type SharedSpaceReporter interface {
 	// AllocatedTogether returns the space that files take together: what several of them share counts once. The files are
 	// on one file system; those that are not there count nothing. It may have to read each file's extent map.
 	AllocatedTogether(names []string) (int64, error)
+	// MayShareBlocks reports whether files of the file system that holds name may share blocks.
+	MayShareBlocks(name string) bool
 }
 
 // ReadFile returns the contents of a file. One with more than maxBytes is an *UnfitError: the file

@@ -1,6 +1,7 @@
 package space
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -44,15 +45,23 @@ func (d *Accounts) ReserveSpace(rec *blockdev.VolumeRecord, hadBytes int64) (rel
 	}
 	d.Reserved.Mu.Lock()
 	defer d.Reserved.Mu.Unlock()
+	more := rec.SizeBytes - hadBytes
+	least, err := d.leastLedger(maps.Clone(wanted))
+	if err != nil {
+		return nil, err
+	}
+	if _, most := least.Available(rec.Thick); more <= most && least.Apart.holds() {
+		return d.reserve(rec), nil
+	}
 	l, err := d.ledger(wanted)
 	if err != nil {
 		return nil, err
 	}
 	l.NoInodes = l.NoInodes && hadBytes == 0 // growing takes none
-	if _, most := l.Available(rec.Thick); rec.SizeBytes-hadBytes > most {
+	if _, most := l.Available(rec.Thick); more > most {
 		return nil, status.Errorf(codes.ResourceExhausted, "volume %q (%s) needs %d bytes, pool %s on node %s has room "+
 			"for %d: %s; "+
-			"delete volumes or snapshots, or make its file system larger", rec.Name, rec.ID, rec.SizeBytes-hadBytes,
+			"delete volumes or snapshots, or make its file system larger", rec.Name, rec.ID, more,
 			d.opts.PoolDir, d.opts.NodeID, most, l)
 	}
 	if wanted[name] > 0 && !l.Apart.holds() { // of a group that there is not yet
@@ -62,10 +71,15 @@ func (d *Accounts) ReserveSpace(rec *blockdev.VolumeRecord, hadBytes int64) (rel
 			"smaller (%s)", rec.Name, rec.ID, bytes,
 			name, d.store.Pool.GroupsDir(), d.opts.NodeID, l.Apart.Free, l.Apart.Reserve, l.Apart.Owed, parameter.KeyJournalSize)
 	}
+	return d.reserve(rec), nil
+}
+
+// reserve notes a volume's space as taken until release is called. The caller holds Reserved.Mu.
+func (d *Accounts) reserve(rec *blockdev.VolumeRecord) (release func()) {
 	d.Reserved.Volumes[rec.ID] = rec.Clone()
 	return func() {
 		d.Reserved.Mu.Lock()
 		defer d.Reserved.Mu.Unlock()
 		delete(d.Reserved.Volumes, rec.ID)
-	}, nil
+	}
 }

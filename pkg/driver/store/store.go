@@ -66,10 +66,22 @@ type Store struct {
 	Pool    *blockdev.Pool
 	fs      vfs.FS
 	poolDir string
-	cache   recordCache
+	index   index
 }
 
-// New returns the store of a pool at poolDir on fsys.
+// New returns the store of a pool at poolDir on fsys. It has to be closed.
 func New(pool *blockdev.Pool, fsys vfs.FS, poolDir string) *Store {
-	return &Store{Pool: pool, fs: fsys, poolDir: poolDir}
+	return &Store{Pool: pool, fs: fsys, poolDir: poolDir, index: index{
+		unwatched: vfs.Base(fsys) != vfs.OS, names: map[string][]*blockdev.VolumeRecord{}, files: map[string]fileState{},
+		unread: map[string]bool{},
+	}}
+}
+
+// Close ends the watch of the pool's records. The pool stays open.
+func (d *Store) Close() error {
+	d.index.mu.Lock()
+	defer d.index.mu.Unlock()
+	d.index.endWatch()
+	d.index.unwatched = true // a call that is still running looks at the files
+	return nil
 }
