@@ -84,6 +84,8 @@ const (
 	SkipPeerCheck Name = "skip-peer-check"
 	// MissingIsEmpty takes files of a group that are gone for ones that never were (breaks G4).
 	MissingIsEmpty Name = "missing-is-empty"
+	// DeleteLastCopy deletes a copy that this site was not told to delete (breaks G3).
+	DeleteLastCopy Name = "delete-last-copy"
 	// NeedCertificate keeps a replicator from starting while its certificate cannot be used (breaks G2, G5).
 	NeedCertificate Name = "need-certificate"
 )

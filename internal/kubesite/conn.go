@@ -114,8 +114,12 @@ func (c *Conn) route(ctx context.Context, request any) (connected, error) {
 	case interface{ GetName() string }:
 		group = r.GetName()
 	}
+	if group == "" && len(c.nodes) == 1 && len(c.away) == 0 {
+		return c.nodes[0], nil
+	}
 	if group == "" {
-		return connected{}, status.Errorf(codes.Unimplemented, "%T names no group: it can be asked on the node only", request)
+		return connected{}, status.Errorf(codes.Unimplemented, "%T names no group: name the node with --node",
+			request)
 	}
 	n, err := c.find(ctx, group)
 	if _, creates := request.(*sidecarpb.CreateGroupRequest); !creates || status.Code(err) != codes.NotFound {

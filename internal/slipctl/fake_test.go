@@ -20,6 +20,7 @@ type fakeSidecar struct {
 	sidecarpb.UnimplementedSidecarServer
 	mu     sync.Mutex
 	groups map[string]*sidecarpb.GroupStatus
+	copies []*sidecarpb.Copy
 }
 
 // serveFake listens on a socket until the returned function is called.
@@ -29,7 +30,7 @@ func serveFake(socket string) (stop func(), err error) {
 		return nil, err
 	}
 	server := grpc.NewServer()
-	sidecarpb.RegisterSidecarServer(server, &fakeSidecar{groups: map[string]*sidecarpb.GroupStatus{
+	sidecarpb.RegisterSidecarServer(server, &fakeSidecar{copies: fakeCopies(), groups: map[string]*sidecarpb.GroupStatus{
 		"copy": {
 			Name: "copy", GroupId: "g-0", Role: sidecarpb.Role_ROLE_SECONDARY,
 			State: sidecarpb.GroupState_GROUP_STATE_STREAMING, Peer: "site-a", Connected: true, Promotable: true,

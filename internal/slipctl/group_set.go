@@ -13,8 +13,8 @@ import (
 
 // groupFlags are the flags of create and set for the settings of a group.
 type groupFlags struct {
-	remote, address, journalSize, journalFull, shipRate string
-	rpoTarget                                           time.Duration
+	remote, address, journalSize, journalFull, shipRate, removedCopies string
+	rpoTarget                                                          time.Duration
 }
 
 func (f *groupFlags) add(cmd *cobra.Command) {
@@ -27,6 +27,8 @@ func (f *groupFlags) add(cmd *cobra.Command) {
 		"changes and resync later, or stall writers", "track", "stall")
 	flags.DurationVar(&f.rpoTarget, "rpo-target", 0, "largest lag of the copy; the status reports a larger lag; 0: no "+
 		"target")
+	addEnum(cmd, flags, &f.removedCopies, "removed-copies", "", "what this site does, as the secondary, with its copy of "+
+		"a volume that the primary takes out of the group", "keep", "delete")
 	flags.StringVar(&f.shipRate, "ship-rate", "0", "largest rate to the peer in bytes a second; 0: no limit")
 }
 
@@ -59,6 +61,9 @@ func (f *groupFlags) settings(given func(flag string) bool) (*sidecarpb.GroupSet
 			policy = sidecarpb.JournalFull_JOURNAL_FULL_STALL
 		}
 		s.JournalFull = &policy
+	}
+	if given("removed-copies") {
+		s.DeleteRemovedCopies = new(f.removedCopies == "delete")
 	}
 	if given("rpo-target") {
 		if f.rpoTarget < 0 || f.rpoTarget%time.Millisecond != 0 {
@@ -103,7 +108,7 @@ func (c *cli) groupSet() *cobra.Command {
 	}
 	flags.add(cmd)
 	// The defaults are those of create: set changes nothing by default.
-	for _, name := range []string{"journal-size", "journal-full", "ship-rate"} {
+	for _, name := range []string{"journal-size", "journal-full", "ship-rate", "removed-copies"} {
 		cmd.Flags().Lookup(name).DefValue = ""
 	}
 	return cmd

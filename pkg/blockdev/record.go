@@ -90,6 +90,13 @@ type ClaimRecord struct {
 	Block     bool   `json:"block,omitempty"`     // wanted as a raw block device
 }
 
+// LeftRecord says where a copy that is in no group comes from.
+type LeftRecord struct {
+	Peer      string `json:"peer"`      // site of its primary
+	Group     string `json:"group"`     // empty where an earlier release did not note it
+	UnixNanos int64  `json:"unixNanos"` // when it left the group, by this site's clock; 0 where that is not known
+}
+
 // VolumeRecord is what is durable about a volume; the body of volume.json. Its fields are only added to, with a new
 // version when an older program could do harm by not knowing one.
 type VolumeRecord struct {
@@ -118,6 +125,11 @@ type VolumeRecord struct {
 	// Secondary: this site holds the copy of a volume that is primary elsewhere. Without a group it is what the volume was
 	// when it left its last one.
 	Secondary bool `json:"secondary,omitempty"`
+	// Left is the group that a copy was in last, for one that is in none; nil for other volumes.
+	Left *LeftRecord `json:"left,omitempty"`
+	// Unwanted: the CO of this site has deleted the volume while it was the copy of another site's. The copy stays until
+	// its primary takes the volume out of the group. A promotion here makes the volume wanted again.
+	Unwanted bool `json:"unwanted,omitempty"`
 	// Source is what the volume was made from; nil for one that began with zeros.
 	Source *ContentSource `json:"source,omitempty"`
 	// CopiedBytes of the source are in the image for good, while State is creating.
@@ -227,6 +239,7 @@ func (r *VolumeRecord) checkNames() error {
 	}
 	for _, text := range []struct{ what, value string }{
 		{"group", r.Group}, {"group to move to", r.MoveTo}, {"remote site", r.Remote},
+		{"site that it is a copy of", r.left().Peer}, {"group that it left", r.left().Group},
 	} {
 		if err := untrusted.CheckText(text.what, text.value, maxNameBytes); err != nil {
 			return err
@@ -238,6 +251,28 @@ func (r *VolumeRecord) checkNames() error {
 		}
 	}
 	return r.Claim.Validate()
+}
+
+// left is Left; zero without one.
+func (r *VolumeRecord) left() (left LeftRecord) {
+	if r.Left != nil {
+		left = *r.Left
+	}
+	return left
+}
+
+// CopyOf says where a copy that is in no group comes from; nil for other volumes. That of an earlier release has its
+// peer alone.
+func (r *VolumeRecord) CopyOf() *LeftRecord {
+	switch {
+	case r.Group != "":
+		return nil
+	case r.Left == nil && r.Secondary:
+		return &LeftRecord{Peer: r.Remote}
+	case r.Left == nil:
+		return nil
+	}
+	return new(*r.Left)
 }
 
 // Validate says what is wrong with a claim record. A nil one is fine.
@@ -322,6 +357,9 @@ func (r *VolumeRecord) Clone() *VolumeRecord {
 	if r.Source != nil {
 		s := *r.Source
 		c.Source = &s
+	}
+	if r.Left != nil {
+		c.Left = new(*r.Left)
 	}
 	if r.Stage != nil {
 		s := *r.Stage

@@ -317,10 +317,17 @@ func (s *controllerServer) DeleteVolume(ctx context.Context,
 	if err != nil {
 		return nil, err
 	}
-	if rec.Secondary && rec.Group != "" {
-		return nil, status.Errorf(codes.FailedPrecondition,
-			"volume %s is a secondary copy: delete it at the primary site, or promote its group here first (slipctl group "+
-				"promote %s)", id, rec.Group)
+	if following, err := s.d.groups.Follows(ctx, rec); err != nil {
+		return nil, err
+	} else if following {
+		// The copy may be the last one. It goes when its primary takes the volume out of the group, or by hand (slipctl
+		// copy delete).
+		if err := s.d.store.Update(rec, "update", func(r *blockdev.VolumeRecord) { r.Unwanted = true }); err != nil {
+			return nil, err
+		}
+		klog.InfoS("A copy was deleted here; it stays until its primary deletes the volume", "volume", id, "group",
+			rec.Group, "peer", rec.Remote)
+		return &csi.DeleteVolumeResponse{}, nil
 	}
 	if where, err := s.d.attachments.InUse(rec); err != nil {
 		return nil, err
@@ -402,9 +409,10 @@ func (s *controllerServer) ListVolumes(_ context.Context,
 	if err != nil {
 		return nil, err
 	}
-	// A secondary copy is not a volume that the CO could use or made, and of one that has no content yet it has not heard.
+	// The CO did not make a copy that is in a group and cannot use it. It has not heard of a volume without content yet.
+	// A copy in no group is listed: only its deletion gives its space back.
 	recs = slices.DeleteFunc(recs, func(r *blockdev.VolumeRecord) bool {
-		return r.Secondary || r.State == blockdev.VolumeCreating || r.ID <= page.after
+		return r.Secondary && r.Group != "" || r.State == blockdev.VolumeCreating || r.ID <= page.after
 	})
 	slices.SortFunc(recs, func(a, b *blockdev.VolumeRecord) int { return strings.Compare(a.ID, b.ID) })
 

@@ -44,11 +44,18 @@ func (g *Group) replaceAdmitted(members []core.Member) error {
 
 // takeMember brings a secondary to a member's description as its primary announced it.
 func (g *Group) takeMember(m core.Member) error {
+	removed := m.Removed()
 	m, err := g.claim(m.Described()) // what the peer has to do about it is no business of this site
 	if err != nil {
 		return err
 	}
-	return g.upsertMember(m)
+	if err := g.upsertMember(m); err != nil {
+		return err
+	}
+	if removed {
+		g.deleteRemoved(m)
+	}
+	return nil
 }
 
 // claim makes a copy of this pool free for a member that the primary announced, and returns the member as it counts
@@ -146,6 +153,7 @@ func (g *Group) replaceMembers(members []core.Member) error {
 		return err
 	}
 	for i := range members {
+		removed := members[i].Removed()
 		var err error
 		if members[i], err = g.claim(members[i].Described()); err != nil {
 			return err
@@ -154,6 +162,9 @@ func (g *Group) replaceMembers(members []core.Member) error {
 			if err := g.dropMember(m); err != nil {
 				return err
 			}
+		}
+		if removed {
+			g.deleteRemoved(members[i])
 		}
 	}
 	if err := g.dropUnlisted(members); err != nil {
@@ -278,7 +289,7 @@ func (g *Group) storeMember(m *core.Member) error {
 		}
 	}
 	_, err = pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
-		r.Group = group
+		r.Group, r.Left = group, nil
 		r.Secondary, r.Remote = g.roleForPool()
 		r.Joins = max(r.Joins, m.Joins)
 		if secondary {
@@ -323,6 +334,7 @@ func (g *Group) alignPool() error {
 		_, err := g.cfg.Pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
 			if r.Group == name { // else it has left meanwhile
 				r.Secondary, r.Remote = g.roleForPool()
+				r.Unwanted = r.Unwanted && !g.writable.Load()
 			}
 			return nil
 		})

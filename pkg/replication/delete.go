@@ -151,9 +151,13 @@ func (s *Site) finishDeletionLocked(doomed, name string) error {
 			continue
 		}
 		_, err := s.cfg.Pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
-			if r.Group == name {
-				r.Group, r.Remote, r.Secondary = "", "", false
+			if r.Group != name {
+				return nil
 			}
+			if r.Secondary {
+				r.Left = &blockdev.LeftRecord{Peer: r.Remote, Group: name, UnixNanos: s.cfg.Now().UnixNano()}
+			}
+			r.Group, r.Remote, r.Secondary = "", "", false
 			return nil
 		})
 		if err != nil && !errors.Is(err, blockdev.ErrNoVolume) {

@@ -22,6 +22,7 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		bug.FailWithoutSpace: "TestServesAgainWithSpace",
 		bug.SkipPeerCheck:    "TestStrangerChangesNothing",
 		bug.MissingIsEmpty:   "TestEveryFileIsKnown",
+		bug.DeleteLastCopy:   "TestRemovedCopies",
 		bug.TrustExtents:     "TestExtentsOfLostWritesAreCopiedAnew",
 		bug.KeepNothing:      "TestPreservedImages",
 		bug.RollBackInPart:   "TestPreservedSurvivesPowerLossAnywhere",

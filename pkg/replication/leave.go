@@ -294,10 +294,12 @@ func (g *Group) releaseVolume(id string) error {
 		if r.Group != name {
 			return nil
 		}
-		r.Group = ""
-		if !r.Secondary {
+		if r.Secondary {
+			r.Left = &blockdev.LeftRecord{Peer: r.Remote, Group: name, UnixNanos: g.cfg.Now().UnixNano()}
+		} else {
 			r.Remote = ""
 		}
+		r.Group = ""
 		return nil
 	})
 	return err

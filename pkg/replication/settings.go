@@ -64,7 +64,10 @@ type Change func(*core.Settings)
 //
 // group.json decides: a crash before it is written leaves the old settings, a crash after it the new ones, which the
 // next open puts into effect.
-func (g *Group) Modify(change Change) error {
+func (g *Group) Modify(change Change) error { return g.modify(change, false) }
+
+// modify is Modify; with peerGone also where the peer may have been promoted in this site's place.
+func (g *Group) modify(change Change, peerGone bool) error {
 	g.settingsMu.Lock()
 	defer g.settingsMu.Unlock()
 	g.mu.Lock()
@@ -92,7 +95,7 @@ func (g *Group) Modify(change Change) error {
 			return err
 		}
 	}
-	if err := g.configure(core.Configured{Settings: next}, before); err != nil {
+	if err := g.configure(core.Configured{Settings: next, PeerGone: peerGone}, before); err != nil {
 		return err
 	}
 	if next != before {

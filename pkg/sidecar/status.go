@@ -34,7 +34,7 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		JournalSizeBytes: s.JournalSizeBytes, JournalUsedBytes: s.JournalUsedBytes, JournalFull: policyToAPI(s.JournalFull),
 		ChangeMapBytes: s.ChangeMapBytes, SyncDoneBytes: s.SyncDoneBytes, SyncTotalBytes: s.SyncTotalBytes,
 		RpoTargetSeconds: float64(s.RPOTargetMillis) / 1e3, ShipBytesPerSecond: s.ShipBytesPerSecond,
-		Loss: lossToAPI(s.Loss),
+		Loss: lossToAPI(s.Loss), DeleteRemovedCopies: s.DeleteRemovedCopies,
 	}
 	for _, v := range s.Volumes {
 		out.Volumes = append(out.Volumes, &sidecarpb.VolumeStatus{

@@ -682,8 +682,11 @@ type GroupSettings struct {
 	RpoTargetMillis *int64 `protobuf:"varint,5,opt,name=rpo_target_millis,json=rpoTargetMillis,proto3,oneof" json:"rpo_target_millis,omitempty"`
 	// ship_bytes_per_second bounds what is sent to the peer, syncs included, after compression; 0 (the default): no bound.
 	ShipBytesPerSecond *int64 `protobuf:"varint,6,opt,name=ship_bytes_per_second,json=shipBytesPerSecond,proto3,oneof" json:"ship_bytes_per_second,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// delete_removed_copies: a secondary deletes its copy of a volume that its primary takes out of the group. Each site has its
+	// own. The default is to keep it.
+	DeleteRemovedCopies *bool `protobuf:"varint,7,opt,name=delete_removed_copies,json=deleteRemovedCopies,proto3,oneof" json:"delete_removed_copies,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *GroupSettings) Reset() {
@@ -756,6 +759,13 @@ func (x *GroupSettings) GetShipBytesPerSecond() int64 {
 		return *x.ShipBytesPerSecond
 	}
 	return 0
+}
+
+func (x *GroupSettings) GetDeleteRemovedCopies() bool {
+	if x != nil && x.DeleteRemovedCopies != nil {
+		return *x.DeleteRemovedCopies
+	}
+	return false
 }
 
 type CreateGroupRequest struct {
@@ -1223,6 +1233,552 @@ func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{20}
 }
 
+type ListCopiesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCopiesRequest) Reset() {
+	*x = ListCopiesRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCopiesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCopiesRequest) ProtoMessage() {}
+
+func (x *ListCopiesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCopiesRequest.ProtoReflect.Descriptor instead.
+func (*ListCopiesRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{21}
+}
+
+type ListCopiesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Copies        []*Copy                `protobuf:"bytes,1,rep,name=copies,proto3" json:"copies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCopiesResponse) Reset() {
+	*x = ListCopiesResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCopiesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCopiesResponse) ProtoMessage() {}
+
+func (x *ListCopiesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCopiesResponse.ProtoReflect.Descriptor instead.
+func (*ListCopiesResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListCopiesResponse) GetCopies() []*Copy {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+// Copy is a copy of another site's volume.
+type Copy struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId       string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes      int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	AllocatedBytes int64                  `protobuf:"varint,4,opt,name=allocated_bytes,json=allocatedBytes,proto3" json:"allocated_bytes,omitempty"`
+	// peer is the site of the primary; group is the one that the copy is in, or was in last. Empty: not known.
+	Peer  string `protobuf:"bytes,5,opt,name=peer,proto3" json:"peer,omitempty"`
+	Group string `protobuf:"bytes,6,opt,name=group,proto3" json:"group,omitempty"`
+	// left_unix_nanos is when it left the group, by this site's clock. Absent: not known, or still in the group.
+	LeftUnixNanos *int64 `protobuf:"varint,7,opt,name=left_unix_nanos,json=leftUnixNanos,proto3,oneof" json:"left_unix_nanos,omitempty"`
+	// member: still in the group. The CO of this site has deleted the volume, and the copy is deleted when the primary takes
+	// the volume out of the group.
+	Member         bool   `protobuf:"varint,8,opt,name=member,proto3" json:"member,omitempty"`
+	ClaimName      string `protobuf:"bytes,9,opt,name=claim_name,json=claimName,proto3" json:"claim_name,omitempty"`
+	ClaimNamespace string `protobuf:"bytes,10,opt,name=claim_namespace,json=claimNamespace,proto3" json:"claim_namespace,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Copy) Reset() {
+	*x = Copy{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Copy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Copy) ProtoMessage() {}
+
+func (x *Copy) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Copy.ProtoReflect.Descriptor instead.
+func (*Copy) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Copy) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *Copy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Copy) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Copy) GetAllocatedBytes() int64 {
+	if x != nil {
+		return x.AllocatedBytes
+	}
+	return 0
+}
+
+func (x *Copy) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *Copy) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Copy) GetLeftUnixNanos() int64 {
+	if x != nil && x.LeftUnixNanos != nil {
+		return *x.LeftUnixNanos
+	}
+	return 0
+}
+
+func (x *Copy) GetMember() bool {
+	if x != nil {
+		return x.Member
+	}
+	return false
+}
+
+func (x *Copy) GetClaimName() string {
+	if x != nil {
+		return x.ClaimName
+	}
+	return ""
+}
+
+func (x *Copy) GetClaimNamespace() string {
+	if x != nil {
+		return x.ClaimNamespace
+	}
+	return ""
+}
+
+type DeleteCopyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCopyRequest) Reset() {
+	*x = DeleteCopyRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCopyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCopyRequest) ProtoMessage() {}
+
+func (x *DeleteCopyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCopyRequest.ProtoReflect.Descriptor instead.
+func (*DeleteCopyRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeleteCopyRequest) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+type DeleteCopyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCopyResponse) Reset() {
+	*x = DeleteCopyResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCopyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCopyResponse) ProtoMessage() {}
+
+func (x *DeleteCopyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCopyResponse.ProtoReflect.Descriptor instead.
+func (*DeleteCopyResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{25}
+}
+
+type ListPeersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPeersRequest) Reset() {
+	*x = ListPeersRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPeersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPeersRequest) ProtoMessage() {}
+
+func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
+func (*ListPeersRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{26}
+}
+
+type ListPeersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peers         []*PeerUse             `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPeersResponse) Reset() {
+	*x = ListPeersResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPeersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPeersResponse) ProtoMessage() {}
+
+func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
+func (*ListPeersResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListPeersResponse) GetPeers() []*PeerUse {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// PeerUse is what a site has of a peer: names of groups, by their role here, and ids of copies that are in no group.
+type PeerUse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Peer      string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Primary   []string               `protobuf:"bytes,2,rep,name=primary,proto3" json:"primary,omitempty"`
+	Secondary []string               `protobuf:"bytes,3,rep,name=secondary,proto3" json:"secondary,omitempty"`
+	// broken are groups that cannot be opened.
+	Broken []string `protobuf:"bytes,4,rep,name=broken,proto3" json:"broken,omitempty"`
+	// connected are the groups that have a stream to or from the peer.
+	Connected     []string `protobuf:"bytes,5,rep,name=connected,proto3" json:"connected,omitempty"`
+	Copies        []string `protobuf:"bytes,6,rep,name=copies,proto3" json:"copies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerUse) Reset() {
+	*x = PeerUse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerUse) ProtoMessage() {}
+
+func (x *PeerUse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerUse.ProtoReflect.Descriptor instead.
+func (*PeerUse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PeerUse) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *PeerUse) GetPrimary() []string {
+	if x != nil {
+		return x.Primary
+	}
+	return nil
+}
+
+func (x *PeerUse) GetSecondary() []string {
+	if x != nil {
+		return x.Secondary
+	}
+	return nil
+}
+
+func (x *PeerUse) GetBroken() []string {
+	if x != nil {
+		return x.Broken
+	}
+	return nil
+}
+
+func (x *PeerUse) GetConnected() []string {
+	if x != nil {
+		return x.Connected
+	}
+	return nil
+}
+
+func (x *PeerUse) GetCopies() []string {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+type ForgetPeerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peer  string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// delete_copies: delete the groups that are secondary here, with their copies, and all other copies of the peer's volumes.
+	DeleteCopies  bool `protobuf:"varint,2,opt,name=delete_copies,json=deleteCopies,proto3" json:"delete_copies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetPeerRequest) Reset() {
+	*x = ForgetPeerRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetPeerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetPeerRequest) ProtoMessage() {}
+
+func (x *ForgetPeerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetPeerRequest.ProtoReflect.Descriptor instead.
+func (*ForgetPeerRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ForgetPeerRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *ForgetPeerRequest) GetDeleteCopies() bool {
+	if x != nil {
+		return x.DeleteCopies
+	}
+	return false
+}
+
+type ForgetPeerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kept are the groups that are primary without a peer now.
+	Kept          []string `protobuf:"bytes,1,rep,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetPeerResponse) Reset() {
+	*x = ForgetPeerResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetPeerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetPeerResponse) ProtoMessage() {}
+
+func (x *ForgetPeerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetPeerResponse.ProtoReflect.Descriptor instead.
+func (*ForgetPeerResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ForgetPeerResponse) GetKept() []string {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
 // ModifyVolumeRequest: what is not given stays.
 type ModifyVolumeRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1238,7 +1794,7 @@ type ModifyVolumeRequest struct {
 
 func (x *ModifyVolumeRequest) Reset() {
 	*x = ModifyVolumeRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1806,7 @@ func (x *ModifyVolumeRequest) String() string {
 func (*ModifyVolumeRequest) ProtoMessage() {}
 
 func (x *ModifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1819,7 @@ func (x *ModifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ModifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{21}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ModifyVolumeRequest) GetVolumeId() string {
@@ -1302,7 +1858,7 @@ type ModifyVolumeResponse struct {
 
 func (x *ModifyVolumeResponse) Reset() {
 	*x = ModifyVolumeResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1870,7 @@ func (x *ModifyVolumeResponse) String() string {
 func (*ModifyVolumeResponse) ProtoMessage() {}
 
 func (x *ModifyVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1883,7 @@ func (x *ModifyVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ModifyVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{22}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{32}
 }
 
 type ListGroupsRequest struct {
@@ -1340,7 +1896,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1908,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1921,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{23}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListGroupsRequest) GetName() string {
@@ -1384,7 +1940,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1952,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1965,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{24}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*GroupStatus {
@@ -1429,7 +1985,7 @@ type WatchGroupRequest struct {
 
 func (x *WatchGroupRequest) Reset() {
 	*x = WatchGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1997,7 @@ func (x *WatchGroupRequest) String() string {
 func (*WatchGroupRequest) ProtoMessage() {}
 
 func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +2010,7 @@ func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGroupRequest.ProtoReflect.Descriptor instead.
 func (*WatchGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{25}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchGroupRequest) GetName() string {
@@ -1481,7 +2037,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +2049,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +2062,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{26}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PromoteRequest) GetGroup() string {
@@ -1533,7 +2089,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +2101,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +2114,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{27}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PromoteResponse) GetLoss() *LossReport {
@@ -1584,7 +2140,7 @@ type DemoteRequest struct {
 
 func (x *DemoteRequest) Reset() {
 	*x = DemoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +2152,7 @@ func (x *DemoteRequest) String() string {
 func (*DemoteRequest) ProtoMessage() {}
 
 func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +2165,7 @@ func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteRequest.ProtoReflect.Descriptor instead.
 func (*DemoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{28}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DemoteRequest) GetGroup() string {
@@ -1628,7 +2184,7 @@ type DemoteResponse struct {
 
 func (x *DemoteResponse) Reset() {
 	*x = DemoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +2196,7 @@ func (x *DemoteResponse) String() string {
 func (*DemoteResponse) ProtoMessage() {}
 
 func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +2209,7 @@ func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteResponse.ProtoReflect.Descriptor instead.
 func (*DemoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{29}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DemoteResponse) GetFinalOrdinal() uint64 {
@@ -1688,7 +2244,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +2256,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +2269,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{30}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LossReport) GetExact() bool {
@@ -1792,7 +2348,7 @@ type VolumeStatus struct {
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +2360,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +2373,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{31}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *VolumeStatus) GetVolumeId() string {
@@ -1940,14 +2496,15 @@ type GroupStatus struct {
 	ClockDifferenceSeconds      *float64 `protobuf:"fixed64,30,opt,name=clock_difference_seconds,json=clockDifferenceSeconds,proto3,oneof" json:"clock_difference_seconds,omitempty"`
 	ClockDifferenceErrorSeconds *float64 `protobuf:"fixed64,31,opt,name=clock_difference_error_seconds,json=clockDifferenceErrorSeconds,proto3,oneof" json:"clock_difference_error_seconds,omitempty"`
 	// apply_error is why writes do not reach the images; empty while they do. Writes go on until the journal is full.
-	ApplyError    string `protobuf:"bytes,32,opt,name=apply_error,json=applyError,proto3" json:"apply_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ApplyError          string `protobuf:"bytes,32,opt,name=apply_error,json=applyError,proto3" json:"apply_error,omitempty"`
+	DeleteRemovedCopies bool   `protobuf:"varint,33,opt,name=delete_removed_copies,json=deleteRemovedCopies,proto3" json:"delete_removed_copies,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2516,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2529,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{32}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GroupStatus) GetName() string {
@@ -2199,6 +2756,13 @@ func (x *GroupStatus) GetApplyError() string {
 	return ""
 }
 
+func (x *GroupStatus) GetDeleteRemovedCopies() bool {
+	if x != nil {
+		return x.DeleteRemovedCopies
+	}
+	return false
+}
+
 type CutTarget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
@@ -2209,7 +2773,7 @@ type CutTarget struct {
 
 func (x *CutTarget) Reset() {
 	*x = CutTarget{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2785,7 @@ func (x *CutTarget) String() string {
 func (*CutTarget) ProtoMessage() {}
 
 func (x *CutTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2798,7 @@ func (x *CutTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutTarget.ProtoReflect.Descriptor instead.
 func (*CutTarget) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{33}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CutTarget) GetVolumeId() string {
@@ -2261,7 +2825,7 @@ type CutGroupRequest struct {
 
 func (x *CutGroupRequest) Reset() {
 	*x = CutGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2837,7 @@ func (x *CutGroupRequest) String() string {
 func (*CutGroupRequest) ProtoMessage() {}
 
 func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2850,7 @@ func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupRequest.ProtoReflect.Descriptor instead.
 func (*CutGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{34}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CutGroupRequest) GetGroup() string {
@@ -2316,7 +2880,7 @@ type CutGroupResponse struct {
 
 func (x *CutGroupResponse) Reset() {
 	*x = CutGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2892,7 @@ func (x *CutGroupResponse) String() string {
 func (*CutGroupResponse) ProtoMessage() {}
 
 func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2905,7 @@ func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupResponse.ProtoReflect.Descriptor instead.
 func (*CutGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{35}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CutGroupResponse) GetTimeline() string {
@@ -2373,7 +2937,7 @@ type ListCutsRequest struct {
 
 func (x *ListCutsRequest) Reset() {
 	*x = ListCutsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2949,7 @@ func (x *ListCutsRequest) String() string {
 func (*ListCutsRequest) ProtoMessage() {}
 
 func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2962,7 @@ func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsRequest.ProtoReflect.Descriptor instead.
 func (*ListCutsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{36}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
 }
 
 type ListCutsResponse struct {
@@ -2410,7 +2974,7 @@ type ListCutsResponse struct {
 
 func (x *ListCutsResponse) Reset() {
 	*x = ListCutsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2986,7 @@ func (x *ListCutsResponse) String() string {
 func (*ListCutsResponse) ProtoMessage() {}
 
 func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2999,7 @@ func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsResponse.ProtoReflect.Descriptor instead.
 func (*ListCutsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListCutsResponse) GetCuts() []*CutStatus {
@@ -2464,7 +3028,7 @@ type CutStatus struct {
 
 func (x *CutStatus) Reset() {
 	*x = CutStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +3040,7 @@ func (x *CutStatus) String() string {
 func (*CutStatus) ProtoMessage() {}
 
 func (x *CutStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +3053,7 @@ func (x *CutStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutStatus.ProtoReflect.Descriptor instead.
 func (*CutStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CutStatus) GetSnapshotId() string {
@@ -2557,7 +3121,7 @@ type ReleaseCutRequest struct {
 
 func (x *ReleaseCutRequest) Reset() {
 	*x = ReleaseCutRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +3133,7 @@ func (x *ReleaseCutRequest) String() string {
 func (*ReleaseCutRequest) ProtoMessage() {}
 
 func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +3146,7 @@ func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseCutRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReleaseCutRequest) GetSnapshotId() string {
@@ -2600,7 +3164,7 @@ type ReleaseCutResponse struct {
 
 func (x *ReleaseCutResponse) Reset() {
 	*x = ReleaseCutResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +3176,7 @@ func (x *ReleaseCutResponse) String() string {
 func (*ReleaseCutResponse) ProtoMessage() {}
 
 func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +3189,7 @@ func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{40}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
 }
 
 var File_pkg_api_sidecarpb_sidecar_proto protoreflect.FileDescriptor
@@ -2660,20 +3224,22 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"5\n" +
 	"\x14ResizeVolumeResponse\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xb6\x03\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\x89\x04\n" +
 	"\rGroupSettings\x12\x1b\n" +
 	"\x06remote\x18\x01 \x01(\tH\x00R\x06remote\x88\x01\x01\x12*\n" +
 	"\x0eremote_address\x18\x02 \x01(\tH\x01R\rremoteAddress\x88\x01\x01\x121\n" +
 	"\x12journal_size_bytes\x18\x03 \x01(\x03H\x02R\x10journalSizeBytes\x88\x01\x01\x12J\n" +
 	"\fjournal_full\x18\x04 \x01(\x0e2\".slipstream.sidecar.v1.JournalFullH\x03R\vjournalFull\x88\x01\x01\x12/\n" +
 	"\x11rpo_target_millis\x18\x05 \x01(\x03H\x04R\x0frpoTargetMillis\x88\x01\x01\x126\n" +
-	"\x15ship_bytes_per_second\x18\x06 \x01(\x03H\x05R\x12shipBytesPerSecond\x88\x01\x01B\t\n" +
+	"\x15ship_bytes_per_second\x18\x06 \x01(\x03H\x05R\x12shipBytesPerSecond\x88\x01\x01\x127\n" +
+	"\x15delete_removed_copies\x18\a \x01(\bH\x06R\x13deleteRemovedCopies\x88\x01\x01B\t\n" +
 	"\a_remoteB\x11\n" +
 	"\x0f_remote_addressB\x15\n" +
 	"\x13_journal_size_bytesB\x0f\n" +
 	"\r_journal_fullB\x14\n" +
 	"\x12_rpo_target_millisB\x18\n" +
-	"\x16_ship_bytes_per_second\"j\n" +
+	"\x16_ship_bytes_per_secondB\x18\n" +
+	"\x16_delete_removed_copies\"j\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
 	"\bsettings\x18\x02 \x01(\v2$.slipstream.sidecar.v1.GroupSettingsR\bsettings\"0\n" +
@@ -2696,7 +3262,43 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x13RemoveVolumeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
 	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\"\x16\n" +
-	"\x14RemoveVolumeResponse\"\xc5\x01\n" +
+	"\x14RemoveVolumeResponse\"\x13\n" +
+	"\x11ListCopiesRequest\"I\n" +
+	"\x12ListCopiesResponse\x123\n" +
+	"\x06copies\x18\x01 \x03(\v2\x1b.slipstream.sidecar.v1.CopyR\x06copies\"\xca\x02\n" +
+	"\x04Copy\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12'\n" +
+	"\x0fallocated_bytes\x18\x04 \x01(\x03R\x0eallocatedBytes\x12\x12\n" +
+	"\x04peer\x18\x05 \x01(\tR\x04peer\x12\x14\n" +
+	"\x05group\x18\x06 \x01(\tR\x05group\x12+\n" +
+	"\x0fleft_unix_nanos\x18\a \x01(\x03H\x00R\rleftUnixNanos\x88\x01\x01\x12\x16\n" +
+	"\x06member\x18\b \x01(\bR\x06member\x12\x1d\n" +
+	"\n" +
+	"claim_name\x18\t \x01(\tR\tclaimName\x12'\n" +
+	"\x0fclaim_namespace\x18\n" +
+	" \x01(\tR\x0eclaimNamespaceB\x12\n" +
+	"\x10_left_unix_nanos\"0\n" +
+	"\x11DeleteCopyRequest\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\"\x14\n" +
+	"\x12DeleteCopyResponse\"\x12\n" +
+	"\x10ListPeersRequest\"I\n" +
+	"\x11ListPeersResponse\x124\n" +
+	"\x05peers\x18\x01 \x03(\v2\x1e.slipstream.sidecar.v1.PeerUseR\x05peers\"\xa3\x01\n" +
+	"\aPeerUse\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x18\n" +
+	"\aprimary\x18\x02 \x03(\tR\aprimary\x12\x1c\n" +
+	"\tsecondary\x18\x03 \x03(\tR\tsecondary\x12\x16\n" +
+	"\x06broken\x18\x04 \x03(\tR\x06broken\x12\x1c\n" +
+	"\tconnected\x18\x05 \x03(\tR\tconnected\x12\x16\n" +
+	"\x06copies\x18\x06 \x03(\tR\x06copies\"L\n" +
+	"\x11ForgetPeerRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12#\n" +
+	"\rdelete_copies\x18\x02 \x01(\bR\fdeleteCopies\"(\n" +
+	"\x12ForgetPeerResponse\x12\x12\n" +
+	"\x04kept\x18\x01 \x03(\tR\x04kept\"\xc5\x01\n" +
 	"\x13ModifyVolumeRequest\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x19\n" +
 	"\x05order\x18\x02 \x01(\tH\x00R\x05order\x88\x01\x01\x122\n" +
@@ -2752,7 +3354,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11persistent_volume\x18\b \x01(\tR\x10persistentVolume\x12\x14\n" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
-	" \x01(\tR\x06fsType\"\xcd\f\n" +
+	" \x01(\tR\x06fsType\"\x81\r\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -2790,7 +3392,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x18clock_difference_seconds\x18\x1e \x01(\x01H\aR\x16clockDifferenceSeconds\x88\x01\x01\x12H\n" +
 	"\x1eclock_difference_error_seconds\x18\x1f \x01(\x01H\bR\x1bclockDifferenceErrorSeconds\x88\x01\x01\x12\x1f\n" +
 	"\vapply_error\x18  \x01(\tR\n" +
-	"applyErrorB\x17\n" +
+	"applyError\x122\n" +
+	"\x15delete_removed_copies\x18! \x01(\bR\x13deleteRemovedCopiesB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +
@@ -2848,7 +3451,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x13GROUP_STATE_SYNCING\x10\x04\x12\x17\n" +
 	"\x13GROUP_STATE_DEMOTED\x10\x05\x12\x18\n" +
 	"\x14GROUP_STATE_DIVERGED\x10\x06\x12\x16\n" +
-	"\x12GROUP_STATE_FAILED\x10\a2\xf4\r\n" +
+	"\x12GROUP_STATE_FAILED\x10\a2\xfd\x10\n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -2866,7 +3469,14 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"WatchGroup\x12(.slipstream.sidecar.v1.WatchGroupRequest\x1a\".slipstream.sidecar.v1.GroupStatus0\x01\x12X\n" +
 	"\aPromote\x12%.slipstream.sidecar.v1.PromoteRequest\x1a&.slipstream.sidecar.v1.PromoteResponse\x12U\n" +
-	"\x06Demote\x12$.slipstream.sidecar.v1.DemoteRequest\x1a%.slipstream.sidecar.v1.DemoteResponse\x12[\n" +
+	"\x06Demote\x12$.slipstream.sidecar.v1.DemoteRequest\x1a%.slipstream.sidecar.v1.DemoteResponse\x12a\n" +
+	"\n" +
+	"ListCopies\x12(.slipstream.sidecar.v1.ListCopiesRequest\x1a).slipstream.sidecar.v1.ListCopiesResponse\x12a\n" +
+	"\n" +
+	"DeleteCopy\x12(.slipstream.sidecar.v1.DeleteCopyRequest\x1a).slipstream.sidecar.v1.DeleteCopyResponse\x12^\n" +
+	"\tListPeers\x12'.slipstream.sidecar.v1.ListPeersRequest\x1a(.slipstream.sidecar.v1.ListPeersResponse\x12a\n" +
+	"\n" +
+	"ForgetPeer\x12(.slipstream.sidecar.v1.ForgetPeerRequest\x1a).slipstream.sidecar.v1.ForgetPeerResponse\x12[\n" +
 	"\bCutGroup\x12&.slipstream.sidecar.v1.CutGroupRequest\x1a'.slipstream.sidecar.v1.CutGroupResponse\x12[\n" +
 	"\bListCuts\x12&.slipstream.sidecar.v1.ListCutsRequest\x1a'.slipstream.sidecar.v1.ListCutsResponse\x12a\n" +
 	"\n" +
@@ -2885,7 +3495,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
 	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
@@ -2911,83 +3521,103 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*AddVolumeResponse)(nil),    // 21: slipstream.sidecar.v1.AddVolumeResponse
 	(*RemoveVolumeRequest)(nil),  // 22: slipstream.sidecar.v1.RemoveVolumeRequest
 	(*RemoveVolumeResponse)(nil), // 23: slipstream.sidecar.v1.RemoveVolumeResponse
-	(*ModifyVolumeRequest)(nil),  // 24: slipstream.sidecar.v1.ModifyVolumeRequest
-	(*ModifyVolumeResponse)(nil), // 25: slipstream.sidecar.v1.ModifyVolumeResponse
-	(*ListGroupsRequest)(nil),    // 26: slipstream.sidecar.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),   // 27: slipstream.sidecar.v1.ListGroupsResponse
-	(*WatchGroupRequest)(nil),    // 28: slipstream.sidecar.v1.WatchGroupRequest
-	(*PromoteRequest)(nil),       // 29: slipstream.sidecar.v1.PromoteRequest
-	(*PromoteResponse)(nil),      // 30: slipstream.sidecar.v1.PromoteResponse
-	(*DemoteRequest)(nil),        // 31: slipstream.sidecar.v1.DemoteRequest
-	(*DemoteResponse)(nil),       // 32: slipstream.sidecar.v1.DemoteResponse
-	(*LossReport)(nil),           // 33: slipstream.sidecar.v1.LossReport
-	(*VolumeStatus)(nil),         // 34: slipstream.sidecar.v1.VolumeStatus
-	(*GroupStatus)(nil),          // 35: slipstream.sidecar.v1.GroupStatus
-	(*CutTarget)(nil),            // 36: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),      // 37: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),     // 38: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),      // 39: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),     // 40: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),            // 41: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),    // 42: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),   // 43: slipstream.sidecar.v1.ReleaseCutResponse
+	(*ListCopiesRequest)(nil),    // 24: slipstream.sidecar.v1.ListCopiesRequest
+	(*ListCopiesResponse)(nil),   // 25: slipstream.sidecar.v1.ListCopiesResponse
+	(*Copy)(nil),                 // 26: slipstream.sidecar.v1.Copy
+	(*DeleteCopyRequest)(nil),    // 27: slipstream.sidecar.v1.DeleteCopyRequest
+	(*DeleteCopyResponse)(nil),   // 28: slipstream.sidecar.v1.DeleteCopyResponse
+	(*ListPeersRequest)(nil),     // 29: slipstream.sidecar.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),    // 30: slipstream.sidecar.v1.ListPeersResponse
+	(*PeerUse)(nil),              // 31: slipstream.sidecar.v1.PeerUse
+	(*ForgetPeerRequest)(nil),    // 32: slipstream.sidecar.v1.ForgetPeerRequest
+	(*ForgetPeerResponse)(nil),   // 33: slipstream.sidecar.v1.ForgetPeerResponse
+	(*ModifyVolumeRequest)(nil),  // 34: slipstream.sidecar.v1.ModifyVolumeRequest
+	(*ModifyVolumeResponse)(nil), // 35: slipstream.sidecar.v1.ModifyVolumeResponse
+	(*ListGroupsRequest)(nil),    // 36: slipstream.sidecar.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),   // 37: slipstream.sidecar.v1.ListGroupsResponse
+	(*WatchGroupRequest)(nil),    // 38: slipstream.sidecar.v1.WatchGroupRequest
+	(*PromoteRequest)(nil),       // 39: slipstream.sidecar.v1.PromoteRequest
+	(*PromoteResponse)(nil),      // 40: slipstream.sidecar.v1.PromoteResponse
+	(*DemoteRequest)(nil),        // 41: slipstream.sidecar.v1.DemoteRequest
+	(*DemoteResponse)(nil),       // 42: slipstream.sidecar.v1.DemoteResponse
+	(*LossReport)(nil),           // 43: slipstream.sidecar.v1.LossReport
+	(*VolumeStatus)(nil),         // 44: slipstream.sidecar.v1.VolumeStatus
+	(*GroupStatus)(nil),          // 45: slipstream.sidecar.v1.GroupStatus
+	(*CutTarget)(nil),            // 46: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),      // 47: slipstream.sidecar.v1.CutGroupRequest
+	(*CutGroupResponse)(nil),     // 48: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),      // 49: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),     // 50: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),            // 51: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),    // 52: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),   // 53: slipstream.sidecar.v1.ReleaseCutResponse
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
 	13, // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
 	13, // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	35, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	35, // 4: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
-	33, // 5: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
-	35, // 6: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	1,  // 7: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
-	2,  // 8: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
-	0,  // 9: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	34, // 10: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
-	33, // 11: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
-	36, // 12: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	41, // 13: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	3,  // 14: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 15: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 16: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 17: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 18: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 19: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 20: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 21: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 22: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 23: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	24, // 24: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	26, // 25: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	28, // 26: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	29, // 27: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	31, // 28: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	37, // 29: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	39, // 30: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	42, // 31: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	4,  // 32: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 33: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 34: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 35: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 36: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 37: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 38: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 39: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 40: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 41: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	25, // 42: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	27, // 43: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	35, // 44: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	30, // 45: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	32, // 46: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	38, // 47: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	40, // 48: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	43, // 49: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	32, // [32:50] is the sub-list for method output_type
-	14, // [14:32] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	45, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	26, // 4: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
+	31, // 5: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
+	45, // 6: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
+	43, // 7: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
+	45, // 8: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	1,  // 9: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
+	2,  // 10: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
+	0,  // 11: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	44, // 12: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
+	43, // 13: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
+	46, // 14: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	51, // 15: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	3,  // 16: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 17: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 18: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 19: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 20: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 21: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 22: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 23: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 24: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 25: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	34, // 26: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	36, // 27: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	38, // 28: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	39, // 29: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	41, // 30: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	24, // 31: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	27, // 32: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	29, // 33: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	32, // 34: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	47, // 35: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	49, // 36: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	52, // 37: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	4,  // 38: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 39: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 40: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 41: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 42: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 43: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 44: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 45: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 46: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 47: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	35, // 48: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	37, // 49: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	45, // 50: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	40, // 51: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	42, // 52: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	25, // 53: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	28, // 54: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	30, // 55: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	33, // 56: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	48, // 57: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	50, // 58: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	53, // 59: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	38, // [38:60] is the sub-list for method output_type
+	16, // [16:38] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -2996,16 +3626,17 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 		return
 	}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[10].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   41,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

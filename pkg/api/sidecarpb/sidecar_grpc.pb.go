@@ -40,6 +40,10 @@ const (
 	Sidecar_WatchGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/WatchGroup"
 	Sidecar_Promote_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Promote"
 	Sidecar_Demote_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Demote"
+	Sidecar_ListCopies_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ListCopies"
+	Sidecar_DeleteCopy_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteCopy"
+	Sidecar_ListPeers_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListPeers"
+	Sidecar_ForgetPeer_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ForgetPeer"
 	Sidecar_CutGroup_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/CutGroup"
 	Sidecar_ListCuts_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/ListCuts"
 	Sidecar_ReleaseCut_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ReleaseCut"
@@ -86,6 +90,18 @@ type SidecarClient interface {
 	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*PromoteResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(ctx context.Context, in *DemoteRequest, opts ...grpc.CallOption) (*DemoteResponse, error)
+	// ListCopies returns the copies of other sites' volumes that are in no group here, and those in a group that the CO of this
+	// site has deleted. Records that cannot be read are left out.
+	ListCopies(ctx context.Context, in *ListCopiesRequest, opts ...grpc.CallOption) (*ListCopiesResponse, error)
+	// DeleteCopy deletes a copy that is in no group. NOT_FOUND: there is no such volume. FAILED_PRECONDITION: it is in a group,
+	// in use, or no copy of another site's volume.
+	DeleteCopy(ctx context.Context, in *DeleteCopyRequest, opts ...grpc.CallOption) (*DeleteCopyResponse, error)
+	// ListPeers returns the sites that groups or copies here are of.
+	ListPeers(ctx context.Context, in *ListPeersRequest, opts ...grpc.CallOption) (*ListPeersResponse, error)
+	// ForgetPeer ends what this site has to do with a peer that is gone for good. Its groups become primary here, without a
+	// peer; those that are secondary here can be deleted instead, with their copies. NOT_FOUND: nothing here is of the peer.
+	// FAILED_PRECONDITION: the peer is connected, or a group can be neither kept nor deleted; nothing was changed then.
+	ForgetPeer(ctx context.Context, in *ForgetPeerRequest, opts ...grpc.CallOption) (*ForgetPeerResponse, error)
 	// CutGroup takes snapshots of volumes of one group at one ordinal, on a primary or a secondary. Their records are in
 	// the pool in state creating; CutGroup makes their images and moves the records on: to ready, or to copying where the
 	// file system cannot share blocks between files, and from there to ready or failed in its own time. It returns when
@@ -269,6 +285,46 @@ func (c *sidecarClient) Demote(ctx context.Context, in *DemoteRequest, opts ...g
 	return out, nil
 }
 
+func (c *sidecarClient) ListCopies(ctx context.Context, in *ListCopiesRequest, opts ...grpc.CallOption) (*ListCopiesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCopiesResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ListCopies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) DeleteCopy(ctx context.Context, in *DeleteCopyRequest, opts ...grpc.CallOption) (*DeleteCopyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteCopyResponse)
+	err := c.cc.Invoke(ctx, Sidecar_DeleteCopy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) ListPeers(ctx context.Context, in *ListPeersRequest, opts ...grpc.CallOption) (*ListPeersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPeersResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ListPeers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) ForgetPeer(ctx context.Context, in *ForgetPeerRequest, opts ...grpc.CallOption) (*ForgetPeerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetPeerResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ForgetPeer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sidecarClient) CutGroup(ctx context.Context, in *CutGroupRequest, opts ...grpc.CallOption) (*CutGroupResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CutGroupResponse)
@@ -340,6 +396,18 @@ type SidecarServer interface {
 	Promote(context.Context, *PromoteRequest) (*PromoteResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(context.Context, *DemoteRequest) (*DemoteResponse, error)
+	// ListCopies returns the copies of other sites' volumes that are in no group here, and those in a group that the CO of this
+	// site has deleted. Records that cannot be read are left out.
+	ListCopies(context.Context, *ListCopiesRequest) (*ListCopiesResponse, error)
+	// DeleteCopy deletes a copy that is in no group. NOT_FOUND: there is no such volume. FAILED_PRECONDITION: it is in a group,
+	// in use, or no copy of another site's volume.
+	DeleteCopy(context.Context, *DeleteCopyRequest) (*DeleteCopyResponse, error)
+	// ListPeers returns the sites that groups or copies here are of.
+	ListPeers(context.Context, *ListPeersRequest) (*ListPeersResponse, error)
+	// ForgetPeer ends what this site has to do with a peer that is gone for good. Its groups become primary here, without a
+	// peer; those that are secondary here can be deleted instead, with their copies. NOT_FOUND: nothing here is of the peer.
+	// FAILED_PRECONDITION: the peer is connected, or a group can be neither kept nor deleted; nothing was changed then.
+	ForgetPeer(context.Context, *ForgetPeerRequest) (*ForgetPeerResponse, error)
 	// CutGroup takes snapshots of volumes of one group at one ordinal, on a primary or a secondary. Their records are in
 	// the pool in state creating; CutGroup makes their images and moves the records on: to ready, or to copying where the
 	// file system cannot share blocks between files, and from there to ready or failed in its own time. It returns when
@@ -408,6 +476,18 @@ func (UnimplementedSidecarServer) Promote(context.Context, *PromoteRequest) (*Pr
 }
 func (UnimplementedSidecarServer) Demote(context.Context, *DemoteRequest) (*DemoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Demote not implemented")
+}
+func (UnimplementedSidecarServer) ListCopies(context.Context, *ListCopiesRequest) (*ListCopiesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListCopies not implemented")
+}
+func (UnimplementedSidecarServer) DeleteCopy(context.Context, *DeleteCopyRequest) (*DeleteCopyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteCopy not implemented")
+}
+func (UnimplementedSidecarServer) ListPeers(context.Context, *ListPeersRequest) (*ListPeersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPeers not implemented")
+}
+func (UnimplementedSidecarServer) ForgetPeer(context.Context, *ForgetPeerRequest) (*ForgetPeerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetPeer not implemented")
 }
 func (UnimplementedSidecarServer) CutGroup(context.Context, *CutGroupRequest) (*CutGroupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CutGroup not implemented")
@@ -702,6 +782,78 @@ func _Sidecar_Demote_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_ListCopies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCopiesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ListCopies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ListCopies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ListCopies(ctx, req.(*ListCopiesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_DeleteCopy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteCopyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).DeleteCopy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_DeleteCopy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).DeleteCopy(ctx, req.(*DeleteCopyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_ListPeers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPeersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ListPeers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ListPeers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ListPeers(ctx, req.(*ListPeersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_ForgetPeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetPeerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ForgetPeer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ForgetPeer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ForgetPeer(ctx, req.(*ForgetPeerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sidecar_CutGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CutGroupRequest)
 	if err := dec(in); err != nil {
@@ -818,6 +970,22 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Demote",
 			Handler:    _Sidecar_Demote_Handler,
+		},
+		{
+			MethodName: "ListCopies",
+			Handler:    _Sidecar_ListCopies_Handler,
+		},
+		{
+			MethodName: "DeleteCopy",
+			Handler:    _Sidecar_DeleteCopy_Handler,
+		},
+		{
+			MethodName: "ListPeers",
+			Handler:    _Sidecar_ListPeers_Handler,
+		},
+		{
+			MethodName: "ForgetPeer",
+			Handler:    _Sidecar_ForgetPeer_Handler,
 		},
 		{
 			MethodName: "CutGroup",

@@ -238,6 +238,7 @@ func (d *Attacher) checkMount(rec *blockdev.VolumeRecord, device host.Device, pa
 func (d *Attacher) recordStage(rec *blockdev.VolumeRecord, stage *blockdev.StageRecord) error {
 	return d.store.Update(rec, "record the staging of", func(r *blockdev.VolumeRecord) {
 		r.Stage = stage
+		r.Left = nil // in use it is a volume of this site, and no copy any more
 	})
 }
 

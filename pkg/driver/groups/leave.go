@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
@@ -40,6 +41,19 @@ func (d *Manager) deleteIfEmpty(ctx context.Context, group, volumeID string) err
 	}
 	klog.InfoS("Deleting the group with its last volume", "group", group, "volume", volumeID)
 	return d.sidecar.DeleteGroup(ctx, group)
+}
+
+// Follows reports whether a volume is a copy that its group keeps for another site: the group is secondary here, or was
+// demoted for its peer to take over. Such a volume is not taken out of its group here.
+func (d *Manager) Follows(ctx context.Context, rec *blockdev.VolumeRecord) (bool, error) {
+	if rec.Group == "" || rec.Secondary || d.sidecar == nil {
+		return rec.Group != "" && rec.Secondary, nil
+	}
+	if err := d.sidecar.Need(ctx); err != nil {
+		return false, err
+	}
+	group, err := d.sidecar.Group(ctx, rec.Group)
+	return group.GetState() == sidecarpb.GroupState_GROUP_STATE_DEMOTED, err
 }
 
 // Leave takes a volume out of every group that it may be in or on its way into, as AddVolume may have happened

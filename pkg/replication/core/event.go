@@ -159,6 +159,8 @@ type Configured struct {
 	Settings Settings
 	// FromPeer: the primary said so.
 	FromPeer bool
+	// PeerGone: a person said that the peer is gone for good. So nothing that it may have done keeps it.
+	PeerGone bool
 }
 
 func (Connected) event()         {}

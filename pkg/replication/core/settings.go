@@ -19,6 +19,9 @@ type Settings struct {
 	RPOTargetMillis int64 `json:"rpoTargetMillis,omitempty"`
 	// ShipBytesPerSecond bounds what is sent to the peer, after compression; 0 for no bound.
 	ShipBytesPerSecond int64 `json:"shipBytesPerSecond,omitempty"`
+	// DeleteRemovedCopies: this site deletes its copy of a volume that the primary takes out of the group. It is this
+	// site's own; a peer cannot set it.
+	DeleteRemovedCopies bool `json:"deleteRemovedCopies,omitempty"`
 }
 
 // Bounds of settings, and the default size of a journal.
@@ -104,6 +107,7 @@ func (g *Group) configured(e Configured) error {
 	}
 	if s.Peer != m.Peer {
 		switch {
+		case e.PeerGone:
 		case m.Role == RoleDemoted:
 			return refuse("it was demoted for %s to take over; promote it here first, or change it at %s", m.Peer, m.Peer)
 		case m.Divergence != nil && m.Divergence.Supersedes():
