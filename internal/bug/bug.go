@@ -88,4 +88,10 @@ const (
 	DeleteLastCopy Name = "delete-last-copy"
 	// NeedCertificate keeps a replicator from starting while its certificate cannot be used (breaks G2, G5).
 	NeedCertificate Name = "need-certificate"
+	// ViewAfterApply lets apply change an image before a view has the content that it overwrites (breaks a view's order).
+	ViewAfterApply Name = "view-after-apply"
+	// ViewForgetsExtents does not note which extents a view has of its own (breaks a view's order after a restart).
+	ViewForgetsExtents Name = "view-forgets-extents"
+	// ViewForgetsRecords has views take extents without records that leave the journal (breaks a view's order).
+	ViewForgetsRecords Name = "view-forgets-records"
 )

@@ -12,19 +12,20 @@
 //	pool.json                  the pool's id; written once (see also WithStateDir, of the record outside of the pool)
 //	driver.lock                flock, held by the one driver process
 //	replicator.lock            flock, held by the one replicator process
-//	records.lock               flock, held while a record is changed, or a volume or snapshot comes or goes
+//	records.lock               flock, held while a record is changed, or a volume, snapshot or view comes or goes
 //	volumes/<id>/volume.json   the volume record
 //	volumes/<id>/image         the image: as many bytes as the record says, or more while it is being grown
 //	volumes/<id>.creating/     a volume that is being created, with a flock of its image; garbage after a crash
 //	volumes/<id>.deleting/     a volume that is being deleted; garbage
 //	snapshots/<id>/            a snapshot: snapshot.json, its record, and image; .creating and .deleting as for volumes
+//	views/<id>/                a view: view.json, its record, and for each volume its own extents and which they are
 //	groups/<id>/               a group's files; see package replication
 //	preserved/<group id>/      members of a group as they were at one ordinal; see package replication
 //	reserve/                   space that is given up for what gives space back; see reserve.go
 //
-// A volume or snapshot comes and goes with the rename of its directory, so that at every instant, also after a power
-// loss, it is there whole or not at all. Pool.Sweep removes the garbage. A directory without a record is damage, not
-// garbage: it is reported and never removed.
+// A volume, snapshot or view comes and goes with the rename of its directory, so that at every instant, also after a
+// power loss, it is there whole or not at all. Pool.Sweep removes the garbage. A directory without a record is damage,
+// not garbage: it is reported and never removed.
 //
 // # Record files
 //

@@ -131,7 +131,7 @@ func (p *Pool) openOrCreate(o poolOptions) error {
 		return err
 	}
 	defer unlock()
-	for _, sub := range []string{p.volumesDir(), p.snapshotsDir()} {
+	for _, sub := range []string{p.volumesDir(), p.snapshotsDir(), p.viewsDir()} {
 		if err := p.fs.MkdirAll(sub); err != nil {
 			return err
 		}
@@ -357,7 +357,7 @@ func listRecords[R any](names []string, get func(id string) (*R, error), missing
 	return list, errors.Join(errs...)
 }
 
-// makeDir makes the directory of a volume or snapshot under another name and renames it, which is the instant it
+// makeDir makes the directory of a volume, snapshot or view under another name and renames it, which is the instant it
 // comes into being. fill makes what is in it, durably. The caller holds the records' lock.
 func (p *Pool) makeDir(parent, id string, fill func(dir string) error) error {
 	tmp := filepath.Join(parent, id+creatingSuffix)
@@ -470,8 +470,8 @@ func (p *Pool) Delete(id string) error {
 	return p.removeDir(p.volumesDir(), id, "volume")
 }
 
-// removeDir removes the directory of a volume or snapshot, by a rename first, which is the instant it is gone. One
-// that is not there is a success.
+// removeDir removes the directory of a volume, snapshot or view, by a rename first, which is the instant it is gone.
+// One that is not there is a success.
 func (p *Pool) removeDir(parent, id, what string) error {
 	unlock, err := p.lockRecords()
 	if err != nil {
@@ -508,7 +508,7 @@ func (p *Pool) removeDir(parent, id, what string) error {
 	return nil
 }
 
-// Sweep removes what interrupted creations and deletions of volumes and snapshots left, and returns the names of
+// Sweep removes what interrupted creations and deletions of volumes, snapshots and views left, and returns the names of
 // what it removed. What cannot be removed stays, and the error names it. It may be called at any time.
 func (p *Pool) Sweep() ([]string, error) {
 	unlock, err := p.lockRecords()
@@ -518,7 +518,7 @@ func (p *Pool) Sweep() ([]string, error) {
 	defer unlock()
 	var removed []string
 	var errs []error
-	for _, dir := range []string{p.volumesDir(), p.snapshotsDir()} {
+	for _, dir := range []string{p.volumesDir(), p.snapshotsDir(), p.viewsDir()} {
 		some, err := p.sweepDir(dir)
 		removed, errs = append(removed, some...), append(errs, err)
 	}

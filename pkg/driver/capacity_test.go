@@ -307,6 +307,29 @@ func TestCapacityOfJournalsAndRatio(t *testing.T) {
 	}
 }
 
+// A view has its limit promised, and what it takes goes off that.
+func TestCapacityOfViews(t *testing.T) {
+	h := newNode(t, startSidecar(t))
+	h.mem.SetCapacity(4 * gib)
+	before, _ := h.capacity(nil)
+	rec := blockdev.ViewRecord{ID: "view-1", Name: "look", PoolID: "p", GroupID: "g", LimitBytes: 256 * mib,
+		Volumes: []blockdev.ViewVolume{{VolumeID: "v0", SizeBytes: gib, BlockSizeBytes: 512}}}
+	pool := h.d.store.Pool
+	h.must(pool.CreateView(rec, func(dir string) error { return nil }))
+	for _, taken := range []int64{0, 64 * mib} {
+		if !h.fill(pool.ViewPaths(&rec)[1], taken) {
+			t.Fatal("no room")
+		}
+		if after, _ := h.capacity(nil); before-after < 256*mib || before-after > 257*mib {
+			t.Errorf("with a view that holds %d bytes: available %d after %d", taken, after, before)
+		}
+	}
+	h.must(pool.DeleteView(rec.ID))
+	if after, _ := h.capacity(nil); after < before-mib {
+		t.Errorf("after the view: available %d after %d", after, before)
+	}
+}
+
 // TestCapacityCountsMutableParameters: what a VolumeAttributesClass says of the journal is promised from the first
 // moment on, as if the StorageClass had said it; and nothing for a volume that it keeps, or later takes, out of the
 // class's group.

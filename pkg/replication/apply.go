@@ -81,16 +81,28 @@ func (g *Group) applyLocked(ctx context.Context) error {
 }
 
 // applyTo is apply up to a position that indexedEnd has reached. The caller holds applyMu.
+//
+// A pass does not go over the place of a view: up to there, what it changes in an image is in the view's index.
 func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
+	for at := g.checkpoint.read().Applied; ; {
+		at = g.views.stop(at, limit)
+		if err := g.applyPass(ctx, at); err != nil || !at.Before(limit) {
+			return err
+		}
+	}
+}
+
+func (g *Group) applyPass(ctx context.Context, limit journal.Position) error {
 	last := g.checkpoint.read()
 	from, applied := last.Applied, last.AppliedOrdinal
 	if !from.Before(limit) {
 		return nil
 	}
+	g.reach.extend(limit, g.journal.Durable())
 	cursor := g.journal.NewCursor(from)
 	defer cursor.Close()
 	touched := map[*Volume]bool{}
-	end := from
+	end, appliedAt := from, int64(0)
 	var pieces []overlay.Piece
 	for end.Before(limit) {
 		if ctx.Err() != nil {
@@ -107,12 +119,15 @@ func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
 		for n < len(records) && !limit.Before(records[n].End) {
 			n++
 		}
-		if err := g.cuts.beforeApply(records[:n]); err != nil {
+		if err := g.beforeApply(records[:n]); err != nil {
 			return fmt.Errorf("group %s: apply: %w", g.Name(), err)
 		}
 		for i := range records[:n] {
 			r := &records[i]
 			end, applied = r.End, r.Header.Ordinal
+			if r.Header.Kind.TakesOrdinal() {
+				appliedAt = r.Header.UnixNanos
+			}
 			v := g.volume(r.Header.Volume)
 			if v == nil || !touchesImage(r.Header.Kind) {
 				continue
@@ -121,6 +136,7 @@ func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
 			if err := v.applyRecord(r, pieces, limit); err != nil {
 				return err
 			}
+			g.views.applied(r)
 			touched[v] = true
 		}
 		if n < len(records) {
@@ -135,10 +151,23 @@ func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
 	if err := g.cuts.logMarks(); err != nil {
 		return fmt.Errorf("group %s: apply: %w", g.Name(), err)
 	}
-	return g.checkpoint.change(func(c *checkpoint) {
+	err := g.checkpoint.change(func(c *checkpoint) {
 		c.Applied, c.AppliedOrdinal = end, applied
 		c.take(g.journal.DurableMark())
 	})
+	if err == nil {
+		g.reach.settle(end, applied, appliedAt)
+	}
+	return err
+}
+
+// beforeApply is called with the records that are about to change the images: who still needs what they overwrite
+// copies it.
+func (g *Group) beforeApply(records []journal.Record) error {
+	if err := g.cuts.beforeApply(records); err != nil {
+		return err
+	}
+	return g.views.beforeApply(records)
 }
 
 // indexedEnd is the journal's durable end, with every record before it in the index. A record gets into the index a

@@ -242,7 +242,7 @@ func (g *Group) shrinkMember(v *Volume, m core.Member) error {
 		end -= n
 		hole := journal.Record{Header: journal.Header{Kind: journal.KindHole, Volume: v.index, Offset: end,
 			Length: uint32(n)}}
-		if err := g.cuts.beforeApply([]journal.Record{hole}); err != nil {
+		if err := g.beforeApply([]journal.Record{hole}); err != nil {
 			return fmt.Errorf("volume %s: shrink to %d bytes: %w", v.id, m.SizeBytes, err)
 		}
 		if err := v.image.Discard(end, n); err != nil {

@@ -38,6 +38,10 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes "+
 			"ungrouped", ErrInUse, name, n)
 	}
+	if views := g.Views(); len(views) > 0 {
+		return fmt.Errorf("%w: group %s has %d views; delete them first (slipctl view delete), the first is %s", ErrInUse,
+			name, len(views), views[0].Name)
+	}
 	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.
 	defer g.streams.refuse()()
 	if err := g.commit(); err != nil && !force {
@@ -170,11 +174,30 @@ func (s *Site) finishDeletionLocked(doomed, name string) error {
 			return err
 		}
 	}
+	if err := s.deleteViewsOf(id); err != nil {
+		return err
+	}
 	delete(s.register.groups, id)
 	if err := s.saveRegisterLocked(); err != nil {
 		return err
 	}
 	return fsys.RemoveAll(doomed)
+}
+
+// deleteViewsOf deletes the views of a group that is deleted: those of one that could not be opened.
+func (s *Site) deleteViewsOf(groupID string) error {
+	recs, err := s.cfg.Pool.ListViews()
+	if err != nil {
+		klog.ErrorS(err, "Views whose records cannot be read are not deleted with their group", "group", groupID)
+	}
+	for _, rec := range recs {
+		if rec.GroupID == groupID {
+			if err := s.cfg.Pool.DeleteView(rec.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // isGroupDir reports whether a directory has the name of a group's, whole or not.

@@ -10,6 +10,7 @@
 //	trim    trim.go      a segment goes when applied here, and acknowledged there or folded into the change map
 //	cut     cut.go       images at one ordinal: apply runs to it, and copies what it overwrites from then on
 //	keep    preserved.go images at one ordinal without a copy: apply keeps what it overwrites
+//	view    view.go      image + records up to one ordinal (points.go), and what the view has of its own
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
 // members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups.
@@ -27,11 +28,14 @@
 //	streams.mu              which streams there are, and who keeps them out
 //	Group.membersMu         one change of members at a time; held over what that takes, never by the data path
 //	cuts.opMu               one cut, or release of one, at a time; never with membersMu
+//	views.opMu              one view is made or deleted at a time; never with membersMu
 //	Group.applyMu           one pass of apply at a time
 //	Group.appendMu          one append at a time: ordinal, page cache and index move together
 //	rememberedFile.mu       the file of what is remembered of the peer
 //	records of the pool     Pool.Update and what it calls; never taken with one of those below held
 //	Group.mu                core and what it decides about; never held across data I/O, held while group.json is written
+//	ViewVolume.ownMu        a view takes extents
+//	ViewVolume.mu, View.mu  which extents a view has; whether it has failed, and that being stored
 //	changeSet.mu, cuts.mu   the change map, the file of cuts; held while it is written
 //	checkpointFile.mu       the checkpoint; held while it is written, and around the file that it gets a generation of
 //

@@ -30,3 +30,17 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		testenv.Catches(t, fault, test)
 	}
 }
+
+// The tests of views can fail: with a deliberate fault built in, they do.
+func TestFaultsOfViewsAreCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the engine with deliberate faults")
+	}
+	for fault, test := range map[bug.Name]string{
+		bug.ViewAfterApply:     "TestViewModel",
+		bug.ViewForgetsRecords: "TestViewModel",
+		bug.ViewForgetsExtents: "TestViewSurvivesPowerLossAnywhere",
+	} {
+		testenv.Catches(t, fault, test)
+	}
+}

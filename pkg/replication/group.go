@@ -80,6 +80,10 @@ type Group struct {
 
 	// cuts are the snapshots of members; see cut.go.
 	cuts *cuts
+	// views are the group at other ordinals; see view.go.
+	views *views
+	// reach and syncEnd say at which ordinals a view can be; see points.go.
+	reach, syncEnd mark
 
 	// settingsMu keeps changes of settings apart. It is taken before all other locks.
 	settingsMu sync.Mutex
@@ -191,6 +195,7 @@ func (g *Group) halt() error {
 
 func (g *Group) release() error {
 	g.cuts.close()
+	g.views.close()
 	errs := []error{g.journal.Close(), g.checkpoint.close()}
 	for _, v := range *g.volumes.Load() {
 		errs = append(errs, v.image.Close())

@@ -87,6 +87,10 @@ func (g *Group) detachMember(v *Volume) error {
 			"delete the snapshot",
 			ErrInUse, v.id, g.Name(), copies[0])
 	}
+	if view := g.views.showing(v.id); view != nil {
+		return fmt.Errorf("%w: volume %s of group %s is shown by view %s; delete the view (slipctl view delete)", ErrInUse,
+			v.id, g.Name(), view.rec.Name)
+	}
 	if err := g.applyLocked(g.ctx); err != nil {
 		return err
 	}
@@ -264,6 +268,9 @@ func (g *Group) dropMember(m core.Member) error {
 			return err
 		}
 		if err := g.cuts.losePreserved(m.VolumeID, errMemberGone); err != nil {
+			return err
+		}
+		if err := g.views.failAll(m.VolumeID, errViewMember); err != nil {
 			return err
 		}
 	}

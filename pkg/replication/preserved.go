@@ -312,7 +312,7 @@ func (p *preserved) rollBack(ctx context.Context, index uint32, image *blockdev.
 	err := kept.each(ctx, func(data []byte, off, n int64) error {
 		touched := changemap.New()
 		touched.Mark(index, off, n)
-		if err := p.c.beforeChange(touched, p); err != nil {
+		if err := p.beforeRollBack(touched); err != nil {
 			return err
 		}
 		if data == nil {
@@ -336,12 +336,20 @@ func (p *preserved) rollBack(ctx context.Context, index uint32, image *blockdev.
 	return nil
 }
 
+// beforeRollBack is called with extents that are about to change: the other sets, snapshots and views keep them first.
+func (p *preserved) beforeRollBack(touched *changemap.Map) error {
+	if err := p.c.beforeChange(touched, p); err != nil {
+		return err
+	}
+	return p.c.g.views.beforeChange(touched)
+}
+
 func (p *preserved) discardBehind(index uint32, image *blockdev.Image, off int64) error {
 	for end := image.Size(); off < end; {
 		n := min(end-off, maxRangeBytes)
 		touched := changemap.New()
 		touched.Mark(index, off, n)
-		if err := p.c.beforeChange(touched, p); err != nil {
+		if err := p.beforeRollBack(touched); err != nil {
 			return err
 		}
 		if err := image.Discard(off, n); err != nil {

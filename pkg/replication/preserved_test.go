@@ -214,7 +214,7 @@ func rollBackAgain(point crashPoint, g *Group, l *cutLog, ordinal uint64) (has b
 		return false, err
 	}
 	defer pool.Close()
-	bare := &Group{cfg: &Config{FS: point.fs, Pool: pool}, id: g.id, name: g.name}
+	bare := &Group{cfg: &Config{FS: point.fs, Pool: pool}, id: g.id, name: g.name, views: &views{}}
 	bare.volumes.Store(&map[uint32]*Volume{})
 	bare.cuts = newCuts(bare)
 	for _, v := range g.Volumes() {

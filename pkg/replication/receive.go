@@ -394,6 +394,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.commit(); err != nil {
 			return err
 		}
+		g.syncEnd.extend(g.journal.DurableEnd(), h.Ordinal)
 		_, err := g.step(core.SyncEndDurable{}, nil)
 		return err
 	}

@@ -24,7 +24,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(),
 		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
 	}
-	g.cuts = newCuts(g)
+	g.cuts, g.views = newCuts(g), &views{g: g}
 	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
 	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
 	g.volumes.Store(&map[uint32]*Volume{})
@@ -37,6 +37,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	defer func() {
 		if err != nil {
 			g.cuts.close()
+			g.views.close()
 			g.checkpoint.close()
 			for _, v := range *g.volumes.Load() {
 				v.image.Close()
@@ -58,6 +59,10 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	}
 	g.recall()
 	if err := g.cuts.load(); err != nil {
+		g.journal.Close()
+		return nil, err
+	}
+	if err := g.views.load(); err != nil {
 		g.journal.Close()
 		return nil, err
 	}
@@ -137,6 +142,7 @@ func (g *Group) openJournal() error {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
 	}
 	g.changes.loadRelied(meta.Relied)
+	g.reach.extend(g.journal.End(), g.journal.Head()) // of a pass that was interrupted
 	g.checkpoint.horizon.Store(max(g.checkpoint.horizon.Load(), replay.horizon))
 	err = replay.checkImages()
 	if err == nil {
@@ -192,6 +198,9 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 	case journal.KindSyncBegin, journal.KindSyncEnd:
 		now := h.Kind == journal.KindSyncEnd
 		r.consistent = &now
+		if now {
+			r.g.syncEnd.extend(journal.Position(loc), h.Ordinal)
+		}
 	}
 	switch h.Kind {
 	case journal.KindSyncBegin, journal.KindHorizon:

@@ -38,7 +38,7 @@ type Ledger struct {
 	Thin      int64 // sizes of thin volumes, secondary copies included
 	Thick     int64 // sizes of thick ones
 	Journals  int64 // the most that the journals can take
-	Snapshots int64 // what snapshots hold, or will
+	Snapshots int64 // what snapshots and views hold, or will
 	// Owed is the part of Thick, Journals and Snapshots that is not allocated yet.
 	Owed int64
 
@@ -181,6 +181,9 @@ func (d *Accounts) addUp(wanted map[string]int64, images *images) (Ledger, error
 	if err := d.addSnapshots(&l, images, snapshots); err != nil {
 		return fail(err)
 	}
+	if err := d.addViews(&l, images); err != nil {
+		return fail(err)
+	}
 	if err := d.addJournals(&l, wanted); err != nil {
 		return fail(err)
 	}
@@ -276,6 +279,26 @@ func (d *Accounts) addSnapshots(l *Ledger, images *images, snapshots []*blockdev
 			promised = max(allocated, min(s.SizeBytes, images.allocated[s.SourceVolumeID]))
 		}
 		l.addSnapshot(promised, allocated)
+	}
+	return nil
+}
+
+// addViews: a view may take as much as its limit.
+func (d *Accounts) addViews(l *Ledger, images *images) error {
+	views, err := d.store.Pool.ListViews()
+	if err != nil {
+		klog.ErrorS(err, "Capacity is reckoned without views whose records cannot be read", "pool", d.opts.PoolDir)
+	}
+	for _, v := range views {
+		var total int64
+		for _, path := range d.store.Pool.ViewPaths(v) {
+			allocated, _, err := images.take(path)
+			if err != nil {
+				return err
+			}
+			total += allocated
+		}
+		l.addSnapshot(v.LimitBytes, total)
 	}
 	return nil
 }
