@@ -106,9 +106,11 @@ func messages(path string, check func(where, line string)) error {
 		}
 		where := files.Position(n.Pos()).String()
 		for _, m := range quoted.FindAllStringSubmatch(text, -1) {
-			if !strings.HasSuffix(strings.TrimSpace(m[1]), "...") {
-				check(where, placeholders.ReplaceAllString(m[1], "x"))
+			line := placeholders.ReplaceAllString(m[1], "x")
+			if len(strings.Fields(line)) == 3 { // the name of a command in a sentence
+				line += verbOnly
 			}
+			check(where, line)
 		}
 		for _, m := range bare.FindAllStringSubmatch(text, -1) {
 			check(where, m[1]+verbOnly)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
 // completionTimeout bounds what a shell waits for after the tab key. A site that does not answer completes nothing.
@@ -92,6 +93,16 @@ func (c *cli) memberNames(cmd *cobra.Command, given []string) []string {
 		}
 	}
 	return names
+}
+
+// addable offers the replicable volumes of this node.
+func (c *cli) addable(*cobra.Command, []string) []string {
+	return c.poolVolumes(func(r *blockdev.VolumeRecord) bool { return r.Replicable && !r.Secondary })
+}
+
+// everyVolume offers the volumes of this node.
+func (c *cli) everyVolume(*cobra.Command, []string) []string {
+	return c.poolVolumes(func(*blockdev.VolumeRecord) bool { return true })
 }
 
 // groupsNow is what the site has, or nothing: a completion has no place for an error.

@@ -62,13 +62,13 @@ func (c *cli) groupAdd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "add GROUP VOLUME",
 		Short:   "Add a volume to a group, mounted or not",
-		Example: "  slipctl group add shop vol-1234\n  slipctl group add shop vol-1234 --move --yes",
-		Args:    args(cobra.ExactArgs(2)), ValidArgsFunction: oneOf(c.groupNames),
+		Example: "  slipctl group add shop orders\n  slipctl group add shop vol-1234 --move --yes",
+		Args:    args(cobra.ExactArgs(2)), ValidArgsFunction: oneOf(c.groupNames, c.addable),
 	}
 	move := cmd.Flags().Bool("move", false, "move the volume out of its current group; its copy begins anew")
 	given := addYes(cmd)
 	cmd.RunE = func(cmd *cobra.Command, words []string) error {
-		request.Group, request.VolumeId, request.Move = words[0], words[1], *move
+		request.Group, request.VolumeId, request.Move = words[0], c.volumeID(words[1]), *move
 		return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 			before, err := group(ctx, sidecar, request.Group)
 			if err != nil {
@@ -107,20 +107,21 @@ func (c *cli) groupRemove() *cobra.Command {
 		Args:    args(cobra.ExactArgs(2)), ValidArgsFunction: oneOf(c.groupNames, c.memberNames),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
-				before, err := group(ctx, sidecar, given[0])
+				name, id := given[0], c.volumeID(given[1])
+				before, err := group(ctx, sidecar, name)
 				if err != nil {
 					return err
 				}
 				// The call is made in any case: it also completes a removal that was interrupted.
-				_, err = sidecar.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: given[0], VolumeId: given[1]})
+				_, err = sidecar.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: name, VolumeId: id})
 				if err != nil {
 					return err
 				}
-				if !isMember(before, given[1]) {
-					return status.Errorf(codes.NotFound, "volume %s is not in group %s: nothing was removed", given[1], given[0])
+				if !isMember(before, id) {
+					return status.Errorf(codes.NotFound, "volume %s is not in group %s: nothing was removed", id, name)
 				}
-				return c.say(fields{"group": given[0], "volume": given[1], "changed": true},
-					"volume %s is not in group %s any more", given[1], given[0])
+				return c.say(fields{"group": name, "volume": id, "changed": true}, "volume %s is not in group %s any more", id,
+					name)
 			})
 		},
 	}

@@ -1,33 +1,43 @@
 package slipctl
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	"github.com/slipstream-storage/slipstream/internal/site"
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
 func (c *cli) siteCommand() *cobra.Command {
-	return parent("site", "Set up sites", c.siteInit(), c.siteSecrets())
+	return parent("site", "Set up sites", c.siteInit(), c.siteSecrets(), c.siteWait())
 }
 
 func (c *cli) siteInit() *cobra.Command {
 	config := site.Config{}
 	var options site.InitOptions
 	var peers []string
+	var units string
 	cmd := local("a directory", &cobra.Command{
 		Use:   "init --dir DIR --name SITE [--peer NAME=HOST:PORT ...]",
 		Short: "Create directories and certificates of a site, and print how to start it",
 		Long: "The command can be repeated; it keeps existing files. Sites trust each other if one authority signed their " +
 			"certificates:\n" +
-			"use the same --authority directory for all sites, for example a copy. The owner of its ca.key can act as any site.",
+			"use the same --authority directory for all sites, for example a copy. The owner of its ca.key can act as any " +
+			"site.\n\n" +
+			"The output is a script that starts the three processes of the site and tells slipctl where they are. With " +
+			"--systemd the\ncommand writes units instead.",
 		Example: "  slipctl site init --dir /srv/slipstream --name site-a --peer site-b=10.0.0.2:9443 " +
-			"--authority /root/authority",
+			"--authority /root/authority > start.sh\n" +
+			"  slipctl site init --dir /srv/slipstream --name site-a --systemd /etc/systemd/system",
 		Args: args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if config.Dir == "" || config.Name == "" {
@@ -60,6 +70,9 @@ func (c *cli) siteInit() *cobra.Command {
 			if err := site.Init(config, options); err != nil {
 				return err
 			}
+			if units != "" {
+				return c.writeUnits(config, options, units)
+			}
 			return c.printSite(config, options)
 		},
 	})
@@ -73,28 +86,129 @@ func (c *cli) siteInit() *cobra.Command {
 		"missing (default DIR/authority)")
 	flags.StringArrayVar(&options.Hosts, "host", nil, "additional name or address for the certificate; can be repeated")
 	flags.BoolVar(&options.Renew, "renew", false, "write a new certificate")
+	flags.StringVar(&config.JournalDir, "journal-dir", "", "directory of the journals, on another disk (default in the "+
+		"pool)")
+	flags.StringVar(&units, "systemd", "", "write units for systemd into this directory, such as /etc/systemd/system")
 	return cmd
 }
 
-func (c *cli) printSite(config site.Config, options site.InitOptions) error {
-	keeper := append([]string{"keeper"}, config.KeeperArgs()...)
-	replicator := append([]string{"replicator"}, config.ReplicatorArgs()...)
-	driver := append([]string{"csi-driver"}, config.DriverArgs()...)
+// siteFields is what --output has of a site.
+func siteFields(config site.Config, options site.InitOptions) fields {
 	authority := options.AuthorityDir
 	if authority == "" {
 		authority = config.AuthorityDir()
 	}
-	result := fields{
+	return fields{
 		"site": config.Name, "dir": config.Dir, "authority": authority, "sidecar": config.SidecarEndpoint(),
-		"keeper": keeper, "replicator": replicator, "driver": driver,
+		"keeper":     append([]string{"keeper"}, config.KeeperArgs()...),
+		"replicator": append([]string{"replicator"}, config.ReplicatorArgs()...),
+		"driver":     append([]string{"csi-driver"}, config.DriverArgs()...),
 	}
+}
+
+// printSite prints a script that starts the site.
+func (c *cli) printSite(config site.Config, options site.InitOptions) error {
+	result := siteFields(config, options)
 	return c.showValue(result, func() error {
-		fmt.Fprintf(c.out, "# Site %s is set up in %s. Start, as root:\n%s\n%s\n%s\n",
-			config.Name, config.Dir, shellLine(keeper), shellLine(replicator), shellLine(driver))
-		fmt.Fprintf(c.out, "# For slipctl here:\nexport SLIPSTREAM_SIDECAR=%s\n", shellQuote(config.SidecarEndpoint()))
+		fmt.Fprintf(c.out, "# Starts site %s, which is in %s. Read it into the shell of root: . ./FILE\n", config.Name,
+			config.Dir)
+		for _, process := range []string{"keeper", "replicator", "driver"} {
+			command := result[process].([]string)
+			log := filepath.Join(config.Dir, command[0]+".log")
+			fmt.Fprintf(c.out, "%s \\\n  >>%s 2>&1 &\n", shellLine(command), shellQuote(log))
+		}
+		fmt.Fprintf(c.out, "export SLIPSTREAM_SIDECAR=%s\n", shellQuote(config.SidecarEndpoint()))
+		fmt.Fprintf(c.out, "slipctl site wait --timeout 1m\n")
 		fmt.Fprintf(c.out, "# Its peers need certificates of the same authority: slipctl site init --authority %s ...\n",
-			shellQuote(authority))
+			shellQuote(result["authority"].(string)))
 		return nil
+	})
+}
+
+// writeUnits writes the units of a site for systemd, and says how they are started.
+func (c *cli) writeUnits(config site.Config, options site.InitOptions, dir string) error {
+	executable, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("where the programs are: %w", err)
+	}
+	units := config.Units(filepath.Dir(executable))
+	changed, err := site.WriteUnits(dir, units)
+	if err != nil {
+		return err
+	}
+	result := siteFields(config, options)
+	var names []string
+	for _, u := range units {
+		names = append(names, u.Name)
+	}
+	result["units"], result["changed"] = names, changed
+	return c.showValue(result, func() error {
+		if !changed {
+			fmt.Fprintf(c.out, "# The units of site %s are in %s already; nothing changed.\n", config.Name, dir)
+			return nil
+		}
+		fmt.Fprintf(c.out, "# The units of site %s are in %s. To start the site, now and at each boot:\n", config.Name, dir)
+		fmt.Fprintf(c.out, "systemctl daemon-reload\nsystemctl enable --now %s\n", strings.Join(names, " \\\n  "))
+		fmt.Fprintf(c.out, "# For slipctl here:\nexport SLIPSTREAM_SIDECAR=%s\n", shellQuote(config.SidecarEndpoint()))
+		return nil
+	})
+}
+
+// siteWait waits until the processes of this node answer.
+func (c *cli) siteWait() *cobra.Command {
+	var timeout time.Duration
+	cmd := local("the processes of a node", &cobra.Command{
+		Use:     "wait",
+		Short:   "Wait until the replicator and the driver of this node serve",
+		Example: "  slipctl site wait --timeout 1m",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, timeout)
+				defer cancel()
+			}
+			for {
+				err := c.probe(ctx)
+				if err == nil {
+					return c.say(fields{"ready": true}, "replicator and driver serve")
+				}
+				select {
+				case <-ctx.Done():
+					if cmd.Context().Err() != nil {
+						return cmd.Context().Err()
+					}
+					message, _ := explain(err, c.sidecar)
+					return &lateError{fmt.Sprintf("after %v: %s", timeout, message)}
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+		},
+	})
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "longest time to wait; 0: no limit")
+	return cmd
+}
+
+// probe asks the replicator and the driver whether they serve.
+func (c *cli) probe(ctx context.Context) error {
+	err := c.withSidecar(ctx, callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+		answer, err := sidecar.Probe(ctx, &sidecarpb.ProbeRequest{})
+		if err == nil && !answer.GetReady() {
+			err = fmt.Errorf("the replicator is not ready")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.withDriver(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		answer, err := csi.NewIdentityClient(conn).Probe(ctx, &csi.ProbeRequest{})
+		// Absent means ready in CSI.
+		if err == nil && answer.GetReady() != nil && !answer.GetReady().GetValue() {
+			err = fmt.Errorf("the driver is not ready")
+		}
+		return err
 	})
 }
 

@@ -34,6 +34,7 @@ type cli struct {
 	version string
 	sidecar string
 	kube    kubeFlags
+	here    here
 	output  string
 	stdin   io.Reader
 	out     io.Writer // results

@@ -12,50 +12,54 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// DefaultPool is where a site has its pool unless it is told otherwise.
-const DefaultPool = "/var/lib/slipstream/pool"
-
 func (c *cli) volumeCommand() *cobra.Command {
-	return parent("volume", "Show volumes of a pool", c.volumeList())
+	cmd := parent("volume", "Create, grow, mount, unmount, delete and show volumes of this node",
+		c.volumeCreate(), c.volumeGrow(), c.volumeMount(), c.volumeUnmount(), c.volumeDelete(), c.volumeList())
+	cmd.PersistentFlags().StringVar(&c.here.driver, "driver", "",
+		"socket of the CSI driver (default csi.sock beside the replicator's)")
+	cmd.PersistentFlags().StringVar(&c.here.pool, "pool", "",
+		"directory of the pool (default that of the site with the replicator's socket, or "+DefaultPool+")")
+	return cmd
 }
 
 func (c *cli) volumeList() *cobra.Command {
-	var pool string
-	cmd := local("the pool of a node", &cobra.Command{
+	return local("the pool of a node", &cobra.Command{
 		Use:     "list",
 		Short:   "List the volumes of a pool from its records",
 		Long:    "The command reads the directory of the pool. It needs neither the driver nor the replicator.",
 		Example: "  slipctl volume list\n  slipctl volume list --pool /srv/slipstream/pool -o yaml",
 		Args:    args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			p, err := blockdev.OpenPool(vfs.OS, pool, blockdev.WhoReader)
-			if err != nil {
-				return fmt.Errorf("%w\n--pool names the directory that the driver and the replicator were given", err)
-			}
 			// A damaged record is reported after those that can be read.
-			volumes, listErr := p.List()
-			if err := p.Close(); err != nil {
-				return err
-			}
+			volumes, listErr := c.poolRecords()
 			if volumes == nil {
+				if listErr != nil {
+					return listErr
+				}
 				volumes = []*blockdev.VolumeRecord{}
 			}
 			return errors.Join(c.showValue(volumes, func() error {
-				if len(volumes) == 0 && listErr == nil {
-					fmt.Fprintf(c.err, "There are no volumes in %s.\n", pool)
+				if len(volumes) == 0 {
+					fmt.Fprintf(c.err, "There are no volumes in %s.\n", c.poolDir())
 					return nil
 				}
-				t := newTable("volume", "name", "size", "state", "group", "role", "format")
+				t := newTable("volume", "name", "size", "state", "group", "role", "format", "mounted")
 				for _, v := range volumes {
 					t.AppendRow(table.Row{v.ID, v.Name, formatBytes(uint64(v.SizeBytes)), string(v.State), orDash(v.Group), roleOf(v),
-						formatOf(v)})
+						formatOf(v), useOf(v)})
 				}
 				return printTable(c.out, t)
 			}), listErr)
 		},
 	})
-	cmd.Flags().StringVar(&pool, "pool", DefaultPool, "directory of the pool")
-	return cmd
+}
+
+// useOf says whether a volume is staged, as its record has it: after a reboot it is until the driver looks.
+func useOf(v *blockdev.VolumeRecord) string {
+	if v.Stage == nil {
+		return "no"
+	}
+	return "yes"
 }
 
 func roleOf(v *blockdev.VolumeRecord) string {

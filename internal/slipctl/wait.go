@@ -87,7 +87,10 @@ func (c *cli) waitFor(ctx context.Context, sidecar sidecarpb.SidecarClient, name
 	var shown time.Time
 	for {
 		g, err := stream.Recv()
-		if watching.Err() != nil && ctx.Err() == nil {
+		// The end of the time is noticed here or, a little earlier, by the other side.
+		code := status.Code(err)
+		if timeout > 0 && ctx.Err() == nil && (watching.Err() != nil || code == codes.DeadlineExceeded ||
+			code == codes.Canceled) {
 			return &lateError{fmt.Sprintf("group %s is not %s after %v: %s", name, condition, timeout, stateText(last))}
 		}
 		if err != nil {

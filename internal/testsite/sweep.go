@@ -17,9 +17,9 @@ import (
 // stepTimeout bounds each step of sweep: any of them can wait in the kernel for a FUSE server that is gone.
 const stepTimeout = 15 * time.Second
 
-// sweep takes away a directory whose processes have ended, with all that release finds. When a mount stays, the
+// Sweep takes away a directory whose processes have ended, with all that release finds. When a mount stays, the
 // directory stays too: removing it would remove what is mounted.
-func sweep(dir string) error {
+func Sweep(dir string) error {
 	err := release(dir)
 	left, listErr := mountsBelow(dir)
 	if listErr != nil {

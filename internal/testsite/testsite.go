@@ -135,7 +135,7 @@ func (p *Pair) Close() error {
 				errs = append(errs, s.stop())
 			}
 		}
-		errs = append(errs, sweep(p.Dir))
+		errs = append(errs, Sweep(p.Dir))
 		p.closeErr = errors.Join(errs...)
 	})
 	return p.closeErr

@@ -49,14 +49,14 @@ func TestSweep(t *testing.T) {
 		loops = append(loops, device)
 		// Before the mount, so that a failure in between leaves nothing.
 		t.Cleanup(func() {
-			if err := sweep(dir); err != nil {
+			if err := Sweep(dir); err != nil {
 				t.Error(err)
 			}
 		})
 		run(t, "mount", device, filepath.Join(dir, "mnt"))
 		run(t, "mount", "--bind", filepath.Join(dir, "mnt"), filepath.Join(dir, "bind"))
 	}
-	if err := sweep(dead); err != nil {
+	if err := Sweep(dead); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dead); !errors.Is(err, fs.ErrNotExist) {
@@ -105,7 +105,7 @@ func TestSweepUnmountsFirst(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := sweep(filepath.Join(dir, "site")); err != nil {
+	if err := Sweep(filepath.Join(dir, "site")); err != nil {
 		t.Fatal(err)
 	}
 	if mounts, err := mountsBelow(dir); err != nil || len(mounts) != 0 {
