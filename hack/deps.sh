@@ -57,7 +57,13 @@ for set in "$@"; do
 		need gcc gcc
 		[[ -e /usr/include/stdlib.h ]] || { missing_programs+=("C library headers"); missing_packages+=(libc6-dev); }
 		;;
-	generate) need protoc protobuf-compiler ;;
+	generate)
+		need protoc protobuf-compiler
+		if [[ ! -e /usr/include/google/protobuf/descriptor.proto ]]; then
+			missing_programs+=("protobuf's own .proto files")
+			missing_packages+=(libprotobuf-dev)
+		fi
+		;;
 	demo)
 		need go golang
 		need_filesystems

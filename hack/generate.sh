@@ -8,8 +8,10 @@ bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
 go build -o "$bin/" google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc \
 	sigs.k8s.io/controller-tools/cmd/controller-gen
+# csi.proto, which those of csi-addons import.
+csi=$(go list -m -f '{{.Dir}}' github.com/container-storage-interface/spec)
 for proto in pkg/api/*/*.proto; do
-	PATH="$bin:$PATH" protoc -I . --go_out=. --go_opt=paths=source_relative \
+	PATH="$bin:$PATH" protoc -I . -I "$csi" --go_out=. --go_opt=paths=source_relative \
 		--go-grpc_out=. --go-grpc_opt=paths=source_relative "$proto"
 done
 "$bin/controller-gen" object crd paths=./pkg/api/v1alpha1 output:object:dir=pkg/api/v1alpha1 \

@@ -22,7 +22,7 @@ var forNodes = map[string]bool{"node-id": true, "pool": true, "sidecar": true, "
 	"host-root": true,
 	"reserve":   true, "overcommit-ratio": true, "tcp-address": true}
 
-func runController(flags *flag.FlagSet, known *nodes.Flags, node driver.Options) error {
+func runController(flags *flag.FlagSet, known *nodes.Flags, node driver.Options, addonsEndpoint string) error {
 	var misplaced string
 	flags.Visit(func(f *flag.Flag) {
 		if forNodes[f.Name] {
@@ -41,8 +41,8 @@ func runController(flags *flag.FlagSet, known *nodes.Flags, node driver.Options)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r, err := router.New(router.Options{Endpoint: node.Endpoint, Source: source, Retired: known.Retired,
-		TLSDir:  node.TLSDir,
+	r, err := router.New(router.Options{Endpoint: node.Endpoint, AddonsEndpoint: addonsEndpoint, Source: source,
+		Retired: known.Retired, TLSDir: node.TLSDir,
 		Metrics: node.Metrics, Version: node.Version})
 	if err != nil {
 		return err

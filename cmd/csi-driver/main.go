@@ -45,6 +45,8 @@ func run(args []string) error {
 	var secrets credentialFlags
 	secrets.add(flags)
 	flags.StringVar(&opts.Endpoint, "endpoint", "unix:///csi/csi.sock", "socket of the CSI services")
+	addonsEndpoint := flags.String("csi-addons-endpoint", "", "controller: socket of the csi-addons services, for its "+
+		"sidecar (default none)")
 	flags.StringVar(&opts.NodeID, "node-id", "", "name of this node (required)")
 	flags.StringVar(&opts.PoolDir, "pool", "", "directory of the volumes; created if missing (required)")
 	flags.StringVar(&opts.JournalDir, "journal-dir", "",
@@ -75,9 +77,11 @@ func run(args []string) error {
 	case secrets.misplaced(flags, false) != "":
 		return fmt.Errorf("--%s is for --mode=%s only", secrets.misplaced(flags, false), modeCredentials)
 	case *mode == modeController:
-		return runController(flags, &known, opts)
+		return runController(flags, &known, opts, *addonsEndpoint)
 	case *mode != modeNode:
 		return fmt.Errorf("--mode is %q: it can be %s, %s or %s", *mode, modeNode, modeController, modeCredentials)
+	case *addonsEndpoint != "":
+		return fmt.Errorf("--csi-addons-endpoint is for --mode=%s only", modeController)
 	case nodes.Given(flags) != "":
 		return fmt.Errorf("--%s is for --mode=%s only", nodes.Given(flags), modeController)
 	case opts.NodeID == "":

@@ -94,4 +94,8 @@ const (
 	ViewForgetsExtents Name = "view-forgets-extents"
 	// ViewForgetsRecords has views take extents without records that leave the journal (breaks a view's order).
 	ViewForgetsRecords Name = "view-forgets-records"
+	// ForceReachable lets csi-addons force a promotion while the primary can be heard (breaks G6).
+	ForceReachable Name = "force-reachable"
+	// UndoAtSecondary lets csi-addons delete the group of a copy (breaks G3).
+	UndoAtSecondary Name = "undo-at-secondary"
 )

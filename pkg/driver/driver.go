@@ -38,6 +38,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/csiaddons"
 	"github.com/slipstream-storage/slipstream/pkg/driver/attach"
 	"github.com/slipstream-storage/slipstream/pkg/driver/groups"
 	"github.com/slipstream-storage/slipstream/pkg/driver/health"
@@ -104,6 +105,7 @@ type Driver struct {
 	snapshots   *snapshots.Manager
 	groups      *groups.Manager
 	health      *health.Checker
+	addons      csiaddons.Node
 }
 
 // New opens the pool and brings the machine in line with its records (see reconcile). The pool stays locked against
@@ -184,6 +186,7 @@ func (d *Driver) open() error {
 	}
 	d.snapshots = snapshots.New(d.store, d.space, d.attachments, d.sys.FS, d.opts.NodeID, d.sidecar, d.guards, d.tasks)
 	d.groups = groups.New(d.store, d.sidecar)
+	d.addons = csiaddons.Node{Driver: addonsDriver{d}}
 	d.health = health.New(d.store, d.space, d.attachments, d.sys.FS, opts, d.sidecar)
 	return nil
 }

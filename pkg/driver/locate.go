@@ -103,6 +103,8 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 		return firstAs(value, ids), err
 	case locatepb.Key_CONSISTENCY_GROUP:
 		return s.group(ctx, value)
+	case locatepb.Key_CONSISTENCY_GROUP_ID:
+		return s.groupID(ctx, value)
 	}
 	return nil, status.Errorf(codes.InvalidArgument, "key %q is of kind %s, which this version of the node does not know",
 		value, kind)
@@ -173,4 +175,21 @@ func (s *search) group(ctx context.Context, name string) ([]string, error) {
 		return nil, err
 	}
 	return []string{name}, nil
+}
+
+// groupID looks for a group that is open here by its id.
+func (s *search) groupID(ctx context.Context, id string) ([]string, error) {
+	if s.d.sidecar == nil || id == "" {
+		return nil, nil
+	}
+	groups, err := s.d.sidecar.Groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		if g.GetGroupId() == id {
+			return []string{id}, nil
+		}
+	}
+	return nil, nil
 }

@@ -79,6 +79,7 @@ func (d *Driver) registerController(server grpc.ServiceRegistrar) {
 	csi.RegisterControllerServer(server, &controllerServer{d: d})
 	csi.RegisterGroupControllerServer(server, &groupControllerServer{d: d})
 	csi.RegisterSnapshotMetadataServer(server, &snapshotMetadataServer{d: d})
+	d.addons.Register(server)
 }
 
 // metricsManager returns the standard metrics of a CSI plugin and the pool's, and the registry of the latter.

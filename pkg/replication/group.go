@@ -72,6 +72,8 @@ type Group struct {
 	applyStuck atomic.Pointer[error]
 	// short: the images found no space, and the journal gives up its own.
 	short atomic.Bool
+	// peerHeard is when the last message of the peer arrived, or when this process opened the group.
+	peerHeard atomic.Pointer[clocks.Instant]
 	// linkDown is what ended the last stream to the peer.
 	linkDown atomic.Pointer[error]
 
@@ -157,6 +159,7 @@ func (g *Group) ID() string { return g.id }
 
 // start begins the group's background work.
 func (g *Group) start() {
+	g.hearPeer() // this process cannot say that the peer is silent before it has listened
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	for _, loop := range []func(context.Context){g.applyLoop, g.trimLoop, g.commitLoop, g.linkLoop, g.cuts.loop} {
 		g.wg.Add(1)
@@ -165,6 +168,12 @@ func (g *Group) start() {
 			loop(g.ctx)
 		}()
 	}
+}
+
+// hearPeer notes that a message of the peer arrived.
+func (g *Group) hearPeer() {
+	now := g.cfg.Clock()
+	g.peerHeard.Store(&now)
 }
 
 // Close ends the group's work and syncs its journal. What is not applied stays in the journal; the next open goes on

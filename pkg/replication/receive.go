@@ -236,6 +236,7 @@ func (r *receiver) takeTail(tail *linkpb.DivergentTail) error {
 }
 
 func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
+	r.g.hearPeer()
 	if begin := m.GetBeginSession(); begin != nil {
 		return r.begin(begin)
 	}

@@ -330,6 +330,7 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 	s.acknowledged = s.acknowledged || n > 0
 	s.heard = time.Now()
 	s.mu.Unlock()
+	s.g.hearPeer()
 	s.g.timed(&s.exchange, ack.Timing)
 	if ack.DurableOrdinal > s.g.journal.Durable() {
 		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable one", s.g.Name(), ack.DurableOrdinal)

@@ -48,6 +48,10 @@ type Status struct {
 	// either direction; nil until it is measured.
 	ClockDifferenceSeconds, ClockDifferenceErrorSeconds *float64
 
+	// PeerSilentSeconds is how long ago at least the last message of the peer arrived, or this process opened the group;
+	// nil without a peer, and where the clocks do not say.
+	PeerSilentSeconds *float64
+
 	JournalUsedBytes int64
 	ChangeMapBytes   uint64
 	// SyncDoneBytes and SyncTotalBytes are of the running initial sync or resync; 0 and 0 without one. Nil at a secondary
@@ -176,6 +180,9 @@ func (g *Group) fillLag(s *Status, m *core.Meta) {
 		return
 	}
 	instant, now := g.cfg.Clock(), g.cfg.Now()
+	if silent, ok := instant.SinceAtLeast(*g.peerHeard.Load()); ok {
+		s.PeerSilentSeconds = new(silent.Seconds())
+	}
 	g.mu.Lock()
 	told, toldOK := g.core.Told()
 	heard, caughtUp := g.core.Heard(), g.core.CaughtUp(s.DurableOrdinal).At

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/nodes"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
@@ -44,6 +46,11 @@ type cluster struct {
 	dir       string
 	authority *tlsfiles.Authority
 	nodes     map[string]*testNode
+
+	site    string
+	network *link.Network
+	// shift is how far the clocks of the replicators are ahead.
+	shift atomic.Int64
 }
 
 // testNode is one driver, which a test may stop and start.
@@ -51,7 +58,8 @@ type testNode struct {
 	c       *cluster
 	name    string
 	address string
-	sidecar string // of the fake replicator; empty for none
+	sidecar string // endpoint of the replicator
+	engine  *replication.Site
 
 	mu   sync.Mutex
 	stop func() // nil: it does not run
@@ -59,6 +67,12 @@ type testNode struct {
 
 // newCluster starts a driver per name.
 func newCluster(t testing.TB, names ...string) *cluster {
+	t.Helper()
+	return newSite(t, "site-a", link.NewNetwork(nil), names...)
+}
+
+// newSite starts a driver and a replicator per name. The peer reaches the first replicator.
+func newSite(t testing.TB, site string, network *link.Network, names ...string) *cluster {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "router") // short, for the paths of sockets
 	if err != nil {
@@ -69,7 +83,7 @@ func newCluster(t testing.TB, names ...string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, dir: dir, authority: authority, nodes: map[string]*testNode{}}
+	c := &cluster{t: t, dir: dir, authority: authority, nodes: map[string]*testNode{}, site: site, network: network}
 	c.issue("node-tls", tlsfiles.NodeName, day)
 	c.issue("controller-tls", tlsfiles.ControllerName, day)
 	addresses, err := testsite.FreeAddresses(len(names))
@@ -78,7 +92,11 @@ func newCluster(t testing.TB, names ...string) *cluster {
 	}
 	for i, name := range names {
 		n := &testNode{c: c, name: name, address: addresses[i]}
-		n.sidecar = startReplicator(t, filepath.Join(dir, name+".rep"), filepath.Join(dir, name, "pool"))
+		n.startReplicator(filepath.Join(dir, name+".rep"), filepath.Join(dir, name, "pool"))
+		if i == 0 {
+			network.Attach(site, n.engine)
+			t.Cleanup(func() { network.Detach(site) })
+		}
 		c.nodes[name] = n
 		n.start()
 		t.Cleanup(n.kill)
@@ -283,21 +301,27 @@ func poolVolumes(t testing.TB, dir string) map[string]string {
 	return ids
 }
 
-// startReplicator starts a node's replicator, and returns its endpoint.
-func startReplicator(t testing.TB, socket, poolDir string) string {
+// startReplicator starts the node's replicator.
+func (n *testNode) startReplicator(socket, poolDir string) {
+	c, t := n.c, n.c.t
 	t.Helper()
 	pool, err := blockdev.OpenPool(vfs.OS, poolDir, blockdev.WhoReplicator)
 	if err != nil {
 		t.Fatal(err)
 	}
-	network := link.NewNetwork(nil)
-	site, err := replication.Open(replication.Config{FS: vfs.OS, Pool: pool, Site: "site-a",
-		Dialer:      network.Dialer("site-a"),
-		PeerAddress: func(string) string { return "memory" }})
+	site, err := replication.Open(replication.Config{FS: vfs.OS, Pool: pool, Site: c.site,
+		Dialer:            c.network.Dialer(c.site),
+		PeerAddress:       func(string) string { return "memory" },
+		HeartbeatInterval: 10 * time.Millisecond, ApplyInterval: 50 * time.Millisecond,
+		Clock: func() clocks.Instant {
+			now, n := clocks.Read(time.Now), c.shift.Load()
+			return clocks.Instant{BootID: now.BootID, BootNanos: now.BootNanos + n, RawNanos: now.RawNanos + n,
+				WallNanos: now.WallNanos + n}
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := sidecar.New(sidecar.Options{SiteName: "site-a", Site: site, Pool: pool, ShimDir: poolDir + "/shim",
+	svc := sidecar.New(sidecar.Options{SiteName: c.site, Site: site, Pool: pool, ShimDir: poolDir + "/shim",
 		Metrics: sidecar.NewMetrics(site)})
 	listener, err := unixsocket.Listen(socket)
 	if err != nil {
@@ -312,5 +336,5 @@ func startReplicator(t testing.TB, socket, poolDir string) string {
 			t.Error(err)
 		}
 	})
-	return "unix://" + socket
+	n.sidecar, n.engine = "unix://"+socket, site
 }

@@ -24,6 +24,8 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/pkg/api/addongrouppb"
+	"github.com/slipstream-storage/slipstream/pkg/api/addonreplicationpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
@@ -43,6 +45,9 @@ type node struct {
 	controller csi.ControllerClient
 	groups     csi.GroupControllerClient
 	metadata   csi.SnapshotMetadataClient
+	// Of csi-addons.
+	replication  addonreplicationpb.ControllerClient
+	volumeGroups addongrouppb.ControllerClient
 }
 
 func (n *node) String() string { return n.name }
@@ -162,6 +167,7 @@ func (s *nodeSet) dial(name, address string) (*node, error) {
 	n.conn, n.locator = conn, locatepb.NewLocatorClient(conn)
 	n.controller, n.groups = csi.NewControllerClient(conn), csi.NewGroupControllerClient(conn)
 	n.metadata = csi.NewSnapshotMetadataClient(conn)
+	n.replication, n.volumeGroups = addonreplicationpb.NewControllerClient(conn), addongrouppb.NewControllerClient(conn)
 	return n, nil
 }
 
@@ -169,6 +175,9 @@ func (s *nodeSet) dial(name, address string) (*node, error) {
 func (n *node) nameUnary(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn,
 	invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	err := invoke(metadata.AppendToOutgoingContext(ctx, plugin.NodeMetadata, n.name), method, req, reply, conn, opts...)
+	if isAddons(method) && status.Code(err) == codes.Unimplemented {
+		return n.withoutAddons(err)
+	}
 	return n.failure(ctx, err)
 }
 

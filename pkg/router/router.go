@@ -24,6 +24,7 @@ package router
 import (
 	"context"
 	"errors"
+	"net"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/metrics"
@@ -45,6 +46,8 @@ import (
 type Options struct {
 	// Endpoint is where the CSI services listen for the sidecars: unix:///path or a path.
 	Endpoint string
+	// AddonsEndpoint is where the csi-addons services listen for its sidecar; empty for nowhere.
+	AddonsEndpoint string
 	// Source says which nodes there are.
 	Source nodes.Source
 	// Retired are nodes that are gone for good: no call waits for them, and no volume is made on them. What was on them is
@@ -94,9 +97,19 @@ func (r *Router) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var addons net.Listener
+	if r.opts.AddonsEndpoint != "" {
+		if addons, err = unixsocket.Listen(r.opts.AddonsEndpoint); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
 	web, err := metricsserver.Listen(r.opts.Metrics)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		err = errors.Join(err, listener.Close())
+		if addons != nil {
+			err = errors.Join(err, addons.Close())
+		}
+		return err
 	}
 	manager := metrics.NewCSIMetricsManagerForPlugin(plugin.Name).WithAdditionalRegistry(r.meter.registry)
 	group, ctx := errgroup.WithContext(ctx)
@@ -106,11 +119,18 @@ func (r *Router) Run(ctx context.Context) error {
 		r.Register(server)
 		return csiserver.Serve(ctx, server, listener)
 	})
+	if addons != nil {
+		group.Go(func() error {
+			server := grpc.NewServer(csiserver.Options(manager)...)
+			r.RegisterAddons(server)
+			return csiserver.Serve(ctx, server, addons)
+		})
+	}
 	if web != nil {
 		group.Go(func() error { return web.Serve(ctx, csiserver.Metrics(manager)) })
 	}
 	klog.InfoS("Serving as controller", "driver", plugin.Name, "version", r.opts.Version, "endpoint", r.opts.Endpoint,
-		"retired", r.opts.Retired)
+		"csiAddons", r.opts.AddonsEndpoint, "retired", r.opts.Retired)
 	return group.Wait()
 }
 

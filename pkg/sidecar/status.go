@@ -30,6 +30,7 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		HeadOrdinal: s.HeadOrdinal, DurableOrdinal: s.DurableOrdinal, AppliedOrdinal: s.AppliedOrdinal,
 		AcknowledgedOrdinal: s.AcknowledgedOrdinal, LagOrdinals: s.LagOrdinals, LagBytes: s.LagBytes,
 		LagSeconds: s.LagSeconds, Lagging: s.Lagging, LastReplicatedUnixNanos: s.LastReplicatedUnixNanos,
+		PeerSilentSeconds:      s.PeerSilentSeconds,
 		ClockDifferenceSeconds: s.ClockDifferenceSeconds, ClockDifferenceErrorSeconds: s.ClockDifferenceErrorSeconds,
 		JournalSizeBytes: s.JournalSizeBytes, JournalUsedBytes: s.JournalUsedBytes, JournalFull: policyToAPI(s.JournalFull),
 		ChangeMapBytes: s.ChangeMapBytes, SyncDoneBytes: s.SyncDoneBytes, SyncTotalBytes: s.SyncTotalBytes,

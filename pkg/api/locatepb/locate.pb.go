@@ -41,6 +41,8 @@ const (
 	Key_GROUP_SNAPSHOT_NAME Key_Kind = 6
 	// CONSISTENCY_GROUP is a group that is here, or that a volume here is on its way into.
 	Key_CONSISTENCY_GROUP Key_Kind = 7
+	// CONSISTENCY_GROUP_ID is the id of a group that is here.
+	Key_CONSISTENCY_GROUP_ID Key_Kind = 8
 )
 
 // Enum value maps for Key_Kind.
@@ -54,16 +56,18 @@ var (
 		5: "GROUP_SNAPSHOT_ID",
 		6: "GROUP_SNAPSHOT_NAME",
 		7: "CONSISTENCY_GROUP",
+		8: "CONSISTENCY_GROUP_ID",
 	}
 	Key_Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED":    0,
-		"VOLUME_ID":           1,
-		"VOLUME_NAME":         2,
-		"SNAPSHOT_ID":         3,
-		"SNAPSHOT_NAME":       4,
-		"GROUP_SNAPSHOT_ID":   5,
-		"GROUP_SNAPSHOT_NAME": 6,
-		"CONSISTENCY_GROUP":   7,
+		"KIND_UNSPECIFIED":     0,
+		"VOLUME_ID":            1,
+		"VOLUME_NAME":          2,
+		"SNAPSHOT_ID":          3,
+		"SNAPSHOT_NAME":        4,
+		"GROUP_SNAPSHOT_ID":    5,
+		"GROUP_SNAPSHOT_NAME":  6,
+		"CONSISTENCY_GROUP":    7,
+		"CONSISTENCY_GROUP_ID": 8,
 	}
 )
 
@@ -338,7 +342,7 @@ type LocateResponse_Held struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// index of the key in the request.
 	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// id of the object that the key names; of a consistency group, its name.
+	// id of the object that the key names; of a CONSISTENCY_GROUP its name.
 	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -392,10 +396,10 @@ var File_pkg_api_locatepb_locate_proto protoreflect.FileDescriptor
 
 const file_pkg_api_locatepb_locate_proto_rawDesc = "" +
 	"\n" +
-	"\x1dpkg/api/locatepb/locate.proto\x12\x14slipstream.locate.v1\"\xf9\x01\n" +
+	"\x1dpkg/api/locatepb/locate.proto\x12\x14slipstream.locate.v1\"\x93\x02\n" +
 	"\x03Key\x122\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1e.slipstream.locate.v1.Key.KindR\x04kind\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xa7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xc1\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tVOLUME_ID\x10\x01\x12\x0f\n" +
@@ -404,7 +408,8 @@ const file_pkg_api_locatepb_locate_proto_rawDesc = "" +
 	"\rSNAPSHOT_NAME\x10\x04\x12\x15\n" +
 	"\x11GROUP_SNAPSHOT_ID\x10\x05\x12\x17\n" +
 	"\x13GROUP_SNAPSHOT_NAME\x10\x06\x12\x15\n" +
-	"\x11CONSISTENCY_GROUP\x10\a\"T\n" +
+	"\x11CONSISTENCY_GROUP\x10\a\x12\x18\n" +
+	"\x14CONSISTENCY_GROUP_ID\x10\b\"T\n" +
 	"\rLocateRequest\x12-\n" +
 	"\x04keys\x18\x01 \x03(\v2\x19.slipstream.locate.v1.KeyR\x04keys\x12\x14\n" +
 	"\x05lease\x18\x02 \x01(\tR\x05lease\"\x96\x01\n" +

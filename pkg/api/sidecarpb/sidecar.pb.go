@@ -2498,8 +2498,11 @@ type GroupStatus struct {
 	// apply_error is why writes do not reach the images; empty while they do. Writes go on until the journal is full.
 	ApplyError          string `protobuf:"bytes,32,opt,name=apply_error,json=applyError,proto3" json:"apply_error,omitempty"`
 	DeleteRemovedCopies bool   `protobuf:"varint,33,opt,name=delete_removed_copies,json=deleteRemovedCopies,proto3" json:"delete_removed_copies,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// peer_silent_seconds is how long ago at least the last message of the peer arrived; a replicator that started later counts from
+	// its start. Absent: unknown, or there is no peer.
+	PeerSilentSeconds *float64 `protobuf:"fixed64,34,opt,name=peer_silent_seconds,json=peerSilentSeconds,proto3,oneof" json:"peer_silent_seconds,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
@@ -2761,6 +2764,13 @@ func (x *GroupStatus) GetDeleteRemovedCopies() bool {
 		return x.DeleteRemovedCopies
 	}
 	return false
+}
+
+func (x *GroupStatus) GetPeerSilentSeconds() float64 {
+	if x != nil && x.PeerSilentSeconds != nil {
+		return *x.PeerSilentSeconds
+	}
+	return 0
 }
 
 type CutTarget struct {
@@ -3354,7 +3364,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11persistent_volume\x18\b \x01(\tR\x10persistentVolume\x12\x14\n" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
-	" \x01(\tR\x06fsType\"\x81\r\n" +
+	" \x01(\tR\x06fsType\"\xce\r\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -3393,7 +3403,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x1eclock_difference_error_seconds\x18\x1f \x01(\x01H\bR\x1bclockDifferenceErrorSeconds\x88\x01\x01\x12\x1f\n" +
 	"\vapply_error\x18  \x01(\tR\n" +
 	"applyError\x122\n" +
-	"\x15delete_removed_copies\x18! \x01(\bR\x13deleteRemovedCopiesB\x17\n" +
+	"\x15delete_removed_copies\x18! \x01(\bR\x13deleteRemovedCopies\x123\n" +
+	"\x13peer_silent_seconds\x18\" \x01(\x01H\tR\x11peerSilentSeconds\x88\x01\x01B\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +
@@ -3403,7 +3414,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11_sync_total_bytesB\x1d\n" +
 	"\x1b_last_replicated_unix_nanosB\x1b\n" +
 	"\x19_clock_difference_secondsB!\n" +
-	"\x1f_clock_difference_error_seconds\"I\n" +
+	"\x1f_clock_difference_error_secondsB\x16\n" +
+	"\x14_peer_silent_seconds\"I\n" +
 	"\tCutTarget\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1f\n" +
 	"\vsnapshot_id\x18\x02 \x01(\tR\n" +

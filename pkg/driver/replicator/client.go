@@ -65,6 +65,9 @@ func Dial(endpoint string) (*Client, error) {
 
 func (s *Client) Close() error { return s.conn.Close() }
 
+// API is the replicator's service as it is, with its own codes, for callers that do not answer CSI calls.
+func (s *Client) API() sidecarpb.SidecarClient { return s.client }
+
 // Await returns nil as soon as the replicator answers and can serve, and an error after its patience: one that was
 // killed is back within a second or two, and the CO's next call would come much later.
 func (s *Client) Await(ctx context.Context) error {

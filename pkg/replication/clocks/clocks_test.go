@@ -45,6 +45,30 @@ func TestSinceAtMost(t *testing.T) {
 	}
 }
 
+func TestSinceAtLeast(t *testing.T) {
+	other, slept, set := at(5e9), at(5e9), at(5e9)
+	other.BootID, slept.RawNanos, set.WallNanos = "c", 2e9, 900e9
+	for _, test := range []struct {
+		name    string
+		now     Instant
+		earlier Instant
+		want    time.Duration // at most; negative for unknown
+	}{
+		{"the same", at(1), at(1), 0},
+		{"later", at(5e9), at(1e9), 4 * time.Second},
+		{"slept", slept, at(1e9), time.Second},
+		{"wall clock set", set, at(1e9), 4 * time.Second},
+		{"went back", at(1e9), at(5e9), -1},
+		{"another boot", other, at(1e9), -1},
+		{"unknown", at(5e9), Instant{}, -1},
+	} {
+		d, ok := test.now.SinceAtLeast(test.earlier)
+		if ok != (test.want >= 0) || ok && (d > test.want || d < test.want-test.want/100) {
+			t.Errorf("%s: %v, %v", test.name, d, ok)
+		}
+	}
+}
+
 // What a peer says wrong proves nothing, and does no harm.
 func TestExchangeWithALiar(t *testing.T) {
 	var e Exchange

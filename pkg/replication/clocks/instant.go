@@ -34,6 +34,17 @@ func (i Instant) SinceAtMost(earlier Instant) (elapsed time.Duration, ok bool) {
 	return Stretched(time.Duration(max(boot, raw, i.WallNanos-earlier.WallNanos))), true
 }
 
+// SinceAtLeast returns how long before i the earlier instant was at least. ok is as for SinceAtMost. Time in which the
+// machine slept does not count, nor what the wall clock was set ahead.
+func (i Instant) SinceAtLeast(earlier Instant) (elapsed time.Duration, ok bool) {
+	boot, raw := i.BootNanos-earlier.BootNanos, i.RawNanos-earlier.RawNanos
+	if !i.Known() || i.BootID != earlier.BootID || boot < 0 || raw < 0 {
+		return 0, false
+	}
+	d := time.Duration(min(boot, raw))
+	return max(0, d-(d/1e6+1)*DriftPPM), true
+}
+
 // Ago returns the instant that was d before i, or a little earlier. The unknown instant stays unknown.
 func (i Instant) Ago(d time.Duration) Instant {
 	if !i.Known() {
