@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	_ "time/tzdata" // for schedules that name a zone, in images without zones
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"

@@ -76,3 +76,27 @@ func (f *fakeSidecar) ForgetPeer(_ context.Context,
 	slices.Sort(response.Kept)
 	return response, nil
 }
+
+func (f *fakeSidecar) Suspend(_ context.Context, r *sidecarpb.SuspendRequest) (*sidecarpb.SuspendResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	changed := g.GetState() != sidecarpb.GroupState_GROUP_STATE_SUSPENDED
+	g.State = sidecarpb.GroupState_GROUP_STATE_SUSPENDED
+	return &sidecarpb.SuspendResponse{Changed: changed}, nil
+}
+
+func (f *fakeSidecar) Resume(_ context.Context, r *sidecarpb.ResumeRequest) (*sidecarpb.ResumeResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	changed := g.GetState() == sidecarpb.GroupState_GROUP_STATE_SUSPENDED
+	g.State = sidecarpb.GroupState_GROUP_STATE_CONNECTING
+	return &sidecarpb.ResumeResponse{Changed: changed}, nil
+}

@@ -102,6 +102,9 @@ func (f *fakeSidecar) ModifyGroup(_ context.Context,
 	if given.RpoTargetMillis != nil {
 		g.RpoTargetSeconds, g.Lagging = float64(*given.RpoTargetMillis)/1e3, true
 	}
+	if given.ShipSchedule != nil {
+		g.ShipSchedule = *given.ShipSchedule
+	}
 	if given.ShipBytesPerSecond != nil {
 		g.ShipBytesPerSecond = *given.ShipBytesPerSecond
 	}

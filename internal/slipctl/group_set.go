@@ -9,12 +9,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/schedule"
 )
 
 // groupFlags are the flags of create and set for the settings of a group.
 type groupFlags struct {
-	remote, address, journalSize, journalFull, shipRate, removedCopies string
-	rpoTarget                                                          time.Duration
+	remote, address, journalSize, journalFull, shipRate, shipSchedule, removedCopies string
+	rpoTarget                                                                        time.Duration
 }
 
 func (f *groupFlags) add(cmd *cobra.Command) {
@@ -30,6 +31,8 @@ func (f *groupFlags) add(cmd *cobra.Command) {
 	addEnum(cmd, flags, &f.removedCopies, "removed-copies", "", "what this site does, as the secondary, with its copy of "+
 		"a volume that the primary takes out of the group", "keep", "delete")
 	flags.StringVar(&f.shipRate, "ship-rate", "0", "largest rate to the peer in bytes a second; 0: no limit")
+	flags.StringVar(&f.shipSchedule, "ship-schedule", "", "largest rate to the peer by time of day, such as "+
+		"08:00-18:00=20MiB,*=unlimited; add zone=Europe/Berlin for another zone than the machine's")
 }
 
 // settings returns the values of those flags whose names given accepts.
@@ -54,6 +57,12 @@ func (f *groupFlags) settings(given func(flag string) bool) (*sidecarpb.GroupSet
 			return nil, usagef("--ship-rate: %v", err)
 		}
 		s.ShipBytesPerSecond = &rate
+	}
+	if given("ship-schedule") {
+		if _, err := schedule.Parse(f.shipSchedule); err != nil {
+			return nil, usagef("--ship-schedule: %v", err)
+		}
+		s.ShipSchedule = &f.shipSchedule
 	}
 	if given("journal-full") {
 		policy := sidecarpb.JournalFull_JOURNAL_FULL_TRACK

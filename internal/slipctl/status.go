@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/schedule"
 )
 
 func (c *cli) groupStatus() *cobra.Command {
@@ -100,6 +101,13 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	}
 	if rate := g.GetShipBytesPerSecond(); rate > 0 {
 		row("ship rate", "at most %s/s", formatBytes(uint64(rate)))
+	}
+	if text := g.GetShipSchedule(); text != "" {
+		now := schedule.Unlimited
+		if rate := g.GetShipLimitBytesPerSecond(); rate > 0 {
+			now = formatBytes(uint64(rate)) + "/s"
+		}
+		row("ship schedule", "%s; now %s", text, now)
 	}
 	ordinals := fmt.Sprintf("head %d, durable %d, applied %d", g.GetHeadOrdinal(), g.GetDurableOrdinal(),
 		g.GetAppliedOrdinal())

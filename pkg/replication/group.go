@@ -94,6 +94,8 @@ type Group struct {
 	difference clocks.Difference
 	// shipBucket is the link loop's alone.
 	shipBucket tokenbucket.Bucket
+	// shipSchedule is the schedule of the settings, parsed.
+	shipSchedule atomic.Pointer[shipSchedule]
 
 	stats groupStats
 

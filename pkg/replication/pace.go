@@ -3,6 +3,10 @@ package replication
 import (
 	"context"
 	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/schedule"
 )
 
 // shipBurst is how much time's worth of sending an idle link saves up.
@@ -15,12 +19,36 @@ func monotonicNanos() int64 { return int64(time.Since(processStart)) }
 
 // rateDelay is how long nothing may be sent to the peer, so that the group's ship rate is kept.
 func (s *sender) rateDelay() time.Duration {
-	s.g.mu.Lock()
-	rate := s.g.core.Meta.ShipBytesPerSecond
-	s.g.mu.Unlock()
+	rate := s.g.shipRate()
 	now := monotonicNanos()
 	s.g.shipBucket.SetRate(now, rate, shipBurst)
 	return s.g.shipBucket.Wait(now)
+}
+
+// shipRate is the bound of what is sent to the peer now, in bytes a second; 0 for none.
+func (g *Group) shipRate() int64 {
+	g.mu.Lock()
+	rate, text := g.core.Meta.ShipBytesPerSecond, g.core.Meta.ShipSchedule
+	g.mu.Unlock()
+	if text == "" {
+		return rate
+	}
+	known := g.shipSchedule.Load()
+	if known == nil || known.text != text {
+		parsed, err := schedule.Parse(text)
+		if err != nil { // of another release, or the zone is not known any more
+			klog.ErrorS(err, "The schedule of a group's rate is not kept", "group", g.Name())
+		}
+		known = &shipSchedule{text, parsed}
+		g.shipSchedule.Store(known)
+	}
+	return known.RateAt(g.cfg.Now(), rate)
+}
+
+// shipSchedule is a parsed schedule with its text.
+type shipSchedule struct {
+	text string
+	schedule.Schedule
 }
 
 // charge counts what was sent against the group's ship rate.

@@ -202,11 +202,20 @@ func TestRemoteComesBack(t *testing.T) {
 
 // The bound holds over any time, and a group is not slower than it is told to be.
 func TestShipRate(t *testing.T) {
+	const rate = 1 << 20
+	for name, set := range map[string]func(*core.Settings){
+		"rate":     func(s *core.Settings) { s.ShipBytesPerSecond = rate },
+		"schedule": func(s *core.Settings) { s.ShipBytesPerSecond, s.ShipSchedule = 1<<30, "*=1MiB" },
+	} {
+		t.Run(name, func(t *testing.T) { testShipRate(t, rate, set) })
+	}
+}
+
+func testShipRate(t *testing.T, rate float64, set func(*core.Settings)) {
 	net, a, b := pair(t)
 	g := a.createGroup("shop", "site-b", 1, 4<<20, nil)
 	caughtUp(t, g, b)
-	const rate = 1 << 20
-	mustModify(t, g, func(s *core.Settings) { s.ShipBytesPerSecond = rate })
+	mustModify(t, g, set)
 	net.Cut("site-a")
 	v := volumeOf(t, g, "v0")
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -227,13 +236,15 @@ func TestShipRate(t *testing.T) {
 	// The last batch, of at most batchBytes and a record, is sent on credit.
 	paid := float64(after-before) - batchBytes - maxWriteBytes
 	if least := time.Duration(paid / rate * 1e9); elapsed < least-shipBurst {
-		t.Fatalf("%d bytes in %v: at %d bytes/s they take %v at least", after-before, elapsed, rate, least)
+		t.Fatalf("%d bytes in %v: at %v bytes/s they take %v at least", after-before, elapsed, rate, least)
 	}
 	if after-before < 3<<20 {
 		t.Fatalf("only %d bytes were sent", after-before)
 	}
 	// Lifted while it is owed.
-	mustModify(t, g, func(s *core.Settings) { s.ShipBytesPerSecond = core.MinShipBytesPerSecond })
+	mustModify(t, g, func(s *core.Settings) {
+		s.ShipBytesPerSecond, s.ShipSchedule = core.MinShipBytesPerSecond, ""
+	})
 	mustWrite(t, v, 0, block('x', 1<<20))
 	mustFlush(t, v)
 	mustModify(t, g, func(s *core.Settings) { s.ShipBytesPerSecond = 0 })

@@ -78,7 +78,7 @@ func (g *Group) dialTarget() (peer, address string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := &g.core.Meta
-	if !m.Role.Ships() || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
+	if !m.Role.Ships() || m.Flow == core.FlowSuspended || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
 		return "", ""
 	}
 	if address = g.cfg.addressOf(m.Settings); address == "" {

@@ -58,6 +58,11 @@ type Status struct {
 	// whose copy is not whole: its primary knows.
 	SyncDoneBytes, SyncTotalBytes *uint64
 	Volumes                       []VolumeStatus
+	// ShipLimitBytesPerSecond is the bound of the rate to the peer at present: that of the schedule, or of the settings.
+	// 0: none.
+	ShipLimitBytesPerSecond int64
+	// SuspendedUnixNanos is since when the group is suspended, by this site's clock; nil if it is not.
+	SuspendedUnixNanos *int64
 	// Loss is what the last promotion here lost; nil if there was none.
 	Loss *core.Loss
 }
@@ -134,6 +139,10 @@ func (g *Group) Status() *Status {
 		Promotable: promotable, Timeline: m.Timeline(),
 		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal,
 		JournalUsedBytes: g.journal.UsedBytes(), ChangeMapBytes: g.changes.bytes(), Loss: m.Loss,
+	}
+	s.ShipLimitBytesPerSecond = g.shipRate()
+	if since := m.Suspension(); !since.IsZero() {
+		s.SuspendedUnixNanos = new(since.UnixNano())
 	}
 	if state == core.StateConnecting && g.cfg.LinkClosed != nil {
 		if err := g.cfg.LinkClosed(); err != nil {

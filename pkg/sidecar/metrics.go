@@ -60,7 +60,7 @@ func NewMetrics(site *replication.Site) *Metrics {
 		"rpo_target_seconds": "RPO target: largest allowed lag of the copy; 0: no target.",
 		"lagging": "1 if the group has a target, and the lag exceeds it or is unknown, or the copy is " +
 			"not whole.",
-		"ship_limit_bytes_per_second": "Limit of the rate to the peer; 0: no limit.",
+		"ship_limit_bytes_per_second": "Limit of the rate to the peer at present; 0: no limit.",
 		"last_replicated_timestamp_seconds": "The copy has every write from before this time of this site's clock; " +
 			"absent if unknown. As a timestamp it ages even if the exporter stops.",
 		"clock_difference_seconds": "Wall clock of the peer minus that of this site; absent until the link has " +
@@ -181,7 +181,7 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *replication.Statu
 		"applied_ordinal": float64(s.AppliedOrdinal),
 		"promotable":      oneIf(s.Promotable), "primary": oneIf(s.Role == core.RolePrimary),
 		"connected": oneIf(s.Connected), "rpo_target_seconds": float64(s.RPOTargetMillis) / 1e3, "lagging": oneIf(s.Lagging),
-		"ship_limit_bytes_per_second": float64(s.ShipBytesPerSecond),
+		"ship_limit_bytes_per_second": float64(s.ShipLimitBytesPerSecond),
 	}
 	ifKnown(gauges, "lag_ordinals", s.LagOrdinals, 1)
 	ifKnown(gauges, "lag_bytes", s.LagBytes, 1)

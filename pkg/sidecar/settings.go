@@ -20,6 +20,7 @@ func changeSettings(s *core.Settings, r *sidecarpb.GroupSettings) {
 	set(&s.JournalSizeBytes, r.JournalSizeBytes)
 	set(&s.RPOTargetMillis, r.RpoTargetMillis)
 	set(&s.ShipBytesPerSecond, r.ShipBytesPerSecond)
+	set(&s.ShipSchedule, r.ShipSchedule)
 	set(&s.DeleteRemovedCopies, r.DeleteRemovedCopies)
 }
 

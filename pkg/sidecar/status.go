@@ -18,6 +18,7 @@ var states = map[core.State]sidecarpb.GroupState{
 	core.StateStreaming:  sidecarpb.GroupState_GROUP_STATE_STREAMING,
 	core.StateSyncing:    sidecarpb.GroupState_GROUP_STATE_SYNCING,
 	core.StateDemoted:    sidecarpb.GroupState_GROUP_STATE_DEMOTED,
+	core.StateSuspended:  sidecarpb.GroupState_GROUP_STATE_SUSPENDED,
 	core.StateDiverged:   sidecarpb.GroupState_GROUP_STATE_DIVERGED,
 	core.StateFailed:     sidecarpb.GroupState_GROUP_STATE_FAILED,
 }
@@ -36,6 +37,8 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		ChangeMapBytes: s.ChangeMapBytes, SyncDoneBytes: s.SyncDoneBytes, SyncTotalBytes: s.SyncTotalBytes,
 		RpoTargetSeconds: float64(s.RPOTargetMillis) / 1e3, ShipBytesPerSecond: s.ShipBytesPerSecond,
 		Loss: lossToAPI(s.Loss), DeleteRemovedCopies: s.DeleteRemovedCopies,
+		ShipSchedule: s.ShipSchedule, ShipLimitBytesPerSecond: s.ShipLimitBytesPerSecond,
+		SuspendedUnixNanos: s.SuspendedUnixNanos,
 	}
 	for _, v := range s.Volumes {
 		out.Volumes = append(out.Volumes, &sidecarpb.VolumeStatus{

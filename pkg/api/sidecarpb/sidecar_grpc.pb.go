@@ -40,6 +40,8 @@ const (
 	Sidecar_WatchGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/WatchGroup"
 	Sidecar_Promote_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Promote"
 	Sidecar_Demote_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Demote"
+	Sidecar_Suspend_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Suspend"
+	Sidecar_Resume_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Resume"
 	Sidecar_ListCopies_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ListCopies"
 	Sidecar_DeleteCopy_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteCopy"
 	Sidecar_ListPeers_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListPeers"
@@ -90,6 +92,11 @@ type SidecarClient interface {
 	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*PromoteResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(ctx context.Context, in *DemoteRequest, opts ...grpc.CallOption) (*DemoteResponse, error)
+	// Suspend stops the replication of a group that is primary here, durably, until Resume. Writes go on, and are kept for the
+	// peer as they are while the peer is away. FAILED_PRECONDITION: the group is secondary or demoted here, or has no peer.
+	Suspend(ctx context.Context, in *SuspendRequest, opts ...grpc.CallOption) (*SuspendResponse, error)
+	// Resume continues the replication of a suspended group.
+	Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error)
 	// ListCopies returns the copies of other sites' volumes that are in no group here, and those in a group that the CO of this
 	// site has deleted. Records that cannot be read are left out.
 	ListCopies(ctx context.Context, in *ListCopiesRequest, opts ...grpc.CallOption) (*ListCopiesResponse, error)
@@ -285,6 +292,26 @@ func (c *sidecarClient) Demote(ctx context.Context, in *DemoteRequest, opts ...g
 	return out, nil
 }
 
+func (c *sidecarClient) Suspend(ctx context.Context, in *SuspendRequest, opts ...grpc.CallOption) (*SuspendResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SuspendResponse)
+	err := c.cc.Invoke(ctx, Sidecar_Suspend_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeResponse)
+	err := c.cc.Invoke(ctx, Sidecar_Resume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sidecarClient) ListCopies(ctx context.Context, in *ListCopiesRequest, opts ...grpc.CallOption) (*ListCopiesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCopiesResponse)
@@ -396,6 +423,11 @@ type SidecarServer interface {
 	Promote(context.Context, *PromoteRequest) (*PromoteResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(context.Context, *DemoteRequest) (*DemoteResponse, error)
+	// Suspend stops the replication of a group that is primary here, durably, until Resume. Writes go on, and are kept for the
+	// peer as they are while the peer is away. FAILED_PRECONDITION: the group is secondary or demoted here, or has no peer.
+	Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error)
+	// Resume continues the replication of a suspended group.
+	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
 	// ListCopies returns the copies of other sites' volumes that are in no group here, and those in a group that the CO of this
 	// site has deleted. Records that cannot be read are left out.
 	ListCopies(context.Context, *ListCopiesRequest) (*ListCopiesResponse, error)
@@ -476,6 +508,12 @@ func (UnimplementedSidecarServer) Promote(context.Context, *PromoteRequest) (*Pr
 }
 func (UnimplementedSidecarServer) Demote(context.Context, *DemoteRequest) (*DemoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Demote not implemented")
+}
+func (UnimplementedSidecarServer) Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Suspend not implemented")
+}
+func (UnimplementedSidecarServer) Resume(context.Context, *ResumeRequest) (*ResumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Resume not implemented")
 }
 func (UnimplementedSidecarServer) ListCopies(context.Context, *ListCopiesRequest) (*ListCopiesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCopies not implemented")
@@ -782,6 +820,42 @@ func _Sidecar_Demote_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_Suspend_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SuspendRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).Suspend(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_Suspend_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).Suspend(ctx, req.(*SuspendRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_Resume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).Resume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_Resume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).Resume(ctx, req.(*ResumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sidecar_ListCopies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListCopiesRequest)
 	if err := dec(in); err != nil {
@@ -970,6 +1044,14 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Demote",
 			Handler:    _Sidecar_Demote_Handler,
+		},
+		{
+			MethodName: "Suspend",
+			Handler:    _Sidecar_Suspend_Handler,
+		},
+		{
+			MethodName: "Resume",
+			Handler:    _Sidecar_Resume_Handler,
 		},
 		{
 			MethodName: "ListCopies",

@@ -142,6 +142,8 @@ func (d *Manager) CheckMutable(ctx context.Context, rec *blockdev.VolumeRecord, 
 		return differs(parameter.KeyRPOTarget, group.GetRpoTargetSeconds())
 	case m.Has(parameter.KeyReplicationRate) && m.ShipBytesPerSecond == 0 && group.GetShipBytesPerSecond() != 0:
 		return differs(parameter.KeyReplicationRate, group.GetShipBytesPerSecond())
+	case m.Has(parameter.KeyRateSchedule) && m.ShipSchedule == "" && group.GetShipSchedule() != "":
+		return differs(parameter.KeyRateSchedule, group.GetShipSchedule())
 	}
 	return parameter.CheckGroup(group, m.Volume)
 }

@@ -44,6 +44,9 @@ func (p Volume) GroupSettings(given func(key string) bool) *sidecarpb.GroupSetti
 	if given(KeyReplicationRate) {
 		s.ShipBytesPerSecond = &p.ShipBytesPerSecond
 	}
+	if given(KeyRateSchedule) {
+		s.ShipSchedule = &p.ShipSchedule
+	}
 	return s
 }
 
@@ -75,6 +78,8 @@ func CheckGroup(group *sidecarpb.GroupStatus, p Volume) error {
 			time.Duration(group.GetRpoTargetSeconds()*float64(time.Second)))
 	case p.ShipBytesPerSecond != 0 && p.ShipBytesPerSecond != group.GetShipBytesPerSecond():
 		return differs(KeyReplicationRate, p.ShipBytesPerSecond, group.GetShipBytesPerSecond())
+	case p.ShipSchedule != "" && p.ShipSchedule != group.GetShipSchedule():
+		return differs(KeyRateSchedule, p.ShipSchedule, group.GetShipSchedule())
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ const (
 	KeyReplication      = Prefix + "replication"
 	KeyRPOTarget        = Prefix + "rpo-target"
 	KeyReplicationRate  = Prefix + "replication-rate"
+	KeyRateSchedule     = Prefix + "replication-rate-schedule"
 	KeyIOBytes          = Prefix + "io-bytes-per-second"
 	KeyIOPS             = Prefix + "iops"
 
@@ -40,6 +41,8 @@ const (
 
 	ProvisioningThin  = "thin"
 	ProvisioningThick = "thick"
+
+	ScheduleNone = "none"
 
 	ReplicationOn  = "on"
 	ReplicationOff = "off"

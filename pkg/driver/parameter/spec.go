@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/schedule"
 )
 
 // Type says how a parameter's value is written.
@@ -17,6 +18,7 @@ const (
 	TypeQuantity Type = "quantity"
 	TypeDuration Type = "duration"
 	TypeNumber   Type = "number"
+	TypeSchedule Type = "schedule"
 )
 
 // Spec describes one StorageClass parameter. The documentation of parameters is generated from Parameters.
@@ -124,6 +126,20 @@ var Specs = []Spec{
 			if err == nil && v != "0" && p.ShipBytesPerSecond < core.MinShipBytesPerSecond {
 				err = fmt.Errorf("%q is less than the minimum of 64Ki", v)
 			}
+			return err
+		},
+	},
+	{
+		Key: KeyRateSchedule, Type: TypeSchedule, Mutable: true,
+		Doc: "Largest rate from the group to its remote by time of day, such as `08:00-18:00=20MiB,*=unlimited`. `*` is " +
+			"for all other times; without it " + KeyReplicationRate + " holds then. The times are of the zone of the node, or " +
+			"of the zone that `zone=Europe/Berlin` names. In a VolumeAttributesClass, `none` takes the schedule away.",
+		set: func(p *Volume, v string) error {
+			if v == ScheduleNone {
+				return nil
+			}
+			p.ShipSchedule = v
+			_, err := schedule.Parse(v)
 			return err
 		},
 	},

@@ -30,10 +30,12 @@ type Volume struct {
 	RPOTargetMillis  int64
 	// ShipBytesPerSecond: 0 for no bound.
 	ShipBytesPerSecond int64
-	IOBytesPerSecond   int64 // 0 for no bound, as IOPS
-	IOPS               int64
-	Replication        string
-	Thick              bool
+	// ShipSchedule has the form of package schedule; empty for none.
+	ShipSchedule     string
+	IOBytesPerSecond int64 // 0 for no bound, as IOPS
+	IOPS             int64
+	Replication      string
+	Thick            bool
 
 	replicableGiven bool
 	orderGiven      bool
@@ -144,6 +146,8 @@ func (p *Volume) validate() error {
 		journalKey = KeyRPOTarget
 	case p.ShipBytesPerSecond != 0:
 		journalKey = KeyReplicationRate
+	case p.ShipSchedule != "":
+		journalKey = KeyRateSchedule
 	}
 	if journalKey != "" && inGroup == "" {
 		return status.Errorf(codes.InvalidArgument,

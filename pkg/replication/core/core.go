@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // ErrPrecondition marks errors of Step that a person or another call has to resolve first. The group is unchanged.
@@ -30,6 +31,8 @@ const (
 	StateStreaming  State = "streaming"
 	StateSyncing    State = "syncing"
 	StateDemoted    State = "demoted"
+	// StateSuspended: a person stopped replication.
+	StateSuspended State = "suspended"
 	// StateDiverged: the histories of the two sites disagree, and a person has to decide.
 	StateDiverged State = "diverged"
 	// StateFailed: the group stopped at an error. Core never returns it; the caller that stopped the group does.
@@ -38,7 +41,7 @@ const (
 
 // States are all states.
 var States = []State{
-	StateIdle, StateConnecting, StateStreaming, StateSyncing, StateDemoted, StateDiverged, StateFailed,
+	StateIdle, StateConnecting, StateStreaming, StateSyncing, StateDemoted, StateSuspended, StateDiverged, StateFailed,
 }
 
 // Group is the state machine of one group at one site. The zero value is not usable: see [New].
@@ -96,6 +99,9 @@ func (g *Group) State() (state State, reason string) {
 		return StateDemoted, fmt.Sprintf("no writes past ordinal %d; promote the group at %s", m.FinalOrdinal, m.Peer)
 	case m.Peer == "":
 		return StateIdle, "the group has no peer"
+	case m.Flow == FlowSuspended:
+		return StateSuspended, fmt.Sprintf("nothing is sent to %s since %s; slipctl group resume %s continues", m.Peer,
+			m.Suspension().Format(time.DateTime+" MST"), m.Name)
 	case g.link == LinkStreaming && m.Role == RoleSecondary && !m.Consistent, g.link == LinkSyncing,
 		g.link == LinkStreaming && m.Role.Ships() && m.Sync == SyncRunning: // about to begin
 		if m.Role == RoleSecondary {
@@ -135,6 +141,9 @@ func (g *Group) decide(e Event) (Decision, error) {
 	}
 	switch e := e.(type) {
 	case Connected:
+		if g.Meta.Flow == FlowSuspended {
+			return Close{}, nil
+		}
 		g.link = LinkGreeting
 		return SendHello(e), nil
 	case Welcomed:
@@ -198,6 +207,10 @@ func (g *Group) note(e Event) error {
 		return g.setMembers(slices.Clone(e.Members))
 	case Configured:
 		return g.configured(e)
+	case Suspend:
+		return g.suspend(e)
+	case Resume:
+		g.resume()
 	default:
 		panic(fmt.Sprintf("core: unknown event %T", e)) // a programming error: the set of events is closed
 	}

@@ -163,6 +163,14 @@ type Configured struct {
 	PeerGone bool
 }
 
+// Suspend: a person wants nothing to be shipped. The caller has ended the stream that it opened.
+type Suspend struct{ Now int64 } // wall clock, nanoseconds
+
+// Resume: a person wants the group to be shipped again.
+type Resume struct{}
+
+func (Suspend) event()           {}
+func (Resume) event()            {}
 func (Connected) event()         {}
 func (Welcomed) event()          {}
 func (Refused) event()           {}

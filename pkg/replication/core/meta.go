@@ -87,6 +87,9 @@ type Meta struct {
 	// A primary's.
 	Sync         SyncState `json:"sync"`
 	PeerInstance string    `json:"peerInstance,omitempty"`
+	// Flow says whether it ships; SuspendedUnixNanos since when it does not.
+	Flow               Flow  `json:"flow,omitempty"`
+	SuspendedUnixNanos int64 `json:"suspendedUnixNanos,omitempty"`
 	// PeerSession is the session that the peer reported last.
 	PeerSession Session `json:"peerSession,omitzero"`
 	// Openings bound what the peer can hold, oldest first; see opened.
@@ -170,6 +173,8 @@ func (m *Meta) Validate() error {
 		return fmt.Errorf("unknown role %q", m.Role)
 	case len(m.Timelines) == 0:
 		return fmt.Errorf("no timeline")
+	case m.Flow != Flowing && (m.Flow != FlowSuspended || m.Role != RolePrimary):
+		return fmt.Errorf("flow %q of a group that is %s", m.Flow, m.Role)
 	case m.Sync != SyncNever && m.Sync != SyncRunning && m.Sync != SyncDone:
 		return fmt.Errorf("unknown sync state %q", m.Sync)
 	}

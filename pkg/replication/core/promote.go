@@ -110,6 +110,10 @@ func (g *Group) demote(e Demote) error {
 		return fmt.Errorf("%w: group %s has %d attached volumes; stop the application and unstage them first",
 			ErrPrecondition, m.Name, e.Attached)
 	}
+	if m.Flow == FlowSuspended {
+		return fmt.Errorf("%w: group %s is suspended, so %s would never get the rest; resume it first (slipctl group resume "+
+			"%s)", ErrPrecondition, m.Name, m.Peer, m.Name)
+	}
 	if m.Peer == "" {
 		return fmt.Errorf("%w: group %s has no peer that could be promoted in its place", ErrPrecondition, m.Name)
 	}

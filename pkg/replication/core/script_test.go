@@ -188,6 +188,13 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "loss":
 		c.printf("%s\n", lossText(s.core.Meta.Loss))
 		return false
+	case "suspend":
+		if d.HasArg("close") {
+			c.hangUp(s)
+		}
+		c.step(s, Suspend{Now: int64(args.num("now", 0))})
+	case "resume":
+		c.step(s, Resume{})
 	case "demote":
 		c.step(s, Demote{Durable: s.durable, Attached: s.attached})
 	case "set":

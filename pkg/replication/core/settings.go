@@ -1,6 +1,10 @@
 package core
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/schedule"
+)
 
 // Settings are what can be changed of a group while it works. They are comparable with ==.
 //
@@ -19,6 +23,9 @@ type Settings struct {
 	RPOTargetMillis int64 `json:"rpoTargetMillis,omitempty"`
 	// ShipBytesPerSecond bounds what is sent to the peer, after compression; 0 for no bound.
 	ShipBytesPerSecond int64 `json:"shipBytesPerSecond,omitempty"`
+	// ShipSchedule bounds it by time of day, in the form of package schedule; empty for none. It goes before
+	// ShipBytesPerSecond. Core keeps it; the caller, which has a clock, evaluates it.
+	ShipSchedule string `json:"shipSchedule,omitempty"`
 	// DeleteRemovedCopies: this site deletes its copy of a volume that the primary takes out of the group. It is this
 	// site's own; a peer cannot set it.
 	DeleteRemovedCopies bool `json:"deleteRemovedCopies,omitempty"`
@@ -30,7 +37,7 @@ const (
 	MaxJournalBytes     = 1 << 40
 	DefaultJournalBytes = 1 << 30
 	// MinShipBytesPerSecond: with less, one batch would take longer than the peer has to answer.
-	MinShipBytesPerSecond = 64 << 10
+	MinShipBytesPerSecond = schedule.MinBytesPerSecond
 	// MaxRPOTargetMillis is a year.
 	MaxRPOTargetMillis = 365 * 24 * 3600 * 1000
 )
@@ -56,7 +63,8 @@ func (s *Settings) Check() error {
 		return fmt.Errorf("ship rate %d bytes/s, must be 0 (no bound) or at least %d",
 			s.ShipBytesPerSecond, MinShipBytesPerSecond)
 	}
-	return nil
+	_, err := schedule.Parse(s.ShipSchedule)
+	return err
 }
 
 // validate checks the settings of a group.json. Its bounds are wider than those of Check: a release may narrow the
@@ -123,7 +131,9 @@ func (g *Group) configured(e Configured) error {
 		g.acked, g.answered, g.refusal = 0, false, ""
 		g.heard, g.told, g.current = nil, nil, currency{}
 	}
-	m.Settings = s
+	if m.Settings = s; s.Peer == "" {
+		m.flow()
+	}
 	g.persist()
 	return nil
 }

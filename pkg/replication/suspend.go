@@ -1,0 +1,62 @@
+package replication
+
+import (
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// Suspend ends the stream to the peer until Resume, durably. Writers do not notice. What is written meanwhile is kept
+// for the peer as it is while the peer is away. Errors are core.ErrPrecondition, and nothing was changed. Repeating it
+// is not an error; it reports whether something was changed.
+func (g *Group) Suspend() (changed bool, err error) {
+	g.settingsMu.Lock()
+	defer g.settingsMu.Unlock()
+	if g.ctx.Err() != nil {
+		return false, ErrClosed
+	}
+	g.mu.Lock()
+	refused := g.trySuspend()
+	g.mu.Unlock()
+	if refused != nil {
+		return false, refused // it must not cost the stream
+	}
+	release := g.streams.hold()
+	defer func() { release(); g.linkWork.send() }()
+	before := g.suspended()
+	if _, err := g.step(core.Suspend{Now: g.cfg.Now().UnixNano()}, nil); err != nil {
+		return false, err
+	}
+	if !before {
+		klog.InfoS("Replication suspended", "group", g.Name())
+	}
+	return !before, nil
+}
+
+// trySuspend says why the group cannot be suspended, apart from its stream. The caller holds mu.
+func (g *Group) trySuspend() error {
+	_, _, err := core.New(g.core.Meta).Step(core.Suspend{})
+	return err
+}
+
+// Resume lets the group replicate again, durably. Repeating it is not an error; it reports whether something was
+// changed.
+func (g *Group) Resume() (changed bool, err error) {
+	g.settingsMu.Lock()
+	defer g.settingsMu.Unlock()
+	before := g.suspended()
+	if _, err := g.step(core.Resume{}, nil); err != nil {
+		return false, err
+	}
+	g.linkWork.send()
+	if before {
+		klog.InfoS("Replication resumed", "group", g.Name())
+	}
+	return before, nil
+}
+
+func (g *Group) suspended() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.Meta.Flow == core.FlowSuspended
+}
