@@ -7,6 +7,7 @@ SHELL := /usr/bin/env bash
 ROUNDS   ?= 100
 WORKLOAD ?= sqlite
 RESULTS  ?= demo-results
+SHOTS    ?=
 # SHORT=1 leaves out the tests that take minutes.
 SHORT    ?=
 
@@ -43,6 +44,12 @@ demo: build ## Kill one of two sites under load and open the other. WORKLOAD=sql
 test: build ## Run all tests; as root also those on loop devices and FUSE.
 	@hack/deps.sh test
 	SHORT=$(SHORT) hack/test.sh
+
+.PHONY: test-pages
+test-pages: ## Test the status page and the demo's report in headless Chromium (downloads 112 MB). SHOTS=dir keeps pictures.
+	@hack/deps.sh pages
+	$(if $(SHOTS),mkdir -p $(SHOTS))
+	SLIPSTREAM_SCREENSHOTS=$(abspath $(SHOTS)) go test -count=1 -run 'TestPage' -v ./internal/statuspage ./internal/report
 
 .PHONY: test-race
 test-race: ## Run the tests of the packages with goroutines under the race detector.

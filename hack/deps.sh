@@ -5,7 +5,7 @@
 # listed and the exit status is 1. With everything in place nothing is run but a look at the PATH.
 set -euo pipefail
 
-usage="usage: hack/deps.sh build|test|race|generate|demo|demo-postgres|bench-quick|bench|images|cluster ..."
+usage="usage: hack/deps.sh build|test|pages|race|generate|demo|demo-postgres|bench-quick|bench|images|cluster ..."
 
 # need PROGRAM PACKAGE: PACKAGE is Debian's name.
 missing_programs=()
@@ -52,6 +52,10 @@ for set in "$@"; do
 		need_filesystems
 		need fio fio
 		need_postgres
+		;;
+	pages)
+		need go golang
+		need chromium chromium
 		;;
 	race)
 		need gcc gcc

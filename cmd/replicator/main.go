@@ -26,8 +26,10 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/descriptors"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/progflags"
+	"github.com/slipstream-storage/slipstream/internal/statuspage"
 	"github.com/slipstream-storage/slipstream/internal/unixsocket"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
@@ -60,13 +62,13 @@ func (p peerFlags) Set(value string) error {
 }
 
 type config struct {
-	endpoint, site, node, pool, journalDir, stateDir, shimDir, keeperSocket, listen string
-	ca, cert, key, compression                                                      string
-	metrics                                                                         metricsserver.Options
-	insecure                                                                        bool
-	applyInterval                                                                   time.Duration
-	peers                                                                           peerFlags
-	limits                                                                          limits
+	endpoint, site, node, pool, journalDir, stateDir, shimDir, keeperSocket, listen, statusListen string
+	ca, cert, key, compression                                                                    string
+	metrics                                                                                       metricsserver.Options
+	insecure                                                                                      bool
+	applyInterval                                                                                 time.Duration
+	peers                                                                                         peerFlags
+	limits                                                                                        limits
 }
 
 func main() {
@@ -106,6 +108,8 @@ func parse(args []string) (config, error) {
 	flags.DurationVar(&c.applyInterval, "apply-interval", 0,
 		"longest time until a durable write reaches the image while the journal has room; default 2s")
 	c.limits.add(flags.FlagSet)
+	flags.StringVar(&c.statusListen, "status-listen", "", "host:`port` of a page that shows the groups; without a host "+
+		"it is for this machine only; empty: no page. It has no authentication")
 	return c, flags.Parse(args)
 }
 
@@ -241,6 +245,7 @@ func run(c config) error {
 		return err
 	}
 	defer stopMetrics()
+	defer serveStatus(c, service)()
 	stop, err := serveSidecar(c.endpoint, service, failed)
 	if err != nil {
 		return err
@@ -282,6 +287,24 @@ func serveLink(c config, source *tlsfiles.Source, site *replication.Site,
 		}
 	}()
 	return server.Stop, nil
+}
+
+// serveStatus serves the status page. Without its address the volumes are served all the same.
+func serveStatus(c config, service *sidecar.Service) (stop func()) {
+	if c.statusListen == "" {
+		return func() {}
+	}
+	page, err := statuspage.Start(statuspage.Options{Listen: c.statusListen, Site: c.site, Version: version,
+		Groups: func(ctx context.Context) ([]*sidecarpb.GroupStatus, error) {
+			answer, err := service.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
+			return answer.GetGroups(), err
+		}})
+	if err != nil {
+		klog.ErrorS(err, "Going on without the status page")
+		return func() {}
+	}
+	klog.InfoS("Serving the status page", "address", "http://"+page.Addr()+"/")
+	return func() { _ = page.Close() } // nothing of it has to be kept
 }
 
 func serveSidecar(endpoint string, service *sidecar.Service, failed chan<- error) (stop func(), err error) {

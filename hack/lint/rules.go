@@ -97,6 +97,7 @@ var allowedCalls = map[string]string{
 	"cmd/gateway/ net.Listen":                   "link.Server bounds it",
 	"internal/metricsserver/ net.Listen":        "bounded in Serve",
 	"pkg/driver/port.go net.Listen":             "bounded in serve",
+	"internal/statuspage/ net.Listen":           "bounded in Start",
 	"internal/testsite/ net.Listen":             "finds a free port",
 	"pkg/replication/link/linktest/ net.Listen": "a proxy of tests",
 	"test/ net.Listen":                          "programs of tests",

@@ -50,6 +50,8 @@ type Config struct {
 	Peers  []Peer
 	// ReplicatorMetrics and DriverMetrics are host:port, or empty for no metrics.
 	ReplicatorMetrics, DriverMetrics string
+	// StatusListen is host:port of the status page, or empty for none.
+	StatusListen string
 	// Compression is that of the link, none or zstd; empty for the replicator's default.
 	Compression string
 	// JournalDir is where groups and journals are; empty: in the pool.
@@ -100,6 +102,9 @@ func (c Config) ReplicatorArgs() []string {
 	}
 	if c.ReplicatorMetrics != "" {
 		args = append(args, "--metrics-addr", c.ReplicatorMetrics)
+	}
+	if c.StatusListen != "" {
+		args = append(args, "--status-listen", c.StatusListen)
 	}
 	if c.Compression != "" {
 		args = append(args, "--compression", c.Compression)

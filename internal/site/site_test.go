@@ -15,11 +15,13 @@ func TestCommandLines(t *testing.T) {
 	c := Config{
 		Dir: "/s", Name: "site-a", NodeID: "n1", Listen: "127.0.0.1:1",
 		Peers: []Peer{{"site-b", "127.0.0.1:2"}}, ReplicatorMetrics: "127.0.0.1:3", Compression: "zstd", JournalDir: "/j",
+		StatusListen: "127.0.0.1:4",
 	}
 	if diff := cmp.Diff(
 		strings.Fields(`--endpoint unix:///s/run/replicator.sock --site site-a --pool /s/pool --shim-dir /s/shim
 		--keeper-socket /s/run/keeper.sock --listen 127.0.0.1:1 --tls-ca /s/tls/ca.crt --tls-cert /s/tls/tls.crt
-		--tls-key /s/tls/tls.key --peer site-b=127.0.0.1:2 --metrics-addr 127.0.0.1:3 --compression zstd
+		--tls-key /s/tls/tls.key --peer site-b=127.0.0.1:2 --metrics-addr 127.0.0.1:3 --status-listen 127.0.0.1:4
+		--compression zstd
 		--state-dir /s/state --journal-dir /j`), c.ReplicatorArgs()); diff != "" {
 		t.Error(diff)
 	}

@@ -81,6 +81,8 @@ func (c *cli) siteInit() *cobra.Command {
 	flags.StringVar(&config.Name, "name", "", "name of the site, a DNS label; the certificate has it")
 	flags.StringVar(&config.NodeID, "node-id", "", "name of the node (default the host name)")
 	flags.StringVar(&config.Listen, "listen", ":9443", "address of this site's replicator for peers")
+	flags.StringVar(&config.StatusListen, "status-listen", "", "address of the status page, as 127.0.0.1:9480 (default "+
+		"no page)")
 	flags.StringArrayVar(&peers, "peer", nil, "another site as name=host:port; can be repeated")
 	flags.StringVar(&options.AuthorityDir, "authority", "", "directory of the authority of all sites; created if "+
 		"missing (default DIR/authority)")

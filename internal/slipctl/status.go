@@ -10,6 +10,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/slipstream-storage/slipstream/internal/advice"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/schedule"
 )
@@ -89,6 +90,11 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	row("group", "%s", g.GetName())
 	row("role", "%s", g.GetRole().Word())
 	row("state", "%s", stateText(g))
+	next := advice.Next("this site", g)
+	row("next", "%s", next.Text)
+	if next.Command != "" {
+		row("", "At %s: %s", next.Site, next.Command)
+	}
 	row("peer", "%s, connected: %s", orDash(g.GetPeer()), yesNo(g.GetConnected()))
 	row("promotable", "%s", yesNo(g.GetPromotable()))
 	row("lag", "%s", lagCell(g, lagText(g)))

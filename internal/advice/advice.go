@@ -1,0 +1,65 @@
+// Package advice says what a person does next about a group, from its status: one sentence, the command, and the site
+// where the command is given. slipctl and the status page show it. It has no state and calls no process.
+package advice
+
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+// Advice is what to do next.
+type Advice struct {
+	// Text is a sentence.
+	Text string `json:"text"`
+	// Command is what to run; empty if there is nothing to do.
+	Command string `json:"command"`
+	// Site is where; empty if there is no command.
+	Site string `json:"site"`
+}
+
+// Next returns what to do about a group at the site named here.
+func Next(here string, g *sidecarpb.GroupStatus) Advice {
+	name, peer := g.GetName(), cmp.Or(g.GetPeer(), "the other site")
+	at := func(site, text, command string) Advice { return Advice{Text: text, Command: command, Site: site} }
+	primary := g.GetRole() == sidecarpb.Role_ROLE_PRIMARY
+	if g.GetApplyError() != "" {
+		return at(here, "Writes do not reach the images: "+g.GetApplyError()+". Correct the cause; the group continues by "+
+			"itself.", "slipctl group status "+name)
+	}
+	switch g.GetState() {
+	case sidecarpb.GroupState_GROUP_STATE_IDLE:
+		return at(here, "The group has no peer, so there is no copy.", "slipctl group set "+name+" --remote SITE")
+	case sidecarpb.GroupState_GROUP_STATE_SYNCING:
+		return at(here, "A copy is being made. Wait until it is whole.", "slipctl group wait "+name)
+	case sidecarpb.GroupState_GROUP_STATE_DEMOTED:
+		return at(peer, fmt.Sprintf("The group was demoted at %s. Promote it at %s to go on there.", here, peer),
+			"slipctl group promote "+name)
+	case sidecarpb.GroupState_GROUP_STATE_DIVERGED:
+		return at(here, "Both sites took writes. Look at both, and decide which site gives up its writes.",
+			"slipctl group status "+name)
+	case sidecarpb.GroupState_GROUP_STATE_FAILED:
+		return at(here, "The group is stopped. Correct the cause that its state names.", "slipctl group status "+name)
+	case sidecarpb.GroupState_GROUP_STATE_CONNECTING:
+		if primary {
+			return at(peer, fmt.Sprintf("%s does not answer. Applications go on here. Check that its replicator runs and that "+
+				"the network between the sites works.", peer), "slipctl group status "+name)
+		}
+		if g.GetPromotable() {
+			return at(here, fmt.Sprintf("%s does not call. If it is lost for good, take over here with what has arrived. If it "+
+				"still works, do not: both sites would take writes.", peer), "slipctl group promote "+name+" --force")
+		}
+		return at(peer, fmt.Sprintf("%s does not call, and there is no whole copy here. Bring %s back.", peer, peer),
+			"slipctl group status "+name)
+	}
+	if g.GetLagging() {
+		return at(here, "The copy lags beyond the RPO target. Look at the link, the load and the rate limit.",
+			"slipctl group status "+name+" --watch")
+	}
+	if g.GetState() == sidecarpb.GroupState_GROUP_STATE_STREAMING {
+		return Advice{Text: "Nothing to do: the copy follows."}
+	}
+	return at(here, "The state is unknown here: slipctl or the replicator is older than the other.",
+		"slipctl group status "+name)
+}
