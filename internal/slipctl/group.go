@@ -15,7 +15,8 @@ import (
 func (c *cli) groupCommand() *cobra.Command {
 	return parent("group", "Create, change, show and fail over consistency groups",
 		c.groupCreate(), c.groupSet(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(),
-		c.groupWait(), c.groupPromote(), c.groupDemote(), c.groupSuspend(), c.groupResume(),
+		c.groupWait(), c.groupPromote(), c.groupDemote(), c.groupSuspend(), c.groupResume(), c.groupTest(),
+		c.groupPoints(),
 		c.groupPVs())
 }
 

@@ -104,8 +104,8 @@ func (c *cli) command() *cobra.Command {
 		return usagef("%v (see %s --help)", err, cmd.CommandPath())
 	})
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(c.groupCommand(), c.volumeCommand(), c.copyCommand(), c.peerCommand(), c.siteCommand(),
-		c.journalCommand(), c.connectCommand(), c.demoCommand(), c.workloadCommand())
+	root.AddCommand(c.groupCommand(), c.viewCommand(), c.volumeCommand(), c.copyCommand(), c.peerCommand(),
+		c.siteCommand(), c.journalCommand(), c.connectCommand(), c.demoCommand(), c.workloadCommand())
 	return root
 }
 

@@ -278,8 +278,7 @@ func (s *Service) adoptLater() {
 		s.attachMu.Lock()
 		left, ready := len(s.unserved), false
 		for id := range s.unserved {
-			_, err := s.opts.Site.GroupOf(id)
-			ready = ready || err == nil
+			ready = ready || s.openHere(id)
 		}
 		s.attachMu.Unlock()
 		if left == 0 {
@@ -303,15 +302,25 @@ func (s *Service) adoptLater() {
 	}
 }
 
+// openHere reports whether the group of a volume, or of a view's volume, is open.
+func (s *Service) openHere(id string) bool {
+	if viewID, index, ok := parseViewKey(id); ok {
+		_, err := s.opts.Site.ViewVolume(viewID, index)
+		return err == nil
+	}
+	_, err := s.opts.Site.GroupOf(id)
+	return err == nil
+}
+
 // adopt serves a volume again. One that it cannot serve is in unserved.
 func (s *Service) adopt(e keeper.Entry) (err error) {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
-	if s.attached[e.Name] != nil {
+	if s.attached[e.Name] != nil || s.shown[e.Name] != nil {
 		return e.File.Close()
 	}
 	defer func() {
-		if err != nil && s.attached[e.Name] == nil {
+		if err != nil && s.attached[e.Name] == nil && s.shown[e.Name] == nil {
 			s.unserved[e.Name] = true
 		} else {
 			delete(s.unserved, e.Name)
@@ -321,6 +330,12 @@ func (s *Service) adopt(e keeper.Entry) (err error) {
 	state, err := shim.ParseState(e.Meta)
 	if err != nil {
 		return fail(err)
+	}
+	if viewID, index, ok := parseViewKey(e.Name); ok {
+		if err := s.adoptView(e, state, viewID, index); err != nil && s.shown[e.Name] == nil {
+			return fail(err)
+		}
+		return nil
 	}
 	rec, err := s.opts.Pool.Get(e.Name)
 	if err != nil {

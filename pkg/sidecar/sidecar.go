@@ -28,6 +28,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
@@ -53,6 +54,8 @@ type Service struct {
 	// attachMu is held while a volume is attached, detached, adopted or moved.
 	attachMu sync.Mutex
 	attached map[string]*attachment // by volume id
+	// shown are the volumes of views, by viewKey.
+	shown map[string]*shim.Server
 	// unserved are volumes whose descriptors the keeper holds, and whose groups are not open.
 	unserved map[string]bool
 	// adopted is closed when the volumes of an earlier replicator are attached again.
@@ -66,8 +69,8 @@ type Service struct {
 // New returns a service and starts adopting the volumes whose descriptors the keeper holds: those of a replicator that
 // ended without detaching them. Their I/O waits in the kernel until then.
 func New(opts Options) *Service {
-	s := &Service{opts: opts, attached: map[string]*attachment{}, unserved: map[string]bool{},
-		adopted: make(chan struct{})}
+	s := &Service{opts: opts, attached: map[string]*attachment{}, shown: map[string]*shim.Server{},
+		unserved: map[string]bool{}, adopted: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if opts.Keeper != nil {
 		s.wg.Add(1)
@@ -95,6 +98,10 @@ func (s *Service) Close() error {
 	for id, a := range s.attached {
 		s.forget(id)
 		errs = append(errs, a.shim.Close())
+	}
+	for key, srv := range s.shown {
+		delete(s.shown, key)
+		errs = append(errs, srv.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -224,7 +231,8 @@ func LogCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler 
 	start := time.Now()
 	resp, err := handler(ctx, req)
 	switch req.(type) {
-	case *sidecarpb.ProbeRequest, *sidecarpb.ListGroupsRequest, *sidecarpb.ListCutsRequest:
+	case *sidecarpb.ProbeRequest, *sidecarpb.ListGroupsRequest, *sidecarpb.ListCutsRequest,
+		*sidecarpb.ListViewsRequest, *sidecarpb.GroupPointsRequest:
 		if err == nil {
 			return resp, nil
 		}

@@ -3420,6 +3420,735 @@ func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
 	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
 }
 
+type GroupPointsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupPointsRequest) Reset() {
+	*x = GroupPointsRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupPointsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupPointsRequest) ProtoMessage() {}
+
+func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupPointsRequest.ProtoReflect.Descriptor instead.
+func (*GroupPointsRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *GroupPointsRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type GroupPointsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Oldest        *RecoveryPoint         `protobuf:"bytes,1,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	Newest        *RecoveryPoint         `protobuf:"bytes,2,opt,name=newest,proto3" json:"newest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupPointsResponse) Reset() {
+	*x = GroupPointsResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupPointsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupPointsResponse) ProtoMessage() {}
+
+func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupPointsResponse.ProtoReflect.Descriptor instead.
+func (*GroupPointsResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *GroupPointsResponse) GetOldest() *RecoveryPoint {
+	if x != nil {
+		return x.Oldest
+	}
+	return nil
+}
+
+func (x *GroupPointsResponse) GetNewest() *RecoveryPoint {
+	if x != nil {
+		return x.Newest
+	}
+	return nil
+}
+
+// RecoveryPoint is an ordinal that a view can be opened at.
+type RecoveryPoint struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Ordinal uint64                 `protobuf:"varint,1,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
+	// unix_nanos is when the write with this ordinal happened, by the wall clock of its site. Absent: not known.
+	UnixNanos     *int64 `protobuf:"varint,2,opt,name=unix_nanos,json=unixNanos,proto3,oneof" json:"unix_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryPoint) Reset() {
+	*x = RecoveryPoint{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryPoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryPoint) ProtoMessage() {}
+
+func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryPoint.ProtoReflect.Descriptor instead.
+func (*RecoveryPoint) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *RecoveryPoint) GetOrdinal() uint64 {
+	if x != nil {
+		return x.Ordinal
+	}
+	return 0
+}
+
+func (x *RecoveryPoint) GetUnixNanos() int64 {
+	if x != nil && x.UnixNanos != nil {
+		return *x.UnixNanos
+	}
+	return 0
+}
+
+type CreateViewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// name is unique in the group; empty: one is made.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The point; without one: the newest.
+	//
+	// Types that are valid to be assigned to Point:
+	//
+	//	*CreateViewRequest_Ordinal
+	//	*CreateViewRequest_AtUnixNanos
+	Point isCreateViewRequest_Point `protobuf_oneof:"point"`
+	// writable: the files take writes, which this view alone sees.
+	Writable bool `protobuf:"varint,6,opt,name=writable,proto3" json:"writable,omitempty"`
+	// test: the view of a test failover, which is writable. The group has to be secondary here.
+	Test bool `protobuf:"varint,7,opt,name=test,proto3" json:"test,omitempty"`
+	// limit_bytes bounds what the view holds of its own in the pool; 0: half of what is free, or all that the volumes can
+	// take if that is less.
+	LimitBytes    int64 `protobuf:"varint,8,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateViewRequest) Reset() {
+	*x = CreateViewRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateViewRequest) ProtoMessage() {}
+
+func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateViewRequest.ProtoReflect.Descriptor instead.
+func (*CreateViewRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *CreateViewRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CreateViewRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateViewRequest) GetPoint() isCreateViewRequest_Point {
+	if x != nil {
+		return x.Point
+	}
+	return nil
+}
+
+func (x *CreateViewRequest) GetOrdinal() uint64 {
+	if x != nil {
+		if x, ok := x.Point.(*CreateViewRequest_Ordinal); ok {
+			return x.Ordinal
+		}
+	}
+	return 0
+}
+
+func (x *CreateViewRequest) GetAtUnixNanos() int64 {
+	if x != nil {
+		if x, ok := x.Point.(*CreateViewRequest_AtUnixNanos); ok {
+			return x.AtUnixNanos
+		}
+	}
+	return 0
+}
+
+func (x *CreateViewRequest) GetWritable() bool {
+	if x != nil {
+		return x.Writable
+	}
+	return false
+}
+
+func (x *CreateViewRequest) GetTest() bool {
+	if x != nil {
+		return x.Test
+	}
+	return false
+}
+
+func (x *CreateViewRequest) GetLimitBytes() int64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+type isCreateViewRequest_Point interface {
+	isCreateViewRequest_Point()
+}
+
+type CreateViewRequest_Ordinal struct {
+	Ordinal uint64 `protobuf:"varint,3,opt,name=ordinal,proto3,oneof"`
+}
+
+type CreateViewRequest_AtUnixNanos struct {
+	// at_unix_nanos: the state at that time, by the wall clock of the primary.
+	AtUnixNanos int64 `protobuf:"varint,4,opt,name=at_unix_nanos,json=atUnixNanos,proto3,oneof"`
+}
+
+func (*CreateViewRequest_Ordinal) isCreateViewRequest_Point() {}
+
+func (*CreateViewRequest_AtUnixNanos) isCreateViewRequest_Point() {}
+
+type AttachViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachViewRequest) Reset() {
+	*x = AttachViewRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachViewRequest) ProtoMessage() {}
+
+func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachViewRequest.ProtoReflect.Descriptor instead.
+func (*AttachViewRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *AttachViewRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *AttachViewRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListViewsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group: only those of this group; empty: all.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListViewsRequest) Reset() {
+	*x = ListViewsRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListViewsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListViewsRequest) ProtoMessage() {}
+
+func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
+func (*ListViewsRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ListViewsRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type ListViewsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Views         []*View                `protobuf:"bytes,1,rep,name=views,proto3" json:"views,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListViewsResponse) Reset() {
+	*x = ListViewsResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListViewsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListViewsResponse) ProtoMessage() {}
+
+func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
+func (*ListViewsResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *ListViewsResponse) GetViews() []*View {
+	if x != nil {
+		return x.Views
+	}
+	return nil
+}
+
+type DeleteViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteViewRequest) Reset() {
+	*x = DeleteViewRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteViewRequest) ProtoMessage() {}
+
+func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
+func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *DeleteViewRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DeleteViewRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteViewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteViewResponse) Reset() {
+	*x = DeleteViewResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteViewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteViewResponse) ProtoMessage() {}
+
+func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
+func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
+}
+
+type View struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Id    string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// timeline and ordinal: the view shows every write up to here and none after it.
+	Timeline         string `protobuf:"bytes,4,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	Ordinal          uint64 `protobuf:"varint,5,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
+	PointUnixNanos   *int64 `protobuf:"varint,6,opt,name=point_unix_nanos,json=pointUnixNanos,proto3,oneof" json:"point_unix_nanos,omitempty"`
+	CreatedUnixNanos int64  `protobuf:"varint,7,opt,name=created_unix_nanos,json=createdUnixNanos,proto3" json:"created_unix_nanos,omitempty"`
+	Writable         bool   `protobuf:"varint,8,opt,name=writable,proto3" json:"writable,omitempty"`
+	Test             bool   `protobuf:"varint,9,opt,name=test,proto3" json:"test,omitempty"`
+	// used_bytes of limit_bytes are held by the view in the pool.
+	UsedBytes  int64 `protobuf:"varint,10,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	LimitBytes int64 `protobuf:"varint,11,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	// failed is why the view shows nothing any more; empty while it does.
+	Failed        string        `protobuf:"bytes,12,opt,name=failed,proto3" json:"failed,omitempty"`
+	Volumes       []*ViewVolume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *View) Reset() {
+	*x = View{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *View) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*View) ProtoMessage() {}
+
+func (x *View) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use View.ProtoReflect.Descriptor instead.
+func (*View) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *View) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *View) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *View) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *View) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *View) GetOrdinal() uint64 {
+	if x != nil {
+		return x.Ordinal
+	}
+	return 0
+}
+
+func (x *View) GetPointUnixNanos() int64 {
+	if x != nil && x.PointUnixNanos != nil {
+		return *x.PointUnixNanos
+	}
+	return 0
+}
+
+func (x *View) GetCreatedUnixNanos() int64 {
+	if x != nil {
+		return x.CreatedUnixNanos
+	}
+	return 0
+}
+
+func (x *View) GetWritable() bool {
+	if x != nil {
+		return x.Writable
+	}
+	return false
+}
+
+func (x *View) GetTest() bool {
+	if x != nil {
+		return x.Test
+	}
+	return false
+}
+
+func (x *View) GetUsedBytes() int64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *View) GetLimitBytes() int64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *View) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
+}
+
+func (x *View) GetVolumes() []*ViewVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+type ViewVolume struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	// path is the FUSE file to put under a loop device of size_bytes; empty while the view is not served.
+	Path           string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	SizeBytes      int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	BlockSizeBytes uint32 `protobuf:"varint,4,opt,name=block_size_bytes,json=blockSizeBytes,proto3" json:"block_size_bytes,omitempty"`
+	FsType         string `protobuf:"bytes,5,opt,name=fs_type,json=fsType,proto3" json:"fs_type,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ViewVolume) Reset() {
+	*x = ViewVolume{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewVolume) ProtoMessage() {}
+
+func (x *ViewVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewVolume.ProtoReflect.Descriptor instead.
+func (*ViewVolume) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ViewVolume) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *ViewVolume) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ViewVolume) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *ViewVolume) GetBlockSizeBytes() uint32 {
+	if x != nil {
+		return x.BlockSizeBytes
+	}
+	return 0
+}
+
+func (x *ViewVolume) GetFsType() string {
+	if x != nil {
+		return x.FsType
+	}
+	return ""
+}
+
 var File_pkg_api_sidecarpb_sidecar_proto protoreflect.FileDescriptor
 
 const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
@@ -3679,7 +4408,64 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11ReleaseCutRequest\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\"\x14\n" +
-	"\x12ReleaseCutResponse*=\n" +
+	"\x12ReleaseCutResponse\"*\n" +
+	"\x12GroupPointsRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\x91\x01\n" +
+	"\x13GroupPointsResponse\x12<\n" +
+	"\x06oldest\x18\x01 \x01(\v2$.slipstream.sidecar.v1.RecoveryPointR\x06oldest\x12<\n" +
+	"\x06newest\x18\x02 \x01(\v2$.slipstream.sidecar.v1.RecoveryPointR\x06newest\"\\\n" +
+	"\rRecoveryPoint\x12\x18\n" +
+	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12\"\n" +
+	"\n" +
+	"unix_nanos\x18\x02 \x01(\x03H\x00R\tunixNanos\x88\x01\x01B\r\n" +
+	"\v_unix_nanos\"\xd9\x01\n" +
+	"\x11CreateViewRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\aordinal\x18\x03 \x01(\x04H\x00R\aordinal\x12$\n" +
+	"\rat_unix_nanos\x18\x04 \x01(\x03H\x00R\vatUnixNanos\x12\x1a\n" +
+	"\bwritable\x18\x06 \x01(\bR\bwritable\x12\x12\n" +
+	"\x04test\x18\a \x01(\bR\x04test\x12\x1f\n" +
+	"\vlimit_bytes\x18\b \x01(\x03R\n" +
+	"limitBytesB\a\n" +
+	"\x05point\"=\n" +
+	"\x11AttachViewRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"(\n" +
+	"\x10ListViewsRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"F\n" +
+	"\x11ListViewsResponse\x121\n" +
+	"\x05views\x18\x01 \x03(\v2\x1b.slipstream.sidecar.v1.ViewR\x05views\"=\n" +
+	"\x11DeleteViewRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x14\n" +
+	"\x12DeleteViewResponse\"\xad\x03\n" +
+	"\x04View\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x1a\n" +
+	"\btimeline\x18\x04 \x01(\tR\btimeline\x12\x18\n" +
+	"\aordinal\x18\x05 \x01(\x04R\aordinal\x12-\n" +
+	"\x10point_unix_nanos\x18\x06 \x01(\x03H\x00R\x0epointUnixNanos\x88\x01\x01\x12,\n" +
+	"\x12created_unix_nanos\x18\a \x01(\x03R\x10createdUnixNanos\x12\x1a\n" +
+	"\bwritable\x18\b \x01(\bR\bwritable\x12\x12\n" +
+	"\x04test\x18\t \x01(\bR\x04test\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\n" +
+	" \x01(\x03R\tusedBytes\x12\x1f\n" +
+	"\vlimit_bytes\x18\v \x01(\x03R\n" +
+	"limitBytes\x12\x16\n" +
+	"\x06failed\x18\f \x01(\tR\x06failed\x12;\n" +
+	"\avolumes\x18\r \x03(\v2!.slipstream.sidecar.v1.ViewVolumeR\avolumesB\x13\n" +
+	"\x11_point_unix_nanos\"\x9f\x01\n" +
+	"\n" +
+	"ViewVolume\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12(\n" +
+	"\x10block_size_bytes\x18\x04 \x01(\rR\x0eblockSizeBytes\x12\x17\n" +
+	"\afs_type\x18\x05 \x01(\tR\x06fsType*=\n" +
 	"\vJournalFull\x12\x16\n" +
 	"\x12JOURNAL_FULL_TRACK\x10\x00\x12\x16\n" +
 	"\x12JOURNAL_FULL_STALL\x10\x01*B\n" +
@@ -3697,7 +4483,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x13GROUP_STATE_DEMOTED\x10\x05\x12\x18\n" +
 	"\x14GROUP_STATE_DIVERGED\x10\x06\x12\x16\n" +
 	"\x12GROUP_STATE_FAILED\x10\a\x12\x19\n" +
-	"\x15GROUP_STATE_SUSPENDED\x10\b2\xae\x12\n" +
+	"\x15GROUP_STATE_SUSPENDED\x10\b2\x81\x16\n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -3728,7 +4514,15 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\bCutGroup\x12&.slipstream.sidecar.v1.CutGroupRequest\x1a'.slipstream.sidecar.v1.CutGroupResponse\x12[\n" +
 	"\bListCuts\x12&.slipstream.sidecar.v1.ListCutsRequest\x1a'.slipstream.sidecar.v1.ListCutsResponse\x12a\n" +
 	"\n" +
-	"ReleaseCut\x12(.slipstream.sidecar.v1.ReleaseCutRequest\x1a).slipstream.sidecar.v1.ReleaseCutResponseB<Z:github.com/slipstream-storage/slipstream/pkg/api/sidecarpbb\x06proto3"
+	"ReleaseCut\x12(.slipstream.sidecar.v1.ReleaseCutRequest\x1a).slipstream.sidecar.v1.ReleaseCutResponse\x12d\n" +
+	"\vGroupPoints\x12).slipstream.sidecar.v1.GroupPointsRequest\x1a*.slipstream.sidecar.v1.GroupPointsResponse\x12S\n" +
+	"\n" +
+	"CreateView\x12(.slipstream.sidecar.v1.CreateViewRequest\x1a\x1b.slipstream.sidecar.v1.View\x12S\n" +
+	"\n" +
+	"AttachView\x12(.slipstream.sidecar.v1.AttachViewRequest\x1a\x1b.slipstream.sidecar.v1.View\x12^\n" +
+	"\tListViews\x12'.slipstream.sidecar.v1.ListViewsRequest\x1a(.slipstream.sidecar.v1.ListViewsResponse\x12a\n" +
+	"\n" +
+	"DeleteView\x12(.slipstream.sidecar.v1.DeleteViewRequest\x1a).slipstream.sidecar.v1.DeleteViewResponseB<Z:github.com/slipstream-storage/slipstream/pkg/api/sidecarpbb\x06proto3"
 
 var (
 	file_pkg_api_sidecarpb_sidecar_proto_rawDescOnce sync.Once
@@ -3743,7 +4537,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
 	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
@@ -3803,6 +4597,17 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*CutStatus)(nil),            // 55: slipstream.sidecar.v1.CutStatus
 	(*ReleaseCutRequest)(nil),    // 56: slipstream.sidecar.v1.ReleaseCutRequest
 	(*ReleaseCutResponse)(nil),   // 57: slipstream.sidecar.v1.ReleaseCutResponse
+	(*GroupPointsRequest)(nil),   // 58: slipstream.sidecar.v1.GroupPointsRequest
+	(*GroupPointsResponse)(nil),  // 59: slipstream.sidecar.v1.GroupPointsResponse
+	(*RecoveryPoint)(nil),        // 60: slipstream.sidecar.v1.RecoveryPoint
+	(*CreateViewRequest)(nil),    // 61: slipstream.sidecar.v1.CreateViewRequest
+	(*AttachViewRequest)(nil),    // 62: slipstream.sidecar.v1.AttachViewRequest
+	(*ListViewsRequest)(nil),     // 63: slipstream.sidecar.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),    // 64: slipstream.sidecar.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),    // 65: slipstream.sidecar.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),   // 66: slipstream.sidecar.v1.DeleteViewResponse
+	(*View)(nil),                 // 67: slipstream.sidecar.v1.View
+	(*ViewVolume)(nil),           // 68: slipstream.sidecar.v1.ViewVolume
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
@@ -3821,59 +4626,73 @@ var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	47, // 13: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
 	50, // 14: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
 	55, // 15: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	3,  // 16: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 17: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 18: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 19: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 20: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 21: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 22: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 23: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 24: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 25: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	38, // 26: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	40, // 27: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	42, // 28: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	43, // 29: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	45, // 30: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	24, // 31: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
-	26, // 32: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
-	28, // 33: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
-	31, // 34: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
-	33, // 35: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
-	36, // 36: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
-	51, // 37: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	53, // 38: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	56, // 39: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	4,  // 40: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 41: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 42: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 43: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 44: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 45: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 46: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 47: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 48: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 49: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	39, // 50: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	41, // 51: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	49, // 52: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	44, // 53: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	46, // 54: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	25, // 55: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
-	27, // 56: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
-	29, // 57: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
-	32, // 58: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
-	34, // 59: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
-	37, // 60: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
-	52, // 61: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	54, // 62: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	57, // 63: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	40, // [40:64] is the sub-list for method output_type
-	16, // [16:40] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	60, // 16: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	60, // 17: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	67, // 18: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
+	68, // 19: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
+	3,  // 20: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 21: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 22: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 23: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 24: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 25: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 26: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 27: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 28: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 29: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	38, // 30: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	40, // 31: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	42, // 32: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	43, // 33: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	45, // 34: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	24, // 35: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
+	26, // 36: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
+	28, // 37: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	31, // 38: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	33, // 39: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	36, // 40: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	51, // 41: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	53, // 42: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	56, // 43: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	58, // 44: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
+	61, // 45: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
+	62, // 46: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
+	63, // 47: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
+	65, // 48: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
+	4,  // 49: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 50: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 51: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 52: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 53: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 54: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 55: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 56: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 57: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 58: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	39, // 59: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	41, // 60: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	49, // 61: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	44, // 62: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	46, // 63: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	25, // 64: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
+	27, // 65: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
+	29, // 66: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	32, // 67: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	34, // 68: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	37, // 69: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	52, // 70: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	54, // 71: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	57, // 72: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	59, // 73: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
+	67, // 74: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
+	67, // 75: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
+	64, // 76: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
+	66, // 77: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
+	49, // [49:78] is the sub-list for method output_type
+	20, // [20:49] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -3886,13 +4705,19 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58].OneofWrappers = []any{
+		(*CreateViewRequest_Ordinal)(nil),
+		(*CreateViewRequest_AtUnixNanos)(nil),
+	}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   55,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -49,6 +49,11 @@ const (
 	Sidecar_CutGroup_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/CutGroup"
 	Sidecar_ListCuts_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/ListCuts"
 	Sidecar_ReleaseCut_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ReleaseCut"
+	Sidecar_GroupPoints_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/GroupPoints"
+	Sidecar_CreateView_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/CreateView"
+	Sidecar_AttachView_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/AttachView"
+	Sidecar_ListViews_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListViews"
+	Sidecar_DeleteView_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteView"
 )
 
 // SidecarClient is the client API for Sidecar service.
@@ -123,6 +128,20 @@ type SidecarClient interface {
 	// ReleaseCut ends the copying of a snapshot that is about to be deleted, and takes it out of the tracking of changed
 	// blocks; a copy that was under way is marked failed. One that no group here knows of: no effect.
 	ReleaseCut(ctx context.Context, in *ReleaseCutRequest, opts ...grpc.CallOption) (*ReleaseCutResponse, error)
+	// GroupPoints returns the ordinals that a view can be opened at. FAILED_PRECONDITION: none, in the middle of a sync.
+	GroupPoints(ctx context.Context, in *GroupPointsRequest, opts ...grpc.CallOption) (*GroupPointsResponse, error)
+	// CreateView opens all volumes of a group as they were at one ordinal, on a primary or a secondary, and serves each as
+	// a FUSE file. Nothing is copied, and neither writes nor replication wait. The view survives a restart.
+	//
+	// ALREADY_EXISTS: a view with that name. FAILED_PRECONDITION: no such point here, too many views, in the middle of a
+	// sync, or test for a group that is primary here.
+	CreateView(ctx context.Context, in *CreateViewRequest, opts ...grpc.CallOption) (*View, error)
+	// AttachView serves the files of a view again, after a reboot of the node. Of a view that is served it returns them.
+	AttachView(ctx context.Context, in *AttachViewRequest, opts ...grpc.CallOption) (*View, error)
+	ListViews(ctx context.Context, in *ListViewsRequest, opts ...grpc.CallOption) (*ListViewsResponse, error)
+	// DeleteView takes the files of a view away, and throws away what was written to it. The caller has detached the loop
+	// devices before; FAILED_PRECONDITION while a file is in use.
+	DeleteView(ctx context.Context, in *DeleteViewRequest, opts ...grpc.CallOption) (*DeleteViewResponse, error)
 }
 
 type sidecarClient struct {
@@ -382,6 +401,56 @@ func (c *sidecarClient) ReleaseCut(ctx context.Context, in *ReleaseCutRequest, o
 	return out, nil
 }
 
+func (c *sidecarClient) GroupPoints(ctx context.Context, in *GroupPointsRequest, opts ...grpc.CallOption) (*GroupPointsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GroupPointsResponse)
+	err := c.cc.Invoke(ctx, Sidecar_GroupPoints_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) CreateView(ctx context.Context, in *CreateViewRequest, opts ...grpc.CallOption) (*View, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(View)
+	err := c.cc.Invoke(ctx, Sidecar_CreateView_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) AttachView(ctx context.Context, in *AttachViewRequest, opts ...grpc.CallOption) (*View, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(View)
+	err := c.cc.Invoke(ctx, Sidecar_AttachView_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) ListViews(ctx context.Context, in *ListViewsRequest, opts ...grpc.CallOption) (*ListViewsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListViewsResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ListViews_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) DeleteView(ctx context.Context, in *DeleteViewRequest, opts ...grpc.CallOption) (*DeleteViewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteViewResponse)
+	err := c.cc.Invoke(ctx, Sidecar_DeleteView_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SidecarServer is the server API for Sidecar service.
 // All implementations must embed UnimplementedSidecarServer
 // for forward compatibility.
@@ -454,6 +523,20 @@ type SidecarServer interface {
 	// ReleaseCut ends the copying of a snapshot that is about to be deleted, and takes it out of the tracking of changed
 	// blocks; a copy that was under way is marked failed. One that no group here knows of: no effect.
 	ReleaseCut(context.Context, *ReleaseCutRequest) (*ReleaseCutResponse, error)
+	// GroupPoints returns the ordinals that a view can be opened at. FAILED_PRECONDITION: none, in the middle of a sync.
+	GroupPoints(context.Context, *GroupPointsRequest) (*GroupPointsResponse, error)
+	// CreateView opens all volumes of a group as they were at one ordinal, on a primary or a secondary, and serves each as
+	// a FUSE file. Nothing is copied, and neither writes nor replication wait. The view survives a restart.
+	//
+	// ALREADY_EXISTS: a view with that name. FAILED_PRECONDITION: no such point here, too many views, in the middle of a
+	// sync, or test for a group that is primary here.
+	CreateView(context.Context, *CreateViewRequest) (*View, error)
+	// AttachView serves the files of a view again, after a reboot of the node. Of a view that is served it returns them.
+	AttachView(context.Context, *AttachViewRequest) (*View, error)
+	ListViews(context.Context, *ListViewsRequest) (*ListViewsResponse, error)
+	// DeleteView takes the files of a view away, and throws away what was written to it. The caller has detached the loop
+	// devices before; FAILED_PRECONDITION while a file is in use.
+	DeleteView(context.Context, *DeleteViewRequest) (*DeleteViewResponse, error)
 	mustEmbedUnimplementedSidecarServer()
 }
 
@@ -535,6 +618,21 @@ func (UnimplementedSidecarServer) ListCuts(context.Context, *ListCutsRequest) (*
 }
 func (UnimplementedSidecarServer) ReleaseCut(context.Context, *ReleaseCutRequest) (*ReleaseCutResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReleaseCut not implemented")
+}
+func (UnimplementedSidecarServer) GroupPoints(context.Context, *GroupPointsRequest) (*GroupPointsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupPoints not implemented")
+}
+func (UnimplementedSidecarServer) CreateView(context.Context, *CreateViewRequest) (*View, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateView not implemented")
+}
+func (UnimplementedSidecarServer) AttachView(context.Context, *AttachViewRequest) (*View, error) {
+	return nil, status.Error(codes.Unimplemented, "method AttachView not implemented")
+}
+func (UnimplementedSidecarServer) ListViews(context.Context, *ListViewsRequest) (*ListViewsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListViews not implemented")
+}
+func (UnimplementedSidecarServer) DeleteView(context.Context, *DeleteViewRequest) (*DeleteViewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteView not implemented")
 }
 func (UnimplementedSidecarServer) mustEmbedUnimplementedSidecarServer() {}
 func (UnimplementedSidecarServer) testEmbeddedByValue()                 {}
@@ -982,6 +1080,96 @@ func _Sidecar_ReleaseCut_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_GroupPoints_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupPointsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).GroupPoints(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_GroupPoints_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).GroupPoints(ctx, req.(*GroupPointsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_CreateView_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateViewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).CreateView(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_CreateView_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).CreateView(ctx, req.(*CreateViewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_AttachView_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AttachViewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).AttachView(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_AttachView_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).AttachView(ctx, req.(*AttachViewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_ListViews_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListViewsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ListViews(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ListViews_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ListViews(ctx, req.(*ListViewsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_DeleteView_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteViewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).DeleteView(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_DeleteView_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).DeleteView(ctx, req.(*DeleteViewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Sidecar_ServiceDesc is the grpc.ServiceDesc for Sidecar service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1080,6 +1268,26 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReleaseCut",
 			Handler:    _Sidecar_ReleaseCut_Handler,
+		},
+		{
+			MethodName: "GroupPoints",
+			Handler:    _Sidecar_GroupPoints_Handler,
+		},
+		{
+			MethodName: "CreateView",
+			Handler:    _Sidecar_CreateView_Handler,
+		},
+		{
+			MethodName: "AttachView",
+			Handler:    _Sidecar_AttachView_Handler,
+		},
+		{
+			MethodName: "ListViews",
+			Handler:    _Sidecar_ListViews_Handler,
+		},
+		{
+			MethodName: "DeleteView",
+			Handler:    _Sidecar_DeleteView_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,97 @@
+package slipctl
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+)
+
+// testView is the name of the view of a test failover. A group has one at most.
+const testView = "test-failover"
+
+func (c *cli) groupTest() *cobra.Command {
+	return parent("test", "Try a failover: open a copy without promoting it", c.groupTestStart(), c.groupTestStop())
+}
+
+func (c *cli) groupTestStart() *cobra.Command {
+	request := sidecarpb.CreateViewRequest{Name: testView, Writable: true, Test: true}
+	var at string
+	cmd := local("the devices of this node", &cobra.Command{
+		Use:   "start NAME",
+		Short: "Open all volumes of a secondary, writable, for a test",
+		Long: "Open all volumes of a secondary at one point as writable block devices of this node. Replication goes on.\n" +
+			"The copy does not change, and nothing is copied again after the test.",
+		Example: "  slipctl group test start shop\n  slipctl group test start shop --at -10m",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			request.Group = given[0]
+			if err := setPoint(&request, at, time.Now()); err != nil {
+				return err
+			}
+			return c.openView(cmd.Context(), &request)
+		},
+	})
+	cmd.Flags().StringVar(&at, "at", "", pointHelp)
+	return cmd
+}
+
+func (c *cli) groupTestStop() *cobra.Command {
+	cmd := local("the devices of this node", &cobra.Command{
+		Use:     "stop NAME",
+		Short:   "End a test failover, and throw away what it wrote",
+		Example: "  slipctl group test stop shop --yes",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
+	})
+	given := addYes(cmd)
+	cmd.RunE = func(cmd *cobra.Command, words []string) error {
+		return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+			view, err := viewNamed(ctx, sidecar, words[0], testView)
+			if status.Code(err) == codes.NotFound {
+				return status.Errorf(codes.NotFound, "no test failover of group %s runs here: nothing was stopped", words[0])
+			}
+			if err != nil {
+				return err
+			}
+			err = c.confirm(given, fmt.Sprintf("What the test of group %s wrote is lost. The copy does not change.", words[0]),
+				"Stop the test of "+words[0]+"?")
+			if err != nil {
+				return err
+			}
+			if err := c.closeView(ctx, sidecar, view); err != nil {
+				return err
+			}
+			return c.say(fields{"group": words[0], "changed": true}, "test failover of group %s stopped", words[0])
+		})
+	}
+	return cmd
+}
+
+func (c *cli) groupPoints() *cobra.Command {
+	return &cobra.Command{
+		Use:     "points NAME",
+		Short:   "Show the points that a view of a group can be opened at here",
+		Example: "  slipctl group points shop",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.GroupPoints(ctx, &sidecarpb.GroupPointsRequest{Group: given[0]})
+				if err != nil {
+					return err
+				}
+				return c.show(response, func() error {
+					t := newTable("point", "ordinal", "time")
+					t.AppendRow(table.Row{"oldest", response.GetOldest().GetOrdinal(), pointTime(response.GetOldest().UnixNanos)})
+					t.AppendRow(table.Row{"newest", response.GetNewest().GetOrdinal(), pointTime(response.GetNewest().UnixNanos)})
+					return printTable(c.out, t)
+				})
+			})
+		},
+	}
+}
