@@ -16,7 +16,7 @@ const (
 	AckBeforeDurable Name = "ack-before-durable"
 	// StallOnLink makes writers wait for the peer's acknowledgement (breaks G2).
 	StallOnLink Name = "stall-on-link"
-	// PromoteInSync lets a copy be promoted in the middle of a sync (breaks what G3 will promise).
+	// PromoteInSync takes a copy in the middle of a sync for a whole one (breaks G3).
 	PromoteInSync Name = "promote-in-sync"
 	// FlushNothing completes flushes without a sync of the journal (breaks G4).
 	FlushNothing Name = "flush-nothing"

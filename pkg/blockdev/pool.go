@@ -414,21 +414,46 @@ func (p *Pool) update(id string, change func(*VolumeRecord) error) (*VolumeRecor
 	case r.SizeBytes < old.SizeBytes:
 		return nil, old.checkGrowth(r.SizeBytes)
 	}
+	return r, p.store(old, r)
+}
+
+// store replaces a record that differs.
+func (p *Pool) store(old, r *VolumeRecord) error {
 	data, err := EncodeVolumeRecord(r)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	before, err := EncodeVolumeRecord(old)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if bytes.Equal(data, before) {
-		return r, nil
+		return nil
 	}
-	if err := p.replace(p.volumePath(id), data); err != nil {
-		return nil, fmt.Errorf("update volume %s: %w", id, err)
+	if err := p.replace(p.volumePath(r.ID), data); err != nil {
+		return fmt.Errorf("update volume %s: %w", r.ID, err)
 	}
-	return r, nil
+	return nil
+}
+
+// Shrink makes the record of a volume that no program uses say that it is smaller; one that is not larger stays. The
+// image keeps its length. It is for copies that become what their primary was before the volume grew: the caller has
+// made zeros of what lies behind.
+func (p *Pool) Shrink(id string, sizeBytes int64) error {
+	unlock, err := p.lockRecords()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old, err := p.Get(id)
+	if err != nil || old.SizeBytes <= sizeBytes {
+		return err
+	}
+	r := old.Clone()
+	if r.SizeBytes = sizeBytes; r.Validate() != nil {
+		return fmt.Errorf("shrink volume %s to %d bytes: %w", id, sizeBytes, r.Validate())
+	}
+	return p.store(old, r)
 }
 
 // ReserveImage reserves the space that a thick image lacks. The image must not be attached or open.

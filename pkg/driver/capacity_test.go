@@ -49,7 +49,7 @@ func (h *node) addGroup(name string, journalBytes int64, policy core.Policy) *co
 	id := fmt.Sprintf("00000000-0000-4000-8000-%012x", len(name)<<32|int(name[len(name)-1]))
 	meta := &core.Meta{Version: core.MetaVersion, GroupID: id, Name: name, Site: "east", Role: core.RolePrimary,
 		Timelines: []core.Timeline{{ID: id}}, Settings: core.Settings{JournalSizeBytes: journalBytes,
-			JournalFull: policy}, Sync: core.SyncNever, Instance: id, Consistent: true}
+			JournalFull: policy}, Sync: core.SyncNever, Instance: id, Copy: core.CopyWhole}
 	dir := filepath.Join(h.d.opts.PoolDir, "groups", id)
 	h.must(h.mem.MkdirAll(filepath.Join(dir, "journal")))
 	h.must(blockdev.WriteRecord(h.mem, filepath.Join(dir, "group.json"), "group", meta))

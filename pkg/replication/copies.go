@@ -26,8 +26,8 @@ func (g *Group) takeAdmitted(m core.Member) error {
 }
 
 // replaceAdmitted begins a sync with its list of members: nothing has changed, and the copy counts as before, if it is
-// one that this site does not take.
-func (g *Group) replaceAdmitted(members []core.Member) error {
+// one that this site does not take. base is what it was.
+func (g *Group) replaceAdmitted(members []core.Member, base *core.Base) error {
 	if err := g.checkMembers(members); err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (g *Group) replaceAdmitted(members []core.Member) error {
 	if err := g.admit(members); err != nil {
 		return err
 	}
-	if _, err := g.step(core.SyncBeginReceived{}, nil); err != nil {
+	if _, err := g.step(core.SyncBeginReceived{Base: base}, nil); err != nil {
 		return err
 	}
 	return g.replaceMembers(members)
@@ -100,6 +100,10 @@ func (g *Group) claim(m core.Member) (core.Member, error) {
 	}
 	if rec.Group != "" {
 		holder, err := g.site.Group(rec.Group)
+		if err == nil && holder != g && holder.inBase(m.VolumeID) {
+			return m, fmt.Errorf("%w: volume %s is a part of what group %s at %s can be promoted as until its sync ends; "+
+				"group %s gets it then", ErrInUse, m.VolumeID, rec.Group, g.cfg.Site, name)
+		}
 		if err == nil {
 			err = holder.yield(m.VolumeID, peer)
 		}
@@ -108,15 +112,7 @@ func (g *Group) claim(m core.Member) (core.Member, error) {
 		}
 	}
 	klog.InfoS("A copy goes on to another group, from nothing", "volume", m.VolumeID, "from", rec.Group, "to", name)
-	image, err := g.cfg.Pool.OpenImage(m.VolumeID)
-	if err != nil {
-		return m, err
-	}
-	err = image.Discard(0, image.Size())
-	if err == nil {
-		err = image.Flush()
-	}
-	return m, errors.Join(err, image.Close())
+	return m, g.emptyImage(m.VolumeID)
 }
 
 // yield takes a volume out of this group's copy because the peer says that it is in another one.
@@ -256,11 +252,7 @@ func (g *Group) shrinkMember(v *Volume, m core.Member) error {
 		return err
 	}
 	v.size.Store(m.SizeBytes)
-	_, err := g.cfg.Pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
-		r.SizeBytes = m.SizeBytes
-		return nil
-	})
-	return err
+	return g.cfg.Pool.Shrink(m.VolumeID, m.SizeBytes)
 }
 
 // storeMember makes the pool's volume what the member says: at a secondary it is created, at both sites it grows. The

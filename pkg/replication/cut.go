@@ -206,10 +206,10 @@ func (g *Group) cutPosition() (journal.Position, string, error) {
 	defer g.appendMu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.core.Promotable() {
+	if !g.core.Whole() {
 		return journal.Position{}, "",
-			fmt.Errorf("%w: group %s is in the middle of a sync at %s, so its volumes are not of one instant; wait until it "+
-				"is promotable",
+			fmt.Errorf("%w: group %s is in the middle of a sync at %s, so its volumes are not of one instant; wait until "+
+				"the sync ends",
 				core.ErrPrecondition, g.core.Meta.Name, g.core.Meta.Site)
 	}
 	return g.journal.DurableEnd(), g.core.Meta.Timeline(), nil

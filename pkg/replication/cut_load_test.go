@@ -185,14 +185,14 @@ func TestCutIsRefusedInASync(t *testing.T) {
 	g := s.createGroup("shop", "site-a", 1, 1<<20, nil)
 	targets := createSnapshots(t, s.pool, "1", "v0")
 	g.mu.Lock()
-	g.core.Meta.Role, g.core.Meta.Consistent = core.RoleSecondary, false
+	g.core.Meta.Role, g.core.Meta.Copy = core.RoleSecondary, core.CopyPartial
 	g.mu.Unlock()
 	_, err := g.Cut(context.Background(), targets)
 	if !errors.Is(err, core.ErrPrecondition) || !strings.Contains(err.Error(), "sync") {
 		t.Fatal(err)
 	}
 	g.mu.Lock()
-	g.core.Meta.Consistent = true
+	g.core.Meta.Copy = core.CopyWhole
 	g.mu.Unlock()
 	mustCut(t, g, targets)
 }

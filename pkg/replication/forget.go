@@ -159,6 +159,10 @@ func (g *Group) forgetPeerForGood(peer string) error {
 	if _, err := g.Promote(true); err != nil {
 		return err
 	}
+	g, err := g.site.Group(g.Name()) // another one after a promotion in the middle of a sync
+	if err != nil {
+		return err
+	}
 	return g.modify(func(next *core.Settings) {
 		if next.Peer == peer {
 			next.SetPeer("")

@@ -284,11 +284,12 @@ func (g *Group) dropMember(m core.Member) error {
 	return g.releaseVolume(m.VolumeID)
 }
 
-// releaseVolume makes the pool's record of a volume that is no member say so. A copy stays a copy, of no group: the
+// releaseVolume makes the pool's record of a volume that is no member say so, unless the volume is a part of what the
+// copy was before the sync that runs. A copy stays a copy, of no group: the
 // same peer may put it into another one (see claim).
 func (g *Group) releaseVolume(id string) error {
 	g.mu.Lock()
-	live, name := g.core.Meta.Member(id) != nil, g.core.Meta.Name
+	live, name := g.core.Meta.Member(id) != nil || g.core.Meta.Base.Has(id), g.core.Meta.Name
 	g.mu.Unlock()
 	rec, err := g.cfg.Pool.Get(id)
 	if errors.Is(err, blockdev.ErrNoVolume) {

@@ -29,6 +29,10 @@ type Volume struct {
 
 var _ blockdev.Device = (*Volume)(nil)
 
+func newVolume(g *Group, m core.Member, image *blockdev.Image) *Volume {
+	return &Volume{group: g, index: m.Index, id: m.VolumeID, image: image, overlay: overlay.New()}
+}
+
 // ID is the volume's identifier, the same at both sites.
 func (v *Volume) ID() string { return v.id }
 
@@ -334,7 +338,7 @@ func (g *Group) openMember(m core.Member) error {
 	if err != nil {
 		return fmt.Errorf("group %s: %w", g.Name(), err)
 	}
-	v := &Volume{group: g, index: m.Index, id: m.VolumeID, image: image, overlay: overlay.New()}
+	v := newVolume(g, m, image)
 	if err := v.grow(m.SizeBytes); err != nil {
 		image.Close()
 		return err

@@ -168,7 +168,7 @@ func TestUnlistedCopyIsKept(t *testing.T) {
 	}
 	a.kill()
 	eventually(t, "the stream ended", func() bool { return !copied.Status().Connected })
-	if err := copied.replaceAdmitted(nil); err != nil {
+	if err := copied.replaceAdmitted(nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if ids := b.copies(); !slices.Equal(ids, []string{"v0", "v1"}) {
@@ -257,7 +257,7 @@ func TestForgetPeerOfABrokenCopy(t *testing.T) {
 	a.kill()
 	eventually(t, "the stream ended", func() bool { return !copied.Status().Connected })
 	copied.mu.Lock()
-	copied.core.Meta.Consistent = false
+	copied.core.Meta.Copy = core.CopyPartial
 	copied.mu.Unlock()
 	if _, err := b.site.ForgetPeer("site-a", false); !errors.Is(err, core.ErrPrecondition) || !b.hasGroup("shop") {
 		t.Fatalf("keeping half a copy: %v", err)

@@ -207,10 +207,10 @@ func (p *preserved) paths(m preservedMember) (extentCopyPaths, error) {
 // preservedDir is where the group's sets are, or would be.
 func (g *Group) preservedDir() (string, error) { return g.cfg.Pool.PreservedDir(g.ID()) }
 
-// image returns the image of a member with an index; nil if the set has none.
-func (p *preserved) image(index uint32) *preservedImage {
+// image returns the image of a volume; nil if the set has none.
+func (p *preserved) image(volumeID string) *preservedImage {
 	for _, image := range p.images {
-		if image.member.Index == index {
+		if image.member.VolumeID == volumeID {
 			return image
 		}
 	}
@@ -235,9 +235,9 @@ func (p *preserved) keptBytes() (n int64) {
 	return n
 }
 
-// preserve keeps extents of a member that are about to change in its image. With an error they must not change.
-func (p *preserved) preserve(index uint32, extents *changemap.Map) error {
-	image := p.image(index)
+// preserve keeps extents of a volume that are about to change in its image. With an error they must not change.
+func (p *preserved) preserve(volumeID string, extents *changemap.Map) error {
+	image := p.image(volumeID)
 	if image == nil {
 		return nil
 	}
@@ -298,14 +298,15 @@ func (p *preserved) close() {
 	}
 }
 
-// rollBack makes a member's image what it was at the ordinal. The caller holds applyMu and sees to it that nothing is
+// rollBack makes a volume's image what it was at the ordinal. The caller holds applyMu and sees to it that nothing is
 // applied afterwards that was written past the ordinal. It may be repeated, also after a crash in the middle; the set
 // stays. The image may be larger than it was then; what lies behind becomes zeros.
-func (p *preserved) rollBack(ctx context.Context, index uint32, image *blockdev.Image) error {
-	kept := p.image(index)
+func (p *preserved) rollBack(ctx context.Context, volumeID string, image *blockdev.Image) error {
+	kept := p.image(volumeID)
 	if kept == nil {
-		return fmt.Errorf("%w: member %d was not preserved at ordinal %d", ErrNotFound, index, p.record.Ordinal)
+		return fmt.Errorf("%w: volume %s was not preserved at ordinal %d", ErrNotFound, volumeID, p.record.Ordinal)
 	}
+	index := kept.member.Index
 	if err := p.check(); err != nil {
 		return err
 	}
@@ -402,6 +403,36 @@ func (i *preservedImage) readPiece(p []byte, off int64) error {
 		return err
 	}
 	return nil
+}
+
+// missing is how many bytes the image would keep if extents of it changed.
+func (i *preservedImage) missing(extents *changemap.Map) (bytes int64, err error) {
+	left := extents.Clone()
+	i.mu.Lock()
+	kept := changemap.New()
+	kept.Mark(0, 0, i.sizeBytes)
+	clearAll(kept, i.todo)
+	i.mu.Unlock()
+	clearAll(left, kept)
+	for at := (changemap.Cursor{}); ; {
+		_, extent, n, ok := left.NextRun(at, holeRunExtents)
+		if !ok {
+			return bytes, nil
+		}
+		at.Extent = extent + n
+		end := min(int64(extent+n)*changemap.ExtentBytes, i.sizeBytes)
+		for off := int64(extent) * changemap.ExtentBytes; off < end; {
+			start, stop, err := i.source.NextData(off)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return 0, err
+			}
+			bytes += max(0, min(stop, end)-max(start, off))
+			off = max(stop, off+1)
+		}
+	}
 }
 
 func (i *preservedImage) isKept(extent uint64) bool {

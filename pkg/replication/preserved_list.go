@@ -42,14 +42,15 @@ func (c *cuts) dropPreserved(p *preserved) error {
 	return nil
 }
 
-// losePreserved gives up every set that has a member: its image leaves the group's care.
+// losePreserved gives up every set that has a member: its image leaves the group's care. The base of a sync is the
+// exception: the image stays as it is until the sync ends.
 func (c *cuts) losePreserved(volumeID string, why error) error {
 	c.mu.Lock()
 	list := slices.Clone(c.preserved)
 	c.mu.Unlock()
 	for _, p := range list {
 		has := func(m preservedMember) bool { return m.VolumeID == volumeID }
-		if !slices.ContainsFunc(p.record.Members, has) {
+		if p.record.Owner == ownerResync || !slices.ContainsFunc(p.record.Members, has) {
 			continue
 		}
 		if err := p.lose(why); err != nil {
@@ -84,21 +85,36 @@ func (c *cuts) beforeChange(touched *changemap.Map, but *preserved) error {
 		if extents.Len() == 0 {
 			continue
 		}
-		for _, running := range copies {
-			if running.target.VolumeID != v.id {
-				continue
-			}
-			if err := running.preserve(extents); err != nil {
-				return err
-			}
+		if err := preserveIn(copies, kept, v.id, extents, but); err != nil {
+			return err
 		}
-		for _, p := range kept {
-			if p == but {
-				continue
-			}
-			if err := p.preserve(v.index, extents); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+// preserveVolume is beforeChange for a volume that need not be a member, and whose changes are not tracked then.
+func (c *cuts) preserveVolume(volumeID string, extents *changemap.Map, but *preserved) error {
+	c.mu.Lock()
+	copies, kept := slices.Clone(c.copies), slices.Clone(c.preserved)
+	c.mu.Unlock()
+	return preserveIn(copies, kept, volumeID, extents, but)
+}
+
+func preserveIn(copies []*imageCopy, kept []*preserved, volumeID string, extents *changemap.Map, but *preserved) error {
+	for _, running := range copies {
+		if running.target.VolumeID != volumeID {
+			continue
+		}
+		if err := running.preserve(extents); err != nil {
+			return err
+		}
+	}
+	for _, p := range kept {
+		if p == but {
+			continue
+		}
+		if err := p.preserve(volumeID, extents); err != nil {
+			return err
 		}
 	}
 	return nil

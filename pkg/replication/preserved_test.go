@@ -158,7 +158,7 @@ func TestPreservedSurvivesPowerLossAnywhere(t *testing.T) {
 	g.applyMu.Lock()
 	rolling := len(c.points)
 	for _, v := range g.Volumes() {
-		if err := p.rollBack(context.Background(), v.index, v.image); err != nil {
+		if err := p.rollBack(context.Background(), v.id, v.image); err != nil {
 			t.Fatal(err)
 		}
 		if got := content(t, v); firstDifference(got, l.at(v.id, p.record.Ordinal)) >= 0 {
@@ -245,7 +245,7 @@ func judgePreserved(g *Group, l *cutLog, ordinal uint64) (has bool, err error) {
 	}
 	for _, image := range p.images {
 		v := g.volume(image.member.Index)
-		if err := p.rollBack(context.Background(), v.index, v.image); err != nil {
+		if err := p.rollBack(context.Background(), v.id, v.image); err != nil {
 			return true, err
 		}
 		got := make([]byte, image.Size())

@@ -14,6 +14,9 @@ import (
 // Promote makes the group primary here. Its volumes serve I/O through image + journal at once; the rest is applied
 // behind them, so the time it takes does not depend on how much that is. Errors are core.ErrPrecondition with what to
 // do first. Repeating it is not an error and changes nothing.
+//
+// A forced promotion in the middle of a sync makes the group what it was before. That takes as long as the sync had
+// changed much, and the group is another Group of the site afterwards; this one is closed.
 func (g *Group) Promote(force bool) (*core.Loss, error) {
 	g.mu.Lock()
 	secondary := g.core.Meta.Role == core.RoleSecondary
@@ -42,6 +45,13 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.mu.Lock()
+	rollsBack := g.core.Meta.Copy == core.CopyRollingBack
+	g.mu.Unlock()
+	if rollsBack {
+		_, err := g.site.rollBack(g)
+		return loss, err
+	}
 	if err := g.alignPool(); err != nil {
 		return nil, err
 	}
@@ -56,10 +66,14 @@ func (g *Group) becomePrimary(e core.Promote, wasSecondary bool) (*core.Loss, er
 	if _, err := g.stepLocked(e, nil); err != nil {
 		return nil, err
 	}
+	m := &g.core.Meta
+	if m.Copy == core.CopyRollingBack {
+		klog.InfoS("Group is promoted in the middle of a sync", "group", m.Name, "ordinal", m.Base.Ordinal)
+		return m.Loss, nil
+	}
 	if wasSecondary {
 		g.clock.begin(g.journal.Head(), g.journal.Head(), e.Now)
 	}
-	m := &g.core.Meta
 	klog.InfoS("Group promoted", "group", m.Name, "force", e.Force, "ordinal", e.Durable, "timeline", m.Timeline())
 	return m.Loss, nil
 }

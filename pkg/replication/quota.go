@@ -237,11 +237,18 @@ func (g *Group) leaveReserve(records []link.Record) error {
 			bytes += int64(h.Length)
 		}
 	}
-	if bytes == 0 {
+	kept, err := g.keepBytes(records)
+	if err != nil {
+		return err
+	}
+	if bytes+kept == 0 {
 		return nil // giving back always goes on
 	}
 	for _, v := range *g.volumes.Load() {
 		bytes += v.overlay.Bytes()
+	}
+	if kept > 0 {
+		bytes += bytes + kept // what waits in the journal is kept, too, before it is applied
 	}
 	return g.site.leaveReserve(bytes)
 }

@@ -169,7 +169,7 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 }
 
 // begin makes this site the secondary of the caller, which has agreed to the Welcome.
-func (r *receiver) begin(b *linkpb.BeginSession) error {
+func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 	g := r.g
 	if r.begun {
 		return fmt.Errorf("group %s: %s begins a second session on one stream", g.Name(), r.stream.Peer())
@@ -177,16 +177,22 @@ func (r *receiver) begin(b *linkpb.BeginSession) error {
 	if err := checkBegin(r.stream.Peer(), b); err != nil {
 		return fmt.Errorf("group %s: %w", g.Name(), err)
 	}
-	event := core.SessionReceived{
-		Session: core.Session{Number: b.Number, ID: b.Id, Primary: r.stream.Peer()},
-		Sync:    b.Sync,
-	}
-	decision, err := g.step(event, nil)
+	base, err := g.preserveBase(ctx, true, b.Sync)
 	if err != nil {
 		return err
 	}
-	if _, ok := decision.(core.Follow); !ok {
-		return errReplaced // the role or the settings changed since the Hello
+	event := core.SessionReceived{
+		Session: core.Session{Number: b.Number, ID: b.Id, Primary: r.stream.Peer()},
+		Sync:    b.Sync, Base: base,
+	}
+	decision, err := g.step(event, nil)
+	if err == nil {
+		if _, ok := decision.(core.Follow); !ok {
+			err = errReplaced // the role or the settings changed since the Hello
+		}
+	}
+	if err != nil {
+		return errors.Join(err, g.dropBases())
 	}
 	r.begun = true
 	if err := g.alignPool(); err != nil { // a demoted primary may have become a secondary
@@ -238,7 +244,7 @@ func (r *receiver) takeTail(tail *linkpb.DivergentTail) error {
 func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
 	r.g.hearPeer()
 	if begin := m.GetBeginSession(); begin != nil {
-		return r.begin(begin)
+		return r.begin(ctx, begin)
 	}
 	if !r.begun {
 		return fmt.Errorf("group %s: %T from %s before the beginning of a session", r.g.Name(), m.Message, r.stream.Peer())
@@ -354,12 +360,16 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := json.Unmarshal(data, &manifest); err != nil {
 			return fmt.Errorf("sync manifest: %w", err)
 		}
+		base, err := g.preserveBase(ctx, false, true)
+		if err != nil {
+			return err
+		}
 		// Before the members become what the manifest says, which shows writes, too.
 		if err := g.checkpoint.saveHorizon(uint64(h.Offset)); err != nil {
 			return err
 		}
-		if err := g.replaceAdmitted(manifest.Members); err != nil {
-			return err
+		if err := g.replaceAdmitted(manifest.Members, base); err != nil {
+			return errors.Join(err, g.dropBases())
 		}
 		if err := g.appendCopy(ctx, h, data); err != nil {
 			return err
@@ -367,7 +377,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.commit(); err != nil {
 			return err
 		}
-		_, err := g.step(core.SyncBeginDurable{}, nil)
+		_, err = g.step(core.SyncBeginDurable{}, nil)
 		return err
 	case journal.KindVolume:
 		var member core.Member
@@ -396,8 +406,12 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 			return err
 		}
 		g.syncEnd.extend(g.journal.DurableEnd(), h.Ordinal)
-		_, err := g.step(core.SyncEndDurable{}, nil)
-		return err
+		before, _ := g.base()
+		if _, err := g.step(core.SyncEndDurable{}, nil); err != nil {
+			return err
+		}
+		g.settleBase(before)
+		return nil
 	}
 	return fmt.Errorf("group %s: unexpected %s record", g.Name(), h.Kind)
 }

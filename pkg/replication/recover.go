@@ -20,14 +20,7 @@ import (
 //
 // Damage is an error that names the file and the place. Nothing on disk has been changed then.
 func openGroup(site *Site, dir string) (_ *Group, err error) {
-	g := &Group{
-		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(),
-		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
-	}
-	g.cuts, g.views = newCuts(g), &views{g: g}
-	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
-	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
-	g.volumes.Store(&map[uint32]*Volume{})
+	g := newGroup(site, dir)
 	if err := g.openFiles(); err != nil {
 		return nil, err
 	}
@@ -47,6 +40,9 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	if err := site.checkRegister(g); err != nil {
 		return nil, err
 	}
+	if err := g.finishRollBack(); err != nil {
+		return nil, err
+	}
 	if err := g.openMembers(); err != nil {
 		return nil, err
 	}
@@ -58,7 +54,11 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		return nil, err
 	}
 	g.recall()
-	if err := g.cuts.load(); err != nil {
+	err = g.cuts.load()
+	if err == nil {
+		err = g.checkBase()
+	}
+	if err != nil {
 		g.journal.Close()
 		return nil, err
 	}
@@ -86,6 +86,19 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	}
 	g.writable.Store(g.core.Writable())
 	return g, nil
+}
+
+// newGroup returns a group in a directory, of which nothing is read.
+func newGroup(site *Site, dir string) *Group {
+	g := &Group{
+		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(),
+		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
+	}
+	g.cuts, g.views = newCuts(g), &views{g: g}
+	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
+	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
+	g.volumes.Store(&map[uint32]*Volume{})
+	return g
 }
 
 // loadChangeMap reads what the peer lacks. A map that is damaged, gone, an older copy or another group's takes nothing
@@ -225,7 +238,7 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 // The last end in the journal is that of an earlier sync if it died before the beginning of the next was durable.
 func (r *recovery) finish() error {
 	m := &r.g.core.Meta
-	if m.Role != core.RoleSecondary || r.consistent == nil || !*r.consistent || m.Consistent || m.AwaitsSync {
+	if m.Role != core.RoleSecondary || r.consistent == nil || !*r.consistent || m.Copy != core.CopyPartial {
 		return nil
 	}
 	_, err := r.g.stepLocked(core.SyncEndDurable{}, nil)

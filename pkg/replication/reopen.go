@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -9,21 +10,37 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// reopener opens groups that could not be opened because there was no space, when there is some.
+// reopener opens groups that could not be opened because there was no space, when there is some, and those that are
+// being promoted in the middle of a sync, when their images are restored.
 type reopener struct {
 	cancel context.CancelFunc
 	done   chan struct{}
+	// work makes it look at once; settled is sent when it has looked, and when it has ended.
+	work    signal
+	settled broadcast
 }
 
-// start begins to look after the groups of a site that could not be opened because there was no space, every interval.
+// start begins to look after such groups of a site, every interval.
 func (r *reopener) start(s *Site, interval time.Duration) {
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())
-	r.done = make(chan struct{})
+	r.done, r.work = make(chan struct{}), newSignal()
+	r.work.send() // a crash may have come while images were restored
 	go func() {
 		defer close(r.done)
-		for sleep(ctx, interval) {
+		defer r.settled.send()
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			case <-r.work:
+			}
+			s.restore(ctx)
 			s.reopen()
+			r.settled.send()
 		}
 	}()
 }
@@ -36,7 +53,32 @@ func (r *reopener) stop() {
 	}
 }
 
-// reopen tries the groups once that could not be opened because there was no space.
+// restore restores the images of groups that are being promoted in the middle of a sync. Other groups are not kept
+// waiting for it.
+func (s *Site) restore(ctx context.Context) {
+	s.mu.Lock()
+	var dirs []string
+	for dir, why := range s.broken {
+		if errors.Is(why, errRollingBack) || vfs.NoSpace(why) {
+			dirs = append(dirs, dir)
+		}
+	}
+	s.mu.Unlock()
+	for _, dir := range dirs {
+		err := s.restoreImages(ctx, dir)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		s.mu.Lock()
+		if s.broken[dir] != nil { // else it was deleted meanwhile
+			s.breakLocked(dir, s.brokenNames[dir], err)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// reopen tries the groups once that could not be opened because there was no space, or whose images were to be
+// restored.
 func (s *Site) reopen() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,7 +87,7 @@ func (s *Site) reopen() {
 	}
 	opened := false
 	for dir, why := range s.broken {
-		if !vfs.NoSpace(why) {
+		if !vfs.NoSpace(why) && !errors.Is(why, errRollingBack) {
 			continue
 		}
 		g, err := openGroup(s, dir)
@@ -53,7 +95,7 @@ func (s *Site) reopen() {
 			s.broken[dir] = err
 			continue
 		}
-		klog.InfoS("Group opened, now that there is space", "group", g.Name())
+		klog.InfoS("Group opened after its obstacle has gone", "group", g.Name())
 		delete(s.broken, dir)
 		delete(s.brokenNames, dir)
 		s.groups[g.Name()] = g

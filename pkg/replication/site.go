@@ -222,6 +222,9 @@ func (s *Site) Group(name string) (*Group, error) {
 	if g := s.groups[name]; g != nil {
 		return g, nil
 	}
+	if _, err := s.brokenGroupLocked(name); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
 	return nil, fmt.Errorf("%w: group %q does not exist at %s", ErrNotFound, name, s.cfg.Site)
 }
 
@@ -297,7 +300,7 @@ func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
 	return s.addLocked(core.Meta{
 		Version: core.MetaVersion, GroupID: uuid.NewString(), Name: spec.Name, Site: s.cfg.Site, Settings: spec.Settings,
 		Role: core.RolePrimary, Timelines: []core.Timeline{{ID: uuid.NewString(), ForkedUnixNanos: s.cfg.Now().UnixNano()}},
-		Sync: core.SyncNever, Instance: uuid.NewString(), Consistent: true,
+		Sync: core.SyncNever, Instance: uuid.NewString(), Copy: core.CopyWhole,
 	})
 }
 

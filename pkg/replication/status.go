@@ -30,7 +30,10 @@ type Status struct {
 	Connected  bool
 	// Promotable: a forced promotion would give one consistent instant. Always true on a primary.
 	Promotable bool
-	Timeline   string
+	// Before is what a forced promotion gives in the middle of a sync: the copy as it was before. Nil without a sync, and
+	// if there was no whole copy.
+	Before   *Before
+	Timeline string
 
 	HeadOrdinal, DurableOrdinal, AppliedOrdinal uint64
 	// AcknowledgedOrdinal is the peer's durable ordinal as last heard; nil at a secondary, and where it was never heard.
@@ -74,6 +77,15 @@ func (s *Status) String() string {
 		return err.Error()
 	}
 	return string(text)
+}
+
+// Before is a copy as it was before a sync.
+type Before struct {
+	Ordinal uint64
+	// UnixNanos is when the sync began, by this site's wall clock.
+	UnixNanos int64
+	// KeptBytes is the space that it takes for now.
+	KeptBytes int64
 }
 
 // VolumeStatus is a volume of a [Status].
@@ -144,6 +156,9 @@ func (g *Group) Status() *Status {
 	if since := m.Suspension(); !since.IsZero() {
 		s.SuspendedUnixNanos = new(since.UnixNano())
 	}
+	if base, images := g.base(); base != nil && images != nil {
+		s.Before = &Before{Ordinal: base.Ordinal, UnixNanos: base.UnixNanos, KeptBytes: images.keptBytes()}
+	}
 	if state == core.StateConnecting && g.cfg.LinkClosed != nil {
 		if err := g.cfg.LinkClosed(); err != nil {
 			s.StateReason = "the link is closed here: " + err.Error()
@@ -181,7 +196,7 @@ func (g *Group) Status() *Status {
 
 // fillLag sets the fields that say how far the copy is behind. What is not known stays nil.
 func (g *Group) fillLag(s *Status, m *core.Meta) {
-	if m.Role.Ships() || m.Consistent {
+	if m.Role.Ships() || m.Copy == core.CopyWhole {
 		done, total := g.changes.progress()
 		s.SyncDoneBytes, s.SyncTotalBytes = &done, &total
 	}

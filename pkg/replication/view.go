@@ -273,6 +273,9 @@ func (v *View) close() {
 // meanwhile.
 func (v *View) indexRecords(ctx context.Context) error {
 	g, limit := v.g, v.place()
+	if !g.checkpoint.read().Applied.Before(limit) {
+		return nil
+	}
 	cursor := g.journal.NewCursor(g.checkpoint.read().Applied)
 	defer cursor.Close()
 	for cursor.Position().Before(limit) {

@@ -193,6 +193,9 @@ func (s *Service) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*side
 	if _, err := g.Promote(r.Force); err != nil {
 		return nil, toStatus(err)
 	}
+	if g, err = s.opts.Site.Group(r.Group); err != nil { // another one after a promotion in the middle of a sync
+		return nil, toStatus(err)
+	}
 	st := statusToAPI(g.Status())
 	return &sidecarpb.PromoteResponse{Loss: st.Loss, Status: st}, nil
 }

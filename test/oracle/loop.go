@@ -291,6 +291,11 @@ func (r *loopRound) observe() {
 		return
 	}
 	r.samples = append(r.samples, ackSample{clock, g.GetHeadOrdinal()})
+	// In the middle of a sync a promotion gives what was there before. A sync may begin in the middle of a status.
+	again, err := r.sites.pair.A.Group(ctx, r.group)
+	if err != nil || g.GetState() != sidecarpb.GroupState_GROUP_STATE_STREAMING || again.GetState() != g.GetState() {
+		return
+	}
 	for _, s := range r.samples {
 		if s.head <= g.GetAcknowledgedOrdinal() {
 			r.ackedClock = max(r.ackedClock, s.clock)

@@ -21,7 +21,9 @@ import (
 
 // tally counts what was tested, so that a search that tests nothing is seen.
 type tally struct {
-	rounds, judged, drills, promotions, unpromotable    atomic.Int64
+	rounds, judged, drills, promotions, unpromotable atomic.Int64
+	// inSync are the promotions in the middle of a sync.
+	inSync                                              atomic.Int64
 	peaceful, relocations, disasters, reunions, crashes atomic.Int64
 	// Sites that were put back to an earlier state, and those that the sites called a divergence.
 	rollbacks, rollbacksDiverged atomic.Int64
@@ -32,12 +34,12 @@ type tally struct {
 
 func (t *tally) String() string {
 	return fmt.Sprintf(
-		"%d rounds: %d ended in peace, %d relocated, %d in disaster, %d with the old primary back; %d promotions, %d "+
-			"refused in the middle of a sync, %d copies judged after a crash of the secondary, %d rollbacks (%d "+
-			"diverged), %d drills, %d replicators killed; %d group snapshots (%d at a secondary, %d refused there, %d "+
-			"in a drill), judged %d times, %d sets of changed blocks",
+		"%d rounds: %d ended in peace, %d relocated, %d in disaster, %d with the old primary back; %d promotions (%d in "+
+			"the middle of a sync), %d refused before the first sync had ended, %d copies judged after a crash of the "+
+			"secondary, %d rollbacks (%d diverged), %d drills, %d replicators killed; %d group snapshots (%d at a "+
+			"secondary, %d refused there, %d in a drill), judged %d times, %d sets of changed blocks",
 		t.rounds.Load(), t.peaceful.Load(), t.relocations.Load(), t.disasters.Load(), t.reunions.Load(),
-		t.promotions.Load(), t.unpromotable.Load(),
+		t.promotions.Load(), t.inSync.Load(), t.unpromotable.Load(),
 		t.judged.Load(), t.rollbacks.Load(), t.rollbacksDiverged.Load(), t.drills.Load(), t.crashes.Load(),
 		t.snapshots.Load(), t.secondarySnapshots.Load(), t.refusedSnapshots.Load(),
 		t.snapshotDrills.Load(), t.judgedSnapshots.Load(), t.deltas.Load())

@@ -143,6 +143,13 @@ func (w *world) restartSecondary(power bool) error {
 		w.tally.unpromotable.Add(1)
 		return nil
 	}
+	if s.Before != nil {
+		if w.p.exact && s.Before.Ordinal < w.whole {
+			return w.h.violation("the secondary opens as of ordinal %d in a sync, it had a whole copy up to %d",
+				s.Before.Ordinal, w.whole)
+		}
+		return nil // what a promotion gives is judged by drills
+	}
 	w.tally.judged.Add(1)
 	return w.judgeCopy(w.b, "the secondary after a crash", s.HeadOrdinal)
 }
@@ -159,8 +166,8 @@ func (w *world) judgeCopy(s *memSite, who string, ordinal uint64) error {
 	if n := w.h.length(); ordinal > n {
 		return w.h.violation("%s has ordinals up to %d, only %d were written", who, ordinal, n)
 	}
-	if ordinal < w.acked {
-		return w.h.violation("%s has ordinals up to %d, it had acknowledged %d", who, ordinal, w.acked)
+	if ordinal < w.whole {
+		return w.h.violation("%s has ordinals up to %d, it had a whole copy up to %d", who, ordinal, w.whole)
 	}
 	return w.h.checkImage(who, shown, w.h.image(ordinal))
 }
@@ -222,11 +229,13 @@ func (w *world) promote(s *memSite, who string) (recovered uint64, promoted bool
 	g := s.group()
 	var loss *core.Loss
 	var refused error
-	liar := false
+	liar, inSync := false, false
 	// What a dying primary had sent last may still come in: its call, after which the promotion is to be repeated, or the
 	// beginning of a sync, after which there is nothing to promote.
 	err = w.eventually("the promotion of "+who, func() (bool, string) {
-		before := g.Status().Promotable
+		was := g.Status()
+		before := was.Promotable
+		inSync = was.Before != nil
 		loss, refused = g.Promote(true)
 		settled := refused == nil || !errors.Is(refused, core.ErrPrecondition) || !before
 		promoted = refused == nil
@@ -246,6 +255,12 @@ func (w *world) promote(s *memSite, who string) (recovered uint64, promoted bool
 		return 0, false, nil
 	}
 	w.tally.promotions.Add(1)
+	if inSync {
+		w.tally.inSync.Add(1)
+	}
+	if g = s.group(); g == nil {
+		return 0, true, w.h.violation("%s was promoted, and its group is gone: %v", who, s.site.Broken())
+	}
 	status := g.Status()
 	if loss.RecoveredOrdinal != status.HeadOrdinal || status.HeadOrdinal != status.DurableOrdinal {
 		return 0, true, w.h.violation("%s recovered ordinal %d, says it is at %d, durable %d", who,

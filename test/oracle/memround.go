@@ -103,7 +103,10 @@ type world struct {
 	// everything that had returned is. samples are what ackedClock is found from.
 	acked      uint64
 	ackedClock uint64
-	samples    []ackSample
+	// whole is the highest ordinal that the primary knew to be durable at the secondary while that had a whole copy: what
+	// a promotion gives at least, also in the middle of a sync.
+	whole   uint64
+	samples []ackSample
 	// powerFloor is what the primary's last power loss must have left.
 	powerFloor floors
 
@@ -416,6 +419,11 @@ func (w *world) observe() {
 	s := g.Status()
 	w.acked = max(w.acked, orZero(s.AcknowledgedOrdinal))
 	w.samples = append(w.samples, ackSample{clock, s.HeadOrdinal})
+	// Looked at twice: a sync may begin in the middle of a status.
+	if s.State != core.StateStreaming || g.Status().State != core.StateStreaming {
+		return
+	}
+	w.whole = max(w.whole, orZero(s.AcknowledgedOrdinal))
 	for _, sample := range w.samples {
 		if sample.head <= orZero(s.AcknowledgedOrdinal) {
 			w.ackedClock = max(w.ackedClock, sample.clock)

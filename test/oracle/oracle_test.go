@@ -52,10 +52,11 @@ func TestMemory(t *testing.T) {
 	for what, n := range map[string]int64{
 		"rounds ended in disaster": tally.disasters.Load(), "old primaries came back": tally.reunions.Load(),
 		"rounds were relocated": tally.relocations.Load(), "promotions were judged": tally.promotions.Load(),
-		"promotions were refused in the middle of a sync": tally.unpromotable.Load(),
-		"copies were judged after a crash":                tally.judged.Load(),
-		"disks were put back":                             tally.rollbacks.Load(),
-		"a disk that was put back made the sites diverge": tally.rollbacksDiverged.Load(),
+		"promotions were refused before the first sync had ended": tally.unpromotable.Load(),
+		"a copy was promoted in the middle of a sync":             tally.inSync.Load(),
+		"copies were judged after a crash":                        tally.judged.Load(),
+		"disks were put back":                                     tally.rollbacks.Load(),
+		"a disk that was put back made the sites diverge":         tally.rollbacksDiverged.Load(),
 	} {
 		if n == 0 {
 			t.Errorf("of %d rounds, in none %s: the search tests nothing of it", tally.rounds.Load(), what)

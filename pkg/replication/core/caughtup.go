@@ -61,7 +61,7 @@ func (g *Group) CaughtUp(durable uint64) CaughtUp {
 	if g.Meta.Role != RoleSecondary {
 		return CaughtUp{}
 	}
-	if g.Meta.Consistent {
+	if g.Meta.Copy == CopyWhole {
 		g.current.reach(durable)
 	}
 	if g.current.proven.Ordinal > durable {

@@ -9,6 +9,11 @@ func (g *Group) Clone() *Group {
 	m := &c.Meta
 	m.Timelines, m.Members, m.Places = slices.Clone(m.Timelines), slices.Clone(m.Members), slices.Clone(m.Places)
 	m.Openings = slices.Clone(m.Openings)
+	if m.Base = pointed(m.Base); m.Base != nil {
+		b := m.Base
+		b.Timelines, b.Members = slices.Clone(b.Timelines), slices.Clone(b.Members)
+		b.Tail, b.RollBack = pointed(b.Tail), pointed(b.RollBack)
+	}
 	m.Loss, m.Divergence, m.Tail = pointed(m.Loss), pointed(m.Divergence), pointed(m.Tail)
 	if l := m.Loss; l != nil {
 		l.LostOrdinals, l.LostWrites = pointed(l.LostOrdinals), pointed(l.LostWrites)

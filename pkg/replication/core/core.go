@@ -83,8 +83,9 @@ func (g *Group) Answered() bool { return g.answered }
 // Heard is the primary's last heartbeat; nil before the first.
 func (g *Group) Heard() *HeartbeatReceived { return g.heard }
 
-// Promotable reports whether a forced promotion would give one consistent instant.
-func (g *Group) Promotable() bool { return g.Meta.Role.Ships() || g.Meta.Consistent }
+// Promotable reports whether a forced promotion would give one consistent instant: what is here, or in the middle of a
+// sync what was here before.
+func (g *Group) Promotable() bool { return g.Whole() || g.Meta.Base != nil }
 
 // Writable reports whether volumes of the group may take writes here.
 func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary }
@@ -102,15 +103,23 @@ func (g *Group) State() (state State, reason string) {
 	case m.Flow == FlowSuspended:
 		return StateSuspended, fmt.Sprintf("nothing is sent to %s since %s; slipctl group resume %s continues", m.Peer,
 			m.Suspension().Format(time.DateTime+" MST"), m.Name)
-	case g.link == LinkStreaming && m.Role == RoleSecondary && !m.Consistent, g.link == LinkSyncing,
+	case m.Copy == CopyRollingBack:
+		return StateConnecting, fmt.Sprintf("it is being promoted in the middle of a sync: its volumes go back to ordinal %d",
+			m.Base.Ordinal)
+	case g.link == LinkStreaming && !g.Whole(), g.link == LinkSyncing,
 		g.link == LinkStreaming && m.Role.Ships() && m.Sync == SyncRunning: // about to begin
-		if m.Role == RoleSecondary {
-			return StateSyncing, "not promotable until the sync ends"
+		switch {
+		case m.Role.Ships():
+			return StateSyncing, ""
+		case m.Base != nil:
+			return StateSyncing, m.Base.opensAs()
 		}
-		return StateSyncing, ""
+		return StateSyncing, "not promotable until the sync ends"
 	case g.link == LinkStreaming:
 		return StateStreaming, ""
-	case m.Role == RoleSecondary && !m.Consistent:
+	case m.Base != nil:
+		return StateConnecting, "the sync was interrupted; " + m.Base.opensAs()
+	case !g.Whole():
 		return StateConnecting, "not promotable: the sync was interrupted"
 	default:
 		return StateConnecting, g.refusal
@@ -184,11 +193,17 @@ func (g *Group) note(e Event) error {
 	case Opened:
 		g.opened(e)
 	case SyncBeginReceived:
-		g.setConsistent(false, true)
+		g.syncBegins(e.Base)
 	case SyncBeginDurable:
-		g.setConsistent(g.Meta.Consistent, false)
+		if g.Meta.Copy == CopyAwaiting {
+			g.setCopy(CopyPartial, g.Meta.Base)
+		}
 	case SyncEndDurable:
-		g.setConsistent(true, false)
+		g.setCopy(CopyWhole, nil)
+	case ImagesRestored:
+		g.imagesRestored()
+	case RolledBack:
+		g.rolledBack(e)
 	case HeartbeatReceived:
 		g.heartbeat(e)
 	case Promote:

@@ -86,6 +86,8 @@ type HelloReceived struct {
 type SessionReceived struct {
 	Session Session
 	Sync    bool
+	// Base is what the caller preserved; see NeedsBase.
+	Base *Base
 }
 
 // Relied: the caller is about to forget, on disk too, extents that the peer acknowledged up to a place.
@@ -94,8 +96,8 @@ type Relied struct{ Delivery Delivery }
 // Opened: the process opened the group with this durable ordinal in its journal.
 type Opened struct{ Durable uint64 }
 
-// SyncBeginReceived: from here on the secondary is not a prefix.
-type SyncBeginReceived struct{}
+// SyncBeginReceived: from here on the secondary is not a prefix. Base is what the caller preserved; see NeedsBase.
+type SyncBeginReceived struct{ Base *Base }
 
 // SyncBeginDurable: the sync's beginning is durable here.
 type SyncBeginDurable struct{}

@@ -69,7 +69,7 @@ type twoSites struct {
 
 func newTwoSites() *twoSites {
 	m := freshMeta("b")
-	m.Consistent = true
+	m.Copy = CopyWhole
 	return &twoSites{
 		real: int64(time.Hour), a: machine{boot: "a1"}, b: machine{boot: "b1"}, core: New(m),
 		atA: &clocks.Exchange{}, atB: &clocks.Exchange{},
@@ -85,7 +85,7 @@ func (w *twoSites) connect() {
 	w.open = true
 	w.atA, w.atB = &clocks.Exchange{}, &clocks.Exchange{}
 	w.shipped = w.received
-	if !w.core.Meta.Consistent {
+	if !w.core.Whole() {
 		w.shipped = max(w.shipped, w.durable)
 	}
 }
@@ -170,7 +170,7 @@ func (w *twoSites) arrivesAtB(m inTransit) {
 		w.core.Step(SyncEndDurable{})
 	default:
 		w.received = max(w.received, m.records)
-		if w.core.Meta.Consistent {
+		if w.core.Whole() {
 			w.has = w.received
 		}
 	}
@@ -293,7 +293,7 @@ func TestLossBoundHolds(t *testing.T) {
 				w.shipped = w.received
 			},
 			"sync ends": func(t *rapid.T) {
-				if w.open && !w.core.Meta.Consistent {
+				if w.open && !w.core.Whole() {
 					w.ship(w.durable, 0)
 					w.toB = send(w.toB, inTransit{at: w.real + delay.Draw(t, "delay"), syncEnds: true})
 				}
@@ -306,7 +306,7 @@ func TestLossBoundHolds(t *testing.T) {
 				if lag, ok := w.b.now(w.real).SinceAtMost(proven); ok && int64(lag) < w.missing() {
 					t.Fatalf("a lag of %v, but a write of %v ago is missing", lag, time.Duration(w.missing()))
 				}
-				if !w.core.Meta.Consistent {
+				if !w.core.Whole() {
 					return // and not promoted
 				}
 				l := w.bound()

@@ -100,11 +100,10 @@ type Meta struct {
 
 	// A secondary's.
 	Instance string `json:"instance,omitempty"`
-	// Consistent: the copy is a prefix of its primary's ordinals, so it may be promoted.
-	Consistent bool `json:"consistent"`
-	// AwaitsSync: it is not, and the beginning of the sync that will make it so is not in the journal yet. Ends of syncs
-	// in there are of earlier ones.
-	AwaitsSync bool `json:"awaitsSync,omitempty"`
+	// Copy is written as the keys of metaKeys.
+	Copy CopyState `json:"-"`
+	// Base is what the copy was before the sync that runs; nil if it was not whole.
+	Base *Base `json:"base,omitempty"`
 }
 
 // Where a group has its Meta and its journal, below the pool's directory for it, and what tells the file from other
@@ -184,6 +183,11 @@ func (m *Meta) Validate() error {
 	for i, t := range m.Timelines {
 		if t.ID == "" || i > 0 && t.ForkOrdinal < m.Timelines[i-1].ForkOrdinal {
 			return fmt.Errorf("timeline %d of %d is malformed", i+1, len(m.Timelines))
+		}
+	}
+	if m.Base != nil {
+		if err := m.Base.validate(); err != nil {
+			return err
 		}
 	}
 	return CheckMembers(nil, m.Members)

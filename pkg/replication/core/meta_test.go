@@ -81,16 +81,17 @@ func TestMembers(t *testing.T) {
 func TestWritableAndPromotable(t *testing.T) {
 	for _, c := range []struct {
 		role                 Role
-		consistent           bool
+		copy                 CopyState
 		writable, promotable bool
 	}{
-		{RolePrimary, true, true, true},
-		{RoleDemoted, true, false, true},
-		{RoleSecondary, true, false, true},
-		{RoleSecondary, false, false, false},
+		{RolePrimary, CopyWhole, true, true},
+		{RoleDemoted, CopyWhole, false, true},
+		{RoleSecondary, CopyWhole, false, true},
+		{RoleSecondary, CopyPartial, false, false},
+		{RoleSecondary, CopyAwaiting, false, false},
 	} {
 		m := freshMeta("a")
-		m.Role, m.Consistent = c.role, c.consistent
+		m.Role, m.Copy = c.role, c.copy
 		if g := New(m); g.Writable() != c.writable || g.Promotable() != c.promotable {
 			t.Errorf("%+v: writable %v, promotable %v", c, g.Writable(), g.Promotable())
 		}

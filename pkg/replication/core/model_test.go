@@ -19,6 +19,10 @@ type copyOf struct {
 	unshipped, sent map[uint64]bool
 	// shown is what the primary had when it sent an extent last: the extents here may show any of it.
 	shown []int
+	// base is what was here when the sync began that made the copy one that is not whole.
+	base []int
+	// wasWhole: as a secondary, it had a whole copy since.
+	wasWhole bool
 }
 
 const hole = 0
@@ -51,6 +55,11 @@ const segmentOrdinals = 3
 func newWorld(t *rapid.T) *world {
 	w := &world{t: t, c: newConversation(), data: map[string]*copyOf{}, histories: map[string][][]int{"T1": {nil}},
 		timelines: 1}
+	w.c.preserves = func(s *side) *Tail {
+		d := w.data[s.name]
+		d.base = slices.Clone(d.writes)
+		return d.last()
+	}
 	for name, s := range w.c.sides {
 		w.data[name] = &copyOf{side: s, unshipped: map[uint64]bool{}, sent: map[uint64]bool{}}
 	}
@@ -123,7 +132,7 @@ func (w *world) ship(d *copyOf, a Ship, everything bool) {
 			w.t.Fatalf("%s streams %v behind %v", d.name, d.writes, p.writes)
 		}
 	} else {
-		w.c.step(p.side, SyncBeginReceived{})
+		w.c.step(p.side, SyncBeginReceived{Base: w.c.base(p.side, false, true)})
 		p.horizon = d.durable
 		for uint64(len(p.writes)) < a.After {
 			p.put(hole)
@@ -347,6 +356,9 @@ func (w *world) promote() {
 	if was == RoleSecondary {
 		// A stream to a side that was promoted is closed.
 		w.hangUp()
+		if d.core.Meta.Copy == CopyRollingBack {
+			w.rolling(d)
+		}
 		if slices.Contains(d.writes, hole) {
 			w.t.Fatalf("%s was promoted with holes: %v", d.name, d.writes)
 		}
@@ -362,6 +374,21 @@ func (w *world) promote() {
 	if d.core.Meta.Timeline() == id {
 		w.remember(d)
 	}
+}
+
+// rolling puts a side back to its base, in the steps of a caller; restarts may come between them.
+func (w *world) rolling(d *copyOf) {
+	if rapid.Bool().Draw(w.t, "restart while rolling back") {
+		d.core = New(d.core.Meta)
+	}
+	w.c.step(d.side, ImagesRestored{})
+	d.writes, d.shown, d.horizon = slices.Clone(d.base), nil, d.core.Meta.Base.Horizon
+	d.durable = uint64(len(d.writes))
+	d.retained, d.releasedAcked = d.durable+1, min(d.releasedAcked, d.durable)
+	d.place++
+	w.c.step(d.side, RolledBack{})
+	clear(d.unshipped)
+	clear(d.sent)
 }
 
 func (w *world) demote() {
@@ -382,8 +409,8 @@ type saved struct {
 	side side
 	meta []byte
 
-	writes, shown []int
-	unshipped     map[uint64]bool
+	writes, shown, base []int
+	unshipped           map[uint64]bool
 }
 
 // save keeps what a site's disk holds now.
@@ -394,6 +421,7 @@ func (w *world) save() {
 		w.t.Fatal(err)
 	}
 	s := &saved{of: d, side: *d.side, meta: meta, writes: slices.Clone(d.writes), shown: d.shown,
+		base:      d.base,
 		unshipped: maps.Clone(d.unshipped)}
 	maps.Copy(s.unshipped, d.sent)
 	w.saved = append(w.saved, s)
@@ -414,7 +442,7 @@ func (w *world) rollBack() {
 	}
 	*d.side = s.side
 	d.core = New(meta)
-	d.shown = s.shown
+	d.shown, d.base, d.wasWhole = s.shown, s.base, false
 	w.c.step(d.side, Opened{Durable: d.durable})
 	d.writes, d.unshipped, d.sent = slices.Clone(s.writes), maps.Clone(s.unshipped), map[uint64]bool{}
 }
@@ -432,13 +460,19 @@ func (w *world) check() {
 		if err := m.Validate(); err != nil {
 			w.t.Fatalf("%s: %v", d.name, err)
 		}
+		if d.wasWhole = m.Role == RoleSecondary && (d.wasWhole || d.core.Whole()); d.wasWhole && !d.core.Promotable() {
+			w.t.Fatalf("%s had a whole copy, and cannot be promoted any more", d.name) // G3
+		}
 		if d.core.Promotable() {
-			histories := w.histories[m.Timeline()]
+			opens, timeline := d.writes, m.Timeline()
+			if m.Base != nil {
+				opens, timeline = d.base, m.Base.Timelines[len(m.Base.Timelines)-1].ID
+			}
+			histories := w.histories[timeline]
 			if !slices.ContainsFunc(histories, func(h []int) bool {
-				return len(d.writes) <= len(h) && slices.Equal(d.writes, h[:len(d.writes)])
+				return len(opens) <= len(h) && slices.Equal(opens, h[:len(opens)])
 			}) {
-				w.t.Fatalf("%s is promotable with %v, which is no prefix of any of %s's %v", d.name, d.writes, m.Timeline(),
-					histories)
+				w.t.Fatalf("%s is promotable with %v, which is no prefix of any of %s's %v", d.name, opens, timeline, histories)
 			}
 		}
 		if d.core.Acked() > d.durable {

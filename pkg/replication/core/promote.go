@@ -37,10 +37,21 @@ func (g *Group) promote(e Promote) error {
 		g.rollJournal()
 		return nil
 	}
-	if !m.Consistent {
+	switch {
+	case m.Copy == CopyWhole:
+	case m.Copy == CopyRollingBack:
+		return nil // repeated: decided already
+	case m.Base == nil:
 		return fmt.Errorf("%w: group %s is in the middle of a sync, its copy is not one instant; "+
 			"wait until it ends, or let %s come back",
 			ErrPrecondition, m.Name, m.Peer)
+	case e.Force:
+		g.rollBack(e)
+		return nil
+	default:
+		return fmt.Errorf("%w: group %s is in the middle of a sync; wait until it ends, or force the promotion: the group "+
+			"then opens as of ordinal %d, before the sync",
+			ErrPrecondition, m.Name, m.Base.Ordinal)
 	}
 	if !e.Force {
 		if g.heard == nil || !g.heard.Demoted {

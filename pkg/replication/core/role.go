@@ -52,16 +52,34 @@ func (m *Meta) become(next Role) {
 // plainMeta is a Meta without its methods.
 type plainMeta Meta
 
-// metaKeys are the keys that stand for the role, as all releases have written them.
+// metaKeys are the keys that stand for the role and the state of the copy, as all releases have written them.
 type metaKeys struct {
 	plainMeta
-	Role    Role `json:"role"`
-	Demoted bool `json:"demoted,omitempty"`
+	Consistent bool `json:"consistent"`
+	AwaitsSync bool `json:"awaitsSync,omitempty"`
+	Role       Role `json:"role"`
+	Demoted    bool `json:"demoted,omitempty"`
+}
+
+// copyState is what the keys say. That a copy rolls back is said by its base.
+func (k *metaKeys) copyState() CopyState {
+	switch {
+	case k.Base != nil && k.Base.RollBack != nil:
+		return CopyRollingBack
+	case k.Consistent:
+		return CopyWhole
+	case k.AwaitsSync:
+		return CopyAwaiting
+	}
+	return CopyPartial
 }
 
 // MarshalJSON implements json.Marshaler.
 func (m Meta) MarshalJSON() ([]byte, error) {
-	return json.Marshal(metaKeys{plainMeta: plainMeta(m), Role: m.Role.Side(), Demoted: m.Role == RoleDemoted})
+	return json.Marshal(metaKeys{
+		plainMeta: plainMeta(m), Role: m.Role.Side(), Demoted: m.Role == RoleDemoted,
+		Consistent: m.Copy == CopyWhole, AwaitsSync: m.Copy == CopyAwaiting,
+	})
 }
 
 // UnmarshalJSON implements json.Unmarshaler. An unknown key is an error: it would be lost when the file is written
@@ -74,7 +92,7 @@ func (m *Meta) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	*m = Meta(k.plainMeta)
-	m.Role = k.Role
+	m.Role, m.Copy = k.Role, k.copyState()
 	if k.Demoted && k.Role == RolePrimary {
 		m.Role = RoleDemoted
 	}

@@ -20,7 +20,8 @@ import (
 //	deliver to=a                                the answer that was kept back
 //	ack to=a upto=N                             b has everything up to N durable and says so
 //	disconnect from=a                           the stream that a opened ends
-//	sync-begin | sync-end | sync-acked site=X
+//	sync-begin | sync-end | sync-acked site=X   a copy that is whole is preserved before a sync begins
+//	images-restored | rolled-back site=X        steps of a promotion in the middle of a sync
 //	relied site=X place=N                       X is about to forget extents that its peer has, up to a place of this
 //	                                            session
 //	folded | cursor-lost retained=N | map-dirty at=N   at site=X
@@ -109,7 +110,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		if n := args.num("peer-has", 0); n > 0 {
 			for _, s := range c.sides {
 				s.durable = n
-				s.core.Meta.Sync, s.core.Meta.Consistent = SyncDone, true
+				s.core.Meta.Sync, s.core.Meta.Copy = SyncDone, CopyWhole
 			}
 			c.sides["a"].core.Meta.PeerInstance = "ib"
 			c.sides["b"].core.Meta.Sync = SyncNever
@@ -156,7 +157,11 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "disconnect":
 		c.hangUp(s)
 	case "sync-begin":
-		c.step(s, SyncBeginReceived{})
+		c.step(s, SyncBeginReceived{Base: c.base(s, false, true)})
+	case "images-restored":
+		c.step(s, ImagesRestored{})
+	case "rolled-back":
+		c.step(s, RolledBack{})
 	case "sync-begun":
 		c.step(s, SyncBeginDurable{})
 	case "sync-end":

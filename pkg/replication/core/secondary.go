@@ -26,6 +26,9 @@ func (g *Group) hello(e HelloReceived) Decision {
 		return g.diverged(rel, common, e)
 	}
 	switch {
+	case m.Copy == CopyRollingBack:
+		return g.refuse(RefuseNotSecondary, common, "group %s is being promoted at %s, at ordinal %d", m.Name, m.Site,
+			m.Base.Ordinal)
 	case rel == RelationSame && e.Term < m.Term:
 		// The call is from before a promotion that this side knows of: a stale Hello, or a demoted primary that has not
 		// heard of the promotion yet. If this side followed it, the group would have no primary: each site would wait for
@@ -49,7 +52,7 @@ func (g *Group) hello(e HelloReceived) Decision {
 			m.Site)
 	}
 
-	f := &following{term: max(m.Term, e.Term), consistent: m.Consistent}
+	f := &following{term: max(m.Term, e.Term), consistent: m.Copy == CopyWhole}
 	if m.Role == RoleDemoted {
 		// Demoted, and the peer was promoted in its place: what is here is a prefix of what it has, unless this site
 		// lost durable ordinals once and used them again.
@@ -88,8 +91,14 @@ func (g *Group) sessionReceived(e SessionReceived) Decision {
 		g.heard, g.told, g.current = nil, nil, currency{}
 	}
 	m.Session, m.Term, m.Divergence = e.Session, f.term, nil
-	m.Consistent = f.consistent && !e.Sync
-	m.AwaitsSync = !m.Consistent
+	switch {
+	case f.consistent && !e.Sync:
+		m.Copy, m.Base = CopyWhole, nil
+	case f.consistent:
+		m.Copy, m.Base = CopyAwaiting, e.Base
+	default:
+		m.Copy = CopyAwaiting // a sync that was interrupted goes on, from the base that there is
+	}
 	g.link = LinkStreaming
 	g.refusal = ""
 	// What an earlier heartbeat said of a demotion may be undone by now; the next one says it again if not.
@@ -139,12 +148,4 @@ func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) Decision 
 	}
 	g.setDivergence(d)
 	return g.refuse(RefuseDiverged, common, "%s", text)
-}
-
-func (g *Group) setConsistent(consistent, awaitsSync bool) {
-	m := &g.Meta
-	if m.Consistent != consistent || m.AwaitsSync != awaitsSync {
-		m.Consistent, m.AwaitsSync = consistent, awaitsSync
-		g.persist()
-	}
 }

@@ -147,7 +147,7 @@ func (g *Group) Lagging(lagSeconds *float64) bool {
 	}
 	whole := m.Sync == SyncDone
 	if m.Role == RoleSecondary {
-		whole = m.Consistent
+		whole = m.Copy == CopyWhole
 	}
 	return !whole || lagSeconds == nil || *lagSeconds*1e3 > float64(m.RPOTargetMillis)
 }

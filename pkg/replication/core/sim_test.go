@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +32,9 @@ type conversation struct {
 	log     strings.Builder
 	// drawn counts identifiers.
 	drawn int
+	// preserves, if set, is called with a side whose copy is whole and about to become part of a sync. What it returns is
+	// the last record there.
+	preserves func(*side) *Tail
 	// loses, if set, says whether the stream breaks before the called side hears of the session.
 	loses func() bool
 }
@@ -49,10 +53,10 @@ func freshMeta(name string) Meta {
 		Version: MetaVersion, GroupID: "g", Name: "shop", Site: name,
 		Settings: Settings{Peer: otherName(name), JournalSizeBytes: 1 << 20, JournalFull: PolicyTrack}, Role: RolePrimary,
 		Timelines: []Timeline{{ID: "T1"}}, Sync: SyncNever,
-		Instance: "i" + name, Consistent: true,
+		Instance: "i" + name, Copy: CopyWhole,
 	}
 	if name == "b" {
-		m.Role, m.Consistent = RoleSecondary, false
+		m.Role, m.Copy = RoleSecondary, CopyPartial
 	}
 	return m
 }
@@ -145,9 +149,22 @@ func (c *conversation) welcome(s *side, w SendWelcome, relied Delivery) Decision
 			s.markedAll = marked
 			return nil
 		}
-		c.step(o, SessionReceived{Session: s.core.Meta.Session, Sync: ship.Begin})
+		c.step(o, SessionReceived{Session: s.core.Meta.Session, Sync: ship.Begin, Base: c.base(o, true, ship.Begin)})
 	}
 	return decision
+}
+
+// base preserves a side's copy, if the next event needs it.
+func (c *conversation) base(s *side, session, sync bool) *Base {
+	if !s.core.NeedsBase(session, sync) {
+		return nil
+	}
+	b := &Base{Set: "set", Ordinal: s.durable, Timelines: slices.Clone(s.core.Meta.Timelines), Horizon: s.horizon,
+		Members: slices.Clone(s.core.Meta.Members)}
+	if c.preserves != nil {
+		b.Tail = c.preserves(s)
+	}
+	return b
 }
 
 // draw returns an identifier that was not used.
@@ -187,11 +204,17 @@ func (s *side) state() string {
 	if m.Role.Ships() {
 		line += fmt.Sprintf(", acked %d, sync %s", s.core.Acked(), m.Sync)
 	}
-	if !s.core.Promotable() {
+	switch {
+	case !s.core.Promotable():
 		line += ", NOT PROMOTABLE"
+	case m.Base != nil:
+		line += fmt.Sprintf(", opens as of %d", m.Base.Ordinal)
 	}
-	if m.AwaitsSync {
+	if m.Copy == CopyAwaiting {
 		line += ", awaits sync"
+	}
+	if m.Copy == CopyRollingBack {
+		line += fmt.Sprintf(", rolling back, restored %v", m.Base.RollBack.Restored)
 	}
 	if reason != "" {
 		line += "\n     " + reason

@@ -62,7 +62,7 @@ func FuzzCheckTimelines(f *testing.F) {
 		g := New(Meta{
 			Version: MetaVersion, GroupID: "g", Name: "g", Site: "b",
 			Settings: Settings{Peer: "a", JournalSizeBytes: 1, JournalFull: PolicyTrack}, Role: RoleSecondary, Timelines: list,
-			Sync: SyncNever, Consistent: true,
+			Sync: SyncNever, Copy: CopyWhole,
 		})
 		if _, _, err := g.Step(Promote{Force: true, Durable: durable, NewTimeline: uuid.NewString()}); err != nil {
 			t.Fatal(err)

@@ -3,8 +3,11 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // Open opens the journal in Options.Dir, creating an empty one if there is none, and recovers what a crash left.
@@ -106,6 +109,29 @@ func Open(o Options) (*Journal, error) {
 		}
 	}
 	return j, nil
+}
+
+// NextSequence returns a sequence above those of all segments in a directory, for a checkpoint that gives up the
+// journal there. Nothing else has it open. A directory that does not exist has no segments.
+func NextSequence(fsys vfs.FS, dir string) (uint64, error) {
+	segments, err := readSegments(fsys, dir, fsys.OpenReadOnly)
+	defer func() {
+		for _, s := range segments {
+			if s.f != nil {
+				_ = s.f.Close()
+			}
+		}
+	}()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("journal: %w", err)
+	}
+	next := uint64(1)
+	for _, s := range segments {
+		if s.known() {
+			next = max(next, s.hdr.sequence+1)
+		}
+	}
+	return next, nil
 }
 
 // checkGeneration reports a checkpoint that is older than a segment. What it says is live may have been overwritten

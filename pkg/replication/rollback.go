@@ -1,0 +1,185 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+// A promotion in the middle of a sync makes the group what it was before the sync (resync_base.go), in these steps.
+// Each of them can be repeated, and a crash between two of them is continued by the next start:
+//
+//	decide   group.json says that the copy rolls back (core.CopyRollingBack). The group is closed.
+//	restore  the kept extents go back into the images; group.json says so (core.ImagesRestored)
+//	discard  the volumes' records become those of the base; the checkpoint says that the journal begins behind all of its
+//	         segments, and that the images are at the base's ordinal
+//	promote  group.json says that the group is primary, on a timeline that forks at that ordinal (core.RolledBack)
+//
+// Restoring takes as long as the kept extents are many. Until then the group counts as one that cannot be opened, and
+// other groups serve. The last two steps are part of opening the group.
+
+// errRollingBack: the group is being promoted in the middle of a sync. It opens when its images are restored.
+var errRollingBack = errors.New("the group is being promoted in the middle of a sync")
+
+// rollBack makes a group what its core has decided, and returns it, open. It waits for as long as there is progress.
+func (s *Site) rollBack(g *Group) (*Group, error) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if s.groups[g.Name()] == g {
+		delete(s.groups, g.Name())
+		if err := g.Close(); err != nil {
+			klog.ErrorS(err, "Closing a group whose journal is discarded", "group", g.Name())
+		}
+		s.broken[g.dir], s.brokenNames[g.dir] = g.rollingBack(), g.Name()
+	}
+	s.mu.Unlock()
+	for {
+		settled := s.reopener.settled.wait()
+		s.reopener.work.send()
+		s.mu.Lock()
+		opened, why, closed := s.groups[g.Name()], s.broken[g.dir], s.closed
+		s.mu.Unlock()
+		switch {
+		case opened != nil:
+			return opened, nil
+		case closed:
+			return nil, ErrClosed
+		case !errors.Is(why, errRollingBack):
+			return nil, fmt.Errorf("group %s: its promotion is decided, and continues when this is resolved: %w", g.Name(), why)
+		}
+		<-settled
+	}
+}
+
+func (g *Group) rollingBack() error {
+	return fmt.Errorf("%w: its volumes go back to ordinal %d", errRollingBack, g.core.Meta.Base.Ordinal)
+}
+
+// restoreImages does the second step for a group that is not open.
+func (s *Site) restoreImages(ctx context.Context, dir string) error {
+	g := newGroup(s, dir)
+	if err := g.openFiles(); err != nil {
+		return err
+	}
+	defer g.checkpoint.close()
+	m := &g.core.Meta
+	if m.Copy != core.CopyRollingBack || m.Base.RollBack.Restored {
+		return nil
+	}
+	volumes := map[uint32]*Volume{}
+	g.volumes.Store(&volumes)
+	defer func() {
+		for _, v := range volumes {
+			v.image.Close()
+		}
+	}()
+	for _, member := range m.Base.Members {
+		if member.Removed() {
+			continue
+		}
+		path, err := g.cfg.Pool.ImagePath(member.VolumeID)
+		if err != nil {
+			return err
+		}
+		image, err := blockdev.OpenImage(g.cfg.FS, path, blockdev.Thick(member.Thick)) // as large as it ever was
+		if err != nil {
+			return err
+		}
+		volumes[member.Index] = newVolume(g, member, image)
+	}
+	defer g.cuts.close()
+	defer g.views.close()
+	if err := g.cuts.load(); err != nil {
+		return err
+	}
+	// All views are of before the sync, so what they show is in the images and in their own files.
+	if err := g.views.load(); err != nil {
+		return err
+	}
+	g.applyMu.Lock()
+	defer g.applyMu.Unlock()
+	_, base := g.base()
+	if base == nil {
+		return stale(g.path(core.MetaFile), "the images of set %s, which it names, are missing or damaged", m.Base.Set)
+	}
+	for _, v := range volumes {
+		if err := base.rollBack(ctx, v.id, v.image); err != nil {
+			return fmt.Errorf("group %s: %w", g.Name(), err)
+		}
+	}
+	_, err := g.step(core.ImagesRestored{}, nil)
+	return err
+}
+
+// finishRollBack does the last two steps for a group that is being opened, before its members and its journal are.
+func (g *Group) finishRollBack() error {
+	m := &g.core.Meta
+	if m.Copy != core.CopyRollingBack {
+		return nil
+	}
+	base := m.Base
+	if !base.RollBack.Restored {
+		return g.rollingBack()
+	}
+	for _, member := range base.Members {
+		if member.Removed() {
+			continue
+		}
+		if err := g.restoreRecord(member); err != nil {
+			return fmt.Errorf("group %s: %w", m.Name, err)
+		}
+	}
+	next, err := journal.NextSequence(g.cfg.FS, g.path(core.JournalDir))
+	if err != nil {
+		return fmt.Errorf("group %s: %w", m.Name, err)
+	}
+	g.checkpoint.horizon.Store(base.Horizon)
+	err = g.checkpoint.change(func(c *checkpoint) {
+		c.OldestSegment = max(c.OldestSegment, next)
+		c.Applied, c.AppliedOrdinal = journal.Position{}, base.Ordinal
+		c.DurableOrdinal, c.Mark = base.Ordinal, journal.Mark{}
+		c.ReleasedAcked = min(c.ReleasedAcked, base.Ordinal)
+		c.Horizon = base.Horizon
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := g.stepLocked(core.RolledBack{Now: g.cfg.Clock()}, nil); err != nil {
+		return err
+	}
+	klog.InfoS("Group promoted as it was before a sync", "group", m.Name, "ordinal", base.Ordinal,
+		"timeline", m.Timeline())
+	return nil
+}
+
+// restoreRecord makes the record of a volume say what the base does.
+func (g *Group) restoreRecord(member core.Member) error {
+	described, err := describe(member)
+	if err != nil {
+		return err
+	}
+	if err := g.cfg.Pool.Shrink(member.VolumeID, member.SizeBytes); err != nil {
+		return err
+	}
+	_, err = g.cfg.Pool.Update(member.VolumeID, func(r *blockdev.VolumeRecord) error {
+		r.Group, r.SizeBytes, r.Format = g.core.Meta.Name, max(r.SizeBytes, member.SizeBytes), described.Format
+		r.Left, r.Remote, r.Secondary = nil, g.core.Meta.Peer, true // until the pool is aligned with the role
+		if described.Order != "" {
+			r.Order = described.Order
+		}
+		if described.Claim != nil {
+			r.Claim = described.Claim
+		}
+		return nil
+	})
+	return err
+}
