@@ -49,7 +49,7 @@ test: build ## Run all tests; as root also those on loop devices and FUSE.
 test-pages: ## Test the status page and the demo's report in headless Chromium (downloads 112 MB). SHOTS=dir keeps pictures.
 	@hack/deps.sh pages
 	$(if $(SHOTS),mkdir -p $(SHOTS))
-	SLIPSTREAM_SCREENSHOTS=$(abspath $(SHOTS)) go test -count=1 -run 'TestPage' -v ./internal/statuspage ./internal/report
+	SLIPSTREAM_SCREENSHOTS=$(abspath $(SHOTS)) go test -count=1 -run 'TestPage' -v ./internal/statuspage ./internal/demo
 
 .PHONY: test-race
 test-race: ## Run the tests of the packages with goroutines under the race detector.

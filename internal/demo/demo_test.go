@@ -3,6 +3,7 @@ package demo
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +102,23 @@ func TestSummary(t *testing.T) {
 	}
 }
 
+// Each workload has files of its own.
+func TestFilesOfAWorkload(t *testing.T) {
+	dir := t.TempDir()
+	other := measured()
+	other.Workload = workload.Postgres
+	for _, r := range []*Results{measured(), other} {
+		if _, err := r.WriteFiles(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"summary.json", "report.html", "summary-postgres.json", "report-postgres.html"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestReport(t *testing.T) {
 	paths, err := measured().WriteFiles(t.TempDir())
 	if err != nil {
@@ -110,8 +128,8 @@ func TestReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"are of one instant", "they are not", "site A dies", "group stock", "group sales",
-		"at least 7", "a machine"} {
+	for _, want := range []string{"are of one instant", "they are not", "31 of 990 orders without stock", "site A dies",
+		"group stock", "group sales", "at least 7", "a machine"} {
 		if !strings.Contains(string(html), want) {
 			t.Errorf("report lacks %q", want)
 		}

@@ -110,12 +110,6 @@ func (r *Results) lossRows() [][]string {
 // page is the HTML report.
 func (r *Results) page() report.Page {
 	joint, separate := r.Joint.Result, r.Separate.Result
-	tone := func(good bool) report.Tone {
-		if good {
-			return report.Good
-		}
-		return report.Bad
-	}
 	lead := "A shop keeps its stock in one database and its orders in another, on two volumes. Its site was killed " +
 		"under load and opened at the other site."
 	if r.Joint.Result.OneInstant(r.Clients) == nil {
@@ -138,13 +132,12 @@ func (r *Results) page() report.Page {
 			{Name: "workload", Value: fmt.Sprintf("%s, %d %s", r.Workload, r.Clients, plural(r.Clients, "client"))},
 			{Name: "seed", Value: fmt.Sprint(r.Seed)},
 		},
+		Shares: []report.Share{ordersShare("One consistency group", joint), ordersShare("Separate groups", separate)},
 		Cards: []report.Card{
-			{Label: "Orders without stock, one group", Value: fmt.Sprint(joint.OrdersWithoutStock),
-				Tone: tone(joint.OrdersWithoutStock == 0),
-				Note: fmt.Sprintf("of %d orders in the copy", joint.Orders)},
-			{Label: "Orders without stock, separate groups", Value: fmt.Sprint(separate.OrdersWithoutStock),
-				Tone: tone(separate.OrdersWithoutStock == 0),
-				Note: fmt.Sprintf("of %d orders; the stock's line %s slower", separate.Orders, milliseconds(extraDelay))},
+			{Label: "Acknowledged orders lost, one group", Value: fmt.Sprint(joint.LostOrders), Tone: report.Neutral,
+				Note: fmt.Sprintf("of %d; the newest ones", joint.Orders+joint.LostOrders)},
+			{Label: "From promotion to mounted volumes", Value: milliseconds(r.Joint.Mounted), Tone: report.Neutral,
+				Note: "one group, at the second site"},
 			{Label: "Throughput with replication", Value: fmt.Sprintf("%.2f", r.ThroughputRatio()), Tone: report.Neutral,
 				Note: fmt.Sprintf("of a plain loop device; median of %d rounds each", r.rounds())},
 			{Label: "Lag of the copy under load", Value: r.RPO.text(r.RPO.P50), Tone: report.Neutral,
@@ -153,6 +146,12 @@ func (r *Results) page() report.Page {
 		Sections: []report.Section{r.lossSection(), r.costSection(), r.jointSection(), r.separateSection(),
 			r.methodSection()},
 	}
+}
+
+// ordersShare is the headline: orders in the copy whose goods were never taken from the stock.
+func ordersShare(label string, result workload.Result) report.Share {
+	return report.Share{Label: label, Bad: result.OrdersWithoutStock, All: result.Orders,
+		Text: fmt.Sprintf("%d of %d orders without stock", result.OrdersWithoutStock, result.Orders)}
 }
 
 func (r *Results) rounds() int {
@@ -259,7 +258,10 @@ func failureText(v *Variant) string {
 
 // failureFigures show the last seconds of the load, and the lag, with a mark where the site died.
 func (r *Results) failureFigures(v *Variant, lagTitle, lagCaption string) []report.Figure {
-	markers := []report.Marker{{X: r.at(v.Killed), Label: "site A dies"}, {X: r.at(v.Served), Label: "site B mounted"}}
+	markers := []report.Marker{
+		{X: r.at(v.Killed), Label: fmt.Sprintf("site A dies, at %.1f s", r.at(v.Killed))},
+		{X: r.at(v.Served), Label: fmt.Sprintf("site B mounted, at %.1f s", r.at(v.Served))},
+	}
 	var begin time.Time
 	if len(v.Acks) > 0 {
 		begin = v.Acks[0].Start

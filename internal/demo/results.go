@@ -193,6 +193,7 @@ func (r *Results) summary() summary {
 }
 
 // WriteFiles writes summary.json and report.html into a directory, which is made when missing, and returns their paths.
+// Other workloads than SQLite have files of their own, such as summary-postgres.json.
 func (r *Results) WriteFiles(dir string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -201,7 +202,11 @@ func (r *Results) WriteFiles(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	paths := []string{filepath.Join(dir, "summary.json"), filepath.Join(dir, "report.html")}
+	suffix := ""
+	if r.Workload != workload.SQLite {
+		suffix = "-" + string(r.Workload)
+	}
+	paths := []string{filepath.Join(dir, "summary"+suffix+".json"), filepath.Join(dir, "report"+suffix+".html")}
 	if err := os.WriteFile(paths[0], append(text, '\n'), 0o644); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,8 @@ type Page struct {
 	// Facts are circumstances: date, machine, seed.
 	Facts []Fact
 	Cards []Card
+	// Shares are drawn side by side above everything else.
+	Shares []Share
 	// Sections follow each other in the order given.
 	Sections []Section
 }
@@ -47,6 +49,34 @@ type Card struct {
 	Tone               Tone
 }
 
+// Share shows how many of all are bad, as a hundred squares.
+type Share struct {
+	Label    string
+	Bad, All int
+	// Text is the number in words.
+	Text string
+}
+
+// Squares are the hundred squares, bad ones last. One that is bad in part is bad: nothing bad is rounded away.
+func (s Share) Squares() []Square {
+	const side, step = 9, 10
+	bad := 0
+	if s.All > 0 {
+		bad = (100*min(s.Bad, s.All) + s.All - 1) / s.All
+	}
+	squares := make([]Square, 100)
+	for i := range squares {
+		squares[i] = Square{X: i % 10 * step, Y: i / 10 * step, Side: side, Bad: i >= 100-bad}
+	}
+	return squares
+}
+
+// Square is one of the squares of a Share.
+type Square struct {
+	X, Y, Side int
+	Bad        bool
+}
+
 // Section is a heading with what belongs to it, in this order.
 type Section struct {
 	Title      string
@@ -68,8 +98,11 @@ type Figure struct {
 	Caption string
 }
 
-// SVG is for the template.
-func (f Figure) SVG() (template.HTML, error) { return f.Plot.SVG() }
+// Wide and Narrow are for the template, which shows the one that fits the screen.
+func (f Figure) Wide() (template.HTML, error) { return f.Plot.SVG(Wide) }
+
+// Narrow is Wide for a small screen.
+func (f Figure) Narrow() (template.HTML, error) { return f.Plot.SVG(Narrow) }
 
 //go:embed page.html.tmpl
 var pageTemplate string

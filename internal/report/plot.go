@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
@@ -42,7 +41,7 @@ type Series struct {
 	Hue int
 }
 
-// Marker is a vertical line with a word at its top.
+// Marker is a vertical line. The legend has its word: in the drawing it would lie on lines.
 type Marker struct {
 	X     float64
 	Label string
@@ -65,7 +64,9 @@ var ErrNoPoints = errors.New("plot without points")
 var (
 	soft    = color.NRGBA{R: 0x5b, G: 0x68, B: 0x75, A: 0xff}
 	gridInk = color.NRGBA{R: 0xe6, G: 0xea, B: 0xee, A: 0xff}
-	alarm   = color.NRGBA{R: 0xc2, G: 0x38, B: 0x2c, A: 0xff}
+	// markerInks are those of the first marker, which is where something fails, and of those behind it.
+	markerInks = []color.NRGBA{{R: 0xc2, G: 0x38, B: 0x2c, A: 0xff}, {R: 0x1a, G: 0x7f, B: 0x4b, A: 0xff},
+		{R: 0x8b, G: 0x3f, B: 0xb5, A: 0xff}}
 	// palette keeps its order of brightness in greyscale and its differences for the common colour blindnesses.
 	palette = []color.NRGBA{
 		{R: 0x8a, G: 0x96, B: 0xa3, A: 0xff},
@@ -76,13 +77,18 @@ var (
 	}
 )
 
-const (
-	plotWidth  = 26 * vg.Centimeter
-	plotHeight = 8.5 * vg.Centimeter
+// Size is the paper that a plot is drawn on. The page scales a drawing to its place, with its letters, so a small
+// screen gets a drawing of its own.
+type Size struct{ width, height vg.Length }
+
+// The sizes: for a desk, and for a screen of 400 pixels.
+var (
+	Wide   = Size{26 * vg.Centimeter, 8.5 * vg.Centimeter}
+	Narrow = Size{10.5 * vg.Centimeter, 7.5 * vg.Centimeter}
 )
 
 // SVG draws the plot as an SVG element that can stand in an HTML page.
-func (p Plot) SVG() (template.HTML, error) {
+func (p Plot) SVG(size Size) (template.HTML, error) {
 	drawn := plot.New()
 	drawn.X.Label.Text, drawn.Y.Label.Text = p.X, p.Y
 	p.styleAxes(drawn)
@@ -105,7 +111,7 @@ func (p Plot) SVG() (template.HTML, error) {
 	if err := p.addMarkers(drawn); err != nil {
 		return "", fmt.Errorf("report: plot %q: %w", p.Title, err)
 	}
-	canvas := vgsvg.New(plotWidth, plotHeight)
+	canvas := vgsvg.New(size.width, size.height)
 	// The last label of the X axis reaches beyond the axis.
 	drawn.Draw(draw.Crop(draw.New(canvas), 0, -12, 0, 0))
 	var buf bytes.Buffer
@@ -142,9 +148,11 @@ type LegendEntry struct {
 	Name string
 	// Color is a CSS colour.
 	Color string
+	// Marker is true for a vertical line.
+	Marker bool
 }
 
-// Legend lists the named series that have points, each name once.
+// Legend lists the named series that have points, each name once, and then the markers.
 func (p Plot) Legend() []LegendEntry {
 	var entries []LegendEntry
 	colors := p.colors()
@@ -154,11 +162,15 @@ func (p Plot) Legend() []LegendEntry {
 			continue
 		}
 		seen[s.Name] = true
-		ink := colors[s.Name]
-		entries = append(entries, LegendEntry{s.Name, fmt.Sprintf("#%02x%02x%02x", ink.R, ink.G, ink.B)})
+		entries = append(entries, LegendEntry{s.Name, css(colors[s.Name]), false})
+	}
+	for i, m := range p.Markers {
+		entries = append(entries, LegendEntry{m.Label, css(markerInk(i)), true})
 	}
 	return entries
 }
+
+func css(ink color.NRGBA) string { return fmt.Sprintf("#%02x%02x%02x", ink.R, ink.G, ink.B) }
 
 func (p Plot) colors() map[string]color.NRGBA {
 	colors := map[string]color.NRGBA{}
@@ -226,29 +238,15 @@ func (p Plot) addMarkers(drawn *plot.Plot) error {
 		if err != nil {
 			return err
 		}
-		line.Color, line.Width = alarm, 1.2
+		line.Color, line.Width = markerInk(i), 1.4
 		line.Dashes = []vg.Length{4, 3}
-		label, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: m.X, Y: drawn.Y.Max}},
-			Labels: []string{m.Label}})
-		if err != nil {
-			return err
-		}
-		style := &label.TextStyle[0]
-		style.Color, style.Font = alarm, font.Font{Typeface: style.Font.Typeface, Variant: "Sans", Size: 10}
-		style.YAlign = draw.YTop
-		// Each word a line lower than the one before: markers can be close to each other.
-		label.Offset = vg.Point{X: 5, Y: -1 - 13*vg.Length(i)}
-		// In the right half the word stands on the left of its line, away from the edge.
-		if m.X > (drawn.X.Min+drawn.X.Max)/2 {
-			style.XAlign = draw.XRight
-			// With room for a page's font that is wider than the one measured with.
-			label.Offset.X = -5 - style.Width(m.Label)*0.18
-		}
-		drawn.Add(line, label)
+		drawn.Add(line)
 		drawn.X.Min, drawn.X.Max = math.Min(drawn.X.Min, m.X), math.Max(drawn.X.Max, m.X)
 	}
 	return nil
 }
+
+func markerInk(i int) color.NRGBA { return markerInks[i%len(markerInks)] }
 
 // logBounds widens a range to 1, 2 or 5 times a power of ten, so that its ends have labels.
 func logBounds(low, high float64) (float64, float64) {

@@ -70,7 +70,7 @@ func TestPageIsSelfContained(t *testing.T) {
 
 func TestPlotIsWellFormed(t *testing.T) {
 	for _, fig := range samplePage().Sections[0].Figures {
-		svg, err := fig.SVG()
+		svg, err := fig.Wide()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func TestPlotCorners(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			svg, err := tt.plot.SVG()
+			svg, err := tt.plot.SVG(Wide)
 			if !errors.Is(err, tt.want) {
 				t.Fatalf("error %v, want %v", err, tt.want)
 			}

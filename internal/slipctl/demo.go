@@ -69,7 +69,7 @@ func (c *cli) demoCommand() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	addEnum(cmd, flags, &kind, "workload", "", "the databases", string(workload.SQLite), string(workload.Postgres))
-	flags.StringVar(&results, "results", "demo-results", "directory for summary.json and report.html")
+	flags.StringVar(&results, "results", "demo-results", "directory for the summary and the report of the workload")
 	flags.DurationVar(&options.Phase, "duration", 4*time.Second, "duration of a round of load")
 	flags.IntVar(&options.Rounds, "rounds", 4, "rounds of load on plain volumes, and as many on replicated volumes")
 	flags.IntVar(&options.Clients, "clients", 0, "concurrent clients that place orders (default 1 for sqlite, 4 for "+

@@ -84,7 +84,9 @@ type Page struct {
 	Overlaps []string
 	// Background is the colour behind the page, as CSS has it.
 	Background string
-	Text       string
+	// Smallest is the size of the smallest letters in pixels, those of drawings as they are scaled.
+	Smallest float64
+	Text     string
 }
 
 // overlaps is run in the page. It compares the boxes of all lines of all texts, those of drawings too. A text in
@@ -122,6 +124,20 @@ const overlaps = `(() => {
       found.push(a.text.slice(0, 60) + " / " + b.text.slice(0, 60));
   }
   return found;
+})()`
+
+// smallest is run in the page. A drawing scales its letters.
+const smallest = `(() => {
+  let least = 1000;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let n; (n = walker.nextNode());) {
+    const e = n.parentElement;
+    if (!n.textContent.trim() || !e.checkVisibility()) continue;
+    const m = e.getScreenCTM ? e.getScreenCTM() : {b: 0, d: 1};
+    const scale = Math.hypot(m.b, m.d); // of a turned letter, too
+    least = Math.min(least, scale * parseFloat(getComputedStyle(e).fontSize));
+  }
+  return least;
 })()`
 
 // Look opens a page in a view, waits until ready, a JavaScript expression, is true, and reports what it shows.
@@ -186,6 +202,8 @@ func (b *Browser) Look(t *testing.T, address string, view View, ready, screensho
 	p.Wider, err = chromedp.Run(ctx, chromedp.Evaluate[int](
 		"document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 	must("width", err)
+	p.Smallest, err = chromedp.Run(ctx, chromedp.Evaluate[float64](smallest))
+	must("smallest letters", err)
 	p.Background, err = chromedp.Run(ctx, chromedp.Evaluate[string]("getComputedStyle(document.body).backgroundColor"))
 	must("background", err)
 	p.Text, err = chromedp.Run(ctx, chromedp.Evaluate[string]("document.body.innerText"))
@@ -202,7 +220,11 @@ func (b *Browser) Look(t *testing.T, address string, view View, ready, screensho
 	return p
 }
 
-// Check fails the test if the page complains, is wider than its view, or has texts over each other.
+// legible is the least size of letters in pixels.
+const legible = 9.5
+
+// Check fails the test if the page complains, is wider than its view, has texts over each other, or texts that are too
+// small.
 func (p Page) Check(t *testing.T) {
 	t.Helper()
 	for _, c := range p.Complaints {
@@ -210,6 +232,9 @@ func (p Page) Check(t *testing.T) {
 	}
 	for _, o := range p.Overlaps {
 		t.Errorf("texts overlap: %s", o)
+	}
+	if p.Smallest < legible {
+		t.Errorf("the smallest letters have %.1f pixels, want %v", p.Smallest, legible)
 	}
 	if p.Wider > 0 {
 		t.Errorf("the page is %d pixels wider than its view", p.Wider)
