@@ -12,6 +12,8 @@ const (
 	SwapRecords Name = "swap-records"
 	// ApplyBeforeDurable writes records to the image before the journal is durable (breaks G1 on the primary, G4).
 	ApplyBeforeDurable Name = "apply-before-durable"
+	// RecallVolatile lets the journal's memory hand out records that are not durable yet (breaks G1, G4).
+	RecallVolatile Name = "recall-volatile"
 	// AckBeforeDurable acknowledges batches to the primary before they are durable (breaks G1 at the secondary).
 	AckBeforeDurable Name = "ack-before-durable"
 	// StallOnLink makes writers wait for the peer's acknowledgement (breaks G2).

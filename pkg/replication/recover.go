@@ -149,7 +149,7 @@ func (g *Group) openJournal() error {
 		OldestSegment: last.OldestSegment, MinDurableOrdinal: last.DurableOrdinal, StartOrdinal: last.AppliedOrdinal,
 		Mark: last.Mark, Checkpoint: g.path(checkpointName), Generation: g.checkpoint.generation.Load,
 		Announce: g.announceSegment,
-		Visit:    replay.record, RoomMade: g.room.send,
+		Visit:    replay.record, RoomMade: g.room.send, Memory: g.site.memory,
 	})
 	if err != nil {
 		return fmt.Errorf("group %s: %w", meta.Name, err)

@@ -19,6 +19,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -46,6 +47,10 @@ type Config struct {
 	// Limits bound what each peer's groups take here.
 	Limits Limits
 
+	// MemoryBytes is how much of the newest records is kept in memory, for all groups together; default
+	// journal.DefaultMemoryBytes.
+	MemoryBytes int64
+
 	// CommitInterval is how long a record that is not flushed may stay volatile; default 50 ms.
 	CommitInterval time.Duration
 	// ShipInterval is the time between two small batches to the peer; default 20 ms. It is part of the RPO.
@@ -67,6 +72,9 @@ func (c *Config) setDefaults() {
 		c.Clock = func() clocks.Instant { return clocks.Read(c.Now) }
 	}
 	c.Limits.setDefaults()
+	if c.MemoryBytes <= 0 {
+		c.MemoryBytes = journal.DefaultMemoryBytes
+	}
 	if c.PeerAddress == nil {
 		c.PeerAddress = func(string) string { return "" }
 	}
@@ -87,6 +95,8 @@ func (c *Config) setDefaults() {
 // Site holds the groups of one pool.
 type Site struct {
 	cfg Config
+	// memory has the newest records of all groups.
+	memory *journal.Memory
 
 	mu     sync.Mutex
 	groups map[string]*Group // by name
@@ -114,8 +124,8 @@ type Site struct {
 // from it: see [Site.Broken].
 func Open(cfg Config) (*Site, error) {
 	cfg.setDefaults()
-	s := &Site{cfg: cfg, groups: map[string]*Group{}, broken: map[string]error{}, brokenNames: map[string]string{},
-		doomed: map[string]string{}}
+	s := &Site{cfg: cfg, memory: journal.NewMemory(cfg.MemoryBytes), groups: map[string]*Group{},
+		broken: map[string]error{}, brokenNames: map[string]string{}, doomed: map[string]string{}}
 	s.loadRegister()
 	parent := cfg.Pool.GroupsDir()
 	if err := cfg.FS.MkdirAll(parent); err != nil {
@@ -227,6 +237,9 @@ func (s *Site) Group(name string) (*Group, error) {
 	}
 	return nil, fmt.Errorf("%w: group %q does not exist at %s", ErrNotFound, name, s.cfg.Site)
 }
+
+// Memory returns what the site's memory of the newest records has and has done.
+func (s *Site) Memory() journal.MemoryStats { return s.memory.Stats() }
 
 // Groups returns all groups, by name.
 func (s *Site) Groups() []*Group {

@@ -43,6 +43,17 @@ var (
 			"the replicator is restarted.", volumeLabels, nil)
 )
 
+// What is said of the newest records, which are kept in memory.
+var (
+	memoryBytesDesc = prometheus.NewDesc("slipstream_journal_memory_bytes",
+		"Memory that has the newest records of all groups, to ship and apply them.", nil, nil)
+	memoryLimitDesc = prometheus.NewDesc("slipstream_journal_memory_limit_bytes",
+		"Limit of slipstream_journal_memory_bytes.", nil, nil)
+	recordsReadDesc = prometheus.NewDesc("slipstream_journal_read_records_total",
+		"Records that were read to be shipped, applied or folded, by where they came from: memory or file.",
+		[]string{"source"}, nil)
+)
+
 // NewMetrics returns the metrics of a site.
 func NewMetrics(site *replication.Site) *Metrics {
 	m := &Metrics{site: site, descs: map[string]*prometheus.Desc{}, servers: map[string]servedVolume{}}
@@ -138,6 +149,9 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- limitBytesDesc
 	ch <- limitIOPSDesc
 	ch <- delayedTotalDesc
+	ch <- memoryBytesDesc
+	ch <- memoryLimitDesc
+	ch <- recordsReadDesc
 	for _, d := range m.descs {
 		ch <- d
 	}
@@ -157,6 +171,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 			labels...)
 		ch <- prometheus.MustNewConstMetric(delayedTotalDesc, prometheus.CounterValue, float64(delayed), labels...)
 	}
+	memory := m.site.Memory()
+	ch <- prometheus.MustNewConstMetric(memoryBytesDesc, prometheus.GaugeValue, float64(memory.HeldBytes))
+	ch <- prometheus.MustNewConstMetric(memoryLimitDesc, prometheus.GaugeValue, float64(memory.LimitBytes))
+	ch <- prometheus.MustNewConstMetric(recordsReadDesc, prometheus.CounterValue, float64(memory.FromMemory), "memory")
+	ch <- prometheus.MustNewConstMetric(recordsReadDesc, prometheus.CounterValue, float64(memory.FromFiles), "file")
 	for _, g := range m.site.Groups() {
 		s := g.Status()
 		m.collectGroup(ch, s)

@@ -61,6 +61,10 @@ func TestMetrics(t *testing.T) {
 		"slipstream_group_unapplied_bytes":  {"group", "peer", "pvc", "pvc_namespace", "volume"},
 		"slipstream_group_volume_info":      {"group", "peer", "pvc", "pvc_namespace", "volume"},
 		"slipstream_shim_operation_seconds": {"operation", "result"},
+
+		"slipstream_journal_memory_bytes":       nil,
+		"slipstream_journal_memory_limit_bytes": nil,
+		"slipstream_journal_read_records_total": {"source"},
 	} {
 		if !slices.Equal(got[name], labels) {
 			t.Errorf("%s has labels %v, want %v", name, got[name], labels)

@@ -16,6 +16,7 @@ func TestCatches(t *testing.T) {
 	const most = 600 // rounds
 	for _, fault := range []bug.Name{
 		"", bug.SwapRecords, bug.ApplyBeforeDurable, bug.AckBeforeDurable, bug.PromoteInSync, bug.FlushNothing,
+		bug.RecallVolatile,
 		bug.ForgetFolded, bug.FoldUnordered, bug.TrustOrdinals, bug.FollowAnyone, bug.MiscountLoss,
 		bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges,
 	} {

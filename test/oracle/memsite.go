@@ -47,6 +47,7 @@ func (s *memSite) open() (err error) {
 		FS: fsys, Pool: s.pool, Site: s.name, PeerAddress: func(string) string { return "memory" },
 		CommitInterval: s.pace.commit, ApplyInterval: s.pace.apply, HeartbeatInterval: s.pace.heartbeat,
 		RedialInterval: time.Millisecond,
+		MemoryBytes:    256 << 10, // as little as it can be, so that cursors go to and fro between memory and files
 	}
 	if s.net != nil {
 		cfg.Dialer = s.net.Dialer(s.name)

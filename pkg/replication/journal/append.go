@@ -155,6 +155,7 @@ func (j *Journal) appendRun(entries []Entry, assign bool) (int, error) {
 		head = d.Ordinal
 		b := j.heads[n][:]
 		d.encode(b, cur.hdr.seed(), at)
+		j.crcs[n] = d.crc
 		bufs = append(bufs, b)
 		if len(e.Data) > 0 {
 			bufs = append(bufs, e.Data)
@@ -181,6 +182,8 @@ func (j *Journal) appendRun(entries []Entry, assign bool) (int, error) {
 			off, err)
 	}
 
+	// Before the records can become durable, so that a cursor does not read what is about to be in memory.
+	j.recent.keep(entries[:n], j.crcs[:n])
 	j.mu.Lock()
 	for i := range entries[:n] {
 		cur.note(entries[i].Loc.Offset-recordHeaderBytes, j.head)

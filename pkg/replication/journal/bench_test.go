@@ -1,8 +1,12 @@
 package journal
 
 import (
+	"fmt"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -116,6 +120,63 @@ func BenchmarkRecover(b *testing.B) {
 		}
 		j.Close()
 	}
+}
+
+// BenchmarkFollow appends 8 records of 4 KiB, makes them durable and reads them with two cursors, as the sender and
+// apply do. read-cpu-us/record is the processor time of both cursors, in user and kernel mode.
+func BenchmarkFollow(b *testing.B) {
+	for _, memory := range []*Memory{nil, NewMemory(DefaultMemoryBytes)} {
+		b.Run(fmt.Sprint("memory=", memory != nil), func(b *testing.B) {
+			const records = 8
+			o := benchOptions(b)
+			o.Memory = memory
+			j, err := Open(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer j.Close()
+			cursors := [2]*Cursor{}
+			data := make([]byte, 4096)
+			var read time.Duration
+			b.ReportAllocs()
+			for b.Loop() {
+				for range records {
+					if _, _, err := j.Append(Header{Kind: KindWrite}, data); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := j.Sync(); err != nil {
+					b.Fatal(err)
+				}
+				runtime.LockOSThread()
+				before := threadTime(b)
+				for i, c := range cursors {
+					if c == nil {
+						c = j.NewCursor(Position{1, segmentHeaderBytes})
+						cursors[i] = c
+						defer c.Close()
+					}
+					recs, err := c.Next(1 << 20)
+					if err != nil || len(recs) != records {
+						b.Fatal(len(recs), err)
+					}
+				}
+				read += threadTime(b) - before
+				runtime.UnlockOSThread()
+				keepSmall(b, j)
+			}
+			b.ReportMetric(float64(read.Nanoseconds())/1e3/float64(records*b.N), "read-cpu-us/record")
+		})
+	}
+}
+
+// threadTime is what the calling thread has used, in user and kernel mode.
+func threadTime(b *testing.B) time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(now.Nano())
 }
 
 func BenchmarkCursor(b *testing.B) {

@@ -22,6 +22,7 @@ type Cursor struct {
 	chained bool // chain is the CRC of the record before at
 	buf     []byte
 	recs    []Record
+	held    []*slab // of the journal's memory, with the data of recs
 }
 
 // NewCursor returns a cursor at a position: one that PositionOf, End, DurableEnd, Segments or Record.End returned.
@@ -31,18 +32,31 @@ func (j *Journal) NewCursor(at Position) *Cursor { return &Cursor{j: j, at: at} 
 func (c *Cursor) Position() Position { return c.at }
 
 // Close frees the cursor's buffer, and with it the Data of the records it returned.
-func (c *Cursor) Close() { c.buf, c.recs = nil, nil }
+func (c *Cursor) Close() {
+	c.letGo()
+	c.buf, c.recs, c.held = nil, nil, nil
+}
+
+// letGo gives up what the last call returned from memory.
+func (c *Cursor) letGo() {
+	c.j.recent.letGo(c.held)
+	c.held = c.held[:0]
+}
 
 // Next returns the next durable records of one segment, verified, as many as fit in about maxBytes of journal and at
-// least one, read with one call. It returns nothing, and no error, at the durable end; waiting for more is the
-// caller's. After ErrReleased the records have left the journal. After a *CorruptionError the cursor stays before the
-// bad record.
+// least one, from memory or read with one call. It returns nothing, and no error, at the durable end; waiting for more
+// is the caller's. After ErrReleased the records have left the journal. After a *CorruptionError the cursor stays
+// before the bad record.
 func (c *Cursor) Next(maxBytes int) ([]Record, error) {
+	c.letGo()
 	s, limit, err := c.pin()
 	if s == nil {
 		return nil, err
 	}
 	defer c.j.unpin(s)
+	if c.recall(Position{s.hdr.sequence, limit}, int64(maxBytes)) {
+		return c.recs, nil
+	}
 	n := min(int64(max(maxBytes, recordHeaderBytes)), limit-c.at.Offset)
 	if err := c.read(s, n); err != nil {
 		return nil, err
@@ -93,7 +107,22 @@ func (c *Cursor) Next(maxBytes int) ([]Record, error) {
 		c.chain, c.chained = d.crc, true
 		c.recs = append(c.recs, Record{Header: d.Header, Data: data, Loc: loc, End: c.at})
 	}
+	if m := c.j.o.Memory; m != nil {
+		m.fromFiles.Add(uint64(len(c.recs)))
+	}
 	return c.recs, nil
+}
+
+// recall takes the next records up to limit from memory, and reports whether it could. Their checksums were computed
+// from the same memory when they were appended.
+func (c *Cursor) recall(limit Position, maxBytes int64) bool {
+	recs, held, crc := c.j.recent.read(c.at, limit, maxBytes, c.recs, c.held)
+	if recs == nil {
+		return false
+	}
+	c.recs, c.held = recs, held
+	c.at, c.chain, c.chained = recs[len(recs)-1].End, crc, true
+	return true
 }
 
 func (c *Cursor) read(s *segment, n int64) error {

@@ -49,6 +49,8 @@ type Options struct {
 	// it: a segment that was released while it was read is free now, or Prepare has ended making one. The
 	// journal is locked meanwhile: it must not block, nor call the journal. nil is fine.
 	RoomMade func()
+	// Memory keeps the newest records for cursors; nil: they are read from the files.
+	Memory *Memory
 	// Rand is the source of segment salts; nil is crypto/rand. Tests make it deterministic.
 	Rand func() uint64
 }
@@ -83,6 +85,9 @@ type Journal struct {
 	heads    [maxRunRecords][recordHeaderBytes]byte // under appendMu
 	bufs     [3 * maxRunRecords][]byte              // under appendMu
 	joinBuf  []byte                                 // under appendMu; for files without WritevAt
+	crcs     [maxRunRecords]uint32                  // under appendMu; of the heads
+
+	recent *recent // nil without a Memory
 
 	// prepareMu keeps two Prepare calls from filling the same gap.
 	prepareMu sync.Mutex
@@ -326,6 +331,7 @@ func (j *Journal) Close() error {
 	segments := append(j.live, j.free...)
 	j.live, j.free = nil, nil
 	j.mu.Unlock()
+	j.recent.forget()
 	var err error
 	for _, s := range segments {
 		err = errors.Join(err, s.f.Close())

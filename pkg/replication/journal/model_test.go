@@ -37,6 +37,11 @@ type model struct {
 	limit     int64
 	ceiling   int64 // what the files may take: the limit, or what there was when it was set, less what has gone since
 	target    int
+	memory    *Memory // nil: none
+	// withMemory and without follow the journal together. shown is what withMemory handed out last, and what it was.
+	withMemory, without *Cursor
+	shown               []Record
+	was                 [][]byte
 }
 
 func (m *model) head() uint64 { return m.headAt(len(m.records)) }
@@ -59,7 +64,7 @@ func (m *model) options() Options {
 	})
 	return Options{FS: fs, Dir: "/pool/journal", GroupID: [16]byte{1}, SegmentBytes: m.segment, FreeTarget: m.target,
 		HardLimitBytes: m.limit, StartOrdinal: m.headAt(m.released), OldestSegment: m.oldest,
-		MinDurableOrdinal: m.headAt(m.released), Rand: m.salts.Uint64}
+		MinDurableOrdinal: m.headAt(m.released), Rand: m.salts.Uint64, Memory: m.memory}
 }
 
 // open opens the journal and compares what it recovered. minimum is how many records must be there.
@@ -85,6 +90,7 @@ func (m *model) open(minimum int) {
 		m.t.Fatalf("recovered %d records, %d were due", n, minimum)
 	}
 	m.records, m.synced, m.j = m.records[:n], n, j
+	m.withMemory, m.without, m.shown, m.was = nil, nil, nil, nil
 	if j.Head() != m.head() || j.Durable() != m.head() || j.End() != j.DurableEnd() {
 		m.t.Fatalf("head %d durable %d end %v durable end %v, want %d", j.Head(), j.Durable(), j.End(), j.DurableEnd(),
 			m.head())
@@ -189,8 +195,49 @@ func (m *model) Resize(t *rapid.T) {
 	m.ceiling = max(m.limit, m.j.TotalBytes())
 }
 
+// Follow reads on with two cursors, one of which does not see the memory. Both get the same.
+func (m *model) Follow(t *rapid.T) {
+	if m.withMemory == nil || rapid.IntRange(0, 19).Draw(t, "begin anew") == 0 {
+		segments := m.j.Segments()
+		if len(segments) == 0 {
+			return
+		}
+		at := segments[rapid.IntRange(0, len(segments)-1).Draw(t, "segment")].Begin
+		m.closeCursors()
+		m.withMemory, m.without = m.j.NewCursor(at), m.j.NewCursor(at)
+	}
+	n := rapid.SampledFrom([]int{1, 5000, 100_000, 1 << 20}).Draw(t, "max")
+	got, gotErr := m.withMemory.Next(n)
+	recent := m.j.recent
+	m.j.recent = nil
+	want, wantErr := m.without.Next(n)
+	m.j.recent = recent
+	if fmt.Sprint(gotErr) != fmt.Sprint(wantErr) || len(got) != len(want) ||
+		m.withMemory.Position() != m.without.Position() {
+		t.Fatalf("with memory %d records, %v, at %v; without %d records, %v, at %v", len(got), gotErr,
+			m.withMemory.Position(), len(want), wantErr, m.without.Position())
+	}
+	m.shown, m.was = got, nil
+	for i := range got {
+		g, w := &got[i], &want[i]
+		if g.Header != w.Header || g.Loc != w.Loc || g.End != w.End || !bytes.Equal(g.Data, w.Data) {
+			t.Fatalf("record %d: with memory %+v at %v, without %+v at %v", i, g.Header, g.Loc, w.Header, w.Loc)
+		}
+		m.was = append(m.was, bytes.Clone(w.Data))
+	}
+}
+
+func (m *model) closeCursors() {
+	if m.withMemory != nil {
+		m.withMemory.Close()
+		m.without.Close()
+		m.withMemory, m.without, m.shown, m.was = nil, nil, nil, nil
+	}
+}
+
 // Kill ends the process: everything that was appended is still there.
-func (m *model) Kill(t *rapid.T) {
+func (m *model) Kill(*rapid.T) {
+	m.closeCursors()
 	m.j.Close()
 	m.open(len(m.records))
 }
@@ -200,6 +247,7 @@ func (m *model) Crash(t *rapid.T) {
 	percent := rapid.SampledFrom([]int{0, 30, 70, 95, 100}).Draw(t, "percent")
 	seed := rapid.Uint64().Draw(t, "seed")
 	clone := m.mem.CrashClone(vfs.CrashConfig{UnsyncedPercent: percent, RNG: rand.New(rand.NewPCG(seed, 0))})
+	m.closeCursors()
 	m.j.Close()
 	m.mem = clone
 	minimum := m.synced
@@ -273,6 +321,14 @@ func (m *model) invariants(t *rapid.T) {
 		t.Fatalf("total %d used %d limit %d ceiling %d", n, m.j.UsedBytes(), m.limit, m.ceiling)
 	}
 	m.ceiling = max(m.limit, min(m.ceiling, n))
+	for i, r := range m.shown {
+		if !bytes.Equal(r.Data, m.was[i]) {
+			t.Fatalf("record %d changed while the cursor had it", r.Header.Ordinal)
+		}
+	}
+	if s := m.memory.Stats(); s.HeldBytes > s.LimitBytes {
+		t.Fatalf("%d bytes in memory, the limit is %d", s.HeldBytes, s.LimitBytes)
+	}
 }
 
 func TestModel(t *testing.T) {
@@ -283,12 +339,15 @@ func TestModel(t *testing.T) {
 			m.limit = 6 * testSegmentBytes
 		}
 		m.ceiling = m.limit
+		if slabs := rapid.IntRange(0, 4).Draw(t, "slabs"); slabs > 0 {
+			m.memory = NewMemory(int64(slabs) * slabBytes)
+		}
 		m.open(0)
-		defer func() { m.j.Close() }()
+		defer func() { m.closeCursors(); m.j.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.Append, "append2": m.Append, "append3": m.Append, "append4": m.Append, "sync": m.Sync, "roll": m.Roll,
 			"prepare": m.Prepare, "resize": m.Resize, "release": m.Release, "kill": m.Kill, "crash": m.Crash,
-			"check": m.Check, "": m.invariants,
+			"follow": m.Follow, "follow2": m.Follow, "check": m.Check, "": m.invariants,
 		})
 	})
 }

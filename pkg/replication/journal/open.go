@@ -58,7 +58,8 @@ func Open(o Options) (*Journal, error) {
 		return nil, err
 	}
 
-	j := &Journal{o: o, timeline: o.TimelineID, nextSequence: max(o.OldestSegment, 1), nextName: 1}
+	j := &Journal{o: o, recent: o.Memory.newRecent(), timeline: o.TimelineID, nextSequence: max(o.OldestSegment, 1),
+		nextName: 1}
 	j.cond.L = &j.mu
 	for _, s := range files {
 		if s.known() {

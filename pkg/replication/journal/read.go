@@ -4,33 +4,58 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // ReadData fills p from the data of the record at loc, starting skip bytes into it. It reads what was written, durable
 // or not, and does not verify it: a part of a record has no checksum. ErrReleased means that the segment is gone, so
 // that the caller's view of where its data lies is out of date.
 func (j *Journal) ReadData(loc Location, skip int64, p []byte) error {
+	s, err := j.pinData(loc, skip, len(p))
+	if err != nil {
+		return err
+	}
+	defer j.unpin(s)
+	if j.recent.copyData(loc, skip, p) {
+		return nil
+	}
+	return readFull(s, p, loc.Offset+skip)
+}
+
+// ReadDataReady does what ReadData does if that needs no disk, and reports whether it did. If not, p has undefined
+// content.
+func (j *Journal) ReadDataReady(loc Location, skip int64, p []byte) bool {
+	s, err := j.pinData(loc, skip, len(p))
+	if err != nil {
+		return false
+	}
+	defer j.unpin(s)
+	if j.recent.copyData(loc, skip, p) {
+		return true
+	}
+	f, ok := s.f.(vfs.ReadyReader)
+	return ok && f.ReadReadyAt(p, loc.Offset+skip)
+}
+
+// pinData finds the segment that has n bytes of a record's data, and keeps it until unpin.
+func (j *Journal) pinData(loc Location, skip int64, n int) (*segment, error) {
 	j.mu.Lock()
+	defer j.mu.Unlock()
 	if j.closed {
-		j.mu.Unlock()
-		return ErrClosed
+		return nil, ErrClosed
 	}
 	i := j.findLocked(loc.Segment)
 	if i == len(j.live) || j.live[i].hdr.sequence != loc.Segment {
-		j.mu.Unlock()
-		return ErrReleased
+		return nil, ErrReleased
 	}
 	s := j.live[i]
 	off := loc.Offset + skip
-	if skip < 0 || loc.Offset < segmentHeaderBytes || off < 0 || off > s.end || int64(len(p)) > s.end-off {
-		end := s.end
-		j.mu.Unlock()
-		return fmt.Errorf("journal: reading %d bytes at offset %d of %s, which ends at %d", len(p), off, s.name, end)
+	if skip < 0 || loc.Offset < segmentHeaderBytes || off < 0 || off > s.end || int64(n) > s.end-off {
+		return nil, fmt.Errorf("journal: reading %d bytes at offset %d of %s, which ends at %d", n, off, s.name, s.end)
 	}
 	j.pinLocked(s)
-	j.mu.Unlock()
-	defer j.unpin(s)
-	return readFull(s, p, off)
+	return s, nil
 }
 
 func readFull(s *segment, p []byte, off int64) error {
