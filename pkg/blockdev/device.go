@@ -26,6 +26,13 @@ type Device interface {
 	Size() int64
 }
 
+// ReadyReader is a Device that can tell whether a read would have to wait for a disk.
+type ReadyReader interface {
+	// ReadReadyAt does what ReadAt does if all of it can be had at once, from memory, and reports whether it did. If not,
+	// p has undefined content, and the caller may use ReadAt, which also says what is wrong with the request.
+	ReadReadyAt(p []byte, off int64) bool
+}
+
 // Write is one write of a batch.
 type Write struct {
 	Data []byte

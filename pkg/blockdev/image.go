@@ -128,6 +128,12 @@ func (i *Image) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// ReadReadyAt implements ReadyReader.
+func (i *Image) ReadReadyAt(p []byte, off int64) bool {
+	f, ok := i.f.(vfs.ReadyReader)
+	return ok && i.check(off, int64(len(p))) == nil && f.ReadReadyAt(p, off)
+}
+
 // WriteAt implements Device.
 func (i *Image) WriteAt(p []byte, off int64) (int, error) {
 	if err := i.check(off, int64(len(p))); err != nil {

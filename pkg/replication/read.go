@@ -37,6 +37,35 @@ func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
 	}
 }
 
+// ReadReadyAt implements blockdev.ReadyReader.
+func (v *Volume) ReadReadyAt(p []byte, off int64) bool {
+	if blockdev.CheckRange(off, int64(len(p)), v.size.Load()) != nil {
+		return false
+	}
+	if v.overlay.Len() == 0 {
+		return v.image.ReadReadyAt(p, off)
+	}
+	pieces := piecesPool.Get().(*[]overlay.Piece)
+	defer piecesPool.Put(pieces)
+	*pieces = v.overlay.Lookup(off, int64(len(p)), (*pieces)[:0])
+	for _, piece := range *pieces {
+		dst := p[piece.Off-off:][:piece.Len]
+		ready := true
+		switch {
+		case !piece.Found:
+			ready = v.image.ReadReadyAt(dst, piece.Off)
+		case piece.Zero:
+			clear(dst)
+		default:
+			ready = v.group.journal.ReadDataReady(piece.Loc, piece.Skip, dst)
+		}
+		if !ready {
+			return false
+		}
+	}
+	return true
+}
+
 func (v *Volume) readPieces(p []byte, off int64, pieces []overlay.Piece) error {
 	for _, piece := range pieces {
 		dst := p[piece.Off-off:][:piece.Len]

@@ -274,6 +274,12 @@ func (f *osFile) NextData(off int64) (start, end int64, err error) {
 	return start, end, err
 }
 
+// ReadReadyAt implements ReadyReader with preadv2(2) and RWF_NOWAIT. File systems without that are never ready.
+func (f *osFile) ReadReadyAt(p []byte, off int64) bool {
+	n, err := unix.Preadv2(int(f.f.Fd()), [][]byte{p}, off, unix.RWF_NOWAIT)
+	return err == nil && n == len(p)
+}
+
 // maxIovecs is IOV_MAX: the kernel refuses more buffers in one call.
 const maxIovecs = 1024
 

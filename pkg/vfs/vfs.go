@@ -76,6 +76,13 @@ type WriteVer interface {
 	WritevAt(bufs [][]byte, off int64) (int, error)
 }
 
+// ReadyReader is implemented by files that can tell whether a read would have to wait for a disk.
+type ReadyReader interface {
+	// ReadReadyAt does what ReadAt does if all of it can be had at once, from memory, and reports whether it did. If not,
+	// p has undefined content, and the caller may use ReadAt.
+	ReadReadyAt(p []byte, off int64) bool
+}
+
 // WritebackStarter is implemented by files whose Datasync is quicker when its work was begun before (sync_file_range).
 type WritebackStarter interface {
 	// StartWriteback begins to write the range to the disk and does not wait for it. It promises nothing; whatever goes

@@ -51,29 +51,57 @@ func (s *Server) handleLocked(h inHeader, body, buf []byte) int {
 	return outHeaderSize + n
 }
 
-func (s *Server) read(body, payload []byte) (int, unix.Errno) {
+// parseRead decodes a READ into what to fill of payload, of which the first n bytes are the Device's. Between the
+// Device's end and the file's there is nothing, which reads as zeros: the page cache reads whole pages and ahead.
+func (s *Server) parseRead(body, payload []byte) (p []byte, off, n int64, errno unix.Errno) {
 	if len(body) < readInSize {
-		return 0, unix.EINVAL
+		return nil, 0, 0, unix.EINVAL
 	}
-	off, size := native.Uint64(body[8:]), native.Uint32(body[16:])
-	if size > s.state.MaxWriteBytes || off > uint64(s.state.FileSizeBytes) {
-		return 0, unix.EINVAL
+	at, size := native.Uint64(body[8:]), native.Uint32(body[16:])
+	if size > s.state.MaxWriteBytes || at > uint64(s.state.FileSizeBytes) {
+		return nil, 0, 0, unix.EINVAL
 	}
-	p := payload[:size]
-	// Between the Device's end and the file's there is nothing, which reads as zeros: the page cache reads whole pages
-	// and ahead.
-	n := min(int64(size), max(s.device.Size()-int64(off), 0))
+	p, off = payload[:size], int64(at)
+	n = min(int64(size), max(s.device.Size()-off, 0))
+	return p, off, n, 0
+}
+
+func (s *Server) read(body, payload []byte) (int, unix.Errno) {
+	p, off, n, errno := s.parseRead(body, payload)
+	if errno != 0 {
+		return 0, errno
+	}
 	clear(p[n:])
 	if n == 0 {
 		return len(p), 0
 	}
 	start := s.now()
-	got, err := s.device.ReadAt(p[:n], int64(off))
+	got, err := s.device.ReadAt(p[:n], off)
 	if err == nil && int64(got) != n {
 		err = errors.New("short read without an error")
 	}
 	s.observed(OpRead, start, err)
-	return len(p), s.errno(OpRead, int64(off), n, err)
+	return len(p), s.errno(OpRead, off, n, err)
+}
+
+// readReady does what read does if the Device can tell that it need not wait, and reports whether it did. The body is
+// as it was if not.
+func (s *Server) readReady(body, payload []byte) (bytes int, ready bool) {
+	device, ok := s.device.(blockdev.ReadyReader)
+	if !ok {
+		return 0, false
+	}
+	p, off, n, errno := s.parseRead(body, payload)
+	if errno != 0 || n == 0 {
+		return 0, false
+	}
+	start := s.now()
+	if !device.ReadReadyAt(p[:n], off) {
+		return 0, false
+	}
+	clear(p[n:])
+	s.observed(OpRead, start, nil)
+	return len(p), true
 }
 
 var errShortWrite = errors.New("short write without an error")

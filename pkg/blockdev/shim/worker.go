@@ -12,6 +12,8 @@ type worker struct {
 	pool *workerPool
 	gathered
 	batch *batch // of the volume that is served
+	// readyReads counts reads that were answered while others waited for what this worker holds.
+	readyReads int
 
 	// call is incremented before and after a call of a Device that may turn out to take long.
 	call atomic.Uint64
@@ -61,6 +63,7 @@ func (w *worker) run() {
 
 // take notes which volumes have requests, and reports whether the pool stops.
 func (w *worker) take(events []unix.EpollEvent) (stopping bool) {
+	w.readyReads = 0
 	w.pool.mu.Lock()
 	defer w.pool.mu.Unlock()
 	for i := range events {
@@ -118,6 +121,7 @@ func (w *worker) leave() {
 // block is called before what may take long, and gives away all that this worker holds, but for what was gathered.
 // When it returns, another worker waits for requests.
 func (w *worker) block() {
+	w.readyReads = 0
 	p := w.pool
 	p.mu.Lock()
 	if w.batch != nil {
@@ -216,8 +220,11 @@ func (w *worker) answer(h inHeader, body []byte, at int) {
 // read serves a read, which may have to wait for a disk. Nothing that this worker holds waits for it, nor it for that.
 func (w *worker) read(h inHeader, body []byte, at int) {
 	s := w.s
-	if s.limiter.holdRead(h, body) {
+	if s.limiter.holdRead(h, body) || w.readReady(h, body, at) {
 		return
+	}
+	if w.readyReads >= maxReadyReads {
+		w.write() // block gives away what was written, not what was gathered
 	}
 	if len(w.writes) > 0 && s.limiter.readAside(h, body) {
 		return
@@ -226,6 +233,30 @@ func (w *worker) read(h inHeader, body []byte, at int) {
 	s.deviceMu.RLock()
 	defer s.deviceMu.RUnlock()
 	w.answer(h, body, at)
+}
+
+// maxReadyReads is how many reads a worker answers before it gives away what it holds: other volumes' requests and
+// writes that are not durable yet. Each takes a few microseconds.
+const maxReadyReads = 64
+
+// readReady answers a read that needs no disk, and reports whether it did. So such a read wakes no other worker.
+func (w *worker) readReady(h inHeader, body []byte, at int) bool {
+	s := w.s
+	if w.readyReads >= maxReadyReads || !s.deviceMu.TryRLock() {
+		return false
+	}
+	defer s.deviceMu.RUnlock()
+	buf := w.buf[at-dataOffset:]
+	w.beginCall()
+	n, ready := s.readReady(body, buf[dataOffset:])
+	w.endCall()
+	if !ready {
+		return false
+	}
+	w.readyReads++
+	putOutHeader(buf[replyOffset:], outHeaderSize+n, 0, h.unique)
+	s.reply(h, buf[replyOffset:replyOffset+outHeaderSize+n])
+	return true
 }
 
 // begin makes sure that there is a batch of the volume, and so that its Device is held.

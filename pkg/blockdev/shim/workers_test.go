@@ -315,6 +315,63 @@ func TestReadPassesCommit(t *testing.T) {
 	}
 }
 
+// readyDevice knows that no read has to wait. Each read is followed by another one.
+type readyDevice struct {
+	*volatileDevice
+	next func()
+}
+
+func (d *readyDevice) ReadAt(p []byte, off int64) (int, error) {
+	d.next()
+	return d.volatileDevice.ReadAt(p, off)
+}
+
+func (d *readyDevice) ReadReadyAt(p []byte, off int64) bool {
+	_, err := d.ReadAt(p, off)
+	return err == nil
+}
+
+// TestReadyReads has one read after the other answered at once, with what was written. Writes are answered all the
+// same, of the volume and of others.
+func TestReadyReads(t *testing.T) {
+	var a *connection
+	var last atomic.Uint64
+	last.Store(1000)
+	room := make(chan struct{}, 8) // of the socket, for replies
+	stop := make(chan struct{})
+	a = connect(t, &readyDevice{newVolatileDevice(64 * pageSize), func() {
+		select {
+		case room <- struct{}{}:
+			a.read(last.Add(1), 1)
+		case <-stop:
+		}
+	}})
+	b := connect(t, newVolatileDevice(64*pageSize))
+	a.write(1, 1, 7)
+	a.wantReply(1, 0)
+	a.read(1000, 1)
+	for written := 0; written < 20; {
+		unique, errno, body := a.reply()
+		switch {
+		case errno != 0:
+			t.Fatalf("request %d: error %v", unique, errno)
+		case unique < 1000:
+			written++
+			continue
+		case body[0] != 7:
+			t.Fatalf("read %d sees %d", unique, body[0])
+		case unique%100 == 50 && unique < 3000:
+			a.write(unique/100, int64(unique/100), 1)
+			b.write(unique, 2, 1)
+			b.wantReply(unique, 0)
+		}
+		if unique > 1000 {
+			<-room
+		}
+	}
+	close(stop)
+}
+
 // stalledDevice holds its writes.
 type stalledDevice struct {
 	*volatileDevice
