@@ -32,6 +32,20 @@ func DialOptions() []grpc.DialOption {
 	}
 }
 
+// Cleaned returns a connection whose unary calls clean what they return, where DialOptions cannot be given because the
+// connection is for other services, too.
+func Cleaned(conn grpc.ClientConnInterface) grpc.ClientConnInterface { return cleaned{conn} }
+
+type cleaned struct{ grpc.ClientConnInterface }
+
+func (c cleaned) Invoke(ctx context.Context, method string, req, reply any, opts ...grpc.CallOption) error {
+	err := c.ClientConnInterface.Invoke(ctx, method, req, reply, opts...)
+	if m, ok := reply.(proto.Message); ok {
+		Clean(m)
+	}
+	return cleanError(err)
+}
+
 func cleanUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
 	opts ...grpc.CallOption) error {
 	err := invoker(ctx, method, req, reply, cc, opts...)
@@ -64,7 +78,9 @@ func cleanError(err error) error {
 		return err
 	}
 	if text := untrusted.Escape(s.Message(), maxTextBytes); text != s.Message() {
-		return status.Error(s.Code(), text)
+		cleaned := s.Proto()
+		cleaned.Message = text
+		return status.ErrorProto(cleaned)
 	}
 	return err
 }

@@ -37,7 +37,7 @@ const (
 	portConnections = 64
 )
 
-// controllerPort is the TCP port for the cluster's controller.
+// controllerPort is the TCP port for the cluster's controller and operator.
 type controllerPort struct {
 	d         *Driver
 	source    *tlsfiles.Source
@@ -90,6 +90,7 @@ func (p *controllerPort) serve(ctx context.Context, manager metrics.CSIMetricsMa
 	)...)
 	p.d.registerController(server)
 	locatepb.RegisterLocatorServer(server, &locator{d: p.d})
+	p.d.registerForwarded(server)
 	bounded := tcplisten.New(p.listener, tcplisten.Options{Port: "controller", Waiting: portConnections,
 		Admitted: portConnections,
 		Patience: portHandshakeTimeout, UserTimeout: portPingWait})

@@ -196,7 +196,9 @@ func (n *node) failure(ctx context.Context, err error) error {
 		code = codes.FailedPrecondition // for a sidecar it would mean never
 		message += "; the node runs another version of the driver"
 	}
-	return status.Errorf(code, "node %s: %s", n.name, message)
+	answer := status.Convert(err).Proto() // with its details
+	answer.Code, answer.Message = int32(code), fmt.Sprintf("node %s: %s", n.name, message)
+	return status.ErrorProto(answer)
 }
 
 // ready reports whether the connection is up, and starts it where nothing else would.

@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -26,8 +27,8 @@ func (s *Service) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*
 		return nil, toStatus(err)
 	}
 	if !rec.Replicable {
-		return nil, status.Errorf(codes.FailedPrecondition,
-			"volume %s is not replicable; it was created without slipstream.dev/replicable", rec.ID)
+		return nil, sidecarpb.Refusal(codes.FailedPrecondition, sidecarpb.ReasonNotReplicable, fmt.Sprintf(
+			"volume %s is not replicable; it was created without slipstream.dev/replicable", rec.ID))
 	}
 	if other, err := s.opts.Site.GroupOf(rec.ID); err == nil && other != group {
 		if !r.Move {

@@ -2,7 +2,37 @@
 // words for its enums. Messages are not safe for concurrent writes.
 package sidecarpb
 
-import "strings"
+import (
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// ReasonNotReplicable is the reason of an error of AddVolume for a volume that is not attached through the shim.
+const ReasonNotReplicable = "NOT_REPLICABLE"
+
+const errorDomain = "slipstream.dev"
+
+// Refusal returns an error with a reason that programs can read.
+func Refusal(code codes.Code, reason, message string) error {
+	s, err := status.New(code, message).WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: errorDomain})
+	if err != nil {
+		return status.Error(code, message)
+	}
+	return s.Err()
+}
+
+// Reason returns the reason of an error that Refusal made, or "".
+func Reason(err error) string {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == errorDomain {
+			return info.GetReason()
+		}
+	}
+	return ""
+}
 
 // Word returns the role as people and JSON readers see it: "primary" or "secondary"; empty if it is unspecified.
 func (r Role) Word() string { return word(r.String(), "ROLE_") }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
@@ -242,6 +243,14 @@ func (s *Client) ReleaseCut(ctx context.Context, snapshotID string) error {
 	defer cancel()
 	_, err := s.client.ReleaseCut(ctx, &sidecarpb.ReleaseCutRequest{SnapshotId: snapshotID})
 	return s.failure("ReleaseCut", snapshotID, err)
+}
+
+// Forward makes a call of the replicator's service on behalf of somebody else, who gets its answer and its error as they
+// are.
+func (s *Client) Forward(ctx context.Context, path string, request, response proto.Message) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
+	defer cancel()
+	return s.conn.Invoke(ctx, path, request, response)
 }
 
 func ignoreNotFound(err error) error {
