@@ -23,8 +23,8 @@ import (
 var forwarded = []protoreflect.Name{"Probe", "ListGroups", "CreateGroup", "ModifyGroup", "DeleteGroup", "AddVolume",
 	"RemoveVolume", "Promote", "Demote"}
 
-// registerForwarded serves these methods by calling the replicator beside this driver. Its answers and errors are passed
-// on as they are; a message may have fields that this version does not know.
+// registerForwarded serves these methods by calling the replicator beside this driver. Its answers and errors are
+// passed on as they are; a message may have fields that this version does not know.
 func (d *Driver) registerForwarded(server grpc.ServiceRegistrar) {
 	service := sidecarpb.File_pkg_api_sidecarpb_sidecar_proto.Services().ByName("Sidecar")
 	desc := grpc.ServiceDesc{ServiceName: string(service.FullName()), HandlerType: (*any)(nil),

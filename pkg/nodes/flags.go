@@ -11,11 +11,12 @@ import (
 // Flags are how a program is told of the nodes. Use Add.
 type Flags struct {
 	// Retired are nodes that are gone for good.
-	Retired    []string
+	Retired []string
+	// Kubeconfig is the file for the API server; empty: the account of the pod.
+	Kubeconfig string
 	port       string
 	list       string
 	service    string
-	kubeconfig string
 }
 
 // Add adds the flags. port is the name of the port of the nodes' pods that is meant; prefix stands before each help
@@ -25,7 +26,7 @@ func (f *Flags) Add(flags *flag.FlagSet, port, prefix, retirement string) {
 	flags.StringVar(&f.list, "nodes", "", prefix+"the nodes as name=host:port,..., if they do not come from Kubernetes")
 	flags.StringVar(&f.service, "node-service", "", prefix+"namespace/name of the headless Service over the node pods; "+
 		"its port named "+port+" is used, or its only port")
-	flags.StringVar(&f.kubeconfig, "kubeconfig", "", prefix+"kubeconfig for the API server; default: the account of "+
+	flags.StringVar(&f.Kubeconfig, "kubeconfig", "", prefix+"kubeconfig for the API server; default: the account of "+
 		"the pod")
 	flags.Func("retired-node", prefix+"name of a node that is gone for good: "+retirement+"; can be repeated",
 		func(name string) error {
@@ -61,7 +62,7 @@ func (f *Flags) Source() (Source, error) {
 		return source, nil
 	}
 	// Without a file this is the pod's own service account.
-	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	config, err := clientcmd.BuildConfigFromFlags("", f.Kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("--node-service: how to reach the API server: %w", err)
 	}

@@ -105,7 +105,8 @@ func TestReplicators(t *testing.T) {
 	}
 }
 
-// TestReplicatorsRefuse: only the controller's certificate opens the way to a replicator, and only with the node's name.
+// TestReplicatorsRefuse: only the controller's certificate opens the way to a replicator, and only with the node's
+// name.
 func TestReplicatorsRefuse(t *testing.T) {
 	c := newCluster(t, "a")
 	ctx := testContext(t)

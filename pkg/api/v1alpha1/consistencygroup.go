@@ -37,17 +37,16 @@ type ConsistencyGroup struct {
 
 // ConsistencyGroupSpec says which claims are replicated to where.
 type ConsistencyGroupSpec struct {
-	// remoteSite is the name of the RemoteSite that the group replicates to. A change copies everything anew, and is
-	// carried out at once only while the present site has no copy that can be promoted. Otherwise the condition
-	// RemoteAsDeclared is False until the annotation slipstream.dev/confirm-remote has the new name.
+	// remoteSite is the name of the RemoteSite that the group replicates to. A change copies everything anew and leaves
+	// the copy at the present site behind. So the condition RemoteAsDeclared is False, and nothing is done, until the
+	// annotation slipstream.dev/confirm-remote of this object has the new name.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	RemoteSite string `json:"remoteSite"`
 	// claims selects the claims. A claim with the label slipstream.dev/consistency-group belongs to the group that it
 	// names; one with slipstream.dev/replicate: "false" to none. Of the others this group gets those that the selector
-	// matches and no older group of the namespace has. Absent: all. A selector of a group that the operator has made for
-	// a namespace's label is not changed.
+	// matches, and that no older group and none that a person wrote has. Absent: all.
 	// +optional
 	Claims *metav1.LabelSelector `json:"claims,omitempty"`
 	// settings are settings of the group. What is absent comes from the defaults of the RemoteSite.
@@ -138,14 +137,14 @@ type ConsistencyGroupStatus struct {
 	// +listMapKey=claim
 	// +kubebuilder:validation:MaxItems=2048
 	Members []Member `json:"members,omitempty"`
-	// excluded are claims of the namespace that are not replicated, if this is the group that the namespace's label made.
+	// excluded are claims of the namespace that are in no group. One group of each namespace lists them.
 	// +optional
 	// +listType=map
 	// +listMapKey=claim
 	// +kubebuilder:validation:MaxItems=2048
 	Excluded []Excluded `json:"excluded,omitempty"`
-	// conditions: Ready, Allowed, MembersReady, WriteOrder, Synced, Promotable, PeerReachable, WithinRPO, Converged,
-	// RemoteAsDeclared.
+	// conditions: Ready, Allowed, MembersReady, WriteOrder, Promotable, PeerReachable, WithinRPO, Converged,
+	// RemoteAsDeclared. All of them are good when they are True.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -32,8 +32,6 @@ const (
 	ConditionMembersReady = "MembersReady"
 	// ConditionWriteOrder: all members are in one order of writes. False while they are on several nodes.
 	ConditionWriteOrder = "WriteOrder"
-	// ConditionSynced: the copy is whole.
-	ConditionSynced = "Synced"
 	// ConditionPromotable: a forced promotion would give one consistent instant.
 	ConditionPromotable = "Promotable"
 	// ConditionPeerReachable: the engine is connected to the peer.

@@ -245,8 +245,7 @@ func (s *Client) ReleaseCut(ctx context.Context, snapshotID string) error {
 	return s.failure("ReleaseCut", snapshotID, err)
 }
 
-// Forward makes a call of the replicator's service on behalf of somebody else, who gets its answer and its error as they
-// are.
+// Forward makes a call of the replicator's service for another caller, which gets the answer and the error as they are.
 func (s *Client) Forward(ctx context.Context, path string, request, response proto.Message) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()

@@ -1,0 +1,275 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+)
+
+// actionRetry is when an action that waits is looked at again.
+const actionRetry = 2 * time.Second
+
+// ActionReconciler carries out GroupActions. What is done is in the status before the next thing begins, so that an
+// operator that was killed goes on where it was. Fields are set before the first use.
+type ActionReconciler struct {
+	client.Client
+	Watcher *Watcher
+	Events  events.EventRecorder
+	// Now is the clock; nil for time.Now.
+	Now func() time.Time
+}
+
+// errWait is why an action waits.
+type errWait struct{ error }
+
+func waitFor(format string, args ...any) error { return errWait{fmt.Errorf(format, args...)} }
+
+// Reconcile implements reconcile.Reconciler.
+func (r *ActionReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	action := &v1alpha1.GroupAction{}
+	if err := r.Get(ctx, request.NamespacedName, action); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if action.Status.Phase == v1alpha1.ActionSucceeded || action.Status.Phase == v1alpha1.ActionFailed ||
+		!action.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, nil
+	}
+	if !r.Watcher.View().Known {
+		return ctrl.Result{RequeueAfter: actionRetry}, nil
+	}
+	run := &actionRun{r: r, action: action, status: *action.Status.DeepCopy()}
+	err := run.failover(ctx)
+	var wait errWait
+	switch {
+	case errors.As(err, &wait):
+		run.status.Message = cut(err.Error())
+		return ctrl.Result{RequeueAfter: actionRetry}, run.write(ctx)
+	case err != nil && run.unwritten:
+		return ctrl.Result{}, err // the API server did not take the record: nothing further is done
+	case err != nil:
+		run.end(v1alpha1.ActionFailed, err.Error())
+	}
+	return ctrl.Result{}, run.write(ctx)
+}
+
+// actionRun is one pass over an action.
+type actionRun struct {
+	r         *ActionReconciler
+	action    *v1alpha1.GroupAction
+	status    v1alpha1.GroupActionStatus
+	unwritten bool
+}
+
+func (a *actionRun) now() metav1.MicroTime {
+	if a.r.Now != nil {
+		return metav1.NewMicroTime(a.r.Now())
+	}
+	return metav1.NowMicro()
+}
+
+func (a *actionRun) write(ctx context.Context) error {
+	if equality.Semantic.DeepEqual(a.status, a.action.Status) {
+		return nil
+	}
+	if err := applyStatus(ctx, a.r.Client, "GroupAction", a.action, &a.status); err != nil {
+		a.unwritten = true
+		return err
+	}
+	before := a.action.Status.Phase
+	a.action.Status = *a.status.DeepCopy()
+	if a.status.Phase != before {
+		kind := corev1.EventTypeNormal
+		if a.status.Phase == v1alpha1.ActionFailed {
+			kind = corev1.EventTypeWarning
+		}
+		a.r.Events.Eventf(a.action, nil, kind, string(a.action.Spec.Type)+string(a.status.Phase), string(a.action.Spec.Type),
+			"%s", cut(fmt.Sprintf("%s of group %s: %s", a.action.Spec.Type, a.action.Spec.Group, a.status.Message)))
+	}
+	return nil
+}
+
+func (a *actionRun) end(phase v1alpha1.ActionPhase, message string) {
+	now := a.now()
+	a.status.Phase, a.status.Message, a.status.CompletionTime = phase, cut(message), &now
+}
+
+// group reads the group of the action and its groups at the engine.
+func (a *actionRun) group(ctx context.Context) (*v1alpha1.ConsistencyGroup, []Place, *Input, error) {
+	in, err := ReadInput(ctx, a.r.Client, a.action.Namespace)
+	if err != nil {
+		return nil, nil, nil, errWait{err}
+	}
+	in.View = a.r.Watcher.View()
+	i := slices.IndexFunc(in.Groups, func(g *v1alpha1.ConsistencyGroup) bool { return g.Name == a.action.Spec.Group })
+	if i < 0 {
+		return nil, nil, nil, fmt.Errorf("there is no ConsistencyGroup %s in namespace %s: see kubectl -n %s get cg",
+			a.action.Spec.Group, a.action.Namespace, a.action.Namespace)
+	}
+	g := in.Groups[i]
+	places, foreign := in.places(g)
+	if len(foreign) > 0 {
+		return nil, nil, nil, fmt.Errorf("the group names what is not its own: %s", foreign[0])
+	}
+	// A group that is known and that no node tells of is on a node that is silent.
+	for _, known := range g.Status.EngineGroups {
+		if !slices.ContainsFunc(places, func(at Place) bool { return at.Group.GetName() == known.Name }) {
+			return nil, nil, nil, waitFor("group %s was on node %s, which does not tell of it; waiting for the node", known.Name,
+				known.Node)
+		}
+	}
+	if len(places) == 0 {
+		return nil, nil, nil, fmt.Errorf("group %s has nothing at the engine of this site; was the action meant for the "+
+			"other site?",
+			g.Name)
+	}
+	return g, places, in, nil
+}
+
+// failover makes all groups at the engine primary here.
+func (a *actionRun) failover(ctx context.Context) error {
+	g, places, in, err := a.group(ctx)
+	if err != nil {
+		return err
+	}
+	if a.status.Phase == "" {
+		if confirm := confirmation(places); a.action.Spec.Force && a.action.Spec.Confirm != confirm {
+			return fmt.Errorf("confirm is %q, and status.confirm of the group is %q: the group is not in the state that the "+
+				"action was written for; look at it again (kubectl -n %s get cg %s -o yaml) and make another action",
+				a.action.Spec.Confirm, confirm, g.Namespace, g.Name)
+		}
+		now := a.now()
+		a.status.Phase, a.status.StartTime = v1alpha1.ActionRunning, &now
+		a.status.Result = &v1alpha1.ActionResult{RPOTarget: effective(g, in.Sites[g.Spec.RemoteSite]).RPOTarget}
+		if err := a.write(ctx); err != nil {
+			return err
+		}
+	}
+	did := false
+	for _, at := range places {
+		name := "Promote " + at.Group.GetName()
+		switch roleOf(in.View, at) {
+		case v1alpha1.RoleUnknown:
+			return waitFor("node %s does not answer, or cannot open group %s", at.Node, at.Group.GetName())
+		case v1alpha1.RolePrimary:
+			if step := a.step(name); step != nil && step.EndTime == nil {
+				a.finish(step, "primary; the answer was not seen") // killed after the call
+			}
+			did = did || a.step(name) != nil
+			continue
+		}
+		step := a.step(name)
+		if step == nil {
+			a.status.Steps = append(a.status.Steps, v1alpha1.ActionStep{Name: name, StartTime: a.now()})
+			step = &a.status.Steps[len(a.status.Steps)-1]
+			if err := a.write(ctx); err != nil {
+				return err
+			}
+		}
+		message, err := a.promote(ctx, in, at)
+		if err != nil {
+			return err
+		}
+		a.finish(step, message)
+		did = true
+		if err := a.write(ctx); err != nil {
+			return err
+		}
+	}
+	return a.succeed(ctx, did)
+}
+
+func (a *actionRun) step(name string) *v1alpha1.ActionStep {
+	for i := range a.status.Steps {
+		if a.status.Steps[i].Name == name {
+			return &a.status.Steps[i]
+		}
+	}
+	return nil
+}
+
+func (a *actionRun) finish(step *v1alpha1.ActionStep, message string) {
+	now := a.now()
+	step.EndTime, step.Message = &now, cut(message)
+}
+
+func (a *actionRun) promote(ctx context.Context, in *Input, at Place) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	response, err := in.View.Nodes[at.Node].Client.Promote(ctx, &sidecarpb.PromoteRequest{Group: at.Group.GetName(),
+		Force: a.action.Spec.Force})
+	switch status.Code(err) {
+	case codes.OK:
+	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted:
+		return "", errWait{err}
+	default:
+		return "", err
+	}
+	if _, err := a.r.Watcher.Refresh(ctx, at.Node); err != nil {
+		return "", errWait{err}
+	}
+	if loss := response.GetLoss(); loss != nil {
+		return "primary; " + loss.GetText(), nil
+	}
+	return "primary; nothing was lost", nil
+}
+
+// succeed measures what came of it.
+func (a *actionRun) succeed(ctx context.Context, did bool) error {
+	_, places, _, err := a.group(ctx)
+	if err != nil {
+		return err
+	}
+	if !did {
+		a.end(v1alpha1.ActionSucceeded, "the group was primary here already")
+		return nil
+	}
+	for _, at := range places {
+		if at.Group.GetRole() != sidecarpb.Role_ROLE_PRIMARY {
+			return waitFor("group %s is not primary yet", at.Group.GetName())
+		}
+		if a.action.Spec.Force {
+			a.status.Result.Loss = worse(a.status.Result.Loss, lossOf(at.Group.GetLoss()))
+		}
+	}
+	rto := metav1.Duration{Duration: a.now().Sub(a.action.CreationTimestamp.Time).Round(time.Millisecond)}
+	a.status.Result.RTO = &rto
+	a.end(v1alpha1.ActionSucceeded, fmt.Sprintf("primary here after %v", rto.Duration))
+	return nil
+}
+
+// worse adds up what two groups lost. What is unknown of one is unknown of both.
+func worse(a, b *v1alpha1.Loss) *v1alpha1.Loss {
+	if a == nil || b == nil {
+		if a == nil {
+			return b
+		}
+		return a
+	}
+	sum := func(x, y *int64) *int64 {
+		if x == nil || y == nil {
+			return nil
+		}
+		n := *x + *y
+		return &n
+	}
+	total := &v1alpha1.Loss{Exact: a.Exact && b.Exact, Writes: sum(a.Writes, b.Writes), Bytes: sum(a.Bytes, b.Bytes),
+		Text: cut(a.Text + "; " + b.Text)}
+	if a.Time != nil && b.Time != nil {
+		total.Time = &metav1.Duration{Duration: max(a.Time.Duration, b.Time.Duration)}
+	}
+	return total
+}

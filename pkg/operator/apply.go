@@ -1,0 +1,74 @@
+package operator
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+)
+
+// Field owners of what the operator applies. Each applies always the same fields, so that what one applies never
+// removes what another one did.
+const (
+	ownerSpec   = v1alpha1.ManagedByOperator
+	ownerStatus = v1alpha1.ManagedByOperator + "-status"
+)
+
+func configuration(kind, namespace, name string, fields map[string]any) runtime.ApplyConfiguration {
+	u := &unstructured.Unstructured{Object: fields}
+	u.SetAPIVersion(v1alpha1.GroupVersion.String())
+	u.SetKind(kind)
+	u.SetName(name)
+	if namespace != "" {
+		u.SetNamespace(namespace)
+	}
+	return client.ApplyConfigurationFromUnstructured(u)
+}
+
+// applyGroup writes a group that a label asks for.
+func (r *NamespaceReconciler) applyGroup(ctx context.Context, namespace, name, site string) error {
+	spec := map[string]any{"remoteSite": site}
+	if name != namespace {
+		spec["claims"] = map[string]any{"matchLabels": map[string]any{v1alpha1.LabelConsistencyGroup: name}}
+	}
+	return r.Apply(ctx, configuration("ConsistencyGroup", namespace, name, map[string]any{
+		"metadata": map[string]any{"labels": map[string]any{v1alpha1.LabelManagedBy: v1alpha1.ManagedByOperator}},
+		"spec":     spec,
+	}), client.FieldOwner(ownerSpec), client.ForceOwnership)
+}
+
+// patchFinalizer adds or removes the operator's finalizer. It is not applied: what one applies and another one has
+// written, too, such as a tool that restores objects, could not be removed. The version makes it an error if the object
+// has changed.
+func (r *NamespaceReconciler) patchFinalizer(ctx context.Context, g *v1alpha1.ConsistencyGroup, present bool) error {
+	next := g.DeepCopy()
+	if present {
+		controllerutil.AddFinalizer(next, v1alpha1.FinalizerGroup)
+	} else {
+		controllerutil.RemoveFinalizer(next, v1alpha1.FinalizerGroup)
+	}
+	err := r.Patch(ctx, next, client.MergeFromWithOptions(g, client.MergeFromWithOptimisticLock{}),
+		client.FieldOwner(ownerSpec))
+	g.Finalizers, g.ResourceVersion = next.Finalizers, next.ResourceVersion
+	return client.IgnoreNotFound(err)
+}
+
+// applyStatus writes a status of one of our kinds. status is the typed one.
+func applyStatus(ctx context.Context, c client.Client, kind string, o client.Object, status any) error {
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status)
+	if err != nil {
+		return err
+	}
+	return c.Status().Apply(ctx, configuration(kind, o.GetNamespace(), o.GetName(), map[string]any{
+		"metadata": map[string]any{"uid": string(o.GetUID())}, "status": fields}),
+		client.FieldOwner(ownerStatus), client.ForceOwnership)
+}
+
+func (r *NamespaceReconciler) applyStatus(ctx context.Context, g *v1alpha1.ConsistencyGroup,
+	status v1alpha1.ConsistencyGroupStatus) error {
+	return applyStatus(ctx, r.Client, "ConsistencyGroup", g, &status)
+}

@@ -1,0 +1,238 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+)
+
+// patience is for a busy machine.
+const patience = 3 * time.Minute
+
+// apiServer starts kube-apiserver and etcd with the chart's CRDs. It skips the test if they were not built.
+func apiServer(t *testing.T) *rest.Config {
+	t.Helper()
+	dir := os.Getenv("KUBEBUILDER_ASSETS")
+	if dir == "" {
+		printed, err := exec.Command("../../hack/local-cluster/build.sh", "--print").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir = strings.TrimSpace(string(printed))
+	}
+	for _, program := range []string{"kube-apiserver", "etcd"} {
+		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
+			t.Skipf("%s is not built: run hack/local-cluster/build.sh kubernetes etcd, or set KUBEBUILDER_ASSETS", program)
+		}
+	}
+	env := &envtest.Environment{BinaryAssetsDirectory: dir, ErrorIfCRDPathMissing: true,
+		CRDDirectoryPaths:        []string{"../../deploy/charts/slipstream/files/crds"},
+		ControlPlaneStartTimeout: patience, ControlPlaneStopTimeout: patience}
+	config, err := env.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	config.QPS, config.Burst = 1000, 1000
+	return config
+}
+
+// counted counts the requests of a manager that change something.
+type counted struct {
+	http.RoundTripper
+	writes *atomic.Int64
+}
+
+func (c counted) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method != http.MethodGet {
+		c.writes.Add(1)
+	}
+	return c.RoundTripper.RoundTrip(r)
+}
+
+// run starts a manager on the site's engine; stop ends it.
+func (s *site) run(t *testing.T, config *rest.Config) (writes *atomic.Int64, stop func()) {
+	t.Helper()
+	writes = &atomic.Int64{}
+	config = rest.CopyConfig(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counted{next, writes} })
+	mgr, err := NewManager(Options{Config: config, Engine: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	return writes, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for !ok() {
+		if time.Since(start) > patience {
+			t.Fatalf("never: %s", what)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+func isReady(g *v1alpha1.ConsistencyGroup) bool {
+	return meta.IsStatusConditionTrue(g.Status.Conditions, v1alpha1.ConditionReady)
+}
+
+// TestManager runs the operator as it is wired, on an API server.
+func TestManager(t *testing.T) {
+	config := apiServer(t)
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, "a", "b", "c")
+	s.client = api
+	ctx := context.Background()
+	s.create(remote("site-b"))
+	_, stop := s.run(t, config)
+
+	t.Run("label", func(t *testing.T) {
+		s.create(labelled("shop"))
+		id := s.claim("shop", "data", "a")
+		took := eventually(t, "the group is ready", func() bool {
+			g := &v1alpha1.ConsistencyGroup{}
+			return api.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "shop"}, g) == nil && isReady(g)
+		})
+		t.Logf("ready %v after the claim", took.Round(time.Millisecond))
+		wantEngine(t, s, map[string][]string{"a/shop": {id}})
+	})
+
+	t.Run("action", func(t *testing.T) {
+		for _, n := range s.nodes {
+			n.mu.Lock()
+			for _, g := range n.groups {
+				g.Role = sidecarpb.Role_ROLE_SECONDARY
+			}
+			n.mu.Unlock()
+		}
+		g := &v1alpha1.ConsistencyGroup{}
+		eventually(t, "the status says secondary", func() bool {
+			return api.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "shop"}, g) == nil &&
+				g.Status.Role == v1alpha1.RoleSecondary
+		})
+		action := &v1alpha1.GroupAction{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "failover"},
+			Spec: v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionFailover, Force: true, Confirm: g.Status.Confirm}}
+		s.create(action)
+		eventually(t, "the action ends", func() bool {
+			return api.Get(ctx, client.ObjectKeyFromObject(action), action) == nil &&
+				action.Status.Phase == v1alpha1.ActionSucceeded
+		})
+		if r := action.Status.Result; r == nil || r.RTO == nil || r.Loss == nil || len(action.Status.Steps) != 1 ||
+			action.Status.Steps[0].EndTime == nil {
+			t.Errorf("status: %+v", action.Status)
+		}
+		action.Spec.Force = false
+		if err := api.Update(ctx, action); !apierrors.IsInvalid(err) {
+			t.Errorf("an action was changed: %v", err)
+		}
+		eventually(t, "the status says primary", func() bool {
+			return api.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "shop"}, g) == nil &&
+				g.Status.Role == v1alpha1.RolePrimary
+		})
+	})
+
+	t.Run("unlabel", func(t *testing.T) {
+		namespace := &corev1.Namespace{}
+		s.get(namespace, "", "shop")
+		delete(namespace.Labels, v1alpha1.LabelReplicateTo)
+		s.update(namespace)
+		eventually(t, "the group is gone", func() bool {
+			return apierrors.IsNotFound(api.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "shop"},
+				&v1alpha1.ConsistencyGroup{}))
+		})
+		wantEngine(t, s, map[string][]string{})
+	})
+
+	t.Run("many", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("takes minutes")
+		}
+		const namespaces = 300
+		var group errgroup.Group
+		group.SetLimit(8)
+		for n := range namespaces {
+			group.Go(func() error {
+				name := fmt.Sprintf("ns-%d", n)
+				s.create(labelled(name))
+				for c := range 3 {
+					s.claim(name, fmt.Sprintf("claim-%d", c), string(rune('a'+n%3)))
+				}
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		ready := func() bool {
+			groups := &v1alpha1.ConsistencyGroupList{}
+			if err := api.List(ctx, groups); err != nil || len(groups.Items) != namespaces {
+				return false
+			}
+			for i := range groups.Items {
+				if g := &groups.Items[i]; !isReady(g) || g.Status.MembersReady != "3/3" {
+					return false
+				}
+			}
+			return true
+		}
+		t.Logf("%d namespaces are ready %v after the last was made", namespaces, eventually(t, "all are ready", ready))
+		stop()
+		for _, n := range s.nodes {
+			n.took()
+		}
+		// A new process finds everything as it should be.
+		var writes *atomic.Int64
+		writes, stop = s.run(t, config)
+		time.Sleep(figuresInterval + 10*time.Second)
+		if n := writes.Load(); n > 0 {
+			t.Errorf("%d requests that change something in a steady state", n)
+		}
+		for name, n := range s.nodes {
+			if calls := n.took(); len(calls) > 0 {
+				t.Errorf("node %s: calls in a steady state: %.3v", name, calls)
+			}
+		}
+	})
+	stop()
+}

@@ -1,0 +1,98 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+)
+
+// SiteReconciler writes the status of RemoteSites, from the statuses of the groups that name them.
+type SiteReconciler struct {
+	client.Client
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *SiteReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	site := &v1alpha1.RemoteSite{}
+	if err := r.Get(ctx, request.NamespacedName, site); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	groups := &v1alpha1.ConsistencyGroupList{}
+	if err := r.List(ctx, groups); err != nil {
+		return ctrl.Result{}, err
+	}
+	next := SiteStatus(site, groups.Items, time.Now())
+	if equality.Semantic.DeepEqual(site.Status, next) {
+		return ctrl.Result{}, nil
+	}
+	return ctrl.Result{}, client.IgnoreNotFound(applyStatus(ctx, r.Client, "RemoteSite", site, &next))
+}
+
+// SiteStatus returns the status that follows from the groups of the cluster.
+func SiteStatus(site *v1alpha1.RemoteSite, groups []v1alpha1.ConsistencyGroup,
+	now time.Time) v1alpha1.RemoteSiteStatus {
+	s := v1alpha1.RemoteSiteStatus{ObservedGeneration: site.Generation, Conditions: slices.Clone(site.Status.Conditions)}
+	var unreachable, unknown []string
+	lagKnown := true
+	for i := range groups {
+		g := &groups[i]
+		if g.Spec.RemoteSite != site.Name {
+			continue
+		}
+		s.Groups++
+		c := meta.FindStatusCondition(g.Status.Conditions, v1alpha1.ConditionPeerReachable)
+		switch {
+		case c == nil || len(g.Status.EngineGroups) == 0:
+		case c.Status == metav1.ConditionFalse:
+			unreachable = append(unreachable, g.Namespace+"/"+g.Name)
+		case c.Status == metav1.ConditionUnknown:
+			unknown = append(unknown, g.Namespace+"/"+g.Name)
+		}
+		if len(g.Status.EngineGroups) == 0 {
+			continue
+		}
+		if g.Status.Lag == nil || g.Status.Lag.Time == nil {
+			lagKnown = false
+		} else if s.MaxLag == nil || s.MaxLag.Duration < g.Status.Lag.Time.Duration {
+			s.MaxLag = g.Status.Lag.Time.DeepCopy()
+		}
+	}
+	if !lagKnown {
+		s.MaxLag = nil
+	}
+	c := condition(v1alpha1.ConditionReachable, metav1.ConditionTrue, "Connected", "all groups are connected to the site")
+	switch {
+	case s.Groups == 0:
+		c = condition(v1alpha1.ConditionReachable, metav1.ConditionUnknown, "NoGroups", "no group of this cluster names the "+
+			"site")
+	case len(unreachable) > 0:
+		c = condition(v1alpha1.ConditionReachable, metav1.ConditionFalse, "NotConnected", "not connected: %s",
+			some(unreachable))
+	case len(unknown) > 0:
+		c = condition(v1alpha1.ConditionReachable, metav1.ConditionUnknown, "NodeSilent", "the nodes of these do not "+
+			"answer: %s",
+			some(unknown))
+	}
+	c.ObservedGeneration, c.LastTransitionTime = site.Generation, metav1.NewTime(now.Truncate(time.Second))
+	meta.SetStatusCondition(&s.Conditions, c)
+	return s
+}
+
+// some names at most ten.
+func some(names []string) string {
+	slices.Sort(names)
+	if len(names) > 10 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:10], ", "), len(names)-10)
+	}
+	return strings.Join(names, ", ")
+}
