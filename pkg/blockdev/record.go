@@ -81,15 +81,6 @@ type StageRecord struct {
 	Block        bool     `json:"block,omitempty"` // published as a raw block device
 }
 
-// ClaimRecord is whose a volume is in Kubernetes, as the provisioner told it when the volume was made. It is for
-// people, metrics and the manifests of a failover; nothing else depends on it.
-type ClaimRecord struct {
-	Name      string `json:"name,omitempty"`      // of the PersistentVolumeClaim
-	Namespace string `json:"namespace,omitempty"` // of the claim
-	Volume    string `json:"volume,omitempty"`    // the PersistentVolume's name
-	Block     bool   `json:"block,omitempty"`     // wanted as a raw block device
-}
-
 // LeftRecord says where a copy that is in no group comes from.
 type LeftRecord struct {
 	Peer      string `json:"peer"`      // site of its primary
@@ -275,24 +266,6 @@ func (r *VolumeRecord) CopyOf() *LeftRecord {
 	return new(*r.Left)
 }
 
-// Validate says what is wrong with a claim record. A nil one is fine.
-func (c *ClaimRecord) Validate() error {
-	if c == nil {
-		return nil
-	}
-	for _, name := range []struct{ what, value string }{
-		{"claim", c.Name}, {"claim's namespace", c.Namespace}, {"persistent volume", c.Volume},
-	} {
-		if name.value == "" {
-			continue
-		}
-		if err := untrusted.CheckName(name.what, name.value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // checkContent says what is wrong with what a volume or snapshot is to be formatted with, and was. The UUID and the
 // type become arguments of mkfs.
 func checkContent(fsType string, format *FormatRecord) error {
@@ -350,10 +323,7 @@ func (r *VolumeRecord) Clone() *VolumeRecord {
 		f.Options = slices.Clone(f.Options)
 		c.Format = &f
 	}
-	if r.Claim != nil {
-		claim := *r.Claim
-		c.Claim = &claim
-	}
+	c.Claim = r.Claim.clone()
 	if r.Source != nil {
 		s := *r.Source
 		c.Source = &s

@@ -156,6 +156,13 @@ func TestValidate(t *testing.T) {
 		`claim "a/b"`:                            func(r *VolumeRecord) { r.Claim = &ClaimRecord{Name: "a/b"} },
 		`claim's namespace "A"`:                  func(r *VolumeRecord) { r.Claim = &ClaimRecord{Namespace: "A"} },
 		`persistent volume "-"`:                  func(r *VolumeRecord) { r.Claim = &ClaimRecord{Volume: "-"} },
+		`claim's storage class "A"`:              withManifest(ClaimManifest{StorageClass: "A"}),
+		`claim requests -1 bytes`:                withManifest(ClaimManifest{RequestBytes: -1}),
+		`access mode "Any" is unknown`:           withManifest(ClaimManifest{AccessModes: []string{"Any"}}),
+		`claim has 5 access modes`:               withManifest(ClaimManifest{AccessModes: make([]string, 5)}),
+		`claim has 33 labels`:                    withManifest(ClaimManifest{Labels: manyLabels(33)}),
+		`label "a b" is no label key`:            withManifest(ClaimManifest{Labels: map[string]string{"a b": ""}}),
+		`label a: "\u202e" is no label value`:    withManifest(ClaimManifest{Labels: map[string]string{"a": "\u202e"}}),
 		"put into 18446744073709551615 groups":   func(r *VolumeRecord) { r.Joins = 1<<64 - 1 },
 	} {
 		r := fullRecord()
@@ -197,4 +204,16 @@ func FuzzDecodeVolumeRecord(f *testing.F) {
 			t.Errorf("(-first +second):\n%s", d)
 		}
 	})
+}
+
+func withManifest(m ClaimManifest) func(*VolumeRecord) {
+	return func(r *VolumeRecord) { r.Claim = &ClaimRecord{Name: "a", Namespace: "b", Manifest: &m} }
+}
+
+func manyLabels(n int) map[string]string {
+	labels := map[string]string{}
+	for i := range n {
+		labels[fmt.Sprint("l", i)] = "v"
+	}
+	return labels
 }

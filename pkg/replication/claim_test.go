@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,6 +40,31 @@ func TestClaimTravels(t *testing.T) {
 		if v.Claim != *claim {
 			t.Errorf("%s: %v", site, v)
 		}
+	}
+
+	// What is learnt of the claim later follows, with the growth that is a part of it.
+	later := &blockdev.ClaimRecord{Name: "orders", Namespace: "shop", Volume: "pvc-1", Manifest: &blockdev.ClaimManifest{
+		StorageClass: "fast", AccessModes: []string{"ReadWriteOnce"}, RequestBytes: 1 << 20,
+		Labels: map[string]string{"app": "shop"}}}
+	for range 2 {
+		if err := g.SetClaim("v0", later); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the claim is at the copy", func() bool {
+		v := copied.Status().Volumes[0]
+		stored, err := b.pool.Get("v0")
+		return err == nil && v.Claim.Equal(later) && stored.Claim.Equal(later)
+	})
+	if err := copied.SetClaim("v0", claim); !errors.Is(err, ErrNotPrimary) {
+		t.Errorf("at the secondary: %v", err)
+	}
+	later.Manifest.Labels["big"] = strings.Repeat("x", maxMemberJSONBytes)
+	if err := g.SetClaim("v0", later); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a large claim: %v", err)
+	}
+	if err := g.SetClaim("none", claim); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no such volume: %v", err)
 	}
 }
 

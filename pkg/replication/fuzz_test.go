@@ -78,7 +78,8 @@ func FuzzMember(f *testing.F) {
 	}
 	f.Add([]byte(`{"index":1,"volumeID":"v1","name":"pvc-1","sizeBytes":4096,"fsType":"xfs","order":"ack","joins":3,` +
 		`"format":{"state":"formatted","fsType":"xfs","uuid":"0b0e2f5e-52a4-4a8c-9b38-2f2f0f0f0f0f"},` +
-		`"claim":{"name":"orders","namespace":"shop"}}`))
+		`"claim":{"name":"orders","namespace":"shop","manifest":{"storageClass":"fast","accessModes":["ReadWriteOnce"],` +
+		`"requestBytes":4096,"labels":{"app":"shop"}}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var m core.Member
 		if json.Unmarshal(data, &m) != nil || checkDescriptions([]core.Member{m}) != nil ||

@@ -243,6 +243,26 @@ func (g *Group) SetOrder(id string, order blockdev.Order) error {
 	})
 }
 
+// SetClaim puts what is known of a member's claim into its record and, in order, into that of its copy.
+func (g *Group) SetClaim(id string, claim *blockdev.ClaimRecord) error {
+	text, err := json.Marshal(claim)
+	if err != nil {
+		return err
+	}
+	if len(text) > maxMemberJSONBytes {
+		return fmt.Errorf("%w: volume %s: what is known of its claim has %d bytes, the limit is %d", ErrInvalid, id,
+			len(text), maxMemberJSONBytes)
+	}
+	if err := g.CheckWritable(); err != nil {
+		return err
+	}
+	return g.changeMember(id, func(m *core.Member) bool {
+		changed := !sameJSON(m.Claim, text)
+		m.Claim = text
+		return changed
+	})
+}
+
 func sameJSON(a, b json.RawMessage) bool {
 	var x, y bytes.Buffer
 	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())

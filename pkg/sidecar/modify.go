@@ -45,12 +45,59 @@ func (s *Service) ModifyVolume(_ context.Context,
 			return nil, toStatus(err)
 		}
 	}
+	if r.Claim != nil {
+		if err := s.setClaim(rec, claimFromAPI(r.Claim)); err != nil {
+			return nil, toStatus(err)
+		}
+	}
 	if r.IoBytesPerSecond != nil || r.Iops != nil {
 		if err := s.setLimits(rec.ID, r.IoBytesPerSecond, r.Iops); err != nil {
 			return nil, toStatus(err)
 		}
 	}
 	return &sidecarpb.ModifyVolumeResponse{}, nil
+}
+
+// setClaim changes the record first, as setOrder does.
+func (s *Service) setClaim(rec *blockdev.VolumeRecord, claim *blockdev.ClaimRecord) error {
+	if err := claim.Validate(); err != nil {
+		return status.Errorf(codes.InvalidArgument, "volume %s: %v", rec.ID, err)
+	}
+	if rec.Secondary {
+		return status.Errorf(codes.FailedPrecondition, "volume %s is a secondary copy: its claim is its primary's", rec.ID)
+	}
+	if !rec.Claim.Equal(claim) {
+		if _, err := s.opts.Pool.Update(rec.ID, func(r *blockdev.VolumeRecord) error {
+			r.Claim = claim
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	group, err := s.opts.Site.GroupOf(rec.ID)
+	if errors.Is(err, replication.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return group.SetClaim(rec.ID, claim)
+}
+
+func claimFromAPI(c *sidecarpb.Claim) *blockdev.ClaimRecord {
+	return &blockdev.ClaimRecord{Name: c.GetName(), Namespace: c.GetNamespace(), Volume: c.GetVolume(),
+		Block: c.GetBlock(),
+		Manifest: &blockdev.ClaimManifest{StorageClass: c.GetStorageClass(), AccessModes: c.GetAccessModes(),
+			RequestBytes: c.GetRequestBytes(), Labels: c.GetLabels()}}
+}
+
+func claimToAPI(c *blockdev.ClaimRecord) *sidecarpb.Claim {
+	m := c.Manifest
+	if m == nil {
+		return nil
+	}
+	return &sidecarpb.Claim{Name: c.Name, Namespace: c.Namespace, Volume: c.Volume, Block: c.Block,
+		StorageClass: m.StorageClass, AccessModes: m.AccessModes, RequestBytes: m.RequestBytes, Labels: m.Labels}
 }
 
 // setLimits changes those limits of a volume's I/O that are given, also while it is attached.

@@ -45,6 +45,7 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 			VolumeId: v.VolumeID, SizeBytes: v.SizeBytes, Attached: v.Attached, UnappliedBytes: v.UnappliedBytes,
 			ChangeMapBytes: v.ChangeMapBytes, ClaimName: v.Claim.Name, ClaimNamespace: v.Claim.Namespace,
 			PersistentVolume: v.Claim.Volume, Block: v.Claim.Block, FsType: v.FSType,
+			Claim: claimToAPI(&v.Claim),
 		})
 	}
 	return out

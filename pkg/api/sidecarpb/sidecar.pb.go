@@ -1980,8 +1980,10 @@ type ModifyVolumeRequest struct {
 	// io_bytes_per_second and iops bound the volume's reads and writes together; 0: no bound.
 	IoBytesPerSecond *int64 `protobuf:"varint,3,opt,name=io_bytes_per_second,json=ioBytesPerSecond,proto3,oneof" json:"io_bytes_per_second,omitempty"`
 	Iops             *int64 `protobuf:"varint,4,opt,name=iops,proto3,oneof" json:"iops,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// claim is what the volume is in Kubernetes; it travels to the copy. FAILED_PRECONDITION at a secondary.
+	Claim         *Claim `protobuf:"bytes,5,opt,name=claim,proto3" json:"claim,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModifyVolumeRequest) Reset() {
@@ -2042,6 +2044,13 @@ func (x *ModifyVolumeRequest) GetIops() int64 {
 	return 0
 }
 
+func (x *ModifyVolumeRequest) GetClaim() *Claim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
 type ModifyVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2078,6 +2087,110 @@ func (*ModifyVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{36}
 }
 
+// Claim is what a volume is in Kubernetes.
+type Claim struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// volume is the name of the PersistentVolume.
+	Volume string `protobuf:"bytes,3,opt,name=volume,proto3" json:"volume,omitempty"`
+	// block: the claim wants a raw block device.
+	Block        bool     `protobuf:"varint,4,opt,name=block,proto3" json:"block,omitempty"`
+	StorageClass string   `protobuf:"bytes,5,opt,name=storage_class,json=storageClass,proto3" json:"storage_class,omitempty"`
+	AccessModes  []string `protobuf:"bytes,6,rep,name=access_modes,json=accessModes,proto3" json:"access_modes,omitempty"`
+	// request_bytes: what the claim asks for; 0 for the size of the volume.
+	RequestBytes  int64             `protobuf:"varint,7,opt,name=request_bytes,json=requestBytes,proto3" json:"request_bytes,omitempty"`
+	Labels        map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claim) Reset() {
+	*x = Claim{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claim) ProtoMessage() {}
+
+func (x *Claim) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claim.ProtoReflect.Descriptor instead.
+func (*Claim) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Claim) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Claim) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Claim) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *Claim) GetBlock() bool {
+	if x != nil {
+		return x.Block
+	}
+	return false
+}
+
+func (x *Claim) GetStorageClass() string {
+	if x != nil {
+		return x.StorageClass
+	}
+	return ""
+}
+
+func (x *Claim) GetAccessModes() []string {
+	if x != nil {
+		return x.AccessModes
+	}
+	return nil
+}
+
+func (x *Claim) GetRequestBytes() int64 {
+	if x != nil {
+		return x.RequestBytes
+	}
+	return 0
+}
+
+func (x *Claim) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 type ListGroupsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name: only this group; empty: all.
@@ -2088,7 +2201,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2213,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2226,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListGroupsRequest) GetName() string {
@@ -2132,7 +2245,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2257,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2270,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*GroupStatus {
@@ -2177,7 +2290,7 @@ type WatchGroupRequest struct {
 
 func (x *WatchGroupRequest) Reset() {
 	*x = WatchGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2302,7 @@ func (x *WatchGroupRequest) String() string {
 func (*WatchGroupRequest) ProtoMessage() {}
 
 func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2315,7 @@ func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGroupRequest.ProtoReflect.Descriptor instead.
 func (*WatchGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WatchGroupRequest) GetName() string {
@@ -2229,7 +2342,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2354,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2367,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{40}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PromoteRequest) GetGroup() string {
@@ -2281,7 +2394,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2406,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2419,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{41}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PromoteResponse) GetLoss() *LossReport {
@@ -2332,7 +2445,7 @@ type DemoteRequest struct {
 
 func (x *DemoteRequest) Reset() {
 	*x = DemoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2457,7 @@ func (x *DemoteRequest) String() string {
 func (*DemoteRequest) ProtoMessage() {}
 
 func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2470,7 @@ func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteRequest.ProtoReflect.Descriptor instead.
 func (*DemoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{42}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DemoteRequest) GetGroup() string {
@@ -2376,7 +2489,7 @@ type DemoteResponse struct {
 
 func (x *DemoteResponse) Reset() {
 	*x = DemoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2501,7 @@ func (x *DemoteResponse) String() string {
 func (*DemoteResponse) ProtoMessage() {}
 
 func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2514,7 @@ func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteResponse.ProtoReflect.Descriptor instead.
 func (*DemoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{43}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DemoteResponse) GetFinalOrdinal() uint64 {
@@ -2436,7 +2549,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2448,7 +2561,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2461,7 +2574,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{44}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LossReport) GetExact() bool {
@@ -2532,15 +2645,17 @@ type VolumeStatus struct {
 	ClaimNamespace   string `protobuf:"bytes,7,opt,name=claim_namespace,json=claimNamespace,proto3" json:"claim_namespace,omitempty"`
 	PersistentVolume string `protobuf:"bytes,8,opt,name=persistent_volume,json=persistentVolume,proto3" json:"persistent_volume,omitempty"`
 	// block: the claim wants a raw block device; fs_type is empty then.
-	Block         bool   `protobuf:"varint,9,opt,name=block,proto3" json:"block,omitempty"`
-	FsType        string `protobuf:"bytes,10,opt,name=fs_type,json=fsType,proto3" json:"fs_type,omitempty"`
+	Block  bool   `protobuf:"varint,9,opt,name=block,proto3" json:"block,omitempty"`
+	FsType string `protobuf:"bytes,10,opt,name=fs_type,json=fsType,proto3" json:"fs_type,omitempty"`
+	// claim is set where the operator of the primary's cluster has told of the claim.
+	Claim         *Claim `protobuf:"bytes,11,opt,name=claim,proto3" json:"claim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +2667,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +2680,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *VolumeStatus) GetVolumeId() string {
@@ -2638,6 +2753,13 @@ func (x *VolumeStatus) GetFsType() string {
 	return ""
 }
 
+func (x *VolumeStatus) GetClaim() *Claim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
 type GroupStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2704,7 +2826,7 @@ type GroupStatus struct {
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +2838,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +2851,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GroupStatus) GetName() string {
@@ -3001,7 +3123,7 @@ type CutTarget struct {
 
 func (x *CutTarget) Reset() {
 	*x = CutTarget{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3135,7 @@ func (x *CutTarget) String() string {
 func (*CutTarget) ProtoMessage() {}
 
 func (x *CutTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3148,7 @@ func (x *CutTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutTarget.ProtoReflect.Descriptor instead.
 func (*CutTarget) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CutTarget) GetVolumeId() string {
@@ -3053,7 +3175,7 @@ type CutGroupRequest struct {
 
 func (x *CutGroupRequest) Reset() {
 	*x = CutGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3187,7 @@ func (x *CutGroupRequest) String() string {
 func (*CutGroupRequest) ProtoMessage() {}
 
 func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3200,7 @@ func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupRequest.ProtoReflect.Descriptor instead.
 func (*CutGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CutGroupRequest) GetGroup() string {
@@ -3108,7 +3230,7 @@ type CutGroupResponse struct {
 
 func (x *CutGroupResponse) Reset() {
 	*x = CutGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3120,7 +3242,7 @@ func (x *CutGroupResponse) String() string {
 func (*CutGroupResponse) ProtoMessage() {}
 
 func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3133,7 +3255,7 @@ func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupResponse.ProtoReflect.Descriptor instead.
 func (*CutGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CutGroupResponse) GetTimeline() string {
@@ -3165,7 +3287,7 @@ type ListCutsRequest struct {
 
 func (x *ListCutsRequest) Reset() {
 	*x = ListCutsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3299,7 @@ func (x *ListCutsRequest) String() string {
 func (*ListCutsRequest) ProtoMessage() {}
 
 func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3312,7 @@ func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsRequest.ProtoReflect.Descriptor instead.
 func (*ListCutsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
 }
 
 type ListCutsResponse struct {
@@ -3202,7 +3324,7 @@ type ListCutsResponse struct {
 
 func (x *ListCutsResponse) Reset() {
 	*x = ListCutsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3336,7 @@ func (x *ListCutsResponse) String() string {
 func (*ListCutsResponse) ProtoMessage() {}
 
 func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3349,7 @@ func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsResponse.ProtoReflect.Descriptor instead.
 func (*ListCutsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListCutsResponse) GetCuts() []*CutStatus {
@@ -3256,7 +3378,7 @@ type CutStatus struct {
 
 func (x *CutStatus) Reset() {
 	*x = CutStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3268,7 +3390,7 @@ func (x *CutStatus) String() string {
 func (*CutStatus) ProtoMessage() {}
 
 func (x *CutStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3281,7 +3403,7 @@ func (x *CutStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutStatus.ProtoReflect.Descriptor instead.
 func (*CutStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CutStatus) GetSnapshotId() string {
@@ -3349,7 +3471,7 @@ type ReleaseCutRequest struct {
 
 func (x *ReleaseCutRequest) Reset() {
 	*x = ReleaseCutRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3483,7 @@ func (x *ReleaseCutRequest) String() string {
 func (*ReleaseCutRequest) ProtoMessage() {}
 
 func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3496,7 @@ func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseCutRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReleaseCutRequest) GetSnapshotId() string {
@@ -3392,7 +3514,7 @@ type ReleaseCutResponse struct {
 
 func (x *ReleaseCutResponse) Reset() {
 	*x = ReleaseCutResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3404,7 +3526,7 @@ func (x *ReleaseCutResponse) String() string {
 func (*ReleaseCutResponse) ProtoMessage() {}
 
 func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3417,7 +3539,7 @@ func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
 }
 
 type GroupPointsRequest struct {
@@ -3429,7 +3551,7 @@ type GroupPointsRequest struct {
 
 func (x *GroupPointsRequest) Reset() {
 	*x = GroupPointsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3563,7 @@ func (x *GroupPointsRequest) String() string {
 func (*GroupPointsRequest) ProtoMessage() {}
 
 func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3576,7 @@ func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsRequest.ProtoReflect.Descriptor instead.
 func (*GroupPointsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GroupPointsRequest) GetGroup() string {
@@ -3474,7 +3596,7 @@ type GroupPointsResponse struct {
 
 func (x *GroupPointsResponse) Reset() {
 	*x = GroupPointsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3486,7 +3608,7 @@ func (x *GroupPointsResponse) String() string {
 func (*GroupPointsResponse) ProtoMessage() {}
 
 func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3499,7 +3621,7 @@ func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsResponse.ProtoReflect.Descriptor instead.
 func (*GroupPointsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GroupPointsResponse) GetOldest() *RecoveryPoint {
@@ -3528,7 +3650,7 @@ type RecoveryPoint struct {
 
 func (x *RecoveryPoint) Reset() {
 	*x = RecoveryPoint{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3662,7 @@ func (x *RecoveryPoint) String() string {
 func (*RecoveryPoint) ProtoMessage() {}
 
 func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3675,7 @@ func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryPoint.ProtoReflect.Descriptor instead.
 func (*RecoveryPoint) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RecoveryPoint) GetOrdinal() uint64 {
@@ -3595,7 +3717,7 @@ type CreateViewRequest struct {
 
 func (x *CreateViewRequest) Reset() {
 	*x = CreateViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3607,7 +3729,7 @@ func (x *CreateViewRequest) String() string {
 func (*CreateViewRequest) ProtoMessage() {}
 
 func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3620,7 +3742,7 @@ func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateViewRequest.ProtoReflect.Descriptor instead.
 func (*CreateViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CreateViewRequest) GetGroup() string {
@@ -3710,7 +3832,7 @@ type AttachViewRequest struct {
 
 func (x *AttachViewRequest) Reset() {
 	*x = AttachViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3722,7 +3844,7 @@ func (x *AttachViewRequest) String() string {
 func (*AttachViewRequest) ProtoMessage() {}
 
 func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3735,7 +3857,7 @@ func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachViewRequest.ProtoReflect.Descriptor instead.
 func (*AttachViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AttachViewRequest) GetGroup() string {
@@ -3762,7 +3884,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +3896,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +3909,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -3806,7 +3928,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +3940,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +3953,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -3851,7 +3973,7 @@ type DeleteViewRequest struct {
 
 func (x *DeleteViewRequest) Reset() {
 	*x = DeleteViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3863,7 +3985,7 @@ func (x *DeleteViewRequest) String() string {
 func (*DeleteViewRequest) ProtoMessage() {}
 
 func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3876,7 +3998,7 @@ func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
 func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DeleteViewRequest) GetGroup() string {
@@ -3901,7 +4023,7 @@ type DeleteViewResponse struct {
 
 func (x *DeleteViewResponse) Reset() {
 	*x = DeleteViewResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3913,7 +4035,7 @@ func (x *DeleteViewResponse) String() string {
 func (*DeleteViewResponse) ProtoMessage() {}
 
 func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3926,7 +4048,7 @@ func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
 func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
 }
 
 type View struct {
@@ -3953,7 +4075,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3965,7 +4087,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3978,7 +4100,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *View) GetGroup() string {
@@ -4086,7 +4208,7 @@ type ViewVolume struct {
 
 func (x *ViewVolume) Reset() {
 	*x = ViewVolume{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4098,7 +4220,7 @@ func (x *ViewVolume) String() string {
 func (*ViewVolume) ProtoMessage() {}
 
 func (x *ViewVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4111,7 +4233,7 @@ func (x *ViewVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewVolume.ProtoReflect.Descriptor instead.
 func (*ViewVolume) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ViewVolume) GetVolumeId() string {
@@ -4265,16 +4387,29 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12#\n" +
 	"\rdelete_copies\x18\x02 \x01(\bR\fdeleteCopies\"(\n" +
 	"\x12ForgetPeerResponse\x12\x12\n" +
-	"\x04kept\x18\x01 \x03(\tR\x04kept\"\xc5\x01\n" +
+	"\x04kept\x18\x01 \x03(\tR\x04kept\"\xf9\x01\n" +
 	"\x13ModifyVolumeRequest\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x19\n" +
 	"\x05order\x18\x02 \x01(\tH\x00R\x05order\x88\x01\x01\x122\n" +
 	"\x13io_bytes_per_second\x18\x03 \x01(\x03H\x01R\x10ioBytesPerSecond\x88\x01\x01\x12\x17\n" +
-	"\x04iops\x18\x04 \x01(\x03H\x02R\x04iops\x88\x01\x01B\b\n" +
+	"\x04iops\x18\x04 \x01(\x03H\x02R\x04iops\x88\x01\x01\x122\n" +
+	"\x05claim\x18\x05 \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claimB\b\n" +
 	"\x06_orderB\x16\n" +
 	"\x14_io_bytes_per_secondB\a\n" +
 	"\x05_iops\"\x16\n" +
-	"\x14ModifyVolumeResponse\"'\n" +
+	"\x14ModifyVolumeResponse\"\xd1\x02\n" +
+	"\x05Claim\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x16\n" +
+	"\x06volume\x18\x03 \x01(\tR\x06volume\x12\x14\n" +
+	"\x05block\x18\x04 \x01(\bR\x05block\x12#\n" +
+	"\rstorage_class\x18\x05 \x01(\tR\fstorageClass\x12!\n" +
+	"\faccess_modes\x18\x06 \x03(\tR\vaccessModes\x12#\n" +
+	"\rrequest_bytes\x18\a \x01(\x03R\frequestBytes\x12@\n" +
+	"\x06labels\x18\b \x03(\v2(.slipstream.sidecar.v1.Claim.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"'\n" +
 	"\x11ListGroupsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"P\n" +
 	"\x12ListGroupsResponse\x12:\n" +
@@ -4307,7 +4442,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x0e_lost_ordinalsB\x0e\n" +
 	"\f_lost_writesB\r\n" +
 	"\v_lost_bytesB\x0f\n" +
-	"\r_lost_seconds\"\xdd\x02\n" +
+	"\r_lost_seconds\"\x91\x03\n" +
 	"\fVolumeStatus\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1d\n" +
 	"\n" +
@@ -4321,7 +4456,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11persistent_volume\x18\b \x01(\tR\x10persistentVolume\x12\x14\n" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
-	" \x01(\tR\x06fsType\"\x81\x0f\n" +
+	" \x01(\tR\x06fsType\x122\n" +
+	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\x81\x0f\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -4537,7 +4673,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
 	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
@@ -4579,120 +4715,125 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*ForgetPeerResponse)(nil),   // 37: slipstream.sidecar.v1.ForgetPeerResponse
 	(*ModifyVolumeRequest)(nil),  // 38: slipstream.sidecar.v1.ModifyVolumeRequest
 	(*ModifyVolumeResponse)(nil), // 39: slipstream.sidecar.v1.ModifyVolumeResponse
-	(*ListGroupsRequest)(nil),    // 40: slipstream.sidecar.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),   // 41: slipstream.sidecar.v1.ListGroupsResponse
-	(*WatchGroupRequest)(nil),    // 42: slipstream.sidecar.v1.WatchGroupRequest
-	(*PromoteRequest)(nil),       // 43: slipstream.sidecar.v1.PromoteRequest
-	(*PromoteResponse)(nil),      // 44: slipstream.sidecar.v1.PromoteResponse
-	(*DemoteRequest)(nil),        // 45: slipstream.sidecar.v1.DemoteRequest
-	(*DemoteResponse)(nil),       // 46: slipstream.sidecar.v1.DemoteResponse
-	(*LossReport)(nil),           // 47: slipstream.sidecar.v1.LossReport
-	(*VolumeStatus)(nil),         // 48: slipstream.sidecar.v1.VolumeStatus
-	(*GroupStatus)(nil),          // 49: slipstream.sidecar.v1.GroupStatus
-	(*CutTarget)(nil),            // 50: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),      // 51: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),     // 52: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),      // 53: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),     // 54: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),            // 55: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),    // 56: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),   // 57: slipstream.sidecar.v1.ReleaseCutResponse
-	(*GroupPointsRequest)(nil),   // 58: slipstream.sidecar.v1.GroupPointsRequest
-	(*GroupPointsResponse)(nil),  // 59: slipstream.sidecar.v1.GroupPointsResponse
-	(*RecoveryPoint)(nil),        // 60: slipstream.sidecar.v1.RecoveryPoint
-	(*CreateViewRequest)(nil),    // 61: slipstream.sidecar.v1.CreateViewRequest
-	(*AttachViewRequest)(nil),    // 62: slipstream.sidecar.v1.AttachViewRequest
-	(*ListViewsRequest)(nil),     // 63: slipstream.sidecar.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),    // 64: slipstream.sidecar.v1.ListViewsResponse
-	(*DeleteViewRequest)(nil),    // 65: slipstream.sidecar.v1.DeleteViewRequest
-	(*DeleteViewResponse)(nil),   // 66: slipstream.sidecar.v1.DeleteViewResponse
-	(*View)(nil),                 // 67: slipstream.sidecar.v1.View
-	(*ViewVolume)(nil),           // 68: slipstream.sidecar.v1.ViewVolume
+	(*Claim)(nil),                // 40: slipstream.sidecar.v1.Claim
+	(*ListGroupsRequest)(nil),    // 41: slipstream.sidecar.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),   // 42: slipstream.sidecar.v1.ListGroupsResponse
+	(*WatchGroupRequest)(nil),    // 43: slipstream.sidecar.v1.WatchGroupRequest
+	(*PromoteRequest)(nil),       // 44: slipstream.sidecar.v1.PromoteRequest
+	(*PromoteResponse)(nil),      // 45: slipstream.sidecar.v1.PromoteResponse
+	(*DemoteRequest)(nil),        // 46: slipstream.sidecar.v1.DemoteRequest
+	(*DemoteResponse)(nil),       // 47: slipstream.sidecar.v1.DemoteResponse
+	(*LossReport)(nil),           // 48: slipstream.sidecar.v1.LossReport
+	(*VolumeStatus)(nil),         // 49: slipstream.sidecar.v1.VolumeStatus
+	(*GroupStatus)(nil),          // 50: slipstream.sidecar.v1.GroupStatus
+	(*CutTarget)(nil),            // 51: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),      // 52: slipstream.sidecar.v1.CutGroupRequest
+	(*CutGroupResponse)(nil),     // 53: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),      // 54: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),     // 55: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),            // 56: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),    // 57: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),   // 58: slipstream.sidecar.v1.ReleaseCutResponse
+	(*GroupPointsRequest)(nil),   // 59: slipstream.sidecar.v1.GroupPointsRequest
+	(*GroupPointsResponse)(nil),  // 60: slipstream.sidecar.v1.GroupPointsResponse
+	(*RecoveryPoint)(nil),        // 61: slipstream.sidecar.v1.RecoveryPoint
+	(*CreateViewRequest)(nil),    // 62: slipstream.sidecar.v1.CreateViewRequest
+	(*AttachViewRequest)(nil),    // 63: slipstream.sidecar.v1.AttachViewRequest
+	(*ListViewsRequest)(nil),     // 64: slipstream.sidecar.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),    // 65: slipstream.sidecar.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),    // 66: slipstream.sidecar.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),   // 67: slipstream.sidecar.v1.DeleteViewResponse
+	(*View)(nil),                 // 68: slipstream.sidecar.v1.View
+	(*ViewVolume)(nil),           // 69: slipstream.sidecar.v1.ViewVolume
+	nil,                          // 70: slipstream.sidecar.v1.Claim.LabelsEntry
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
 	13, // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
 	13, // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	49, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	50, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
 	30, // 4: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
 	35, // 5: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
-	49, // 6: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
-	47, // 7: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
-	49, // 8: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	1,  // 9: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
-	2,  // 10: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
-	0,  // 11: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	48, // 12: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
-	47, // 13: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
-	50, // 14: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	55, // 15: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	60, // 16: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	60, // 17: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	67, // 18: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
-	68, // 19: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
-	3,  // 20: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 21: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 22: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 23: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 24: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 25: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 26: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 27: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 28: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 29: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	38, // 30: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	40, // 31: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	42, // 32: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	43, // 33: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	45, // 34: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	24, // 35: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
-	26, // 36: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
-	28, // 37: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
-	31, // 38: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
-	33, // 39: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
-	36, // 40: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
-	51, // 41: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	53, // 42: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	56, // 43: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	58, // 44: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
-	61, // 45: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
-	62, // 46: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
-	63, // 47: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
-	65, // 48: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
-	4,  // 49: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 50: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 51: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 52: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 53: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 54: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 55: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 56: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 57: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 58: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	39, // 59: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	41, // 60: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	49, // 61: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	44, // 62: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	46, // 63: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	25, // 64: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
-	27, // 65: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
-	29, // 66: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
-	32, // 67: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
-	34, // 68: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
-	37, // 69: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
-	52, // 70: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	54, // 71: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	57, // 72: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	59, // 73: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
-	67, // 74: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
-	67, // 75: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
-	64, // 76: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
-	66, // 77: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
-	49, // [49:78] is the sub-list for method output_type
-	20, // [20:49] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	40, // 6: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
+	70, // 7: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
+	50, // 8: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
+	48, // 9: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
+	50, // 10: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	40, // 11: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
+	1,  // 12: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
+	2,  // 13: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
+	0,  // 14: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	49, // 15: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
+	48, // 16: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
+	51, // 17: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	56, // 18: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	61, // 19: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	61, // 20: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	68, // 21: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
+	69, // 22: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
+	3,  // 23: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 24: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 25: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 26: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 27: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 28: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 29: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 30: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 31: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 32: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	38, // 33: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	41, // 34: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	43, // 35: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	44, // 36: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	46, // 37: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	24, // 38: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
+	26, // 39: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
+	28, // 40: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	31, // 41: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	33, // 42: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	36, // 43: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	52, // 44: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	54, // 45: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	57, // 46: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	59, // 47: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
+	62, // 48: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
+	63, // 49: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
+	64, // 50: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
+	66, // 51: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
+	4,  // 52: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 53: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 54: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 55: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 56: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 57: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 58: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 59: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 60: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 61: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	39, // 62: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	42, // 63: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	50, // 64: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	45, // 65: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	47, // 66: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	25, // 67: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
+	27, // 68: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
+	29, // 69: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	32, // 70: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	34, // 71: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	37, // 72: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	53, // 73: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	55, // 74: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	58, // 75: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	60, // 76: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
+	68, // 77: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
+	68, // 78: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
+	65, // 79: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
+	67, // 80: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
+	52, // [52:81] is the sub-list for method output_type
+	23, // [23:52] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -4703,21 +4844,21 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[10].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58].OneofWrappers = []any{
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59].OneofWrappers = []any{
 		(*CreateViewRequest_Ordinal)(nil),
 		(*CreateViewRequest_AtUnixNanos)(nil),
 	}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   66,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
