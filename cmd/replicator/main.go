@@ -298,6 +298,9 @@ func serveStatus(c config, service *sidecar.Service) (stop func()) {
 		Groups: func(ctx context.Context) ([]*sidecarpb.GroupStatus, error) {
 			answer, err := service.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
 			return answer.GetGroups(), err
+		},
+		Points: func(ctx context.Context, group string) (*sidecarpb.GroupPointsResponse, error) {
+			return service.GroupPoints(ctx, &sidecarpb.GroupPointsRequest{Group: group})
 		}})
 	if err != nil {
 		klog.ErrorS(err, "Going on without the status page")

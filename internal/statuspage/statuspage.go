@@ -51,6 +51,9 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect
 // Groups lists the groups of the site.
 type Groups func(ctx context.Context) ([]*sidecarpb.GroupStatus, error)
 
+// Points returns the oldest and the newest recovery point of a group.
+type Points func(ctx context.Context, group string) (*sidecarpb.GroupPointsResponse, error)
+
 // Options configure a Server.
 type Options struct {
 	// Listen is host:port. Without a host it is the loopback address.
@@ -58,6 +61,8 @@ type Options struct {
 	// Site and Version are shown.
 	Site, Version string
 	Groups        Groups
+	// Points is nil if there are no recovery points to show.
+	Points Points
 }
 
 // Server serves the page until Close.
@@ -177,9 +182,29 @@ type answer struct {
 }
 
 type groupState struct {
-	Status  any           `json:"status"`
-	Next    advice.Advice `json:"next"`
-	History []point       `json:"history"`
+	Status any           `json:"status"`
+	Next   advice.Advice `json:"next"`
+	// Points is null if they are not known.
+	Points  any     `json:"points"`
+	History []point `json:"history"`
+}
+
+// points are the recovery points of a group. A group that has none, such as one in its first sync, is no error.
+func (s *Server) points(ctx context.Context, g *sidecarpb.GroupStatus) any {
+	if s.opts.Points == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	points, err := s.opts.Points(ctx, g.GetName())
+	if err != nil {
+		return nil
+	}
+	value, err := wordjson.Value(points)
+	if err != nil {
+		return nil
+	}
+	return value
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
@@ -196,7 +221,8 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		result.Groups = append(result.Groups, groupState{value, advice.Next(s.opts.Site, g), s.history.of(g.GetName())})
+		result.Groups = append(result.Groups, groupState{value, advice.Next(s.opts.Site, g), s.points(r.Context(), g),
+			s.history.of(g.GetName())})
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(result) // the caller may be gone

@@ -178,7 +178,14 @@ func TestHistory(t *testing.T) {
 // In Chromium the page shows each group with what to do, loads nothing from elsewhere, and no text lies over another.
 func TestPage(t *testing.T) {
 	browser := testbrowser.Open(t)
-	s := start(t, Options{Listen: "127.0.0.1:0", Site: "site-a", Version: "v1", Groups: list(everyState()...)})
+	s := start(t, Options{Listen: "127.0.0.1:0", Site: "site-a", Version: "v1", Groups: list(everyState()...),
+		Points: func(_ context.Context, group string) (*sidecarpb.GroupPointsResponse, error) {
+			if group != "shop-streaming" {
+				return nil, errors.New("the first copy is running")
+			}
+			return &sidecarpb.GroupPointsResponse{Oldest: &sidecarpb.RecoveryPoint{Ordinal: 4711},
+				Newest: &sidecarpb.RecoveryPoint{Ordinal: 4712, UnixNanos: new(time.Now().UnixNano())}}, nil
+		}})
 	s.history.mu.Lock()
 	s.history.groups = nil // a sample of now would be the oldest
 	s.history.mu.Unlock()
@@ -199,7 +206,8 @@ func TestPage(t *testing.T) {
 			p := browser.Look(t, "http://"+s.Addr()+"/", view, "document.querySelectorAll('section.group').length > 0", "status")
 			p.Check(t)
 			for _, want := range []string{"site-a", "shop-streaming", "Nothing to do", "slipctl group wait shop-syncing",
-				"3.00 GiB of 10.0 GiB", "alert(1)", "largest 300 ms"} {
+				"3.00 GiB of 10.0 GiB", "alert(1)", "largest 300 ms",
+				"ordinal 4711 to "} {
 				if !strings.Contains(p.Text, want) {
 					t.Errorf("the page does not show %q:\n%s", want, p.Text)
 				}

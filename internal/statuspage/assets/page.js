@@ -38,7 +38,12 @@ function fact(name, value) {
   return element("div", "", element("dt", "", name), element("dd", "", value));
 }
 
-function facts(g) {
+function point(p) {
+  if (p.unixNanos === null) return "ordinal " + p.ordinal;
+  return new Date(p.unixNanos / 1e6).toLocaleTimeString();
+}
+
+function facts(g, points) {
   const peer = g.peer ? g.peer + (g.connected ? ", connected" : ", not connected") : "none";
   const list = [fact("Peer", peer)];
   if (g.peer) {
@@ -52,6 +57,9 @@ function facts(g) {
   if (g.changeMapBytes > 0) list.push(fact("To copy at the next contact", bytes(g.changeMapBytes)));
   if (g.lastReplicatedUnixNanos !== null) {
     list.push(fact("Complete until", new Date(g.lastReplicatedUnixNanos / 1e6).toLocaleTimeString()));
+  }
+  if (points && points.oldest && points.newest) {
+    list.push(fact("Recovery points", point(points.oldest) + " to " + point(points.newest)));
   }
   return element("dl", "facts", ...list);
 }
@@ -119,7 +127,7 @@ function group(entry, now, open) {
     element("div", "head", element("h2", "", g.name), element("span", "badge soft", g.role || "no role"),
       element("span", "badge " + tone(g), g.state || "unknown")),
     reason ? element("p", "reason " + tone(g), reason) : null,
-    next(entry.next), sync(g), facts(g),
+    next(entry.next), sync(g), facts(g, entry.points),
     element("div", "charts",
       g.peer ? chart("lag", "Lag of the copy", entry.history, now, p => p.lagSeconds, seconds) : null,
       chart("journal", "Journal", entry.history, now, p => p.journalUsedBytes, bytes)),
