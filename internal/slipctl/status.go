@@ -183,11 +183,11 @@ func formatOrdinal(n uint64) string { return strconv.FormatUint(n, 10) }
 
 // clockText says how far the peer's clock is ahead, and how well that is known.
 func clockText(g *sidecarpb.GroupStatus) string {
-	ahead, by := "ahead", g.GetClockDifferenceSeconds()
+	ahead, by := "ahead of", g.GetClockDifferenceSeconds()
 	if by < 0 {
 		ahead, by = "behind", -by
 	}
-	return fmt.Sprintf("%s %s of this site's, to within %s", formatSeconds(by), ahead,
+	return fmt.Sprintf("%s %s this site's, to within %s", formatSeconds(by), ahead,
 		formatSeconds(g.GetClockDifferenceErrorSeconds()))
 }
 
