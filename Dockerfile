@@ -24,6 +24,6 @@ COPY --from=build /out/csi-driver /out/replicator /out/keeper /out/slipctl /usr/
 ENTRYPOINT ["/usr/bin/csi-driver"]
 
 FROM scratch AS controller
-COPY --from=build /out/csi-driver /out/gateway /usr/bin/
+COPY --from=build /out/csi-driver /out/gateway /out/operator /usr/bin/
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/csi-driver"]

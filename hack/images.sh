@@ -4,7 +4,7 @@
 # has what it needs. The Dockerfile is for everybody else.
 #
 #   slipstream-node         csi-driver, replicator, keeper, slipctl, and Debian's programs that they call
-#   slipstream-controller   csi-driver and gateway, and nothing else
+#   slipstream-controller   csi-driver, gateway and operator, and nothing else
 #
 # It prints their digests, and writes them into values.yaml beside them, as the chart takes them.
 #
@@ -93,7 +93,7 @@ debian "$work/slipstream-node" mkfs.ext4 e2fsck fsck.ext4 resize2fs dumpe2fs tun
 ln -sf dash "$work/slipstream-node/usr/bin/sh"
 cp /etc/mke2fs.conf "$work/slipstream-node/etc/"
 image slipstream-node "$tag" --entrypoint /usr/bin/csi-driver
-own slipstream-controller csi-driver gateway
+own slipstream-controller csi-driver gateway operator
 image slipstream-controller "$tag" --entrypoint /usr/bin/csi-driver --user 65532:65532
 values >"$out/values.yaml"
 

@@ -61,6 +61,9 @@ func TestGolden(t *testing.T) {
 // TestNames shows that two releases do not get in each other's way, apart from the driver, of which there can be one.
 func TestNames(t *testing.T) {
 	shared := map[string]bool{"CSIDriver csi.slipstream.dev": true, "StorageClass slipstream": true}
+	for _, crd := range crds(t) {
+		shared["CustomResourceDefinition "+crd.Name] = true
+	}
 	seen := map[string]string{}
 	for _, name := range []string{"one", "slipstream-two"} {
 		manifest, err := Render(chartDir, Release{Name: name, Namespace: "ns", KubeVersion: "v1.37.0"},
@@ -244,7 +247,7 @@ func checkObjects(t *testing.T, manifest []byte) {
 	t.Helper()
 	clusterWide := map[string]bool{"CSIDriver": true, "StorageClass": true, "ClusterRole": true,
 		"ClusterRoleBinding": true, "Namespace": true,
-		"ValidatingAdmissionPolicy": true, "ValidatingAdmissionPolicyBinding": true}
+		"CustomResourceDefinition": true, "ValidatingAdmissionPolicy": true, "ValidatingAdmissionPolicyBinding": true}
 	seen := map[string]bool{}
 	for _, o := range decode(t, manifest) {
 		id := o.kind + "/" + o.name

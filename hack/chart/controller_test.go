@@ -163,13 +163,13 @@ func checkRoute(t *testing.T, objects []object, node corev1.PodTemplateSpec, lis
 func TestFlags(t *testing.T) {
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", dir, "./cmd/csi-driver", "./cmd/replicator", "./cmd/keeper",
-		"./cmd/gateway")
+		"./cmd/gateway", "./cmd/operator")
 	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	known := map[string]map[string]bool{}
-	for _, program := range []string{"csi-driver", "replicator", "keeper", "gateway"} {
+	for _, program := range []string{"csi-driver", "replicator", "keeper", "gateway", "operator"} {
 		help, _ := exec.Command(filepath.Join(dir, program), "-help").CombinedOutput() // exits as for a mistake
 		known[program] = map[string]bool{}
 		for _, m := range regexp.MustCompile(`(?m)^ +--?([a-z-]+)\b`).FindAllSubmatch(help, -1) {

@@ -12,7 +12,7 @@ import (
 )
 
 // programs are those of this project that serve metrics.
-var programs = []string{"csi-driver", "replicator", "gateway"}
+var programs = []string{"csi-driver", "replicator", "gateway", "operator"}
 
 // TestMetricsAccess: metrics name claims. A program serves them beyond its pod for a token that is mounted into it, and
 // to everybody only where that was asked for.
@@ -53,8 +53,8 @@ func TestMetricsAccess(t *testing.T) {
 					}
 				}
 			}
-			if found != 4 {
-				t.Errorf("%d programs with metrics, want 4", found)
+			if found != 5 {
+				t.Errorf("%d programs with metrics, want 5", found)
 			}
 		})
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/tcplisten"
 	"github.com/slipstream-storage/slipstream/pkg/driver"
 	"github.com/slipstream-storage/slipstream/pkg/gateway"
+	"github.com/slipstream-storage/slipstream/pkg/operator"
 	"github.com/slipstream-storage/slipstream/pkg/router"
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
 )
@@ -43,6 +44,10 @@ var programs = []program{
 	{"gateway", "Port 9816 of the gateway's pods.",
 		append(tcplisten.Metrics(), gateway.NewMetrics(), metricsserver.CertificateExpiry(nil),
 			metricsserver.CertificateUsable(nil))},
+	{"operator",
+		"Port 9818 of the operator's pods, with the metrics of controller-runtime. Only the leader has those of claims " +
+			"and groups.",
+		[]prometheus.Collector{&operator.Metrics{}, router.Metrics()}},
 }
 
 //go:embed head.md

@@ -78,6 +78,11 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- if eq .Values.controller.mode "controller" }}yes{{ end -}}
 {{- end }}
 
+{{/* "yes" if the operator runs. It calls the nodes as the controller does, and needs replicators. */}}
+{{- define "slipstream.operator" -}}
+{{- if and (include "slipstream.central" .) .Values.operator.enabled .Values.replication.enabled }}yes{{ end -}}
+{{- end }}
+
 {{/* The Secret with the certificate of the nodes or of the controller. Takes (list . "node" or "controller"). */}}
 {{- define "slipstream.controllerSecret" -}}
 {{- $root := index . 0 -}}

@@ -28,6 +28,11 @@
 {{- list (dict "name" "m-gateway" "port" 9816) | toJson -}}
 {{- end }}
 
+{{/* Metrics port of the operator pods. */}}
+{{- define "slipstream.operatorMetrics" -}}
+{{- list (dict "name" "m-operator" "port" 9818) | toJson -}}
+{{- end }}
+
 {{/* Components with metrics, as JSON: each with its ports. */}}
 {{- define "slipstream.metrics" -}}
 {{- $components := list (dict "name" "node" "ports" (include "slipstream.nodeMetrics" . | fromJsonArray)) -}}
@@ -38,6 +43,10 @@
 {{- if include "slipstream.gateway" . }}
 {{- $components = append $components (dict "name" "gateway"
   "ports" (include "slipstream.gatewayMetrics" . | fromJsonArray)) }}
+{{- end -}}
+{{- if include "slipstream.operator" . }}
+{{- $components = append $components (dict "name" "operator"
+  "ports" (include "slipstream.operatorMetrics" . | fromJsonArray)) }}
 {{- end -}}
 {{- toJson $components -}}
 {{- end }}

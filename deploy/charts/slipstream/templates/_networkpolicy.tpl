@@ -49,6 +49,9 @@
 {{- end }}
 {{- if include "slipstream.central" $root }}
 {{ include "slipstream.podsMay" (list $root "controller" "csi") }}
+{{- if include "slipstream.operator" $root }}
+{{ include "slipstream.podsMay" (list $root "operator" "csi") }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if and $root.Values.metrics.enabled $root.Values.networkPolicy.metricsFrom }}
