@@ -20,7 +20,9 @@ type variant string
 
 // The variants. The order of this list is that of the report.
 const (
-	plain      variant = "plain loop device"
+	plain       variant = "plain loop device"
+	driverPlain variant = "plain volume of the driver"
+
 	replicated variant = "replicated"
 	off        variant = "replication off"
 	flushed    variant = "replicated, order flush"
@@ -28,6 +30,12 @@ const (
 	peer       variant = "qemu-storage-daemon, background mirror"
 	peerSync   variant = "qemu-storage-daemon, write-blocking mirror"
 )
+
+// variants are all of them, in the order of the report.
+var variants = []variant{plain, driverPlain, replicated, off, flushed, peerAlone, peer, peerSync}
+
+// isPlain says that a variant may be the baseline.
+func (v variant) isPlain() bool { return v == plain || v == driverPlain }
 
 // bed is the devices of one variant, prepared to be measured on.
 type bed struct {
@@ -169,14 +177,20 @@ func mountNew(ctx context.Context, device, mount string) error {
 	return nil
 }
 
-// slipstreamBed makes volumes of site A through its CSI socket and, but for the variant off, replicates them to site B.
+// slipstreamBed makes volumes of site A through its CSI socket and, except for the variants off and driverPlain,
+// replicates them to site B.
 func (e *env) slipstreamBed(ctx context.Context, pair *testsite.Pair, v variant, o bedOptions) (*bed, error) {
-	b := &bed{variant: v, sizeBytes: o.sizeBytes,
-		here: []int{pair.A.Replicator().Pid()}, there: []int{pair.B.Replicator().Pid()}}
+	b := &bed{variant: v, sizeBytes: o.sizeBytes}
+	if v != driverPlain {
+		b.here, b.there = []int{pair.A.Replicator().Pid()}, []int{pair.B.Replicator().Pid()}
+	}
 	for i := range o.volumes {
 		parameters := testsite.Replicable()
-		if v == flushed {
+		switch v {
+		case flushed:
 			parameters["slipstream.dev/order"] = "flush"
+		case driverPlain:
+			parameters = nil
 		}
 		volume, err := pair.A.CreateVolume(ctx, testsite.VolumeOptions{
 			Name: fmt.Sprintf("%s-%d", o.name, i), SizeBytes: o.sizeBytes, FSType: "ext4", Block: !o.filesystem,
@@ -201,7 +215,7 @@ func (e *env) slipstreamBed(ctx context.Context, pair *testsite.Pair, v variant,
 			return nil, err
 		}
 	}
-	if v != off {
+	if v != off && v != driverPlain {
 		if err := errors.Join(e.join(ctx, pair, b, o), b.settle(ctx)); err != nil {
 			return nil, err
 		}

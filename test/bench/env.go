@@ -20,6 +20,8 @@ type env struct {
 	progress        io.Writer
 	verbose         bool
 	began           time.Time
+	// setting is where the two sites run.
+	setting setting
 	// mode is the command that is run, and commit what the measured programs were built from.
 	mode, commit string
 
@@ -38,21 +40,22 @@ type env struct {
 	unappliedBytes int64
 	// applyInterval is the replicators'; 0 is their default.
 	applyInterval time.Duration
-	// peers and flushedDatabases say whether those variants are measured.
-	peers, flushedDatabases bool
+	// peers says whether qemu-storage-daemon is measured, and short that only the main comparisons are.
+	peers, short bool
 	// wantedVariants are those that are measured beside the plain one.
 	wantedVariants *regexp.Regexp
 }
 
 // quick sizes the environment for a few minutes.
 func (e *env) quick() {
-	e.cell, e.rounds = 1500*time.Millisecond, 3
+	e.cell, e.rounds = 1200*time.Millisecond, 3
 	e.deviceBytes, e.databaseBytes, e.journalBytes = 256<<20, 400<<20, 1<<30
 	e.scale = 10
-	e.budget = 340 * time.Second
+	e.budget = 330 * time.Second
 	// A cell has to be longer than this, or records would be applied off the clock only. More often than by default is
 	// less coalesced, so this errs against replication.
 	e.applyInterval = 500 * time.Millisecond
+	e.short = true
 }
 
 // full sizes the environment for numbers to be relied on.
@@ -62,7 +65,7 @@ func (e *env) full() {
 	e.unappliedBytes = 1 << 30
 	e.deviceBytes, e.databaseBytes, e.journalBytes = 512<<20, 1<<30, 1<<30
 	e.scale = 20
-	e.peers, e.flushedDatabases = true, true
+	e.peers = true
 }
 
 func (e *env) say(format string, args ...any) {
@@ -87,6 +90,13 @@ func (e *env) withPairIn(ctx context.Context, parent string, configure func(*tes
 	if e.applyInterval > 0 {
 		options.ReplicatorArgs = append(options.ReplicatorArgs, "--apply-interval", e.applyInterval.String())
 	}
+	if e.setting == twoHosts {
+		s, splitErr := splitMachine()
+		if splitErr != nil {
+			return splitErr
+		}
+		defer func() { err = errors.Join(err, s.end()) }() // after the sites have ended
+	}
 	pair, err := testsite.New(options)
 	if err != nil {
 		return err
@@ -100,10 +110,20 @@ func (e *env) withPairIn(ctx context.Context, parent string, configure func(*tes
 	if configure != nil {
 		configure(pair)
 	}
+	if e.setting == twoHosts {
+		if err := moveSecondary(pair.B); err != nil {
+			return err
+		}
+	}
 	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := pair.Start(startCtx); err != nil {
 		return err
+	}
+	if e.setting == twoHosts {
+		if err := confineSecondary(pair.B); err != nil {
+			return err
+		}
 	}
 	return use(ctx, pair)
 }
@@ -133,7 +153,7 @@ func (e *env) keepLogs(pair *testsite.Pair) error {
 func (e *env) beds(ctx context.Context, pair *testsite.Pair, o bedOptions, variants ...variant) ([]*bed, error) {
 	var beds []*bed
 	for i, v := range variants {
-		if v != plain && !e.wantedVariants.MatchString(string(v)) {
+		if !v.isPlain() && !e.wantedVariants.MatchString(string(v)) {
 			continue
 		}
 		named := o

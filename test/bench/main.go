@@ -18,6 +18,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == guardArgument {
+		if err := runGuard(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := runBench(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -34,7 +41,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	e := &env{progress: stderr, began: time.Now()}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	quick := flags.Bool("quick", false, "only the comparisons with a plain loop device, in a few minutes")
+	quick := flags.Bool("quick", false, "only the comparisons with plain volumes, in a few minutes")
 	binDir := flags.String("bin-dir", "bin", "`directory` of csi-driver and replicator")
 	flags.StringVar(&e.tempDir, "temp-dir", "",
 		"`directory` whose file system takes images and journals; default the system's")
@@ -42,7 +49,8 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		"`directory` for summary.json, results.json, table.md and report.html")
 	only := flags.String("only", "", "`regexp` of names of stages: only those")
 	loads := flags.String("loads", "", "`regexp` of names of loads: only those")
-	variants := flags.String("variants", "", "`regexp` of what the loads run on beside the plain loop device: only those")
+	variants := flags.String("variants", "", "`regexp` of what the loads run on beside the plain volumes: only those")
+	settings := flags.String("settings", "", "`regexp` of settings, one machine or two hosts: only those")
 	cell := flags.Duration("duration", 0, "of one measurement; default that of the mode")
 	rounds := flags.Int("rounds", 0, "of each comparison; default those of the mode")
 	lagDuration := flags.Duration("lag-duration", 0, "of the load on each line; default that of the mode")
@@ -64,6 +72,10 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	}
 	if e.wantedVariants, err = regexp.Compile(*variants); err != nil {
 		return fmt.Errorf("--variants: %w", err)
+	}
+	wantedSettings, err := regexp.Compile(*settings)
+	if err != nil {
+		return fmt.Errorf("--settings: %w", err)
 	}
 	if flags.NArg() > 0 || *rounds < 0 || *cell < 0 || *lagDuration < 0 || *memoryDuration < 0 {
 		return errors.New("no arguments are expected, and no negative numbers: see --help")
@@ -112,19 +124,16 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		run  func(context.Context) error
 	}
 	var steps []step
-	stages := []*stage{e.postgresStage(), e.fioStage(), e.manyStage(), e.separateStage()}
-	if !*quick {
-		stages = append(stages, e.growthStages()...)
-	}
-	for _, s := range stages {
+	for _, s := range e.stages() {
 		s.comparisons = slices.DeleteFunc(s.comparisons, func(c *comparison) bool { return !wantedLoads.MatchString(c.name) })
-		if len(s.comparisons) == 0 {
+		if len(s.comparisons) == 0 || !wantedSettings.MatchString(string(s.setting)) {
 			continue
 		}
 		steps = append(steps, step{s.name, func(ctx context.Context) error {
 			pieces := make([]*piece, len(s.comparisons))
 			for i, c := range s.comparisons {
 				pieces[i] = e.newPiece(c.name)
+				pieces[i].Setting = s.setting
 			}
 			err := e.measureStage(ctx, s)
 			// What was measured before an error was measured all the same.
@@ -186,10 +195,14 @@ func (e *env) method() []string {
 	return []string{
 		fmt.Sprintf(
 			"%d rounds of %v for each load and variant, in turn. A ratio is the median over the rounds of the "+
-				"quotient with the plain loop device's measurement of the same round.", e.rounds, e.cell),
+				"quotient with the baseline's measurement of the same round. The baseline of a load is the better of a "+
+				"buffered loop device and the driver's plain volume, and of raw loads without a flush the latter.",
+			e.rounds, e.cell),
 		fmt.Sprintf(
-			"Replicated volumes have a live secondary on the same machine and the same disk. Durable records are "+
-				"applied to the images %s. Between measurements everything put off is finished off the clock.", apply),
+			"One machine: replicated volumes have a live secondary on the same processors and the same disk. Two hosts: "+
+				"loads, primary and the kernel's workers have processor 0, the secondary has processor 1 and its pool in "+
+				"memory. Durable records are applied to the images %s. Between measurements everything put off is finished "+
+				"off the clock.", apply),
 		fmt.Sprintf(
 			"fio works on raw devices of %d MiB with direct I/O, depth by jobs where each write is flushed; pgbench "+
 				"on ext4 at scale %d. All images were written in full before.",

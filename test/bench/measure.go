@@ -35,8 +35,10 @@ type sample struct {
 type comparison struct {
 	name string
 	load load
-	// targets are ratios to the plain loop device; a variant with target 0 is reported only.
+	// targets are ratios to the baseline; a variant with target 0 is reported only.
 	targets map[variant]float64
+	// slowest is a bound of the p99 of a durable write, as a multiple of the baseline's; 0 is none.
+	slowest float64
 	// note is what a reader has to know about it.
 	note string
 	// samples by variant and round.
@@ -55,6 +57,20 @@ func (c *comparison) add(v variant, round int, s sample) {
 	c.samples[v][round] = s
 }
 
+// baseline is the variant that ratios are to: the better one of those without replication and shim. Of raw loads
+// without a flush it is the driver's, since a buffered loop device then measures the memory.
+func (c *comparison) baseline() variant {
+	driver, loop := c.values(driverPlain), c.values(plain)
+	l, raw := c.load.(fioLoad)
+	switch {
+	case len(driver) == 0:
+		return plain
+	case raw && l.flushEvery == 0, len(loop) == 0, median(mapValues(driver)) > median(mapValues(loop)):
+		return driverPlain
+	}
+	return plain
+}
+
 // values of a variant by round.
 func (c *comparison) values(v variant) map[int]float64 {
 	values := map[int]float64{}
@@ -67,6 +83,7 @@ func (c *comparison) values(v variant) map[int]float64 {
 // stage is comparisons that share beds.
 type stage struct {
 	name        string
+	setting     setting
 	comparisons []*comparison
 	// share of the budget that is used up when the stage ends.
 	share float64
@@ -76,7 +93,7 @@ type stage struct {
 
 // measureStage runs all rounds of a stage.
 func (e *env) measureStage(ctx context.Context, s *stage) error {
-	e.say("%s: setting up", s.name)
+	e.say("%s, %s: setting up", s.name, s.setting)
 	return s.with(ctx, func(ctx context.Context, beds []*bed) error {
 		var took time.Duration
 		for round := range e.rounds {
@@ -101,7 +118,7 @@ func (e *env) measureRound(ctx context.Context, c *comparison, beds []*bed, roun
 	for i := range beds {
 		// Another one begins in each round: what is systematic about a place in the turn evens out.
 		b := beds[(i+round)%len(beds)]
-		if _, wanted := c.targets[b.variant]; !wanted && b.variant != plain {
+		if _, wanted := c.targets[b.variant]; !wanted && !b.variant.isPlain() {
 			continue
 		}
 		s, err := e.measure(ctx, c.load, b, round)

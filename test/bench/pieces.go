@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,7 +19,9 @@ import (
 // piece is what was measured in one go: a load on its variants, or a stage of another kind. Pieces of several runs on
 // one machine make up one set of results, because an hour without other work on a machine is rare.
 type piece struct {
-	Name   string    `json:"name"`
+	Name    string  `json:"name"`
+	Setting setting `json:"setting,omitempty"`
+
 	Began  time.Time `json:"began"`
 	Ended  time.Time `json:"ended"`
 	Commit string    `json:"commit"`
@@ -43,7 +46,10 @@ type results struct {
 
 // take takes a piece in the place of an older one of its name.
 func (r *results) take(p *piece) {
-	if i := slices.IndexFunc(r.Pieces, func(old *piece) bool { return old.Name == p.Name }); i >= 0 {
+	same := func(old *piece) bool {
+		return old.Name == p.Name && cmp.Or(old.Setting, oneMachine) == cmp.Or(p.Setting, oneMachine)
+	}
+	if i := slices.IndexFunc(r.Pieces, same); i >= 0 {
 		r.Pieces[i] = p
 		return
 	}
@@ -86,6 +92,7 @@ func (p *piece) end() *piece {
 	}
 	p.Ended = time.Now()
 	for i := range p.Rows {
+		p.Rows[i].Setting = cmp.Or(p.Setting, oneMachine)
 		p.Rows[i].Measured, p.Rows[i].Commit = p.Ended.UTC().Truncate(time.Second), p.Commit
 	}
 	return p
@@ -98,11 +105,15 @@ func (p *piece) fill(c *comparison) {
 	}
 	p.Rows = append(p.Rows, c.rows()...)
 	p.Costs = append(p.Costs, c.costs()...)
+	for i := range p.Costs {
+		p.Costs[i].Setting = cmp.Or(p.Setting, oneMachine)
+	}
 	p.Samples = map[variant]map[int]float64{}
 	for v := range c.samples {
 		p.Samples[v] = c.values(v)
 	}
 	rounds := c.figure()
+	rounds.Plot.Title += ", " + string(cmp.Or(p.Setting, oneMachine))
 	p.Rounds = &rounds
 }
 
@@ -147,12 +158,13 @@ func (r *results) figures() []report.Figure {
 	return all
 }
 
-var pieceHeader = []string{"piece", "measured", "minutes", "commit", "by"}
+var pieceHeader = []string{"piece", "setting", "measured", "minutes", "commit", "by"}
 
 func (r *results) pieceCells() [][]string {
 	var cells [][]string
 	for _, p := range r.Pieces {
-		cells = append(cells, []string{p.Name, p.Ended.UTC().Format("2 January 2006 15:04 UTC"),
+		ended := p.Ended.UTC().Format("2 January 2006 15:04 UTC")
+		cells = append(cells, []string{p.Name, string(cmp.Or(p.Setting, oneMachine)), ended,
 			figure(p.Ended.Sub(p.Began).Minutes()), p.Commit, p.Mode})
 	}
 	return cells

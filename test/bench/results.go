@@ -1,55 +1,74 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/slipstream-storage/slipstream/internal/report"
 )
 
-func (r row) cells() []string {
-	target, ratio, met := "reported", "-", ""
-	if r.Target != nil {
-		target = figure(*r.Target)
-		if r.AtMost {
-			target = "≤ " + target + " " + r.Unit
-		}
-	}
-	if r.Ratio != nil {
-		ratio = fmt.Sprintf("%.2f", *r.Ratio)
-	}
-	if r.Met != nil {
-		met = "missed"
-		if *r.Met {
-			met = "met"
-		}
-	}
-	name := r.Name
+// title is the row's name with its variant.
+func (r row) title() string {
 	if r.Variant != "" && r.Variant != againstPeer && r.Variant != string(replicated) {
-		name += " (" + r.Variant + ")"
+		return r.Name + " (" + r.Variant + ")"
 	}
-	baseline, p99 := "-", "-"
+	return r.Name
+}
+
+// target is what should be reached, and whether it was.
+func (r row) target() string {
+	if r.Target == nil {
+		return "-"
+	}
+	target := figure(*r.Target)
+	if r.AtMost {
+		target = "≤ " + target
+		if r.Ratio == nil {
+			target += " " + r.Unit
+		}
+	}
+	if r.Met != nil && *r.Met {
+		return target + " met"
+	}
+	return target + " missed"
+}
+
+// cells are those of one setting.
+func (r row) cells() []string {
+	result := figure(r.Value)
+	if r.Ratio != nil {
+		result = fmt.Sprintf("%.2f", *r.Ratio)
+	}
+	median, p99 := figure(r.Value), "-"
 	if r.Baseline > 0 {
-		baseline = figure(r.Baseline)
+		median += " / " + figure(r.Baseline)
+		if r.Against == string(driverPlain) {
+			median += "*"
+		}
 	}
 	if r.P99Millis > 0 {
 		p99 = figure(r.P99Millis) + " / " + figure(r.BaselineP99Millis)
 	}
-	return []string{name, ratio, target, met, figure(r.Spread[0]) + " .. " + figure(r.Spread[1]), figure(r.Value),
-		baseline, r.Unit, p99}
+	result += fmt.Sprintf(" (%s .. %s)", figure(r.Spread[0]), figure(r.Spread[1]))
+	return []string{result, r.target(), median, p99}
 }
 
-var rowHeader = []string{"load", "ratio", "target", "", "spread", "median", "baseline", "unit", "p99 ms / baseline"}
+var settingHeader = []string{"target", "median / baseline", "p99 ms"}
+
+var rowHeader = slices.Concat([]string{"load", string(oneMachine)}, settingHeader, []string{string(twoHosts)},
+	settingHeader, []string{"unit"})
 
 // ordered has the rows of replicated volumes first, then each other variant's.
 func (r *results) ordered() []row {
 	var ordered []row
-	for _, v := range []variant{replicated, "", againstPeer, off, flushed, peerAlone, peer, peerSync} {
+	for _, v := range []variant{replicated, "", againstPeer, off, flushed, plain, driverPlain, peerAlone, peer, peerSync} {
 		for _, row := range r.rows() {
 			if row.Variant == string(v) {
 				ordered = append(ordered, row)
@@ -59,25 +78,62 @@ func (r *results) ordered() []row {
 	return ordered
 }
 
+// rowCells are the rows with both settings beside each other.
+func (r *results) rowCells() [][]string {
+	type key struct{ title, unit string }
+	var keys []key
+	by := map[key]map[setting]row{}
+	for _, of := range r.ordered() {
+		k := key{of.title(), of.Unit}
+		if by[k] == nil {
+			by[k] = map[setting]row{}
+			keys = append(keys, k)
+		}
+		by[k][cmp.Or(of.Setting, oneMachine)] = of
+	}
+	var all [][]string
+	for _, k := range keys {
+		line := []string{k.title}
+		for _, s := range []setting{oneMachine, twoHosts} {
+			if of, ok := by[k][s]; ok {
+				line = append(line, of.cells()...)
+			} else {
+				line = append(line, "-", "-", "-", "-")
+			}
+		}
+		all = append(all, append(line, k.unit))
+	}
+	return all
+}
+
 // writeTable writes the rows for a terminal.
 func (r *results) writeTable(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.Join(rowHeader, "\t"))
-	for _, row := range r.ordered() {
-		fmt.Fprintln(t, strings.Join(row.cells(), "\t"))
+	for _, cells := range r.rowCells() {
+		fmt.Fprintln(t, strings.Join(cells, "\t"))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, tableNote)
+	return err
 }
 
-var costHeader = []string{"load", "on", "machine CPU µs", "machine switches", "replicator CPU µs", "switches",
-	"read calls", "write calls", "secondary CPU µs", "CPU µs/MiB here, there"}
+// tableNote explains what the cells have.
+const tableNote = "A ratio is to the baseline, the better of a buffered loop device and the driver's plain volume " +
+	"(*); in brackets its smallest and largest value of the rounds."
+
+var costHeader = []string{"load", "setting", "on", "machine CPU µs", "machine switches", "replicator CPU µs",
+	"switches", "read calls", "write calls", "secondary CPU µs", "CPU µs/MiB here, there"}
 
 func (k cost) cells() []string {
 	perMiB := "-"
 	if k.HereCPUPerMiB > 0 {
 		perMiB = figure(k.HereCPUPerMiB) + ", " + figure(k.ThereCPUPerMiB)
 	}
-	return []string{k.Name, k.Variant, figure(k.MachineCPU), figure(k.MachineSwitches), figure(k.HereCPU),
+	return []string{k.Name, string(cmp.Or(k.Setting, oneMachine)), k.Variant, figure(k.MachineCPU),
+		figure(k.MachineSwitches), figure(k.HereCPU),
 		figure(k.HereSwitches),
 		figure(k.HereReads), figure(k.HereWrites), figure(k.ThereCPU), perMiB}
 }
@@ -142,14 +198,6 @@ func (r *results) markdown() string {
 	return b.String()
 }
 
-func (r *results) rowCells() [][]string {
-	var cells [][]string
-	for _, row := range r.ordered() {
-		cells = append(cells, row.cells())
-	}
-	return cells
-}
-
 func (r *results) costCells() [][]string {
 	var cells [][]string
 	for _, k := range r.costs() {
@@ -180,7 +228,7 @@ func (r *results) page() report.Page {
 	p := report.Page{
 		Title: "Slipstream: what replication costs",
 		Lead: fmt.Sprintf(
-			"The same loads on a plain loop device and on replicated volumes of two sites on this machine, in turn: "+
+			"The same loads on plain volumes and on replicated volumes of two sites on this machine, in turn: "+
 				"%d of %d targets are met.",
 			met, judged),
 		Facts: []report.Fact{
@@ -191,8 +239,8 @@ func (r *results) page() report.Page {
 		if row.Target == nil || row.Variant == string(off) {
 			continue
 		}
-		card := report.Card{Label: row.Name, Value: figure(row.Value) + " " + row.Unit,
-			Note: "target " + row.cells()[2], Tone: report.Bad}
+		card := report.Card{Label: row.Name + ", " + string(cmp.Or(row.Setting, oneMachine)),
+			Value: figure(row.Value) + " " + row.Unit, Note: "target " + row.target(), Tone: report.Bad}
 		if row.Ratio != nil {
 			card.Value = fmt.Sprintf("%.2f", *row.Ratio)
 		}
@@ -204,7 +252,7 @@ func (r *results) page() report.Page {
 	p.Sections = append(p.Sections, report.Section{
 		Title: "Ratios and targets", Paragraphs: r.method(),
 		Table: &report.Table{Header: rowHeader, Rows: r.rowCells(),
-			Note: "Spread: smallest and largest of the rounds. " + r.notes()},
+			Note: tableNote + " " + r.notes()},
 		Figures: r.figures(),
 	})
 	var rounds []report.Figure
@@ -275,7 +323,7 @@ func (r *results) notes() string {
 // figure shows a comparison's rounds.
 func (c *comparison) figure() report.Figure {
 	p := report.Plot{Title: c.name, X: "round", Y: c.load.unit()}
-	for i, v := range []variant{plain, replicated, off, flushed, peerAlone, peer, peerSync} {
+	for i, v := range variants {
 		s := report.Series{Name: string(v), Style: report.Line, Hue: i + 1}
 		values := c.values(v)
 		for round := range len(values) {

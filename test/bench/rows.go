@@ -12,7 +12,11 @@ import (
 type row struct {
 	Name    string `json:"name"`
 	Variant string `json:"variant,omitempty"`
-	// Ratio to the plain loop device; nil for a row that is no comparison.
+	// Setting is where the sites ran.
+	Setting setting `json:"setting,omitempty"`
+	// Against is the variant that Baseline is of; empty for a row that is no comparison.
+	Against string `json:"against,omitempty"`
+	// Ratio to the baseline; nil for a row that is no comparison.
 	Ratio *float64 `json:"ratio"`
 	// Target is what the ratio, or the value of a row without one, should reach; nil for what is only reported.
 	Target *float64 `json:"target"`
@@ -24,7 +28,8 @@ type row struct {
 	Value    float64 `json:"value"`
 	Baseline float64 `json:"baseline,omitempty"`
 	Unit     string  `json:"unit"`
-	// P99Millis is the 99th percentile of the latency: of a flush where there are any, otherwise of a request.
+	// P99Millis is the 99th percentile of the latency: of a flush where there are any, otherwise of a request. If each
+	// write is flushed, it is the larger one of write and flush: one of the two waits until the write is durable.
 	P99Millis         float64 `json:"p99_ms,omitempty"`
 	BaselineP99Millis float64 `json:"baseline_p99_ms,omitempty"`
 	Rounds            int     `json:"rounds"`
@@ -62,11 +67,15 @@ func measured(name string, values []float64, unit string, atMost float64, note s
 	return r.judge()
 }
 
-// rows are one for each variant but the plain one, in the order of variants.
+// rows are one for each variant but the baseline, in the order of variants.
 func (c *comparison) rows() []row {
 	var rows []row
-	baseline := c.values(plain)
-	for _, v := range []variant{replicated, off, flushed, peerAlone, peer, peerSync} {
+	against := c.baseline()
+	baseline := c.values(against)
+	for _, v := range variants {
+		if v == against {
+			continue
+		}
 		quotients := ratios(c.values(v), baseline)
 		if len(quotients) == 0 {
 			continue
@@ -75,7 +84,7 @@ func (c *comparison) rows() []row {
 		r := row{
 			Name: c.name, Variant: string(v), Ratio: &ratio, Unit: c.load.unit(), Rounds: len(quotients), Note: c.note,
 			Value: median(mapValues(c.values(v))), Baseline: median(mapValues(baseline)),
-			P99Millis: c.p99(v), BaselineP99Millis: c.p99(plain),
+			P99Millis: c.p99(v), BaselineP99Millis: c.p99(against), Against: string(against),
 		}
 		r.Spread[0], r.Spread[1] = spread(quotients)
 		if target := c.targets[v]; target > 0 {
@@ -83,7 +92,33 @@ func (c *comparison) rows() []row {
 		}
 		rows = append(rows, r.judge())
 	}
-	return slices.Concat(rows, c.peerRows(), c.cpuRows(), c.more)
+	return slices.Concat(rows, c.slowestRows(), c.peerRows(), c.cpuRows(), c.more)
+}
+
+// slowestRows compare the p99 of the replicated volume with the baseline's.
+func (c *comparison) slowestRows() []row {
+	against := c.baseline()
+	quotients := ratios(c.p99s(replicated), c.p99s(against))
+	if c.slowest == 0 || len(quotients) == 0 {
+		return nil
+	}
+	ratio := median(quotients)
+	r := row{Name: c.name + ", p99 of the durable write", Variant: string(replicated), Ratio: &ratio, Target: &c.slowest,
+		AtMost: true, Unit: "ms", Rounds: len(quotients), Value: c.p99(replicated), Baseline: c.p99(against),
+		Against: string(against)}
+	r.Spread[0], r.Spread[1] = spread(quotients)
+	return []row{r.judge()}
+}
+
+// p99s are those of a variant by round, in milliseconds.
+func (c *comparison) p99s(v variant) map[int]float64 {
+	all := map[int]float64{}
+	for round, s := range c.samples[v] {
+		if s.p99 > 0 {
+			all[round] = s.p99.Seconds() * 1000
+		}
+	}
+	return all
 }
 
 // Targets against the peer: with a flush after each write, and without.
@@ -152,12 +187,7 @@ func (c *comparison) cpuRows() []row {
 const againstPeer = "against peer"
 
 func (c *comparison) p99(v variant) float64 {
-	var all []float64
-	for _, s := range c.samples[v] {
-		if s.p99 > 0 {
-			all = append(all, s.p99.Seconds()*1000)
-		}
-	}
+	all := mapValues(c.p99s(v))
 	if len(all) == 0 {
 		return 0
 	}
@@ -176,6 +206,7 @@ func mapValues(m map[int]float64) []float64 {
 // cost is what a load on a variant took, of the whole machine and of the processes that serve it, per operation.
 type cost struct {
 	Name       string  `json:"name"`
+	Setting    setting `json:"setting,omitempty"`
 	Variant    string  `json:"variant"`
 	Operations float64 `json:"operations"`
 	// Machine includes the load itself. CPU times are in microseconds.
@@ -196,7 +227,7 @@ type cost struct {
 // costs sums up all rounds.
 func (c *comparison) costs() []cost {
 	var costs []cost
-	for _, v := range []variant{plain, replicated, off, flushed, peerAlone, peer, peerSync} {
+	for _, v := range variants {
 		var operations, bytes float64
 		var machine, here, there usage
 		for _, s := range c.samples[v] {

@@ -67,6 +67,67 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// TestBaseline: ratios are to the better one of the two plain variants, and of raw loads without a flush to the
+// driver's.
+func TestBaseline(t *testing.T) {
+	for _, test := range []struct {
+		load         load
+		driver, want float64 // of 100 on the loop device; ratio of 50 on the replicated volume
+		against      variant
+	}{
+		{fsyncEach, 200, 0.25, driverPlain},
+		{fsyncEach, 10, 0.5, plain},
+		{fioLoad{pattern: "randwrite", blockSize: kib4}, 10, 5, driverPlain},
+		{pgLoad{}, 10, 0.5, plain},
+	} {
+		c := &comparison{load: test.load, slowest: 1.5}
+		c.add(plain, 0, sample{value: 100, p99: 4 * time.Millisecond})
+		c.add(driverPlain, 0, sample{value: test.driver, p99: 4 * time.Millisecond})
+		c.add(replicated, 0, sample{value: 50, p99: 8 * time.Millisecond})
+		var seen int
+		for _, r := range c.rows() {
+			switch {
+			case r.Variant == string(test.against):
+				t.Errorf("%+v: the baseline has a row", test)
+			case r.AtMost:
+				seen++
+				if *r.Ratio != 2 || *r.Met {
+					t.Errorf("%+v: p99 %+v", test, r)
+				}
+			case r.Variant == string(replicated):
+				seen++
+				if *r.Ratio != test.want || r.Against != string(test.against) {
+					t.Errorf("%+v: ratio %v against %s", test, *r.Ratio, r.Against)
+				}
+			}
+		}
+		if seen != 2 {
+			t.Errorf("%+v: rows %+v", test, c.rows())
+		}
+	}
+}
+
+// TestSettings: the results of a load in both settings are in one line.
+func TestSettings(t *testing.T) {
+	r := &results{}
+	for _, s := range []setting{oneMachine, twoHosts} {
+		p := (&env{}).newPiece("load")
+		p.Setting = s
+		p.fill(testComparison())
+		r.take(p.end())
+	}
+	if cells := r.rowCells(); len(r.Pieces) != 2 || len(cells) != 2 || len(cells[0]) != len(rowHeader) ||
+		cells[0][1] != "1.00 (0.50 .. 2.00)" || cells[0][5] != cells[0][1] || cells[0][2] != "0.95 met" {
+		t.Errorf("%d pieces, %q", len(r.Pieces), cells)
+	}
+	p := (&env{}).newPiece("lag")
+	p.Rows = []row{measured("lag", []float64{10}, "ms", 50, "")}
+	r.take(p.end())
+	if cells := r.rowCells(); cells[1][0] != "lag" || cells[1][5] != "-" {
+		t.Errorf("a row of one setting: %q", cells)
+	}
+}
+
 func TestPeerRows(t *testing.T) {
 	c := testComparison()
 	for round := range 3 {

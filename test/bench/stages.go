@@ -13,17 +13,63 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
 
-// The targets: shares of the plain loop device's throughput.
+// targetOff is the share of the baseline's throughput that a replicable volume without replication should reach.
 const targetOff = 0.97
 
+// stages are the comparisons of the mode in both settings, next to each other.
+func (e *env) stages() []*stage {
+	one, two := *e, *e
+	one.setting, two.setting = oneMachine, twoHosts
+	var all []*stage
+	both := func(make func(*env) *stage) {
+		for _, e := range []*env{&one, &two} {
+			s := make(e)
+			s.setting = e.setting
+			all = append(all, s)
+		}
+	}
+	both((*env).postgresStage)
+	both((*env).fioStage)
+	both((*env).manyStage)
+	if e.short {
+		return all
+	}
+	both((*env).separateStage)
+	for _, size := range [][2]int{{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}} {
+		both(func(e *env) *stage { return e.growthStage(size[0], size[1]) })
+	}
+	return all
+}
+
+// target chooses the one of the setting.
+func (e *env) target(one, two float64) float64 {
+	if e.setting == twoHosts {
+		return two
+	}
+	return one
+}
+
+// share is the part of the budget that is used up when a stage ends.
+func (e *env) share(one, two float64) float64 { return e.target(one, two) }
+
+// slowest is the bound of the p99 of a durable write, as a multiple of the baseline's.
+func (e *env) slowest() float64 { return e.target(1.5, 1.2) }
+
 // writes are the variants of a load that writes.
-func writes(target float64) map[variant]float64 {
-	return map[variant]float64{replicated: target, off: targetOff, flushed: 0, peerAlone: 0, peer: 0, peerSync: 0}
+func (e *env) writes(target float64) map[variant]float64 {
+	all := map[variant]float64{replicated: target, off: targetOff, flushed: 0, peerAlone: 0, peer: 0, peerSync: 0}
+	if e.short {
+		delete(all, flushed)
+		delete(all, off)
+	}
+	return all
 }
 
 // reads are those of a load that only reads.
-func reads(target float64) map[variant]float64 {
-	return map[variant]float64{replicated: target, off: targetOff, flushed: 0, peerAlone: 0, peer: 0}
+func (e *env) reads(target float64) map[variant]float64 {
+	all := e.writes(target)
+	delete(all, peerSync)
+	return all
 }
 
 const kib4, kib256 = 4 << 10, 256 << 10
@@ -37,27 +83,42 @@ func (e *env) fioStage() *stage {
 	random := func(depth, flushEvery int) fioLoad {
 		return fioLoad{pattern: "randwrite", blockSize: kib4, depth: depth, jobs: flushEvery > 0, flushEvery: flushEvery}
 	}
-	s := &stage{name: "fio", share: 0.87, comparisons: []*comparison{
-		{name: "fio 4 KiB random write, fsync each, depth 1", load: random(1, 1), targets: writes(0.95)},
-		{name: "fio 4 KiB random write, fsync each, depth 8", load: random(8, 1), targets: writes(1.1)},
-		{name: "fio 4 KiB random write, no flush, depth 1", load: random(1, 0), targets: writes(0.9)},
-		{name: "fio 4 KiB random write, no flush, depth 16", load: random(16, 0), targets: writes(0.9)},
-		{name: "fio 256 KiB sequential write, journal on the images' disk",
-			load:    fioLoad{pattern: "write", blockSize: kib256, depth: 4, flushEvery: sequentialFlush},
-			targets: writes(0.45), note: "a flush every 64 MiB; primary and secondary share the disk"},
-		{name: "fio 4 KiB random read, depth 1", load: fioLoad{pattern: "randread", blockSize: kib4, depth: 1},
-			targets: reads(0.9)},
-		{name: "fio 4 KiB random read, depth 16", load: fioLoad{pattern: "randread", blockSize: kib4, depth: 16},
-			targets: reads(0.95)},
+	offToo := func(targets map[variant]float64) map[variant]float64 {
+		targets[off] = targetOff
+		return targets
+	}
+	s := &stage{name: "fio", share: e.share(0.68, 0.84), comparisons: []*comparison{
+		{name: "fio 4 KiB random write, fsync each, depth 1", load: random(1, 1), slowest: e.slowest(),
+			targets: offToo(e.writes(e.target(1, 1.05)))},
+		{name: "fio 4 KiB random write, fsync each, depth 8", load: random(8, 1), slowest: e.slowest(),
+			targets: offToo(e.writes(1.1))},
+		{name: "fio 4 KiB random write, no flush, depth 1", load: random(1, 0), targets: e.writes(e.target(0.7, 0.8))},
+		{name: "fio 4 KiB random write, no flush, depth 16", load: random(16, 0), targets: e.writes(e.target(0.7, 0.8))},
 	}}
+	if !e.short {
+		s.comparisons = append(s.comparisons,
+			&comparison{name: "fio 256 KiB sequential write, journal on the images' disk",
+				load:    fioLoad{pattern: "write", blockSize: kib256, depth: 4, flushEvery: sequentialFlush},
+				targets: e.writes(0.45), note: "a flush every 64 MiB"},
+			&comparison{name: "fio 4 KiB random read, depth 1",
+				load: fioLoad{pattern: "randread", blockSize: kib4, depth: 1}, targets: e.reads(0.9)})
+	}
+	if !e.short || e.setting == oneMachine {
+		s.comparisons = append(s.comparisons, &comparison{name: "fio 4 KiB random read, depth 16",
+			load: fioLoad{pattern: "randread", blockSize: kib4, depth: 16}, targets: e.reads(0.9)})
+	}
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) (err error) {
 			o := bedOptions{name: "fio", volumes: 1, sizeBytes: e.deviceBytes}
-			beds, err := e.beds(ctx, pair, o, plain, replicated, off, flushed)
+			variants := []variant{plain, driverPlain, replicated, off}
+			if !e.short {
+				variants = append(variants, flushed)
+			}
+			beds, err := e.beds(ctx, pair, o, variants...)
 			if err != nil {
 				return err
 			}
-			if e.peers {
+			if e.peers && e.setting == oneMachine {
 				stop, peers, peersErr := e.peerBeds(ctx, pair, o)
 				defer func() { err = errors.Join(err, stop()) }()
 				if err := peersErr; err != nil {
@@ -76,14 +137,18 @@ var fsyncEach = fioLoad{pattern: "randwrite", blockSize: kib4, depth: 1, jobs: t
 
 // manyStage are writers on eight volumes of one group.
 func (e *env) manyStage() *stage {
-	s := &stage{name: "eight volumes", share: 0.93, comparisons: []*comparison{{
+	s := &stage{name: "eight volumes", share: e.share(0.92, 1), comparisons: []*comparison{{
 		name: "8 volumes in one group, 4 KiB random write with fsync each on all of them, total", load: fsyncEach,
-		targets: map[variant]float64{replicated: 1, flushed: 0},
+		targets: e.writes(e.target(0.85, 1)),
 	}}}
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
 			o := bedOptions{name: "many", volumes: 8, sizeBytes: e.deviceBytes / 4}
-			beds, err := e.beds(ctx, pair, o, plain, replicated, flushed)
+			variants := []variant{plain, driverPlain, replicated}
+			if !e.short {
+				variants = append(variants, off, flushed)
+			}
+			beds, err := e.beds(ctx, pair, o, variants...)
 			if err != nil {
 				return err
 			}
@@ -93,49 +158,46 @@ func (e *env) manyStage() *stage {
 	return s
 }
 
-// growthStages are the same writers on more and more volumes, in one group and in a group each.
-func (e *env) growthStages() []*stage {
-	var stages []*stage
-	for _, size := range []struct{ volumes, groups int }{{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}} {
-		name := fmt.Sprintf("growth: %d volumes in %d groups", size.volumes, size.groups)
-		s := &stage{name: name, comparisons: []*comparison{{
-			name: name + ", 4 KiB random write with fsync each on all of them, total", load: fsyncEach,
-			targets: map[variant]float64{replicated: 0},
-		}}}
-		s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
-			return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
-				// Journals of 64 groups have to fit on the disk, twice.
-				smaller := *e
-				smaller.journalBytes = max(e.journalBytes/int64(size.groups), 64<<20)
-				beds, err := smaller.beds(ctx, pair, bedOptions{
-					name: "growth", volumes: size.volumes, groups: size.groups, sizeBytes: 16 << 20,
-				}, plain, replicated)
+// growthStage are the same writers on more volumes, in one group or spread over several.
+func (e *env) growthStage(volumes, groups int) *stage {
+	targets := map[[2]int]float64{{64, 1}: e.target(0.6, 0.8), {64, 64}: e.target(0.5, 0.6)}
+	name := fmt.Sprintf("growth: %d volumes in %d groups", volumes, groups)
+	s := &stage{name: name, comparisons: []*comparison{{
+		name: name + ", 4 KiB random write with fsync each on all of them, total", load: fsyncEach,
+		targets: map[variant]float64{replicated: targets[[2]int{volumes, groups}], off: targetOff},
+	}}}
+	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
+		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
+			// Journals of 64 groups have to fit on the disk, twice.
+			smaller := *e
+			smaller.journalBytes = max(e.journalBytes/int64(groups), 64<<20)
+			beds, err := smaller.beds(ctx, pair, bedOptions{
+				name: "growth", volumes: volumes, groups: groups, sizeBytes: 16 << 20,
+			}, plain, driverPlain, replicated, off)
+			if err != nil {
+				return err
+			}
+			if err := measure(ctx, beds); err != nil {
+				return err
+			}
+			for i, where := range []string{"primary", "secondary"} {
+				_, peak, err := residentBytes([]int{pair.A.Replicator().Pid(), pair.B.Replicator().Pid()}[i])
 				if err != nil {
 					return err
 				}
-				if err := measure(ctx, beds); err != nil {
-					return err
-				}
-				for i, where := range []string{"primary", "secondary"} {
-					_, peak, err := residentBytes([]int{beds[1].here[0], beds[1].there[0]}[i])
-					if err != nil {
-						return err
-					}
-					s.comparisons[0].more = append(s.comparisons[0].more,
-						measured(name+", resident memory of the "+where+"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", 0, ""))
-				}
-				return nil
-			})
-		}
-		stages = append(stages, s)
+				s.comparisons[0].more = append(s.comparisons[0].more,
+					measured(name+", resident memory of the "+where+"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", 0, ""))
+			}
+			return nil
+		})
 	}
-	return stages
+	return s
 }
 
 // separateStage is the sequential write with images and journals on file systems of their own. Both are loop-backed,
 // since a machine with a second disk is not to be assumed: what is separate is the file system, not the disk.
 func (e *env) separateStage() *stage {
-	s := &stage{name: "separate file systems", share: 1, comparisons: []*comparison{{
+	s := &stage{name: "separate file systems", comparisons: []*comparison{{
 		name:    "fio 256 KiB sequential write, images and journal on separate file systems",
 		load:    fioLoad{pattern: "write", blockSize: kib256, depth: 4, flushEvery: sequentialFlush},
 		targets: map[variant]float64{replicated: 0.8},
@@ -162,7 +224,8 @@ func (e *env) separateStage() *stage {
 			if err := pair.A.Start(ctx); err != nil {
 				return err
 			}
-			beds, err := e.beds(ctx, pair, bedOptions{name: "separate", volumes: 1, sizeBytes: e.deviceBytes}, plain, replicated)
+			beds, err := e.beds(ctx, pair, bedOptions{name: "separate", volumes: 1, sizeBytes: e.deviceBytes}, plain,
+				driverPlain, replicated)
 			if err != nil {
 				return err
 			}
@@ -223,26 +286,20 @@ func releaseFileSystems(dir string, names ...string) error {
 
 // postgresStage is pgbench on ext4.
 func (e *env) postgresStage() *stage {
-	targets := func(target float64) map[variant]float64 {
-		t := writes(target)
-		if !e.flushedDatabases {
-			delete(t, flushed)
-		}
-		return t
-	}
-	s := &stage{name: "PostgreSQL", share: 0.38, comparisons: []*comparison{
-		{name: "pgbench, 1 client", load: pgLoad{clients: 1, servers: 1}, targets: targets(0.95)},
-		{name: "pgbench, 8 clients", load: pgLoad{clients: 8, servers: 1}, targets: targets(0.95)},
+	s := &stage{name: "PostgreSQL", share: e.share(0.23, 0.46), comparisons: []*comparison{
+		{name: "pgbench, 1 client", load: pgLoad{clients: 1, servers: 1}, targets: e.writes(1)},
+		{name: "pgbench, 8 clients", load: pgLoad{clients: 8, servers: 1}, targets: e.writes(e.target(0.85, 0.95))},
 		{name: "two PostgreSQL servers on two volumes of one group, pgbench with 4 clients each",
-			load: pgLoad{clients: 4, servers: 2}, targets: targets(0.95)},
+			load: pgLoad{clients: 4, servers: 2}, targets: e.writes(e.target(0.85, 0.95))},
 	}}
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
-			variants := []variant{plain, replicated, off}
-			if e.flushedDatabases {
-				variants = append(variants, flushed)
+			variants := []variant{plain, driverPlain, replicated}
+			if !e.short {
+				variants = append(variants, off, flushed)
 			}
-			return e.withDatabases(ctx, pair, variants, e.peers, func(beds []*bed) error { return measure(ctx, beds) })
+			peers := e.peers && e.setting == oneMachine
+			return e.withDatabases(ctx, pair, variants, peers, func(beds []*bed) error { return measure(ctx, beds) })
 		})
 	}
 	return s
