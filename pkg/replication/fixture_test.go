@@ -28,6 +28,8 @@ type testSite struct {
 	conf func(*Config)
 	// before, if set, is called before each operation on the file system.
 	before func(op vfs.Op, name string)
+	// fails, if set, is asked before each operation whether it fails.
+	fails func(op vfs.Op, name string) error
 }
 
 const patience = 30 * time.Second
@@ -47,6 +49,9 @@ func (s *testSite) open() {
 	var fsys vfs.FS = s.fs
 	if s.before != nil {
 		fsys = vfs.NewErrFS(s.fs, func(op vfs.Op, name string) error { s.before(op, name); return nil })
+	}
+	if s.fails != nil {
+		fsys = vfs.NewErrFS(s.fs, s.fails)
 	}
 	if s.pool, err = blockdev.OpenPool(fsys, "/pool", blockdev.WhoReplicator); err != nil {
 		s.t.Fatal(err)

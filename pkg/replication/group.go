@@ -74,6 +74,8 @@ type Group struct {
 	short atomic.Bool
 	// peerHeard is when the last message of the peer arrived, or when this process opened the group.
 	peerHeard atomic.Pointer[clocks.Instant]
+	// noRoom is why the last stream of the peer ended, if that was for lack of space; nil since it continues.
+	noRoom atomic.Pointer[error]
 	// linkDown is what ended the last stream to the peer.
 	linkDown atomic.Pointer[error]
 

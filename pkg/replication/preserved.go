@@ -248,8 +248,9 @@ func (p *preserved) preserve(volumeID string, extents *changemap.Map) error {
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("keep extents of volume %s as they were at ordinal %d: %w", image.member.VolumeID, p.record.Ordinal,
-		err)
+	need, _ := image.missing(extents)
+	err = fmt.Errorf("keep %d bytes of volume %s as they were at ordinal %d: %w", need, image.member.VolumeID,
+		p.record.Ordinal, err)
 	if p.record.Full == preserveOrWait {
 		return err
 	}

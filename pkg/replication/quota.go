@@ -219,9 +219,9 @@ func (s *Site) leaveReserve(bytes int64) error {
 		return err
 	}
 	if reserve := share(total, s.cfg.Limits.ReservePercent); bytes > 0 && free-bytes < reserve {
-		return fmt.Errorf("%w: site %s has %d bytes free in its pool and leaves %d to its own volumes "+
-			"(--copies-reserve-percent of its replicators); "+
-			"make room there, the copy goes on then", ErrQuota, s.cfg.Site, free, reserve)
+		return fmt.Errorf("%w: the copy needs %d bytes now; site %s has %d free in its pool and leaves %d to its own "+
+			"volumes (--copies-reserve-percent of its replicators); make room there, the copy continues then", ErrQuota,
+			bytes, s.cfg.Site, free, reserve)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // receiver is the secondary's end of one stream.
@@ -94,6 +95,9 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 			return err
 		case m := <-messages:
 			if err := r.handle(ctx, m); err != nil {
+				if errors.Is(err, ErrQuota) || vfs.NoSpace(err) {
+					g.noRoom.Store(&err)
+				}
 				klog.ErrorS(err, "Stream from the primary ended", "group", g.Name(), "peer", stream.Peer())
 				return err
 			}
@@ -279,6 +283,7 @@ func (r *receiver) batch(ctx context.Context, b *linkpb.Batch) error {
 	if err := r.records(ctx, records); err != nil {
 		return fmt.Errorf("group %s: batch %d: %w", r.g.Name(), b.Sequence, err)
 	}
+	r.g.noRoom.Store(nil)
 	r.appended.Store(b.Sequence)
 	r.ackWork.send()
 	return nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -177,6 +178,9 @@ func (g *Group) Status() *Status {
 		if down := g.linkDown.Load(); down != nil {
 			s.StateReason = (*down).Error()
 		}
+	}
+	if why := g.noRoom.Load(); why != nil && m.Role == core.RoleSecondary {
+		s.StateReason = strings.TrimPrefix(s.StateReason+"; the copy waits for space: "+(*why).Error(), "; ")
 	}
 	if stuck := g.applyStuck.Load(); stuck != nil {
 		s.ApplyError = untrusted.Escape((*stuck).Error(), maxReasonBytes)

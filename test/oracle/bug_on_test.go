@@ -18,7 +18,7 @@ func TestCatches(t *testing.T) {
 		"", bug.SwapRecords, bug.ApplyBeforeDurable, bug.AckBeforeDurable, bug.PromoteInSync, bug.FlushNothing,
 		bug.RecallVolatile,
 		bug.ForgetFolded, bug.FoldUnordered, bug.TrustOrdinals, bug.FollowAnyone, bug.MiscountLoss,
-		bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges,
+		bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges, bug.KeepNothing, bug.RollBackInPart,
 	} {
 		name, rounds := string(fault), most
 		if fault == "" {
