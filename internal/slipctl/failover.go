@@ -58,8 +58,13 @@ func (c *cli) groupPromote() *cobra.Command {
 func forceText(g *sidecarpb.GroupStatus) string {
 	peer, w := orDash(g.GetPeer()), &strings.Builder{}
 	fmt.Fprintf(w, "A forced promotion of %s:\n", g.GetName())
-	fmt.Fprintf(w, "  opens the copy as of ordinal %d, one instant for all of its %d volumes;\n", g.GetDurableOrdinal(),
-		len(g.GetVolumes()))
+	if b := g.GetBeforeSync(); b != nil {
+		fmt.Fprintf(w, "  opens the copy as it was before the sync that runs (%s), at ordinal %d, one instant for all of "+
+			"its volumes of then;\n", whenText(b.GetUnixNanos()), b.GetOrdinal())
+	} else {
+		fmt.Fprintf(w, "  opens the copy as of ordinal %d, one instant for all of its %d volumes;\n", g.GetDurableOrdinal(),
+			len(g.GetVolumes()))
+	}
 	fmt.Fprintf(w, "  gives up what %s wrote after that: %s; when it was last heard: %s, %s;\n", peer, lossAhead(g),
 		orUnknown(g.LagOrdinals, formatCount("writes")), orUnknown(g.LagBytes, formatBytes))
 	fmt.Fprintf(w, "  begins a new timeline: %s cannot go on with this group until one of the two yields.\n", peer)

@@ -174,3 +174,14 @@ func TestSyncMeter(t *testing.T) {
 		}
 	}
 }
+
+// In the middle of a sync the question before a forced promotion names the state before the sync.
+func TestForceTextInASync(t *testing.T) {
+	g := &sidecarpb.GroupStatus{Name: "shop", Role: sidecarpb.Role_ROLE_SECONDARY, Peer: "site-a", Promotable: true,
+		DurableOrdinal: 90, BeforeSync: &sidecarpb.BeforeSync{Ordinal: 40, UnixNanos: 1e18}}
+	text := forceText(g)
+	want := "opens the copy as it was before the sync that runs (2001-09-09T01:46:40Z), at ordinal 40"
+	if !strings.Contains(text, want) || strings.Contains(text, "90") {
+		t.Errorf("got %s\nwant %s", text, want)
+	}
+}

@@ -97,6 +97,10 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	}
 	row("peer", "%s, connected: %s", orDash(g.GetPeer()), yesNo(g.GetConnected()))
 	row("promotable", "%s", yesNo(g.GetPromotable()))
+	if b := g.GetBeforeSync(); b != nil {
+		row("opens as of", "ordinal %d (%s), until the sync ends; it keeps %s", b.GetOrdinal(), whenText(b.GetUnixNanos()),
+			formatBytes(uint64(b.GetKeptBytes())))
+	}
 	row("lag", "%s", lagCell(g, lagText(g)))
 	if g.GetRpoTargetSeconds() > 0 {
 		verdict := "kept"

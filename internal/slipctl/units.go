@@ -71,3 +71,6 @@ func formatSeconds(s float64) string {
 		return d.Round(time.Second).String()
 	}
 }
+
+// whenText is a time of a site's clock.
+func whenText(unixNanos int64) string { return time.Unix(0, unixNanos).UTC().Format(time.RFC3339) }

@@ -40,6 +40,9 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		ShipSchedule: s.ShipSchedule, ShipLimitBytesPerSecond: s.ShipLimitBytesPerSecond,
 		SuspendedUnixNanos: s.SuspendedUnixNanos,
 	}
+	if b := s.Before; b != nil {
+		out.BeforeSync = &sidecarpb.BeforeSync{Ordinal: b.Ordinal, UnixNanos: b.UnixNanos, KeptBytes: b.KeptBytes}
+	}
 	for _, v := range s.Volumes {
 		out.Volumes = append(out.Volumes, &sidecarpb.VolumeStatus{
 			VolumeId: v.VolumeID, SizeBytes: v.SizeBytes, Attached: v.Attached, UnappliedBytes: v.UnappliedBytes,
