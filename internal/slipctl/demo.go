@@ -52,11 +52,11 @@ func (c *cli) demoCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("the demo did not get to its end (seed %d): %w", options.Seed, err)
 			}
-			if err := measured.WriteTable(c.out); err != nil {
-				return err
-			}
 			paths, err := measured.WriteFiles(results)
 			if err != nil {
+				return err
+			}
+			if err := c.showFile(paths[0], func() error { return measured.WriteTable(c.out) }); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.err, "seed %d, %s; written: %s\n", options.Seed, measured.Took.Round(time.Second),

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/yaml"
@@ -43,6 +44,18 @@ func (c *cli) showValue(value any, text func() error) error {
 		return text()
 	}
 	return c.write(value)
+}
+
+// showFile is showValue for what is in a file of JSON.
+func (c *cli) showFile(path string, text func() error) error {
+	if !c.structured() {
+		return text()
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return c.write(json.RawMessage(content))
 }
 
 // fields is a result that a command puts together itself.
