@@ -100,4 +100,8 @@ const (
 	ForceReachable Name = "force-reachable"
 	// UndoAtSecondary lets csi-addons delete the group of a copy (breaks G3).
 	UndoAtSecondary Name = "undo-at-secondary"
+	// TakeForeignClaim changes claims at the backup site that the operator did not make.
+	TakeForeignClaim Name = "take-foreign-claim"
+	// AcceptAnyNamespace lets another site make claims in system namespaces.
+	AcceptAnyNamespace Name = "accept-any-namespace"
 )

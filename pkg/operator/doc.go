@@ -14,6 +14,7 @@
 //	  calls the engine, writes the status. The fault of one namespace never touches another's.
 //	- ActionReconciler carries out GroupActions, step by step; each step is in the status before the next begins.
 //	- SiteReconciler writes the status of RemoteSites.
+//	- Package backup tells the engine what the cluster knows of claims, and makes claims of other sites wait here.
 //	- Coverage says of every claim of the cluster whether it is protected, or why not.
 //
 // # What is removed

@@ -70,6 +70,21 @@ func (n *fakeNode) ListGroups(context.Context, *sidecarpb.ListGroupsRequest,
 	return r, nil
 }
 
+// ModifyVolume takes what is told of claims. It is no call that the tests of membership look at.
+func (n *fakeNode) ModifyVolume(_ context.Context, r *sidecarpb.ModifyVolumeRequest,
+	_ ...grpc.CallOption) (*sidecarpb.ModifyVolumeResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, g := range n.groups {
+		for _, v := range g.GetVolumes() {
+			if v.GetVolumeId() == r.GetVolumeId() {
+				v.Claim = proto.CloneOf(r.GetClaim())
+			}
+		}
+	}
+	return &sidecarpb.ModifyVolumeResponse{}, nil
+}
+
 func (n *fakeNode) CreateGroup(_ context.Context, r *sidecarpb.CreateGroupRequest,
 	_ ...grpc.CallOption) (*sidecarpb.CreateGroupResponse, error) {
 	n.mu.Lock()

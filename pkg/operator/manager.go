@@ -102,6 +102,9 @@ func NewManager(opts Options) (manager.Manager, error) {
 		builder.WithPredicates(predicate.GenerationChangedPredicate{})).Complete(actions); err != nil {
 		return nil, err
 	}
+	if err := mgr.Add(waiting(mgr, opts.LeaseNamespace, watcher)); err != nil {
+		return nil, err
+	}
 	sites := &SiteReconciler{Client: mgr.GetClient()}
 	toSite := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
 		return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: o.(*v1alpha1.ConsistencyGroup).Spec.RemoteSite}}}

@@ -44,4 +44,20 @@ const (
 	ConditionRemoteAsDeclared = "RemoteAsDeclared"
 	// ConditionReachable of a RemoteSite: every group that replicates to the site is connected to it.
 	ConditionReachable = "Reachable"
+	// ConditionClaimsPresent of a RemoteSite: what waits here for the site's copies is complete. False: see its reasons.
+	ConditionClaimsPresent = "ClaimsPresent"
+)
+
+// Reasons of ConditionClaimsPresent.
+const (
+	// ReasonAllPresent: each claim of the site that is to wait here does, or there is none.
+	ReasonAllPresent = "AllPresent"
+	// ReasonClaimConflict: an object that the operator did not make is in the way. It is left as it is.
+	ReasonClaimConflict = "ClaimConflict"
+	// ReasonNotAccepted: the RemoteSite does not accept a claim, or no site may make it.
+	ReasonNotAccepted = "NotAccepted"
+	// ReasonStorageClassMissing: a claim's StorageClass does not exist in this cluster.
+	ReasonStorageClassMissing = "StorageClassMissing"
+	// ReasonFailed: the API server refused an object.
+	ReasonFailed = "Failed"
 )

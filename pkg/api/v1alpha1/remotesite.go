@@ -98,6 +98,14 @@ type Accept struct {
 	// +optional
 	// +kubebuilder:default=Bound
 	Claims AcceptClaims `json:"claims,omitempty"`
+	// labels are keys of claims' labels that are taken over from the site, beside app and the app.kubernetes.io keys. A
+	// key that ends with "/*" is every key with that prefix. Keys of Kubernetes and of slipstream.dev are never taken
+	// over.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=317
+	Labels []string `json:"labels,omitempty"`
 }
 
 // AcceptClaims says what is made for a claim of another site.
@@ -151,7 +159,7 @@ type RemoteSiteStatus struct {
 	// maxLag is the largest lag of these groups. Absent: unknown, or there is none.
 	// +optional
 	MaxLag *metav1.Duration `json:"maxLag,omitempty"`
-	// conditions: Reachable.
+	// conditions: Reachable, ClaimsPresent.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

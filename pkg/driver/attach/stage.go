@@ -29,8 +29,8 @@ func (d *Attacher) Stage(ctx context.Context, rec *blockdev.VolumeRecord, given 
 	}
 	if rec.Secondary {
 		return status.Errorf(codes.FailedPrecondition,
-			"volume %s is a secondary copy and takes no writes: promote its group first (slipctl group promote %s)", rec.ID,
-			rec.Group)
+			"volume %s is a secondary copy and takes no writes: group %s is secondary here, and its primary is %s; to use it "+
+				"at this site, fail over (slipctl group promote %s)", rec.ID, rec.Group, rec.Remote, rec.Group)
 	}
 	if rec.State != blockdev.VolumeReady {
 		return status.Errorf(codes.FailedPrecondition, "volume %s is %s: it can be staged when it is %s", rec.ID, rec.State,
