@@ -25,7 +25,8 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 	at := func(site, text, command string) Advice { return Advice{Text: text, Command: command, Site: site} }
 	primary := g.GetRole() == sidecarpb.Role_ROLE_PRIMARY
 	if g.GetApplyError() != "" {
-		return at(here, "Writes do not reach the images: "+g.GetApplyError()+". Correct the cause; the group continues by "+
+		return at(here, "Writes do not reach the images: "+g.GetApplyError()+". Correct the cause; the group "+
+			"continues by "+
 			"itself.", "slipctl group status "+name)
 	}
 	switch g.GetState() {
@@ -37,17 +38,23 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 		return at(peer, fmt.Sprintf("The group was demoted at %s. Promote it at %s to go on there.", here, peer),
 			"slipctl group promote "+name)
 	case sidecarpb.GroupState_GROUP_STATE_DIVERGED:
-		return at(here, "Both sites took writes. Look at both, and decide which site gives up its writes.",
-			"slipctl group status "+name)
+		return at(here, fmt.Sprintf("Both sites took writes. Look at both, and decide which one gives way. It keeps "+
+			"its writes as "+
+			"snapshots. Give the command at %s, or at %s.", here, peer), "slipctl group yield "+name)
+	case sidecarpb.GroupState_GROUP_STATE_YIELDING:
+		return at(here, "The group gives way. If that was interrupted, repeat the command.", "slipctl group yield "+
+			""+name)
 	case sidecarpb.GroupState_GROUP_STATE_FAILED:
 		return at(here, "The group is stopped. Correct the cause that its state names.", "slipctl group status "+name)
 	case sidecarpb.GroupState_GROUP_STATE_CONNECTING:
 		if primary {
-			return at(peer, fmt.Sprintf("%s does not answer. Applications go on here. Check that its replicator runs and that "+
+			return at(peer, fmt.Sprintf("%s does not answer. Applications go on here. Check that its replicator runs "+
+				"and that "+
 				"the network between the sites works.", peer), "slipctl group status "+name)
 		}
 		if g.GetPromotable() {
-			return at(here, fmt.Sprintf("%s does not call. If it is lost for good, take over here with what has arrived. If it "+
+			return at(here, fmt.Sprintf("%s does not call. If it is lost for good, take over here with what has "+
+				"arrived. If it "+
 				"still works, do not: both sites would take writes.", peer), "slipctl group promote "+name+" --force")
 		}
 		return at(peer, fmt.Sprintf("%s does not call, and there is no whole copy here. Bring %s back.", peer, peer),

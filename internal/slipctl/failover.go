@@ -4,26 +4,40 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
 func (c *cli) groupPromote() *cobra.Command {
 	var force bool
+	var timeout time.Duration
 	var consent *consent
 	cmd := &cobra.Command{
 		Use:   "promote NAME",
 		Short: "Make this site's copy of a group the primary",
-		Long: "Without --force the command fails unless the peer was demoted and this site has all of its writes. It loses " +
-			"nothing\n" +
-			"and does not wait. With --force the group is promoted with the writes that have arrived, whatever the peer does.",
-		Example: "  slipctl group promote shop\n  slipctl group promote shop --force",
-		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
+		Long: "Without --force the command fails unless the peer was demoted and this site has all of its writes. It " +
+			"loses " +
+			"nothing.\n" +
+			"It waits for what is on its way, up to --timeout. At a site that was demoted it takes the demotion " +
+			"back, if the " +
+			"peer\n" +
+			"did not take over. With --force the group is promoted with the writes that have arrived, whatever the " +
+			"peer does.\n" +
+			"If the peer comes back with writes of its own, `slipctl group yield NAME` at one of the two sites makes " +
+			"replication " +
+			"exist\n" +
+			"in the new direction.",
+		Example: "  slipctl group promote shop\n  slipctl group promote shop --timeout 1m\n  slipctl group promote " +
+			"shop --force",
+		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			name := given[0]
-			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context,
+				sidecar sidecarpb.SidecarClient) error {
 				if force {
 					before, err := group(ctx, sidecar, name)
 					if err != nil {
@@ -35,12 +49,14 @@ func (c *cli) groupPromote() *cobra.Command {
 						}
 					}
 				}
-				response, err := sidecar.Promote(ctx, &sidecarpb.PromoteRequest{Group: name, Force: force})
+				response, err := sidecar.Promote(ctx, &sidecarpb.PromoteRequest{Group: name, Force: force,
+					TimeoutMillis: timeout.Milliseconds()})
 				if err != nil {
 					return err
 				}
 				return c.show(response, func() error {
-					fmt.Fprintf(c.out, "group %s is primary here, at ordinal %d\n", name, response.GetStatus().GetHeadOrdinal())
+					fmt.Fprintf(c.out, "group %s is primary here, at ordinal "+
+						"%d\n", name, response.GetStatus().GetHeadOrdinal())
 					if loss := response.GetLoss(); loss != nil {
 						return c.printLoss(loss)
 					}
@@ -50,6 +66,7 @@ func (c *cli) groupPromote() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "promote without the peer; writes that have not arrived are lost")
+	cmd.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "longest time to wait for what is on its way")
 	consent = addYes(cmd)
 	return cmd
 }
@@ -67,10 +84,11 @@ func forceText(g *sidecarpb.GroupStatus) string {
 	}
 	fmt.Fprintf(w, "  gives up what %s wrote after that: %s; when it was last heard: %s, %s;\n", peer, lossAhead(g),
 		orUnknown(g.LagOrdinals, formatCount("writes")), orUnknown(g.LagBytes, formatBytes))
-	fmt.Fprintf(w, "  begins a new timeline: %s cannot go on with this group until one of the two yields.\n", peer)
+	fmt.Fprintf(w, "  begins a new timeline: %s cannot go on with this group until one of the two sites "+
+		"yields.\n", peer)
 	if g.GetConnected() {
-		fmt.Fprintf(w, "%s is connected. If it still works, `slipctl group demote %s` there and a promotion without --force "+
-			"lose nothing.\n", peer, g.GetName())
+		fmt.Fprintf(w, "%s is connected. If it still works, this loses nothing: %s.\n", peer,
+			core.Command{Site: peer, Verb: core.CommandRelocate, Name: g.GetName()})
 	}
 	if !g.GetPromotable() {
 		fmt.Fprintf(w, "The copy is not of one instant now (%s), so the promotion will be refused.\n",
@@ -89,20 +107,24 @@ func lossAhead(g *sidecarpb.GroupStatus) string {
 
 func (c *cli) groupDemote() *cobra.Command {
 	return &cobra.Command{
-		Use:     "demote NAME",
-		Short:   "Stop being primary, so that the peer can be promoted without loss",
-		Long:    "No volume of the group may be attached. All writes become durable here and are shipped to the peer.",
+		Use:   "demote NAME",
+		Short: "Stop being primary, so that the peer can be promoted without loss",
+		Long: "No volume of the group may be attached. All writes become durable here and are shipped to the peer.\n" +
+			"`slipctl group relocate NAME` does this and promotes the peer.",
 		Example: "  slipctl group demote shop",
 		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context,
+				sidecar sidecarpb.SidecarClient) error {
 				response, err := sidecar.Demote(ctx, &sidecarpb.DemoteRequest{Group: given[0]})
 				if err != nil {
 					return err
 				}
 				return c.show(response, func() error {
-					_, err := fmt.Fprintf(c.out, "group %s is demoted, its last ordinal is %d; promote it at the peer\n", given[0],
-						response.GetFinalOrdinal())
+					_, err := fmt.Fprintf(c.out, "group %s is demoted, its last ordinal is %d; %s goes on with "+
+						"it\n", given[0],
+						response.GetFinalOrdinal(), core.Command{Site: "the " +
+							"peer", Verb: core.CommandPromote, Name: given[0]})
 					return err
 				})
 			})

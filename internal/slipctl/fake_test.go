@@ -21,6 +21,7 @@ type fakeSidecar struct {
 	mu     sync.Mutex
 	groups map[string]*sidecarpb.GroupStatus
 	copies []*sidecarpb.Copy
+	tails  []*sidecarpb.Tail
 }
 
 // serveFake listens on a socket until the returned function is called.
@@ -166,7 +167,10 @@ func (f *fakeSidecar) ListGroups(_ context.Context,
 			response.Groups = append(response.Groups, g)
 		}
 	}
-	sort.Slice(response.Groups, func(i, j int) bool { return response.Groups[i].GetName() < response.Groups[j].GetName() })
+	sort.Slice(response.Groups, func(i,
+		j int) bool {
+		return response.Groups[i].GetName() < response.Groups[j].GetName()
+	})
 	return response, nil
 }
 
@@ -215,4 +219,71 @@ func (f *fakeSidecar) Demote(_ context.Context, r *sidecarpb.DemoteRequest) (*si
 		return nil, err
 	}
 	return &sidecarpb.DemoteResponse{FinalOrdinal: 77}, nil
+}
+
+func (f *fakeSidecar) Relocate(_ context.Context, r *sidecarpb.RelocateRequest) (*sidecarpb.RelocateResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	if r.GetTimeoutMillis() == 1 {
+		return nil, status.Error(codes.DeadlineExceeded, "group moving is demoted at site-b: site-a did not take "+
+			"over in time")
+	}
+	g.Role = sidecarpb.Role_ROLE_SECONDARY
+	return &sidecarpb.RelocateResponse{Status: g, FinalOrdinal: 90, TookMillis: 34}, nil
+}
+
+func (f *fakeSidecar) Yield(_ context.Context, r *sidecarpb.YieldRequest) (*sidecarpb.YieldResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	if g.GetPeer() != "site-a" {
+		return nil, status.Errorf(codes.FailedPrecondition, "group %s: there is nothing to yield", r.GetGroup())
+	}
+	if r.GetDryRun() {
+		return &sidecarpb.YieldResponse{Status: g, Yield: &sidecarpb.YieldStatus{
+			ForkOrdinal: 80, HeadOrdinal: 90, Writes: 10, Bytes: 40960, VolumeIds: []string{"vol-1"},
+			SizeBytes: 1 << 30,
+		}}, nil
+	}
+	g.Role, g.State = sidecarpb.Role_ROLE_SECONDARY, sidecarpb.GroupState_GROUP_STATE_STREAMING
+	g.Yield = &sidecarpb.YieldStatus{Stage: "done", ForkOrdinal: 80, HeadOrdinal: 90, CopiedBytes: 45056}
+	f.tails = append(f.tails, &sidecarpb.Tail{
+		Id: "tail-1", Group: r.GetGroup(), ForkOrdinal: 80, HeadOrdinal: 90, Writes: 10, Bytes: 40960,
+		Snapshots: []*sidecarpb.TailSnapshot{{SnapshotId: "tail-1-0", VolumeId: "vol-1", SizeBytes: 1 << 30,
+			State: "ready"}},
+	})
+	return &sidecarpb.YieldResponse{Status: g, Yield: g.Yield}, nil
+}
+
+func (f *fakeSidecar) ListTails(_ context.Context,
+	r *sidecarpb.ListTailsRequest) (*sidecarpb.ListTailsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	response := &sidecarpb.ListTailsResponse{}
+	for _, t := range f.tails {
+		if r.GetGroup() == "" || r.GetGroup() == t.GetGroup() {
+			response.Tails = append(response.Tails, t)
+		}
+	}
+	return response, nil
+}
+
+func (f *fakeSidecar) DeleteTail(_ context.Context,
+	r *sidecarpb.DeleteTailRequest) (*sidecarpb.DeleteTailResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, t := range f.tails {
+		if t.GetId() == r.GetId() {
+			f.tails = append(f.tails[:i], f.tails[i+1:]...)
+			return &sidecarpb.DeleteTailResponse{}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "tail %q is not kept here", r.GetId())
 }

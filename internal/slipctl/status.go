@@ -137,6 +137,9 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	if g.GetSyncTotalBytes() > 0 {
 		row("sync", "%s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(g.GetSyncTotalBytes()))
 	}
+	if y := g.GetYield(); y != nil {
+		row("gave way", "%s", yieldLine(y))
+	}
 	if g.LastReplicatedUnixNanos != nil {
 		row("replicated until", "%s by this site's clock",
 			time.Unix(0, g.GetLastReplicatedUnixNanos()).Format(time.RFC3339Nano))

@@ -44,6 +44,20 @@ type SnapshotCut struct {
 	UnixNanos int64  `json:"unixNanos,omitempty"`
 }
 
+// SnapshotTail says that a snapshot holds what a site had written past a fork of its group, when the site gave way. The
+// snapshots of one tail are of one ordinal: that of their cut.
+type SnapshotTail struct {
+	ID string `json:"id"`
+	// ForkOrdinal is the last ordinal that the other site has too.
+	ForkOrdinal uint64 `json:"forkOrdinal"`
+	// Writes, Bytes and times are of the writes past the fork; Partial: of the newest of them only.
+	Writes         uint64 `json:"writes"`
+	Bytes          uint64 `json:"bytes"`
+	FirstUnixNanos int64  `json:"firstUnixNanos,omitempty"`
+	LastUnixNanos  int64  `json:"lastUnixNanos,omitempty"`
+	Partial        bool   `json:"partial,omitempty"`
+}
+
 // SnapshotRecord is what is durable about a snapshot; the body of snapshot.json.
 type SnapshotRecord struct {
 	ID             string `json:"id"`
@@ -70,6 +84,8 @@ type SnapshotRecord struct {
 	// after.
 	Freezing bool        `json:"freezing,omitempty"`
 	Cut      SnapshotCut `json:"cut,omitzero"`
+	// Tail is set for a snapshot that a group made when its site gave way; nil for all others.
+	Tail *SnapshotTail `json:"tail,omitempty"`
 	// ParentID is the snapshot of the same volume that its changed blocks are relative to; empty for none.
 	ParentID         string            `json:"parentID,omitempty"`
 	Parameters       map[string]string `json:"parameters,omitempty"`

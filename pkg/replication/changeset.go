@@ -25,6 +25,9 @@ type changeSet struct {
 	// folded is the last ordinal that went from the journal to pending since the group was opened; 0 for none. The records
 	// up to it are not shipped, also while the journal still holds them.
 	folded uint64
+	// syncAt is the ordinal of the last sync-begin, and forgotten the last ordinal with content among the extents that the
+	// peer acknowledged: records past it are in the journal or in pending.
+	syncAt, forgotten uint64
 	// generation is that of the file.
 	generation uint64
 	// relied is how far the peer was when it had acknowledged the extents that are neither pending nor in flight any more;
@@ -43,6 +46,8 @@ type sentExtents struct {
 	volume   uint32
 	extent   uint64
 	count    uint64
+	// other is how many bytes of a range were sent that is not of the set: see sender.owed.
+	other uint64
 }
 
 func (s *sentExtents) restore(m *changemap.Map) {
@@ -154,6 +159,25 @@ func (c *changeSet) foldedThrough() uint64 {
 	return c.folded
 }
 
+// runs returns what is pending or on its way, as ranges.
+func (c *changeSet) runs() []byteRange {
+	c.mu.Lock()
+	all := c.pending.Clone()
+	for _, s := range c.inFlight {
+		s.restore(all)
+	}
+	c.mu.Unlock()
+	var list []byteRange
+	for at := (changemap.Cursor{}); ; {
+		volume, extent, n, ok := all.NextRun(at, 1<<62)
+		if !ok {
+			return list
+		}
+		list = append(list, byteRange{volume, int64(extent) * changemap.ExtentBytes, int64(n) * changemap.ExtentBytes})
+		at = changemap.Cursor{Volume: volume, Extent: extent + n}
+	}
+}
+
 // removeVolume forgets a volume that leaves the group.
 func (c *changeSet) removeVolume(volume uint32) {
 	c.mu.Lock()
@@ -197,11 +221,33 @@ func (c *changeSet) progress() (doneBytes, totalBytes uint64) {
 	return c.doneBytes, c.totalBytes
 }
 
-// beginSync notes that a sync-begin is sent.
-func (c *changeSet) beginSync() {
+// beginSync notes that a sync-begin is sent at an ordinal. other is how much is sent that is not of the set.
+func (c *changeSet) beginSync(at, other uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.syncEnd, c.doneBytes, c.totalBytes = 0, 0, c.bytesLocked()
+	c.syncEnd, c.doneBytes, c.totalBytes, c.syncAt = 0, 0, c.bytesLocked()+other, at
+}
+
+// sentOther notes that so many bytes are on their way that are not of the set.
+func (c *changeSet) sentOther(sequence, bytes uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inFlight = append(c.inFlight, sentExtents{sequence: sequence, other: bytes})
+}
+
+// forgottenThrough is the last ordinal with content among the extents that the peer acknowledged.
+func (c *changeSet) forgottenThrough() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.forgotten
+}
+
+// rewound empties the set of a site that follows its peer from an earlier ordinal on.
+func (c *changeSet) rewound() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending, c.inFlight, c.syncEnd, c.folded = changemap.New(), nil, 0, 0
+	return c.saveLocked()
 }
 
 // endSync notes the batch that a sync-end was sent in.
@@ -255,7 +301,10 @@ func (c *changeSet) acknowledged(sequence uint64, place core.Delivery) (ended, s
 	n := 0
 	for n < len(c.inFlight) && c.inFlight[n].sequence <= sequence {
 		c.unsaved += c.inFlight[n].count
-		c.doneBytes += c.inFlight[n].count * changemap.ExtentBytes
+		c.doneBytes += c.inFlight[n].count*changemap.ExtentBytes + c.inFlight[n].other
+		if c.inFlight[n].count > 0 {
+			c.forgotten = max(c.forgotten, c.syncAt)
+		}
 		n++
 	}
 	c.inFlight = c.inFlight[n:]

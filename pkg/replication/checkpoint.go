@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/slipstream-storage/slipstream/internal/crc32c"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -36,7 +37,9 @@ import (
 //	136 u64    the change map,
 //	144 u64    and the file of cuts (files.go)
 //	152 u64  horizon: what the peer sent in a sync shows its writes up to this ordinal at most (journal.KindHorizon)
-//	160      0
+//	160 u64  identity of a record that has left the journal, or never was in it: ordinal; 0 for none
+//	168 u64    and fingerprint
+//	176      0
 //	508 u32  CRC-32C of bytes 0 to 508
 //
 // Version 1 had the magic "SLPCHKP1", and ended with the CRC-32C of bytes 0 to 64, at 64.
@@ -51,6 +54,7 @@ type checkpoint struct {
 	Mark           journal.Mark // its Ordinal is DurableOrdinal
 	Files          [fileCount]uint64
 	Horizon        uint64
+	Tail           core.Tail
 }
 
 const (
@@ -88,6 +92,8 @@ func (c *checkpoint) encode() []byte {
 		le.PutUint64(b[128+8*i:], generation)
 	}
 	le.PutUint64(b[152:], c.Horizon)
+	le.PutUint64(b[160:], c.Tail.Ordinal)
+	le.PutUint64(b[168:], c.Tail.Fingerprint)
 	le.PutUint32(b[508:], crc32c.Sum(b[:508]))
 	return b
 }
@@ -129,6 +135,7 @@ func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 		c.Files[i] = le.Uint64(b[128+8*i:])
 	}
 	c.Horizon = le.Uint64(b[152:])
+	c.Tail = core.Tail{Ordinal: le.Uint64(b[160:]), Fingerprint: le.Uint64(b[168:])}
 	return c, nil
 }
 
@@ -210,10 +217,26 @@ func (f *checkpointFile) changeLocked(change func(*checkpoint)) error {
 	return f.writeLocked(next)
 }
 
-// saveHorizon makes a horizon durable.
-func (f *checkpointFile) saveHorizon(ordinal uint64) error {
-	f.horizon.Store(ordinal)
-	return f.change(func(c *checkpoint) { c.Horizon = ordinal })
+// changeAnd is change, and then keeps others from changing the checkpoint until also is done.
+func (f *checkpointFile) changeAnd(change func(*checkpoint), also func() error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.changeLocked(change); err != nil {
+		return err
+	}
+	return also()
+}
+
+// saveSyncBegin makes the horizon of a sync durable, and the identity of the last record before it; nil if that is not
+// known.
+func (f *checkpointFile) saveSyncBegin(horizon uint64, tail *core.Tail) error {
+	f.horizon.Store(horizon)
+	return f.change(func(c *checkpoint) {
+		c.Horizon, c.Tail = horizon, core.Tail{}
+		if tail != nil {
+			c.Tail = *tail
+		}
+	})
 }
 
 // beginAt sets where apply begins, in memory: the next checkpoint that is written says it. For a group that is being

@@ -46,6 +46,7 @@ func (c *Config) checkHello(hello *linkpb.Hello) error {
 func checkWelcome(peer string, w *linkpb.Welcome) error {
 	for what, text := range map[string]string{
 		"instance": w.GetInstance(), "session": w.GetSession().GetId(), "site of the session": w.GetSession().GetPrimary(),
+		"yield": w.GetYield().GetId(),
 	} {
 		if err := untrusted.CheckText(what, text, maxInstanceBytes); err != nil {
 			return fmt.Errorf("%w: %s answered Hello: %w", ErrInvalid, peer, err)
@@ -78,7 +79,7 @@ func refusalOf(r *linkpb.Refusal) (core.Refused, error) {
 	}
 	return core.Refused{
 		Reason: refusalFromWire(r.GetReason()), Message: untrusted.Reason(r.GetMessage()), Fork: r.GetForkOrdinal(),
-		PeerTimelines: timelinesFromWire(r.GetTimelines()),
+		PeerTimelines: timelinesFromWire(r.GetTimelines()), PeerPrimary: r.GetPrimary(),
 	}, nil
 }
 

@@ -91,7 +91,12 @@ type Group struct {
 
 	// settingsMu keeps changes of settings apart. It is taken before all other locks.
 	settingsMu sync.Mutex
-	remembered rememberedFile
+	// yieldMu keeps calls of Yield apart, and changes of kept tails.
+	yieldMu sync.Mutex
+	// roleRequest is what the peer is asked; nil for nothing. roleRequests counts them, and is guarded by yieldMu.
+	roleRequest  atomic.Pointer[roleRequest]
+	roleRequests uint64
+	remembered   rememberedFile
 	// difference is of the peer's wall clock and this site's.
 	difference clocks.Difference
 	// shipBucket is the link loop's alone.

@@ -78,9 +78,11 @@ func (g *Group) attach(id string, again bool) (*Volume, error) {
 	case g.failure != nil:
 		return nil, g.failure
 	case m.Role == core.RoleSecondary:
-		return nil, fmt.Errorf("%w: group %s is secondary at %s; promote it first", ErrNotPrimary, m.Name, m.Site)
+		return nil, fmt.Errorf("%w: group %s is secondary at %s; use it at its primary, or move it here: %s", ErrNotPrimary,
+			m.Name, m.Site, core.Command{Site: m.Peer, Verb: core.CommandRelocate, Name: m.Name})
 	case m.Role == core.RoleDemoted:
-		return nil, fmt.Errorf("%w: group %s was demoted at %s; promote it at %s", ErrNotPrimary, m.Name, m.Site, m.Peer)
+		return nil, fmt.Errorf("%w: group %s was demoted at %s; go on with %s", ErrNotPrimary, m.Name, m.Site,
+			core.Command{Site: m.Peer, Verb: core.CommandPromote, Name: m.Name})
 	case m.Divergence != nil && m.Divergence.Supersedes() && !v.attached && !again:
 		return nil, fmt.Errorf("%w: %s", ErrNotPrimary, m.Divergence.Text)
 	}
@@ -103,16 +105,18 @@ func (g *Group) Detach(id string) error {
 	return nil
 }
 
-func (g *Group) attachedVolumes() int {
+// attachedVolumes returns the volumes that are in use.
+func (g *Group) attachedVolumes() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := 0
+	var list []string
 	for _, v := range *g.volumes.Load() {
 		if v.attached {
-			n++
+			list = append(list, v.id)
 		}
 	}
-	return n
+	slices.Sort(list)
+	return list
 }
 
 // AddVolume makes a volume of the pool a member. If it has content, the peer needs a sync before it can be promoted

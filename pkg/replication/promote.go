@@ -104,12 +104,31 @@ func (g *Group) tail(ordinal uint64) (*core.Tail, error) {
 	if t := g.core.Meta.Tail; t != nil && t.Ordinal == ordinal {
 		return t, nil
 	}
+	if y := g.core.Meta.Yielding(); y != nil && y.Tail != nil && y.Tail.Ordinal == ordinal {
+		return y.Tail, nil
+	}
+	if t := g.checkpoint.read().Tail; t.Ordinal == ordinal && ordinal > 0 {
+		return &t, nil
+	}
 	return nil, nil
 }
 
 // Demote gives the primary role up without loss: no volume may be attached; what is here is made durable and final,
 // and goes on being shipped. It returns the last ordinal.
 func (g *Group) Demote() (uint64, error) {
+	ordinal, err := g.stopWrites(func(durable uint64, tail *core.Tail, attached []string) core.Event {
+		return core.Demote{Durable: durable, Tail: tail, Attached: attached}
+	})
+	if err != nil {
+		return 0, err
+	}
+	g.shipWork.send()
+	return ordinal, nil
+}
+
+// stopWrites makes the journal durable and, before anything more is appended, lets core decide about an event that ends
+// writes. It returns the last ordinal.
+func (g *Group) stopWrites(event func(durable uint64, tail *core.Tail, attached []string) core.Event) (uint64, error) {
 	attached := g.attachedVolumes()
 	// No append may come between the sync and the decision.
 	g.appendMu.Lock()
@@ -129,17 +148,16 @@ func (g *Group) Demote() (uint64, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, err := g.stepLocked(core.Demote{Durable: g.journal.Durable(), Tail: tail, Attached: attached}, nil); err != nil {
+	if _, err := g.stepLocked(event(g.journal.Durable(), tail, attached), nil); err != nil {
 		return 0, err
 	}
-	g.shipWork.send()
 	return g.journal.Durable(), nil
 }
 
 // countTail counts what this old primary wrote past the fork, for the loss report (guarantee G7). Ordinals are always
 // exact; writes, bytes and times are those of the records that the journal still holds, and Partial says whether that
-// is all.
-func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTail, error) {
+// is all. What these records touched goes into ranges, if it is not nil.
+func (g *Group) countTail(ctx context.Context, fork uint64, ranges *rangeSet) (*linkpb.DivergentTail, error) {
 	head := g.journal.Head()
 	g.mu.Lock()
 	tail := &linkpb.DivergentTail{TimelineId: g.core.Meta.Timeline(), ForkOrdinal: fork, LastOrdinal: max(head, fork),
@@ -171,6 +189,9 @@ func (g *Group) countTail(ctx context.Context, fork uint64) (*linkpb.DivergentTa
 			h := &records[i].Header
 			if h.Ordinal <= fork || h.Ordinal > head || !h.Kind.TakesOrdinal() {
 				continue
+			}
+			if ranges != nil && touchesImage(h.Kind) {
+				ranges.add(h.Volume, h.Offset, int64(h.Length))
 			}
 			if tail.FirstUnixNanos == 0 {
 				tail.FirstUnixNanos = h.UnixNanos

@@ -35,9 +35,13 @@ type receiver struct {
 	// appended is the last batch whose records are in the journal; the acknowledger makes it durable.
 	appended atomic.Uint64
 	ackWork  signal
+	// answers is an answer to a RoleRequest that waits to be sent; nil for none.
+	answers atomic.Pointer[linkpb.RoleAnswer]
 	// hello is what the primary said of itself; it counts once begun, when the primary agreed to the Welcome.
 	hello *linkpb.Hello
 	begun bool
+	// copied is how many bytes of content came since core was told.
+	copied uint64
 }
 
 // receive serves one stream from a primary until it ends. At most one runs: a new one replaces the old, whose
@@ -122,6 +126,7 @@ func (g *Group) admitStream(site string) error {
 // leave ends r. After it nothing of r is at work any more: a new stream is not taken for the one that
 // ended, and nothing is written into the directory of a group that was closed.
 func (g *Group) leave(r *receiver) {
+	_ = r.noteCopied()                      // a number for people
 	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
 	g.remember(false)
 	g.streams.left(r)
@@ -138,7 +143,8 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	}
 	event := core.HelloReceived{
 		Peer: r.stream.Peer(), GroupID: hello.GroupId, Timelines: timelinesFromWire(hello.Timelines), Term: hello.Term,
-		PeerDurable: hello.DurableOrdinal, Durable: g.journal.Durable(), Attached: g.attachedVolumes(),
+		PeerDurable: hello.DurableOrdinal, Yielding: hello.Yielding, Durable: g.journal.Durable(),
+		Attached: len(g.attachedVolumes()),
 	}
 	if len(event.Timelines) == 0 {
 		return false, r.sendRefusal(linkpb.Refusal_REASON_UNSPECIFIED, 0, "Hello without a timeline")
@@ -150,6 +156,11 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	}
 	switch d := decision.(type) {
 	case core.SendWelcome:
+		if d.Yield != nil && !hello.TakesYield {
+			return false, r.sendRefusal(linkpb.Refusal_REASON_VERSION, 0, fmt.Sprintf("group %s gives way at %s, and "+
+				"the release "+
+				"at %s does not know what that is; upgrade it", g.Name(), g.cfg.Site, r.stream.Peer()))
+		}
 		tail, err := g.tail(d.Durable)
 		if err != nil {
 			return false, err
@@ -157,16 +168,24 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 		g.mu.Lock()
 		session := sessionToWire(g.core.Meta.Session)
 		g.mu.Unlock()
-		return true, r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Welcome{Welcome: &linkpb.Welcome{
+		err = r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Welcome{Welcome: &linkpb.Welcome{
 			DurableOrdinal: d.Durable, NeedsSync: d.NeedsSync, Instance: d.Instance,
 			Session: session, Place: placeToWire(g.journal.DurableEnd()), Tail: tailToWire(tail),
-			Horizon: g.checkpoint.horizon.Load(),
+			Horizon: g.checkpoint.horizon.Load(), Yield: yieldToWire(d.Yield),
 		}}})
+		if err == nil && d.Yield != nil && !d.Yield.All {
+			err = r.sendRanges(d.Yield.ID)
+		}
+		return true, err
 	case core.SendRefusal:
 		if d.Reason == core.RefuseForeign {
 			return false, fmt.Errorf("%w: %s", errForeign, d.Message)
 		}
-		klog.InfoS("Primary refused", "group", g.Name(), "peer", r.stream.Peer(), "reason", d.Reason, "message", d.Message)
+		klog.InfoS("Primary refused", "group", g.Name(), "peer", r.stream.Peer(), "reason", d.Reason, "message",
+			d.Message)
+		if hello.Yielding {
+			g.linkWork.send() // it wants to be called
+		}
 		return false, r.sendRefusal(refusalToWire(d.Reason), d.Fork, d.Message)
 	}
 	return false, fmt.Errorf("group %s: no answer to Hello", g.Name())
@@ -189,7 +208,7 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 		Session: core.Session{Number: b.Number, ID: b.Id, Primary: r.stream.Peer()},
 		Sync:    b.Sync, Base: base,
 	}
-	decision, err := g.step(event, nil)
+	decision, err := g.follows(event)
 	if err == nil {
 		if _, ok := decision.(core.Follow); !ok {
 			err = errReplaced // the role or the settings changed since the Hello
@@ -204,17 +223,19 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 	}
 	g.linkWork.send() // this site calls no peer any more
 	g.follow(r.hello)
-	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session", b.Number,
+	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session",
+		b.Number,
 		"sync", b.Sync)
 	return nil
 }
 
 func (r *receiver) sendRefusal(reason linkpb.Refusal_Reason, fork uint64, message string) error {
 	r.g.mu.Lock()
-	timelines := timelinesToWire(r.g.core.Meta.Timelines)
+	m := &r.g.core.Meta
+	timelines, primary := timelinesToWire(m.Timelines), m.Role.Ships() && m.Yielding() == nil
 	r.g.mu.Unlock()
 	return r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: &linkpb.Refusal{
-		Reason: reason, Message: message, ForkOrdinal: fork, Timelines: timelines,
+		Reason: reason, Message: message, ForkOrdinal: fork, Timelines: timelines, Primary: primary,
 	}}})
 }
 
@@ -251,7 +272,8 @@ func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
 		return r.begin(ctx, begin)
 	}
 	if !r.begun {
-		return fmt.Errorf("group %s: %T from %s before the beginning of a session", r.g.Name(), m.Message, r.stream.Peer())
+		return fmt.Errorf("group %s: %T from %s before the beginning of a "+
+			"session", r.g.Name(), m.Message, r.stream.Peer())
 	}
 	switch m := m.Message.(type) {
 	case *linkpb.ToSecondary_Batch:
@@ -266,6 +288,8 @@ func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
 		r.ackWork.send()
 		r.g.remember(true)
 		return err
+	case *linkpb.ToSecondary_RoleRequest:
+		return r.roleRequest(m.RoleRequest)
 	default:
 		return fmt.Errorf("group %s: unexpected %T from %s", r.g.Name(), m, r.stream.Peer())
 	}
@@ -296,6 +320,12 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-r.ackWork:
+		}
+		if answer := r.answers.Swap(nil); answer != nil {
+			err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_RoleAnswer{RoleAnswer: answer}})
+			if err != nil {
+				return err
+			}
 		}
 		sequence := r.appended.Load()
 		if err := r.g.commit(); err != nil {
@@ -336,12 +366,14 @@ func (r *receiver) content(ctx context.Context, records []link.Record) (int, err
 		if !touchesImage(h.Kind) {
 			break
 		}
+		r.copied += uint64(len(records[i].Data))
 		v := g.volume(h.Volume)
 		if v == nil {
 			if !g.removedMember(h.Volume) {
 				return 0, fmt.Errorf("%w: no member %d", ErrNotFound, h.Volume)
 			}
-			// The list of members is ahead of the stream: a sync's manifest is, and a copy that another group has taken.
+			// The list of members is ahead of the stream: a sync's manifest is, and a copy that another group has
+			// taken.
 			r.entries = append(r.entries, journal.Entry{Header: h, Data: records[i].Data})
 			r.volumes = append(r.volumes, nil)
 			continue
@@ -370,7 +402,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 			return err
 		}
 		// Before the members become what the manifest says, which shows writes, too.
-		if err := g.checkpoint.saveHorizon(uint64(h.Offset)); err != nil {
+		if err := g.checkpoint.saveSyncBegin(uint64(h.Offset), manifest.Tail); err != nil {
 			return err
 		}
 		if err := g.replaceAdmitted(manifest.Members, base); err != nil {
@@ -411,12 +443,15 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 			return err
 		}
 		g.syncEnd.extend(g.journal.DurableEnd(), h.Ordinal)
+		if err := r.noteCopied(); err != nil {
+			return err
+		}
 		before, _ := g.base()
 		if _, err := g.step(core.SyncEndDurable{}, nil); err != nil {
 			return err
 		}
 		g.settleBase(before)
-		return nil
+		return g.dropRanges()
 	}
 	return fmt.Errorf("group %s: unexpected %s record", g.Name(), h.Kind)
 }

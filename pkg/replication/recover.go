@@ -66,6 +66,10 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		g.journal.Close()
 		return nil, err
 	}
+	if err := g.continueYield(); err != nil {
+		g.journal.Close()
+		return nil, err
+	}
 	if _, err := g.stepLocked(core.Opened{Durable: g.journal.Head()}, nil); err != nil {
 		g.journal.Close()
 		return nil, err

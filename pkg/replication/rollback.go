@@ -147,7 +147,7 @@ func (g *Group) finishRollBack() error {
 		c.OldestSegment = max(c.OldestSegment, next)
 		c.Applied, c.AppliedOrdinal = journal.Position{}, base.Ordinal
 		c.DurableOrdinal, c.Mark = base.Ordinal, journal.Mark{}
-		c.ReleasedAcked = min(c.ReleasedAcked, base.Ordinal)
+		c.ReleasedAcked = base.Ordinal // whatever the journal had before is in the images alone
 		c.Horizon = base.Horizon
 	})
 	if err != nil {

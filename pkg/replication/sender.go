@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
@@ -36,8 +37,13 @@ type sender struct {
 	sequence uint64
 	// horizon is the last one that was sent.
 	horizon uint64
+	// owed are the ranges that the peer wrote past a fork, gives up, and was not sent yet: see sendOwed.
+	owed []byteRange
 	// sentSmall is when the last batch was sent that the journal's durable end had cut short.
 	sentSmall time.Time
+	// asked is the last roleRequest that was sent on this stream. takingBack: one was to take the role back.
+	asked      uint64
+	takingBack atomic.Bool
 	// exchange is of stamps with the secondary.
 	exchange clocks.Exchange
 	sync     streamSync
@@ -91,6 +97,9 @@ func (s *sender) loop(ctx context.Context) error {
 		return err
 	}
 	for {
+		if err := s.sendRoleRequest(); err != nil {
+			return err
+		}
 		sent, delay := false, s.rateDelay()
 		if s.windowOpen() && delay == 0 {
 			err := s.pace(ctx)
@@ -126,7 +135,12 @@ func (s *sender) loop(ctx context.Context) error {
 
 // sendSome sends at most one run of extents and one batch of records.
 func (s *sender) sendSome() (sent bool, err error) {
-	if s.sync.stage == syncStageExtents {
+	if s.sync.stage == syncStageExtents && len(s.owed) > 0 {
+		if err := s.sendOwed(); err != nil {
+			return false, err
+		}
+		sent = true
+	} else if s.sync.stage == syncStageExtents {
 		if sent, err = s.sendExtents(); err != nil {
 			return sent, err
 		}
@@ -156,9 +170,9 @@ func (s *sender) sendSome() (sent bool, err error) {
 	if err := s.checkTimeline(); err != nil {
 		return sent, err
 	}
-	// The map, too, is looked at after the records were read: a volume's content is marked before the volume's record is
-	// written. A record that came between an earlier look and the reading would be shipped outside of a sync, and the
-	// peer's copy, with zeros for the content, be taken for whole.
+	// The map, too, is looked at after the records were read: a volume's content is marked before the volume's record
+	// is written. A record that came between an earlier look and the reading would be shipped outside of a sync, and
+	// the peer's copy, with zeros for the content, be taken for whole.
 	if !s.sync.active() && s.g.needsSync() {
 		return true, s.restart(core.MapDirty{At: s.at})
 	}
@@ -244,7 +258,8 @@ func (s *sender) sendRecords(records []journal.Record) error {
 
 func (s *sender) add(h journal.Header, data []byte) error {
 	if !s.enc.Add(h, data) {
-		return fmt.Errorf("group %s: ordinal %d with %d bytes does not fit in a batch", s.g.Name(), h.Ordinal, len(data))
+		return fmt.Errorf("group %s: ordinal %d with %d bytes does not fit in a "+
+			"batch", s.g.Name(), h.Ordinal, len(data))
 	}
 	return nil
 }
@@ -278,7 +293,8 @@ func (s *sender) sendHeartbeat() error {
 	silent := time.Since(s.heard)
 	s.mu.Unlock()
 	if silent > ackTimeout {
-		return fmt.Errorf("group %s: %s has not answered for %v", s.g.Name(), s.g.core.Meta.Peer, silent.Round(time.Second))
+		return fmt.Errorf("group %s: %s has not answered for "+
+			"%v", s.g.Name(), s.g.core.Meta.Peer, silent.Round(time.Second))
 	}
 	// The echo first: it proves to the secondary that the head was read after the stamp had come here.
 	timing := s.exchange.Send(s.g.cfg.Clock())
@@ -286,7 +302,8 @@ func (s *sender) sendHeartbeat() error {
 	s.g.mu.Lock()
 	m := &s.g.core.Meta
 	h := &linkpb.Heartbeat{
-		HeadOrdinal: head, DurableOrdinal: durable, Timing: timingToWire(timing), Demoted: m.Role == core.RoleDemoted,
+		HeadOrdinal: head, DurableOrdinal: durable, Timing: timingToWire(timing),
+		Demoted:      m.Role == core.RoleDemoted && !s.takingBack.Load(),
 		FinalOrdinal: m.FinalOrdinal,
 	}
 	acked := s.g.core.Acked()
@@ -311,6 +328,11 @@ func (s *sender) receiveAcks() error {
 		if r := m.GetRefusal(); r != nil {
 			return fmt.Errorf("%w: %s", errRefused, untrusted.Reason(r.Message))
 		}
+		if answer := m.GetRoleAnswer(); answer != nil {
+			if err := s.roleAnswered(answer); err != nil {
+				return err
+			}
+		}
 		if ack := m.GetAck(); ack != nil {
 			if err := s.onAck(ack); err != nil {
 				return err
@@ -333,7 +355,8 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 	s.g.hearPeer()
 	s.g.timed(&s.exchange, ack.Timing)
 	if ack.DurableOrdinal > s.g.journal.Durable() {
-		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable one", s.g.Name(), ack.DurableOrdinal)
+		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable "+
+			"one", s.g.Name(), ack.DurableOrdinal)
 	}
 	if _, err := s.g.step(core.Acked{Ordinal: ack.DurableOrdinal}, nil); err != nil {
 		return err

@@ -78,7 +78,7 @@ func (g *Group) dialTarget() (peer, address string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := &g.core.Meta
-	if !m.Role.Ships() || m.Flow == core.FlowSuspended || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
+	if !m.Calls() || m.Flow == core.FlowSuspended || m.Peer == "" || g.cfg.Dialer == nil || g.failure != nil {
 		return "", ""
 	}
 	if address = g.cfg.addressOf(m.Settings); address == "" {
@@ -127,13 +127,17 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	if err := checkWelcome(peer, welcome); err != nil {
 		return false, err
 	}
+	owed, err := receiveRanges(peer, stream, welcome.GetYield())
+	if err != nil {
+		return false, err
+	}
 	enc, err := link.NewEncoder(g.cfg.Codec)
 	if err != nil {
 		return false, err
 	}
 	s := &sender{
 		g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}),
-		timeline: message.Timelines[len(message.Timelines)-1].Id, heard: time.Now(),
+		timeline: message.Timelines[len(message.Timelines)-1].Id, heard: time.Now(), owed: owed,
 	}
 	start, err := g.onWelcome(welcome)
 	if err != nil {
@@ -164,6 +168,7 @@ func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
 	return &linkpb.Hello{
 		ProtocolVersion: protocolVersion, GroupId: m.GroupID, GroupName: m.Name, Timelines: timelinesToWire(m.Timelines),
 		DurableOrdinal: a.Durable, JournalSizeBytes: m.JournalSizeBytes, RpoTargetMillis: m.RPOTargetMillis, Term: m.Term,
+		TakesYield: true, Yielding: m.Yielding() != nil,
 	}
 }
 
@@ -178,7 +183,8 @@ func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 		PeerDurable: w.DurableOrdinal, NeedsSync: w.NeedsSync, Instance: w.Instance,
 		PeerSession: sessionFromWire(w.Session), PeerPlace: deliveryFromWire(0,
 			w.Place), PeerTail: tailFromWire(w.Tail).Compare(tail),
-		PeerHorizon: w.Horizon, Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released,
+		PeerHorizon: w.Horizon, Yield: yieldFromWire(w.Yield),
+		Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released,
 		Relied:     g.changes.reliedOn(),
 		NewSession: uuid.NewString(), NewTimeline: uuid.NewString(), Now: g.cfg.Clock().WallNanos,
 	}
@@ -233,7 +239,7 @@ func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Ref
 		return err
 	}
 	if count, ok := decision.(core.CountTail); ok {
-		tail, err := g.countTail(ctx, count.Fork)
+		tail, err := g.countTail(ctx, count.Fork, nil)
 		if err != nil {
 			return err
 		}

@@ -38,6 +38,8 @@ type Config struct {
 	// LinkClosed says why this site neither calls peers nor lets them in now, as for lack of a certificate; nil: it never
 	// is.
 	LinkClosed func() error
+	// TakeOver says why this site does not take a group over that its primary moves here; nil: it takes any.
+	TakeOver func(group string) error
 	// Codec compresses batches where that makes them smaller.
 	Codec linkpb.Codec
 	Now   func() time.Time

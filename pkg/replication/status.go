@@ -69,6 +69,8 @@ type Status struct {
 	SuspendedUnixNanos *int64
 	// Loss is what the last promotion here lost; nil if there was none.
 	Loss *core.Loss
+	// Yield is the last time that this site gave way, until it is promoted again; nil if it did not.
+	Yield *core.Yield
 }
 
 // String is for logs and tests.
@@ -152,6 +154,7 @@ func (g *Group) Status() *Status {
 		Promotable: promotable, Timeline: m.Timeline(),
 		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal,
 		JournalUsedBytes: g.journal.UsedBytes(), ChangeMapBytes: g.changes.bytes(), Loss: m.Loss,
+		Yield: m.Yield,
 	}
 	s.ShipLimitBytesPerSecond = g.shipRate()
 	if since := m.Suspension(); !since.IsZero() {

@@ -28,6 +28,8 @@ const (
 // syncManifest is the data of a sync-begin record.
 type syncManifest struct {
 	Members []core.Member `json:"members"`
+	// Tail is the record at the ordinal of the sync-begin, which the secondary may never get; nil if it is not known.
+	Tail *core.Tail `json:"tail,omitempty"`
 }
 
 // saveChangeMap makes what the peer lacks durable. Extents that the peer acknowledged leave the map on disk by it, so
@@ -38,7 +40,7 @@ func (g *Group) saveChangeMap() error {
 		if saved {
 			return err
 		}
-		if _, err := g.step(core.Relied{Delivery: relied}, nil); err != nil {
+		if _, err := g.step(core.Relied{Delivery: relied, Through: g.changes.forgottenThrough()}, nil); err != nil {
 			return err
 		}
 		g.changes.reliedStored(relied)
@@ -58,7 +60,11 @@ func (g *Group) markAll() error {
 
 // sendSyncBegin tells the secondary that the stream goes on at s.at and that its copy is not one instant from here on.
 func (s *sender) sendSyncBegin() error {
-	var manifest syncManifest
+	tail, err := s.g.tail(s.at)
+	if err != nil {
+		return err
+	}
+	manifest := syncManifest{Tail: tail}
 	s.g.mu.Lock()
 	for _, m := range s.g.core.Meta.Members {
 		manifest.Members = append(manifest.Members, m.Described())
@@ -71,7 +77,7 @@ func (s *sender) sendSyncBegin() error {
 	if err := s.sync.begin(); err != nil {
 		return err
 	}
-	s.g.changes.beginSync()
+	s.g.changes.beginSync(s.at, rangeBytes(s.owed))
 	// The members' descriptions may be newer than their records.
 	if err := s.g.commit(); err != nil {
 		return err
@@ -182,16 +188,8 @@ func (s *sender) sendExtents() (sent bool, err error) {
 			h.Kind, h.DataCRC = journal.KindExtent, journal.DataCRC(data)
 		}
 	}
-	if err := g.commit(); err != nil {
+	if err := s.addHorizon(); err != nil {
 		return false, err
-	}
-	if durable := g.journal.Durable(); durable > s.horizon {
-		s.horizon = durable
-		ahead := s.control(journal.KindHorizon, nil)
-		ahead.Offset = int64(durable)
-		if err := s.add(ahead, nil); err != nil {
-			return false, err
-		}
 	}
 	if err := s.add(h, data); err != nil {
 		return false, err

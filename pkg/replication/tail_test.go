@@ -52,7 +52,7 @@ func TestSlowCountOfTail(t *testing.T) {
 		if _, err := silent.Recv(); err == nil {
 			t.Error("the first stream was not ended by the second")
 		}
-		tail, err := old.countTail(t.Context(), fork)
+		tail, err := old.countTail(t.Context(), fork, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

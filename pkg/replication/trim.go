@@ -112,8 +112,15 @@ func (g *Group) underPressure(segments []journal.SegmentInfo) bool {
 
 // releaseThrough gives segments back. The checkpoint says so first: recovery must not look for them.
 func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
-	err := g.checkpoint.change(func(c *checkpoint) {
-		c.OldestSegment = last.Sequence + 1
+	h, known, err := g.journal.HeaderOf(last.LastOrdinal)
+	if err != nil {
+		return err
+	}
+	err = g.checkpoint.change(func(c *checkpoint) {
+		if known && c.Tail.Ordinal < h.Ordinal {
+			c.Tail = core.Tail{Ordinal: h.Ordinal, Fingerprint: h.Fingerprint()}
+		}
+		c.OldestSegment = max(c.OldestSegment, last.Sequence+1)
 		c.ReleasedAcked = max(c.ReleasedAcked, acked)
 	})
 	if err != nil {

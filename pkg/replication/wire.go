@@ -54,6 +54,20 @@ func tailFromWire(t *linkpb.Tail) *core.Tail {
 	return &core.Tail{Ordinal: t.GetOrdinal(), Fingerprint: t.GetFingerprint()}
 }
 
+func yieldToWire(y *core.YieldOffer) *linkpb.Yield {
+	if y == nil {
+		return nil
+	}
+	return &linkpb.Yield{Id: y.ID, All: y.All}
+}
+
+func yieldFromWire(y *linkpb.Yield) *core.YieldOffer {
+	if y == nil {
+		return nil
+	}
+	return &core.YieldOffer{ID: y.GetId(), All: y.GetAll()}
+}
+
 var refusalReasons = map[core.RefusalReason]linkpb.Refusal_Reason{
 	core.RefuseForeign:      linkpb.Refusal_REASON_FOREIGN_GROUP,
 	core.RefuseStale:        linkpb.Refusal_REASON_STALE_TIMELINE,

@@ -22,6 +22,10 @@ func toStatus(err error) error {
 	}
 	code := codes.Internal
 	switch {
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
 	case errors.Is(err, replication.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		code = codes.NotFound
 	case errors.Is(err, replication.ErrExists), errors.Is(err, fs.ErrExist):
@@ -36,10 +40,6 @@ func toStatus(err error) error {
 		code = codes.ResourceExhausted
 	case errors.Is(err, replication.ErrClosed), errors.Is(err, shim.ErrMountedElsewhere):
 		code = codes.Unavailable
-	case errors.Is(err, context.Canceled):
-		code = codes.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		code = codes.DeadlineExceeded
 	}
 	return status.Error(code, err.Error())
 }

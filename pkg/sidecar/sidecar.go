@@ -185,12 +185,14 @@ func (s *Service) WatchGroup(r *sidecarpb.WatchGroupRequest,
 }
 
 // Promote implements sidecarpb.SidecarServer.
-func (s *Service) Promote(_ context.Context, r *sidecarpb.PromoteRequest) (*sidecarpb.PromoteResponse, error) {
+func (s *Service) Promote(ctx context.Context, r *sidecarpb.PromoteRequest) (*sidecarpb.PromoteResponse, error) {
 	g, err := s.opts.Site.Group(r.Group)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if _, err := g.Promote(r.Force); err != nil {
+	waiting, cancel := context.WithTimeout(ctx, time.Duration(r.TimeoutMillis)*time.Millisecond)
+	defer cancel()
+	if _, err := g.PromoteWithin(waiting, r.Force); err != nil {
 		return nil, toStatus(err)
 	}
 	if g, err = s.opts.Site.Group(r.Group); err != nil { // another one after a promotion in the middle of a sync

@@ -19,6 +19,7 @@ var states = map[core.State]sidecarpb.GroupState{
 	core.StateSyncing:    sidecarpb.GroupState_GROUP_STATE_SYNCING,
 	core.StateDemoted:    sidecarpb.GroupState_GROUP_STATE_DEMOTED,
 	core.StateSuspended:  sidecarpb.GroupState_GROUP_STATE_SUSPENDED,
+	core.StateYielding:   sidecarpb.GroupState_GROUP_STATE_YIELDING,
 	core.StateDiverged:   sidecarpb.GroupState_GROUP_STATE_DIVERGED,
 	core.StateFailed:     sidecarpb.GroupState_GROUP_STATE_FAILED,
 }
@@ -38,7 +39,7 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		RpoTargetSeconds: float64(s.RPOTargetMillis) / 1e3, ShipBytesPerSecond: s.ShipBytesPerSecond,
 		Loss: lossToAPI(s.Loss), DeleteRemovedCopies: s.DeleteRemovedCopies,
 		ShipSchedule: s.ShipSchedule, ShipLimitBytesPerSecond: s.ShipLimitBytesPerSecond,
-		SuspendedUnixNanos: s.SuspendedUnixNanos,
+		SuspendedUnixNanos: s.SuspendedUnixNanos, Yield: yieldToAPI(s.Yield),
 	}
 	if b := s.Before; b != nil {
 		out.BeforeSync = &sidecarpb.BeforeSync{Ordinal: b.Ordinal, UnixNanos: b.UnixNanos, KeptBytes: b.KeptBytes}

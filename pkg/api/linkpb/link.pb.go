@@ -72,6 +72,59 @@ func (Codec) EnumDescriptor() ([]byte, []int) {
 	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{0}
 }
 
+type RoleRequest_Kind int32
+
+const (
+	RoleRequest_KIND_UNSPECIFIED RoleRequest_Kind = 0
+	// TAKE_OVER: become primary. The secondary has everything. Where it does, it ends the stream and calls; otherwise it
+	// answers why not.
+	RoleRequest_KIND_TAKE_OVER RoleRequest_Kind = 1
+	// TAKE_BACK: forget that the sender was demoted, so that it can be primary again. From then on its heartbeats do not say
+	// so any more.
+	RoleRequest_KIND_TAKE_BACK RoleRequest_Kind = 2
+)
+
+// Enum value maps for RoleRequest_Kind.
+var (
+	RoleRequest_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_TAKE_OVER",
+		2: "KIND_TAKE_BACK",
+	}
+	RoleRequest_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_TAKE_OVER":   1,
+		"KIND_TAKE_BACK":   2,
+	}
+)
+
+func (x RoleRequest_Kind) Enum() *RoleRequest_Kind {
+	p := new(RoleRequest_Kind)
+	*p = x
+	return p
+}
+
+func (x RoleRequest_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RoleRequest_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_pkg_api_linkpb_link_proto_enumTypes[1].Descriptor()
+}
+
+func (RoleRequest_Kind) Type() protoreflect.EnumType {
+	return &file_pkg_api_linkpb_link_proto_enumTypes[1]
+}
+
+func (x RoleRequest_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RoleRequest_Kind.Descriptor instead.
+func (RoleRequest_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{4, 0}
+}
+
 type Refusal_Reason int32
 
 const (
@@ -127,11 +180,11 @@ func (x Refusal_Reason) String() string {
 }
 
 func (Refusal_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_pkg_api_linkpb_link_proto_enumTypes[1].Descriptor()
+	return file_pkg_api_linkpb_link_proto_enumTypes[2].Descriptor()
 }
 
 func (Refusal_Reason) Type() protoreflect.EnumType {
-	return &file_pkg_api_linkpb_link_proto_enumTypes[1]
+	return &file_pkg_api_linkpb_link_proto_enumTypes[2]
 }
 
 func (x Refusal_Reason) Number() protoreflect.EnumNumber {
@@ -140,7 +193,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{14, 0}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type LocateRequest struct {
@@ -310,6 +363,7 @@ type ToSecondary struct {
 	//	*ToSecondary_Heartbeat
 	//	*ToSecondary_DivergentTail
 	//	*ToSecondary_BeginSession
+	//	*ToSecondary_RoleRequest
 	Message       isToSecondary_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -397,6 +451,15 @@ func (x *ToSecondary) GetBeginSession() *BeginSession {
 	return nil
 }
 
+func (x *ToSecondary) GetRoleRequest() *RoleRequest {
+	if x != nil {
+		if x, ok := x.Message.(*ToSecondary_RoleRequest); ok {
+			return x.RoleRequest
+		}
+	}
+	return nil
+}
+
 type isToSecondary_Message interface {
 	isToSecondary_Message()
 }
@@ -421,6 +484,10 @@ type ToSecondary_BeginSession struct {
 	BeginSession *BeginSession `protobuf:"bytes,5,opt,name=begin_session,json=beginSession,proto3,oneof"`
 }
 
+type ToSecondary_RoleRequest struct {
+	RoleRequest *RoleRequest `protobuf:"bytes,6,opt,name=role_request,json=roleRequest,proto3,oneof"`
+}
+
 func (*ToSecondary_Hello) isToSecondary_Message() {}
 
 func (*ToSecondary_Batch) isToSecondary_Message() {}
@@ -431,6 +498,8 @@ func (*ToSecondary_DivergentTail) isToSecondary_Message() {}
 
 func (*ToSecondary_BeginSession) isToSecondary_Message() {}
 
+func (*ToSecondary_RoleRequest) isToSecondary_Message() {}
+
 type ToPrimary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -438,6 +507,8 @@ type ToPrimary struct {
 	//	*ToPrimary_Welcome
 	//	*ToPrimary_Refusal
 	//	*ToPrimary_Ack
+	//	*ToPrimary_TailRanges
+	//	*ToPrimary_RoleAnswer
 	Message       isToPrimary_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -507,6 +578,24 @@ func (x *ToPrimary) GetAck() *Ack {
 	return nil
 }
 
+func (x *ToPrimary) GetTailRanges() *TailRanges {
+	if x != nil {
+		if x, ok := x.Message.(*ToPrimary_TailRanges); ok {
+			return x.TailRanges
+		}
+	}
+	return nil
+}
+
+func (x *ToPrimary) GetRoleAnswer() *RoleAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*ToPrimary_RoleAnswer); ok {
+			return x.RoleAnswer
+		}
+	}
+	return nil
+}
+
 type isToPrimary_Message interface {
 	isToPrimary_Message()
 }
@@ -523,11 +612,138 @@ type ToPrimary_Ack struct {
 	Ack *Ack `protobuf:"bytes,3,opt,name=ack,proto3,oneof"`
 }
 
+type ToPrimary_TailRanges struct {
+	TailRanges *TailRanges `protobuf:"bytes,4,opt,name=tail_ranges,json=tailRanges,proto3,oneof"`
+}
+
+type ToPrimary_RoleAnswer struct {
+	RoleAnswer *RoleAnswer `protobuf:"bytes,5,opt,name=role_answer,json=roleAnswer,proto3,oneof"`
+}
+
 func (*ToPrimary_Welcome) isToPrimary_Message() {}
 
 func (*ToPrimary_Refusal) isToPrimary_Message() {}
 
 func (*ToPrimary_Ack) isToPrimary_Message() {}
+
+func (*ToPrimary_TailRanges) isToPrimary_Message() {}
+
+func (*ToPrimary_RoleAnswer) isToPrimary_Message() {}
+
+// RoleRequest is what a demoted site asks the secondary.
+type RoleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id tells the answer to this request from others of the stream.
+	Id            uint64           `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind          RoleRequest_Kind `protobuf:"varint,2,opt,name=kind,proto3,enum=slipstream.link.v1.RoleRequest_Kind" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleRequest) Reset() {
+	*x = RoleRequest{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleRequest) ProtoMessage() {}
+
+func (x *RoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleRequest.ProtoReflect.Descriptor instead.
+func (*RoleRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RoleRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *RoleRequest) GetKind() RoleRequest_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return RoleRequest_KIND_UNSPECIFIED
+}
+
+type RoleAnswer struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Agreed bool                   `protobuf:"varint,2,opt,name=agreed,proto3" json:"agreed,omitempty"`
+	// message says why not.
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleAnswer) Reset() {
+	*x = RoleAnswer{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleAnswer) ProtoMessage() {}
+
+func (x *RoleAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleAnswer.ProtoReflect.Descriptor instead.
+func (*RoleAnswer) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RoleAnswer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *RoleAnswer) GetAgreed() bool {
+	if x != nil {
+		return x.Agreed
+	}
+	return false
+}
+
+func (x *RoleAnswer) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
 
 // Timeline is one history of ordinals. The list in a Hello runs from the oldest to the current one.
 type Timeline struct {
@@ -542,7 +758,7 @@ type Timeline struct {
 
 func (x *Timeline) Reset() {
 	*x = Timeline{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[4]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +770,7 @@ func (x *Timeline) String() string {
 func (*Timeline) ProtoMessage() {}
 
 func (x *Timeline) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[4]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +783,7 @@ func (x *Timeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timeline.ProtoReflect.Descriptor instead.
 func (*Timeline) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{4}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Timeline) GetId() string {
@@ -603,14 +819,18 @@ type Hello struct {
 	// rpo_target_millis is the group's target; 0 without one.
 	RpoTargetMillis int64 `protobuf:"varint,7,opt,name=rpo_target_millis,json=rpoTargetMillis,proto3" json:"rpo_target_millis,omitempty"`
 	// term counts the group's promotions at both sites. Of two Hellos on one timeline the one with the higher term is the later primary's.
-	Term          uint64 `protobuf:"varint,8,opt,name=term,proto3" json:"term,omitempty"`
+	Term uint64 `protobuf:"varint,8,opt,name=term,proto3" json:"term,omitempty"`
+	// takes_yield: the primary knows Welcome.yield. Without it a site that gives way does not welcome the primary.
+	TakesYield bool `protobuf:"varint,9,opt,name=takes_yield,json=takesYield,proto3" json:"takes_yield,omitempty"`
+	// yielding: the sender gives way to the other site, and asks it to call. The answer is a Refusal.
+	Yielding      bool `protobuf:"varint,10,opt,name=yielding,proto3" json:"yielding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[5]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +842,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[5]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +855,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{5}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Hello) GetProtocolVersion() uint32 {
@@ -694,6 +914,20 @@ func (x *Hello) GetTerm() uint64 {
 	return 0
 }
 
+func (x *Hello) GetTakesYield() bool {
+	if x != nil {
+		return x.TakesYield
+	}
+	return false
+}
+
+func (x *Hello) GetYielding() bool {
+	if x != nil {
+		return x.Yielding
+	}
+	return false
+}
+
 // Batch is a run of records in stream order, each in the journal's record encoding (pkg/replication/journal).
 type Batch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -710,7 +944,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[6]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +956,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[6]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +969,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{6}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Batch) GetSequence() uint64 {
@@ -784,7 +1018,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[7]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +1030,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[7]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +1043,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{7}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Heartbeat) GetHeadOrdinal() uint64 {
@@ -871,7 +1105,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1117,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1130,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{8}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Timing) GetStamp() uint64 {
@@ -942,14 +1176,16 @@ type Welcome struct {
 	// tail is the record at durable_ordinal; absent where that has left the journal.
 	Tail *Tail `protobuf:"bytes,6,opt,name=tail,proto3" json:"tail,omitempty"`
 	// horizon: the extents that this site was sent show the primary's writes up to this ordinal at most.
-	Horizon       uint64 `protobuf:"varint,7,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	Horizon uint64 `protobuf:"varint,7,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	// yield is set where this site gives way after a fork. durable_ordinal is then the last ordinal that both sites have.
+	Yield         *Yield `protobuf:"bytes,8,opt,name=yield,proto3" json:"yield,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1197,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1210,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Welcome) GetDurableOrdinal() uint64 {
@@ -1026,6 +1262,123 @@ func (x *Welcome) GetHorizon() uint64 {
 	return 0
 }
 
+func (x *Welcome) GetYield() *Yield {
+	if x != nil {
+		return x.Yield
+	}
+	return nil
+}
+
+// Yield says what a site has besides the ordinals that both sites have.
+type Yield struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id tells this yield from others of the group.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// all: the site has to be copied as a whole. Otherwise TailRanges follow the Welcome, until one is the last.
+	All           bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Yield) Reset() {
+	*x = Yield{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Yield) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Yield) ProtoMessage() {}
+
+func (x *Yield) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Yield.ProtoReflect.Descriptor instead.
+func (*Yield) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Yield) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Yield) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+// TailRanges are ranges of volumes that the site wrote past the fork. All messages together name at most 2^20 ranges.
+type TailRanges struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ranges: for each range the member's index less that of the range before, the offset less the end of the range before (of
+	// the same member, else 0) and the length, as unsigned varints. Ascending; no two overlap or touch.
+	Ranges        []byte `protobuf:"bytes,1,opt,name=ranges,proto3" json:"ranges,omitempty"`
+	Last          bool   `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TailRanges) Reset() {
+	*x = TailRanges{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TailRanges) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TailRanges) ProtoMessage() {}
+
+func (x *TailRanges) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TailRanges.ProtoReflect.Descriptor instead.
+func (*TailRanges) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *TailRanges) GetRanges() []byte {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *TailRanges) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
 // Session is one stream on which something was shipped. Both sites keep the last one, so that a disk which was put back to an
 // earlier state is found out.
 type Session struct {
@@ -1041,7 +1394,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1406,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1419,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Session) GetNumber() uint64 {
@@ -1103,7 +1456,7 @@ type BeginSession struct {
 
 func (x *BeginSession) Reset() {
 	*x = BeginSession{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1468,7 @@ func (x *BeginSession) String() string {
 func (*BeginSession) ProtoMessage() {}
 
 func (x *BeginSession) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1481,7 @@ func (x *BeginSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginSession.ProtoReflect.Descriptor instead.
 func (*BeginSession) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BeginSession) GetNumber() uint64 {
@@ -1163,7 +1516,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1528,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1541,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{12}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Place) GetSegment() uint64 {
@@ -1216,7 +1569,7 @@ type Tail struct {
 
 func (x *Tail) Reset() {
 	*x = Tail{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1581,7 @@ func (x *Tail) String() string {
 func (*Tail) ProtoMessage() {}
 
 func (x *Tail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1594,7 @@ func (x *Tail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tail.ProtoReflect.Descriptor instead.
 func (*Tail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{13}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Tail) GetOrdinal() uint64 {
@@ -1265,14 +1618,16 @@ type Refusal struct {
 	// fork_ordinal is the last common ordinal where reason is DIVERGED or STALE_TIMELINE.
 	ForkOrdinal uint64 `protobuf:"varint,3,opt,name=fork_ordinal,json=forkOrdinal,proto3" json:"fork_ordinal,omitempty"`
 	// timelines is the refusing side's history.
-	Timelines     []*Timeline `protobuf:"bytes,4,rep,name=timelines,proto3" json:"timelines,omitempty"`
+	Timelines []*Timeline `protobuf:"bytes,4,rep,name=timelines,proto3" json:"timelines,omitempty"`
+	// primary: the refusing side is primary, or demoted.
+	Primary       bool `protobuf:"varint,5,opt,name=primary,proto3" json:"primary,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1639,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1652,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{14}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1328,6 +1683,13 @@ func (x *Refusal) GetTimelines() []*Timeline {
 	return nil
 }
 
+func (x *Refusal) GetPrimary() bool {
+	if x != nil {
+		return x.Primary
+	}
+	return false
+}
+
 // DivergentTail is what an old primary tells the site that was promoted in its place: exactly what was lost.
 type DivergentTail struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1347,7 +1709,7 @@ type DivergentTail struct {
 
 func (x *DivergentTail) Reset() {
 	*x = DivergentTail{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1721,7 @@ func (x *DivergentTail) String() string {
 func (*DivergentTail) ProtoMessage() {}
 
 func (x *DivergentTail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1734,7 @@ func (x *DivergentTail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentTail.ProtoReflect.Descriptor instead.
 func (*DivergentTail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{15}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DivergentTail) GetTimelineId() string {
@@ -1446,7 +1808,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1820,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1833,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{16}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Ack) GetDurableOrdinal() uint64 {
@@ -1528,23 +1890,40 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\n" +
 	"free_bytes\x18\x05 \x01(\x03R\tfreeBytes\x12,\n" +
 	"\x12journal_free_bytes\x18\x06 \x01(\x03R\x10journalFreeBytes\x12\x18\n" +
-	"\aforeign\x18\a \x01(\bR\aforeign\"\xd2\x02\n" +
+	"\aforeign\x18\a \x01(\bR\aforeign\"\x98\x03\n" +
 	"\vToSecondary\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.slipstream.link.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05batch\x18\x02 \x01(\v2\x19.slipstream.link.v1.BatchH\x00R\x05batch\x12=\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x1d.slipstream.link.v1.HeartbeatH\x00R\theartbeat\x12J\n" +
 	"\x0edivergent_tail\x18\x04 \x01(\v2!.slipstream.link.v1.DivergentTailH\x00R\rdivergentTail\x12G\n" +
-	"\rbegin_session\x18\x05 \x01(\v2 .slipstream.link.v1.BeginSessionH\x00R\fbeginSessionB\t\n" +
-	"\amessage\"\xb5\x01\n" +
+	"\rbegin_session\x18\x05 \x01(\v2 .slipstream.link.v1.BeginSessionH\x00R\fbeginSession\x12D\n" +
+	"\frole_request\x18\x06 \x01(\v2\x1f.slipstream.link.v1.RoleRequestH\x00R\vroleRequestB\t\n" +
+	"\amessage\"\xbb\x02\n" +
 	"\tToPrimary\x127\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1b.slipstream.link.v1.WelcomeH\x00R\awelcome\x127\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1b.slipstream.link.v1.RefusalH\x00R\arefusal\x12+\n" +
-	"\x03ack\x18\x03 \x01(\v2\x17.slipstream.link.v1.AckH\x00R\x03ackB\t\n" +
-	"\amessage\"i\n" +
+	"\x03ack\x18\x03 \x01(\v2\x17.slipstream.link.v1.AckH\x00R\x03ack\x12A\n" +
+	"\vtail_ranges\x18\x04 \x01(\v2\x1e.slipstream.link.v1.TailRangesH\x00R\n" +
+	"tailRanges\x12A\n" +
+	"\vrole_answer\x18\x05 \x01(\v2\x1e.slipstream.link.v1.RoleAnswerH\x00R\n" +
+	"roleAnswerB\t\n" +
+	"\amessage\"\x9d\x01\n" +
+	"\vRoleRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x128\n" +
+	"\x04kind\x18\x02 \x01(\x0e2$.slipstream.link.v1.RoleRequest.KindR\x04kind\"D\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eKIND_TAKE_OVER\x10\x01\x12\x12\n" +
+	"\x0eKIND_TAKE_BACK\x10\x02\"N\n" +
+	"\n" +
+	"RoleAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06agreed\x18\x02 \x01(\bR\x06agreed\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"i\n" +
 	"\bTimeline\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\ffork_ordinal\x18\x02 \x01(\x04R\vforkOrdinal\x12*\n" +
-	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xbf\x02\n" +
+	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xfc\x02\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x1d\n" +
@@ -1554,7 +1933,11 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\x0fdurable_ordinal\x18\x05 \x01(\x04R\x0edurableOrdinal\x12,\n" +
 	"\x12journal_size_bytes\x18\x06 \x01(\x03R\x10journalSizeBytes\x12*\n" +
 	"\x11rpo_target_millis\x18\a \x01(\x03R\x0frpoTargetMillis\x12\x12\n" +
-	"\x04term\x18\b \x01(\x04R\x04term\"\x8b\x01\n" +
+	"\x04term\x18\b \x01(\x04R\x04term\x12\x1f\n" +
+	"\vtakes_yield\x18\t \x01(\bR\n" +
+	"takesYield\x12\x1a\n" +
+	"\byielding\x18\n" +
+	" \x01(\bR\byielding\"\x8b\x01\n" +
 	"\x05Batch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05codec\x18\x02 \x01(\x0e2\x19.slipstream.link.v1.CodecR\x05codec\x12\x18\n" +
@@ -1573,7 +1956,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\x12\x12\n" +
 	"\x04echo\x18\x03 \x01(\x04R\x04echo\x12\x1d\n" +
 	"\n" +
-	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"\x9d\x02\n" +
+	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"\xce\x02\n" +
 	"\aWelcome\x12'\n" +
 	"\x0fdurable_ordinal\x18\x01 \x01(\x04R\x0edurableOrdinal\x12\x1d\n" +
 	"\n" +
@@ -1582,7 +1965,15 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\asession\x18\x04 \x01(\v2\x1b.slipstream.link.v1.SessionR\asession\x12/\n" +
 	"\x05place\x18\x05 \x01(\v2\x19.slipstream.link.v1.PlaceR\x05place\x12,\n" +
 	"\x04tail\x18\x06 \x01(\v2\x18.slipstream.link.v1.TailR\x04tail\x12\x18\n" +
-	"\ahorizon\x18\a \x01(\x04R\ahorizon\"K\n" +
+	"\ahorizon\x18\a \x01(\x04R\ahorizon\x12/\n" +
+	"\x05yield\x18\b \x01(\v2\x19.slipstream.link.v1.YieldR\x05yield\")\n" +
+	"\x05Yield\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"8\n" +
+	"\n" +
+	"TailRanges\x12\x16\n" +
+	"\x06ranges\x18\x01 \x01(\fR\x06ranges\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\bR\x04last\"K\n" +
 	"\aSession\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -1596,12 +1987,13 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\"B\n" +
 	"\x04Tail\x12\x18\n" +
 	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12 \n" +
-	"\vfingerprint\x18\x02 \x01(\x04R\vfingerprint\"\xfd\x02\n" +
+	"\vfingerprint\x18\x02 \x01(\x04R\vfingerprint\"\x97\x03\n" +
 	"\aRefusal\x12:\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\".slipstream.link.v1.Refusal.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12!\n" +
 	"\ffork_ordinal\x18\x03 \x01(\x04R\vforkOrdinal\x12:\n" +
-	"\ttimelines\x18\x04 \x03(\v2\x1c.slipstream.link.v1.TimelineR\ttimelines\"\xbc\x01\n" +
+	"\ttimelines\x18\x04 \x03(\v2\x1c.slipstream.link.v1.TimelineR\ttimelines\x12\x18\n" +
+	"\aprimary\x18\x05 \x01(\bR\aprimary\"\xbc\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_FOREIGN_GROUP\x10\x01\x12\x19\n" +
@@ -1648,57 +2040,67 @@ func file_pkg_api_linkpb_link_proto_rawDescGZIP() []byte {
 	return file_pkg_api_linkpb_link_proto_rawDescData
 }
 
-var file_pkg_api_linkpb_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_pkg_api_linkpb_link_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_pkg_api_linkpb_link_proto_goTypes = []any{
 	(Codec)(0),             // 0: slipstream.link.v1.Codec
-	(Refusal_Reason)(0),    // 1: slipstream.link.v1.Refusal.Reason
-	(*LocateRequest)(nil),  // 2: slipstream.link.v1.LocateRequest
-	(*LocateResponse)(nil), // 3: slipstream.link.v1.LocateResponse
-	(*ToSecondary)(nil),    // 4: slipstream.link.v1.ToSecondary
-	(*ToPrimary)(nil),      // 5: slipstream.link.v1.ToPrimary
-	(*Timeline)(nil),       // 6: slipstream.link.v1.Timeline
-	(*Hello)(nil),          // 7: slipstream.link.v1.Hello
-	(*Batch)(nil),          // 8: slipstream.link.v1.Batch
-	(*Heartbeat)(nil),      // 9: slipstream.link.v1.Heartbeat
-	(*Timing)(nil),         // 10: slipstream.link.v1.Timing
-	(*Welcome)(nil),        // 11: slipstream.link.v1.Welcome
-	(*Session)(nil),        // 12: slipstream.link.v1.Session
-	(*BeginSession)(nil),   // 13: slipstream.link.v1.BeginSession
-	(*Place)(nil),          // 14: slipstream.link.v1.Place
-	(*Tail)(nil),           // 15: slipstream.link.v1.Tail
-	(*Refusal)(nil),        // 16: slipstream.link.v1.Refusal
-	(*DivergentTail)(nil),  // 17: slipstream.link.v1.DivergentTail
-	(*Ack)(nil),            // 18: slipstream.link.v1.Ack
+	(RoleRequest_Kind)(0),  // 1: slipstream.link.v1.RoleRequest.Kind
+	(Refusal_Reason)(0),    // 2: slipstream.link.v1.Refusal.Reason
+	(*LocateRequest)(nil),  // 3: slipstream.link.v1.LocateRequest
+	(*LocateResponse)(nil), // 4: slipstream.link.v1.LocateResponse
+	(*ToSecondary)(nil),    // 5: slipstream.link.v1.ToSecondary
+	(*ToPrimary)(nil),      // 6: slipstream.link.v1.ToPrimary
+	(*RoleRequest)(nil),    // 7: slipstream.link.v1.RoleRequest
+	(*RoleAnswer)(nil),     // 8: slipstream.link.v1.RoleAnswer
+	(*Timeline)(nil),       // 9: slipstream.link.v1.Timeline
+	(*Hello)(nil),          // 10: slipstream.link.v1.Hello
+	(*Batch)(nil),          // 11: slipstream.link.v1.Batch
+	(*Heartbeat)(nil),      // 12: slipstream.link.v1.Heartbeat
+	(*Timing)(nil),         // 13: slipstream.link.v1.Timing
+	(*Welcome)(nil),        // 14: slipstream.link.v1.Welcome
+	(*Yield)(nil),          // 15: slipstream.link.v1.Yield
+	(*TailRanges)(nil),     // 16: slipstream.link.v1.TailRanges
+	(*Session)(nil),        // 17: slipstream.link.v1.Session
+	(*BeginSession)(nil),   // 18: slipstream.link.v1.BeginSession
+	(*Place)(nil),          // 19: slipstream.link.v1.Place
+	(*Tail)(nil),           // 20: slipstream.link.v1.Tail
+	(*Refusal)(nil),        // 21: slipstream.link.v1.Refusal
+	(*DivergentTail)(nil),  // 22: slipstream.link.v1.DivergentTail
+	(*Ack)(nil),            // 23: slipstream.link.v1.Ack
 }
 var file_pkg_api_linkpb_link_proto_depIdxs = []int32{
-	7,  // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
-	8,  // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
-	9,  // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
-	17, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
-	13, // 4: slipstream.link.v1.ToSecondary.begin_session:type_name -> slipstream.link.v1.BeginSession
-	11, // 5: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
-	16, // 6: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
-	18, // 7: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
-	6,  // 8: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
-	0,  // 9: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
-	10, // 10: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
-	12, // 11: slipstream.link.v1.Welcome.session:type_name -> slipstream.link.v1.Session
-	14, // 12: slipstream.link.v1.Welcome.place:type_name -> slipstream.link.v1.Place
-	15, // 13: slipstream.link.v1.Welcome.tail:type_name -> slipstream.link.v1.Tail
-	1,  // 14: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
-	6,  // 15: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
-	10, // 16: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
-	14, // 17: slipstream.link.v1.Ack.place:type_name -> slipstream.link.v1.Place
-	4,  // 18: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
-	2,  // 19: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
-	5,  // 20: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
-	3,  // 21: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
-	20, // [20:22] is the sub-list for method output_type
-	18, // [18:20] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	10, // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
+	11, // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
+	12, // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
+	22, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
+	18, // 4: slipstream.link.v1.ToSecondary.begin_session:type_name -> slipstream.link.v1.BeginSession
+	7,  // 5: slipstream.link.v1.ToSecondary.role_request:type_name -> slipstream.link.v1.RoleRequest
+	14, // 6: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
+	21, // 7: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
+	23, // 8: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
+	16, // 9: slipstream.link.v1.ToPrimary.tail_ranges:type_name -> slipstream.link.v1.TailRanges
+	8,  // 10: slipstream.link.v1.ToPrimary.role_answer:type_name -> slipstream.link.v1.RoleAnswer
+	1,  // 11: slipstream.link.v1.RoleRequest.kind:type_name -> slipstream.link.v1.RoleRequest.Kind
+	9,  // 12: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
+	0,  // 13: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
+	13, // 14: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
+	17, // 15: slipstream.link.v1.Welcome.session:type_name -> slipstream.link.v1.Session
+	19, // 16: slipstream.link.v1.Welcome.place:type_name -> slipstream.link.v1.Place
+	20, // 17: slipstream.link.v1.Welcome.tail:type_name -> slipstream.link.v1.Tail
+	15, // 18: slipstream.link.v1.Welcome.yield:type_name -> slipstream.link.v1.Yield
+	2,  // 19: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
+	9,  // 20: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
+	13, // 21: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
+	19, // 22: slipstream.link.v1.Ack.place:type_name -> slipstream.link.v1.Place
+	5,  // 23: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
+	3,  // 24: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
+	6,  // 25: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
+	4,  // 26: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
+	25, // [25:27] is the sub-list for method output_type
+	23, // [23:25] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_linkpb_link_proto_init() }
@@ -1712,19 +2114,22 @@ func file_pkg_api_linkpb_link_proto_init() {
 		(*ToSecondary_Heartbeat)(nil),
 		(*ToSecondary_DivergentTail)(nil),
 		(*ToSecondary_BeginSession)(nil),
+		(*ToSecondary_RoleRequest)(nil),
 	}
 	file_pkg_api_linkpb_link_proto_msgTypes[3].OneofWrappers = []any{
 		(*ToPrimary_Welcome)(nil),
 		(*ToPrimary_Refusal)(nil),
 		(*ToPrimary_Ack)(nil),
+		(*ToPrimary_TailRanges)(nil),
+		(*ToPrimary_RoleAnswer)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_linkpb_link_proto_rawDesc), len(file_pkg_api_linkpb_link_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   17,
+			NumEnums:      3,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -139,6 +139,8 @@ const (
 	GroupState_GROUP_STATE_FAILED GroupState = 7
 	// SUSPENDED: a person stopped replication. Writes go on, and are kept for the peer.
 	GroupState_GROUP_STATE_SUSPENDED GroupState = 8
+	// YIELDING: the site gives way to its peer, and has not begun to follow.
+	GroupState_GROUP_STATE_YIELDING GroupState = 9
 )
 
 // Enum value maps for GroupState.
@@ -153,6 +155,7 @@ var (
 		6: "GROUP_STATE_DIVERGED",
 		7: "GROUP_STATE_FAILED",
 		8: "GROUP_STATE_SUSPENDED",
+		9: "GROUP_STATE_YIELDING",
 	}
 	GroupState_value = map[string]int32{
 		"GROUP_STATE_UNSPECIFIED": 0,
@@ -164,6 +167,7 @@ var (
 		"GROUP_STATE_DIVERGED":    6,
 		"GROUP_STATE_FAILED":      7,
 		"GROUP_STATE_SUSPENDED":   8,
+		"GROUP_STATE_YIELDING":    9,
 	}
 )
 
@@ -2333,9 +2337,11 @@ func (x *WatchGroupRequest) GetIntervalMillis() int64 {
 }
 
 type PromoteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Force bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	// timeout_millis is how long a planned promotion waits for what is on its way; 0: not at all.
+	TimeoutMillis int64 `protobuf:"varint,3,opt,name=timeout_millis,json=timeoutMillis,proto3" json:"timeout_millis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2382,6 +2388,13 @@ func (x *PromoteRequest) GetForce() bool {
 		return x.Force
 	}
 	return false
+}
+
+func (x *PromoteRequest) GetTimeoutMillis() int64 {
+	if x != nil {
+		return x.TimeoutMillis
+	}
+	return 0
 }
 
 type PromoteResponse struct {
@@ -2524,6 +2537,764 @@ func (x *DemoteResponse) GetFinalOrdinal() uint64 {
 	return 0
 }
 
+type RelocateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// timeout_millis: 0: as long as the call lasts.
+	TimeoutMillis int64 `protobuf:"varint,2,opt,name=timeout_millis,json=timeoutMillis,proto3" json:"timeout_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelocateRequest) Reset() {
+	*x = RelocateRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelocateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelocateRequest) ProtoMessage() {}
+
+func (x *RelocateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelocateRequest.ProtoReflect.Descriptor instead.
+func (*RelocateRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RelocateRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RelocateRequest) GetTimeoutMillis() int64 {
+	if x != nil {
+		return x.TimeoutMillis
+	}
+	return 0
+}
+
+type RelocateResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Status *GroupStatus           `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// final_ordinal is the last one that this site wrote; the peer has it.
+	FinalOrdinal uint64 `protobuf:"varint,2,opt,name=final_ordinal,json=finalOrdinal,proto3" json:"final_ordinal,omitempty"`
+	// took_millis is the time in which the group was primary at no site: from the demotion to the peer's call.
+	TookMillis    int64 `protobuf:"varint,3,opt,name=took_millis,json=tookMillis,proto3" json:"took_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelocateResponse) Reset() {
+	*x = RelocateResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelocateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelocateResponse) ProtoMessage() {}
+
+func (x *RelocateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelocateResponse.ProtoReflect.Descriptor instead.
+func (*RelocateResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *RelocateResponse) GetStatus() *GroupStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *RelocateResponse) GetFinalOrdinal() uint64 {
+	if x != nil {
+		return x.FinalOrdinal
+	}
+	return 0
+}
+
+func (x *RelocateResponse) GetTookMillis() int64 {
+	if x != nil {
+		return x.TookMillis
+	}
+	return 0
+}
+
+type YieldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// dry_run: say what would be kept and undone, and change nothing.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *YieldRequest) Reset() {
+	*x = YieldRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *YieldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*YieldRequest) ProtoMessage() {}
+
+func (x *YieldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use YieldRequest.ProtoReflect.Descriptor instead.
+func (*YieldRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *YieldRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *YieldRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type YieldResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Status *GroupStatus           `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// yield is absent where this site wrote nothing past the fork.
+	Yield         *YieldStatus `protobuf:"bytes,2,opt,name=yield,proto3" json:"yield,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *YieldResponse) Reset() {
+	*x = YieldResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *YieldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*YieldResponse) ProtoMessage() {}
+
+func (x *YieldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use YieldResponse.ProtoReflect.Descriptor instead.
+func (*YieldResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *YieldResponse) GetStatus() *GroupStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *YieldResponse) GetYield() *YieldStatus {
+	if x != nil {
+		return x.Yield
+	}
+	return nil
+}
+
+// YieldStatus is what a site gives up that wrote past a fork, and how far it is with that.
+type YieldStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stage: keeping, ready, rewinding, undoing or done; empty before it begins.
+	Stage    string `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	Timeline string `protobuf:"bytes,2,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	// The ordinals fork_ordinal + 1 to head_ordinal are given up.
+	ForkOrdinal uint64 `protobuf:"varint,3,opt,name=fork_ordinal,json=forkOrdinal,proto3" json:"fork_ordinal,omitempty"`
+	HeadOrdinal uint64 `protobuf:"varint,4,opt,name=head_ordinal,json=headOrdinal,proto3" json:"head_ordinal,omitempty"`
+	// writes, bytes and times of the tail, by this site's clock. partial: the journal holds the newest of the writes only, and
+	// these numbers are of those. Known before the yield begins, and with its tail (ListTails).
+	Writes         uint64 `protobuf:"varint,5,opt,name=writes,proto3" json:"writes,omitempty"`
+	Bytes          uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	FirstUnixNanos int64  `protobuf:"varint,7,opt,name=first_unix_nanos,json=firstUnixNanos,proto3" json:"first_unix_nanos,omitempty"`
+	LastUnixNanos  int64  `protobuf:"varint,8,opt,name=last_unix_nanos,json=lastUnixNanos,proto3" json:"last_unix_nanos,omitempty"`
+	Partial        bool   `protobuf:"varint,9,opt,name=partial,proto3" json:"partial,omitempty"`
+	// all: everything is copied, for the reason; otherwise what the two sites wrote since the fork.
+	All    bool   `protobuf:"varint,10,opt,name=all,proto3" json:"all,omitempty"`
+	Reason string `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	// tail_bytes is what the tail touched, and is copied for that; 0 with all.
+	TailBytes uint64 `protobuf:"varint,12,opt,name=tail_bytes,json=tailBytes,proto3" json:"tail_bytes,omitempty"`
+	// copied_bytes came from the peer so far. A kill of the replicator makes it too small.
+	CopiedBytes uint64 `protobuf:"varint,13,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	// volumes are kept as snapshots of this size together.
+	VolumeIds     []string `protobuf:"bytes,14,rep,name=volume_ids,json=volumeIds,proto3" json:"volume_ids,omitempty"`
+	SizeBytes     int64    `protobuf:"varint,15,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *YieldStatus) Reset() {
+	*x = YieldStatus{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *YieldStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*YieldStatus) ProtoMessage() {}
+
+func (x *YieldStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use YieldStatus.ProtoReflect.Descriptor instead.
+func (*YieldStatus) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *YieldStatus) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *YieldStatus) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *YieldStatus) GetForkOrdinal() uint64 {
+	if x != nil {
+		return x.ForkOrdinal
+	}
+	return 0
+}
+
+func (x *YieldStatus) GetHeadOrdinal() uint64 {
+	if x != nil {
+		return x.HeadOrdinal
+	}
+	return 0
+}
+
+func (x *YieldStatus) GetWrites() uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+func (x *YieldStatus) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *YieldStatus) GetFirstUnixNanos() int64 {
+	if x != nil {
+		return x.FirstUnixNanos
+	}
+	return 0
+}
+
+func (x *YieldStatus) GetLastUnixNanos() int64 {
+	if x != nil {
+		return x.LastUnixNanos
+	}
+	return 0
+}
+
+func (x *YieldStatus) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+func (x *YieldStatus) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *YieldStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *YieldStatus) GetTailBytes() uint64 {
+	if x != nil {
+		return x.TailBytes
+	}
+	return 0
+}
+
+func (x *YieldStatus) GetCopiedBytes() uint64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+func (x *YieldStatus) GetVolumeIds() []string {
+	if x != nil {
+		return x.VolumeIds
+	}
+	return nil
+}
+
+func (x *YieldStatus) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+type ListTailsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group: only the tails of this group; empty: all.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTailsRequest) Reset() {
+	*x = ListTailsRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTailsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTailsRequest) ProtoMessage() {}
+
+func (x *ListTailsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTailsRequest.ProtoReflect.Descriptor instead.
+func (*ListTailsRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ListTailsRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type ListTailsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tails         []*Tail                `protobuf:"bytes,1,rep,name=tails,proto3" json:"tails,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTailsResponse) Reset() {
+	*x = ListTailsResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTailsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTailsResponse) ProtoMessage() {}
+
+func (x *ListTailsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTailsResponse.ProtoReflect.Descriptor instead.
+func (*ListTailsResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ListTailsResponse) GetTails() []*Tail {
+	if x != nil {
+		return x.Tails
+	}
+	return nil
+}
+
+// Tail is what a site had written past a fork when it gave way: a snapshot of each volume of the group.
+type Tail struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Group          string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	Timeline       string                 `protobuf:"bytes,3,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	ForkOrdinal    uint64                 `protobuf:"varint,4,opt,name=fork_ordinal,json=forkOrdinal,proto3" json:"fork_ordinal,omitempty"`
+	HeadOrdinal    uint64                 `protobuf:"varint,5,opt,name=head_ordinal,json=headOrdinal,proto3" json:"head_ordinal,omitempty"`
+	Writes         uint64                 `protobuf:"varint,6,opt,name=writes,proto3" json:"writes,omitempty"`
+	Bytes          uint64                 `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	FirstUnixNanos int64                  `protobuf:"varint,8,opt,name=first_unix_nanos,json=firstUnixNanos,proto3" json:"first_unix_nanos,omitempty"`
+	LastUnixNanos  int64                  `protobuf:"varint,9,opt,name=last_unix_nanos,json=lastUnixNanos,proto3" json:"last_unix_nanos,omitempty"`
+	Partial        bool                   `protobuf:"varint,10,opt,name=partial,proto3" json:"partial,omitempty"`
+	// taken_unix_nanos is when it was kept.
+	TakenUnixNanos int64           `protobuf:"varint,11,opt,name=taken_unix_nanos,json=takenUnixNanos,proto3" json:"taken_unix_nanos,omitempty"`
+	Snapshots      []*TailSnapshot `protobuf:"bytes,12,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Tail) Reset() {
+	*x = Tail{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tail) ProtoMessage() {}
+
+func (x *Tail) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tail.ProtoReflect.Descriptor instead.
+func (*Tail) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *Tail) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Tail) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Tail) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *Tail) GetForkOrdinal() uint64 {
+	if x != nil {
+		return x.ForkOrdinal
+	}
+	return 0
+}
+
+func (x *Tail) GetHeadOrdinal() uint64 {
+	if x != nil {
+		return x.HeadOrdinal
+	}
+	return 0
+}
+
+func (x *Tail) GetWrites() uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+func (x *Tail) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Tail) GetFirstUnixNanos() int64 {
+	if x != nil {
+		return x.FirstUnixNanos
+	}
+	return 0
+}
+
+func (x *Tail) GetLastUnixNanos() int64 {
+	if x != nil {
+		return x.LastUnixNanos
+	}
+	return 0
+}
+
+func (x *Tail) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+func (x *Tail) GetTakenUnixNanos() int64 {
+	if x != nil {
+		return x.TakenUnixNanos
+	}
+	return 0
+}
+
+func (x *Tail) GetSnapshots() []*TailSnapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+type TailSnapshot struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	VolumeId   string                 `protobuf:"bytes,2,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	SizeBytes  int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// state: creating, copying, ready or failed.
+	State         string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TailSnapshot) Reset() {
+	*x = TailSnapshot{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TailSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TailSnapshot) ProtoMessage() {}
+
+func (x *TailSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TailSnapshot.ProtoReflect.Descriptor instead.
+func (*TailSnapshot) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *TailSnapshot) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+func (x *TailSnapshot) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *TailSnapshot) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *TailSnapshot) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+type DeleteTailRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTailRequest) Reset() {
+	*x = DeleteTailRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTailRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTailRequest) ProtoMessage() {}
+
+func (x *DeleteTailRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTailRequest.ProtoReflect.Descriptor instead.
+func (*DeleteTailRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *DeleteTailRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DeleteTailResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTailResponse) Reset() {
+	*x = DeleteTailResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTailResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTailResponse) ProtoMessage() {}
+
+func (x *DeleteTailResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTailResponse.ProtoReflect.Descriptor instead.
+func (*DeleteTailResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
+}
+
 // LossReport says what a forced promotion lost: as bounds until the old primary comes back, then exactly. A field that is
 // absent is unknown, which is not zero.
 type LossReport struct {
@@ -2549,7 +3320,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +3332,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +3345,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LossReport) GetExact() bool {
@@ -2655,7 +3426,7 @@ type VolumeStatus struct {
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2667,7 +3438,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2680,7 +3451,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *VolumeStatus) GetVolumeId() string {
@@ -2820,6 +3591,8 @@ type GroupStatus struct {
 	ShipLimitBytesPerSecond int64 `protobuf:"varint,36,opt,name=ship_limit_bytes_per_second,json=shipLimitBytesPerSecond,proto3" json:"ship_limit_bytes_per_second,omitempty"`
 	// suspended_unix_nanos is since when the group is suspended, by this site's clock; absent if it is not.
 	SuspendedUnixNanos *int64 `protobuf:"varint,37,opt,name=suspended_unix_nanos,json=suspendedUnixNanos,proto3,oneof" json:"suspended_unix_nanos,omitempty"`
+	// yield is the last time that this site gave way, until it is promoted again.
+	Yield *YieldStatus `protobuf:"bytes,39,opt,name=yield,proto3" json:"yield,omitempty"`
 	// before_sync is what a forced promotion opens in the middle of a sync. Absent: without a sync, and if there was no
 	// whole copy before it.
 	BeforeSync    *BeforeSync `protobuf:"bytes,38,opt,name=before_sync,json=beforeSync,proto3" json:"before_sync,omitempty"`
@@ -2829,7 +3602,7 @@ type GroupStatus struct {
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +3614,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +3627,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GroupStatus) GetName() string {
@@ -3116,6 +3889,13 @@ func (x *GroupStatus) GetSuspendedUnixNanos() int64 {
 	return 0
 }
 
+func (x *GroupStatus) GetYield() *YieldStatus {
+	if x != nil {
+		return x.Yield
+	}
+	return nil
+}
+
 func (x *GroupStatus) GetBeforeSync() *BeforeSync {
 	if x != nil {
 		return x.BeforeSync
@@ -3137,7 +3917,7 @@ type BeforeSync struct {
 
 func (x *BeforeSync) Reset() {
 	*x = BeforeSync{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3929,7 @@ func (x *BeforeSync) String() string {
 func (*BeforeSync) ProtoMessage() {}
 
 func (x *BeforeSync) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3942,7 @@ func (x *BeforeSync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeforeSync.ProtoReflect.Descriptor instead.
 func (*BeforeSync) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *BeforeSync) GetOrdinal() uint64 {
@@ -3196,7 +3976,7 @@ type CutTarget struct {
 
 func (x *CutTarget) Reset() {
 	*x = CutTarget{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3208,7 +3988,7 @@ func (x *CutTarget) String() string {
 func (*CutTarget) ProtoMessage() {}
 
 func (x *CutTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +4001,7 @@ func (x *CutTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutTarget.ProtoReflect.Descriptor instead.
 func (*CutTarget) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CutTarget) GetVolumeId() string {
@@ -3248,7 +4028,7 @@ type CutGroupRequest struct {
 
 func (x *CutGroupRequest) Reset() {
 	*x = CutGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +4040,7 @@ func (x *CutGroupRequest) String() string {
 func (*CutGroupRequest) ProtoMessage() {}
 
 func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +4053,7 @@ func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupRequest.ProtoReflect.Descriptor instead.
 func (*CutGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CutGroupRequest) GetGroup() string {
@@ -3303,7 +4083,7 @@ type CutGroupResponse struct {
 
 func (x *CutGroupResponse) Reset() {
 	*x = CutGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +4095,7 @@ func (x *CutGroupResponse) String() string {
 func (*CutGroupResponse) ProtoMessage() {}
 
 func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +4108,7 @@ func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupResponse.ProtoReflect.Descriptor instead.
 func (*CutGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CutGroupResponse) GetTimeline() string {
@@ -3360,7 +4140,7 @@ type ListCutsRequest struct {
 
 func (x *ListCutsRequest) Reset() {
 	*x = ListCutsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +4152,7 @@ func (x *ListCutsRequest) String() string {
 func (*ListCutsRequest) ProtoMessage() {}
 
 func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +4165,7 @@ func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsRequest.ProtoReflect.Descriptor instead.
 func (*ListCutsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
 }
 
 type ListCutsResponse struct {
@@ -3397,7 +4177,7 @@ type ListCutsResponse struct {
 
 func (x *ListCutsResponse) Reset() {
 	*x = ListCutsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3409,7 +4189,7 @@ func (x *ListCutsResponse) String() string {
 func (*ListCutsResponse) ProtoMessage() {}
 
 func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3422,7 +4202,7 @@ func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsResponse.ProtoReflect.Descriptor instead.
 func (*ListCutsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListCutsResponse) GetCuts() []*CutStatus {
@@ -3451,7 +4231,7 @@ type CutStatus struct {
 
 func (x *CutStatus) Reset() {
 	*x = CutStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +4243,7 @@ func (x *CutStatus) String() string {
 func (*CutStatus) ProtoMessage() {}
 
 func (x *CutStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3476,7 +4256,7 @@ func (x *CutStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutStatus.ProtoReflect.Descriptor instead.
 func (*CutStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CutStatus) GetSnapshotId() string {
@@ -3544,7 +4324,7 @@ type ReleaseCutRequest struct {
 
 func (x *ReleaseCutRequest) Reset() {
 	*x = ReleaseCutRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3556,7 +4336,7 @@ func (x *ReleaseCutRequest) String() string {
 func (*ReleaseCutRequest) ProtoMessage() {}
 
 func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3569,7 +4349,7 @@ func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseCutRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ReleaseCutRequest) GetSnapshotId() string {
@@ -3587,7 +4367,7 @@ type ReleaseCutResponse struct {
 
 func (x *ReleaseCutResponse) Reset() {
 	*x = ReleaseCutResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +4379,7 @@ func (x *ReleaseCutResponse) String() string {
 func (*ReleaseCutResponse) ProtoMessage() {}
 
 func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +4392,7 @@ func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
 }
 
 type GroupPointsRequest struct {
@@ -3624,7 +4404,7 @@ type GroupPointsRequest struct {
 
 func (x *GroupPointsRequest) Reset() {
 	*x = GroupPointsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3636,7 +4416,7 @@ func (x *GroupPointsRequest) String() string {
 func (*GroupPointsRequest) ProtoMessage() {}
 
 func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3649,7 +4429,7 @@ func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsRequest.ProtoReflect.Descriptor instead.
 func (*GroupPointsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *GroupPointsRequest) GetGroup() string {
@@ -3669,7 +4449,7 @@ type GroupPointsResponse struct {
 
 func (x *GroupPointsResponse) Reset() {
 	*x = GroupPointsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3681,7 +4461,7 @@ func (x *GroupPointsResponse) String() string {
 func (*GroupPointsResponse) ProtoMessage() {}
 
 func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3694,7 +4474,7 @@ func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsResponse.ProtoReflect.Descriptor instead.
 func (*GroupPointsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GroupPointsResponse) GetOldest() *RecoveryPoint {
@@ -3723,7 +4503,7 @@ type RecoveryPoint struct {
 
 func (x *RecoveryPoint) Reset() {
 	*x = RecoveryPoint{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3735,7 +4515,7 @@ func (x *RecoveryPoint) String() string {
 func (*RecoveryPoint) ProtoMessage() {}
 
 func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3748,7 +4528,7 @@ func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryPoint.ProtoReflect.Descriptor instead.
 func (*RecoveryPoint) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RecoveryPoint) GetOrdinal() uint64 {
@@ -3790,7 +4570,7 @@ type CreateViewRequest struct {
 
 func (x *CreateViewRequest) Reset() {
 	*x = CreateViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3802,7 +4582,7 @@ func (x *CreateViewRequest) String() string {
 func (*CreateViewRequest) ProtoMessage() {}
 
 func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3815,7 +4595,7 @@ func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateViewRequest.ProtoReflect.Descriptor instead.
 func (*CreateViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CreateViewRequest) GetGroup() string {
@@ -3905,7 +4685,7 @@ type AttachViewRequest struct {
 
 func (x *AttachViewRequest) Reset() {
 	*x = AttachViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +4697,7 @@ func (x *AttachViewRequest) String() string {
 func (*AttachViewRequest) ProtoMessage() {}
 
 func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +4710,7 @@ func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachViewRequest.ProtoReflect.Descriptor instead.
 func (*AttachViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *AttachViewRequest) GetGroup() string {
@@ -3957,7 +4737,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4749,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4762,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -4001,7 +4781,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4013,7 +4793,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4026,7 +4806,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -4046,7 +4826,7 @@ type DeleteViewRequest struct {
 
 func (x *DeleteViewRequest) Reset() {
 	*x = DeleteViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4058,7 +4838,7 @@ func (x *DeleteViewRequest) String() string {
 func (*DeleteViewRequest) ProtoMessage() {}
 
 func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4071,7 +4851,7 @@ func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
 func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *DeleteViewRequest) GetGroup() string {
@@ -4096,7 +4876,7 @@ type DeleteViewResponse struct {
 
 func (x *DeleteViewResponse) Reset() {
 	*x = DeleteViewResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4108,7 +4888,7 @@ func (x *DeleteViewResponse) String() string {
 func (*DeleteViewResponse) ProtoMessage() {}
 
 func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4121,7 +4901,7 @@ func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
 func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
 }
 
 type View struct {
@@ -4148,7 +4928,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4160,7 +4940,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4173,7 +4953,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *View) GetGroup() string {
@@ -4281,7 +5061,7 @@ type ViewVolume struct {
 
 func (x *ViewVolume) Reset() {
 	*x = ViewVolume{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4293,7 +5073,7 @@ func (x *ViewVolume) String() string {
 func (*ViewVolume) ProtoMessage() {}
 
 func (x *ViewVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4306,7 +5086,7 @@ func (x *ViewVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewVolume.ProtoReflect.Descriptor instead.
 func (*ViewVolume) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ViewVolume) GetVolumeId() string {
@@ -4489,17 +5269,80 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x06groups\x18\x01 \x03(\v2\".slipstream.sidecar.v1.GroupStatusR\x06groups\"P\n" +
 	"\x11WatchGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
-	"\x0finterval_millis\x18\x02 \x01(\x03R\x0eintervalMillis\"<\n" +
+	"\x0finterval_millis\x18\x02 \x01(\x03R\x0eintervalMillis\"c\n" +
 	"\x0ePromoteRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\x84\x01\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12%\n" +
+	"\x0etimeout_millis\x18\x03 \x01(\x03R\rtimeoutMillis\"\x84\x01\n" +
 	"\x0fPromoteResponse\x125\n" +
 	"\x04loss\x18\x01 \x01(\v2!.slipstream.sidecar.v1.LossReportR\x04loss\x12:\n" +
 	"\x06status\x18\x02 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\"%\n" +
 	"\rDemoteRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"5\n" +
 	"\x0eDemoteResponse\x12#\n" +
-	"\rfinal_ordinal\x18\x01 \x01(\x04R\ffinalOrdinal\"\xdb\x02\n" +
+	"\rfinal_ordinal\x18\x01 \x01(\x04R\ffinalOrdinal\"N\n" +
+	"\x0fRelocateRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12%\n" +
+	"\x0etimeout_millis\x18\x02 \x01(\x03R\rtimeoutMillis\"\x94\x01\n" +
+	"\x10RelocateResponse\x12:\n" +
+	"\x06status\x18\x01 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\x12#\n" +
+	"\rfinal_ordinal\x18\x02 \x01(\x04R\ffinalOrdinal\x12\x1f\n" +
+	"\vtook_millis\x18\x03 \x01(\x03R\n" +
+	"tookMillis\"=\n" +
+	"\fYieldRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\x85\x01\n" +
+	"\rYieldResponse\x12:\n" +
+	"\x06status\x18\x01 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\x128\n" +
+	"\x05yield\x18\x02 \x01(\v2\".slipstream.sidecar.v1.YieldStatusR\x05yield\"\xc9\x03\n" +
+	"\vYieldStatus\x12\x14\n" +
+	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1a\n" +
+	"\btimeline\x18\x02 \x01(\tR\btimeline\x12!\n" +
+	"\ffork_ordinal\x18\x03 \x01(\x04R\vforkOrdinal\x12!\n" +
+	"\fhead_ordinal\x18\x04 \x01(\x04R\vheadOrdinal\x12\x16\n" +
+	"\x06writes\x18\x05 \x01(\x04R\x06writes\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12(\n" +
+	"\x10first_unix_nanos\x18\a \x01(\x03R\x0efirstUnixNanos\x12&\n" +
+	"\x0flast_unix_nanos\x18\b \x01(\x03R\rlastUnixNanos\x12\x18\n" +
+	"\apartial\x18\t \x01(\bR\apartial\x12\x10\n" +
+	"\x03all\x18\n" +
+	" \x01(\bR\x03all\x12\x16\n" +
+	"\x06reason\x18\v \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"tail_bytes\x18\f \x01(\x04R\ttailBytes\x12!\n" +
+	"\fcopied_bytes\x18\r \x01(\x04R\vcopiedBytes\x12\x1d\n" +
+	"\n" +
+	"volume_ids\x18\x0e \x03(\tR\tvolumeIds\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x0f \x01(\x03R\tsizeBytes\"(\n" +
+	"\x10ListTailsRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"F\n" +
+	"\x11ListTailsResponse\x121\n" +
+	"\x05tails\x18\x01 \x03(\v2\x1b.slipstream.sidecar.v1.TailR\x05tails\"\x95\x03\n" +
+	"\x04Tail\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1a\n" +
+	"\btimeline\x18\x03 \x01(\tR\btimeline\x12!\n" +
+	"\ffork_ordinal\x18\x04 \x01(\x04R\vforkOrdinal\x12!\n" +
+	"\fhead_ordinal\x18\x05 \x01(\x04R\vheadOrdinal\x12\x16\n" +
+	"\x06writes\x18\x06 \x01(\x04R\x06writes\x12\x14\n" +
+	"\x05bytes\x18\a \x01(\x04R\x05bytes\x12(\n" +
+	"\x10first_unix_nanos\x18\b \x01(\x03R\x0efirstUnixNanos\x12&\n" +
+	"\x0flast_unix_nanos\x18\t \x01(\x03R\rlastUnixNanos\x12\x18\n" +
+	"\apartial\x18\n" +
+	" \x01(\bR\apartial\x12(\n" +
+	"\x10taken_unix_nanos\x18\v \x01(\x03R\x0etakenUnixNanos\x12A\n" +
+	"\tsnapshots\x18\f \x03(\v2#.slipstream.sidecar.v1.TailSnapshotR\tsnapshots\"\x81\x01\n" +
+	"\fTailSnapshot\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
+	"snapshotId\x12\x1b\n" +
+	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"#\n" +
+	"\x11DeleteTailRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x14\n" +
+	"\x12DeleteTailResponse\"\xdb\x02\n" +
 	"\n" +
 	"LossReport\x12\x14\n" +
 	"\x05exact\x18\x01 \x01(\bR\x05exact\x12+\n" +
@@ -4530,7 +5373,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
 	" \x01(\tR\x06fsType\x122\n" +
-	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xc5\x0f\n" +
+	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xff\x0f\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -4574,7 +5417,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\rship_schedule\x18# \x01(\tR\fshipSchedule\x12<\n" +
 	"\x1bship_limit_bytes_per_second\x18$ \x01(\x03R\x17shipLimitBytesPerSecond\x125\n" +
 	"\x14suspended_unix_nanos\x18% \x01(\x03H\n" +
-	"R\x12suspendedUnixNanos\x88\x01\x01\x12B\n" +
+	"R\x12suspendedUnixNanos\x88\x01\x01\x128\n" +
+	"\x05yield\x18' \x01(\v2\".slipstream.sidecar.v1.YieldStatusR\x05yield\x12B\n" +
 	"\vbefore_sync\x18& \x01(\v2!.slipstream.sidecar.v1.BeforeSyncR\n" +
 	"beforeSyncB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
@@ -4690,7 +5534,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x12\n" +
-	"\x0eROLE_SECONDARY\x10\x02*\xf5\x01\n" +
+	"\x0eROLE_SECONDARY\x10\x02*\x8f\x02\n" +
 	"\n" +
 	"GroupState\x12\x1b\n" +
 	"\x17GROUP_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -4701,7 +5545,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x13GROUP_STATE_DEMOTED\x10\x05\x12\x18\n" +
 	"\x14GROUP_STATE_DIVERGED\x10\x06\x12\x16\n" +
 	"\x12GROUP_STATE_FAILED\x10\a\x12\x19\n" +
-	"\x15GROUP_STATE_SUSPENDED\x10\b2\x81\x16\n" +
+	"\x15GROUP_STATE_SUSPENDED\x10\b\x12\x18\n" +
+	"\x14GROUP_STATE_YIELDING\x10\t2\xf5\x18\n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -4719,7 +5564,12 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"WatchGroup\x12(.slipstream.sidecar.v1.WatchGroupRequest\x1a\".slipstream.sidecar.v1.GroupStatus0\x01\x12X\n" +
 	"\aPromote\x12%.slipstream.sidecar.v1.PromoteRequest\x1a&.slipstream.sidecar.v1.PromoteResponse\x12U\n" +
-	"\x06Demote\x12$.slipstream.sidecar.v1.DemoteRequest\x1a%.slipstream.sidecar.v1.DemoteResponse\x12X\n" +
+	"\x06Demote\x12$.slipstream.sidecar.v1.DemoteRequest\x1a%.slipstream.sidecar.v1.DemoteResponse\x12[\n" +
+	"\bRelocate\x12&.slipstream.sidecar.v1.RelocateRequest\x1a'.slipstream.sidecar.v1.RelocateResponse\x12R\n" +
+	"\x05Yield\x12#.slipstream.sidecar.v1.YieldRequest\x1a$.slipstream.sidecar.v1.YieldResponse\x12^\n" +
+	"\tListTails\x12'.slipstream.sidecar.v1.ListTailsRequest\x1a(.slipstream.sidecar.v1.ListTailsResponse\x12a\n" +
+	"\n" +
+	"DeleteTail\x12(.slipstream.sidecar.v1.DeleteTailRequest\x1a).slipstream.sidecar.v1.DeleteTailResponse\x12X\n" +
 	"\aSuspend\x12%.slipstream.sidecar.v1.SuspendRequest\x1a&.slipstream.sidecar.v1.SuspendResponse\x12U\n" +
 	"\x06Resume\x12$.slipstream.sidecar.v1.ResumeRequest\x1a%.slipstream.sidecar.v1.ResumeResponse\x12a\n" +
 	"\n" +
@@ -4755,7 +5605,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
 	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
@@ -4805,119 +5655,144 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*PromoteResponse)(nil),      // 45: slipstream.sidecar.v1.PromoteResponse
 	(*DemoteRequest)(nil),        // 46: slipstream.sidecar.v1.DemoteRequest
 	(*DemoteResponse)(nil),       // 47: slipstream.sidecar.v1.DemoteResponse
-	(*LossReport)(nil),           // 48: slipstream.sidecar.v1.LossReport
-	(*VolumeStatus)(nil),         // 49: slipstream.sidecar.v1.VolumeStatus
-	(*GroupStatus)(nil),          // 50: slipstream.sidecar.v1.GroupStatus
-	(*BeforeSync)(nil),           // 51: slipstream.sidecar.v1.BeforeSync
-	(*CutTarget)(nil),            // 52: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),      // 53: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),     // 54: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),      // 55: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),     // 56: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),            // 57: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),    // 58: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),   // 59: slipstream.sidecar.v1.ReleaseCutResponse
-	(*GroupPointsRequest)(nil),   // 60: slipstream.sidecar.v1.GroupPointsRequest
-	(*GroupPointsResponse)(nil),  // 61: slipstream.sidecar.v1.GroupPointsResponse
-	(*RecoveryPoint)(nil),        // 62: slipstream.sidecar.v1.RecoveryPoint
-	(*CreateViewRequest)(nil),    // 63: slipstream.sidecar.v1.CreateViewRequest
-	(*AttachViewRequest)(nil),    // 64: slipstream.sidecar.v1.AttachViewRequest
-	(*ListViewsRequest)(nil),     // 65: slipstream.sidecar.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),    // 66: slipstream.sidecar.v1.ListViewsResponse
-	(*DeleteViewRequest)(nil),    // 67: slipstream.sidecar.v1.DeleteViewRequest
-	(*DeleteViewResponse)(nil),   // 68: slipstream.sidecar.v1.DeleteViewResponse
-	(*View)(nil),                 // 69: slipstream.sidecar.v1.View
-	(*ViewVolume)(nil),           // 70: slipstream.sidecar.v1.ViewVolume
-	nil,                          // 71: slipstream.sidecar.v1.Claim.LabelsEntry
+	(*RelocateRequest)(nil),      // 48: slipstream.sidecar.v1.RelocateRequest
+	(*RelocateResponse)(nil),     // 49: slipstream.sidecar.v1.RelocateResponse
+	(*YieldRequest)(nil),         // 50: slipstream.sidecar.v1.YieldRequest
+	(*YieldResponse)(nil),        // 51: slipstream.sidecar.v1.YieldResponse
+	(*YieldStatus)(nil),          // 52: slipstream.sidecar.v1.YieldStatus
+	(*ListTailsRequest)(nil),     // 53: slipstream.sidecar.v1.ListTailsRequest
+	(*ListTailsResponse)(nil),    // 54: slipstream.sidecar.v1.ListTailsResponse
+	(*Tail)(nil),                 // 55: slipstream.sidecar.v1.Tail
+	(*TailSnapshot)(nil),         // 56: slipstream.sidecar.v1.TailSnapshot
+	(*DeleteTailRequest)(nil),    // 57: slipstream.sidecar.v1.DeleteTailRequest
+	(*DeleteTailResponse)(nil),   // 58: slipstream.sidecar.v1.DeleteTailResponse
+	(*LossReport)(nil),           // 59: slipstream.sidecar.v1.LossReport
+	(*VolumeStatus)(nil),         // 60: slipstream.sidecar.v1.VolumeStatus
+	(*GroupStatus)(nil),          // 61: slipstream.sidecar.v1.GroupStatus
+	(*BeforeSync)(nil),           // 62: slipstream.sidecar.v1.BeforeSync
+	(*CutTarget)(nil),            // 63: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),      // 64: slipstream.sidecar.v1.CutGroupRequest
+	(*CutGroupResponse)(nil),     // 65: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),      // 66: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),     // 67: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),            // 68: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),    // 69: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),   // 70: slipstream.sidecar.v1.ReleaseCutResponse
+	(*GroupPointsRequest)(nil),   // 71: slipstream.sidecar.v1.GroupPointsRequest
+	(*GroupPointsResponse)(nil),  // 72: slipstream.sidecar.v1.GroupPointsResponse
+	(*RecoveryPoint)(nil),        // 73: slipstream.sidecar.v1.RecoveryPoint
+	(*CreateViewRequest)(nil),    // 74: slipstream.sidecar.v1.CreateViewRequest
+	(*AttachViewRequest)(nil),    // 75: slipstream.sidecar.v1.AttachViewRequest
+	(*ListViewsRequest)(nil),     // 76: slipstream.sidecar.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),    // 77: slipstream.sidecar.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),    // 78: slipstream.sidecar.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),   // 79: slipstream.sidecar.v1.DeleteViewResponse
+	(*View)(nil),                 // 80: slipstream.sidecar.v1.View
+	(*ViewVolume)(nil),           // 81: slipstream.sidecar.v1.ViewVolume
+	nil,                          // 82: slipstream.sidecar.v1.Claim.LabelsEntry
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
 	13, // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
 	13, // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	50, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	61, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
 	30, // 4: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
 	35, // 5: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
 	40, // 6: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
-	71, // 7: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
-	50, // 8: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
-	48, // 9: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
-	50, // 10: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	40, // 11: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
-	1,  // 12: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
-	2,  // 13: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
-	0,  // 14: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	49, // 15: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
-	48, // 16: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
-	51, // 17: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
-	52, // 18: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	57, // 19: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	62, // 20: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	62, // 21: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	69, // 22: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
-	70, // 23: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
-	3,  // 24: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 25: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 26: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 27: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 28: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 29: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 30: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 31: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 32: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 33: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	38, // 34: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	41, // 35: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	43, // 36: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	44, // 37: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	46, // 38: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	24, // 39: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
-	26, // 40: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
-	28, // 41: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
-	31, // 42: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
-	33, // 43: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
-	36, // 44: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
-	53, // 45: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	55, // 46: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	58, // 47: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	60, // 48: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
-	63, // 49: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
-	64, // 50: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
-	65, // 51: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
-	67, // 52: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
-	4,  // 53: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 54: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 55: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 56: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 57: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 58: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 59: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 60: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 61: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 62: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	39, // 63: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	42, // 64: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	50, // 65: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	45, // 66: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	47, // 67: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	25, // 68: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
-	27, // 69: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
-	29, // 70: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
-	32, // 71: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
-	34, // 72: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
-	37, // 73: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
-	54, // 74: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	56, // 75: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	59, // 76: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	61, // 77: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
-	69, // 78: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
-	69, // 79: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
-	66, // 80: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
-	68, // 81: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
-	53, // [53:82] is the sub-list for method output_type
-	24, // [24:53] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	82, // 7: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
+	61, // 8: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
+	59, // 9: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
+	61, // 10: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	61, // 11: slipstream.sidecar.v1.RelocateResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	61, // 12: slipstream.sidecar.v1.YieldResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	52, // 13: slipstream.sidecar.v1.YieldResponse.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	55, // 14: slipstream.sidecar.v1.ListTailsResponse.tails:type_name -> slipstream.sidecar.v1.Tail
+	56, // 15: slipstream.sidecar.v1.Tail.snapshots:type_name -> slipstream.sidecar.v1.TailSnapshot
+	40, // 16: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
+	1,  // 17: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
+	2,  // 18: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
+	0,  // 19: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	60, // 20: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
+	59, // 21: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
+	52, // 22: slipstream.sidecar.v1.GroupStatus.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	62, // 23: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
+	63, // 24: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	68, // 25: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	73, // 26: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	73, // 27: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	80, // 28: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
+	81, // 29: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
+	3,  // 30: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 31: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 32: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 33: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 34: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 35: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 36: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 37: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 38: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 39: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	38, // 40: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	41, // 41: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	43, // 42: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	44, // 43: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	46, // 44: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	48, // 45: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
+	50, // 46: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
+	53, // 47: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
+	57, // 48: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
+	24, // 49: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
+	26, // 50: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
+	28, // 51: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	31, // 52: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	33, // 53: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	36, // 54: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	64, // 55: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	66, // 56: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	69, // 57: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	71, // 58: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
+	74, // 59: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
+	75, // 60: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
+	76, // 61: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
+	78, // 62: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
+	4,  // 63: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 64: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 65: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 66: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 67: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 68: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 69: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 70: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 71: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 72: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	39, // 73: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	42, // 74: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	61, // 75: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	45, // 76: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	47, // 77: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	49, // 78: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
+	51, // 79: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
+	54, // 80: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
+	58, // 81: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
+	25, // 82: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
+	27, // 83: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
+	29, // 84: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	32, // 85: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	34, // 86: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	37, // 87: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	65, // 88: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	67, // 89: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	70, // 90: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	72, // 91: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
+	80, // 92: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
+	80, // 93: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
+	77, // 94: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
+	79, // 95: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
+	63, // [63:96] is the sub-list for method output_type
+	30, // [30:63] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -4928,21 +5803,21 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[10].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60].OneofWrappers = []any{
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71].OneofWrappers = []any{
 		(*CreateViewRequest_Ordinal)(nil),
 		(*CreateViewRequest_AtUnixNanos)(nil),
 	}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   69,
+			NumMessages:   80,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,6 +40,10 @@ const (
 	Sidecar_WatchGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/WatchGroup"
 	Sidecar_Promote_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Promote"
 	Sidecar_Demote_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Demote"
+	Sidecar_Relocate_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/Relocate"
+	Sidecar_Yield_FullMethodName        = "/slipstream.sidecar.v1.Sidecar/Yield"
+	Sidecar_ListTails_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListTails"
+	Sidecar_DeleteTail_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteTail"
 	Sidecar_Suspend_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Suspend"
 	Sidecar_Resume_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Resume"
 	Sidecar_ListCopies_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ListCopies"
@@ -93,10 +97,30 @@ type SidecarClient interface {
 	// WatchGroup sends the status now and after every interval until the caller goes away.
 	WatchGroup(ctx context.Context, in *WatchGroupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GroupStatus], error)
 	// Promote makes this site's group primary. Planned (force = false): only if the peer demoted itself and everything
-	// arrived; otherwise FAILED_PRECONDITION with what is missing. Forced: at once, with a report of what may be lost.
+	// arrived; what is on its way is waited for (timeout_millis), otherwise FAILED_PRECONDITION with what is missing. At a
+	// demoted site it takes the demotion back, if the connected peer agrees that it did not take over. Forced: at once, with a
+	// report of what may be lost.
 	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*PromoteResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(ctx context.Context, in *DemoteRequest, opts ...grpc.CallOption) (*DemoteResponse, error)
+	// Relocate moves the primary role from this site to its peer without loss: it demotes, waits until the peer has everything,
+	// and asks the peer to promote itself. It returns when this site follows the peer. After an error, a cancellation or a
+	// crash a repetition goes on, and Promote takes the demotion back.
+	//
+	// FAILED_PRECONDITION: volumes of the group are attached, or the peer refuses, with the reason. DEADLINE_EXCEEDED:
+	// timeout_millis are over.
+	Relocate(ctx context.Context, in *RelocateRequest, opts ...grpc.CallOption) (*RelocateResponse, error)
+	// Yield gives way to the peer after a fork. The writes of this site past the fork are kept as snapshots (ListTails), and
+	// then undone: only what the two sites wrote since is copied. It returns when the writes are kept; the peer's next call
+	// makes this site its secondary. After an error or a crash a repetition goes on.
+	//
+	// FAILED_PRECONDITION: there is nothing to yield, volumes of the group are attached, or the peer is not known to be
+	// primary on the other branch.
+	Yield(ctx context.Context, in *YieldRequest, opts ...grpc.CallOption) (*YieldResponse, error)
+	// ListTails returns the divergent tails that this site keeps, also of groups that do not exist any more.
+	ListTails(ctx context.Context, in *ListTailsRequest, opts ...grpc.CallOption) (*ListTailsResponse, error)
+	// DeleteTail deletes the snapshots of a tail. One that is not there: NOT_FOUND.
+	DeleteTail(ctx context.Context, in *DeleteTailRequest, opts ...grpc.CallOption) (*DeleteTailResponse, error)
 	// Suspend stops the replication of a group that is primary here, durably, until Resume. Writes go on, and are kept for the
 	// peer as they are while the peer is away. FAILED_PRECONDITION: the group is secondary or demoted here, or has no peer.
 	Suspend(ctx context.Context, in *SuspendRequest, opts ...grpc.CallOption) (*SuspendResponse, error)
@@ -311,6 +335,46 @@ func (c *sidecarClient) Demote(ctx context.Context, in *DemoteRequest, opts ...g
 	return out, nil
 }
 
+func (c *sidecarClient) Relocate(ctx context.Context, in *RelocateRequest, opts ...grpc.CallOption) (*RelocateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RelocateResponse)
+	err := c.cc.Invoke(ctx, Sidecar_Relocate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) Yield(ctx context.Context, in *YieldRequest, opts ...grpc.CallOption) (*YieldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(YieldResponse)
+	err := c.cc.Invoke(ctx, Sidecar_Yield_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) ListTails(ctx context.Context, in *ListTailsRequest, opts ...grpc.CallOption) (*ListTailsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTailsResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ListTails_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) DeleteTail(ctx context.Context, in *DeleteTailRequest, opts ...grpc.CallOption) (*DeleteTailResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteTailResponse)
+	err := c.cc.Invoke(ctx, Sidecar_DeleteTail_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sidecarClient) Suspend(ctx context.Context, in *SuspendRequest, opts ...grpc.CallOption) (*SuspendResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SuspendResponse)
@@ -488,10 +552,30 @@ type SidecarServer interface {
 	// WatchGroup sends the status now and after every interval until the caller goes away.
 	WatchGroup(*WatchGroupRequest, grpc.ServerStreamingServer[GroupStatus]) error
 	// Promote makes this site's group primary. Planned (force = false): only if the peer demoted itself and everything
-	// arrived; otherwise FAILED_PRECONDITION with what is missing. Forced: at once, with a report of what may be lost.
+	// arrived; what is on its way is waited for (timeout_millis), otherwise FAILED_PRECONDITION with what is missing. At a
+	// demoted site it takes the demotion back, if the connected peer agrees that it did not take over. Forced: at once, with a
+	// report of what may be lost.
 	Promote(context.Context, *PromoteRequest) (*PromoteResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(context.Context, *DemoteRequest) (*DemoteResponse, error)
+	// Relocate moves the primary role from this site to its peer without loss: it demotes, waits until the peer has everything,
+	// and asks the peer to promote itself. It returns when this site follows the peer. After an error, a cancellation or a
+	// crash a repetition goes on, and Promote takes the demotion back.
+	//
+	// FAILED_PRECONDITION: volumes of the group are attached, or the peer refuses, with the reason. DEADLINE_EXCEEDED:
+	// timeout_millis are over.
+	Relocate(context.Context, *RelocateRequest) (*RelocateResponse, error)
+	// Yield gives way to the peer after a fork. The writes of this site past the fork are kept as snapshots (ListTails), and
+	// then undone: only what the two sites wrote since is copied. It returns when the writes are kept; the peer's next call
+	// makes this site its secondary. After an error or a crash a repetition goes on.
+	//
+	// FAILED_PRECONDITION: there is nothing to yield, volumes of the group are attached, or the peer is not known to be
+	// primary on the other branch.
+	Yield(context.Context, *YieldRequest) (*YieldResponse, error)
+	// ListTails returns the divergent tails that this site keeps, also of groups that do not exist any more.
+	ListTails(context.Context, *ListTailsRequest) (*ListTailsResponse, error)
+	// DeleteTail deletes the snapshots of a tail. One that is not there: NOT_FOUND.
+	DeleteTail(context.Context, *DeleteTailRequest) (*DeleteTailResponse, error)
 	// Suspend stops the replication of a group that is primary here, durably, until Resume. Writes go on, and are kept for the
 	// peer as they are while the peer is away. FAILED_PRECONDITION: the group is secondary or demoted here, or has no peer.
 	Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error)
@@ -591,6 +675,18 @@ func (UnimplementedSidecarServer) Promote(context.Context, *PromoteRequest) (*Pr
 }
 func (UnimplementedSidecarServer) Demote(context.Context, *DemoteRequest) (*DemoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Demote not implemented")
+}
+func (UnimplementedSidecarServer) Relocate(context.Context, *RelocateRequest) (*RelocateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Relocate not implemented")
+}
+func (UnimplementedSidecarServer) Yield(context.Context, *YieldRequest) (*YieldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Yield not implemented")
+}
+func (UnimplementedSidecarServer) ListTails(context.Context, *ListTailsRequest) (*ListTailsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTails not implemented")
+}
+func (UnimplementedSidecarServer) DeleteTail(context.Context, *DeleteTailRequest) (*DeleteTailResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteTail not implemented")
 }
 func (UnimplementedSidecarServer) Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Suspend not implemented")
@@ -918,6 +1014,78 @@ func _Sidecar_Demote_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_Relocate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RelocateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).Relocate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_Relocate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).Relocate(ctx, req.(*RelocateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_Yield_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(YieldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).Yield(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_Yield_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).Yield(ctx, req.(*YieldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_ListTails_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTailsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ListTails(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ListTails_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ListTails(ctx, req.(*ListTailsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_DeleteTail_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteTailRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).DeleteTail(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_DeleteTail_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).DeleteTail(ctx, req.(*DeleteTailRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sidecar_Suspend_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SuspendRequest)
 	if err := dec(in); err != nil {
@@ -1232,6 +1400,22 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Demote",
 			Handler:    _Sidecar_Demote_Handler,
+		},
+		{
+			MethodName: "Relocate",
+			Handler:    _Sidecar_Relocate_Handler,
+		},
+		{
+			MethodName: "Yield",
+			Handler:    _Sidecar_Yield_Handler,
+		},
+		{
+			MethodName: "ListTails",
+			Handler:    _Sidecar_ListTails_Handler,
+		},
+		{
+			MethodName: "DeleteTail",
+			Handler:    _Sidecar_DeleteTail_Handler,
 		},
 		{
 			MethodName: "Suspend",

@@ -15,6 +15,10 @@ func (g *Group) Clone() *Group {
 		b.Tail, b.RollBack = pointed(b.Tail), pointed(b.RollBack)
 	}
 	m.Loss, m.Divergence, m.Tail = pointed(m.Loss), pointed(m.Divergence), pointed(m.Tail)
+	m.Yield, m.PeerYield = pointed(m.Yield), pointed(m.PeerYield)
+	if y := m.Yield; y != nil {
+		y.Tail = pointed(y.Tail)
+	}
 	if l := m.Loss; l != nil {
 		l.LostOrdinals, l.LostWrites = pointed(l.LostOrdinals), pointed(l.LostWrites)
 		l.LostBytes, l.LostSeconds = pointed(l.LostBytes), pointed(l.LostSeconds)

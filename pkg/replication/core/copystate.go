@@ -108,7 +108,8 @@ func (RolledBack) event()     {}
 // one that is not. The caller preserves it then, and tells of it in that event.
 func (g *Group) NeedsBase(session, sync bool) bool {
 	if session {
-		return g.following != nil && g.following.consistent && sync && g.Meta.Base == nil
+		f := g.following
+		return f != nil && (f.consistent || f.yield != nil && g.Whole()) && sync && g.Meta.Base == nil
 	}
 	return g.Meta.Role == RoleSecondary && g.Meta.Copy == CopyWhole
 }

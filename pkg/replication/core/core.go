@@ -10,6 +10,9 @@ import (
 // ErrPrecondition marks errors of Step that a person or another call has to resolve first. The group is unchanged.
 var ErrPrecondition = errors.New("precondition failed")
 
+// ErrNotYet is an ErrPrecondition that time resolves: what is missing is on its way.
+var ErrNotYet = fmt.Errorf("%w", ErrPrecondition)
+
 // Link is the state of a group's stream to or from its peer.
 type Link string
 
@@ -33,6 +36,8 @@ const (
 	StateDemoted    State = "demoted"
 	// StateSuspended: a person stopped replication.
 	StateSuspended State = "suspended"
+	// StateYielding: the group gives way to its peer, and has not begun to follow.
+	StateYielding State = "yielding"
 	// StateDiverged: the histories of the two sites disagree, and a person has to decide.
 	StateDiverged State = "diverged"
 	// StateFailed: the group stopped at an error. Core never returns it; the caller that stopped the group does.
@@ -41,7 +46,8 @@ const (
 
 // States are all states.
 var States = []State{
-	StateIdle, StateConnecting, StateStreaming, StateSyncing, StateDemoted, StateSuspended, StateDiverged, StateFailed,
+	StateIdle, StateConnecting, StateStreaming, StateSyncing, StateDemoted, StateYielding, StateSuspended, StateDiverged,
+	StateFailed,
 }
 
 // Group is the state machine of one group at one site. The zero value is not usable: see [New].
@@ -94,10 +100,13 @@ func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary }
 func (g *Group) State() (state State, reason string) {
 	m := &g.Meta
 	switch {
+	case m.Yielding() != nil && (m.Role == RoleDemoted || m.Yield.Stage == YieldKeeping || m.Yield.Stage == YieldReady):
+		return StateYielding, g.yieldText()
 	case m.Divergence != nil:
 		return StateDiverged, m.Divergence.Text
 	case m.Role == RoleDemoted:
-		return StateDemoted, fmt.Sprintf("no writes past ordinal %d; promote the group at %s", m.FinalOrdinal, m.Peer)
+		return StateDemoted, fmt.Sprintf("no writes past ordinal %d; to go on: %s; to take it back: %s", m.FinalOrdinal,
+			Command{m.Peer, CommandPromote, m.Name}, Command{m.Site, CommandPromote, m.Name})
 	case m.Peer == "":
 		return StateIdle, "the group has no peer"
 	case m.Flow == FlowSuspended:
@@ -200,6 +209,7 @@ func (g *Group) note(e Event) error {
 		}
 	case SyncEndDurable:
 		g.setCopy(CopyWhole, nil)
+		g.undone()
 	case ImagesRestored:
 		g.imagesRestored()
 	case RolledBack:
@@ -210,6 +220,20 @@ func (g *Group) note(e Event) error {
 		return g.promote(e)
 	case Demote:
 		return g.demote(e)
+	case TakenBack:
+		return g.takenBack()
+	case TakeBackReceived:
+		g.forgetDemotion()
+	case YieldRequest:
+		return g.yield(e)
+	case YieldKept:
+		g.yieldKept(e)
+	case RangesLost:
+		g.rangesLost(e)
+	case Rewound:
+		g.rewound()
+	case Received:
+		g.received(e)
 	case TailReceived:
 		g.tailReceived(e)
 	case TailCounted:

@@ -39,6 +39,8 @@ type SendWelcome struct {
 	Durable   uint64
 	NeedsSync bool
 	Instance  string
+	// Yield: this site gives way to the caller; nil otherwise.
+	Yield *YieldOffer
 }
 
 // SendRefusal: turn the primary away. It may still tell the count of its divergent tail (TailReceived); then close the

@@ -21,6 +21,8 @@ type Welcomed struct {
 	PeerTail    Match
 	// PeerHorizon is the peer's Horizon record: the extents that it holds show writes up to this ordinal at most.
 	PeerHorizon uint64
+	// Yield: the peer gives way to this site. PeerDurable is then the last ordinal that both have.
+	Yield *YieldOffer
 	// Durable is the local durable ordinal.
 	Durable uint64
 	// Relied is the place up to which the caller has forgotten extents that it sent, if it is past Meta.Relied.
@@ -41,7 +43,9 @@ type Refused struct {
 	// Fork is the last common ordinal, PeerTimelines the peer's history, for the reasons about timelines.
 	Fork          uint64
 	PeerTimelines []Timeline
-	Durable       uint64
+	// PeerPrimary: the peer is primary, or demoted.
+	PeerPrimary bool
+	Durable     uint64
 	// NewTimeline is an identifier to use, Now the time.
 	NewTimeline string
 	Now         int64
@@ -76,7 +80,9 @@ type HelloReceived struct {
 	Timelines   []Timeline
 	Term        uint64
 	PeerDurable uint64
-	Durable     uint64
+	// Yielding: the caller gives way to this site, and only asks to be called.
+	Yielding bool
+	Durable  uint64
 	// Attached counts local volumes of the group that are open for I/O.
 	Attached int
 }
@@ -91,7 +97,11 @@ type SessionReceived struct {
 }
 
 // Relied: the caller is about to forget, on disk too, extents that the peer acknowledged up to a place.
-type Relied struct{ Delivery Delivery }
+type Relied struct {
+	Delivery Delivery
+	// Through is the last ordinal whose content was among them.
+	Through uint64
+}
 
 // Opened: the process opened the group with this durable ordinal in its journal.
 type Opened struct{ Durable uint64 }
@@ -132,9 +142,15 @@ type Promote struct {
 // Demote gives the primary role up. Head equals Durable: the caller has synced the journal.
 type Demote struct {
 	Durable  uint64
-	Tail     *Tail // the record at Durable; nil if it is not known
-	Attached int
+	Tail     *Tail    // the record at Durable; nil if it is not known
+	Attached []string // volumes that are in use here
 }
+
+// TakenBack: the peer agreed on the stream of this demoted site that it did not take over.
+type TakenBack struct{}
+
+// TakeBackReceived: the demoted primary wants to be primary again.
+type TakeBackReceived struct{}
 
 // TailReceived: the old primary counted what it had written past the fork.
 type TailReceived struct {
@@ -192,6 +208,8 @@ func (SyncEndDurable) event()    {}
 func (HeartbeatReceived) event() {}
 func (Promote) event()           {}
 func (Demote) event()            {}
+func (TakenBack) event()         {}
+func (TakeBackReceived) event()  {}
 func (TailReceived) event()      {}
 func (TailCounted) event()       {}
 func (MemberChanged) event()     {}

@@ -29,7 +29,12 @@ type judgement struct {
 // peer that lacks something of the third kind lost what it had, and gets everything, as a new one does.
 func (g *Group) judge(e Welcomed) judgement {
 	m := &g.Meta
-	if m.PeerInstance != e.Instance && (m.PeerInstance != "" || e.NeedsSync) {
+	yields := e.Yield != nil
+	if yields && (e.Yield.All || g.oldYield(e)) {
+		return judgement{verdict: copyAnew}
+	}
+	// A site that gives way needs a sync, and names what that has to bring besides what this site wrote.
+	if m.PeerInstance != e.Instance && (m.PeerInstance != "" || e.NeedsSync && !yields) {
 		// Not the copy that this site shipped to. After a promotion the instance of the peer is not known yet; a peer
 		// that has a whole copy is the old primary.
 		return judgement{verdict: copyAnew}
@@ -89,7 +94,7 @@ func (g *Group) lacksForgotten(e Welcomed) bool {
 		return true
 	}
 	// A whole sync that the peer does not know the end of is the same, for a peer from before there were sessions.
-	return at.Before(relied) || e.NeedsSync && m.Sync == SyncDone
+	return at.Before(relied) || e.NeedsSync && m.Sync == SyncDone && e.Yield == nil
 }
 
 // showsLost reports whether extents at the peer may show writes that this site has lost since. An extent is content as

@@ -46,7 +46,9 @@ type Divergence struct {
 	Relation      string `json:"relation"`
 	CommonOrdinal uint64 `json:"commonOrdinal"`
 	PeerTimeline  string `json:"peerTimeline"`
-	Text          string `json:"text"`
+	// PeerPrimary: when it was last heard, the peer was primary on its branch.
+	PeerPrimary bool   `json:"peerPrimary,omitempty"`
+	Text        string `json:"text"`
 }
 
 // Supersedes reports whether the peer may have been promoted in this site's place. If this site is the one that was
@@ -78,6 +80,8 @@ type Meta struct {
 	FinalOrdinal uint64      `json:"finalOrdinal,omitempty"`
 	Loss         *Loss       `json:"loss,omitempty"`
 	Divergence   *Divergence `json:"divergence,omitempty"`
+	// Yield is the last time that this site gave way, until it is promoted again; nil if it did not.
+	Yield *Yield `json:"yield,omitempty"`
 
 	// Session is the last one: that this site began as the primary, or that it took part in as the secondary.
 	Session Session `json:"session,omitzero"`
@@ -94,9 +98,13 @@ type Meta struct {
 	PeerSession Session `json:"peerSession,omitzero"`
 	// Openings bound what the peer can hold, oldest first; see opened.
 	Openings []Opening `json:"openings,omitempty"`
+	// PeerYield is the last time that the peer gave way to this site; nil if it did not.
+	PeerYield *PeerYield `json:"peerYield,omitempty"`
 	// Relied is the place up to which this site has forgotten the extents that it sent when it was the primary. A peer
 	// that is not so far any more gets everything.
 	Relied Delivery `json:"relied,omitzero"`
+	// Forgotten is the last ordinal with content among those extents: of writes up to there the change map does not tell.
+	Forgotten uint64 `json:"forgotten,omitempty"`
 
 	// A secondary's.
 	Instance string `json:"instance,omitempty"`
@@ -189,6 +197,9 @@ func (m *Meta) Validate() error {
 		if err := m.Base.validate(); err != nil {
 			return err
 		}
+	}
+	if err := m.validateYield(); err != nil {
+		return err
 	}
 	return CheckMembers(nil, m.Members)
 }

@@ -298,7 +298,7 @@ func (w *world) ack() {
 	p := w.peerOf(d)
 	w.c.step(d.side, Acked{Ordinal: p.durable})
 	if len(d.sent) > 0 { // they are forgotten
-		w.c.step(d.side, Relied{Delivery{Session: d.core.Meta.Session.Number, Offset: int64(p.place)}})
+		w.c.step(d.side, Relied{Delivery: Delivery{Session: d.core.Meta.Session.Number, Offset: int64(p.place)}})
 		clear(d.sent)
 	}
 }
@@ -393,7 +393,7 @@ func (w *world) rolling(d *copyOf) {
 
 func (w *world) demote() {
 	d := w.pick()
-	_, _ = w.c.step(d.side, Demote{Durable: d.durable, Tail: d.last(), Attached: 0})
+	_, _ = w.c.step(d.side, Demote{Durable: d.durable, Tail: d.last()})
 }
 
 func (w *world) restart() {

@@ -14,6 +14,9 @@ func (g *Group) welcomed(e Welcomed) Decision {
 	g.acked, g.answered = e.PeerDurable, true
 	g.hear(g.acked)
 	m.Divergence, m.PeerInstance = nil, e.Instance
+	if e.Yield != nil {
+		g.peerYields(e.Yield.ID)
+	}
 	g.beginSession(e.PeerSession, e.NewSession)
 	if judged.verdict == copyAnew {
 		m.Sync = SyncRunning
@@ -41,7 +44,9 @@ func (g *Group) lostWrites(reason string, common uint64, timeline string, now in
 	common = max(common, m.Timelines[len(m.Timelines)-1].ForkOrdinal)
 	d := Divergence{
 		Relation: relationPeerAhead, CommonOrdinal: common, PeerTimeline: m.Timeline(),
-		Text: reason + "; delete the group at the site whose copy is to be given up",
+		Text: fmt.Sprintf("%s; to go on with what %s has: %s, then %s; to give that up: %s", reason, m.Peer,
+			Command{m.Peer, CommandForce, m.Name}, Command{m.Site, CommandYield, m.Name},
+			Command{m.Peer, CommandYield, m.Name}),
 	}
 	m.Divergence = &d
 	if m.Role == RoleDemoted { // nothing is written here
@@ -66,7 +71,8 @@ func (g *Group) beginSync(at uint64) Decision {
 
 func (g *Group) syncAcked() {
 	g.link = LinkStreaming
-	if g.Meta.Sync != SyncDone {
+	yielded := g.peerYielded()
+	if g.Meta.Sync != SyncDone || yielded {
 		g.Meta.Sync = SyncDone
 		g.persist()
 	}
@@ -86,7 +92,7 @@ func (g *Group) refused(e Refused) Decision {
 	if rel == RelationSame && e.Reason == RefuseDiverged {
 		return g.lostWrites(e.Message, common, e.NewTimeline, e.Now)
 	}
-	d := Divergence{Relation: rel.String(), CommonOrdinal: common, Text: e.Message}
+	d := Divergence{Relation: rel.String(), CommonOrdinal: common, PeerPrimary: e.PeerPrimary, Text: e.Message}
 	if n := len(e.PeerTimelines); n > 0 {
 		d.PeerTimeline = e.PeerTimelines[n-1].ID
 	}
@@ -107,6 +113,12 @@ func (g *Group) refused(e Refused) Decision {
 func (g *Group) setDivergence(d Divergence) {
 	old := g.Meta.Divergence
 	if old != nil && old.PeerTimeline == d.PeerTimeline && old.CommonOrdinal == d.CommonOrdinal {
+		if old.PeerPrimary != d.PeerPrimary {
+			next := *old
+			next.PeerPrimary = d.PeerPrimary
+			g.Meta.Divergence = &next
+			g.persist()
+		}
 		return
 	}
 	g.Meta.Divergence = &d
@@ -118,16 +130,19 @@ func (g *Group) tailCounted(e TailCounted) {
 	if m.Divergence == nil {
 		return
 	}
-	text := fmt.Sprintf("%s was promoted at ordinal %d; this site wrote %d ordinals (%d writes, %d bytes) after it, "+
-		"which %s does not have",
-		m.Peer, e.Fork, e.Last-e.Fork, e.Writes, e.Bytes, m.Peer)
+	text := fmt.Sprintf("%s was promoted at ordinal %d; %s wrote %d ordinals (%d writes, %d bytes) after it, which "+
+		"%s does "+
+		"not have; to keep them as snapshots and follow %s: %s",
+		m.Peer, e.Fork, m.Site, e.Last-e.Fork, e.Writes, e.Bytes, m.Peer, m.Peer, Command{m.Site, CommandYield, m.Name})
 	if e.Last <= e.Fork {
-		text = fmt.Sprintf("%s was promoted at ordinal %d; this site wrote nothing after it: demote the group here to "+
-			"follow %s",
-			m.Peer, e.Fork, m.Peer)
+		text = fmt.Sprintf("%s was promoted at ordinal %d; %s wrote nothing after it; to follow %s: "+
+			"%s", m.Peer, e.Fork, m.Site,
+			m.Peer, Command{m.Site, CommandYield, m.Name})
 	}
 	if m.Divergence.Text != text {
-		m.Divergence.Text = text
+		d := *m.Divergence
+		d.Text = text
+		m.Divergence = &d
 		g.persist()
 	}
 }
@@ -159,7 +174,8 @@ func (g *Group) folded() {
 func (g *Group) PlanTrim(in TrimInput) TrimPlan {
 	m := &g.Meta
 	var plan TrimPlan
-	// Without a peer no other site needs records; a peer that has never been synced will get everything from the images.
+	// Without a peer no other site needs records; a peer that has never been synced will get everything from the
+	// images.
 	free := m.Role == RoleSecondary || m.Peer == "" || m.Sync == SyncNever
 	for _, last := range in.LastOrdinals {
 		if last > in.Applied || !free && last > g.acked {

@@ -18,21 +18,30 @@ func (g *Group) promote(e Promote) error {
 	}
 	g.following = nil
 	if m.Role == RoleDemoted {
-		// Demoted here: undone without force only while the peer cannot have been promoted, which this site cannot know.
+		// Demoted here: undone without force only while the peer cannot have been promoted, which this site cannot
+		// know.
+		if y := m.Yielding(); y != nil && !e.Force {
+			return fmt.Errorf("%w: group %s gives way at %s; to take that back, with all that was written there: %s",
+				ErrPrecondition, m.Name, m.Site, Command{m.Site, CommandForce, m.Name})
+		}
 		if !e.Force {
-			return fmt.Errorf("%w: group %s was demoted here at ordinal %d; promote it at %s, or force it here if it was not "+
-				"promoted there",
-				ErrPrecondition, m.Name, m.FinalOrdinal, m.Peer)
+			return fmt.Errorf("%w: group %s was demoted at %s at ordinal %d, and %s does not confirm that it did not "+
+				"take over; go "+
+				"on with %s, or, if %s is lost and was not promoted: %s",
+				ErrPrecondition, m.Name, m.Site, m.FinalOrdinal, m.Peer, Command{m.Peer, CommandPromote, m.Name},
+				m.Peer,
+				Command{m.Site, CommandForce, m.Name})
 		}
 		m.Loss = &Loss{
 			Bounded: true, RecoveredOrdinal: e.Durable,
-			Text: fmt.Sprintf("%s has everything that it wrote; what %s wrote, if it was promoted meanwhile, is not here and "+
+			Text: fmt.Sprintf("%s has everything that it wrote; what %s wrote, if it was promoted meanwhile, is not "+
+				"here and "+
 				"not known", m.Site, m.Peer),
 		}
 		g.fork(e.Durable, e.NewTimeline, e.Now.WallNanos)
 		m.Term++
 		m.become(RolePrimary)
-		m.FinalOrdinal = 0
+		m.FinalOrdinal, m.Yield = 0, nil
 		g.persist()
 		g.rollJournal()
 		return nil
@@ -42,27 +51,28 @@ func (g *Group) promote(e Promote) error {
 	case m.Copy == CopyRollingBack:
 		return nil // repeated: decided already
 	case m.Base == nil:
-		return fmt.Errorf("%w: group %s is in the middle of a sync, its copy is not one instant; "+
-			"wait until it ends, or let %s come back",
-			ErrPrecondition, m.Name, m.Peer)
+		return fmt.Errorf("%w: group %s is in the middle of a sync at %s, its copy is not one instant; wait until it "+
+			"ends (%s)",
+			ErrPrecondition, m.Name, m.Site, Command{m.Site, CommandStatus, m.Name})
 	case e.Force:
 		g.rollBack(e)
 		return nil
 	default:
-		return fmt.Errorf("%w: group %s is in the middle of a sync; wait until it ends, or force the promotion: the group "+
-			"then opens as of ordinal %d, before the sync",
-			ErrPrecondition, m.Name, m.Base.Ordinal)
+		return fmt.Errorf("%w: group %s is in the middle of a sync at %s; wait until it ends (%s), or open it as of ordinal "+
+			"%d, before the sync: %s",
+			ErrPrecondition, m.Name, m.Site, Command{m.Site, CommandStatus, m.Name}, m.Base.Ordinal,
+			Command{m.Site, CommandForce, m.Name})
 	}
 	if !e.Force {
 		if g.heard == nil || !g.heard.Demoted {
-			return fmt.Errorf("%w: %s has not demoted group %s; demote it there first, or force the promotion and lose what "+
-				"has not arrived",
-				ErrPrecondition, m.Peer, m.Name)
+			return fmt.Errorf("%w: %s has not demoted group %s; without loss: %s; if %s is lost: %s",
+				ErrPrecondition, m.Peer, m.Name, Command{m.Peer, CommandDemote, m.Name}, m.Peer,
+				Command{m.Site, CommandForce, m.Name})
 		}
 		if e.Durable < g.heard.FinalOrdinal {
-			return fmt.Errorf("%w: group %s has ordinals up to %d of %s's %d; wait for the rest, or force the promotion and "+
-				"lose it",
-				ErrPrecondition, m.Name, e.Durable, m.Peer, g.heard.FinalOrdinal)
+			return fmt.Errorf("%w: group %s has ordinals up to %d of %s's %d at %s; the rest is on its way: repeat %s",
+				ErrNotYet, m.Name, e.Durable, m.Peer, g.heard.FinalOrdinal, m.Site,
+				Command{m.Site, CommandPromote, m.Name})
 		}
 		m.Loss = noLoss(e.Durable, "planned: nothing was lost")
 		g.becomePrimary(e)
@@ -93,7 +103,7 @@ func (g *Group) becomePrimary(e Promote) {
 	m.Tail = e.Tail
 	m.become(RolePrimary)
 	m.Term++
-	m.Divergence = nil
+	m.Divergence, m.Yield = nil, nil
 	// The old primary holds everything up to the fork; the journal and the change map have what comes after.
 	m.Sync = SyncDone
 	m.PeerInstance = ""
@@ -106,7 +116,8 @@ func (g *Group) becomePrimary(e Promote) {
 // noLoss is the exact report of a promotion that lost nothing.
 func noLoss(recovered uint64, text string) *Loss {
 	return &Loss{
-		Exact: true, RecoveredOrdinal: recovered, LostOrdinals: new(uint64), LostWrites: new(uint64), LostBytes: new(uint64),
+		Exact: true, RecoveredOrdinal: recovered, LostOrdinals: new(uint64), LostWrites: new(uint64),
+		LostBytes:   new(uint64),
 		LostSeconds: new(float64), Text: text,
 	}
 }
@@ -117,9 +128,8 @@ func (g *Group) demote(e Demote) error {
 	if m.Role != RolePrimary {
 		return nil // repeated: already done
 	}
-	if e.Attached > 0 {
-		return fmt.Errorf("%w: group %s has %d attached volumes; stop the application and unstage them first",
-			ErrPrecondition, m.Name, e.Attached)
+	if len(e.Attached) > 0 {
+		return fmt.Errorf("%w: group %s: %s", ErrPrecondition, m.Name, attachedText(m, e.Attached, CommandDemote))
 	}
 	if m.Flow == FlowSuspended {
 		return fmt.Errorf("%w: group %s is suspended, so %s would never get the rest; resume it first (slipctl group resume "+
@@ -134,13 +144,38 @@ func (g *Group) demote(e Demote) error {
 	return nil
 }
 
+// takenBack makes a demoted site primary again on its timeline: the peer has agreed that it did not take over, and
+// does not believe in the demotion any more.
+func (g *Group) takenBack() error {
+	m := &g.Meta
+	if m.Role != RoleDemoted || m.Yielding() != nil || m.Divergence != nil {
+		return fmt.Errorf("%w: group %s at %s is not demoted any more, or another site was "+
+			"promoted", ErrPrecondition, m.Name,
+			m.Site)
+	}
+	m.become(RolePrimary)
+	m.FinalOrdinal = 0
+	g.persist()
+	return nil
+}
+
+// forgetDemotion is the peer's part of that.
+func (g *Group) forgetDemotion() {
+	if g.heard != nil {
+		heard := *g.heard
+		heard.Demoted, heard.FinalOrdinal = false, 0
+		g.heard = &heard
+	}
+}
+
 // tailReceived turns the bound into the exact loss (guarantee G7).
 func (g *Group) tailReceived(e TailReceived) {
 	m := &g.Meta
 	if !m.Role.Ships() || e.Peer != m.Peer || m.Loss == nil || e.Fork != m.Loss.RecoveredOrdinal {
 		return
 	}
-	if lost := e.Last - min(e.Fork, e.Last); m.Loss.Exact && m.Loss.LostOrdinals != nil && *m.Loss.LostOrdinals >= lost {
+	if lost := e.Last - min(e.Fork,
+		e.Last); m.Loss.Exact && m.Loss.LostOrdinals != nil && *m.Loss.LostOrdinals >= lost {
 		return // counted before; it only grows, while the old primary is written to
 	}
 	m.Loss = countedLoss(m.Peer, e)

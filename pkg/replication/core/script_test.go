@@ -170,7 +170,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		s.dirty = false
 		c.step(s, SyncAcked{})
 	case "relied":
-		c.step(s, Relied{Delivery{Session: s.core.Meta.Session.Number, Offset: int64(args.num("place", 0))}})
+		c.step(s, Relied{Delivery: Delivery{Session: s.core.Meta.Session.Number, Offset: int64(args.num("place", 0))}})
 	case "folded":
 		s.dirty = true
 		c.step(s, Folded{})
@@ -201,7 +201,19 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 	case "resume":
 		c.step(s, Resume{})
 	case "demote":
-		c.step(s, Demote{Durable: s.durable, Attached: s.attached})
+		c.step(s, Demote{Durable: s.durable, Attached: s.inUse()})
+	case "yield":
+		c.step(s, YieldRequest{ID: args.text("id", "Y1"), Durable: s.durable, Attached: s.inUse()})
+	case "yield-kept":
+		kept := YieldKept{All: d.HasArg("all"), Reason: args.text("reason", ""), TailBytes: args.num("bytes", 0)}
+		if y := s.core.Meta.Yield; y != nil && !d.HasArg("no-tail") {
+			kept.Tail = &Tail{Ordinal: y.Fork, Fingerprint: 1}
+		}
+		c.step(s, kept)
+	case "ranges-lost":
+		c.step(s, RangesLost{Reason: "lost"})
+	case "received":
+		c.step(s, Received{Bytes: args.num("bytes", 0)})
 	case "set":
 		if d.HasArg("close") {
 			c.hangUp(s)

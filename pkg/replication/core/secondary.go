@@ -10,15 +10,25 @@ import (
 func (g *Group) hello(e HelloReceived) Decision {
 	m := &g.Meta
 	if e.Peer != m.Peer || e.GroupID != m.GroupID {
-		return g.refuse(RefuseForeign, 0, "group %s (%s) at %s replicates with %q; %q has no part in it with its group %s",
+		return g.refuse(RefuseForeign, 0, "group %s (%s) at %s replicates with %q; %q has no part in it with its "+
+			"group %s",
 			m.Name, m.GroupID, m.Site, m.Peer, e.Peer, e.GroupID)
 	}
 	rel, common := Relate(m.Timelines, e.Durable, e.Timelines, e.PeerDurable)
+	if e.Yielding {
+		return g.refuse(RefuseNotSecondary, common, "group %s at %s is called by a site that gives way; it calls "+
+			"itself if it is "+
+			"primary", m.Name, m.Site)
+	}
+	if y := m.Yielding(); y != nil && y.Stage != YieldUndoing {
+		return g.helloYielding(e, rel, common)
+	}
 	if m.Role == RolePrimary {
 		switch rel {
 		case RelationSame:
 			return g.refuse(RefuseNotSecondary, common,
-				"group %s is primary at %s too, on the same timeline; demote one of them", m.Name, m.Site)
+				"group %s is primary at %s on the same timeline; if it is at %s, too: %s", m.Name, m.Site, m.Peer,
+				Command{m.Peer, CommandDemote, m.Name})
 		case RelationIContinue, RelationTheyDiverged:
 			return g.refuse(RefuseStale, common, "group %s was promoted at %s at ordinal %d", m.Name, m.Site,
 				m.Timelines[len(m.Timelines)-1].ForkOrdinal)
@@ -31,15 +41,15 @@ func (g *Group) hello(e HelloReceived) Decision {
 			m.Base.Ordinal)
 	case rel == RelationSame && e.Term < m.Term:
 		// The call is from before a promotion that this side knows of: a stale Hello, or a demoted primary that has not
-		// heard of the promotion yet. If this side followed it, the group would have no primary: each site would wait for
-		// the other's call.
+		// heard of the promotion yet. If this side followed it, the group would have no primary: each site would wait
+		// for the other's call.
 		return g.refuse(RefuseNotSecondary, common,
 			"group %s was promoted since at another site than %s, whose call is of an earlier term (%d; %s knows %d)",
 			m.Name, m.Peer, e.Term, m.Site, m.Term)
 	case rel == RelationSame && e.PeerDurable < e.Durable:
-		// A crash does not explain this: only durable records are shipped. But the Hello may be stale: its stream was cut
-		// and its process is gone. So this side does not hold it against the next Hello. The primary hears of it only if
-		// it is true, and the primary remembers it (see refused).
+		// A crash does not explain this: only durable records are shipped. But the Hello may be stale: its stream was
+		// cut and its process is gone. So this side does not hold it against the next Hello. The primary hears of it
+		// only if it is true, and the primary remembers it (see refused).
 		return g.diverged(rel, common, e)
 	case rel == RelationSame, rel == RelationTheyContinue:
 	case rel == RelationIContinue, rel == RelationTheyDiverged:
@@ -63,7 +73,11 @@ func (g *Group) hello(e HelloReceived) Decision {
 	}
 	g.following = f
 	g.link = LinkGreeting
-	return SendWelcome{Durable: e.Durable, NeedsSync: !f.consistent, Instance: m.Instance}
+	welcome := SendWelcome{Durable: e.Durable, NeedsSync: !f.consistent, Instance: m.Instance}
+	if y := m.Yielding(); y != nil {
+		welcome.Yield = &YieldOffer{ID: y.ID, All: y.All}
+	}
+	return welcome
 }
 
 // following is what a secondary takes over from the caller that it has welcomed, once the caller has agreed: only the
@@ -73,6 +87,9 @@ type following struct {
 	term       uint64
 	consistent bool
 	timelines  []Timeline // nil where they stay
+	// yield and fork are set where this site gives way: what it offered, and the ordinal that it goes back to.
+	yield *YieldOffer
+	fork  uint64
 }
 
 // sessionReceived makes this site the secondary of the caller that it has welcomed. With Sync, a sync begins and what
@@ -84,6 +101,12 @@ func (g *Group) sessionReceived(e SessionReceived) Decision {
 		return Close{}
 	}
 	g.following = nil
+	if f.yield != nil && !e.Sync {
+		return Close{} // of a caller that does not know what yielding is
+	}
+	if f.yield != nil {
+		g.beginUndoing(f)
+	}
 	if m.Role != RoleSecondary {
 		m.become(RoleSecondary)
 		m.FinalOrdinal, m.Openings = 0, nil
@@ -94,7 +117,7 @@ func (g *Group) sessionReceived(e SessionReceived) Decision {
 	switch {
 	case f.consistent && !e.Sync:
 		m.Copy, m.Base = CopyWhole, nil
-	case f.consistent:
+	case f.consistent, f.yield != nil && e.Base != nil:
 		m.Copy, m.Base = CopyAwaiting, e.Base
 	default:
 		m.Copy = CopyAwaiting // a sync that was interrupted goes on, from the base that there is
@@ -102,11 +125,7 @@ func (g *Group) sessionReceived(e SessionReceived) Decision {
 	g.link = LinkStreaming
 	g.refusal = ""
 	// What an earlier heartbeat said of a demotion may be undone by now; the next one says it again if not.
-	if g.heard != nil {
-		heard := *g.heard
-		heard.Demoted, heard.FinalOrdinal = false, 0
-		g.heard = &heard
-	}
+	g.forgetDemotion()
 	if f.timelines == nil {
 		g.persist()
 		return Follow{}
@@ -125,21 +144,26 @@ func (g *Group) refuse(reason RefusalReason, fork uint64, format string, args ..
 // diverged remembers the disagreement on this side too, so that status shows it wherever one looks.
 func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) Decision {
 	m := &g.Meta
-	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other until one is "+
-		"told to yield",
-		m.Name, m.Site, m.Peer, common, rel)
+	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other; to give "+
+		"up what "+
+		"one of them wrote, and keep it as snapshots: %s, or %s",
+		m.Name, m.Site, m.Peer, common, rel, Command{m.Site, CommandYield, m.Name}, Command{m.Peer, CommandYield,
+			m.Name})
 	switch rel {
 	case RelationUnrelated:
-		text = fmt.Sprintf("group %s: %s and %s have no timeline in common", m.Name, m.Site, m.Peer)
+		text = fmt.Sprintf("group %s: %s and %s have no timeline in common; give one of them up: %s, or "+
+			"%s", m.Name, m.Site,
+			m.Peer, Command{m.Site, CommandDelete, m.Name}, Command{m.Peer, CommandDelete, m.Name})
 	case RelationTheyContinue:
-		text = fmt.Sprintf("group %s: %s was promoted at ordinal %d, and %s still is primary; demote it here to follow %s",
-			m.Name, m.Peer, common, m.Site, m.Peer)
+		text = fmt.Sprintf("group %s: %s was promoted at ordinal %d, and %s still is primary; to follow %s: %s",
+			m.Name, m.Peer, common, m.Site, m.Peer, Command{m.Site, CommandYield, m.Name})
 	case RelationSame:
-		text = fmt.Sprintf("group %s: %s holds ordinals up to %d, its primary %s only up to %d: the primary lost durable "+
+		text = fmt.Sprintf("group %s: %s holds ordinals up to %d, its primary %s only up to %d: the primary lost "+
+			"durable "+
 			"writes",
 			m.Name, m.Site, e.Durable, m.Peer, e.PeerDurable)
 	}
-	d := Divergence{Relation: rel.String(), CommonOrdinal: common, Text: text}
+	d := Divergence{Relation: rel.String(), CommonOrdinal: common, PeerPrimary: true, Text: text}
 	if rel == RelationSame {
 		d.Relation = relationPeerBehind
 	}

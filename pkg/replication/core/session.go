@@ -142,8 +142,12 @@ func (g *Group) beginSession(peer Session, id string) {
 
 // relied notes up to where the primary has forgotten what it sent besides records.
 func (g *Group) relied(e Relied) {
-	if g.Meta.Relied.Before(e.Delivery) {
-		g.Meta.Relied = e.Delivery
+	m := &g.Meta
+	if m.Relied.Before(e.Delivery) || m.Forgotten < e.Through {
+		if m.Relied.Before(e.Delivery) {
+			m.Relied = e.Delivery
+		}
+		m.Forgotten = max(m.Forgotten, e.Through)
 		g.persist()
 	}
 }

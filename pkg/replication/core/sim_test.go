@@ -92,7 +92,16 @@ func (c *conversation) step(s *side, e Event) (Decision, error) {
 	return decision, nil
 }
 
-func typeText(v any) string { return strings.TrimPrefix(fmt.Sprintf("%T%+v", v, v), "core.") }
+func typeText(v any) string {
+	text := strings.TrimPrefix(fmt.Sprintf("%T%+v", v, v), "core.")
+	if w, ok := v.(SendWelcome); ok { // a pointer
+		text = text[:strings.Index(text, " Yield:")] + "}"
+		if w.Yield != nil {
+			text = strings.TrimSuffix(text, "}") + fmt.Sprintf(" Yield:%+v}", *w.Yield)
+		}
+	}
+	return text
+}
 
 // call opens a stream from a side and takes Hello to the other. The answer waits for deliver.
 func (c *conversation) call(s *side, change func(*HelloReceived)) {
@@ -106,7 +115,7 @@ func (c *conversation) call(s *side, change func(*HelloReceived)) {
 	e := HelloReceived{
 		Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: append([]Timeline(nil), s.core.Meta.Timelines...),
 		Term:        s.core.Meta.Term,
-		PeerDurable: hello.Durable, Durable: o.durable, Attached: o.attached,
+		PeerDurable: hello.Durable, Durable: o.durable, Attached: o.attached, Yielding: s.core.Meta.Yielding() != nil,
 	}
 	if change != nil {
 		change(&e)
@@ -124,6 +133,7 @@ func (c *conversation) deliver(s *side) {
 		decision, _ := c.step(s, Refused{
 			Reason: d.Reason, Message: d.Message, Fork: d.Fork,
 			PeerTimelines: append([]Timeline(nil), o.core.Meta.Timelines...), Durable: s.durable,
+			PeerPrimary: o.core.Meta.Role.Ships() && o.core.Meta.Yielding() == nil,
 			NewTimeline: c.draw("F"),
 		})
 		if count, ok := decision.(CountTail); ok {
@@ -139,7 +149,8 @@ func (c *conversation) welcome(s *side, w SendWelcome, relied Delivery) Decision
 	decision, _ := c.step(s, Welcomed{
 		PeerDurable: w.Durable, NeedsSync: w.NeedsSync, Instance: w.Instance,
 		PeerSession: o.core.Meta.Session, PeerPlace: Delivery{Offset: int64(o.place)}, PeerTail: s.tail,
-		PeerHorizon: o.horizon, Durable: s.durable, Retained: s.retained, ReleasedAcked: s.releasedAcked, Relied: relied,
+		PeerHorizon: o.horizon, Yield: w.Yield,
+		Durable: s.durable, Retained: s.retained, ReleasedAcked: s.releasedAcked, Relied: relied,
 		NewSession: c.draw("S"), NewTimeline: c.draw("F"),
 	})
 	if ship, ok := decision.(Ship); ok {
@@ -150,6 +161,7 @@ func (c *conversation) welcome(s *side, w SendWelcome, relied Delivery) Decision
 			return nil
 		}
 		c.step(o, SessionReceived{Session: s.core.Meta.Session, Sync: ship.Begin, Base: c.base(o, true, ship.Begin)})
+		c.rewind(o)
 	}
 	return decision
 }
@@ -165,6 +177,15 @@ func (c *conversation) base(s *side, session, sync bool) *Base {
 		b.Tail = c.preserves(s)
 	}
 	return b
+}
+
+// rewind empties the journal of a side that has begun to follow the one that it gives way to.
+func (c *conversation) rewind(s *side) {
+	if y := s.core.Meta.Yield; y != nil && y.Stage == YieldRewinding {
+		s.durable, s.retained, s.releasedAcked = y.Fork, y.Fork+1, y.Fork
+		s.place++
+		c.step(s, Rewound{})
+	}
 }
 
 // draw returns an identifier that was not used.
@@ -192,6 +213,14 @@ func (c *conversation) hangUp(s *side) {
 	c.step(c.other(s), Disconnected{})
 }
 
+// inUse names the volumes of the side that are in use.
+func (s *side) inUse() (list []string) {
+	for i := range s.attached {
+		list = append(list, fmt.Sprintf("v%d", i))
+	}
+	return list
+}
+
 // state is one line about a side.
 func (s *side) state() string {
 	m := &s.core.Meta
@@ -215,6 +244,15 @@ func (s *side) state() string {
 	}
 	if m.Copy == CopyRollingBack {
 		line += fmt.Sprintf(", rolling back, restored %v", m.Base.RollBack.Restored)
+	}
+	if y := m.Yield; y != nil {
+		line += fmt.Sprintf(", yield %s %s of %d to %d", y.ID, y.Stage, y.Fork+1, y.Head)
+		if y.All {
+			line += fmt.Sprintf(", copies all: %s", y.Reason)
+		}
+	}
+	if y := m.PeerYield; y != nil {
+		line += fmt.Sprintf(", peer yield %s done %v", y.ID, y.Done)
 	}
 	if reason != "" {
 		line += "\n     " + reason

@@ -1,0 +1,337 @@
+package slipctl
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+func (c *cli) groupYield() *cobra.Command {
+	var wait bool
+	var timeout time.Duration
+	var consent *consent
+	cmd := &cobra.Command{
+		Use:   "yield NAME",
+		Short: "Give way to the peer after a forced promotion, and follow it",
+		Long: "After a forced promotion both sites can have writes that the other lacks. Give this command at the " +
+			"site that " +
+			"gives way.\n" +
+			"It says what is kept and what is undone, and asks. The writes of this site past the fork are kept as " +
+			"snapshots\n" +
+			"(`slipctl group tails`), then undone: only what the two sites wrote since the fork is copied. After " +
+			"that " +
+			"replication\n" +
+			"exists in the new direction.\n" +
+			"The command can be repeated; a repetition goes on where it was interrupted. Until the peer has called,\n" +
+			"`slipctl group promote NAME --force` takes it back.",
+		Example: "  slipctl group yield shop\n  slipctl group yield shop --yes --wait --timeout 10m",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			if cmd.Flags().Changed("timeout") && !wait {
+				return usagef("--timeout is for --wait: give both")
+			}
+			return c.withSidecar(cmd.Context(), 0, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				return c.yield(ctx, sidecar, given[0], consent, wait, timeout)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until this site is a whole copy of the peer")
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "longest time to wait, with --wait; 0: no limit")
+	consent = addYes(cmd)
+	return cmd
+}
+
+func (c *cli) yield(ctx context.Context, sidecar sidecarpb.SidecarClient, name string, consent *consent, wait bool,
+	timeout time.Duration) error {
+	plan, err := sidecar.Yield(ctx, &sidecarpb.YieldRequest{Group: name, DryRun: true})
+	if err != nil {
+		return err
+	}
+	if y := plan.GetYield(); y != nil && y.GetStage() == "" {
+		if err := c.confirm(consent, yieldText(plan), "Yield "+name+"?"); err != nil {
+			return err
+		}
+	}
+	response, err := sidecar.Yield(ctx, &sidecarpb.YieldRequest{Group: name})
+	if err != nil {
+		return err
+	}
+	if !wait {
+		return c.show(response, func() error { return c.printYielded(name, response) })
+	}
+	if !c.structured() {
+		fmt.Fprintln(c.err, keptText(name, response))
+	}
+	return c.awaitYield(ctx, sidecar, name, timeout)
+}
+
+// yieldText says what a yield keeps and what it undoes.
+func yieldText(plan *sidecarpb.YieldResponse) string {
+	y, g, w := plan.GetYield(), plan.GetStatus(), &strings.Builder{}
+	fmt.Fprintf(w, "Group %s gives way to %s:\n", g.GetName(), orDash(g.GetPeer()))
+	fmt.Fprintf(w, "  undone here: ordinals %d to %d, %s%s in %s%s;\n", y.GetForkOrdinal()+1, y.GetHeadOrdinal(),
+		atLeast(y.GetPartial()), formatCount("writes")(y.GetWrites()), formatBytes(y.GetBytes()), tailTimes(y))
+	fmt.Fprintf(w, "  kept before that: a snapshot of each of %d volumes, %s in size, see `slipctl group tails`;\n",
+		len(y.GetVolumeIds()), formatBytes(uint64(max(y.GetSizeBytes(), 0))))
+	fmt.Fprintf(w, "  copied then: what the two sites wrote since ordinal %d.\n", y.GetForkOrdinal())
+	return w.String()
+}
+
+func atLeast(partial bool) string {
+	if partial {
+		return "at least "
+	}
+	return ""
+}
+
+func tailTimes(y interface {
+	GetFirstUnixNanos() int64
+	GetLastUnixNanos() int64
+}) string {
+	if y.GetFirstUnixNanos() == 0 {
+		return ""
+	}
+	stamp := func(n int64) string { return time.Unix(0, n).Format(time.RFC3339) }
+	return fmt.Sprintf(", written from %s to %s", stamp(y.GetFirstUnixNanos()), stamp(y.GetLastUnixNanos()))
+}
+
+func keptText(name string, response *sidecarpb.YieldResponse) string {
+	y := response.GetYield()
+	if y == nil {
+		return fmt.Sprintf("group %s wrote nothing past the fork here; it follows "+
+			"%s", name, response.GetStatus().GetPeer())
+	}
+	text := fmt.Sprintf("group %s: ordinals %d to %d are kept as snapshots; it follows %s", name, y.GetForkOrdinal()+1,
+		y.GetHeadOrdinal(), response.GetStatus().GetPeer())
+	if y.GetAll() {
+		text += "; everything is copied: " + y.GetReason()
+	}
+	return text
+}
+
+func (c *cli) printYielded(name string, response *sidecarpb.YieldResponse) error {
+	_, err := fmt.Fprintln(c.out, keptText(name, response))
+	return err
+}
+
+// awaitYield waits until this site is a whole copy of its peer, and says what was copied for that.
+func (c *cli) awaitYield(ctx context.Context, sidecar sidecarpb.SidecarClient, name string,
+	timeout time.Duration) error {
+	watching := ctx
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		watching, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	stream, err := sidecar.WatchGroup(watching, &sidecarpb.WatchGroupRequest{Name: name,
+		IntervalMillis: waitInterval.Milliseconds()})
+	if err != nil {
+		return err
+	}
+	var last *sidecarpb.GroupStatus
+	var shown time.Time
+	for {
+		g, err := stream.Recv()
+		if watching.Err() != nil && ctx.Err() == nil {
+			return &lateError{fmt.Sprintf("group %s is not a whole copy after %v: %s", name, timeout, stateText(last))}
+		}
+		if err != nil {
+			return err
+		}
+		last = g
+		switch {
+		case g.GetRole() == sidecarpb.Role_ROLE_SECONDARY && g.GetState() == sidecarpb.GroupState_GROUP_STATE_STREAMING &&
+			g.GetPromotable():
+			return c.show(g, func() error {
+				_, err := fmt.Fprintf(c.out, "group %s is a whole copy of %s; "+
+					"%s\n", name, g.GetPeer(), copiedText(g.GetYield()))
+				return err
+			})
+		case g.GetState() == sidecarpb.GroupState_GROUP_STATE_FAILED,
+			g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetState() == sidecarpb.GroupState_GROUP_STATE_CONNECTING:
+			return status.Errorf(codes.FailedPrecondition, "group %s is %s: waiting does not change "+
+				"that", name, stateText(g))
+		}
+		if now := time.Now(); now.Sub(shown) >= time.Second {
+			shown = now
+			fmt.Fprintln(c.err, statusLine(now, g, copiedText(g.GetYield())))
+		}
+	}
+}
+
+func copiedText(y *sidecarpb.YieldStatus) string {
+	if y == nil {
+		return "nothing had to be undone"
+	}
+	return fmt.Sprintf("%s copied", formatBytes(y.GetCopiedBytes()))
+}
+
+func (c *cli) groupTails() *cobra.Command {
+	return &cobra.Command{
+		Use:   "tails [NAME]",
+		Short: "List what this site wrote past a fork and keeps as snapshots",
+		Long: "A tail is a snapshot of each volume of a group, taken when this site gave way to its peer. The " +
+			"snapshots are\n" +
+			"snapshots like others: CSI lists them, and volumes can be made from them. Tails outlive their group.",
+		Example: "  slipctl group tails\n  slipctl group tails shop -o json",
+		Args:    args(cobra.MaximumNArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			request := &sidecarpb.ListTailsRequest{}
+			if len(given) > 0 {
+				request.Group = given[0]
+			}
+			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context,
+				sidecar sidecarpb.SidecarClient) error {
+				response, err := sidecar.ListTails(ctx, request)
+				if err != nil {
+					return err
+				}
+				return c.show(response, func() error { return c.printTails(response) })
+			})
+		},
+	}
+}
+
+func (c *cli) printTails(response *sidecarpb.ListTailsResponse) error {
+	if len(response.GetTails()) == 0 {
+		fmt.Fprintln(c.err, "No tails are kept at this site.")
+		return nil
+	}
+	t := newTable("tail", "group", "kept", "fork", "ordinals", "writes", "bytes", "state", "snapshot", "volume", "size")
+	for _, tail := range response.GetTails() {
+		for i, s := range tail.GetSnapshots() {
+			row := table.Row{"", "", "", "", "", "", ""}
+			if i == 0 {
+				row = table.Row{tail.GetId(), tail.GetGroup(), time.Unix(0,
+					tail.GetTakenUnixNanos()).Format(time.RFC3339),
+					tail.GetForkOrdinal(), fmt.Sprintf("%d to %d", tail.GetForkOrdinal()+1, tail.GetHeadOrdinal()),
+					atLeast(tail.GetPartial()) + fmt.Sprint(tail.GetWrites()), formatBytes(tail.GetBytes())}
+			}
+			t.AppendRow(append(row, s.GetState(), s.GetSnapshotId(), s.GetVolumeId(),
+				formatBytes(uint64(max(s.GetSizeBytes(), 0)))))
+		}
+	}
+	return printTable(c.out, t)
+}
+
+func (c *cli) groupDeleteTail() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "delete-tail TAIL",
+		Short:   "Delete the snapshots of a tail",
+		Example: "  slipctl group delete-tail tail-0a1b2c3d4e5f6071 --yes",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.tailNames),
+	}
+	consent := addYes(cmd)
+	cmd.RunE = func(cmd *cobra.Command, given []string) error {
+		return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context,
+			sidecar sidecarpb.SidecarClient) error {
+			list, err := sidecar.ListTails(ctx, &sidecarpb.ListTailsRequest{})
+			if err != nil {
+				return err
+			}
+			for _, t := range list.GetTails() {
+				if t.GetId() != given[0] {
+					continue
+				}
+				text := fmt.Sprintf("Tail %s of group %s: %s%d writes, %s%s. Nothing else has "+
+					"them.", t.GetId(), t.GetGroup(),
+					atLeast(t.GetPartial()), t.GetWrites(), formatBytes(t.GetBytes()), tailTimes(t))
+				if err := c.confirm(consent, text, "Delete "+t.GetId()+"?"); err != nil {
+					return err
+				}
+			}
+			if _, err := sidecar.DeleteTail(ctx, &sidecarpb.DeleteTailRequest{Id: given[0]}); err != nil {
+				return err
+			}
+			return c.say(fields{"tail": given[0], "changed": true}, "tail %s deleted", given[0])
+		})
+	}
+	return cmd
+}
+
+// tailNames completes tails.
+func (c *cli) tailNames(cmd *cobra.Command, _ []string) (names []string) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+	defer cancel()
+	_ = c.withSidecar(ctx, 0, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+		list, err := sidecar.ListTails(ctx, &sidecarpb.ListTailsRequest{})
+		for _, t := range list.GetTails() {
+			names = append(names, t.GetId())
+		}
+		return err
+	})
+	return names
+}
+
+func (c *cli) groupRelocate() *cobra.Command {
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "relocate NAME",
+		Short: "Move the primary role from this site to its peer without loss",
+		Long: "Give this command at the primary, with no volume of the group attached. It waits until the peer has " +
+			"everything,\n" +
+			"and has it promote itself. After that replication exists in the new direction. The same command at the " +
+			"other site\n" +
+			"moves the group home.\n" +
+			"The command can be repeated. If it is interrupted, a repetition goes on, and `slipctl group promote " +
+			"NAME` at this\n" +
+			"site takes it back.",
+		Example: "  slipctl group relocate shop\n  slipctl group relocate shop --timeout 5m",
+		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			return c.withSidecar(cmd.Context(), 0, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				before, err := group(ctx, sidecar, given[0])
+				if err != nil {
+					return err
+				}
+				response, err := sidecar.Relocate(ctx, &sidecarpb.RelocateRequest{Group: given[0],
+					TimeoutMillis: timeout.Milliseconds()})
+				if status.Code(err) == codes.DeadlineExceeded {
+					return &lateError{status.Convert(err).Message()}
+				}
+				if ctx.Err() != nil {
+					return fmt.Errorf("interrupted; to go on: %s; to take it back: %s",
+						core.Command{Site: "this site", Verb: core.CommandRelocate, Name: given[0]},
+						core.Command{Site: "this site", Verb: core.CommandPromote, Name: given[0]})
+				}
+				if err != nil {
+					return err
+				}
+				return c.show(response, func() error {
+					if before.GetRole() == sidecarpb.Role_ROLE_SECONDARY {
+						_, err := fmt.Fprintf(c.out, "group %s is secondary here and follows %s already; nothing "+
+							"changed\n", given[0],
+							response.GetStatus().GetPeer())
+						return err
+					}
+					_, err := fmt.Fprintf(c.out, "group %s is primary at %s since ordinal %d; without a primary for "+
+						"%v\n", given[0],
+						response.GetStatus().GetPeer(), response.GetFinalOrdinal(),
+						time.Duration(response.GetTookMillis())*time.Millisecond)
+					return err
+				})
+			})
+		},
+	}
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "longest time to wait for the peer; 0: no limit")
+	return cmd
+}
+
+// yieldLine is what the status says of a yield.
+func yieldLine(y *sidecarpb.YieldStatus) string {
+	text := fmt.Sprintf("%s: ordinals %d to %d given up, %s", y.GetStage(), y.GetForkOrdinal()+1, y.GetHeadOrdinal(),
+		copiedText(y))
+	if y.GetAll() {
+		text += ", everything: " + y.GetReason()
+	}
+	return text
+}

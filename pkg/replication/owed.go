@@ -1,0 +1,134 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// What a peer wrote past a fork, and gives up, is owed to it: this site's content of these ranges. The peer names
+// them at each contact until a sync has ended, so they are kept nowhere here. They are sent in a sync like extents of
+// the change map, but exactly: a database writes pages, and an extent has many.
+
+// receiveRanges takes the ranges that follow a Welcome of a site that gives way.
+func receiveRanges(peer string, stream link.Stream, y *linkpb.Yield) ([]byteRange, error) {
+	if y == nil || y.GetAll() {
+		return nil, nil
+	}
+	var list []byteRange
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return nil, err
+		}
+		ranges := m.GetTailRanges()
+		if ranges == nil {
+			return nil, fmt.Errorf("%w: %s sent %T before all of its ranges", ErrInvalid, peer, m.Message)
+		}
+		if list, err = decodeRanges(list, ranges.GetRanges(), maxTailRanges); err != nil {
+			return nil, fmt.Errorf("%s gives way: %w", peer, err)
+		}
+		if ranges.GetLast() {
+			return list, nil
+		}
+		if len(ranges.GetRanges()) == 0 {
+			return nil, fmt.Errorf("%w: %s sent a message without ranges before the last one", ErrInvalid, peer)
+		}
+	}
+}
+
+// sendOwed sends content of the next ranges, as it is now, in one batch.
+func (s *sender) sendOwed() error {
+	g := s.g
+	// What was shipped before has to be in the content, so it has to be in the index.
+	_ = g.indexedEnd()
+	var entries []journal.Entry
+	var other uint64
+	for size := 0; len(s.owed) > 0 && size < batchBytes/2; {
+		r := &s.owed[0]
+		v := g.volume(r.volume)
+		if v == nil { // no member here
+			s.owed = s.owed[1:]
+			continue
+		}
+		end := min(r.off+r.n, v.size.Load())
+		if r.off >= end {
+			s.owed = s.owed[1:]
+			continue
+		}
+		e, err := s.owedEntry(v, r.off, end)
+		if err != nil && g.volume(r.volume) != v { // it left meanwhile
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("group %s: sync: %w", g.Name(), err)
+		}
+		n := int64(e.Header.Length)
+		r.off, r.n = r.off+n, r.n-n
+		if other += uint64(n); r.n <= 0 {
+			s.owed = s.owed[1:]
+		}
+		size += len(e.Data) + owedRecordBytes
+		entries = append(entries, e)
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := s.addHorizon(); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := s.add(e.Header, e.Data); err != nil {
+			return err
+		}
+	}
+	g.changes.sentOther(s.sequence+1, other)
+	return s.sendBatch()
+}
+
+// owedRecordBytes is what a record costs besides its data.
+const owedRecordBytes = 64
+
+// owedEntry is a record with the content of a volume from off on, at most up to end.
+func (s *sender) owedEntry(v *Volume, off, end int64) (journal.Entry, error) {
+	hole, err := v.holeUntil(off, end)
+	if err != nil {
+		return journal.Entry{}, err
+	}
+	h := s.control(journal.KindHole, nil)
+	h.Volume, h.Offset = v.index, off
+	if hole > off { // what is written there from now on is shipped behind it
+		h.Length = uint32(min(hole-off, maxRangeBytes))
+		return journal.Entry{Header: h}, nil
+	}
+	n := min(end-off, syncRunExtents*64<<10, s.g.maxRecordBytes())
+	data := make([]byte, n)
+	if _, err := v.ReadAt(data, off); err != nil {
+		return journal.Entry{}, err
+	}
+	h.Length = uint32(n)
+	if vfs.AllZero(data) {
+		return journal.Entry{Header: h}, nil
+	}
+	h.Kind, h.DataCRC = journal.KindExtent, journal.DataCRC(data)
+	return journal.Entry{Header: h, Data: data}, nil
+}
+
+// addHorizon makes durable what was read for a sync, since it may hold writes that are not durable yet, and tells the
+// secondary up to which ordinal that shows writes.
+func (s *sender) addHorizon() error {
+	if err := s.g.commit(); err != nil {
+		return err
+	}
+	durable := s.g.journal.Durable()
+	if durable <= s.horizon {
+		return nil
+	}
+	s.horizon = durable
+	ahead := s.control(journal.KindHorizon, nil)
+	ahead.Offset = int64(durable)
+	return s.add(ahead, nil)
+}

@@ -1,0 +1,305 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
+)
+
+// roleRequest is what a demoted site wants of its peer, until it is answered or given up.
+type roleRequest struct {
+	id   uint64
+	kind linkpb.RoleRequest_Kind
+	// answer gets the peer's answer; it has room for one.
+	answer chan *linkpb.RoleAnswer
+}
+
+// rolePoll is the time between two looks at a role that is about to change.
+const rolePoll = 2 * time.Millisecond
+
+// ask has the sender ask the peer, on this and on later streams, until forget is called. The caller holds yieldMu.
+func (g *Group) ask(kind linkpb.RoleRequest_Kind) (r *roleRequest, forget func()) {
+	g.roleRequests++
+	r = &roleRequest{id: g.roleRequests, kind: kind, answer: make(chan *linkpb.RoleAnswer, 1)}
+	g.roleRequest.Store(r)
+	g.shipWork.send()
+	g.linkWork.send() // a link that waits to call again calls now
+	return r, func() { g.roleRequest.Store(nil) }
+}
+
+// Relocated is the outcome of Relocate.
+type Relocated struct {
+	// FinalOrdinal is the last one that was written here; the peer has it.
+	FinalOrdinal uint64
+	// Took is the time in which the group was primary at no site: from the demotion to the peer's call.
+	Took time.Duration
+}
+
+// Relocate moves the primary role to the peer without loss: demote, wait until the peer has everything, ask it to
+// promote itself, and follow it. Before the peer is connected and has a whole copy nothing is changed. A site that
+// follows its peer already has nothing to do.
+//
+// After an error or a cancellation the group may be demoted. A repetition goes on, and PromoteWithin takes it back.
+func (g *Group) Relocate(ctx context.Context) (Relocated, error) {
+	g.yieldMu.Lock()
+	defer g.yieldMu.Unlock()
+	if err := g.awaitWholeCopy(ctx); err != nil {
+		return Relocated{}, err
+	}
+	began := time.Now()
+	final, err := g.Demote()
+	if err != nil {
+		return Relocated{}, err
+	}
+	if g.isSecondary() {
+		return Relocated{FinalOrdinal: final}, nil
+	}
+	request, forget := g.ask(linkpb.RoleRequest_KIND_TAKE_OVER)
+	defer forget()
+	for !g.isSecondary() {
+		select {
+		case answer := <-request.answer:
+			return Relocated{}, g.halfWay("%s refuses to take over: "+
+				"%s", g.peerName(), untrusted.Reason(answer.GetMessage()))
+		case <-ctx.Done():
+			return Relocated{}, fmt.Errorf("%w: %w", g.halfWay("%s did not take over in time", g.peerName()), ctx.Err())
+		case <-g.ctx.Done():
+			return Relocated{}, ErrClosed
+		case <-time.After(rolePoll):
+		}
+	}
+	moved := Relocated{FinalOrdinal: final, Took: time.Since(began)}
+	klog.InfoS("Group relocated", "group", g.Name(), "to", g.peerName(), "ordinal", final, "took", moved.Took)
+	return moved, nil
+}
+
+// halfWay is the error of a relocation that has demoted the group.
+func (g *Group) halfWay(format string, args ...any) error {
+	command := func(verb core.CommandVerb) core.Command {
+		return core.Command{Site: g.cfg.Site, Verb: verb, Name: g.Name()}
+	}
+	return fmt.Errorf("%w: group %s is demoted at %s: %s; to go on: %s; to take it back: "+
+		"%s", core.ErrPrecondition, g.Name(),
+		g.cfg.Site, fmt.Sprintf(format, args...), command(core.CommandRelocate), command(core.CommandPromote))
+}
+
+func (g *Group) isSecondary() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.Meta.Role == core.RoleSecondary
+}
+
+// isDemotedAlone reports whether a demotion can be taken back without another history being given up.
+func (g *Group) isDemotedAlone() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := &g.core.Meta
+	return m.Role == core.RoleDemoted && m.Yielding() == nil && m.Divergence == nil
+}
+
+func (g *Group) peerName() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.Meta.Peer
+}
+
+// awaitWholeCopy returns when the peer can take over as soon as it has the last writes, or this site is not primary.
+func (g *Group) awaitWholeCopy(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		m, failure := g.core.Meta, g.failure
+		state, reason := g.core.State()
+		g.mu.Unlock()
+		switch {
+		case failure != nil:
+			return failure
+		case m.Divergence != nil || m.Yielding() != nil:
+			return fmt.Errorf("%w: group %s is %s at %s: %s", core.ErrPrecondition, m.Name, state, m.Site, reason)
+		case m.Peer == "":
+			return fmt.Errorf("%w: group %s has no peer that it could move to", core.ErrPrecondition, m.Name)
+		case m.Flow == core.FlowSuspended:
+			return fmt.Errorf("%w: group %s is suspended at %s; first: %s", core.ErrPrecondition, m.Name, m.Site,
+				core.Command{Site: m.Site, Verb: core.CommandResume, Name: m.Name})
+		case m.Role != core.RolePrimary || state == core.StateStreaming:
+			return nil
+		}
+		if attached := g.attachedVolumes(); len(attached) > 0 {
+			return nil // the demotion says so at once
+		}
+		if !sleep(ctx, rolePoll) {
+			return fmt.Errorf("group %s: %s is not connected or has no whole copy (%s); nothing was changed; look "+
+				"with %s: %w",
+				m.Name, m.Peer, state, core.Command{Site: m.Site, Verb: core.CommandStatus, Name: m.Name}, ctx.Err())
+		}
+		if g.ctx.Err() != nil {
+			return ErrClosed
+		}
+	}
+}
+
+// PromoteWithin is Promote that waits, until the context ends, for what is on its way: a heartbeat that tells of the
+// demotion, the last writes, and at a demoted site the peer's word that it did not take over.
+func (g *Group) PromoteWithin(ctx context.Context, force bool) (*core.Loss, error) {
+	began := g.cfg.Clock()
+	for {
+		if !force && g.isDemotedAlone() && ctx.Err() == nil {
+			if err := g.takeBack(ctx); err != nil {
+				return nil, err
+			}
+		}
+		loss, err := g.Promote(force)
+		if !errors.Is(err, core.ErrPrecondition) || !g.mayBeGranted(err, began) || !sleep(ctx, rolePoll) {
+			return loss, err
+		}
+	}
+}
+
+// mayBeGranted reports whether a refused promotion can succeed without another command.
+func (g *Group) mayBeGranted(err error, began clocks.Instant) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if errors.Is(err, core.ErrNotYet) {
+		return true
+	}
+	if g.core.Meta.Role != core.RoleSecondary || !g.core.Whole() || g.ctx.Err() != nil {
+		return false
+	}
+	heard := g.core.Heard()
+	if heard == nil || g.core.Link() == core.LinkDown {
+		return true
+	}
+	// A heartbeat that was made after the call says for certain that the peer was not demoted before it.
+	_, after := heard.NotBefore.SinceAtMost(began)
+	return heard.Demoted || !after
+}
+
+// takeBack makes a demoted site primary again, if the peer agrees that it did not take over. The peer that took over is
+// followed instead. An error leaves the group demoted.
+func (g *Group) takeBack(ctx context.Context) error {
+	g.yieldMu.Lock()
+	defer g.yieldMu.Unlock()
+	request, forget := g.ask(linkpb.RoleRequest_KIND_TAKE_BACK)
+	defer func() {
+		forget()
+		if roleOf(g) == core.RoleDemoted {
+			g.streams.restart() // the next stream speaks of the demotion again
+		}
+	}()
+	for g.isDemotedAlone() {
+		select {
+		case answer := <-request.answer:
+			if !answer.GetAgreed() {
+				return fmt.Errorf("%w: group %s: %s does not give the role back: "+
+					"%s", core.ErrPrecondition, g.Name(), g.peerName(),
+					untrusted.Reason(answer.GetMessage()))
+			}
+		case <-ctx.Done():
+			_, err := g.Promote(false) // says what to do
+			return err
+		case <-g.ctx.Done():
+			return ErrClosed
+		case <-time.After(rolePoll):
+		}
+	}
+	return nil
+}
+
+// roleOf is a group's role as its core has it.
+func roleOf(g *Group) core.Role {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.Meta.Role
+}
+
+// sendRoleRequest asks the peer what a caller of this site wants of it, once on each stream.
+func (s *sender) sendRoleRequest() error {
+	g, r := s.g, s.g.roleRequest.Load()
+	if r == nil || s.asked == r.id {
+		return nil
+	}
+	g.mu.Lock()
+	m := &g.core.Meta
+	ready := m.Role == core.RoleDemoted
+	if r.kind == linkpb.RoleRequest_KIND_TAKE_OVER {
+		ready = ready && m.Sync == core.SyncDone && g.core.Answered() && g.core.Acked() >= m.FinalOrdinal
+	}
+	g.mu.Unlock()
+	if !ready {
+		return nil
+	}
+	s.asked = r.id
+	if r.kind == linkpb.RoleRequest_KIND_TAKE_BACK {
+		s.takingBack.Store(true) // no heartbeat behind the request says that this site is demoted
+	} else {
+		s.takingBack.Store(false)                 // of an earlier demotion
+		if err := s.sendHeartbeat(); err != nil { // the peer has to have heard of this one
+			return err
+		}
+	}
+	return s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_RoleRequest{RoleRequest: &linkpb.RoleRequest{
+		Id: r.id, Kind: r.kind,
+	}}})
+}
+
+// roleAnswered takes the peer's answer.
+func (s *sender) roleAnswered(answer *linkpb.RoleAnswer) error {
+	r := s.g.roleRequest.Load()
+	if r == nil || r.id != answer.GetId() {
+		return fmt.Errorf("group %s: the peer answers a request that was given up", s.g.Name())
+	}
+	if r.kind == linkpb.RoleRequest_KIND_TAKE_BACK && answer.GetAgreed() {
+		if _, err := s.g.step(core.TakenBack{}, nil); err != nil && !errors.Is(err, core.ErrPrecondition) {
+			return err
+		}
+		s.takingBack.Store(false)
+	}
+	select {
+	case r.answer <- answer:
+	default:
+	}
+	return nil
+}
+
+// roleRequest answers a demoted primary. Taking over ends the stream, so it is done beside it.
+func (r *receiver) roleRequest(q *linkpb.RoleRequest) error {
+	g := r.g
+	switch q.GetKind() {
+	case linkpb.RoleRequest_KIND_TAKE_BACK:
+		if _, err := g.step(core.TakeBackReceived{}, nil); err != nil {
+			return err
+		}
+		r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Agreed: true})
+	case linkpb.RoleRequest_KIND_TAKE_OVER:
+		if g.cfg.TakeOver != nil {
+			if err := g.cfg.TakeOver(g.Name()); err != nil {
+				r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: err.Error()})
+				return nil
+			}
+		}
+		g.wg.Add(1)
+		go func() {
+			defer g.wg.Done()
+			if _, err := g.Promote(false); err != nil {
+				r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: err.Error()})
+			}
+		}()
+	default:
+		r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: "the release at " + g.cfg.Site + " does not know this " +
+			"request"})
+	}
+	return nil
+}
+
+// answer has the acknowledger send an answer: a stream takes one message at a time.
+func (r *receiver) answer(a *linkpb.RoleAnswer) {
+	r.answers.Store(a)
+	r.ackWork.send()
+}

@@ -1,0 +1,359 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/google/uuid"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+)
+
+// A site that wrote past a fork gives way like this:
+//
+//	stop     no more writes are taken; core.Yield says which ordinals are given up
+//	keep     a snapshot of each member at the last ordinal, complete before anything is undone
+//	note     the ranges that the writes past the fork touched go into a file
+//	offer    the peer calls as a primary; the Welcome offers the fork as the last ordinal, and the ranges
+//	rewind   the peer agrees; the journal begins anew behind the fork
+//	undo     a sync: the peer's content of the ranges, and the peer's own writes since the fork
+//
+// A crash anywhere is continued by a repetition of the call, from "offer" on by itself. Until "rewind" a forced
+// promotion takes it back.
+
+// yieldFile holds the ranges that a site which gives way wrote past the fork, from "note" on until the sync ends.
+const (
+	yieldFile = "yield.json"
+	yieldKind = "yield"
+)
+
+type yieldRecord struct {
+	GroupID string `json:"groupID"`
+	PoolID  string `json:"poolID"`
+	YieldID string `json:"yieldID"`
+	Ranges  []byte `json:"ranges"` // as encodeRanges has it
+}
+
+// YieldPlan is what a site gives up, or would.
+type YieldPlan struct {
+	// Yield is the state; its Stage is empty where nothing was begun, and the plan says what would be.
+	Yield core.Yield
+	// Tail counts the writes.
+	Tail blockdev.SnapshotTail
+	// VolumeIDs are kept as snapshots of SizeBytes together.
+	VolumeIDs []string
+	SizeBytes int64
+}
+
+// yielding is the yield that is not done; nil without one.
+func (g *Group) yielding() *core.Yield {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.Meta.Yielding()
+}
+
+// undoes is the yield whose snapshots are complete and that is being undone; nil without one.
+func (g *Group) undoes() *core.Yield {
+	if y := g.yielding(); y != nil && (y.Stage == core.YieldRewinding || y.Stage == core.YieldUndoing) {
+		return y
+	}
+	return nil
+}
+
+// PlanYield says what Yield would give up, without changing anything; nil where this site wrote nothing past the fork.
+// Errors are those of Yield.
+func (g *Group) PlanYield(ctx context.Context) (*YieldPlan, error) {
+	if err := g.commit(); err != nil {
+		return nil, err
+	}
+	attached := g.attachedVolumes()
+	g.mu.Lock()
+	trial := g.core.Clone()
+	_, _, err := trial.Step(core.YieldRequest{ID: "trial", Durable: g.journal.Durable(), Attached: attached})
+	begun := g.core.Meta.Yielding() != nil
+	g.mu.Unlock()
+	y := trial.Meta.Yield
+	if err != nil || y == nil {
+		return nil, err
+	}
+	plan := &YieldPlan{Yield: *y}
+	if !begun {
+		plan.Yield.Stage = ""
+	}
+	if y.Stage != core.YieldKeeping {
+		return plan, nil
+	}
+	count, err := g.countTail(ctx, y.Fork, nil)
+	if err != nil {
+		return nil, err
+	}
+	plan.Tail = g.snapshotTail(count, y)
+	for _, v := range g.keptVolumes() {
+		plan.VolumeIDs = append(plan.VolumeIDs, v.id)
+		plan.SizeBytes += v.size.Load()
+	}
+	return plan, nil
+}
+
+// Yield gives way to the peer after a fork; see above. It returns when the writes past the fork are kept; the peer's
+// next call makes this site its secondary. nil: this site wrote nothing past the fork, and follows.
+//
+// Errors are core.ErrPrecondition where nothing was changed: nothing to yield, volumes attached, or a peer that is not
+// known to be primary. After any other error, or a crash, a repetition goes on; a forced promotion takes it back.
+func (g *Group) Yield(ctx context.Context) (*core.Yield, error) {
+	g.yieldMu.Lock()
+	defer g.yieldMu.Unlock()
+	_, err := g.stopWrites(func(durable uint64, tail *core.Tail, attached []string) core.Event {
+		return core.YieldRequest{ID: uuid.NewString(), Durable: durable, Tail: tail, Attached: attached}
+	})
+	if err != nil {
+		return nil, err
+	}
+	y := g.yielding()
+	if y != nil && y.Stage == core.YieldKeeping {
+		if err := g.keep(ctx, y); err != nil {
+			return nil, err
+		}
+	}
+	g.linkWork.send() // asks the peer to call
+	return g.yielding(), nil
+}
+
+// keep makes the snapshots, and notes the ranges.
+func (g *Group) keep(ctx context.Context, y *core.Yield) error {
+	var touched rangeSet
+	count, err := g.countTail(ctx, y.Fork, &touched)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	whole := g.core.Promotable()
+	g.mu.Unlock()
+	if whole { // else there is no instant to keep
+		if err := g.keepTail(ctx, g.snapshotTail(count, y), y); err != nil {
+			return err
+		}
+	}
+	kept := core.YieldKept{}
+	if kept.Tail, err = g.tail(y.Fork); err != nil {
+		return err
+	}
+	if kept.Reason = g.rangesMissing(y.Fork); kept.Reason != "" {
+		kept.All = true
+	} else if kept.TailBytes, err = g.storeRanges(y, &touched); err != nil {
+		return err
+	}
+	if _, err := g.step(kept, nil); err != nil {
+		return err
+	}
+	klog.InfoS("Writes past the fork are kept", "group", g.Name(), "fork", y.Fork, "head", y.Head, "writes",
+		count.Writes,
+		"bytes", count.Bytes, "all", kept.All)
+	return nil
+}
+
+func (g *Group) snapshotTail(count *linkpb.DivergentTail, y *core.Yield) blockdev.SnapshotTail {
+	return blockdev.SnapshotTail{
+		ID: tailID(g.ID(), y), ForkOrdinal: y.Fork, Writes: count.Writes, Bytes: count.Bytes,
+		FirstUnixNanos: count.FirstUnixNanos, LastUnixNanos: count.LastUnixNanos, Partial: count.Partial,
+	}
+}
+
+// rangesMissing says why the ranges that writes past an ordinal touched are not all in the journal and in the change
+// map; "" if they are.
+func (g *Group) rangesMissing(fork uint64) string {
+	if g.retained() <= fork+1 {
+		return ""
+	}
+	g.mu.Lock()
+	forgotten := max(g.core.Meta.Forgotten, g.changes.forgottenThrough())
+	g.mu.Unlock()
+	if g.checkpoint.read().ReleasedAcked > fork || forgotten > fork {
+		return "writes past the fork had reached the peer and are not in the journal any more, but the peer does not " +
+			"have them"
+	}
+	return ""
+}
+
+// storeRanges writes the file of ranges, and returns what they cover.
+func (g *Group) storeRanges(y *core.Yield, touched *rangeSet) (uint64, error) {
+	for _, r := range g.changes.runs() {
+		touched.add(r.volume, r.off, r.n)
+	}
+	g.mu.Lock()
+	for _, m := range g.core.Meta.Members {
+		if m.Removed() || m.State.Adding() {
+			// If the peer still has it as a member, it comes back with nothing in it.
+			touched.add(m.Index, 0, m.SizeBytes)
+		}
+	}
+	g.mu.Unlock()
+	list := touched.ranges()
+	record := yieldRecord{GroupID: g.ID(), PoolID: g.cfg.Pool.ID(), YieldID: y.ID, Ranges: encodeRanges(list,
+		byteRange{})}
+	err := g.cfg.Pool.WithReserve(func() error {
+		return blockdev.WriteRecord(g.cfg.FS, g.path(yieldFile), yieldKind, &record)
+	})
+	return rangeBytes(list), err
+}
+
+// loadRanges reads the file of ranges of a yield.
+func (g *Group) loadRanges(yieldID string) ([]byteRange, error) {
+	var record yieldRecord
+	name := g.path(yieldFile)
+	if err := blockdev.ReadRecord(g.cfg.FS, name, yieldKind, &record); err != nil {
+		return nil, err
+	}
+	if record.GroupID != g.ID() || record.PoolID != g.cfg.Pool.ID() || record.YieldID != yieldID {
+		return nil, stale(name, "it is of yield %s of group %s", record.YieldID, record.GroupID)
+	}
+	return decodeRanges(nil, record.Ranges, maxTailRanges)
+}
+
+// dropRanges removes the file of ranges when nothing needs it any more.
+func (g *Group) dropRanges() error {
+	if g.yielding() != nil {
+		return nil
+	}
+	err := g.cfg.FS.Remove(g.path(yieldFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return err
+}
+
+// continueYield goes on with what a crash interrupted, before the group is used.
+func (g *Group) continueYield() error {
+	y := g.core.Meta.Yielding()
+	if y == nil {
+		return g.dropRanges()
+	}
+	if y.Stage == core.YieldRewinding {
+		if err := g.applyLocked(context.Background()); err != nil {
+			return err
+		}
+		if err := g.rewind(y.Fork); err != nil {
+			return err
+		}
+		if _, err := g.stepLocked(core.Rewound{}, nil); err != nil {
+			return err
+		}
+	}
+	if y.All || y.Stage == core.YieldKeeping {
+		return nil
+	}
+	if _, err := g.loadRanges(y.ID); err != nil {
+		klog.ErrorS(err, "The ranges of writes past the fork are lost; the peer copies everything", "group", g.Name())
+		_, err = g.stepLocked(core.RangesLost{Reason: "the list of what was written past the fork is lost"}, nil)
+		return err
+	}
+	return nil
+}
+
+// follows has core decide whether this site follows a caller that it has welcomed. Where the site gives way, its
+// journal is rewound before anything else happens.
+func (g *Group) follows(e core.SessionReceived) (core.Decision, error) {
+	y := g.yielding()
+	if y == nil || y.Stage != core.YieldReady {
+		return g.step(e, nil)
+	}
+	if err := g.commit(); err != nil {
+		return nil, err
+	}
+	g.applyMu.Lock()
+	defer g.applyMu.Unlock()
+	if err := g.applyLocked(g.ctx); err != nil {
+		return nil, err
+	}
+	g.appendMu.Lock()
+	defer g.appendMu.Unlock()
+	if head := g.journal.Head(); head != y.Head || g.checkpoint.read().Applied != g.journal.DurableEnd() {
+		return nil, fmt.Errorf("group %s: its journal is at ordinal %d and not all in the images, what it keeps ends "+
+			"at %d; "+
+			"take the yield back with %s, and begin it anew", g.Name(), head, y.Head,
+			core.Command{Site: g.cfg.Site, Verb: core.CommandForce, Name: g.Name()})
+	}
+	decision, err := g.step(e, nil)
+	if err != nil {
+		return nil, err
+	}
+	if y = g.undoes(); y == nil || y.Stage != core.YieldRewinding {
+		return decision, nil
+	}
+	if err := g.rewind(y.Fork); err != nil {
+		g.fail(err) // what is on disk is continued by the next open
+		return nil, err
+	}
+	if _, err := g.step(core.Rewound{}, nil); err != nil {
+		return nil, err
+	}
+	return decision, nil
+}
+
+// rewind empties the journal and makes an ordinal its last one. All of the journal is in the images. The caller holds
+// applyMu and appendMu, or is alone.
+func (g *Group) rewind(to uint64) error {
+	if err := g.journal.Sync(); err != nil {
+		return err
+	}
+	begin := g.journal.NextBegin()
+	tail := core.Tail{}
+	if t, err := g.tail(to); err != nil {
+		return err
+	} else if t != nil {
+		tail = *t
+	}
+	err := g.checkpoint.changeAnd(func(c *checkpoint) {
+		c.Applied, c.AppliedOrdinal, c.OldestSegment = begin, to, begin.Segment
+		c.DurableOrdinal, c.Mark, c.ReleasedAcked, c.Tail = to, journal.Mark{}, to, tail
+	}, func() error { return g.journal.Rewind(to) })
+	if err != nil {
+		return err
+	}
+	if err := g.changes.rewound(); err != nil {
+		klog.ErrorS(err, "The change map stays on disk as it was; a later sync copies more than it has "+
+			"to", "group", g.Name())
+	}
+	g.queued = nil
+	g.reach.extend(begin, to)
+	klog.InfoS("Journal begins anew", "group", g.Name(), "after", to)
+	return nil
+}
+
+// sendRanges tells the primary what this site wrote past the fork.
+func (r *receiver) sendRanges(yieldID string) error {
+	const chunk = 1 << 16 // ranges; far below the limit of a message
+	list, err := r.g.loadRanges(yieldID)
+	if err != nil {
+		return err
+	}
+	var before byteRange
+	for {
+		n := min(chunk, len(list))
+		m := &linkpb.TailRanges{Ranges: encodeRanges(list[:n], before), Last: n == len(list)}
+		if err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_TailRanges{TailRanges: m}}); err != nil {
+			return err
+		}
+		if m.Last {
+			return nil
+		}
+		before, list = list[n-1], list[n:]
+	}
+}
+
+// noteCopied tells core what content came.
+func (r *receiver) noteCopied() error {
+	n := r.copied
+	r.copied = 0
+	if r.g.yielding() == nil {
+		return nil
+	}
+	_, err := r.g.step(core.Received{Bytes: n}, nil)
+	return err
+}

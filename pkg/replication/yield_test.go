@@ -1,0 +1,244 @@
+package replication
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+)
+
+const shopBytes = 2 << 20
+
+// forkedPair is a group that both sites wrote to after a forced promotion at b, and found out about it.
+func forkedPair(t *testing.T, rng *rand.Rand, reflink bool) (net *link.Network, a, b *testSite, written uint64) {
+	t.Helper()
+	net, a, b = pair(t)
+	a.fs.SetReflink(reflink)
+	b.fs.SetReflink(reflink)
+	g := a.createGroup("shop", "site-b", 2, shopBytes, nil)
+	writeSome(t, g, rng, 40)
+	caughtUp(t, g, b)
+	net.Cut("site-a")
+	if _, err := b.group("shop").Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	written = writeSome(t, g, rng, 30) + writeSome(t, b.group("shop"), rng, 20)
+	net.Heal("site-a")
+	awaitState(t, a, core.StateDiverged)
+	return net, a, b, written
+}
+
+// writeSome writes pages all over the group, and returns how many bytes that were.
+func writeSome(t *testing.T, g *Group, rng *rand.Rand, n int) (bytes uint64) {
+	t.Helper()
+	for range n {
+		v := volumeOf(t, g, fmt.Sprintf("v%d", rng.IntN(2)))
+		page := block(byte(1+rng.IntN(255)), 4096)
+		mustWrite(t, v, int64(rng.IntN(shopBytes/4096))*4096, page)
+		bytes += uint64(len(page))
+	}
+	mustFlush(t, volumeOf(t, g, "v0"))
+	return bytes
+}
+
+func awaitState(t *testing.T, s *testSite, state core.State) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s is %s", s.name, state),
+		func() bool { return s.group("shop").Status().State == state })
+}
+
+// hashes are of the group's volumes as they are read.
+func hashes(t *testing.T, g *Group) map[string]string {
+	t.Helper()
+	sums := map[string]string{}
+	for _, v := range g.Volumes() {
+		sums[v.ID()] = fmt.Sprintf("%x", sha256.Sum256(content(t, v)))
+	}
+	return sums
+}
+
+// tailHashes are of the images of a tail.
+func tailHashes(t *testing.T, s *testSite, tail *TailInfo) map[string]string {
+	t.Helper()
+	sums := map[string]string{}
+	for _, rec := range tail.Snapshots {
+		if rec.State != blockdev.SnapshotReady {
+			t.Fatalf("snapshot %s of the tail is %s", rec.ID, rec.State)
+		}
+		path, err := s.pool.SnapshotImagePath(rec.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		image, err := blockdev.OpenImage(s.fs, path, blockdev.ExpectSize(rec.SizeBytes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, rec.SizeBytes)
+		if _, err := image.ReadAt(p, 0); err != nil {
+			t.Fatal(err)
+		}
+		_ = image.Close()
+		sums[rec.SourceVolumeID] = fmt.Sprintf("%x", sha256.Sum256(p))
+	}
+	return sums
+}
+
+func mustYield(t *testing.T, s *testSite) *core.Yield {
+	t.Helper()
+	y, err := s.group("shop").Yield(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return y
+}
+
+func tailsOf(t *testing.T, s *testSite) []*TailInfo {
+	t.Helper()
+	list, err := s.site.Tails("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// An old primary that gives way keeps what it wrote past the fork, and becomes the copy of the other side by what the
+// two wrote since, not by a full copy. On file systems with and without shared blocks.
+func TestYield(t *testing.T) {
+	for _, reflink := range []bool{true, false} {
+		t.Run(fmt.Sprintf("reflink=%v", reflink), func(t *testing.T) {
+			rng := seeded(t)
+			_, a, b, written := forkedPair(t, rng, reflink)
+			old := hashes(t, a.group("shop"))
+			plan, err := a.group("shop").PlanYield(t.Context())
+			if err != nil || plan.Yield.Stage != "" || plan.Tail.Writes != 30 || plan.Tail.Bytes != 30*4096 ||
+				len(plan.VolumeIDs) != 2 || plan.SizeBytes != 2*shopBytes {
+				t.Fatalf("plan %+v, %v", plan, err)
+			}
+			y := mustYield(t, a)
+			if y == nil || y.Head-y.Fork != 30 || y.All {
+				t.Fatalf("yields %+v", y)
+			}
+			caughtUp(t, b.group("shop"), a)
+			sameContent(t, b.group("shop"), a.group("shop"))
+			tails := tailsOf(t, a)
+			if len(tails) != 1 || tails[0].Writes != 30 || tails[0].Bytes != 30*4096 || tails[0].ForkOrdinal != y.Fork ||
+				tails[0].Cut.Ordinal != y.Head {
+				t.Fatalf("tails %+v", tails)
+			}
+			if got := tailHashes(t, a, tails[0]); fmt.Sprint(got) != fmt.Sprint(old) {
+				t.Fatalf("the tail has %v, the site had %v", got, old)
+			}
+			done := a.group("shop").Status().Yield
+			if done.Stage != core.YieldDone || done.CopiedBytes == 0 || done.CopiedBytes > 2*written {
+				t.Fatalf("copied %d bytes for %d written: %+v", done.CopiedBytes, written, done)
+			}
+			t.Logf("copied %d bytes for %d written, of volumes of %d bytes", done.CopiedBytes, written, 2*shopBytes)
+			// Repeated, and after a restart.
+			a.restart()
+			if y := mustYield(t, a); y != nil {
+				t.Fatalf("yields again: %+v", y)
+			}
+			if _, err := a.fs.Stat(a.group("shop").path(yieldFile)); err == nil {
+				t.Error("the list of ranges is left")
+			}
+			// What b writes goes on to a, and a takes over again.
+			writeSome(t, b.group("shop"), rng, 10)
+			caughtUp(t, b.group("shop"), a)
+			sameContent(t, b.group("shop"), a.group("shop"))
+			if err := a.site.DeleteTail(tails[0].ID); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.site.DeleteTail(tails[0].ID); !errors.Is(err, ErrNotFound) {
+				t.Fatalf("a second deletion: %v", err)
+			}
+			if list := tailsOf(t, a); len(list) != 0 {
+				t.Fatalf("tails %+v", list)
+			}
+		})
+	}
+}
+
+// The site that was promoted gives way to the old primary, which went on.
+func TestYieldByThePromotedSite(t *testing.T) {
+	rng := seeded(t)
+	_, a, b, written := forkedPair(t, rng, true)
+	awaitState(t, b, core.StateDiverged)
+	kept := hashes(t, b.group("shop"))
+	if y := mustYield(t, b); y == nil || y.All {
+		t.Fatalf("yields %+v", y)
+	}
+	caughtUp(t, a.group("shop"), b)
+	sameContent(t, a.group("shop"), b.group("shop"))
+	if got := tailHashes(t, b, tailsOf(t, b)[0]); fmt.Sprint(got) != fmt.Sprint(kept) {
+		t.Fatalf("the tail has %v, the site had %v", got, kept)
+	}
+	if done := b.group("shop").Status().Yield; done.CopiedBytes > 2*written {
+		t.Fatalf("copied %d bytes for %d written", done.CopiedBytes, written)
+	}
+}
+
+// An old primary that wrote nothing past the fork follows without a tail.
+func TestYieldOfNothing(t *testing.T) {
+	rng := seeded(t)
+	net, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 2, shopBytes, nil)
+	writeSome(t, g, rng, 10)
+	caughtUp(t, g, b)
+	if _, err := g.Yield(t.Context()); !errors.Is(err, core.ErrPrecondition) {
+		t.Fatalf("a yield without a fork: %v", err)
+	}
+	net.Cut("site-a")
+	if _, err := b.group("shop").Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	net.Heal("site-a")
+	awaitState(t, a, core.StateDiverged)
+	if y := mustYield(t, a); y != nil {
+		t.Fatalf("yields %+v", y)
+	}
+	writeSome(t, b.group("shop"), rng, 10)
+	caughtUp(t, b.group("shop"), a)
+	sameContent(t, b.group("shop"), a.group("shop"))
+	if list := tailsOf(t, a); len(list) != 0 {
+		t.Fatalf("tails %+v", list)
+	}
+}
+
+// Nothing is given up while volumes are attached, nor where the peer is not primary; the messages say who has to do
+// what.
+func TestYieldRefuses(t *testing.T) {
+	rng := seeded(t)
+	_, a, _, _ := forkedPair(t, rng, true)
+	g := a.group("shop")
+	if _, err := g.Reattach("v1"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := g.Yield(t.Context())
+	if !errors.Is(err, core.ErrPrecondition) || !strings.Contains(err.Error(), "v1") ||
+		!strings.Contains(err.Error(), "`slipctl group yield shop` at site-a") {
+		t.Fatalf("with an attached volume: %v", err)
+	}
+	if role(g) != core.RolePrimary {
+		t.Fatalf("the role is %s", role(g))
+	}
+	if err := g.Detach("v1"); err != nil {
+		t.Fatal(err)
+	}
+	// Taken back before anything is undone.
+	before := hashes(t, g)
+	a.net.Cut("site-a")
+	mustYield(t, a)
+	if _, err := g.Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	if got := hashes(t, g); fmt.Sprint(got) != fmt.Sprint(before) {
+		t.Fatal("the content is another one after a yield that was taken back")
+	}
+	writeSome(t, g, rng, 1)
+}
