@@ -90,6 +90,9 @@ for set in "$@"; do
 		need ip iproute2
 		need tc iproute2
 		need strace strace
+		need mariadbd mariadb-server-core
+		need mariadb mariadb-client-core
+		need sysbench sysbench
 		;;
 	images)
 		need go golang

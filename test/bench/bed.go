@@ -45,6 +45,7 @@ type bed struct {
 	sizeBytes int64
 	mounts    []string
 	servers   []*pgServer
+	mariadb   *mariadb // nil: none
 	// here and there are the processes that serve the devices, and those that take in their copies.
 	here, there []int
 	// volumes and group are those of a Slipstream variant.

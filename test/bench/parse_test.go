@@ -20,6 +20,21 @@ const fioJSON = `fio: a warning goes before the JSON
   "sync": {"lat_ns": {"N": 100, "percentile": {"99.000000": 3000000}}}}
 ]}`
 
+func TestParseSysbench(t *testing.T) {
+	s, err := parseSysbench([]byte(`SQL statistics:
+    transactions:                        1234   (246.70 per sec.)
+Latency (ms):
+         min:                                    1.00
+         99th percentile:                       12.50
+`))
+	if err != nil || s.operations != 1234 || s.value != 246.70 || s.p99 != 12500*time.Microsecond {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := parseSysbench([]byte("FATAL: unable to connect")); err == nil {
+		t.Error("an error of sysbench was taken for a result")
+	}
+}
+
 func TestParseFio(t *testing.T) {
 	for _, test := range []struct {
 		name string

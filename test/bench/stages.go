@@ -34,6 +34,8 @@ func (e *env) stages() []*stage {
 	if e.short {
 		return all
 	}
+	both((*env).filesStage)
+	both((*env).mariadbStage)
 	both((*env).separateStage)
 	for _, size := range [][2]int{{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}} {
 		both(func(e *env) *stage { return e.growthStage(size[0], size[1]) })
