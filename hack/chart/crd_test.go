@@ -116,8 +116,10 @@ func TestObjects(t *testing.T) {
 		"another remote":         {object: group(`{remoteSite: c}`), old: group(`{remoteSite: b}`)},
 		"failover":               {object: action(`{group: shop, type: Failover}`)},
 		"force":                  {object: action(`{group: shop, type: Failover, force: true, confirm: abc}`)},
-		"force without confirm":  {object: action(`{group: shop, type: Failover, force: true}`), refused: "confirm"},
-		"unknown action":         {object: action(`{group: shop, type: Explode}`), refused: "type"},
+		"force of a demotion": {object: action(`{group: shop, type: Demote, force: true, confirm: a}`), refused: "force " +
+			"is for"},
+		"force without confirm": {object: action(`{group: shop, type: Failover, force: true}`), refused: "confirm"},
+		"unknown action":        {object: action(`{group: shop, type: Explode}`), refused: "type"},
 		"a changed action": {object: action(`{group: shop, type: Failover, force: true, confirm: a}`),
 			old: action(`{group: shop, type: Failover}`), refused: "run once"},
 		"an unchanged action": {object: action(`{group: shop, type: Failover}`),

@@ -52,7 +52,7 @@ func (r *ActionReconciler) Reconcile(ctx context.Context, request ctrl.Request) 
 		return ctrl.Result{RequeueAfter: actionRetry}, nil
 	}
 	run := &actionRun{r: r, action: action, status: *action.Status.DeepCopy()}
-	err := run.failover(ctx)
+	err := run.carryOut(ctx)
 	var wait errWait
 	switch {
 	case errors.As(err, &wait):
@@ -139,8 +139,48 @@ func (a *actionRun) group(ctx context.Context) (*v1alpha1.ConsistencyGroup, []Pl
 	return g, places, in, nil
 }
 
-// failover makes all groups at the engine primary here.
-func (a *actionRun) failover(ctx context.Context) error {
+// deed is what a type of action does to one group at the engine.
+type deed struct {
+	verb string
+	// done reports that the group is as the action wants it.
+	done func(*sidecarpb.GroupStatus) bool
+	call func(context.Context, sidecarpb.SidecarClient, *actionRun, string) (message string, err error)
+	// is says what the group is then.
+	is string
+}
+
+var deeds = map[v1alpha1.ActionType]deed{
+	v1alpha1.ActionFailover: {"Promote", serves, promote, "primary"},
+	v1alpha1.ActionDemote: {"Demote", func(g *sidecarpb.GroupStatus) bool { return !serves(g) },
+		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
+			response, err := c.Demote(ctx, &sidecarpb.DemoteRequest{Group: group})
+			return fmt.Sprintf("demoted at ordinal %d", response.GetFinalOrdinal()), err
+		}, "demoted"},
+	v1alpha1.ActionSuspend: {"Suspend", suspended,
+		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
+			_, err := c.Suspend(ctx, &sidecarpb.SuspendRequest{Group: group})
+			return "suspended", err
+		}, "suspended"},
+	v1alpha1.ActionResume: {"Resume", func(g *sidecarpb.GroupStatus) bool { return !suspended(g) },
+		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
+			_, err := c.Resume(ctx, &sidecarpb.ResumeRequest{Group: group})
+			return "resumed", err
+		}, "replicating"},
+}
+
+// serves reports that a group takes writes here.
+func serves(g *sidecarpb.GroupStatus) bool {
+	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED
+}
+
+func suspended(g *sidecarpb.GroupStatus) bool { return g.SuspendedUnixNanos != nil }
+
+// carryOut brings all groups at the engine to where the action wants them.
+func (a *actionRun) carryOut(ctx context.Context) error {
+	d, ok := deeds[a.action.Spec.Type]
+	if !ok {
+		return fmt.Errorf("this version of the operator has no action %s: upgrade the chart", a.action.Spec.Type)
+	}
 	g, places, in, err := a.group(ctx)
 	if err != nil {
 		return err
@@ -158,38 +198,42 @@ func (a *actionRun) failover(ctx context.Context) error {
 			return err
 		}
 	}
-	did := false
 	for _, at := range places {
-		name := "Promote " + at.Group.GetName()
-		switch roleOf(in.View, at) {
-		case v1alpha1.RoleUnknown:
-			return waitFor("node %s does not answer, or cannot open group %s", at.Node, at.Group.GetName())
-		case v1alpha1.RolePrimary:
-			if step := a.step(name); step != nil && step.EndTime == nil {
-				a.finish(step, "primary; the answer was not seen") // killed after the call
-			}
-			did = did || a.step(name) != nil
-			continue
-		}
-		step := a.step(name)
-		if step == nil {
-			a.status.Steps = append(a.status.Steps, v1alpha1.ActionStep{Name: name, StartTime: a.now()})
-			step = &a.status.Steps[len(a.status.Steps)-1]
-			if err := a.write(ctx); err != nil {
-				return err
-			}
-		}
-		message, err := a.promote(ctx, in, at)
-		if err != nil {
+		if err := a.one(ctx, d, in, at); err != nil {
 			return err
 		}
-		a.finish(step, message)
-		did = true
+	}
+	return a.succeed(ctx, d)
+}
+
+// one does the deed to one group, unless it is done.
+func (a *actionRun) one(ctx context.Context, d deed, in *Input, at Place) error {
+	if roleOf(in.View, at) == v1alpha1.RoleUnknown {
+		return waitFor("node %s does not answer, or cannot open group %s", at.Node, at.Group.GetName())
+	}
+	name := d.verb + " " + at.Group.GetName()
+	step := a.step(name)
+	switch {
+	case step != nil && step.EndTime != nil:
+		return nil
+	case d.done(at.Group):
+		if step != nil { // killed after the call
+			a.finish(step, d.is+"; the answer was not seen")
+		}
+		return nil
+	case step == nil:
+		a.status.Steps = append(a.status.Steps, v1alpha1.ActionStep{Name: name, StartTime: a.now()})
+		step = &a.status.Steps[len(a.status.Steps)-1]
 		if err := a.write(ctx); err != nil {
 			return err
 		}
 	}
-	return a.succeed(ctx, did)
+	message, err := a.call(ctx, d, in, at)
+	if err != nil {
+		return err
+	}
+	a.finish(step, message)
+	return a.write(ctx)
 }
 
 func (a *actionRun) step(name string) *v1alpha1.ActionStep {
@@ -206,11 +250,10 @@ func (a *actionRun) finish(step *v1alpha1.ActionStep, message string) {
 	step.EndTime, step.Message = &now, cut(message)
 }
 
-func (a *actionRun) promote(ctx context.Context, in *Input, at Place) (string, error) {
+func (a *actionRun) call(ctx context.Context, d deed, in *Input, at Place) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	response, err := in.View.Nodes[at.Node].Client.Promote(ctx, &sidecarpb.PromoteRequest{Group: at.Group.GetName(),
-		Force: a.action.Spec.Force})
+	message, err := d.call(ctx, in.View.Nodes[at.Node].Client, a, at.Group.GetName())
 	switch status.Code(err) {
 	case codes.OK:
 	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted:
@@ -221,33 +264,40 @@ func (a *actionRun) promote(ctx context.Context, in *Input, at Place) (string, e
 	if _, err := a.r.Watcher.Refresh(ctx, at.Node); err != nil {
 		return "", errWait{err}
 	}
-	if loss := response.GetLoss(); loss != nil {
-		return "primary; " + loss.GetText(), nil
-	}
-	return "primary; nothing was lost", nil
+	return message, nil
 }
 
-// succeed measures what came of it.
-func (a *actionRun) succeed(ctx context.Context, did bool) error {
+func promote(ctx context.Context, c sidecarpb.SidecarClient, a *actionRun, group string) (string, error) {
+	response, err := c.Promote(ctx, &sidecarpb.PromoteRequest{Group: group, Force: a.action.Spec.Force})
+	if loss := response.GetLoss(); loss != nil && a.action.Spec.Force {
+		return "primary; " + loss.GetText(), err
+	}
+	return "primary; nothing was lost", err
+}
+
+// succeed looks whether everything is as the action wants it, and measures what came of it.
+func (a *actionRun) succeed(ctx context.Context, d deed) error {
 	_, places, _, err := a.group(ctx)
 	if err != nil {
 		return err
 	}
-	if !did {
-		a.end(v1alpha1.ActionSucceeded, "the group was primary here already")
-		return nil
-	}
 	for _, at := range places {
-		if at.Group.GetRole() != sidecarpb.Role_ROLE_PRIMARY {
-			return waitFor("group %s is not primary yet", at.Group.GetName())
+		if !d.done(at.Group) {
+			return waitFor("group %s is not %s yet", at.Group.GetName(), d.is)
 		}
 		if a.action.Spec.Force {
 			a.status.Result.Loss = worse(a.status.Result.Loss, lossOf(at.Group.GetLoss()))
 		}
 	}
-	rto := metav1.Duration{Duration: a.now().Sub(a.action.CreationTimestamp.Time).Round(time.Millisecond)}
-	a.status.Result.RTO = &rto
-	a.end(v1alpha1.ActionSucceeded, fmt.Sprintf("primary here after %v", rto.Duration))
+	if len(a.status.Steps) == 0 {
+		a.end(v1alpha1.ActionSucceeded, "the group was "+d.is+" here already")
+		return nil
+	}
+	took := metav1.Duration{Duration: a.now().Sub(a.action.CreationTimestamp.Time).Round(time.Millisecond)}
+	if a.action.Spec.Type == v1alpha1.ActionFailover {
+		a.status.Result.RTO = &took
+	}
+	a.end(v1alpha1.ActionSucceeded, fmt.Sprintf("%s here after %v", d.is, took.Duration))
 	return nil
 }
 

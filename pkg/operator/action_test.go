@@ -211,6 +211,11 @@ func TestSiteStatus(t *testing.T) {
 		!strings.Contains(status.Conditions[0].Message, "shop/shop") || status.MaxLag == nil {
 		t.Errorf("status: %+v", status)
 	}
+	// Conditions of others are left to them.
+	site.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionClaimsPresent}}
+	if status = SiteStatus(site, nil, s.clock); len(status.Conditions) != 1 {
+		t.Errorf("conditions: %+v", status.Conditions)
+	}
 	if status = SiteStatus(site, nil, s.clock); status.Groups != 0 ||
 		status.Conditions[0].Status != metav1.ConditionUnknown {
 		t.Errorf("status: %+v", status)
@@ -227,7 +232,7 @@ func TestCoverage(t *testing.T) {
 	s.nodes["a"].replicable = func(id string) bool { return id != plain }
 	coverage := func() map[string]string {
 		t.Helper()
-		all, err := CoverageOf(context.Background(), s.client)
+		all, err := CoverageOf(context.Background(), s.client, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -259,4 +264,36 @@ func TestCoverage(t *testing.T) {
 	s.settle("shop")
 	want("shop/in", "")
 	want("shop/plain", "")
+}
+
+// TestSuspendResumeDemote: what is asked for at the primary, and that a group that takes no writes gets no members.
+func TestSuspendResumeDemote(t *testing.T) {
+	s := newSite(t, "a")
+	s.create(remote("site-b"), labelled("shop"))
+	one := s.claim("shop", "one", "a")
+	s.settle("shop")
+	state := func() string {
+		s.settle("shop")
+		return s.group("shop", "shop").Status.State
+	}
+	for _, step := range []struct {
+		kind  v1alpha1.ActionType
+		state string
+	}{{v1alpha1.ActionSuspend, "Suspended"}, {v1alpha1.ActionResume, "Streaming"}, {v1alpha1.ActionDemote, "Demoted"}} {
+		a := s.act(strings.ToLower(string(step.kind)), v1alpha1.GroupActionSpec{Group: "shop", Type: step.kind})
+		if a.Status.Phase != v1alpha1.ActionSucceeded || len(a.Status.Steps) != 1 || a.Status.Result.RTO != nil {
+			t.Errorf("%s: %+v", step.kind, a.Status)
+		}
+		if got := state(); got != step.state {
+			t.Errorf("after %s the state is %s", step.kind, got)
+		}
+	}
+	s.claim("shop", "two", "a")
+	s.nodes["a"].took()
+	s.settle("shop")
+	wantEngine(t, s, map[string][]string{"a/shop": {one}})
+	if calls := s.nodes["a"].took(); len(calls) > 0 {
+		t.Errorf("calls for a demoted group: %v", calls)
+	}
+	wantCondition(t, s.group("shop", "shop"), v1alpha1.ConditionMembersReady, metav1.ConditionFalse, "Pending")
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -73,26 +74,62 @@ func Coverage(in *Input) []Claim {
 	return all
 }
 
-// CoverageOf goes over all claims of the namespaces; none: of the cluster. The client needs the index
-// IndexVolumesByNamespace.
-func CoverageOf(ctx context.Context, c client.Reader, namespaces ...string) ([]Claim, error) {
-	if len(namespaces) == 0 {
-		list := &corev1.NamespaceList{}
+// CoverageOf goes over all claims of a namespace; with an empty name, of the cluster.
+func CoverageOf(ctx context.Context, c client.Reader, namespace string) ([]Claim, error) {
+	namespaces, groups, claims := &corev1.NamespaceList{}, &v1alpha1.ConsistencyGroupList{},
+		&corev1.PersistentVolumeClaimList{}
+	sites, volumes, classes := &v1alpha1.RemoteSiteList{}, &corev1.PersistentVolumeList{}, &storagev1.StorageClassList{}
+	if namespace == "" {
+		if err := c.List(ctx, namespaces); err != nil {
+			return nil, err
+		}
+	} else {
+		one := corev1.Namespace{}
+		if err := c.Get(ctx, client.ObjectKey{Name: namespace}, &one); err != nil {
+			return nil, err
+		}
+		namespaces.Items = append(namespaces.Items, one)
+	}
+	for _, list := range []client.ObjectList{groups, claims} {
+		if err := c.List(ctx, list, client.InNamespace(namespace)); err != nil {
+			return nil, err
+		}
+	}
+	for _, list := range []client.ObjectList{sites, volumes, classes} {
 		if err := c.List(ctx, list); err != nil {
 			return nil, err
 		}
-		for _, n := range list.Items {
-			namespaces = append(namespaces, n.Name)
-		}
-		slices.Sort(namespaces)
 	}
-	var all []Claim
-	for _, name := range namespaces {
-		in, err := ReadInput(ctx, c, name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, Coverage(in)...)
+	all := map[string]*Input{}
+	var names []string
+	shared := newInput(sites, classes)
+	for i := range namespaces.Items {
+		n := &namespaces.Items[i]
+		names = append(names, n.Name)
+		all[n.Name] = &Input{Namespace: n, Sites: shared.Sites, Provisioners: shared.Provisioners,
+			Volumes: map[string]*corev1.PersistentVolume{}, View: &View{}}
 	}
-	return all, nil
+	for i := range groups.Items {
+		if in := all[groups.Items[i].Namespace]; in != nil {
+			in.Groups = append(in.Groups, &groups.Items[i])
+		}
+	}
+	for i := range claims.Items {
+		if in := all[claims.Items[i].Namespace]; in != nil {
+			in.Claims = append(in.Claims, &claims.Items[i])
+		}
+	}
+	for i := range volumes.Items {
+		for _, name := range VolumeNamespace(&volumes.Items[i]) {
+			if in := all[name]; in != nil {
+				in.Volumes[volumes.Items[i].Name] = &volumes.Items[i]
+			}
+		}
+	}
+	slices.Sort(names)
+	var covered []Claim
+	for _, name := range names {
+		covered = append(covered, Coverage(all[name])...)
+	}
+	return covered, nil
 }

@@ -209,7 +209,7 @@ func (n *fakeNode) Promote(_ context.Context, r *sidecarpb.PromoteRequest,
 		if !r.GetForce() && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED {
 			return nil, status.Error(codes.FailedPrecondition, "the peer has not demoted itself")
 		}
-		g.Role = sidecarpb.Role_ROLE_PRIMARY
+		g.Role, g.State = sidecarpb.Role_ROLE_PRIMARY, sidecarpb.GroupState_GROUP_STATE_CONNECTING
 		if r.GetForce() {
 			seconds := 1.5
 			g.Timeline += "'"
@@ -217,6 +217,42 @@ func (n *fakeNode) Promote(_ context.Context, r *sidecarpb.PromoteRequest,
 		}
 	}
 	return &sidecarpb.PromoteResponse{Loss: g.GetLoss(), Status: proto.CloneOf(g)}, nil
+}
+
+func (n *fakeNode) Demote(_ context.Context, r *sidecarpb.DemoteRequest,
+	_ ...grpc.CallOption) (*sidecarpb.DemoteResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("Demote " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	n.groups[r.GetGroup()].State = sidecarpb.GroupState_GROUP_STATE_DEMOTED
+	return &sidecarpb.DemoteResponse{FinalOrdinal: 7}, nil
+}
+
+func (n *fakeNode) Suspend(_ context.Context, r *sidecarpb.SuspendRequest,
+	_ ...grpc.CallOption) (*sidecarpb.SuspendResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("Suspend " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	since := int64(1)
+	g := n.groups[r.GetGroup()]
+	g.SuspendedUnixNanos, g.State = &since, sidecarpb.GroupState_GROUP_STATE_SUSPENDED
+	return &sidecarpb.SuspendResponse{Changed: true}, nil
+}
+
+func (n *fakeNode) Resume(_ context.Context, r *sidecarpb.ResumeRequest,
+	_ ...grpc.CallOption) (*sidecarpb.ResumeResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("Resume " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	g := n.groups[r.GetGroup()]
+	g.SuspendedUnixNanos, g.State = nil, sidecarpb.GroupState_GROUP_STATE_STREAMING
+	return &sidecarpb.ResumeResponse{Changed: true}, nil
 }
 
 // took returns the calls since the last time.

@@ -49,7 +49,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
 	defer cancel()
-	claims, err := CoverageOf(ctx, m.Reader)
+	claims, err := CoverageOf(ctx, m.Reader, "")
 	if err != nil {
 		klog.ErrorS(err, "The claims of the cluster cannot be read")
 		return

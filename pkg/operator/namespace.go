@@ -131,15 +131,6 @@ func VolumeNamespace(o client.Object) []string {
 
 // ReadInput reads the objects of a namespace. View and Failures are empty.
 func ReadInput(ctx context.Context, c client.Reader, name string) (*Input, error) {
-	in := &Input{Sites: map[string]*v1alpha1.RemoteSite{}, Volumes: map[string]*corev1.PersistentVolume{},
-		Provisioners: map[string]string{}, View: &View{}}
-	namespace := &corev1.Namespace{}
-	switch err := c.Get(ctx, client.ObjectKey{Name: name}, namespace); {
-	case err == nil:
-		in.Namespace = namespace
-	case !apierrors.IsNotFound(err):
-		return nil, err
-	}
 	groups, claims := &v1alpha1.ConsistencyGroupList{}, &corev1.PersistentVolumeClaimList{}
 	sites, volumes, classes := &v1alpha1.RemoteSiteList{}, &corev1.PersistentVolumeList{}, &storagev1.StorageClassList{}
 	for _, list := range []struct {
@@ -153,22 +144,37 @@ func ReadInput(ctx context.Context, c client.Reader, name string) (*Input, error
 			return nil, err
 		}
 	}
+	in := newInput(sites, classes)
+	namespace := &corev1.Namespace{}
+	switch err := c.Get(ctx, client.ObjectKey{Name: name}, namespace); {
+	case err == nil:
+		in.Namespace = namespace
+	case !apierrors.IsNotFound(err):
+		return nil, err
+	}
 	for i := range groups.Items {
 		in.Groups = append(in.Groups, &groups.Items[i])
 	}
 	for i := range claims.Items {
 		in.Claims = append(in.Claims, &claims.Items[i])
 	}
-	for i := range sites.Items {
-		in.Sites[sites.Items[i].Name] = &sites.Items[i]
-	}
 	for i := range volumes.Items {
 		in.Volumes[volumes.Items[i].Name] = &volumes.Items[i]
+	}
+	return in, nil
+}
+
+// newInput has what is the same for all namespaces.
+func newInput(sites *v1alpha1.RemoteSiteList, classes *storagev1.StorageClassList) *Input {
+	in := &Input{Sites: map[string]*v1alpha1.RemoteSite{}, Volumes: map[string]*corev1.PersistentVolume{},
+		Provisioners: map[string]string{}, View: &View{}}
+	for i := range sites.Items {
+		in.Sites[sites.Items[i].Name] = &sites.Items[i]
 	}
 	for _, class := range classes.Items {
 		in.Provisioners[class.Name] = class.Provisioner
 	}
-	return in, nil
+	return in
 }
 
 // ensure makes the groups that labels ask for, and deletes those that it made and nothing asks for anymore.

@@ -199,7 +199,7 @@ func (gp *GroupPlan) admit(in *Input, claim *corev1.PersistentVolumeClaim, volum
 // join asks the engine for a member.
 func (gp *GroupPlan) join(in *Input, m *v1alpha1.Member, move bool) {
 	target, exists := gp.target(in, m.Node)
-	if exists != nil && exists.GetRole() != sidecarpb.Role_ROLE_PRIMARY || exists == nil && gp.secondary() {
+	if exists != nil && !serves(exists) || exists == nil && gp.secondary() {
 		m.State, m.Reason = v1alpha1.MemberPending, "the group is not primary here; its members are decided at the primary "+
 			"site"
 		return
@@ -322,7 +322,7 @@ func (gp *GroupPlan) leave(in *Input, desired map[string]string) {
 				continue
 			}
 			remove := gp.Group.Spec.DeletionPolicy != v1alpha1.DeletionKeep && gp.Refusal == "" &&
-				at.Group.GetRole() == sidecarpb.Role_ROLE_PRIMARY && !in.View.Nodes[at.Node].Silent()
+				serves(at.Group) && !in.View.Nodes[at.Node].Silent()
 			op := Op{Kind: OpRemoveVolume, Node: at.Node, Group: at.Group.GetName(), Volume: v.GetVolumeId()}
 			if judged {
 				// The claim is there, and says no. One that belongs to another group moves there by being added.
@@ -386,7 +386,7 @@ func (gp *GroupPlan) finish(in *Input) {
 					Volume: v.GetVolumeId()})
 			}
 			gp.Ops = append(gp.Ops, Op{Kind: OpDeleteGroup, Node: at.Node, Group: at.Group.GetName()})
-		case gp.Refusal != "":
+		case gp.Refusal != "" || !serves(at.Group):
 		case len(at.Group.GetVolumes()) == 0 && !slices.Contains(g.Spec.EngineGroups, at.Group.GetName()) &&
 			!slices.ContainsFunc(gp.Ops, func(o Op) bool { return o.Kind == OpAddVolume && o.Group == at.Group.GetName() }):
 			gp.Ops = append(gp.Ops, Op{Kind: OpDeleteGroup, Node: at.Node, Group: at.Group.GetName()})

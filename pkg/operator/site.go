@@ -32,7 +32,9 @@ func (r *SiteReconciler) Reconcile(ctx context.Context, request ctrl.Request) (c
 		return ctrl.Result{}, err
 	}
 	next := SiteStatus(site, groups.Items, time.Now())
-	if equality.Semantic.DeepEqual(site.Status, next) {
+	now := *site.Status.DeepCopy()
+	now.Conditions = ownConditions(now.Conditions)
+	if equality.Semantic.DeepEqual(now, next) {
 		return ctrl.Result{}, nil
 	}
 	return ctrl.Result{}, client.IgnoreNotFound(applyStatus(ctx, r.Client, "RemoteSite", site, &next))
@@ -41,7 +43,7 @@ func (r *SiteReconciler) Reconcile(ctx context.Context, request ctrl.Request) (c
 // SiteStatus returns the status that follows from the groups of the cluster.
 func SiteStatus(site *v1alpha1.RemoteSite, groups []v1alpha1.ConsistencyGroup,
 	now time.Time) v1alpha1.RemoteSiteStatus {
-	s := v1alpha1.RemoteSiteStatus{ObservedGeneration: site.Generation, Conditions: slices.Clone(site.Status.Conditions)}
+	s := v1alpha1.RemoteSiteStatus{ObservedGeneration: site.Generation, Conditions: ownConditions(site.Status.Conditions)}
 	var unreachable, unknown []string
 	lagKnown := true
 	for i := range groups {
@@ -86,6 +88,13 @@ func SiteStatus(site *v1alpha1.RemoteSite, groups []v1alpha1.ConsistencyGroup,
 	c.ObservedGeneration, c.LastTransitionTime = site.Generation, metav1.NewTime(now.Truncate(time.Second))
 	meta.SetStatusCondition(&s.Conditions, c)
 	return s
+}
+
+// ownConditions are those that this reconciler writes; package backup writes the others.
+func ownConditions(all []metav1.Condition) []metav1.Condition {
+	return slices.DeleteFunc(slices.Clone(all), func(c metav1.Condition) bool {
+		return c.Type != v1alpha1.ConditionReachable
+	})
 }
 
 // some names at most ten.

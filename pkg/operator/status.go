@@ -29,7 +29,8 @@ const (
 const stateUnknown = "Unknown"
 
 // severity orders states: the status shows the worst.
-var severity = []string{"Streaming", "Idle", "Syncing", "Connecting", "Demoted", stateUnknown, "Diverged", "Failed"}
+var severity = []string{"Streaming", "Idle", "Suspended", "Syncing", "Connecting", "Demoted", stateUnknown,
+	"Diverged", "Failed"}
 
 func stateOf(v *View, at Place) string {
 	if v.Nodes[at.Node].Silent() {

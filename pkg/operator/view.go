@@ -245,7 +245,7 @@ func same(a, b Place, nodesA, nodesB map[string]*NodeView) bool {
 		g.HeadOrdinal, g.DurableOrdinal, g.AppliedOrdinal, g.AcknowledgedOrdinal = 0, 0, 0, nil
 		g.LagOrdinals, g.LagBytes, g.LagSeconds, g.LastReplicatedUnixNanos = nil, nil, nil, nil
 		g.JournalUsedBytes, g.ChangeMapBytes, g.SyncDoneBytes, g.SyncTotalBytes = 0, 0, nil, nil
-		g.ClockDifferenceSeconds, g.ClockDifferenceErrorSeconds = nil, nil
+		g.ClockDifferenceSeconds, g.ClockDifferenceErrorSeconds, g.PeerSilentSeconds = nil, nil, nil
 		for _, v := range g.Volumes {
 			v.UnappliedBytes, v.ChangeMapBytes = 0, 0
 		}

@@ -38,8 +38,10 @@ type GroupActionSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Group string `json:"group"`
-	// type is what is done. Failover makes this site primary; without force only if the other site has demoted itself and
-	// all of its writes are here.
+	// type is what is done at this site. Failover: it becomes primary; without force only if the other site has demoted
+	// itself and all of its writes are here. Demote: it stops being primary, for a planned move; no pod may use a claim
+	// of the group, and the other site can then fail over without a loss. Suspend: it stops shipping; writes go on and
+	// are kept for the other site. Resume: it ships again.
 	Type ActionType `json:"type"`
 	// force fails over although writes of the other site can be lost. The result says how many.
 	// +optional
@@ -52,12 +54,15 @@ type GroupActionSpec struct {
 }
 
 // ActionType is what a GroupAction does.
-// +kubebuilder:validation:Enum=Failover
+// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume
 type ActionType string
 
 // The types of actions.
 const (
 	ActionFailover ActionType = "Failover"
+	ActionDemote   ActionType = "Demote"
+	ActionSuspend  ActionType = "Suspend"
+	ActionResume   ActionType = "Resume"
 )
 
 // ActionPhase is how far an action is.
@@ -80,7 +85,7 @@ type GroupActionStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=2048
 	Message string `json:"message,omitempty"`
-	// startTime and completionTime are when the operator began and ended the action.
+	// startTime is when the operator began the action.
 	// +optional
 	StartTime *metav1.MicroTime `json:"startTime,omitempty"`
 	// completionTime is when the operator ended the action.
@@ -115,7 +120,7 @@ type ActionStep struct {
 
 // ActionResult is what an action measured.
 type ActionResult struct {
-	// rto is the time from the creation of the action until the group could be used.
+	// rto, of a Failover, is the time from the creation of the action until the group could be used.
 	// +optional
 	RTO *metav1.Duration `json:"rto,omitempty"`
 	// rpoTarget is the target that the group had.
