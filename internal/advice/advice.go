@@ -32,6 +32,9 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 	switch g.GetState() {
 	case sidecarpb.GroupState_GROUP_STATE_IDLE:
 		return at(here, "The group has no peer, so there is no copy.", "slipctl group set "+name+" --remote SITE")
+	case sidecarpb.GroupState_GROUP_STATE_SUSPENDED:
+		return at(here, "Replication was suspended here. The copy stays as it is until it is resumed.",
+			"slipctl group resume "+name)
 	case sidecarpb.GroupState_GROUP_STATE_SYNCING:
 		return at(here, "A copy is being made. Wait until it is whole.", "slipctl group wait "+name)
 	case sidecarpb.GroupState_GROUP_STATE_DEMOTED:
@@ -59,6 +62,10 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 		}
 		return at(peer, fmt.Sprintf("%s does not call, and there is no whole copy here. Bring %s back.", peer, peer),
 			"slipctl group status "+name)
+	}
+	if n := g.GetVerify().GetDifferenceCount(); n > 0 {
+		return at("the site that is wrong", fmt.Sprintf("%d extents differ between the sites. Decide which site is right. "+
+			"The other one takes its extents.", n), "slipctl group repair "+name)
 	}
 	if g.GetLagging() {
 		return at(here, "The copy lags beyond the RPO target. Look at the link, the load and the rate limit.",

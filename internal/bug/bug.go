@@ -88,6 +88,10 @@ const (
 	MissingIsEmpty Name = "missing-is-empty"
 	// DeleteLastCopy deletes a copy that this site was not told to delete (breaks G3).
 	DeleteLastCopy Name = "delete-last-copy"
+	// VerifyOtherOrdinal compares the sites at different ordinals (finds differences that are not there).
+	VerifyOtherOrdinal Name = "verify-other-ordinal"
+	// VerifySkips leaves runs of extents out of a comparison (finds nothing).
+	VerifySkips Name = "verify-skips"
 	// NeedCertificate keeps a replicator from starting while its certificate cannot be used (breaks G2, G5).
 	NeedCertificate Name = "need-certificate"
 	// ViewAfterApply lets apply change an image before a view has the content that it overwrites (breaks a view's order).

@@ -100,3 +100,37 @@ func (f *fakeSidecar) Resume(_ context.Context, r *sidecarpb.ResumeRequest) (*si
 	g.State = sidecarpb.GroupState_GROUP_STATE_CONNECTING
 	return &sidecarpb.ResumeResponse{Changed: changed}, nil
 }
+
+// Verify finds the one difference that the fake's group "copy" has, and none in others.
+func (f *fakeSidecar) Verify(_ context.Context, r *sidecarpb.VerifyRequest) (*sidecarpb.VerifyResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	v := &sidecarpb.VerifyStatus{FinishedUnixNanos: new(int64(5)), UpdatedUnixNanos: new(int64(5)),
+		Ordinal: new(uint64(90)), DifferenceCount: new(uint64(0))}
+	if r.GetGroup() == "copy" {
+		v.DifferenceCount = new(uint64(1))
+		v.Differences = []*sidecarpb.VolumeExtent{{VolumeId: "vol-1", OffsetBytes: 131072, LengthBytes: 65536}}
+	}
+	g.Verify = v
+	return &sidecarpb.VerifyResponse{}, nil
+}
+
+func (f *fakeSidecar) Repair(_ context.Context, r *sidecarpb.RepairRequest) (*sidecarpb.RepairResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	n := g.GetVerify().GetDifferenceCount()
+	if n == 0 {
+		return nil, status.Errorf(codes.FailedPrecondition, "no comparison found a difference in group %s", r.GetGroup())
+	}
+	g.Verify = &sidecarpb.VerifyStatus{FinishedUnixNanos: new(int64(5)), UpdatedUnixNanos: new(int64(9)),
+		Ordinal: new(uint64(90)), DifferenceCount: new(uint64(0))}
+	return &sidecarpb.RepairResponse{Extents: n}, nil
+}

@@ -14,8 +14,8 @@ import (
 
 // groupFlags are the flags of create and set for the settings of a group.
 type groupFlags struct {
-	remote, address, journalSize, journalFull, shipRate, shipSchedule, removedCopies string
-	rpoTarget                                                                        time.Duration
+	remote, address, journalSize, journalFull, shipRate, shipSchedule, removedCopies, verifyRate string
+	rpoTarget, verifyEvery                                                                       time.Duration
 }
 
 func (f *groupFlags) add(cmd *cobra.Command) {
@@ -31,6 +31,10 @@ func (f *groupFlags) add(cmd *cobra.Command) {
 	addEnum(cmd, flags, &f.removedCopies, "removed-copies", "", "what this site does, as the secondary, with its copy of "+
 		"a volume that the primary takes out of the group", "keep", "delete")
 	flags.StringVar(&f.shipRate, "ship-rate", "0", "largest rate to the peer in bytes a second; 0: no limit")
+	flags.DurationVar(&f.verifyEvery, "verify-every", 0, "time between comparisons of both sites; 0: only slipctl group "+
+		"verify")
+	flags.StringVar(&f.verifyRate, "verify-rate", "0", "largest rate at which a comparison reads at each site, in bytes "+
+		"a second; 0: 32Mi")
 	flags.StringVar(&f.shipSchedule, "ship-schedule", "", "largest rate to the peer by time of day, such as "+
 		"08:00-18:00=20MiB,*=unlimited; add zone=Europe/Berlin for another zone than the machine's")
 }
@@ -57,6 +61,19 @@ func (f *groupFlags) settings(given func(flag string) bool) (*sidecarpb.GroupSet
 			return nil, usagef("--ship-rate: %v", err)
 		}
 		s.ShipBytesPerSecond = &rate
+	}
+	if given("verify-rate") {
+		rate, err := parseBytes(f.verifyRate)
+		if err != nil {
+			return nil, usagef("--verify-rate: %v", err)
+		}
+		s.VerifyBytesPerSecond = &rate
+	}
+	if given("verify-every") {
+		if f.verifyEvery < 0 || f.verifyEvery%time.Millisecond != 0 {
+			return nil, usagef("--verify-every is %v: give a time such as 24h, or 0", f.verifyEvery)
+		}
+		s.VerifyEveryMillis = new(f.verifyEvery.Milliseconds())
 	}
 	if given("ship-schedule") {
 		if _, err := schedule.Parse(f.shipSchedule); err != nil {
@@ -117,7 +134,7 @@ func (c *cli) groupSet() *cobra.Command {
 	}
 	flags.add(cmd)
 	// The defaults are those of create: set changes nothing by default.
-	for _, name := range []string{"journal-size", "journal-full", "ship-rate", "removed-copies"} {
+	for _, name := range []string{"journal-size", "journal-full", "ship-rate", "removed-copies", "verify-rate"} {
 		cmd.Flags().Lookup(name).DefValue = ""
 	}
 	return cmd

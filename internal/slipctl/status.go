@@ -140,6 +140,9 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	if y := g.GetYield(); y != nil {
 		row("gave way", "%s", yieldLine(y))
 	}
+	if text := verifyText(g); text != "" {
+		row("verified", "%s", text)
+	}
 	if g.LastReplicatedUnixNanos != nil {
 		row("replicated until", "%s by this site's clock",
 			time.Unix(0, g.GetLastReplicatedUnixNanos()).Format(time.RFC3339Nano))

@@ -103,7 +103,11 @@ func (c *cli) volumeDelete() *cobra.Command {
 		}
 		what := fmt.Sprintf("The deletion of volume %s (%s, %s) destroys its data at this site.", record.Name, record.ID,
 			formatBytes(uint64(record.SizeBytes)))
-		if record.Group != "" {
+		if record.Group != "" && record.Secondary {
+			what = fmt.Sprintf("Volume %s (%s, %s) is a copy of %s's volume in group %s. It stays until %[4]s takes the volume "+
+				"out of the group, and is deleted then.", record.Name, record.ID, formatBytes(uint64(record.SizeBytes)),
+				record.Remote, record.Group)
+		} else if record.Group != "" {
 			what += fmt.Sprintf(" It leaves group %s.", record.Group)
 		}
 		if err := c.confirm(consent, what, "Delete volume "+record.Name+"?"); err != nil {
@@ -114,8 +118,11 @@ func (c *cli) volumeDelete() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.say(fields{"volume": record.ID, "name": record.Name, "changed": true}, "volume %s deleted, id %s",
-				record.Name, record.ID)
+			text := "volume %s deleted, id %s"
+			if kept, err := c.volume(record.ID); err == nil && kept.Unwanted {
+				text = "volume %s, id %s, is not deleted yet: it goes with its primary (slipctl copy list)"
+			}
+			return c.say(fields{"volume": record.ID, "name": record.Name, "changed": true}, text, record.Name, record.ID)
 		})
 	}
 	return cmd

@@ -364,6 +364,17 @@ func TestGroupConditions(t *testing.T) {
 			[]string{"DEGRADED ReplicationLagging"}},
 		{&sidecarpb.GroupStatus{State: streaming, Role: secondary, RpoTargetSeconds: 5, Lagging: true},
 			[]string{"DEGRADED ReplicationLagging"}},
+		{&sidecarpb.GroupStatus{State: streaming, Verify: &sidecarpb.VerifyStatus{DifferenceCount: new(uint64(0))}}, nil},
+		{&sidecarpb.GroupStatus{State: streaming, Verify: &sidecarpb.VerifyStatus{DifferenceCount: new(uint64(1)),
+			Differences: []*sidecarpb.VolumeExtent{{VolumeId: "vol-1", OffsetBytes: 65536, LengthBytes: 65536}}}},
+			[]string{"DEGRADED SitesDiffer"}},
+		{&sidecarpb.GroupStatus{State: streaming, Verify: &sidecarpb.VerifyStatus{DifferenceCount: new(uint64(1)),
+			Differences: []*sidecarpb.VolumeExtent{{VolumeId: "vol-2", OffsetBytes: 65536, LengthBytes: 65536}}}}, nil},
+		{&sidecarpb.GroupStatus{State: streaming, Verify: &sidecarpb.VerifyStatus{DifferenceCount: new(uint64(9)),
+			Differences: []*sidecarpb.VolumeExtent{{VolumeId: "vol-2", OffsetBytes: 65536, LengthBytes: 65536}}}},
+			[]string{"DEGRADED SitesDiffer"}},
+		{&sidecarpb.GroupStatus{State: sidecarpb.GroupState_GROUP_STATE_SUSPENDED, StateReason: "since noon"},
+			[]string{"DEGRADED ReplicationSuspended"}},
 		{stalling(connecting, primary, 1000), []string{"DEGRADED ReplicationSuspended", "DEGRADED JournalNearlyFull"}},
 	} {
 		tc.group.Name, tc.group.Peer = "shop", "west"

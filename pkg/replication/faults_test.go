@@ -14,18 +14,20 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		t.Skip("builds the engine with deliberate faults")
 	}
 	for fault, test := range map[bug.Name]string{
-		bug.LeaveUnapplied:   "TestCrashWhileMoving",
-		bug.KeepOldCopy:      "TestCopyGoesToTheNextGroup",
-		bug.ModifyVolatile:   "TestCrashWhileModifying",
-		bug.NoShipLimit:      "TestShipRate",
-		bug.FollowOldCall:    "TestOldCall",
-		bug.FailWithoutSpace: "TestServesAgainWithSpace",
-		bug.SkipPeerCheck:    "TestStrangerChangesNothing",
-		bug.MissingIsEmpty:   "TestEveryFileIsKnown",
-		bug.DeleteLastCopy:   "TestRemovedCopies",
-		bug.TrustExtents:     "TestExtentsOfLostWritesAreCopiedAnew",
-		bug.KeepNothing:      "TestPreservedImages",
-		bug.RollBackInPart:   "TestPreservedSurvivesPowerLossAnywhere",
+		bug.LeaveUnapplied:     "TestCrashWhileMoving",
+		bug.KeepOldCopy:        "TestCopyGoesToTheNextGroup",
+		bug.ModifyVolatile:     "TestCrashWhileModifying",
+		bug.NoShipLimit:        "TestShipRate",
+		bug.FollowOldCall:      "TestOldCall",
+		bug.FailWithoutSpace:   "TestServesAgainWithSpace",
+		bug.SkipPeerCheck:      "TestStrangerChangesNothing",
+		bug.MissingIsEmpty:     "TestEveryFileIsKnown",
+		bug.VerifyOtherOrdinal: "TestVerifyUnderLoad",
+		bug.VerifySkips:        "TestVerifyFindsAFlippedByte",
+		bug.DeleteLastCopy:     "TestRemovedCopies",
+		bug.TrustExtents:       "TestExtentsOfLostWritesAreCopiedAnew",
+		bug.KeepNothing:        "TestPreservedImages",
+		bug.RollBackInPart:     "TestPreservedSurvivesPowerLossAnywhere",
 	} {
 		testenv.Catches(t, fault, test)
 	}

@@ -49,7 +49,8 @@ func newTestSender(t *testing.T, g *Group, stream link.Stream) *sender {
 		t.Fatal(err)
 	}
 	return &sender{
-		g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}),
+		port: &verifyPort{},
+		g:    g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}),
 		timeline: g.core.Meta.Timeline(),
 	}
 }

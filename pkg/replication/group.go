@@ -82,6 +82,9 @@ type Group struct {
 	// changes is what the peer lacks besides records of the journal.
 	changes *changeSet
 
+	// verification compares both sites; see verify.go.
+	verification *verification
+
 	// cuts are the snapshots of members; see cut.go.
 	cuts *cuts
 	// views are the group at other ordinals; see view.go.
@@ -170,7 +173,8 @@ func (g *Group) ID() string { return g.id }
 func (g *Group) start() {
 	g.hearPeer() // this process cannot say that the peer is silent before it has listened
 	g.ctx, g.stop = context.WithCancel(context.Background())
-	for _, loop := range []func(context.Context){g.applyLoop, g.trimLoop, g.commitLoop, g.linkLoop, g.cuts.loop} {
+	for _, loop := range []func(context.Context){g.applyLoop, g.trimLoop, g.commitLoop, g.linkLoop, g.cuts.loop,
+		g.verifyLoop} {
 		g.wg.Add(1)
 		go func() {
 			defer g.wg.Done()

@@ -83,6 +83,9 @@ func (g *Group) attach(id string, again bool) (*Volume, error) {
 	case m.Role == core.RoleDemoted:
 		return nil, fmt.Errorf("%w: group %s was demoted at %s; go on with %s", ErrNotPrimary, m.Name, m.Site,
 			core.Command{Site: m.Peer, Verb: core.CommandPromote, Name: m.Name})
+	case g.verification.blocksAttach():
+		return nil, fmt.Errorf("%w: extents of group %s are being replaced by those of %s; wait until that ends (slipctl "+
+			"group status %s)", core.ErrPrecondition, m.Name, m.Peer, m.Name)
 	case m.Divergence != nil && m.Divergence.Supersedes() && !v.attached && !again:
 		return nil, fmt.Errorf("%w: %s", ErrNotPrimary, m.Divergence.Text)
 	}

@@ -37,6 +37,9 @@ type receiver struct {
 	ackWork  signal
 	// answers is an answer to a RoleRequest that waits to be sent; nil for none.
 	answers atomic.Pointer[linkpb.RoleAnswer]
+	// verifyIn has requests of a comparison, outbox what others than the acknowledger want sent.
+	verifyIn chan *linkpb.VerifyRequest
+	outbox   chan *linkpb.ToPrimary
 	// hello is what the primary said of itself; it counts once begun, when the primary agreed to the Welcome.
 	hello *linkpb.Hello
 	begun bool
@@ -49,7 +52,8 @@ type receiver struct {
 func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	r := &receiver{g: g, stream: stream, cancel: cancel, done: make(chan struct{}), ackWork: newSignal(), hello: hello}
+	r := &receiver{g: g, stream: stream, cancel: cancel, done: make(chan struct{}), ackWork: newSignal(), hello: hello,
+		verifyIn: make(chan *linkpb.VerifyRequest, verifyRequests), outbox: make(chan *linkpb.ToPrimary)}
 	if err := g.streams.accept(r, func() error { return g.admitStream(stream.Peer()) }); err != nil {
 		return err
 	}
@@ -90,7 +94,12 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 			failed <- err
 		}
 	}()
-	defer func() { cancel(); <-ackDone }()
+	verifyDone := make(chan struct{})
+	go func() {
+		defer close(verifyDone)
+		r.serveVerify(ctx)
+	}()
+	defer func() { cancel(); <-ackDone; <-verifyDone }()
 	for {
 		select {
 		case <-ctx.Done():
@@ -171,7 +180,7 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 		err = r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Welcome{Welcome: &linkpb.Welcome{
 			DurableOrdinal: d.Durable, NeedsSync: d.NeedsSync, Instance: d.Instance,
 			Session: session, Place: placeToWire(g.journal.DurableEnd()), Tail: tailToWire(tail),
-			Horizon: g.checkpoint.horizon.Load(), Yield: yieldToWire(d.Yield),
+			Horizon: g.checkpoint.horizon.Load(), Yield: yieldToWire(d.Yield), Verifies: true,
 		}}})
 		if err == nil && d.Yield != nil && !d.Yield.All {
 			err = r.sendRanges(d.Yield.ID)
@@ -290,6 +299,8 @@ func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
 		return err
 	case *linkpb.ToSecondary_RoleRequest:
 		return r.roleRequest(m.RoleRequest)
+	case *linkpb.ToSecondary_Verify:
+		return r.verify(m.Verify)
 	default:
 		return fmt.Errorf("group %s: unexpected %T from %s", r.g.Name(), m, r.stream.Peer())
 	}
@@ -319,6 +330,11 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case m := <-r.outbox:
+			if err := r.stream.Send(m); err != nil {
+				return err
+			}
+			continue
 		case <-r.ackWork:
 		}
 		if answer := r.answers.Swap(nil); answer != nil {

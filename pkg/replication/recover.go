@@ -62,6 +62,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		g.journal.Close()
 		return nil, err
 	}
+	g.verification.load()
 	if err := g.views.load(); err != nil {
 		g.journal.Close()
 		return nil, err
@@ -98,7 +99,7 @@ func newGroup(site *Site, dir string) *Group {
 		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(),
 		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
 	}
-	g.cuts, g.views = newCuts(g), &views{g: g}
+	g.cuts, g.views, g.verification = newCuts(g), &views{g: g}, newVerification(g)
 	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
 	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
 	g.volumes.Store(&map[uint32]*Volume{})

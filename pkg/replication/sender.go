@@ -47,6 +47,8 @@ type sender struct {
 	// exchange is of stamps with the secondary.
 	exchange clocks.Exchange
 	sync     streamSync
+	// port is the way of comparisons through the stream.
+	port *verifyPort
 
 	// mu guards the window, which acknowledgements open.
 	mu       sync.Mutex
@@ -100,6 +102,9 @@ func (s *sender) loop(ctx context.Context) error {
 		if err := s.sendRoleRequest(); err != nil {
 			return err
 		}
+		if err := s.sendVerify(); err != nil {
+			return err
+		}
 		sent, delay := false, s.rateDelay()
 		if s.windowOpen() && delay == 0 {
 			err := s.pace(ctx)
@@ -130,6 +135,16 @@ func (s *sender) loop(ctx context.Context) error {
 		if err := s.sendHeartbeat(); err != nil {
 			return err
 		}
+	}
+}
+
+// sendVerify sends what a comparison asks the secondary.
+func (s *sender) sendVerify() error {
+	select {
+	case m := <-s.port.out:
+		return s.stream.Send(m)
+	default:
+		return nil
 	}
 }
 
@@ -332,6 +347,12 @@ func (s *sender) receiveAcks() error {
 			if err := s.roleAnswered(answer); err != nil {
 				return err
 			}
+		}
+		if a := m.GetVerify(); a != nil {
+			s.port.answered(a)
+		}
+		if q := m.GetRepair(); q != nil {
+			s.g.verification.repairAsked(q)
 		}
 		if ack := m.GetAck(); ack != nil {
 			if err := s.onAck(ack); err != nil {

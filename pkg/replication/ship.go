@@ -135,8 +135,13 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	if err != nil {
 		return false, err
 	}
+	wake := newSignal()
+	port := &verifyPort{
+		supported: welcome.GetVerifies(), wake: wake, out: make(chan *linkpb.ToSecondary, 1),
+		in: make(chan *linkpb.VerifyAnswer, 1), ended: make(chan struct{}),
+	}
 	s := &sender{
-		g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}),
+		g: g, stream: stream, enc: enc, wake: wake, receiveEnded: make(chan struct{}), port: port,
 		timeline: message.Timelines[len(message.Timelines)-1].Id, heard: time.Now(), owed: owed,
 	}
 	start, err := g.onWelcome(welcome)
@@ -151,6 +156,7 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	}
 	defer func() { s.cursor.Close() }()
 	klog.InfoS("Shipping", "group", g.Name(), "peer", peer, "after", start.After, "sync", start.Begin)
+	defer g.verification.open(port)()
 	go s.receive()
 	err = s.loop(ctx)
 	cancel()
@@ -169,6 +175,7 @@ func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
 		ProtocolVersion: protocolVersion, GroupId: m.GroupID, GroupName: m.Name, Timelines: timelinesToWire(m.Timelines),
 		DurableOrdinal: a.Durable, JournalSizeBytes: m.JournalSizeBytes, RpoTargetMillis: m.RPOTargetMillis, Term: m.Term,
 		TakesYield: true, Yielding: m.Yielding() != nil,
+		Verifies: true,
 	}
 }
 

@@ -63,7 +63,7 @@ func TestVolumeWithContentJoinsWhileTheSenderReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	stream := &keptStream{t: t}
-	s := &sender{g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}),
+	s := &sender{g: g, stream: stream, enc: enc, wake: newSignal(), receiveEnded: make(chan struct{}), port: &verifyPort{},
 		timeline: g.core.Meta.Timeline()}
 	if err := s.begin(core.Ship{}); err != nil {
 		t.Fatal(err)

@@ -67,6 +67,8 @@ type Status struct {
 	ShipLimitBytesPerSecond int64
 	// SuspendedUnixNanos is since when the group is suspended, by this site's clock; nil if it is not.
 	SuspendedUnixNanos *int64
+	// Verify says what comparisons of both sites found.
+	Verify VerifyStatus
 	// Loss is what the last promotion here lost; nil if there was none.
 	Loss *core.Loss
 	// Yield is the last time that this site gave way, until it is promoted again; nil if it did not.
@@ -157,6 +159,7 @@ func (g *Group) Status() *Status {
 		Yield: m.Yield,
 	}
 	s.ShipLimitBytesPerSecond = g.shipRate()
+	s.Verify = g.verification.status()
 	if since := m.Suspension(); !since.IsZero() {
 		s.SuspendedUnixNanos = new(since.UnixNano())
 	}

@@ -97,7 +97,14 @@ func NewMetrics(site *replication.Site) *Metrics {
 		"cuts_running":                   "Snapshots of the group's volumes that are being copied.",
 		"cuts_done_bytes":                "Bytes that the running snapshot copies have completed.",
 		"cuts_total_bytes":               "Bytes of the volumes that are being copied for snapshots; 0: none.",
-		"state":                          "1 for the current state of the group, 0 for the others.",
+		"verify_running":                 "1 while both sites of the group are compared.",
+		"verify_done_bytes":              "Bytes that the running comparison has compared; 0 at a secondary.",
+		"verify_total_bytes":             "Bytes of the volumes that the running comparison compares; 0 at a secondary.",
+		"verify_differing_extents": "Extents of 64 KiB that differ between the sites, as comparisons found; absent if " +
+			"there was none.",
+		"verify_last_timestamp_seconds": "When the last complete comparison of both sites ended, by this site's clock; " +
+			"absent if there was none.",
+		"state": "1 for the current state of the group, 0 for the others.",
 	} {
 		labels := []string{"group", "peer"}
 		switch name {
@@ -211,6 +218,10 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *replication.Statu
 	ifKnown(gauges, "last_replicated_timestamp_seconds", s.LastReplicatedUnixNanos, 1e-9)
 	ifKnown(gauges, "clock_difference_seconds", s.ClockDifferenceSeconds, 1)
 	ifKnown(gauges, "clock_difference_error_seconds", s.ClockDifferenceErrorSeconds, 1)
+	gauges["verify_running"] = oneIf(s.Verify.Running)
+	gauges["verify_done_bytes"], gauges["verify_total_bytes"] = float64(s.Verify.DoneBytes), float64(s.Verify.TotalBytes)
+	ifKnown(gauges, "verify_differing_extents", s.Verify.DifferenceCount, 1)
+	ifKnown(gauges, "verify_last_timestamp_seconds", s.Verify.FinishedUnixNanos, 1e-9)
 	for name, value := range gauges {
 		m.send(ch, name, prometheus.GaugeValue, value, s.Name, s.Peer)
 	}

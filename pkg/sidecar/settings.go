@@ -21,6 +21,8 @@ func changeSettings(s *core.Settings, r *sidecarpb.GroupSettings) {
 	set(&s.RPOTargetMillis, r.RpoTargetMillis)
 	set(&s.ShipBytesPerSecond, r.ShipBytesPerSecond)
 	set(&s.ShipSchedule, r.ShipSchedule)
+	set(&s.VerifyEveryMillis, r.VerifyEveryMillis)
+	set(&s.VerifyBytesPerSecond, r.VerifyBytesPerSecond)
 	set(&s.DeleteRemovedCopies, r.DeleteRemovedCopies)
 }
 

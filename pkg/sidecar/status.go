@@ -40,6 +40,8 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		Loss: lossToAPI(s.Loss), DeleteRemovedCopies: s.DeleteRemovedCopies,
 		ShipSchedule: s.ShipSchedule, ShipLimitBytesPerSecond: s.ShipLimitBytesPerSecond,
 		SuspendedUnixNanos: s.SuspendedUnixNanos, Yield: yieldToAPI(s.Yield),
+		Verify: verifyToAPI(&s.Verify), VerifyEveryMillis: s.VerifyEveryMillis,
+		VerifyBytesPerSecond: s.VerifyBytesPerSecond,
 	}
 	if b := s.Before; b != nil {
 		out.BeforeSync = &sidecarpb.BeforeSync{Ordinal: b.Ordinal, UnixNanos: b.UnixNanos, KeptBytes: b.KeptBytes}

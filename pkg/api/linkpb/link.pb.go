@@ -196,6 +196,56 @@ func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
 	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{18, 0}
 }
 
+type VerifyCompare_Want int32
+
+const (
+	// DIGEST: one hash of the extents' hashes. HASHES: 16 bytes for each extent. CONTENT: the bytes of one extent.
+	VerifyCompare_DIGEST  VerifyCompare_Want = 0
+	VerifyCompare_HASHES  VerifyCompare_Want = 1
+	VerifyCompare_CONTENT VerifyCompare_Want = 2
+)
+
+// Enum value maps for VerifyCompare_Want.
+var (
+	VerifyCompare_Want_name = map[int32]string{
+		0: "DIGEST",
+		1: "HASHES",
+		2: "CONTENT",
+	}
+	VerifyCompare_Want_value = map[string]int32{
+		"DIGEST":  0,
+		"HASHES":  1,
+		"CONTENT": 2,
+	}
+)
+
+func (x VerifyCompare_Want) Enum() *VerifyCompare_Want {
+	p := new(VerifyCompare_Want)
+	*p = x
+	return p
+}
+
+func (x VerifyCompare_Want) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VerifyCompare_Want) Descriptor() protoreflect.EnumDescriptor {
+	return file_pkg_api_linkpb_link_proto_enumTypes[3].Descriptor()
+}
+
+func (VerifyCompare_Want) Type() protoreflect.EnumType {
+	return &file_pkg_api_linkpb_link_proto_enumTypes[3]
+}
+
+func (x VerifyCompare_Want) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VerifyCompare_Want.Descriptor instead.
+func (VerifyCompare_Want) EnumDescriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{24, 0}
+}
+
 type LocateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	GroupId   string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
@@ -364,6 +414,7 @@ type ToSecondary struct {
 	//	*ToSecondary_DivergentTail
 	//	*ToSecondary_BeginSession
 	//	*ToSecondary_RoleRequest
+	//	*ToSecondary_Verify
 	Message       isToSecondary_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -460,6 +511,15 @@ func (x *ToSecondary) GetRoleRequest() *RoleRequest {
 	return nil
 }
 
+func (x *ToSecondary) GetVerify() *VerifyRequest {
+	if x != nil {
+		if x, ok := x.Message.(*ToSecondary_Verify); ok {
+			return x.Verify
+		}
+	}
+	return nil
+}
+
 type isToSecondary_Message interface {
 	isToSecondary_Message()
 }
@@ -488,6 +548,10 @@ type ToSecondary_RoleRequest struct {
 	RoleRequest *RoleRequest `protobuf:"bytes,6,opt,name=role_request,json=roleRequest,proto3,oneof"`
 }
 
+type ToSecondary_Verify struct {
+	Verify *VerifyRequest `protobuf:"bytes,7,opt,name=verify,proto3,oneof"`
+}
+
 func (*ToSecondary_Hello) isToSecondary_Message() {}
 
 func (*ToSecondary_Batch) isToSecondary_Message() {}
@@ -500,6 +564,8 @@ func (*ToSecondary_BeginSession) isToSecondary_Message() {}
 
 func (*ToSecondary_RoleRequest) isToSecondary_Message() {}
 
+func (*ToSecondary_Verify) isToSecondary_Message() {}
+
 type ToPrimary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -509,6 +575,8 @@ type ToPrimary struct {
 	//	*ToPrimary_Ack
 	//	*ToPrimary_TailRanges
 	//	*ToPrimary_RoleAnswer
+	//	*ToPrimary_Verify
+	//	*ToPrimary_Repair
 	Message       isToPrimary_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -596,6 +664,24 @@ func (x *ToPrimary) GetRoleAnswer() *RoleAnswer {
 	return nil
 }
 
+func (x *ToPrimary) GetVerify() *VerifyAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*ToPrimary_Verify); ok {
+			return x.Verify
+		}
+	}
+	return nil
+}
+
+func (x *ToPrimary) GetRepair() *RepairRequest {
+	if x != nil {
+		if x, ok := x.Message.(*ToPrimary_Repair); ok {
+			return x.Repair
+		}
+	}
+	return nil
+}
+
 type isToPrimary_Message interface {
 	isToPrimary_Message()
 }
@@ -620,6 +706,14 @@ type ToPrimary_RoleAnswer struct {
 	RoleAnswer *RoleAnswer `protobuf:"bytes,5,opt,name=role_answer,json=roleAnswer,proto3,oneof"`
 }
 
+type ToPrimary_Verify struct {
+	Verify *VerifyAnswer `protobuf:"bytes,6,opt,name=verify,proto3,oneof"`
+}
+
+type ToPrimary_Repair struct {
+	Repair *RepairRequest `protobuf:"bytes,7,opt,name=repair,proto3,oneof"`
+}
+
 func (*ToPrimary_Welcome) isToPrimary_Message() {}
 
 func (*ToPrimary_Refusal) isToPrimary_Message() {}
@@ -629,6 +723,10 @@ func (*ToPrimary_Ack) isToPrimary_Message() {}
 func (*ToPrimary_TailRanges) isToPrimary_Message() {}
 
 func (*ToPrimary_RoleAnswer) isToPrimary_Message() {}
+
+func (*ToPrimary_Verify) isToPrimary_Message() {}
+
+func (*ToPrimary_Repair) isToPrimary_Message() {}
 
 // RoleRequest is what a demoted site asks the secondary.
 type RoleRequest struct {
@@ -823,7 +921,9 @@ type Hello struct {
 	// takes_yield: the primary knows Welcome.yield. Without it a site that gives way does not welcome the primary.
 	TakesYield bool `protobuf:"varint,9,opt,name=takes_yield,json=takesYield,proto3" json:"takes_yield,omitempty"`
 	// yielding: the sender gives way to the other site, and asks it to call. The answer is a Refusal.
-	Yielding      bool `protobuf:"varint,10,opt,name=yielding,proto3" json:"yielding,omitempty"`
+	Yielding bool `protobuf:"varint,10,opt,name=yielding,proto3" json:"yielding,omitempty"`
+	// verifies: the primary takes RepairRequest.
+	Verifies      bool `protobuf:"varint,11,opt,name=verifies,proto3" json:"verifies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -924,6 +1024,13 @@ func (x *Hello) GetTakesYield() bool {
 func (x *Hello) GetYielding() bool {
 	if x != nil {
 		return x.Yielding
+	}
+	return false
+}
+
+func (x *Hello) GetVerifies() bool {
+	if x != nil {
+		return x.Verifies
 	}
 	return false
 }
@@ -1178,7 +1285,9 @@ type Welcome struct {
 	// horizon: the extents that this site was sent show the primary's writes up to this ordinal at most.
 	Horizon uint64 `protobuf:"varint,7,opt,name=horizon,proto3" json:"horizon,omitempty"`
 	// yield is set where this site gives way after a fork. durable_ordinal is then the last ordinal that both sites have.
-	Yield         *Yield `protobuf:"bytes,8,opt,name=yield,proto3" json:"yield,omitempty"`
+	Yield *Yield `protobuf:"bytes,8,opt,name=yield,proto3" json:"yield,omitempty"`
+	// verifies: the secondary answers VerifyRequest.
+	Verifies      bool `protobuf:"varint,9,opt,name=verifies,proto3" json:"verifies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1267,6 +1376,13 @@ func (x *Welcome) GetYield() *Yield {
 		return x.Yield
 	}
 	return nil
+}
+
+func (x *Welcome) GetVerifies() bool {
+	if x != nil {
+		return x.Verifies
+	}
+	return false
 }
 
 // Yield says what a site has besides the ordinals that both sites have.
@@ -1871,6 +1987,601 @@ func (x *Ack) GetPlace() *Place {
 	return nil
 }
 
+// VerifyRequest is a step of a comparison of both sites at one ordinal. The primary asks, one step at a time, and waits for the
+// answer, except to an end, which has none:
+//
+//	hold     the secondary stops applying, for a bounded time, and answers with its applied ordinal
+//	at       it applies up to the ordinal, preserves its images, applies on, and answers with its members
+//	compare  it answers with a digest of a run of extents, or with one hash for each, or with their content
+//	end      it drops what it preserved, and takes the result
+//
+// A new hold ends a comparison that was not ended.
+type VerifyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// step counts the requests of one stream from 1; the answer repeats it.
+	Step uint64 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
+	// Types that are valid to be assigned to Request:
+	//
+	//	*VerifyRequest_Hold
+	//	*VerifyRequest_At
+	//	*VerifyRequest_Compare
+	//	*VerifyRequest_End
+	Request       isVerifyRequest_Request `protobuf_oneof:"request"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *VerifyRequest) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *VerifyRequest) GetRequest() isVerifyRequest_Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *VerifyRequest) GetHold() *VerifyHold {
+	if x != nil {
+		if x, ok := x.Request.(*VerifyRequest_Hold); ok {
+			return x.Hold
+		}
+	}
+	return nil
+}
+
+func (x *VerifyRequest) GetAt() *VerifyAt {
+	if x != nil {
+		if x, ok := x.Request.(*VerifyRequest_At); ok {
+			return x.At
+		}
+	}
+	return nil
+}
+
+func (x *VerifyRequest) GetCompare() *VerifyCompare {
+	if x != nil {
+		if x, ok := x.Request.(*VerifyRequest_Compare); ok {
+			return x.Compare
+		}
+	}
+	return nil
+}
+
+func (x *VerifyRequest) GetEnd() *VerifyEnd {
+	if x != nil {
+		if x, ok := x.Request.(*VerifyRequest_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+type isVerifyRequest_Request interface {
+	isVerifyRequest_Request()
+}
+
+type VerifyRequest_Hold struct {
+	Hold *VerifyHold `protobuf:"bytes,2,opt,name=hold,proto3,oneof"`
+}
+
+type VerifyRequest_At struct {
+	At *VerifyAt `protobuf:"bytes,3,opt,name=at,proto3,oneof"`
+}
+
+type VerifyRequest_Compare struct {
+	Compare *VerifyCompare `protobuf:"bytes,4,opt,name=compare,proto3,oneof"`
+}
+
+type VerifyRequest_End struct {
+	End *VerifyEnd `protobuf:"bytes,5,opt,name=end,proto3,oneof"`
+}
+
+func (*VerifyRequest_Hold) isVerifyRequest_Request() {}
+
+func (*VerifyRequest_At) isVerifyRequest_Request() {}
+
+func (*VerifyRequest_Compare) isVerifyRequest_Request() {}
+
+func (*VerifyRequest_End) isVerifyRequest_Request() {}
+
+type VerifyHold struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyHold) Reset() {
+	*x = VerifyHold{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyHold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyHold) ProtoMessage() {}
+
+func (x *VerifyHold) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyHold.ProtoReflect.Descriptor instead.
+func (*VerifyHold) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{22}
+}
+
+type VerifyAt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ordinal       uint64                 `protobuf:"varint,1,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
+	TimelineId    string                 `protobuf:"bytes,2,opt,name=timeline_id,json=timelineId,proto3" json:"timeline_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyAt) Reset() {
+	*x = VerifyAt{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyAt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyAt) ProtoMessage() {}
+
+func (x *VerifyAt) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyAt.ProtoReflect.Descriptor instead.
+func (*VerifyAt) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *VerifyAt) GetOrdinal() uint64 {
+	if x != nil {
+		return x.Ordinal
+	}
+	return 0
+}
+
+func (x *VerifyAt) GetTimelineId() string {
+	if x != nil {
+		return x.TimelineId
+	}
+	return ""
+}
+
+type VerifyCompare struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// member is the index of the volume; extents of 64 KiB are first to first + count - 1.
+	Member        uint32             `protobuf:"varint,1,opt,name=member,proto3" json:"member,omitempty"`
+	First         uint64             `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`
+	Count         uint32             `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Want          VerifyCompare_Want `protobuf:"varint,4,opt,name=want,proto3,enum=slipstream.link.v1.VerifyCompare_Want" json:"want,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyCompare) Reset() {
+	*x = VerifyCompare{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyCompare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyCompare) ProtoMessage() {}
+
+func (x *VerifyCompare) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyCompare.ProtoReflect.Descriptor instead.
+func (*VerifyCompare) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *VerifyCompare) GetMember() uint32 {
+	if x != nil {
+		return x.Member
+	}
+	return 0
+}
+
+func (x *VerifyCompare) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *VerifyCompare) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *VerifyCompare) GetWant() VerifyCompare_Want {
+	if x != nil {
+		return x.Want
+	}
+	return VerifyCompare_DIGEST
+}
+
+// VerifyEnd is the result of a comparison that was completed; complete is false if it was not.
+type VerifyEnd struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Complete bool                   `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
+	Ordinal  uint64                 `protobuf:"varint,2,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
+	// extents are the first of the extents that differ, difference_count is how many there are.
+	Extents         []*MemberExtent `protobuf:"bytes,3,rep,name=extents,proto3" json:"extents,omitempty"`
+	DifferenceCount uint64          `protobuf:"varint,4,opt,name=difference_count,json=differenceCount,proto3" json:"difference_count,omitempty"`
+	// scope is what was compared; empty for everything.
+	Scope         []*MemberExtent `protobuf:"bytes,5,rep,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyEnd) Reset() {
+	*x = VerifyEnd{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyEnd) ProtoMessage() {}
+
+func (x *VerifyEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyEnd.ProtoReflect.Descriptor instead.
+func (*VerifyEnd) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *VerifyEnd) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *VerifyEnd) GetOrdinal() uint64 {
+	if x != nil {
+		return x.Ordinal
+	}
+	return 0
+}
+
+func (x *VerifyEnd) GetExtents() []*MemberExtent {
+	if x != nil {
+		return x.Extents
+	}
+	return nil
+}
+
+func (x *VerifyEnd) GetDifferenceCount() uint64 {
+	if x != nil {
+		return x.DifferenceCount
+	}
+	return 0
+}
+
+func (x *VerifyEnd) GetScope() []*MemberExtent {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+type MemberExtent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        uint32                 `protobuf:"varint,1,opt,name=member,proto3" json:"member,omitempty"`
+	Extent        uint64                 `protobuf:"varint,2,opt,name=extent,proto3" json:"extent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberExtent) Reset() {
+	*x = MemberExtent{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberExtent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberExtent) ProtoMessage() {}
+
+func (x *MemberExtent) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberExtent.ProtoReflect.Descriptor instead.
+func (*MemberExtent) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *MemberExtent) GetMember() uint32 {
+	if x != nil {
+		return x.Member
+	}
+	return 0
+}
+
+func (x *MemberExtent) GetExtent() uint64 {
+	if x != nil {
+		return x.Extent
+	}
+	return 0
+}
+
+type VerifyAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Step  uint64                 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
+	// error is why the step failed; the comparison is over then.
+	Error          string          `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	AppliedOrdinal uint64          `protobuf:"varint,3,opt,name=applied_ordinal,json=appliedOrdinal,proto3" json:"applied_ordinal,omitempty"`
+	Members        []*VerifyMember `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	Data           []byte          `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *VerifyAnswer) Reset() {
+	*x = VerifyAnswer{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyAnswer) ProtoMessage() {}
+
+func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyAnswer.ProtoReflect.Descriptor instead.
+func (*VerifyAnswer) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *VerifyAnswer) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *VerifyAnswer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *VerifyAnswer) GetAppliedOrdinal() uint64 {
+	if x != nil {
+		return x.AppliedOrdinal
+	}
+	return 0
+}
+
+func (x *VerifyAnswer) GetMembers() []*VerifyMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *VerifyAnswer) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type VerifyMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyMember) Reset() {
+	*x = VerifyMember{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyMember) ProtoMessage() {}
+
+func (x *VerifyMember) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyMember.ProtoReflect.Descriptor instead.
+func (*VerifyMember) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *VerifyMember) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *VerifyMember) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+// RepairRequest asks the primary to send extents anew, because a comparison found that they differ and a person at the secondary
+// gives its own up. The primary compares them again afterwards.
+type RepairRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Extents       []*MemberExtent        `protobuf:"bytes,1,rep,name=extents,proto3" json:"extents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRequest) Reset() {
+	*x = RepairRequest{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRequest) ProtoMessage() {}
+
+func (x *RepairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
+func (*RepairRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RepairRequest) GetExtents() []*MemberExtent {
+	if x != nil {
+		return x.Extents
+	}
+	return nil
+}
+
 var File_pkg_api_linkpb_link_proto protoreflect.FileDescriptor
 
 const file_pkg_api_linkpb_link_proto_rawDesc = "" +
@@ -1890,15 +2601,16 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\n" +
 	"free_bytes\x18\x05 \x01(\x03R\tfreeBytes\x12,\n" +
 	"\x12journal_free_bytes\x18\x06 \x01(\x03R\x10journalFreeBytes\x12\x18\n" +
-	"\aforeign\x18\a \x01(\bR\aforeign\"\x98\x03\n" +
+	"\aforeign\x18\a \x01(\bR\aforeign\"\xd5\x03\n" +
 	"\vToSecondary\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.slipstream.link.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x05batch\x18\x02 \x01(\v2\x19.slipstream.link.v1.BatchH\x00R\x05batch\x12=\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x1d.slipstream.link.v1.HeartbeatH\x00R\theartbeat\x12J\n" +
 	"\x0edivergent_tail\x18\x04 \x01(\v2!.slipstream.link.v1.DivergentTailH\x00R\rdivergentTail\x12G\n" +
 	"\rbegin_session\x18\x05 \x01(\v2 .slipstream.link.v1.BeginSessionH\x00R\fbeginSession\x12D\n" +
-	"\frole_request\x18\x06 \x01(\v2\x1f.slipstream.link.v1.RoleRequestH\x00R\vroleRequestB\t\n" +
-	"\amessage\"\xbb\x02\n" +
+	"\frole_request\x18\x06 \x01(\v2\x1f.slipstream.link.v1.RoleRequestH\x00R\vroleRequest\x12;\n" +
+	"\x06verify\x18\a \x01(\v2!.slipstream.link.v1.VerifyRequestH\x00R\x06verifyB\t\n" +
+	"\amessage\"\xb4\x03\n" +
 	"\tToPrimary\x127\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1b.slipstream.link.v1.WelcomeH\x00R\awelcome\x127\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1b.slipstream.link.v1.RefusalH\x00R\arefusal\x12+\n" +
@@ -1906,7 +2618,9 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\vtail_ranges\x18\x04 \x01(\v2\x1e.slipstream.link.v1.TailRangesH\x00R\n" +
 	"tailRanges\x12A\n" +
 	"\vrole_answer\x18\x05 \x01(\v2\x1e.slipstream.link.v1.RoleAnswerH\x00R\n" +
-	"roleAnswerB\t\n" +
+	"roleAnswer\x12:\n" +
+	"\x06verify\x18\x06 \x01(\v2 .slipstream.link.v1.VerifyAnswerH\x00R\x06verify\x12;\n" +
+	"\x06repair\x18\a \x01(\v2!.slipstream.link.v1.RepairRequestH\x00R\x06repairB\t\n" +
 	"\amessage\"\x9d\x01\n" +
 	"\vRoleRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x128\n" +
@@ -1923,7 +2637,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\bTimeline\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\ffork_ordinal\x18\x02 \x01(\x04R\vforkOrdinal\x12*\n" +
-	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xfc\x02\n" +
+	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\x98\x03\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x1d\n" +
@@ -1937,7 +2651,8 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\vtakes_yield\x18\t \x01(\bR\n" +
 	"takesYield\x12\x1a\n" +
 	"\byielding\x18\n" +
-	" \x01(\bR\byielding\"\x8b\x01\n" +
+	" \x01(\bR\byielding\x12\x1a\n" +
+	"\bverifies\x18\v \x01(\bR\bverifies\"\x8b\x01\n" +
 	"\x05Batch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05codec\x18\x02 \x01(\x0e2\x19.slipstream.link.v1.CodecR\x05codec\x12\x18\n" +
@@ -1956,7 +2671,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\x12\x12\n" +
 	"\x04echo\x18\x03 \x01(\x04R\x04echo\x12\x1d\n" +
 	"\n" +
-	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"\xce\x02\n" +
+	"held_nanos\x18\x04 \x01(\x03R\theldNanos\"\xea\x02\n" +
 	"\aWelcome\x12'\n" +
 	"\x0fdurable_ordinal\x18\x01 \x01(\x04R\x0edurableOrdinal\x12\x1d\n" +
 	"\n" +
@@ -1966,7 +2681,8 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\x05place\x18\x05 \x01(\v2\x19.slipstream.link.v1.PlaceR\x05place\x12,\n" +
 	"\x04tail\x18\x06 \x01(\v2\x18.slipstream.link.v1.TailR\x04tail\x12\x18\n" +
 	"\ahorizon\x18\a \x01(\x04R\ahorizon\x12/\n" +
-	"\x05yield\x18\b \x01(\v2\x19.slipstream.link.v1.YieldR\x05yield\")\n" +
+	"\x05yield\x18\b \x01(\v2\x19.slipstream.link.v1.YieldR\x05yield\x12\x1a\n" +
+	"\bverifies\x18\t \x01(\bR\bverifies\")\n" +
 	"\x05Yield\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\"8\n" +
@@ -2018,7 +2734,52 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\x0fapplied_ordinal\x18\x02 \x01(\x04R\x0eappliedOrdinal\x12%\n" +
 	"\x0ebatch_sequence\x18\x03 \x01(\x04R\rbatchSequence\x122\n" +
 	"\x06timing\x18\x04 \x01(\v2\x1a.slipstream.link.v1.TimingR\x06timing\x12/\n" +
-	"\x05place\x18\x05 \x01(\v2\x19.slipstream.link.v1.PlaceR\x05place*'\n" +
+	"\x05place\x18\x05 \x01(\v2\x19.slipstream.link.v1.PlaceR\x05place\"\x86\x02\n" +
+	"\rVerifyRequest\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\x04R\x04step\x124\n" +
+	"\x04hold\x18\x02 \x01(\v2\x1e.slipstream.link.v1.VerifyHoldH\x00R\x04hold\x12.\n" +
+	"\x02at\x18\x03 \x01(\v2\x1c.slipstream.link.v1.VerifyAtH\x00R\x02at\x12=\n" +
+	"\acompare\x18\x04 \x01(\v2!.slipstream.link.v1.VerifyCompareH\x00R\acompare\x121\n" +
+	"\x03end\x18\x05 \x01(\v2\x1d.slipstream.link.v1.VerifyEndH\x00R\x03endB\t\n" +
+	"\arequest\"\f\n" +
+	"\n" +
+	"VerifyHold\"E\n" +
+	"\bVerifyAt\x12\x18\n" +
+	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12\x1f\n" +
+	"\vtimeline_id\x18\x02 \x01(\tR\n" +
+	"timelineId\"\xbc\x01\n" +
+	"\rVerifyCompare\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\rR\x06member\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12:\n" +
+	"\x04want\x18\x04 \x01(\x0e2&.slipstream.link.v1.VerifyCompare.WantR\x04want\"+\n" +
+	"\x04Want\x12\n" +
+	"\n" +
+	"\x06DIGEST\x10\x00\x12\n" +
+	"\n" +
+	"\x06HASHES\x10\x01\x12\v\n" +
+	"\aCONTENT\x10\x02\"\xe0\x01\n" +
+	"\tVerifyEnd\x12\x1a\n" +
+	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x18\n" +
+	"\aordinal\x18\x02 \x01(\x04R\aordinal\x12:\n" +
+	"\aextents\x18\x03 \x03(\v2 .slipstream.link.v1.MemberExtentR\aextents\x12)\n" +
+	"\x10difference_count\x18\x04 \x01(\x04R\x0fdifferenceCount\x126\n" +
+	"\x05scope\x18\x05 \x03(\v2 .slipstream.link.v1.MemberExtentR\x05scope\">\n" +
+	"\fMemberExtent\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\rR\x06member\x12\x16\n" +
+	"\x06extent\x18\x02 \x01(\x04R\x06extent\"\xb1\x01\n" +
+	"\fVerifyAnswer\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\x04R\x04step\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12'\n" +
+	"\x0fapplied_ordinal\x18\x03 \x01(\x04R\x0eappliedOrdinal\x12:\n" +
+	"\amembers\x18\x04 \x03(\v2 .slipstream.link.v1.VerifyMemberR\amembers\x12\x12\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data\"C\n" +
+	"\fVerifyMember\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"K\n" +
+	"\rRepairRequest\x12:\n" +
+	"\aextents\x18\x01 \x03(\v2 .slipstream.link.v1.MemberExtentR\aextents*'\n" +
 	"\x05Codec\x12\x0e\n" +
 	"\n" +
 	"CODEC_NONE\x10\x00\x12\x0e\n" +
@@ -2040,67 +2801,89 @@ func file_pkg_api_linkpb_link_proto_rawDescGZIP() []byte {
 	return file_pkg_api_linkpb_link_proto_rawDescData
 }
 
-var file_pkg_api_linkpb_link_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_pkg_api_linkpb_link_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_pkg_api_linkpb_link_proto_goTypes = []any{
-	(Codec)(0),             // 0: slipstream.link.v1.Codec
-	(RoleRequest_Kind)(0),  // 1: slipstream.link.v1.RoleRequest.Kind
-	(Refusal_Reason)(0),    // 2: slipstream.link.v1.Refusal.Reason
-	(*LocateRequest)(nil),  // 3: slipstream.link.v1.LocateRequest
-	(*LocateResponse)(nil), // 4: slipstream.link.v1.LocateResponse
-	(*ToSecondary)(nil),    // 5: slipstream.link.v1.ToSecondary
-	(*ToPrimary)(nil),      // 6: slipstream.link.v1.ToPrimary
-	(*RoleRequest)(nil),    // 7: slipstream.link.v1.RoleRequest
-	(*RoleAnswer)(nil),     // 8: slipstream.link.v1.RoleAnswer
-	(*Timeline)(nil),       // 9: slipstream.link.v1.Timeline
-	(*Hello)(nil),          // 10: slipstream.link.v1.Hello
-	(*Batch)(nil),          // 11: slipstream.link.v1.Batch
-	(*Heartbeat)(nil),      // 12: slipstream.link.v1.Heartbeat
-	(*Timing)(nil),         // 13: slipstream.link.v1.Timing
-	(*Welcome)(nil),        // 14: slipstream.link.v1.Welcome
-	(*Yield)(nil),          // 15: slipstream.link.v1.Yield
-	(*TailRanges)(nil),     // 16: slipstream.link.v1.TailRanges
-	(*Session)(nil),        // 17: slipstream.link.v1.Session
-	(*BeginSession)(nil),   // 18: slipstream.link.v1.BeginSession
-	(*Place)(nil),          // 19: slipstream.link.v1.Place
-	(*Tail)(nil),           // 20: slipstream.link.v1.Tail
-	(*Refusal)(nil),        // 21: slipstream.link.v1.Refusal
-	(*DivergentTail)(nil),  // 22: slipstream.link.v1.DivergentTail
-	(*Ack)(nil),            // 23: slipstream.link.v1.Ack
+	(Codec)(0),              // 0: slipstream.link.v1.Codec
+	(RoleRequest_Kind)(0),   // 1: slipstream.link.v1.RoleRequest.Kind
+	(Refusal_Reason)(0),     // 2: slipstream.link.v1.Refusal.Reason
+	(VerifyCompare_Want)(0), // 3: slipstream.link.v1.VerifyCompare.Want
+	(*LocateRequest)(nil),   // 4: slipstream.link.v1.LocateRequest
+	(*LocateResponse)(nil),  // 5: slipstream.link.v1.LocateResponse
+	(*ToSecondary)(nil),     // 6: slipstream.link.v1.ToSecondary
+	(*ToPrimary)(nil),       // 7: slipstream.link.v1.ToPrimary
+	(*RoleRequest)(nil),     // 8: slipstream.link.v1.RoleRequest
+	(*RoleAnswer)(nil),      // 9: slipstream.link.v1.RoleAnswer
+	(*Timeline)(nil),        // 10: slipstream.link.v1.Timeline
+	(*Hello)(nil),           // 11: slipstream.link.v1.Hello
+	(*Batch)(nil),           // 12: slipstream.link.v1.Batch
+	(*Heartbeat)(nil),       // 13: slipstream.link.v1.Heartbeat
+	(*Timing)(nil),          // 14: slipstream.link.v1.Timing
+	(*Welcome)(nil),         // 15: slipstream.link.v1.Welcome
+	(*Yield)(nil),           // 16: slipstream.link.v1.Yield
+	(*TailRanges)(nil),      // 17: slipstream.link.v1.TailRanges
+	(*Session)(nil),         // 18: slipstream.link.v1.Session
+	(*BeginSession)(nil),    // 19: slipstream.link.v1.BeginSession
+	(*Place)(nil),           // 20: slipstream.link.v1.Place
+	(*Tail)(nil),            // 21: slipstream.link.v1.Tail
+	(*Refusal)(nil),         // 22: slipstream.link.v1.Refusal
+	(*DivergentTail)(nil),   // 23: slipstream.link.v1.DivergentTail
+	(*Ack)(nil),             // 24: slipstream.link.v1.Ack
+	(*VerifyRequest)(nil),   // 25: slipstream.link.v1.VerifyRequest
+	(*VerifyHold)(nil),      // 26: slipstream.link.v1.VerifyHold
+	(*VerifyAt)(nil),        // 27: slipstream.link.v1.VerifyAt
+	(*VerifyCompare)(nil),   // 28: slipstream.link.v1.VerifyCompare
+	(*VerifyEnd)(nil),       // 29: slipstream.link.v1.VerifyEnd
+	(*MemberExtent)(nil),    // 30: slipstream.link.v1.MemberExtent
+	(*VerifyAnswer)(nil),    // 31: slipstream.link.v1.VerifyAnswer
+	(*VerifyMember)(nil),    // 32: slipstream.link.v1.VerifyMember
+	(*RepairRequest)(nil),   // 33: slipstream.link.v1.RepairRequest
 }
 var file_pkg_api_linkpb_link_proto_depIdxs = []int32{
-	10, // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
-	11, // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
-	12, // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
-	22, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
-	18, // 4: slipstream.link.v1.ToSecondary.begin_session:type_name -> slipstream.link.v1.BeginSession
-	7,  // 5: slipstream.link.v1.ToSecondary.role_request:type_name -> slipstream.link.v1.RoleRequest
-	14, // 6: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
-	21, // 7: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
-	23, // 8: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
-	16, // 9: slipstream.link.v1.ToPrimary.tail_ranges:type_name -> slipstream.link.v1.TailRanges
-	8,  // 10: slipstream.link.v1.ToPrimary.role_answer:type_name -> slipstream.link.v1.RoleAnswer
-	1,  // 11: slipstream.link.v1.RoleRequest.kind:type_name -> slipstream.link.v1.RoleRequest.Kind
-	9,  // 12: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
-	0,  // 13: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
-	13, // 14: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
-	17, // 15: slipstream.link.v1.Welcome.session:type_name -> slipstream.link.v1.Session
-	19, // 16: slipstream.link.v1.Welcome.place:type_name -> slipstream.link.v1.Place
-	20, // 17: slipstream.link.v1.Welcome.tail:type_name -> slipstream.link.v1.Tail
-	15, // 18: slipstream.link.v1.Welcome.yield:type_name -> slipstream.link.v1.Yield
-	2,  // 19: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
-	9,  // 20: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
-	13, // 21: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
-	19, // 22: slipstream.link.v1.Ack.place:type_name -> slipstream.link.v1.Place
-	5,  // 23: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
-	3,  // 24: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
-	6,  // 25: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
-	4,  // 26: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
-	25, // [25:27] is the sub-list for method output_type
-	23, // [23:25] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	11, // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
+	12, // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
+	13, // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
+	23, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
+	19, // 4: slipstream.link.v1.ToSecondary.begin_session:type_name -> slipstream.link.v1.BeginSession
+	8,  // 5: slipstream.link.v1.ToSecondary.role_request:type_name -> slipstream.link.v1.RoleRequest
+	25, // 6: slipstream.link.v1.ToSecondary.verify:type_name -> slipstream.link.v1.VerifyRequest
+	15, // 7: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
+	22, // 8: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
+	24, // 9: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
+	17, // 10: slipstream.link.v1.ToPrimary.tail_ranges:type_name -> slipstream.link.v1.TailRanges
+	9,  // 11: slipstream.link.v1.ToPrimary.role_answer:type_name -> slipstream.link.v1.RoleAnswer
+	31, // 12: slipstream.link.v1.ToPrimary.verify:type_name -> slipstream.link.v1.VerifyAnswer
+	33, // 13: slipstream.link.v1.ToPrimary.repair:type_name -> slipstream.link.v1.RepairRequest
+	1,  // 14: slipstream.link.v1.RoleRequest.kind:type_name -> slipstream.link.v1.RoleRequest.Kind
+	10, // 15: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
+	0,  // 16: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
+	14, // 17: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
+	18, // 18: slipstream.link.v1.Welcome.session:type_name -> slipstream.link.v1.Session
+	20, // 19: slipstream.link.v1.Welcome.place:type_name -> slipstream.link.v1.Place
+	21, // 20: slipstream.link.v1.Welcome.tail:type_name -> slipstream.link.v1.Tail
+	16, // 21: slipstream.link.v1.Welcome.yield:type_name -> slipstream.link.v1.Yield
+	2,  // 22: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
+	10, // 23: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
+	14, // 24: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
+	20, // 25: slipstream.link.v1.Ack.place:type_name -> slipstream.link.v1.Place
+	26, // 26: slipstream.link.v1.VerifyRequest.hold:type_name -> slipstream.link.v1.VerifyHold
+	27, // 27: slipstream.link.v1.VerifyRequest.at:type_name -> slipstream.link.v1.VerifyAt
+	28, // 28: slipstream.link.v1.VerifyRequest.compare:type_name -> slipstream.link.v1.VerifyCompare
+	29, // 29: slipstream.link.v1.VerifyRequest.end:type_name -> slipstream.link.v1.VerifyEnd
+	3,  // 30: slipstream.link.v1.VerifyCompare.want:type_name -> slipstream.link.v1.VerifyCompare.Want
+	30, // 31: slipstream.link.v1.VerifyEnd.extents:type_name -> slipstream.link.v1.MemberExtent
+	30, // 32: slipstream.link.v1.VerifyEnd.scope:type_name -> slipstream.link.v1.MemberExtent
+	32, // 33: slipstream.link.v1.VerifyAnswer.members:type_name -> slipstream.link.v1.VerifyMember
+	30, // 34: slipstream.link.v1.RepairRequest.extents:type_name -> slipstream.link.v1.MemberExtent
+	6,  // 35: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
+	4,  // 36: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
+	7,  // 37: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
+	5,  // 38: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
+	37, // [37:39] is the sub-list for method output_type
+	35, // [35:37] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_linkpb_link_proto_init() }
@@ -2115,6 +2898,7 @@ func file_pkg_api_linkpb_link_proto_init() {
 		(*ToSecondary_DivergentTail)(nil),
 		(*ToSecondary_BeginSession)(nil),
 		(*ToSecondary_RoleRequest)(nil),
+		(*ToSecondary_Verify)(nil),
 	}
 	file_pkg_api_linkpb_link_proto_msgTypes[3].OneofWrappers = []any{
 		(*ToPrimary_Welcome)(nil),
@@ -2122,14 +2906,22 @@ func file_pkg_api_linkpb_link_proto_init() {
 		(*ToPrimary_Ack)(nil),
 		(*ToPrimary_TailRanges)(nil),
 		(*ToPrimary_RoleAnswer)(nil),
+		(*ToPrimary_Verify)(nil),
+		(*ToPrimary_Repair)(nil),
+	}
+	file_pkg_api_linkpb_link_proto_msgTypes[21].OneofWrappers = []any{
+		(*VerifyRequest_Hold)(nil),
+		(*VerifyRequest_At)(nil),
+		(*VerifyRequest_Compare)(nil),
+		(*VerifyRequest_End)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_linkpb_link_proto_rawDesc), len(file_pkg_api_linkpb_link_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   21,
+			NumEnums:      4,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -695,9 +695,13 @@ type GroupSettings struct {
 	DeleteRemovedCopies *bool `protobuf:"varint,7,opt,name=delete_removed_copies,json=deleteRemovedCopies,proto3,oneof" json:"delete_removed_copies,omitempty"`
 	// ship_schedule bounds the rate by time of day, such as 08:00-18:00=20MiB,*=unlimited (pkg/replication/schedule). It goes
 	// before ship_bytes_per_second. Empty (the default): no schedule.
-	ShipSchedule  *string `protobuf:"bytes,8,opt,name=ship_schedule,json=shipSchedule,proto3,oneof" json:"ship_schedule,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ShipSchedule *string `protobuf:"bytes,8,opt,name=ship_schedule,json=shipSchedule,proto3,oneof" json:"ship_schedule,omitempty"`
+	// verify_every_millis is the time between comparisons of both sites; 0 (the default): only on demand.
+	VerifyEveryMillis *int64 `protobuf:"varint,9,opt,name=verify_every_millis,json=verifyEveryMillis,proto3,oneof" json:"verify_every_millis,omitempty"`
+	// verify_bytes_per_second bounds what a comparison reads at each site; 0 (the default): 32 MiB/s.
+	VerifyBytesPerSecond *int64 `protobuf:"varint,10,opt,name=verify_bytes_per_second,json=verifyBytesPerSecond,proto3,oneof" json:"verify_bytes_per_second,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *GroupSettings) Reset() {
@@ -784,6 +788,20 @@ func (x *GroupSettings) GetShipSchedule() string {
 		return *x.ShipSchedule
 	}
 	return ""
+}
+
+func (x *GroupSettings) GetVerifyEveryMillis() int64 {
+	if x != nil && x.VerifyEveryMillis != nil {
+		return *x.VerifyEveryMillis
+	}
+	return 0
+}
+
+func (x *GroupSettings) GetVerifyBytesPerSecond() int64 {
+	if x != nil && x.VerifyBytesPerSecond != nil {
+		return *x.VerifyBytesPerSecond
+	}
+	return 0
 }
 
 type CreateGroupRequest struct {
@@ -1251,6 +1269,352 @@ func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{20}
 }
 
+type VerifyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *VerifyRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type VerifyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyResponse) Reset() {
+	*x = VerifyResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyResponse) ProtoMessage() {}
+
+func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
+func (*VerifyResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{22}
+}
+
+type RepairRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRequest) Reset() {
+	*x = RepairRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRequest) ProtoMessage() {}
+
+func (x *RepairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
+func (*RepairRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RepairRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type RepairResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// extents is how many extents are replaced.
+	Extents       uint64 `protobuf:"varint,1,opt,name=extents,proto3" json:"extents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairResponse) Reset() {
+	*x = RepairResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairResponse) ProtoMessage() {}
+
+func (x *RepairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
+func (*RepairResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RepairResponse) GetExtents() uint64 {
+	if x != nil {
+		return x.Extents
+	}
+	return 0
+}
+
+// VerifyStatus says what comparisons of both sites at one ordinal found.
+type VerifyStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// running: done_bytes of total_bytes of the volumes are compared. A secondary only knows that one runs.
+	Running    bool   `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
+	DoneBytes  uint64 `protobuf:"varint,2,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	TotalBytes uint64 `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// finished_unix_nanos is when the last complete comparison ended, by this site's clock, and ordinal the one that it compared.
+	// Absent: there was none.
+	FinishedUnixNanos *int64  `protobuf:"varint,4,opt,name=finished_unix_nanos,json=finishedUnixNanos,proto3,oneof" json:"finished_unix_nanos,omitempty"`
+	Ordinal           *uint64 `protobuf:"varint,5,opt,name=ordinal,proto3,oneof" json:"ordinal,omitempty"`
+	// difference_count is how many extents of 64 KiB differ, as far as comparisons found and later ones did not find them
+	// repaired. Absent: there was no comparison.
+	DifferenceCount *uint64 `protobuf:"varint,6,opt,name=difference_count,json=differenceCount,proto3,oneof" json:"difference_count,omitempty"`
+	// differences are the first of them.
+	Differences []*VolumeExtent `protobuf:"bytes,7,rep,name=differences,proto3" json:"differences,omitempty"`
+	// error is why the last attempt failed; empty if it did not.
+	Error string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	// updated_unix_nanos is when the result last changed, also by the comparison of some extents after a repair.
+	UpdatedUnixNanos *int64 `protobuf:"varint,9,opt,name=updated_unix_nanos,json=updatedUnixNanos,proto3,oneof" json:"updated_unix_nanos,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *VerifyStatus) Reset() {
+	*x = VerifyStatus{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyStatus) ProtoMessage() {}
+
+func (x *VerifyStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyStatus.ProtoReflect.Descriptor instead.
+func (*VerifyStatus) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *VerifyStatus) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *VerifyStatus) GetDoneBytes() uint64 {
+	if x != nil {
+		return x.DoneBytes
+	}
+	return 0
+}
+
+func (x *VerifyStatus) GetTotalBytes() uint64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *VerifyStatus) GetFinishedUnixNanos() int64 {
+	if x != nil && x.FinishedUnixNanos != nil {
+		return *x.FinishedUnixNanos
+	}
+	return 0
+}
+
+func (x *VerifyStatus) GetOrdinal() uint64 {
+	if x != nil && x.Ordinal != nil {
+		return *x.Ordinal
+	}
+	return 0
+}
+
+func (x *VerifyStatus) GetDifferenceCount() uint64 {
+	if x != nil && x.DifferenceCount != nil {
+		return *x.DifferenceCount
+	}
+	return 0
+}
+
+func (x *VerifyStatus) GetDifferences() []*VolumeExtent {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *VerifyStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *VerifyStatus) GetUpdatedUnixNanos() int64 {
+	if x != nil && x.UpdatedUnixNanos != nil {
+		return *x.UpdatedUnixNanos
+	}
+	return 0
+}
+
+type VolumeExtent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	OffsetBytes   int64                  `protobuf:"varint,2,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
+	LengthBytes   int64                  `protobuf:"varint,3,opt,name=length_bytes,json=lengthBytes,proto3" json:"length_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeExtent) Reset() {
+	*x = VolumeExtent{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeExtent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeExtent) ProtoMessage() {}
+
+func (x *VolumeExtent) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeExtent.ProtoReflect.Descriptor instead.
+func (*VolumeExtent) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *VolumeExtent) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *VolumeExtent) GetOffsetBytes() int64 {
+	if x != nil {
+		return x.OffsetBytes
+	}
+	return 0
+}
+
+func (x *VolumeExtent) GetLengthBytes() int64 {
+	if x != nil {
+		return x.LengthBytes
+	}
+	return 0
+}
+
 type SuspendRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1260,7 +1624,7 @@ type SuspendRequest struct {
 
 func (x *SuspendRequest) Reset() {
 	*x = SuspendRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1636,7 @@ func (x *SuspendRequest) String() string {
 func (*SuspendRequest) ProtoMessage() {}
 
 func (x *SuspendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1649,7 @@ func (x *SuspendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendRequest.ProtoReflect.Descriptor instead.
 func (*SuspendRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{21}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SuspendRequest) GetGroup() string {
@@ -1305,7 +1669,7 @@ type SuspendResponse struct {
 
 func (x *SuspendResponse) Reset() {
 	*x = SuspendResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1681,7 @@ func (x *SuspendResponse) String() string {
 func (*SuspendResponse) ProtoMessage() {}
 
 func (x *SuspendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1694,7 @@ func (x *SuspendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendResponse.ProtoReflect.Descriptor instead.
 func (*SuspendResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{22}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SuspendResponse) GetChanged() bool {
@@ -1349,7 +1713,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1725,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1738,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{23}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ResumeRequest) GetGroup() string {
@@ -1394,7 +1758,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1770,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1783,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{24}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ResumeResponse) GetChanged() bool {
@@ -1437,7 +1801,7 @@ type ListCopiesRequest struct {
 
 func (x *ListCopiesRequest) Reset() {
 	*x = ListCopiesRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1813,7 @@ func (x *ListCopiesRequest) String() string {
 func (*ListCopiesRequest) ProtoMessage() {}
 
 func (x *ListCopiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1826,7 @@ func (x *ListCopiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopiesRequest.ProtoReflect.Descriptor instead.
 func (*ListCopiesRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{25}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{31}
 }
 
 type ListCopiesResponse struct {
@@ -1474,7 +1838,7 @@ type ListCopiesResponse struct {
 
 func (x *ListCopiesResponse) Reset() {
 	*x = ListCopiesResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1850,7 @@ func (x *ListCopiesResponse) String() string {
 func (*ListCopiesResponse) ProtoMessage() {}
 
 func (x *ListCopiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1863,7 @@ func (x *ListCopiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopiesResponse.ProtoReflect.Descriptor instead.
 func (*ListCopiesResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{26}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListCopiesResponse) GetCopies() []*Copy {
@@ -1532,7 +1896,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1908,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1921,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{27}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Copy) GetVolumeId() string {
@@ -1639,7 +2003,7 @@ type DeleteCopyRequest struct {
 
 func (x *DeleteCopyRequest) Reset() {
 	*x = DeleteCopyRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +2015,7 @@ func (x *DeleteCopyRequest) String() string {
 func (*DeleteCopyRequest) ProtoMessage() {}
 
 func (x *DeleteCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +2028,7 @@ func (x *DeleteCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCopyRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCopyRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{28}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteCopyRequest) GetVolumeId() string {
@@ -1682,7 +2046,7 @@ type DeleteCopyResponse struct {
 
 func (x *DeleteCopyResponse) Reset() {
 	*x = DeleteCopyResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +2058,7 @@ func (x *DeleteCopyResponse) String() string {
 func (*DeleteCopyResponse) ProtoMessage() {}
 
 func (x *DeleteCopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +2071,7 @@ func (x *DeleteCopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCopyResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCopyResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{29}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{35}
 }
 
 type ListPeersRequest struct {
@@ -1718,7 +2082,7 @@ type ListPeersRequest struct {
 
 func (x *ListPeersRequest) Reset() {
 	*x = ListPeersRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2094,7 @@ func (x *ListPeersRequest) String() string {
 func (*ListPeersRequest) ProtoMessage() {}
 
 func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2107,7 @@ func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
 func (*ListPeersRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{30}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{36}
 }
 
 type ListPeersResponse struct {
@@ -1755,7 +2119,7 @@ type ListPeersResponse struct {
 
 func (x *ListPeersResponse) Reset() {
 	*x = ListPeersResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +2131,7 @@ func (x *ListPeersResponse) String() string {
 func (*ListPeersResponse) ProtoMessage() {}
 
 func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +2144,7 @@ func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
 func (*ListPeersResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{31}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListPeersResponse) GetPeers() []*PeerUse {
@@ -1807,7 +2171,7 @@ type PeerUse struct {
 
 func (x *PeerUse) Reset() {
 	*x = PeerUse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +2183,7 @@ func (x *PeerUse) String() string {
 func (*PeerUse) ProtoMessage() {}
 
 func (x *PeerUse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +2196,7 @@ func (x *PeerUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerUse.ProtoReflect.Descriptor instead.
 func (*PeerUse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{32}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PeerUse) GetPeer() string {
@@ -1888,7 +2252,7 @@ type ForgetPeerRequest struct {
 
 func (x *ForgetPeerRequest) Reset() {
 	*x = ForgetPeerRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2264,7 @@ func (x *ForgetPeerRequest) String() string {
 func (*ForgetPeerRequest) ProtoMessage() {}
 
 func (x *ForgetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2277,7 @@ func (x *ForgetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetPeerRequest.ProtoReflect.Descriptor instead.
 func (*ForgetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{33}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ForgetPeerRequest) GetPeer() string {
@@ -1940,7 +2304,7 @@ type ForgetPeerResponse struct {
 
 func (x *ForgetPeerResponse) Reset() {
 	*x = ForgetPeerResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2316,7 @@ func (x *ForgetPeerResponse) String() string {
 func (*ForgetPeerResponse) ProtoMessage() {}
 
 func (x *ForgetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2329,7 @@ func (x *ForgetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetPeerResponse.ProtoReflect.Descriptor instead.
 func (*ForgetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{34}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ForgetPeerResponse) GetKept() []string {
@@ -1992,7 +2356,7 @@ type ModifyVolumeRequest struct {
 
 func (x *ModifyVolumeRequest) Reset() {
 	*x = ModifyVolumeRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2368,7 @@ func (x *ModifyVolumeRequest) String() string {
 func (*ModifyVolumeRequest) ProtoMessage() {}
 
 func (x *ModifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2381,7 @@ func (x *ModifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ModifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{35}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ModifyVolumeRequest) GetVolumeId() string {
@@ -2063,7 +2427,7 @@ type ModifyVolumeResponse struct {
 
 func (x *ModifyVolumeResponse) Reset() {
 	*x = ModifyVolumeResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2439,7 @@ func (x *ModifyVolumeResponse) String() string {
 func (*ModifyVolumeResponse) ProtoMessage() {}
 
 func (x *ModifyVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2452,7 @@ func (x *ModifyVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ModifyVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{36}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{42}
 }
 
 // Claim is what a volume is in Kubernetes.
@@ -2111,7 +2475,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2487,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2500,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Claim) GetName() string {
@@ -2205,7 +2569,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2581,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2594,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListGroupsRequest) GetName() string {
@@ -2249,7 +2613,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2625,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2638,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*GroupStatus {
@@ -2294,7 +2658,7 @@ type WatchGroupRequest struct {
 
 func (x *WatchGroupRequest) Reset() {
 	*x = WatchGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2670,7 @@ func (x *WatchGroupRequest) String() string {
 func (*WatchGroupRequest) ProtoMessage() {}
 
 func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2683,7 @@ func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGroupRequest.ProtoReflect.Descriptor instead.
 func (*WatchGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{40}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WatchGroupRequest) GetName() string {
@@ -2348,7 +2712,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2724,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2737,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{41}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PromoteRequest) GetGroup() string {
@@ -2407,7 +2771,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2783,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2796,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{42}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PromoteResponse) GetLoss() *LossReport {
@@ -2458,7 +2822,7 @@ type DemoteRequest struct {
 
 func (x *DemoteRequest) Reset() {
 	*x = DemoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2834,7 @@ func (x *DemoteRequest) String() string {
 func (*DemoteRequest) ProtoMessage() {}
 
 func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2847,7 @@ func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteRequest.ProtoReflect.Descriptor instead.
 func (*DemoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{43}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DemoteRequest) GetGroup() string {
@@ -2502,7 +2866,7 @@ type DemoteResponse struct {
 
 func (x *DemoteResponse) Reset() {
 	*x = DemoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2878,7 @@ func (x *DemoteResponse) String() string {
 func (*DemoteResponse) ProtoMessage() {}
 
 func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2891,7 @@ func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteResponse.ProtoReflect.Descriptor instead.
 func (*DemoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{44}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DemoteResponse) GetFinalOrdinal() uint64 {
@@ -2548,7 +2912,7 @@ type RelocateRequest struct {
 
 func (x *RelocateRequest) Reset() {
 	*x = RelocateRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2924,7 @@ func (x *RelocateRequest) String() string {
 func (*RelocateRequest) ProtoMessage() {}
 
 func (x *RelocateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2937,7 @@ func (x *RelocateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelocateRequest.ProtoReflect.Descriptor instead.
 func (*RelocateRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RelocateRequest) GetGroup() string {
@@ -2603,7 +2967,7 @@ type RelocateResponse struct {
 
 func (x *RelocateResponse) Reset() {
 	*x = RelocateResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +2979,7 @@ func (x *RelocateResponse) String() string {
 func (*RelocateResponse) ProtoMessage() {}
 
 func (x *RelocateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +2992,7 @@ func (x *RelocateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelocateResponse.ProtoReflect.Descriptor instead.
 func (*RelocateResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RelocateResponse) GetStatus() *GroupStatus {
@@ -2663,7 +3027,7 @@ type YieldRequest struct {
 
 func (x *YieldRequest) Reset() {
 	*x = YieldRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2675,7 +3039,7 @@ func (x *YieldRequest) String() string {
 func (*YieldRequest) ProtoMessage() {}
 
 func (x *YieldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2688,7 +3052,7 @@ func (x *YieldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldRequest.ProtoReflect.Descriptor instead.
 func (*YieldRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *YieldRequest) GetGroup() string {
@@ -2716,7 +3080,7 @@ type YieldResponse struct {
 
 func (x *YieldResponse) Reset() {
 	*x = YieldResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +3092,7 @@ func (x *YieldResponse) String() string {
 func (*YieldResponse) ProtoMessage() {}
 
 func (x *YieldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +3105,7 @@ func (x *YieldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldResponse.ProtoReflect.Descriptor instead.
 func (*YieldResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *YieldResponse) GetStatus() *GroupStatus {
@@ -2790,7 +3154,7 @@ type YieldStatus struct {
 
 func (x *YieldStatus) Reset() {
 	*x = YieldStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2802,7 +3166,7 @@ func (x *YieldStatus) String() string {
 func (*YieldStatus) ProtoMessage() {}
 
 func (x *YieldStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2815,7 +3179,7 @@ func (x *YieldStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldStatus.ProtoReflect.Descriptor instead.
 func (*YieldStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *YieldStatus) GetStage() string {
@@ -2933,7 +3297,7 @@ type ListTailsRequest struct {
 
 func (x *ListTailsRequest) Reset() {
 	*x = ListTailsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3309,7 @@ func (x *ListTailsRequest) String() string {
 func (*ListTailsRequest) ProtoMessage() {}
 
 func (x *ListTailsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3322,7 @@ func (x *ListTailsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTailsRequest.ProtoReflect.Descriptor instead.
 func (*ListTailsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListTailsRequest) GetGroup() string {
@@ -2977,7 +3341,7 @@ type ListTailsResponse struct {
 
 func (x *ListTailsResponse) Reset() {
 	*x = ListTailsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3353,7 @@ func (x *ListTailsResponse) String() string {
 func (*ListTailsResponse) ProtoMessage() {}
 
 func (x *ListTailsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3366,7 @@ func (x *ListTailsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTailsResponse.ProtoReflect.Descriptor instead.
 func (*ListTailsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListTailsResponse) GetTails() []*Tail {
@@ -3034,7 +3398,7 @@ type Tail struct {
 
 func (x *Tail) Reset() {
 	*x = Tail{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3410,7 @@ func (x *Tail) String() string {
 func (*Tail) ProtoMessage() {}
 
 func (x *Tail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3423,7 @@ func (x *Tail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tail.ProtoReflect.Descriptor instead.
 func (*Tail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Tail) GetId() string {
@@ -3159,7 +3523,7 @@ type TailSnapshot struct {
 
 func (x *TailSnapshot) Reset() {
 	*x = TailSnapshot{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3535,7 @@ func (x *TailSnapshot) String() string {
 func (*TailSnapshot) ProtoMessage() {}
 
 func (x *TailSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3548,7 @@ func (x *TailSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailSnapshot.ProtoReflect.Descriptor instead.
 func (*TailSnapshot) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *TailSnapshot) GetSnapshotId() string {
@@ -3224,7 +3588,7 @@ type DeleteTailRequest struct {
 
 func (x *DeleteTailRequest) Reset() {
 	*x = DeleteTailRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3600,7 @@ func (x *DeleteTailRequest) String() string {
 func (*DeleteTailRequest) ProtoMessage() {}
 
 func (x *DeleteTailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3613,7 @@ func (x *DeleteTailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTailRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTailRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DeleteTailRequest) GetId() string {
@@ -3267,7 +3631,7 @@ type DeleteTailResponse struct {
 
 func (x *DeleteTailResponse) Reset() {
 	*x = DeleteTailResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3279,7 +3643,7 @@ func (x *DeleteTailResponse) String() string {
 func (*DeleteTailResponse) ProtoMessage() {}
 
 func (x *DeleteTailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3292,7 +3656,7 @@ func (x *DeleteTailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTailResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTailResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
 }
 
 // LossReport says what a forced promotion lost: as bounds until the old primary comes back, then exactly. A field that is
@@ -3320,7 +3684,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3332,7 +3696,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3345,7 +3709,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LossReport) GetExact() bool {
@@ -3426,7 +3790,7 @@ type VolumeStatus struct {
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3438,7 +3802,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3451,7 +3815,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *VolumeStatus) GetVolumeId() string {
@@ -3595,14 +3959,17 @@ type GroupStatus struct {
 	Yield *YieldStatus `protobuf:"bytes,39,opt,name=yield,proto3" json:"yield,omitempty"`
 	// before_sync is what a forced promotion opens in the middle of a sync. Absent: without a sync, and if there was no
 	// whole copy before it.
-	BeforeSync    *BeforeSync `protobuf:"bytes,38,opt,name=before_sync,json=beforeSync,proto3" json:"before_sync,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	BeforeSync           *BeforeSync   `protobuf:"bytes,38,opt,name=before_sync,json=beforeSync,proto3" json:"before_sync,omitempty"`
+	Verify               *VerifyStatus `protobuf:"bytes,40,opt,name=verify,proto3" json:"verify,omitempty"`
+	VerifyEveryMillis    int64         `protobuf:"varint,41,opt,name=verify_every_millis,json=verifyEveryMillis,proto3" json:"verify_every_millis,omitempty"`
+	VerifyBytesPerSecond int64         `protobuf:"varint,42,opt,name=verify_bytes_per_second,json=verifyBytesPerSecond,proto3" json:"verify_bytes_per_second,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3614,7 +3981,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3627,7 +3994,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GroupStatus) GetName() string {
@@ -3903,6 +4270,27 @@ func (x *GroupStatus) GetBeforeSync() *BeforeSync {
 	return nil
 }
 
+func (x *GroupStatus) GetVerify() *VerifyStatus {
+	if x != nil {
+		return x.Verify
+	}
+	return nil
+}
+
+func (x *GroupStatus) GetVerifyEveryMillis() int64 {
+	if x != nil {
+		return x.VerifyEveryMillis
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetVerifyBytesPerSecond() int64 {
+	if x != nil {
+		return x.VerifyBytesPerSecond
+	}
+	return 0
+}
+
 // BeforeSync is a copy as it was before the sync that runs.
 type BeforeSync struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -3917,7 +4305,7 @@ type BeforeSync struct {
 
 func (x *BeforeSync) Reset() {
 	*x = BeforeSync{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3929,7 +4317,7 @@ func (x *BeforeSync) String() string {
 func (*BeforeSync) ProtoMessage() {}
 
 func (x *BeforeSync) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3942,7 +4330,7 @@ func (x *BeforeSync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeforeSync.ProtoReflect.Descriptor instead.
 func (*BeforeSync) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *BeforeSync) GetOrdinal() uint64 {
@@ -3976,7 +4364,7 @@ type CutTarget struct {
 
 func (x *CutTarget) Reset() {
 	*x = CutTarget{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3988,7 +4376,7 @@ func (x *CutTarget) String() string {
 func (*CutTarget) ProtoMessage() {}
 
 func (x *CutTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4001,7 +4389,7 @@ func (x *CutTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutTarget.ProtoReflect.Descriptor instead.
 func (*CutTarget) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CutTarget) GetVolumeId() string {
@@ -4028,7 +4416,7 @@ type CutGroupRequest struct {
 
 func (x *CutGroupRequest) Reset() {
 	*x = CutGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4040,7 +4428,7 @@ func (x *CutGroupRequest) String() string {
 func (*CutGroupRequest) ProtoMessage() {}
 
 func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4053,7 +4441,7 @@ func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupRequest.ProtoReflect.Descriptor instead.
 func (*CutGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CutGroupRequest) GetGroup() string {
@@ -4083,7 +4471,7 @@ type CutGroupResponse struct {
 
 func (x *CutGroupResponse) Reset() {
 	*x = CutGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4095,7 +4483,7 @@ func (x *CutGroupResponse) String() string {
 func (*CutGroupResponse) ProtoMessage() {}
 
 func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4108,7 +4496,7 @@ func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupResponse.ProtoReflect.Descriptor instead.
 func (*CutGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CutGroupResponse) GetTimeline() string {
@@ -4140,7 +4528,7 @@ type ListCutsRequest struct {
 
 func (x *ListCutsRequest) Reset() {
 	*x = ListCutsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4152,7 +4540,7 @@ func (x *ListCutsRequest) String() string {
 func (*ListCutsRequest) ProtoMessage() {}
 
 func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4165,7 +4553,7 @@ func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsRequest.ProtoReflect.Descriptor instead.
 func (*ListCutsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
 }
 
 type ListCutsResponse struct {
@@ -4177,7 +4565,7 @@ type ListCutsResponse struct {
 
 func (x *ListCutsResponse) Reset() {
 	*x = ListCutsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4189,7 +4577,7 @@ func (x *ListCutsResponse) String() string {
 func (*ListCutsResponse) ProtoMessage() {}
 
 func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4202,7 +4590,7 @@ func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsResponse.ProtoReflect.Descriptor instead.
 func (*ListCutsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ListCutsResponse) GetCuts() []*CutStatus {
@@ -4231,7 +4619,7 @@ type CutStatus struct {
 
 func (x *CutStatus) Reset() {
 	*x = CutStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4243,7 +4631,7 @@ func (x *CutStatus) String() string {
 func (*CutStatus) ProtoMessage() {}
 
 func (x *CutStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4256,7 +4644,7 @@ func (x *CutStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutStatus.ProtoReflect.Descriptor instead.
 func (*CutStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CutStatus) GetSnapshotId() string {
@@ -4324,7 +4712,7 @@ type ReleaseCutRequest struct {
 
 func (x *ReleaseCutRequest) Reset() {
 	*x = ReleaseCutRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4336,7 +4724,7 @@ func (x *ReleaseCutRequest) String() string {
 func (*ReleaseCutRequest) ProtoMessage() {}
 
 func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4349,7 +4737,7 @@ func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseCutRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ReleaseCutRequest) GetSnapshotId() string {
@@ -4367,7 +4755,7 @@ type ReleaseCutResponse struct {
 
 func (x *ReleaseCutResponse) Reset() {
 	*x = ReleaseCutResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4379,7 +4767,7 @@ func (x *ReleaseCutResponse) String() string {
 func (*ReleaseCutResponse) ProtoMessage() {}
 
 func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4392,7 +4780,7 @@ func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
 }
 
 type GroupPointsRequest struct {
@@ -4404,7 +4792,7 @@ type GroupPointsRequest struct {
 
 func (x *GroupPointsRequest) Reset() {
 	*x = GroupPointsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4416,7 +4804,7 @@ func (x *GroupPointsRequest) String() string {
 func (*GroupPointsRequest) ProtoMessage() {}
 
 func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4429,7 +4817,7 @@ func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsRequest.ProtoReflect.Descriptor instead.
 func (*GroupPointsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *GroupPointsRequest) GetGroup() string {
@@ -4449,7 +4837,7 @@ type GroupPointsResponse struct {
 
 func (x *GroupPointsResponse) Reset() {
 	*x = GroupPointsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4461,7 +4849,7 @@ func (x *GroupPointsResponse) String() string {
 func (*GroupPointsResponse) ProtoMessage() {}
 
 func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4474,7 +4862,7 @@ func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsResponse.ProtoReflect.Descriptor instead.
 func (*GroupPointsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GroupPointsResponse) GetOldest() *RecoveryPoint {
@@ -4503,7 +4891,7 @@ type RecoveryPoint struct {
 
 func (x *RecoveryPoint) Reset() {
 	*x = RecoveryPoint{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +4903,7 @@ func (x *RecoveryPoint) String() string {
 func (*RecoveryPoint) ProtoMessage() {}
 
 func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +4916,7 @@ func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryPoint.ProtoReflect.Descriptor instead.
 func (*RecoveryPoint) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RecoveryPoint) GetOrdinal() uint64 {
@@ -4570,7 +4958,7 @@ type CreateViewRequest struct {
 
 func (x *CreateViewRequest) Reset() {
 	*x = CreateViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4582,7 +4970,7 @@ func (x *CreateViewRequest) String() string {
 func (*CreateViewRequest) ProtoMessage() {}
 
 func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4595,7 +4983,7 @@ func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateViewRequest.ProtoReflect.Descriptor instead.
 func (*CreateViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *CreateViewRequest) GetGroup() string {
@@ -4685,7 +5073,7 @@ type AttachViewRequest struct {
 
 func (x *AttachViewRequest) Reset() {
 	*x = AttachViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4697,7 +5085,7 @@ func (x *AttachViewRequest) String() string {
 func (*AttachViewRequest) ProtoMessage() {}
 
 func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4710,7 +5098,7 @@ func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachViewRequest.ProtoReflect.Descriptor instead.
 func (*AttachViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *AttachViewRequest) GetGroup() string {
@@ -4737,7 +5125,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4749,7 +5137,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4762,7 +5150,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -4781,7 +5169,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4793,7 +5181,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4806,7 +5194,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -4826,7 +5214,7 @@ type DeleteViewRequest struct {
 
 func (x *DeleteViewRequest) Reset() {
 	*x = DeleteViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4838,7 +5226,7 @@ func (x *DeleteViewRequest) String() string {
 func (*DeleteViewRequest) ProtoMessage() {}
 
 func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4851,7 +5239,7 @@ func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
 func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *DeleteViewRequest) GetGroup() string {
@@ -4876,7 +5264,7 @@ type DeleteViewResponse struct {
 
 func (x *DeleteViewResponse) Reset() {
 	*x = DeleteViewResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4888,7 +5276,7 @@ func (x *DeleteViewResponse) String() string {
 func (*DeleteViewResponse) ProtoMessage() {}
 
 func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4901,7 +5289,7 @@ func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
 func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
 }
 
 type View struct {
@@ -4928,7 +5316,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4940,7 +5328,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4953,7 +5341,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *View) GetGroup() string {
@@ -5061,7 +5449,7 @@ type ViewVolume struct {
 
 func (x *ViewVolume) Reset() {
 	*x = ViewVolume{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5073,7 +5461,7 @@ func (x *ViewVolume) String() string {
 func (*ViewVolume) ProtoMessage() {}
 
 func (x *ViewVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5086,7 +5474,7 @@ func (x *ViewVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewVolume.ProtoReflect.Descriptor instead.
 func (*ViewVolume) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ViewVolume) GetVolumeId() string {
@@ -5156,7 +5544,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"5\n" +
 	"\x14ResizeVolumeResponse\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xc5\x04\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xea\x05\n" +
 	"\rGroupSettings\x12\x1b\n" +
 	"\x06remote\x18\x01 \x01(\tH\x00R\x06remote\x88\x01\x01\x12*\n" +
 	"\x0eremote_address\x18\x02 \x01(\tH\x01R\rremoteAddress\x88\x01\x01\x121\n" +
@@ -5165,7 +5553,10 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11rpo_target_millis\x18\x05 \x01(\x03H\x04R\x0frpoTargetMillis\x88\x01\x01\x126\n" +
 	"\x15ship_bytes_per_second\x18\x06 \x01(\x03H\x05R\x12shipBytesPerSecond\x88\x01\x01\x127\n" +
 	"\x15delete_removed_copies\x18\a \x01(\bH\x06R\x13deleteRemovedCopies\x88\x01\x01\x12(\n" +
-	"\rship_schedule\x18\b \x01(\tH\aR\fshipSchedule\x88\x01\x01B\t\n" +
+	"\rship_schedule\x18\b \x01(\tH\aR\fshipSchedule\x88\x01\x01\x123\n" +
+	"\x13verify_every_millis\x18\t \x01(\x03H\bR\x11verifyEveryMillis\x88\x01\x01\x12:\n" +
+	"\x17verify_bytes_per_second\x18\n" +
+	" \x01(\x03H\tR\x14verifyBytesPerSecond\x88\x01\x01B\t\n" +
 	"\a_remoteB\x11\n" +
 	"\x0f_remote_addressB\x15\n" +
 	"\x13_journal_size_bytesB\x0f\n" +
@@ -5173,7 +5564,9 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x12_rpo_target_millisB\x18\n" +
 	"\x16_ship_bytes_per_secondB\x18\n" +
 	"\x16_delete_removed_copiesB\x10\n" +
-	"\x0e_ship_schedule\"j\n" +
+	"\x0e_ship_scheduleB\x16\n" +
+	"\x14_verify_every_millisB\x1a\n" +
+	"\x18_verify_bytes_per_second\"j\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
 	"\bsettings\x18\x02 \x01(\v2$.slipstream.sidecar.v1.GroupSettingsR\bsettings\"0\n" +
@@ -5196,7 +5589,35 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x13RemoveVolumeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
 	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\"\x16\n" +
-	"\x14RemoveVolumeResponse\"&\n" +
+	"\x14RemoveVolumeResponse\"%\n" +
+	"\rVerifyRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\x10\n" +
+	"\x0eVerifyResponse\"%\n" +
+	"\rRepairRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"*\n" +
+	"\x0eRepairResponse\x12\x18\n" +
+	"\aextents\x18\x01 \x01(\x04R\aextents\"\xcc\x03\n" +
+	"\fVerifyStatus\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\bR\arunning\x12\x1d\n" +
+	"\n" +
+	"done_bytes\x18\x02 \x01(\x04R\tdoneBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
+	"totalBytes\x123\n" +
+	"\x13finished_unix_nanos\x18\x04 \x01(\x03H\x00R\x11finishedUnixNanos\x88\x01\x01\x12\x1d\n" +
+	"\aordinal\x18\x05 \x01(\x04H\x01R\aordinal\x88\x01\x01\x12.\n" +
+	"\x10difference_count\x18\x06 \x01(\x04H\x02R\x0fdifferenceCount\x88\x01\x01\x12E\n" +
+	"\vdifferences\x18\a \x03(\v2#.slipstream.sidecar.v1.VolumeExtentR\vdifferences\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05error\x121\n" +
+	"\x12updated_unix_nanos\x18\t \x01(\x03H\x03R\x10updatedUnixNanos\x88\x01\x01B\x16\n" +
+	"\x14_finished_unix_nanosB\n" +
+	"\n" +
+	"\b_ordinalB\x13\n" +
+	"\x11_difference_countB\x15\n" +
+	"\x13_updated_unix_nanos\"q\n" +
+	"\fVolumeExtent\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12!\n" +
+	"\foffset_bytes\x18\x02 \x01(\x03R\voffsetBytes\x12!\n" +
+	"\flength_bytes\x18\x03 \x01(\x03R\vlengthBytes\"&\n" +
 	"\x0eSuspendRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"+\n" +
 	"\x0fSuspendResponse\x12\x18\n" +
@@ -5373,7 +5794,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
 	" \x01(\tR\x06fsType\x122\n" +
-	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xff\x0f\n" +
+	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xa3\x11\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -5420,7 +5841,10 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"R\x12suspendedUnixNanos\x88\x01\x01\x128\n" +
 	"\x05yield\x18' \x01(\v2\".slipstream.sidecar.v1.YieldStatusR\x05yield\x12B\n" +
 	"\vbefore_sync\x18& \x01(\v2!.slipstream.sidecar.v1.BeforeSyncR\n" +
-	"beforeSyncB\x17\n" +
+	"beforeSync\x12;\n" +
+	"\x06verify\x18( \x01(\v2#.slipstream.sidecar.v1.VerifyStatusR\x06verify\x12.\n" +
+	"\x13verify_every_millis\x18) \x01(\x03R\x11verifyEveryMillis\x125\n" +
+	"\x17verify_bytes_per_second\x18* \x01(\x03R\x14verifyBytesPerSecondB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +
@@ -5546,7 +5970,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x14GROUP_STATE_DIVERGED\x10\x06\x12\x16\n" +
 	"\x12GROUP_STATE_FAILED\x10\a\x12\x19\n" +
 	"\x15GROUP_STATE_SUSPENDED\x10\b\x12\x18\n" +
-	"\x14GROUP_STATE_YIELDING\x10\t2\xf5\x18\n" +
+	"\x14GROUP_STATE_YIELDING\x10\t2\xa3\x1a\n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -5571,7 +5995,9 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"DeleteTail\x12(.slipstream.sidecar.v1.DeleteTailRequest\x1a).slipstream.sidecar.v1.DeleteTailResponse\x12X\n" +
 	"\aSuspend\x12%.slipstream.sidecar.v1.SuspendRequest\x1a&.slipstream.sidecar.v1.SuspendResponse\x12U\n" +
-	"\x06Resume\x12$.slipstream.sidecar.v1.ResumeRequest\x1a%.slipstream.sidecar.v1.ResumeResponse\x12a\n" +
+	"\x06Resume\x12$.slipstream.sidecar.v1.ResumeRequest\x1a%.slipstream.sidecar.v1.ResumeResponse\x12U\n" +
+	"\x06Verify\x12$.slipstream.sidecar.v1.VerifyRequest\x1a%.slipstream.sidecar.v1.VerifyResponse\x12U\n" +
+	"\x06Repair\x12$.slipstream.sidecar.v1.RepairRequest\x1a%.slipstream.sidecar.v1.RepairResponse\x12a\n" +
 	"\n" +
 	"ListCopies\x12(.slipstream.sidecar.v1.ListCopiesRequest\x1a).slipstream.sidecar.v1.ListCopiesResponse\x12a\n" +
 	"\n" +
@@ -5605,7 +6031,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
 	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
@@ -5631,168 +6057,180 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*AddVolumeResponse)(nil),    // 21: slipstream.sidecar.v1.AddVolumeResponse
 	(*RemoveVolumeRequest)(nil),  // 22: slipstream.sidecar.v1.RemoveVolumeRequest
 	(*RemoveVolumeResponse)(nil), // 23: slipstream.sidecar.v1.RemoveVolumeResponse
-	(*SuspendRequest)(nil),       // 24: slipstream.sidecar.v1.SuspendRequest
-	(*SuspendResponse)(nil),      // 25: slipstream.sidecar.v1.SuspendResponse
-	(*ResumeRequest)(nil),        // 26: slipstream.sidecar.v1.ResumeRequest
-	(*ResumeResponse)(nil),       // 27: slipstream.sidecar.v1.ResumeResponse
-	(*ListCopiesRequest)(nil),    // 28: slipstream.sidecar.v1.ListCopiesRequest
-	(*ListCopiesResponse)(nil),   // 29: slipstream.sidecar.v1.ListCopiesResponse
-	(*Copy)(nil),                 // 30: slipstream.sidecar.v1.Copy
-	(*DeleteCopyRequest)(nil),    // 31: slipstream.sidecar.v1.DeleteCopyRequest
-	(*DeleteCopyResponse)(nil),   // 32: slipstream.sidecar.v1.DeleteCopyResponse
-	(*ListPeersRequest)(nil),     // 33: slipstream.sidecar.v1.ListPeersRequest
-	(*ListPeersResponse)(nil),    // 34: slipstream.sidecar.v1.ListPeersResponse
-	(*PeerUse)(nil),              // 35: slipstream.sidecar.v1.PeerUse
-	(*ForgetPeerRequest)(nil),    // 36: slipstream.sidecar.v1.ForgetPeerRequest
-	(*ForgetPeerResponse)(nil),   // 37: slipstream.sidecar.v1.ForgetPeerResponse
-	(*ModifyVolumeRequest)(nil),  // 38: slipstream.sidecar.v1.ModifyVolumeRequest
-	(*ModifyVolumeResponse)(nil), // 39: slipstream.sidecar.v1.ModifyVolumeResponse
-	(*Claim)(nil),                // 40: slipstream.sidecar.v1.Claim
-	(*ListGroupsRequest)(nil),    // 41: slipstream.sidecar.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),   // 42: slipstream.sidecar.v1.ListGroupsResponse
-	(*WatchGroupRequest)(nil),    // 43: slipstream.sidecar.v1.WatchGroupRequest
-	(*PromoteRequest)(nil),       // 44: slipstream.sidecar.v1.PromoteRequest
-	(*PromoteResponse)(nil),      // 45: slipstream.sidecar.v1.PromoteResponse
-	(*DemoteRequest)(nil),        // 46: slipstream.sidecar.v1.DemoteRequest
-	(*DemoteResponse)(nil),       // 47: slipstream.sidecar.v1.DemoteResponse
-	(*RelocateRequest)(nil),      // 48: slipstream.sidecar.v1.RelocateRequest
-	(*RelocateResponse)(nil),     // 49: slipstream.sidecar.v1.RelocateResponse
-	(*YieldRequest)(nil),         // 50: slipstream.sidecar.v1.YieldRequest
-	(*YieldResponse)(nil),        // 51: slipstream.sidecar.v1.YieldResponse
-	(*YieldStatus)(nil),          // 52: slipstream.sidecar.v1.YieldStatus
-	(*ListTailsRequest)(nil),     // 53: slipstream.sidecar.v1.ListTailsRequest
-	(*ListTailsResponse)(nil),    // 54: slipstream.sidecar.v1.ListTailsResponse
-	(*Tail)(nil),                 // 55: slipstream.sidecar.v1.Tail
-	(*TailSnapshot)(nil),         // 56: slipstream.sidecar.v1.TailSnapshot
-	(*DeleteTailRequest)(nil),    // 57: slipstream.sidecar.v1.DeleteTailRequest
-	(*DeleteTailResponse)(nil),   // 58: slipstream.sidecar.v1.DeleteTailResponse
-	(*LossReport)(nil),           // 59: slipstream.sidecar.v1.LossReport
-	(*VolumeStatus)(nil),         // 60: slipstream.sidecar.v1.VolumeStatus
-	(*GroupStatus)(nil),          // 61: slipstream.sidecar.v1.GroupStatus
-	(*BeforeSync)(nil),           // 62: slipstream.sidecar.v1.BeforeSync
-	(*CutTarget)(nil),            // 63: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),      // 64: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),     // 65: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),      // 66: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),     // 67: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),            // 68: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),    // 69: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),   // 70: slipstream.sidecar.v1.ReleaseCutResponse
-	(*GroupPointsRequest)(nil),   // 71: slipstream.sidecar.v1.GroupPointsRequest
-	(*GroupPointsResponse)(nil),  // 72: slipstream.sidecar.v1.GroupPointsResponse
-	(*RecoveryPoint)(nil),        // 73: slipstream.sidecar.v1.RecoveryPoint
-	(*CreateViewRequest)(nil),    // 74: slipstream.sidecar.v1.CreateViewRequest
-	(*AttachViewRequest)(nil),    // 75: slipstream.sidecar.v1.AttachViewRequest
-	(*ListViewsRequest)(nil),     // 76: slipstream.sidecar.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),    // 77: slipstream.sidecar.v1.ListViewsResponse
-	(*DeleteViewRequest)(nil),    // 78: slipstream.sidecar.v1.DeleteViewRequest
-	(*DeleteViewResponse)(nil),   // 79: slipstream.sidecar.v1.DeleteViewResponse
-	(*View)(nil),                 // 80: slipstream.sidecar.v1.View
-	(*ViewVolume)(nil),           // 81: slipstream.sidecar.v1.ViewVolume
-	nil,                          // 82: slipstream.sidecar.v1.Claim.LabelsEntry
+	(*VerifyRequest)(nil),        // 24: slipstream.sidecar.v1.VerifyRequest
+	(*VerifyResponse)(nil),       // 25: slipstream.sidecar.v1.VerifyResponse
+	(*RepairRequest)(nil),        // 26: slipstream.sidecar.v1.RepairRequest
+	(*RepairResponse)(nil),       // 27: slipstream.sidecar.v1.RepairResponse
+	(*VerifyStatus)(nil),         // 28: slipstream.sidecar.v1.VerifyStatus
+	(*VolumeExtent)(nil),         // 29: slipstream.sidecar.v1.VolumeExtent
+	(*SuspendRequest)(nil),       // 30: slipstream.sidecar.v1.SuspendRequest
+	(*SuspendResponse)(nil),      // 31: slipstream.sidecar.v1.SuspendResponse
+	(*ResumeRequest)(nil),        // 32: slipstream.sidecar.v1.ResumeRequest
+	(*ResumeResponse)(nil),       // 33: slipstream.sidecar.v1.ResumeResponse
+	(*ListCopiesRequest)(nil),    // 34: slipstream.sidecar.v1.ListCopiesRequest
+	(*ListCopiesResponse)(nil),   // 35: slipstream.sidecar.v1.ListCopiesResponse
+	(*Copy)(nil),                 // 36: slipstream.sidecar.v1.Copy
+	(*DeleteCopyRequest)(nil),    // 37: slipstream.sidecar.v1.DeleteCopyRequest
+	(*DeleteCopyResponse)(nil),   // 38: slipstream.sidecar.v1.DeleteCopyResponse
+	(*ListPeersRequest)(nil),     // 39: slipstream.sidecar.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),    // 40: slipstream.sidecar.v1.ListPeersResponse
+	(*PeerUse)(nil),              // 41: slipstream.sidecar.v1.PeerUse
+	(*ForgetPeerRequest)(nil),    // 42: slipstream.sidecar.v1.ForgetPeerRequest
+	(*ForgetPeerResponse)(nil),   // 43: slipstream.sidecar.v1.ForgetPeerResponse
+	(*ModifyVolumeRequest)(nil),  // 44: slipstream.sidecar.v1.ModifyVolumeRequest
+	(*ModifyVolumeResponse)(nil), // 45: slipstream.sidecar.v1.ModifyVolumeResponse
+	(*Claim)(nil),                // 46: slipstream.sidecar.v1.Claim
+	(*ListGroupsRequest)(nil),    // 47: slipstream.sidecar.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),   // 48: slipstream.sidecar.v1.ListGroupsResponse
+	(*WatchGroupRequest)(nil),    // 49: slipstream.sidecar.v1.WatchGroupRequest
+	(*PromoteRequest)(nil),       // 50: slipstream.sidecar.v1.PromoteRequest
+	(*PromoteResponse)(nil),      // 51: slipstream.sidecar.v1.PromoteResponse
+	(*DemoteRequest)(nil),        // 52: slipstream.sidecar.v1.DemoteRequest
+	(*DemoteResponse)(nil),       // 53: slipstream.sidecar.v1.DemoteResponse
+	(*RelocateRequest)(nil),      // 54: slipstream.sidecar.v1.RelocateRequest
+	(*RelocateResponse)(nil),     // 55: slipstream.sidecar.v1.RelocateResponse
+	(*YieldRequest)(nil),         // 56: slipstream.sidecar.v1.YieldRequest
+	(*YieldResponse)(nil),        // 57: slipstream.sidecar.v1.YieldResponse
+	(*YieldStatus)(nil),          // 58: slipstream.sidecar.v1.YieldStatus
+	(*ListTailsRequest)(nil),     // 59: slipstream.sidecar.v1.ListTailsRequest
+	(*ListTailsResponse)(nil),    // 60: slipstream.sidecar.v1.ListTailsResponse
+	(*Tail)(nil),                 // 61: slipstream.sidecar.v1.Tail
+	(*TailSnapshot)(nil),         // 62: slipstream.sidecar.v1.TailSnapshot
+	(*DeleteTailRequest)(nil),    // 63: slipstream.sidecar.v1.DeleteTailRequest
+	(*DeleteTailResponse)(nil),   // 64: slipstream.sidecar.v1.DeleteTailResponse
+	(*LossReport)(nil),           // 65: slipstream.sidecar.v1.LossReport
+	(*VolumeStatus)(nil),         // 66: slipstream.sidecar.v1.VolumeStatus
+	(*GroupStatus)(nil),          // 67: slipstream.sidecar.v1.GroupStatus
+	(*BeforeSync)(nil),           // 68: slipstream.sidecar.v1.BeforeSync
+	(*CutTarget)(nil),            // 69: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),      // 70: slipstream.sidecar.v1.CutGroupRequest
+	(*CutGroupResponse)(nil),     // 71: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),      // 72: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),     // 73: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),            // 74: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),    // 75: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),   // 76: slipstream.sidecar.v1.ReleaseCutResponse
+	(*GroupPointsRequest)(nil),   // 77: slipstream.sidecar.v1.GroupPointsRequest
+	(*GroupPointsResponse)(nil),  // 78: slipstream.sidecar.v1.GroupPointsResponse
+	(*RecoveryPoint)(nil),        // 79: slipstream.sidecar.v1.RecoveryPoint
+	(*CreateViewRequest)(nil),    // 80: slipstream.sidecar.v1.CreateViewRequest
+	(*AttachViewRequest)(nil),    // 81: slipstream.sidecar.v1.AttachViewRequest
+	(*ListViewsRequest)(nil),     // 82: slipstream.sidecar.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),    // 83: slipstream.sidecar.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),    // 84: slipstream.sidecar.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),   // 85: slipstream.sidecar.v1.DeleteViewResponse
+	(*View)(nil),                 // 86: slipstream.sidecar.v1.View
+	(*ViewVolume)(nil),           // 87: slipstream.sidecar.v1.ViewVolume
+	nil,                          // 88: slipstream.sidecar.v1.Claim.LabelsEntry
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
 	13, // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
 	13, // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	61, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	30, // 4: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
-	35, // 5: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
-	40, // 6: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
-	82, // 7: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
-	61, // 8: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
-	59, // 9: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
-	61, // 10: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	61, // 11: slipstream.sidecar.v1.RelocateResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	61, // 12: slipstream.sidecar.v1.YieldResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	52, // 13: slipstream.sidecar.v1.YieldResponse.yield:type_name -> slipstream.sidecar.v1.YieldStatus
-	55, // 14: slipstream.sidecar.v1.ListTailsResponse.tails:type_name -> slipstream.sidecar.v1.Tail
-	56, // 15: slipstream.sidecar.v1.Tail.snapshots:type_name -> slipstream.sidecar.v1.TailSnapshot
-	40, // 16: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
-	1,  // 17: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
-	2,  // 18: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
-	0,  // 19: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	60, // 20: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
-	59, // 21: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
-	52, // 22: slipstream.sidecar.v1.GroupStatus.yield:type_name -> slipstream.sidecar.v1.YieldStatus
-	62, // 23: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
-	63, // 24: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	68, // 25: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	73, // 26: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	73, // 27: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	80, // 28: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
-	81, // 29: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
-	3,  // 30: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 31: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 32: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 33: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 34: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 35: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 36: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 37: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 38: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 39: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	38, // 40: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	41, // 41: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	43, // 42: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	44, // 43: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	46, // 44: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	48, // 45: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
-	50, // 46: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
-	53, // 47: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
-	57, // 48: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
-	24, // 49: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
-	26, // 50: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
-	28, // 51: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
-	31, // 52: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
-	33, // 53: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
-	36, // 54: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
-	64, // 55: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	66, // 56: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	69, // 57: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	71, // 58: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
-	74, // 59: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
-	75, // 60: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
-	76, // 61: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
-	78, // 62: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
-	4,  // 63: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 64: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 65: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 66: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 67: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 68: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 69: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 70: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 71: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 72: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	39, // 73: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	42, // 74: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	61, // 75: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	45, // 76: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	47, // 77: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	49, // 78: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
-	51, // 79: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
-	54, // 80: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
-	58, // 81: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
-	25, // 82: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
-	27, // 83: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
-	29, // 84: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
-	32, // 85: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
-	34, // 86: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
-	37, // 87: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
-	65, // 88: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	67, // 89: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	70, // 90: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	72, // 91: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
-	80, // 92: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
-	80, // 93: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
-	77, // 94: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
-	79, // 95: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
-	63, // [63:96] is the sub-list for method output_type
-	30, // [30:63] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	67, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	29, // 4: slipstream.sidecar.v1.VerifyStatus.differences:type_name -> slipstream.sidecar.v1.VolumeExtent
+	36, // 5: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
+	41, // 6: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
+	46, // 7: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
+	88, // 8: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
+	67, // 9: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
+	65, // 10: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
+	67, // 11: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	67, // 12: slipstream.sidecar.v1.RelocateResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	67, // 13: slipstream.sidecar.v1.YieldResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	58, // 14: slipstream.sidecar.v1.YieldResponse.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	61, // 15: slipstream.sidecar.v1.ListTailsResponse.tails:type_name -> slipstream.sidecar.v1.Tail
+	62, // 16: slipstream.sidecar.v1.Tail.snapshots:type_name -> slipstream.sidecar.v1.TailSnapshot
+	46, // 17: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
+	1,  // 18: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
+	2,  // 19: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
+	0,  // 20: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	66, // 21: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
+	65, // 22: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
+	58, // 23: slipstream.sidecar.v1.GroupStatus.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	68, // 24: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
+	28, // 25: slipstream.sidecar.v1.GroupStatus.verify:type_name -> slipstream.sidecar.v1.VerifyStatus
+	69, // 26: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	74, // 27: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	79, // 28: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	79, // 29: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	86, // 30: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
+	87, // 31: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
+	3,  // 32: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 33: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 34: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 35: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 36: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 37: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 38: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 39: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 40: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 41: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	44, // 42: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	47, // 43: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	49, // 44: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	50, // 45: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	52, // 46: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	54, // 47: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
+	56, // 48: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
+	59, // 49: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
+	63, // 50: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
+	30, // 51: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
+	32, // 52: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
+	24, // 53: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
+	26, // 54: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
+	34, // 55: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	37, // 56: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	39, // 57: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	42, // 58: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	70, // 59: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	72, // 60: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	75, // 61: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	77, // 62: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
+	80, // 63: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
+	81, // 64: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
+	82, // 65: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
+	84, // 66: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
+	4,  // 67: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 68: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 69: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 70: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 71: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 72: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 73: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 74: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 75: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 76: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	45, // 77: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	48, // 78: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	67, // 79: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	51, // 80: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	53, // 81: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	55, // 82: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
+	57, // 83: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
+	60, // 84: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
+	64, // 85: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
+	31, // 86: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
+	33, // 87: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
+	25, // 88: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
+	27, // 89: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
+	35, // 90: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	38, // 91: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	40, // 92: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	43, // 93: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	71, // 94: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	73, // 95: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	76, // 96: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	78, // 97: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
+	86, // 98: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
+	86, // 99: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
+	83, // 100: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
+	85, // 101: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
+	67, // [67:102] is the sub-list for method output_type
+	32, // [32:67] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -5801,23 +6239,24 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 		return
 	}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[10].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71].OneofWrappers = []any{
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77].OneofWrappers = []any{
 		(*CreateViewRequest_Ordinal)(nil),
 		(*CreateViewRequest_AtUnixNanos)(nil),
 	}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   80,
+			NumMessages:   86,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

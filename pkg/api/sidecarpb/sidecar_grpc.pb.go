@@ -46,6 +46,8 @@ const (
 	Sidecar_DeleteTail_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteTail"
 	Sidecar_Suspend_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Suspend"
 	Sidecar_Resume_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Resume"
+	Sidecar_Verify_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Verify"
+	Sidecar_Repair_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Repair"
 	Sidecar_ListCopies_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ListCopies"
 	Sidecar_DeleteCopy_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteCopy"
 	Sidecar_ListPeers_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListPeers"
@@ -126,6 +128,14 @@ type SidecarClient interface {
 	Suspend(ctx context.Context, in *SuspendRequest, opts ...grpc.CallOption) (*SuspendResponse, error)
 	// Resume continues the replication of a suspended group.
 	Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error)
+	// Verify begins a comparison of both sites of a group at one ordinal, at its primary, and returns when it runs. Writes and
+	// replication go on. FAILED_PRECONDITION: the group is not primary here, or has no whole copy that is connected, or a
+	// comparison runs.
+	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
+	// Repair replaces the extents of this site that the last comparison found to differ by those of the peer, and begins a
+	// comparison of these extents. FAILED_PRECONDITION: there are none, the peer is not connected, or, at a primary, a volume
+	// with such an extent is attached.
+	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	// ListCopies returns the copies of other sites' volumes that are in no group here, and those in a group that the CO of this
 	// site has deleted. Records that cannot be read are left out.
 	ListCopies(ctx context.Context, in *ListCopiesRequest, opts ...grpc.CallOption) (*ListCopiesResponse, error)
@@ -395,6 +405,26 @@ func (c *sidecarClient) Resume(ctx context.Context, in *ResumeRequest, opts ...g
 	return out, nil
 }
 
+func (c *sidecarClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyResponse)
+	err := c.cc.Invoke(ctx, Sidecar_Verify_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairResponse)
+	err := c.cc.Invoke(ctx, Sidecar_Repair_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sidecarClient) ListCopies(ctx context.Context, in *ListCopiesRequest, opts ...grpc.CallOption) (*ListCopiesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCopiesResponse)
@@ -581,6 +611,14 @@ type SidecarServer interface {
 	Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error)
 	// Resume continues the replication of a suspended group.
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	// Verify begins a comparison of both sites of a group at one ordinal, at its primary, and returns when it runs. Writes and
+	// replication go on. FAILED_PRECONDITION: the group is not primary here, or has no whole copy that is connected, or a
+	// comparison runs.
+	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
+	// Repair replaces the extents of this site that the last comparison found to differ by those of the peer, and begins a
+	// comparison of these extents. FAILED_PRECONDITION: there are none, the peer is not connected, or, at a primary, a volume
+	// with such an extent is attached.
+	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
 	// ListCopies returns the copies of other sites' volumes that are in no group here, and those in a group that the CO of this
 	// site has deleted. Records that cannot be read are left out.
 	ListCopies(context.Context, *ListCopiesRequest) (*ListCopiesResponse, error)
@@ -693,6 +731,12 @@ func (UnimplementedSidecarServer) Suspend(context.Context, *SuspendRequest) (*Su
 }
 func (UnimplementedSidecarServer) Resume(context.Context, *ResumeRequest) (*ResumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resume not implemented")
+}
+func (UnimplementedSidecarServer) Verify(context.Context, *VerifyRequest) (*VerifyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedSidecarServer) Repair(context.Context, *RepairRequest) (*RepairResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Repair not implemented")
 }
 func (UnimplementedSidecarServer) ListCopies(context.Context, *ListCopiesRequest) (*ListCopiesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCopies not implemented")
@@ -1122,6 +1166,42 @@ func _Sidecar_Resume_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_Verify_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).Verify(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_Verify_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).Verify(ctx, req.(*VerifyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_Repair_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).Repair(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_Repair_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).Repair(ctx, req.(*RepairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sidecar_ListCopies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListCopiesRequest)
 	if err := dec(in); err != nil {
@@ -1424,6 +1504,14 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Resume",
 			Handler:    _Sidecar_Resume_Handler,
+		},
+		{
+			MethodName: "Verify",
+			Handler:    _Sidecar_Verify_Handler,
+		},
+		{
+			MethodName: "Repair",
+			Handler:    _Sidecar_Repair_Handler,
 		},
 		{
 			MethodName: "ListCopies",

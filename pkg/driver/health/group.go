@@ -65,6 +65,9 @@ func (s *Survey) groupHealth(found *Conditions, rec *blockdev.VolumeRecord) {
 	GroupConditions(found, rec, g)
 }
 
+// maxNamedExtents is how many extents a condition names.
+const maxNamedExtents = 8
+
 // GroupConditions says what a group's status means for its volumes. What goes by itself within a moment, as a first
 // contact does, is reported all the same while it lasts: nothing is replicated meanwhile.
 func GroupConditions(found *Conditions, rec *blockdev.VolumeRecord, g *sidecarpb.GroupStatus) {
@@ -108,6 +111,11 @@ func GroupConditions(found *Conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 		found.add(degraded, ReasonApplyStuck, "volume %s: writes of its group %s reach the journal, but not the images: %s; "+
 			"they go on when that is put right", rec.ID, g.GetName(), reason)
 	}
+	if text := differencesText(rec, g.GetVerify()); text != "" {
+		found.add(degraded, ReasonSitesDiffer, "volume %s: its images at the two sites of group %s differ at ordinal %d: "+
+			"%s; decide which site is right, and give slipctl group repair %s at the other one", rec.ID, g.GetName(),
+			g.GetVerify().GetOrdinal(), text, g.GetName())
+	}
 	if g.GetLagging() {
 		found.add(degraded, ReasonReplicationLagging, "volume %s: the copy of its group %s lags %s behind, its RPO target "+
 			"is %.1f s: "+
@@ -122,6 +130,23 @@ func GroupConditions(found *Conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 			"when it is full writes wait for %s: "+
 			"see that the peer can be reached", rec.ID, g.GetName(), used, size, g.GetPeer())
 	}
+}
+
+// differencesText names the extents of a volume that differ, or says that they are not all known; empty for none.
+func differencesText(rec *blockdev.VolumeRecord, v *sidecarpb.VerifyStatus) string {
+	var offsets []string
+	for _, d := range v.GetDifferences() {
+		if d.GetVolumeId() == rec.ID && len(offsets) < maxNamedExtents {
+			offsets = append(offsets, fmt.Sprint(d.GetOffsetBytes()))
+		}
+	}
+	switch {
+	case len(offsets) > 0:
+		return "extents of 64 KiB at " + strings.Join(offsets, ", ")
+	case v.GetDifferenceCount() > uint64(len(v.GetDifferences())):
+		return fmt.Sprintf("%d extents of the group, not all of which are named", v.GetDifferenceCount())
+	}
+	return ""
 }
 
 // lagText is how far a copy is behind at most.

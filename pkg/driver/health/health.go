@@ -43,6 +43,7 @@ const (
 	ReasonReplicationSyncing    = "ReplicationSyncing"
 	ReasonReplicationLagging    = "ReplicationLagging"
 	ReasonApplyStuck            = "ApplyStuck"
+	ReasonSitesDiffer           = "SitesDiffer"
 	ReasonJournalNearlyFull     = "JournalNearlyFull"
 )
 

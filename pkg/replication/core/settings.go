@@ -26,6 +26,10 @@ type Settings struct {
 	// ShipSchedule bounds it by time of day, in the form of package schedule; empty for none. It goes before
 	// ShipBytesPerSecond. Core keeps it; the caller, which has a clock, evaluates it.
 	ShipSchedule string `json:"shipSchedule,omitempty"`
+	// VerifyEveryMillis is the time between comparisons of both sites; 0 for none but on demand. VerifyBytesPerSecond
+	// bounds what one reads at each site; 0 for the default of the caller.
+	VerifyEveryMillis    int64 `json:"verifyEveryMillis,omitempty"`
+	VerifyBytesPerSecond int64 `json:"verifyBytesPerSecond,omitempty"`
 	// DeleteRemovedCopies: this site deletes its copy of a volume that the primary takes out of the group. It is this
 	// site's own; a peer cannot set it.
 	DeleteRemovedCopies bool `json:"deleteRemovedCopies,omitempty"`
@@ -38,6 +42,9 @@ const (
 	DefaultJournalBytes = 1 << 30
 	// MinShipBytesPerSecond: with less, one batch would take longer than the peer has to answer.
 	MinShipBytesPerSecond = schedule.MinBytesPerSecond
+	// MinVerifyEveryMillis is a minute. With less than MinVerifyBytesPerSecond a comparison of a large group never ends.
+	MinVerifyEveryMillis    = 60 * 1000
+	MinVerifyBytesPerSecond = 1 << 20
 	// MaxRPOTargetMillis is a year.
 	MaxRPOTargetMillis = 365 * 24 * 3600 * 1000
 )
@@ -62,6 +69,15 @@ func (s *Settings) Check() error {
 	case s.ShipBytesPerSecond != 0 && s.ShipBytesPerSecond < MinShipBytesPerSecond:
 		return fmt.Errorf("ship rate %d bytes/s, must be 0 (no bound) or at least %d",
 			s.ShipBytesPerSecond, MinShipBytesPerSecond)
+	}
+	switch {
+	case s.VerifyEveryMillis != 0 && s.VerifyEveryMillis < MinVerifyEveryMillis,
+		s.VerifyEveryMillis > MaxRPOTargetMillis:
+		return fmt.Errorf("time between comparisons %d ms, must be 0 (none) or from %d to %d", s.VerifyEveryMillis,
+			MinVerifyEveryMillis, int64(MaxRPOTargetMillis))
+	case s.VerifyBytesPerSecond != 0 && s.VerifyBytesPerSecond < MinVerifyBytesPerSecond:
+		return fmt.Errorf("verify rate %d bytes/s, must be 0 (the default) or at least %d", s.VerifyBytesPerSecond,
+			MinVerifyBytesPerSecond)
 	}
 	_, err := schedule.Parse(s.ShipSchedule)
 	return err

@@ -1,0 +1,170 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+)
+
+// A repair replaces extents of the site at which it is asked for, by those of the peer. Which side is right no hash
+// tells: a person decides, and gives the command at the site that yields.
+//
+//	at the secondary   it asks; the primary sends these extents in a sync, as after a catch-up
+//	at the primary     its volumes are not attached, so nothing is written meanwhile; it reads the extents of the
+//	                   secondary at one ordinal, and writes them as its own writes, with ordinals
+//
+// Then the same extents are compared again. A crash leaves a repair in part, which is repeated.
+
+// resendPoll is how often a repair looks whether the sync of its extents has ended.
+const resendPoll = 20 * time.Millisecond
+
+// Repair replaces the extents of this site that the last comparison found to differ, and compares them again. It
+// returns how many they are, when the work is about to begin; Status tells the rest. Errors are core.ErrPrecondition.
+func (g *Group) Repair() (extents uint64, err error) {
+	known := g.verification.known()
+	if known.Count == 0 {
+		return 0, fmt.Errorf("%w: no comparison found a difference in group %s (slipctl group verify %s compares)",
+			core.ErrPrecondition, g.Name(), g.Name())
+	}
+	list := slices.Clone(known.Extents)
+	g.mu.Lock()
+	secondary := g.core.Meta.Role == core.RoleSecondary
+	g.mu.Unlock()
+	if secondary {
+		return uint64(len(list)), g.askForRepair(list)
+	}
+	if err := g.verification.blockAttach(list); err != nil {
+		return 0, err
+	}
+	err = g.verification.request(&verifyScope{extents: list, take: true})
+	if err != nil {
+		g.verification.unblockAttach()
+	}
+	return uint64(len(list)), err
+}
+
+// askForRepair asks the primary to send extents anew.
+func (g *Group) askForRepair(list []MemberExtent) error {
+	g.streams.mu.Lock()
+	r := g.streams.incoming
+	g.streams.mu.Unlock()
+	if r == nil || !r.hello.GetVerifies() {
+		return fmt.Errorf("%w: group %s has no stream from a primary that can send the extents again; see slipctl group "+
+			"status %s", core.ErrPrecondition, g.Name(), g.Name())
+	}
+	select {
+	case r.outbox <- &linkpb.ToPrimary{Message: &linkpb.ToPrimary_Repair{
+		Repair: &linkpb.RepairRequest{Extents: extentsToWire(list)}}}:
+		return nil
+	case <-r.done:
+		return fmt.Errorf("%w: the stream of group %s ended; try again", core.ErrPrecondition, g.Name())
+	}
+}
+
+// repairAsked is the primary's side of askForRepair. A peer that asks for what it has costs the link an extent.
+func (v *verification) repairAsked(q *linkpb.RepairRequest) {
+	list := v.g.extentsFromWire(q.GetExtents())
+	if len(list) == 0 {
+		return
+	}
+	if err := v.request(&verifyScope{extents: list, resend: true}); err != nil {
+		klog.ErrorS(err, "The peer's request to send extents again is not followed; it may ask again", "group", v.g.Name())
+	}
+}
+
+// resend marks extents, and waits until a sync has sent them.
+func (g *Group) resend(ctx context.Context, port *verifyPort, list []MemberExtent) error {
+	for _, e := range list {
+		v := g.volume(e.Member)
+		if v == nil {
+			continue
+		}
+		off := int64(e.Extent) * changemap.ExtentBytes
+		if n := min(changemap.ExtentBytes, v.Size()-off); n > 0 {
+			g.changes.mark(e.Member, off, n)
+		}
+	}
+	if err := g.saveChangeMap(); err != nil {
+		return err
+	}
+	if _, err := g.step(core.Folded{}, nil); err != nil {
+		return err
+	}
+	g.shipWork.send()
+	for g.needsSync() || g.Status().State != core.StateStreaming {
+		select {
+		case <-port.ended:
+			return fmt.Errorf("%w; the extents are sent when it is back, and are to be compared again then", errStreamEnded)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(resendPoll):
+		}
+	}
+	return nil
+}
+
+// blockAttach keeps volumes from being attached, unless one of those with the extents is.
+func (v *verification) blockAttach(list []MemberExtent) error {
+	g := v.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range list {
+		if volume := g.volume(e.Member); volume != nil && volume.attached {
+			return fmt.Errorf("%w: volume %s is attached; stop its pods, or move the group first", ErrInUse, volume.id)
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.repairing = true
+	return nil
+}
+
+func (v *verification) unblockAttach() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.repairing = false
+}
+
+// blocksAttach reports whether extents of this site are being replaced.
+func (v *verification) blocksAttach() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.repairing
+}
+
+// takeExtent writes what the peer has in an extent. No volume is attached, so nothing was written since the ordinal
+// that is compared.
+func (r *verifyRun) takeExtent(ctx context.Context, image *preservedImage, e MemberExtent, theirs extentHash) error {
+	v := r.g.volume(e.Member)
+	if v == nil {
+		return fmt.Errorf("volume %s left the group while it was repaired", image.member.VolumeID)
+	}
+	data, err := r.compareData(ctx, e.Member, e.Extent, 1, linkpb.VerifyCompare_CONTENT)
+	if err != nil {
+		return err
+	}
+	off := int64(e.Extent) * changemap.ExtentBytes
+	if want := min(changemap.ExtentBytes, image.Size()-off); int64(len(data)) != want || hashOf(data) != theirs {
+		return fmt.Errorf("%w: the peer sent %d bytes of volume %s at %d that are not what it compared", ErrInvalid,
+			len(data), v.id, off)
+	}
+	if !r.g.verification.blocksAttach() {
+		return fmt.Errorf("the repair of volume %s was given up", v.id)
+	}
+	if _, err := v.WriteAt(data, off); err != nil {
+		return err
+	}
+	if err := v.Flush(); err != nil {
+		return err
+	}
+	klog.InfoS("Extent replaced by the peer's", "group", r.g.Name(), "volume", v.id, "offset", off)
+	r.replaced = append(r.replaced, e)
+	return nil
+}
