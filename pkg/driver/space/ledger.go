@@ -132,9 +132,9 @@ func (d *Accounts) ledger(wanted map[string]int64) (Ledger, error) {
 	return d.addUp(wanted, &images{d: d, allocated: map[string]int64{}})
 }
 
-// leastLedger is ledger without a look at the images, which takes long with thousands of volumes: as if none of them
-// had allocated anything. The pool has at least the room that the result says. With snapshots the result is empty: only
-// their images say what they keep.
+// leastLedger is ledger without a look at images and journals, which takes long with thousands of them: as if none of
+// them had allocated anything. The pool has at least the room that the result says. With snapshots the result is empty:
+// only their images say what they keep.
 func (d *Accounts) leastLedger(wanted map[string]int64) (Ledger, error) {
 	snapshots, err := d.store.Pool.SnapshotIDs()
 	if err != nil {
@@ -184,7 +184,7 @@ func (d *Accounts) addUp(wanted map[string]int64, images *images) (Ledger, error
 	if err := d.addViews(&l, images); err != nil {
 		return fail(err)
 	}
-	if err := d.addJournals(&l, wanted); err != nil {
+	if err := d.addJournals(&l, wanted, images.unseen); err != nil {
 		return fail(err)
 	}
 	used, err := images.together()
@@ -304,8 +304,9 @@ func (d *Accounts) addViews(l *Ledger, images *images) error {
 }
 
 // addJournals adds the journals that there are and those of groups that are still to be made, to what the pool has
-// promised or, where they are on a file system of their own, to what that one has.
-func (d *Accounts) addJournals(l *Ledger, wanted map[string]int64) error {
+// promised or, where they are on a file system of their own, to what that one has. unseen: as if none had allocated
+// anything.
+func (d *Accounts) addJournals(l *Ledger, wanted map[string]int64, unseen bool) error {
 	if own, has := d.JournalFileSystem(); own.Err != nil {
 		return own.Err
 	} else if has {
@@ -317,8 +318,7 @@ func (d *Accounts) addJournals(l *Ledger, wanted map[string]int64) error {
 		return err
 	}
 	for _, id := range ids {
-		var meta core.Meta
-		err := blockdev.ReadRecord(d.fs, filepath.Join(groups, id, core.MetaFile), core.MetaKind, &meta)
+		group, err := d.store.GroupRecord(id)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // being made or deleted
 		}
@@ -327,12 +327,14 @@ func (d *Accounts) addJournals(l *Ledger, wanted map[string]int64) error {
 			klog.ErrorS(err, "Capacity is reckoned without the journal of a group whose record cannot be read", "group", id)
 			continue
 		}
-		delete(wanted, meta.Name)
-		allocated, err := d.allocatedIn(filepath.Join(groups, id, core.JournalDir))
-		if err != nil {
-			return err
+		delete(wanted, group.Name)
+		var allocated int64
+		if !unseen {
+			if allocated, err = d.allocatedIn(filepath.Join(groups, id, core.JournalDir)); err != nil {
+				return err
+			}
 		}
-		l.addJournal(meta.JournalLimitBytes(), allocated)
+		l.addJournal(group.JournalLimitBytes, allocated)
 	}
 	for _, bytes := range wanted {
 		l.addJournal(bytes, 0)

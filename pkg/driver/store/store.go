@@ -67,6 +67,7 @@ type Store struct {
 	fs      vfs.FS
 	poolDir string
 	index   index
+	groups  groupRecords
 }
 
 // New returns the store of a pool at poolDir on fsys. It has to be closed.
@@ -74,7 +75,7 @@ func New(pool *blockdev.Pool, fsys vfs.FS, poolDir string) *Store {
 	return &Store{Pool: pool, fs: fsys, poolDir: poolDir, index: index{
 		unwatched: vfs.Base(fsys) != vfs.OS, names: map[string][]*blockdev.VolumeRecord{}, files: map[string]fileState{},
 		unread: map[string]bool{},
-	}}
+	}, groups: groupRecords{entries: map[string]knownGroup{}}}
 }
 
 // Close ends the watch of the pool's records. The pool stays open.

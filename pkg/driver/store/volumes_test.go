@@ -2,17 +2,21 @@ package store
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -265,5 +269,29 @@ func TestWatchFails(t *testing.T) {
 	recs, err := d.SharedVolumes()
 	if noErr(t, err); len(recs) != 2 {
 		t.Error(show(recs))
+	}
+}
+
+// TestGroupRecord: what is returned is what was written last, also within one tick of the clock of files.
+func TestGroupRecord(t *testing.T) {
+	d := openStore(t, t.TempDir(), true)
+	dir := filepath.Join(d.Pool.GroupsDir(), "g-1")
+	noErr(t, os.MkdirAll(dir, 0o700))
+	for n := range 30 {
+		meta := core.Meta{Name: fmt.Sprint("group-", n), Settings: core.Settings{JournalSizeBytes: int64(n+1) << 30}}
+		noErr(t, blockdev.WriteRecord(vfs.OS, filepath.Join(dir, core.MetaFile), core.MetaKind, &meta))
+		if n == 20 {
+			time.Sleep(2 * settledAfter) // from here on it is known
+		}
+		for range 2 {
+			r, err := d.GroupRecord("g-1")
+			if noErr(t, err); r.Name != meta.Name || r.JournalLimitBytes != meta.JournalLimitBytes() {
+				t.Fatalf("after change %d: %+v", n, r)
+			}
+		}
+	}
+	noErr(t, os.RemoveAll(dir))
+	if _, err := d.GroupRecord("g-1"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
 	}
 }
