@@ -67,6 +67,15 @@ func (s *Site) CreateVolume(ctx context.Context, o VolumeOptions) (*Volume, erro
 	return v, nil
 }
 
+// CountVolumes returns how many volumes the driver lists.
+func (s *Site) CountVolumes(ctx context.Context) (int, error) {
+	response, err := csi.NewControllerClient(s.csiConn).ListVolumes(ctx, &csi.ListVolumesRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("listing the volumes of %s: %w", s.Config.Name, err)
+	}
+	return len(response.GetEntries()), nil
+}
+
 // DeleteVolume deletes a volume that is not mounted.
 func (s *Site) DeleteVolume(ctx context.Context, v *Volume) error {
 	_, err := csi.NewControllerClient(s.csiConn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: v.ID})

@@ -159,6 +159,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		single("calls", e.measureCalls)
 		single("failover", e.measureFailover)
 		single("memory", e.measureMemory)
+		single("scale of a node", e.measureScale)
 	}
 	var errs []error
 	for _, s := range steps {
