@@ -5,14 +5,19 @@
 
 {{/*
 A policy for the sidecars' account, and its binding. Takes (list . "name" rules variables validations), the last three
-as in the spec of a ValidatingAdmissionPolicy. A request that the policy cannot evaluate is refused.
+as in the spec of a ValidatingAdmissionPolicy, and behind them the component of another account. A request that the
+policy cannot evaluate is refused.
 */}}
 {{- define "slipstream.policy" -}}
 {{- $root := index . 0 -}}
 {{- $name := printf "%s-%s" (include "slipstream.fullname" $root) (index . 1) -}}
 {{- $component := ternary "controller" "node" (ne (include "slipstream.central" $root) "") -}}
-{{- $labels := include "slipstream.labels" (list $root $component) -}}
 {{- $account := include "slipstream.sidecarAccount" $root -}}
+{{- if gt (len .) 5 -}}
+{{- $component = index . 5 -}}
+{{- $account = printf "%s-%s" (include "slipstream.fullname" $root) $component -}}
+{{- end -}}
+{{- $labels := include "slipstream.labels" (list $root $component) -}}
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
 metadata:

@@ -138,6 +138,9 @@ seccompProfile:
 {{- fail "controller.tls: nodeSecret and controllerSecret are the same: a node could act as the controller" -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.sidecars.csiAddons.enabled (not (include "slipstream.central" .)) -}}
+{{- fail "sidecars.csiAddons needs controller.mode controller: its sidecar talks to one pod for the cluster" -}}
+{{- end -}}
 {{- if and .Values.site.peers (not (include "slipstream.tlsSecret" .)) -}}
 {{- fail "site.peers needs a certificate: set tls.existingSecret or tls.certManager" -}}
 {{- end -}}

@@ -54,6 +54,12 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if and (eq $component.name "controller") (include "slipstream.csiAddons" $root) }}
+- ports:
+    - port: csi-addons
+  from:
+    {{- toYaml $root.Values.sidecars.csiAddons.from | nindent 4 }}
+{{- end }}
 {{- if and $root.Values.metrics.enabled $root.Values.networkPolicy.metricsFrom }}
 {{ include "slipstream.readersMay" (list $root $component.ports) }}
 {{- end }}

@@ -133,6 +133,40 @@ The sidecars that watch claims and snapshots. Each takes (list . "mode"). "node"
   {{- include "slipstream.sidecarRest" (list $root $root.Values.sidecars.snapshotter (index . 1)) | nindent 2 }}
 {{- end }}
 
+{{/* "yes" if the sidecar of csi-addons runs. */}}
+{{- define "slipstream.csiAddons" -}}
+{{- if .Values.sidecars.csiAddons.enabled }}yes{{ end -}}
+{{- end }}
+
+{{/* The sidecar of csi-addons. It ends if the driver's socket is not there yet, and is started again. */}}
+{{- define "slipstream.csiAddonsSidecar" -}}
+- name: csi-addons
+  {{- include "slipstream.container" (list . "csiAddons") | nindent 2 }}
+  args:
+    - --csi-addons-address=unix:///csi/csi-addons.sock
+    - --node-id=$(NODE_NAME)
+    - --pod=$(POD_NAME)
+    - --namespace=$(NAMESPACE)
+    - --pod-uid=$(POD_UID)
+    - --controller-port={{ .Values.sidecars.csiAddons.port }}
+    - --leader-election-namespace=$(NAMESPACE)
+    {{- range .Values.sidecars.csiAddons.extraArgs }}
+    - {{ . | quote }}
+    {{- end }}
+  env:
+    {{- range $name, $path := dict "NAMESPACE" "metadata.namespace" "POD_NAME" "metadata.name" "POD_UID" "metadata.uid"
+      "NODE_NAME" "spec.nodeName" }}
+    - name: {{ $name }}
+      valueFrom:
+        fieldRef:
+          fieldPath: {{ $path }}
+    {{- end }}
+  ports:
+    - name: csi-addons
+      containerPort: {{ .Values.sidecars.csiAddons.port }}
+  {{- include "slipstream.sidecarRest" (list . .Values.sidecars.csiAddons "controller") | nindent 2 }}
+{{- end }}
+
 {{- define "slipstream.livenessProbe" -}}
 {{- $root := index . 0 -}}
 - name: livenessprobe
