@@ -92,7 +92,8 @@ func TestOperatorAccount(t *testing.T) {
 		return &corev1.Namespace{TypeMeta: metav1.TypeMeta{Kind: "Namespace", APIVersion: "v1"},
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
 	}
-	const label, ofDriver, retain, makes = "with the label", "volumes of " + driver, "Retain", "makes namespaces"
+	const label, ofDriver = "with the label managed-by", "volumes of " + driver
+	const retain, makes = "Retain", "makes namespaces"
 	for _, tt := range []struct {
 		name     string
 		resource schema.GroupVersionResource

@@ -185,7 +185,8 @@ func (s *replicationServer) DemoteVolume(ctx context.Context,
 	return &replication.DemoteVolumeResponse{}, nil
 }
 
-// ResyncVolume reports whether the copy here, or that of the writes made here, is whole.
+// ResyncVolume reports whether the copy here, or that of the writes made here, is whole. With force a site that wrote
+// past a fork gives way to the other one; what it wrote there is kept as snapshots first.
 func (s *replicationServer) ResyncVolume(ctx context.Context,
 	req *replication.ResyncVolumeRequest) (*replication.ResyncVolumeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -202,12 +203,29 @@ func (s *replicationServer) ResyncVolume(ctx context.Context,
 	switch {
 	case !subject.enabled():
 		return nil, subject.errorf(codes.FailedPrecondition, "replication is not enabled")
+	case g.GetState() == sidecarpb.GroupState_GROUP_STATE_DIVERGED && req.GetForce():
+		return s.n.yield(ctx, subject)
+	case g.GetState() == sidecarpb.GroupState_GROUP_STATE_DIVERGED:
+		return nil, subject.errorf(codes.Aborted, "%s. To keep what this site wrote as snapshots and follow %s: slipctl "+
+			"group yield %s at this site, or autoResync of the VolumeReplication", g.GetStateReason(), g.GetPeer(), g.GetName())
 	case stopped(g):
 		return nil, subject.errorf(codes.Aborted, "it is %s: %s", g.GetState().Word(), g.GetStateReason())
 	case subject.ships() && !subject.demoted():
 		return nil, subject.errorf(codes.FailedPrecondition, "it is primary here; demote it first")
 	}
 	return &replication.ResyncVolumeResponse{Ready: whole(g)}, nil
+}
+
+// yield begins to give way. The calls after it report how far that is.
+func (n *Node) yield(ctx context.Context, s *subject) (*replication.ResyncVolumeResponse, error) {
+	client, err := n.replicator()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := client.Yield(ctx, &sidecarpb.YieldRequest{Group: s.group.GetName()}); err != nil {
+		return nil, failure(err)
+	}
+	return &replication.ResyncVolumeResponse{}, nil
 }
 
 // whole reports whether a group that takes no writes here is in order: a demoted one if the peer has everything, a

@@ -198,9 +198,20 @@ func TestAddonsForce(t *testing.T) {
 	_, err = a.replication.PromoteVolume(ctx, &replication.PromoteVolumeRequest{ReplicationSource: atA.source,
 		Force: true})
 	wantCode(t, "promotion of a diverged group", err, codes.Aborted)
-	r.remove(a, atA)
 	if got := b.read(t, id); got != "second" {
 		t.Errorf("at site-b: %q", got)
+	}
+	// With autoResync, as Ramen sets it after a failover, the old primary gives way. What it wrote is kept.
+	atA.autoResync = true
+	r.until(a, atA, "secondary")
+	if tails, err := a.nodes["a1"].engine.Tails(""); err != nil || len(tails) != 1 || tails[0].Writes != 1 {
+		t.Errorf("tails %v, %v", tails, err)
+	}
+	atB.state = "Primary"
+	r.until(b, atB, "secondary")
+	r.until(a, atA, "primary")
+	if got := a.read(t, id); got != "second" || r.forced != 1 {
+		t.Errorf("back at site-a: %q, %d promotions were forced", got, r.forced)
 	}
 }
 
