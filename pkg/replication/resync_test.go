@@ -141,6 +141,8 @@ type resyncPair struct {
 	g    *Group
 	// before is the copy before the resync.
 	before groupState
+	// keeps: no volume leaves during the resync.
+	keeps bool
 }
 
 const resyncVolumeBytes = 2 << 20
@@ -181,6 +183,8 @@ func (p *resyncPair) write(n int) {
 func (p *resyncPair) begin(batches int) {
 	p.t.Helper()
 	p.gate.close(0)
+	p.net.Cut("a") // so that no record of these is on its way before the resync begins
+	eventually(p.t, "the stream has ended", func() bool { return !p.g.Status().Connected })
 	p.write(20)
 	for _, v := range p.g.Volumes() {
 		for off := int64(0); off < v.Size(); off += changemap.ExtentBytes {
@@ -189,8 +193,10 @@ func (p *resyncPair) begin(batches int) {
 			}
 		}
 	}
-	if err := p.g.RemoveVolume("v2", nil); err != nil {
-		p.t.Fatal(err)
+	if !p.keeps {
+		if err := p.g.RemoveVolume("v2", nil); err != nil {
+			p.t.Fatal(err)
+		}
 	}
 	if err := p.g.Resize("v1", resyncVolumeBytes+(1<<20)); err != nil {
 		p.t.Fatal(err)
@@ -202,6 +208,7 @@ func (p *resyncPair) begin(batches int) {
 	p.write(20)
 	mustFlush(p.t, p.g.Volumes()[0])
 	p.gate.close(batches)
+	p.net.Heal("a")
 	p.gate.moved.send()
 	eventually(p.t, "the batches have passed", p.gate.used)
 }
@@ -393,4 +400,89 @@ func judgeCrashes(t *testing.T, points []crashPoint, judge func(*vfs.MemFS) erro
 		}
 	}
 	t.Logf("%d power losses", len(points))
+}
+
+// A site that gives way after a fork is promoted by force while it undoes its writes. It opens as it was before: with
+// all that it wrote past the fork.
+func TestPromoteInTheMiddleOfAYield(t *testing.T) {
+	rng := seeded(t)
+	net := link.NewNetwork(nil)
+	t.Cleanup(net.Close)
+	gate := &batchGate{Dialer: net.Dialer("site-b"), left: 1 << 30}
+	a := newTestSite(t, net, "site-a", nil)
+	b := newTestSite(t, net, "site-b", func(c *Config) { c.Dialer = gate })
+	g := a.createGroup("shop", "site-b", 2, shopBytes, nil)
+	writeSome(t, g, rng, 40)
+	caughtUp(t, g, b)
+	net.Cut("site-a")
+	if _, err := b.group("shop").Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	writeSome(t, g, rng, 30)
+	writeSome(t, b.group("shop"), rng, 20)
+	net.Heal("site-a")
+	awaitState(t, a, core.StateDiverged)
+	before := stateOf(t, g)
+	gate.close(2)
+	mustYield(t, a)
+	eventually(t, "the undoing has begun", func() bool {
+		return gate.used() && a.group("shop").Status().Before != nil
+	})
+	fs := a.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(101), RNG: rng})
+	site, pool, err := openAlone(fs, "site-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	defer site.Kill()
+	if g, err = waitPromoted(site, "shop"); err != nil {
+		t.Fatal(err)
+	}
+	for _, promoted := range []*Group{g, a.group("shop")} {
+		if _, err := promoted.Promote(true); err != nil {
+			t.Fatal(err)
+		}
+		promoted, err := promoted.site.Group("shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := before.check(promoted); err != nil {
+			t.Fatal(err)
+		}
+		if err := writesAfterwards(promoted); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gate.allow(1 << 20)
+	awaitState(t, a, core.StateDiverged) // two forks again, and neither overwrites the other
+}
+
+// The secondary was promoted in the middle of a resync, and the old primary gives way. It had forgotten what its peer
+// had acknowledged in the resync, changed members meanwhile, and becomes a copy of the new primary all the same.
+func TestYieldAfterAPromotionInAResync(t *testing.T) {
+	for _, batches := range []int{8, 40} {
+		t.Run(fmt.Sprint(batches), func(t *testing.T) {
+			p := newResyncPair(t, seeded(t))
+			p.keeps = true // what left its group at a is a volume of a, which no copy takes the place of
+			p.begin(batches)
+			eventually(t, "the resync has begun", func() bool { return p.b.group("shop").Status().Before != nil })
+			if _, err := p.b.group("shop").Promote(true); err != nil {
+				t.Fatal(err)
+			}
+			g := p.b.group("shop")
+			if err := p.before.check(g); err != nil {
+				t.Fatal(err)
+			}
+			mustWrite(t, volumeOf(t, g, "v2"), 0, block(77, 8192))
+			mustFlush(t, g.Volumes()[0])
+			p.gate.allow(1 << 20)
+			awaitState(t, p.a, core.StateDiverged)
+			mustYield(t, p.a)
+			copied := caughtUp(t, p.b.group("shop"), p.a)
+			sameContent(t, p.b.group("shop"), copied)
+			if n := len(copied.Volumes()); n != 3 {
+				t.Fatalf("the copy has %d volumes", n)
+			}
+		})
+	}
 }

@@ -384,7 +384,7 @@ func (w *world) rolling(d *copyOf) {
 	w.c.step(d.side, ImagesRestored{})
 	d.writes, d.shown, d.horizon = slices.Clone(d.base), nil, d.core.Meta.Base.Horizon
 	d.durable = uint64(len(d.writes))
-	d.retained, d.releasedAcked = d.durable+1, min(d.releasedAcked, d.durable)
+	d.retained, d.releasedAcked = d.durable+1, d.durable
 	d.place++
 	w.c.step(d.side, RolledBack{})
 	clear(d.unshipped)
