@@ -31,6 +31,10 @@ var actions = []action{
 		"claims of the group cannot be used here until it is failed over, or back"},
 	{v1alpha1.ActionSuspend, "Stop shipping a group's writes", "the copy falls behind until the group is resumed"},
 	{v1alpha1.ActionResume, "Ship a suspended group's writes again", ""},
+	{v1alpha1.ActionRelocate, "Make the other site primary, and follow it, without a loss",
+		"claims of the group can be used at the other site only"},
+	{v1alpha1.ActionYield, "Give way to the other site, after both took writes",
+		"the writes of this site since then are kept as snapshots, and undone"},
 }
 
 const forceRisk = "writes that did not reach this site are lost; if the other site still works, both sites can take " +

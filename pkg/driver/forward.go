@@ -22,7 +22,8 @@ import (
 // controller: those about groups and their members. What belongs to attaching and to snapshots is for the driver on
 // this node alone.
 var forwarded = []protoreflect.Name{"Probe", "ListGroups", "CreateGroup", "ModifyGroup", "DeleteGroup", "AddVolume",
-	"RemoveVolume", "ModifyVolume", "Promote", "Demote", "Suspend", "Resume"}
+	"RemoveVolume", "ModifyVolume", "Promote", "Demote", "Suspend", "Resume",
+	"Relocate", "Yield"}
 
 // registerForwarded serves these methods by calling the replicator beside this driver. Its answers and errors are
 // passed on as they are; a message may have fields that this version does not know.

@@ -166,7 +166,26 @@ var deeds = map[v1alpha1.ActionType]deed{
 			_, err := c.Resume(ctx, &sidecarpb.ResumeRequest{Group: group})
 			return "resumed", err
 		}, "replicating"},
+	v1alpha1.ActionRelocate: {"Relocate", follows,
+		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
+			response, err := c.Relocate(ctx, &sidecarpb.RelocateRequest{Group: group})
+			return fmt.Sprintf("secondary; the peer has everything up to ordinal %d; primary at no site for %v",
+				response.GetFinalOrdinal(), time.Duration(response.GetTookMillis())*time.Millisecond), err
+		}, "secondary"},
+	v1alpha1.ActionYield: {"Yield", follows,
+		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
+			response, err := c.Yield(ctx, &sidecarpb.YieldRequest{Group: group})
+			tail := response.GetYield()
+			if tail == nil {
+				return "yielded; this site wrote nothing past the fork", err
+			}
+			return fmt.Sprintf("yielded; %d writes of this site (%d bytes) are kept as snapshots", tail.GetWrites(),
+				tail.GetBytes()), err
+		}, "secondary"},
 }
+
+// follows reports that a group is a copy here.
+func follows(g *sidecarpb.GroupStatus) bool { return g.GetRole() == sidecarpb.Role_ROLE_SECONDARY }
 
 // serves reports that a group takes writes here.
 func serves(g *sidecarpb.GroupStatus) bool {

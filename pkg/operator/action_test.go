@@ -297,3 +297,39 @@ func TestSuspendResumeDemote(t *testing.T) {
 	}
 	wantCondition(t, s.group("shop", "shop"), v1alpha1.ConditionMembersReady, metav1.ConditionFalse, "Pending")
 }
+
+// TestRelocateAndYield: both end when this site follows the other one.
+func TestRelocateAndYield(t *testing.T) {
+	s := newSite(t, "a")
+	s.create(remote("site-b"), labelled("shop"))
+	s.claim("shop", "one", "a")
+	s.settle("shop")
+	a := s.act("move", v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionRelocate})
+	if a.Status.Phase != v1alpha1.ActionSucceeded || !strings.Contains(a.Status.Steps[0].Message, "1.5s") {
+		t.Errorf("relocate: %+v", a.Status)
+	}
+	role := func(r sidecarpb.Role) {
+		for _, g := range s.nodes["a"].groups {
+			g.Role = r
+		}
+	}
+	role(sidecarpb.Role_ROLE_PRIMARY)
+	s.nodes["a"].took()
+	a = s.act("yield", v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionYield})
+	if a.Status.Phase != v1alpha1.ActionRunning || !strings.Contains(a.Status.Steps[0].Message, "3 writes") {
+		t.Errorf("yield: %+v", a.Status)
+	}
+	role(sidecarpb.Role_ROLE_SECONDARY)
+	if a = s.goOn("yield"); a.Status.Phase != v1alpha1.ActionSucceeded {
+		t.Errorf("yield: %+v", a.Status)
+	}
+	yields := 0
+	for _, call := range s.nodes["a"].took() {
+		if strings.HasPrefix(call, "Yield") {
+			yields++
+		}
+	}
+	if yields != 1 {
+		t.Errorf("%d calls of Yield", yields)
+	}
+}

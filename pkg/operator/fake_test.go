@@ -141,7 +141,7 @@ func (n *fakeNode) DeleteGroup(_ context.Context, r *sidecarpb.DeleteGroupReques
 	if err := n.do("DeleteGroup " + r.GetName()); err != nil {
 		return nil, err
 	}
-	if g := n.groups[r.GetName()]; g != nil && len(g.GetVolumes()) > 0 {
+	if g := n.groups[r.GetName()]; g != nil && len(g.GetVolumes()) > 0 && !r.GetForce() {
 		return nil, status.Error(codes.FailedPrecondition, "the group has volumes")
 	}
 	delete(n.groups, r.GetName())
@@ -253,6 +253,28 @@ func (n *fakeNode) Resume(_ context.Context, r *sidecarpb.ResumeRequest,
 	g := n.groups[r.GetGroup()]
 	g.SuspendedUnixNanos, g.State = nil, sidecarpb.GroupState_GROUP_STATE_STREAMING
 	return &sidecarpb.ResumeResponse{Changed: true}, nil
+}
+
+func (n *fakeNode) Relocate(_ context.Context, r *sidecarpb.RelocateRequest,
+	_ ...grpc.CallOption) (*sidecarpb.RelocateResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("Relocate " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	n.groups[r.GetGroup()].Role = sidecarpb.Role_ROLE_SECONDARY
+	return &sidecarpb.RelocateResponse{FinalOrdinal: 7, TookMillis: 1500}, nil
+}
+
+// Yield makes the group a secondary when the peer calls, which is the test's work.
+func (n *fakeNode) Yield(_ context.Context, r *sidecarpb.YieldRequest,
+	_ ...grpc.CallOption) (*sidecarpb.YieldResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("Yield " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	return &sidecarpb.YieldResponse{Yield: &sidecarpb.YieldStatus{Writes: 3, Bytes: 12288}}, nil
 }
 
 // took returns the calls since the last time.

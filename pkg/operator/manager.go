@@ -37,6 +37,9 @@ const leaseName = "slipstream-operator"
 // reconcilers is how many namespaces are worked on at a time.
 const reconcilers = 4
 
+// actionsAtOnce is how many actions are carried out at a time.
+const actionsAtOnce = 16
+
 // Options configure a manager.
 type Options struct {
 	Config *rest.Config
@@ -98,8 +101,10 @@ func NewManager(opts Options) (manager.Manager, error) {
 		return nil, err
 	}
 	actions := &ActionReconciler{Client: mgr.GetClient(), Watcher: watcher, Events: events}
-	if err := ctrl.NewControllerManagedBy(mgr).For(&v1alpha1.GroupAction{},
-		builder.WithPredicates(predicate.GenerationChangedPredicate{})).Complete(actions); err != nil {
+	// A relocation waits for the other site. It must not hold up the actions of other groups.
+	if err := ctrl.NewControllerManagedBy(mgr).WithOptions(controller.Options{MaxConcurrentReconciles: actionsAtOnce}).
+		For(&v1alpha1.GroupAction{},
+			builder.WithPredicates(predicate.GenerationChangedPredicate{})).Complete(actions); err != nil {
 		return nil, err
 	}
 	if err := mgr.Add(waiting(mgr, opts.LeaseNamespace, watcher)); err != nil {

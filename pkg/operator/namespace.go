@@ -285,7 +285,7 @@ func call(ctx context.Context, client sidecarpb.SidecarClient, op Op) error {
 	case OpRemoveVolume:
 		_, err = client.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: op.Group, VolumeId: op.Volume})
 	case OpDeleteGroup:
-		_, err = client.DeleteGroup(ctx, &sidecarpb.DeleteGroupRequest{Name: op.Group})
+		_, err = client.DeleteGroup(ctx, &sidecarpb.DeleteGroupRequest{Name: op.Group, Force: op.Force})
 	}
 	if status.Code(err) == codes.NotFound && (op.Kind == OpRemoveVolume || op.Kind == OpDeleteGroup) {
 		return nil

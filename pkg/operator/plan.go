@@ -33,6 +33,8 @@ type Op struct {
 	Settings *sidecarpb.GroupSettings
 	// Move: out of the group that the volume is in.
 	Move bool
+	// Force deletes a group with its members; volumes and their content stay.
+	Force bool
 	// Missing names the PersistentVolume whose claim is missing, if that is the reason of a removal: it has to be missing
 	// a second time.
 	Missing string
@@ -380,6 +382,9 @@ func (gp *GroupPlan) finish(in *Input) {
 			continue
 		}
 		switch {
+		case deleting && !serves(at.Group):
+			// Nothing can be taken out of a group that takes no writes.
+			gp.Ops = append(gp.Ops, Op{Kind: OpDeleteGroup, Node: at.Node, Group: at.Group.GetName(), Force: true})
 		case deleting:
 			for _, v := range at.Group.GetVolumes() {
 				gp.Ops = append(gp.Ops, Op{Kind: OpRemoveVolume, Node: at.Node, Group: at.Group.GetName(),

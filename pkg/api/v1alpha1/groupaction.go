@@ -41,7 +41,9 @@ type GroupActionSpec struct {
 	// type is what is done at this site. Failover: it becomes primary; without force only if the other site has demoted
 	// itself and all of its writes are here. Demote: it stops being primary, for a planned move; no pod may use a claim
 	// of the group, and the other site can then fail over without a loss. Suspend: it stops shipping; writes go on and
-	// are kept for the other site. Resume: it ships again.
+	// are kept for the other site. Resume: it ships again. Relocate: the other site becomes primary and this one follows
+	// it, without a loss; no pod may use a claim of the group. Yield: after both sites took writes, this one gives way;
+	// its own writes are kept as snapshots and undone.
 	Type ActionType `json:"type"`
 	// force fails over although writes of the other site can be lost. The result says how many.
 	// +optional
@@ -54,7 +56,7 @@ type GroupActionSpec struct {
 }
 
 // ActionType is what a GroupAction does.
-// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume
+// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume;Relocate;Yield
 type ActionType string
 
 // The types of actions.
@@ -63,6 +65,8 @@ const (
 	ActionDemote   ActionType = "Demote"
 	ActionSuspend  ActionType = "Suspend"
 	ActionResume   ActionType = "Resume"
+	ActionRelocate ActionType = "Relocate"
+	ActionYield    ActionType = "Yield"
 )
 
 // ActionPhase is how far an action is.
