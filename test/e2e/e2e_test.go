@@ -51,6 +51,7 @@ func TestE2E(t *testing.T) {
 	s.step(t, "snapshots", s.snapshots)
 	s.step(t, "reboot", s.reboot)
 	s.step(t, "replicate", s.replicate)
+	s.step(t, "operator", s.operator)
 	s.step(t, "processes die", s.processesDie)
 	s.step(t, "link", s.link)
 	s.step(t, "gateway", s.gateway)

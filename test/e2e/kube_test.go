@@ -181,15 +181,7 @@ func (c cluster) ready(t *testing.T, ns, selector string) {
 	})
 }
 
-func isReady(o object) bool {
-	conditions, _ := o.Status["conditions"].([]any)
-	for _, c := range conditions {
-		if m, ok := c.(map[string]any); ok && m["type"] == "Ready" {
-			return m["status"] == "True"
-		}
-	}
-	return false
-}
+func isReady(o object) bool { return hasCondition(o, "Ready", "True") }
 
 // gone waits until an object is not there any more.
 func (c cluster) gone(t *testing.T, args ...string) {

@@ -1,0 +1,195 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// protected is the namespace that the operator replicates. Its application is a shop with two databases.
+const protected = "protected"
+
+// inProtected moves a manifest of this package into that namespace.
+func inProtected(manifest string) string {
+	return strings.ReplaceAll(manifest, "namespace: "+namespace, "namespace: "+protected)
+}
+
+// shopManifest is the application: the same text at both sites.
+func shopManifest(firstID int) string {
+	claims := []string{"stock", "sales"}
+	return inProtected(claim("stock", "replicable", "Filesystem", "128Mi") +
+		claim("sales", "replicable", "Filesystem", "128Mi") +
+		pod{name: "shop", claims: claims,
+			command: fmt.Sprintf("exec shop run --stock /stock --sales /sales --first-id %d", firstID)}.manifest())
+}
+
+// operator labels the namespace of a running application, and looks at what both sites make of it.
+func (s *suite) operator(t *testing.T, shown func(string, ...any)) {
+	if !central() {
+		t.Skip("the operator needs controller.mode controller")
+	}
+	for _, c := range []cluster{s.a, s.b} {
+		c.ready(t, system, "app.kubernetes.io/component=operator")
+	}
+	s.a.apply(t, remoteSite("site-b", ""))
+	s.b.apply(t, remoteSite("site-a", "accept: {namespaces: [protected]}"))
+	s.a.apply(t, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: protected}\n")
+	s.a.apply(t, shopManifest(1))
+	s.a.podRuns(t, protected, "shop")
+
+	began := time.Now()
+	s.a.run(t, "label", "namespace", protected, "slipstream.dev/replicate-to=site-b")
+	s.a.protected(t)
+	shown("namespace labelled under load: both claims are replicated and promotable after %.0f s, without a restart",
+		time.Since(began).Seconds())
+	if restarts := s.a.restarts(t, protected, "shop"); restarts != 0 {
+		t.Errorf("the shop was restarted %d times", restarts)
+	}
+
+	for _, name := range []string{"stock", "sales"} {
+		eventually(t, "claim "+name+" waits at site b", func() error {
+			out, err := s.b.try("", "-n", protected, "get", "pvc", name, "-o", "json")
+			if err != nil {
+				return err
+			}
+			var o object
+			if err := json.Unmarshal([]byte(out), &o); err != nil {
+				return err
+			}
+			if phase := field(o.Status, "phase"); phase != "Bound" {
+				return fmt.Errorf("it is %s", phase)
+			}
+			return nil
+		})
+	}
+	shown("the claims wait at site b, bound, under the same names")
+}
+
+// operatorDisaster fails the operator's group over after site a was destroyed, and starts the application at site b from
+// the manifest it had at site a.
+func (s *suite) operatorDisaster(t *testing.T, acks string, shown func(string, ...any)) {
+	var confirm string
+	eventually(t, "site b says what a forced failover has to confirm", func() error {
+		confirm = field(s.b.get(t, "-n", protected, "cg", protected).Status, "confirm")
+		if confirm == "" {
+			return errNotYet
+		}
+		return nil
+	})
+	s.b.apply(t, fmt.Sprintf(`---
+apiVersion: slipstream.dev/v1alpha1
+kind: GroupAction
+metadata: {name: failover, namespace: %s}
+spec: {group: %s, type: Failover, force: true, confirm: %q}
+`, protected, protected, confirm))
+	var action object
+	eventually(t, "the failover ends", func() error {
+		action = s.b.get(t, "-n", protected, "ga", "failover")
+		switch phase := field(action.Status, "phase"); phase {
+		case "Succeeded":
+			return nil
+		case "Failed":
+			t.Fatalf("failover: %v", action.Status)
+		}
+		return fmt.Errorf("%v", action.Status)
+	})
+	shown("failover by a GroupAction: RTO %s, loss: %s", field(action.Status, "result", "rto"),
+		field(action.Status, "result", "loss", "text"))
+
+	s.b.apply(t, shopManifest(1000000))
+	s.b.podRuns(t, protected, "shop")
+	eventually(t, "the shop sells at site b", func() error {
+		if n := strings.Count(s.b.run(t, "-n", protected, "logs", "shop"), "\n"); n < 10 {
+			return fmt.Errorf("%d orders", n)
+		}
+		return nil
+	})
+	s.b.run(t, "-n", protected, "delete", "pod", "shop")
+	s.b.apply(t, inProtected(pod{name: "check", claims: []string{"stock", "sales"},
+		command: "trap exit TERM; while :; do sleep 1; done"}.manifest()))
+	s.b.podRuns(t, protected, "check")
+	found, err := s.b.try(acks, "-n", protected, "exec", "-i", "check", "--", "shop", "check", "--stock", "/stock",
+		"--sales", "/sales")
+	if err != nil {
+		t.Fatalf("%v: %s", err, found)
+	}
+	var result struct{ Orders, OrdersWithoutStock, MovementsWithoutOrder, LostOrders int }
+	if err := json.Unmarshal([]byte(found), &result); err != nil {
+		t.Fatal(err)
+	}
+	if result.Orders == 0 || result.OrdersWithoutStock != 0 {
+		t.Errorf("found %+v", result)
+	}
+	shown("the application runs at site b from its own manifest: %d orders, %d without stock movement, %d acknowledged "+
+		"ones lost", result.Orders, result.OrdersWithoutStock, result.LostOrders)
+}
+
+func remoteSite(name, more string) string {
+	return fmt.Sprintf(`---
+apiVersion: slipstream.dev/v1alpha1
+kind: RemoteSite
+metadata: {name: %s}
+spec:
+  defaults: {journalSize: 64Mi, rpoTarget: 1m}
+  %s
+`, name, more)
+}
+
+// protected waits until the operator's group at the primary has both claims as members and a promotable copy.
+func (c cluster) protected(t *testing.T) {
+	t.Helper()
+	eventually(t, "the namespace is protected", func() error {
+		out, err := c.try("", "-n", protected, "get", "cg", protected, "-o", "json")
+		if err != nil {
+			return err
+		}
+		var o object
+		if err := json.Unmarshal([]byte(out), &o); err != nil {
+			return err
+		}
+		if field(o.Status, "membersReady") != "2/2" || !hasCondition(o, "Ready", "True") {
+			return fmt.Errorf("members %s, conditions %v, next: %s", field(o.Status, "membersReady"), o.Status["conditions"],
+				field(o.Status, "nextStep"))
+		}
+		return nil
+	})
+}
+
+func hasCondition(o object, kind, status string) bool {
+	conditions, _ := o.Status["conditions"].([]any)
+	for _, c := range conditions {
+		if m, ok := c.(map[string]any); ok && m["type"] == kind {
+			return m["status"] == status
+		}
+	}
+	return false
+}
+
+// podRuns waits for a pod of another namespace than that of the other steps.
+func (c cluster) podRuns(t *testing.T, ns, name string) {
+	t.Helper()
+	eventually(t, "pod "+name+" runs", func() error {
+		if phase := field(c.get(t, "-n", ns, "pod", name).Status, "phase"); phase != "Running" {
+			out, _ := c.try("", "-n", ns, "get", "events", "-o", `jsonpath={range .items[*]}{.reason}: {.message}{"\n"}{end}`)
+			return fmt.Errorf("it is %s; events: %s", phase, out)
+		}
+		return nil
+	})
+}
+
+func (c cluster) restarts(t *testing.T, ns, name string) int {
+	t.Helper()
+	var n int
+	statuses, _ := c.get(t, "-n", ns, "pod", name).Status["containerStatuses"].([]any)
+	for _, one := range statuses {
+		if m, ok := one.(map[string]any); ok {
+			count, _ := m["restartCount"].(float64)
+			n += int(count)
+		}
+	}
+	return n
+}
