@@ -72,6 +72,9 @@ func MakePlan(in *Input) *Plan {
 		gp := &GroupPlan{Group: g}
 		gp.Refusal, gp.RefusalText = in.allowed(g)
 		gp.Places, gp.Foreign = in.places(g)
+		if gp.secondary() { // nothing is replicated from here
+			gp.Refusal, gp.RefusalText = "", ""
+		}
 		for _, at := range gp.Places {
 			owners[at.Group.GetName()] = g.Name
 		}

@@ -9,6 +9,8 @@ const (
 	// LabelConsistencyGroup on a claim names the ConsistencyGroup of its namespace that the claim belongs to, whatever
 	// the group selects.
 	LabelConsistencyGroup = "slipstream.dev/consistency-group"
+	// LabelRemoteSite on an object that the operator has made for a copy names the site that the copy comes from.
+	LabelRemoteSite = "slipstream.dev/remote-site"
 	// LabelManagedBy has the value ManagedByOperator on objects that the operator has made and may delete.
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	// AnnotationConfirmRemote on a ConsistencyGroup names the RemoteSite that the group may change to although the copy

@@ -26,9 +26,6 @@ const (
 	annotationLabels = "slipstream.dev/labels" // keys of the labels that came from the other site
 )
 
-// labelRemoteSite on an object names the site that its content comes from.
-const labelRemoteSite = "slipstream.dev/remote-site"
-
 // pair is what waits for one volume.
 type pair struct {
 	site, group, node string
@@ -192,7 +189,7 @@ func (p *pair) claimFields() map[string]any {
 }
 
 func (p *pair) ownLabels() map[string]any {
-	return map[string]any{v1alpha1.LabelManagedBy: v1alpha1.ManagedByOperator, labelRemoteSite: p.site}
+	return map[string]any{v1alpha1.LabelManagedBy: v1alpha1.ManagedByOperator, v1alpha1.LabelRemoteSite: p.site}
 }
 
 func (p *pair) labelKeys() string { return strings.Join(slices.Sorted(maps.Keys(p.labels)), ",") }

@@ -53,6 +53,8 @@ type Waiter struct {
 
 	// out is since when a volume has been seen outside of its group, by the name of its PersistentVolume.
 	out map[string]time.Time
+	// groupsOut is since when none of a ConsistencyGroup's groups has been at the engine.
+	groupsOut map[client.ObjectKey]time.Time
 	// refused are writes that the API server refused, by object, with what was asked for. They are not repeated.
 	refused map[string]string
 }
@@ -96,6 +98,9 @@ func (w *Waiter) Pass(ctx context.Context, view View) error {
 	}
 	if view.Complete {
 		w.removeLeft(ctx, c, view)
+	}
+	if err := w.waitGroups(ctx, c, view); err != nil {
+		return err
 	}
 	for name, site := range c.sites {
 		if err := w.report(ctx, site, problems[name]); err != nil {
@@ -190,7 +195,7 @@ func (w *Waiter) usableVolume(c *cluster, p *pair) (*corev1.PersistentVolume, er
 
 // ours reports whether this package made an object, and nothing else has taken it over since.
 func ours(o client.Object) bool {
-	return o.GetLabels()[v1alpha1.LabelManagedBy] == v1alpha1.ManagedByOperator && o.GetLabels()[labelRemoteSite] != ""
+	return o.GetLabels()[v1alpha1.LabelManagedBy] == v1alpha1.ManagedByOperator && o.GetLabels()[v1alpha1.LabelRemoteSite] != ""
 }
 
 // make makes a namespace and a PersistentVolume. The claim follows in the next pass, when the cache has them.

@@ -232,7 +232,7 @@ func TestFollows(t *testing.T) {
 	labels := func() map[string]string {
 		own := w.claim("shop", "orders").Labels
 		delete(own, v1alpha1.LabelManagedBy)
-		delete(own, labelRemoteSite)
+		delete(own, v1alpha1.LabelRemoteSite)
 		return own
 	}
 	if diff := cmp.Diff(map[string]string{"app": "shop", "team.example.com/owner": "x"}, labels()); diff != "" {
