@@ -11,7 +11,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:scope=Cluster,shortName=rs,categories=slipstream
+// +kubebuilder:resource:scope=Cluster,shortName=rsite,categories=slipstream
 // +kubebuilder:printcolumn:name=Reachable,type=string,JSONPath=`.status.conditions[?(@.type=="Reachable")].status`
 // +kubebuilder:printcolumn:name=Groups,type=integer,JSONPath=`.status.groups`
 // +kubebuilder:printcolumn:name=Lag,type=string,JSONPath=`.status.maxLag`
