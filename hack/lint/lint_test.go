@@ -12,7 +12,7 @@ import (
 // skippedDirs hold nothing the project has written.
 var skippedDirs = map[string]bool{
 	".git": true, ".cache": true, "bin": true, "tools_tmp": true,
-	"demo-results": true, "bench-results": true, "oracle-results": true,
+	"demo-results": true, "bench-results": true, "oracle-results": true, "e2e-results": true, "external-storage-results": true,
 }
 
 // walkRepository calls visit with the text of each file whose path, relative to root, is wanted.

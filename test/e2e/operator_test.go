@@ -69,8 +69,8 @@ func (s *suite) operator(t *testing.T, shown func(string, ...any)) {
 	shown("the claims wait at site b, bound, under the same names")
 }
 
-// operatorDisaster fails the operator's group over after site a was destroyed, and starts the application at site b from
-// the manifest it had at site a.
+// operatorDisaster fails the operator's group over after site a was destroyed, and starts the application at site b
+// from the manifest it had at site a.
 func (s *suite) operatorDisaster(t *testing.T, acks string, shown func(string, ...any)) {
 	var confirm string
 	eventually(t, "site b says what a forced failover has to confirm", func() error {

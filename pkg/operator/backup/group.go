@@ -20,7 +20,8 @@ import (
 
 // A group whose claims wait gets a ConsistencyGroup in their namespace, so that status and actions work at this site as
 // they do at the primary. It has the name that the ConsistencyGroup has there: the operator there puts that name into
-// the name of the group at the engine (operator.engineGroupName). A group that was made otherwise has one name for both.
+// the name of the group at the engine (operator.engineGroupName). A group that was made otherwise has one name for
+// both.
 //
 // The ConsistencyGroup stays when this site becomes primary. It is deleted when none of its groups is at the engine of
 // this site any more. Its deletionPolicy is Keep, so its deletion ends nothing at the engine.
@@ -97,7 +98,8 @@ func (w *Waiter) waitGroups(ctx context.Context, c *cluster, view View) error {
 	}
 	for key, wanted := range groups(w.Namespace, c.sites, view) {
 		old := there[key]
-		if old != nil && (!waits(old) || !old.DeletionTimestamp.IsZero() || containsAll(old.Spec.EngineGroups, wanted.engines)) {
+		if old != nil && (!waits(old) || !old.DeletionTimestamp.IsZero() ||
+			containsAll(old.Spec.EngineGroups, wanted.engines)) {
 			continue
 		}
 		if old != nil {

@@ -195,7 +195,8 @@ func (w *Waiter) usableVolume(c *cluster, p *pair) (*corev1.PersistentVolume, er
 
 // ours reports whether this package made an object, and nothing else has taken it over since.
 func ours(o client.Object) bool {
-	return o.GetLabels()[v1alpha1.LabelManagedBy] == v1alpha1.ManagedByOperator && o.GetLabels()[v1alpha1.LabelRemoteSite] != ""
+	labels := o.GetLabels()
+	return labels[v1alpha1.LabelManagedBy] == v1alpha1.ManagedByOperator && labels[v1alpha1.LabelRemoteSite] != ""
 }
 
 // make makes a namespace and a PersistentVolume. The claim follows in the next pass, when the cache has them.
