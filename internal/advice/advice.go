@@ -26,8 +26,7 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 	primary := g.GetRole() == sidecarpb.Role_ROLE_PRIMARY
 	if g.GetApplyError() != "" {
 		return at(here, "Writes do not reach the images: "+g.GetApplyError()+". Correct the cause; the group "+
-			"continues by "+
-			"itself.", "slipctl group status "+name)
+			"continues by itself.", "slipctl group status "+name)
 	}
 	switch g.GetState() {
 	case sidecarpb.GroupState_GROUP_STATE_IDLE:
@@ -41,24 +40,21 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 		return at(peer, fmt.Sprintf("The group was demoted at %s. Promote it at %s to go on there.", here, peer),
 			"slipctl group promote "+name)
 	case sidecarpb.GroupState_GROUP_STATE_DIVERGED:
-		return at(here, fmt.Sprintf("Both sites took writes. Look at both, and decide which one gives way. It keeps "+
-			"its writes as "+
-			"snapshots. Give the command at %s, or at %s.", here, peer), "slipctl group yield "+name)
+		return at(here+" or "+peer, "Both sites took writes. Look at both, and decide which one gives way. Give the "+
+			"command there. It keeps that site's writes as snapshots before it undoes them.",
+			"slipctl group yield "+name)
 	case sidecarpb.GroupState_GROUP_STATE_YIELDING:
-		return at(here, "The group gives way. If that was interrupted, repeat the command.", "slipctl group yield "+
-			""+name)
+		return at(here, "The group gives way. If that was interrupted, repeat the command.", "slipctl group yield "+name)
 	case sidecarpb.GroupState_GROUP_STATE_FAILED:
 		return at(here, "The group is stopped. Correct the cause that its state names.", "slipctl group status "+name)
 	case sidecarpb.GroupState_GROUP_STATE_CONNECTING:
 		if primary {
 			return at(peer, fmt.Sprintf("%s does not answer. Applications go on here. Check that its replicator runs "+
-				"and that "+
-				"the network between the sites works.", peer), "slipctl group status "+name)
+				"and that the network between the sites works.", peer), "slipctl group status "+name)
 		}
 		if g.GetPromotable() {
 			return at(here, fmt.Sprintf("%s does not call. If it is lost for good, take over here with what has "+
-				"arrived. If it "+
-				"still works, do not: both sites would take writes.", peer), "slipctl group promote "+name+" --force")
+				"arrived. If it still works, do not: both sites would take writes.", peer), "slipctl group promote "+name+" --force")
 		}
 		return at(peer, fmt.Sprintf("%s does not call, and there is no whole copy here. Bring %s back.", peer, peer),
 			"slipctl group status "+name)

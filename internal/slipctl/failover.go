@@ -38,15 +38,13 @@ func (c *cli) groupPromote() *cobra.Command {
 			name := given[0]
 			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context,
 				sidecar sidecarpb.SidecarClient) error {
-				if force {
-					before, err := group(ctx, sidecar, name)
-					if err != nil {
+				before, err := group(ctx, sidecar, name)
+				if err != nil {
+					return err
+				}
+				if force && before.GetRole() != sidecarpb.Role_ROLE_PRIMARY {
+					if err := c.confirm(consent, forceText(before), "Promote "+name+"?"); err != nil {
 						return err
-					}
-					if before.GetRole() != sidecarpb.Role_ROLE_PRIMARY {
-						if err := c.confirm(consent, forceText(before), "Promote "+name+"?"); err != nil {
-							return err
-						}
 					}
 				}
 				response, err := sidecar.Promote(ctx, &sidecarpb.PromoteRequest{Group: name, Force: force,
@@ -55,6 +53,10 @@ func (c *cli) groupPromote() *cobra.Command {
 					return err
 				}
 				return c.show(response, func() error {
+					if isPrimary(before) {
+						_, err := fmt.Fprintf(c.out, "group %s is primary here already; nothing changed\n", name)
+						return err
+					}
 					fmt.Fprintf(c.out, "group %s is primary here, at ordinal "+
 						"%d\n", name, response.GetStatus().GetHeadOrdinal())
 					if loss := response.GetLoss(); loss != nil {
@@ -69,6 +71,12 @@ func (c *cli) groupPromote() *cobra.Command {
 	cmd.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "longest time to wait for what is on its way")
 	consent = addYes(cmd)
 	return cmd
+}
+
+// isPrimary reports whether a group takes writes here: neither demoted nor giving way.
+func isPrimary(g *sidecarpb.GroupStatus) bool {
+	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED &&
+		g.GetState() != sidecarpb.GroupState_GROUP_STATE_YIELDING
 }
 
 // forceText says what a forced promotion will do, from what is known before it.
