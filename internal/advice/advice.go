@@ -54,7 +54,8 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 		}
 		if g.GetPromotable() {
 			return at(here, fmt.Sprintf("%s does not call. If it is lost for good, take over here with what has "+
-				"arrived. If it still works, do not: both sites would take writes.", peer), "slipctl group promote "+name+" --force")
+				"arrived. If it still works, do not: both sites would take writes.", peer),
+				"slipctl group promote "+name+" --force")
 		}
 		return at(peer, fmt.Sprintf("%s does not call, and there is no whole copy here. Bring %s back.", peer, peer),
 			"slipctl group status "+name)

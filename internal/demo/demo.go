@@ -116,6 +116,8 @@ type shop struct {
 	dirs         workload.Dirs
 	// acks are all orders that were ever acknowledged on it.
 	acks []workload.Ack
+	// underWay is how many orders behind the last acknowledged one a failure may have left in the databases.
+	underWay int64
 }
 
 // createShop provisions two volumes at site A. They are not mounted yet.
@@ -156,8 +158,8 @@ func (d *demo) startLoad(ctx context.Context, sh *shop) (*workload.Process, erro
 	}
 	p, err := workload.StartProcess(d.Executable, workload.ProcessOptions{
 		Kind: d.Kind, Dirs: sh.dirs, Clients: d.Clients, Seed: d.rng.Uint64(),
-		// Runs before ended in order: whatever they committed they also acknowledged.
-		FirstID: last + 1,
+		// Runs that ended in order acknowledged whatever they committed.
+		FirstID: last + sh.underWay + 1,
 	})
 	if err != nil {
 		return nil, err

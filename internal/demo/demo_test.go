@@ -63,6 +63,10 @@ func measured() *Results {
 	r.Separate.addLoss(&sidecarpb.LossReport{Exact: true, LostOrdinals: new(uint64(5)), LostSeconds: new(0.25)})
 	r.Separate.addLoss(&sidecarpb.LossReport{LostOrdinals: new(uint64(2)), LostSeconds: new(0.1)})
 	r.RPO = summarizeLag(r.Joint.Lag[jointGroup], r.loaded())
+	r.Joint.Result.Lost = []int64{991, 992}
+	r.Comeback = &Comeback{OrdersAtB: 4000, TailWrites: 22, TailBytes: 90 << 10, Copied: 3 << 20, Kept: 2,
+		Followed: time.Second, Away: 300 * time.Millisecond, Back: workload.Result{Orders: 4990, Movements: 4990},
+		Tail: workload.Result{Orders: 992, Movements: 992}}
 	return r
 }
 
@@ -129,7 +133,8 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"are of one instant", "they are not", "31 of 990 orders without stock", "site A dies",
-		"group stock", "group sales", "at least 7", "a machine"} {
+		"group stock", "group sales", "at least 7", "a machine",
+		"The kept tail was opened"} {
 		if !strings.Contains(string(html), want) {
 			t.Errorf("report lacks %q", want)
 		}
@@ -138,10 +143,19 @@ func TestReport(t *testing.T) {
 	if err := measured().WriteTable(&table); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"0.50", "orders without stock movement", "at most 250 ms"} {
+	for _, want := range []string{"0.50", "orders without stock movement", "at most 250 ms", "2 of 2", "3.0 MiB"} {
 		if !strings.Contains(table.String(), want) {
 			t.Errorf("table lacks %q:\n%s", want, table.String())
 		}
+	}
+}
+
+// A failure that loses nothing leaves no tail, and that is no error.
+func TestNothingToKeep(t *testing.T) {
+	r := measured()
+	r.Joint.Result.Lost, r.Comeback.TailWrites, r.Comeback.Kept, r.Comeback.Tail = nil, 0, 0, workload.Result{}
+	if err := r.Err(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -151,6 +165,10 @@ func TestErr(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*Results){
 		"one group, order without stock": func(r *Results) { r.Joint.Result.OrdersWithoutStock = 1 },
+		"way back, an order lost":        func(r *Results) { r.Comeback.Back.LostOrders = 1 },
+		"way back, order without stock":  func(r *Results) { r.Comeback.Back.OrdersWithoutStock = 1 },
+		"tail, an order missing":         func(r *Results) { r.Comeback.Kept = 1 },
+		"tail, order without stock":      func(r *Results) { r.Comeback.Tail.OrdersWithoutStock = 1 },
 		"one group, too much under way":  func(r *Results) { r.Joint.Result.MovementsWithoutOrder = 2 },
 		"one group, damage":              func(r *Results) { r.Joint.Result.Damage = []string{"x"} },
 		"separate groups, damage":        func(r *Results) { r.Separate.Result.Damage = []string{"x"} },

@@ -42,6 +42,9 @@ func (r *Results) WriteTable(w io.Writer) error {
 	}
 	print(r.costHeader(), r.costRows())
 	print(r.lossHeader(), r.lossRows())
+	if rows := r.wayRows(); len(rows) > 0 {
+		print(wayHeader, rows)
+	}
 	return err
 }
 
@@ -143,9 +146,16 @@ func (r *Results) page() report.Page {
 			{Label: "Lag of the copy under load", Value: r.RPO.text(r.RPO.P50), Tone: report.Neutral,
 				Note: fmt.Sprintf("median; 99th percentile %s", r.RPO.text(r.RPO.P99))},
 		},
-		Sections: []report.Section{r.lossSection(), r.costSection(), r.jointSection(), r.separateSection(),
-			r.methodSection()},
+		Sections: r.sections(),
 	}
+}
+
+func (r *Results) sections() []report.Section {
+	sections := []report.Section{r.lossSection()}
+	if r.Comeback != nil {
+		sections = append(sections, r.waySection())
+	}
+	return append(sections, r.costSection(), r.jointSection(), r.separateSection(), r.methodSection())
 }
 
 // ordersShare is the headline: orders in the copy whose goods were never taken from the stock.

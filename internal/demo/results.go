@@ -25,6 +25,8 @@ type Results struct {
 	RPO      RPO
 	// Joint and Separate are the failovers with one group and with two.
 	Joint, Separate *Variant
+	// Comeback is the second act, with one group.
+	Comeback *Comeback
 }
 
 // Round is one turn of load.
@@ -144,7 +146,7 @@ func (r *Results) Err() error {
 	if err := r.Separate.Result.Intact(); err != nil {
 		errs = append(errs, fmt.Errorf("a copy in separate groups is damaged: %w", err))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.comebackErr())...)
 }
 
 // summary is summary.json. Its fields are read by programs: they stay.

@@ -53,7 +53,8 @@ func (d *demo) jointVariant(ctx context.Context, results *Results) error {
 		v.Lag = map[string][]LagSample{jointGroup: lag.stop()}
 		results.Joint = v
 		results.RPO = summarizeLag(v.Lag[jointGroup], results.loaded())
-		return nil
+		results.Comeback, err = d.comeBack(ctx, pair, replicated, v)
+		return err
 	})
 }
 
@@ -197,9 +198,9 @@ func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, grou
 	if err != nil {
 		return nil, err
 	}
-	before := minimumBefore + time.Duration(d.rng.Int64N(int64(d.Phase)))
-	d.say("load runs; site A dies in %v", before.Round(time.Millisecond))
-	if err := loadFor(ctx, p, before); err != nil {
+	wait := minimumBefore + time.Duration(d.rng.Int64N(int64(d.Phase)))
+	d.say("load runs; site A dies in %v", wait.Round(time.Millisecond))
+	if err := loadFor(ctx, p, wait); err != nil {
 		return nil, err
 	}
 	if err := d.kill(pair, p, line, v); err != nil {
@@ -209,7 +210,7 @@ func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, grou
 	if err != nil {
 		return nil, err
 	}
-	v.Acks = acks
+	v.Acks, sh.underWay = acks, int64(d.Clients)
 	sh.acks = append(sh.acks, acks...)
 	d.say("every process of site A is dead: workload, databases, replicator, driver")
 

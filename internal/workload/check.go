@@ -28,6 +28,8 @@ type Result struct {
 	OutOfOrder int
 	// Damage is what the databases' own checks found.
 	Damage []string
+	// IDs are the numbers of the orders that are there, ascending, and Lost those of the lost ones.
+	IDs, Lost []int64
 }
 
 // Check opens the databases that a failure left, lets them recover, and compares them with the acknowledgements of all
@@ -47,7 +49,7 @@ func Check(ctx context.Context, kind Kind, dirs Dirs, acks []Ack, end time.Time)
 }
 
 func compare(c Contents, acks []Ack, end time.Time) Result {
-	r := Result{Orders: len(c.Orders), Movements: len(c.Movements), Damage: c.Damage}
+	r := Result{Orders: len(c.Orders), Movements: len(c.Movements), Damage: c.Damage, IDs: c.Orders}
 	if c.Taken != c.MovedOut {
 		r.Damage = append(r.Damage,
 			fmt.Sprintf("stock database: quantities fell by %d but movements add up to %d", c.Taken, c.MovedOut))
@@ -80,6 +82,7 @@ func compare(c Contents, acks []Ack, end time.Time) Result {
 			continue
 		}
 		lost = append(lost, a)
+		r.Lost = append(r.Lost, a.ID)
 		if firstLost.IsZero() || a.End.Before(firstLost) {
 			firstLost = a.End
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,6 +139,12 @@ func TestCompare(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := compare(tt.contents, tt.acks, end)
+			tt.want.IDs = tt.contents.Orders
+			for _, a := range tt.acks {
+				if !slices.Contains(tt.contents.Orders, a.ID) {
+					tt.want.Lost = append(tt.want.Lost, a.ID)
+				}
+			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Error(diff)
 			}
