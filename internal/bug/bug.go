@@ -100,6 +100,8 @@ const (
 	ViewForgetsExtents Name = "view-forgets-extents"
 	// ViewForgetsRecords has views take extents without records that leave the journal (breaks a view's order).
 	ViewForgetsRecords Name = "view-forgets-records"
+	// HistoryForgetsReach offers points that a pass of apply before a crash has gone past (breaks a view's order).
+	HistoryForgetsReach Name = "history-forgets-reach"
 	// ForceReachable lets csi-addons force a promotion while the primary can be heard (breaks G6).
 	ForceReachable Name = "force-reachable"
 	// UndoAtSecondary lets csi-addons delete the group of a copy (breaks G3).

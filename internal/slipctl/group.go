@@ -16,7 +16,7 @@ func (c *cli) groupCommand() *cobra.Command {
 	return parent("group", "Create, change, show and fail over consistency groups",
 		c.groupCreate(), c.groupSet(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(),
 		c.groupWait(), c.groupPromote(), c.groupDemote(), c.groupSuspend(), c.groupResume(), c.groupTest(),
-		c.groupPoints(), c.groupVerify(), c.groupRepair(),
+		c.groupPoints(), c.groupBookmark(), c.groupVerify(), c.groupRepair(),
 		c.groupRelocate(), c.groupYield(), c.groupTails(), c.groupDeleteTail(),
 		c.groupPVs())
 }

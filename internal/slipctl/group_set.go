@@ -14,8 +14,8 @@ import (
 
 // groupFlags are the flags of create and set for the settings of a group.
 type groupFlags struct {
-	remote, address, journalSize, journalFull, shipRate, shipSchedule, removedCopies, verifyRate string
-	rpoTarget, verifyEvery                                                                       time.Duration
+	remote, address, journalSize, journalFull, shipRate, shipSchedule, removedCopies, verifyRate, historySize string
+	rpoTarget, verifyEvery, history                                                                           time.Duration
 }
 
 func (f *groupFlags) add(cmd *cobra.Command) {
@@ -30,6 +30,10 @@ func (f *groupFlags) add(cmd *cobra.Command) {
 		"target")
 	addEnum(cmd, flags, &f.removedCopies, "removed-copies", "", "what this site does, as the secondary, with its copy of "+
 		"a volume that the primary takes out of the group", "keep", "delete")
+	flags.DurationVar(&f.history, "history", 0, "how long earlier points are kept at the copy, within the size of the "+
+		"journal; 0: not at all")
+	flags.StringVar(&f.historySize, "history-size", "0", "how many bytes of the journal are kept at the copy for earlier "+
+		"points")
 	flags.StringVar(&f.shipRate, "ship-rate", "0", "largest rate to the peer in bytes a second; 0: no limit")
 	flags.DurationVar(&f.verifyEvery, "verify-every", 0, "time between comparisons of both sites; 0: only slipctl group "+
 		"verify")
@@ -91,6 +95,19 @@ func (f *groupFlags) settings(given func(flag string) bool) (*sidecarpb.GroupSet
 	if given("removed-copies") {
 		s.DeleteRemovedCopies = new(f.removedCopies == "delete")
 	}
+	if given("history") {
+		if f.history < 0 || f.history%time.Millisecond != 0 {
+			return nil, usagef("--history is %v: give a number of milliseconds such as 30s, 10m or 1h, or 0", f.history)
+		}
+		s.HistoryMillis = new(f.history.Milliseconds())
+	}
+	if given("history-size") {
+		size, err := parseBytes(f.historySize)
+		if err != nil {
+			return nil, usagef("--history-size: %v", err)
+		}
+		s.HistoryBytes = &size
+	}
 	if given("rpo-target") {
 		if f.rpoTarget < 0 || f.rpoTarget%time.Millisecond != 0 {
 			return nil, usagef("--rpo-target is %v: give a number of milliseconds such as 500ms, 5s or 1m, or 0", f.rpoTarget)
@@ -134,7 +151,8 @@ func (c *cli) groupSet() *cobra.Command {
 	}
 	flags.add(cmd)
 	// The defaults are those of create: set changes nothing by default.
-	for _, name := range []string{"journal-size", "journal-full", "ship-rate", "removed-copies", "verify-rate"} {
+	for _, name := range []string{"journal-size", "journal-full", "ship-rate", "removed-copies", "verify-rate",
+		"history-size"} {
 		cmd.Flags().Lookup(name).DefValue = ""
 	}
 	return cmd

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -109,6 +110,9 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 		}
 		row("RPO target", "%s, %s", formatSeconds(g.GetRpoTargetSeconds()), verdict)
 	}
+	if text := historyText(g); text != "" {
+		row("history", "%s", text)
+	}
 	if rate := g.GetShipBytesPerSecond(); rate > 0 {
 		row("ship rate", "at most %s/s", formatBytes(uint64(rate)))
 	}
@@ -171,6 +175,28 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 		return c.printLoss(loss)
 	}
 	return nil
+}
+
+// historyText says what history is asked for and, at a secondary, how much there is; empty where none is asked for.
+func historyText(g *sidecarpb.GroupStatus) string {
+	var asked []string
+	if s := g.GetHistoryTargetSeconds(); s > 0 {
+		asked = append(asked, formatSeconds(s))
+	}
+	if n := g.GetHistoryTargetBytes(); n > 0 {
+		asked = append(asked, formatBytes(uint64(n)))
+	}
+	if len(asked) == 0 {
+		return ""
+	}
+	text := strings.Join(asked, " and ") + " at least"
+	switch {
+	case g.GetRole() != sidecarpb.Role_ROLE_SECONDARY:
+		return text + ", at " + orDash(g.GetPeer())
+	case g.GetHistoryShort():
+		text += "; shorter than asked"
+	}
+	return text + "; reaches back " + orUnknown(g.HistorySeconds, formatSeconds)
 }
 
 // lagCell is a dash for a group without a peer.

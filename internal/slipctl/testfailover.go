@@ -89,7 +89,39 @@ func (c *cli) groupPoints() *cobra.Command {
 					t := newTable("point", "ordinal", "time")
 					t.AppendRow(table.Row{"oldest", response.GetOldest().GetOrdinal(), pointTime(response.GetOldest().UnixNanos)})
 					t.AppendRow(table.Row{"newest", response.GetNewest().GetOrdinal(), pointTime(response.GetNewest().UnixNanos)})
+					for _, b := range response.GetBookmarks() {
+						name := b.GetLabel()
+						if !b.GetAvailable() {
+							name += " (not here)"
+						}
+						t.AppendRow(table.Row{name, b.GetPoint().GetOrdinal(), pointTime(b.GetPoint().UnixNanos)})
+					}
 					return printTable(c.out, t)
+				})
+			})
+		},
+	}
+}
+
+func (c *cli) groupBookmark() *cobra.Command {
+	return &cobra.Command{
+		Use:   "bookmark NAME LABEL",
+		Short: "Name the present point of a group, at its primary",
+		Long: "Name the present point of a group. Everything that was written before is in it. The label goes to the copy\n" +
+			"in the group's order, and can be given to `slipctl view create` there. A group remembers 64 bookmarks.",
+		Example: "  slipctl group bookmark shop before-upgrade",
+		Args:    args(cobra.ExactArgs(2)), ValidArgsFunction: oneOf(c.groupNames),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			request := &sidecarpb.BookmarkGroupRequest{Group: given[0], Label: given[1]}
+			return c.withSidecar(cmd.Context(), callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+				b, err := sidecar.BookmarkGroup(ctx, request)
+				if err != nil {
+					return err
+				}
+				return c.show(b, func() error {
+					_, err := fmt.Fprintf(c.out, "bookmark %s of group %s: ordinal %d, %s\n", b.GetLabel(), request.Group,
+						b.GetPoint().GetOrdinal(), pointTime(b.GetPoint().UnixNanos))
+					return err
 				})
 			})
 		},

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
 func (c *cli) viewCommand() *cobra.Command {
@@ -18,8 +19,8 @@ func (c *cli) viewCommand() *cobra.Command {
 }
 
 // pointHelp says what --at takes.
-const pointHelp = "point to open: an ordinal, a time such as 2026-11-28T14:30:00Z by the clock of the primary, or a " +
-	"duration before now such as -10m; the newest point by default"
+const pointHelp = "point to open: an ordinal, a time such as 2026-11-28T14:30:00Z by the clock of the primary, a " +
+	"duration before now such as -10m, or the label of a bookmark; the newest point by default"
 
 // setPoint reads the value of --at.
 func setPoint(r *sidecarpb.CreateViewRequest, at string, now time.Time) error {
@@ -34,9 +35,14 @@ func setPoint(r *sidecarpb.CreateViewRequest, at string, now time.Time) error {
 		r.Point = &sidecarpb.CreateViewRequest_AtUnixNanos{AtUnixNanos: now.Add(d).UnixNano()}
 		return nil
 	}
+	if core.CheckLabel(at) == nil {
+		r.Point = &sidecarpb.CreateViewRequest_Bookmark{Bookmark: at}
+		return nil
+	}
 	t, err := time.Parse(time.RFC3339Nano, at)
 	if err != nil {
-		return usagef("--at %q: it is an ordinal (1234), a time (2026-11-28T14:30:00Z) or a duration before now (-10m)", at)
+		return usagef("--at %q: it is an ordinal (1234), a time (2026-11-28T14:30:00Z), a duration before now (-10m) or the "+
+			"label of a bookmark", at)
 	}
 	r.Point = &sidecarpb.CreateViewRequest_AtUnixNanos{AtUnixNanos: t.UnixNano()}
 	return nil

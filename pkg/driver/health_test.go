@@ -375,6 +375,8 @@ func TestGroupConditions(t *testing.T) {
 			[]string{"DEGRADED SitesDiffer"}},
 		{&sidecarpb.GroupStatus{State: sidecarpb.GroupState_GROUP_STATE_SUSPENDED, StateReason: "since noon"},
 			[]string{"DEGRADED ReplicationSuspended"}},
+		{&sidecarpb.GroupStatus{State: streaming, Role: secondary, HistoryTargetSeconds: 60, HistoryShort: true},
+			[]string{"DEGRADED HistoryShort"}},
 		{stalling(connecting, primary, 1000), []string{"DEGRADED ReplicationSuspended", "DEGRADED JournalNearlyFull"}},
 	} {
 		tc.group.Name, tc.group.Peer = "shop", "west"

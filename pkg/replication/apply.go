@@ -28,7 +28,7 @@ func (g *Group) applyLoop(ctx context.Context) {
 		case <-ticker.C:
 		case <-g.applyWork:
 		}
-		err := g.apply(ctx)
+		err := g.applyDue(ctx)
 		if err == nil {
 			g.applyStuck.Store(nil)
 			g.trimWork.send()
@@ -68,8 +68,10 @@ func (g *Group) apply(ctx context.Context) error {
 }
 
 // applyLocked is apply for a caller that holds applyMu.
-func (g *Group) applyLocked(ctx context.Context) error {
-	limit := g.indexedEnd()
+func (g *Group) applyLocked(ctx context.Context) error { return g.applyUpTo(ctx, g.indexedEnd()) }
+
+// applyUpTo is applyTo that takes space from the journal where the images find none. The caller holds applyMu.
+func (g *Group) applyUpTo(ctx context.Context, limit journal.Position) error {
 	err := g.applyTo(ctx, limit)
 	if vfs.NoSpace(err) {
 		err = g.applyFromJournal(ctx, limit, err)
@@ -98,7 +100,9 @@ func (g *Group) applyPass(ctx context.Context, limit journal.Position) error {
 	if !from.Before(limit) {
 		return nil
 	}
-	g.reach.extend(limit, g.journal.Durable())
+	if err := g.extendReach(limit); err != nil {
+		return err
+	}
 	cursor := g.journal.NewCursor(from)
 	defer cursor.Close()
 	touched := map[*Volume]bool{}
@@ -156,7 +160,7 @@ func (g *Group) applyPass(ctx context.Context, limit journal.Position) error {
 		c.take(g.journal.DurableMark())
 	})
 	if err == nil {
-		g.reach.settle(end, applied, appliedAt)
+		g.reach.settle(limit, applied, appliedAt)
 	}
 	return err
 }

@@ -18,7 +18,7 @@ import (
 // It is a file of two slots of 4096 bytes, written in turn, so that a torn write leaves the one before. A rename would
 // cost two more syncs, and a checkpoint is written while applications wait for the same disk. Slot, little endian:
 //
-//	 0  u64  magic "SLPCHKP2"
+//	 0  u64  magic "SLPCHKP3"
 //	 8  u64  generation; the valid slot with the higher one counts
 //	16  u64  applied ordinal
 //	24  u64  applied position: segment
@@ -39,10 +39,13 @@ import (
 //	152 u64  horizon: what the peer sent in a sync shows its writes up to this ordinal at most (journal.KindHorizon)
 //	160 u64  identity of a record that has left the journal, or never was in it: ordinal; 0 for none
 //	168 u64    and fingerprint
-//	176      0
+//	176 u64  reach: the images hold no record behind this place; segment, 0 if that is not known
+//	184 i64  reach: offset in the segment, bytes
+//	192      0
 //	508 u32  CRC-32C of bytes 0 to 508
 //
-// Version 1 had the magic "SLPCHKP1", and ended with the CRC-32C of bytes 0 to 64, at 64.
+// Version 2 had the magic "SLPCHKP2", and no reach. Version 1 had the magic "SLPCHKP1", and ended with the CRC-32C of
+// bytes 0 to 64, at 64.
 type checkpoint struct {
 	Generation     uint64
 	AppliedOrdinal uint64
@@ -55,11 +58,13 @@ type checkpoint struct {
 	Files          [fileCount]uint64
 	Horizon        uint64
 	Tail           core.Tail
+	Reach          journal.Position
 }
 
 const (
 	checkpointMagic1    = 0x31504b4843504c53 // "SLPCHKP1"
-	checkpointMagic     = 0x32504b4843504c53 // "SLPCHKP2"
+	checkpointMagic2    = 0x32504b4843504c53 // "SLPCHKP2"
+	checkpointMagic     = 0x33504b4843504c53 // "SLPCHKP3"
 	checkpointSlotBytes = 4096
 	checkpointUsedBytes = 512
 )
@@ -94,6 +99,8 @@ func (c *checkpoint) encode() []byte {
 	le.PutUint64(b[152:], c.Horizon)
 	le.PutUint64(b[160:], c.Tail.Ordinal)
 	le.PutUint64(b[168:], c.Tail.Fingerprint)
+	le.PutUint64(b[176:], c.Reach.Segment)
+	le.PutUint64(b[184:], uint64(c.Reach.Offset))
 	le.PutUint32(b[508:], crc32c.Sum(b[:508]))
 	return b
 }
@@ -108,7 +115,7 @@ func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 	if version1 {
 		sum = 64
 	}
-	if got := le.Uint64(b); got != checkpointMagic && !version1 {
+	if got := le.Uint64(b); got != checkpointMagic && got != checkpointMagic2 && !version1 {
 		return checkpoint{}, fmt.Errorf("magic %#x at offset 0", got)
 	}
 	if want, got := le.Uint32(b[sum:]), crc32c.Sum(b[:sum]); want != got {
@@ -136,6 +143,9 @@ func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 	}
 	c.Horizon = le.Uint64(b[152:])
 	c.Tail = core.Tail{Ordinal: le.Uint64(b[160:]), Fingerprint: le.Uint64(b[168:])}
+	if le.Uint64(b) == checkpointMagic {
+		c.Reach = journal.Position{Segment: le.Uint64(b[176:]), Offset: int64(le.Uint64(b[184:]))}
+	}
 	return c, nil
 }
 

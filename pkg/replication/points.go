@@ -20,6 +20,8 @@ type mark struct {
 	ordinal uint64
 	// unixNanos is when the record with the ordinal was written; 0 where it is not known.
 	unixNanos int64
+	// settled is the last point whose time was known.
+	settled RecoveryPoint
 }
 
 // extend moves the mark to a place, unless it is there already. The ordinal may be higher than that of the place.
@@ -31,12 +33,19 @@ func (m *mark) extend(pos journal.Position, ordinal uint64) {
 	}
 }
 
-// settle gives the mark the ordinal and the time of its place, if it is not further on.
+// settle gives the mark the ordinal and the time of its place, if it is not further on. A time of 0 is not known,
+// unless the ordinal is that of the last time.
 func (m *mark) settle(pos journal.Position, ordinal uint64, unixNanos int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if unixNanos != 0 {
+		m.settled = RecoveryPoint{Ordinal: ordinal, UnixNanos: unixNanos}
+	}
 	if !pos.Before(m.pos) {
 		m.ordinal, m.unixNanos = ordinal, unixNanos
+		if m.settled.Ordinal == ordinal {
+			m.unixNanos = m.settled.UnixNanos
+		}
 	}
 }
 
@@ -44,6 +53,35 @@ func (m *mark) read() (pos journal.Position, at RecoveryPoint) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.pos, RecoveryPoint{Ordinal: m.ordinal, UnixNanos: m.unixNanos}
+}
+
+// extendReach notes how far the images may be from now on. Where history is kept it is durable: after a crash the
+// points between that and the end of the journal are still there. The caller holds applyMu.
+func (g *Group) extendReach(limit journal.Position) error {
+	g.reach.extend(limit, g.journal.Durable())
+	keeps := g.historyAsked().kept()
+	return g.checkpoint.change(func(c *checkpoint) {
+		switch {
+		case !keeps:
+			c.Reach = journal.Position{}
+		case c.Reach.Before(limit):
+			c.Reach = limit
+		}
+	})
+}
+
+// recallReach takes up how far the images may be: what the checkpoint says, or all that there is.
+func (g *Group) recallReach() {
+	last := g.checkpoint.read()
+	if last.Reach == (journal.Position{}) {
+		g.reach.extend(g.journal.End(), g.journal.Head())
+		return
+	}
+	g.reach.extend(last.Applied, last.AppliedOrdinal)
+	if h, ok, err := g.journal.HeaderOf(last.AppliedOrdinal); err == nil && ok {
+		g.reach.settle(last.Applied, last.AppliedOrdinal, h.UnixNanos)
+	}
+	g.reach.extend(last.Reach, g.journal.Head())
 }
 
 // RecoveryPoint is an ordinal that a view can be opened at.
@@ -66,6 +104,17 @@ type Point struct {
 	Ordinal uint64
 	// At: the state at that time, by the wall clock of the primary.
 	At time.Time
+	// Bookmark: the state that was named with this label.
+	Bookmark string
+}
+
+func (p Point) choices() (n int) {
+	for _, given := range []bool{p.Ordinal != 0, !p.At.IsZero(), p.Bookmark != ""} {
+		if given {
+			n++
+		}
+	}
+	return n
 }
 
 // located is a recovery point that was found.
@@ -75,8 +124,12 @@ type located struct {
 	end      journal.Position // behind the last record that it shows
 }
 
-// Points are the bounds of a group's recovery points.
-type Points struct{ Oldest, Newest RecoveryPoint }
+// Points are the bounds of a group's recovery points, and the bookmarks that are known. Those before Oldest are gone
+// here.
+type Points struct {
+	Oldest, Newest RecoveryPoint
+	Bookmarks      []core.Bookmark
+}
 
 // Points returns the recovery points that the group has at this instant. core.ErrPrecondition: none, in the middle of a
 // sync.
@@ -88,7 +141,7 @@ func (g *Group) Points() (Points, error) {
 	_, oldest := g.oldest()
 	// Until a pass of apply that was interrupted is repeated, its end is known as no more than a bound.
 	oldest.Ordinal = min(oldest.Ordinal, newest.Ordinal)
-	return Points{Oldest: g.dated(oldest), Newest: g.dated(newest.RecoveryPoint)}, nil
+	return Points{Oldest: g.dated(oldest), Newest: g.dated(newest.RecoveryPoint), Bookmarks: g.Bookmarks()}, nil
 }
 
 // newest is what is durable, where that is one instant.
@@ -132,9 +185,13 @@ func (g *Group) locate(p Point) (located, error) {
 	}
 	at := newest
 	switch {
-	case p.Ordinal != 0 && !p.At.IsZero():
-		return located{}, fmt.Errorf("%w: group %s: a point is chosen by ordinal or by time, not by both", ErrInvalid,
+	case p.choices() > 1:
+		return located{}, fmt.Errorf("%w: group %s: a point is chosen by one of ordinal, time and bookmark", ErrInvalid,
 			g.Name())
+	case p.Bookmark != "":
+		if at.Ordinal, err = g.bookmarkOrdinal(p.Bookmark); err != nil {
+			return located{}, err
+		}
 	case !p.At.IsZero():
 		if at.Ordinal, err = g.ordinalAt(p.At, newest); err != nil {
 			return located{}, err

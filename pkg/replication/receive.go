@@ -451,6 +451,14 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		// Checkpoints have it before the record can leave the journal.
 		g.checkpoint.horizon.Store(uint64(h.Offset))
 		return g.appendCopy(ctx, h, data)
+	case journal.KindBookmark:
+		if err := g.appendCopy(ctx, h, data); err != nil {
+			return err
+		}
+		if err := g.commit(); err != nil {
+			return err
+		}
+		return g.takeBookmark(h, data)
 	case journal.KindSyncEnd:
 		if err := g.appendCopy(ctx, h, data); err != nil {
 			return err

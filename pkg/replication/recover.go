@@ -160,11 +160,14 @@ func (g *Group) openJournal() error {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
 	}
 	g.changes.loadRelied(meta.Relied)
-	g.reach.extend(g.journal.End(), g.journal.Head()) // of a pass that was interrupted
+	g.recallReach()
 	g.checkpoint.horizon.Store(max(g.checkpoint.horizon.Load(), replay.horizon))
 	err = replay.checkImages()
 	if err == nil {
 		err = replay.finish()
+	}
+	if err == nil {
+		err = g.continueBookmarks(replay.bookmarks)
 	}
 	if err != nil {
 		g.journal.Close()
@@ -193,7 +196,8 @@ type recovery struct {
 	// applied is what the images have of the journal.
 	applied map[*Volume]*appliedTail
 	// horizon is the last one in the journal.
-	horizon uint64
+	horizon   uint64
+	bookmarks []foundBookmark
 }
 
 // checkImages compares the images with what the journal says was applied to them. One of a volume that is being added
@@ -223,6 +227,8 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 	switch h.Kind {
 	case journal.KindSyncBegin, journal.KindHorizon:
 		r.horizon = uint64(h.Offset)
+	case journal.KindBookmark:
+		r.bookmarks = append(r.bookmarks, foundBookmark{h, loc})
 	}
 	v := r.g.volume(h.Volume)
 	if !touchesImage(h.Kind) || v == nil || h.Offset+int64(h.Length) > v.size.Load() { // removed or made smaller since

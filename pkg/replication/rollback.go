@@ -145,7 +145,7 @@ func (g *Group) finishRollBack() error {
 	g.checkpoint.horizon.Store(base.Horizon)
 	err = g.checkpoint.change(func(c *checkpoint) {
 		c.OldestSegment = max(c.OldestSegment, next)
-		c.Applied, c.AppliedOrdinal = journal.Position{}, base.Ordinal
+		c.Applied, c.AppliedOrdinal, c.Reach = journal.Position{}, base.Ordinal, journal.Position{}
 		c.DurableOrdinal, c.Mark = base.Ordinal, journal.Mark{}
 		c.ReleasedAcked = base.Ordinal // whatever the journal had before is in the images alone
 		c.Horizon = base.Horizon

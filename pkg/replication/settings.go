@@ -124,7 +124,8 @@ func (g *Group) configure(e core.Configured, before core.Settings) error {
 		return err
 	}
 	g.applyLimits()
-	if next.JournalSizeBytes != before.JournalSizeBytes || next.RPOTargetMillis != before.RPOTargetMillis {
+	if next.JournalSizeBytes != before.JournalSizeBytes || next.RPOTargetMillis != before.RPOTargetMillis ||
+		next.HistoryMillis != before.HistoryMillis || next.HistoryBytes != before.HistoryBytes {
 		g.streams.restart() // the peer hears of them in Hello
 		g.linkWork.send()
 	}
@@ -177,6 +178,8 @@ func (g *Group) follow(hello *linkpb.Hello) {
 		next.JournalSizeBytes = g.followedJournalBytes(hello.JournalSizeBytes, before.JournalSizeBytes)
 	}
 	next.RPOTargetMillis = hello.RpoTargetMillis
+	// A journal that is smaller here holds less.
+	next.HistoryMillis, next.HistoryBytes = hello.HistoryMillis, min(hello.HistoryBytes, next.JournalSizeBytes/2)
 	err := checkSettings(g.Name(), next)
 	if err == nil {
 		err = g.configure(core.Configured{Settings: next, FromPeer: true}, before)

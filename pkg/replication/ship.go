@@ -175,7 +175,8 @@ func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
 		ProtocolVersion: protocolVersion, GroupId: m.GroupID, GroupName: m.Name, Timelines: timelinesToWire(m.Timelines),
 		DurableOrdinal: a.Durable, JournalSizeBytes: m.JournalSizeBytes, RpoTargetMillis: m.RPOTargetMillis, Term: m.Term,
 		TakesYield: true, Yielding: m.Yielding() != nil,
-		Verifies: true,
+		Verifies:      true,
+		HistoryMillis: m.HistoryMillis, HistoryBytes: m.HistoryBytes,
 	}
 }
 

@@ -386,6 +386,7 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	// Before it is known whether there is a group: what is wrong with the call itself is told to everybody.
 	spec := GroupSpec{Name: hello.GroupName, Settings: core.Settings{
 		Peer: peer, JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis,
+		HistoryMillis: hello.HistoryMillis, HistoryBytes: hello.HistoryBytes,
 	}}
 	if err := spec.check(); err != nil {
 		return nil, err
@@ -398,6 +399,7 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 			hello.GroupName, s.cfg.Site, f.group.ID(), peer, hello.GroupId)
 	}
 	spec.JournalSizeBytes = s.copyJournalBytes(spec.JournalSizeBytes)
+	spec.HistoryBytes = min(spec.HistoryBytes, spec.JournalSizeBytes/2)
 	if err := s.admitGroup(peer, spec.Name, spec.JournalSizeBytes); err != nil {
 		return nil, err
 	}

@@ -56,6 +56,11 @@ type Status struct {
 	// nil without a peer, and where the clocks do not say.
 	PeerSilentSeconds *float64
 
+	// HistorySeconds is how far the oldest recovery point lies before now, at a secondary that keeps history; nil where it
+	// is not known. HistoryShort: more was asked for, and is not there any more.
+	HistorySeconds *float64
+	HistoryShort   bool
+
 	JournalUsedBytes int64
 	ChangeMapBytes   uint64
 	// SyncDoneBytes and SyncTotalBytes are of the running initial sync or resync; 0 and 0 without one. Nil at a secondary
@@ -193,6 +198,12 @@ func (g *Group) Status() *Status {
 	}
 	s.StateReason = untrusted.Escape(s.StateReason, maxReasonBytes)
 	g.fillLag(s, &m)
+	if h := g.History(); h != nil {
+		s.HistoryShort = h.Short
+		if h.Reaches != nil {
+			s.HistorySeconds = new(h.Reaches.Seconds())
+		}
+	}
 	for _, v := range g.Volumes() {
 		vs := VolumeStatus{VolumeID: v.id, SizeBytes: v.Size(), Attached: attached[v.id],
 			UnappliedBytes: uint64(v.overlay.Bytes())}

@@ -72,6 +72,13 @@ func NewMetrics(site *replication.Site) *Metrics {
 		"lagging": "1 if the group has a target, and the lag exceeds it or is unknown, or the copy is " +
 			"not whole.",
 		"ship_limit_bytes_per_second": "Limit of the rate to the peer at present; 0: no limit.",
+		"history_target_seconds":      "How long earlier points are to be kept at the secondary; 0: not at all.",
+		"history_seconds": "How far the oldest recovery point lies before now; absent if unknown, and where no history " +
+			"is kept.",
+		"history_short": "1 if more history was asked for, and is not there any more.",
+		"views":         "Open views of the group, failed ones included.",
+		"views_failed":  "Views that have failed, and show nothing any more.",
+		"views_bytes":   "Bytes that views hold in the pool.",
 		"last_replicated_timestamp_seconds": "The copy has every write from before this time of this site's clock; " +
 			"absent if unknown. As a timestamp it ages even if the exporter stops.",
 		"clock_difference_seconds": "Wall clock of the peer minus that of this site; absent until the link has " +
@@ -187,6 +194,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		s := g.Status()
 		m.collectGroup(ch, s)
 		m.collectCuts(ch, s, g.Cuts())
+		m.collectViews(ch, s, g.Views())
 		raw, wire := g.ShippedBytes()
 		m.send(ch, "shipped_bytes_total", prometheus.CounterValue, float64(raw), s.Name, s.Peer)
 		m.send(ch, "wire_bytes_total", prometheus.CounterValue, float64(wire), s.Name, s.Peer)
@@ -208,7 +216,9 @@ func (m *Metrics) collectGroup(ch chan<- prometheus.Metric, s *replication.Statu
 		"promotable":      oneIf(s.Promotable), "primary": oneIf(s.Role == core.RolePrimary),
 		"connected": oneIf(s.Connected), "rpo_target_seconds": float64(s.RPOTargetMillis) / 1e3, "lagging": oneIf(s.Lagging),
 		"ship_limit_bytes_per_second": float64(s.ShipLimitBytesPerSecond),
+		"history_target_seconds":      float64(s.HistoryMillis) / 1e3, "history_short": oneIf(s.HistoryShort),
 	}
+	ifKnown(gauges, "history_seconds", s.HistorySeconds, 1)
 	ifKnown(gauges, "lag_ordinals", s.LagOrdinals, 1)
 	ifKnown(gauges, "lag_bytes", s.LagBytes, 1)
 	ifKnown(gauges, "lag_seconds", s.LagSeconds, 1)
@@ -249,6 +259,22 @@ func (m *Metrics) collectCuts(ch chan<- prometheus.Metric, s *replication.Status
 	}
 	for name, value := range map[string]float64{
 		"cuts_running": float64(len(cuts)), "cuts_done_bytes": float64(done), "cuts_total_bytes": float64(total),
+	} {
+		m.send(ch, name, prometheus.GaugeValue, value, s.Name, s.Peer)
+	}
+}
+
+func (m *Metrics) collectViews(ch chan<- prometheus.Metric, s *replication.Status, views []replication.ViewStatus) {
+	var used int64
+	failed := 0
+	for _, v := range views {
+		used += v.UsedBytes
+		if v.Failed != nil {
+			failed++
+		}
+	}
+	for name, value := range map[string]float64{
+		"views": float64(len(views)), "views_failed": float64(failed), "views_bytes": float64(used),
 	} {
 		m.send(ch, name, prometheus.GaugeValue, value, s.Name, s.Peer)
 	}

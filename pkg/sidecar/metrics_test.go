@@ -49,7 +49,8 @@ func TestMetrics(t *testing.T) {
 		"journal_size_bytes", "journal_used_bytes", "journal_used_ratio", "change_map_bytes",
 		"sync_done_bytes", "sync_total_bytes", "shipped_bytes_total", "wire_bytes_total", "head_ordinal", "durable_ordinal",
 		"applied_ordinal", "promotable", "primary", "connected", "cuts_running", "cuts_done_bytes", "cuts_total_bytes",
-		"lagging", "rpo_target_seconds", "ship_limit_bytes_per_second",
+		"lagging", "rpo_target_seconds", "ship_limit_bytes_per_second", "history_target_seconds", "history_short", "views",
+		"views_failed", "views_bytes",
 	} {
 		if name = "slipstream_group_" + name; !slices.Equal(got[name], group) || series[name] != 2 {
 			t.Errorf("%s has labels %v and %d series", name, got[name], series[name])

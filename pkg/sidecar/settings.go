@@ -19,6 +19,8 @@ func changeSettings(s *core.Settings, r *sidecarpb.GroupSettings) {
 	set(&s.PeerAddress, r.RemoteAddress)
 	set(&s.JournalSizeBytes, r.JournalSizeBytes)
 	set(&s.RPOTargetMillis, r.RpoTargetMillis)
+	set(&s.HistoryMillis, r.HistoryMillis)
+	set(&s.HistoryBytes, r.HistoryBytes)
 	set(&s.ShipBytesPerSecond, r.ShipBytesPerSecond)
 	set(&s.ShipSchedule, r.ShipSchedule)
 	set(&s.VerifyEveryMillis, r.VerifyEveryMillis)

@@ -42,6 +42,8 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		SuspendedUnixNanos: s.SuspendedUnixNanos, Yield: yieldToAPI(s.Yield),
 		Verify: verifyToAPI(&s.Verify), VerifyEveryMillis: s.VerifyEveryMillis,
 		VerifyBytesPerSecond: s.VerifyBytesPerSecond,
+		HistoryTargetSeconds: float64(s.HistoryMillis) / 1e3, HistoryTargetBytes: s.HistoryBytes,
+		HistorySeconds: s.HistorySeconds, HistoryShort: s.HistoryShort,
 	}
 	if b := s.Before; b != nil {
 		out.BeforeSync = &sidecarpb.BeforeSync{Ordinal: b.Ordinal, UnixNanos: b.UnixNanos, KeptBytes: b.KeptBytes}

@@ -53,7 +53,30 @@ func (s *Service) GroupPoints(_ context.Context,
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	return &sidecarpb.GroupPointsResponse{Oldest: pointToAPI(points.Oldest), Newest: pointToAPI(points.Newest)}, nil
+	response := &sidecarpb.GroupPointsResponse{Oldest: pointToAPI(points.Oldest), Newest: pointToAPI(points.Newest)}
+	for _, b := range points.Bookmarks {
+		available := b.Ordinal >= points.Oldest.Ordinal && b.Ordinal <= points.Newest.Ordinal
+		response.Bookmarks = append(response.Bookmarks, bookmarkToAPI(b, available))
+	}
+	return response, nil
+}
+
+// BookmarkGroup implements sidecarpb.SidecarServer.
+func (s *Service) BookmarkGroup(_ context.Context, r *sidecarpb.BookmarkGroupRequest) (*sidecarpb.Bookmark, error) {
+	g, err := s.opts.Site.Group(r.Group)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	b, err := g.Bookmark(r.Label)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return bookmarkToAPI(b, true), nil
+}
+
+func bookmarkToAPI(b core.Bookmark, available bool) *sidecarpb.Bookmark {
+	return &sidecarpb.Bookmark{Label: b.Label, Available: available,
+		Point: pointToAPI(replication.RecoveryPoint{Ordinal: b.Ordinal, UnixNanos: b.UnixNanos})}
 }
 
 func pointToAPI(p replication.RecoveryPoint) *sidecarpb.RecoveryPoint {
@@ -88,6 +111,11 @@ func (s *Service) CreateView(ctx context.Context, r *sidecarpb.CreateViewRequest
 			return nil, status.Errorf(codes.InvalidArgument, "group %s: view: ordinals begin with 1", r.Group)
 		}
 		spec.Point.Ordinal = p.Ordinal
+	case *sidecarpb.CreateViewRequest_Bookmark:
+		if err := core.CheckLabel(p.Bookmark); err != nil {
+			return nil, status.Errorf(codes.InvalidArgument, "group %s: %v", r.Group, err)
+		}
+		spec.Point.Bookmark = p.Bookmark
 	case *sidecarpb.CreateViewRequest_AtUnixNanos:
 		spec.Point.At = time.Unix(0, p.AtUnixNanos)
 	}

@@ -923,7 +923,10 @@ type Hello struct {
 	// yielding: the sender gives way to the other site, and asks it to call. The answer is a Refusal.
 	Yielding bool `protobuf:"varint,10,opt,name=yielding,proto3" json:"yielding,omitempty"`
 	// verifies: the primary takes RepairRequest.
-	Verifies      bool `protobuf:"varint,11,opt,name=verifies,proto3" json:"verifies,omitempty"`
+	Verifies bool `protobuf:"varint,11,opt,name=verifies,proto3" json:"verifies,omitempty"`
+	// history_millis and history_bytes are how far the secondary's apply stays behind, at least; 0 without history.
+	HistoryMillis int64 `protobuf:"varint,12,opt,name=history_millis,json=historyMillis,proto3" json:"history_millis,omitempty"`
+	HistoryBytes  int64 `protobuf:"varint,13,opt,name=history_bytes,json=historyBytes,proto3" json:"history_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1033,6 +1036,20 @@ func (x *Hello) GetVerifies() bool {
 		return x.Verifies
 	}
 	return false
+}
+
+func (x *Hello) GetHistoryMillis() int64 {
+	if x != nil {
+		return x.HistoryMillis
+	}
+	return 0
+}
+
+func (x *Hello) GetHistoryBytes() int64 {
+	if x != nil {
+		return x.HistoryBytes
+	}
+	return 0
 }
 
 // Batch is a run of records in stream order, each in the journal's record encoding (pkg/replication/journal).
@@ -2637,7 +2654,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\bTimeline\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\ffork_ordinal\x18\x02 \x01(\x04R\vforkOrdinal\x12*\n" +
-	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\x98\x03\n" +
+	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xe4\x03\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x1d\n" +
@@ -2652,7 +2669,9 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"takesYield\x12\x1a\n" +
 	"\byielding\x18\n" +
 	" \x01(\bR\byielding\x12\x1a\n" +
-	"\bverifies\x18\v \x01(\bR\bverifies\"\x8b\x01\n" +
+	"\bverifies\x18\v \x01(\bR\bverifies\x12%\n" +
+	"\x0ehistory_millis\x18\f \x01(\x03R\rhistoryMillis\x12#\n" +
+	"\rhistory_bytes\x18\r \x01(\x03R\fhistoryBytes\"\x8b\x01\n" +
 	"\x05Batch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05codec\x18\x02 \x01(\x0e2\x19.slipstream.link.v1.CodecR\x05codec\x12\x18\n" +

@@ -700,8 +700,12 @@ type GroupSettings struct {
 	VerifyEveryMillis *int64 `protobuf:"varint,9,opt,name=verify_every_millis,json=verifyEveryMillis,proto3,oneof" json:"verify_every_millis,omitempty"`
 	// verify_bytes_per_second bounds what a comparison reads at each site; 0 (the default): 32 MiB/s.
 	VerifyBytesPerSecond *int64 `protobuf:"varint,10,opt,name=verify_bytes_per_second,json=verifyBytesPerSecond,proto3,oneof" json:"verify_bytes_per_second,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// history_millis and history_bytes are how far apply stays behind at the secondary, so that views can be opened at earlier
+	// points: at least a time, and at least a number of bytes of the journal, within its size; 0 (the default): none.
+	HistoryMillis *int64 `protobuf:"varint,11,opt,name=history_millis,json=historyMillis,proto3,oneof" json:"history_millis,omitempty"`
+	HistoryBytes  *int64 `protobuf:"varint,12,opt,name=history_bytes,json=historyBytes,proto3,oneof" json:"history_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupSettings) Reset() {
@@ -800,6 +804,20 @@ func (x *GroupSettings) GetVerifyEveryMillis() int64 {
 func (x *GroupSettings) GetVerifyBytesPerSecond() int64 {
 	if x != nil && x.VerifyBytesPerSecond != nil {
 		return *x.VerifyBytesPerSecond
+	}
+	return 0
+}
+
+func (x *GroupSettings) GetHistoryMillis() int64 {
+	if x != nil && x.HistoryMillis != nil {
+		return *x.HistoryMillis
+	}
+	return 0
+}
+
+func (x *GroupSettings) GetHistoryBytes() int64 {
+	if x != nil && x.HistoryBytes != nil {
+		return *x.HistoryBytes
 	}
 	return 0
 }
@@ -3963,8 +3981,16 @@ type GroupStatus struct {
 	Verify               *VerifyStatus `protobuf:"bytes,40,opt,name=verify,proto3" json:"verify,omitempty"`
 	VerifyEveryMillis    int64         `protobuf:"varint,41,opt,name=verify_every_millis,json=verifyEveryMillis,proto3" json:"verify_every_millis,omitempty"`
 	VerifyBytesPerSecond int64         `protobuf:"varint,42,opt,name=verify_bytes_per_second,json=verifyBytesPerSecond,proto3" json:"verify_bytes_per_second,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// history_target_seconds and history_target_bytes are what history is asked for; 0 for none.
+	HistoryTargetSeconds float64 `protobuf:"fixed64,43,opt,name=history_target_seconds,json=historyTargetSeconds,proto3" json:"history_target_seconds,omitempty"`
+	HistoryTargetBytes   int64   `protobuf:"varint,44,opt,name=history_target_bytes,json=historyTargetBytes,proto3" json:"history_target_bytes,omitempty"`
+	// history_seconds is how far the oldest recovery point of a secondary with history lies before now, by the primary's clock.
+	// Absent: unknown, or there is no history here.
+	HistorySeconds *float64 `protobuf:"fixed64,45,opt,name=history_seconds,json=historySeconds,proto3,oneof" json:"history_seconds,omitempty"`
+	// history_short: more history was asked for, and is not there any more.
+	HistoryShort  bool `protobuf:"varint,46,opt,name=history_short,json=historyShort,proto3" json:"history_short,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
@@ -4289,6 +4315,34 @@ func (x *GroupStatus) GetVerifyBytesPerSecond() int64 {
 		return x.VerifyBytesPerSecond
 	}
 	return 0
+}
+
+func (x *GroupStatus) GetHistoryTargetSeconds() float64 {
+	if x != nil {
+		return x.HistoryTargetSeconds
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetHistoryTargetBytes() int64 {
+	if x != nil {
+		return x.HistoryTargetBytes
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetHistorySeconds() float64 {
+	if x != nil && x.HistorySeconds != nil {
+		return *x.HistorySeconds
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetHistoryShort() bool {
+	if x != nil {
+		return x.HistoryShort
+	}
+	return false
 }
 
 // BeforeSync is a copy as it was before the sync that runs.
@@ -4828,9 +4882,11 @@ func (x *GroupPointsRequest) GetGroup() string {
 }
 
 type GroupPointsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Oldest        *RecoveryPoint         `protobuf:"bytes,1,opt,name=oldest,proto3" json:"oldest,omitempty"`
-	Newest        *RecoveryPoint         `protobuf:"bytes,2,opt,name=newest,proto3" json:"newest,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Oldest *RecoveryPoint         `protobuf:"bytes,1,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	Newest *RecoveryPoint         `protobuf:"bytes,2,opt,name=newest,proto3" json:"newest,omitempty"`
+	// bookmarks are those that are known, oldest first.
+	Bookmarks     []*Bookmark `protobuf:"bytes,3,rep,name=bookmarks,proto3" json:"bookmarks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4879,6 +4935,127 @@ func (x *GroupPointsResponse) GetNewest() *RecoveryPoint {
 	return nil
 }
 
+func (x *GroupPointsResponse) GetBookmarks() []*Bookmark {
+	if x != nil {
+		return x.Bookmarks
+	}
+	return nil
+}
+
+type BookmarkGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// label: 1 to 63 of a-z, 0-9, - and ., beginning with a letter.
+	Label         string `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BookmarkGroupRequest) Reset() {
+	*x = BookmarkGroupRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BookmarkGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BookmarkGroupRequest) ProtoMessage() {}
+
+func (x *BookmarkGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BookmarkGroupRequest.ProtoReflect.Descriptor instead.
+func (*BookmarkGroupRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *BookmarkGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *BookmarkGroupRequest) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+type Bookmark struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Label string                 `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	Point *RecoveryPoint         `protobuf:"bytes,2,opt,name=point,proto3" json:"point,omitempty"`
+	// available: a view can be opened at it at this site.
+	Available     bool `protobuf:"varint,3,opt,name=available,proto3" json:"available,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bookmark) Reset() {
+	*x = Bookmark{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bookmark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bookmark) ProtoMessage() {}
+
+func (x *Bookmark) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bookmark.ProtoReflect.Descriptor instead.
+func (*Bookmark) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *Bookmark) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *Bookmark) GetPoint() *RecoveryPoint {
+	if x != nil {
+		return x.Point
+	}
+	return nil
+}
+
+func (x *Bookmark) GetAvailable() bool {
+	if x != nil {
+		return x.Available
+	}
+	return false
+}
+
 // RecoveryPoint is an ordinal that a view can be opened at.
 type RecoveryPoint struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -4891,7 +5068,7 @@ type RecoveryPoint struct {
 
 func (x *RecoveryPoint) Reset() {
 	*x = RecoveryPoint{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4903,7 +5080,7 @@ func (x *RecoveryPoint) String() string {
 func (*RecoveryPoint) ProtoMessage() {}
 
 func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4916,7 +5093,7 @@ func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryPoint.ProtoReflect.Descriptor instead.
 func (*RecoveryPoint) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RecoveryPoint) GetOrdinal() uint64 {
@@ -4944,6 +5121,7 @@ type CreateViewRequest struct {
 	//
 	//	*CreateViewRequest_Ordinal
 	//	*CreateViewRequest_AtUnixNanos
+	//	*CreateViewRequest_Bookmark
 	Point isCreateViewRequest_Point `protobuf_oneof:"point"`
 	// writable: the files take writes, which this view alone sees.
 	Writable bool `protobuf:"varint,6,opt,name=writable,proto3" json:"writable,omitempty"`
@@ -4958,7 +5136,7 @@ type CreateViewRequest struct {
 
 func (x *CreateViewRequest) Reset() {
 	*x = CreateViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4970,7 +5148,7 @@ func (x *CreateViewRequest) String() string {
 func (*CreateViewRequest) ProtoMessage() {}
 
 func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4983,7 +5161,7 @@ func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateViewRequest.ProtoReflect.Descriptor instead.
 func (*CreateViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *CreateViewRequest) GetGroup() string {
@@ -5025,6 +5203,15 @@ func (x *CreateViewRequest) GetAtUnixNanos() int64 {
 	return 0
 }
 
+func (x *CreateViewRequest) GetBookmark() string {
+	if x != nil {
+		if x, ok := x.Point.(*CreateViewRequest_Bookmark); ok {
+			return x.Bookmark
+		}
+	}
+	return ""
+}
+
 func (x *CreateViewRequest) GetWritable() bool {
 	if x != nil {
 		return x.Writable
@@ -5059,9 +5246,15 @@ type CreateViewRequest_AtUnixNanos struct {
 	AtUnixNanos int64 `protobuf:"varint,4,opt,name=at_unix_nanos,json=atUnixNanos,proto3,oneof"`
 }
 
+type CreateViewRequest_Bookmark struct {
+	Bookmark string `protobuf:"bytes,5,opt,name=bookmark,proto3,oneof"`
+}
+
 func (*CreateViewRequest_Ordinal) isCreateViewRequest_Point() {}
 
 func (*CreateViewRequest_AtUnixNanos) isCreateViewRequest_Point() {}
+
+func (*CreateViewRequest_Bookmark) isCreateViewRequest_Point() {}
 
 type AttachViewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5073,7 +5266,7 @@ type AttachViewRequest struct {
 
 func (x *AttachViewRequest) Reset() {
 	*x = AttachViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5085,7 +5278,7 @@ func (x *AttachViewRequest) String() string {
 func (*AttachViewRequest) ProtoMessage() {}
 
 func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5098,7 +5291,7 @@ func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachViewRequest.ProtoReflect.Descriptor instead.
 func (*AttachViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AttachViewRequest) GetGroup() string {
@@ -5125,7 +5318,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5137,7 +5330,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5150,7 +5343,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -5169,7 +5362,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5181,7 +5374,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5194,7 +5387,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -5214,7 +5407,7 @@ type DeleteViewRequest struct {
 
 func (x *DeleteViewRequest) Reset() {
 	*x = DeleteViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5226,7 +5419,7 @@ func (x *DeleteViewRequest) String() string {
 func (*DeleteViewRequest) ProtoMessage() {}
 
 func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5239,7 +5432,7 @@ func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
 func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *DeleteViewRequest) GetGroup() string {
@@ -5264,7 +5457,7 @@ type DeleteViewResponse struct {
 
 func (x *DeleteViewResponse) Reset() {
 	*x = DeleteViewResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5276,7 +5469,7 @@ func (x *DeleteViewResponse) String() string {
 func (*DeleteViewResponse) ProtoMessage() {}
 
 func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5289,7 +5482,7 @@ func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
 func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
 }
 
 type View struct {
@@ -5316,7 +5509,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5328,7 +5521,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5341,7 +5534,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *View) GetGroup() string {
@@ -5449,7 +5642,7 @@ type ViewVolume struct {
 
 func (x *ViewVolume) Reset() {
 	*x = ViewVolume{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5461,7 +5654,7 @@ func (x *ViewVolume) String() string {
 func (*ViewVolume) ProtoMessage() {}
 
 func (x *ViewVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5474,7 +5667,7 @@ func (x *ViewVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewVolume.ProtoReflect.Descriptor instead.
 func (*ViewVolume) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ViewVolume) GetVolumeId() string {
@@ -5544,7 +5737,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"5\n" +
 	"\x14ResizeVolumeResponse\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xea\x05\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xe5\x06\n" +
 	"\rGroupSettings\x12\x1b\n" +
 	"\x06remote\x18\x01 \x01(\tH\x00R\x06remote\x88\x01\x01\x12*\n" +
 	"\x0eremote_address\x18\x02 \x01(\tH\x01R\rremoteAddress\x88\x01\x01\x121\n" +
@@ -5556,7 +5749,10 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\rship_schedule\x18\b \x01(\tH\aR\fshipSchedule\x88\x01\x01\x123\n" +
 	"\x13verify_every_millis\x18\t \x01(\x03H\bR\x11verifyEveryMillis\x88\x01\x01\x12:\n" +
 	"\x17verify_bytes_per_second\x18\n" +
-	" \x01(\x03H\tR\x14verifyBytesPerSecond\x88\x01\x01B\t\n" +
+	" \x01(\x03H\tR\x14verifyBytesPerSecond\x88\x01\x01\x12*\n" +
+	"\x0ehistory_millis\x18\v \x01(\x03H\n" +
+	"R\rhistoryMillis\x88\x01\x01\x12(\n" +
+	"\rhistory_bytes\x18\f \x01(\x03H\vR\fhistoryBytes\x88\x01\x01B\t\n" +
 	"\a_remoteB\x11\n" +
 	"\x0f_remote_addressB\x15\n" +
 	"\x13_journal_size_bytesB\x0f\n" +
@@ -5566,7 +5762,9 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x16_delete_removed_copiesB\x10\n" +
 	"\x0e_ship_scheduleB\x16\n" +
 	"\x14_verify_every_millisB\x1a\n" +
-	"\x18_verify_bytes_per_second\"j\n" +
+	"\x18_verify_bytes_per_secondB\x11\n" +
+	"\x0f_history_millisB\x10\n" +
+	"\x0e_history_bytes\"j\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
 	"\bsettings\x18\x02 \x01(\v2$.slipstream.sidecar.v1.GroupSettingsR\bsettings\"0\n" +
@@ -5794,7 +5992,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
 	" \x01(\tR\x06fsType\x122\n" +
-	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xa3\x11\n" +
+	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xf2\x12\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -5844,7 +6042,11 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"beforeSync\x12;\n" +
 	"\x06verify\x18( \x01(\v2#.slipstream.sidecar.v1.VerifyStatusR\x06verify\x12.\n" +
 	"\x13verify_every_millis\x18) \x01(\x03R\x11verifyEveryMillis\x125\n" +
-	"\x17verify_bytes_per_second\x18* \x01(\x03R\x14verifyBytesPerSecondB\x17\n" +
+	"\x17verify_bytes_per_second\x18* \x01(\x03R\x14verifyBytesPerSecond\x124\n" +
+	"\x16history_target_seconds\x18+ \x01(\x01R\x14historyTargetSeconds\x120\n" +
+	"\x14history_target_bytes\x18, \x01(\x03R\x12historyTargetBytes\x12,\n" +
+	"\x0fhistory_seconds\x18- \x01(\x01H\vR\x0ehistorySeconds\x88\x01\x01\x12#\n" +
+	"\rhistory_short\x18. \x01(\bR\fhistoryShortB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +
@@ -5856,7 +6058,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x19_clock_difference_secondsB!\n" +
 	"\x1f_clock_difference_error_secondsB\x16\n" +
 	"\x14_peer_silent_secondsB\x17\n" +
-	"\x15_suspended_unix_nanos\"d\n" +
+	"\x15_suspended_unix_nanosB\x12\n" +
+	"\x10_history_seconds\"d\n" +
 	"\n" +
 	"BeforeSync\x12\x18\n" +
 	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12\x1d\n" +
@@ -5896,20 +6099,29 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"snapshotId\"\x14\n" +
 	"\x12ReleaseCutResponse\"*\n" +
 	"\x12GroupPointsRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"\x91\x01\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\xd0\x01\n" +
 	"\x13GroupPointsResponse\x12<\n" +
 	"\x06oldest\x18\x01 \x01(\v2$.slipstream.sidecar.v1.RecoveryPointR\x06oldest\x12<\n" +
-	"\x06newest\x18\x02 \x01(\v2$.slipstream.sidecar.v1.RecoveryPointR\x06newest\"\\\n" +
+	"\x06newest\x18\x02 \x01(\v2$.slipstream.sidecar.v1.RecoveryPointR\x06newest\x12=\n" +
+	"\tbookmarks\x18\x03 \x03(\v2\x1f.slipstream.sidecar.v1.BookmarkR\tbookmarks\"B\n" +
+	"\x14BookmarkGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05label\x18\x02 \x01(\tR\x05label\"z\n" +
+	"\bBookmark\x12\x14\n" +
+	"\x05label\x18\x01 \x01(\tR\x05label\x12:\n" +
+	"\x05point\x18\x02 \x01(\v2$.slipstream.sidecar.v1.RecoveryPointR\x05point\x12\x1c\n" +
+	"\tavailable\x18\x03 \x01(\bR\tavailable\"\\\n" +
 	"\rRecoveryPoint\x12\x18\n" +
 	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12\"\n" +
 	"\n" +
 	"unix_nanos\x18\x02 \x01(\x03H\x00R\tunixNanos\x88\x01\x01B\r\n" +
-	"\v_unix_nanos\"\xd9\x01\n" +
+	"\v_unix_nanos\"\xf7\x01\n" +
 	"\x11CreateViewRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
 	"\aordinal\x18\x03 \x01(\x04H\x00R\aordinal\x12$\n" +
-	"\rat_unix_nanos\x18\x04 \x01(\x03H\x00R\vatUnixNanos\x12\x1a\n" +
+	"\rat_unix_nanos\x18\x04 \x01(\x03H\x00R\vatUnixNanos\x12\x1c\n" +
+	"\bbookmark\x18\x05 \x01(\tH\x00R\bbookmark\x12\x1a\n" +
 	"\bwritable\x18\x06 \x01(\bR\bwritable\x12\x12\n" +
 	"\x04test\x18\a \x01(\bR\x04test\x12\x1f\n" +
 	"\vlimit_bytes\x18\b \x01(\x03R\n" +
@@ -5970,7 +6182,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x14GROUP_STATE_DIVERGED\x10\x06\x12\x16\n" +
 	"\x12GROUP_STATE_FAILED\x10\a\x12\x19\n" +
 	"\x15GROUP_STATE_SUSPENDED\x10\b\x12\x18\n" +
-	"\x14GROUP_STATE_YIELDING\x10\t2\xa3\x1a\n" +
+	"\x14GROUP_STATE_YIELDING\x10\t2\x82\x1b\n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -6009,7 +6221,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\bListCuts\x12&.slipstream.sidecar.v1.ListCutsRequest\x1a'.slipstream.sidecar.v1.ListCutsResponse\x12a\n" +
 	"\n" +
 	"ReleaseCut\x12(.slipstream.sidecar.v1.ReleaseCutRequest\x1a).slipstream.sidecar.v1.ReleaseCutResponse\x12d\n" +
-	"\vGroupPoints\x12).slipstream.sidecar.v1.GroupPointsRequest\x1a*.slipstream.sidecar.v1.GroupPointsResponse\x12S\n" +
+	"\vGroupPoints\x12).slipstream.sidecar.v1.GroupPointsRequest\x1a*.slipstream.sidecar.v1.GroupPointsResponse\x12]\n" +
+	"\rBookmarkGroup\x12+.slipstream.sidecar.v1.BookmarkGroupRequest\x1a\x1f.slipstream.sidecar.v1.Bookmark\x12S\n" +
 	"\n" +
 	"CreateView\x12(.slipstream.sidecar.v1.CreateViewRequest\x1a\x1b.slipstream.sidecar.v1.View\x12S\n" +
 	"\n" +
@@ -6031,7 +6244,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
 	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
@@ -6112,16 +6325,18 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*ReleaseCutResponse)(nil),   // 76: slipstream.sidecar.v1.ReleaseCutResponse
 	(*GroupPointsRequest)(nil),   // 77: slipstream.sidecar.v1.GroupPointsRequest
 	(*GroupPointsResponse)(nil),  // 78: slipstream.sidecar.v1.GroupPointsResponse
-	(*RecoveryPoint)(nil),        // 79: slipstream.sidecar.v1.RecoveryPoint
-	(*CreateViewRequest)(nil),    // 80: slipstream.sidecar.v1.CreateViewRequest
-	(*AttachViewRequest)(nil),    // 81: slipstream.sidecar.v1.AttachViewRequest
-	(*ListViewsRequest)(nil),     // 82: slipstream.sidecar.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),    // 83: slipstream.sidecar.v1.ListViewsResponse
-	(*DeleteViewRequest)(nil),    // 84: slipstream.sidecar.v1.DeleteViewRequest
-	(*DeleteViewResponse)(nil),   // 85: slipstream.sidecar.v1.DeleteViewResponse
-	(*View)(nil),                 // 86: slipstream.sidecar.v1.View
-	(*ViewVolume)(nil),           // 87: slipstream.sidecar.v1.ViewVolume
-	nil,                          // 88: slipstream.sidecar.v1.Claim.LabelsEntry
+	(*BookmarkGroupRequest)(nil), // 79: slipstream.sidecar.v1.BookmarkGroupRequest
+	(*Bookmark)(nil),             // 80: slipstream.sidecar.v1.Bookmark
+	(*RecoveryPoint)(nil),        // 81: slipstream.sidecar.v1.RecoveryPoint
+	(*CreateViewRequest)(nil),    // 82: slipstream.sidecar.v1.CreateViewRequest
+	(*AttachViewRequest)(nil),    // 83: slipstream.sidecar.v1.AttachViewRequest
+	(*ListViewsRequest)(nil),     // 84: slipstream.sidecar.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),    // 85: slipstream.sidecar.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),    // 86: slipstream.sidecar.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),   // 87: slipstream.sidecar.v1.DeleteViewResponse
+	(*View)(nil),                 // 88: slipstream.sidecar.v1.View
+	(*ViewVolume)(nil),           // 89: slipstream.sidecar.v1.ViewVolume
+	nil,                          // 90: slipstream.sidecar.v1.Claim.LabelsEntry
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
@@ -6132,7 +6347,7 @@ var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	36, // 5: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
 	41, // 6: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
 	46, // 7: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
-	88, // 8: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
+	90, // 8: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
 	67, // 9: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
 	65, // 10: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
 	67, // 11: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
@@ -6152,85 +6367,89 @@ var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	28, // 25: slipstream.sidecar.v1.GroupStatus.verify:type_name -> slipstream.sidecar.v1.VerifyStatus
 	69, // 26: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
 	74, // 27: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	79, // 28: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	79, // 29: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	86, // 30: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
-	87, // 31: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
-	3,  // 32: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 33: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 34: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 35: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 36: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 37: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 38: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 39: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 40: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 41: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	44, // 42: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	47, // 43: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	49, // 44: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	50, // 45: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	52, // 46: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	54, // 47: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
-	56, // 48: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
-	59, // 49: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
-	63, // 50: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
-	30, // 51: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
-	32, // 52: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
-	24, // 53: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
-	26, // 54: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
-	34, // 55: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
-	37, // 56: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
-	39, // 57: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
-	42, // 58: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
-	70, // 59: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	72, // 60: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	75, // 61: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	77, // 62: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
-	80, // 63: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
-	81, // 64: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
-	82, // 65: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
-	84, // 66: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
-	4,  // 67: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 68: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 69: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 70: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 71: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 72: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 73: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 74: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 75: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 76: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	45, // 77: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	48, // 78: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	67, // 79: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	51, // 80: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	53, // 81: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	55, // 82: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
-	57, // 83: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
-	60, // 84: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
-	64, // 85: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
-	31, // 86: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
-	33, // 87: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
-	25, // 88: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
-	27, // 89: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
-	35, // 90: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
-	38, // 91: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
-	40, // 92: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
-	43, // 93: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
-	71, // 94: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	73, // 95: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	76, // 96: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	78, // 97: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
-	86, // 98: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
-	86, // 99: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
-	83, // 100: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
-	85, // 101: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
-	67, // [67:102] is the sub-list for method output_type
-	32, // [32:67] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	81, // 28: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	81, // 29: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	80, // 30: slipstream.sidecar.v1.GroupPointsResponse.bookmarks:type_name -> slipstream.sidecar.v1.Bookmark
+	81, // 31: slipstream.sidecar.v1.Bookmark.point:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	88, // 32: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
+	89, // 33: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
+	3,  // 34: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 35: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 36: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 37: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 38: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 39: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 40: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 41: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 42: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 43: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	44, // 44: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	47, // 45: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	49, // 46: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	50, // 47: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	52, // 48: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	54, // 49: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
+	56, // 50: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
+	59, // 51: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
+	63, // 52: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
+	30, // 53: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
+	32, // 54: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
+	24, // 55: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
+	26, // 56: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
+	34, // 57: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	37, // 58: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	39, // 59: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	42, // 60: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	70, // 61: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	72, // 62: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	75, // 63: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	77, // 64: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
+	79, // 65: slipstream.sidecar.v1.Sidecar.BookmarkGroup:input_type -> slipstream.sidecar.v1.BookmarkGroupRequest
+	82, // 66: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
+	83, // 67: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
+	84, // 68: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
+	86, // 69: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
+	4,  // 70: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 71: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 72: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 73: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 74: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 75: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 76: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 77: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 78: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 79: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	45, // 80: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	48, // 81: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	67, // 82: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	51, // 83: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	53, // 84: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	55, // 85: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
+	57, // 86: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
+	60, // 87: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
+	64, // 88: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
+	31, // 89: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
+	33, // 90: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
+	25, // 91: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
+	27, // 92: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
+	35, // 93: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	38, // 94: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	40, // 95: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	43, // 96: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	71, // 97: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	73, // 98: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	76, // 99: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	78, // 100: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
+	80, // 101: slipstream.sidecar.v1.Sidecar.BookmarkGroup:output_type -> slipstream.sidecar.v1.Bookmark
+	88, // 102: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
+	88, // 103: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
+	85, // 104: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
+	87, // 105: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
+	70, // [70:106] is the sub-list for method output_type
+	34, // [34:70] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -6244,19 +6463,20 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77].OneofWrappers = []any{
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79].OneofWrappers = []any{
 		(*CreateViewRequest_Ordinal)(nil),
 		(*CreateViewRequest_AtUnixNanos)(nil),
+		(*CreateViewRequest_Bookmark)(nil),
 	}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   86,
+			NumMessages:   88,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,41 +25,42 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Sidecar_Probe_FullMethodName        = "/slipstream.sidecar.v1.Sidecar/Probe"
-	Sidecar_AttachVolume_FullMethodName = "/slipstream.sidecar.v1.Sidecar/AttachVolume"
-	Sidecar_DetachVolume_FullMethodName = "/slipstream.sidecar.v1.Sidecar/DetachVolume"
-	Sidecar_RecordFormat_FullMethodName = "/slipstream.sidecar.v1.Sidecar/RecordFormat"
-	Sidecar_ResizeVolume_FullMethodName = "/slipstream.sidecar.v1.Sidecar/ResizeVolume"
-	Sidecar_CreateGroup_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/CreateGroup"
-	Sidecar_DeleteGroup_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/DeleteGroup"
-	Sidecar_ModifyGroup_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/ModifyGroup"
-	Sidecar_AddVolume_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/AddVolume"
-	Sidecar_RemoveVolume_FullMethodName = "/slipstream.sidecar.v1.Sidecar/RemoveVolume"
-	Sidecar_ModifyVolume_FullMethodName = "/slipstream.sidecar.v1.Sidecar/ModifyVolume"
-	Sidecar_ListGroups_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ListGroups"
-	Sidecar_WatchGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/WatchGroup"
-	Sidecar_Promote_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Promote"
-	Sidecar_Demote_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Demote"
-	Sidecar_Relocate_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/Relocate"
-	Sidecar_Yield_FullMethodName        = "/slipstream.sidecar.v1.Sidecar/Yield"
-	Sidecar_ListTails_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListTails"
-	Sidecar_DeleteTail_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteTail"
-	Sidecar_Suspend_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Suspend"
-	Sidecar_Resume_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Resume"
-	Sidecar_Verify_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Verify"
-	Sidecar_Repair_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Repair"
-	Sidecar_ListCopies_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ListCopies"
-	Sidecar_DeleteCopy_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteCopy"
-	Sidecar_ListPeers_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListPeers"
-	Sidecar_ForgetPeer_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ForgetPeer"
-	Sidecar_CutGroup_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/CutGroup"
-	Sidecar_ListCuts_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/ListCuts"
-	Sidecar_ReleaseCut_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ReleaseCut"
-	Sidecar_GroupPoints_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/GroupPoints"
-	Sidecar_CreateView_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/CreateView"
-	Sidecar_AttachView_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/AttachView"
-	Sidecar_ListViews_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListViews"
-	Sidecar_DeleteView_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteView"
+	Sidecar_Probe_FullMethodName         = "/slipstream.sidecar.v1.Sidecar/Probe"
+	Sidecar_AttachVolume_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/AttachVolume"
+	Sidecar_DetachVolume_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/DetachVolume"
+	Sidecar_RecordFormat_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/RecordFormat"
+	Sidecar_ResizeVolume_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/ResizeVolume"
+	Sidecar_CreateGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/CreateGroup"
+	Sidecar_DeleteGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteGroup"
+	Sidecar_ModifyGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ModifyGroup"
+	Sidecar_AddVolume_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/AddVolume"
+	Sidecar_RemoveVolume_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/RemoveVolume"
+	Sidecar_ModifyVolume_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/ModifyVolume"
+	Sidecar_ListGroups_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListGroups"
+	Sidecar_WatchGroup_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/WatchGroup"
+	Sidecar_Promote_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Promote"
+	Sidecar_Demote_FullMethodName        = "/slipstream.sidecar.v1.Sidecar/Demote"
+	Sidecar_Relocate_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Relocate"
+	Sidecar_Yield_FullMethodName         = "/slipstream.sidecar.v1.Sidecar/Yield"
+	Sidecar_ListTails_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/ListTails"
+	Sidecar_DeleteTail_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/DeleteTail"
+	Sidecar_Suspend_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Suspend"
+	Sidecar_Resume_FullMethodName        = "/slipstream.sidecar.v1.Sidecar/Resume"
+	Sidecar_Verify_FullMethodName        = "/slipstream.sidecar.v1.Sidecar/Verify"
+	Sidecar_Repair_FullMethodName        = "/slipstream.sidecar.v1.Sidecar/Repair"
+	Sidecar_ListCopies_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListCopies"
+	Sidecar_DeleteCopy_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/DeleteCopy"
+	Sidecar_ListPeers_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/ListPeers"
+	Sidecar_ForgetPeer_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ForgetPeer"
+	Sidecar_CutGroup_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/CutGroup"
+	Sidecar_ListCuts_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/ListCuts"
+	Sidecar_ReleaseCut_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ReleaseCut"
+	Sidecar_GroupPoints_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/GroupPoints"
+	Sidecar_BookmarkGroup_FullMethodName = "/slipstream.sidecar.v1.Sidecar/BookmarkGroup"
+	Sidecar_CreateView_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/CreateView"
+	Sidecar_AttachView_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/AttachView"
+	Sidecar_ListViews_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/ListViews"
+	Sidecar_DeleteView_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/DeleteView"
 )
 
 // SidecarClient is the client API for Sidecar service.
@@ -164,6 +165,9 @@ type SidecarClient interface {
 	ReleaseCut(ctx context.Context, in *ReleaseCutRequest, opts ...grpc.CallOption) (*ReleaseCutResponse, error)
 	// GroupPoints returns the ordinals that a view can be opened at. FAILED_PRECONDITION: none, in the middle of a sync.
 	GroupPoints(ctx context.Context, in *GroupPointsRequest, opts ...grpc.CallOption) (*GroupPointsResponse, error)
+	// BookmarkGroup names the present point of a group that is primary here. The name goes to the peer in the group's order.
+	// ALREADY_EXISTS: a bookmark with this label.
+	BookmarkGroup(ctx context.Context, in *BookmarkGroupRequest, opts ...grpc.CallOption) (*Bookmark, error)
 	// CreateView opens all volumes of a group as they were at one ordinal, on a primary or a secondary, and serves each as
 	// a FUSE file. Nothing is copied, and neither writes nor replication wait. The view survives a restart.
 	//
@@ -505,6 +509,16 @@ func (c *sidecarClient) GroupPoints(ctx context.Context, in *GroupPointsRequest,
 	return out, nil
 }
 
+func (c *sidecarClient) BookmarkGroup(ctx context.Context, in *BookmarkGroupRequest, opts ...grpc.CallOption) (*Bookmark, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Bookmark)
+	err := c.cc.Invoke(ctx, Sidecar_BookmarkGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sidecarClient) CreateView(ctx context.Context, in *CreateViewRequest, opts ...grpc.CallOption) (*View, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(View)
@@ -647,6 +661,9 @@ type SidecarServer interface {
 	ReleaseCut(context.Context, *ReleaseCutRequest) (*ReleaseCutResponse, error)
 	// GroupPoints returns the ordinals that a view can be opened at. FAILED_PRECONDITION: none, in the middle of a sync.
 	GroupPoints(context.Context, *GroupPointsRequest) (*GroupPointsResponse, error)
+	// BookmarkGroup names the present point of a group that is primary here. The name goes to the peer in the group's order.
+	// ALREADY_EXISTS: a bookmark with this label.
+	BookmarkGroup(context.Context, *BookmarkGroupRequest) (*Bookmark, error)
 	// CreateView opens all volumes of a group as they were at one ordinal, on a primary or a secondary, and serves each as
 	// a FUSE file. Nothing is copied, and neither writes nor replication wait. The view survives a restart.
 	//
@@ -761,6 +778,9 @@ func (UnimplementedSidecarServer) ReleaseCut(context.Context, *ReleaseCutRequest
 }
 func (UnimplementedSidecarServer) GroupPoints(context.Context, *GroupPointsRequest) (*GroupPointsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GroupPoints not implemented")
+}
+func (UnimplementedSidecarServer) BookmarkGroup(context.Context, *BookmarkGroupRequest) (*Bookmark, error) {
+	return nil, status.Error(codes.Unimplemented, "method BookmarkGroup not implemented")
 }
 func (UnimplementedSidecarServer) CreateView(context.Context, *CreateViewRequest) (*View, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateView not implemented")
@@ -1346,6 +1366,24 @@ func _Sidecar_GroupPoints_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_BookmarkGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BookmarkGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).BookmarkGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_BookmarkGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).BookmarkGroup(ctx, req.(*BookmarkGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sidecar_CreateView_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateViewRequest)
 	if err := dec(in); err != nil {
@@ -1544,6 +1582,10 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GroupPoints",
 			Handler:    _Sidecar_GroupPoints_Handler,
+		},
+		{
+			MethodName: "BookmarkGroup",
+			Handler:    _Sidecar_BookmarkGroup_Handler,
 		},
 		{
 			MethodName: "CreateView",

@@ -140,6 +140,8 @@ func (d *Manager) CheckMutable(ctx context.Context, rec *blockdev.VolumeRecord, 
 			rec.ID, rec.Group)
 	case m.Has(parameter.KeyRPOTarget) && m.RPOTargetMillis == 0 && group.GetRpoTargetSeconds() != 0:
 		return differs(parameter.KeyRPOTarget, group.GetRpoTargetSeconds())
+	case m.Has(parameter.KeyHistory) && m.HistoryMillis == 0 && group.GetHistoryTargetSeconds() != 0:
+		return differs(parameter.KeyHistory, group.GetHistoryTargetSeconds())
 	case m.Has(parameter.KeyReplicationRate) && m.ShipBytesPerSecond == 0 && group.GetShipBytesPerSecond() != 0:
 		return differs(parameter.KeyReplicationRate, group.GetShipBytesPerSecond())
 	case m.Has(parameter.KeyRateSchedule) && m.ShipSchedule == "" && group.GetShipSchedule() != "":

@@ -122,6 +122,11 @@ func GroupConditions(found *Conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 			"see the link, the load and the group's rate limit (slipctl group status %s)", rec.ID, g.GetName(), lagText(g),
 			g.GetRpoTargetSeconds(), g.GetName())
 	}
+	if g.GetHistoryShort() {
+		found.add(degraded, ReasonHistoryShort, "volume %s: the history of its group %s is shorter than asked: the journal "+
+			"of %d bytes does not hold it, or a snapshot ended it; make the journal larger at %s (slipctl group set %s "+
+			"--journal-size), or ask for less", rec.ID, g.GetName(), g.GetJournalSizeBytes(), g.GetPeer(), g.GetName())
+	}
 	size, used := g.GetJournalSizeBytes(), g.GetJournalUsedBytes()
 	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL &&
 		size > 0 &&

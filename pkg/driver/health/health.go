@@ -42,6 +42,7 @@ const (
 	ReasonReplicationSuspended  = "ReplicationSuspended"
 	ReasonReplicationSyncing    = "ReplicationSyncing"
 	ReasonReplicationLagging    = "ReplicationLagging"
+	ReasonHistoryShort          = "HistoryShort"
 	ReasonApplyStuck            = "ApplyStuck"
 	ReasonSitesDiffer           = "SitesDiffer"
 	ReasonJournalNearlyFull     = "JournalNearlyFull"

@@ -41,6 +41,9 @@ func (p Volume) GroupSettings(given func(key string) bool) *sidecarpb.GroupSetti
 	if given(KeyRPOTarget) {
 		s.RpoTargetMillis = &p.RPOTargetMillis
 	}
+	if given(KeyHistory) {
+		s.HistoryMillis = &p.HistoryMillis
+	}
 	if given(KeyReplicationRate) {
 		s.ShipBytesPerSecond = &p.ShipBytesPerSecond
 	}
@@ -76,6 +79,9 @@ func CheckGroup(group *sidecarpb.GroupStatus, p Volume) error {
 	case p.RPOTargetMillis != 0 && float64(p.RPOTargetMillis)/1e3 != group.GetRpoTargetSeconds():
 		return differs(KeyRPOTarget, time.Duration(p.RPOTargetMillis)*time.Millisecond,
 			time.Duration(group.GetRpoTargetSeconds()*float64(time.Second)))
+	case p.HistoryMillis != 0 && float64(p.HistoryMillis)/1e3 != group.GetHistoryTargetSeconds():
+		return differs(KeyHistory, time.Duration(p.HistoryMillis)*time.Millisecond,
+			time.Duration(group.GetHistoryTargetSeconds()*float64(time.Second)))
 	case p.ShipBytesPerSecond != 0 && p.ShipBytesPerSecond != group.GetShipBytesPerSecond():
 		return differs(KeyReplicationRate, p.ShipBytesPerSecond, group.GetShipBytesPerSecond())
 	case p.ShipSchedule != "" && p.ShipSchedule != group.GetShipSchedule():

@@ -23,6 +23,7 @@ const (
 	KeyProvisioning     = Prefix + "provisioning"
 	KeyReplication      = Prefix + "replication"
 	KeyRPOTarget        = Prefix + "rpo-target"
+	KeyHistory          = Prefix + "history"
 	KeyReplicationRate  = Prefix + "replication-rate"
 	KeyRateSchedule     = Prefix + "replication-rate-schedule"
 	KeyIOBytes          = Prefix + "io-bytes-per-second"

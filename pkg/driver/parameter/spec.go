@@ -116,6 +116,15 @@ var Specs = []Spec{
 		},
 	},
 	{
+		Key: KeyHistory, Type: TypeDuration, Default: "0", Mutable: true,
+		Doc: "How long earlier points are kept at the secondary, as in 30m, so that views can be opened at them. The " +
+			"size of the journal bounds it. Status, metrics and health say when it is shorter. 0: not at all.",
+		set: func(p *Volume, v string) (err error) {
+			p.HistoryMillis, err = parseMillis(v)
+			return err
+		},
+	},
+	{
 		Key: KeyReplicationRate, Type: TypeQuantity, Default: "0", Mutable: true,
 		Doc: "Largest rate from the group to its remote, in bytes a second after compression, including syncs; at least " +
 			"64Ki. 0: no limit. Writers do not wait for it; the lag grows.",

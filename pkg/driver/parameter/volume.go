@@ -28,6 +28,7 @@ type Volume struct {
 	JournalSizeBytes int64 // 0: the replicator's default
 	JournalFull      string
 	RPOTargetMillis  int64
+	HistoryMillis    int64
 	// ShipBytesPerSecond: 0 for no bound.
 	ShipBytesPerSecond int64
 	// ShipSchedule has the form of package schedule; empty for none.
@@ -144,6 +145,8 @@ func (p *Volume) validate() error {
 		journalKey = KeyJournalFull
 	case p.RPOTargetMillis != 0:
 		journalKey = KeyRPOTarget
+	case p.HistoryMillis != 0:
+		journalKey = KeyHistory
 	case p.ShipBytesPerSecond != 0:
 		journalKey = KeyReplicationRate
 	case p.ShipSchedule != "":

@@ -8,7 +8,7 @@ func (g *Group) Clone() *Group {
 	c.heard, c.told, c.following = pointed(c.heard), pointed(c.told), pointed(c.following)
 	m := &c.Meta
 	m.Timelines, m.Members, m.Places = slices.Clone(m.Timelines), slices.Clone(m.Members), slices.Clone(m.Places)
-	m.Openings = slices.Clone(m.Openings)
+	m.Openings, m.Bookmarks = slices.Clone(m.Openings), slices.Clone(m.Bookmarks)
 	if m.Base = pointed(m.Base); m.Base != nil {
 		b := m.Base
 		b.Timelines, b.Members = slices.Clone(b.Timelines), slices.Clone(b.Members)

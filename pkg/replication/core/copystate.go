@@ -169,6 +169,7 @@ func (g *Group) rolledBack(e RolledBack) {
 	base := m.Base
 	m.Members = base.restored(m.Members)
 	m.Timelines = base.Timelines
+	m.forgetBookmarks(base.Ordinal)
 	g.fork(base.Ordinal, base.RollBack.Timeline, base.RollBack.UnixNanos)
 	m.Copy, m.Base = CopyWhole, nil
 	g.becomePrimary(Promote{Durable: base.Ordinal, Tail: base.Tail, Now: e.Now})

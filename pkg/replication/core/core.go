@@ -242,6 +242,8 @@ func (g *Group) note(e Event) error {
 		next := Meta{Members: slices.Clone(g.Meta.Members)}
 		next.Upsert(e.Member)
 		return g.setMembers(next.Members)
+	case Bookmarked:
+		g.bookmarked(e.Bookmark)
 	case MembersReplaced:
 		return g.setMembers(slices.Clone(e.Members))
 	case Configured:

@@ -171,6 +171,9 @@ type MemberChanged struct{ Member Member }
 // MembersReplaced is a sync manifest's list, refused like a MemberChanged.
 type MembersReplaced struct{ Members []Member }
 
+// Bookmarked: the record of a bookmark is durable. The caller has checked its label.
+type Bookmarked struct{ Bookmark Bookmark }
+
 // Configured: other settings are asked for. The caller has ended the stream that it opened, if the peer or its address
 // changes.
 type Configured struct {
@@ -214,6 +217,7 @@ func (TailReceived) event()      {}
 func (TailCounted) event()       {}
 func (MemberChanged) event()     {}
 func (MembersReplaced) event()   {}
+func (Bookmarked) event()        {}
 func (Configured) event()        {}
 
 // RefusalReason is why a primary was turned away.

@@ -82,6 +82,8 @@ type Meta struct {
 	Divergence   *Divergence `json:"divergence,omitempty"`
 	// Yield is the last time that this site gave way, until it is promoted again; nil if it did not.
 	Yield *Yield `json:"yield,omitempty"`
+	// Bookmarks are named ordinals, oldest first.
+	Bookmarks []Bookmark `json:"bookmarks,omitempty"`
 
 	// Session is the last one: that this site began as the primary, or that it took part in as the secondary.
 	Session Session `json:"session,omitzero"`
@@ -186,6 +188,9 @@ func (m *Meta) Validate() error {
 		return fmt.Errorf("unknown sync state %q", m.Sync)
 	}
 	if err := m.Settings.validate(); err != nil {
+		return err
+	}
+	if err := checkBookmarks(m.Bookmarks); err != nil {
 		return err
 	}
 	for i, t := range m.Timelines {

@@ -21,6 +21,11 @@ type Settings struct {
 	JournalFull      Policy `json:"journalFull"`
 	// RPOTargetMillis is how far the copy may lag before status says so; 0 for no target.
 	RPOTargetMillis int64 `json:"rpoTargetMillis,omitempty"`
+	// HistoryMillis and HistoryBytes are how far apply stays behind at the secondary, so that views can be opened at
+	// earlier ordinals: at least a time, and at least a number of bytes of the journal; 0 for none. The journal's size
+	// bounds both.
+	HistoryMillis int64 `json:"historyMillis,omitempty"`
+	HistoryBytes  int64 `json:"historyBytes,omitempty"`
 	// ShipBytesPerSecond bounds what is sent to the peer, after compression; 0 for no bound.
 	ShipBytesPerSecond int64 `json:"shipBytesPerSecond,omitempty"`
 	// ShipSchedule bounds it by time of day, in the form of package schedule; empty for none. It goes before
@@ -45,8 +50,9 @@ const (
 	// MinVerifyEveryMillis is a minute. With less than MinVerifyBytesPerSecond a comparison of a large group never ends.
 	MinVerifyEveryMillis    = 60 * 1000
 	MinVerifyBytesPerSecond = 1 << 20
-	// MaxRPOTargetMillis is a year.
+	// MaxRPOTargetMillis and MaxHistoryMillis are a year.
 	MaxRPOTargetMillis = 365 * 24 * 3600 * 1000
+	MaxHistoryMillis   = MaxRPOTargetMillis
 )
 
 // SetPeer sets another peer. The address of the peer before is removed.
@@ -66,6 +72,11 @@ func (s *Settings) Check() error {
 		return fmt.Errorf("journal-full %q, must be %s or %s", s.JournalFull, PolicyTrack, PolicyStall)
 	case s.RPOTargetMillis < 0 || s.RPOTargetMillis > MaxRPOTargetMillis:
 		return fmt.Errorf("RPO target %d ms, must be from 0 (none) to %d", s.RPOTargetMillis, int64(MaxRPOTargetMillis))
+	case s.HistoryMillis < 0 || s.HistoryMillis > MaxHistoryMillis:
+		return fmt.Errorf("history %d ms, must be from 0 (none) to %d", s.HistoryMillis, int64(MaxHistoryMillis))
+	case s.HistoryBytes < 0 || s.HistoryBytes > s.JournalSizeBytes/2:
+		return fmt.Errorf("history of %d bytes, must be from 0 (none) to half of the journal's %d; make the journal larger",
+			s.HistoryBytes, s.JournalSizeBytes)
 	case s.ShipBytesPerSecond != 0 && s.ShipBytesPerSecond < MinShipBytesPerSecond:
 		return fmt.Errorf("ship rate %d bytes/s, must be 0 (no bound) or at least %d",
 			s.ShipBytesPerSecond, MinShipBytesPerSecond)
@@ -91,8 +102,9 @@ func (s *Settings) validate() error {
 		return fmt.Errorf("unknown journal-full policy %q", s.JournalFull)
 	case s.JournalSizeBytes <= 0:
 		return fmt.Errorf("journal size %d", s.JournalSizeBytes)
-	case s.RPOTargetMillis < 0 || s.ShipBytesPerSecond < 0:
-		return fmt.Errorf("RPO target %d ms or ship rate %d is negative", s.RPOTargetMillis, s.ShipBytesPerSecond)
+	case s.RPOTargetMillis < 0 || s.ShipBytesPerSecond < 0 || s.HistoryMillis < 0 || s.HistoryBytes < 0:
+		return fmt.Errorf("RPO target %d ms, ship rate %d or history %d ms, %d bytes is negative", s.RPOTargetMillis,
+			s.ShipBytesPerSecond, s.HistoryMillis, s.HistoryBytes)
 	}
 	return nil
 }
@@ -124,9 +136,10 @@ func (g *Group) configured(e Configured) error {
 		case s.Peer != m.Peer:
 			return refuse("it is secondary at %s and follows %s; change its remote there, or promote it here first", m.Site,
 				m.Peer)
-		case s.JournalSizeBytes != m.JournalSizeBytes || s.RPOTargetMillis != m.RPOTargetMillis:
-			return refuse("it is secondary at %s, where its journal size and RPO target follow %s; change them there", m.Site,
-				m.Peer)
+		case s.JournalSizeBytes != m.JournalSizeBytes || s.RPOTargetMillis != m.RPOTargetMillis ||
+			s.HistoryMillis != m.HistoryMillis || s.HistoryBytes != m.HistoryBytes:
+			return refuse("it is secondary at %s, where its journal size, history and RPO target follow %s; change them there",
+				m.Site, m.Peer)
 		}
 	}
 	if s.Peer != m.Peer {

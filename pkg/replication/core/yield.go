@@ -243,6 +243,7 @@ func (g *Group) rewound() {
 		next := *y
 		next.Stage = YieldUndoing
 		g.Meta.Yield = &next
+		g.Meta.forgetBookmarks(y.Fork)
 		g.persist()
 	}
 }

@@ -21,19 +21,26 @@ const (
 	// KindHorizon has no data and takes no ordinal. The extents, holes and manifest of a sync show the primary's writes
 	// up to the ordinal in Offset at most, until the next record with a horizon. Offset is an ordinal here, not bytes.
 	KindHorizon Kind = 9
+	// KindBookmark names its ordinal; data is JSON with the label. An earlier release refuses a stream, or a journal, that
+	// has one.
+	KindBookmark Kind = 10
 )
 
 // TakesOrdinal reports whether a record of this kind has an ordinal of its own. The others carry the ordinal of the
 // record before them; sync-begin carries the one the stream jumps to.
-func (k Kind) TakesOrdinal() bool { return k >= KindWrite && k <= KindVolume }
+func (k Kind) TakesOrdinal() bool { return k >= KindWrite && k <= KindVolume || k == KindBookmark }
 
 // HasData reports whether Length bytes follow the header.
 func (k Kind) HasData() bool {
-	return k == KindWrite || k == KindVolume || k == KindSyncBegin || k == KindExtent
+	switch k {
+	case KindWrite, KindVolume, KindSyncBegin, KindExtent, KindBookmark:
+		return true
+	}
+	return false
 }
 
 // Valid reports whether the format defines k.
-func (k Kind) Valid() bool { return k >= KindWrite && k <= KindHorizon }
+func (k Kind) Valid() bool { return k >= KindWrite && k <= KindBookmark }
 
 // String returns the name the design documents use.
 func (k Kind) String() string {
@@ -56,6 +63,8 @@ func (k Kind) String() string {
 		return "hole"
 	case KindHorizon:
 		return "horizon"
+	case KindBookmark:
+		return "bookmark"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
