@@ -110,4 +110,12 @@ const (
 	TakeForeignClaim Name = "take-foreign-claim"
 	// AcceptAnyNamespace lets another site make claims in system namespaces.
 	AcceptAnyNamespace Name = "accept-any-namespace"
+	// LeaveAtFirstLook takes a volume out of its group when its claim was not seen once (breaks G3).
+	LeaveAtFirstLook Name = "leave-at-first-look"
+	// LeaveWithoutVolume takes volumes out of groups whose objects are not in Kubernetes (breaks G3).
+	LeaveWithoutVolume Name = "leave-without-volume"
+	// TakeAnyGroup lets a ConsistencyGroup take over groups of other namespaces.
+	TakeAnyGroup Name = "take-any-group"
+	// AnyConfirmation forces a failover for an action that was written for another state (breaks G6).
+	AnyConfirmation Name = "any-confirmation"
 )
