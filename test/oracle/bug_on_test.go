@@ -19,6 +19,7 @@ func TestCatches(t *testing.T) {
 		bug.RecallVolatile,
 		bug.ForgetFolded, bug.FoldUnordered, bug.TrustOrdinals, bug.FollowAnyone, bug.MiscountLoss,
 		bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges, bug.KeepNothing, bug.RollBackInPart,
+		bug.VerifySkips,
 	} {
 		name, rounds := string(fault), most
 		if fault == "" {

@@ -29,6 +29,9 @@ type tally struct {
 	rollbacks, rollbacksDiverged atomic.Int64
 	// Of group snapshots: taken, those of them at a secondary, refused there in a sync, asked for again after a power loss
 	// in the middle, judged, and sets of changed blocks judged.
+	// verifies are comparisons of both sites that were begun beside events; differences are those that were there, and
+	// were found.
+	verifies, differences                                                                    atomic.Int64
 	snapshots, secondarySnapshots, refusedSnapshots, snapshotDrills, judgedSnapshots, deltas atomic.Int64
 }
 
@@ -37,12 +40,14 @@ func (t *tally) String() string {
 		"%d rounds: %d ended in peace, %d relocated, %d in disaster, %d with the old primary back; %d promotions (%d in "+
 			"the middle of a sync), %d refused before the first sync had ended, %d copies judged after a crash of the "+
 			"secondary, %d rollbacks (%d diverged), %d drills, %d replicators killed; %d group snapshots (%d at a "+
-			"secondary, %d refused there, %d in a drill), judged %d times, %d sets of changed blocks",
+			"secondary, %d refused there, %d in a drill), judged %d times, %d sets of changed blocks; %d comparisons, %d "+
+			"changed bytes found",
 		t.rounds.Load(), t.peaceful.Load(), t.relocations.Load(), t.disasters.Load(), t.reunions.Load(),
 		t.promotions.Load(), t.inSync.Load(), t.unpromotable.Load(),
 		t.judged.Load(), t.rollbacks.Load(), t.rollbacksDiverged.Load(), t.drills.Load(), t.crashes.Load(),
 		t.snapshots.Load(), t.secondarySnapshots.Load(), t.refusedSnapshots.Load(),
-		t.snapshotDrills.Load(), t.judgedSnapshots.Load(), t.deltas.Load())
+		t.snapshotDrills.Load(), t.judgedSnapshots.Load(), t.deltas.Load(),
+		t.verifies.Load(), t.differences.Load())
 }
 
 // failure is the first round that failed.

@@ -22,7 +22,10 @@ func (w *world) end() error {
 	case (draw < 40 || w.p.rollback) && len(w.saved) > 0:
 		return w.endRolledBack()
 	case draw < 20:
-		return w.endInPeace()
+		if err := w.endInPeace(); err != nil {
+			return err
+		}
+		return w.endVerified()
 	case draw < 40:
 		return w.endRelocated()
 	default:

@@ -321,6 +321,12 @@ func (w *world) event() error {
 	if w.p.storm {
 		return w.storm()
 	}
+	if err := w.noDifferences(); err != nil {
+		return err
+	}
+	if w.rng.IntN(4) == 0 {
+		w.beginVerify()
+	}
 	switch draw := w.rng.IntN(100); {
 	case draw < 22:
 		w.toggleLink()

@@ -55,6 +55,8 @@ func TestMemory(t *testing.T) {
 		"promotions were refused before the first sync had ended": tally.unpromotable.Load(),
 		"a copy was promoted in the middle of a sync":             tally.inSync.Load(),
 		"copies were judged after a crash":                        tally.judged.Load(),
+		"both sites were compared beside events":                  tally.verifies.Load(),
+		"a changed byte was found":                                tally.differences.Load(),
 		"disks were put back":                                     tally.rollbacks.Load(),
 		"a disk that was put back made the sites diverge":         tally.rollbacksDiverged.Load(),
 	} {
