@@ -154,7 +154,7 @@ func (g *Group) replaceMembers(members []core.Member) error {
 		if members[i], err = g.claim(members[i].Described()); err != nil {
 			return err
 		}
-		if m := members[i]; m.Removed() && g.volume(m.Index) != nil {
+		if m := members[i]; m.Removed() && g.isVolume(m.Index, m.VolumeID) {
 			if err := g.dropMember(m); err != nil {
 				return err
 			}
@@ -191,16 +191,23 @@ func (g *Group) replaceMembers(members []core.Member) error {
 	return nil
 }
 
-// dropUnlisted takes out the members that the primary does not know: its disk was put back to before they joined. Their
-// indices can be given to other volumes, so their records are applied, and leave the journal soon.
+// isVolume reports whether a volume is the member with an index.
+func (g *Group) isVolume(index uint32, id string) bool {
+	v := g.volume(index)
+	return v != nil && v.id == id
+}
+
+// dropUnlisted takes out the members that the primary does not know: its disk was put back to before they joined, or
+// they joined at this site past a fork, before it gave way. Their indices can be given to other volumes, so their
+// records are applied, and leave the journal soon.
 func (g *Group) dropUnlisted(members []core.Member) error {
-	listed := map[uint32]bool{}
+	listed := map[uint32]string{}
 	for _, m := range members {
-		listed[m.Index] = true
+		listed[m.Index] = m.VolumeID
 	}
 	dropped := false
-	for index := range *g.volumes.Load() {
-		if listed[index] {
+	for index, v := range *g.volumes.Load() {
+		if listed[index] == v.id {
 			continue
 		}
 		g.mu.Lock()
@@ -209,6 +216,11 @@ func (g *Group) dropUnlisted(members []core.Member) error {
 		m.Drop()
 		if err := g.dropMember(m); err != nil {
 			return err
+		}
+		if g.undoes() != nil {
+			if err := g.disown(m.VolumeID); err != nil {
+				return err
+			}
 		}
 		dropped = true
 	}
@@ -219,6 +231,17 @@ func (g *Group) dropUnlisted(members []core.Member) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.rollJournal()
+}
+
+// disown makes a volume of this site, which the peer never heard of, one without a group again.
+func (g *Group) disown(volumeID string) error {
+	_, err := g.cfg.Pool.Update(volumeID, func(r *blockdev.VolumeRecord) error {
+		r.Secondary, r.Remote = false, ""
+		return nil
+	})
+	klog.InfoS("A volume that joined the group past the fork is in no group any more", "group", g.Name(),
+		"volume", volumeID)
+	return err
 }
 
 // shrinkMember makes a copy smaller, because its primary's disk was put back to before the volume grew. What is past

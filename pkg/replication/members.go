@@ -345,7 +345,7 @@ func (g *Group) checkMembers(next []core.Member) error {
 	defer g.mu.Unlock()
 	err := checkDescriptions(next) // first: what the other check says of them can be shown then
 	if err == nil {
-		err = core.CheckMembers(g.core.Meta.Members, next)
+		err = core.CheckMembers(g.core.Meta.Bound(next), next)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: group %s: %w", ErrInvalid, g.core.Meta.Name, err)

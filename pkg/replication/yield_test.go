@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -241,4 +242,93 @@ func TestYieldRefuses(t *testing.T) {
 		t.Fatal("the content is another one after a yield that was taken back")
 	}
 	writeSome(t, g, rng, 1)
+}
+
+// Volumes that joined at either site past the fork, both as the same member, and one that left at the site that gives
+// way. The site gets all of the peer's; what joined here is a volume without a group again, and in the tail.
+func TestYieldWithOtherMembers(t *testing.T) {
+	rng := seeded(t)
+	net, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 3, shopBytes, nil)
+	writeSome(t, g, rng, 40)
+	mustWrite(t, volumeOf(t, g, "v2"), 4096, block('2', 8192))
+	mustFlush(t, volumeOf(t, g, "v2"))
+	caughtUp(t, g, b)
+	net.Cut("site-a")
+	if _, err := b.group("shop").Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	mine, theirs := block('m', 4096), block('t', 4096)
+	if err := g.AddVolume(a.contentVolume("mine", shopBytes, mine), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.group("shop").AddVolume(b.contentVolume("theirs", shopBytes, theirs), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.RemoveVolume("v2", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.pool.Delete("v2"); err != nil {
+		t.Fatal(err)
+	}
+	writeSome(t, g, rng, 20)
+	writeSome(t, b.group("shop"), rng, 20)
+	net.Heal("site-a")
+	awaitState(t, a, core.StateDiverged)
+	mustYield(t, a)
+	caughtUp(t, b.group("shop"), a)
+	sameContent(t, b.group("shop"), a.group("shop"))
+	for id, want := range map[string][]byte{"theirs": theirs, "v2": append(block(0, 4096), block('2', 8192)...)} {
+		if got := content(t, volumeOf(t, a.group("shop"), id)); string(got[:len(want)]) != string(want) {
+			t.Errorf("volume %s has other content", id)
+		}
+	}
+	if _, err := a.group("shop").Volume("mine"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("volume mine is still a member: %v", err)
+	}
+	rec, err := a.pool.Get("mine")
+	if err != nil || rec.Group != "" || rec.Secondary || rec.Remote != "" {
+		t.Errorf("volume mine: %+v, %v", rec, err)
+	}
+	if tails := tailsOf(t, a); len(tails) != 1 || len(tails[0].Snapshots) != 3 {
+		t.Errorf("tails %+v", tails)
+	}
+	a.restart()
+	caughtUp(t, b.group("shop"), a)
+	sameContent(t, b.group("shop"), a.group("shop"))
+}
+
+// The peer is lost while the site undoes its writes: a forced promotion opens the site with all that it had written.
+func TestPromoteWhileUndoing(t *testing.T) {
+	rng := seeded(t)
+	net, a, b, _ := forkedPair(t, rng, true)
+	had := hashes(t, a.group("shop"))
+	b.conf = func(c *Config) { c.HeartbeatInterval = time.Hour }
+	if err := b.group("shop").Modify(func(s *core.Settings) { s.ShipBytesPerSecond = core.MinShipBytesPerSecond }); err != nil {
+		t.Fatal(err)
+	}
+	mustYield(t, a)
+	eventually(t, "the undoing has begun", func() bool {
+		y := a.group("shop").Status().Yield
+		return y != nil && (y.Stage == core.YieldUndoing || y.Stage == core.YieldDone)
+	})
+	net.Cut("site-a")
+	if st := a.group("shop").Status(); st.Yield.Stage == core.YieldDone {
+		t.Skip("it was undone already")
+	} else if !st.Promotable {
+		t.Fatalf("not promotable: %v", st)
+	}
+	if _, err := a.group("shop").Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	if got := hashes(t, a.group("shop")); fmt.Sprint(got) != fmt.Sprint(had) {
+		t.Fatal("the site does not open with what it had")
+	}
+	// And the way back from that.
+	writeSome(t, a.group("shop"), rng, 5)
+	net.Heal("site-a")
+	awaitFork(t, b)
+	mustYield(t, b)
+	caughtUp(t, a.group("shop"), b)
+	sameContent(t, a.group("shop"), b.group("shop"))
 }

@@ -278,7 +278,7 @@ func calls(e Event) bool {
 }
 
 func (g *Group) setMembers(members []Member) error {
-	if err := CheckMembers(g.Meta.Members, members); err != nil {
+	if err := CheckMembers(g.Meta.Bound(members), members); err != nil {
 		return fmt.Errorf("%w: group %s: %w", ErrPrecondition, g.Meta.Name, err)
 	}
 	g.Meta.Members = members

@@ -316,3 +316,15 @@ func (g *Group) yieldText() string {
 		"(%s); to "+
 		"take it back: %s", y.Fork+1, y.Head, m.Peer, Command{m.Peer, CommandStatus, m.Name}, back)
 }
+
+// Bound returns the members whose index stays bound to their volume in a new list: all of them. But where this site
+// gives way, its journal has no record of a member that joined past the fork, and the peer has given the index to
+// another volume.
+func (m *Meta) Bound(next []Member) []Member {
+	if y := m.Yielding(); y == nil || y.Stage != YieldUndoing {
+		return m.Members
+	}
+	return slices.DeleteFunc(slices.Clone(m.Members), func(old Member) bool {
+		return slices.ContainsFunc(next, func(n Member) bool { return n.Index == old.Index && n.VolumeID != old.VolumeID })
+	})
+}
