@@ -102,6 +102,14 @@ const (
 	ViewForgetsRecords Name = "view-forgets-records"
 	// HistoryForgetsReach offers points that a pass of apply before a crash has gone past (breaks a view's order).
 	HistoryForgetsReach Name = "history-forgets-reach"
+	// YieldWithoutRanges has a site give way without the ranges that it wrote past the fork (breaks G1, G6).
+	YieldWithoutRanges Name = "yield-without-ranges"
+	// YieldWithoutTail has a site give way without snapshots of what it wrote past the fork (breaks G6).
+	YieldWithoutTail Name = "yield-without-tail"
+	// FollowYielding has a site that gives way follow one that gives way, too (breaks G6).
+	FollowYielding Name = "follow-yielding"
+	// TakeOverUnasked lets a planned promotion go on after the demotion was taken back (breaks G6).
+	TakeOverUnasked Name = "take-over-unasked"
 	// ForceReachable lets csi-addons force a promotion while the primary can be heard (breaks G6).
 	ForceReachable Name = "force-reachable"
 	// UndoAtSecondary lets csi-addons delete the group of a copy (breaks G3).

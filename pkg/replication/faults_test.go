@@ -33,6 +33,21 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 	}
 }
 
+// The tests of the way back after a fork, and of planned moves, can fail: with a deliberate fault built in, they do.
+func TestFaultsOfYieldingAreCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the engine with deliberate faults")
+	}
+	for fault, test := range map[bug.Name]string{
+		bug.YieldWithoutRanges: "TestYield",
+		bug.YieldWithoutTail:   "TestForksInARow",
+		bug.FollowYielding:     "TestBothYield",
+		bug.TakeOverUnasked:    "TestRelocateRefused",
+	} {
+		testenv.Catches(t, fault, test)
+	}
+}
+
 // The tests of views can fail: with a deliberate fault built in, they do.
 func TestFaultsOfViewsAreCaught(t *testing.T) {
 	if testing.Short() {

@@ -12,6 +12,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 const shopBytes = 2 << 20
@@ -304,7 +305,8 @@ func TestPromoteWhileUndoing(t *testing.T) {
 	net, a, b, _ := forkedPair(t, rng, true)
 	had := hashes(t, a.group("shop"))
 	b.conf = func(c *Config) { c.HeartbeatInterval = time.Hour }
-	if err := b.group("shop").Modify(func(s *core.Settings) { s.ShipBytesPerSecond = core.MinShipBytesPerSecond }); err != nil {
+	slow := func(s *core.Settings) { s.ShipBytesPerSecond = core.MinShipBytesPerSecond }
+	if err := b.group("shop").Modify(slow); err != nil {
 		t.Fatal(err)
 	}
 	mustYield(t, a)
@@ -331,4 +333,50 @@ func TestPromoteWhileUndoing(t *testing.T) {
 	mustYield(t, b)
 	caughtUp(t, a.group("shop"), b)
 	sameContent(t, a.group("shop"), b.group("shop"))
+}
+
+// Both sites give way at once: each waits for the other's call, and has all that it wrote. When one of them takes that
+// back, the other follows.
+func TestBothYield(t *testing.T) {
+	rng := seeded(t)
+	net, a, b, _ := forkedPair(t, rng, true)
+	awaitFork(t, b)
+	net.Cut("site-a")
+	hadA, hadB := hashes(t, a.group("shop")), hashes(t, b.group("shop"))
+	mustYield(t, a)
+	mustYield(t, b)
+	net.Heal("site-a")
+	time.Sleep(300 * time.Millisecond) // for calls
+	if fmt.Sprint(hashes(t, a.group("shop"))) != fmt.Sprint(hadA) || role(a.group("shop")) != core.RoleDemoted {
+		t.Fatalf("site-a is %v", a.group("shop").Status())
+	}
+	if fmt.Sprint(hashes(t, b.group("shop"))) != fmt.Sprint(hadB) || role(b.group("shop")) != core.RoleDemoted {
+		t.Fatalf("site-b is %v", b.group("shop").Status())
+	}
+	if _, err := b.group("shop").Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	caughtUp(t, b.group("shop"), a)
+	if got := hashes(t, a.group("shop")); fmt.Sprint(got) != fmt.Sprint(hadB) {
+		t.Fatal("site-a is not what site-b was")
+	}
+}
+
+// The disk of a site is put back to the moment before it followed, after the peer was done with it. What the peer had
+// sent since is in no list any more: everything is copied.
+func TestOldYieldIsCopiedAnew(t *testing.T) {
+	rng := seeded(t)
+	net, a, b, _ := forkedPair(t, rng, true)
+	net.Cut("site-a")
+	mustYield(t, a)
+	ready := a.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: 100, RNG: rng})
+	net.Heal("site-a")
+	caughtUp(t, b.group("shop"), a)
+	writeSome(t, b.group("shop"), rng, 60)
+	caughtUp(t, b.group("shop"), a)
+	a.kill()
+	a.fs = ready
+	a.open()
+	caughtUp(t, b.group("shop"), a)
+	sameContent(t, b.group("shop"), a.group("shop"))
 }
