@@ -206,21 +206,23 @@ func (c *cli) printTails(response *sidecarpb.ListTailsResponse) error {
 		fmt.Fprintln(c.err, "No tails are kept at this site.")
 		return nil
 	}
-	t := newTable("tail", "group", "kept", "fork", "ordinals", "writes", "bytes", "state", "snapshot", "volume", "size")
+	tails, snapshots := newTable("tail", "group", "kept", "ordinals", "writes", "bytes"), newTable("snapshot", "volume",
+		"size", "state")
 	for _, tail := range response.GetTails() {
-		for i, s := range tail.GetSnapshots() {
-			row := table.Row{"", "", "", "", "", "", ""}
-			if i == 0 {
-				row = table.Row{tail.GetId(), tail.GetGroup(), time.Unix(0,
-					tail.GetTakenUnixNanos()).Format(time.RFC3339),
-					tail.GetForkOrdinal(), fmt.Sprintf("%d to %d", tail.GetForkOrdinal()+1, tail.GetHeadOrdinal()),
-					atLeast(tail.GetPartial()) + fmt.Sprint(tail.GetWrites()), formatBytes(tail.GetBytes())}
-			}
-			t.AppendRow(append(row, s.GetState(), s.GetSnapshotId(), s.GetVolumeId(),
-				formatBytes(uint64(max(s.GetSizeBytes(), 0)))))
+		tails.AppendRow(table.Row{tail.GetId(), tail.GetGroup(),
+			time.Unix(0, tail.GetTakenUnixNanos()).Format(time.RFC3339),
+			fmt.Sprintf("%d to %d", tail.GetForkOrdinal()+1, tail.GetHeadOrdinal()),
+			atLeast(tail.GetPartial()) + fmt.Sprint(tail.GetWrites()), formatBytes(tail.GetBytes())})
+		for _, s := range tail.GetSnapshots() {
+			snapshots.AppendRow(table.Row{s.GetSnapshotId(), s.GetVolumeId(), formatBytes(uint64(max(s.GetSizeBytes(), 0))),
+				s.GetState()})
 		}
 	}
-	return printTable(c.out, t)
+	if err := printTable(c.out, tails); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out)
+	return printTable(c.out, snapshots)
 }
 
 func (c *cli) groupDeleteTail() *cobra.Command {

@@ -246,6 +246,10 @@ func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Ref
 	if err != nil {
 		return err
 	}
+	if y := g.yielding(); y != nil {
+		// The peer hears what it lost at last: this site takes no more writes.
+		decision = core.CountTail{Fork: y.Fork}
+	}
 	if count, ok := decision.(core.CountTail); ok {
 		tail, err := g.countTail(ctx, count.Fork, nil)
 		if err != nil {

@@ -335,8 +335,8 @@ func TestPromoteWhileUndoing(t *testing.T) {
 	sameContent(t, a.group("shop"), b.group("shop"))
 }
 
-// Both sites give way at once: each waits for the other's call, and has all that it wrote. When one of them takes that
-// back, the other follows.
+// Both sites give way at once: each waits for the other's call, and has all that it wrote. When one of them takes the
+// yield back, the other follows.
 func TestBothYield(t *testing.T) {
 	rng := seeded(t)
 	net, a, b, _ := forkedPair(t, rng, true)
