@@ -56,7 +56,7 @@ func (c *cli) yield(ctx context.Context, sidecar sidecarpb.SidecarClient, name s
 	if err != nil {
 		return err
 	}
-	if y := plan.GetYield(); y != nil && y.GetStage() == "" {
+	if y := plan.GetYield(); y != nil && y.GetStage() == "" && y.GetHeadOrdinal() > y.GetForkOrdinal() {
 		if err := c.confirm(consent, yieldText(plan), "Yield "+name+"?"); err != nil {
 			return err
 		}
@@ -106,7 +106,7 @@ func tailTimes(y interface {
 
 func keptText(name string, response *sidecarpb.YieldResponse) string {
 	y := response.GetYield()
-	if y == nil {
+	if y == nil || y.GetHeadOrdinal() == y.GetForkOrdinal() {
 		return fmt.Sprintf("group %s wrote nothing past the fork here; it follows "+
 			"%s", name, response.GetStatus().GetPeer())
 	}

@@ -193,7 +193,7 @@ func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 			w.Place), PeerTail: tailFromWire(w.Tail).Compare(tail),
 		PeerHorizon: w.Horizon, Yield: yieldFromWire(w.Yield),
 		Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released,
-		Relied:     g.changes.reliedOn(),
+		Relied: g.changes.reliedOn(), Forgotten: g.changes.forgottenThrough(),
 		NewSession: uuid.NewString(), NewTimeline: uuid.NewString(), Now: g.cfg.Clock().WallNanos,
 	}
 	decision, err := g.step(event, g.markAll)

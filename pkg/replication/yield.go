@@ -135,7 +135,7 @@ func (g *Group) keep(ctx context.Context, y *core.Yield) error {
 	g.mu.Lock()
 	whole := g.core.Promotable()
 	g.mu.Unlock()
-	if whole { // else there is no instant to keep
+	if whole && y.Head > y.Fork { // else there is no instant to keep, or nothing
 		if err := g.keepTail(ctx, g.snapshotTail(count, y), y); err != nil {
 			return err
 		}

@@ -380,3 +380,25 @@ func TestOldYieldIsCopiedAnew(t *testing.T) {
 	caughtUp(t, b.group("shop"), a)
 	sameContent(t, b.group("shop"), a.group("shop"))
 }
+
+// The site that was promoted wrote nothing, and gives way to the old primary, which went on.
+func TestYieldOfAnEmptyTimeline(t *testing.T) {
+	rng := seeded(t)
+	net, a, b := pair(t)
+	g := a.createGroup("shop", "site-b", 2, shopBytes, nil)
+	writeSome(t, g, rng, 10)
+	caughtUp(t, g, b)
+	net.Cut("site-a")
+	if _, err := b.group("shop").Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	writeSome(t, g, rng, 10)
+	net.Heal("site-a")
+	awaitFork(t, b)
+	mustYield(t, b)
+	caughtUp(t, g, b)
+	sameContent(t, g, b.group("shop"))
+	if list := tailsOf(t, b); len(list) != 0 {
+		t.Fatalf("tails %+v", list)
+	}
+}

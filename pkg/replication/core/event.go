@@ -27,6 +27,8 @@ type Welcomed struct {
 	Durable uint64
 	// Relied is the place up to which the caller has forgotten extents that it sent, if it is past Meta.Relied.
 	Relied Delivery
+	// Forgotten is the last ordinal with content among these extents, if it is past Meta.Forgotten.
+	Forgotten uint64
 	// NewSession and NewTimeline are identifiers to use, Now the time.
 	NewSession, NewTimeline string
 	Now                     int64

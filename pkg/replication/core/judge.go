@@ -30,7 +30,9 @@ type judgement struct {
 func (g *Group) judge(e Welcomed) judgement {
 	m := &g.Meta
 	yields := e.Yield != nil
-	if yields && (e.Yield.All || g.oldYield(e)) {
+	// A peer that was promoted in the middle of a sync gave up the extents of it, which are not in the change map here.
+	forgotten := max(m.Forgotten, e.Forgotten) > e.PeerDurable
+	if yields && (e.Yield.All || forgotten || g.oldYield(e)) {
 		return judgement{verdict: copyAnew}
 	}
 	// A site that gives way needs a sync, and names what that has to bring besides what this site wrote.

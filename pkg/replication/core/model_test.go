@@ -38,8 +38,10 @@ type world struct {
 	// saved are states of sites that a rollback goes back to; rolledBack says that one did.
 	saved      []*saved
 	rolledBack bool
-	lastWrite  int
-	timelines  int
+	// yielded: a site gave way, so what it counts of its tail is not there any more.
+	yielded   bool
+	lastWrite int
+	timelines int
 
 	// hellos are all that were ever sent: an old one may arrive when its stream is gone.
 	hellos []HelloReceived
@@ -48,6 +50,8 @@ type world struct {
 	caller  *copyOf
 	at      uint64
 	syncing bool
+	// syncAt is where its sync began last.
+	syncAt uint64
 }
 
 const segmentOrdinals = 3
@@ -153,6 +157,9 @@ func (w *world) ship(d *copyOf, a Ship, everything bool) {
 		w.syncing = true
 	}
 	w.caller, w.at, w.syncing = d, a.After, a.Begin
+	if a.Begin {
+		w.syncAt = a.After
+	}
 }
 
 func (w *world) obey(d *copyOf, decision Decision) {
@@ -187,15 +194,18 @@ func (w *world) connect() {
 		w.hangUp()
 	}
 	p := w.peerOf(d)
+	if d.core.Meta.Role.Ships() && !d.core.Meta.Calls() {
+		w.t.Skip()
+	}
 	w.c.call(d.side, func(e *HelloReceived) { w.hellos = append(w.hellos, *e) })
 	welcome, ok := w.c.answers[d.name].(SendWelcome)
 	if ok && !w.rolledBack {
 		// G6: what the called side holds and keeps is the caller's.
-		if len(p.writes) > len(d.writes) {
+		if len(p.writes) > len(d.writes) && welcome.Yield == nil {
 			w.t.Fatalf("%s follows %s, which has less: %v, %v", p.name, d.name, p.writes, d.writes)
 		}
-		for i, id := range p.writes {
-			if id != d.writes[i] && id != hole {
+		for i, id := range p.writes[:min(welcome.Durable, uint64(len(p.writes)))] {
+			if id != d.writes[i] && id != hole && (welcome.Yield == nil || !welcome.Yield.All) {
 				w.t.Fatalf("%s follows %s although ordinal %d differs", p.name, d.name, i+1)
 			}
 		}
@@ -215,10 +225,16 @@ func (w *world) connect() {
 		return
 	}
 	d.tail = MatchUnknown
-	if last := p.last(); last != nil {
+	if last := p.identity(welcome.Durable); last != nil {
 		d.tail = last.Compare(d.recordAt(last.Ordinal))
 	}
-	w.obey(d, w.c.welcome(d.side, welcome, Delivery{}))
+	decision := w.c.welcome(d.side, welcome, Delivery{})
+	if uint64(len(p.writes)) > p.durable { // it gave way, and its journal was rewound
+		p.writes = p.writes[:p.durable]
+		p.unshipped, p.shown = map[uint64]bool{}, nil
+	}
+	w.yielded = w.yielded || welcome.Yield != nil
+	w.obey(d, decision)
 	w.remember(d)
 }
 
@@ -238,7 +254,7 @@ func (w *world) staleHello() {
 // checkLoss: an exact loss is what the old primary holds past what the new one recovered.
 func (w *world) checkLoss(now, old *copyOf) {
 	l := now.core.Meta.Loss
-	if w.rolledBack || l == nil || !l.Exact || *l.LostWrites == 0 {
+	if w.rolledBack || w.yielded || now.core.Meta.Yielding() != nil || l == nil || !l.Exact || *l.LostWrites == 0 {
 		return
 	}
 	common := 0
@@ -298,7 +314,9 @@ func (w *world) ack() {
 	p := w.peerOf(d)
 	w.c.step(d.side, Acked{Ordinal: p.durable})
 	if len(d.sent) > 0 { // they are forgotten
-		w.c.step(d.side, Relied{Delivery: Delivery{Session: d.core.Meta.Session.Number, Offset: int64(p.place)}})
+		w.c.step(d.side, Relied{
+			Delivery: Delivery{Session: d.core.Meta.Session.Number, Offset: int64(p.place)}, Through: w.syncAt,
+		})
 		clear(d.sent)
 	}
 }
@@ -329,7 +347,7 @@ func (w *world) trim() {
 		last := in.LastOrdinals[plan.Release-1]
 		p := w.peerOf(d)
 		if d.core.Meta.Role.Ships() && d.core.Meta.Sync != SyncNever && d.core.Meta.Divergence == nil &&
-			last > p.durable && !w.rolledBack {
+			last > p.durable && !w.rolledBack && p.core.Meta.Timeline() == d.core.Meta.Timeline() {
 			w.t.Fatalf("%s released ordinal %d, the peer has %d", d.name, last, p.durable)
 		}
 		d.releasedAcked, d.retained = max(d.releasedAcked, last), last+1
@@ -389,6 +407,59 @@ func (w *world) rolling(d *copyOf) {
 	w.c.step(d.side, RolledBack{})
 	clear(d.unshipped)
 	clear(d.sent)
+}
+
+// identity is the record at an ordinal that a side reports; nil if it is not known.
+func (d *copyOf) identity(ordinal uint64) *Tail {
+	if ordinal == d.durable {
+		return d.last()
+	}
+	if y := d.core.Meta.Yielding(); y != nil && y.Tail != nil && y.Tail.Ordinal == ordinal {
+		return y.Tail
+	}
+	return nil
+}
+
+// yield has a site give way, or go on with it.
+func (w *world) yield() {
+	d := w.pick()
+	was := d.core.Meta.Role
+	_, err := w.c.step(d.side, YieldRequest{ID: w.c.draw("Y"), Durable: d.durable, Tail: d.last()})
+	y := d.core.Meta.Yielding()
+	if err != nil || y == nil || y.Stage != YieldKeeping {
+		return
+	}
+	if d.core.Meta.Role == RoleDemoted && was == RolePrimary && w.caller == d {
+		w.hangUp() // it calls no more
+	}
+	if rapid.IntRange(0, 3).Draw(w.t, "interrupted") == 0 {
+		return
+	}
+	kept := YieldKept{TailBytes: 1}
+	if t := d.recordAt(y.Fork); t != nil && t.Ordinal == y.Fork && y.Fork > 0 {
+		kept.Tail = t
+	}
+	if d.retained > y.Fork+1 && (d.releasedAcked > y.Fork || d.core.Meta.Forgotten > y.Fork) {
+		kept.All, kept.Reason = true, "not in the journal"
+	}
+	if slices.Contains(d.writes, hole) && !d.core.Promotable() {
+		kept.All, kept.Reason = true, "not one instant"
+	}
+	w.c.step(d.side, kept)
+}
+
+// takeBack has a demoted site be primary again, if its peer agrees on the stream.
+func (w *world) takeBack() {
+	d := w.caller
+	if d == nil || d.core.Meta.Role != RoleDemoted {
+		w.t.Skip()
+	}
+	w.c.step(w.peerOf(d).side, TakeBackReceived{})
+	if rapid.IntRange(0, 2).Draw(w.t, "answer lost") == 0 {
+		w.hangUp()
+		return
+	}
+	_, _ = w.c.step(d.side, TakenBack{})
 }
 
 func (w *world) demote() {
@@ -511,6 +582,7 @@ func interleave(t *rapid.T, more map[string]func(*world)) {
 		"carry": (*world).carry, "carry2": (*world).carry, "carry3": (*world).carry, "carry4": (*world).carry,
 		"ack": (*world).ack, "heartbeat": (*world).heartbeat, "trim": (*world).trim,
 		"promote": (*world).promote, "demote": (*world).demote, "restart": (*world).restart,
+		"yield": (*world).yield, "yield2": (*world).yield, "take back": (*world).takeBack,
 		"stale hello": (*world).staleHello, "cut": (*world).hangUp, "": (*world).check,
 	}
 	maps.Copy(steps, more)

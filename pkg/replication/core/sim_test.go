@@ -136,7 +136,9 @@ func (c *conversation) deliver(s *side) {
 			PeerPrimary: o.core.Meta.Role.Ships() && o.core.Meta.Yielding() == nil,
 			NewTimeline: c.draw("F"),
 		})
-		if count, ok := decision.(CountTail); ok {
+		if y := s.core.Meta.Yielding(); y != nil {
+			c.tail(s, y.Fork)
+		} else if count, ok := decision.(CountTail); ok {
 			c.tail(s, count.Fork)
 		}
 	}

@@ -133,7 +133,8 @@ func (g *Group) yield(e YieldRequest) error {
 		m.FinalOrdinal, m.Tail = e.Durable, e.Tail
 	}
 	m.Yield = nil // of an earlier one
-	if e.Durable > d.CommonOrdinal {
+	// A site that began a timeline of its own gives that up, also if nothing was written on it.
+	if e.Durable > d.CommonOrdinal || d.Relation != RelationTheyContinue.String() {
 		m.Yield = &Yield{ID: e.ID, Stage: YieldKeeping, Timeline: m.Timeline(), Fork: d.CommonOrdinal, Head: e.Durable}
 	}
 	g.persist()
@@ -233,6 +234,7 @@ func (g *Group) beginUndoing(f *following) {
 		next.Reason = "the peer's history is another one than when the writes past the fork were kept"
 	}
 	m.Yield, m.Tail = &next, nil
+	g.acked, g.answered = 0, false // of ordinals that are given up
 	if next.Tail != nil && next.Tail.Ordinal == f.fork {
 		m.Tail = next.Tail
 	}
@@ -307,6 +309,10 @@ func (m *Meta) validateYield() error {
 func (g *Group) yieldText() string {
 	m, y := &g.Meta, g.Meta.Yield
 	back := Command{m.Site, CommandForce, m.Name}
+	if y.Head == y.Fork && y.Stage == YieldReady {
+		return fmt.Sprintf("gives up its timeline, on which nothing was written; waits for the call of %s, which has to be "+
+			"primary (%s); to take it back: %s", m.Peer, Command{m.Peer, CommandStatus, m.Name}, back)
+	}
 	if y.Stage == YieldKeeping {
 		return fmt.Sprintf("keeps ordinals %d to %d as snapshots before it follows %s; if that was interrupted: %s; "+
 			"to take it "+
