@@ -33,6 +33,9 @@ func (s *suite) disaster(t *testing.T, shown func(string, ...any)) {
 	shown("lag under load %.0f ms", g.LagSeconds*1000)
 	// The acknowledged orders up to here; those between this and the end are not known to have been lost or not.
 	acks := s.a.run(t, "-n", namespace, "logs", "shop")
+	if s.protectedRuns {
+		s.protectedOrders = s.a.run(t, "-n", protected, "logs", "shop")
+	}
 	if err := s.destroy(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,9 @@ type suite struct {
 	a, b      cluster
 	authority *tlsfiles.Authority // of both sites
 	rows      []row
+	// protectedOrders are those that the shop of the operator's namespace had acknowledged before site a was destroyed.
+	protectedOrders string
+	protectedRuns   bool
 }
 
 // row is a line of the table.
@@ -51,7 +54,6 @@ func TestE2E(t *testing.T) {
 	s.step(t, "snapshots", s.snapshots)
 	s.step(t, "reboot", s.reboot)
 	s.step(t, "replicate", s.replicate)
-	s.step(t, "operator", s.operator)
 	s.step(t, "processes die", s.processesDie)
 	s.step(t, "link", s.link)
 	s.step(t, "gateway", s.gateway)
@@ -59,7 +61,11 @@ func TestE2E(t *testing.T) {
 	s.step(t, "load ends well", s.loadEndsWell)
 	s.step(t, "leaks", s.leaks)
 	s.step(t, "group snapshot", s.groupSnapshot)
+	s.step(t, "operator", s.operator)
 	s.step(t, "disaster", s.disaster)
+	if s.protectedOrders != "" {
+		s.step(t, "operator fails over", s.operatorFailsOver)
+	}
 }
 
 // step runs one, and notes what it has shown.

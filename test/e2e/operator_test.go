@@ -67,11 +67,12 @@ func (s *suite) operator(t *testing.T, shown func(string, ...any)) {
 		})
 	}
 	shown("the claims wait at site b, bound, under the same names")
+	s.protectedRuns = true
 }
 
-// operatorDisaster fails the operator's group over after site a was destroyed, and starts the application at site b
+// operatorFailsOver fails the operator's group over after site a was destroyed, and starts the application at site b
 // from the manifest it had at site a.
-func (s *suite) operatorDisaster(t *testing.T, acks string, shown func(string, ...any)) {
+func (s *suite) operatorFailsOver(t *testing.T, shown func(string, ...any)) {
 	var confirm string
 	eventually(t, "site b says what a forced failover has to confirm", func() error {
 		confirm = field(s.b.get(t, "-n", protected, "cg", protected).Status, "confirm")
@@ -112,8 +113,8 @@ spec: {group: %s, type: Failover, force: true, confirm: %q}
 	s.b.apply(t, inProtected(pod{name: "check", claims: []string{"stock", "sales"},
 		command: "trap exit TERM; while :; do sleep 1; done"}.manifest()))
 	s.b.podRuns(t, protected, "check")
-	found, err := s.b.try(acks, "-n", protected, "exec", "-i", "check", "--", "shop", "check", "--stock", "/stock",
-		"--sales", "/sales")
+	found, err := s.b.try(s.protectedOrders, "-n", protected, "exec", "-i", "check", "--", "shop", "check",
+		"--stock", "/stock", "--sales", "/sales")
 	if err != nil {
 		t.Fatalf("%v: %s", err, found)
 	}
