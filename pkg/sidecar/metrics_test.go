@@ -50,7 +50,7 @@ func TestMetrics(t *testing.T) {
 		"sync_done_bytes", "sync_total_bytes", "shipped_bytes_total", "wire_bytes_total", "head_ordinal", "durable_ordinal",
 		"applied_ordinal", "promotable", "primary", "connected", "cuts_running", "cuts_done_bytes", "cuts_total_bytes",
 		"lagging", "rpo_target_seconds", "ship_limit_bytes_per_second", "history_target_seconds", "history_short", "views",
-		"views_failed", "views_bytes",
+		"views_failed", "views_bytes", "verify_running", "verify_done_bytes", "verify_total_bytes",
 	} {
 		if name = "slipstream_group_" + name; !slices.Equal(got[name], group) || series[name] != 2 {
 			t.Errorf("%s has labels %v and %d series", name, got[name], series[name])
