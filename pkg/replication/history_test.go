@@ -173,7 +173,7 @@ func TestHistoryBySize(t *testing.T) {
 func TestHistorySurvivesPowerLoss(t *testing.T) {
 	rng := seeded(t)
 	_, b, g, _ := historyPair(t, time.Hour, nil)
-	copied := caughtUp(t, g, b)
+	caughtUp(t, g, b)
 	b.conf = func(c *Config) { c.ApplyInterval = time.Minute } // apply goes where the test says
 	var mu sync.Mutex
 	var lost *vfs.MemFS
@@ -189,7 +189,7 @@ func TestHistorySurvivesPowerLoss(t *testing.T) {
 		}
 	}
 	b.restart()
-	copied = caughtUp(t, g, b)
+	copied := caughtUp(t, g, b)
 	l := newCutLog(g)
 	rounds := 25
 	if testing.Short() {
