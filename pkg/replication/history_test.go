@@ -234,9 +234,10 @@ func TestHistorySurvivesPowerLoss(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		oldest, _ := copied.oldest()
+		oldest, first := copied.oldest()
 		reached = max(reached, goal) // a pass that was interrupted counts
-		for n := reached; n <= points.Newest.Ordinal; n++ {
+		// Before the end of the first sync there is no point. Its end lies behind the record of its ordinal.
+		for n := max(reached, first.Ordinal+1); n <= points.Newest.Ordinal; n++ {
 			if at, ok, err := copied.journal.PositionOf(n); err != nil || !ok || at.Before(oldest) && n < points.Newest.Ordinal {
 				t.Fatalf("ordinal %d, which was not applied, is not offered (%v, %v)", n, ok, err)
 			}
