@@ -5,8 +5,8 @@
 // # Parts
 //
 //   - Watcher asks all nodes for their groups every two seconds and keeps the last answers (View).
-//   - Plan decides, without I/O, which claims belong to which group, which do not and why, and what has to be done at the
-//     engine. Status and conditions are made of its result in the same way.
+//   - Plan decides, without I/O, which claims belong to which group, which do not and why, and what has to be done at
+//     the engine. Status and conditions are made of its result in the same way.
 //   - NamespaceReconciler does it, for one namespace at a time: makes the ConsistencyGroups that the labels ask for,
 //     calls the engine, writes the status. The fault of one namespace never touches another's.
 //   - ActionReconciler carries out GroupActions, step by step; each step is in the status before the next begins.
