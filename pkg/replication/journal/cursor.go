@@ -144,7 +144,8 @@ func (c *Cursor) pin() (*segment, int64, error) {
 	for c.at.Before(j.durableEnd) {
 		i := j.findLocked(c.at.Segment)
 		if i == len(j.live) {
-			return nil, 0, ErrReleased
+			return nil, 0, fmt.Errorf("%w: looking for %v of a journal without segments behind it that ends at %v",
+				ErrReleased, c.at, j.durableEnd)
 		}
 		s := j.live[i]
 		if s.hdr.sequence != c.at.Segment {
@@ -152,7 +153,8 @@ func (c *Cursor) pin() (*segment, int64, error) {
 			// named and that was not used then.
 			p := s.hdr.prev
 			if p != c.at && !(c.at.Offset == segmentHeaderBytes && p.Segment < c.at.Segment) {
-				return nil, 0, ErrReleased
+				return nil, 0, fmt.Errorf("%w: looking for %v, the oldest behind it is %d and continues %v", ErrReleased, c.at,
+					s.hdr.sequence, p)
 			}
 			c.at = Position{s.hdr.sequence, segmentHeaderBytes}
 			continue
