@@ -2,7 +2,9 @@ package slipctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,6 +74,28 @@ func (c *cli) groupWait() *cobra.Command {
 // waitFor shows the progress on standard error, and the last status as the result.
 func (c *cli) waitFor(ctx context.Context, sidecar sidecarpb.SidecarClient, name, condition string,
 	timeout time.Duration) error {
+	var meter syncMeter
+	g, err := c.watchUntil(ctx, sidecar, name, condition, timeout,
+		func(now time.Time, g *sidecarpb.GroupStatus) (bool, string, error) {
+			meter.observe(now, g)
+			done, err := holds(condition, g)
+			return done, meter.text(), err
+		})
+	if err != nil {
+		return err
+	}
+	return c.show(g, func() error {
+		_, err := fmt.Fprintf(c.out, "group %s: %s, lag %s\n", name, stateText(g), lagCell(g, lagText(g)))
+		return err
+	})
+}
+
+// watchUntil watches a group until look says that it is done or returns an error, and returns the last status. About
+// once a second it prints the status to standard error, with the text that look returns. what says what the group is
+// when look is done, for the error after the timeout; 0 is no limit.
+func (c *cli) watchUntil(ctx context.Context, sidecar sidecarpb.SidecarClient, name, what string, timeout time.Duration,
+	look func(now time.Time, g *sidecarpb.GroupStatus) (done bool, text string, err error)) (*sidecarpb.GroupStatus,
+	error) {
 	watching := ctx
 	if timeout > 0 {
 		var cancel context.CancelFunc
@@ -81,38 +105,30 @@ func (c *cli) waitFor(ctx context.Context, sidecar sidecarpb.SidecarClient, name
 	stream, err := sidecar.WatchGroup(watching, &sidecarpb.WatchGroupRequest{Name: name,
 		IntervalMillis: waitInterval.Milliseconds()})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var last *sidecarpb.GroupStatus
-	var meter syncMeter
 	var shown time.Time
 	for {
 		g, err := stream.Recv()
-		// The end of the time is noticed here or, a little earlier, by the other side.
+		// The end of the time is noticed here or, a little earlier, by the other side, which then ends the stream.
 		code := status.Code(err)
 		if timeout > 0 && ctx.Err() == nil && (watching.Err() != nil || code == codes.DeadlineExceeded ||
-			code == codes.Canceled) {
-			return &lateError{fmt.Sprintf("group %s is not %s after %v: %s", name, condition, timeout, stateText(last))}
+			code == codes.Canceled || errors.Is(err, io.EOF)) {
+			return nil, &lateError{fmt.Sprintf("group %s is not %s after %v: %s", name, what, timeout, stateText(last))}
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		last = g
 		now := time.Now()
-		meter.observe(now, g)
-		done, err := holds(condition, g)
-		if err != nil {
-			return err
-		}
-		if done {
-			return c.show(g, func() error {
-				_, err := fmt.Fprintf(c.out, "group %s: %s, lag %s\n", name, stateText(g), lagCell(g, lagText(g)))
-				return err
-			})
+		done, text, err := look(now, g)
+		if err != nil || done {
+			return g, err
 		}
 		if now.Sub(shown) >= time.Second {
 			shown = now
-			fmt.Fprintln(c.err, statusLine(now, g, meter.text()))
+			fmt.Fprintln(c.err, statusLine(now, g, text))
 		}
 	}
 }

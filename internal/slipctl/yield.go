@@ -126,46 +126,27 @@ func (c *cli) printYielded(name string, response *sidecarpb.YieldResponse) error
 // awaitYield waits until this site is a whole copy of its peer, and says what was copied for that.
 func (c *cli) awaitYield(ctx context.Context, sidecar sidecarpb.SidecarClient, name string,
 	timeout time.Duration) error {
-	watching := ctx
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		watching, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	stream, err := sidecar.WatchGroup(watching, &sidecarpb.WatchGroupRequest{Name: name,
-		IntervalMillis: waitInterval.Milliseconds()})
+	g, err := c.watchUntil(ctx, sidecar, name, "a whole copy", timeout,
+		func(_ time.Time, g *sidecarpb.GroupStatus) (bool, string, error) {
+			role, state := g.GetRole(), g.GetState()
+			switch {
+			case role == sidecarpb.Role_ROLE_SECONDARY && state == sidecarpb.GroupState_GROUP_STATE_STREAMING &&
+				g.GetPromotable():
+				return true, "", nil
+			case state == sidecarpb.GroupState_GROUP_STATE_FAILED,
+				role == sidecarpb.Role_ROLE_PRIMARY && state == sidecarpb.GroupState_GROUP_STATE_CONNECTING:
+				return false, "", status.Errorf(codes.FailedPrecondition, "group %s is %s: waiting does not change that",
+					name, stateText(g))
+			}
+			return false, copiedText(g.GetYield()), nil
+		})
 	if err != nil {
 		return err
 	}
-	var last *sidecarpb.GroupStatus
-	var shown time.Time
-	for {
-		g, err := stream.Recv()
-		if watching.Err() != nil && ctx.Err() == nil {
-			return &lateError{fmt.Sprintf("group %s is not a whole copy after %v: %s", name, timeout, stateText(last))}
-		}
-		if err != nil {
-			return err
-		}
-		last = g
-		switch {
-		case g.GetRole() == sidecarpb.Role_ROLE_SECONDARY && g.GetState() == sidecarpb.GroupState_GROUP_STATE_STREAMING &&
-			g.GetPromotable():
-			return c.show(g, func() error {
-				_, err := fmt.Fprintf(c.out, "group %s is a whole copy of %s; "+
-					"%s\n", name, g.GetPeer(), copiedText(g.GetYield()))
-				return err
-			})
-		case g.GetState() == sidecarpb.GroupState_GROUP_STATE_FAILED,
-			g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetState() == sidecarpb.GroupState_GROUP_STATE_CONNECTING:
-			return status.Errorf(codes.FailedPrecondition, "group %s is %s: waiting does not change "+
-				"that", name, stateText(g))
-		}
-		if now := time.Now(); now.Sub(shown) >= time.Second {
-			shown = now
-			fmt.Fprintln(c.err, statusLine(now, g, copiedText(g.GetYield())))
-		}
-	}
+	return c.show(g, func() error {
+		_, err := fmt.Fprintf(c.out, "group %s is a whole copy of %s; %s\n", name, g.GetPeer(), copiedText(g.GetYield()))
+		return err
+	})
 }
 
 func copiedText(y *sidecarpb.YieldStatus) string {
@@ -262,9 +243,7 @@ func (c *cli) groupDeleteTail() *cobra.Command {
 
 // tailNames completes tails.
 func (c *cli) tailNames(cmd *cobra.Command, _ []string) (names []string) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-	defer cancel()
-	_ = c.withSidecar(ctx, 0, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+	_ = c.withSidecar(cmd.Context(), completionTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 		list, err := sidecar.ListTails(ctx, &sidecarpb.ListTailsRequest{})
 		for _, t := range list.GetTails() {
 			names = append(names, t.GetId())
