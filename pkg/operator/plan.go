@@ -70,10 +70,9 @@ func MakePlan(in *Input) *Plan {
 	owners := map[string]string{} // ConsistencyGroups by the name of their groups at the engine
 	for _, g := range in.Groups {
 		gp := &GroupPlan{Group: g}
-		gp.Refusal, gp.RefusalText = in.allowed(g)
 		gp.Places, gp.Foreign = in.places(g)
-		if gp.secondary() { // nothing is replicated from here
-			gp.Refusal, gp.RefusalText = "", ""
+		if !gp.secondary() { // of a copy nothing is replicated from here
+			gp.Refusal, gp.RefusalText = in.allowed(g)
 		}
 		for _, at := range gp.Places {
 			owners[at.Group.GetName()] = g.Name

@@ -14,7 +14,6 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
 )
 
@@ -51,43 +50,32 @@ type waitingGroup struct {
 	engines []string
 }
 
-// groups returns the ConsistencyGroups of the view's copies. A group whose claims are not all in one namespace that the
-// site accepts gets none.
-func groups(own string, sites map[string]*v1alpha1.RemoteSite, view View) map[client.ObjectKey]*waitingGroup {
-	all := map[client.ObjectKey]*waitingGroup{}
-	for _, g := range view.Groups {
-		site := sites[g.Status.GetPeer()]
-		if site == nil || g.Status.GetRole() != sidecarpb.Role_ROLE_SECONDARY {
-			continue
-		}
-		var key client.ObjectKey
-		whole := len(g.Status.GetVolumes()) > 0
-		for _, v := range g.Status.GetVolumes() {
-			p, err := pairOf(site, own, g.Node, g.Status, v)
-			if p == nil || err != nil || key.Namespace != "" && key.Namespace != p.namespace {
-				whole = false
-				break
-			}
-			key = client.ObjectKey{Namespace: p.namespace,
-				Name: groupName(g.Status.GetName(), v.GetClaim().GetNamespace(), p.namespace)}
-		}
-		if !whole || len(key.Name) > 63 || len(validation.IsDNS1123Subdomain(key.Name)) > 0 {
-			continue
-		}
-		w := all[key]
-		if w == nil {
-			w = &waitingGroup{site: site.Name}
-			all[key] = w
-		}
-		if w.site == site.Name && !slices.Contains(w.engines, g.Status.GetName()) {
-			w.engines = append(w.engines, g.Status.GetName())
-		}
+// addCopy adds the ConsistencyGroup of a group at the engine, by the pairs of all of its volumes. There is none if the
+// claims are not all in one namespace.
+func addCopy(all map[client.ObjectKey]*waitingGroup, pairs []*pair) {
+	if len(pairs) == 0 {
+		return
 	}
-	return all
+	first := pairs[0]
+	if slices.ContainsFunc(pairs, func(p *pair) bool { return p.namespace != first.namespace }) {
+		return
+	}
+	key := client.ObjectKey{Namespace: first.namespace, Name: groupName(first.group, first.remote, first.namespace)}
+	if len(key.Name) > 63 || len(validation.IsDNS1123Subdomain(key.Name)) > 0 {
+		return
+	}
+	w := all[key]
+	if w == nil {
+		w = &waitingGroup{site: first.site}
+		all[key] = w
+	}
+	if w.site == first.site && !slices.Contains(w.engines, first.group) {
+		w.engines = append(w.engines, first.group)
+	}
 }
 
 // waitGroups makes the ConsistencyGroups, adds groups at the engine to them, and deletes those that have none left.
-func (w *Waiter) waitGroups(ctx context.Context, c *cluster, view View) error {
+func (w *Waiter) waitGroups(ctx context.Context, copies map[client.ObjectKey]*waitingGroup, view View) error {
 	list := &v1alpha1.ConsistencyGroupList{}
 	if err := w.Client.List(ctx, list); err != nil {
 		return err
@@ -96,7 +84,7 @@ func (w *Waiter) waitGroups(ctx context.Context, c *cluster, view View) error {
 	for i := range list.Items {
 		there[client.ObjectKeyFromObject(&list.Items[i])] = &list.Items[i]
 	}
-	for key, wanted := range groups(w.Namespace, c.sites, view) {
+	for key, wanted := range copies {
 		old := there[key]
 		if old != nil && (!waits(old) || !old.DeletionTimestamp.IsZero() ||
 			containsAll(old.Spec.EngineGroups, wanted.engines)) {

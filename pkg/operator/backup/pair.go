@@ -32,6 +32,7 @@ type pair struct {
 	handle, fsType    string
 	volume            string // name of the PersistentVolume
 	namespace, claim  string
+	remote            string // the namespace at the other site
 	class             string
 	modes             []corev1.PersistentVolumeAccessMode
 	block             bool
@@ -56,7 +57,7 @@ func pairOf(site *v1alpha1.RemoteSite, own, node string, g *sidecarpb.GroupStatu
 		return nil, nil
 	}
 	p := &pair{site: site.Name, group: g.GetName(), node: node, handle: v.GetVolumeId(), volume: c.GetVolume(),
-		namespace: mapped(site.Spec.Map.Namespaces, c.GetNamespace()), claim: c.GetName(),
+		namespace: mapped(site.Spec.Map.Namespaces, c.GetNamespace()), remote: c.GetNamespace(), claim: c.GetName(),
 		class: mapped(site.Spec.Map.StorageClasses, c.GetStorageClass()), block: c.GetBlock(), size: v.GetSizeBytes(),
 		request: c.GetRequestBytes(), bound: accept.Claims != v1alpha1.AcceptClaimsReserve}
 	if p.volume == "" {

@@ -78,28 +78,34 @@ func (w *Waiter) Pass(ctx context.Context, view View) error {
 		return err
 	}
 	problems := map[string][]*refusal{}
+	copies := map[client.ObjectKey]*waitingGroup{}
 	for _, g := range view.Groups {
 		site := c.sites[g.Status.GetPeer()]
 		if site == nil || g.Status.GetRole() != sidecarpb.Role_ROLE_SECONDARY {
 			continue
 		}
+		var whole []*pair // of all volumes that the site accepts
 		for _, v := range g.Status.GetVolumes() {
 			p, err := pairOf(site, w.Namespace, g.Node, g.Status, v)
 			if p == nil {
 				continue
 			}
 			if err == nil {
+				whole = append(whole, p)
 				err = w.wait(ctx, c, p)
 			}
 			if r := asRefusal(p, err); r != nil {
 				problems[site.Name] = append(problems[site.Name], r)
 			}
 		}
+		if len(whole) == len(g.Status.GetVolumes()) {
+			addCopy(copies, whole)
+		}
 	}
 	if view.Complete {
 		w.removeLeft(ctx, c, view)
 	}
-	if err := w.waitGroups(ctx, c, view); err != nil {
+	if err := w.waitGroups(ctx, copies, view); err != nil {
 		return err
 	}
 	for name, site := range c.sites {
