@@ -49,8 +49,7 @@ func (c *cuts) losePreserved(volumeID string, why error) error {
 	list := slices.Clone(c.preserved)
 	c.mu.Unlock()
 	for _, p := range list {
-		has := func(m preservedMember) bool { return m.VolumeID == volumeID }
-		if p.record.Owner == ownerResync || !slices.ContainsFunc(p.record.Members, has) {
+		if p.record.Owner == ownerResync || p.image(volumeID) == nil {
 			continue
 		}
 		if err := p.lose(why); err != nil {

@@ -74,14 +74,7 @@ func (s *Service) setClaim(rec *blockdev.VolumeRecord, claim *blockdev.ClaimReco
 			return err
 		}
 	}
-	group, err := s.opts.Site.GroupOf(rec.ID)
-	if errors.Is(err, replication.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return group.SetClaim(rec.ID, claim)
+	return s.repeatInGroup(rec.ID, func(g *replication.Group) error { return g.SetClaim(rec.ID, claim) })
 }
 
 func claimFromAPI(c *sidecarpb.Claim) *blockdev.ClaimRecord {
@@ -146,12 +139,17 @@ func (s *Service) setOrder(rec *blockdev.VolumeRecord, order blockdev.Order) err
 	if err != nil {
 		return err
 	}
-	group, err := s.opts.Site.GroupOf(rec.ID)
+	return s.repeatInGroup(rec.ID, func(g *replication.Group) error { return g.SetOrder(rec.ID, order) })
+}
+
+// repeatInGroup has the group of a volume take over what the volume's record says. A volume in no group is a success.
+func (s *Service) repeatInGroup(id string, repeat func(*replication.Group) error) error {
+	group, err := s.opts.Site.GroupOf(id)
 	if errors.Is(err, replication.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return group.SetOrder(rec.ID, order)
+	return repeat(group)
 }
