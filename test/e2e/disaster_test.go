@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -50,15 +49,7 @@ func (s *suite) disaster(t *testing.T, shown func(string, ...any)) {
 	shown("volumes and claims made from what slipctl prints; the pod runs %.0f s after the disaster",
 		time.Since(began).Seconds())
 
-	found, err := s.b.try(acks, "-n", namespace, "exec", "-i", "check", "--", "shop", "check", "--stock", "/stock",
-		"--sales", "/sales")
-	if err != nil {
-		t.Fatalf("%v: %s", err, found)
-	}
-	var result struct{ Orders, OrdersWithoutStock, MovementsWithoutOrder, LostOrders int }
-	if err := json.Unmarshal([]byte(found), &result); err != nil {
-		t.Fatal(err)
-	}
+	result := s.b.checkShop(t, namespace, "check", acks, "/stock", "/sales")
 	if result.Orders == 0 || result.OrdersWithoutStock != 0 {
 		t.Errorf("found %+v", result)
 	}

@@ -113,15 +113,7 @@ spec: {group: %s, type: Failover, force: true, confirm: %q}
 	s.b.apply(t, inProtected(pod{name: "check", claims: []string{"stock", "sales"},
 		command: "trap exit TERM; while :; do sleep 1; done"}.manifest()))
 	s.b.podRuns(t, protected, "check")
-	found, err := s.b.try(s.protectedOrders, "-n", protected, "exec", "-i", "check", "--", "shop", "check",
-		"--stock", "/stock", "--sales", "/sales")
-	if err != nil {
-		t.Fatalf("%v: %s", err, found)
-	}
-	var result struct{ Orders, OrdersWithoutStock, MovementsWithoutOrder, LostOrders int }
-	if err := json.Unmarshal([]byte(found), &result); err != nil {
-		t.Fatal(err)
-	}
+	result := s.b.checkShop(t, protected, "check", s.protectedOrders, "/stock", "/sales")
 	if result.Orders == 0 || result.OrdersWithoutStock != 0 {
 		t.Errorf("found %+v", result)
 	}

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -186,15 +185,7 @@ func (s *suite) groupSnapshot(t *testing.T, shown func(string, ...any)) {
 		pod{name: "then", claims: []string{"stock-then", "sales-then"}, node: node,
 			command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
 	s.a.phase(t, "pod", "then", "Running")
-	found, err := s.a.try(acks, "-n", namespace, "exec", "-i", "then", "--", "shop", "check", "--stock", "/stock-then",
-		"--sales", "/sales-then")
-	if err != nil {
-		t.Fatalf("%v: %s", err, found)
-	}
-	var result struct{ Orders, OrdersWithoutStock, MovementsWithoutOrder int }
-	if err := json.Unmarshal([]byte(found), &result); err != nil {
-		t.Fatal(err)
-	}
+	result := s.a.checkShop(t, namespace, "then", acks, "/stock-then", "/sales-then")
 	shown(
 		"group snapshot of the shop while it sells, restored: %d orders, %d without stock movement, %d movements "+
 			"without order",

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -179,4 +180,22 @@ func (c cluster) finish(t *testing.T, name string, claims ...string) string {
 		}
 	}
 	return fmt.Sprintf("slowest call %d ms", slowest)
+}
+
+// shopResult is as much of the shop's check as the steps look at.
+type shopResult struct{ Orders, OrdersWithoutStock, MovementsWithoutOrder, LostOrders int }
+
+// checkShop has the shop check its databases in a pod. acks is what it has acknowledged. The check fails for orders
+// without their stock movement.
+func (c cluster) checkShop(t *testing.T, ns, pod, acks, stock, sales string) shopResult {
+	t.Helper()
+	found, err := c.try(acks, "-n", ns, "exec", "-i", pod, "--", "shop", "check", "--stock", stock, "--sales", sales)
+	if err != nil {
+		t.Fatalf("%v: %s", err, found)
+	}
+	var result shopResult
+	if err := json.Unmarshal([]byte(found), &result); err != nil {
+		t.Fatal(err)
+	}
+	return result
 }
