@@ -46,6 +46,8 @@ const (
 	LeaveUnapplied Name = "leave-unapplied"
 	// KeepOldCopy lets a group take a copy over with another group's content in it (a broken sync).
 	KeepOldCopy Name = "keep-old-copy"
+	// ReviveMembers takes back a member that has left the group when an older record describes it.
+	ReviveMembers Name = "revive-members"
 	// SkipReconcile lets a driver that starts leave what interrupted calls left (breaks G8).
 	SkipReconcile Name = "skip-reconcile"
 	// ForgetRemovedImage takes a volume whose image has no name any more for an unused one (deletes it under its

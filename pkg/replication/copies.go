@@ -14,6 +14,9 @@ import (
 
 // takeAdmitted is takeMember for one that this site has room for.
 func (g *Group) takeAdmitted(m core.Member) error {
+	if g.leftBefore(m) {
+		return nil
+	}
 	if err := g.checkMember(m); err != nil {
 		return err
 	}
@@ -141,6 +144,16 @@ func (g *Group) removedMember(index uint32) bool {
 	defer g.mu.Unlock()
 	m := g.core.Meta.At(index)
 	return m != nil && m.Removed()
+}
+
+// leftBefore reports whether a description is older than what this site knows: its member has left the group. The list
+// of a sync's manifest is ahead of the stream, which still has the records of members that came and left meanwhile. One
+// of them would bring back a member for good, whose volume may be another member by now.
+func (g *Group) leftBefore(m core.Member) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	known := g.core.Meta.At(m.Index)
+	return known != nil && known.Removed() && known.VolumeID == m.VolumeID && !m.Removed()
 }
 
 // replaceMembers is takeMember for a sync's whole list.

@@ -16,6 +16,7 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 	for fault, test := range map[bug.Name]string{
 		bug.LeaveUnapplied:     "TestCrashWhileMoving",
 		bug.KeepOldCopy:        "TestCopyGoesToTheNextGroup",
+		bug.ReviveMembers:      "TestSyncAfterComingAndGoing",
 		bug.ModifyVolatile:     "TestCrashWhileModifying",
 		bug.NoShipLimit:        "TestShipRate",
 		bug.FollowOldCall:      "TestOldCall",

@@ -209,6 +209,63 @@ func TestSyncAfterLeaving(t *testing.T) {
 	sameContent(t, g, caughtUp(t, g, b))
 }
 
+// A volume joins, leaves and perhaps joins again while the link is down, and a sync comes. The sync's list of members
+// has the end of that, and the stream behind it still has the record of each step.
+func TestSyncAfterComingAndGoing(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		again   bool
+		restart bool
+	}{{"left", false, false}, {"back", true, false}, {"back, restarted", true, true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			net, a, b := pair(t)
+			g := a.createGroup("shop", "site-b", 1, 1<<20, nil)
+			mustWrite(t, volumeOf(t, g, "v0"), 0, block('a', 4096))
+			mustFlush(t, volumeOf(t, g, "v0"))
+			caughtUp(t, g, b)
+			net.Cut("site-a")
+			a.createVolume("guest", 1<<20)
+			joined := 1
+			if tc.again {
+				joined = 3
+			}
+			for i := range joined {
+				rec, err := a.pool.Get("guest")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := g.AddVolume(rec, nil); err != nil {
+					t.Fatal(err)
+				}
+				mustWrite(t, volumeOf(t, g, "guest"), 0, block('b'+byte(i), 4096))
+				mustFlush(t, volumeOf(t, g, "guest"))
+				if i == joined-1 && tc.again {
+					break
+				}
+				if err := g.RemoveVolume("guest", nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := volumeOf(t, g, "v0").markContent(); err != nil { // as after a fold: the next contact is a sync
+				t.Fatal(err)
+			}
+			if tc.restart {
+				a.restart()
+				g = a.group("shop")
+			}
+			net.Heal("site-a")
+			sameContent(t, g, caughtUp(t, g, b))
+			b.restart()
+			mustWrite(t, volumeOf(t, g, "v0"), 4096, block('d', 4096))
+			mustFlush(t, volumeOf(t, g, "v0"))
+			sameContent(t, g, caughtUp(t, g, b))
+			if _, err := b.group("shop").Volume("guest"); tc.again != (err == nil) {
+				t.Errorf("the volume that came and went, at the copy: %v", err)
+			}
+		})
+	}
+}
+
 // moves drives a volume through its groups while clones of both sites' disks are taken, before every operation that
 // changes one of them.
 type moves struct {

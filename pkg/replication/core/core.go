@@ -239,6 +239,9 @@ func (g *Group) note(e Event) error {
 	case TailCounted:
 		g.tailCounted(e)
 	case MemberChanged:
+		if known := g.Meta.At(e.Member.Index); known != nil && known.Removed() && !e.Member.Removed() {
+			return known.refuse("changed")
+		}
 		next := Meta{Members: slices.Clone(g.Meta.Members)}
 		next.Upsert(e.Member)
 		return g.setMembers(next.Members)

@@ -52,6 +52,17 @@ func TestMemberStates(t *testing.T) {
 	}
 }
 
+// A description that is older than the departure of its member does not bring the member back.
+func TestRemovedMemberStaysRemoved(t *testing.T) {
+	for _, from := range []MemberState{MemberLeaving, MemberRemoved} {
+		g := New(Meta{Members: MemberList{{Index: 1, VolumeID: "v", State: from}}})
+		_, _, err := g.Step(MemberChanged{Member: Member{Index: 1, VolumeID: "v", State: MemberPresent}})
+		if !errors.Is(err, ErrPrecondition) || g.Meta.Members[0].State != from {
+			t.Errorf("from %s: %s, %v", from, g.Meta.Members[0].State, err)
+		}
+	}
+}
+
 // The keys are those that all releases wrote, and the peer gets no more than that a volume was removed.
 func TestMemberJSON(t *testing.T) {
 	for state, want := range map[MemberState]struct{ own, described string }{
