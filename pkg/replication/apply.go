@@ -100,7 +100,7 @@ func (g *Group) applyPass(ctx context.Context, limit journal.Position) error {
 	if !from.Before(limit) {
 		return nil
 	}
-	if err := g.extendReach(limit); err != nil {
+	if err := g.points.extend(limit); err != nil {
 		return err
 	}
 	cursor := g.journal.NewCursor(from)
@@ -160,7 +160,7 @@ func (g *Group) applyPass(ctx context.Context, limit journal.Position) error {
 		c.take(g.journal.DurableMark())
 	})
 	if err == nil {
-		g.reach.settle(limit, applied, appliedAt)
+		g.points.reach.settle(limit, applied, appliedAt)
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package replication
 import (
 	"encoding/json"
 	"fmt"
+	"sync"
 
 	"k8s.io/klog/v2"
 
@@ -14,6 +15,13 @@ import (
 // group.json when the record is durable, so it outlives the record. A crash between the two is mended at the next
 // start, from the journal.
 
+// bookmarks are a group's; group.json has them.
+type bookmarks struct {
+	g *Group
+	// mu makes additions one after another. It comes before the locks of append and of members.
+	mu sync.Mutex
+}
+
 // bookmarkRecord is the data of the record.
 type bookmarkRecord struct {
 	Label string `json:"label"`
@@ -24,12 +32,16 @@ const maxBookmarkBytes = 1 << 10
 
 // Bookmark names the present: everything that was written before is in the point that it names. It is durable here when
 // it returns, and goes to the peer in order. ErrExists for a label that is there; it also says where.
-func (g *Group) Bookmark(label string) (core.Bookmark, error) {
+func (g *Group) Bookmark(label string) (core.Bookmark, error) { return g.bookmarks.set(label) }
+
+// set is Group.Bookmark.
+func (bm *bookmarks) set(label string) (core.Bookmark, error) {
+	g := bm.g
 	if err := core.CheckLabel(label); err != nil {
 		return core.Bookmark{}, fmt.Errorf("%w: group %s: %w", ErrInvalid, g.Name(), err)
 	}
-	g.settingsMu.Lock() // one at a time
-	defer g.settingsMu.Unlock()
+	bm.mu.Lock()
+	defer bm.mu.Unlock()
 	g.mu.Lock()
 	old := g.core.Meta.Bookmark(label)
 	g.mu.Unlock()
@@ -57,7 +69,11 @@ func (g *Group) Bookmark(label string) (core.Bookmark, error) {
 }
 
 // Bookmarks returns the group's bookmarks, oldest first.
-func (g *Group) Bookmarks() []core.Bookmark {
+func (g *Group) Bookmarks() []core.Bookmark { return g.bookmarks.list() }
+
+// list is Group.Bookmarks.
+func (bm *bookmarks) list() []core.Bookmark {
+	g := bm.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return append([]core.Bookmark(nil), g.core.Meta.Bookmarks...)
@@ -77,13 +93,13 @@ func parseBookmark(h journal.Header, data []byte) (core.Bookmark, error) {
 
 // takeBookmark notes a bookmark of the primary whose record is durable here. One that is wrong is left out: its record
 // has an ordinal, so the stream goes on with it.
-func (g *Group) takeBookmark(h journal.Header, data []byte) error {
+func (bm *bookmarks) take(h journal.Header, data []byte) error {
 	b, err := parseBookmark(h, data)
 	if err != nil {
-		klog.ErrorS(err, "A bookmark of the primary is not taken", "group", g.Name(), "ordinal", h.Ordinal)
+		klog.ErrorS(err, "A bookmark of the primary is not taken", "group", bm.g.Name(), "ordinal", h.Ordinal)
 		return nil
 	}
-	_, err = g.step(core.Bookmarked{Bookmark: b}, nil)
+	_, err = bm.g.step(core.Bookmarked{Bookmark: b}, nil)
 	return err
 }
 
@@ -94,7 +110,8 @@ type foundBookmark struct {
 }
 
 // continueBookmarks notes what a crash kept from being noted. The group is not in use yet.
-func (g *Group) continueBookmarks(found []foundBookmark) error {
+func (bm *bookmarks) recover(found []foundBookmark) error {
+	g := bm.g
 	last := uint64(0)
 	for _, b := range g.core.Meta.Bookmarks {
 		last = max(last, b.Ordinal)
@@ -122,7 +139,8 @@ func (g *Group) continueBookmarks(found []foundBookmark) error {
 }
 
 // bookmarkOrdinal is the ordinal of a label.
-func (g *Group) bookmarkOrdinal(label string) (uint64, error) {
+func (bm *bookmarks) ordinal(label string) (uint64, error) {
+	g := bm.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if b := g.core.Meta.Bookmark(label); b != nil {

@@ -25,6 +25,7 @@
 //
 //	Site.mu                 the list of groups; see also Site.quotaMu, which comes before Group.membersMu
 //	Group.settingsMu        one change of settings at a time
+//	bookmarks.mu            one bookmark is set at a time; never with settingsMu
 //	streams.mu              which streams there are, and who keeps them out
 //	Group.membersMu         one change of members at a time; held over what that takes, never by the data path
 //	cuts.opMu               one cut, or release of one, at a time; never with membersMu
@@ -39,8 +40,8 @@
 //	changeSet.mu, cuts.mu   the change map, the file of cuts; held while it is written
 //	checkpointFile.mu       the checkpoint; held while it is written, and around the file that it gets a generation of
 //
-// Locks of types that take no other lock (writeClock, extentCopy, broadcast) come last; preserved.mu comes before those
-// of extentCopy.
+// Locks of types that take no other lock (writeClock, mark, extentCopy, broadcast) come last; preserved.mu comes before
+// those of extentCopy.
 //
 // A group runs five goroutines: apply, trim, commit (makes unflushed records durable), link, and one that
 // copies images to snapshots.

@@ -89,8 +89,10 @@ type Group struct {
 	cuts *cuts
 	// views are the group at other ordinals; see view.go.
 	views *views
-	// reach and syncEnd say at which ordinals a view can be; see points.go.
-	reach, syncEnd mark
+	// points are the ordinals at which a view can be; bookmarks name some, history keeps them.
+	points    recoveryPoints
+	bookmarks bookmarks
+	history   historyKeeper
 
 	// settingsMu keeps changes of settings apart. It is taken before all other locks.
 	settingsMu sync.Mutex

@@ -14,6 +14,9 @@ import (
 //
 // What asks for everything that is durable in the images, as a cut does, ends the history that there is.
 
+// historyKeeper says how far apply has to be for the history that the settings ask for. It has no state of its own.
+type historyKeeper struct{ g *Group }
+
 // History is the state of a group's history at a secondary.
 type History struct {
 	// Reaches is how far the oldest recovery point lies before now, by the primary's clock; nil where it is not known.
@@ -29,8 +32,8 @@ func (g *Group) applyDue(ctx context.Context) error {
 	g.applyMu.Lock()
 	defer g.applyMu.Unlock()
 	limit := g.indexedEnd()
-	if asked := g.historyAsked(); asked.kept() && !g.short.Load() {
-		due, err := g.dueBefore(asked, limit)
+	if asked := g.history.asked(); asked.kept() && !g.short.Load() {
+		due, err := g.history.dueBefore(asked, limit)
 		if err != nil {
 			return err
 		}
@@ -40,32 +43,34 @@ func (g *Group) applyDue(ctx context.Context) error {
 }
 
 // historyAsked is the history that the group keeps here: none but at a secondary whose copy is whole.
-func (g *Group) historyAsked() history {
+func (k *historyKeeper) asked() historyWish {
+	g := k.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := &g.core.Meta
 	if m.Role != core.RoleSecondary || !g.core.Whole() {
-		return history{}
+		return historyWish{}
 	}
-	return history{time: time.Duration(m.HistoryMillis) * time.Millisecond, bytes: m.HistoryBytes,
+	return historyWish{time: time.Duration(m.HistoryMillis) * time.Millisecond, bytes: m.HistoryBytes,
 		journalBytes: m.JournalSizeBytes}
 }
 
-// history is what is asked for: at least the records of a time, and at least a number of bytes.
-type history struct {
+// historyWish is what is asked for: at least the records of a time, and at least a number of bytes.
+type historyWish struct {
 	time                time.Duration
 	bytes, journalBytes int64
 }
 
-func (h history) kept() bool { return h.time > 0 || h.bytes > 0 }
+func (h historyWish) kept() bool { return h.time > 0 || h.bytes > 0 }
 
 // dueBefore is where apply has to be, if the journal has its durable end at end.
-func (g *Group) dueBefore(asked history, end journal.Position) (journal.Position, error) {
+func (k *historyKeeper) dueBefore(asked historyWish, end journal.Position) (journal.Position, error) {
+	g := k.g
 	segments := g.journal.Segments()
 	due := end
 	if asked.time > 0 {
 		from := g.checkpoint.read().Applied
-		ordinal, err := g.lastBefore(g.primaryNanos()-int64(asked.time), from, g.journal.Durable())
+		ordinal, err := g.points.lastBefore(k.primaryNanos()-int64(asked.time), from, g.journal.Durable())
 		if err != nil {
 			return due, err
 		}
@@ -83,10 +88,10 @@ func (g *Group) dueBefore(asked history, end journal.Position) (journal.Position
 		}
 	}
 	// Inside of a sync is no instant to go back to.
-	if synced, _ := g.syncEnd.read(); due.Before(synced) {
+	if synced, _ := g.points.syncEnd.read(); due.Before(synced) {
 		due = synced
 	}
-	if full := g.overSize(segments, asked.journalBytes); due.Before(full) {
+	if full := k.overSize(segments, asked.journalBytes); due.Before(full) {
 		due = full
 	}
 	if end.Before(due) {
@@ -108,8 +113,8 @@ func newestBytes(segments []journal.SegmentInfo, bytes int64) (at journal.Positi
 }
 
 // overSize is the end of the oldest segments that have to leave the journal to keep it within a size.
-func (g *Group) overSize(segments []journal.SegmentInfo, size int64) (at journal.Position) {
-	total := freeSegments * g.segBytes.Load()
+func (k *historyKeeper) overSize(segments []journal.SegmentInfo, size int64) (at journal.Position) {
+	total := freeSegments * k.g.segBytes.Load()
 	for _, s := range segments {
 		total += s.FileBytes
 	}
@@ -124,37 +129,41 @@ func (g *Group) overSize(segments []journal.SegmentInfo, size int64) (at journal
 }
 
 // primaryNanos is the wall clock of the primary as far as it is known here.
-func (g *Group) primaryNanos() int64 {
-	now := g.cfg.Clock()
-	if d, ok := g.difference.Estimate(now); ok {
+func (k *historyKeeper) primaryNanos() int64 {
+	now := k.g.cfg.Clock()
+	if d, ok := k.g.difference.Estimate(now); ok {
 		return now.WallNanos + d.Nanos
 	}
 	return now.WallNanos
 }
 
 // History returns the state of the group's history; nil where none is asked for.
-func (g *Group) History() *History {
-	asked := g.historyAsked()
+func (g *Group) History() *History { return g.history.state() }
+
+// state is Group.History.
+func (k *historyKeeper) state() *History {
+	g := k.g
+	asked := k.asked()
 	if !asked.kept() {
 		return nil
 	}
 	applied := g.checkpoint.read().Applied
-	h := &History{Bytes: g.unappliedJournal(applied)}
-	at, oldest := g.oldest()
-	now := g.primaryNanos()
+	h := &History{Bytes: k.unappliedJournal(applied)}
+	at, oldest := g.points.oldest()
+	now := k.primaryNanos()
 	if oldest.UnixNanos != 0 {
 		reaches := max(0, time.Duration(now-oldest.UnixNanos))
 		h.Reaches = &reaches
 	}
-	if synced, _ := g.syncEnd.read(); at != synced { // else nothing was applied since the copy is whole
+	if synced, _ := g.points.syncEnd.read(); at != synced { // else nothing was applied since the copy is whole
 		h.Short = asked.time > 0 && (h.Reaches == nil || *h.Reaches < asked.time) || h.Bytes < asked.bytes
 	}
 	return h
 }
 
 // unappliedJournal is what the journal holds behind a place, in bytes.
-func (g *Group) unappliedJournal(from journal.Position) (n int64) {
-	for _, s := range g.journal.Segments() {
+func (k *historyKeeper) unappliedJournal(from journal.Position) (n int64) {
+	for _, s := range k.g.journal.Segments() {
 		switch {
 		case from.Before(s.Begin):
 			n += s.End.Offset - s.Begin.Offset

@@ -155,7 +155,7 @@ func TestHistoryBySize(t *testing.T) {
 		}
 	}
 	eventually(t, "what is older is applied", func() bool {
-		return copied.unappliedJournal(copied.checkpoint.read().Applied) < bytes+2*copied.segBytes.Load()
+		return copied.history.unappliedJournal(copied.checkpoint.read().Applied) < bytes+2*copied.segBytes.Load()
 	})
 	h := copied.History()
 	if h == nil || h.Bytes < bytes || h.Short {
@@ -234,7 +234,7 @@ func TestHistorySurvivesPowerLoss(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		oldest, first := copied.oldest()
+		oldest, first := copied.points.oldest()
 		reached = max(reached, goal) // a pass that was interrupted counts
 		// Before the end of the first sync there is no point. Its end lies behind the record of its ordinal.
 		for n := max(reached, first.Ordinal+1); n <= points.Newest.Ordinal; n++ {

@@ -13,6 +13,13 @@ import (
 // images may have (reach), not before the end of the last sync, inside of which there is no instant of the primary, and
 // not behind what is durable.
 
+// recoveryPoints says at which ordinals a view of the group can be. Its methods are safe for concurrent use.
+type recoveryPoints struct {
+	g *Group
+	// reach is how far the images may be, syncEnd where the last sync ended.
+	reach, syncEnd mark
+}
+
 // mark is a place in the journal that only moves on. The zero value is before everything.
 type mark struct {
 	mu      sync.Mutex
@@ -57,9 +64,10 @@ func (m *mark) read() (pos journal.Position, at RecoveryPoint) {
 
 // extendReach notes how far the images may be from now on. Where history is kept it is durable: after a crash the
 // points between that and the end of the journal are still there. The caller holds applyMu.
-func (g *Group) extendReach(limit journal.Position) error {
-	g.reach.extend(limit, g.journal.Durable())
-	keeps := g.historyAsked().kept()
+func (r *recoveryPoints) extend(limit journal.Position) error {
+	g := r.g
+	r.reach.extend(limit, g.journal.Durable())
+	keeps := g.history.asked().kept()
 	return g.checkpoint.change(func(c *checkpoint) {
 		switch {
 		case !keeps:
@@ -71,17 +79,18 @@ func (g *Group) extendReach(limit journal.Position) error {
 }
 
 // recallReach takes up how far the images may be: what the checkpoint says, or all that there is.
-func (g *Group) recallReach() {
+func (r *recoveryPoints) recall() {
+	g := r.g
 	last := g.checkpoint.read()
 	if last.Reach == (journal.Position{}) {
-		g.reach.extend(g.journal.End(), g.journal.Head())
+		r.reach.extend(g.journal.End(), g.journal.Head())
 		return
 	}
-	g.reach.extend(last.Applied, last.AppliedOrdinal)
+	r.reach.extend(last.Applied, last.AppliedOrdinal)
 	if h, ok, err := g.journal.HeaderOf(last.AppliedOrdinal); err == nil && ok {
-		g.reach.settle(last.Applied, last.AppliedOrdinal, h.UnixNanos)
+		r.reach.settle(last.Applied, last.AppliedOrdinal, h.UnixNanos)
 	}
-	g.reach.extend(last.Reach, g.journal.Head())
+	r.reach.extend(last.Reach, g.journal.Head())
 }
 
 // RecoveryPoint is an ordinal that a view can be opened at.
@@ -133,19 +142,23 @@ type Points struct {
 
 // Points returns the recovery points that the group has at this instant. core.ErrPrecondition: none, in the middle of a
 // sync.
-func (g *Group) Points() (Points, error) {
-	newest, err := g.newest()
+func (g *Group) Points() (Points, error) { return g.points.bounds() }
+
+// bounds is Group.Points.
+func (r *recoveryPoints) bounds() (Points, error) {
+	newest, err := r.newest()
 	if err != nil {
 		return Points{}, err
 	}
-	_, oldest := g.oldest()
+	_, oldest := r.oldest()
 	// Until a pass of apply that was interrupted is repeated, its end is known as no more than a bound.
 	oldest.Ordinal = min(oldest.Ordinal, newest.Ordinal)
-	return Points{Oldest: g.dated(oldest), Newest: g.dated(newest.RecoveryPoint), Bookmarks: g.Bookmarks()}, nil
+	return Points{Oldest: r.dated(oldest), Newest: r.dated(newest.RecoveryPoint), Bookmarks: r.g.Bookmarks()}, nil
 }
 
 // newest is what is durable, where that is one instant.
-func (g *Group) newest() (located, error) {
+func (r *recoveryPoints) newest() (located, error) {
+	g := r.g
 	for {
 		limit, timeline, err := g.cutPosition()
 		if err != nil {
@@ -159,18 +172,18 @@ func (g *Group) newest() (located, error) {
 }
 
 // oldest is the first ordinal that a view can be opened at, and its place.
-func (g *Group) oldest() (journal.Position, RecoveryPoint) {
-	pos, at := g.reach.read()
-	if synced, end := g.syncEnd.read(); pos.Before(synced) {
+func (r *recoveryPoints) oldest() (journal.Position, RecoveryPoint) {
+	pos, at := r.reach.read()
+	if synced, end := r.syncEnd.read(); pos.Before(synced) {
 		return synced, end
 	}
 	return pos, at
 }
 
 // dated adds the time of a point, if the journal has its record.
-func (g *Group) dated(p RecoveryPoint) RecoveryPoint {
+func (r *recoveryPoints) dated(p RecoveryPoint) RecoveryPoint {
 	if p.UnixNanos == 0 {
-		if h, ok, err := g.journal.HeaderOf(p.Ordinal); err == nil && ok {
+		if h, ok, err := r.g.journal.HeaderOf(p.Ordinal); err == nil && ok {
 			p.UnixNanos = h.UnixNanos
 		}
 	}
@@ -178,8 +191,9 @@ func (g *Group) dated(p RecoveryPoint) RecoveryPoint {
 }
 
 // locate finds a recovery point. The caller holds applyMu, and has made durable what the newest one is to show.
-func (g *Group) locate(p Point) (located, error) {
-	newest, err := g.newest()
+func (r *recoveryPoints) locate(p Point) (located, error) {
+	g := r.g
+	newest, err := r.newest()
 	if err != nil {
 		return located{}, err
 	}
@@ -189,21 +203,21 @@ func (g *Group) locate(p Point) (located, error) {
 		return located{}, fmt.Errorf("%w: group %s: a point is chosen by one of ordinal, time and bookmark", ErrInvalid,
 			g.Name())
 	case p.Bookmark != "":
-		if at.Ordinal, err = g.bookmarkOrdinal(p.Bookmark); err != nil {
+		if at.Ordinal, err = g.bookmarks.ordinal(p.Bookmark); err != nil {
 			return located{}, err
 		}
 	case !p.At.IsZero():
-		if at.Ordinal, err = g.ordinalAt(p.At, newest); err != nil {
+		if at.Ordinal, err = r.ordinalAt(p.At, newest); err != nil {
 			return located{}, err
 		}
 	case p.Ordinal != 0:
 		at.Ordinal = p.Ordinal
 	}
-	oldest, first := g.oldest()
+	oldest, first := r.oldest()
 	missing := func() error {
 		return fmt.Errorf("%w: group %s has no recovery point at ordinal %d here; the oldest is %v, the newest %v; see "+
-			"slipctl group points %[2]s", core.ErrPrecondition, g.Name(), at.Ordinal, g.dated(first),
-			g.dated(newest.RecoveryPoint))
+			"slipctl group points %[2]s", core.ErrPrecondition, g.Name(), at.Ordinal, r.dated(first),
+			r.dated(newest.RecoveryPoint))
 	}
 	if at.Ordinal > newest.Ordinal {
 		return located{}, missing()
@@ -218,33 +232,33 @@ func (g *Group) locate(p Point) (located, error) {
 		}
 		at.end = pos
 	}
-	at.RecoveryPoint = g.dated(at.RecoveryPoint)
+	at.RecoveryPoint = r.dated(at.RecoveryPoint)
 	return at, nil
 }
 
 // ordinalAt is the last ordinal before the first record that was written after a time. Where the wall clock was set
 // back it is the earlier one of the candidates.
-func (g *Group) ordinalAt(t time.Time, newest located) (uint64, error) {
-	oldest, first := g.oldest()
-	first = g.dated(first)
-	ordinal, err := g.lastBefore(t.UnixNano(), oldest, newest.Ordinal)
+func (r *recoveryPoints) ordinalAt(t time.Time, newest located) (uint64, error) {
+	oldest, first := r.oldest()
+	first = r.dated(first)
+	ordinal, err := r.lastBefore(t.UnixNano(), oldest, newest.Ordinal)
 	if err != nil {
-		return 0, fmt.Errorf("group %s: look for the records of %v: %w", g.Name(), t, err)
+		return 0, fmt.Errorf("group %s: look for the records of %v: %w", r.g.Name(), t, err)
 	}
 	if first.UnixNanos > t.UnixNano() || first.UnixNanos == 0 && ordinal <= first.Ordinal {
 		return 0, fmt.Errorf("%w: group %s has no recovery point of %s here; the oldest is %v; see slipctl group points "+
-			"%[2]s", core.ErrPrecondition, g.Name(), t.UTC().Format(time.RFC3339Nano), first)
+			"%[2]s", core.ErrPrecondition, r.g.Name(), t.UTC().Format(time.RFC3339Nano), first)
 	}
 	return ordinal, nil
 }
 
 // lastBefore is the ordinal before the first record behind a place that was written after a time; newest without one.
-func (g *Group) lastBefore(nanos int64, place journal.Position, newest uint64) (uint64, error) {
-	from, err := g.scanFrom(place, nanos)
+func (r *recoveryPoints) lastBefore(nanos int64, place journal.Position, newest uint64) (uint64, error) {
+	from, err := r.scanFrom(place, nanos)
 	if err != nil {
 		return 0, err
 	}
-	cursor := g.journal.NewCursor(from)
+	cursor := r.g.journal.NewCursor(from)
 	defer cursor.Close()
 	for {
 		records, err := cursor.Next(applyChunkBytes)
@@ -267,12 +281,12 @@ func (g *Group) lastBefore(nanos int64, place journal.Position, newest uint64) (
 }
 
 // scanFrom skips the segments that have no record after a time, as far as their successors' first records tell.
-func (g *Group) scanFrom(from journal.Position, nanos int64) (journal.Position, error) {
-	for _, s := range g.journal.Segments() {
+func (r *recoveryPoints) scanFrom(from journal.Position, nanos int64) (journal.Position, error) {
+	for _, s := range r.g.journal.Segments() {
 		if !from.Before(s.Begin) {
 			continue
 		}
-		cursor := g.journal.NewCursor(s.Begin)
+		cursor := r.g.journal.NewCursor(s.Begin)
 		records, err := cursor.Next(1)
 		if err != nil {
 			return from, err

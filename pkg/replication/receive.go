@@ -458,7 +458,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.commit(); err != nil {
 			return err
 		}
-		return g.takeBookmark(h, data)
+		return g.bookmarks.take(h, data)
 	case journal.KindSyncEnd:
 		if err := g.appendCopy(ctx, h, data); err != nil {
 			return err
@@ -466,7 +466,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.commit(); err != nil {
 			return err
 		}
-		g.syncEnd.extend(g.journal.DurableEnd(), h.Ordinal)
+		g.points.syncEnd.extend(g.journal.DurableEnd(), h.Ordinal)
 		if err := r.noteCopied(); err != nil {
 			return err
 		}

@@ -100,6 +100,7 @@ func newGroup(site *Site, dir string) *Group {
 		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
 	}
 	g.cuts, g.views, g.verification = newCuts(g), &views{g: g}, newVerification(g)
+	g.points.g, g.bookmarks.g, g.history.g = g, g, g
 	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
 	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
 	g.volumes.Store(&map[uint32]*Volume{})
@@ -160,14 +161,14 @@ func (g *Group) openJournal() error {
 		return fmt.Errorf("group %s: %w", meta.Name, err)
 	}
 	g.changes.loadRelied(meta.Relied)
-	g.recallReach()
+	g.points.recall()
 	g.checkpoint.horizon.Store(max(g.checkpoint.horizon.Load(), replay.horizon))
 	err = replay.checkImages()
 	if err == nil {
 		err = replay.finish()
 	}
 	if err == nil {
-		err = g.continueBookmarks(replay.bookmarks)
+		err = g.bookmarks.recover(replay.bookmarks)
 	}
 	if err != nil {
 		g.journal.Close()
@@ -221,7 +222,7 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 		now := h.Kind == journal.KindSyncEnd
 		r.consistent = &now
 		if now {
-			r.g.syncEnd.extend(journal.Position(loc), h.Ordinal)
+			r.g.points.syncEnd.extend(journal.Position(loc), h.Ordinal)
 		}
 	}
 	switch h.Kind {

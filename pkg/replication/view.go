@@ -141,7 +141,7 @@ func (g *Group) CreateView(ctx context.Context, spec ViewSpec) (*View, error) {
 	g.applyMu.Lock()
 	defer g.applyMu.Unlock()
 	// With applyMu held no member leaves, and no image changes.
-	at, err := g.locate(spec.Point)
+	at, err := g.points.locate(spec.Point)
 	if err != nil {
 		return nil, err
 	}

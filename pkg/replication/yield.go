@@ -321,7 +321,7 @@ func (g *Group) rewind(to uint64) error {
 			"to", "group", g.Name())
 	}
 	g.queued = nil
-	g.reach.extend(begin, to)
+	g.points.reach.extend(begin, to)
 	klog.InfoS("Journal begins anew", "group", g.Name(), "after", to)
 	return nil
 }
