@@ -35,6 +35,9 @@ var actions = []action{
 		"claims of the group can be used at the other site only"},
 	{v1alpha1.ActionYield, "Give way to the other site, after both took writes",
 		"the writes of this site since then are kept as snapshots, and undone"},
+	{v1alpha1.ActionReprotect, "Wait until the other site has a whole copy again, after a failover", ""},
+	{v1alpha1.ActionVerify, "Compare both sites at one ordinal; fails if they differ", ""},
+	{v1alpha1.ActionBookmark, "Give the present point of a group a name, at both sites", ""},
 }
 
 const forceRisk = "writes that did not reach this site are lost; if the other site still works, both sites can take " +
@@ -46,13 +49,17 @@ func (c *cli) actionCommands() (commands []*cobra.Command) {
 		var force, yes, wait bool
 		var timeout time.Duration
 		verb := strings.ToLower(string(a.kind))
+		use, example, arguments := verb+" GROUP", "  kubectl slipstream "+verb+" shop -n shop", 1
+		if a.kind == v1alpha1.ActionBookmark {
+			use, example, arguments = verb+" GROUP LABEL", "  kubectl slipstream "+verb+" shop before-upgrade -n shop", 2
+		}
 		cmd := &cobra.Command{
-			Use:   verb + " GROUP",
+			Use:   use,
 			Short: a.short,
 			Long: a.short + ".\n\nIt makes a GroupAction, which stays as the record, and waits for its end. Run it against " +
 				"the cluster that is meant.",
-			Example: "  kubectl slipstream " + verb + " shop -n shop",
-			Args:    cobra.ExactArgs(1),
+			Example: example,
+			Args:    cobra.ExactArgs(arguments),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				api, namespace, err := c.cluster()
 				if err != nil {
@@ -77,6 +84,9 @@ func (c *cli) actionCommands() (commands []*cobra.Command) {
 				}
 				if force {
 					made.Spec.Confirm = g.Status.Confirm
+				}
+				if a.kind == v1alpha1.ActionBookmark {
+					made.Spec.Bookmark = args[1]
 				}
 				if err := api.Create(cmd.Context(), made); err != nil {
 					return err

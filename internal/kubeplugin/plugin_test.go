@@ -152,6 +152,20 @@ func TestActions(t *testing.T) {
 	want(t, status, out, exitFailure, "it goes on: kubectl -n shop get ga shop-resume-")
 }
 
+// TestBookmark: the label is the second argument.
+func TestBookmark(t *testing.T) {
+	api := cluster(t)
+	status, out := plug(t, api, "bookmark", "shop")
+	want(t, status, out, exitFailure, "accepts 2 arg")
+	status, out = plug(t, api, "bookmark", "shop", "monday", "--wait=false")
+	want(t, status, out, exitOK, "groupaction shop/shop-bookmark-")
+	made := &v1alpha1.GroupActionList{}
+	if err := api.List(context.Background(), made); err != nil || len(made.Items) != 1 ||
+		made.Items[0].Spec.Bookmark != "monday" {
+		t.Errorf("actions: %v, %v", made.Items, err)
+	}
+}
+
 // finish ends the actions that have not ended.
 func finish(t *testing.T, api client.Client, phase v1alpha1.ActionPhase) {
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {

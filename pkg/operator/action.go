@@ -16,7 +16,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
 )
 
@@ -55,6 +54,9 @@ func (r *ActionReconciler) Reconcile(ctx context.Context, request ctrl.Request) 
 	err := run.carryOut(ctx)
 	var wait errWait
 	switch {
+	case errors.As(err, &wait) && run.late():
+		run.end(v1alpha1.ActionFailed, fmt.Sprintf("not done within spec.timeout of %v; it waited for: %v",
+			action.Spec.Timeout.Duration, err))
 	case errors.As(err, &wait):
 		run.status.Message = cut(err.Error())
 		return ctrl.Result{RequeueAfter: actionRetry}, run.write(ctx)
@@ -102,6 +104,12 @@ func (a *actionRun) write(ctx context.Context) error {
 	return nil
 }
 
+// late reports that the action has taken longer than it may.
+func (a *actionRun) late() bool {
+	timeout, start := a.action.Spec.Timeout, a.status.StartTime
+	return timeout != nil && start != nil && a.now().Sub(start.Time) > timeout.Duration
+}
+
 func (a *actionRun) end(phase v1alpha1.ActionPhase, message string) {
 	now := a.now()
 	a.status.Phase, a.status.Message, a.status.CompletionTime = phase, cut(message), &now
@@ -139,61 +147,6 @@ func (a *actionRun) group(ctx context.Context) (*v1alpha1.ConsistencyGroup, []Pl
 	return g, places, in, nil
 }
 
-// deed is what a type of action does to one group at the engine.
-type deed struct {
-	verb string
-	// done reports that the group is as the action wants it.
-	done func(*sidecarpb.GroupStatus) bool
-	call func(context.Context, sidecarpb.SidecarClient, *actionRun, string) (message string, err error)
-	// is says what the group is then.
-	is string
-}
-
-var deeds = map[v1alpha1.ActionType]deed{
-	v1alpha1.ActionFailover: {"Promote", serves, promote, "primary"},
-	v1alpha1.ActionDemote: {"Demote", func(g *sidecarpb.GroupStatus) bool { return !serves(g) },
-		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
-			response, err := c.Demote(ctx, &sidecarpb.DemoteRequest{Group: group})
-			return fmt.Sprintf("demoted at ordinal %d", response.GetFinalOrdinal()), err
-		}, "demoted"},
-	v1alpha1.ActionSuspend: {"Suspend", suspended,
-		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
-			_, err := c.Suspend(ctx, &sidecarpb.SuspendRequest{Group: group})
-			return "suspended", err
-		}, "suspended"},
-	v1alpha1.ActionResume: {"Resume", func(g *sidecarpb.GroupStatus) bool { return !suspended(g) },
-		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
-			_, err := c.Resume(ctx, &sidecarpb.ResumeRequest{Group: group})
-			return "resumed", err
-		}, "replicating"},
-	v1alpha1.ActionRelocate: {"Relocate", follows,
-		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
-			response, err := c.Relocate(ctx, &sidecarpb.RelocateRequest{Group: group})
-			return fmt.Sprintf("secondary; the peer has everything up to ordinal %d; primary at no site for %v",
-				response.GetFinalOrdinal(), time.Duration(response.GetTookMillis())*time.Millisecond), err
-		}, "secondary"},
-	v1alpha1.ActionYield: {"Yield", follows,
-		func(ctx context.Context, c sidecarpb.SidecarClient, _ *actionRun, group string) (string, error) {
-			response, err := c.Yield(ctx, &sidecarpb.YieldRequest{Group: group})
-			tail := response.GetYield()
-			if tail == nil {
-				return "yielded; this site wrote nothing past the fork", err
-			}
-			return fmt.Sprintf("yielded; %d writes of this site (%d bytes) are kept as snapshots", tail.GetWrites(),
-				tail.GetBytes()), err
-		}, "secondary"},
-}
-
-// follows reports that a group is a copy here.
-func follows(g *sidecarpb.GroupStatus) bool { return g.GetRole() == sidecarpb.Role_ROLE_SECONDARY }
-
-// serves reports that a group takes writes here.
-func serves(g *sidecarpb.GroupStatus) bool {
-	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED
-}
-
-func suspended(g *sidecarpb.GroupStatus) bool { return g.SuspendedUnixNanos != nil }
-
 // carryOut brings all groups at the engine to where the action wants them.
 func (a *actionRun) carryOut(ctx context.Context) error {
 	d, ok := deeds[a.action.Spec.Type]
@@ -212,7 +165,8 @@ func (a *actionRun) carryOut(ctx context.Context) error {
 		}
 		now := a.now()
 		a.status.Phase, a.status.StartTime = v1alpha1.ActionRunning, &now
-		a.status.Result = &v1alpha1.ActionResult{RPOTarget: effective(g, in.Sites[g.Spec.RemoteSite]).RPOTarget}
+		targets := effective(g, in.Sites[g.Spec.RemoteSite])
+		a.status.Result = &v1alpha1.ActionResult{RPOTarget: targets.RPOTarget, RTOTarget: targets.RTOTarget}
 		if err := a.write(ctx); err != nil {
 			return err
 		}
@@ -232,22 +186,31 @@ func (a *actionRun) one(ctx context.Context, d deed, in *Input, at Place) error 
 	}
 	name := d.verb + " " + at.Group.GetName()
 	step := a.step(name)
+	e := &engineCall{action: a, client: in.View.Nodes[at.Node].Client, at: at, again: step != nil}
 	switch {
 	case step != nil && step.EndTime != nil:
 		return nil
-	case d.done(at.Group):
+	case d.done != nil && d.done(at.Group):
 		if step != nil { // killed after the call
 			a.finish(step, d.is+"; the answer was not seen")
 		}
 		return nil
 	case step == nil:
-		a.status.Steps = append(a.status.Steps, v1alpha1.ActionStep{Name: name, StartTime: a.now()})
+		begun := v1alpha1.ActionStep{Name: name, StartTime: a.now()}
+		if d.before != nil {
+			var err error
+			if begun.Before, err = d.before(ctx, e); err != nil {
+				return waitOrFail(err)
+			}
+		}
+		a.status.Steps = append(a.status.Steps, begun)
 		step = &a.status.Steps[len(a.status.Steps)-1]
 		if err := a.write(ctx); err != nil {
 			return err
 		}
 	}
-	message, err := a.call(ctx, d, in, at)
+	e.before = step.Before
+	message, err := a.call(ctx, d, e)
 	if err != nil {
 		return err
 	}
@@ -269,29 +232,26 @@ func (a *actionRun) finish(step *v1alpha1.ActionStep, message string) {
 	step.EndTime, step.Message = &now, cut(message)
 }
 
-func (a *actionRun) call(ctx context.Context, d deed, in *Input, at Place) (string, error) {
+func (a *actionRun) call(ctx context.Context, d deed, e *engineCall) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	message, err := d.call(ctx, in.View.Nodes[at.Node].Client, a, at.Group.GetName())
-	switch status.Code(err) {
-	case codes.OK:
-	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted:
-		return "", errWait{err}
-	default:
-		return "", err
+	message, err := d.call(ctx, e)
+	if err != nil {
+		return "", waitOrFail(err)
 	}
-	if _, err := a.r.Watcher.Refresh(ctx, at.Node); err != nil {
+	if _, err := a.r.Watcher.Refresh(ctx, e.at.Node); err != nil {
 		return "", errWait{err}
 	}
 	return message, nil
 }
 
-func promote(ctx context.Context, c sidecarpb.SidecarClient, a *actionRun, group string) (string, error) {
-	response, err := c.Promote(ctx, &sidecarpb.PromoteRequest{Group: group, Force: a.action.Spec.Force})
-	if loss := response.GetLoss(); loss != nil && a.action.Spec.Force {
-		return "primary; " + loss.GetText(), err
+// waitOrFail makes an error of the engine one that is waited for, if a repetition of the call can succeed.
+func waitOrFail(err error) error {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted:
+		return errWait{err}
 	}
-	return "primary; nothing was lost", err
+	return err
 }
 
 // succeed looks whether everything is as the action wants it, and measures what came of it.
@@ -300,23 +260,30 @@ func (a *actionRun) succeed(ctx context.Context, d deed) error {
 	if err != nil {
 		return err
 	}
+	var loss *v1alpha1.Loss
 	for _, at := range places {
-		if !d.done(at.Group) {
+		if d.done != nil && !d.done(at.Group) {
 			return waitFor("group %s is not %s yet", at.Group.GetName(), d.is)
 		}
-		if a.action.Spec.Force {
-			a.status.Result.Loss = worse(a.status.Result.Loss, lossOf(at.Group.GetLoss()))
+		if d.loss && (a.action.Spec.Force || a.action.Spec.Type != v1alpha1.ActionFailover) {
+			loss = worse(loss, lossOf(at.Group.GetLoss()))
+		}
+	}
+	a.status.Result.Loss = loss
+	if d.verdict != nil {
+		if err := d.verdict(a); err != nil {
+			return err
 		}
 	}
 	if len(a.status.Steps) == 0 {
-		a.end(v1alpha1.ActionSucceeded, "the group was "+d.is+" here already")
+		a.end(v1alpha1.ActionSucceeded, "the group was "+d.is+" already")
 		return nil
 	}
 	took := metav1.Duration{Duration: a.now().Sub(a.action.CreationTimestamp.Time).Round(time.Millisecond)}
 	if a.action.Spec.Type == v1alpha1.ActionFailover {
 		a.status.Result.RTO = &took
 	}
-	a.end(v1alpha1.ActionSucceeded, fmt.Sprintf("%s here after %v", d.is, took.Duration))
+	a.end(v1alpha1.ActionSucceeded, fmt.Sprintf("%s after %v", d.is, took.Duration))
 	return nil
 }
 

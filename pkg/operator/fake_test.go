@@ -43,6 +43,7 @@ type fakeNode struct {
 	without    bool
 	calls      []string
 	fail       map[string]error // by call
+	bookmarks  map[string][]*sidecarpb.Bookmark
 }
 
 func (n *fakeNode) do(call string) error {
@@ -277,6 +278,77 @@ func (n *fakeNode) Yield(_ context.Context, r *sidecarpb.YieldRequest,
 	return &sidecarpb.YieldResponse{Yield: &sidecarpb.YieldStatus{Writes: 3, Bytes: 12288}}, nil
 }
 
+// Verify begins a comparison; endVerify ends it.
+func (n *fakeNode) Verify(_ context.Context, r *sidecarpb.VerifyRequest,
+	_ ...grpc.CallOption) (*sidecarpb.VerifyResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("Verify " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	g := n.groups[r.GetGroup()]
+	if g.GetVerify().GetRunning() {
+		return nil, status.Error(codes.FailedPrecondition, "a comparison runs")
+	}
+	if g.Verify == nil {
+		g.Verify = &sidecarpb.VerifyStatus{}
+	}
+	g.Verify.Running, g.Verify.Error = true, ""
+	return &sidecarpb.VerifyResponse{}, nil
+}
+
+// endVerify ends the comparisons that run, with so many differing extents each; a text is why they failed.
+func (n *fakeNode) endVerify(differences uint64, failure string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, g := range n.groups {
+		v := g.GetVerify()
+		if !v.GetRunning() {
+			continue
+		}
+		v.Running, v.Error = false, failure
+		if failure != "" {
+			continue
+		}
+		finished, ordinal := v.GetFinishedUnixNanos()+1, uint64(7)
+		v.FinishedUnixNanos, v.Ordinal, v.DifferenceCount, v.Differences = &finished, &ordinal, &differences, nil
+		for i := range differences {
+			v.Differences = append(v.Differences, &sidecarpb.VolumeExtent{VolumeId: g.Volumes[0].VolumeId,
+				OffsetBytes: int64(i) << 16, LengthBytes: 1 << 16})
+		}
+	}
+}
+
+func (n *fakeNode) GroupPoints(_ context.Context, r *sidecarpb.GroupPointsRequest,
+	_ ...grpc.CallOption) (*sidecarpb.GroupPointsResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	response := &sidecarpb.GroupPointsResponse{}
+	for _, b := range n.bookmarks[r.GetGroup()] {
+		response.Bookmarks = append(response.Bookmarks, proto.CloneOf(b))
+	}
+	return response, nil
+}
+
+func (n *fakeNode) BookmarkGroup(_ context.Context, r *sidecarpb.BookmarkGroupRequest,
+	_ ...grpc.CallOption) (*sidecarpb.Bookmark, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("BookmarkGroup " + r.GetGroup() + " " + r.GetLabel()); err != nil {
+		return nil, err
+	}
+	for _, b := range n.bookmarks[r.GetGroup()] {
+		if b.GetLabel() == r.GetLabel() {
+			return nil, status.Error(codes.AlreadyExists, "there is a bookmark of that label")
+		}
+	}
+	at := int64(1_700_000_000_000_000_000)
+	b := &sidecarpb.Bookmark{Label: r.GetLabel(), Available: true,
+		Point: &sidecarpb.RecoveryPoint{Ordinal: uint64(41 + len(n.bookmarks[r.GetGroup()])), UnixNanos: &at}}
+	n.bookmarks[r.GetGroup()] = append(n.bookmarks[r.GetGroup()], b)
+	return proto.CloneOf(b), nil
+}
+
 // took returns the calls since the last time.
 func (n *fakeNode) took() []string {
 	n.mu.Lock()
@@ -299,11 +371,17 @@ type site struct {
 	writes  []string
 	// down: the API server refuses everything.
 	down bool
+	// death ends the operator at one of its calls; nil: it lives.
+	death *death
 }
 
 func (s *site) All() (all []router.Replicator, err error) {
 	for name, n := range s.nodes {
-		all = append(all, router.Replicator{Node: name, Client: n})
+		var client sidecarpb.SidecarClient = n
+		if s.death != nil {
+			client = sidecarpb.NewSidecarClient(&dyingConn{n, s.death})
+		}
+		all = append(all, router.Replicator{Node: name, Client: client})
 	}
 	return all, nil
 }
@@ -314,18 +392,18 @@ func newSite(t *testing.T, nodes ...string) *site {
 		clock: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	for _, name := range nodes {
 		s.nodes[name] = &fakeNode{groups: map[string]*sidecarpb.GroupStatus{}, claims: map[string][2]string{},
-			fail: map[string]error{}}
+			fail: map[string]error{}, bookmarks: map[string][]*sidecarpb.Bookmark{}}
 	}
 	scheme, err := Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
-	note := func(verb string, name string) error {
+	note := func(verb string, name string, do func() error) error {
 		s.writes = append(s.writes, verb+" "+name)
 		if s.down {
 			return fmt.Errorf("the API server is away")
 		}
-		return nil
+		return s.death.around(verb+" "+name, do)
 	}
 	s.client = fake.NewClientBuilder().WithScheme(scheme).
 		WithStatusSubresource(&v1alpha1.ConsistencyGroup{}, &v1alpha1.GroupAction{}, &v1alpha1.RemoteSite{}).
@@ -333,23 +411,14 @@ func newSite(t *testing.T, nodes ...string) *site {
 		WithInterceptorFuncs(interceptor.Funcs{
 			Apply: func(ctx context.Context, c client.WithWatch, o runtime.ApplyConfiguration,
 				opts ...client.ApplyOption) error {
-				if err := note("apply", ""); err != nil {
-					return err
-				}
-				return c.Apply(ctx, o, opts...)
+				return note("apply", "", func() error { return c.Apply(ctx, o, opts...) })
 			},
 			SubResourceApply: func(ctx context.Context, c client.Client, sub string, o runtime.ApplyConfiguration,
 				opts ...client.SubResourceApplyOption) error {
-				if err := note("apply", sub); err != nil {
-					return err
-				}
-				return c.SubResource(sub).Apply(ctx, o, opts...)
+				return note("apply", sub, func() error { return c.SubResource(sub).Apply(ctx, o, opts...) })
 			},
 			Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
-				if err := note("delete", o.GetName()); err != nil {
-					return err
-				}
-				return c.Delete(ctx, o, opts...)
+				return note("delete", o.GetName(), func() error { return c.Delete(ctx, o, opts...) })
 			},
 		}).Build()
 	s.watcher = NewWatcher(s, func(_, _ *View) {})

@@ -296,6 +296,9 @@ func effective(g *v1alpha1.ConsistencyGroup, site *v1alpha1.RemoteSite) v1alpha1
 	if s.RPOTarget == nil {
 		s.RPOTarget = d.RPOTarget
 	}
+	if s.RTOTarget == nil {
+		s.RTOTarget = d.RTOTarget
+	}
 	if s.JournalSize == nil {
 		s.JournalSize = d.JournalSize
 	}

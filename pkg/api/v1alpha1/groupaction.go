@@ -33,6 +33,7 @@ type GroupAction struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || self.type == 'Failover'",message="force is for Failover"
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || has(self.confirm)",message="force needs confirm: the text of status.confirm of the ConsistencyGroup"
+// +kubebuilder:validation:XValidation:rule="(self.type == 'Bookmark') == has(self.bookmark)",message="bookmark is the label of a Bookmark"
 type GroupActionSpec struct {
 	// group is the name of the ConsistencyGroup.
 	// +kubebuilder:validation:MinLength=1
@@ -43,7 +44,9 @@ type GroupActionSpec struct {
 	// of the group, and the other site can then fail over without a loss. Suspend: it stops shipping; writes go on and
 	// are kept for the other site. Resume: it ships again. Relocate: the other site becomes primary and this one follows
 	// it, without a loss; no pod may use a claim of the group. Yield: after both sites took writes, this one gives way;
-	// its own writes are kept as snapshots and undone.
+	// its own writes are kept as snapshots and undone. Reprotect: after a failover, this primary site waits until the
+	// other site has a whole copy again; a suspended group is resumed. Verify: both sites are compared at one ordinal; it
+	// fails if they differ. Bookmark: the present point gets a name, at both sites.
 	Type ActionType `json:"type"`
 	// force fails over although writes of the other site can be lost. The result says how many.
 	// +optional
@@ -53,20 +56,33 @@ type GroupActionSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Confirm string `json:"confirm,omitempty"`
+	// bookmark is the label that a Bookmark gives to the present point.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z][-a-z0-9.]{0,62}$`
+	Bookmark string `json:"bookmark,omitempty"`
+	// timeout is how long the action may take from its start. It fails when it waits for longer. What the engine has begun
+	// by then is not taken back. Absent: it waits until it is deleted.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="longer than 0s"
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
 }
 
 // ActionType is what a GroupAction does.
-// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume;Relocate;Yield
+// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume;Relocate;Yield;Reprotect;Verify;Bookmark
 type ActionType string
 
 // The types of actions.
 const (
-	ActionFailover ActionType = "Failover"
-	ActionDemote   ActionType = "Demote"
-	ActionSuspend  ActionType = "Suspend"
-	ActionResume   ActionType = "Resume"
-	ActionRelocate ActionType = "Relocate"
-	ActionYield    ActionType = "Yield"
+	ActionFailover  ActionType = "Failover"
+	ActionDemote    ActionType = "Demote"
+	ActionSuspend   ActionType = "Suspend"
+	ActionResume    ActionType = "Resume"
+	ActionRelocate  ActionType = "Relocate"
+	ActionYield     ActionType = "Yield"
+	ActionReprotect ActionType = "Reprotect"
+	ActionVerify    ActionType = "Verify"
+	ActionBookmark  ActionType = "Bookmark"
 )
 
 // ActionPhase is how far an action is.
@@ -120,6 +136,10 @@ type ActionStep struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=2048
 	Message string `json:"message,omitempty"`
+	// before is what the engine showed before the step, for an operator that goes on after a restart.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	Before string `json:"before,omitempty"`
 }
 
 // ActionResult is what an action measured.
@@ -130,9 +150,33 @@ type ActionResult struct {
 	// rpoTarget is the target that the group had.
 	// +optional
 	RPOTarget *metav1.Duration `json:"rpoTarget,omitempty"`
+	// rtoTarget is the target that the group had.
+	// +optional
+	RTOTarget *metav1.Duration `json:"rtoTarget,omitempty"`
 	// loss is what a forced failover lost, over all groups at the engine.
 	// +optional
 	Loss *Loss `json:"loss,omitempty"`
+	// points are the ordinals that the action is about: of a bookmark, or that were compared.
+	// +optional
+	// +listType=map
+	// +listMapKey=group
+	// +kubebuilder:validation:MaxItems=256
+	Points []ActionPoint `json:"points,omitempty"`
+	// differences is how many extents of 64 KiB a Verify found to differ. Absent: no comparison has ended.
+	// +optional
+	Differences *int64 `json:"differences,omitempty"`
+}
+
+// ActionPoint is one ordinal of a group at the engine.
+type ActionPoint struct {
+	// group at the engine.
+	// +kubebuilder:validation:MaxLength=63
+	Group string `json:"group"`
+	// ordinal in the order of the group's writes.
+	Ordinal int64 `json:"ordinal"`
+	// time of the ordinal by the clock of the primary. Absent: unknown.
+	// +optional
+	Time *metav1.MicroTime `json:"time,omitempty"`
 }
 
 // Loss says what a forced failover lost. A field that is absent is unknown, which is not zero.

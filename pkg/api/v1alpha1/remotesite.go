@@ -58,6 +58,11 @@ type ReplicationSettings struct {
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('720h')",message="0s to 720h"
 	RPOTarget *metav1.Duration `json:"rpoTarget,omitempty"`
+	// rtoTarget is how long a failover may take until the group can be used. Results and reports of actions compare what
+	// was measured with it. The engine does not know it.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('720h')",message="0s to 720h"
+	RTOTarget *metav1.Duration `json:"rtoTarget,omitempty"`
 	// journalSize is the size of the journal of each group at the engine. Default: 1Gi.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('16Mi')) >= 0",message="at least 16Mi"

@@ -1,0 +1,146 @@
+package operator
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+)
+
+// change changes all groups of all nodes.
+func (s *site) change(f func(*sidecarpb.GroupStatus)) {
+	for _, n := range s.nodes {
+		n.mu.Lock()
+		for _, g := range n.groups {
+			f(g)
+		}
+		n.mu.Unlock()
+	}
+}
+
+func wantAction(t *testing.T, a *v1alpha1.GroupAction, phase v1alpha1.ActionPhase, texts ...string) {
+	t.Helper()
+	if a.Status.Phase != phase {
+		t.Errorf("%s is %q (%s), want %q", a.Name, a.Status.Phase, a.Status.Message, phase)
+	}
+	for _, text := range texts {
+		if !strings.Contains(a.Status.Message, text) {
+			t.Errorf("%s: message %q lacks %q", a.Name, a.Status.Message, text)
+		}
+	}
+}
+
+// TestVerifyAction waits for a comparison that runs already, begins one of its own on each node, begins it again when
+// it was interrupted, and fails if the sites differ.
+func TestVerifyAction(t *testing.T) {
+	s := primary(t)
+	s.change(func(g *sidecarpb.GroupStatus) { g.Verify = &sidecarpb.VerifyStatus{Running: true} })
+	spec := v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionVerify}
+	wantAction(t, s.act("v", spec), v1alpha1.ActionRunning, "another comparison")
+	endVerify(s)
+	wantAction(t, s.goOn("v"), v1alpha1.ActionRunning, "is compared")
+	for _, n := range s.nodes {
+		n.endVerify(0, "the link went away")
+	}
+	wantAction(t, s.goOn("v"), v1alpha1.ActionRunning, "is compared")
+	endVerify(s)                                                      // of the first node
+	wantAction(t, s.goOn("v"), v1alpha1.ActionRunning, "is compared") // and the second one
+	endVerify(s)
+	a := s.goOn("v")
+	wantAction(t, a, v1alpha1.ActionSucceeded)
+	if r := a.Status.Result; r.Differences == nil || *r.Differences != 0 || len(r.Points) != 2 ||
+		r.Points[0].Ordinal != 7 {
+		t.Errorf("result: %+v", r)
+	}
+
+	s.act("w", spec)
+	s.nodes["a"].endVerify(9, "")
+	s.goOn("w")
+	s.nodes["b"].endVerify(1, "")
+	a = s.goOn("w")
+	wantAction(t, a, v1alpha1.ActionFailed, "9 extents differ", "vol-shop-one at byte 65536", "1 extents differ", "repair")
+	if *a.Status.Result.Differences != 10 {
+		t.Errorf("%d differences", *a.Status.Result.Differences)
+	}
+
+	// At a copy there is nothing to begin.
+	s.nodes["a"].fail["Verify"] = status.Error(codes.FailedPrecondition, "group is secondary; run it at site-b")
+	wantAction(t, s.act("x", spec), v1alpha1.ActionFailed, "run it at site-b")
+}
+
+// TestBookmarkAction names one point on each node; a label that is taken is refused.
+func TestBookmarkAction(t *testing.T) {
+	s := primary(t)
+	spec := v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionBookmark, Bookmark: "monday"}
+	a := s.act("b", spec)
+	wantAction(t, a, v1alpha1.ActionSucceeded)
+	if points := a.Status.Result.Points; len(points) != 2 || points[0].Ordinal != 41 || points[0].Time == nil {
+		t.Errorf("points: %+v", points)
+	}
+	wantAction(t, s.act("c", spec), v1alpha1.ActionFailed, "has a bookmark monday already, at ordinal 41")
+	// Another one's call in between.
+	for _, n := range s.nodes {
+		n.fail["BookmarkGroup"] = status.Error(codes.AlreadyExists, "taken")
+	}
+	spec.Bookmark = "tuesday"
+	wantAction(t, s.act("d", spec), v1alpha1.ActionFailed, "taken")
+}
+
+// TestReprotectAction says what it waits for, and ends when the copy is whole and follows.
+func TestReprotectAction(t *testing.T) {
+	s := primary(t)
+	spec := v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionReprotect}
+	done, total := uint64(5), uint64(10)
+	for _, step := range []struct {
+		state sidecarpb.GroupState
+		want  string
+	}{
+		{sidecarpb.GroupState_GROUP_STATE_DIVERGED, "if that site is to give way: kubectl slipstream yield shop"},
+		{sidecarpb.GroupState_GROUP_STATE_CONNECTING, "is connecting: waiting for site-b"},
+		{sidecarpb.GroupState_GROUP_STATE_SYNCING, "5 of 10 bytes"},
+	} {
+		s.change(func(g *sidecarpb.GroupStatus) {
+			g.State, g.SyncDoneBytes, g.SyncTotalBytes = step.state, &done, &total
+		})
+		if step.state == sidecarpb.GroupState_GROUP_STATE_DIVERGED {
+			s.act("r", spec)
+		}
+		wantAction(t, s.goOn("r"), v1alpha1.ActionRunning, step.want)
+	}
+	writes := uint64(3)
+	s.change(func(g *sidecarpb.GroupStatus) {
+		g.State = sidecarpb.GroupState_GROUP_STATE_STREAMING
+		g.Loss = &sidecarpb.LossReport{Exact: true, LostWrites: &writes, Text: "3 writes"}
+	})
+	a := s.goOn("r")
+	wantAction(t, a, v1alpha1.ActionSucceeded, "replicated to the other site")
+	if l := a.Status.Result.Loss; l == nil || !l.Exact || *l.Writes != 6 || !strings.Contains(a.Status.Steps[0].Message,
+		"3 writes") {
+		t.Errorf("loss: %+v, %+v", l, a.Status.Steps)
+	}
+	s.change(func(g *sidecarpb.GroupStatus) { g.Role = sidecarpb.Role_ROLE_SECONDARY })
+	wantAction(t, s.act("there", spec), v1alpha1.ActionFailed, "make the action at site-b")
+}
+
+// TestActionTimeout: an action that waits for too long fails, and says what it waited for.
+func TestActionTimeout(t *testing.T) {
+	s := primary(t)
+	s.change(func(g *sidecarpb.GroupStatus) { g.State = sidecarpb.GroupState_GROUP_STATE_CONNECTING })
+	spec := v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionReprotect,
+		Timeout: &metav1.Duration{Duration: time.Minute}}
+	wantAction(t, s.act("r", spec), v1alpha1.ActionRunning)
+	s.clock = s.clock.Add(time.Minute)
+	wantAction(t, s.goOn("r"), v1alpha1.ActionRunning)
+	s.clock = s.clock.Add(time.Second)
+	a := s.goOn("r")
+	wantAction(t, a, v1alpha1.ActionFailed, "within spec.timeout of 1m0s", "is connecting")
+	if a.Status.CompletionTime == nil {
+		t.Error("no completion time")
+	}
+}
