@@ -88,6 +88,9 @@ const (
 	SkipPeerCheck Name = "skip-peer-check"
 	// MissingIsEmpty takes files of a group that are gone for ones that never were (breaks G4).
 	MissingIsEmpty Name = "missing-is-empty"
+	// EndElsewhere lets an empty journal end at a place that the next process may have behind its records (breaks G3, G4,
+	// and views).
+	EndElsewhere Name = "end-elsewhere"
 	// DeleteLastCopy deletes a copy that this site was not told to delete (breaks G3).
 	DeleteLastCopy Name = "delete-last-copy"
 	// VerifyOtherOrdinal compares the sites at different ordinals (finds differences that are not there).

@@ -25,6 +25,7 @@ func TestFaultsOfMovingAreCaught(t *testing.T) {
 		bug.MissingIsEmpty:     "TestEveryFileIsKnown",
 		bug.VerifyOtherOrdinal: "TestVerifyUnderLoad",
 		bug.VerifySkips:        "TestVerifyFindsAFlippedByte",
+		bug.EndElsewhere:       "TestPowerLossesOfAnEmptyJournal",
 		bug.DeleteLastCopy:     "TestRemovedCopies",
 		bug.TrustExtents:       "TestExtentsOfLostWritesAreCopiedAnew",
 		bug.KeepNothing:        "TestPreservedImages",

@@ -174,18 +174,22 @@ func (g *Group) openJournal() error {
 		g.journal.Close()
 		return err
 	}
-	if last.Applied == (journal.Position{}) || last.Applied.Segment < last.OldestSegment {
-		// Nothing was ever applied, or all of it has left the journal, which does not know then where it had ended: begin
-		// where the journal does.
-		begin := g.journal.End()
-		if segments := g.journal.Segments(); len(segments) > 0 {
-			begin = segments[0].Begin
-		}
-		g.checkpoint.beginAt(begin)
-	}
+	g.beginApply(last.Applied)
 	klog.InfoS("Group opened", "group", meta.Name, "role", meta.Role, "applied", last.AppliedOrdinal,
 		"head", g.journal.Head())
 	return nil
+}
+
+// beginApply sets where apply begins, if applied is no place of the journal: nothing was ever applied, or all of it has
+// left the journal, which does not know then where it had ended. Apply begins where the journal does.
+func (g *Group) beginApply(applied journal.Position) {
+	segments := g.journal.Segments()
+	switch {
+	case len(segments) == 0:
+		g.checkpoint.beginAt(g.journal.End())
+	case applied.Segment < segments[0].Sequence:
+		g.checkpoint.beginAt(segments[0].Begin)
+	}
 }
 
 // recovery rebuilds in memory what the journal says.

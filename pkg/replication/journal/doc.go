@@ -28,7 +28,7 @@
 //	14   0               u16
 //	16   group id        16 bytes
 //	32   timeline id     16 bytes
-//	48   sequence        u64  1 and up, never used twice
+//	48   sequence        u64  1 and up; used again only if a power loss left no record in it
 //	56   salt            u64  random
 //	64   first ordinal   u64  ordinal of the last record before this segment, plus one
 //	72   prev sequence   u64  segment with the record before this one's first; 0 if there was none

@@ -76,9 +76,10 @@ func Open(o Options) (*Journal, error) {
 		sc.chain = sc.chain[:n-1]
 	}
 	prev := sc.end
-	if sc.end.Segment == 0 || len(sc.chain) == 0 && sc.end.Segment >= o.OldestSegment {
-		// Empty: the end is the start of the segment to come.
-		prev, sc.end = Position{}, Position{j.nextSequence, segmentHeaderBytes}
+	if len(sc.chain) == 0 {
+		// Empty. The end is a place that the checkpoint alone decides: it is put into the checkpoint as the place up to
+		// which everything was applied, and must not lie behind the segment that a later process begins with.
+		prev, sc.end = Position{}, Position{max(o.OldestSegment, 1), segmentHeaderBytes}
 	}
 	if err := o.settle(sc); err != nil {
 		return nil, err
