@@ -103,7 +103,7 @@ func (g *Group) claim(m core.Member) (core.Member, error) {
 	}
 	if rec.Group != "" {
 		holder, err := g.site.Group(rec.Group)
-		if err == nil && holder != g && holder.inBase(m.VolumeID) {
+		if err == nil && holder != g && holder.resync.has(m.VolumeID) {
 			return m, fmt.Errorf("%w: volume %s is a part of what group %s at %s can be promoted as until its sync ends; "+
 				"group %s gets it then", ErrInUse, m.VolumeID, rec.Group, g.cfg.Site, name)
 		}
@@ -230,7 +230,7 @@ func (g *Group) dropUnlisted(members []core.Member) error {
 		if err := g.dropMember(m); err != nil {
 			return err
 		}
-		if g.undoes() != nil {
+		if g.yields.undoes() != nil {
 			if err := g.disown(m.VolumeID); err != nil {
 				return err
 			}

@@ -13,6 +13,7 @@
 //	view    view.go      image + records up to one ordinal (points.go), and what the view has of its own
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
+// relocate.go moves it by agreement, yield.go gives writes past a fork up, verify.go compares both sites,
 // members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups.
 // Decisions are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go,
 // meta.go, remember.go and cut_state.go here. clock.go tells how old the writes are that the peer lacks.
@@ -26,6 +27,7 @@
 //	Site.mu                 the list of groups; see also Site.quotaMu, which comes before Group.membersMu
 //	Group.settingsMu        one change of settings at a time
 //	bookmarks.mu            one bookmark is set at a time; never with settingsMu
+//	handover.mu             one relocation or yield at a time; never with settingsMu
 //	streams.mu              which streams there are, and who keeps them out
 //	Group.membersMu         one change of members at a time; held over what that takes, never by the data path
 //	cuts.opMu               one cut, or release of one, at a time; never with membersMu
@@ -43,6 +45,6 @@
 // Locks of types that take no other lock (writeClock, mark, extentCopy, broadcast) come last; preserved.mu comes before
 // those of extentCopy.
 //
-// A group runs five goroutines: apply, trim, commit (makes unflushed records durable), link, and one that
-// copies images to snapshots.
+// A group runs six goroutines: apply, trim, commit (makes unflushed records durable), link, one that copies images to
+// snapshots, and one that compares both sites.
 package replication

@@ -94,14 +94,14 @@ type Group struct {
 	bookmarks bookmarks
 	history   historyKeeper
 
+	// yields give writes past a fork up, handover moves the role; resync is what a copy was before a sync.
+	yields   yields
+	handover handover
+	resync   resyncBase
+
 	// settingsMu keeps changes of settings apart. It is taken before all other locks.
 	settingsMu sync.Mutex
-	// yieldMu keeps calls of Yield apart, and changes of kept tails.
-	yieldMu sync.Mutex
-	// roleRequest is what the peer is asked; nil for nothing. roleRequests counts them, and is guarded by yieldMu.
-	roleRequest  atomic.Pointer[roleRequest]
-	roleRequests uint64
-	remembered   rememberedFile
+	remembered rememberedFile
 	// difference is of the peer's wall clock and this site's.
 	difference clocks.Difference
 	// shipBucket is the link loop's alone.
@@ -176,7 +176,7 @@ func (g *Group) start() {
 	g.hearPeer() // this process cannot say that the peer is silent before it has listened
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	for _, loop := range []func(context.Context){g.applyLoop, g.trimLoop, g.commitLoop, g.linkLoop, g.cuts.loop,
-		g.verifyLoop} {
+		g.verification.loop} {
 		g.wg.Add(1)
 		go func() {
 			defer g.wg.Done()

@@ -40,6 +40,27 @@ func receiveRanges(peer string, stream link.Stream, y *linkpb.Yield) ([]byteRang
 	}
 }
 
+// sendRanges tells the primary what this site wrote past the fork.
+func (r *receiver) sendRanges(yieldID string) error {
+	const chunk = 1 << 16 // ranges; far below the limit of a message
+	list, err := r.g.yields.loadRanges(yieldID)
+	if err != nil {
+		return err
+	}
+	var before byteRange
+	for {
+		n := min(chunk, len(list))
+		m := &linkpb.TailRanges{Ranges: encodeRanges(list[:n], before), Last: n == len(list)}
+		if err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_TailRanges{TailRanges: m}}); err != nil {
+			return err
+		}
+		if m.Last {
+			return nil
+		}
+		before, list = list[n-1], list[n:]
+	}
+}
+
 // sendOwed sends content of the next ranges, as it is now, in one batch.
 func (s *sender) sendOwed() error {
 	g := s.g

@@ -1,14 +1,10 @@
 package replication
 
 import (
-	"context"
-
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
-	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
 // Promote makes the group primary here. Its volumes serve I/O through image + journal at once; the rest is applied
@@ -152,64 +148,4 @@ func (g *Group) stopWrites(event func(durable uint64, tail *core.Tail, attached 
 		return 0, err
 	}
 	return g.journal.Durable(), nil
-}
-
-// countTail counts what this old primary wrote past the fork, for the loss report (guarantee G7). Ordinals are always
-// exact; writes, bytes and times are those of the records that the journal still holds, and Partial says whether that
-// is all. What these records touched goes into ranges, if it is not nil.
-func (g *Group) countTail(ctx context.Context, fork uint64, ranges *rangeSet) (*linkpb.DivergentTail, error) {
-	head := g.journal.Head()
-	g.mu.Lock()
-	tail := &linkpb.DivergentTail{TimelineId: g.core.Meta.Timeline(), ForkOrdinal: fork, LastOrdinal: max(head, fork),
-		Partial: head > fork}
-	g.mu.Unlock()
-	if err := g.commit(); err != nil {
-		return nil, err
-	}
-	pos, ok, err := g.journal.PositionOf(fork)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		segments := g.journal.Segments()
-		if len(segments) == 0 {
-			return tail, nil
-		}
-		pos = segments[0].Begin
-	}
-	cursor := g.journal.NewCursor(pos)
-	defer cursor.Close()
-	setBack := false
-	for ctx.Err() == nil {
-		records, err := cursor.Next(applyChunkBytes)
-		if err != nil {
-			return nil, err
-		}
-		for i := range records {
-			h := &records[i].Header
-			if h.Ordinal <= fork || h.Ordinal > head || !h.Kind.TakesOrdinal() {
-				continue
-			}
-			if ranges != nil && touchesImage(h.Kind) {
-				ranges.add(h.Volume, h.Offset, int64(h.Length))
-			}
-			if tail.FirstUnixNanos == 0 {
-				tail.FirstUnixNanos = h.UnixNanos
-				tail.Partial = h.Ordinal > fork+1
-			}
-			setBack = setBack || h.UnixNanos < tail.LastUnixNanos
-			tail.LastUnixNanos = h.UnixNanos
-			if h.Kind == journal.KindWrite {
-				tail.Writes++
-				tail.Bytes += uint64(h.Length)
-			}
-		}
-		if len(records) == 0 {
-			break
-		}
-	}
-	if setBack {
-		tail.FirstUnixNanos, tail.LastUnixNanos = 0, 0
-	}
-	return tail, ctx.Err()
 }

@@ -237,7 +237,7 @@ func (g *Group) leaveReserve(records []link.Record) error {
 			bytes += int64(h.Length)
 		}
 	}
-	kept, err := g.keepBytes(records)
+	kept, err := g.resync.keepBytes(records)
 	if err != nil {
 		return err
 	}

@@ -209,7 +209,7 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 	if err := checkBegin(r.stream.Peer(), b); err != nil {
 		return fmt.Errorf("group %s: %w", g.Name(), err)
 	}
-	base, err := g.preserveBase(ctx, true, b.Sync)
+	base, err := g.resync.preserve(ctx, true, b.Sync)
 	if err != nil {
 		return err
 	}
@@ -217,14 +217,14 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 		Session: core.Session{Number: b.Number, ID: b.Id, Primary: r.stream.Peer()},
 		Sync:    b.Sync, Base: base,
 	}
-	decision, err := g.follows(event)
+	decision, err := g.yields.follows(event)
 	if err == nil {
 		if _, ok := decision.(core.Follow); !ok {
 			err = errReplaced // the role or the settings changed since the Hello
 		}
 	}
 	if err != nil {
-		return errors.Join(err, g.dropBases())
+		return errors.Join(err, g.resync.dropOthers())
 	}
 	r.begun = true
 	if err := g.alignPool(); err != nil { // a demoted primary may have become a secondary
@@ -413,7 +413,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := json.Unmarshal(data, &manifest); err != nil {
 			return fmt.Errorf("sync manifest: %w", err)
 		}
-		base, err := g.preserveBase(ctx, false, true)
+		base, err := g.resync.preserve(ctx, false, true)
 		if err != nil {
 			return err
 		}
@@ -422,7 +422,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 			return err
 		}
 		if err := g.replaceAdmitted(manifest.Members, base); err != nil {
-			return errors.Join(err, g.dropBases())
+			return errors.Join(err, g.resync.dropOthers())
 		}
 		if err := g.appendCopy(ctx, h, data); err != nil {
 			return err
@@ -470,12 +470,12 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := r.noteCopied(); err != nil {
 			return err
 		}
-		before, _ := g.base()
+		before, _ := g.resync.current()
 		if _, err := g.step(core.SyncEndDurable{}, nil); err != nil {
 			return err
 		}
-		g.settleBase(before)
-		return g.dropRanges()
+		g.resync.settle(before)
+		return g.yields.dropRanges()
 	}
 	return fmt.Errorf("group %s: unexpected %s record", g.Name(), h.Kind)
 }

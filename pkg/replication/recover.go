@@ -40,7 +40,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	if err := site.checkRegister(g); err != nil {
 		return nil, err
 	}
-	if err := g.finishRollBack(); err != nil {
+	if err := g.resync.finish(); err != nil {
 		return nil, err
 	}
 	if err := g.openMembers(); err != nil {
@@ -56,7 +56,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	g.recall()
 	err = g.cuts.load()
 	if err == nil {
-		err = g.checkBase()
+		err = g.resync.check()
 	}
 	if err != nil {
 		g.journal.Close()
@@ -67,7 +67,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		g.journal.Close()
 		return nil, err
 	}
-	if err := g.continueYield(); err != nil {
+	if err := g.yields.resume(); err != nil {
 		g.journal.Close()
 		return nil, err
 	}
@@ -101,6 +101,7 @@ func newGroup(site *Site, dir string) *Group {
 	}
 	g.cuts, g.views, g.verification = newCuts(g), &views{g: g}, newVerification(g)
 	g.points.g, g.bookmarks.g, g.history.g = g, g, g
+	g.yields.g, g.handover.g, g.resync.g = g, g, g
 	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
 	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
 	g.volumes.Store(&map[uint32]*Volume{})

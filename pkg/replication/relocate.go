@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -13,6 +15,16 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
+
+// handover moves the primary role between the two sites by agreement.
+type handover struct {
+	g *Group
+	// mu keeps relocations, their taking back and yields apart.
+	mu sync.Mutex
+	// request is what the peer is asked; nil for nothing. requests counts them; mu guards it.
+	request  atomic.Pointer[roleRequest]
+	requests uint64
+}
 
 // roleRequest is what a demoted site wants of its peer, until it is answered or given up.
 type roleRequest struct {
@@ -25,14 +37,14 @@ type roleRequest struct {
 // rolePoll is the time between two looks at a role that is about to change.
 const rolePoll = 2 * time.Millisecond
 
-// ask has the sender ask the peer, on this and on later streams, until forget is called. The caller holds yieldMu.
-func (g *Group) ask(kind linkpb.RoleRequest_Kind) (r *roleRequest, forget func()) {
-	g.roleRequests++
-	r = &roleRequest{id: g.roleRequests, kind: kind, answer: make(chan *linkpb.RoleAnswer, 1)}
-	g.roleRequest.Store(r)
-	g.shipWork.send()
-	g.linkWork.send() // a link that waits to call again calls now
-	return r, func() { g.roleRequest.Store(nil) }
+// ask has the sender ask the peer, on this and on later streams, until forget is called. The caller holds mu.
+func (h *handover) ask(kind linkpb.RoleRequest_Kind) (r *roleRequest, forget func()) {
+	h.requests++
+	r = &roleRequest{id: h.requests, kind: kind, answer: make(chan *linkpb.RoleAnswer, 1)}
+	h.request.Store(r)
+	h.g.shipWork.send()
+	h.g.linkWork.send() // a link that waits to call again calls now
+	return r, func() { h.request.Store(nil) }
 }
 
 // Relocated is the outcome of Relocate.
@@ -48,10 +60,14 @@ type Relocated struct {
 // follows its peer already has nothing to do.
 //
 // After an error or a cancellation the group may be demoted. A repetition goes on, and PromoteWithin takes it back.
-func (g *Group) Relocate(ctx context.Context) (Relocated, error) {
-	g.yieldMu.Lock()
-	defer g.yieldMu.Unlock()
-	if err := g.awaitWholeCopy(ctx); err != nil {
+func (g *Group) Relocate(ctx context.Context) (Relocated, error) { return g.handover.relocate(ctx) }
+
+// relocate is Group.Relocate.
+func (h *handover) relocate(ctx context.Context) (Relocated, error) {
+	g := h.g
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.awaitWholeCopy(ctx); err != nil {
 		return Relocated{}, err
 	}
 	began := time.Now()
@@ -59,30 +75,31 @@ func (g *Group) Relocate(ctx context.Context) (Relocated, error) {
 	if err != nil {
 		return Relocated{}, err
 	}
-	if g.isSecondary() {
+	if h.isSecondary() {
 		return Relocated{FinalOrdinal: final}, nil
 	}
-	request, forget := g.ask(linkpb.RoleRequest_KIND_TAKE_OVER)
+	request, forget := h.ask(linkpb.RoleRequest_KIND_TAKE_OVER)
 	defer forget()
-	for !g.isSecondary() {
+	for !h.isSecondary() {
 		select {
 		case answer := <-request.answer:
-			return Relocated{}, g.halfWay("%s refuses to take over: "+
-				"%s", g.peerName(), untrusted.Reason(answer.GetMessage()))
+			return Relocated{}, h.halfWay("%s refuses to take over: "+
+				"%s", h.g.peer(), untrusted.Reason(answer.GetMessage()))
 		case <-ctx.Done():
-			return Relocated{}, fmt.Errorf("%w: %w", g.halfWay("%s did not take over in time", g.peerName()), ctx.Err())
+			return Relocated{}, fmt.Errorf("%w: %w", h.halfWay("%s did not take over in time", h.g.peer()), ctx.Err())
 		case <-g.ctx.Done():
 			return Relocated{}, ErrClosed
 		case <-time.After(rolePoll):
 		}
 	}
 	moved := Relocated{FinalOrdinal: final, Took: time.Since(began)}
-	klog.InfoS("Group relocated", "group", g.Name(), "to", g.peerName(), "ordinal", final, "took", moved.Took)
+	klog.InfoS("Group relocated", "group", g.Name(), "to", h.g.peer(), "ordinal", final, "took", moved.Took)
 	return moved, nil
 }
 
 // halfWay is the error of a relocation that has demoted the group.
-func (g *Group) halfWay(format string, args ...any) error {
+func (h *handover) halfWay(format string, args ...any) error {
+	g := h.g
 	command := func(verb core.CommandVerb) core.Command {
 		return core.Command{Site: g.cfg.Site, Verb: verb, Name: g.Name()}
 	}
@@ -91,28 +108,25 @@ func (g *Group) halfWay(format string, args ...any) error {
 		g.cfg.Site, fmt.Sprintf(format, args...), command(core.CommandRelocate), command(core.CommandPromote))
 }
 
-func (g *Group) isSecondary() bool {
+func (h *handover) isSecondary() bool {
+	g := h.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.core.Meta.Role == core.RoleSecondary
 }
 
 // isDemotedAlone reports whether a demotion can be taken back without another history being given up.
-func (g *Group) isDemotedAlone() bool {
+func (h *handover) isDemotedAlone() bool {
+	g := h.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := &g.core.Meta
 	return m.Role == core.RoleDemoted && m.Yielding() == nil && m.Divergence == nil
 }
 
-func (g *Group) peerName() string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.core.Meta.Peer
-}
-
 // awaitWholeCopy returns when the peer can take over as soon as it has the last writes, or this site is not primary.
-func (g *Group) awaitWholeCopy(ctx context.Context) error {
+func (h *handover) awaitWholeCopy(ctx context.Context) error {
+	g := h.g
 	for {
 		g.mu.Lock()
 		m, failure := g.core.Meta, g.failure
@@ -148,22 +162,28 @@ func (g *Group) awaitWholeCopy(ctx context.Context) error {
 // PromoteWithin is Promote that waits, until the context ends, for what is on its way: a heartbeat that tells of the
 // demotion, the last writes, and at a demoted site the peer's word that it did not take over.
 func (g *Group) PromoteWithin(ctx context.Context, force bool) (*core.Loss, error) {
-	began := g.cfg.Clock()
+	return g.handover.promoteWithin(ctx, force)
+}
+
+// promoteWithin is Group.PromoteWithin.
+func (h *handover) promoteWithin(ctx context.Context, force bool) (*core.Loss, error) {
+	began := h.g.cfg.Clock()
 	for {
-		if !force && g.isDemotedAlone() && ctx.Err() == nil {
-			if err := g.takeBack(ctx); err != nil {
+		if !force && h.isDemotedAlone() && ctx.Err() == nil {
+			if err := h.takeBack(ctx); err != nil {
 				return nil, err
 			}
 		}
-		loss, err := g.Promote(force)
-		if !errors.Is(err, core.ErrPrecondition) || !g.mayBeGranted(err, began) || !sleep(ctx, rolePoll) {
+		loss, err := h.g.Promote(force)
+		if !errors.Is(err, core.ErrPrecondition) || !h.mayBeGranted(err, began) || !sleep(ctx, rolePoll) {
 			return loss, err
 		}
 	}
 }
 
 // mayBeGranted reports whether a refused promotion can succeed without another command.
-func (g *Group) mayBeGranted(err error, began clocks.Instant) bool {
+func (h *handover) mayBeGranted(err error, began clocks.Instant) bool {
+	g := h.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if errors.Is(err, core.ErrNotYet) {
@@ -183,22 +203,23 @@ func (g *Group) mayBeGranted(err error, began clocks.Instant) bool {
 
 // takeBack makes a demoted site primary again, if the peer agrees that it did not take over. The peer that took over is
 // followed instead. An error leaves the group demoted.
-func (g *Group) takeBack(ctx context.Context) error {
-	g.yieldMu.Lock()
-	defer g.yieldMu.Unlock()
-	request, forget := g.ask(linkpb.RoleRequest_KIND_TAKE_BACK)
+func (h *handover) takeBack(ctx context.Context) error {
+	g := h.g
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	request, forget := h.ask(linkpb.RoleRequest_KIND_TAKE_BACK)
 	defer func() {
 		forget()
 		if roleOf(g) == core.RoleDemoted {
 			g.streams.restart() // the next stream speaks of the demotion again
 		}
 	}()
-	for g.isDemotedAlone() {
+	for h.isDemotedAlone() {
 		select {
 		case answer := <-request.answer:
 			if !answer.GetAgreed() {
 				return fmt.Errorf("%w: group %s: %s does not give the role back: "+
-					"%s", core.ErrPrecondition, g.Name(), g.peerName(),
+					"%s", core.ErrPrecondition, g.Name(), h.g.peer(),
 					untrusted.Reason(answer.GetMessage()))
 			}
 		case <-ctx.Done():
@@ -221,7 +242,7 @@ func roleOf(g *Group) core.Role {
 
 // sendRoleRequest asks the peer what a caller of this site wants of it, once on each stream.
 func (s *sender) sendRoleRequest() error {
-	g, r := s.g, s.g.roleRequest.Load()
+	g, r := s.g, s.g.handover.request.Load()
 	if r == nil || s.asked == r.id {
 		return nil
 	}
@@ -251,7 +272,7 @@ func (s *sender) sendRoleRequest() error {
 
 // roleAnswered takes the peer's answer.
 func (s *sender) roleAnswered(answer *linkpb.RoleAnswer) error {
-	r := s.g.roleRequest.Load()
+	r := s.g.handover.request.Load()
 	if r == nil || r.id != answer.GetId() {
 		return fmt.Errorf("group %s: the peer answers a request that was given up", s.g.Name())
 	}

@@ -27,8 +27,12 @@ const resendPoll = 20 * time.Millisecond
 
 // Repair replaces the extents of this site that the last comparison found to differ, and compares them again. It
 // returns how many they are, when the work is about to begin; Status tells the rest. Errors are core.ErrPrecondition.
-func (g *Group) Repair() (extents uint64, err error) {
-	known := g.verification.known()
+func (g *Group) Repair() (extents uint64, err error) { return g.verification.repair() }
+
+// repair is Group.Repair.
+func (v *verification) repair() (extents uint64, err error) {
+	g := v.g
+	known := v.known()
 	if known.Count == 0 {
 		return 0, fmt.Errorf("%w: no comparison found a difference in group %s (slipctl group verify %s compares)",
 			core.ErrPrecondition, g.Name(), g.Name())
@@ -38,20 +42,21 @@ func (g *Group) Repair() (extents uint64, err error) {
 	secondary := g.core.Meta.Role == core.RoleSecondary
 	g.mu.Unlock()
 	if secondary {
-		return uint64(len(list)), g.askForRepair(list)
+		return uint64(len(list)), v.askForRepair(list)
 	}
-	if err := g.verification.blockAttach(list); err != nil {
+	if err := v.blockAttach(list); err != nil {
 		return 0, err
 	}
-	err = g.verification.request(&verifyScope{extents: list, take: true})
+	err = v.request(&verifyScope{extents: list, take: true})
 	if err != nil {
-		g.verification.unblockAttach()
+		v.unblockAttach()
 	}
 	return uint64(len(list)), err
 }
 
 // askForRepair asks the primary to send extents anew.
-func (g *Group) askForRepair(list []MemberExtent) error {
+func (v *verification) askForRepair(list []MemberExtent) error {
+	g := v.g
 	g.streams.mu.Lock()
 	r := g.streams.incoming
 	g.streams.mu.Unlock()
@@ -70,7 +75,7 @@ func (g *Group) askForRepair(list []MemberExtent) error {
 
 // repairAsked is the primary's side of askForRepair. A peer that asks for what it has costs the link an extent.
 func (v *verification) repairAsked(q *linkpb.RepairRequest) {
-	list := v.g.extentsFromWire(q.GetExtents())
+	list := v.fromWire(q.GetExtents())
 	if len(list) == 0 {
 		return
 	}
@@ -80,14 +85,15 @@ func (v *verification) repairAsked(q *linkpb.RepairRequest) {
 }
 
 // resend marks extents, and waits until a sync has sent them.
-func (g *Group) resend(ctx context.Context, port *verifyPort, list []MemberExtent) error {
+func (v *verification) resend(ctx context.Context, port *verifyPort, list []MemberExtent) error {
+	g := v.g
 	for _, e := range list {
-		v := g.volume(e.Member)
-		if v == nil {
+		member := g.volume(e.Member)
+		if member == nil {
 			continue
 		}
 		off := int64(e.Extent) * changemap.ExtentBytes
-		if n := min(changemap.ExtentBytes, v.Size()-off); n > 0 {
+		if n := min(changemap.ExtentBytes, member.Size()-off); n > 0 {
 			g.changes.mark(e.Member, off, n)
 		}
 	}

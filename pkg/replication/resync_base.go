@@ -24,9 +24,13 @@ import (
 // ownerResync is the owner of the base's images. Each group has at most one such set that group.json names.
 const ownerResync preservedOwner = "resync"
 
+// resyncBase is what the copy was before the sync that runs. group.json says which images it has.
+type resyncBase struct{ g *Group }
+
 // preserveBase preserves the copy if the next event begins a sync of a whole one; see core.NeedsBase. It returns nil if
 // there is nothing to preserve.
-func (g *Group) preserveBase(ctx context.Context, session, sync bool) (*core.Base, error) {
+func (rb *resyncBase) preserve(ctx context.Context, session, sync bool) (*core.Base, error) {
+	g := rb.g
 	g.mu.Lock()
 	needs := g.core.NeedsBase(session, sync)
 	g.mu.Unlock()
@@ -52,7 +56,8 @@ func (g *Group) preserveBase(ctx context.Context, session, sync bool) (*core.Bas
 }
 
 // base is what the copy was before the sync that runs, and its images; nil without one.
-func (g *Group) base() (*core.Base, *preserved) {
+func (rb *resyncBase) current() (*core.Base, *preserved) {
+	g := rb.g
 	g.mu.Lock()
 	b := g.core.Meta.Base
 	g.mu.Unlock()
@@ -68,19 +73,20 @@ func (g *Group) base() (*core.Base, *preserved) {
 }
 
 // inBase reports whether a volume belongs to the copy as it was before the sync that runs.
-func (g *Group) inBase(volumeID string) bool {
+func (rb *resyncBase) has(volumeID string) bool {
+	g := rb.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.core.Meta.Base.Has(volumeID)
 }
 
 // dropBases gives up the images of bases that group.json does not name: of a sync that has ended, or never began.
-func (g *Group) dropBases() error {
-	_, current := g.base()
+func (rb *resyncBase) dropOthers() error {
+	_, current := rb.current()
 	var errs []error
-	for _, p := range g.cuts.preservedOf(ownerResync) {
+	for _, p := range rb.g.cuts.preservedOf(ownerResync) {
 		if p != current {
-			errs = append(errs, g.cuts.dropPreserved(p))
+			errs = append(errs, rb.g.cuts.dropPreserved(p))
 		}
 	}
 	return errors.Join(errs...)
@@ -88,8 +94,9 @@ func (g *Group) dropBases() error {
 
 // settleBase is called when the end of a sync is durable. The members that left during it are released. What fails is
 // done by the next open.
-func (g *Group) settleBase(before *core.Base) {
-	if err := g.dropBases(); err != nil {
+func (rb *resyncBase) settle(before *core.Base) {
+	g := rb.g
+	if err := rb.dropOthers(); err != nil {
 		klog.ErrorS(err, "The state before a sync is not removed yet; the next start does it", "group", g.Name())
 	}
 	if before == nil {
@@ -116,8 +123,9 @@ func (g *Group) settleBase(before *core.Base) {
 
 // checkBase is called when a group opens. A base without its images is none: the copy cannot be promoted then, before
 // the sync ends.
-func (g *Group) checkBase() error {
-	b, p := g.base()
+func (rb *resyncBase) check() error {
+	g := rb.g
+	b, p := rb.current()
 	if b != nil && p == nil {
 		klog.ErrorS(nil, "The state before the sync is lost: the copy cannot be promoted until the sync ends",
 			"group", g.Name(), "ordinal", b.Ordinal)
@@ -126,7 +134,7 @@ func (g *Group) checkBase() error {
 			return err
 		}
 	}
-	return g.dropBases()
+	return rb.dropOthers()
 }
 
 // emptyImage makes an image one of zeros. What a set keeps of it is kept before.
@@ -151,8 +159,8 @@ func (g *Group) emptyImage(volumeID string) error {
 
 // keepBytes is how much space the base may take for records that have arrived: extents that they change and that are
 // not kept yet.
-func (g *Group) keepBytes(records []link.Record) (bytes int64, err error) {
-	_, p := g.base()
+func (rb *resyncBase) keepBytes(records []link.Record) (bytes int64, err error) {
+	_, p := rb.current()
 	if p == nil {
 		return 0, nil
 	}
@@ -162,7 +170,7 @@ func (g *Group) keepBytes(records []link.Record) (bytes int64, err error) {
 			touched.Mark(h.Volume, h.Offset, int64(h.Length))
 		}
 	}
-	for _, v := range g.Volumes() {
+	for _, v := range rb.g.Volumes() {
 		image := p.image(v.id)
 		if image == nil {
 			continue

@@ -39,7 +39,7 @@ func (s *Site) rollBack(g *Group) (*Group, error) {
 		if err := g.Close(); err != nil {
 			klog.ErrorS(err, "Closing a group whose journal is discarded", "group", g.Name())
 		}
-		s.broken[g.dir], s.brokenNames[g.dir] = g.rollingBack(), g.Name()
+		s.broken[g.dir], s.brokenNames[g.dir] = g.resync.rollingBack(), g.Name()
 	}
 	s.mu.Unlock()
 	for {
@@ -60,8 +60,8 @@ func (s *Site) rollBack(g *Group) (*Group, error) {
 	}
 }
 
-func (g *Group) rollingBack() error {
-	return fmt.Errorf("%w: its volumes go back to ordinal %d", errRollingBack, g.core.Meta.Base.Ordinal)
+func (rb *resyncBase) rollingBack() error {
+	return fmt.Errorf("%w: its volumes go back to ordinal %d", errRollingBack, rb.g.core.Meta.Base.Ordinal)
 }
 
 // restoreImages does the second step for a group that is not open.
@@ -107,7 +107,7 @@ func (s *Site) restoreImages(ctx context.Context, dir string) error {
 	}
 	g.applyMu.Lock()
 	defer g.applyMu.Unlock()
-	_, base := g.base()
+	_, base := g.resync.current()
 	if base == nil {
 		return stale(g.path(core.MetaFile), "the images of set %s, which it names, are missing or damaged", m.Base.Set)
 	}
@@ -121,20 +121,21 @@ func (s *Site) restoreImages(ctx context.Context, dir string) error {
 }
 
 // finishRollBack does the last two steps for a group that is being opened, before its members and its journal are.
-func (g *Group) finishRollBack() error {
+func (rb *resyncBase) finish() error {
+	g := rb.g
 	m := &g.core.Meta
 	if m.Copy != core.CopyRollingBack {
 		return nil
 	}
 	base := m.Base
 	if !base.RollBack.Restored {
-		return g.rollingBack()
+		return rb.rollingBack()
 	}
 	for _, member := range base.Members {
 		if member.Removed() {
 			continue
 		}
-		if err := g.restoreRecord(member); err != nil {
+		if err := rb.restoreRecord(member); err != nil {
 			return fmt.Errorf("group %s: %w", m.Name, err)
 		}
 	}
@@ -162,7 +163,8 @@ func (g *Group) finishRollBack() error {
 }
 
 // restoreRecord makes the record of a volume say what the base does.
-func (g *Group) restoreRecord(member core.Member) error {
+func (rb *resyncBase) restoreRecord(member core.Member) error {
+	g := rb.g
 	described, err := describe(member)
 	if err != nil {
 		return err

@@ -246,20 +246,20 @@ func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Ref
 	if err != nil {
 		return err
 	}
-	if y := g.yielding(); y != nil {
+	if y := g.yields.current(); y != nil {
 		// The peer hears what it lost at last: this site takes no more writes.
 		decision = core.CountTail{Fork: y.Fork}
 	}
 	if count, ok := decision.(core.CountTail); ok {
-		tail, err := g.countTail(ctx, count.Fork, nil)
+		tail, err := g.yields.countTail(ctx, count.Fork, nil)
 		if err != nil {
 			return err
 		}
-		if _, err := g.step(core.TailCounted{Fork: count.Fork, Last: tail.LastOrdinal, Writes: tail.Writes,
+		if _, err := g.step(core.TailCounted{Fork: count.Fork, Last: tail.Last, Writes: tail.Writes,
 			Bytes: tail.Bytes}, nil); err != nil {
 			return err
 		}
-		message := &linkpb.ToSecondary{Message: &linkpb.ToSecondary_DivergentTail{DivergentTail: tail}}
+		message := &linkpb.ToSecondary{Message: &linkpb.ToSecondary_DivergentTail{DivergentTail: countToWire(tail)}}
 		if err := stream.Send(message); err != nil {
 			return err
 		}

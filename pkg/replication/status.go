@@ -168,7 +168,7 @@ func (g *Group) Status() *Status {
 	if since := m.Suspension(); !since.IsZero() {
 		s.SuspendedUnixNanos = new(since.UnixNano())
 	}
-	if base, images := g.base(); base != nil && images != nil {
+	if base, images := g.resync.current(); base != nil && images != nil {
 		s.Before = &Before{Ordinal: base.Ordinal, UnixNanos: base.UnixNanos, KeptBytes: images.keptBytes()}
 	}
 	if state == core.StateConnecting && g.cfg.LinkClosed != nil {

@@ -82,7 +82,7 @@ func TestPowerLossWhenASyncBegins(t *testing.T) {
 		s := &testSite{t: t, name: "b", fs: fs, net: alone}
 		s.open()
 		copied := s.group("shop")
-		before, _ := copied.base()
+		before, _ := copied.resync.current()
 		if before != nil {
 			inSync++
 		} else {

@@ -52,7 +52,7 @@ func TestSlowCountOfTail(t *testing.T) {
 		if _, err := silent.Recv(); err == nil {
 			t.Error("the first stream was not ended by the second")
 		}
-		tail, err := old.countTail(t.Context(), fork, nil)
+		tail, err := old.yields.countTail(t.Context(), fork, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestSlowCountOfTail(t *testing.T) {
 		if loss := copied.Status().Loss; loss == nil || loss.Exact {
 			t.Errorf("before the count the loss is %+v", loss)
 		}
-		message := &linkpb.ToSecondary{Message: &linkpb.ToSecondary_DivergentTail{DivergentTail: tail}}
+		message := &linkpb.ToSecondary{Message: &linkpb.ToSecondary_DivergentTail{DivergentTail: countToWire(tail)}}
 		if err := stream.Send(message); err != nil {
 			t.Fatalf("the stream was ended while the old primary counted: %v", err)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
 // A tail is what this site had written past a fork when it gave way: a snapshot of each member at the last ordinal.
@@ -33,12 +34,83 @@ func tailID(groupID string, y *core.Yield) string {
 	return "tail-" + hex.EncodeToString(sum[:8])
 }
 
+// tailCount says how much a site wrote past a fork on its timeline. Without any write the times are 0.
+type tailCount struct {
+	Timeline                      string
+	Fork, Last                    uint64
+	Writes, Bytes                 uint64
+	FirstUnixNanos, LastUnixNanos int64
+	// Partial: Writes and Bytes are of the newest records alone.
+	Partial bool
+}
+
+// countTail counts what this old primary wrote past the fork, for the loss report (guarantee G7). Ordinals are always
+// exact; writes, bytes and times are those of the records that the journal still holds, and Partial says whether that
+// is all. What these records touched goes into ranges, if it is not nil.
+func (ys *yields) countTail(ctx context.Context, fork uint64, ranges *rangeSet) (*tailCount, error) {
+	g := ys.g
+	head := g.journal.Head()
+	g.mu.Lock()
+	tail := &tailCount{Timeline: g.core.Meta.Timeline(), Fork: fork, Last: max(head, fork), Partial: head > fork}
+	g.mu.Unlock()
+	if err := g.commit(); err != nil {
+		return nil, err
+	}
+	pos, ok, err := g.journal.PositionOf(fork)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		segments := g.journal.Segments()
+		if len(segments) == 0 {
+			return tail, nil
+		}
+		pos = segments[0].Begin
+	}
+	cursor := g.journal.NewCursor(pos)
+	defer cursor.Close()
+	setBack := false
+	for ctx.Err() == nil {
+		records, err := cursor.Next(applyChunkBytes)
+		if err != nil {
+			return nil, err
+		}
+		for i := range records {
+			h := &records[i].Header
+			if h.Ordinal <= fork || h.Ordinal > head || !h.Kind.TakesOrdinal() {
+				continue
+			}
+			if ranges != nil && touchesImage(h.Kind) {
+				ranges.add(h.Volume, h.Offset, int64(h.Length))
+			}
+			if tail.FirstUnixNanos == 0 {
+				tail.FirstUnixNanos = h.UnixNanos
+				tail.Partial = h.Ordinal > fork+1
+			}
+			setBack = setBack || h.UnixNanos < tail.LastUnixNanos
+			tail.LastUnixNanos = h.UnixNanos
+			if h.Kind == journal.KindWrite {
+				tail.Writes++
+				tail.Bytes += uint64(h.Length)
+			}
+		}
+		if len(records) == 0 {
+			break
+		}
+	}
+	if setBack {
+		tail.FirstUnixNanos, tail.LastUnixNanos = 0, 0
+	}
+	return tail, ctx.Err()
+}
+
 // keepTail takes the snapshots of a tail, and returns when they are complete.
-func (g *Group) keepTail(ctx context.Context, tail blockdev.SnapshotTail, y *core.Yield) error {
+func (ys *yields) keepTail(ctx context.Context, tail blockdev.SnapshotTail, y *core.Yield) error {
+	g := ys.g
 	var targets []CutTarget
-	for _, v := range g.keptVolumes() {
+	for _, v := range ys.keptVolumes() {
 		id := fmt.Sprintf("%s-%d", tail.ID, v.index)
-		if err := g.createTailSnapshot(id, v, tail, y); err != nil {
+		if err := ys.createTailSnapshot(id, v, tail, y); err != nil {
 			return fmt.Errorf("group %s: snapshot %s of volume %s: %w", g.Name(), id, v.id, err)
 		}
 		targets = append(targets, CutTarget{VolumeID: v.id, SnapshotID: id})
@@ -55,7 +127,7 @@ func (g *Group) keepTail(ctx context.Context, tail blockdev.SnapshotTail, y *cor
 			"%d", g.Name(), cut.Ordinal, y.Head)
 	}
 	for _, t := range targets {
-		if err := g.awaitSnapshot(ctx, t.SnapshotID); err != nil {
+		if err := ys.awaitSnapshot(ctx, t.SnapshotID); err != nil {
 			return err
 		}
 	}
@@ -63,7 +135,8 @@ func (g *Group) keepTail(ctx context.Context, tail blockdev.SnapshotTail, y *cor
 }
 
 // keptVolumes are the members that snapshots are taken of. One that is only just joining is whole outside of the group.
-func (g *Group) keptVolumes() []*Volume {
+func (ys *yields) keptVolumes() []*Volume {
+	g := ys.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var list []*Volume
@@ -77,7 +150,8 @@ func (g *Group) keptVolumes() []*Volume {
 }
 
 // createTailSnapshot makes the record of a snapshot. One that failed is made again.
-func (g *Group) createTailSnapshot(id string, v *Volume, tail blockdev.SnapshotTail, y *core.Yield) error {
+func (ys *yields) createTailSnapshot(id string, v *Volume, tail blockdev.SnapshotTail, y *core.Yield) error {
+	g := ys.g
 	pool := g.cfg.Pool
 	have, err := pool.GetSnapshot(id)
 	if err == nil && have.State != blockdev.SnapshotFailed {
@@ -105,7 +179,8 @@ func (g *Group) createTailSnapshot(id string, v *Volume, tail blockdev.SnapshotT
 }
 
 // awaitSnapshot waits until a snapshot is complete: before that the writes that it keeps must not be undone.
-func (g *Group) awaitSnapshot(ctx context.Context, id string) error {
+func (ys *yields) awaitSnapshot(ctx context.Context, id string) error {
+	g := ys.g
 	for {
 		rec, err := g.cfg.Pool.GetSnapshot(id)
 		switch {
@@ -173,7 +248,7 @@ func (s *Site) DeleteTail(id string) error {
 		return fmt.Errorf("%w: tail %q is not kept at %s", ErrNotFound, id, s.cfg.Site)
 	}
 	for _, g := range s.Groups() {
-		if y := g.yielding(); y != nil && tailID(g.ID(), y) == id && g.undoes() == nil {
+		if y := g.yields.current(); y != nil && tailID(g.ID(), y) == id && g.yields.undoes() == nil {
 			return fmt.Errorf("%w: tail %s is what group %s is just giving up; wait until it follows its peer",
 				core.ErrPrecondition, id, g.Name())
 		}

@@ -57,11 +57,14 @@ func (s *verifyScope) partial() bool { return len(s.extents) > 0 }
 
 // Verify begins a comparison of both sites. It returns when it is about to run; Status tells the rest. Errors are
 // core.ErrPrecondition.
-func (g *Group) Verify() error { return g.verification.request(&verifyScope{}) }
+func (g *Group) Verify() error { return g.verification.start() }
+
+// start is Group.Verify.
+func (v *verification) start() error { return v.request(&verifyScope{}) }
 
 // request asks for a comparison, or says why there can be none now.
 func (v *verification) request(scope *verifyScope) error {
-	if err := v.g.mayVerify(); err != nil {
+	if err := v.may(); err != nil {
 		return err
 	}
 	v.mu.Lock()
@@ -80,7 +83,8 @@ func (v *verification) request(scope *verifyScope) error {
 }
 
 // mayVerify says why this site can begin no comparison.
-func (g *Group) mayVerify() error {
+func (v *verification) may() error {
+	g := v.g
 	s := g.Status()
 	switch {
 	case s.Role == core.RoleSecondary:
@@ -99,8 +103,8 @@ func (g *Group) mayVerify() error {
 }
 
 // verifyLoop runs comparisons that are asked for, and those of the schedule.
-func (g *Group) verifyLoop(ctx context.Context) {
-	v := g.verification
+func (v *verification) loop(ctx context.Context) {
+	g := v.g
 	ticker := time.NewTicker(verifyTick)
 	defer ticker.Stop()
 	for {
@@ -114,7 +118,7 @@ func (g *Group) verifyLoop(ctx context.Context) {
 		if scope == nil {
 			continue
 		}
-		err := g.compareScope(ctx, scope)
+		err := v.compare(ctx, scope)
 		v.ended(err)
 		if err != nil && ctx.Err() == nil {
 			klog.ErrorS(err, "Comparison with the peer failed; nothing was found out", "group", g.Name())
@@ -132,7 +136,7 @@ func (v *verification) next() *verifyScope {
 	if every > 0 {
 		due = last.UnixNanos == 0 || now.Sub(time.Unix(0, last.UnixNanos)) >= every || now.UnixNano() < last.UnixNanos
 	}
-	if due && v.g.mayVerify() != nil {
+	if due && v.may() != nil {
 		due = false
 	}
 	v.mu.Lock()
@@ -159,15 +163,16 @@ func (v *verification) ended(err error) {
 }
 
 // compareScope prepares a comparison, and runs it.
-func (g *Group) compareScope(ctx context.Context, scope *verifyScope) error {
-	g.verification.mu.Lock()
-	port := g.verification.port
-	g.verification.mu.Unlock()
+func (v *verification) compare(ctx context.Context, scope *verifyScope) error {
+	g := v.g
+	v.mu.Lock()
+	port := v.port
+	v.mu.Unlock()
 	if port == nil {
 		return errStreamEnded
 	}
 	if scope.resend {
-		if err := g.resend(ctx, port, scope.extents); err != nil {
+		if err := v.resend(ctx, port, scope.extents); err != nil {
 			return err
 		}
 	}

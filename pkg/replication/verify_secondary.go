@@ -145,7 +145,7 @@ func (s *verifyServer) preserve(ctx context.Context, at *linkpb.VerifyAt) error 
 		}
 	}
 	set, err := g.cuts.preserveLocked(ctx, preserveRequest{owner: ownerVerify, full: preserveOrLose,
-		position: func() (journal.Position, string, error) { return g.verifyPosition(at) }})
+		position: func() (journal.Position, string, error) { return s.position(at) }})
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,8 @@ func (s *verifyServer) preserve(ctx context.Context, at *linkpb.VerifyAt) error 
 }
 
 // verifyPosition is the place of an ordinal in the journal of a whole copy. The caller holds appendMu and mu.
-func (g *Group) verifyPosition(at *linkpb.VerifyAt) (journal.Position, string, error) {
+func (s *verifyServer) position(at *linkpb.VerifyAt) (journal.Position, string, error) {
+	g := s.g
 	m := &g.core.Meta
 	switch {
 	case m.Role != core.RoleSecondary || !g.core.Whole():
@@ -215,8 +216,8 @@ func (s *verifyServer) take(end *linkpb.VerifyEnd) {
 	if !end.Complete {
 		return
 	}
-	found := s.g.extentsFromWire(end.Extents)
-	scope := verifyScope{extents: s.g.extentsFromWire(end.Scope)}
+	found := s.g.verification.fromWire(end.Extents)
+	scope := verifyScope{extents: s.g.verification.fromWire(end.Scope)}
 	if len(end.Scope) > 0 && len(scope.extents) == 0 {
 		return // the members are gone
 	}
@@ -224,9 +225,9 @@ func (s *verifyServer) take(end *linkpb.VerifyEnd) {
 }
 
 // extentsFromWire takes those extents of a message that members have, and no more than are kept.
-func (g *Group) extentsFromWire(wire []*linkpb.MemberExtent) (list []MemberExtent) {
+func (v *verification) fromWire(wire []*linkpb.MemberExtent) (list []MemberExtent) {
 	for _, e := range wire {
-		member := g.volume(e.GetMember())
+		member := v.g.volume(e.GetMember())
 		if member != nil && e.GetExtent() < extentsOf(member.Size()) && len(list) < maxKeptDifferences {
 			list = append(list, MemberExtent{Member: e.GetMember(), Extent: e.GetExtent()})
 		}

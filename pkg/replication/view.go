@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 
-	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
-	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
@@ -91,149 +87,6 @@ type ViewStatus struct {
 	Failed error
 }
 
-// views are a group's. Lock order: opMu, Group.applyMu, mu, those of View and ViewVolume.
-type views struct {
-	g *Group
-	// opMu makes creations and deletions one after another. Guards ended.
-	opMu  sync.Mutex
-	ended bool
-
-	// mu guards list, which is only added to with applyMu held.
-	mu   sync.Mutex
-	list []*View
-}
-
-// all returns the views at this instant.
-func (w *views) all() []*View {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.list)
-}
-
-func (w *views) find(name string) *View {
-	for _, v := range w.all() {
-		if v.rec.Name == name {
-			return v
-		}
-	}
-	return nil
-}
-
-// CreateView opens the group at a point, at a primary or a secondary. The view exists, durably, when it returns.
-// Neither writers nor the link wait for it, and apply no longer than for a cut.
-//
-// Errors: ErrInvalid for a specification that cannot be right, ErrExists for a name that is taken, core.ErrPrecondition
-// for a point that is not there (any more) and in the middle of a sync.
-func (g *Group) CreateView(ctx context.Context, spec ViewSpec) (*View, error) {
-	w := g.views
-	w.opMu.Lock()
-	defer w.opMu.Unlock()
-	if w.ended {
-		return nil, ErrClosed
-	}
-	rec, err := g.newViewRecord(&spec)
-	if err != nil {
-		return nil, err
-	}
-	if err := g.commit(); err != nil {
-		return nil, err
-	}
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
-	// With applyMu held no member leaves, and no image changes.
-	at, err := g.points.locate(spec.Point)
-	if err != nil {
-		return nil, err
-	}
-	rec.Ordinal, rec.Timeline, rec.PointUnixNanos = at.Ordinal, at.Timeline, at.UnixNanos
-	rec.Segment, rec.Offset = at.end.Segment, at.end.Offset
-	if rec.Volumes, err = g.viewVolumes(); err != nil {
-		return nil, err
-	}
-	v := newView(g, *rec)
-	if err := v.indexRecords(ctx); err != nil {
-		return nil, err
-	}
-	if err := g.cfg.Pool.CreateView(*rec, v.create); err != nil {
-		return nil, fmt.Errorf("group %s: %w", g.Name(), err)
-	}
-	if err := v.open(); err != nil {
-		v.close()
-		return nil, errors.Join(fmt.Errorf("group %s: %w", g.Name(), err), g.cfg.Pool.DeleteView(rec.ID))
-	}
-	w.mu.Lock()
-	w.list = append(w.list, v)
-	w.mu.Unlock()
-	klog.InfoS("View opened", "group", g.Name(), "view", rec.Name, "ordinal", rec.Ordinal, "writable", rec.Writable)
-	return v, nil
-}
-
-// newViewRecord checks what is asked for.
-func (g *Group) newViewRecord(spec *ViewSpec) (*blockdev.ViewRecord, error) {
-	fail := func(format string, args ...any) (*blockdev.ViewRecord, error) {
-		return nil, fmt.Errorf("%w: group %s: view: %s", ErrInvalid, g.Name(), fmt.Sprintf(format, args...))
-	}
-	id := uuid.NewString()
-	if spec.Name == "" {
-		spec.Name = id[:8]
-	}
-	if err := blockdev.ValidateID(spec.Name); err != nil || len(spec.Name) > blockdev.MaxViewNameBytes {
-		return fail("name %.80q: want 1 to %d of a-z, 0-9 and -, not beginning with -", spec.Name,
-			blockdev.MaxViewNameBytes)
-	}
-	if v := g.views.find(spec.Name); v != nil {
-		return nil, fmt.Errorf("%w: group %s: view %s, at ordinal %d; delete it (slipctl view delete), or give another name",
-			ErrExists, g.Name(), spec.Name, v.rec.Ordinal)
-	}
-	if n := len(g.views.all()); n >= MaxViews {
-		return nil, fmt.Errorf("%w: group %s has %d views, the most that there can be; delete one (slipctl view delete)",
-			core.ErrPrecondition, g.Name(), n)
-	}
-	if spec.LimitBytes == 0 {
-		_, free, err := g.cfg.Pool.Space()
-		if err != nil {
-			return nil, err
-		}
-		var most int64
-		for _, v := range g.Volumes() {
-			most += v.Size() + changemap.ExtentBytes
-		}
-		spec.LimitBytes = max(min(free/2, most), minViewBytes)
-	}
-	if spec.LimitBytes < minViewBytes {
-		return fail("a limit of %d bytes, the least is %d", spec.LimitBytes, minViewBytes)
-	}
-	return &blockdev.ViewRecord{
-		ID: id, Name: spec.Name, PoolID: g.cfg.Pool.ID(), GroupID: g.ID(), CreatedUnixNanos: g.cfg.Now().UnixNano(),
-		Writable: spec.Writable, Test: spec.Test, LimitBytes: spec.LimitBytes,
-	}, nil
-}
-
-// viewVolumes are the members as a view of now shows them. The caller holds applyMu.
-func (g *Group) viewVolumes() ([]blockdev.ViewVolume, error) {
-	var list []blockdev.ViewVolume
-	for _, v := range g.Volumes() {
-		if _, err := g.cuttable(v.id); err != nil {
-			return nil, err
-		}
-		rec, err := g.cfg.Pool.Get(v.id)
-		if err != nil {
-			return nil, err
-		}
-		fsType := ""
-		if rec.Format != nil {
-			fsType = rec.Format.FSType
-		}
-		list = append(list, blockdev.ViewVolume{VolumeID: v.id, Index: v.index, SizeBytes: v.size.Load(),
-			BlockSizeBytes: rec.BlockSizeBytes, FSType: fsType})
-	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("%w: group %s has no volumes to show", core.ErrPrecondition, g.Name())
-	}
-	slices.SortFunc(list, func(a, b blockdev.ViewVolume) int { return strings.Compare(a.VolumeID, b.VolumeID) })
-	return list, nil
-}
-
 func newView(g *Group, rec blockdev.ViewRecord) *View {
 	v := &View{g: g, rec: rec}
 	for _, m := range rec.Volumes {
@@ -302,75 +155,6 @@ func (v *View) indexRecords(ctx context.Context) error {
 	return nil
 }
 
-// load takes up the views that the last process left, before anything is applied.
-func (w *views) load() error {
-	g := w.g
-	recs, err := g.cfg.Pool.ListViews()
-	if err != nil {
-		klog.ErrorS(err, "Some views cannot be read; delete their directories", "group", g.Name())
-	}
-	for _, rec := range recs {
-		if rec.GroupID != g.ID() || rec.PoolID != g.cfg.Pool.ID() {
-			continue
-		}
-		v := newView(g, *rec)
-		w.list = append(w.list, v)
-		err := v.open()
-		if err == nil {
-			err = v.indexRecords(context.Background())
-		}
-		if err == nil {
-			continue
-		}
-		klog.ErrorS(err, "A view cannot be opened any more; delete it", "group", g.Name(), "view", rec.Name)
-		if err := v.fail(errViewLost); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// close ends all views; the next process goes on from what is on disk.
-func (w *views) close() {
-	w.opMu.Lock()
-	w.ended = true
-	w.opMu.Unlock()
-	for _, v := range w.all() {
-		v.end(ErrClosed)
-		v.close()
-	}
-}
-
-// Views returns the group's views, by name.
-func (g *Group) Views() []ViewStatus {
-	var list []ViewStatus
-	for _, v := range g.views.all() {
-		list = append(list, v.Status())
-	}
-	slices.SortFunc(list, func(a, b ViewStatus) int { return strings.Compare(a.Name, b.Name) })
-	return list
-}
-
-// View returns a view by its name, or ErrNotFound.
-func (g *Group) View(name string) (*View, error) {
-	if v := g.views.find(name); v != nil {
-		return v, nil
-	}
-	return nil, fmt.Errorf("%w: group %s has no view %q; see slipctl view list", ErrNotFound, g.Name(), name)
-}
-
-// ViewVolume returns a volume of a view of any group of the site, or ErrNotFound.
-func (s *Site) ViewVolume(viewID string, index uint32) (*ViewVolume, error) {
-	for _, g := range s.Groups() {
-		for _, v := range g.views.all() {
-			if m := v.member(index); v.rec.ID == viewID && m != nil {
-				return m, nil
-			}
-		}
-	}
-	return nil, fmt.Errorf("%w: view %s with a volume %d", ErrNotFound, viewID, index)
-}
-
 // Status is the view for people.
 func (v *View) Status() ViewStatus {
 	v.mu.Lock()
@@ -380,30 +164,6 @@ func (v *View) Status() ViewStatus {
 
 // Volumes are the view's block devices, by volume id.
 func (v *View) Volumes() []*ViewVolume { return v.volumes }
-
-// DeleteView throws a view away, with what was written to it. Its devices return errors from then on. One that is not
-// there is ErrNotFound.
-func (g *Group) DeleteView(name string) error {
-	w := g.views
-	w.opMu.Lock()
-	defer w.opMu.Unlock()
-	v, err := g.View(name)
-	if err != nil {
-		return err
-	}
-	if err := v.fail(errViewDeleted); err != nil {
-		return err
-	}
-	if err := g.cfg.Pool.DeleteView(v.rec.ID); err != nil {
-		return err
-	}
-	w.mu.Lock()
-	w.list = slices.DeleteFunc(w.list, func(other *View) bool { return other == v })
-	w.mu.Unlock()
-	v.close()
-	klog.InfoS("View deleted", "group", g.Name(), "view", name)
-	return nil
-}
 
 // end makes the view show nothing any more, for the first reason that is given.
 func (v *View) end(why error) {
@@ -465,66 +225,9 @@ func (v *View) fill(n int64) error {
 	return nil
 }
 
-// beforeApply has every view take the extents that records behind its place are about to change.
-func (w *views) beforeApply(records []journal.Record) error {
-	return w.each(func(v *View) error {
-		at, touched := v.place(), changemap.New()
-		for i := range records {
-			h := &records[i].Header
-			if at.Before(records[i].End) && touchesImage(h.Kind) && v.member(h.Volume) != nil {
-				touched.Mark(h.Volume, h.Offset, int64(h.Length))
-			}
-		}
-		return v.take(touched)
-	})
-}
-
-// beforeChange has every view take extents of members, by their indices, that are about to change in the images.
-func (w *views) beforeChange(touched *changemap.Map) error {
-	return w.each(func(v *View) error { return v.take(touched) })
-}
-
-// each has every view take what is about to change. A view that cannot fails.
-func (w *views) each(take func(v *View) error) error {
-	for _, v := range w.all() {
-		err := v.usable()
-		if err == nil {
-			err = take(v)
-		}
-		if errors.Is(err, ErrClosed) {
-			return err // nothing may be applied any more
-		}
-		if err != nil { // also where an earlier failure is not stored yet
-			if err := v.fail(err); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // place is behind the last record that the view shows.
 func (v *View) place() journal.Position {
 	return journal.Position{Segment: v.rec.Segment, Offset: v.rec.Offset}
-}
-
-// stop returns the place of the first view between two positions, or the second position.
-func (w *views) stop(from, to journal.Position) journal.Position {
-	for _, v := range w.all() {
-		if at := v.place(); from.Before(at) && at.Before(to) {
-			to = at
-		}
-	}
-	return to
-}
-
-// applied takes a record that is in its image now out of the indices of views.
-func (w *views) applied(r *journal.Record) {
-	for _, v := range w.all() {
-		if m := v.member(r.Header.Volume); m != nil {
-			m.index.Remove(r.Header.Offset, int64(r.Header.Length), r.Loc)
-		}
-	}
 }
 
 func (v *View) member(index uint32) *ViewVolume {
@@ -546,29 +249,4 @@ func (v *View) take(touched *changemap.Map) error {
 		}
 	}
 	return nil
-}
-
-// showing returns a view that shows a volume; nil if none does.
-func (w *views) showing(volumeID string) *View {
-	for _, v := range w.all() {
-		for _, m := range v.volumes {
-			if m.VolumeID == volumeID && v.usable() == nil {
-				return v
-			}
-		}
-	}
-	return nil
-}
-
-// failAll fails the views that show a volume, durably: its image leaves the group's care.
-func (w *views) failAll(volumeID string, why error) error {
-	for {
-		v := w.showing(volumeID)
-		if v == nil {
-			return nil
-		}
-		if err := v.fail(why); err != nil {
-			return err
-		}
-	}
 }

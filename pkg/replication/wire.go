@@ -54,6 +54,13 @@ func tailFromWire(t *linkpb.Tail) *core.Tail {
 	return &core.Tail{Ordinal: t.GetOrdinal(), Fingerprint: t.GetFingerprint()}
 }
 
+func countToWire(c *tailCount) *linkpb.DivergentTail {
+	return &linkpb.DivergentTail{
+		TimelineId: c.Timeline, ForkOrdinal: c.Fork, LastOrdinal: c.Last, Writes: c.Writes, Bytes: c.Bytes,
+		FirstUnixNanos: c.FirstUnixNanos, LastUnixNanos: c.LastUnixNanos, Partial: c.Partial,
+	}
+}
+
 func yieldToWire(y *core.YieldOffer) *linkpb.Yield {
 	if y == nil {
 		return nil

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -40,6 +39,9 @@ type yieldRecord struct {
 	Ranges  []byte `json:"ranges"` // as encodeRanges has it
 }
 
+// yields give the group's own writes past a fork up. Who changes what is given up holds handover.mu.
+type yields struct{ g *Group }
+
 // YieldPlan is what a site gives up, or would.
 type YieldPlan struct {
 	// Yield is the state; its Stage is empty where nothing was begun, and the plan says what would be.
@@ -52,15 +54,16 @@ type YieldPlan struct {
 }
 
 // yielding is the yield that is not done; nil without one.
-func (g *Group) yielding() *core.Yield {
+func (ys *yields) current() *core.Yield {
+	g := ys.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.core.Meta.Yielding()
 }
 
 // undoes is the yield whose snapshots are complete and that is being undone; nil without one.
-func (g *Group) undoes() *core.Yield {
-	if y := g.yielding(); y != nil && (y.Stage == core.YieldRewinding || y.Stage == core.YieldUndoing) {
+func (ys *yields) undoes() *core.Yield {
+	if y := ys.current(); y != nil && (y.Stage == core.YieldRewinding || y.Stage == core.YieldUndoing) {
 		return y
 	}
 	return nil
@@ -68,7 +71,11 @@ func (g *Group) undoes() *core.Yield {
 
 // PlanYield says what Yield would give up, without changing anything; nil where this site wrote nothing past the fork.
 // Errors are those of Yield.
-func (g *Group) PlanYield(ctx context.Context) (*YieldPlan, error) {
+func (g *Group) PlanYield(ctx context.Context) (*YieldPlan, error) { return g.yields.plan(ctx) }
+
+// plan is Group.PlanYield.
+func (ys *yields) plan(ctx context.Context) (*YieldPlan, error) {
+	g := ys.g
 	if err := g.commit(); err != nil {
 		return nil, err
 	}
@@ -89,12 +96,12 @@ func (g *Group) PlanYield(ctx context.Context) (*YieldPlan, error) {
 	if y.Stage != core.YieldKeeping {
 		return plan, nil
 	}
-	count, err := g.countTail(ctx, y.Fork, nil)
+	count, err := ys.countTail(ctx, y.Fork, nil)
 	if err != nil {
 		return nil, err
 	}
-	plan.Tail = g.snapshotTail(count, y)
-	for _, v := range g.keptVolumes() {
+	plan.Tail = ys.snapshotTail(count, y)
+	for _, v := range ys.keptVolumes() {
 		plan.VolumeIDs = append(plan.VolumeIDs, v.id)
 		plan.SizeBytes += v.size.Load()
 	}
@@ -106,29 +113,34 @@ func (g *Group) PlanYield(ctx context.Context) (*YieldPlan, error) {
 //
 // Errors are core.ErrPrecondition where nothing was changed: nothing to yield, volumes attached, or a peer that is not
 // known to be primary. After any other error, or a crash, a repetition goes on; a forced promotion takes it back.
-func (g *Group) Yield(ctx context.Context) (*core.Yield, error) {
-	g.yieldMu.Lock()
-	defer g.yieldMu.Unlock()
+func (g *Group) Yield(ctx context.Context) (*core.Yield, error) { return g.yields.begin(ctx) }
+
+// begin is Group.Yield.
+func (ys *yields) begin(ctx context.Context) (*core.Yield, error) {
+	g := ys.g
+	g.handover.mu.Lock()
+	defer g.handover.mu.Unlock()
 	_, err := g.stopWrites(func(durable uint64, tail *core.Tail, attached []string) core.Event {
 		return core.YieldRequest{ID: uuid.NewString(), Durable: durable, Tail: tail, Attached: attached}
 	})
 	if err != nil {
 		return nil, err
 	}
-	y := g.yielding()
+	y := ys.current()
 	if y != nil && y.Stage == core.YieldKeeping {
-		if err := g.keep(ctx, y); err != nil {
+		if err := ys.keep(ctx, y); err != nil {
 			return nil, err
 		}
 	}
 	g.linkWork.send() // asks the peer to call
-	return g.yielding(), nil
+	return ys.current(), nil
 }
 
 // keep makes the snapshots, and notes the ranges.
-func (g *Group) keep(ctx context.Context, y *core.Yield) error {
+func (ys *yields) keep(ctx context.Context, y *core.Yield) error {
+	g := ys.g
 	var touched rangeSet
-	count, err := g.countTail(ctx, y.Fork, &touched)
+	count, err := ys.countTail(ctx, y.Fork, &touched)
 	if err != nil {
 		return err
 	}
@@ -136,7 +148,7 @@ func (g *Group) keep(ctx context.Context, y *core.Yield) error {
 	whole := g.core.Promotable()
 	g.mu.Unlock()
 	if whole && y.Head > y.Fork { // else there is no instant to keep, or nothing
-		if err := g.keepTail(ctx, g.snapshotTail(count, y), y); err != nil {
+		if err := ys.keepTail(ctx, ys.snapshotTail(count, y), y); err != nil {
 			return err
 		}
 	}
@@ -144,9 +156,9 @@ func (g *Group) keep(ctx context.Context, y *core.Yield) error {
 	if kept.Tail, err = g.tail(y.Fork); err != nil {
 		return err
 	}
-	if kept.Reason = g.rangesMissing(y.Fork); kept.Reason != "" {
+	if kept.Reason = ys.rangesMissing(y.Fork); kept.Reason != "" {
 		kept.All = true
-	} else if kept.TailBytes, err = g.storeRanges(y, &touched); err != nil {
+	} else if kept.TailBytes, err = ys.storeRanges(y, &touched); err != nil {
 		return err
 	}
 	if _, err := g.step(kept, nil); err != nil {
@@ -158,16 +170,17 @@ func (g *Group) keep(ctx context.Context, y *core.Yield) error {
 	return nil
 }
 
-func (g *Group) snapshotTail(count *linkpb.DivergentTail, y *core.Yield) blockdev.SnapshotTail {
+func (ys *yields) snapshotTail(count *tailCount, y *core.Yield) blockdev.SnapshotTail {
 	return blockdev.SnapshotTail{
-		ID: tailID(g.ID(), y), ForkOrdinal: y.Fork, Writes: count.Writes, Bytes: count.Bytes,
+		ID: tailID(ys.g.ID(), y), ForkOrdinal: y.Fork, Writes: count.Writes, Bytes: count.Bytes,
 		FirstUnixNanos: count.FirstUnixNanos, LastUnixNanos: count.LastUnixNanos, Partial: count.Partial,
 	}
 }
 
 // rangesMissing says why the ranges that writes past an ordinal touched are not all in the journal and in the change
 // map; "" if they are.
-func (g *Group) rangesMissing(fork uint64) string {
+func (ys *yields) rangesMissing(fork uint64) string {
+	g := ys.g
 	if g.retained() <= fork+1 {
 		return ""
 	}
@@ -182,7 +195,8 @@ func (g *Group) rangesMissing(fork uint64) string {
 }
 
 // storeRanges writes the file of ranges, and returns what they cover.
-func (g *Group) storeRanges(y *core.Yield, touched *rangeSet) (uint64, error) {
+func (ys *yields) storeRanges(y *core.Yield, touched *rangeSet) (uint64, error) {
+	g := ys.g
 	for _, r := range g.changes.runs() {
 		touched.add(r.volume, r.off, r.n)
 	}
@@ -204,7 +218,8 @@ func (g *Group) storeRanges(y *core.Yield, touched *rangeSet) (uint64, error) {
 }
 
 // loadRanges reads the file of ranges of a yield.
-func (g *Group) loadRanges(yieldID string) ([]byteRange, error) {
+func (ys *yields) loadRanges(yieldID string) ([]byteRange, error) {
+	g := ys.g
 	var record yieldRecord
 	name := g.path(yieldFile)
 	if err := blockdev.ReadRecord(g.cfg.FS, name, yieldKind, &record); err != nil {
@@ -217,11 +232,11 @@ func (g *Group) loadRanges(yieldID string) ([]byteRange, error) {
 }
 
 // dropRanges removes the file of ranges when nothing needs it any more.
-func (g *Group) dropRanges() error {
-	if g.yielding() != nil {
+func (ys *yields) dropRanges() error {
+	if ys.current() != nil {
 		return nil
 	}
-	err := g.cfg.FS.Remove(g.path(yieldFile))
+	err := ys.g.cfg.FS.Remove(ys.g.path(yieldFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -229,16 +244,17 @@ func (g *Group) dropRanges() error {
 }
 
 // continueYield goes on with what a crash interrupted, before the group is used.
-func (g *Group) continueYield() error {
+func (ys *yields) resume() error {
+	g := ys.g
 	y := g.core.Meta.Yielding()
 	if y == nil {
-		return g.dropRanges()
+		return ys.dropRanges()
 	}
 	if y.Stage == core.YieldRewinding {
 		if err := g.applyLocked(context.Background()); err != nil {
 			return err
 		}
-		if err := g.rewind(y.Fork); err != nil {
+		if err := ys.rewind(y.Fork); err != nil {
 			return err
 		}
 		if _, err := g.stepLocked(core.Rewound{}, nil); err != nil {
@@ -248,7 +264,7 @@ func (g *Group) continueYield() error {
 	if y.All || y.Stage == core.YieldKeeping {
 		return nil
 	}
-	if _, err := g.loadRanges(y.ID); err != nil {
+	if _, err := ys.loadRanges(y.ID); err != nil {
 		klog.ErrorS(err, "The ranges of writes past the fork are lost; the peer copies everything", "group", g.Name())
 		_, err = g.stepLocked(core.RangesLost{Reason: "the list of what was written past the fork is lost"}, nil)
 		return err
@@ -258,8 +274,9 @@ func (g *Group) continueYield() error {
 
 // follows has core decide whether this site follows a caller that it has welcomed. Where the site gives way, its
 // journal is rewound before anything else happens.
-func (g *Group) follows(e core.SessionReceived) (core.Decision, error) {
-	y := g.yielding()
+func (ys *yields) follows(e core.SessionReceived) (core.Decision, error) {
+	g := ys.g
+	y := ys.current()
 	if y == nil || y.Stage != core.YieldReady {
 		return g.step(e, nil)
 	}
@@ -283,10 +300,10 @@ func (g *Group) follows(e core.SessionReceived) (core.Decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	if y = g.undoes(); y == nil || y.Stage != core.YieldRewinding {
+	if y = ys.undoes(); y == nil || y.Stage != core.YieldRewinding {
 		return decision, nil
 	}
-	if err := g.rewind(y.Fork); err != nil {
+	if err := ys.rewind(y.Fork); err != nil {
 		g.fail(err) // what is on disk is continued by the next open
 		return nil, err
 	}
@@ -298,7 +315,8 @@ func (g *Group) follows(e core.SessionReceived) (core.Decision, error) {
 
 // rewind empties the journal and makes an ordinal its last one. All of the journal is in the images. The caller holds
 // applyMu and appendMu, or is alone.
-func (g *Group) rewind(to uint64) error {
+func (ys *yields) rewind(to uint64) error {
+	g := ys.g
 	if err := g.journal.Sync(); err != nil {
 		return err
 	}
@@ -326,32 +344,11 @@ func (g *Group) rewind(to uint64) error {
 	return nil
 }
 
-// sendRanges tells the primary what this site wrote past the fork.
-func (r *receiver) sendRanges(yieldID string) error {
-	const chunk = 1 << 16 // ranges; far below the limit of a message
-	list, err := r.g.loadRanges(yieldID)
-	if err != nil {
-		return err
-	}
-	var before byteRange
-	for {
-		n := min(chunk, len(list))
-		m := &linkpb.TailRanges{Ranges: encodeRanges(list[:n], before), Last: n == len(list)}
-		if err := r.stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_TailRanges{TailRanges: m}}); err != nil {
-			return err
-		}
-		if m.Last {
-			return nil
-		}
-		before, list = list[n-1], list[n:]
-	}
-}
-
 // noteCopied tells core what content came.
 func (r *receiver) noteCopied() error {
 	n := r.copied
 	r.copied = 0
-	if r.g.yielding() == nil {
+	if r.g.yields.current() == nil {
 		return nil
 	}
 	_, err := r.g.step(core.Received{Bytes: n}, nil)
