@@ -1,0 +1,297 @@
+package epoch
+
+import (
+	"fmt"
+	"slices"
+)
+
+// CopyState is what the copy of a shard does.
+type CopyState string
+
+const (
+	// CopyFollowing: marks arrive, and the copy applies up to the epoch that it shows.
+	CopyFollowing CopyState = "following"
+	// CopySettling: a resync is to begin. No mark counts any more that the collector has not found complete.
+	CopySettling CopyState = "settling"
+	// CopySyncing: a resync runs. The copy opens at the epoch that it shows, as it was before.
+	CopySyncing CopyState = "syncing"
+	// CopyDecided: the epoch of a promotion is durable here. Nothing is received any more.
+	CopyDecided CopyState = "decided"
+)
+
+// Copy is the state machine of a shard's copy at the secondary site.
+//
+//	            SyncWanted                  Settled: BeginSync
+//	following ---------------> settling -------------------------> syncing
+//	   ^  ^   (at once if no mark is past the shown epoch)           |  |
+//	   |  +------------------------ SyncEnded -----------------------+  |
+//	   +--- SyncCancelled                                               |
+//	any state -- Decide --> decided                                     |
+//	   (SyncWanted while syncing: it begins again) <--------------------+
+//
+// Invariants:
+//
+//	shown only grows, and only to epochs whose marks are durable on all their shards
+//	the copy has applied nothing behind the boundary of shown, or can go back to it
+//	a decision never changes, and is never before shown
+type Copy struct {
+	id       ShardID
+	life     Life
+	promised Attempt
+	seq      uint64
+	state    CopyState
+	shown    ID
+	// marks are usable ones of shown and later epochs.
+	marks []Mark
+	// wholeFrom: marks with an earlier boundary are of the middle of a resync.
+	wholeFrom uint64
+	// wantedAt is seq when the resync was wanted.
+	wantedAt uint64
+	decision *Decision
+}
+
+// CopyStart is what is durable of a copy.
+type CopyStart struct {
+	// Marks are those in the journal that the copy is whole at, ascending. Without a resync that is all from the
+	// boundary on that the images show; in one, the base alone; behind one, the base and those from its end on.
+	Marks []Mark
+	// Applied is the last ordinal that the images show, or the base's.
+	Applied uint64
+	// Syncing: a resync has begun and not ended.
+	Syncing bool
+	// WholeFrom is the ordinal at which the last resync ended.
+	WholeFrom uint64
+	Decision  *Decision
+}
+
+// NewCopy returns the copy of a process that starts. life was never used before.
+//
+// The first mark whose boundary is not before what is applied belongs to the shown epoch, or an earlier one with the
+// same content: nothing is applied past an epoch that was not granted.
+func NewCopy(id ShardID, life Life, start CopyStart) *Copy {
+	c := &Copy{id: id, life: life, state: CopyFollowing, wholeFrom: start.WholeFrom, decision: start.Decision}
+	at := slices.IndexFunc(start.Marks, func(m Mark) bool { return m.Boundary >= start.Applied })
+	if at >= 0 {
+		c.marks = slices.Clone(start.Marks[at:])
+		if start.Applied > 0 {
+			c.shown = c.marks[0].Epoch
+		}
+	}
+	switch {
+	case c.decision != nil:
+		c.state = CopyDecided
+	case start.Syncing:
+		c.state = CopySyncing
+	}
+	return c
+}
+
+// State says what the copy does.
+func (c *Copy) State() CopyState { return c.state }
+
+// Shown is the mark of the epoch that the copy shows: up to its boundary it may apply, and there it is cut, opened and
+// promoted. ok is false before the first.
+func (c *Copy) Shown() (m Mark, ok bool) { return c.mark(c.shown) }
+
+// Newest is the last usable mark that is durable here.
+func (c *Copy) Newest() (m Mark, ok bool) {
+	if len(c.marks) == 0 {
+		return Mark{}, false
+	}
+	return c.marks[len(c.marks)-1], true
+}
+
+// Decision is the one of the promotion; nil before.
+func (c *Copy) Decision() *Decision { return c.decision }
+
+// CopyEvent is something that happened at a copy.
+type CopyEvent interface{ copyEvent() }
+
+// GatherReceived, GrantReceived, DecideReceived and SettledReceived are messages of a collector.
+type (
+	GatherReceived  struct{ Gather Gather }
+	GrantReceived   struct{ Grant Grant }
+	DecideReceived  struct{ Decide Decide }
+	SettledReceived struct{ Settled Settled }
+)
+
+// MarkDurable: a mark of the primary is on stable storage here, and everything before it.
+type MarkDurable struct{ Mark Mark }
+
+// SyncWanted: the primary cannot go on with records; the copy is to begin a resync, and waits for BeginSync.
+type SyncWanted struct{}
+
+// SyncCancelled: a resync that was wanted is not needed any more, and has not begun.
+type SyncCancelled struct{}
+
+// SyncEnded: the end of the resync is durable; the copy is whole from this ordinal on.
+type SyncEnded struct{ Ordinal uint64 }
+
+func (GatherReceived) copyEvent()  {}
+func (GrantReceived) copyEvent()   {}
+func (DecideReceived) copyEvent()  {}
+func (SettledReceived) copyEvent() {}
+func (MarkDurable) copyEvent()     {}
+func (SyncWanted) copyEvent()      {}
+func (SyncCancelled) copyEvent()   {}
+func (SyncEnded) copyEvent()       {}
+
+// Show: the copy may apply up to the mark's boundary. What it was before a resync is not needed any more once it has.
+type Show struct{ Mark Mark }
+
+// BeginSync: the resync may begin. The copy has to be openable at the base until it shows a later epoch; ok is false if
+// it never showed one. Marks past the base are void, and have to be so after a restart too.
+type BeginSync struct {
+	Base Mark
+	OK   bool
+}
+
+// PersistDecision has to be durable before the next effect.
+type PersistDecision struct{ Decision Decision }
+
+// Promote makes the copy what it was at the mark's boundary. If it is not part of the promoted group, there is no mark.
+type Promote struct {
+	Mark Mark
+	Part bool
+}
+
+func (Show) effect()            {}
+func (BeginSync) effect()       {}
+func (PersistDecision) effect() {}
+func (Promote) effect()         {}
+
+// Step takes an event and returns what to do. Effects: Reply, Show, BeginSync, PersistDecision, Promote.
+func (c *Copy) Step(e CopyEvent) []Effect {
+	switch e := e.(type) {
+	case GatherReceived:
+		if c.follows(e.Gather.Attempt) < 0 {
+			return []Effect{Reply{Outdated{c.promised}}}
+		}
+		c.promised = e.Gather.Attempt
+		return []Effect{Reply{c.report()}}
+	case GrantReceived:
+		if g := e.Grant; c.follows(g.Attempt) == 0 && g.Life == c.life {
+			return c.show(g.Epoch)
+		}
+	case DecideReceived:
+		if d := e.Decide; c.follows(d.Attempt) == 0 && d.Life == c.life {
+			return c.decide(d)
+		}
+	case SettledReceived:
+		if s := e.Settled; c.follows(s.Attempt) == 0 && s.Life == c.life {
+			return c.settled(s)
+		}
+	case MarkDurable:
+		c.durable(e.Mark)
+	case SyncWanted:
+		return c.wanted()
+	case SyncCancelled:
+		if c.state == CopySettling {
+			c.state = CopyFollowing
+		}
+	case SyncEnded:
+		if c.state == CopySyncing {
+			c.state, c.wholeFrom = CopyFollowing, e.Ordinal
+		}
+	default:
+		panic(fmt.Sprintf("epoch: unknown event %T", e)) // a programming error: the set of events is closed
+	}
+	return nil
+}
+
+// follows compares an attempt with the one that the copy promised to follow.
+func (c *Copy) follows(a Attempt) int { return a.Compare(c.promised) }
+
+func (c *Copy) mark(epoch ID) (Mark, bool) {
+	i, ok := slices.BinarySearchFunc(c.marks, epoch, func(m Mark, e ID) int { return m.Epoch.Compare(e) })
+	if !ok {
+		return Mark{}, false
+	}
+	return c.marks[i], true
+}
+
+// MaxReportMarks bounds the marks of a report.
+const MaxReportMarks = 256
+
+func (c *Copy) report() Report {
+	c.seq++
+	r := Report{Attempt: c.promised, Life: c.life, Seq: c.seq, Shown: c.shown, Settling: c.state == CopySettling,
+		Marks: slices.Clone(c.marks), Decision: c.decision}
+	if len(r.Marks) > MaxReportMarks {
+		r.Marks, r.More = r.Marks[:MaxReportMarks], true
+	}
+	return r
+}
+
+func (c *Copy) durable(m Mark) {
+	last, ok := c.Newest()
+	switch {
+	case c.state != CopyFollowing, m.Boundary < c.wholeFrom:
+	case ok && !last.Epoch.Before(m.Epoch), !ok && !c.shown.Before(m.Epoch): // known
+	default:
+		c.marks = append(c.marks, m)
+	}
+}
+
+func (c *Copy) show(epoch ID) []Effect {
+	m, ok := c.mark(epoch)
+	if !ok || c.decision != nil || !c.shown.Before(epoch) {
+		return nil
+	}
+	c.shown = epoch
+	c.marks = slices.DeleteFunc(c.marks, func(m Mark) bool { return m.Epoch.Before(epoch) })
+	return []Effect{Show{m}}
+}
+
+// wanted: a mark that was reported may be part of an epoch that another copy shows by now. So what this one goes back
+// to has to be agreed first.
+func (c *Copy) wanted() []Effect {
+	switch c.state {
+	case CopySyncing:
+		return c.beginSync()
+	case CopyFollowing:
+		if last, ok := c.Newest(); !ok || last.Epoch == c.shown {
+			return c.beginSync()
+		}
+		c.state, c.wantedAt = CopySettling, c.seq
+	}
+	return nil
+}
+
+func (c *Copy) beginSync() []Effect {
+	c.state = CopySyncing
+	base, ok := c.mark(c.shown)
+	return []Effect{BeginSync{Base: base, OK: ok}}
+}
+
+func (c *Copy) settled(s Settled) []Effect {
+	if c.state != CopySettling || s.Seq <= c.wantedAt || s.Epoch.Before(c.shown) {
+		return nil
+	}
+	effects := c.show(s.Epoch)
+	c.marks = slices.DeleteFunc(c.marks, func(m Mark) bool { return s.Epoch.Before(m.Epoch) })
+	return append(effects, c.beginSync()...)
+}
+
+// decide takes the decision of a promotion, once, and permanently.
+func (c *Copy) decide(d Decide) []Effect {
+	answer := Reply{Decided{Attempt: d.Attempt, Life: c.life, Epoch: d.Decision.Epoch}}
+	if c.decision != nil {
+		if c.decision.Epoch != d.Decision.Epoch {
+			return []Effect{Reply{c.report()}} // no collector does that
+		}
+		return []Effect{answer}
+	}
+	part := d.Decision.Has(c.id)
+	m, ok := c.mark(d.Decision.Epoch)
+	if part && (!ok || d.Decision.Epoch.Before(c.shown)) {
+		return []Effect{Reply{c.report()}} // no collector does that
+	}
+	c.state, c.decision = CopyDecided, &d.Decision
+	effects := []Effect{PersistDecision{d.Decision}}
+	if part {
+		c.shown, c.marks = m.Epoch, []Mark{m}
+		return append(effects, Promote{Mark: m, Part: true}, answer)
+	}
+	return append(effects, Promote{}, answer)
+}
