@@ -23,7 +23,8 @@ func (c *cli) groupTest() *cobra.Command {
 func (c *cli) groupTestStart() *cobra.Command {
 	request := sidecarpb.CreateViewRequest{Name: testView, Writable: true, Test: true}
 	var at string
-	cmd := local("the devices of this node", &cobra.Command{
+	var forPods bool
+	cmd := &cobra.Command{
 		Use:   "start NAME",
 		Short: "Open all volumes of a secondary, writable, for a test",
 		Long: "Open all volumes of a secondary at one point as writable block devices of this node. Replication goes on.\n" +
@@ -35,20 +36,21 @@ func (c *cli) groupTestStart() *cobra.Command {
 			if err := setPoint(&request, at, time.Now()); err != nil {
 				return err
 			}
-			return c.openView(cmd.Context(), &request)
+			return c.openView(cmd.Context(), &request, forPods)
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&forPods, "for-pods", false, forPodsHelp)
 	cmd.Flags().StringVar(&at, "at", "", pointHelp)
 	return cmd
 }
 
 func (c *cli) groupTestStop() *cobra.Command {
-	cmd := local("the devices of this node", &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "stop NAME",
 		Short:   "End a test failover, and throw away what it wrote",
 		Example: "  slipctl group test stop shop --yes",
 		Args:    args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
-	})
+	}
 	given := addYes(cmd)
 	cmd.RunE = func(cmd *cobra.Command, words []string) error {
 		return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {

@@ -51,11 +51,14 @@ func setPoint(r *sidecarpb.CreateViewRequest, at string, now time.Time) error {
 func (c *cli) viewCreate() *cobra.Command {
 	var request sidecarpb.CreateViewRequest
 	var at, space string
-	cmd := local("the devices of this node", &cobra.Command{
+	var forPods bool
+	cmd := &cobra.Command{
 		Use:   "create GROUP",
 		Short: "Open all volumes of a group at one point, as block devices",
 		Long: "Open all volumes of a group as they were at one point, at the primary or at the secondary. Nothing is\n" +
-			"copied; writes, replication and apply go on. Each volume becomes a loop device of this node.\n\n" +
+			"copied; writes, replication and apply go on. Each volume becomes a loop device of this node. With --for-pods, " +
+			"and in\na cluster, it does not: its id is the volumeHandle of a PersistentVolume, or the snapshotHandle of a " +
+			"snapshot to make\na claim from.\n\n" +
 			"A view takes space in the pool for what the group overwrites and for what is written to the view. When its\n" +
 			"limit is reached, the view fails; the group does not notice.",
 		Example: "  slipctl view create shop --name monday\n" +
@@ -73,9 +76,10 @@ func (c *cli) viewCreate() *cobra.Command {
 				}
 				request.LimitBytes = limit
 			}
-			return c.openView(cmd.Context(), &request)
+			return c.openView(cmd.Context(), &request, forPods)
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&forPods, "for-pods", false, forPodsHelp)
 	cmd.Flags().StringVar(&request.Name, "name", "", "name of the view; one is made by default")
 	cmd.Flags().StringVar(&at, "at", "", pointHelp)
 	cmd.Flags().BoolVar(&request.Writable, "writable", false, "allow writes, which only the view sees")
@@ -84,12 +88,19 @@ func (c *cli) viewCreate() *cobra.Command {
 	return cmd
 }
 
-// openView makes a view and attaches its devices. Without the devices the view is deleted again.
-func (c *cli) openView(ctx context.Context, request *sidecarpb.CreateViewRequest) error {
+// forPodsHelp says what --for-pods does.
+const forPodsHelp = "attach no devices here: pods use the volumes of the view by their ids in CSI; always so in a " +
+	"cluster"
+
+// openView makes a view and, unless it is for pods, attaches its devices. Without these the view is deleted again.
+func (c *cli) openView(ctx context.Context, request *sidecarpb.CreateViewRequest, forPods bool) error {
 	return c.withSidecar(ctx, longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 		view, err := sidecar.CreateView(ctx, request)
 		if err != nil {
 			return err
+		}
+		if forPods || c.kube.set() {
+			return c.printHandles(view)
 		}
 		devices, err := attachView(view)
 		if err != nil {
@@ -102,15 +113,32 @@ func (c *cli) openView(ctx context.Context, request *sidecarpb.CreateViewRequest
 	})
 }
 
+// printHandles prints a view with what its volumes are called in CSI.
+func (c *cli) printHandles(view *sidecarpb.View) error {
+	return c.showValue(viewFields(view, nil), func() error {
+		c.printViewHead(view)
+		t := newTable("volume", "handle", "size", "format")
+		for _, v := range view.GetVolumes() {
+			t.AppendRow(table.Row{v.GetVolumeId(), v.GetCsiVolumeId(), formatBytes(uint64(v.GetSizeBytes())),
+				orDash(v.GetFsType())})
+		}
+		return printTable(c.out, t)
+	})
+}
+
+func (c *cli) printViewHead(view *sidecarpb.View) {
+	kind := "read-only"
+	if view.GetWritable() {
+		kind = "writable"
+	}
+	fmt.Fprintf(c.out, "view %s of group %s: ordinal %d, %s, %s\n", view.GetName(), view.GetGroup(), view.GetOrdinal(),
+		pointTime(view.PointUnixNanos), kind)
+}
+
 // printView prints a view with its devices.
 func (c *cli) printView(view *sidecarpb.View, devices map[string]string) error {
 	return c.showValue(viewFields(view, devices), func() error {
-		kind := "read-only"
-		if view.GetWritable() {
-			kind = "writable"
-		}
-		fmt.Fprintf(c.out, "view %s of group %s: ordinal %d, %s, %s\n", view.GetName(), view.GetGroup(), view.GetOrdinal(),
-			pointTime(view.PointUnixNanos), kind)
+		c.printViewHead(view)
 		t := newTable("volume", "device", "size", "format")
 		for _, v := range view.GetVolumes() {
 			t.AppendRow(table.Row{v.GetVolumeId(), orDash(devices[v.GetVolumeId()]), formatBytes(uint64(v.GetSizeBytes())),
@@ -125,7 +153,8 @@ func viewFields(view *sidecarpb.View, devices map[string]string) fields {
 	volumes := []fields{}
 	for _, v := range view.GetVolumes() {
 		volumes = append(volumes, fields{"volumeId": v.GetVolumeId(), "device": devices[v.GetVolumeId()],
-			"path": v.GetPath(), "sizeBytes": v.GetSizeBytes(), "fsType": v.GetFsType()})
+			"path": v.GetPath(), "sizeBytes": v.GetSizeBytes(), "fsType": v.GetFsType(),
+			"csiVolumeId": v.GetCsiVolumeId()})
 	}
 	return fields{"group": view.GetGroup(), "name": view.GetName(), "id": view.GetId(), "timeline": view.GetTimeline(),
 		"ordinal": view.GetOrdinal(), "pointUnixNanos": view.PointUnixNanos, "createdUnixNanos": view.GetCreatedUnixNanos(),
@@ -217,12 +246,12 @@ func (c *cli) viewAttach() *cobra.Command {
 }
 
 func (c *cli) viewDelete() *cobra.Command {
-	cmd := local("the devices of this node", &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "delete GROUP VIEW",
 		Short:   "Throw a view away, with what was written to it",
 		Example: "  slipctl view delete shop monday --yes",
 		Args:    args(cobra.ExactArgs(2)), ValidArgsFunction: oneOf(c.groupNames, c.viewNames),
-	})
+	}
 	given := addYes(cmd)
 	cmd.RunE = func(cmd *cobra.Command, words []string) error {
 		return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
@@ -249,8 +278,10 @@ func (c *cli) viewDelete() *cobra.Command {
 
 // closeView detaches the devices of a view and deletes it.
 func (c *cli) closeView(ctx context.Context, sidecar sidecarpb.SidecarClient, view *sidecarpb.View) error {
-	if err := detachView(view); err != nil {
-		return err
+	if !c.kube.set() {
+		if err := detachView(view); err != nil {
+			return err
+		}
 	}
 	_, err := sidecar.DeleteView(ctx, &sidecarpb.DeleteViewRequest{Group: view.GetGroup(), Name: view.GetName()})
 	return err

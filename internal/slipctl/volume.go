@@ -64,6 +64,8 @@ func useOf(v *blockdev.VolumeRecord) string {
 
 func roleOf(v *blockdev.VolumeRecord) string {
 	switch {
+	case v.View != nil:
+		return "view"
 	case v.Secondary:
 		return "secondary"
 	case v.Group != "":

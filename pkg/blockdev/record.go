@@ -121,6 +121,8 @@ type VolumeRecord struct {
 	// Unwanted: the CO of this site has deleted the volume while it was the copy of another site's. The copy stays until
 	// its primary takes the volume out of the group. A promotion here makes the volume wanted again.
 	Unwanted bool `json:"unwanted,omitempty"`
+	// View is the volume of a view that this one shows; nil for other volumes. Such a volume has no image.
+	View *ViewRef `json:"view,omitempty"`
 	// Source is what the volume was made from; nil for one that began with zeros.
 	Source *ContentSource `json:"source,omitempty"`
 	// CopiedBytes of the source are in the image for good, while State is creating.
@@ -169,6 +171,9 @@ const (
 	maxShownBytes    = 80      // of a wrong value, in an error
 )
 
+// Served reports whether the volume's device is over a file that the replicator serves, and not over the image.
+func (r *VolumeRecord) Served() bool { return r.Replicable || r.View != nil }
+
 // setDefaults fills in what a new record may leave out.
 func (r *VolumeRecord) setDefaults() {
 	if r.BlockSizeBytes == 0 {
@@ -209,6 +214,10 @@ func (r *VolumeRecord) Validate() error {
 		return fail("%v", err)
 	}
 	switch {
+	case r.View != nil && r.ID != ViewVolumeID(r.View.ViewID, r.View.Index):
+		return fail("it shows volume %d of view %.80q, and has not the id of that", r.View.Index, r.View.ViewID)
+	case r.View != nil && (r.Replicable || r.Thick || r.Group != "" || r.MoveTo != ""):
+		return fail("it shows a view, and has an image or a group")
 	case r.Replicable && r.Order == "":
 		return fail("replicable, but without an order")
 	case !slices.Contains([]VolumeState{VolumeCreating, VolumeReady, VolumeDeleting}, r.State):
@@ -324,6 +333,9 @@ func (r *VolumeRecord) Clone() *VolumeRecord {
 		c.Format = &f
 	}
 	c.Claim = r.Claim.clone()
+	if r.View != nil {
+		c.View = new(*r.View)
+	}
 	if r.Source != nil {
 		s := *r.Source
 		c.Source = &s

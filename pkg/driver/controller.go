@@ -20,6 +20,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/replicator"
 	"github.com/slipstream-storage/slipstream/pkg/driver/snapshots"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
+	"github.com/slipstream-storage/slipstream/pkg/driver/views"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
@@ -126,6 +127,9 @@ func (s *controllerServer) CreateVolume(ctx context.Context,
 	rec, err := s.findByName(r.name)
 	if err != nil {
 		return nil, err
+	}
+	if r.source != nil && views.Is(r.source.SnapshotID) && (rec == nil || rec.View != nil) {
+		return s.createFromView(r, rec)
 	}
 	created := rec == nil
 	if created {

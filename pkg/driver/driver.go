@@ -48,6 +48,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/snapshots"
 	"github.com/slipstream-storage/slipstream/pkg/driver/space"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
+	"github.com/slipstream-storage/slipstream/pkg/driver/views"
 	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
@@ -104,6 +105,7 @@ type Driver struct {
 	attachments *attach.Attacher
 	snapshots   *snapshots.Manager
 	groups      *groups.Manager
+	views       *views.Manager
 	health      *health.Checker
 	addons      csiaddons.Node
 }
@@ -185,6 +187,7 @@ func (d *Driver) open() error {
 		return err
 	}
 	d.snapshots = snapshots.New(d.store, d.space, d.attachments, d.sys.FS, d.opts.NodeID, d.sidecar, d.guards, d.tasks)
+	d.views = views.New(d.store)
 	d.groups = groups.New(d.store, d.sidecar)
 	d.addons = csiaddons.Node{Driver: addonsDriver{d}}
 	d.health = health.New(d.store, d.space, d.attachments, d.sys.FS, opts, d.sidecar)

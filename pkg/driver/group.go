@@ -32,7 +32,7 @@ func sameCreation(rec *blockdev.VolumeRecord, r createRequest) error {
 
 // destroy removes a volume that is not in use, image, record and all. It can be repeated after any failure.
 func (d *Driver) destroy(ctx context.Context, rec *blockdev.VolumeRecord) error {
-	if rec.Source != nil {
+	if rec.Source != nil && rec.View == nil {
 		d.tasks.StopCopy(rec.ID)
 		if err := d.snapshots.DropCloneSnapshot(ctx, rec.ID); err != nil {
 			return err

@@ -79,10 +79,14 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 			if _, devices, derr := s.d.attachments.Remains(value, false); derr != nil || len(devices) > 0 {
 				return []string{value}, derr
 			}
+			return s.shown(value)
 		}
 		return present(value, err)
 	case locatepb.Key_SNAPSHOT_ID:
 		_, err := s.d.store.Pool.GetSnapshot(value)
+		if errors.Is(err, blockdev.ErrNoSnapshot) {
+			return s.shown(value)
+		}
 		return present(value, err)
 	case locatepb.Key_VOLUME_NAME:
 		recs, err := s.d.store.VolumesNamed(value)
@@ -108,6 +112,15 @@ func (s *search) find(ctx context.Context, kind locatepb.Key_Kind, value string)
 	}
 	return nil, status.Errorf(codes.InvalidArgument, "key %q is of kind %s, which this version of the node does not know",
 		value, kind)
+}
+
+// shown looks for a volume of a view, which has no record before it is used.
+func (s *search) shown(id string) ([]string, error) {
+	_, err := s.d.views.Find(id)
+	if status.Code(err) == codes.NotFound {
+		return nil, nil
+	}
+	return []string{id}, err
 }
 
 func present(id string, err error) ([]string, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/attach"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"github.com/slipstream-storage/slipstream/pkg/driver/views"
 )
 
 // NodeStageVolume attaches a volume to a loop device and, for a file system volume, mounts it on the staging path.
@@ -34,7 +35,7 @@ func (s *nodeServer) NodeStageVolume(ctx context.Context,
 		return nil, err
 	}
 	err = s.d.runTask(ctx, "NodeStageVolume", id, fmt.Sprintf("%q %+v", path, want), func(ctx context.Context) error {
-		rec, err := s.d.store.Volume(id)
+		rec, err := s.d.views.Volume(id)
 		if err != nil {
 			return err
 		}
@@ -72,6 +73,9 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context,
 	}
 	if err := s.d.attachments.Unstage(ctx, rec, path); err != nil {
 		return nil, err
+	}
+	if views.Transient(rec) {
+		return &csi.NodeUnstageVolumeResponse{}, s.d.destroy(ctx, rec)
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }

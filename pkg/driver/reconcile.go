@@ -38,7 +38,7 @@ func (d *Driver) reconcile(ctx context.Context) error {
 			continue
 		}
 		staged = append(staged, rec)
-		if rec.Replicable && rec.Order != blockdev.OrderAck {
+		if rec.Served() && rec.Order != blockdev.OrderAck {
 			// The file is opened in the background, when the replicator answers.
 			if err := d.attachments.Writeback.Add(d.attachments.BackingPath(rec)); err != nil {
 				return fmt.Errorf("volume %s: %w", rec.ID, err)

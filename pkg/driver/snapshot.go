@@ -87,7 +87,7 @@ func (s *controllerServer) DeleteSnapshot(ctx context.Context,
 	defer done()
 	rec, err := s.d.store.Snapshot(id)
 	if status.Code(err) == codes.NotFound {
-		return &csi.DeleteSnapshotResponse{}, nil
+		return &csi.DeleteSnapshotResponse{}, s.d.keepsView(id)
 	}
 	if err != nil {
 		return nil, err
@@ -112,6 +112,12 @@ func (s *controllerServer) ListSnapshots(_ context.Context,
 	}
 	response := &csi.ListSnapshotsResponse{}
 	if id := req.GetSnapshotId(); id != "" {
+		if shown, err := s.d.views.Find(id); err == nil {
+			if of := req.GetSourceVolumeId(); (of == "" || of == shown.Volume.VolumeID) && id > page.after {
+				response.Entries = []*csi.ListSnapshotsResponse_Entry{{Snapshot: s.d.viewSnapshot(shown)}}
+			}
+			return response, nil
+		}
 		rec, err := s.d.store.Snapshot(id)
 		switch {
 		case status.Code(err) == codes.NotFound:
@@ -153,6 +159,9 @@ func (s *controllerServer) GetSnapshot(_ context.Context,
 	if req.GetSnapshotId() == "" {
 		return nil, status.Error(codes.InvalidArgument, "snapshot id is missing")
 	}
+	if shown, err := s.d.views.Find(req.GetSnapshotId()); err == nil {
+		return &csi.GetSnapshotResponse{Snapshot: s.d.viewSnapshot(shown)}, nil
+	}
 	rec, err := s.d.store.Snapshot(req.GetSnapshotId())
 	if err == nil && !store.Visible(rec) {
 		err = status.Errorf(codes.NotFound, "snapshot %q: not in the pool", req.GetSnapshotId())
@@ -183,12 +192,16 @@ func (s *controllerServer) snapshot(rec *blockdev.SnapshotRecord) *csi.Snapshot 
 // rounds up, so that a claim that is made again as it was (1Mi, or 10G, which is no multiple of sizeUnitBytes) is not
 // refused. 0, which stands for "unspecified" in the CSI specification, is any request.
 func leastRequest(rec *blockdev.SnapshotRecord) int64 {
+	return leastOf(rec.SizeBytes, attach.FSTypeOf(rec.FSType, rec.Format))
+}
+
+func leastOf(sizeBytes int64, fsType string) int64 {
 	switch {
-	case rec.SizeBytes <= capability.MinSizeBytes[attach.FSTypeOf(rec.FSType, rec.Format)]:
+	case sizeBytes <= capability.MinSizeBytes[fsType]:
 		// none for a raw block volume, or one that nothing was ever on
 		return 0
-	case rec.SizeBytes%(1<<20) == 0: // more likely asked for than rounded up to
-		return rec.SizeBytes
+	case sizeBytes%(1<<20) == 0: // more likely asked for than rounded up to
+		return sizeBytes
 	}
-	return rec.SizeBytes - capability.SizeUnitBytes + 1
+	return sizeBytes - capability.SizeUnitBytes + 1
 }

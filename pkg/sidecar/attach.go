@@ -304,7 +304,7 @@ func (s *Service) adoptLater() {
 
 // openHere reports whether the group of a volume, or of a view's volume, is open.
 func (s *Service) openHere(id string) bool {
-	if viewID, index, ok := parseViewKey(id); ok {
+	if viewID, index, ok := blockdev.ParseViewVolumeID(id); ok {
 		_, err := s.opts.Site.ViewVolume(viewID, index)
 		return err == nil
 	}
@@ -331,7 +331,7 @@ func (s *Service) adopt(e keeper.Entry) (err error) {
 	if err != nil {
 		return fail(err)
 	}
-	if viewID, index, ok := parseViewKey(e.Name); ok {
+	if viewID, index, ok := blockdev.ParseViewVolumeID(e.Name); ok {
 		if err := s.adoptView(e, state, viewID, index); err != nil && s.shown[e.Name] == nil {
 			return fail(err)
 		}

@@ -54,7 +54,7 @@ type Service struct {
 	// attachMu is held while a volume is attached, detached, adopted or moved.
 	attachMu sync.Mutex
 	attached map[string]*attachment // by volume id
-	// shown are the volumes of views, by viewKey.
+	// shown are the volumes of views, by blockdev.ViewVolumeID.
 	shown map[string]*shim.Server
 	// unserved are volumes whose descriptors the keeper holds, and whose groups are not open.
 	unserved map[string]bool

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
@@ -22,25 +21,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
-// A volume of a view is served as any other: a shim, whose descriptor the keeper has, too. Its name there is view-<id
-// of the view>-<index of the volume>.
-
-const viewPrefix = "view-"
-
-func viewKey(viewID string, index uint32) string {
-	return fmt.Sprintf("%s%s-%d", viewPrefix, viewID, index)
-}
-
-// parseViewKey is the reverse of viewKey.
-func parseViewKey(key string) (viewID string, index uint32, ok bool) {
-	rest, ok := strings.CutPrefix(key, viewPrefix)
-	at := strings.LastIndexByte(rest, '-')
-	if !ok || at < 0 {
-		return "", 0, false
-	}
-	n, err := strconv.ParseUint(rest[at+1:], 10, 32)
-	return rest[:at], uint32(n), err == nil && viewKey(rest[:at], uint32(n)) == key
-}
+// A volume of a view is served as any other: a shim, whose descriptor the keeper has, too. Its name there is its
+// blockdev.ViewVolumeID.
 
 // GroupPoints implements sidecarpb.SidecarServer.
 func (s *Service) GroupPoints(_ context.Context,
@@ -210,8 +192,9 @@ func (s *Service) viewToAPI(st replication.ViewStatus) *sidecarpb.View {
 	}
 	for _, m := range st.Volumes {
 		volume := &sidecarpb.ViewVolume{VolumeId: m.VolumeID, SizeBytes: m.SizeBytes,
-			BlockSizeBytes: uint32(m.BlockSizeBytes), FsType: m.FSType}
-		if srv := s.shown[viewKey(st.ID, m.Index)]; srv != nil {
+			BlockSizeBytes: uint32(m.BlockSizeBytes), FsType: m.FSType,
+			CsiVolumeId: blockdev.ViewVolumeID(st.ID, m.Index)}
+		if srv := s.shown[blockdev.ViewVolumeID(st.ID, m.Index)]; srv != nil {
 			volume.Path = srv.Path()
 		}
 		v.Volumes = append(v.Volumes, volume)
@@ -221,7 +204,9 @@ func (s *Service) viewToAPI(st replication.ViewStatus) *sidecarpb.View {
 
 // viewMount is where a volume of a view is mounted: in a directory that has not the name of a volume, and in which the
 // driver looks for none.
-func (s *Service) viewMount(key string) string { return filepath.Join(s.opts.ShimDir, ".views", key) }
+func (s *Service) viewMount(key string) string {
+	return filepath.Join(s.opts.ShimDir, blockdev.ServedDir, key)
+}
 
 func (s *Service) viewShim(key string) shim.Config {
 	return shim.Config{MountPoint: s.viewMount(key), VolumeID: key, Mode: shim.ModeFlush}
@@ -235,7 +220,7 @@ func (s *Service) show(ctx context.Context, view *replication.View) error {
 			st.Name)
 	}
 	for _, m := range view.Volumes() {
-		key := viewKey(st.ID, m.Index)
+		key := blockdev.ViewVolumeID(st.ID, m.Index)
 		if s.shown[key] != nil {
 			continue
 		}
@@ -291,7 +276,7 @@ func (s *Service) hide(ctx context.Context, key string) {
 func (s *Service) deleteView(ctx context.Context, g *replication.Group, view *replication.View) error {
 	st := view.Status()
 	for _, m := range view.Volumes() {
-		key := viewKey(st.ID, m.Index)
+		key := blockdev.ViewVolumeID(st.ID, m.Index)
 		srv := s.shown[key]
 		if srv == nil {
 			// A crash between the mount and the keeper's answer may have left the mount.

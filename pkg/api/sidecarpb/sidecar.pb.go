@@ -5636,8 +5636,10 @@ type ViewVolume struct {
 	SizeBytes      int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	BlockSizeBytes uint32 `protobuf:"varint,4,opt,name=block_size_bytes,json=blockSizeBytes,proto3" json:"block_size_bytes,omitempty"`
 	FsType         string `protobuf:"bytes,5,opt,name=fs_type,json=fsType,proto3" json:"fs_type,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// csi_volume_id is what CSI calls it: the handle of a PersistentVolume, and of a snapshot to make a volume from.
+	CsiVolumeId   string `protobuf:"bytes,6,opt,name=csi_volume_id,json=csiVolumeId,proto3" json:"csi_volume_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ViewVolume) Reset() {
@@ -5701,6 +5703,13 @@ func (x *ViewVolume) GetBlockSizeBytes() uint32 {
 func (x *ViewVolume) GetFsType() string {
 	if x != nil {
 		return x.FsType
+	}
+	return ""
+}
+
+func (x *ViewVolume) GetCsiVolumeId() string {
+	if x != nil {
+		return x.CsiVolumeId
 	}
 	return ""
 }
@@ -6155,7 +6164,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"limitBytes\x12\x16\n" +
 	"\x06failed\x18\f \x01(\tR\x06failed\x12;\n" +
 	"\avolumes\x18\r \x03(\v2!.slipstream.sidecar.v1.ViewVolumeR\avolumesB\x13\n" +
-	"\x11_point_unix_nanos\"\x9f\x01\n" +
+	"\x11_point_unix_nanos\"\xc3\x01\n" +
 	"\n" +
 	"ViewVolume\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x12\n" +
@@ -6163,7 +6172,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12(\n" +
 	"\x10block_size_bytes\x18\x04 \x01(\rR\x0eblockSizeBytes\x12\x17\n" +
-	"\afs_type\x18\x05 \x01(\tR\x06fsType*=\n" +
+	"\afs_type\x18\x05 \x01(\tR\x06fsType\x12\"\n" +
+	"\rcsi_volume_id\x18\x06 \x01(\tR\vcsiVolumeId*=\n" +
 	"\vJournalFull\x12\x16\n" +
 	"\x12JOURNAL_FULL_TRACK\x10\x00\x12\x16\n" +
 	"\x12JOURNAL_FULL_STALL\x10\x01*B\n" +

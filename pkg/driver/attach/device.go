@@ -24,8 +24,10 @@ import (
 // expected.
 func (d *Attacher) BackingPath(rec *blockdev.VolumeRecord) string {
 	switch {
-	case rec.Replicable && rec.Stage != nil && rec.Stage.BackingPath != "":
+	case rec.Served() && rec.Stage != nil && rec.Stage.BackingPath != "":
 		return rec.Stage.BackingPath
+	case rec.View != nil:
+		return filepath.Join(d.opts.ShimDir, blockdev.ServedDir, rec.ID, shim.FileName)
 	case rec.Replicable:
 		return filepath.Join(d.opts.ShimDir, rec.ID, shim.FileName)
 	}
@@ -73,7 +75,7 @@ func (d *Attacher) AttachedDevices(rec *blockdev.VolumeRecord) ([]host.LoopDevic
 // isStagedImage reports whether a device is over the very file that the volume was staged with, whatever that is called
 // now.
 func (d *Attacher) isStagedImage(rec *blockdev.VolumeRecord, l host.LoopDevice) bool {
-	if rec.Replicable || rec.Stage == nil || rec.Stage.Device != l.Path || rec.Stage.Image == (blockdev.FileID{}) ||
+	if rec.Served() || rec.Stage == nil || rec.Stage.Device != l.Path || rec.Stage.Image == (blockdev.FileID{}) ||
 		strings.HasPrefix(l.BackingPath, d.opts.ShimDir+"/") {
 		return false
 	}
@@ -158,11 +160,11 @@ func (d *Attacher) device(rec *blockdev.VolumeRecord) (host.Device, error) {
 // attach gives a volume its loop device, or finds the one that an earlier call made. The volume has its stage record.
 func (d *Attacher) attach(ctx context.Context, rec *blockdev.VolumeRecord) (host.Device, error) {
 	config := blockdev.LoopConfig{BackingPath: d.BackingPath(rec), SizeLimitBytes: rec.SizeBytes,
-		BlockSizeBytes: rec.BlockSizeBytes, DirectIO: !rec.Replicable,
+		BlockSizeBytes: rec.BlockSizeBytes, DirectIO: !rec.Served(), ReadOnly: rec.View != nil && !rec.View.Writable,
 		KeepSpace: rec.Thick && !rec.Replicable} // of a thick replicable volume the replicator keeps the space
-	if rec.Replicable {
+	if rec.Served() {
 		// Also for a volume that has its loop device: the replicator may have been restarted without it.
-		served, err := d.sidecar.AttachVolume(ctx, rec.ID)
+		served, err := d.serve(ctx, rec)
 		if err != nil {
 			return host.Device{}, err
 		}
@@ -206,7 +208,7 @@ func (d *Attacher) attach(ctx context.Context, rec *blockdev.VolumeRecord) (host
 		return host.Device{}, status.Errorf(codes.Internal, "volume %s: attach %s to a loop device: %v", rec.ID,
 			config.BackingPath, err)
 	}
-	if rec.Replicable && !config.DirectIO {
+	if rec.Served() && !config.DirectIO {
 		if err := d.Writeback.Add(config.BackingPath); err != nil {
 			return host.Device{}, status.Errorf(codes.Internal, "volume %s: bound the age of its unwritten data: %v", rec.ID,
 				err)
@@ -257,7 +259,7 @@ func (d *Attacher) keepOne(rec *blockdev.VolumeRecord, devices []host.LoopDevice
 
 // release undoes attach, whatever part of it happened. devices are the volume's; nothing may be mounted from them.
 func (d *Attacher) release(ctx context.Context, rec *blockdev.VolumeRecord, devices []host.LoopDevice) error {
-	if rec.Replicable {
+	if rec.Served() {
 		if err := d.sidecar.Need(ctx); err != nil {
 			// Detaching flushes into the replicator's file, which would wait for it in the kernel, beyond any deadline.
 			return err

@@ -90,6 +90,10 @@ func (d *Attacher) catchUp(ctx context.Context, rec *blockdev.VolumeRecord, devi
 
 // GrowImage makes a volume's image, and its record, at least as large. It leaves rec with the new size.
 func (d *Attacher) GrowImage(ctx context.Context, rec *blockdev.VolumeRecord, sizeBytes int64) error {
+	if rec.View != nil {
+		return status.Errorf(codes.FailedPrecondition, "volume %s shows view %s of group %s and has its size: it cannot grow",
+			rec.ID, rec.View.Name, rec.View.Group)
+	}
 	if sizeBytes > rec.SizeBytes {
 		larger := rec.Clone()
 		larger.SizeBytes = sizeBytes

@@ -23,6 +23,7 @@ func (d *Attacher) Publish(ctx context.Context, rec *blockdev.VolumeRecord, stag
 	if rec.Stage == nil || rec.Stage.StagingPath != stagingPath {
 		return status.Errorf(codes.FailedPrecondition, "volume %s is not staged on %s: stage it first", rec.ID, stagingPath)
 	}
+	entry.ReadOnly = entry.ReadOnly || rec.View != nil && !rec.View.Writable
 	if err := asStaged(rec, entry); err != nil {
 		return err
 	}

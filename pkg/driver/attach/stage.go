@@ -40,11 +40,12 @@ func (d *Attacher) Stage(ctx context.Context, rec *blockdev.VolumeRecord, given 
 		return status.Errorf(codes.Aborted, "volume %s: %s, and would change under the copy; call again when that is done",
 			rec.ID, why)
 	}
-	if rec.Replicable {
+	if rec.Served() {
 		if err := d.sidecar.Need(ctx); err != nil {
 			return err
 		}
 	}
+	want = AsShown(rec, want)
 	devices, err := d.AttachedDevices(rec)
 	if err != nil {
 		return err
@@ -96,7 +97,7 @@ func (d *Attacher) Stage(ctx context.Context, rec *blockdev.VolumeRecord, given 
 	}
 	record = *rec.Stage
 	record.Device = device.Path
-	if !rec.Replicable {
+	if !rec.Served() {
 		if record.Image, err = d.Loops.File(device.Path); err != nil {
 			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 		}

@@ -55,7 +55,7 @@ func (d *Attacher) UnstageRemains(ctx context.Context, id, path string) error {
 // takeDown unmounts a volume's devices from its staging path and detaches them.
 func (d *Attacher) takeDown(ctx context.Context, rec *blockdev.VolumeRecord, devices []host.LoopDevice,
 	path string) error {
-	if rec.Replicable && len(devices) > 0 {
+	if rec.Served() && len(devices) > 0 {
 		if err := d.sidecar.Need(ctx); err != nil {
 			return err
 		}

@@ -26,6 +26,7 @@ const (
 	ReasonImageMissing    = "ImageMissing"
 	ReasonImageShort      = "ImageShort"
 	ReasonImageUnreadable = "ImageUnreadable"
+	ReasonViewFailed      = "ViewFailed"
 
 	ReasonPoolFull        = "PoolFull"
 	ReasonPoolNearlyFull  = "PoolNearlyFull"
@@ -93,6 +94,9 @@ func (s *Survey) VolumeHealth(id string) (*blockdev.VolumeRecord, Conditions, er
 	if err != nil {
 		return nil, nil, store.VolumeError("read", id, err)
 	}
+	if rec.View != nil {
+		return rec, found, s.viewHealth(&found, rec)
+	}
 	allocated, err := s.imageHealth(&found, rec)
 	if err != nil {
 		return nil, nil, err
@@ -110,6 +114,22 @@ func (s *Survey) VolumeHealth(id string) (*blockdev.VolumeRecord, Conditions, er
 // pool.
 func Unreadable(err error) bool {
 	return err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, blockdev.ErrPoolGone)
+}
+
+// viewHealth looks whether the view that a volume shows still shows anything.
+func (s *Survey) viewHealth(found *Conditions, rec *blockdev.VolumeRecord) error {
+	failed, err := s.d.store.Pool.ViewFailed(rec.View.ViewID)
+	switch {
+	case errors.Is(err, blockdev.ErrNoView):
+		found.add(inaccessible, ReasonViewFailed, "volume %s: view %s of group %s was deleted; delete the volume", rec.ID,
+			rec.View.Name, rec.View.Group)
+	case err != nil:
+		return store.VolumeError("read the view of", rec.ID, err)
+	case failed:
+		found.add(dataLoss, ReasonViewFailed, "volume %s: view %s of group %s shows nothing any more (slipctl view list "+
+			"says why); delete the volume and the view, and open another view", rec.ID, rec.View.Name, rec.View.Group)
+	}
+	return nil
 }
 
 // imageHealth looks at the image's size and returns what it has allocated.

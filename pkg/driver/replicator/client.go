@@ -18,6 +18,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 )
 
@@ -113,6 +114,24 @@ func (s *Client) AttachVolume(ctx context.Context, volumeID string) (Attachment,
 	}
 	return Attachment{Path: response.GetPath(), DirectIO: response.GetDirectIo(),
 		BlockSizeBytes: int(response.GetBlockSizeBytes())}, nil
+}
+
+// AttachView has the volumes of a view served, and returns the one that a volume shows.
+func (s *Client) AttachView(ctx context.Context, rec *blockdev.VolumeRecord) (Attachment, error) {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	ref := rec.View
+	view, err := s.client.AttachView(ctx, &sidecarpb.AttachViewRequest{Group: ref.Group, Name: ref.Name})
+	if err != nil {
+		return Attachment{}, s.failure("AttachView", ref.Group+"/"+ref.Name, err)
+	}
+	for _, v := range view.GetVolumes() {
+		if v.GetCsiVolumeId() == rec.ID {
+			return Attachment{Path: v.GetPath(), BlockSizeBytes: int(v.GetBlockSizeBytes())}, nil
+		}
+	}
+	return Attachment{}, status.Errorf(codes.FailedPrecondition, "volume %s shows a view that was deleted: there is "+
+		"another view %s of group %s now; delete the volume", rec.ID, ref.Name, ref.Group)
 }
 
 // DetachVolume succeeds for a volume that is not attached or not known.

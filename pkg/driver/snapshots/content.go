@@ -63,6 +63,10 @@ func (d *Manager) Content(source *blockdev.ContentSource, elsewhere bool) (Conte
 		var rec *blockdev.VolumeRecord
 		if rec, err = d.store.Volume(source.VolumeID); err == nil {
 			c = Content{SizeBytes: rec.SizeBytes, BlockSizeBytes: rec.BlockSizeBytes, FsType: rec.FSType, Format: rec.Format}
+			if rec.View != nil {
+				err = status.Errorf(codes.FailedPrecondition, "volume %s shows view %s of group %s, and no volume is made from "+
+					"it; copy its files, or take a snapshot of the group", rec.ID, rec.View.Name, rec.View.Group)
+			}
 		}
 	}
 	if status.Code(err) == codes.NotFound && elsewhere {

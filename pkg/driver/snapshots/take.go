@@ -43,6 +43,10 @@ func (d *Manager) takeSnapshots(ctx context.Context, recs []*blockdev.VolumeReco
 	}()
 	wanted := make([]blockdev.SnapshotRecord, len(recs))
 	for i, rec := range recs {
+		if rec.View != nil {
+			return list, status.Errorf(codes.FailedPrecondition, "volume %s shows view %s of group %s: there are no snapshots "+
+				"of it; open another view of the group at the same point", rec.ID, rec.View.Name, rec.View.Group)
+		}
 		if rec.State != blockdev.VolumeReady {
 			return list, status.Errorf(codes.Unavailable, "volume %s is %s: a snapshot can be taken when it is %s; call again",
 				rec.ID, rec.State, blockdev.VolumeReady)

@@ -161,6 +161,9 @@ func (d *Accounts) addUp(wanted map[string]int64, images *images) (Ledger, error
 	}
 	recs = d.Reserved.merge(recs)
 	for _, rec := range recs {
+		if rec.View != nil {
+			continue // the view holds what it takes; see addViews
+		}
 		allocated, err := images.add(rec.ID)
 		if err != nil {
 			return fail(err)
