@@ -33,6 +33,7 @@ generate: ## Generate the code of the APIs, the CRDs, docs/parameters.md and dep
 update: generate ## Bring generated code, formatting and go.mod up to date.
 	gofmt -l -w cmd internal pkg test hack
 	go mod tidy
+	cd hack/monitoring && go mod tidy
 	cd hack/chart && go mod tidy && go test . -rewrite
 
 .PHONY: demo

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Regenerates the Go code of the protobuf files, deep copies and CustomResourceDefinitions of the Kubernetes objects,
-# docs/parameters.md, docs/metrics.md, and deploy/manifests from the chart. Plugins are pinned by go.mod's tool lines;
-# protoc comes from hack/deps.sh.
+# docs/parameters.md, docs/metrics.md, the chart's dashboards, and deploy/manifests from the chart. Plugins are pinned
+# by go.mod's tool lines; protoc comes from hack/deps.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$(mktemp -d)
@@ -22,6 +22,7 @@ for doc in parameters:paramdoc metrics:metricsdoc; do
 	go run "./hack/${doc#*:}" >"$bin/${doc%:*}.md"
 	cp "$bin/${doc%:*}.md" docs/
 done
+(cd hack/monitoring && go run . ../../deploy/charts/slipstream/files/dashboards)
 (cd hack/chart && go build -o "$bin/chart" .)
 "$bin/chart" deploy/charts/slipstream --manifests deploy/manifests/values.yaml >"$bin/slipstream.yaml"
 cp "$bin/slipstream.yaml" deploy/manifests/slipstream.yaml

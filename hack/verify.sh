@@ -60,6 +60,12 @@ chart_right() (
 	cd hack/chart && go vet ./... && go test -count=1 ./... && go mod tidy -diff
 )
 
+# So are those of alerts and dashboards, with Prometheus and the schema of Grafana. The files of the chart are compared
+# with what the module writes.
+monitoring_right() (
+	cd hack/monitoring && go vet ./... && go test -count=1 ./... && go mod tidy -diff
+)
+
 shell_syntax() {
 	local file
 	for file in hack/*.sh hack/local-cluster/*.sh .ci/run; do bash -n "$file" || return 1; done
@@ -74,6 +80,7 @@ check staticcheck go tool staticcheck ./...
 check rules go test -count=1 ./hack/lint
 check generated generated_fresh
 check chart chart_right
+check monitoring monitoring_right
 check go.mod go mod tidy -diff
 
 if [[ ${#failed[@]} -gt 0 ]]; then

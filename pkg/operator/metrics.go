@@ -1,7 +1,10 @@
 package operator
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,7 +26,16 @@ var (
 	descCondition = prometheus.NewDesc("slipstream_consistency_group_condition",
 		"1 if the condition of the ConsistencyGroup is True, 0 if it is False, -1 if it is Unknown.",
 		[]string{"namespace", "group", "condition"}, nil)
+	descSiteCondition = prometheus.NewDesc("slipstream_remote_site_condition",
+		"1 if the condition of the RemoteSite is True, 0 if it is False, -1 if it is Unknown.",
+		[]string{"remote_site", "condition"}, nil)
+	descLastAction = prometheus.NewDesc("slipstream_group_last_action",
+		"1 for the newest GroupAction of each group, with its phase: Pending, Running, Succeeded or Failed.",
+		[]string{"namespace", "group", "action", "type", "phase"}, nil)
 )
+
+// phasePending is the phase of an action that the operator has not begun.
+const phasePending = "Pending"
 
 // Metrics are the operator's own: what its objects say, read when they are asked for. Only the leader has them.
 type Metrics struct {
@@ -38,6 +50,8 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- descProtected
 	ch <- descUnprotected
 	ch <- descCondition
+	ch <- descSiteCondition
+	ch <- descLastAction
 }
 
 // Collect implements prometheus.Collector.
@@ -66,16 +80,45 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for reason, n := range reasons {
 		ch <- prometheus.MustNewConstMetric(descUnprotected, prometheus.GaugeValue, float64(n), reason)
 	}
-	groups := &v1alpha1.ConsistencyGroupList{}
-	if err := m.Reader.List(ctx, groups); err != nil {
-		klog.ErrorS(err, "The ConsistencyGroups cannot be read")
-		return
-	}
-	for _, g := range groups.Items {
-		for _, c := range g.Status.Conditions {
-			value := map[metav1.ConditionStatus]float64{metav1.ConditionTrue: 1, metav1.ConditionFalse: 0,
-				metav1.ConditionUnknown: -1}[c.Status]
-			ch <- prometheus.MustNewConstMetric(descCondition, prometheus.GaugeValue, value, g.Namespace, g.Name, c.Type)
+	groups, sites, actions := &v1alpha1.ConsistencyGroupList{}, &v1alpha1.RemoteSiteList{}, &v1alpha1.GroupActionList{}
+	for _, list := range []client.ObjectList{groups, sites, actions} {
+		if err := m.Reader.List(ctx, list); err != nil {
+			klog.ErrorS(err, "Objects of the operator cannot be read", "type", fmt.Sprintf("%T", list))
+			return
 		}
 	}
+	for _, g := range groups.Items {
+		sendConditions(ch, descCondition, g.Status.Conditions, g.Namespace, g.Name)
+	}
+	for _, s := range sites.Items {
+		sendConditions(ch, descSiteCondition, s.Status.Conditions, s.Name)
+	}
+	for _, a := range lastActions(actions.Items) {
+		ch <- prometheus.MustNewConstMetric(descLastAction, prometheus.GaugeValue, 1, a.Namespace, a.Spec.Group, a.Name,
+			string(a.Spec.Type), cmp.Or(string(a.Status.Phase), phasePending))
+	}
+}
+
+// sendConditions sends the conditions of one object, with its labels.
+func sendConditions(ch chan<- prometheus.Metric, desc *prometheus.Desc, conditions []metav1.Condition,
+	labels ...string) {
+	for _, c := range conditions {
+		value := map[metav1.ConditionStatus]float64{metav1.ConditionTrue: 1, metav1.ConditionFalse: 0,
+			metav1.ConditionUnknown: -1}[c.Status]
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append(slices.Clone(labels), c.Type)...)
+	}
+}
+
+// lastActions returns the newest action of each group. Of actions of one second the one with the greater name counts.
+func lastActions(all []v1alpha1.GroupAction) map[client.ObjectKey]*v1alpha1.GroupAction {
+	last := map[client.ObjectKey]*v1alpha1.GroupAction{}
+	for i := range all {
+		a := &all[i]
+		group := client.ObjectKey{Namespace: a.Namespace, Name: a.Spec.Group}
+		if b := last[group]; b == nil || cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+			cmp.Compare(a.Name, b.Name)) > 0 {
+			last[group] = a
+		}
+	}
+	return last
 }

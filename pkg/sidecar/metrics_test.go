@@ -10,6 +10,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
+	"github.com/slipstream-storage/slipstream/pkg/replication"
 )
 
 // All metrics are gathered by a registry that checks them against their descriptions, under names and labels that
@@ -48,7 +49,8 @@ func TestMetrics(t *testing.T) {
 	for _, name := range []string{
 		"journal_size_bytes", "journal_used_bytes", "journal_used_ratio", "change_map_bytes",
 		"sync_done_bytes", "sync_total_bytes", "shipped_bytes_total", "wire_bytes_total", "head_ordinal", "durable_ordinal",
-		"applied_ordinal", "promotable", "primary", "connected", "cuts_running", "cuts_done_bytes", "cuts_total_bytes",
+		"applied_ordinal", "apply_failing", "promotable", "primary", "connected", "cuts_running", "cuts_done_bytes",
+		"cuts_total_bytes",
 		"lagging", "rpo_target_seconds", "ship_limit_bytes_per_second", "history_target_seconds", "history_short", "views",
 		"views_failed", "views_bytes", "verify_running", "verify_done_bytes", "verify_total_bytes",
 	} {
@@ -158,4 +160,30 @@ func (f *fixture) volumeMetrics(id string) map[string]float64 {
 		}
 	}
 	return values
+}
+
+// A group whose records do not reach the images says so.
+func TestApplyFailingMetric(t *testing.T) {
+	m := NewMetrics(nil)
+	for text, want := range map[string]float64{"": 0, "no space left on device": 1} {
+		ch := make(chan prometheus.Metric, 1000)
+		m.collectGroup(ch, &replication.Status{Name: "shop", ApplyError: text})
+		close(ch)
+		found := false
+		for metric := range ch {
+			var got dto.Metric
+			if err := metric.Write(&got); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(metric.Desc().String(), `"slipstream_group_apply_failing"`) {
+				found = true
+				if got.Gauge.GetValue() != want {
+					t.Errorf("with %q it is %v, want %v", text, got.Gauge.GetValue(), want)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("with %q there is no metric", text)
+		}
+	}
 }

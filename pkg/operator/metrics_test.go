@@ -1,0 +1,69 @@
+package operator
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+)
+
+// TestOperatorMetrics: the conditions of groups and sites and the newest action of each group are metrics, of the
+// leader alone.
+func TestOperatorMetrics(t *testing.T) {
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := &v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop"}}
+	group.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse},
+		{Type: v1alpha1.ConditionPromotable, Status: metav1.ConditionUnknown},
+		{Type: v1alpha1.ConditionConverged, Status: metav1.ConditionTrue}}
+	site := &v1alpha1.RemoteSite{ObjectMeta: metav1.ObjectMeta{Name: "site-b"}}
+	site.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReachable, Status: metav1.ConditionFalse}}
+	begin := time.Unix(1_800_000_000, 0)
+	action := func(name string, after time.Duration, kind v1alpha1.ActionType,
+		phase v1alpha1.ActionPhase) *v1alpha1.GroupAction {
+		return &v1alpha1.GroupAction{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name,
+			CreationTimestamp: metav1.NewTime(begin.Add(after))},
+			Spec:   v1alpha1.GroupActionSpec{Group: "shop", Type: kind},
+			Status: v1alpha1.GroupActionStatus{Phase: phase}}
+	}
+	objects := []client.Object{group, site,
+		action("z-first", 0, v1alpha1.ActionFailover, v1alpha1.ActionFailed),
+		action("b", time.Hour, v1alpha1.ActionRelocate, v1alpha1.ActionSucceeded),
+		action("c", time.Hour, v1alpha1.ActionYield, "")}
+	leader := make(chan struct{})
+	m := &Metrics{Reader: fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build(), Leader: leader}
+	if n := testutil.CollectAndCount(m); n != 0 {
+		t.Fatalf("%d metrics of a process that does not lead", n)
+	}
+	close(leader)
+	const want = `
+# HELP slipstream_claims_protected Claims that are members of a group whose condition Ready is True.
+# TYPE slipstream_claims_protected gauge
+slipstream_claims_protected 0
+# HELP slipstream_consistency_group_condition 1 if the condition of the ConsistencyGroup is True, 0 if it is False, ` +
+		`-1 if it is Unknown.
+# TYPE slipstream_consistency_group_condition gauge
+slipstream_consistency_group_condition{condition="Converged",group="shop",namespace="shop"} 1
+slipstream_consistency_group_condition{condition="Promotable",group="shop",namespace="shop"} -1
+slipstream_consistency_group_condition{condition="Ready",group="shop",namespace="shop"} 0
+# HELP slipstream_group_last_action 1 for the newest GroupAction of each group, with its phase: Pending, Running, ` +
+		`Succeeded or Failed.
+# TYPE slipstream_group_last_action gauge
+slipstream_group_last_action{action="c",group="shop",namespace="shop",phase="Pending",type="Yield"} 1
+# HELP slipstream_remote_site_condition 1 if the condition of the RemoteSite is True, 0 if it is False, -1 if it is ` +
+		`Unknown.
+# TYPE slipstream_remote_site_condition gauge
+slipstream_remote_site_condition{condition="Reachable",remote_site="site-b"} 0
+`
+	if err := testutil.CollectAndCompare(m, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
