@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -13,12 +15,26 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
+// applier moves what is durable to the images.
+type applier struct {
+	g *Group
+	// mu keeps passes apart: the loop's, and those that promotion and demotion ask for.
+	mu sync.Mutex
+	// work wakes the loop.
+	work signal
+	// stuck is why the last pass failed; nil if it did not.
+	stuck atomic.Pointer[error]
+	// short: the images found no space, and the journal gives up its own.
+	short atomic.Bool
+}
+
 // applyChunkBytes is how much of the journal apply reads at once.
 const applyChunkBytes = 1 << 20
 
-// applyLoop moves durable records to the images: when enough of them have come together to be coalesced, when the
+// loop moves durable records to the images: when enough of them have come together to be coalesced, when the
 // journal needs room, and at the latest every ApplyInterval.
-func (g *Group) applyLoop(ctx context.Context) {
+func (a *applier) loop(ctx context.Context) {
+	g := a.g
 	ticker := time.NewTicker(g.cfg.ApplyInterval)
 	defer ticker.Stop()
 	for {
@@ -26,12 +42,12 @@ func (g *Group) applyLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-		case <-g.applyWork:
+		case <-a.work:
 		}
-		err := g.applyDue(ctx)
+		err := a.applyDue(ctx)
 		if err == nil {
-			g.applyStuck.Store(nil)
-			g.trimWork.send()
+			a.stuck.Store(nil)
+			g.trimmer.work.send()
 			continue
 		}
 		if ctx.Err() != nil {
@@ -43,8 +59,8 @@ func (g *Group) applyLoop(ctx context.Context) {
 			return
 		}
 		// A full disk, most likely: writers that wait for room must hear of it instead of waiting forever.
-		g.applyStuck.Store(&err)
-		g.room.send()
+		a.stuck.Store(&err)
+		g.log.room.send()
 		klog.ErrorS(err, "Applying to the images failed; it is tried again", "group", g.Name())
 		if !sleep(ctx, g.cfg.ApplyInterval) {
 			return
@@ -61,40 +77,43 @@ func (g *Group) applyLoop(ctx context.Context) {
 //
 // A range of a record that is not in the index any more was applied by an earlier pass that failed before its
 // checkpoint. What the image has there is newer or the same, so it is left alone.
-func (g *Group) apply(ctx context.Context) error {
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
-	return g.applyLocked(ctx)
+func (a *applier) apply(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.applyLocked(ctx)
 }
 
-// applyLocked is apply for a caller that holds applyMu.
-func (g *Group) applyLocked(ctx context.Context) error { return g.applyUpTo(ctx, g.indexedEnd()) }
+// applyLocked is apply for a caller that holds applier.mu.
+func (a *applier) applyLocked(ctx context.Context) error {
+	return a.applyUpTo(ctx, a.g.log.indexedEnd())
+}
 
-// applyUpTo is applyTo that takes space from the journal where the images find none. The caller holds applyMu.
-func (g *Group) applyUpTo(ctx context.Context, limit journal.Position) error {
-	err := g.applyTo(ctx, limit)
+// applyUpTo is applyTo that takes space from the journal where the images find none. The caller holds applier.mu.
+func (a *applier) applyUpTo(ctx context.Context, limit journal.Position) error {
+	err := a.applyTo(ctx, limit)
 	if vfs.NoSpace(err) {
-		err = g.applyFromJournal(ctx, limit, err)
+		err = a.applyFromJournal(ctx, limit, err)
 	}
 	if err == nil {
-		g.short.Store(false)
+		a.short.Store(false)
 	}
 	return err
 }
 
-// applyTo is apply up to a position that indexedEnd has reached. The caller holds applyMu.
+// applyTo is apply up to a position that indexedEnd has reached. The caller holds applier.mu.
 //
 // A pass does not go over the place of a view: up to there, what it changes in an image is in the view's index.
-func (g *Group) applyTo(ctx context.Context, limit journal.Position) error {
-	for at := g.checkpoint.read().Applied; ; {
-		at = g.views.stop(at, limit)
-		if err := g.applyPass(ctx, at); err != nil || !at.Before(limit) {
+func (a *applier) applyTo(ctx context.Context, limit journal.Position) error {
+	for at := a.g.checkpoint.read().Applied; ; {
+		at = a.g.views.stop(at, limit)
+		if err := a.applyPass(ctx, at); err != nil || !at.Before(limit) {
 			return err
 		}
 	}
 }
 
-func (g *Group) applyPass(ctx context.Context, limit journal.Position) error {
+func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
+	g := a.g
 	last := g.checkpoint.read()
 	from, applied := last.Applied, last.AppliedOrdinal
 	if !from.Before(limit) {
@@ -123,7 +142,7 @@ func (g *Group) applyPass(ctx context.Context, limit journal.Position) error {
 		for n < len(records) && !limit.Before(records[n].End) {
 			n++
 		}
-		if err := g.beforeApply(records[:n]); err != nil {
+		if err := a.beforeApply(records[:n]); err != nil {
 			return fmt.Errorf("group %s: apply: %w", g.Name(), err)
 		}
 		for i := range records[:n] {
@@ -167,20 +186,11 @@ func (g *Group) applyPass(ctx context.Context, limit journal.Position) error {
 
 // beforeApply is called with the records that are about to change the images: who still needs what they overwrite
 // copies it.
-func (g *Group) beforeApply(records []journal.Record) error {
-	if err := g.cuts.beforeApply(records); err != nil {
+func (a *applier) beforeApply(records []journal.Record) error {
+	if err := a.g.cuts.beforeApply(records); err != nil {
 		return err
 	}
-	return g.views.beforeApply(records)
-}
-
-// indexedEnd is the journal's durable end, with every record before it in the index. A record gets into the index a
-// moment after it got into the journal, and in that moment a flush can make it durable. Apply would then take the
-// record for one that it had applied already, and lose it.
-func (g *Group) indexedEnd() journal.Position {
-	g.appendMu.Lock()
-	defer g.appendMu.Unlock()
-	return g.journal.DurableEnd()
+	return a.g.views.beforeApply(records)
 }
 
 // checkpointDurable puts the last durable record into the checkpoint. It lets recovery tell damage to the newest
@@ -238,8 +248,35 @@ func (g *Group) applyAll(ctx context.Context) error {
 		if !g.checkpoint.read().Applied.Before(g.journal.DurableEnd()) {
 			return nil
 		}
-		if err := g.applyPatiently(ctx); err != nil {
+		if err := g.applier.applyPatiently(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// applyExactly applies up to a position and no further. The caller holds applier.mu.
+func (a *applier) applyExactly(ctx context.Context, limit journal.Position) error {
+	if err := a.applyTo(ctx, limit); err != nil {
+		return err
+	}
+	if at := a.g.checkpoint.read().Applied; at.Before(limit) {
+		return fmt.Errorf("group %s: applied up to %v, not to %v", a.g.Name(), at, limit)
+	}
+	return nil
+}
+
+// applyDue is apply without what is kept as history.
+func (a *applier) applyDue(ctx context.Context) error {
+	g := a.g
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	limit := g.log.indexedEnd()
+	if asked := g.history.asked(); asked.kept() && !a.short.Load() {
+		due, err := g.history.dueBefore(asked, limit)
+		if err != nil {
+			return err
+		}
+		limit = due
+	}
+	return a.applyUpTo(ctx, limit)
 }

@@ -14,23 +14,24 @@ import (
 // have: free segments are given up, one segment is applied at a time, and a segment that is applied is given up too.
 // The journal keeps one free segment from writers for that.
 
-// applyFromJournal is applyTo after that has met a full file system with the error why. The caller holds applyMu.
-func (g *Group) applyFromJournal(ctx context.Context, limit journal.Position, why error) error {
+// applyFromJournal is applyTo after that has met a full file system with the error why. The caller holds applier.mu.
+func (a *applier) applyFromJournal(ctx context.Context, limit journal.Position, why error) error {
+	g := a.g
 	if same, err := g.cfg.Pool.SameFileSystem(g.cfg.Pool.GroupsDir()); err != nil || !same {
 		return why
 	}
-	if !g.short.Swap(true) {
+	if !a.short.Swap(true) {
 		klog.ErrorS(why, "The pool is full: the journal gives up space for what is applied", "group", g.Name())
 	}
-	defer g.trimWork.send()
+	defer g.trimmer.work.send()
 	for _, s := range g.journal.Segments() {
 		to := s.End
 		if limit.Before(to) {
 			to = limit
 		}
-		err := g.applyTo(ctx, to)
+		err := a.applyTo(ctx, to)
 		if vfs.NoSpace(err) && g.journal.DropFree() > 0 {
-			err = g.applyTo(ctx, to)
+			err = a.applyTo(ctx, to)
 		}
 		if err != nil {
 			return err
@@ -41,12 +42,13 @@ func (g *Group) applyFromJournal(ctx context.Context, limit journal.Position, wh
 
 // applyPatiently is apply for what gives space back: where the pool is full it goes on for as long as the journal has
 // space to give.
-func (g *Group) applyPatiently(ctx context.Context) error {
+func (a *applier) applyPatiently(ctx context.Context) error {
+	g := a.g
 	const rounds, interval = 20, 250 * time.Millisecond // without progress
 	last := g.checkpoint.read().Applied
 	for idle := 0; ; idle++ {
-		room := g.room.wait()
-		err := g.apply(ctx)
+		room := g.log.room.wait()
+		err := a.apply(ctx)
 		if !vfs.NoSpace(err) || idle == rounds {
 			return err
 		}

@@ -57,10 +57,10 @@ func (bm *bookmarks) set(label string) (core.Bookmark, error) {
 		return core.Bookmark{}, err
 	}
 	entries := []journal.Entry{{Header: journal.Header{Kind: journal.KindBookmark, Length: uint32(len(data))}, Data: data}}
-	if _, err := g.append(nil, entries); err != nil {
+	if _, err := g.log.append(nil, entries); err != nil {
 		return core.Bookmark{}, err
 	}
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return core.Bookmark{}, err
 	}
 	b := core.Bookmark{Label: label, Ordinal: entries[0].Header.Ordinal, UnixNanos: entries[0].Header.UnixNanos}
@@ -91,7 +91,7 @@ func parseBookmark(h journal.Header, data []byte) (core.Bookmark, error) {
 	return core.Bookmark{Label: r.Label, Ordinal: h.Ordinal, UnixNanos: h.UnixNanos}, core.CheckLabel(r.Label)
 }
 
-// takeBookmark notes a bookmark of the primary whose record is durable here. One that is wrong is left out: its record
+// take notes a bookmark of the primary whose record is durable here. One that is wrong is left out: its record
 // has an ordinal, so the stream goes on with it.
 func (bm *bookmarks) take(h journal.Header, data []byte) error {
 	b, err := parseBookmark(h, data)
@@ -109,7 +109,7 @@ type foundBookmark struct {
 	loc    journal.Location
 }
 
-// continueBookmarks notes what a crash kept from being noted. The group is not in use yet.
+// recover notes what a crash kept from being noted. The group is not in use yet.
 func (bm *bookmarks) recover(found []foundBookmark) error {
 	g := bm.g
 	last := uint64(0)
@@ -138,7 +138,7 @@ func (bm *bookmarks) recover(found []foundBookmark) error {
 	return nil
 }
 
-// bookmarkOrdinal is the ordinal of a label.
+// ordinal is the ordinal of a label.
 func (bm *bookmarks) ordinal(label string) (uint64, error) {
 	g := bm.g
 	g.mu.Lock()

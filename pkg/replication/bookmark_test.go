@@ -85,10 +85,10 @@ func TestBookmarkSurvivesPowerLoss(t *testing.T) {
 	data := []byte(`{"label":"found"}`)
 	// What a power loss leaves: the record without the note.
 	entries := []journal.Entry{{Header: journal.Header{Kind: journal.KindBookmark, Length: uint32(len(data))}, Data: data}}
-	if _, err := g.append(nil, entries); err != nil {
+	if _, err := g.log.append(nil, entries); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		t.Fatal(err)
 	}
 	a.crash(0, seeded(t))
@@ -105,7 +105,7 @@ func TestBookmarkFromAHostilePeer(t *testing.T) {
 	for _, data := range []string{`{"label":"../../x"}`, `{"label":"\u001b[2J"}`, `not json`, strings.Repeat("x", 1<<20),
 		`{"label":"fine"}`} {
 		entries := []journal.Entry{{Header: journal.Header{Kind: journal.KindBookmark}, Data: []byte(data)}}
-		if _, err := g.append(nil, entries); err != nil {
+		if _, err := g.log.append(nil, entries); err != nil {
 			t.Fatal(err)
 		}
 	}

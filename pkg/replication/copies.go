@@ -240,7 +240,7 @@ func (g *Group) dropUnlisted(members []core.Member) error {
 	if !dropped {
 		return nil
 	}
-	defer g.trimWork.send()
+	defer g.trimmer.work.send()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.rollJournal()
@@ -261,12 +261,12 @@ func (g *Group) disown(volumeID string) error {
 // the new end becomes zeros, as it will be at the primary when the volume grows again. The image file keeps its length.
 // The caller holds membersMu.
 func (g *Group) shrinkMember(v *Volume, m core.Member) error {
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return err
 	}
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
-	if err := g.applyLocked(g.ctx); err != nil {
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
+	if err := g.applier.applyLocked(g.ctx); err != nil {
 		return err
 	}
 	for end := v.size.Load(); end > m.SizeBytes; {
@@ -274,7 +274,7 @@ func (g *Group) shrinkMember(v *Volume, m core.Member) error {
 		end -= n
 		hole := journal.Record{Header: journal.Header{Kind: journal.KindHole, Volume: v.index, Offset: end,
 			Length: uint32(n)}}
-		if err := g.beforeApply([]journal.Record{hole}); err != nil {
+		if err := g.applier.beforeApply([]journal.Record{hole}); err != nil {
 			return fmt.Errorf("volume %s: shrink to %d bytes: %w", v.id, m.SizeBytes, err)
 		}
 		if err := v.image.Discard(end, n); err != nil {

@@ -13,7 +13,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
-	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
 // A cut is a snapshot of volumes of a group at one ordinal: image + journal, with the journal applied up to there.
@@ -40,7 +39,12 @@ type CutTarget struct{ VolumeID, SnapshotID string }
 // With an error nothing was taken, unless the records of the snapshots could not be written: then the repetition
 // returns the cut.
 func (g *Group) Cut(ctx context.Context, targets []CutTarget) (blockdev.SnapshotCut, error) {
-	c := g.cuts
+	return g.cuts.cut(ctx, targets)
+}
+
+// cut is Group.Cut.
+func (c *cuts) cut(ctx context.Context, targets []CutTarget) (blockdev.SnapshotCut, error) {
+	g := c.g
 	c.opMu.Lock()
 	defer c.opMu.Unlock()
 	if c.ended {
@@ -141,25 +145,25 @@ func planCut(group string, wanted []wantedCut) (*blockdev.SnapshotCut, error) {
 // take takes a cut. The caller holds opMu.
 func (c *cuts) take(ctx context.Context, wanted []wantedCut) (*blockdev.SnapshotCut, error) {
 	g := c.g
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return nil, err
 	}
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
-	// With applyMu held no member leaves.
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
+	// With applier.mu held no member leaves.
 	var volumes []*Volume
 	for _, w := range wanted {
-		v, err := g.cuttable(w.VolumeID)
+		v, err := c.cuttable(w.VolumeID)
 		if err != nil {
 			return nil, err
 		}
 		volumes = append(volumes, v)
 	}
-	limit, timeline, err := g.cutPosition()
+	limit, timeline, err := g.log.instant()
 	if err != nil {
 		return nil, err
 	}
-	if err := g.applyExactly(ctx, limit); err != nil {
+	if err := g.applier.applyExactly(ctx, limit); err != nil {
 		return nil, err
 	}
 	cut := &blockdev.SnapshotCut{GroupID: g.ID(), Group: g.Name(), Timeline: timeline, UnixNanos: g.cfg.Now().UnixNano()}
@@ -180,7 +184,8 @@ func (c *cuts) take(ctx context.Context, wanted []wantedCut) (*blockdev.Snapshot
 }
 
 // cuttable returns a member of which a snapshot can be taken.
-func (g *Group) cuttable(volumeID string) (*Volume, error) {
+func (c *cuts) cuttable(volumeID string) (*Volume, error) {
+	g := c.g
 	v, err := g.Volume(volumeID)
 	if err != nil {
 		return nil, fmt.Errorf("%w: volume %s is not in group %s", core.ErrPrecondition, volumeID, g.Name())
@@ -197,33 +202,6 @@ func (g *Group) cuttable(volumeID string) (*Volume, error) {
 			volumeID, g.core.Meta.Name)
 	}
 	return v, nil
-}
-
-// cutPosition returns where a cut is taken: the durable end of the journal, at which the group is at one instant. Both
-// are looked at as one: a sync that begins puts its record into the journal after it has changed core.
-func (g *Group) cutPosition() (journal.Position, string, error) {
-	g.appendMu.Lock()
-	defer g.appendMu.Unlock()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.core.Whole() {
-		return journal.Position{}, "",
-			fmt.Errorf("%w: group %s is in the middle of a sync at %s, so its volumes are not of one instant; wait until "+
-				"the sync ends",
-				core.ErrPrecondition, g.core.Meta.Name, g.core.Meta.Site)
-	}
-	return g.journal.DurableEnd(), g.core.Meta.Timeline(), nil
-}
-
-// applyExactly applies up to a position and no further. The caller holds applyMu.
-func (g *Group) applyExactly(ctx context.Context, limit journal.Position) error {
-	if err := g.applyTo(ctx, limit); err != nil {
-		return err
-	}
-	if at := g.checkpoint.read().Applied; at.Before(limit) {
-		return fmt.Errorf("group %s: applied up to %v, not to %v", g.Name(), at, limit)
-	}
-	return nil
 }
 
 // uncommitted is a cut that is being taken.
@@ -255,7 +233,7 @@ func (u *uncommitted) add(w wantedCut, v *Volume, cut blockdev.SnapshotCut) erro
 	if err != nil {
 		return err
 	}
-	cloned, err := g.cloneImage(v, dir, target.SizeBytes)
+	cloned, err := g.cuts.cloneImage(v, dir, target.SizeBytes)
 	if err != nil {
 		return err
 	}
@@ -267,7 +245,7 @@ func (u *uncommitted) add(w wantedCut, v *Volume, cut blockdev.SnapshotCut) erro
 		}
 		u.copies = append(u.copies, running)
 	}
-	t, err := g.createTrack(trackRecord{Index: v.index, VolumeID: v.id, SnapshotID: w.SnapshotID}, nil)
+	t, err := g.cuts.createTrack(trackRecord{Index: v.index, VolumeID: v.id, SnapshotID: w.SnapshotID}, nil)
 	if err != nil {
 		return err
 	}
@@ -276,8 +254,8 @@ func (u *uncommitted) add(w wantedCut, v *Volume, cut blockdev.SnapshotCut) erro
 	return nil
 }
 
-// commit makes the cut the group's, on disk and then in memory. The caller holds applyMu, so nothing was changed past
-// it.
+// commit makes the cut the group's, on disk and then in memory. The caller holds applier.mu, so nothing was changed
+// past it.
 func (u *uncommitted) commit() error {
 	c := u.c
 	c.mu.Lock()
@@ -321,8 +299,11 @@ func (u *uncommitted) abandon() {
 
 // ReleaseCut ends what the group does for a snapshot that is about to be deleted: its copy, and its part in the
 // tracking of changed blocks. One that the group does not know of is not an error. It may be repeated.
-func (g *Group) ReleaseCut(snapshotID string) error {
-	c := g.cuts
+func (g *Group) ReleaseCut(snapshotID string) error { return g.cuts.release(snapshotID) }
+
+// release is Group.ReleaseCut.
+func (c *cuts) release(snapshotID string) error {
+	g := c.g
 	c.opMu.Lock()
 	defer c.opMu.Unlock()
 	c.mu.Lock()
@@ -405,8 +386,10 @@ type CutStatus struct {
 }
 
 // Cuts returns the snapshots of the group that are being copied.
-func (g *Group) Cuts() []CutStatus {
-	c := g.cuts
+func (g *Group) Cuts() []CutStatus { return g.cuts.held() }
+
+// held is Group.Cuts.
+func (c *cuts) held() []CutStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var list []CutStatus
@@ -423,8 +406,8 @@ func (g *Group) Cuts() []CutStatus {
 
 // cloneImage makes a snapshot's image share the blocks of the volume's, durably. It reports false where the file system
 // cannot.
-func (g *Group) cloneImage(v *Volume, dir string, sizeBytes int64) (cloned bool, err error) {
-	err = blockdev.CloneImage(g.cfg.FS, v.image.Path(), filepath.Join(dir, blockdev.ImageFile), sizeBytes, sizeBytes)
+func (c *cuts) cloneImage(v *Volume, dir string, sizeBytes int64) (cloned bool, err error) {
+	err = blockdev.CloneImage(c.g.cfg.FS, v.image.Path(), filepath.Join(dir, blockdev.ImageFile), sizeBytes, sizeBytes)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return false, nil
 	}

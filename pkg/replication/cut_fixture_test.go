@@ -67,7 +67,7 @@ func (l *cutLog) do(rng *rand.Rand, g *Group, most int64) error {
 		l.note(o)
 		err = v.Zero(o.off, o.n)
 	default:
-		o.n = min(o.n, g.maxRecordBytes()) // one record, one ordinal
+		o.n = min(o.n, g.log.maxRecordBytes()) // one record, one ordinal
 		l.note(o)
 		_, err = v.WriteAt(block(o.fill, int(o.n)), o.off)
 	}

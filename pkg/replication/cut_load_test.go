@@ -26,9 +26,9 @@ func TestWritersDoNotWaitForACopy(t *testing.T) {
 	l := newCutLog(g)
 	v := volumeOf(t, g, "v0")
 	fill := func(fill byte) {
-		for off := int64(0); off < volumeBytes; off += g.maxRecordBytes() {
-			l.note(cutOp{volume: "v0", off: off, n: g.maxRecordBytes(), fill: fill})
-			mustWrite(t, v, off, block(fill, int(g.maxRecordBytes())))
+		for off := int64(0); off < volumeBytes; off += g.log.maxRecordBytes() {
+			l.note(cutOp{volume: "v0", off: off, n: g.log.maxRecordBytes(), fill: fill})
+			mustWrite(t, v, off, block(fill, int(g.log.maxRecordBytes())))
 		}
 	}
 	fill(1)

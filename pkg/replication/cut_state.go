@@ -44,7 +44,7 @@ type cutState struct {
 }
 
 // cuts are a group's snapshots as far as the group has to do with them, and its preserved images (preserved.go). Lock
-// order: opMu, Group.applyMu, mu, those of preserved, those of extentCopy.
+// order: opMu, applier.mu, mu, those of preserved, those of extentCopy.
 type cuts struct {
 	g *Group
 	// opMu makes cuts, releases and the bringing up to date of records one after another.
@@ -53,7 +53,7 @@ type cuts struct {
 	ended bool
 	work  signal
 
-	// mu guards what follows, and the file of cuts. copies and preserved are only added to with applyMu held.
+	// mu guards what follows, and the file of cuts. copies and preserved are only added to with applier.mu held.
 	mu         sync.Mutex
 	generation uint64
 	targets    []cutTarget
@@ -152,7 +152,7 @@ func (c *cuts) load() error {
 		_, err = g.Volume(target.VolumeID)
 		var running *imageCopy
 		if err == nil {
-			running, err = g.resumeCopy(target)
+			running, err = c.resumeCopy(target)
 		}
 		if err != nil {
 			klog.ErrorS(err, "The copy of a snapshot cannot go on", "group", g.Name(), "snapshot", target.SnapshotID)
@@ -164,7 +164,7 @@ func (c *cuts) load() error {
 		var t *track
 		_, err := g.cfg.Pool.GetSnapshot(r.SnapshotID)
 		if v := g.volume(r.Index); err == nil && v != nil && v.id == r.VolumeID {
-			t, err = g.openTrack(r)
+			t, err = c.openTrack(r)
 		}
 		if t == nil {
 			klog.InfoS("Changed blocks of a volume are not known any more: its next snapshot has no parent", "group", g.Name(),
@@ -180,7 +180,8 @@ func (c *cuts) load() error {
 	return c.sweepSince()
 }
 
-func (g *Group) resumeCopy(target cutTarget) (*imageCopy, error) {
+func (c *cuts) resumeCopy(target cutTarget) (*imageCopy, error) {
+	g := c.g
 	dir, err := g.cfg.Pool.SnapshotDir(target.SnapshotID)
 	if err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ import (
 )
 
 // sinceFile is the log of the extents that changed in a member since a snapshot, its last one.
-func (g *Group) sinceFile(snapshotID string) string { return g.path(sincePrefix + snapshotID) }
+func (c *cuts) sinceFile(snapshotID string) string { return c.g.path(sincePrefix + snapshotID) }
 
 const sincePrefix = "since-"
 
@@ -39,11 +39,11 @@ type trackRecord struct {
 }
 
 // createTrack begins with a set of extents, durably; nil for none.
-func (g *Group) createTrack(r trackRecord, since *changemap.Map) (*track, error) {
+func (c *cuts) createTrack(r trackRecord, since *changemap.Map) (*track, error) {
 	if since == nil {
 		since = changemap.New()
 	}
-	log, err := changemap.CreateLog(g.cfg.FS, g.sinceFile(r.SnapshotID))
+	log, err := changemap.CreateLog(c.g.cfg.FS, c.sinceFile(r.SnapshotID))
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +54,8 @@ func (g *Group) createTrack(r trackRecord, since *changemap.Map) (*track, error)
 	return &track{trackRecord: r, log: log, known: since.Clone(), fresh: changemap.New()}, nil
 }
 
-func (g *Group) openTrack(r trackRecord) (*track, error) {
-	log, known, err := changemap.OpenLog(g.cfg.FS, g.sinceFile(r.SnapshotID))
+func (c *cuts) openTrack(r trackRecord) (*track, error) {
+	log, known, err := changemap.OpenLog(c.g.cfg.FS, c.sinceFile(r.SnapshotID))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (c *cuts) logMarks() error {
 		}
 		klog.ErrorS(err, "Tracking of changed blocks ends: the next snapshot has no parent", "group", c.g.Name(),
 			"volume", t.VolumeID)
-		if err := c.g.cfg.FS.Remove(c.g.sinceFile(t.SnapshotID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := c.g.cfg.FS.Remove(c.sinceFile(t.SnapshotID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end the tracking of changed blocks of volume %s: %w", t.VolumeID, err)
 		}
 		if err := c.g.cfg.FS.SyncDir(c.g.dir); err != nil {
@@ -134,8 +134,8 @@ func (c *cuts) beforeApply(records []journal.Record) error {
 // opMu.
 func (c *cuts) rebase(snapshotID, parent string) error {
 	// Apply may not mark meanwhile: the log changes.
-	c.g.applyMu.Lock()
-	defer c.g.applyMu.Unlock()
+	c.g.applier.mu.Lock()
+	defer c.g.applier.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var t, next *track
@@ -153,7 +153,7 @@ func (c *cuts) rebase(snapshotID, parent string) error {
 		switch {
 		case err == nil:
 			own.Merge(t.known)
-			next, err = c.g.createTrack(trackRecord{Index: index, VolumeID: t.VolumeID, SnapshotID: parent}, own)
+			next, err = c.createTrack(trackRecord{Index: index, VolumeID: t.VolumeID, SnapshotID: parent}, own)
 			if err != nil {
 				return err
 			}
@@ -177,7 +177,7 @@ func (c *cuts) rebase(snapshotID, parent string) error {
 
 // removeSince takes away a log that the file of cuts does not name any more. If that fails, the next start does it.
 func (c *cuts) removeSince(snapshotID string) {
-	if err := c.g.cfg.FS.Remove(c.g.sinceFile(snapshotID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := c.g.cfg.FS.Remove(c.sinceFile(snapshotID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		klog.ErrorS(err, "Removing a log of changed blocks; the next start does it", "group", c.g.Name(),
 			"snapshot", snapshotID)
 	}
@@ -209,7 +209,7 @@ func (c *cuts) sweepSince() error {
 	}
 	live := map[string]bool{}
 	for _, t := range c.tracks {
-		live[filepath.Base(c.g.sinceFile(t.SnapshotID))] = true
+		live[filepath.Base(c.sinceFile(t.SnapshotID))] = true
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, sincePrefix) && name != sincePrefix && !live[name] {

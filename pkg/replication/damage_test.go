@@ -69,10 +69,10 @@ func makeDamagedSite(t *testing.T) *damagedSite {
 	if err := shop.applyAll(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if err := shop.trim(); err != nil {
+	if err := shop.trimmer.trim(); err != nil {
 		t.Fatal(err)
 	}
-	if shop.retained() == 1 {
+	if shop.log.retained() == 1 {
 		t.Fatal("nothing was released")
 	}
 	for i := range int64(12) {

@@ -44,7 +44,7 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 	}
 	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.
 	defer g.streams.refuse()()
-	if err := g.commit(); err != nil && !force {
+	if err := g.log.commit(); err != nil && !force {
 		return err
 	}
 	if err := g.applyAll(g.ctx); err != nil && !force {

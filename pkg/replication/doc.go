@@ -2,7 +2,7 @@
 //
 // A volume is its image plus the journal records not yet applied to it. Each line of that picture is a file here:
 //
-//	write   write.go     record appended to the group's journal (page cache), indexed, acknowledged
+//	write   write.go     record appended to the group's journal (page cache, log.go), indexed, acknowledged
 //	flush   flush.go     fdatasync(journal), one for all volumes of the group that wait
 //	apply   apply.go     durable records go to the images, in order, lazily, coalesced; then checkpoint.go
 //	ship    ship.go      durable records go to the peer, in order, batched (sender.go); sync.go copies extents
@@ -22,18 +22,19 @@
 //
 // # Concurrency
 //
-// All exported methods are safe for concurrent use. Locks, taken in this order and never the other way round:
+// All exported methods are safe for concurrent use. Locks, taken in this order and never the other way round, named by
+// their types or by the fields of Group:
 //
 //	Site.mu                 the list of groups; see also Site.quotaMu, which comes before Group.membersMu
-//	Group.settingsMu        one change of settings at a time
-//	bookmarks.mu            one bookmark is set at a time; never with settingsMu
-//	handover.mu             one relocation or yield at a time; never with settingsMu
+//	settings.mu             one change of settings at a time
+//	bookmarks.mu            one bookmark is set at a time; never with settings.mu
+//	handover.mu             one relocation or yield at a time; never with settings.mu
 //	streams.mu              which streams there are, and who keeps them out
 //	Group.membersMu         one change of members at a time; held over what that takes, never by the data path
 //	cuts.opMu               one cut, or release of one, at a time; never with membersMu
 //	views.opMu              one view is made or deleted at a time; never with membersMu
-//	Group.applyMu           one pass of apply at a time
-//	Group.appendMu          one append at a time: ordinal, page cache and index move together
+//	applier.mu              one pass of apply at a time
+//	log.mu                  one append at a time: ordinal, page cache and index move together
 //	rememberedFile.mu       the file of what is remembered of the peer
 //	records of the pool     Pool.Update and what it calls; never taken with one of those below held
 //	Group.mu                core and what it decides about; never held across data I/O, held while group.json is written

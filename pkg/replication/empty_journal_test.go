@@ -64,7 +64,7 @@ func TestPowerLossesOfAnEmptyJournal(t *testing.T) {
 			apply()
 			end(0) // the segment takes no more records, and can leave the journal
 			if g = s.group("shop"); rng.IntN(2) == 0 {
-				if err := g.trim(); err != nil {
+				if err := g.trimmer.trim(); err != nil {
 					t.Fatal(err)
 				}
 			}

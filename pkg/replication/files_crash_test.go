@@ -64,7 +64,7 @@ func TestCrashWhileFilesChange(t *testing.T) {
 		if err := g.applyAll(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		if err := g.saveChangeMap(); err != nil {
+		if err := g.shipper.saveChangeMap(); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := g.step(core.Folded{}, nil); err != nil {

@@ -57,7 +57,7 @@ func makeFilesSite(t *testing.T, want core.Role, applied, killed bool) *filesSit
 					if err := g.applyAll(context.Background()); err != nil {
 						t.Fatal(err)
 					}
-					if err := g.trim(); err != nil {
+					if err := g.trimmer.trim(); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -82,7 +82,7 @@ func makeFilesSite(t *testing.T, want core.Role, applied, killed bool) *filesSit
 			}
 			g := caughtUp(t, a.group(name), b)
 			for _, g := range []*Group{a.group(name), g} {
-				if err := g.saveChangeMap(); err != nil {
+				if err := g.shipper.saveChangeMap(); err != nil {
 					t.Fatal(err)
 				}
 				g.cuts.mu.Lock()

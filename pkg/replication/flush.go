@@ -11,42 +11,43 @@ import (
 // Flush implements blockdev.Device: every write of the group that was acknowledged before is durable when it returns.
 // One fdatasync of the journal serves all volumes that wait (the journal's group commit).
 func (v *Volume) Flush() error {
-	return v.group.commit()
+	return v.group.log.commit()
 }
 
 // FlushAsync implements blockdev.AsyncFlusher.
 func (v *Volume) FlushAsync(done func(error)) {
 	g := v.group
-	g.journal.SyncAsync(func(err error) { done(g.committed(err)) })
+	g.journal.SyncAsync(func(err error) { done(g.log.committed(err)) })
 }
 
 // Commit implements blockdev.Committer.
 func (v *Volume) Commit(done func(error)) (lead func()) {
 	g := v.group
-	return g.journal.SyncLater(func(err error) { done(g.committed(err)) })
+	return g.journal.SyncLater(func(err error) { done(g.log.committed(err)) })
 }
 
 // StartFlush implements blockdev.FlushStarter.
 func (v *Volume) StartFlush() { v.group.journal.StartSync() }
 
 // commit makes the journal durable and wakes who lives on durable records.
-func (g *Group) commit() error { return g.committed(g.journal.Sync()) }
+func (l *groupLog) commit() error { return l.committed(l.g.journal.Sync()) }
 
 // committed takes what a sync of the journal has returned.
-func (g *Group) committed(err error) error {
+func (l *groupLog) committed(err error) error {
 	if err != nil {
 		if errors.Is(err, journal.ErrFailed) {
-			g.fail(err)
+			l.g.fail(err)
 		}
 		return err
 	}
-	g.shipWork.send()
+	l.g.shipper.work.send()
 	return nil
 }
 
 // commitLoop makes records durable that no flush waits for, so that they reach the peer, too: with `order: flush`,
 // after the kernel wrote back on its own.
-func (g *Group) commitLoop(ctx context.Context) {
+func (l *groupLog) commitLoop(ctx context.Context) {
+	g := l.g
 	ticker := time.NewTicker(g.cfg.CommitInterval)
 	defer ticker.Stop()
 	for {
@@ -56,7 +57,7 @@ func (g *Group) commitLoop(ctx context.Context) {
 		case <-ticker.C:
 		}
 		if g.journal.Durable() < g.journal.Head() {
-			_ = g.commit() // a failed sync has stopped the group
+			_ = l.commit() // a failed sync has stopped the group
 		}
 	}
 }

@@ -85,7 +85,7 @@ func TestFoldDuringSyncShipsNothingOlderBehindAnExtent(t *testing.T) {
 			g := a.createGroup("shop", "b", 1, size, func(s *GroupSpec) { s.JournalSizeBytes = journalBytes })
 			v := volumeOf(t, g, "v0")
 			// The peer has been welcomed, and has everything so far: the journal keeps what comes now for it.
-			if _, err := g.onWelcome(&linkpb.Welcome{NeedsSync: true, Instance: "copy"}); err != nil {
+			if _, err := g.shipper.onWelcome(&linkpb.Welcome{NeedsSync: true, Instance: "copy"}); err != nil {
 				t.Fatal(err)
 			}
 			g.changes.clear(v.index, 0, size/changemap.ExtentBytes)
@@ -117,17 +117,17 @@ func TestFoldDuringSyncShipsNothingOlderBehindAnExtent(t *testing.T) {
 			}
 			switch atOp {
 			case "segment still in the journal":
-				if err := g.foldIntoMap(first); err != nil {
+				if err := g.trimmer.foldIntoMap(first); err != nil {
 					t.Fatal(err)
 				}
 				step()
-				if err := g.releaseThrough(first, 0); err != nil {
+				if err := g.trimmer.releaseThrough(first, 0); err != nil {
 					t.Fatal(err)
 				}
 			case "records read before the fold":
 				records := s.cursor
 				s.cursor = &hookedSource{recordSource: records, after: func() {
-					if err := g.fold(first); err != nil {
+					if err := g.trimmer.fold(first); err != nil {
 						t.Fatal(err)
 					}
 				}}

@@ -163,7 +163,7 @@ func (g *Group) forgetPeerForGood(peer string) error {
 	if err != nil {
 		return err
 	}
-	return g.modify(func(next *core.Settings) {
+	return g.settings.modify(func(next *core.Settings) {
 		if next.Peer == peer {
 			next.SetPeer("")
 			next.JournalFull = core.PolicyTrack // which stall needs a peer for

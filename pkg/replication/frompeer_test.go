@@ -141,7 +141,7 @@ func TestTextOfAPeerIsCutAndEscaped(t *testing.T) {
 				return answer(stream)
 			}))
 			g := s.createGroup("g", "b", 0, 0, nil)
-			eventually(t, "the answer came", func() bool { return g.linkDown.Load() != nil })
+			eventually(t, "the answer came", func() bool { return g.shipper.linkDown.Load() != nil })
 			reason := g.Status().StateReason
 			if len(reason) > 4*untrusted.MaxReasonBytes || untrusted.Escape(reason, len(reason)) != reason || reason == "" {
 				t.Errorf("the reason has %d bytes: %.200q", len(reason), reason)
@@ -152,7 +152,7 @@ func TestTextOfAPeerIsCutAndEscaped(t *testing.T) {
 				}
 			}
 			g.mu.Lock()
-			down := *g.linkDown.Load()
+			down := *g.shipper.linkDown.Load()
 			g.mu.Unlock()
 			if len(down.Error()) > untrusted.MaxReasonBytes {
 				t.Errorf("the reason of the link has %d bytes", len(down.Error()))

@@ -48,16 +48,16 @@ func TestFullPoolGivesBack(t *testing.T) {
 				mustWrite(t, v, v.Size()-4096, block('e', 4096))
 				mustFlush(t, v)
 				eventually(t, "the journal has its free segments",
-					func() bool { return g.journal.TotalBytes() >= 3*g.segBytes.Load() })
+					func() bool { return g.journal.TotalBytes() >= 3*g.log.segBytes.Load() })
 				total, free, err := s.fs.Space("/")
 				if err != nil {
 					t.Fatal(err)
 				}
-				g.applyMu.Lock() // what is written fills the pool first
+				g.applier.mu.Lock() // what is written fills the pool first
 				s.fs.SetCapacity(total - free + 3<<20)
 				written := writeUntilFull(t, v)
 				s.fs.Exhaust()
-				g.applyMu.Unlock()
+				g.applier.mu.Unlock()
 				if restart {
 					s.restart()
 					g = s.group("shop")

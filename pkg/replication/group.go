@@ -16,7 +16,6 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
-	"github.com/slipstream-storage/slipstream/pkg/tokenbucket"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -59,26 +58,19 @@ type Group struct {
 	writable atomic.Bool
 
 	journal *journal.Journal
-	// segBytes is the size of the journal's segments, and maxRecord what one record carries.
-	segBytes atomic.Int64
-	appendMu sync.Mutex
-	// queued are records that have their place before whatever is appended next; guarded by appendMu.
-	queued []journal.Entry
-	clock  *writeClock
+	// log is the journal as it is written, clock when.
+	log   groupLog
+	clock *writeClock
 
 	checkpoint *checkpointFile
-	// applyMu keeps apply passes apart: the loop's, and those that promotion and demotion ask for.
-	applyMu    sync.Mutex
-	applyStuck atomic.Pointer[error]
-	// short: the images found no space, and the journal gives up its own.
-	short atomic.Bool
+	applier    applier
+	trimmer    trimmer
 	// peerHeard is when the last message of the peer arrived, or when this process opened the group.
 	peerHeard atomic.Pointer[clocks.Instant]
 	// noRoom is why the last stream of the peer ended, if that was for lack of space; nil since it continues.
 	noRoom atomic.Pointer[error]
-	// linkDown is what ended the last stream to the peer.
-	linkDown atomic.Pointer[error]
 
+	shipper shipper
 	// changes is what the peer lacks besides records of the journal.
 	changes *changeSet
 
@@ -99,29 +91,21 @@ type Group struct {
 	handover handover
 	resync   resyncBase
 
-	// settingsMu keeps changes of settings apart. It is taken before all other locks.
-	settingsMu sync.Mutex
+	settings groupSettings
+
 	remembered rememberedFile
 	// difference is of the peer's wall clock and this site's.
 	difference clocks.Difference
-	// shipBucket is the link loop's alone.
-	shipBucket tokenbucket.Bucket
-	// shipSchedule is the schedule of the settings, parsed.
-	shipSchedule atomic.Pointer[shipSchedule]
 
 	stats groupStats
-
-	// Signals wake the goroutine that owns the work; they carry nothing and are never waited for by the sender.
-	shipWork, applyWork, trimWork, linkWork signal
-	// room wakes writers that wait for room in the journal.
-	room broadcast
 
 	ctx  context.Context
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 }
 
-// signal wakes one waiting goroutine; several signals before the goroutine takes one count as one.
+// signal wakes the one goroutine that owns some work. Several signals before the goroutine takes one count as one. Who
+// sends never waits.
 type signal chan struct{}
 
 func newSignal() signal { return make(signal, 1) }
@@ -175,8 +159,8 @@ func (g *Group) ID() string { return g.id }
 func (g *Group) start() {
 	g.hearPeer() // this process cannot say that the peer is silent before it has listened
 	g.ctx, g.stop = context.WithCancel(context.Background())
-	for _, loop := range []func(context.Context){g.applyLoop, g.trimLoop, g.commitLoop, g.linkLoop, g.cuts.loop,
-		g.verification.loop} {
+	for _, loop := range []func(context.Context){g.applier.loop, g.trimmer.loop, g.log.commitLoop, g.shipper.loop,
+		g.cuts.loop, g.verification.loop} {
 		g.wg.Add(1)
 		go func() {
 			defer g.wg.Done()
@@ -201,8 +185,8 @@ func (g *Group) Close() error {
 	if err == nil {
 		err = g.checkpointDurable()
 	}
-	g.saveChangeMap()
-	g.remember(false)
+	g.shipper.saveChangeMap()
+	g.remembered.save(false)
 	return errors.Join(err, g.release())
 }
 
@@ -237,7 +221,7 @@ func (g *Group) fail(err error) {
 	g.failure = fmt.Errorf("%w: %w", ErrFailed, err)
 	g.writable.Store(false)
 	klog.ErrorS(err, "Group failed: it takes no more writes until the replicator is restarted", "group", g.core.Meta.Name)
-	g.room.send()
+	g.log.room.send()
 }
 
 // step feeds core, carries out the effects, and returns the decision for the caller to act on. markAll carries out
@@ -274,7 +258,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) (core.Decision, e
 			// Memory and disk disagree now, and neither may be acted on.
 			g.failure = fmt.Errorf("%w: %w", ErrFailed, err)
 			g.writable.Store(false)
-			g.room.send()
+			g.log.room.send()
 			return nil, g.failure
 		}
 	}

@@ -83,7 +83,7 @@ func TestApplyMissesNoRecord(t *testing.T) {
 	data := block('x', 4096)
 
 	// A writer between its two steps.
-	g.appendMu.Lock()
+	g.log.mu.Lock()
 	h, loc, err := g.journal.Append(journal.Header{Kind: journal.KindWrite, Volume: v.index, Length: 4096}, data)
 	if err != nil {
 		t.Fatal(err)
@@ -92,14 +92,14 @@ func TestApplyMissesNoRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	applied := make(chan error, 1)
-	go func() { applied <- g.apply(g.ctx) }()
+	go func() { applied <- g.applier.apply(g.ctx) }()
 	select {
 	case err = <-applied: // too early, and what comes shows it
 		applied <- err
 	case <-time.After(50 * time.Millisecond):
 	}
 	v.indexRecord(h, loc)
-	g.appendMu.Unlock()
+	g.log.mu.Unlock()
 	if err := <-applied; err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestStallPolicyWaitsForThePeer(t *testing.T) {
 		done <- v.Flush()
 	}()
 	eventually(t, "the journal is full",
-		func() bool { return g.Status().JournalUsedBytes+g.segBytes.Load() >= MinJournalBytes })
+		func() bool { return g.Status().JournalUsedBytes+g.log.segBytes.Load() >= MinJournalBytes })
 	select {
 	case err := <-done:
 		t.Fatalf("writers did not wait: %v", err)
@@ -350,7 +350,7 @@ func TestFullDisk(t *testing.T) {
 	v := volumeOf(t, g, "v0")
 	mustWrite(t, v, 0, block('a', 4096))
 	mustFlush(t, v)
-	eventually(t, "two segments are ready", func() bool { return g.journal.TotalBytes() >= 3*g.segBytes.Load() })
+	eventually(t, "two segments are ready", func() bool { return g.journal.TotalBytes() >= 3*g.log.segBytes.Load() })
 	const roomy = 1 << 30
 	s.fs.SetCapacity(roomy)
 	total, available, err := s.fs.Space("/pool")

@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"context"
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -27,22 +26,7 @@ type History struct {
 	Short bool
 }
 
-// applyDue is apply without what is kept as history.
-func (g *Group) applyDue(ctx context.Context) error {
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
-	limit := g.indexedEnd()
-	if asked := g.history.asked(); asked.kept() && !g.short.Load() {
-		due, err := g.history.dueBefore(asked, limit)
-		if err != nil {
-			return err
-		}
-		limit = due
-	}
-	return g.applyUpTo(ctx, limit)
-}
-
-// historyAsked is the history that the group keeps here: none but at a secondary whose copy is whole.
+// asked is the history that the group keeps here: none but at a secondary whose copy is whole.
 func (k *historyKeeper) asked() historyWish {
 	g := k.g
 	g.mu.Lock()
@@ -114,7 +98,7 @@ func newestBytes(segments []journal.SegmentInfo, bytes int64) (at journal.Positi
 
 // overSize is the end of the oldest segments that have to leave the journal to keep it within a size.
 func (k *historyKeeper) overSize(segments []journal.SegmentInfo, size int64) (at journal.Position) {
-	total := freeSegments * k.g.segBytes.Load()
+	total := freeSegments * k.g.log.segBytes.Load()
 	for _, s := range segments {
 		total += s.FileBytes
 	}
@@ -148,7 +132,7 @@ func (k *historyKeeper) state() *History {
 		return nil
 	}
 	applied := g.checkpoint.read().Applied
-	h := &History{Bytes: k.unappliedJournal(applied)}
+	h := &History{Bytes: g.log.unappliedBytes(applied)}
 	at, oldest := g.points.oldest()
 	now := k.primaryNanos()
 	if oldest.UnixNanos != 0 {
@@ -159,17 +143,4 @@ func (k *historyKeeper) state() *History {
 		h.Short = asked.time > 0 && (h.Reaches == nil || *h.Reaches < asked.time) || h.Bytes < asked.bytes
 	}
 	return h
-}
-
-// unappliedJournal is what the journal holds behind a place, in bytes.
-func (k *historyKeeper) unappliedJournal(from journal.Position) (n int64) {
-	for _, s := range k.g.journal.Segments() {
-		switch {
-		case from.Before(s.Begin):
-			n += s.End.Offset - s.Begin.Offset
-		case from.Segment == s.Sequence:
-			n += max(0, s.End.Offset-from.Offset)
-		}
-	}
-	return n
 }

@@ -155,7 +155,7 @@ func TestHistoryBySize(t *testing.T) {
 		}
 	}
 	eventually(t, "what is older is applied", func() bool {
-		return copied.history.unappliedJournal(copied.checkpoint.read().Applied) < bytes+2*copied.segBytes.Load()
+		return copied.log.unappliedBytes(copied.checkpoint.read().Applied) < bytes+2*copied.log.segBytes.Load()
 	})
 	h := copied.History()
 	if h == nil || h.Bytes < bytes || h.Short {
@@ -213,9 +213,9 @@ func TestHistorySurvivesPowerLoss(t *testing.T) {
 		mu.Lock()
 		lost, left = nil, 1+rng.IntN(40)
 		mu.Unlock()
-		copied.applyMu.Lock()
-		err = copied.applyTo(context.Background(), pos)
-		copied.applyMu.Unlock()
+		copied.applier.mu.Lock()
+		err = copied.applier.applyTo(context.Background(), pos)
+		copied.applier.mu.Unlock()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -81,13 +81,13 @@ func markExtent(t *testing.T, v *Volume, off int64) {
 	t.Helper()
 	g := v.group
 	g.changes.mark(v.index, off, changemap.ExtentBytes)
-	if err := g.saveChangeMap(); err != nil {
+	if err := g.shipper.saveChangeMap(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := g.step(core.Folded{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	g.shipWork.send()
+	g.shipper.work.send()
 }
 
 // The disk of a primary is put back to a moment in the middle of a sync. After that moment the secondary was sent an

@@ -47,10 +47,10 @@ func (g *Group) RemoveVolume(id string, exclusive func(leave func() error) error
 		exclusive = func(leave func() error) error { return leave() }
 	}
 	for range leavePasses {
-		if err := g.commit(); err != nil {
+		if err := g.log.commit(); err != nil {
 			return err
 		}
-		if err := g.applyPatiently(g.ctx); err != nil {
+		if err := g.applier.applyPatiently(g.ctx); err != nil {
 			return err
 		}
 		if g.unappliedBytes() <= leaveBacklogBytes {
@@ -74,13 +74,13 @@ func (g *Group) unappliedBytes() (n int64) {
 
 // detachMember takes a volume out of the group. Nothing may write to it meanwhile. After an error it is still a member.
 func (g *Group) detachMember(v *Volume) error {
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return err
 	}
 	g.membersMu.Lock()
 	defer g.membersMu.Unlock()
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
 	// Outside of the group nothing keeps what a snapshot has still to copy.
 	if copies := g.cuts.copiesOf(v.id); len(copies) > 0 {
 		return fmt.Errorf("%w: volume %s of group %s is being copied to snapshot %s; wait until that is complete, or "+
@@ -91,7 +91,7 @@ func (g *Group) detachMember(v *Volume) error {
 		return fmt.Errorf("%w: volume %s of group %s is shown by view %s; delete the view (slipctl view delete)", ErrInUse,
 			v.id, g.Name(), view.rec.Name)
 	}
-	if err := g.applyLocked(g.ctx); err != nil {
+	if err := g.applier.applyLocked(g.ctx); err != nil {
 		return err
 	}
 	if n := v.overlay.Bytes(); n > 0 {
@@ -134,10 +134,10 @@ func (g *Group) announce(m core.Member) error {
 	if err != nil {
 		return err
 	}
-	if _, err := g.append(nil, []journal.Entry{entry}); err != nil {
+	if _, err := g.log.append(nil, []journal.Entry{entry}); err != nil {
 		return err
 	}
-	return g.commit()
+	return g.log.commit()
 }
 
 // announceLater is announce for a caller who must not wait for room: the record comes before every record that
@@ -148,44 +148,26 @@ func (g *Group) announceLater(m core.Member) error {
 		return err
 	}
 	entry.Header.UnixNanos = g.cfg.Now().UnixNano()
-	g.appendMu.Lock()
-	defer g.appendMu.Unlock()
-	g.queued = append(g.queued, entry)
+	g.log.mu.Lock()
+	defer g.log.mu.Unlock()
+	g.log.queued = append(g.log.queued, entry)
 	if err := g.CheckWritable(); err != nil {
 		return err
 	}
-	return g.appendQueued()
-}
-
-// appendQueued appends the queued records. The caller holds appendMu, and the group is writable.
-func (g *Group) appendQueued() error {
-	for len(g.queued) > 0 {
-		first := g.journal.Head() + 1
-		g.clock.claim(g.journal.Head()+uint64(len(g.queued)), g.cfg.Now())
-		n, err := g.journal.AppendAll(g.queued)
-		if n == 0 {
-			first = 0
-		}
-		g.clock.wrote(first)
-		g.queued = g.queued[n:]
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return g.log.appendQueued()
 }
 
 // markAnnounced notes which members' descriptions are in the journal. What it cannot note now is announced once more at
 // the next open, which does no harm.
 func (g *Group) markAnnounced() {
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return
 	}
 	g.membersMu.Lock()
 	defer g.membersMu.Unlock()
-	g.appendMu.Lock()
-	queued := len(g.queued)
-	g.appendMu.Unlock()
+	g.log.mu.Lock()
+	queued := len(g.log.queued)
+	g.log.mu.Unlock()
 	if queued > 0 {
 		return
 	}
@@ -228,12 +210,12 @@ func (g *Group) continueMembers() error {
 			return err
 		}
 		entry.Header.UnixNanos = g.cfg.Now().UnixNano()
-		g.queued = append(g.queued, entry)
+		g.log.queued = append(g.log.queued, entry)
 	}
-	if len(g.queued) == 0 {
+	if len(g.log.queued) == 0 {
 		return nil
 	}
-	err := g.appendQueued()
+	err := g.log.appendQueued()
 	if errors.Is(err, journal.ErrFull) || vfs.NoSpace(err) {
 		return nil // with the next record; the marks stay
 	}
@@ -256,12 +238,12 @@ func (g *Group) dropMember(m core.Member) error {
 	g.membersMu.Lock()
 	defer g.membersMu.Unlock()
 	if v := g.volume(m.Index); v != nil {
-		if err := g.commit(); err != nil {
+		if err := g.log.commit(); err != nil {
 			return err
 		}
-		g.applyMu.Lock()
-		defer g.applyMu.Unlock()
-		if err := g.applyLocked(g.ctx); err != nil {
+		g.applier.mu.Lock()
+		defer g.applier.mu.Unlock()
+		if err := g.applier.applyLocked(g.ctx); err != nil {
 			return err
 		}
 		if err := g.cuts.failCopies(m.VolumeID, errMemberGone); err != nil {

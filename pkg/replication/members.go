@@ -99,7 +99,7 @@ func (g *Group) Detach(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -184,7 +184,7 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if err := g.upsertMember(member); err != nil {
 		return err
 	}
-	g.shipWork.send()
+	g.shipper.work.send()
 	return nil
 }
 
@@ -213,11 +213,11 @@ func (v *Volume) markContent() error {
 		return err
 	}
 	g.changes.mark(v.index, 0, v.size.Load())
-	if err := g.saveChangeMap(); err != nil {
+	if err := g.shipper.saveChangeMap(); err != nil {
 		return err
 	}
 	_, err = g.step(core.Folded{}, nil)
-	g.shipWork.send()
+	g.shipper.work.send()
 	return err
 }
 
@@ -388,7 +388,7 @@ func (v *Volume) grow(sizeBytes int64) error {
 	return nil
 }
 
-// forgetVolume closes a member's image. The caller holds membersMu, and applyMu unless nothing is applied yet.
+// forgetVolume closes a member's image. The caller holds membersMu, and applier.mu unless nothing is applied yet.
 func (g *Group) forgetVolume(index uint32) {
 	v := g.volume(index)
 	if v == nil {

@@ -18,7 +18,7 @@ func TestOldCall(t *testing.T) {
 	a, b := newTestSite(t, net, "a", nil), newTestSite(t, net, "b", nil)
 	ga := a.createGroup("g", "b", 1, 1<<20, nil)
 	gb := caughtUp(t, ga, b)
-	old := proto.CloneOf(ga.helloMessage(core.SendHello{Durable: ga.journal.Durable()}))
+	old := proto.CloneOf(ga.shipper.hello(core.SendHello{Durable: ga.journal.Durable()}))
 	move := func(from, to *Group) {
 		t.Helper()
 		if _, err := from.Demote(); err != nil {

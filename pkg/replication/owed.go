@@ -65,7 +65,7 @@ func (r *receiver) sendRanges(yieldID string) error {
 func (s *sender) sendOwed() error {
 	g := s.g
 	// What was shipped before has to be in the content, so it has to be in the index.
-	_ = g.indexedEnd()
+	_ = g.log.indexedEnd()
 	var entries []journal.Entry
 	var other uint64
 	for size := 0; len(s.owed) > 0 && size < batchBytes/2; {
@@ -125,7 +125,7 @@ func (s *sender) owedEntry(v *Volume, off, end int64) (journal.Entry, error) {
 		h.Length = uint32(min(hole-off, maxRangeBytes))
 		return journal.Entry{Header: h}, nil
 	}
-	n := min(end-off, syncRunExtents*64<<10, s.g.maxRecordBytes())
+	n := min(end-off, syncRunExtents*64<<10, s.g.log.maxRecordBytes())
 	data := make([]byte, n)
 	if _, err := v.ReadAt(data, off); err != nil {
 		return journal.Entry{}, err
@@ -141,7 +141,7 @@ func (s *sender) owedEntry(v *Volume, off, end int64) (journal.Entry, error) {
 // addHorizon makes durable what was read for a sync, since it may hold writes that are not durable yet, and tells the
 // secondary up to which ordinal that shows writes.
 func (s *sender) addHorizon() error {
-	if err := s.g.commit(); err != nil {
+	if err := s.g.log.commit(); err != nil {
 		return err
 	}
 	durable := s.g.journal.Durable()

@@ -19,28 +19,29 @@ func monotonicNanos() int64 { return int64(time.Since(processStart)) }
 
 // rateDelay is how long nothing may be sent to the peer, so that the group's ship rate is kept.
 func (s *sender) rateDelay() time.Duration {
-	rate := s.g.shipRate()
+	rate := s.g.shipper.rate()
 	now := monotonicNanos()
-	s.g.shipBucket.SetRate(now, rate, shipBurst)
-	return s.g.shipBucket.Wait(now)
+	s.g.shipper.bucket.SetRate(now, rate, shipBurst)
+	return s.g.shipper.bucket.Wait(now)
 }
 
-// shipRate is the bound of what is sent to the peer now, in bytes a second; 0 for none.
-func (g *Group) shipRate() int64 {
+// rate is the bound of what is sent to the peer now, in bytes a second; 0 for none.
+func (sh *shipper) rate() int64 {
+	g := sh.g
 	g.mu.Lock()
 	rate, text := g.core.Meta.ShipBytesPerSecond, g.core.Meta.ShipSchedule
 	g.mu.Unlock()
 	if text == "" {
 		return rate
 	}
-	known := g.shipSchedule.Load()
+	known := sh.schedule.Load()
 	if known == nil || known.text != text {
 		parsed, err := schedule.Parse(text)
 		if err != nil { // of another release, or the zone is not known any more
 			klog.ErrorS(err, "The schedule of a group's rate is not kept", "group", g.Name())
 		}
 		known = &shipSchedule{text, parsed}
-		g.shipSchedule.Store(known)
+		sh.schedule.Store(known)
 	}
 	return known.RateAt(g.cfg.Now(), rate)
 }
@@ -53,7 +54,7 @@ type shipSchedule struct {
 
 // charge counts what was sent against the group's ship rate.
 func (s *sender) charge(n int) {
-	s.g.shipBucket.Take(monotonicNanos(), int64(n))
+	s.g.shipper.bucket.Take(monotonicNanos(), int64(n))
 }
 
 // pace leaves ShipInterval between small batches. Every batch costs processor time here, a wake-up and a disk sync
@@ -92,7 +93,7 @@ func (s *sender) wait(ctx context.Context, heartbeat <-chan time.Time, delay tim
 		return false, s.receiveErr
 	case <-delayed:
 		return false, nil
-	case <-s.g.shipWork:
+	case <-s.g.shipper.work:
 		return false, nil
 	case <-s.wake:
 		return false, nil

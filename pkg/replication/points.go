@@ -62,8 +62,8 @@ func (m *mark) read() (pos journal.Position, at RecoveryPoint) {
 	return m.pos, RecoveryPoint{Ordinal: m.ordinal, UnixNanos: m.unixNanos}
 }
 
-// extendReach notes how far the images may be from now on. Where history is kept it is durable: after a crash the
-// points between that and the end of the journal are still there. The caller holds applyMu.
+// extend notes how far the images may be from now on. Where history is kept it is durable: after a crash the
+// points between that and the end of the journal are still there. The caller holds applier.mu.
 func (r *recoveryPoints) extend(limit journal.Position) error {
 	g := r.g
 	r.reach.extend(limit, g.journal.Durable())
@@ -78,7 +78,7 @@ func (r *recoveryPoints) extend(limit journal.Position) error {
 	})
 }
 
-// recallReach takes up how far the images may be: what the checkpoint says, or all that there is.
+// recall takes up how far the images may be: what the checkpoint says, or all that there is.
 func (r *recoveryPoints) recall() {
 	g := r.g
 	last := g.checkpoint.read()
@@ -160,7 +160,7 @@ func (r *recoveryPoints) bounds() (Points, error) {
 func (r *recoveryPoints) newest() (located, error) {
 	g := r.g
 	for {
-		limit, timeline, err := g.cutPosition()
+		limit, timeline, err := g.log.instant()
 		if err != nil {
 			return located{}, err
 		}
@@ -190,7 +190,7 @@ func (r *recoveryPoints) dated(p RecoveryPoint) RecoveryPoint {
 	return p
 }
 
-// locate finds a recovery point. The caller holds applyMu, and has made durable what the newest one is to show.
+// locate finds a recovery point. The caller holds applier.mu, and has made durable what the newest one is to show.
 func (r *recoveryPoints) locate(p Point) (located, error) {
 	g := r.g
 	newest, err := r.newest()

@@ -101,29 +101,29 @@ type preserveRequest struct {
 	full  preserveFull
 	// volumes are the members; nil is all that are opened.
 	volumes []string
-	// position returns the place in the journal to preserve, and the timeline there. It is called with appendMu and the
+	// position returns the place in the journal to preserve, and the timeline there. It is called with log.mu and the
 	// group's mu held.
 	position func() (journal.Position, string, error)
 }
 
 // preserve takes a set of preserved images. It is durable. With an error nothing is left of it that counts.
 func (c *cuts) preserve(ctx context.Context, r preserveRequest) (*preserved, error) {
-	if err := c.g.commit(); err != nil {
+	if err := c.g.log.commit(); err != nil {
 		return nil, err
 	}
-	c.g.applyMu.Lock()
-	defer c.g.applyMu.Unlock()
+	c.g.applier.mu.Lock()
+	defer c.g.applier.mu.Unlock()
 	return c.preserveLocked(ctx, r)
 }
 
-// preserveLocked is preserve for a caller that holds applyMu.
+// preserveLocked is preserve for a caller that holds applier.mu.
 func (c *cuts) preserveLocked(ctx context.Context, r preserveRequest) (*preserved, error) {
 	g := c.g
-	limit, timeline, err := g.positionFor(r.position)
+	limit, timeline, err := g.log.positionFor(r.position)
 	if err != nil {
 		return nil, err
 	}
-	if err := g.applyExactly(ctx, limit); err != nil {
+	if err := g.applier.applyExactly(ctx, limit); err != nil {
 		return nil, err
 	}
 	p := &preserved{c: c, record: preservedRecord{
@@ -150,24 +150,10 @@ func (c *cuts) preserveLocked(ctx context.Context, r preserveRequest) (*preserve
 	return p, nil
 }
 
-// positionFor looks at the journal and at core as one.
-func (g *Group) positionFor(position func() (journal.Position, string, error)) (journal.Position, string, error) {
-	g.appendMu.Lock()
-	defer g.appendMu.Unlock()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return position()
-}
-
-// durablePosition is where a whole copy is on stable storage, for preserveRequest.position.
-func (g *Group) durablePosition() (journal.Position, string, error) {
-	return g.journal.DurableEnd(), g.core.Meta.Timeline(), nil
-}
-
-// create makes the files. The caller holds applyMu, so no image changes meanwhile.
+// create makes the files. The caller holds applier.mu, so no image changes meanwhile.
 func (p *preserved) create() error {
 	g := p.c.g
-	parent, err := g.preservedDir()
+	parent, err := g.cuts.preservedDir()
 	if err != nil {
 		return err
 	}
@@ -205,7 +191,7 @@ func (p *preserved) paths(m preservedMember) (extentCopyPaths, error) {
 }
 
 // preservedDir is where the group's sets are, or would be.
-func (g *Group) preservedDir() (string, error) { return g.cfg.Pool.PreservedDir(g.ID()) }
+func (c *cuts) preservedDir() (string, error) { return c.g.cfg.Pool.PreservedDir(c.g.ID()) }
 
 // image returns the image of a volume; nil if the set has none.
 func (p *preserved) image(volumeID string) *preservedImage {
@@ -299,9 +285,9 @@ func (p *preserved) close() {
 	}
 }
 
-// rollBack makes a volume's image what it was at the ordinal. The caller holds applyMu and sees to it that nothing is
-// applied afterwards that was written past the ordinal. It may be repeated, also after a crash in the middle; the set
-// stays. The image may be larger than it was then; what lies behind becomes zeros.
+// rollBack makes a volume's image what it was at the ordinal. The caller holds applier.mu and sees to it that nothing
+// is applied afterwards that was written past the ordinal. It may be repeated, also after a crash in the middle; the
+// set stays. The image may be larger than it was then; what lies behind becomes zeros.
 func (p *preserved) rollBack(ctx context.Context, volumeID string, image *blockdev.Image) error {
 	kept := p.image(volumeID)
 	if kept == nil {

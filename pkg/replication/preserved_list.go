@@ -122,7 +122,7 @@ func preserveIn(copies []*imageCopy, kept []*preserved, volumeID string, extents
 // loadPreserved opens the sets that the last process left, and removes what is left of others.
 func (c *cuts) loadPreserved() error {
 	g := c.g
-	parent, err := g.preservedDir()
+	parent, err := c.preservedDir()
 	if err != nil {
 		return err
 	}

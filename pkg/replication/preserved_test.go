@@ -22,7 +22,7 @@ const ownerTest preservedOwner = "test"
 func mustPreserve(t *testing.T, g *Group, full preserveFull) *preserved {
 	t.Helper()
 	p, err := g.cuts.preserve(context.Background(), preserveRequest{owner: ownerTest, full: full,
-		position: g.durablePosition})
+		position: g.log.durablePosition})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestPreservedImages(t *testing.T) {
 			if err := s.site.DeleteGroup("shop", true); err != nil {
 				t.Fatal(err)
 			}
-			if dir, _ := g.preservedDir(); dir != "" {
+			if dir, _ := g.cuts.preservedDir(); dir != "" {
 				if _, err := s.fs.Stat(dir); err == nil {
 					t.Fatal("the sets of a deleted group are still there")
 				}
@@ -155,7 +155,7 @@ func TestPreservedSurvivesPowerLossAnywhere(t *testing.T) {
 	if err := g.applyAll(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	g.applyMu.Lock()
+	g.applier.mu.Lock()
 	rolling := len(c.points)
 	for _, v := range g.Volumes() {
 		if err := p.rollBack(context.Background(), v.id, v.image); err != nil {
@@ -166,7 +166,7 @@ func TestPreservedSurvivesPowerLossAnywhere(t *testing.T) {
 		}
 	}
 	c.armed.Store(false)
-	g.applyMu.Unlock()
+	g.applier.mu.Unlock()
 	site.Kill()
 
 	kept := 0
@@ -230,8 +230,8 @@ func rollBackAgain(point crashPoint, g *Group, l *cutLog, ordinal uint64) (has b
 
 // judgePreserved looks at a group's set, rolls its images back to it, and looks again.
 func judgePreserved(g *Group, l *cutLog, ordinal uint64) (has bool, err error) {
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
 	sets := g.cuts.preservedOf(ownerTest)
 	if len(sets) == 0 {
 		return false, nil

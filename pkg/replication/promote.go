@@ -51,7 +51,7 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 	if err := g.alignPool(); err != nil {
 		return nil, err
 	}
-	g.linkWork.send()
+	g.shipper.linkWork.send()
 	return loss, nil
 }
 
@@ -118,7 +118,7 @@ func (g *Group) Demote() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	g.shipWork.send()
+	g.shipper.work.send()
 	return ordinal, nil
 }
 
@@ -127,10 +127,10 @@ func (g *Group) Demote() (uint64, error) {
 func (g *Group) stopWrites(event func(durable uint64, tail *core.Tail, attached []string) core.Event) (uint64, error) {
 	attached := g.attachedVolumes()
 	// No append may come between the sync and the decision.
-	g.appendMu.Lock()
-	defer g.appendMu.Unlock()
+	g.log.mu.Lock()
+	defer g.log.mu.Unlock()
 	if g.writable.Load() {
-		if err := g.appendQueued(); err != nil {
+		if err := g.log.appendQueued(); err != nil {
 			return 0, err
 		}
 	}

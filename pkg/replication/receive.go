@@ -137,9 +137,9 @@ func (g *Group) admitStream(site string) error {
 func (g *Group) leave(r *receiver) {
 	_ = r.noteCopied()                      // a number for people
 	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
-	g.remember(false)
+	g.remembered.save(false)
 	g.streams.left(r)
-	g.applyWork.send()
+	g.applier.work.send()
 }
 
 // greet answers Hello. ok is false when the primary was turned away.
@@ -193,7 +193,7 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 		klog.InfoS("Primary refused", "group", g.Name(), "peer", r.stream.Peer(), "reason", d.Reason, "message",
 			d.Message)
 		if hello.Yielding {
-			g.linkWork.send() // it wants to be called
+			g.shipper.linkWork.send() // it wants to be called
 		}
 		return false, r.sendRefusal(refusalToWire(d.Reason), d.Fork, d.Message)
 	}
@@ -230,8 +230,8 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 	if err := g.alignPool(); err != nil { // a demoted primary may have become a secondary
 		return err
 	}
-	g.linkWork.send() // this site calls no peer any more
-	g.follow(r.hello)
+	g.shipper.linkWork.send() // this site calls no peer any more
+	g.settings.follow(r.hello)
 	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session",
 		b.Number,
 		"sync", b.Sync)
@@ -295,7 +295,7 @@ func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
 			NotBefore:    r.g.timed(&r.exchange, h.Timing), Local: r.g.journal.Durable(),
 		}, nil)
 		r.ackWork.send()
-		r.g.remember(true)
+		r.g.remembered.save(true)
 		return err
 	case *linkpb.ToSecondary_RoleRequest:
 		return r.roleRequest(m.RoleRequest)
@@ -344,7 +344,7 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 			}
 		}
 		sequence := r.appended.Load()
-		if err := r.g.commit(); err != nil {
+		if err := r.g.log.commit(); err != nil {
 			return err
 		}
 		durable, place := r.g.journal.Durable(), r.g.journal.DurableEnd()
@@ -400,7 +400,7 @@ func (r *receiver) content(ctx context.Context, records []link.Record) (int, err
 		r.entries = append(r.entries, journal.Entry{Header: h, Data: records[i].Data})
 		r.volumes = append(r.volumes, v)
 	}
-	return len(r.entries), g.appendCopies(ctx, r.volumes, r.entries)
+	return len(r.entries), g.log.appendCopies(ctx, r.volumes, r.entries)
 }
 
 // special takes one record that is more than content. What it changes is made durable around the record, so that a
@@ -424,10 +424,10 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.replaceAdmitted(manifest.Members, base); err != nil {
 			return errors.Join(err, g.resync.dropOthers())
 		}
-		if err := g.appendCopy(ctx, h, data); err != nil {
+		if err := g.log.appendCopy(ctx, h, data); err != nil {
 			return err
 		}
-		if err := g.commit(); err != nil {
+		if err := g.log.commit(); err != nil {
 			return err
 		}
 		_, err = g.step(core.SyncBeginDurable{}, nil)
@@ -440,30 +440,30 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		// Everything before the record is durable before the record's effect: a format is known here only when the
 		// filesystem that it speaks of is here. The record comes after its effect: if it were durable first, a crash
 		// between the two would leave a member that is never made, since the record is not sent again.
-		if err := g.commit(); err != nil {
+		if err := g.log.commit(); err != nil {
 			return err
 		}
 		if err := g.takeAdmitted(member); err != nil {
 			return err
 		}
-		return g.appendCopy(ctx, h, data)
+		return g.log.appendCopy(ctx, h, data)
 	case journal.KindHorizon:
 		// Checkpoints have it before the record can leave the journal.
 		g.checkpoint.horizon.Store(uint64(h.Offset))
-		return g.appendCopy(ctx, h, data)
+		return g.log.appendCopy(ctx, h, data)
 	case journal.KindBookmark:
-		if err := g.appendCopy(ctx, h, data); err != nil {
+		if err := g.log.appendCopy(ctx, h, data); err != nil {
 			return err
 		}
-		if err := g.commit(); err != nil {
+		if err := g.log.commit(); err != nil {
 			return err
 		}
 		return g.bookmarks.take(h, data)
 	case journal.KindSyncEnd:
-		if err := g.appendCopy(ctx, h, data); err != nil {
+		if err := g.log.appendCopy(ctx, h, data); err != nil {
 			return err
 		}
-		if err := g.commit(); err != nil {
+		if err := g.log.commit(); err != nil {
 			return err
 		}
 		g.points.syncEnd.extend(g.journal.DurableEnd(), h.Ordinal)
@@ -478,43 +478,4 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		return g.yields.dropRanges()
 	}
 	return fmt.Errorf("group %s: unexpected %s record", g.Name(), h.Kind)
-}
-
-// appendCopy is appendCopies for a record that belongs to no volume's content.
-func (g *Group) appendCopy(ctx context.Context, h journal.Header, data []byte) error {
-	return g.appendCopies(ctx, []*Volume{nil}, []journal.Entry{{Header: h, Data: data}})
-}
-
-// appendCopies is append for records that have their ordinals already, each with its volume. It waits for room: that
-// holds up the link, and through it nothing but the link.
-func (g *Group) appendCopies(ctx context.Context, volumes []*Volume, entries []journal.Entry) error {
-	for {
-		room := g.room.wait()
-		n, err := g.tryAppendCopies(volumes, entries)
-		volumes, entries = volumes[n:], entries[n:]
-		if !errors.Is(err, journal.ErrFull) {
-			return err
-		}
-		if err := g.commit(); err != nil { // only durable records can be applied
-			return err
-		}
-		g.applyWork.send()
-		select {
-		case <-room:
-		case <-ctx.Done():
-			return errReplaced
-		}
-	}
-}
-
-func (g *Group) tryAppendCopies(volumes []*Volume, entries []journal.Entry) (int, error) {
-	g.appendMu.Lock()
-	defer g.appendMu.Unlock()
-	n, err := g.journal.AppendCopies(entries)
-	for i, e := range entries[:n] {
-		if volumes[i] != nil {
-			volumes[i].indexRecord(e.Header, e.Loc)
-		}
-	}
-	return n, err
 }

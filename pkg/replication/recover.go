@@ -26,7 +26,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	}
 	g.changes.checkpoint = g.checkpoint
 	meta := &g.core.Meta
-	g.segBytes.Store(segmentBytesFor(meta.JournalSizeBytes))
+	g.log.segBytes.Store(segmentBytesFor(meta.JournalSizeBytes))
 	defer func() {
 		if err != nil {
 			g.cuts.close()
@@ -53,7 +53,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		g.journal.Close()
 		return nil, err
 	}
-	g.recall()
+	g.remembered.recall()
 	err = g.cuts.load()
 	if err == nil {
 		err = g.resync.check()
@@ -97,11 +97,14 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 func newGroup(site *Site, dir string) *Group {
 	g := &Group{
 		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(),
-		shipWork: newSignal(), applyWork: newSignal(), trimWork: newSignal(), linkWork: newSignal(),
 	}
 	g.cuts, g.views, g.verification = newCuts(g), &views{g: g}, newVerification(g)
 	g.points.g, g.bookmarks.g, g.history.g = g, g, g
 	g.yields.g, g.handover.g, g.resync.g = g, g, g
+	g.log.g, g.settings.g, g.remembered.g = g, g, g
+	g.applier.g, g.applier.work = g, newSignal()
+	g.trimmer.g, g.trimmer.work = g, newSignal()
+	g.shipper.g, g.shipper.work, g.shipper.linkWork = g, newSignal(), newSignal()
 	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
 	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
 	g.volumes.Store(&map[uint32]*Volume{})
@@ -156,7 +159,7 @@ func (g *Group) openJournal() error {
 		OldestSegment: last.OldestSegment, MinDurableOrdinal: last.DurableOrdinal, StartOrdinal: last.AppliedOrdinal,
 		Mark: last.Mark, Checkpoint: g.path(checkpointName), Generation: g.checkpoint.generation.Load,
 		Announce: g.announceSegment,
-		Visit:    replay.record, RoomMade: g.room.send, Memory: g.site.memory,
+		Visit:    replay.record, RoomMade: g.log.room.send, Memory: g.site.memory,
 	})
 	if err != nil {
 		return fmt.Errorf("group %s: %w", meta.Name, err)

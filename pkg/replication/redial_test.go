@@ -53,7 +53,7 @@ func TestDivergedPrimariesKeepTheirBackoff(t *testing.T) {
 	for _, s := range []*testSite{a, b} {
 		s.restart()
 		g := s.group("g")
-		eventually(t, s.name+" was turned away", func() bool { return g.linkDown.Load() != nil })
+		eventually(t, s.name+" was turned away", func() bool { return g.shipper.linkDown.Load() != nil })
 	}
 	before := calls["a"].Load() + calls["b"].Load()
 	for range 20 {
@@ -74,7 +74,7 @@ func callByHand(t *testing.T, from, to *testSite) {
 	}
 	defer stream.Close()
 	g := from.group("g")
-	hello := g.helloMessage(core.SendHello{Durable: g.journal.Durable()})
+	hello := g.shipper.hello(core.SendHello{Durable: g.journal.Durable()})
 	if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: hello}}); err != nil {
 		t.Fatal(err)
 	}

@@ -42,8 +42,8 @@ func (h *handover) ask(kind linkpb.RoleRequest_Kind) (r *roleRequest, forget fun
 	h.requests++
 	r = &roleRequest{id: h.requests, kind: kind, answer: make(chan *linkpb.RoleAnswer, 1)}
 	h.request.Store(r)
-	h.g.shipWork.send()
-	h.g.linkWork.send() // a link that waits to call again calls now
+	h.g.shipper.work.send()
+	h.g.shipper.linkWork.send() // a link that waits to call again calls now
 	return r, func() { h.request.Store(nil) }
 }
 

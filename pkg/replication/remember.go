@@ -29,6 +29,7 @@ const (
 
 // rememberedFile writes what a group remembers, one writer at a time. Its lock comes before Group.mu.
 type rememberedFile struct {
+	g    *Group
 	fs   vfs.FS
 	path string
 
@@ -38,11 +39,12 @@ type rememberedFile struct {
 }
 
 // recall reads what an earlier process left.
-func (g *Group) recall() {
+func (f *rememberedFile) recall() {
+	g := f.g
 	head := g.journal.Head()
 	g.clock.begin(head, 0, clocks.Instant{})
 	var r core.Recollection
-	err := blockdev.ReadRecord(g.cfg.FS, g.remembered.path, rememberedKind, &r)
+	err := blockdev.ReadRecord(g.cfg.FS, f.path, rememberedKind, &r)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return
@@ -56,10 +58,11 @@ func (g *Group) recall() {
 	}
 }
 
-// remember writes what is known now; with lazily not more often than the interval.
-func (g *Group) remember(lazily bool) {
+// save writes what is known now; with lazily not more often than the interval.
+func (f *rememberedFile) save(lazily bool) {
+	g := f.g
 	instant, now := g.cfg.Clock(), g.cfg.Now()
-	err := g.remembered.write(instant, lazily, func() core.Recollection {
+	err := f.write(instant, lazily, func() core.Recollection {
 		g.mu.Lock()
 		r := g.core.Remember(g.journal.Durable())
 		g.mu.Unlock()
@@ -111,10 +114,11 @@ func (f *rememberedFile) writeLocked(r core.Recollection) error {
 	return errors.Join(err, file.Close())
 }
 
-// forgetPeer is for a peer that has nothing any more, whatever it had.
-func (g *Group) forgetPeer() {
+// forget is for a peer that has nothing any more, whatever it had.
+func (f *rememberedFile) forget() {
+	g := f.g
 	g.clock.begin(g.journal.Head(), 0, clocks.Instant{})
-	if err := g.cfg.FS.Remove(g.remembered.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := g.cfg.FS.Remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		klog.ErrorS(err, "What was known of the peer stays on disk until it is written again", "group", g.core.Meta.Name)
 	}
 }

@@ -97,13 +97,13 @@ func (v *verification) resend(ctx context.Context, port *verifyPort, list []Memb
 			g.changes.mark(e.Member, off, n)
 		}
 	}
-	if err := g.saveChangeMap(); err != nil {
+	if err := g.shipper.saveChangeMap(); err != nil {
 		return err
 	}
 	if _, err := g.step(core.Folded{}, nil); err != nil {
 		return err
 	}
-	g.shipWork.send()
+	g.shipper.work.send()
 	for g.needsSync() || g.Status().State != core.StateStreaming {
 		select {
 		case <-port.ended:

@@ -27,7 +27,7 @@ const ownerResync preservedOwner = "resync"
 // resyncBase is what the copy was before the sync that runs. group.json says which images it has.
 type resyncBase struct{ g *Group }
 
-// preserveBase preserves the copy if the next event begins a sync of a whole one; see core.NeedsBase. It returns nil if
+// preserve preserves the copy if the next event begins a sync of a whole one; see core.NeedsBase. It returns nil if
 // there is nothing to preserve.
 func (rb *resyncBase) preserve(ctx context.Context, session, sync bool) (*core.Base, error) {
 	g := rb.g
@@ -38,7 +38,8 @@ func (rb *resyncBase) preserve(ctx context.Context, session, sync bool) (*core.B
 		return nil, nil
 	}
 	horizon := g.checkpoint.horizon.Load()
-	p, err := g.cuts.preserve(ctx, preserveRequest{owner: ownerResync, full: preserveOrWait, position: g.durablePosition})
+	p, err := g.cuts.preserve(ctx, preserveRequest{owner: ownerResync, full: preserveOrWait,
+		position: g.log.durablePosition})
 	if err != nil {
 		return nil, fmt.Errorf("keep the copy as it is before a sync: %w", err)
 	}
@@ -55,7 +56,7 @@ func (rb *resyncBase) preserve(ctx context.Context, session, sync bool) (*core.B
 	}, nil
 }
 
-// base is what the copy was before the sync that runs, and its images; nil without one.
+// current is what the copy was before the sync that runs, and its images; nil without one.
 func (rb *resyncBase) current() (*core.Base, *preserved) {
 	g := rb.g
 	g.mu.Lock()
@@ -72,7 +73,7 @@ func (rb *resyncBase) current() (*core.Base, *preserved) {
 	return b, nil
 }
 
-// inBase reports whether a volume belongs to the copy as it was before the sync that runs.
+// has reports whether a volume belongs to the copy as it was before the sync that runs.
 func (rb *resyncBase) has(volumeID string) bool {
 	g := rb.g
 	g.mu.Lock()
@@ -80,7 +81,7 @@ func (rb *resyncBase) has(volumeID string) bool {
 	return g.core.Meta.Base.Has(volumeID)
 }
 
-// dropBases gives up the images of bases that group.json does not name: of a sync that has ended, or never began.
+// dropOthers gives up the images of bases that group.json does not name: of a sync that has ended, or never began.
 func (rb *resyncBase) dropOthers() error {
 	_, current := rb.current()
 	var errs []error
@@ -92,7 +93,7 @@ func (rb *resyncBase) dropOthers() error {
 	return errors.Join(errs...)
 }
 
-// settleBase is called when the end of a sync is durable. The members that left during it are released. What fails is
+// settle is called when the end of a sync is durable. The members that left during it are released. What fails is
 // done by the next open.
 func (rb *resyncBase) settle(before *core.Base) {
 	g := rb.g
@@ -121,7 +122,7 @@ func (rb *resyncBase) settle(before *core.Base) {
 	}
 }
 
-// checkBase is called when a group opens. A base without its images is none: the copy cannot be promoted then, before
+// check is called when a group opens. A base without its images is none: the copy cannot be promoted then, before
 // the sync ends.
 func (rb *resyncBase) check() error {
 	g := rb.g
@@ -143,8 +144,8 @@ func (g *Group) emptyImage(volumeID string) error {
 	if err != nil {
 		return err
 	}
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
 	all := changemap.New()
 	all.Mark(0, 0, image.Size())
 	err = g.cuts.preserveVolume(volumeID, all, nil)

@@ -105,8 +105,8 @@ func (s *Site) restoreImages(ctx context.Context, dir string) error {
 	if err := g.views.load(); err != nil {
 		return err
 	}
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
 	_, base := g.resync.current()
 	if base == nil {
 		return stale(g.path(core.MetaFile), "the images of set %s, which it names, are missing or damaged", m.Base.Set)
@@ -120,7 +120,7 @@ func (s *Site) restoreImages(ctx context.Context, dir string) error {
 	return err
 }
 
-// finishRollBack does the last two steps for a group that is being opened, before its members and its journal are.
+// finish does the last two steps for a group that is being opened, before its members and its journal are.
 func (rb *resyncBase) finish() error {
 	g := rb.g
 	m := &g.core.Meta

@@ -31,14 +31,14 @@ func TestWriterGoesOnWhenReadersAreDone(t *testing.T) {
 	g := s.createGroup("shop", "", 1, 64<<20, nil)
 	v := volumeOf(t, g, "v0")
 	limit := 2 * int64(MinJournalBytes) // as journalLimits has it
-	p := block('x', int(g.maxRecordBytes()))
+	p := block('x', int(g.log.maxRecordBytes()))
 	var written int64
 	for g.journal.UsedBytes() < limit { // nothing is durable, so nothing is applied or released
 		mustWrite(t, v, written, p)
 		written += int64(len(p))
 	}
 	t.Cleanup(endReads) // before the site's own, which waits for the readers
-	g.applyMu.Lock()    // apply reads segments, too, and must not be one of those that wait
+	g.applier.mu.Lock() // apply reads segments, too, and must not be one of those that wait
 	armed.Store(true)
 	read := make(chan error, int(written)/len(p))
 	readers := 0
@@ -57,11 +57,11 @@ func TestWriterGoesOnWhenReadersAreDone(t *testing.T) {
 		}
 	}
 	armed.Store(false)
-	g.applyMu.Unlock()
+	g.applier.mu.Unlock()
 	mustFlush(t, v)
 	waited := make(chan error, 1)
 	go func() {
-		for range 2 * g.segBytes.Load() / int64(len(p)) { // more than the last segment has room for
+		for range 2 * g.log.segBytes.Load() / int64(len(p)) { // more than the last segment has room for
 			if _, err := v.WriteAt(p, 0); err != nil {
 				waited <- err
 				return

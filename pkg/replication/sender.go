@@ -172,7 +172,7 @@ func (s *sender) sendSome() (sent bool, err error) {
 	}
 	// the deliberate fault FoldUnordered; nothing else leaves before it was acknowledged
 	if errors.Is(err, journal.ErrReleased) {
-		return true, s.restart(core.CursorLost{Retained: s.g.retained()})
+		return true, s.restart(core.CursorLost{Retained: s.g.log.retained()})
 	}
 	if err != nil {
 		var corrupt *journal.CorruptionError
@@ -230,7 +230,7 @@ func (s *sender) checkTimeline() error {
 // that neither the map nor the stream brings.
 func (s *sender) skipFolded(folded uint64) error {
 	for {
-		if err := s.g.saveChangeMap(); err != nil {
+		if err := s.g.shipper.saveChangeMap(); err != nil {
 			return err
 		}
 		err := s.restart(core.CursorLost{Retained: folded + 1})
@@ -324,7 +324,7 @@ func (s *sender) sendHeartbeat() error {
 	acked := s.g.core.Acked()
 	s.g.mu.Unlock()
 	h.LagBytes = s.g.lagBytes(acked)
-	s.g.remember(true)
+	s.g.remembered.save(true)
 	return s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Heartbeat{Heartbeat: h}})
 }
 
@@ -382,10 +382,10 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 	if _, err := s.g.step(core.Acked{Ordinal: ack.DurableOrdinal}, nil); err != nil {
 		return err
 	}
-	if err := s.g.extentsAcked(ack.BatchSequence, deliveryFromWire(s.session, ack.Place)); err != nil {
+	if err := s.g.shipper.extentsAcked(ack.BatchSequence, deliveryFromWire(s.session, ack.Place)); err != nil {
 		return err
 	}
-	s.g.trimWork.send()
+	s.g.trimmer.work.send()
 	s.wake.send()
 	return nil
 }

@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"k8s.io/klog/v2"
 
@@ -10,6 +11,13 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
+
+// groupSettings changes the settings of a group, and puts them into effect. group.json has them.
+type groupSettings struct {
+	g *Group
+	// mu keeps changes apart. It is taken before all other locks of the group.
+	mu sync.Mutex
+}
 
 // MinJournalBytes is [core.MinJournalBytes].
 const MinJournalBytes = core.MinJournalBytes
@@ -64,12 +72,13 @@ type Change func(*core.Settings)
 //
 // group.json decides: a crash before it is written leaves the old settings, a crash after it the new ones, which the
 // next open puts into effect.
-func (g *Group) Modify(change Change) error { return g.modify(change, false) }
+func (g *Group) Modify(change Change) error { return g.settings.modify(change, false) }
 
 // modify is Modify; with peerGone also where the peer may have been promoted in this site's place.
-func (g *Group) modify(change Change, peerGone bool) error {
-	g.settingsMu.Lock()
-	defer g.settingsMu.Unlock()
+func (gs *groupSettings) modify(change Change, peerGone bool) error {
+	g := gs.g
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
 	g.mu.Lock()
 	before := g.core.Meta.Settings
 	g.mu.Unlock()
@@ -95,7 +104,7 @@ func (g *Group) modify(change Change, peerGone bool) error {
 			return err
 		}
 	}
-	if err := g.configure(core.Configured{Settings: next, PeerGone: peerGone}, before); err != nil {
+	if err := gs.configure(core.Configured{Settings: next, PeerGone: peerGone}, before); err != nil {
 		return err
 	}
 	if next != before {
@@ -104,11 +113,12 @@ func (g *Group) modify(change Change, peerGone bool) error {
 	return nil
 }
 
-// configure changes settings, durably first, and puts them into effect. The caller holds settingsMu.
+// configure changes settings, durably first, and puts them into effect. The caller holds mu.
 //
 // A stream to the peer has ended before another peer's name is in group.json: what the old one acknowledges after that
 // must not count for the new one.
-func (g *Group) configure(e core.Configured, before core.Settings) error {
+func (gs *groupSettings) configure(e core.Configured, before core.Settings) error {
+	g := gs.g
 	next := e.Settings
 	if next == before {
 		return nil
@@ -118,22 +128,23 @@ func (g *Group) configure(e core.Configured, before core.Settings) error {
 	}
 	if next.Peer != before.Peer || next.PeerAddress != before.PeerAddress {
 		release := g.streams.hold()
-		defer func() { release(); g.linkWork.send() }()
+		defer func() { release(); g.shipper.linkWork.send() }()
 	}
-	if err := g.changeSettings(e, before); err != nil {
+	if err := gs.change(e, before); err != nil {
 		return err
 	}
-	g.applyLimits()
+	gs.applyLimits()
 	if next.JournalSizeBytes != before.JournalSizeBytes || next.RPOTargetMillis != before.RPOTargetMillis ||
 		next.HistoryMillis != before.HistoryMillis || next.HistoryBytes != before.HistoryBytes {
 		g.streams.restart() // the peer hears of them in Hello
-		g.linkWork.send()
+		g.shipper.linkWork.send()
 	}
-	g.shipWork.send()
+	g.shipper.work.send()
 	return nil
 }
 
-func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
+func (gs *groupSettings) change(e core.Configured, before core.Settings) error {
+	g := gs.g
 	g.membersMu.Lock() // a change of a member writes the peer into its volume's record
 	defer g.membersMu.Unlock()
 	if _, err := g.step(e, nil); err != nil {
@@ -144,32 +155,34 @@ func (g *Group) changeSettings(e core.Configured, before core.Settings) error {
 	}
 	// The old peer's; a new one gets everything (SyncNever).
 	g.changes.forget()
-	g.forgetPeer()
+	g.remembered.forget()
 	g.difference.Forget()
-	if err := g.saveChangeMap(); err != nil {
+	if err := g.shipper.saveChangeMap(); err != nil {
 		klog.ErrorS(err, "The change map of the old peer stays on disk; it does no harm", "group", g.Name())
 	}
 	return g.alignPool()
 }
 
 // applyLimits brings the journal to its configured size. What does not fit any more goes first, as under pressure.
-func (g *Group) applyLimits() {
+func (gs *groupSettings) applyLimits() {
+	g := gs.g
 	g.mu.Lock()
 	segmentBytes, hardLimit := journalLimits(&g.core.Meta.Settings)
 	g.mu.Unlock()
-	g.segBytes.Store(segmentBytes)
+	g.log.segBytes.Store(segmentBytes)
 	if err := g.journal.SetLimits(segmentBytes, hardLimit); err != nil && !errors.Is(err, journal.ErrClosed) {
 		g.fail(err) // not a size that checkSettings lets through
 	}
-	g.trimWork.send()
-	g.room.send()
+	g.trimmer.work.send()
+	g.log.room.send()
 }
 
 // follow takes over what a primary says of the group's settings. What it says wrong is not taken: replication does not
 // depend on it.
-func (g *Group) follow(hello *linkpb.Hello) {
-	g.settingsMu.Lock()
-	defer g.settingsMu.Unlock()
+func (gs *groupSettings) follow(hello *linkpb.Hello) {
+	g := gs.g
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
 	g.mu.Lock()
 	before := g.core.Meta.Settings
 	g.mu.Unlock()
@@ -182,7 +195,7 @@ func (g *Group) follow(hello *linkpb.Hello) {
 	next.HistoryMillis, next.HistoryBytes = hello.HistoryMillis, min(hello.HistoryBytes, next.JournalSizeBytes/2)
 	err := checkSettings(g.Name(), next)
 	if err == nil {
-		err = g.configure(core.Configured{Settings: next, FromPeer: true}, before)
+		err = gs.configure(core.Configured{Settings: next, FromPeer: true}, before)
 	}
 	if err != nil {
 		klog.ErrorS(err, "The primary's settings are not taken over", "group", g.Name())

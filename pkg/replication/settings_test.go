@@ -190,7 +190,7 @@ func TestRemoteComesBack(t *testing.T) {
 	if err := g.applyAll(g.ctx); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the journal let go", func() bool { return g.retained() > last+1 })
+	eventually(t, "the journal let go", func() bool { return g.log.retained() > last+1 })
 	if got := gb.Status().DurableOrdinal; got != last {
 		t.Fatalf("the old peer has ordinal %d, it was left at %d", got, last)
 	}

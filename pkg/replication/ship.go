@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,6 +14,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/tokenbucket"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
@@ -29,26 +31,40 @@ const (
 	ackTimeout = 20 * time.Second
 )
 
+// shipper keeps a stream to the peer while the group is primary, and knows what the peer lacks.
+type shipper struct {
+	g *Group
+	// work wakes the sender, linkWork the loop.
+	work, linkWork signal
+	// linkDown is what ended the last stream to the peer.
+	linkDown atomic.Pointer[error]
+	// bucket is the loop's alone.
+	bucket tokenbucket.Bucket
+	// schedule is that of the settings, parsed.
+	schedule atomic.Pointer[shipSchedule]
+}
+
 // errLeftJournal ends a stream that was to begin at records which left the journal meanwhile.
 var errLeftJournal = errors.New("the next record left the journal while the stream began")
 
 // errRefused ends a stream that the secondary turned away.
 var errRefused = errors.New("refused by the peer")
 
-// linkLoop keeps a stream to the peer while the group is primary.
-func (g *Group) linkLoop(ctx context.Context) {
+// loop keeps a stream to the peer while the group is primary.
+func (sh *shipper) loop(ctx context.Context) {
+	g := sh.g
 	backoff := link.NewBackoff(g.cfg.RedialInterval)
 	for ctx.Err() == nil {
-		streamCtx, peer, address := g.streams.open(ctx, g.dialTarget)
+		streamCtx, peer, address := g.streams.open(ctx, sh.target)
 		if peer == "" {
-			g.linkDown.Store(nil)
+			sh.linkDown.Store(nil)
 			select {
 			case <-ctx.Done():
-			case <-g.linkWork:
+			case <-sh.linkWork:
 			}
 			continue
 		}
-		progress, err := g.ship(streamCtx, peer, address)
+		progress, err := sh.ship(streamCtx, peer, address)
 		g.streams.closed()
 		if progress {
 			backoff.Reset()
@@ -59,7 +75,7 @@ func (g *Group) linkLoop(ctx context.Context) {
 		wait := backoff.Next()
 		if err != nil {
 			err = errors.New(untrusted.Reason(err.Error())) // a status from the network has the peer's text
-			g.linkDown.Store(&err)
+			sh.linkDown.Store(&err)
 			klog.InfoS("Link to the peer is down; connecting again", "group", g.Name(), "peer", peer, "in", wait,
 				"reason", err.Error())
 		}
@@ -67,14 +83,15 @@ func (g *Group) linkLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-t.C:
-		case <-g.linkWork: // the role, the peer or a setting changed here; a peer's call is no reason (see greet)
+		case <-sh.linkWork: // the role, the peer or a setting changed here; a peer's call is no reason (see greet)
 		}
 		t.Stop()
 	}
 }
 
-// dialTarget is the peer to call; empty while there is none.
-func (g *Group) dialTarget() (peer, address string) {
+// target is the peer to call; empty while there is none.
+func (sh *shipper) target() (peer, address string) {
+	g := sh.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := &g.core.Meta
@@ -88,7 +105,8 @@ func (g *Group) dialTarget() (peer, address string) {
 }
 
 // ship connects and serves one stream until it ends. progress tells whether the peer acknowledged anything on it.
-func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, err error) {
+func (sh *shipper) ship(ctx context.Context, peer, address string) (progress bool, err error) {
+	g := sh.g
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := g.cfg.Dialer.Dial(ctx, peer, address)
@@ -104,12 +122,12 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	if err != nil {
 		return false, err
 	}
-	defer g.streamEnded()
+	defer sh.ended()
 	hello, ok := decision.(core.SendHello)
 	if !ok {
 		return false, nil // not primary any more
 	}
-	message := g.helloMessage(hello)
+	message := sh.hello(hello)
 	if err := stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_Hello{Hello: message}}); err != nil {
 		return false, err
 	}
@@ -118,7 +136,7 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 		return false, err
 	}
 	if refusal := answer.GetRefusal(); refusal != nil {
-		return false, g.onRefusal(ctx, stream, refusal)
+		return false, sh.onRefusal(ctx, stream, refusal)
 	}
 	welcome := answer.GetWelcome()
 	if welcome == nil {
@@ -144,7 +162,7 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 		g: g, stream: stream, enc: enc, wake: wake, receiveEnded: make(chan struct{}), port: port,
 		timeline: message.Timelines[len(message.Timelines)-1].Id, heard: time.Now(), owed: owed,
 	}
-	start, err := g.onWelcome(welcome)
+	start, err := sh.onWelcome(welcome)
 	if err != nil {
 		return false, err
 	}
@@ -167,7 +185,8 @@ func (g *Group) ship(ctx context.Context, peer, address string) (progress bool, 
 	return s.acknowledged, err
 }
 
-func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
+func (sh *shipper) hello(a core.SendHello) *linkpb.Hello {
+	g := sh.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := &g.core.Meta
@@ -181,7 +200,8 @@ func (g *Group) helloMessage(a core.SendHello) *linkpb.Hello {
 }
 
 // onWelcome asks core what to ship, with what this site knows of the peer. See core.Welcomed.
-func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
+func (sh *shipper) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
+	g := sh.g
 	released := g.checkpoint.read().ReleasedAcked
 	tail, err := g.tail(w.DurableOrdinal)
 	if err != nil && !errors.Is(err, journal.ErrOutOfOrder) {
@@ -192,15 +212,15 @@ func (g *Group) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 		PeerSession: sessionFromWire(w.Session), PeerPlace: deliveryFromWire(0,
 			w.Place), PeerTail: tailFromWire(w.Tail).Compare(tail),
 		PeerHorizon: w.Horizon, Yield: yieldFromWire(w.Yield),
-		Durable: g.journal.Durable(), Retained: g.retained(), ReleasedAcked: released,
+		Durable: g.journal.Durable(), Retained: g.log.retained(), ReleasedAcked: released,
 		Relied: g.changes.reliedOn(), Forgotten: g.changes.forgottenThrough(),
 		NewSession: uuid.NewString(), NewTimeline: uuid.NewString(), Now: g.cfg.Clock().WallNanos,
 	}
-	decision, err := g.step(event, g.markAll)
+	decision, err := g.step(event, sh.markAll)
 	if err != nil {
 		return core.Ship{}, err
 	}
-	g.trimWork.send()
+	g.trimmer.work.send()
 	return startOf(decision)
 }
 
@@ -226,16 +246,9 @@ func startOf(decision core.Decision) (core.Ship, error) {
 	return core.Ship{}, errors.New("the group is not primary here any more")
 }
 
-// retained is the first ordinal that the journal still holds.
-func (g *Group) retained() uint64 {
-	if segments := g.journal.Segments(); len(segments) > 0 {
-		return segments[0].FirstOrdinal
-	}
-	return g.journal.Head() + 1
-}
-
 // onRefusal remembers why, and as an old primary counts and tells what the peer will never have.
-func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Refusal) error {
+func (sh *shipper) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Refusal) error {
+	g := sh.g
 	refused, err := refusalOf(r)
 	if err != nil {
 		return err
@@ -269,9 +282,10 @@ func (g *Group) onRefusal(ctx context.Context, stream link.Stream, r *linkpb.Ref
 	return fmt.Errorf("%w: %s", errRefused, refused.Message)
 }
 
-// streamEnded notes that the stream to the peer has ended.
-func (g *Group) streamEnded() {
+// ended notes that the stream to the peer has ended.
+func (sh *shipper) ended() {
+	g := sh.g
 	g.changes.streamEnded()
 	_, _ = g.step(core.Disconnected{Caller: true}, nil) // fails only when the group has failed
-	g.remember(false)
+	g.remembered.save(false)
 }

@@ -163,7 +163,7 @@ func (g *Group) Status() *Status {
 		JournalUsedBytes: g.journal.UsedBytes(), ChangeMapBytes: g.changes.bytes(), Loss: m.Loss,
 		Yield: m.Yield,
 	}
-	s.ShipLimitBytesPerSecond = g.shipRate()
+	s.ShipLimitBytesPerSecond = g.shipper.rate()
 	s.Verify = g.verification.status()
 	if since := m.Suspension(); !since.IsZero() {
 		s.SuspendedUnixNanos = new(since.UnixNano())
@@ -186,14 +186,14 @@ func (g *Group) Status() *Status {
 		}
 	}
 	if s.StateReason == "" && state == core.StateConnecting {
-		if down := g.linkDown.Load(); down != nil {
+		if down := g.shipper.linkDown.Load(); down != nil {
 			s.StateReason = (*down).Error()
 		}
 	}
 	if why := g.noRoom.Load(); why != nil && m.Role == core.RoleSecondary {
 		s.StateReason = strings.TrimPrefix(s.StateReason+"; the copy waits for space: "+(*why).Error(), "; ")
 	}
-	if stuck := g.applyStuck.Load(); stuck != nil {
+	if stuck := g.applier.stuck.Load(); stuck != nil {
 		s.ApplyError = untrusted.Escape((*stuck).Error(), maxReasonBytes)
 	}
 	s.StateReason = untrusted.Escape(s.StateReason, maxReasonBytes)

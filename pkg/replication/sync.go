@@ -34,7 +34,8 @@ type syncManifest struct {
 
 // saveChangeMap makes what the peer lacks durable. Extents that the peer acknowledged leave the map on disk by it, so
 // how far the peer was then is durable before: a peer that was put back to before that is found out.
-func (g *Group) saveChangeMap() error {
+func (sh *shipper) saveChangeMap() error {
+	g := sh.g
 	for {
 		relied, saved, err := g.changes.save()
 		if saved {
@@ -49,8 +50,9 @@ func (g *Group) saveChangeMap() error {
 
 // markAll marks every extent of every member: the peer has nothing that counts. What has no content at all is found
 // out when it is sent, and costs a record of 64 bytes a GiB.
-func (g *Group) markAll() error {
-	g.forgetPeer()
+func (sh *shipper) markAll() error {
+	g := sh.g
+	g.remembered.forget()
 	all := changemap.New()
 	for _, v := range *g.volumes.Load() {
 		all.Mark(v.index, 0, v.size.Load())
@@ -79,7 +81,7 @@ func (s *sender) sendSyncBegin() error {
 	}
 	s.g.changes.beginSync(s.at, rangeBytes(s.owed))
 	// The members' descriptions may be newer than their records.
-	if err := s.g.commit(); err != nil {
+	if err := s.g.log.commit(); err != nil {
 		return err
 	}
 	h := s.control(journal.KindSyncBegin, data)
@@ -132,7 +134,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 	}
 
 	// What was shipped before the extent has to be in it, so it has to be in the index.
-	_ = g.indexedEnd()
+	_ = g.log.indexedEnd()
 	off := int64(extent) * changemap.ExtentBytes
 	end := min(off+int64(count)*changemap.ExtentBytes, v.size.Load())
 	hole, err := v.holeUntil(off, end)
@@ -150,7 +152,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 		}
 		end = hole
 	} else {
-		run := min(syncRunExtents*changemap.ExtentBytes, g.maxRecordBytes())
+		run := min(syncRunExtents*changemap.ExtentBytes, g.log.maxRecordBytes())
 		end = min(end, off+run-run%changemap.ExtentBytes)
 	}
 	count = uint64((end - off + changemap.ExtentBytes - 1) / changemap.ExtentBytes)
@@ -227,10 +229,11 @@ func (v *Volume) imageHoleUntil(off, end int64) (int64, error) {
 
 // extentsAcked forgets what the secondary has on stable storage, and ends the sync when that was all. place is how far
 // the secondary is with it.
-func (g *Group) extentsAcked(sequence uint64, place core.Delivery) error {
+func (sh *shipper) extentsAcked(sequence uint64, place core.Delivery) error {
+	g := sh.g
 	ended, save := g.changes.acknowledged(sequence, place)
 	if save {
-		if err := g.saveChangeMap(); err != nil {
+		if err := sh.saveChangeMap(); err != nil {
 			return err
 		}
 	}

@@ -38,7 +38,7 @@ func TestSlowCountOfTail(t *testing.T) {
 		defer old.streams.hold()() // the test speaks for the old primary
 		net.Heal("b")
 
-		hello := old.helloMessage(core.SendHello{Durable: old.journal.Durable()})
+		hello := old.shipper.hello(core.SendHello{Durable: old.journal.Durable()})
 		refused := func() (link.Stream, uint64) {
 			stream := sayHello(t, net, "a", "b", hello)
 			answer, err := stream.Recv()

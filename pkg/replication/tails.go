@@ -53,7 +53,7 @@ func (ys *yields) countTail(ctx context.Context, fork uint64, ranges *rangeSet) 
 	g.mu.Lock()
 	tail := &tailCount{Timeline: g.core.Meta.Timeline(), Fork: fork, Last: max(head, fork), Partial: head > fork}
 	g.mu.Unlock()
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return nil, err
 	}
 	pos, ok, err := g.journal.PositionOf(fork)

@@ -20,6 +20,13 @@ const (
 	keptSegments = 1
 )
 
+// trimmer takes segments out of the journal that are not needed there.
+type trimmer struct {
+	g *Group
+	// work wakes the loop.
+	work signal
+}
+
 // segmentBytesFor is the size of a journal segment: a sixteenth of the journal, within bounds. A quarter of a segment
 // is the largest record, so the least holds an extent of the change map; the most keeps small what is freed at once.
 func segmentBytesFor(journalBytes int64) int64 {
@@ -29,19 +36,17 @@ func segmentBytesFor(journalBytes int64) int64 {
 	return min(max(n, least), most)
 }
 
-// maxRecordBytes is the most data that one record of the group carries.
-func (g *Group) maxRecordBytes() int64 { return min(maxWriteBytes, g.segBytes.Load()/4) }
-
-// trimLoop takes segments out of the journal that are not needed there, and keeps free ones ready.
-func (g *Group) trimLoop(ctx context.Context) {
+// loop takes segments out of the journal that are not needed there, and keeps free ones ready.
+func (t *trimmer) loop(ctx context.Context) {
+	g := t.g
 	// The ticker retries what failed, such as making a segment on a full disk.
 	ticker := time.NewTicker(g.cfg.ApplyInterval)
 	defer ticker.Stop()
 	for {
-		if err := g.trim(); err != nil && ctx.Err() == nil {
+		if err := t.trim(); err != nil && ctx.Err() == nil {
 			klog.ErrorS(err, "Trimming the journal failed; it is tried again", "group", g.Name())
 		}
-		if g.short.Load() {
+		if g.applier.short.Load() {
 			g.journal.DropFree()
 		} else if err := g.journal.Prepare(); err != nil && ctx.Err() == nil && !vfs.NoSpace(err) {
 			klog.ErrorS(err, "Making a journal segment failed; it is tried again", "group", g.Name())
@@ -49,17 +54,18 @@ func (g *Group) trimLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-g.trimWork:
+		case <-t.work:
 		case <-ticker.C:
 		}
 	}
 }
 
 // trim carries out core's plans until there is nothing more to take.
-func (g *Group) trim() error {
+func (t *trimmer) trim() error {
+	g := t.g
 	for {
 		segments := g.journal.Segments()
-		pressure := g.underPressure(segments)
+		pressure := t.underPressure(segments)
 		applied := g.checkpoint.read()
 		in := core.TrimInput{Applied: applied.AppliedOrdinal, Pressure: pressure}
 		for _, s := range segments {
@@ -72,36 +78,37 @@ func (g *Group) trim() error {
 		plan := g.core.PlanTrim(in)
 		g.mu.Unlock()
 		if in.Pressure && len(in.LastOrdinals) == 0 && len(segments) > 1 {
-			g.applyWork.send()
+			g.applier.work.send()
 		}
 		switch {
 		case plan.Release > 0:
 			last := segments[plan.Release-1]
-			if err := g.releaseThrough(last, last.LastOrdinal); err != nil {
+			if err := t.releaseThrough(last, last.LastOrdinal); err != nil {
 				return err
 			}
 		case plan.Fold > 0:
-			if err := g.fold(segments[0]); err != nil {
+			if err := t.fold(segments[0]); err != nil {
 				return err
 			}
 		default:
 			return nil
 		}
-		if g.short.Load() {
+		if g.applier.short.Load() {
 			g.journal.DropFree()
-			g.applyWork.send()
+			g.applier.work.send()
 		}
-		g.room.send()
+		g.log.room.send()
 	}
 }
 
 // underPressure reports whether the live segments have reached the journal's size, less what is kept free, or the
 // images need the space.
-func (g *Group) underPressure(segments []journal.SegmentInfo) bool {
-	if g.short.Load() {
+func (t *trimmer) underPressure(segments []journal.SegmentInfo) bool {
+	g := t.g
+	if g.applier.short.Load() {
 		return true
 	}
-	n := freeSegments * g.segBytes.Load()
+	n := freeSegments * g.log.segBytes.Load()
 	for _, s := range segments {
 		n += s.FileBytes
 	}
@@ -111,7 +118,8 @@ func (g *Group) underPressure(segments []journal.SegmentInfo) bool {
 }
 
 // releaseThrough gives segments back. The checkpoint says so first: recovery must not look for them.
-func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
+func (t *trimmer) releaseThrough(last journal.SegmentInfo, acked uint64) error {
+	g := t.g
 	h, known, err := g.journal.HeaderOf(last.LastOrdinal)
 	if err != nil {
 		return err
@@ -136,21 +144,22 @@ func (g *Group) releaseThrough(last journal.SegmentInfo, acked uint64) error {
 // From the moment when the segment is in the map, it is in the map alone: the sender ships none of its records any
 // more, although the journal still has them. The marks and the ordinal that says so change at once (changeSet.fold).
 // See sender.skipFolded for what goes wrong otherwise.
-func (g *Group) fold(s journal.SegmentInfo) error {
-	if err := g.foldIntoMap(s); err != nil {
+func (t *trimmer) fold(s journal.SegmentInfo) error {
+	if err := t.foldIntoMap(s); err != nil {
 		return err
 	}
-	klog.V(2).InfoS("Journal segment folded into the change map", "group", g.Name(), "segment", s.Sequence,
+	klog.V(2).InfoS("Journal segment folded into the change map", "group", t.g.Name(), "segment", s.Sequence,
 		"lastOrdinal", s.LastOrdinal)
-	if err := g.releaseThrough(s, 0); err != nil {
+	if err := t.releaseThrough(s, 0); err != nil {
 		return err
 	}
-	g.shipWork.send()
+	t.g.shipper.work.send()
 	return nil
 }
 
 // foldIntoMap is fold without the end: the segment is still in the journal.
-func (g *Group) foldIntoMap(s journal.SegmentInfo) error {
+func (t *trimmer) foldIntoMap(s journal.SegmentInfo) error {
+	g := t.g
 	marks := changemap.New()
 	cursor := g.journal.NewCursor(s.Begin)
 	defer cursor.Close()
@@ -170,7 +179,7 @@ func (g *Group) foldIntoMap(s journal.SegmentInfo) error {
 		}
 	}
 	g.changes.fold(marks, s.LastOrdinal)
-	if err := g.saveChangeMap(); err != nil {
+	if err := g.shipper.saveChangeMap(); err != nil {
 		return err
 	}
 	_, err := g.step(core.Folded{}, nil)

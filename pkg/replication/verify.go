@@ -82,7 +82,7 @@ func (v *verification) request(scope *verifyScope) error {
 	return nil
 }
 
-// mayVerify says why this site can begin no comparison.
+// may says why this site can begin no comparison.
 func (v *verification) may() error {
 	g := v.g
 	s := g.Status()
@@ -102,7 +102,7 @@ func (v *verification) may() error {
 	return nil
 }
 
-// verifyLoop runs comparisons that are asked for, and those of the schedule.
+// loop runs comparisons that are asked for, and those of the schedule.
 func (v *verification) loop(ctx context.Context) {
 	g := v.g
 	ticker := time.NewTicker(verifyTick)
@@ -162,7 +162,7 @@ func (v *verification) ended(err error) {
 	}
 }
 
-// compareScope prepares a comparison, and runs it.
+// compare prepares a comparison, and runs it.
 func (v *verification) compare(ctx context.Context, scope *verifyScope) error {
 	g := v.g
 	v.mu.Lock()
@@ -239,7 +239,7 @@ func (r *verifyRun) begin(ctx context.Context) error {
 		return err
 	}
 	r.set, err = g.cuts.preserve(ctx, preserveRequest{owner: ownerVerify, full: preserveOrLose,
-		position: g.durablePosition})
+		position: g.log.durablePosition})
 	if err != nil {
 		return err
 	}

@@ -108,8 +108,8 @@ func (s *verifyServer) end() {
 // ordinal by the time that it hears of it.
 func (s *verifyServer) hold(ctx context.Context, step uint64) error {
 	g := s.g
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, verifyHold)
 	defer cancel()
 	s.send(ctx, step, &linkpb.VerifyAnswer{AppliedOrdinal: g.checkpoint.read().AppliedOrdinal})
@@ -135,7 +135,7 @@ func (s *verifyServer) hold(ctx context.Context, step uint64) error {
 	return nil
 }
 
-// preserve preserves the images at the primary's ordinal. The caller holds applyMu.
+// preserve preserves the images at the primary's ordinal. The caller holds applier.mu.
 func (s *verifyServer) preserve(ctx context.Context, at *linkpb.VerifyAt) error {
 	g := s.g
 	for g.journal.Durable() < at.Ordinal {
@@ -156,7 +156,7 @@ func (s *verifyServer) preserve(ctx context.Context, at *linkpb.VerifyAt) error 
 	return nil
 }
 
-// verifyPosition is the place of an ordinal in the journal of a whole copy. The caller holds appendMu and mu.
+// verifyPosition is the place of an ordinal in the journal of a whole copy. The caller holds log.mu and mu.
 func (s *verifyServer) position(at *linkpb.VerifyAt) (journal.Position, string, error) {
 	g := s.g
 	m := &g.core.Meta
@@ -224,7 +224,7 @@ func (s *verifyServer) take(end *linkpb.VerifyEnd) {
 	s.g.verification.store(end.Ordinal, &scope, found, max(end.DifferenceCount, uint64(len(found))))
 }
 
-// extentsFromWire takes those extents of a message that members have, and no more than are kept.
+// fromWire takes those extents of a message that members have, and no more than are kept.
 func (v *verification) fromWire(wire []*linkpb.MemberExtent) (list []MemberExtent) {
 	for _, e := range wire {
 		member := v.g.volume(e.GetMember())

@@ -88,7 +88,7 @@ func TestViewSurvivesPowerLossAnywhere(t *testing.T) {
 		tell(func(s *viewStory) { s.flushed = next })
 	}
 	mustFlush(t, g.Volumes()[0])
-	if err := g.apply(context.Background()); err != nil {
+	if err := g.applier.apply(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	tell(func(s *viewStory) { s.deleted = true })
@@ -152,7 +152,7 @@ func reopenView(p crashPoint, l *cutLog, s viewStory) (found bool, err error) {
 				return true, err
 			}
 		}
-		if err := g.apply(context.Background()); err != nil {
+		if err := g.applier.apply(context.Background()); err != nil {
 			return true, err
 		}
 	}

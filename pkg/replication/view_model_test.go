@@ -70,7 +70,7 @@ func (m *viewMachine) openView() {
 	if len(m.views) == MaxViews {
 		return
 	}
-	m.check(m.g.commit())
+	m.check(m.g.log.commit())
 	points, err := m.g.Points()
 	m.check(err)
 	oldest, newest := points.Oldest.Ordinal, points.Newest.Ordinal
@@ -94,17 +94,17 @@ func (m *viewMachine) openView() {
 
 // apply brings the images a part of the way.
 func (m *viewMachine) apply() {
-	m.check(m.g.commit())
+	m.check(m.g.log.commit())
 	applied, head := m.g.checkpoint.read().AppliedOrdinal, m.g.journal.Head()
 	pos, ok, err := m.g.journal.PositionOf(applied + m.rng.Uint64N(head-applied+1))
 	m.check(err)
 	if !ok {
 		m.t.Fatal("an ordinal that is not applied has left the journal")
 	}
-	m.g.applyMu.Lock()
-	defer m.g.applyMu.Unlock()
-	m.check(m.g.applyTo(context.Background(), pos))
-	m.g.trimWork.send()
+	m.g.applier.mu.Lock()
+	defer m.g.applier.mu.Unlock()
+	m.check(m.g.applier.applyTo(context.Background(), pos))
+	m.g.trimmer.work.send()
 }
 
 // write changes a view and the model of it.
@@ -188,7 +188,7 @@ func TestViewModel(t *testing.T) {
 			m.check(err)
 			m.check(m.g.AddVolume(rec, nil))
 		}
-		m.check(m.g.apply(context.Background())) // there is no instant before the volumes are members
+		m.check(m.g.applier.apply(context.Background())) // there is no instant before the volumes are members
 		m.l = newCutLog(m.g)
 		for range rapid.IntRange(3, 40).Draw(rt, "steps") {
 			var v *modelView

@@ -127,7 +127,7 @@ func TestViewLimit(t *testing.T) {
 	for off := int64(0); off < 4<<20; off += 1 << 20 {
 		mustWrite(t, v, off, block(4, 1<<20))
 	}
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.applyAll(context.Background()); err != nil {
@@ -246,7 +246,7 @@ func TestViewRefusals(t *testing.T) {
 	}
 	mustWrite(t, volumeOf(t, copied, "v0"), 0, block(2, 4096))
 	mustFlush(t, volumeOf(t, copied, "v0"))
-	if err := copied.apply(ctx); err != nil {
+	if err := copied.applier.apply(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if got := viewContent(t, view.Volumes()[0]); !bytes.Equal(got[:4096], block(1, 4096)) {

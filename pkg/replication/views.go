@@ -17,14 +17,14 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
-// views are a group's. Lock order: opMu, Group.applyMu, mu, those of View and ViewVolume.
+// views are a group's. Lock order: opMu, applier.mu, mu, those of View and ViewVolume.
 type views struct {
 	g *Group
 	// opMu makes creations and deletions one after another. Guards ended.
 	opMu  sync.Mutex
 	ended bool
 
-	// mu guards list, which is only added to with applyMu held.
+	// mu guards list, which is only added to with applier.mu held.
 	mu   sync.Mutex
 	list []*View
 }
@@ -66,12 +66,12 @@ func (w *views) create(ctx context.Context, spec ViewSpec) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return nil, err
 	}
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
-	// With applyMu held no member leaves, and no image changes.
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
+	// With applier.mu held no member leaves, and no image changes.
 	at, err := g.points.locate(spec.Point)
 	if err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func (w *views) create(ctx context.Context, spec ViewSpec) (*View, error) {
 	return v, nil
 }
 
-// newViewRecord checks what is asked for.
+// newRecord checks what is asked for.
 func (w *views) newRecord(spec *ViewSpec) (*blockdev.ViewRecord, error) {
 	g := w.g
 	fail := func(format string, args ...any) (*blockdev.ViewRecord, error) {
@@ -141,12 +141,12 @@ func (w *views) newRecord(spec *ViewSpec) (*blockdev.ViewRecord, error) {
 	}, nil
 }
 
-// viewVolumes are the members as a view of now shows them. The caller holds applyMu.
+// members are the members as a view of now shows them. The caller holds applier.mu.
 func (w *views) members() ([]blockdev.ViewVolume, error) {
 	g := w.g
 	var list []blockdev.ViewVolume
 	for _, v := range g.Volumes() {
-		if _, err := g.cuttable(v.id); err != nil {
+		if _, err := g.cuts.cuttable(v.id); err != nil {
 			return nil, err
 		}
 		rec, err := g.cfg.Pool.Get(v.id)

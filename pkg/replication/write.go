@@ -39,7 +39,7 @@ func (v *Volume) WriteBatch(writes []blockdev.Write) (int, error) {
 // writeAll appends the writes, split into records where they are too large for one, and returns how many bytes it got
 // into the journal.
 func (v *Volume) writeAll(writes []blockdev.Write) (bytes int64, err error) {
-	limit := int(v.group.maxRecordBytes())
+	limit := int(v.group.log.maxRecordBytes())
 	scratch := entryPool.Get().(*[]journal.Entry)
 	entries := (*scratch)[:0]
 	defer func() {
@@ -59,7 +59,7 @@ func (v *Volume) writeAll(writes []blockdev.Write) (bytes int64, err error) {
 			p, off = p[n:], off+int64(n)
 		}
 	}
-	n, appendErr := v.group.append(v, entries)
+	n, appendErr := v.group.log.append(v, entries)
 	for i := range entries[:n] {
 		bytes += int64(len(entries[i].Data))
 	}
@@ -89,67 +89,11 @@ func (v *Volume) emptyRange(kind journal.Kind, off, n int64) error {
 		entries = append(entries, journal.Entry{Header: header})
 		off, n = off+length, n-length
 	}
-	_, err := v.group.append(v, entries)
+	_, err := v.group.log.append(v, entries)
 	return err
 }
 
-// append gives records their ordinals, puts them into the journal and into the volume's index, in one step as seen by
-// everybody else. It waits when the journal is full and can get room; it returns the disk's error when it cannot, and
-// how many records are in.
-func (g *Group) append(v *Volume, entries []journal.Entry) (int, error) {
-	for done := 0; ; {
-		room := g.room.wait()
-		n, err := g.tryAppend(v, entries[done:])
-		done += n
-		if !errors.Is(err, journal.ErrFull) {
-			return done, err
-		}
-		g.trimWork.send()
-		g.applyWork.send()
-		if stuck := g.applyStuck.Load(); stuck != nil {
-			return done, fmt.Errorf("group %s: the journal is full and cannot be applied: %w", g.Name(), *stuck)
-		}
-		select {
-		case <-room:
-		case <-g.ctx.Done():
-			return done, ErrClosed
-		}
-	}
-}
-
-func (g *Group) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
-	g.appendMu.Lock()
-	defer g.appendMu.Unlock()
-	if err := g.CheckWritable(); err != nil {
-		return 0, err
-	}
-	if err := g.appendQueued(); err != nil {
-		return 0, err
-	}
-	first := g.journal.Head() + 1
-	g.clock.claim(g.journal.Head()+uint64(len(entries)), g.cfg.Now())
-	now := g.cfg.Now().UnixNano()
-	for i := range entries {
-		entries[i].Header.UnixNanos = now
-	}
-	n, err := g.journal.AppendAll(entries)
-	if vfs.NoSpace(err) {
-		g.trimWork.send()
-	}
-	for i := range entries[:n] {
-		e := &entries[i]
-		if v != nil {
-			v.indexRecord(e.Header, e.Loc)
-		}
-	}
-	if n == 0 {
-		first = 0
-	}
-	g.clock.wrote(first)
-	return n, err
-}
-
-// indexRecord makes a record the newest content of its range. The caller holds appendMu, so records come in stream
+// indexRecord makes a record the newest content of its range. The caller holds log.mu, so records come in stream
 // order.
 func (v *Volume) indexRecord(h journal.Header, loc journal.Location) {
 	indexInto(v.overlay, h, loc)
@@ -177,4 +121,81 @@ func (g *Group) CheckWritable() error {
 		return nil
 	}
 	return g.notWritable()
+}
+
+// append gives records their ordinals, puts them into the journal and into the volume's index, in one step as seen by
+// everybody else. It waits when the journal is full and can get room; it returns the disk's error when it cannot, and
+// how many records are in.
+func (l *groupLog) append(v *Volume, entries []journal.Entry) (int, error) {
+	g := l.g
+	for done := 0; ; {
+		room := l.room.wait()
+		n, err := l.tryAppend(v, entries[done:])
+		done += n
+		if !errors.Is(err, journal.ErrFull) {
+			return done, err
+		}
+		g.trimmer.work.send()
+		g.applier.work.send()
+		if stuck := g.applier.stuck.Load(); stuck != nil {
+			return done, fmt.Errorf("group %s: the journal is full and cannot be applied: %w", g.Name(), *stuck)
+		}
+		select {
+		case <-room:
+		case <-g.ctx.Done():
+			return done, ErrClosed
+		}
+	}
+}
+
+func (l *groupLog) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
+	g := l.g
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := g.CheckWritable(); err != nil {
+		return 0, err
+	}
+	if err := l.appendQueued(); err != nil {
+		return 0, err
+	}
+	first := g.journal.Head() + 1
+	g.clock.claim(g.journal.Head()+uint64(len(entries)), g.cfg.Now())
+	now := g.cfg.Now().UnixNano()
+	for i := range entries {
+		entries[i].Header.UnixNanos = now
+	}
+	n, err := g.journal.AppendAll(entries)
+	if vfs.NoSpace(err) {
+		g.trimmer.work.send()
+	}
+	for i := range entries[:n] {
+		e := &entries[i]
+		if v != nil {
+			v.indexRecord(e.Header, e.Loc)
+		}
+	}
+	if n == 0 {
+		first = 0
+	}
+	g.clock.wrote(first)
+	return n, err
+}
+
+// appendQueued appends the queued records. The caller holds log.mu, and the group is writable.
+func (l *groupLog) appendQueued() error {
+	g := l.g
+	for len(l.queued) > 0 {
+		first := g.journal.Head() + 1
+		g.clock.claim(g.journal.Head()+uint64(len(l.queued)), g.cfg.Now())
+		n, err := g.journal.AppendAll(l.queued)
+		if n == 0 {
+			first = 0
+		}
+		g.clock.wrote(first)
+		l.queued = l.queued[n:]
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

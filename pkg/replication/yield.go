@@ -53,7 +53,7 @@ type YieldPlan struct {
 	SizeBytes int64
 }
 
-// yielding is the yield that is not done; nil without one.
+// current is the yield that is not done; nil without one.
 func (ys *yields) current() *core.Yield {
 	g := ys.g
 	g.mu.Lock()
@@ -76,7 +76,7 @@ func (g *Group) PlanYield(ctx context.Context) (*YieldPlan, error) { return g.yi
 // plan is Group.PlanYield.
 func (ys *yields) plan(ctx context.Context) (*YieldPlan, error) {
 	g := ys.g
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return nil, err
 	}
 	attached := g.attachedVolumes()
@@ -132,7 +132,7 @@ func (ys *yields) begin(ctx context.Context) (*core.Yield, error) {
 			return nil, err
 		}
 	}
-	g.linkWork.send() // asks the peer to call
+	g.shipper.linkWork.send() // asks the peer to call
 	return ys.current(), nil
 }
 
@@ -181,7 +181,7 @@ func (ys *yields) snapshotTail(count *tailCount, y *core.Yield) blockdev.Snapsho
 // map; "" if they are.
 func (ys *yields) rangesMissing(fork uint64) string {
 	g := ys.g
-	if g.retained() <= fork+1 {
+	if g.log.retained() <= fork+1 {
 		return ""
 	}
 	g.mu.Lock()
@@ -243,7 +243,7 @@ func (ys *yields) dropRanges() error {
 	return err
 }
 
-// continueYield goes on with what a crash interrupted, before the group is used.
+// resume goes on with what a crash interrupted, before the group is used.
 func (ys *yields) resume() error {
 	g := ys.g
 	y := g.core.Meta.Yielding()
@@ -251,7 +251,7 @@ func (ys *yields) resume() error {
 		return ys.dropRanges()
 	}
 	if y.Stage == core.YieldRewinding {
-		if err := g.applyLocked(context.Background()); err != nil {
+		if err := g.applier.applyLocked(context.Background()); err != nil {
 			return err
 		}
 		if err := ys.rewind(y.Fork); err != nil {
@@ -280,16 +280,16 @@ func (ys *yields) follows(e core.SessionReceived) (core.Decision, error) {
 	if y == nil || y.Stage != core.YieldReady {
 		return g.step(e, nil)
 	}
-	if err := g.commit(); err != nil {
+	if err := g.log.commit(); err != nil {
 		return nil, err
 	}
-	g.applyMu.Lock()
-	defer g.applyMu.Unlock()
-	if err := g.applyLocked(g.ctx); err != nil {
+	g.applier.mu.Lock()
+	defer g.applier.mu.Unlock()
+	if err := g.applier.applyLocked(g.ctx); err != nil {
 		return nil, err
 	}
-	g.appendMu.Lock()
-	defer g.appendMu.Unlock()
+	g.log.mu.Lock()
+	defer g.log.mu.Unlock()
 	if head := g.journal.Head(); head != y.Head || g.checkpoint.read().Applied != g.journal.DurableEnd() {
 		return nil, fmt.Errorf("group %s: its journal is at ordinal %d and not all in the images, what it keeps ends "+
 			"at %d; "+
@@ -314,7 +314,7 @@ func (ys *yields) follows(e core.SessionReceived) (core.Decision, error) {
 }
 
 // rewind empties the journal and makes an ordinal its last one. All of the journal is in the images. The caller holds
-// applyMu and appendMu, or is alone.
+// applier.mu and log.mu, or is alone.
 func (ys *yields) rewind(to uint64) error {
 	g := ys.g
 	if err := g.journal.Sync(); err != nil {
@@ -338,7 +338,7 @@ func (ys *yields) rewind(to uint64) error {
 		klog.ErrorS(err, "The change map stays on disk as it was; a later sync copies more than it has "+
 			"to", "group", g.Name())
 	}
-	g.queued = nil
+	g.log.queued = nil
 	g.points.reach.extend(begin, to)
 	klog.InfoS("Journal begins anew", "group", g.Name(), "after", to)
 	return nil
