@@ -151,7 +151,7 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 			if r.Header.Kind.TakesOrdinal() {
 				appliedAt = r.Header.UnixNanos
 			}
-			v := g.volume(r.Header.Volume)
+			v := g.members.at(r.Header.Volume)
 			if v == nil || !touchesImage(r.Header.Kind) {
 				continue
 			}

@@ -163,7 +163,7 @@ func (c *cuts) load() error {
 	for _, r := range s.Tracks {
 		var t *track
 		_, err := g.cfg.Pool.GetSnapshot(r.SnapshotID)
-		if v := g.volume(r.Index); err == nil && v != nil && v.id == r.VolumeID {
+		if v := g.members.at(r.Index); err == nil && v != nil && v.id == r.VolumeID {
 			t, err = c.openTrack(r)
 		}
 		if t == nil {

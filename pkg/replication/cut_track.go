@@ -122,7 +122,7 @@ func (c *cuts) beforeApply(records []journal.Record) error {
 	}
 	touched := changemap.New()
 	for i := range records {
-		if h := &records[i].Header; touchesImage(h.Kind) && c.g.volume(h.Volume) != nil {
+		if h := &records[i].Header; touchesImage(h.Kind) && c.g.members.at(h.Volume) != nil {
 			touched.Mark(h.Volume, h.Offset, int64(h.Length))
 		}
 	}

@@ -31,7 +31,7 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 	if errors.Is(err, ErrNotFound) {
 		return s.deleteBroken(name, force)
 	}
-	if n := len(g.attachedVolumes()); n > 0 {
+	if n := len(g.members.attached()); n > 0 {
 		return fmt.Errorf("%w: group %s has %d attached volumes; unstage them first", ErrInUse, name, n)
 	}
 	if n := len(g.Volumes()); n > 0 && !force {

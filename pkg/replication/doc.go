@@ -14,7 +14,7 @@
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
 // relocate.go moves it by agreement, yield.go gives writes past a fork up, verify.go compares both sites,
-// members.go the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups.
+// members.go has the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups.
 // Decisions are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go,
 // meta.go, remember.go and cut_state.go here. clock.go tells how old the writes are that the peer lacks.
 //
@@ -25,14 +25,14 @@
 // All exported methods are safe for concurrent use. Locks, taken in this order and never the other way round, named by
 // their types or by the fields of Group:
 //
-//	Site.mu                 the list of groups; see also Site.quotaMu, which comes before Group.membersMu
+//	Site.mu                 the list of groups; see also Site.quotaMu, which comes before members.mu
 //	settings.mu             one change of settings at a time
 //	bookmarks.mu            one bookmark is set at a time; never with settings.mu
 //	handover.mu             one relocation or yield at a time; never with settings.mu
 //	streams.mu              which streams there are, and who keeps them out
-//	Group.membersMu         one change of members at a time; held over what that takes, never by the data path
-//	cuts.opMu               one cut, or release of one, at a time; never with membersMu
-//	views.opMu              one view is made or deleted at a time; never with membersMu
+//	members.mu              one change of members at a time; held over what that takes, never by the data path
+//	cuts.opMu               one cut, or release of one, at a time; never with members.mu
+//	views.opMu              one view is made or deleted at a time; never with members.mu
 //	applier.mu              one pass of apply at a time
 //	log.mu                  one append at a time: ordinal, page cache and index move together
 //	rememberedFile.mu       the file of what is remembered of the peer

@@ -51,10 +51,9 @@ type Group struct {
 	failure error
 	streams streams
 
-	// membersMu keeps changes of members apart: of the list, the pool's records and the open images together.
-	membersMu sync.Mutex
-	// volumes is replaced, never changed, so that data paths read it without a lock.
-	volumes  atomic.Pointer[map[uint32]*Volume]
+	// members are the volumes, copies binds those of a secondary.
+	members  members
+	copies   copies
 	writable atomic.Bool
 
 	journal *journal.Journal
@@ -205,7 +204,7 @@ func (g *Group) release() error {
 	g.cuts.close()
 	g.views.close()
 	errs := []error{g.journal.Close(), g.checkpoint.close()}
-	for _, v := range *g.volumes.Load() {
+	for _, v := range *g.members.list.Load() {
 		errs = append(errs, v.image.Close())
 	}
 	return errors.Join(errs...)
@@ -291,8 +290,8 @@ func (g *Group) rollJournal() error {
 	return g.journal.Roll(id)
 }
 
-// volume returns the member with an index, or nil.
-func (g *Group) volume(index uint32) *Volume { return (*g.volumes.Load())[index] }
+// at returns the member with an index, or nil.
+func (ms *members) at(index uint32) *Volume { return (*ms.list.Load())[index] }
 
 // sleep waits for d, or less when the context ends; it reports whether the context still runs.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -18,11 +18,11 @@ import (
 // disk for one, every file is another one; that is told by the directories that groups and volumes are in, which are
 // others then, too.
 
-// openMembers opens the images of all members, after a look at whether they and their records are what group.json
+// openAll opens the images of all members, after a look at whether they and their records are what group.json
 // knows.
-func (g *Group) openMembers() error {
-	m := &g.core.Meta
-	places, err := g.places()
+func (ms *members) openAll() error {
+	m := &ms.g.core.Meta
+	places, err := ms.places()
 	if err != nil {
 		return err
 	}
@@ -32,17 +32,17 @@ func (g *Group) openMembers() error {
 	}
 	if moved {
 		klog.InfoS("The pool was copied to another place: the images there are taken for its volumes", "group", m.Name,
-			"dir", g.dir)
+			"dir", ms.g.dir)
 	}
 	for i := range m.Members {
 		member := &m.Members[i]
 		if member.Removed() {
 			continue
 		}
-		if err := g.checkMemberFiles(member, moved); err != nil {
+		if err := ms.checkFiles(member, moved); err != nil {
 			return err
 		}
-		if err := g.openMember(*member); err != nil {
+		if err := ms.open(*member); err != nil {
 			return err
 		}
 	}
@@ -50,7 +50,8 @@ func (g *Group) openMembers() error {
 }
 
 // places are the identities of the directories of all groups and of all volumes.
-func (g *Group) places() ([]string, error) {
+func (ms *members) places() ([]string, error) {
+	g := ms.g
 	groups, err := vfs.Identity(g.cfg.FS, g.cfg.Pool.GroupsDir())
 	if err != nil {
 		return nil, err
@@ -59,9 +60,10 @@ func (g *Group) places() ([]string, error) {
 	return []string{groups, volumes}, err
 }
 
-// checkMemberFiles reports a member's record or image that is missing, or is not the one that the group had. A record
+// checkFiles reports a member's record or image that is missing, or is not the one that the group had. A record
 // is written before group.json is and so never says less.
-func (g *Group) checkMemberFiles(m *core.Member, moved bool) error {
+func (ms *members) checkFiles(m *core.Member, moved bool) error {
+	g := ms.g
 	rec, err := g.cfg.Pool.Get(m.VolumeID)
 	if errors.Is(err, blockdev.ErrNoVolume) {
 		return stale(g.cfg.Pool.VolumesDir()+"/"+m.VolumeID, "the directory of volume %s is missing", m.VolumeID)
@@ -87,7 +89,7 @@ func (g *Group) checkMemberFiles(m *core.Member, moved bool) error {
 	case format.State == blockdev.FormatFormatted && (rec.Format == nil || rec.Format.State != format.State):
 		return stale(path, "volume %s has no file system there, and has one: an older copy", m.VolumeID)
 	}
-	identity, image, err := g.imageIdentity(m.VolumeID)
+	identity, image, err := ms.imageIdentity(m.VolumeID)
 	if err != nil {
 		return fmt.Errorf("group %s: volume %s: %w", g.Name(), m.VolumeID, err)
 	}
@@ -97,19 +99,19 @@ func (g *Group) checkMemberFiles(m *core.Member, moved bool) error {
 	return nil
 }
 
-func (g *Group) imageIdentity(volumeID string) (identity, path string, err error) {
-	if path, err = g.cfg.Pool.ImagePath(volumeID); err != nil {
+func (ms *members) imageIdentity(volumeID string) (identity, path string, err error) {
+	if path, err = ms.g.cfg.Pool.ImagePath(volumeID); err != nil {
 		return "", "", err
 	}
-	identity, err = vfs.Identity(g.cfg.FS, path)
+	identity, err = vfs.Identity(ms.g.cfg.FS, path)
 	return identity, path, err
 }
 
 // noteIdentities brings group.json to what was opened, where it does not say so: for a group of an earlier version, and
 // one that was copied to another place.
-func (g *Group) noteIdentities() error {
-	m := &g.core.Meta
-	places, err := g.places()
+func (ms *members) noteIdentities() error {
+	m := &ms.g.core.Meta
+	places, err := ms.places()
 	if err != nil {
 		return err
 	}
@@ -119,7 +121,7 @@ func (g *Group) noteIdentities() error {
 		if member.Removed() {
 			continue
 		}
-		identity, _, err := g.imageIdentity(member.VolumeID)
+		identity, _, err := ms.imageIdentity(member.VolumeID)
 		if err != nil {
 			return fmt.Errorf("group %s: volume %s: %w", m.Name, member.VolumeID, err)
 		}
@@ -130,5 +132,5 @@ func (g *Group) noteIdentities() error {
 	if !changed {
 		return nil
 	}
-	return g.saveMeta()
+	return ms.g.saveMeta()
 }

@@ -30,9 +30,15 @@ const (
 // What decides is group.json, where the member is marked as removed: a crash before that leaves a member, one behind it
 // a volume without a group, which the next open completes.
 func (g *Group) RemoveVolume(id string, exclusive func(leave func() error) error) error {
-	v, err := g.Volume(id)
+	return g.members.remove(id, exclusive)
+}
+
+// remove is Group.RemoveVolume.
+func (ms *members) remove(id string, exclusive func(leave func() error) error) error {
+	g := ms.g
+	v, err := ms.find(id)
 	if errors.Is(err, ErrNotFound) {
-		return g.releaseVolume(id) // a crash may have come before that
+		return ms.release(id) // a crash may have come before that
 	}
 	g.mu.Lock()
 	attached := v.attached
@@ -53,32 +59,33 @@ func (g *Group) RemoveVolume(id string, exclusive func(leave func() error) error
 		if err := g.applier.applyPatiently(g.ctx); err != nil {
 			return err
 		}
-		if g.unappliedBytes() <= leaveBacklogBytes {
+		if ms.unappliedBytes() <= leaveBacklogBytes {
 			break
 		}
 	}
-	if err := exclusive(func() error { return g.detachMember(v) }); err != nil {
+	if err := exclusive(func() error { return ms.takeOut(v) }); err != nil {
 		return err
 	}
-	g.markAnnounced()
-	return g.releaseVolume(id)
+	ms.markAnnounced()
+	return ms.release(id)
 }
 
 // unappliedBytes is what the journal has and the images have not.
-func (g *Group) unappliedBytes() (n int64) {
-	for _, v := range *g.volumes.Load() {
+func (ms *members) unappliedBytes() (n int64) {
+	for _, v := range *ms.list.Load() {
 		n += v.overlay.Bytes()
 	}
 	return n
 }
 
-// detachMember takes a volume out of the group. Nothing may write to it meanwhile. After an error it is still a member.
-func (g *Group) detachMember(v *Volume) error {
+// takeOut takes a volume out of the group. Nothing may write to it meanwhile. After an error it is still a member.
+func (ms *members) takeOut(v *Volume) error {
+	g := ms.g
 	if err := g.log.commit(); err != nil {
 		return err
 	}
-	g.membersMu.Lock()
-	defer g.membersMu.Unlock()
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
 	g.applier.mu.Lock()
 	defer g.applier.mu.Unlock()
 	// Outside of the group nothing keeps what a snapshot has still to copy.
@@ -110,10 +117,10 @@ func (g *Group) detachMember(v *Volume) error {
 	if _, err := g.step(core.MemberChanged{Member: member}, nil); err != nil {
 		return err
 	}
-	g.forgetVolume(v.index)
+	ms.forget(v.index)
 	// The peer hears of it before anything that is written after the volume's first write past the group: at the latest
 	// with the next record, should the journal have no room now.
-	if err := g.announceLater(member); err != nil && !errors.Is(err, journal.ErrFull) {
+	if err := ms.announceLater(member); err != nil && !errors.Is(err, journal.ErrFull) {
 		klog.ErrorS(err, "The removal of a volume is not in the journal yet; it comes with the next write", "group", g.Name(),
 			"volume", v.id)
 	}
@@ -129,20 +136,21 @@ func memberRecord(m core.Member) (journal.Entry, error) {
 }
 
 // announce appends a member's description to the journal and makes it durable.
-func (g *Group) announce(m core.Member) error {
+func (ms *members) announce(m core.Member) error {
 	entry, err := memberRecord(m)
 	if err != nil {
 		return err
 	}
-	if _, err := g.log.append(nil, []journal.Entry{entry}); err != nil {
+	if _, err := ms.g.log.append(nil, []journal.Entry{entry}); err != nil {
 		return err
 	}
-	return g.log.commit()
+	return ms.g.log.commit()
 }
 
 // announceLater is announce for a caller who must not wait for room: the record comes before every record that
 // is appended from now on, but may not be in the journal yet.
-func (g *Group) announceLater(m core.Member) error {
+func (ms *members) announceLater(m core.Member) error {
+	g := ms.g
 	entry, err := memberRecord(m)
 	if err != nil {
 		return err
@@ -159,12 +167,13 @@ func (g *Group) announceLater(m core.Member) error {
 
 // markAnnounced notes which members' descriptions are in the journal. What it cannot note now is announced once more at
 // the next open, which does no harm.
-func (g *Group) markAnnounced() {
+func (ms *members) markAnnounced() {
+	g := ms.g
 	if err := g.log.commit(); err != nil {
 		return
 	}
-	g.membersMu.Lock()
-	defer g.membersMu.Unlock()
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
 	g.log.mu.Lock()
 	queued := len(g.log.queued)
 	g.log.mu.Unlock()
@@ -173,32 +182,33 @@ func (g *Group) markAnnounced() {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.markAnnouncedLocked(func(m *core.Member) bool { return m.Removed() }); err != nil {
+	if err := ms.markAnnouncedLocked(func(m *core.Member) bool { return m.Removed() }); err != nil {
 		klog.ErrorS(err, "The removal of a volume could not be noted as announced", "group", g.core.Meta.Name)
 	}
 }
 
 // markAnnouncedLocked settles the members that which picks. The caller holds mu.
-func (g *Group) markAnnouncedLocked(which func(*core.Member) bool) error {
-	for _, m := range g.core.Meta.Members {
+func (ms *members) markAnnouncedLocked(which func(*core.Member) bool) error {
+	for _, m := range ms.g.core.Meta.Members {
 		if m.State.Settled() || !which(&m) {
 			continue
 		}
 		m.Settle()
-		if _, err := g.stepLocked(core.MemberChanged{Member: m}, nil); err != nil {
+		if _, err := ms.g.stepLocked(core.MemberChanged{Member: m}, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// continueMembers goes on with what a crash interrupted: members whose content is not marked for the peer yet, and
+// resume goes on with what a crash interrupted: members whose content is not marked for the peer yet, and
 // descriptions that may not be in the journal. The group is not in use yet.
-func (g *Group) continueMembers() error {
+func (ms *members) resume() error {
+	g := ms.g
 	writable := g.core.Writable()
 	for _, m := range g.core.Meta.Members {
 		if m.State.Adding() {
-			if err := g.volume(m.Index).markContent(); err != nil {
+			if err := ms.at(m.Index).markContent(); err != nil {
 				return err
 			}
 		}
@@ -223,7 +233,7 @@ func (g *Group) continueMembers() error {
 		err = g.journal.Sync()
 	}
 	if err == nil {
-		err = g.markAnnouncedLocked(func(*core.Member) bool { return true })
+		err = ms.markAnnouncedLocked(func(*core.Member) bool { return true })
 	}
 	return err
 }
@@ -232,12 +242,13 @@ func (g *Group) continueMembers() error {
 // another group perhaps, does not know of them, and the primary is not kept waiting for them.
 var errMemberGone = errors.New("its volume was taken out of the group while it was copied; delete it")
 
-// dropMember takes a member out because its primary did. What is here of it goes into its image first, so that the copy
+// drop takes a member out because its primary did. What is here of it goes into its image first, so that the copy
 // which is released is what the volume was when it left.
-func (g *Group) dropMember(m core.Member) error {
-	g.membersMu.Lock()
-	defer g.membersMu.Unlock()
-	if v := g.volume(m.Index); v != nil {
+func (ms *members) drop(m core.Member) error {
+	g := ms.g
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if v := ms.at(m.Index); v != nil {
 		if err := g.log.commit(); err != nil {
 			return err
 		}
@@ -256,20 +267,21 @@ func (g *Group) dropMember(m core.Member) error {
 			return err
 		}
 	}
-	if err := g.checkMember(m); err != nil {
+	if err := ms.checkOne(m); err != nil {
 		return err
 	}
 	if _, err := g.step(core.MemberChanged{Member: m}, nil); err != nil {
 		return err
 	}
-	g.forgetVolume(m.Index)
-	return g.releaseVolume(m.VolumeID)
+	ms.forget(m.Index)
+	return ms.release(m.VolumeID)
 }
 
-// releaseVolume makes the pool's record of a volume that is no member say so, unless the volume is a part of what the
+// release makes the pool's record of a volume that is no member say so, unless the volume is a part of what the
 // copy was before the sync that runs. A copy stays a copy, of no group: the
 // same peer may put it into another one (see claim).
-func (g *Group) releaseVolume(id string) error {
+func (ms *members) release(id string) error {
+	g := ms.g
 	g.mu.Lock()
 	live, name := g.core.Meta.Member(id) != nil || g.core.Meta.Base.Has(id), g.core.Meta.Name
 	g.mu.Unlock()

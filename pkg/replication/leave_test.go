@@ -54,7 +54,7 @@ func TestLeaveInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(g.attachedVolumes()); n != 0 {
+	if n := len(g.members.attached()); n != 0 {
 		t.Errorf("%d attached volumes", n)
 	}
 	if rec, err := a.pool.Get("v0"); err != nil || rec.Group != "" || rec.Remote != "" {

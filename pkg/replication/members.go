@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"k8s.io/klog/v2"
@@ -14,6 +15,16 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 )
+
+// members are the volumes of a group: the list in group.json, the records of the pool and the open images together.
+type members struct {
+	g *Group
+	// mu keeps changes apart. It is held over what these take, never by the data path.
+	mu sync.Mutex
+	// list has the open members by their indices. It is replaced, never changed, so that data paths read it without a
+	// lock.
+	list atomic.Pointer[map[uint32]*Volume]
+}
 
 // Volume is a member of a group as a block device: image + journal.
 type Volume struct {
@@ -40,34 +51,41 @@ func (v *Volume) ID() string { return v.id }
 func (v *Volume) Size() int64 { return v.size.Load() }
 
 // Volumes returns the members.
-func (g *Group) Volumes() []*Volume {
+func (g *Group) Volumes() []*Volume { return g.members.all() }
+
+// all is Group.Volumes.
+func (ms *members) all() []*Volume {
 	var list []*Volume
-	for _, v := range *g.volumes.Load() {
+	for _, v := range *ms.list.Load() {
 		list = append(list, v)
 	}
 	return list
 }
 
 // Volume returns the member with a volume id, or ErrNotFound.
-func (g *Group) Volume(id string) (*Volume, error) {
-	for _, v := range *g.volumes.Load() {
+func (g *Group) Volume(id string) (*Volume, error) { return g.members.find(id) }
+
+// find is Group.Volume.
+func (ms *members) find(id string) (*Volume, error) {
+	for _, v := range *ms.list.Load() {
 		if v.id == id {
 			return v, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: volume %s is not in group %s", ErrNotFound, id, g.Name())
+	return nil, fmt.Errorf("%w: volume %s is not in group %s", ErrNotFound, id, ms.g.Name())
 }
 
 // Attach notes that a volume is in use, so that the group keeps its role. It fails with ErrNotPrimary where the group
 // takes no writes, and where another site was promoted in its place. Attaching twice is one attachment.
-func (g *Group) Attach(id string) (*Volume, error) { return g.attach(id, false) }
+func (g *Group) Attach(id string) (*Volume, error) { return g.members.attach(id, false) }
 
 // Reattach is Attach for a volume that was in use when an earlier process of this site died, and still is. What was
 // found out since about another site does not take it away from its application.
-func (g *Group) Reattach(id string) (*Volume, error) { return g.attach(id, true) }
+func (g *Group) Reattach(id string) (*Volume, error) { return g.members.attach(id, true) }
 
-func (g *Group) attach(id string, again bool) (*Volume, error) {
-	v, err := g.Volume(id)
+func (ms *members) attach(id string, again bool) (*Volume, error) {
+	g := ms.g
+	v, err := ms.find(id)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +112,12 @@ func (g *Group) attach(id string, again bool) (*Volume, error) {
 }
 
 // Detach flushes the volume and notes that it is not in use.
-func (g *Group) Detach(id string) error {
-	v, err := g.Volume(id)
+func (g *Group) Detach(id string) error { return g.members.detach(id) }
+
+// detach is Group.Detach.
+func (ms *members) detach(id string) error {
+	g := ms.g
+	v, err := ms.find(id)
 	if err != nil {
 		return err
 	}
@@ -108,12 +130,12 @@ func (g *Group) Detach(id string) error {
 	return nil
 }
 
-// attachedVolumes returns the volumes that are in use.
-func (g *Group) attachedVolumes() []string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// attached returns the volumes that are in use.
+func (ms *members) attached() []string {
+	ms.g.mu.Lock()
+	defer ms.g.mu.Unlock()
 	var list []string
-	for _, v := range *g.volumes.Load() {
+	for _, v := range *ms.list.Load() {
 		if v.attached {
 			list = append(list, v.id)
 		}
@@ -132,6 +154,12 @@ func (g *Group) attachedVolumes() []string {
 // sync like that until the addition is repeated or the volume removed; a restart of the site completes it, because the
 // volume is then served through the group.
 func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) error) error {
+	return g.members.add(rec, switchTo)
+}
+
+// add is Group.AddVolume.
+func (ms *members) add(rec *blockdev.VolumeRecord, switchTo func(*Volume) error) error {
+	g := ms.g
 	g.mu.Lock()
 	known := g.core.Meta.Member(rec.ID)
 	member, err := memberOf(rec, g.core.Meta.NextIndex())
@@ -143,7 +171,7 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 		return err
 	}
 	if known != nil && !known.State.Adding() && switchTo == nil {
-		return g.Resize(rec.ID, rec.SizeBytes)
+		return ms.resize(rec.ID, rec.SizeBytes)
 	}
 	if err := g.CheckWritable(); err != nil {
 		return err // before the volume is bound to a group that cannot take it
@@ -151,10 +179,10 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 	if err := member.Add(); err != nil {
 		return err
 	}
-	if err := g.upsertMember(member); err != nil {
+	if err := ms.upsert(member); err != nil {
 		return err
 	}
-	v, err := g.Volume(rec.ID)
+	v, err := ms.find(rec.ID)
 	if err != nil {
 		return err
 	}
@@ -169,7 +197,7 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 			return err
 		}
 	}
-	if err := g.announce(member); err != nil {
+	if err := ms.announce(member); err != nil {
 		return err
 	}
 	if switchTo != nil {
@@ -181,7 +209,7 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 		}
 	}
 	member.Settle()
-	if err := g.upsertMember(member); err != nil {
+	if err := ms.upsert(member); err != nil {
 		return err
 	}
 	g.shipper.work.send()
@@ -189,21 +217,22 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 }
 
 // joins reports whether a volume in use is being added, also where that failed half way.
-func (g *Group) joins() bool {
+func (ms *members) joins() bool {
+	g := ms.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.ContainsFunc(g.core.Meta.Members, func(m core.Member) bool { return m.State == core.MemberJoining })
 }
 
 // needsSync reports whether there is something to sync, or will be: while a volume in use joins.
-func (g *Group) needsSync() bool {
+func (ms *members) needsSync() bool {
 	// joins first: what an addition marks at its end is in the change set by the time that the volume does not join any
 	// more.
-	return g.joins() || g.changes.needsSync()
+	return ms.joins() || ms.g.changes.needsSync()
 }
 
 // awaitsJoining reports whether a volume that joins is all that keeps a sync from ending.
-func (g *Group) awaitsJoining() bool { return g.joins() && !g.changes.needsSync() }
+func (ms *members) awaitsJoining() bool { return ms.joins() && !ms.g.changes.needsSync() }
 
 // markContent marks a whole volume for a sync, unless it is blank.
 func (v *Volume) markContent() error {
@@ -223,8 +252,11 @@ func (v *Volume) markContent() error {
 
 // Resize grows a member here and, in order, at the peer. Growing to less than it has is not an error and changes
 // nothing.
-func (g *Group) Resize(id string, sizeBytes int64) error {
-	return g.changeMember(id, func(m *core.Member) bool {
+func (g *Group) Resize(id string, sizeBytes int64) error { return g.members.resize(id, sizeBytes) }
+
+// resize is Group.Resize.
+func (ms *members) resize(id string, sizeBytes int64) error {
+	return ms.change(id, func(m *core.Member) bool {
 		changed := sizeBytes > m.SizeBytes
 		m.SizeBytes = max(m.SizeBytes, sizeBytes)
 		return changed
@@ -233,7 +265,12 @@ func (g *Group) Resize(id string, sizeBytes int64) error {
 
 // RecordFormat puts a volume's format record into the group's order.
 func (g *Group) RecordFormat(id string, format json.RawMessage) error {
-	return g.changeMember(id, func(m *core.Member) bool {
+	return g.members.recordFormat(id, format)
+}
+
+// recordFormat is Group.RecordFormat.
+func (ms *members) recordFormat(id string, format json.RawMessage) error {
+	return ms.change(id, func(m *core.Member) bool {
 		changed := !sameJSON(m.Format, format)
 		m.Format = format
 		return changed
@@ -242,8 +279,11 @@ func (g *Group) RecordFormat(id string, format json.RawMessage) error {
 
 // SetOrder puts another order of a member into its record and, in order, into that of its copy. The member must not
 // be attached.
-func (g *Group) SetOrder(id string, order blockdev.Order) error {
-	return g.changeMember(id, func(m *core.Member) bool {
+func (g *Group) SetOrder(id string, order blockdev.Order) error { return g.members.setOrder(id, order) }
+
+// setOrder is Group.SetOrder.
+func (ms *members) setOrder(id string, order blockdev.Order) error {
+	return ms.change(id, func(m *core.Member) bool {
 		changed := m.Order != string(order)
 		m.Order = string(order)
 		return changed
@@ -252,6 +292,11 @@ func (g *Group) SetOrder(id string, order blockdev.Order) error {
 
 // SetClaim puts what is known of a member's claim into its record and, in order, into that of its copy.
 func (g *Group) SetClaim(id string, claim *blockdev.ClaimRecord) error {
+	return g.members.setClaim(id, claim)
+}
+
+// setClaim is Group.SetClaim.
+func (ms *members) setClaim(id string, claim *blockdev.ClaimRecord) error {
 	text, err := json.Marshal(claim)
 	if err != nil {
 		return err
@@ -260,10 +305,10 @@ func (g *Group) SetClaim(id string, claim *blockdev.ClaimRecord) error {
 		return fmt.Errorf("%w: volume %s: what is known of its claim has %d bytes, the limit is %d", ErrInvalid, id,
 			len(text), maxMemberJSONBytes)
 	}
-	if err := g.CheckWritable(); err != nil {
+	if err := ms.g.CheckWritable(); err != nil {
 		return err
 	}
-	return g.changeMember(id, func(m *core.Member) bool {
+	return ms.change(id, func(m *core.Member) bool {
 		changed := !sameJSON(m.Claim, text)
 		m.Claim = text
 		return changed
@@ -275,8 +320,9 @@ func sameJSON(a, b json.RawMessage) bool {
 	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
 }
 
-// changeMember changes a member durably here first, then tells the peer in order.
-func (g *Group) changeMember(id string, change func(*core.Member) bool) error {
+// change changes a member durably here first, then tells the peer in order.
+func (ms *members) change(id string, change func(*core.Member) bool) error {
+	g := ms.g
 	g.mu.Lock()
 	current := g.core.Meta.Member(id)
 	if current == nil {
@@ -292,55 +338,57 @@ func (g *Group) changeMember(id string, change func(*core.Member) bool) error {
 	if err := member.Change(); err != nil {
 		return err
 	}
-	if err := g.upsertMember(member); err != nil {
+	if err := ms.upsert(member); err != nil {
 		return err
 	}
 	if member.State == core.MemberAdding {
 		return nil // the addition tells the peer, after it has marked the content
 	}
-	if err := g.announce(member); err != nil {
+	if err := ms.announce(member); err != nil {
 		return err
 	}
-	g.membersMu.Lock()
-	defer g.membersMu.Unlock()
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.markAnnouncedLocked(func(m *core.Member) bool {
+	return ms.markAnnouncedLocked(func(m *core.Member) bool {
 		return m.Index == member.Index &&
 			m.State == core.MemberUnannounced
 	})
 }
 
-// upsertMember brings the pool, group.json and memory to a member's description, in this order. It is idempotent: a
+// upsert brings the pool, group.json and memory to a member's description, in this order. It is idempotent: a
 // crash in between is mended by the repetition, which both ways into it (a retried call, a record sent again) bring.
-func (g *Group) upsertMember(m core.Member) error {
+func (ms *members) upsert(m core.Member) error {
 	if m.Removed() {
-		return g.dropMember(m)
+		return ms.drop(m)
 	}
-	g.membersMu.Lock()
-	defer g.membersMu.Unlock()
-	if err := g.checkMember(m); err != nil {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if err := ms.checkOne(m); err != nil {
 		return err
 	}
-	if err := g.storeMember(&m); err != nil {
+	if err := ms.store(&m); err != nil {
 		return err
 	}
-	if _, err := g.step(core.MemberChanged{Member: m}, nil); err != nil {
+	if _, err := ms.g.step(core.MemberChanged{Member: m}, nil); err != nil {
 		return err
 	}
-	return g.openMember(m)
+	return ms.open(m)
 }
 
-func (g *Group) checkMember(m core.Member) error {
+func (ms *members) checkOne(m core.Member) error {
+	g := ms.g
 	g.mu.Lock()
 	next := core.Meta{Members: slices.Clone(g.core.Meta.Members)}
 	g.mu.Unlock()
 	next.Upsert(m)
-	return g.checkMembers(next.Members)
+	return ms.check(next.Members)
 }
 
-// checkMembers looks at a new list of members before anything is made from it.
-func (g *Group) checkMembers(next []core.Member) error {
+// check looks at a new list of members before anything is made from it.
+func (ms *members) check(next []core.Member) error {
+	g := ms.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	err := checkDescriptions(next) // first: what the other check says of them can be shown then
@@ -353,12 +401,13 @@ func (g *Group) checkMembers(next []core.Member) error {
 	return nil
 }
 
-// openMember opens a member's image, or brings an open one to the member's size. One that was removed has none.
-func (g *Group) openMember(m core.Member) error {
+// open opens a member's image, or brings an open one to the member's size. One that was removed has none.
+func (ms *members) open(m core.Member) error {
+	g := ms.g
 	if m.Removed() {
 		return nil
 	}
-	if v := g.volume(m.Index); v != nil {
+	if v := ms.at(m.Index); v != nil {
 		return v.grow(m.SizeBytes)
 	}
 	image, err := g.cfg.Pool.OpenImage(m.VolumeID)
@@ -370,9 +419,9 @@ func (g *Group) openMember(m core.Member) error {
 		image.Close()
 		return err
 	}
-	next := maps.Clone(*g.volumes.Load())
+	next := maps.Clone(*ms.list.Load())
 	next[m.Index] = v
-	g.volumes.Store(&next)
+	ms.list.Store(&next)
 	return nil
 }
 
@@ -388,19 +437,19 @@ func (v *Volume) grow(sizeBytes int64) error {
 	return nil
 }
 
-// forgetVolume closes a member's image. The caller holds membersMu, and applier.mu unless nothing is applied yet.
-func (g *Group) forgetVolume(index uint32) {
-	v := g.volume(index)
+// forget closes a member's image. The caller holds members.mu, and applier.mu unless nothing is applied yet.
+func (ms *members) forget(index uint32) {
+	v := ms.at(index)
 	if v == nil {
 		return
 	}
-	next := maps.Clone(*g.volumes.Load())
+	next := maps.Clone(*ms.list.Load())
 	delete(next, index)
-	g.volumes.Store(&next)
-	if err := g.cuts.forget(index); err != nil {
+	ms.list.Store(&next)
+	if err := ms.g.cuts.forget(index); err != nil {
 		klog.ErrorS(err, "Ending the tracking of changed blocks; the next start does it", "volume", v.id)
 	}
-	g.changes.removeVolume(index)
+	ms.g.changes.removeVolume(index)
 	if err := v.image.Close(); err != nil {
 		klog.ErrorS(err, "Closing an image", "volume", v.id)
 	}

@@ -188,7 +188,7 @@ func TestResizeOfInterruptedAddition(t *testing.T) {
 	g.mu.Lock()
 	member, err := memberOf(rec, g.core.Meta.NextIndex())
 	g.mu.Unlock()
-	if err := errors.Join(err, member.Add(), g.upsertMember(member)); err != nil {
+	if err := errors.Join(err, member.Add(), g.members.upsert(member)); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.Resize("late", 2<<20); err != nil {

@@ -87,7 +87,8 @@ func (s *Site) DeleteCopy(id string) error {
 // deleteRemoved deletes the copy of a volume that the primary took out of this group, if this site wants that. It comes
 // before the record of the removal is in the journal, so a crash makes the peer send that again. A copy that cannot be
 // deleted stays, in no group: it must not keep the stream from going on.
-func (g *Group) deleteRemoved(m core.Member) {
+func (cp *copies) deleteRemoved(m core.Member) {
+	g := cp.g
 	g.mu.Lock()
 	always, peer := g.core.Meta.DeleteRemovedCopies, g.core.Meta.Peer
 	g.mu.Unlock()

@@ -168,7 +168,7 @@ func TestUnlistedCopyIsKept(t *testing.T) {
 	}
 	a.kill()
 	eventually(t, "the stream ended", func() bool { return !copied.Status().Connected })
-	if err := copied.replaceAdmitted(nil, nil); err != nil {
+	if err := copied.copies.replaceAdmitted(nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if ids := b.copies(); !slices.Equal(ids, []string{"v0", "v1"}) {

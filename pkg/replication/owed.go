@@ -70,7 +70,7 @@ func (s *sender) sendOwed() error {
 	var other uint64
 	for size := 0; len(s.owed) > 0 && size < batchBytes/2; {
 		r := &s.owed[0]
-		v := g.volume(r.volume)
+		v := g.members.at(r.volume)
 		if v == nil { // no member here
 			s.owed = s.owed[1:]
 			continue
@@ -81,7 +81,7 @@ func (s *sender) sendOwed() error {
 			continue
 		}
 		e, err := s.owedEntry(v, r.off, end)
-		if err != nil && g.volume(r.volume) != v { // it left meanwhile
+		if err != nil && g.members.at(r.volume) != v { // it left meanwhile
 			continue
 		}
 		if err != nil {

@@ -215,10 +215,10 @@ func rollBackAgain(point crashPoint, g *Group, l *cutLog, ordinal uint64) (has b
 	}
 	defer pool.Close()
 	bare := &Group{cfg: &Config{FS: point.fs, Pool: pool}, id: g.id, name: g.name, views: &views{}}
-	bare.volumes.Store(&map[uint32]*Volume{})
+	bare.members.list.Store(&map[uint32]*Volume{})
 	bare.cuts = newCuts(bare)
 	for _, v := range g.Volumes() {
-		if err := bare.openMember(core.Member{Index: v.index, VolumeID: v.id, SizeBytes: v.Size()}); err != nil {
+		if err := bare.members.open(core.Member{Index: v.index, VolumeID: v.id, SizeBytes: v.Size()}); err != nil {
 			return false, err
 		}
 	}
@@ -244,7 +244,7 @@ func judgePreserved(g *Group, l *cutLog, ordinal uint64) (has bool, err error) {
 		return true, err
 	}
 	for _, image := range p.images {
-		v := g.volume(image.member.Index)
+		v := g.members.at(image.member.Index)
 		if err := p.rollBack(context.Background(), v.id, v.image); err != nil {
 			return true, err
 		}

@@ -48,7 +48,7 @@ func (g *Group) Promote(force bool) (*core.Loss, error) {
 		_, err := g.site.rollBack(g)
 		return loss, err
 	}
-	if err := g.alignPool(); err != nil {
+	if err := g.members.alignPool(); err != nil {
 		return nil, err
 	}
 	g.shipper.linkWork.send()
@@ -125,7 +125,7 @@ func (g *Group) Demote() (uint64, error) {
 // stopWrites makes the journal durable and, before anything more is appended, lets core decide about an event that ends
 // writes. It returns the last ordinal.
 func (g *Group) stopWrites(event func(durable uint64, tail *core.Tail, attached []string) core.Event) (uint64, error) {
-	attached := g.attachedVolumes()
+	attached := g.members.attached()
 	// No append may come between the sync and the decision.
 	g.log.mu.Lock()
 	defer g.log.mu.Unlock()

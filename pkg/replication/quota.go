@@ -134,9 +134,10 @@ func (s *Site) admitGroup(peer, group string, journalBytes int64) error {
 	return s.admitBytes(peer, "group "+group, t.bytes, settings.JournalLimitBytes())
 }
 
-// followedJournalBytes is the size that a copy's journal gets when its primary has one of hint bytes now; it stays
+// journalBytes is the size that a copy's journal gets when its primary has one of hint bytes now; it stays
 // where the peer has no more.
-func (g *Group) followedJournalBytes(hint, now int64) int64 {
+func (cp *copies) journalBytes(hint, now int64) int64 {
+	g := cp.g
 	s, peer := g.site, g.peer()
 	next := s.copyJournalBytes(hint)
 	if next <= now {
@@ -171,7 +172,8 @@ func (s *Site) admitBytes(peer, what string, has, more int64) error {
 
 // admit says why members that the primary announces cannot be made, or grown, here. They are otherwise sound
 // (checkMembers).
-func (g *Group) admit(members []core.Member) error {
+func (cp *copies) admit(members []core.Member) error {
+	g := cp.g
 	if len(members) > maxListedMembers {
 		return fmt.Errorf("%w: group %s has %d members, with those that have left; the limit is %d", ErrQuota, g.Name(),
 			len(members), maxListedMembers)
@@ -228,7 +230,8 @@ func (s *Site) leaveReserve(bytes int64) error {
 
 // leaveReserve is Site.leaveReserve for records that have arrived and those before them that are not in the images yet.
 // What other groups have in their journals at the moment is not counted.
-func (g *Group) leaveReserve(records []link.Record) error {
+func (cp *copies) leaveReserve(records []link.Record) error {
+	g := cp.g
 	var bytes int64
 	for i := range records {
 		switch h := &records[i].Header; {
@@ -244,7 +247,7 @@ func (g *Group) leaveReserve(records []link.Record) error {
 	if bytes+kept == 0 {
 		return nil // giving back always goes on
 	}
-	for _, v := range *g.volumes.Load() {
+	for _, v := range *g.members.list.Load() {
 		bytes += v.overlay.Bytes()
 	}
 	if kept > 0 {

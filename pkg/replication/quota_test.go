@@ -112,7 +112,7 @@ func TestPeerLimits(t *testing.T) {
 	if err != nil || len(recs) != 3 || len(s.site.Groups()) != 3 {
 		t.Fatalf("%d volumes, %d groups, %v", len(recs), len(s.site.Groups()), err)
 	}
-	if err := first.admit(make([]core.Member, maxListedMembers+1)); !errors.Is(err, ErrQuota) {
+	if err := first.copies.admit(make([]core.Member, maxListedMembers+1)); !errors.Is(err, ErrQuota) {
 		t.Fatalf("a list without end: %v", err)
 	}
 }

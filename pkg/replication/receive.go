@@ -153,7 +153,7 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	event := core.HelloReceived{
 		Peer: r.stream.Peer(), GroupID: hello.GroupId, Timelines: timelinesFromWire(hello.Timelines), Term: hello.Term,
 		PeerDurable: hello.DurableOrdinal, Yielding: hello.Yielding, Durable: g.journal.Durable(),
-		Attached: len(g.attachedVolumes()),
+		Attached: len(g.members.attached()),
 	}
 	if len(event.Timelines) == 0 {
 		return false, r.sendRefusal(linkpb.Refusal_REASON_UNSPECIFIED, 0, "Hello without a timeline")
@@ -227,7 +227,7 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 		return errors.Join(err, g.resync.dropOthers())
 	}
 	r.begun = true
-	if err := g.alignPool(); err != nil { // a demoted primary may have become a secondary
+	if err := g.members.alignPool(); err != nil { // a demoted primary may have become a secondary
 		return err
 	}
 	g.shipper.linkWork.send() // this site calls no peer any more
@@ -312,7 +312,7 @@ func (r *receiver) batch(ctx context.Context, b *linkpb.Batch) error {
 	if err != nil {
 		return err
 	}
-	if err := r.g.leaveReserve(records); err != nil {
+	if err := r.g.copies.leaveReserve(records); err != nil {
 		return err
 	}
 	if err := r.records(ctx, records); err != nil {
@@ -383,9 +383,9 @@ func (r *receiver) content(ctx context.Context, records []link.Record) (int, err
 			break
 		}
 		r.copied += uint64(len(records[i].Data))
-		v := g.volume(h.Volume)
+		v := g.members.at(h.Volume)
 		if v == nil {
-			if !g.removedMember(h.Volume) {
+			if !g.copies.removed(h.Volume) {
 				return 0, fmt.Errorf("%w: no member %d", ErrNotFound, h.Volume)
 			}
 			// The list of members is ahead of the stream: a sync's manifest is, and a copy that another group has
@@ -421,7 +421,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.checkpoint.saveSyncBegin(uint64(h.Offset), manifest.Tail); err != nil {
 			return err
 		}
-		if err := g.replaceAdmitted(manifest.Members, base); err != nil {
+		if err := g.copies.replaceAdmitted(manifest.Members, base); err != nil {
 			return errors.Join(err, g.resync.dropOthers())
 		}
 		if err := g.log.appendCopy(ctx, h, data); err != nil {
@@ -443,7 +443,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.log.commit(); err != nil {
 			return err
 		}
-		if err := g.takeAdmitted(member); err != nil {
+		if err := g.copies.takeAdmitted(member); err != nil {
 			return err
 		}
 		return g.log.appendCopy(ctx, h, data)

@@ -32,7 +32,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 			g.cuts.close()
 			g.views.close()
 			g.checkpoint.close()
-			for _, v := range *g.volumes.Load() {
+			for _, v := range *g.members.list.Load() {
 				v.image.Close()
 			}
 		}
@@ -43,7 +43,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	if err := g.resync.finish(); err != nil {
 		return nil, err
 	}
-	if err := g.openMembers(); err != nil {
+	if err := g.members.openAll(); err != nil {
 		return nil, err
 	}
 	if err := g.openJournal(); err != nil {
@@ -76,16 +76,16 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		return nil, err
 	}
 	// A crash may have come while a volume was being added, changed or removed.
-	if err := g.continueMembers(); err != nil {
+	if err := g.members.resume(); err != nil {
 		g.journal.Close()
 		return nil, err
 	}
 	// Or between a change of role and the pool's records of it.
-	if err := g.alignPool(); err != nil {
+	if err := g.members.alignPool(); err != nil {
 		g.journal.Close()
 		return nil, err
 	}
-	if err := g.noteIdentities(); err != nil {
+	if err := g.members.noteIdentities(); err != nil {
 		g.journal.Close()
 		return nil, err
 	}
@@ -101,13 +101,14 @@ func newGroup(site *Site, dir string) *Group {
 	g.cuts, g.views, g.verification = newCuts(g), &views{g: g}, newVerification(g)
 	g.points.g, g.bookmarks.g, g.history.g = g, g, g
 	g.yields.g, g.handover.g, g.resync.g = g, g, g
+	g.members.g, g.copies.g = g, g
 	g.log.g, g.settings.g, g.remembered.g = g, g, g
 	g.applier.g, g.applier.work = g, newSignal()
 	g.trimmer.g, g.trimmer.work = g, newSignal()
 	g.shipper.g, g.shipper.work, g.shipper.linkWork = g, newSignal(), newSignal()
 	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
 	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
-	g.volumes.Store(&map[uint32]*Volume{})
+	g.members.list.Store(&map[uint32]*Volume{})
 	return g
 }
 
@@ -239,7 +240,7 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 	case journal.KindBookmark:
 		r.bookmarks = append(r.bookmarks, foundBookmark{h, loc})
 	}
-	v := r.g.volume(h.Volume)
+	v := r.g.members.at(h.Volume)
 	if !touchesImage(h.Kind) || v == nil || h.Offset+int64(h.Length) > v.size.Load() { // removed or made smaller since
 		return nil
 	}

@@ -145,7 +145,7 @@ func (h *handover) awaitWholeCopy(ctx context.Context) error {
 		case m.Role != core.RolePrimary || state == core.StateStreaming:
 			return nil
 		}
-		if attached := g.attachedVolumes(); len(attached) > 0 {
+		if attached := g.members.attached(); len(attached) > 0 {
 			return nil // the demotion says so at once
 		}
 		if !sleep(ctx, rolePoll) {

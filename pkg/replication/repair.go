@@ -88,7 +88,7 @@ func (v *verification) repairAsked(q *linkpb.RepairRequest) {
 func (v *verification) resend(ctx context.Context, port *verifyPort, list []MemberExtent) error {
 	g := v.g
 	for _, e := range list {
-		member := g.volume(e.Member)
+		member := g.members.at(e.Member)
 		if member == nil {
 			continue
 		}
@@ -104,7 +104,7 @@ func (v *verification) resend(ctx context.Context, port *verifyPort, list []Memb
 		return err
 	}
 	g.shipper.work.send()
-	for g.needsSync() || g.Status().State != core.StateStreaming {
+	for g.members.needsSync() || g.Status().State != core.StateStreaming {
 		select {
 		case <-port.ended:
 			return fmt.Errorf("%w; the extents are sent when it is back, and are to be compared again then", errStreamEnded)
@@ -122,7 +122,7 @@ func (v *verification) blockAttach(list []MemberExtent) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range list {
-		if volume := g.volume(e.Member); volume != nil && volume.attached {
+		if volume := g.members.at(e.Member); volume != nil && volume.attached {
 			return fmt.Errorf("%w: volume %s is attached; stop its pods, or move the group first", ErrInUse, volume.id)
 		}
 	}
@@ -148,7 +148,7 @@ func (v *verification) blocksAttach() bool {
 // takeExtent writes what the peer has in an extent. No volume is attached, so nothing was written since the ordinal
 // that is compared.
 func (r *verifyRun) takeExtent(ctx context.Context, image *preservedImage, e MemberExtent, theirs extentHash) error {
-	v := r.g.volume(e.Member)
+	v := r.g.members.at(e.Member)
 	if v == nil {
 		return fmt.Errorf("volume %s left the group while it was repaired", image.member.VolumeID)
 	}

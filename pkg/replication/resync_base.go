@@ -107,7 +107,7 @@ func (rb *resyncBase) settle(before *core.Base) {
 		if m.Removed() {
 			continue
 		}
-		if err := g.releaseVolume(m.VolumeID); err != nil {
+		if err := g.members.release(m.VolumeID); err != nil {
 			klog.ErrorS(err, "A volume that left its group is not released yet; the next start does it", "group", g.Name(),
 				"volume", m.VolumeID)
 			continue
@@ -117,7 +117,7 @@ func (rb *resyncBase) settle(before *core.Base) {
 		left := now == nil || now.Removed()
 		g.mu.Unlock()
 		if left {
-			g.deleteRemoved(m)
+			g.copies.deleteRemoved(m)
 		}
 	}
 }
@@ -139,7 +139,8 @@ func (rb *resyncBase) check() error {
 }
 
 // emptyImage makes an image one of zeros. What a set keeps of it is kept before.
-func (g *Group) emptyImage(volumeID string) error {
+func (cp *copies) emptyImage(volumeID string) error {
+	g := cp.g
 	image, err := g.cfg.Pool.OpenImage(volumeID)
 	if err != nil {
 		return err

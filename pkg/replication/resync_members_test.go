@@ -72,7 +72,7 @@ func TestBaseKeepsItsVolumes(t *testing.T) {
 	eventually(t, "the other group is at the peer", func() bool { _, err := p.b.site.Group("other"); return err == nil })
 	p.startResync(1)
 	m := core.Member{Index: other.core.Meta.NextIndex(), VolumeID: "v1", SizeBytes: resyncVolumeBytes, Joins: 99}
-	_, err := p.b.group("other").claim(m)
+	_, err := p.b.group("other").copies.claim(m)
 	if err == nil || !strings.Contains(err.Error(), "until its sync ends") {
 		t.Fatalf("a claim on a volume that the base has: %v", err)
 	}
@@ -128,9 +128,9 @@ func TestVolumeShrinksDuringAResync(t *testing.T) {
 	m := *g.core.Meta.At(v.index)
 	g.mu.Unlock()
 	m.SizeBytes = resyncVolumeBytes / 2
-	g.membersMu.Lock()
-	err := g.shrinkMember(v, m)
-	g.membersMu.Unlock()
+	g.members.mu.Lock()
+	err := g.copies.shrink(v, m)
+	g.members.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func (s *Site) restoreImages(ctx context.Context, dir string) error {
 		return nil
 	}
 	volumes := map[uint32]*Volume{}
-	g.volumes.Store(&volumes)
+	g.members.list.Store(&volumes)
 	defer func() {
 		for _, v := range volumes {
 			v.image.Close()

@@ -188,7 +188,7 @@ func (s *sender) sendSome() (sent bool, err error) {
 	// The map, too, is looked at after the records were read: a volume's content is marked before the volume's record
 	// is written. A record that came between an earlier look and the reading would be shipped outside of a sync, and
 	// the peer's copy, with zeros for the content, be taken for whole.
-	if !s.sync.active() && s.g.needsSync() {
+	if !s.sync.active() && s.g.members.needsSync() {
 		return true, s.restart(core.MapDirty{At: s.at})
 	}
 	if len(records) > 0 {
@@ -198,8 +198,8 @@ func (s *sender) sendSome() (sent bool, err error) {
 		sent = true
 	}
 	if s.sync.reachedTarget(s.at) {
-		if s.g.needsSync() { // folded or added meanwhile, or about to be
-			return sent || !s.g.awaitsJoining(), s.sync.moreExtents()
+		if s.g.members.needsSync() { // folded or added meanwhile, or about to be
+			return sent || !s.g.members.awaitsJoining(), s.sync.moreExtents()
 		}
 		return true, s.sendSyncEnd()
 	}

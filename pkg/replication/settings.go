@@ -145,8 +145,8 @@ func (gs *groupSettings) configure(e core.Configured, before core.Settings) erro
 
 func (gs *groupSettings) change(e core.Configured, before core.Settings) error {
 	g := gs.g
-	g.membersMu.Lock() // a change of a member writes the peer into its volume's record
-	defer g.membersMu.Unlock()
+	g.members.mu.Lock() // a change of a member writes the peer into its volume's record
+	defer g.members.mu.Unlock()
 	if _, err := g.step(e, nil); err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (gs *groupSettings) change(e core.Configured, before core.Settings) error {
 	if err := g.shipper.saveChangeMap(); err != nil {
 		klog.ErrorS(err, "The change map of the old peer stays on disk; it does no harm", "group", g.Name())
 	}
-	return g.alignPool()
+	return g.members.alignPool()
 }
 
 // applyLimits brings the journal to its configured size. What does not fit any more goes first, as under pressure.
@@ -188,7 +188,7 @@ func (gs *groupSettings) follow(hello *linkpb.Hello) {
 	g.mu.Unlock()
 	next := before
 	if hello.JournalSizeBytes != 0 {
-		next.JournalSizeBytes = g.followedJournalBytes(hello.JournalSizeBytes, before.JournalSizeBytes)
+		next.JournalSizeBytes = g.copies.journalBytes(hello.JournalSizeBytes, before.JournalSizeBytes)
 	}
 	next.RPOTargetMillis = hello.RpoTargetMillis
 	// A journal that is smaller here holds less.

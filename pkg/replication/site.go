@@ -115,7 +115,7 @@ type Site struct {
 	// refusals is the log of calls that were turned away.
 	refusals lograte.Log
 	// quotaMu keeps changes apart that take from a peer's quota, from looking to doing. It is taken before a group's
-	// membersMu.
+	// members.mu.
 	quotaMu sync.Mutex
 
 	stop context.CancelFunc

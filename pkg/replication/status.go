@@ -150,7 +150,7 @@ func (g *Group) Status() *Status {
 		state, reason, promotable = core.StateFailed, g.failure.Error(), false
 	}
 	attached := map[string]bool{}
-	for _, v := range *g.volumes.Load() {
+	for _, v := range *g.members.list.Load() {
 		attached[v.id] = v.attached
 	}
 	g.mu.Unlock()

@@ -54,7 +54,7 @@ func (sh *shipper) markAll() error {
 	g := sh.g
 	g.remembered.forget()
 	all := changemap.New()
-	for _, v := range *g.volumes.Load() {
+	for _, v := range *g.members.list.Load() {
 		all.Mark(v.index, 0, v.size.Load())
 	}
 	return g.changes.replaceAll(all)
@@ -127,7 +127,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	v := g.volume(index)
+	v := g.members.at(index)
 	if v == nil { // removed from the group
 		g.changes.removeVolume(index)
 		return true, nil
@@ -177,7 +177,7 @@ func (s *sender) sendExtents() (sent bool, err error) {
 	var data []byte
 	if !isHole {
 		data = make([]byte, end-off)
-		if _, err := v.ReadAt(data, off); err != nil && g.volume(index) != v {
+		if _, err := v.ReadAt(data, off); err != nil && g.members.at(index) != v {
 			g.changes.putBack() // it left meanwhile
 			g.changes.removeVolume(index)
 			return true, nil

@@ -140,7 +140,7 @@ func (ys *yields) keptVolumes() []*Volume {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var list []*Volume
-	for _, v := range *g.volumes.Load() {
+	for _, v := range *g.members.list.Load() {
 		if m := g.core.Meta.At(v.index); m != nil && !m.Removed() && !m.State.Adding() {
 			list = append(list, v)
 		}

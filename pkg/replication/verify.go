@@ -95,7 +95,7 @@ func (v *verification) may() error {
 	case !s.Connected:
 		return fmt.Errorf("%w: group %s is not connected to %s (%s: %s)", core.ErrPrecondition, s.Name, s.Peer, s.State,
 			s.StateReason)
-	case s.State == core.StateSyncing || g.needsSync():
+	case s.State == core.StateSyncing || g.members.needsSync():
 		return fmt.Errorf("%w: the copy of group %s at %s is in a sync; wait until it ends", core.ErrPrecondition, s.Name,
 			s.Peer)
 	}

@@ -227,7 +227,7 @@ func (s *verifyServer) take(end *linkpb.VerifyEnd) {
 // fromWire takes those extents of a message that members have, and no more than are kept.
 func (v *verification) fromWire(wire []*linkpb.MemberExtent) (list []MemberExtent) {
 	for _, e := range wire {
-		member := v.g.volume(e.GetMember())
+		member := v.g.members.at(e.GetMember())
 		if member != nil && e.GetExtent() < extentsOf(member.Size()) && len(list) < maxKeptDifferences {
 			list = append(list, MemberExtent{Member: e.GetMember(), Extent: e.GetExtent()})
 		}

@@ -169,7 +169,7 @@ func (v *verification) status() VerifyStatus {
 		if len(s.Differences) == maxShownDifferences {
 			break
 		}
-		if member := v.g.volume(e.Member); member != nil {
+		if member := v.g.members.at(e.Member); member != nil {
 			off := int64(e.Extent) * changemap.ExtentBytes
 			s.Differences = append(s.Differences, VolumeRange{VolumeID: member.id, OffsetBytes: off,
 				LengthBytes: max(0, min(changemap.ExtentBytes, member.Size()-off))})

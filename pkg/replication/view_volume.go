@@ -68,7 +68,7 @@ func (m *ViewVolume) create(dir string) error {
 
 func (m *ViewVolume) open(dir string) error {
 	g := m.view.g
-	if m.base = g.volume(m.Index); m.base == nil || m.base.id != m.VolumeID {
+	if m.base = g.members.at(m.Index); m.base == nil || m.base.id != m.VolumeID {
 		return errViewMember
 	}
 	var err error

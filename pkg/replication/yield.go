@@ -79,7 +79,7 @@ func (ys *yields) plan(ctx context.Context) (*YieldPlan, error) {
 	if err := g.log.commit(); err != nil {
 		return nil, err
 	}
-	attached := g.attachedVolumes()
+	attached := g.members.attached()
 	g.mu.Lock()
 	trial := g.core.Clone()
 	_, _, err := trial.Step(core.YieldRequest{ID: "trial", Durable: g.journal.Durable(), Attached: attached})
