@@ -99,7 +99,13 @@ func clearAll(m, gone *changemap.Map) {
 	}
 }
 
+// close closes the files. It waits for a copy and a flush that run. One that comes later is an error, unless there is
+// nothing to do.
 func (c *extentCopy) close() {
+	c.syncMu.Lock()
+	defer c.syncMu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.log != nil {
 		_ = c.log.Close()
 	}

@@ -1,0 +1,57 @@
+package replication
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
+)
+
+// A snapshot is released while apply makes durable what it has copied for it: the files close behind that.
+func TestCloseOfACopyWaitsForItsFlush(t *testing.T) {
+	const size = 2 * changemap.ExtentBytes
+	syncing, goOn := make(chan struct{}), make(chan struct{})
+	held := false
+	fs := vfs.NewErrFS(vfs.NewMem(), func(op vfs.Op, name string) error {
+		if op == vfs.OpDatasync && name == "/log" && held {
+			close(syncing)
+			<-goOn
+		}
+		return nil
+	})
+	image, err := fs.Create("/image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := image.WriteAt(bytes.Repeat([]byte{7}, size), 0); err != nil {
+		t.Fatal(err)
+	}
+	c := &extentCopy{}
+	if err := c.create(fs, extentCopyPaths{source: "/image", dest: "/copy", log: "/log"}, size); err != nil {
+		t.Fatal(err)
+	}
+	held = true
+	preserved, closed := make(chan error, 1), make(chan struct{})
+	go func() {
+		first := changemap.New()
+		first.Mark(0, 0, changemap.ExtentBytes)
+		preserved <- c.preserve(first)
+	}()
+	<-syncing
+	go func() {
+		c.close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+		t.Error("the files were closed while an extent was made durable in them")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(goOn)
+	if err := <-preserved; err != nil {
+		t.Errorf("preserve: %v", err)
+	}
+	<-closed
+}
