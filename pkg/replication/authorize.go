@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
-	"github.com/slipstream-storage/slipstream/pkg/replication/link"
-	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // errForeign: the calling site has no part in the group that it names. The caller gets [link.RefuseForeign] and nothing
@@ -73,27 +70,4 @@ func (g *Group) peer() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.core.Meta.Peer
-}
-
-// turnAway ends a stream that did not get as far as its group.
-func (s *Site) turnAway(stream link.PeerStream, hello *linkpb.Hello, reason error) error {
-	s.refusals.Error(reason, "Primary refused", "peer", stream.Peer(), "group", hello.GroupName, "groupID", hello.GroupId)
-	refusal := &linkpb.Refusal{Reason: linkpb.Refusal_REASON_FAILED, Message: untrusted.Reason(reason.Error())}
-	switch {
-	case errors.Is(reason, errForeign):
-		refusal = link.RefuseForeign(s.cfg.Site, stream.Peer(), hello)
-	case errors.Is(reason, ErrExists), errors.Is(reason, ErrInvalid):
-		refusal.Reason = linkpb.Refusal_REASON_FOREIGN_GROUP
-	}
-	return stream.Send(&linkpb.ToPrimary{Message: &linkpb.ToPrimary_Refusal{Refusal: refusal}})
-}
-
-// explain is what this site's log says of a stranger's call.
-func (f found) explain(peer string, hello *linkpb.Hello) error {
-	what := "a group that cannot be opened: " + fmt.Sprint(f.broken)
-	if f.group != nil {
-		what = fmt.Sprintf("group %s (%s), which replicates with %q", f.group.Name(), f.group.ID(), f.group.peer())
-	}
-	return fmt.Errorf("%w: %s calls for %.128q (%s), which here is %s", errForeign, peer, hello.GroupName, hello.GroupId,
-		what)
 }

@@ -32,7 +32,7 @@ type imageCopy struct {
 	target  cutTarget
 	fs      vfs.FS
 	dir     string      // of the snapshot
-	outcome copyOutcome // guarded by mu
+	outcome keepOutcome // guarded by mu
 }
 
 // createCopy begins a copy with nothing copied, durably, in place of one that was begun before and never counted.
@@ -148,7 +148,7 @@ func (c *imageCopy) fail(err error) {
 func (c *imageCopy) storeFailure() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.outcome.state != copyFailing {
+	if c.outcome.state != keepFailing {
 		return nil
 	}
 	_ = c.dest.Truncate(0)

@@ -416,3 +416,45 @@ func (t *track) marked() (parent string, since *changemap.Map) {
 	}
 	return t.SnapshotID, t.known.Clone()
 }
+
+// cutsFileState is how the file of cuts compares with the cuts in memory.
+//
+//	saved -> behind              something changed in memory
+//	saved, behind -> unknown     a write failed, and the file cannot be read or has something else
+//	any -> saved                 the file was written
+type cutsFileState int
+
+const (
+	// cutsFileSaved: the file has what is in memory.
+	cutsFileSaved cutsFileState = iota
+	// cutsFileBehind: the file is to be written when there is an occasion.
+	cutsFileBehind
+	// cutsFileUnknown: a failed write may have left a cut in the file that was not taken. Until the file is written again,
+	// nothing may change an image.
+	cutsFileUnknown
+)
+
+func (s cutsFileState) String() string {
+	switch s {
+	case cutsFileSaved:
+		return "saved"
+	case cutsFileBehind:
+		return "behind"
+	case cutsFileUnknown:
+		return "unknown"
+	}
+	return fmt.Sprintf("cutsFileState(%d)", int(s))
+}
+
+// changed notes that something changed in memory. An unknown file stays unknown.
+func (s *cutsFileState) changed() { *s = max(*s, cutsFileBehind) }
+
+// written notes that the file was written.
+func (s *cutsFileState) written() { *s = cutsFileSaved }
+
+// writeFailed notes that a write failed; intact says that the file is as it was before.
+func (s *cutsFileState) writeFailed(intact bool) {
+	if !intact {
+		*s = cutsFileUnknown
+	}
+}

@@ -14,7 +14,8 @@
 //
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
 // relocate.go moves it by agreement, yield.go gives writes past a fork up, verify.go compares both sites,
-// members.go has the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups.
+// members.go has the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups,
+// site_calls.go takes the calls of peers.
 // Decisions are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go,
 // meta.go, remember.go and cut_state.go here. clock.go tells how old the writes are that the peer lacks.
 //

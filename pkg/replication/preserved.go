@@ -86,10 +86,9 @@ type preserved struct {
 	dir    string
 	images []*preservedImage
 
-	mu   sync.Mutex
-	lost error // why it is not what it should be any more; nil while it is
-	// removed: it is lost, and a restart does not find it.
-	removed bool
+	mu sync.Mutex
+	// outcome says whether the set is what it should be; once it has failed, a restart does not find it.
+	outcome keepOutcome
 }
 
 // errPreservedLost: a set of preserved images had to be given up; the text says why.
@@ -208,7 +207,7 @@ func (p *preserved) image(volumeID string) *preservedImage {
 func (p *preserved) check() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.lost
+	return p.outcome.reason
 }
 
 // keptBytes is how much was kept so far.
@@ -247,20 +246,21 @@ func (p *preserved) preserve(volumeID string, extents *changemap.Map) error {
 func (p *preserved) lose(why error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.removed {
+	if p.outcome.isFinal() {
 		return nil
 	}
-	if p.lost == nil {
-		p.lost = fmt.Errorf("%w: %w", errPreservedLost, why)
+	if p.outcome.fail(fmt.Errorf("%w: %w", errPreservedLost, why)) {
 		klog.ErrorS(why, "Preserved images are given up", "group", p.c.g.Name(), "ordinal", p.record.Ordinal,
 			"owner", p.record.Owner)
 	}
 	for _, image := range p.images {
 		image.stop()
 	}
-	err := p.removeFiles()
-	p.removed = err == nil
-	return err
+	if err := p.removeFiles(); err != nil {
+		return err
+	}
+	p.outcome.failureStored()
+	return nil
 }
 
 // removeFiles makes the set one that is not there, durably. It takes no space, as the disk may be full.

@@ -214,9 +214,8 @@ func rollBackAgain(point crashPoint, g *Group, l *cutLog, ordinal uint64) (has b
 		return false, err
 	}
 	defer pool.Close()
-	bare := &Group{cfg: &Config{FS: point.fs, Pool: pool}, id: g.id, name: g.name, views: &views{}}
-	bare.members.list.Store(&map[uint32]*Volume{})
-	bare.cuts = newCuts(bare)
+	bare := newGroup(&Site{cfg: Config{FS: point.fs, Pool: pool}}, g.dir)
+	bare.id, bare.name = g.id, g.name
 	for _, v := range g.Volumes() {
 		if err := bare.members.open(core.Member{Index: v.index, VolumeID: v.id, SizeBytes: v.Size()}); err != nil {
 			return false, err

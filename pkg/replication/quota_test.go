@@ -140,7 +140,7 @@ func TestJournalOfACopyIsLimited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.settings.follow(helloOf("grows", core.MaxJournalBytes))
+	g.settings.follow(settingsFromWire(helloOf("grows", core.MaxJournalBytes)))
 	if n := g.Status().JournalSizeBytes; n != 64<<20 {
 		t.Errorf("1 TiB later becomes %d", n)
 	}
@@ -153,7 +153,7 @@ func TestJournalOfACopyIsLimited(t *testing.T) {
 		t.Errorf("1 TiB on a small file system becomes %d", n)
 	}
 	// The quota counts for a journal that grows as for a new one.
-	small.settings.follow(helloOf("small", core.MaxJournalBytes))
+	small.settings.follow(settingsFromWire(helloOf("small", core.MaxJournalBytes)))
 	if n := small.Status().JournalSizeBytes; n != MinJournalBytes {
 		t.Errorf("it grew to %d past the quota", n)
 	}

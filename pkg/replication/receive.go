@@ -231,7 +231,7 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 		return err
 	}
 	g.shipper.linkWork.send() // this site calls no peer any more
-	g.settings.follow(r.hello)
+	g.settings.follow(settingsFromWire(r.hello))
 	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session",
 		b.Number,
 		"sync", b.Sync)

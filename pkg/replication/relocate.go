@@ -10,10 +10,8 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
-	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // handover moves the primary role between the two sites by agreement.
@@ -29,18 +27,45 @@ type handover struct {
 // roleRequest is what a demoted site wants of its peer, until it is answered or given up.
 type roleRequest struct {
 	id   uint64
-	kind linkpb.RoleRequest_Kind
+	wish roleWish
 	// answer gets the peer's answer; it has room for one.
-	answer chan *linkpb.RoleAnswer
+	answer chan roleAnswer
+}
+
+// roleWish is what is asked.
+type roleWish int
+
+const (
+	// wishTakeOver: the peer is to become primary.
+	wishTakeOver roleWish = iota + 1
+	// wishTakeBack: the peer is to agree that it did not take over, and does not.
+	wishTakeBack
+)
+
+// String names the wish for people.
+func (w roleWish) String() string {
+	switch w {
+	case wishTakeOver:
+		return "take over"
+	case wishTakeBack:
+		return "take back"
+	}
+	return fmt.Sprintf("wish %d", int(w))
+}
+
+// roleAnswer is what the peer says to a wish; message is why it does not agree.
+type roleAnswer struct {
+	agreed  bool
+	message string
 }
 
 // rolePoll is the time between two looks at a role that is about to change.
 const rolePoll = 2 * time.Millisecond
 
 // ask has the sender ask the peer, on this and on later streams, until forget is called. The caller holds mu.
-func (h *handover) ask(kind linkpb.RoleRequest_Kind) (r *roleRequest, forget func()) {
+func (h *handover) ask(wish roleWish) (r *roleRequest, forget func()) {
 	h.requests++
-	r = &roleRequest{id: h.requests, kind: kind, answer: make(chan *linkpb.RoleAnswer, 1)}
+	r = &roleRequest{id: h.requests, wish: wish, answer: make(chan roleAnswer, 1)}
 	h.request.Store(r)
 	h.g.shipper.work.send()
 	h.g.shipper.linkWork.send() // a link that waits to call again calls now
@@ -78,13 +103,13 @@ func (h *handover) relocate(ctx context.Context) (Relocated, error) {
 	if h.isSecondary() {
 		return Relocated{FinalOrdinal: final}, nil
 	}
-	request, forget := h.ask(linkpb.RoleRequest_KIND_TAKE_OVER)
+	request, forget := h.ask(wishTakeOver)
 	defer forget()
 	for !h.isSecondary() {
 		select {
 		case answer := <-request.answer:
 			return Relocated{}, h.halfWay("%s refuses to take over: "+
-				"%s", h.g.peer(), untrusted.Reason(answer.GetMessage()))
+				"%s", h.g.peer(), answer.message)
 		case <-ctx.Done():
 			return Relocated{}, fmt.Errorf("%w: %w", h.halfWay("%s did not take over in time", h.g.peer()), ctx.Err())
 		case <-g.ctx.Done():
@@ -207,7 +232,7 @@ func (h *handover) takeBack(ctx context.Context) error {
 	g := h.g
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	request, forget := h.ask(linkpb.RoleRequest_KIND_TAKE_BACK)
+	request, forget := h.ask(wishTakeBack)
 	defer func() {
 		forget()
 		if roleOf(g) == core.RoleDemoted {
@@ -217,10 +242,10 @@ func (h *handover) takeBack(ctx context.Context) error {
 	for h.isDemotedAlone() {
 		select {
 		case answer := <-request.answer:
-			if !answer.GetAgreed() {
+			if !answer.agreed {
 				return fmt.Errorf("%w: group %s: %s does not give the role back: "+
 					"%s", core.ErrPrecondition, g.Name(), h.g.peer(),
-					untrusted.Reason(answer.GetMessage()))
+					answer.message)
 			}
 		case <-ctx.Done():
 			_, err := g.Promote(false) // says what to do
@@ -238,89 +263,4 @@ func roleOf(g *Group) core.Role {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.core.Meta.Role
-}
-
-// sendRoleRequest asks the peer what a caller of this site wants of it, once on each stream.
-func (s *sender) sendRoleRequest() error {
-	g, r := s.g, s.g.handover.request.Load()
-	if r == nil || s.asked == r.id {
-		return nil
-	}
-	g.mu.Lock()
-	m := &g.core.Meta
-	ready := m.Role == core.RoleDemoted
-	if r.kind == linkpb.RoleRequest_KIND_TAKE_OVER {
-		ready = ready && m.Sync == core.SyncDone && g.core.Answered() && g.core.Acked() >= m.FinalOrdinal
-	}
-	g.mu.Unlock()
-	if !ready {
-		return nil
-	}
-	s.asked = r.id
-	if r.kind == linkpb.RoleRequest_KIND_TAKE_BACK {
-		s.takingBack.Store(true) // no heartbeat behind the request says that this site is demoted
-	} else {
-		s.takingBack.Store(false)                 // of an earlier demotion
-		if err := s.sendHeartbeat(); err != nil { // the peer has to have heard of this one
-			return err
-		}
-	}
-	return s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_RoleRequest{RoleRequest: &linkpb.RoleRequest{
-		Id: r.id, Kind: r.kind,
-	}}})
-}
-
-// roleAnswered takes the peer's answer.
-func (s *sender) roleAnswered(answer *linkpb.RoleAnswer) error {
-	r := s.g.handover.request.Load()
-	if r == nil || r.id != answer.GetId() {
-		return fmt.Errorf("group %s: the peer answers a request that was given up", s.g.Name())
-	}
-	if r.kind == linkpb.RoleRequest_KIND_TAKE_BACK && answer.GetAgreed() {
-		if _, err := s.g.step(core.TakenBack{}, nil); err != nil && !errors.Is(err, core.ErrPrecondition) {
-			return err
-		}
-		s.takingBack.Store(false)
-	}
-	select {
-	case r.answer <- answer:
-	default:
-	}
-	return nil
-}
-
-// roleRequest answers a demoted primary. Taking over ends the stream, so it is done beside it.
-func (r *receiver) roleRequest(q *linkpb.RoleRequest) error {
-	g := r.g
-	switch q.GetKind() {
-	case linkpb.RoleRequest_KIND_TAKE_BACK:
-		if _, err := g.step(core.TakeBackReceived{}, nil); err != nil {
-			return err
-		}
-		r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Agreed: true})
-	case linkpb.RoleRequest_KIND_TAKE_OVER:
-		if g.cfg.TakeOver != nil {
-			if err := g.cfg.TakeOver(g.Name()); err != nil {
-				r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: err.Error()})
-				return nil
-			}
-		}
-		g.wg.Add(1)
-		go func() {
-			defer g.wg.Done()
-			if _, err := g.Promote(false); err != nil {
-				r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: err.Error()})
-			}
-		}()
-	default:
-		r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: "the release at " + g.cfg.Site + " does not know this " +
-			"request"})
-	}
-	return nil
-}
-
-// answer has the acknowledger send an answer: a stream takes one message at a time.
-func (r *receiver) answer(a *linkpb.RoleAnswer) {
-	r.answers.Store(a)
-	r.ackWork.send()
 }

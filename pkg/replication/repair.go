@@ -6,9 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/klog/v2"
-
-	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
@@ -52,36 +49,6 @@ func (v *verification) repair() (extents uint64, err error) {
 		v.unblockAttach()
 	}
 	return uint64(len(list)), err
-}
-
-// askForRepair asks the primary to send extents anew.
-func (v *verification) askForRepair(list []MemberExtent) error {
-	g := v.g
-	g.streams.mu.Lock()
-	r := g.streams.incoming
-	g.streams.mu.Unlock()
-	if r == nil || !r.hello.GetVerifies() {
-		return fmt.Errorf("%w: group %s has no stream from a primary that can send the extents again; see slipctl group "+
-			"status %s", core.ErrPrecondition, g.Name(), g.Name())
-	}
-	select {
-	case r.outbox <- &linkpb.ToPrimary{Message: &linkpb.ToPrimary_Repair{
-		Repair: &linkpb.RepairRequest{Extents: extentsToWire(list)}}}:
-		return nil
-	case <-r.done:
-		return fmt.Errorf("%w: the stream of group %s ended; try again", core.ErrPrecondition, g.Name())
-	}
-}
-
-// repairAsked is the primary's side of askForRepair. A peer that asks for what it has costs the link an extent.
-func (v *verification) repairAsked(q *linkpb.RepairRequest) {
-	list := v.fromWire(q.GetExtents())
-	if len(list) == 0 {
-		return
-	}
-	if err := v.request(&verifyScope{extents: list, resend: true}); err != nil {
-		klog.ErrorS(err, "The peer's request to send extents again is not followed; it may ask again", "group", v.g.Name())
-	}
 }
 
 // resend marks extents, and waits until a sync has sent them.
@@ -143,34 +110,4 @@ func (v *verification) blocksAttach() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.repairing
-}
-
-// takeExtent writes what the peer has in an extent. No volume is attached, so nothing was written since the ordinal
-// that is compared.
-func (r *verifyRun) takeExtent(ctx context.Context, image *preservedImage, e MemberExtent, theirs extentHash) error {
-	v := r.g.members.at(e.Member)
-	if v == nil {
-		return fmt.Errorf("volume %s left the group while it was repaired", image.member.VolumeID)
-	}
-	data, err := r.compareData(ctx, e.Member, e.Extent, 1, linkpb.VerifyCompare_CONTENT)
-	if err != nil {
-		return err
-	}
-	off := int64(e.Extent) * changemap.ExtentBytes
-	if want := min(changemap.ExtentBytes, image.Size()-off); int64(len(data)) != want || hashOf(data) != theirs {
-		return fmt.Errorf("%w: the peer sent %d bytes of volume %s at %d that are not what it compared", ErrInvalid,
-			len(data), v.id, off)
-	}
-	if !r.g.verification.blocksAttach() {
-		return fmt.Errorf("the repair of volume %s was given up", v.id)
-	}
-	if _, err := v.WriteAt(data, off); err != nil {
-		return err
-	}
-	if err := v.Flush(); err != nil {
-		return err
-	}
-	klog.InfoS("Extent replaced by the peer's", "group", r.g.Name(), "volume", v.id, "offset", off)
-	r.replaced = append(r.replaced, e)
-	return nil
 }

@@ -7,7 +7,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
@@ -179,7 +178,7 @@ func (gs *groupSettings) applyLimits() {
 
 // follow takes over what a primary says of the group's settings. What it says wrong is not taken: replication does not
 // depend on it.
-func (gs *groupSettings) follow(hello *linkpb.Hello) {
+func (gs *groupSettings) follow(told core.Settings) {
 	g := gs.g
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -187,12 +186,12 @@ func (gs *groupSettings) follow(hello *linkpb.Hello) {
 	before := g.core.Meta.Settings
 	g.mu.Unlock()
 	next := before
-	if hello.JournalSizeBytes != 0 {
-		next.JournalSizeBytes = g.copies.journalBytes(hello.JournalSizeBytes, before.JournalSizeBytes)
+	if told.JournalSizeBytes != 0 {
+		next.JournalSizeBytes = g.copies.journalBytes(told.JournalSizeBytes, before.JournalSizeBytes)
 	}
-	next.RPOTargetMillis = hello.RpoTargetMillis
+	next.RPOTargetMillis = told.RPOTargetMillis
 	// A journal that is smaller here holds less.
-	next.HistoryMillis, next.HistoryBytes = hello.HistoryMillis, min(hello.HistoryBytes, next.JournalSizeBytes/2)
+	next.HistoryMillis, next.HistoryBytes = told.HistoryMillis, min(told.HistoryBytes, next.JournalSizeBytes/2)
 	err := checkSettings(g.Name(), next)
 	if err == nil {
 		err = gs.configure(core.Configured{Settings: next, FromPeer: true}, before)

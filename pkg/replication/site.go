@@ -15,7 +15,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/lograte"
-	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -41,7 +40,7 @@ type Config struct {
 	// TakeOver says why this site does not take a group over that its primary moves here; nil: it takes any.
 	TakeOver func(group string) error
 	// Codec compresses batches where that makes them smaller.
-	Codec linkpb.Codec
+	Codec link.Codec
 	Now   func() time.Time
 	// Clock tells the same moment on all of the machine's clocks; default those of the system, with Now as wall clock.
 	Clock func() clocks.Instant
@@ -347,68 +346,6 @@ func (s *Site) addLocked(meta core.Meta) (*Group, error) {
 	s.noteGroupsLocked()
 	g.start()
 	return g, nil
-}
-
-// Replicate implements link.Handler: it serves the stream of a primary. The peer's name comes from its certificate.
-func (s *Site) Replicate(stream link.PeerStream) error {
-	hello, err := link.ReceiveHello(stream)
-	if err != nil {
-		return err
-	}
-	g, err := s.groupForHello(stream.Peer(), hello)
-	if err != nil {
-		return s.turnAway(stream, hello, err)
-	}
-	if err = g.receive(stream, hello); errors.Is(err, errForeign) { // its peer was changed meanwhile
-		return s.turnAway(stream, hello, err)
-	}
-	return err
-}
-
-// groupForHello finds the group that a primary speaks of, or makes an empty secondary for one that is new here. Nothing
-// of a message is trusted: identifiers become file names, sizes become files. Who is not the group's peer gets
-// errForeign.
-func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
-	if err := s.cfg.checkHello(hello); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f, err := s.relate(peer, hello.GroupId, hello.GroupName)
-	switch {
-	case err != nil:
-		return nil, err
-	case f.relation == relationPeer && f.broken != nil:
-		return nil, fmt.Errorf("group %s cannot be opened at %s: %w", hello.GroupName, s.cfg.Site, f.broken)
-	case f.relation == relationPeer:
-		return f.group, nil
-	}
-	// Before it is known whether there is a group: what is wrong with the call itself is told to everybody.
-	spec := GroupSpec{Name: hello.GroupName, Settings: core.Settings{
-		Peer: peer, JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis,
-		HistoryMillis: hello.HistoryMillis, HistoryBytes: hello.HistoryBytes,
-	}}
-	if err := spec.check(); err != nil {
-		return nil, err
-	}
-	switch f.relation {
-	case relationStranger:
-		return nil, f.explain(peer, hello)
-	case relationNamesake:
-		return nil, fmt.Errorf("%w: group %s at %s is another one (%s) than %s's (%s); delete one of them", ErrExists,
-			hello.GroupName, s.cfg.Site, f.group.ID(), peer, hello.GroupId)
-	}
-	spec.JournalSizeBytes = s.copyJournalBytes(spec.JournalSizeBytes)
-	spec.HistoryBytes = min(spec.HistoryBytes, spec.JournalSizeBytes/2)
-	if err := s.admitGroup(peer, spec.Name, spec.JournalSizeBytes); err != nil {
-		return nil, err
-	}
-	klog.InfoS("New group from a peer", "group", hello.GroupName, "groupID", hello.GroupId, "peer", peer)
-	return s.addLocked(core.Meta{
-		Version: core.MetaVersion, GroupID: hello.GroupId, Name: hello.GroupName, Site: s.cfg.Site, Settings: spec.Settings,
-		Role: core.RoleSecondary, Timelines: timelinesFromWire(hello.Timelines), Sync: core.SyncNever,
-		Instance: uuid.NewString(),
-	})
 }
 
 // WaitFor polls a condition of a group until it holds or the context ends. Tests and commands that wait for a state use

@@ -57,7 +57,7 @@ func (s *verifyServer) serve(ctx context.Context, q *linkpb.VerifyRequest) {
 	switch request := q.Request.(type) {
 	case *linkpb.VerifyRequest_Hold:
 		s.end()
-		s.running(true)
+		s.g.verification.begin()
 		err = s.hold(ctx, q.Step)
 		if err == nil {
 			return // it has answered
@@ -85,20 +85,26 @@ func (s *verifyServer) send(ctx context.Context, step uint64, answer *linkpb.Ver
 	}
 }
 
-func (s *verifyServer) running(is bool) {
-	s.g.verification.mu.Lock()
-	defer s.g.verification.mu.Unlock()
-	s.g.verification.running = is
-	if is {
-		s.g.verification.failure = ""
-	}
+// begin notes that the primary began a comparison.
+func (v *verification) begin() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.phase.begin()
+	v.failure = ""
+}
+
+// end notes that the primary's comparison ended.
+func (v *verification) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.phase.end()
 }
 
 // end drops what is preserved.
 func (s *verifyServer) end() {
 	s.g.verification.drop(s.set)
 	s.set = nil
-	s.running(false)
+	s.g.verification.end()
 }
 
 // hold stops applying, answers with the applied ordinal, waits for the ordinal to compare, preserves the images there,
@@ -235,10 +241,21 @@ func (v *verification) fromWire(wire []*linkpb.MemberExtent) (list []MemberExten
 	return list
 }
 
-func extentsToWire(list []MemberExtent) []*linkpb.MemberExtent {
-	wire := make([]*linkpb.MemberExtent, len(list))
-	for i, e := range list {
-		wire[i] = &linkpb.MemberExtent{Member: e.Member, Extent: e.Extent}
+// askForRepair asks the primary to send extents anew.
+func (v *verification) askForRepair(list []MemberExtent) error {
+	g := v.g
+	g.streams.mu.Lock()
+	r := g.streams.incoming
+	g.streams.mu.Unlock()
+	if r == nil || !r.hello.GetVerifies() {
+		return fmt.Errorf("%w: group %s has no stream from a primary that can send the extents again; see slipctl group "+
+			"status %s", core.ErrPrecondition, g.Name(), g.Name())
 	}
-	return wire
+	select {
+	case r.outbox <- &linkpb.ToPrimary{Message: &linkpb.ToPrimary_Repair{
+		Repair: &linkpb.RepairRequest{Extents: extentsToWire(list)}}}:
+		return nil
+	case <-r.done:
+		return fmt.Errorf("%w: the stream of group %s ended; try again", core.ErrPrecondition, g.Name())
+	}
 }

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"sync"
@@ -52,8 +53,8 @@ type verification struct {
 
 	mu     sync.Mutex
 	record verifiedRecord
-	// running: a comparison runs; done and total are its bytes at the primary.
-	running     bool
+	// phase says whether a comparison runs; done and total are its bytes at the primary.
+	phase       verifyPhase
 	doneBytes   int64
 	totalBytes  int64
 	failure     string
@@ -66,6 +67,45 @@ type verification struct {
 	repairing bool
 	work      signal
 }
+
+// verifyPhase is what a site does about comparisons. Its changes return false, and change nothing, where they cannot be
+// made.
+//
+//	idle -> wanted              a primary was asked for one
+//	idle, wanted -> running     it runs: asked for, or by the schedule; at a secondary, when the primary begins
+//	running -> idle             it has ended
+type verifyPhase int
+
+const (
+	verifyIdle verifyPhase = iota
+	verifyWanted
+	verifyRunning
+)
+
+// String names the phase for people.
+func (p verifyPhase) String() string {
+	switch p {
+	case verifyIdle:
+		return "idle"
+	case verifyWanted:
+		return "wanted"
+	case verifyRunning:
+		return "running"
+	}
+	return fmt.Sprintf("verifyPhase(%d)", int(p))
+}
+
+func (p *verifyPhase) change(to verifyPhase, from ...verifyPhase) bool {
+	if !slices.Contains(from, *p) {
+		return false
+	}
+	*p = to
+	return true
+}
+
+func (p *verifyPhase) want() bool  { return p.change(verifyWanted, verifyIdle) }
+func (p *verifyPhase) begin() bool { return p.change(verifyRunning, verifyIdle, verifyWanted) }
+func (p *verifyPhase) end() bool   { return p.change(verifyIdle, verifyRunning) }
 
 func newVerification(g *Group) *verification { return &verification{g: g, work: newSignal()} }
 
@@ -157,7 +197,7 @@ type VolumeRange struct {
 func (v *verification) status() VerifyStatus {
 	r := v.known()
 	v.mu.Lock()
-	s := VerifyStatus{Running: v.running, DoneBytes: v.doneBytes, TotalBytes: v.totalBytes,
+	s := VerifyStatus{Running: v.phase == verifyRunning, DoneBytes: v.doneBytes, TotalBytes: v.totalBytes,
 		Error: untrusted.Escape(v.failure, maxReasonBytes)}
 	v.mu.Unlock()
 	if r.UnixNanos == 0 {

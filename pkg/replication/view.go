@@ -70,9 +70,8 @@ type View struct {
 	volumes []*ViewVolume
 
 	mu sync.Mutex
-	// failed is why the view shows nothing any more; nil while it does. stored: that is durable.
-	failed error
-	stored bool
+	// outcome says whether the view shows something, and why not.
+	outcome keepOutcome
 	// filled is how many extents hold something in the view's own files.
 	filled int64
 }
@@ -159,7 +158,8 @@ func (v *View) indexRecords(ctx context.Context) error {
 func (v *View) Status() ViewStatus {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return ViewStatus{ViewRecord: v.rec, Group: v.g.Name(), UsedBytes: v.filled * changemap.ExtentBytes, Failed: v.failed}
+	return ViewStatus{ViewRecord: v.rec, Group: v.g.Name(), UsedBytes: v.filled * changemap.ExtentBytes,
+		Failed: v.outcome.reason}
 }
 
 // Volumes are the view's block devices, by volume id.
@@ -169,17 +169,15 @@ func (v *View) Volumes() []*ViewVolume { return v.volumes }
 func (v *View) end(why error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.failed == nil {
-		v.failed = why
-	}
+	v.outcome.fail(why) // refused if there was a reason before
 }
 
 // usable returns why the view shows nothing.
 func (v *View) usable() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.failed != nil {
-		return fmt.Errorf("view %s of group %s: %w", v.rec.Name, v.g.Name(), v.failed)
+	if v.outcome.hasFailed() {
+		return fmt.Errorf("view %s of group %s: %w", v.rec.Name, v.g.Name(), v.outcome.reason)
 	}
 	return nil
 }
@@ -190,7 +188,7 @@ func (v *View) fail(why error) error {
 	v.end(why)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.stored {
+	if v.outcome.isFinal() {
 		return nil
 	}
 	if !errors.Is(why, errViewDeleted) {
@@ -210,7 +208,8 @@ func (v *View) fail(why error) error {
 	for _, m := range v.volumes {
 		m.giveBack(dir)
 	}
-	v.stored, v.filled = true, 0
+	v.outcome.failureStored()
+	v.filled = 0
 	return nil
 }
 

@@ -23,6 +23,14 @@ func timelinesFromWire(wire []*linkpb.Timeline) []core.Timeline {
 	return list
 }
 
+// settingsFromWire are the settings that a copy takes over from its primary.
+func settingsFromWire(hello *linkpb.Hello) core.Settings {
+	return core.Settings{
+		JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis,
+		HistoryMillis: hello.HistoryMillis, HistoryBytes: hello.HistoryBytes,
+	}
+}
+
 func sessionToWire(s core.Session) *linkpb.Session {
 	return &linkpb.Session{Number: s.Number, Id: s.ID, Primary: s.Primary}
 }
@@ -75,6 +83,11 @@ func yieldFromWire(y *linkpb.Yield) *core.YieldOffer {
 	return &core.YieldOffer{ID: y.GetId(), All: y.GetAll()}
 }
 
+var wishToWire = map[roleWish]linkpb.RoleRequest_Kind{
+	wishTakeOver: linkpb.RoleRequest_KIND_TAKE_OVER,
+	wishTakeBack: linkpb.RoleRequest_KIND_TAKE_BACK,
+}
+
 var refusalReasons = map[core.RefusalReason]linkpb.Refusal_Reason{
 	core.RefuseForeign:      linkpb.Refusal_REASON_FOREIGN_GROUP,
 	core.RefuseStale:        linkpb.Refusal_REASON_STALE_TIMELINE,
@@ -106,4 +119,12 @@ func (g *Group) timed(exchange *clocks.Exchange, t *linkpb.Timing) clocks.Instan
 		g.difference.Add(now, r.Clock)
 	}
 	return r.After
+}
+
+func extentsToWire(list []MemberExtent) []*linkpb.MemberExtent {
+	wire := make([]*linkpb.MemberExtent, len(list))
+	for i, e := range list {
+		wire[i] = &linkpb.MemberExtent{Member: e.Member, Extent: e.Extent}
+	}
+	return wire
 }

@@ -43,8 +43,11 @@ type Encoder struct {
 	compressed []byte
 }
 
+// Codec is how batches are compressed.
+type Codec = linkpb.Codec
+
 // NewEncoder returns an encoder that compresses with the codec, or that does not.
-func NewEncoder(codec linkpb.Codec) (*Encoder, error) {
+func NewEncoder(codec Codec) (*Encoder, error) {
 	e := &Encoder{}
 	switch codec {
 	case linkpb.Codec_CODEC_NONE:

@@ -5,28 +5,28 @@ import (
 	"testing"
 )
 
-// TestCopyOutcome tries every change in every state: it is made or refused, and a refused one changes nothing.
-func TestCopyOutcome(t *testing.T) {
+// TestKeepOutcome tries every change in every state: it is made or refused, and a refused one changes nothing.
+func TestKeepOutcome(t *testing.T) {
 	boom := errors.New("boom")
 	changes := []struct {
 		name     string
-		from, to copyState
-		do       func(*copyOutcome) bool
+		from, to keepState
+		do       func(*keepOutcome) bool
 	}{
-		{"complete", copyRunning, copyComplete, (*copyOutcome).complete},
-		{"fail", copyRunning, copyFailing, func(o *copyOutcome) bool { return o.fail(boom) }},
-		{"failure stored", copyFailing, copyFailed, (*copyOutcome).failureStored},
+		{"complete", keepRunning, keepComplete, (*keepOutcome).complete},
+		{"fail", keepRunning, keepFailing, func(o *keepOutcome) bool { return o.fail(boom) }},
+		{"failure stored", keepFailing, keepFailed, (*keepOutcome).failureStored},
 	}
 	for _, change := range changes {
-		for _, from := range []copyState{copyRunning, copyComplete, copyFailing, copyFailed} {
-			o, want := copyOutcome{state: from}, from
+		for _, from := range []keepState{keepRunning, keepComplete, keepFailing, keepFailed} {
+			o, want := keepOutcome{state: from}, from
 			if from == change.from {
 				want = change.to
 			}
 			if made := change.do(&o); made != (from == change.from) || o.state != want {
 				t.Errorf("%s in state %v: made %t, state %v", change.name, from, made, o.state)
 			}
-			if gaveReason := o.reason != nil; gaveReason != (from == copyRunning && want == copyFailing) {
+			if gaveReason := o.reason != nil; gaveReason != (from == keepRunning && want == keepFailing) {
 				t.Errorf("%s in state %v: the reason is %v", change.name, from, o.reason)
 			}
 		}
