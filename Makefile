@@ -34,6 +34,7 @@ update: generate ## Bring generated code, formatting and go.mod up to date.
 	gofmt -l -w cmd internal pkg test hack
 	go mod tidy
 	cd hack/monitoring && go mod tidy
+	cd hack/krew && go mod tidy
 	cd hack/chart && go mod tidy && go test . -rewrite
 
 .PHONY: demo
@@ -78,6 +79,10 @@ bench-quick: build ## Measure what replication costs an application, in less tha
 images: ## Build the container images without a container engine, into bin/images/.
 	@hack/deps.sh images
 	VERSION=$(VERSION) hack/images.sh bin/images
+
+.PHONY: plugin
+plugin: ## Build the plugin of kubectl for all platforms, with its manifest for krew, into bin/plugin/.
+	hack/plugin.sh bin/plugin
 
 .PHONY: e2e
 e2e: ## Run the tests in two real Kubernetes clusters on this machine; results in e2e-results/. KEEP=1 leaves them.

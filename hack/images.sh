@@ -11,14 +11,24 @@
 # With TEST=1 also what the clusters of hack/local-cluster.sh need: the sidecars that are Go modules, stand-ins for
 # those that are not, the pods' pause program and a toolbox for test pods.
 #
-# IMAGE_PREFIX (default slipstream.test) and IMAGE_TAG (default dev) name them. The prefix is no registry on purpose:
-# nothing is ever pulled by such a name.
+# IMAGE_PREFIX and IMAGE_TAG name them. The defaults are the names that the chart has, so that a cluster whose nodes
+# have loaded the images needs no values for them. With TEST=1 the defaults are slipstream.test and dev: that prefix is
+# no registry on purpose, nothing is ever pulled by such a name. `hack/images.sh --names` prints the names and ends.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-out=$(realpath -m "${1:-bin/images}")
-prefix=${IMAGE_PREFIX:-slipstream.test}
-tag=${IMAGE_TAG:-dev}
+out=$(realpath -m -- "${1:-bin/images}")
+chart=deploy/charts/slipstream
+chart_prefix=$(sed -n 's,^    repository: \(.*\)/slipstream-node$,\1,p' $chart/values.yaml | head -n 1)
+chart_tag=$(sed -n 's/^appVersion: //p' $chart/Chart.yaml)
+prefix=${IMAGE_PREFIX:-${TEST:+slipstream.test}}
+prefix=${prefix:-${chart_prefix:?no image of the nodes in values.yaml}}
+tag=${IMAGE_TAG:-${TEST:+dev}}
+tag=${tag:-${chart_tag:?no appVersion in Chart.yaml}}
+if [[ ${1:-} == --names ]]; then
+	printf '%s\n' "$prefix/slipstream-node:$tag" "$prefix/slipstream-controller:$tag"
+	exit
+fi
 version=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unversioned)}
 # Daemons and file system tools live in sbin, which is not on every root's PATH.
 export PATH="$PATH:/usr/sbin:/sbin"

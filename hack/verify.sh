@@ -66,6 +66,11 @@ monitoring_right() (
 	cd hack/monitoring && go vet ./... && go test -count=1 ./... && go mod tidy -diff
 )
 
+# krew checks the manifest of the plugin of kubectl, and installs it.
+plugin_right() (
+	cd hack/krew && go vet ./... && go test -count=1 ./... && go mod tidy -diff
+)
+
 shell_syntax() {
 	local file
 	for file in hack/*.sh hack/local-cluster/*.sh .ci/run; do bash -n "$file" || return 1; done
@@ -81,6 +86,7 @@ check rules go test -count=1 ./hack/lint
 check generated generated_fresh
 check chart chart_right
 check monitoring monitoring_right
+check plugin plugin_right
 check go.mod go mod tidy -diff
 
 if [[ ${#failed[@]} -gt 0 ]]; then

@@ -60,7 +60,8 @@ func TestGolden(t *testing.T) {
 
 // TestNames shows that two releases do not get in each other's way, apart from the driver, of which there can be one.
 func TestNames(t *testing.T) {
-	shared := map[string]bool{"CSIDriver csi.slipstream.dev": true, "StorageClass slipstream": true}
+	shared := map[string]bool{"CSIDriver csi.slipstream.dev": true, "StorageClass slipstream": true,
+		"StorageClass slipstream-replicable": true}
 	for _, crd := range crds(t) {
 		shared["CustomResourceDefinition "+crd.Name] = true
 	}

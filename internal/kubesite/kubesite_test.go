@@ -79,6 +79,11 @@ type fakeCluster struct {
 	pods    []corev1.Pod
 	sockets map[string]string // by pod; one without a socket fails
 	options Options
+
+	// asked are the paths that were read besides pods; bundles is what slipctl bundle prints.
+	mu      sync.Mutex
+	asked   []string
+	bundles string
 }
 
 func newFakeCluster(t *testing.T) *fakeCluster {
@@ -128,7 +133,7 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
 	case path == pods:
 		list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
-		if r.URL.Query().Get("labelSelector") == Selector {
+		if s := r.URL.Query().Get("labelSelector"); s == Selector || s == partOf {
 			list.Items = f.pods
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -141,22 +146,42 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		pod := strings.TrimSuffix(strings.TrimPrefix(path, pods+"/"), "/exec")
 		query := r.URL.Query()
-		if query.Get("container") != container || !slices.Equal(query["command"], connectCommand) {
+		command := query["command"]
+		if f.bundles != "" && slices.Equal(command, []string{"slipctl", "bundle", "--file", "-"}) {
+			remotecommand.ServeExec(w, r, f, pod, "", container, command, &remotecommand.Options{Stdout: true, Stderr: true},
+				time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
+			return
+		}
+		if query.Get("container") != container || !slices.Equal(command, connectCommand) {
 			http.Error(w, "another command: "+r.URL.RawQuery, http.StatusForbidden)
 			return
 		}
 		remotecommand.ServeExec(w, r, f, pod, "", container, connectCommand,
 			&remotecommand.Options{Stdin: true, Stdout: true, Stderr: true},
 			time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
+	case f.bundles != "" && (strings.HasSuffix(path, "/log") || strings.HasPrefix(path, "/apis/") ||
+		strings.HasSuffix(path, "/events") || path == "/version"):
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.asked = append(f.asked, path)
+		if strings.HasSuffix(path, "/csinodes") {
+			http.Error(w, "may not", http.StatusForbidden)
+			return
+		}
+		fmt.Fprintf(w, "%s %s", path, r.URL.Query().Get("previous"))
 	default:
 		http.Error(w, "not found", http.StatusNotFound)
 	}
 }
 
-// ExecInContainer is slipctl connect.
-func (f *fakeCluster) ExecInContainer(_ context.Context, pod, _, _ string, _ []string, in io.Reader,
+// ExecInContainer is slipctl connect, or slipctl bundle.
+func (f *fakeCluster) ExecInContainer(_ context.Context, pod, _, _ string, command []string, in io.Reader,
 	out, stderr io.WriteCloser, _ bool,
 	_ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	if command[1] == "bundle" {
+		_, err := io.WriteString(out, f.bundles+" of "+pod)
+		return err
+	}
 	conn, err := net.Dial("unix", f.sockets[pod])
 	if err != nil {
 		fmt.Fprintln(stderr, "slipctl: the socket of "+pod+" is not there")

@@ -1,6 +1,7 @@
 package slipctl
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -32,11 +33,11 @@ func (c *cli) driverEndpoint() string {
 	return "unix://" + filepath.Join(filepath.Dir(strings.TrimPrefix(c.sidecar, "unix://")), "csi.sock")
 }
 
-// poolDir is what --pool says, or the pool of the directory of `slipctl site init` that has the replicator's socket, or
-// the default.
+// poolDir is what --pool or SLIPSTREAM_POOL says, or the pool of the directory of `slipctl site init` that has the
+// replicator's socket, or the default.
 func (c *cli) poolDir() string {
-	if c.here.pool != "" {
-		return c.here.pool
+	if pool := cmp.Or(c.here.pool, os.Getenv("SLIPSTREAM_POOL")); pool != "" {
+		return pool
 	}
 	run := filepath.Dir(strings.TrimPrefix(c.sidecar, "unix://"))
 	if pool := filepath.Join(filepath.Dir(run), "pool"); filepath.Base(run) == "run" {

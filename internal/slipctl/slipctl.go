@@ -105,7 +105,7 @@ func (c *cli) command() *cobra.Command {
 	})
 	root.SetHelpCommand(helpCommand())
 	root.AddCommand(c.groupCommand(), c.viewCommand(), c.volumeCommand(), c.copyCommand(), c.peerCommand(),
-		c.siteCommand(), c.journalCommand(), c.connectCommand(), c.demoCommand(), c.workloadCommand())
+		c.siteCommand(), c.journalCommand(), c.bundleCommand(), c.connectCommand(), c.demoCommand(), c.workloadCommand())
 	return root
 }
 

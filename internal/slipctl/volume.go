@@ -18,7 +18,8 @@ func (c *cli) volumeCommand() *cobra.Command {
 	cmd.PersistentFlags().StringVar(&c.here.driver, "driver", "",
 		"socket of the CSI driver (default csi.sock beside the replicator's)")
 	cmd.PersistentFlags().StringVar(&c.here.pool, "pool", "",
-		"directory of the pool (default that of the site with the replicator's socket, or "+DefaultPool+")")
+		"directory of the pool; SLIPSTREAM_POOL sets the default (else that of the site with the replicator's "+
+			"socket, or "+DefaultPool+")")
 	return cmd
 }
 
