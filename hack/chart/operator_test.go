@@ -1,15 +1,18 @@
 package main
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -61,7 +64,9 @@ func TestOperator(t *testing.T) {
 				for _, verb := range rule.Verbs {
 					own := slices.Equal(rule.APIGroups, []string{"slipstream.dev"}) || slices.Equal(rule.Resources, []string{"events"})
 					limited := slices.Equal(rule.APIGroups, []string{""}) && // TestOperatorAccount
-						(verb == "create" || verb == "patch" || verb == "delete" && !slices.Contains(rule.Resources, "namespaces"))
+						!slices.Contains(rule.Resources, "pods") && slices.Contains([]string{"create", "patch", "delete"}, verb) ||
+						(slices.Contains(rule.Resources, "jobs") || slices.Contains(rule.Resources, "networkpolicies")) &&
+							verb == "create"
 					if !own && !limited && !slices.Contains([]string{"get", "list", "watch"}, verb) {
 						t.Errorf("may %s %v", verb, rule.Resources)
 					}
@@ -91,6 +96,22 @@ func TestOperatorAccount(t *testing.T) {
 	namespace := func(name string, labels map[string]string) *corev1.Namespace {
 		return &corev1.Namespace{TypeMeta: metav1.TypeMeta{Kind: "Namespace", APIVersion: "v1"},
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
+	}
+	ofTest := maps.Clone(own)
+	ofTest["slipstream.dev/test-of"] = "shop"
+	jobs := batchv1.SchemeGroupVersion.WithResource("jobs")
+	job := func(namespace string, labels map[string]string) *batchv1.Job {
+		return &batchv1.Job{TypeMeta: metav1.TypeMeta{Kind: "Job", APIVersion: "batch/v1"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "check-orders", Labels: labels}}
+	}
+	actions := schema.GroupVersionResource{Group: "slipstream.dev", Version: "v1alpha1", Resource: "groupactions"}
+	action := func(finalizers ...string) *unstructured.Unstructured {
+		u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"group": "shop",
+			"force": slices.Contains(finalizers, "spec")}}}
+		u.SetGroupVersionKind(schema.GroupVersionKind{Group: "slipstream.dev", Version: "v1alpha1", Kind: "GroupAction"})
+		u.SetNamespace("shop")
+		u.SetFinalizers(slices.DeleteFunc(finalizers, func(f string) bool { return f == "spec" }))
+		return u
 	}
 	const label, ofDriver = "with the label managed-by", "volumes of " + driver
 	const retain, makes = "Retain", "makes namespaces"
@@ -126,12 +147,26 @@ func TestOperatorAccount(t *testing.T) {
 		{"make a namespace without the label", namespaces, nil, namespace("shop", nil), label},
 		{"make a system namespace", namespaces, nil, namespace("kube-x", own), makes},
 		{"change a namespace", namespaces, namespace("shop", own), namespace("shop", own), makes},
+		{"delete a namespace", namespaces, namespace("shop", nil), nil, label},
+		{"delete a namespace of a copy", namespaces, namespace("shop", own), nil, makes},
+		{"delete the namespace of a test", namespaces, namespace("shop-test", ofTest), nil, ""},
+		{"make a job", jobs, nil, job("shop", own), "namespaces of test failovers only"},
+		{"make a job of a test", jobs, nil, job("shop-test", own), ""},
+		{"make a job without the label", jobs, nil, job("shop-test", nil), label},
+		{"take its finalizer", actions, action("slipstream.dev/test-failover"), action(), ""},
+		{"take a finalizer", actions, action("example.com/mine"), action(), "its finalizer"},
+		{"change an action", actions, action(), action("slipstream.dev/test-failover", "spec"), "its finalizer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			objects := rendered(t, "controller")
+			inNamespace := namespace("shop", nil)
+			if j, ok := tt.new.(*batchv1.Job); ok && j.Namespace == "shop-test" {
+				inNamespace = namespace("shop-test", ofTest)
+			}
 			check := func(account, want string) {
 				t.Helper()
-				got := refusal(t, objects, request{account: account, resource: tt.resource, old: tt.old, new: tt.new})
+				got := refusal(t, objects, request{account: account, resource: tt.resource, old: tt.old, new: tt.new,
+					namespace: inNamespace})
 				if (got == "") != (want == "") || !strings.Contains(got, want) {
 					t.Errorf("account %s: %q, want %q", account, got, want)
 				}

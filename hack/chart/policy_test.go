@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,6 +26,8 @@ type request struct {
 	resource schema.GroupVersionResource
 	sub      string // subresource
 	old, new runtime.Object
+	// namespace is the one of the object, where a policy looks at it.
+	namespace *corev1.Namespace
 }
 
 func (r request) operation() admission.Operation {
@@ -67,7 +70,7 @@ func refusal(t *testing.T, objects []object, r request) string {
 		if !ok || !about(policy, r) || !enforced(objects, policy.Name) {
 			continue
 		}
-		result := compile(t, policy).Validate(t.Context(), r.resource, versioned, nil, nil,
+		result := compile(t, policy).Validate(t.Context(), r.resource, versioned, nil, r.namespace,
 			celconfig.RuntimeCELCostBudget, nil)
 		for _, decision := range result.Decisions {
 			switch {

@@ -81,7 +81,7 @@ func (c *cli) command(version string) *cobra.Command {
 	flags.StringVar(&c.kubeconfig, "kubeconfig", "", "kubeconfig `file`")
 	flags.StringVar(&c.context, "context", "", "`context` of the kubeconfig")
 	flags.StringVarP(&c.selected, "namespace", "n", "", "`namespace` (default: the one of the context)")
-	root.AddCommand(c.statusCommand(), c.coverageCommand(), c.explainCommand())
+	root.AddCommand(c.statusCommand(), c.coverageCommand(), c.explainCommand(), c.testCommand(), c.reportCommand())
 	root.AddCommand(c.actionCommands()...)
 	return root
 }

@@ -15,17 +15,24 @@ import (
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
 )
 
-// actionRetry is when an action that waits is looked at again.
-const actionRetry = 2 * time.Second
+const (
+	// actionRetry is when an action that waits is looked at again.
+	actionRetry = 2 * time.Second
+	// testRetry is the same for a test failover, whose waiting counts as recovery time.
+	testRetry = 500 * time.Millisecond
+)
 
 // ActionReconciler carries out GroupActions. What is done is in the status before the next thing begins, so that an
 // operator that was killed goes on where it was. Fields are set before the first use.
 type ActionReconciler struct {
 	client.Client
+	// Live reads from the API server: records, and what a test failover makes, of which there are no caches.
+	Live    client.Reader
 	Watcher *Watcher
 	Events  events.EventRecorder
 	// Now is the clock; nil for time.Now.
@@ -43,23 +50,32 @@ func (r *ActionReconciler) Reconcile(ctx context.Context, request ctrl.Request) 
 	if err := r.Get(ctx, request.NamespacedName, action); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	if action.Status.Phase == v1alpha1.ActionSucceeded || action.Status.Phase == v1alpha1.ActionFailed ||
-		!action.DeletionTimestamp.IsZero() {
+	ended := action.Status.Phase == v1alpha1.ActionSucceeded || action.Status.Phase == v1alpha1.ActionFailed
+	left := controllerutil.ContainsFinalizer(action, v1alpha1.FinalizerTest)
+	if !left && (ended || !action.DeletionTimestamp.IsZero()) {
 		return ctrl.Result{}, nil
 	}
 	if !r.Watcher.View().Known {
 		return ctrl.Result{RequeueAfter: actionRetry}, nil
 	}
+	// The cache can be behind what the last pass wrote, and a step that is not seen would be done again.
+	if err := r.Live.Get(ctx, request.NamespacedName, action); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
 	run := &actionRun{r: r, action: action, status: *action.Status.DeepCopy()}
-	err := run.carryOut(ctx)
+	if left && (ended || !action.DeletionTimestamp.IsZero()) {
+		return run.removeTest(ctx)
+	}
+	carryOut, retry := run.carryOut, actionRetry
+	if action.Spec.Type == v1alpha1.ActionTestFailover {
+		carryOut, retry = run.testFailover, testRetry
+	}
+	err := carryOut(ctx)
 	var wait errWait
 	switch {
-	case errors.As(err, &wait) && run.late():
-		run.end(v1alpha1.ActionFailed, fmt.Sprintf("not done within spec.timeout of %v; it waited for: %v",
-			action.Spec.Timeout.Duration, err))
 	case errors.As(err, &wait):
 		run.status.Message = cut(err.Error())
-		return ctrl.Result{RequeueAfter: actionRetry}, run.write(ctx)
+		return ctrl.Result{RequeueAfter: retry}, run.write(ctx)
 	case err != nil && run.unwritten:
 		return ctrl.Result{}, err // the API server did not take the record: nothing further is done
 	case err != nil:
@@ -102,12 +118,6 @@ func (a *actionRun) write(ctx context.Context) error {
 			"%s", cut(fmt.Sprintf("%s of group %s: %s", a.action.Spec.Type, a.action.Spec.Group, a.status.Message)))
 	}
 	return nil
-}
-
-// late reports that the action has taken longer than it may.
-func (a *actionRun) late() bool {
-	timeout, start := a.action.Spec.Timeout, a.status.StartTime
-	return timeout != nil && start != nil && a.now().Sub(start.Time) > timeout.Duration
 }
 
 func (a *actionRun) end(phase v1alpha1.ActionPhase, message string) {
@@ -157,6 +167,19 @@ func (a *actionRun) carryOut(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.begin(ctx, g, in, places); err != nil {
+		return err
+	}
+	for _, at := range places {
+		if err := a.one(ctx, d, in, at); err != nil {
+			return a.unlessLate(err)
+		}
+	}
+	return a.unlessLate(a.succeed(ctx, d))
+}
+
+// begin records that the action has begun, unless that is recorded already.
+func (a *actionRun) begin(ctx context.Context, g *v1alpha1.ConsistencyGroup, in *Input, places []Place) error {
 	if a.status.Phase == "" {
 		if confirm := confirmation(places); a.action.Spec.Force && a.action.Spec.Confirm != confirm {
 			return fmt.Errorf("confirm is %q, and status.confirm of the group is %q: the group is not in the state that the "+
@@ -167,16 +190,19 @@ func (a *actionRun) carryOut(ctx context.Context) error {
 		a.status.Phase, a.status.StartTime = v1alpha1.ActionRunning, &now
 		targets := effective(g, in.Sites[g.Spec.RemoteSite])
 		a.status.Result = &v1alpha1.ActionResult{RPOTarget: targets.RPOTarget, RTOTarget: targets.RTOTarget}
-		if err := a.write(ctx); err != nil {
-			return err
-		}
+		return a.write(ctx)
 	}
-	for _, at := range places {
-		if err := a.one(ctx, d, in, at); err != nil {
-			return err
-		}
+	return nil
+}
+
+// unlessLate makes a wait that has taken too long a failure.
+func (a *actionRun) unlessLate(err error) error {
+	timeout, start := a.action.Spec.Timeout, a.status.StartTime
+	var wait errWait
+	if timeout == nil || start == nil || !errors.As(err, &wait) || a.now().Sub(start.Time) <= timeout.Duration {
+		return err
 	}
-	return a.succeed(ctx, d)
+	return fmt.Errorf("not done within spec.timeout of %v; it waited for: %w", timeout.Duration, wait.error)
 }
 
 // one does the deed to one group, unless it is done.
@@ -281,7 +307,13 @@ func (a *actionRun) succeed(ctx context.Context, d deed) error {
 	}
 	took := metav1.Duration{Duration: a.now().Sub(a.action.CreationTimestamp.Time).Round(time.Millisecond)}
 	if a.action.Spec.Type == v1alpha1.ActionFailover {
-		a.status.Result.RTO = &took
+		a.status.Result.RTO, a.status.Result.RPO = &took, &metav1.Duration{}
+		if a.action.Spec.Force {
+			a.status.Result.RPO = nil
+			if loss != nil {
+				a.status.Result.RPO = loss.Time
+			}
+		}
 	}
 	a.end(v1alpha1.ActionSucceeded, fmt.Sprintf("%s after %v", d.is, took.Duration))
 	return nil

@@ -22,17 +22,31 @@ func secondary(t *testing.T) *site {
 	s.create(remote("site-b"), labelled("shop"))
 	s.claim("shop", "one", "a")
 	s.claim("shop", "two", "b")
+	s.follow()
+	return s
+}
+
+// oneCopy is a site with the copy of one group.
+func oneCopy(t *testing.T) *site {
+	t.Helper()
+	s := newSite(t, "a")
+	s.create(remote("site-b"), labelled("shop"))
+	s.claim("shop", "one", "a")
+	s.follow()
+	return s
+}
+
+// follow makes all groups copies.
+func (s *site) follow() {
+	s.t.Helper()
 	s.settle("shop")
-	for _, n := range s.nodes {
-		for _, g := range n.groups {
-			g.Role, g.State, g.Connected = sidecarpb.Role_ROLE_SECONDARY, sidecarpb.GroupState_GROUP_STATE_CONNECTING, false
-		}
-	}
+	s.change(func(g *sidecarpb.GroupStatus) {
+		g.Role, g.State, g.Connected = sidecarpb.Role_ROLE_SECONDARY, sidecarpb.GroupState_GROUP_STATE_CONNECTING, false
+	})
 	s.settle("shop")
 	if g := s.group("shop", "shop"); g.Status.Role != v1alpha1.RoleSecondary {
-		t.Fatalf("role %s", g.Status.Role)
+		s.t.Fatalf("role %s", g.Status.Role)
 	}
-	return s
 }
 
 // act makes an action and carries it out as far as it goes.

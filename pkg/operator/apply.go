@@ -41,19 +41,20 @@ func (r *NamespaceReconciler) applyGroup(ctx context.Context, namespace, name, s
 	}), client.FieldOwner(ownerSpec), client.ForceOwnership)
 }
 
-// patchFinalizer adds or removes the operator's finalizer. It is not applied: what one applies and another one has
+// patchFinalizer adds or removes a finalizer of the operator. It is not applied: what one applies and another one has
 // written, too, such as a tool that restores objects, could not be removed. The version makes it an error if the object
 // has changed.
-func (r *NamespaceReconciler) patchFinalizer(ctx context.Context, g *v1alpha1.ConsistencyGroup, present bool) error {
-	next := g.DeepCopy()
+func patchFinalizer(ctx context.Context, c client.Client, o client.Object, finalizer string, present bool) error {
+	next := o.DeepCopyObject().(client.Object)
 	if present {
-		controllerutil.AddFinalizer(next, v1alpha1.FinalizerGroup)
+		controllerutil.AddFinalizer(next, finalizer)
 	} else {
-		controllerutil.RemoveFinalizer(next, v1alpha1.FinalizerGroup)
+		controllerutil.RemoveFinalizer(next, finalizer)
 	}
-	err := r.Patch(ctx, next, client.MergeFromWithOptions(g, client.MergeFromWithOptimisticLock{}),
+	err := c.Patch(ctx, next, client.MergeFromWithOptions(o, client.MergeFromWithOptimisticLock{}),
 		client.FieldOwner(ownerSpec))
-	g.Finalizers, g.ResourceVersion = next.Finalizers, next.ResourceVersion
+	o.SetFinalizers(next.GetFinalizers())
+	o.SetResourceVersion(next.GetResourceVersion())
 	return client.IgnoreNotFound(err)
 }
 

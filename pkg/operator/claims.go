@@ -63,6 +63,9 @@ func (in *Input) judge(claim *corev1.PersistentVolumeClaim, replicated bool) ver
 	if driver := in.driverOf(claim); driver != plugin.Name {
 		return excluded(ReasonOtherDriver, "its driver is %s, not %s", cmp.Or(driver, "not known yet"), plugin.Name)
 	}
+	if of := claim.Labels[v1alpha1.LabelTestOf]; of != "" {
+		return excluded(ReasonTemporary, "it shows a copy for a test failover of namespace %s", of)
+	}
 	wish := claim.Labels[v1alpha1.LabelReplicate]
 	if wish == "false" {
 		return excluded(ReasonOptedOut, "it has the label %s: \"false\"", v1alpha1.LabelReplicate)

@@ -44,6 +44,7 @@ type fakeNode struct {
 	calls      []string
 	fail       map[string]error // by call
 	bookmarks  map[string][]*sidecarpb.Bookmark
+	views      map[string]*sidecarpb.View // by group and name
 }
 
 func (n *fakeNode) do(call string) error {
@@ -349,6 +350,58 @@ func (n *fakeNode) BookmarkGroup(_ context.Context, r *sidecarpb.BookmarkGroupRe
 	return proto.CloneOf(b), nil
 }
 
+func (n *fakeNode) CreateView(_ context.Context, r *sidecarpb.CreateViewRequest,
+	_ ...grpc.CallOption) (*sidecarpb.View, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("CreateView " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	g := n.groups[r.GetGroup()]
+	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY {
+		return nil, status.Error(codes.FailedPrecondition, "group is primary: start it at the peer")
+	}
+	if n.views[r.GetGroup()+"/"+r.GetName()] != nil {
+		return nil, status.Error(codes.AlreadyExists, "there is a view of that name")
+	}
+	at := int64(1_700_000_000_000_000_000)
+	view := &sidecarpb.View{Group: r.GetGroup(), Name: r.GetName(), Ordinal: 42, PointUnixNanos: &at,
+		CreatedUnixNanos: at + int64(10*time.Second), Writable: r.GetWritable(), Test: r.GetTest()}
+	for _, v := range g.GetVolumes() {
+		view.Volumes = append(view.Volumes, &sidecarpb.ViewVolume{VolumeId: v.GetVolumeId(), SizeBytes: v.GetSizeBytes(),
+			FsType: "ext4", CsiVolumeId: "view-" + v.GetVolumeId()})
+	}
+	n.views[r.GetGroup()+"/"+r.GetName()] = view
+	return proto.CloneOf(view), nil
+}
+
+func (n *fakeNode) ListViews(_ context.Context, r *sidecarpb.ListViewsRequest,
+	_ ...grpc.CallOption) (*sidecarpb.ListViewsResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.silent {
+		return nil, n.do("ListViews")
+	}
+	response := &sidecarpb.ListViewsResponse{}
+	for _, v := range n.views {
+		if r.GetGroup() == "" || r.GetGroup() == v.GetGroup() {
+			response.Views = append(response.Views, proto.CloneOf(v))
+		}
+	}
+	return response, nil
+}
+
+func (n *fakeNode) DeleteView(_ context.Context, r *sidecarpb.DeleteViewRequest,
+	_ ...grpc.CallOption) (*sidecarpb.DeleteViewResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("DeleteView " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	delete(n.views, r.GetGroup()+"/"+r.GetName())
+	return &sidecarpb.DeleteViewResponse{}, nil
+}
+
 // took returns the calls since the last time.
 func (n *fakeNode) took() []string {
 	n.mu.Lock()
@@ -392,7 +445,8 @@ func newSite(t *testing.T, nodes ...string) *site {
 		clock: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	for _, name := range nodes {
 		s.nodes[name] = &fakeNode{groups: map[string]*sidecarpb.GroupStatus{}, claims: map[string][2]string{},
-			fail: map[string]error{}, bookmarks: map[string][]*sidecarpb.Bookmark{}}
+			fail: map[string]error{}, bookmarks: map[string][]*sidecarpb.Bookmark{},
+			views: map[string]*sidecarpb.View{}}
 	}
 	scheme, err := Scheme()
 	if err != nil {
@@ -417,6 +471,16 @@ func newSite(t *testing.T, nodes ...string) *site {
 				opts ...client.SubResourceApplyOption) error {
 				return note("apply", sub, func() error { return c.SubResource(sub).Apply(ctx, o, opts...) })
 			},
+			Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+				if s.death == nil { // also of the tests
+					return c.Create(ctx, o, opts...)
+				}
+				return note("create", o.GetName(), func() error { return c.Create(ctx, o, opts...) })
+			},
+			Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch,
+				opts ...client.PatchOption) error {
+				return note("patch", o.GetName(), func() error { return c.Patch(ctx, o, p, opts...) })
+			},
 			Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
 				return note("delete", o.GetName(), func() error { return c.Delete(ctx, o, opts...) })
 			},
@@ -430,7 +494,7 @@ func newSite(t *testing.T, nodes ...string) *site {
 func (s *site) reset() {
 	now := func() time.Time { return s.clock }
 	s.r = &NamespaceReconciler{Client: s.client, Live: s.client, Watcher: s.watcher, Events: s.events, Now: now}
-	s.actions = &ActionReconciler{Client: s.client, Watcher: s.watcher, Events: s.events, Now: now}
+	s.actions = &ActionReconciler{Client: s.client, Live: s.client, Watcher: s.watcher, Events: s.events, Now: now}
 }
 
 func (s *site) create(objects ...client.Object) {

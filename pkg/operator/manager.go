@@ -100,7 +100,7 @@ func NewManager(opts Options) (manager.Manager, error) {
 	if err := namespaces.setup(mgr, bell); err != nil {
 		return nil, err
 	}
-	actions := &ActionReconciler{Client: mgr.GetClient(), Watcher: watcher, Events: events}
+	actions := &ActionReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Watcher: watcher, Events: events}
 	// A relocation waits for the other site. It must not hold up the actions of other groups.
 	if err := ctrl.NewControllerManagedBy(mgr).WithOptions(controller.Options{MaxConcurrentReconciles: actionsAtOnce}).
 		For(&v1alpha1.GroupAction{},

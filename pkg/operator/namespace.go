@@ -225,7 +225,7 @@ func (r *NamespaceReconciler) finalizer(ctx context.Context, gp *GroupPlan) erro
 	default:
 		return nil
 	}
-	return r.patchFinalizer(ctx, g, !has)
+	return patchFinalizer(ctx, r.Client, g, v1alpha1.FinalizerGroup, !has)
 }
 
 // carryOut makes the calls of a plan. It reports whether it made one, and whether all that it made succeeded.

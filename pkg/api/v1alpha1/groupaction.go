@@ -34,6 +34,8 @@ type GroupAction struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || self.type == 'Failover'",message="force is for Failover"
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || has(self.confirm)",message="force needs confirm: the text of status.confirm of the ConsistencyGroup"
 // +kubebuilder:validation:XValidation:rule="(self.type == 'Bookmark') == has(self.bookmark)",message="bookmark is the label of a Bookmark"
+// +kubebuilder:validation:XValidation:rule="!has(self.test) || self.type == 'TestFailover'",message="test is for TestFailover"
+// +kubebuilder:validation:XValidation:rule="!has(self.recoveryPoint) || self.type == 'TestFailover'",message="recoveryPoint is for TestFailover"
 type GroupActionSpec struct {
 	// group is the name of the ConsistencyGroup.
 	// +kubebuilder:validation:MinLength=1
@@ -46,7 +48,8 @@ type GroupActionSpec struct {
 	// it, without a loss; no pod may use a claim of the group. Yield: after both sites took writes, this one gives way;
 	// its own writes are kept as snapshots and undone. Reprotect: after a failover, this primary site waits until the
 	// other site has a whole copy again; a suspended group is resumed. Verify: both sites are compared at one ordinal; it
-	// fails if they differ. Bookmark: the present point gets a name, at both sites.
+	// fails if they differ. Bookmark: the present point gets a name, at both sites. TestFailover: a copy is opened in a
+	// namespace of its own, checked and thrown away; replication goes on.
 	Type ActionType `json:"type"`
 	// force fails over although writes of the other site can be lost. The result says how many.
 	// +optional
@@ -61,15 +64,132 @@ type GroupActionSpec struct {
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z][-a-z0-9.]{0,62}$`
 	Bookmark string `json:"bookmark,omitempty"`
+	// recoveryPoint is the point that a TestFailover opens. Absent: the newest.
+	// +optional
+	RecoveryPoint *RecoveryPoint `json:"recoveryPoint,omitempty"`
+	// test says how a TestFailover is done.
+	// +optional
+	Test *TestFailover `json:"test,omitempty"`
 	// timeout is how long the action may take from its start. It fails when it waits for longer. What the engine has begun
-	// by then is not taken back. Absent: it waits until it is deleted.
+	// by then is not taken back; of a TestFailover everything is removed. Absent: it waits until it is deleted.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="longer than 0s"
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
 }
 
+// RecoveryPoint names one point of a group.
+//
+// +kubebuilder:validation:ExactlyOneOf=ordinal;time;bookmark
+type RecoveryPoint struct {
+	// ordinal in the order of the group's writes. A group on several nodes has one order for each, so use a time there.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Ordinal *int64 `json:"ordinal,omitempty"`
+	// time by the clock of the primary.
+	// +optional
+	Time *metav1.MicroTime `json:"time,omitempty"`
+	// bookmark is the label of one.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Bookmark *string `json:"bookmark,omitempty"`
+}
+
+// TestFailover says how a copy is tried. The claims of the group get claims of the same names in a namespace of their
+// own, which show the copy at one point. What is written to them is thrown away with the namespace.
+type TestFailover struct {
+	// namespace that is made for the test, and deleted after it. It must not exist, and its name begins with that of the
+	// action's namespace and a hyphen. Default: the action's namespace with -test.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Namespace string `json:"namespace,omitempty"`
+	// network of the pods in the namespace. Isolated: a NetworkPolicy denies all traffic, so that what is tried does not
+	// reach the systems that the primary works with; it needs a network plugin that enforces policies. Open: no policy.
+	// Default: Isolated.
+	// +optional
+	// +kubebuilder:default=Isolated
+	Network TestNetwork `json:"network,omitempty"`
+	// checks are run one after the other as Jobs in the namespace. The test fails with the first one that fails.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Checks []Check `json:"checks,omitempty"`
+	// keepFor is how long the namespace stays after the checks, for a person to look. The annotation
+	// slipstream.dev/end-test on the action ends it earlier. Absent: it is removed at once.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('720h')",message="0s to 720h"
+	KeepFor *metav1.Duration `json:"keepFor,omitempty"`
+}
+
+// TestNetwork is the network of a test failover.
+// +kubebuilder:validation:Enum=Isolated;Open
+type TestNetwork string
+
+// The values of TestNetwork.
+const (
+	TestNetworkIsolated TestNetwork = "Isolated"
+	TestNetworkOpen     TestNetwork = "Open"
+)
+
+// Check is a program that looks whether the application's data is good. It succeeds with exit status 0. What it writes
+// to /dev/termination-log, or the end of its log if it fails, is in the record of the action.
+//
+// All claims of the group are at /claims/NAME, raw block devices too. The pod has no token of the API server, no
+// capabilities and no way to gain privileges.
+type Check struct {
+	// name of the check.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=50
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name"`
+	// image of the container.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Image string `json:"image"`
+	// command of the container. Absent: that of the image.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=16384
+	Command []string `json:"command,omitempty"`
+	// args of the command.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=16384
+	Args []string `json:"args,omitempty"`
+	// env are environment variables. Do not put secrets here: who may read the action reads them.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	Env []CheckVariable `json:"env,omitempty"`
+	// runAsUser is the user id of the program, for example the one that owns the database's files. Absent: that of the
+	// image.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	RunAsUser *int64 `json:"runAsUser,omitempty"`
+	// timeout of the check. Default: 10m.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="1s to 24h"
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
+}
+
+// CheckVariable is an environment variable of a check.
+type CheckVariable struct {
+	// name of the variable.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Name string `json:"name"`
+	// value of the variable.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16384
+	Value string `json:"value,omitempty"`
+}
+
 // ActionType is what a GroupAction does.
-// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume;Relocate;Yield;Reprotect;Verify;Bookmark
+// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume;Relocate;Yield;Reprotect;Verify;Bookmark;TestFailover
 type ActionType string
 
 // The types of actions.
@@ -83,6 +203,8 @@ const (
 	ActionReprotect ActionType = "Reprotect"
 	ActionVerify    ActionType = "Verify"
 	ActionBookmark  ActionType = "Bookmark"
+
+	ActionTestFailover ActionType = "TestFailover"
 )
 
 // ActionPhase is how far an action is.
@@ -136,6 +258,9 @@ type ActionStep struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=2048
 	Message string `json:"message,omitempty"`
+	// failed: the step went wrong; message says why.
+	// +optional
+	Failed bool `json:"failed,omitempty"`
 	// before is what the engine showed before the step, for an operator that goes on after a restart.
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
@@ -144,9 +269,14 @@ type ActionStep struct {
 
 // ActionResult is what an action measured.
 type ActionResult struct {
-	// rto, of a Failover, is the time from the creation of the action until the group could be used.
+	// rto is the time from the creation of the action until the group could be used: of a Failover, until it was primary;
+	// of a TestFailover, until the last check had succeeded, or, without checks, until the claims were bound.
 	// +optional
 	RTO *metav1.Duration `json:"rto,omitempty"`
+	// rpo is the age of what the point lacks: of a Failover, the time that was lost at most; of a TestFailover, the lag of
+	// the copy when it was opened, or the age of the recovery point that was asked for. Absent: unknown.
+	// +optional
+	RPO *metav1.Duration `json:"rpo,omitempty"`
 	// rpoTarget is the target that the group had.
 	// +optional
 	RPOTarget *metav1.Duration `json:"rpoTarget,omitempty"`
@@ -156,7 +286,7 @@ type ActionResult struct {
 	// loss is what a forced failover lost, over all groups at the engine.
 	// +optional
 	Loss *Loss `json:"loss,omitempty"`
-	// points are the ordinals that the action is about: of a bookmark, or that were compared.
+	// points are the ordinals that the action is about: of a bookmark, or that were compared or opened.
 	// +optional
 	// +listType=map
 	// +listMapKey=group

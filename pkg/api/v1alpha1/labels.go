@@ -11,8 +11,15 @@ const (
 	LabelConsistencyGroup = "slipstream.dev/consistency-group"
 	// LabelRemoteSite on an object that the operator has made for a copy names the site that the copy comes from.
 	LabelRemoteSite = "slipstream.dev/remote-site"
+	// LabelTestOf on a Namespace that the operator has made for a test failover names the namespace that is tried. Claims
+	// and volumes of the test have it, too.
+	LabelTestOf = "slipstream.dev/test-of"
+	// LabelTestAction on the objects of a test failover has the uid of the GroupAction.
+	LabelTestAction = "slipstream.dev/test-action"
 	// LabelManagedBy has the value ManagedByOperator on objects that the operator has made and may delete.
 	LabelManagedBy = "app.kubernetes.io/managed-by"
+	// AnnotationEndTest on a GroupAction of a test failover ends the test, whatever spec.test.keepFor says.
+	AnnotationEndTest = "slipstream.dev/end-test"
 	// AnnotationConfirmRemote on a ConsistencyGroup names the RemoteSite that the group may change to although the copy
 	// at the present site is given up by that.
 	AnnotationConfirmRemote = "slipstream.dev/confirm-remote"
@@ -23,6 +30,9 @@ const ManagedByOperator = "slipstream-operator"
 
 // FinalizerGroup is on a ConsistencyGroup that has groups at the engine. It is removed without asking the peer.
 const FinalizerGroup = "slipstream.dev/engine-groups"
+
+// FinalizerTest is on a GroupAction whose test failover has objects or views that are to be removed.
+const FinalizerTest = "slipstream.dev/test-failover"
 
 // Condition types. All of them are good when they are True.
 const (
