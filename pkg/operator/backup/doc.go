@@ -16,7 +16,8 @@
 //
 // An object that this package did not make, or that no longer has its label, is never changed. If such an object is in
 // the way, the condition ClaimsPresent of the RemoteSite says so. Objects of a group that is primary here belong to
-// this cluster: they are not followed any more. An object is applied only if something differs.
+// this cluster: they are not followed any more. They are made once if this cluster has nothing of the group yet. An
+// object is applied only if something differs.
 //
 // # What is removed
 //

@@ -99,7 +99,6 @@ func TestGroupRefused(t *testing.T) {
 		},
 		"no name of an object": func(g *sidecarpb.GroupStatus) { g.Name = "Shop_1" },
 		"no claim":             func(g *sidecarpb.GroupStatus) { g.Volumes[0].Claim = nil },
-		"a primary":            func(g *sidecarpb.GroupStatus) { g.Role = sidecarpb.Role_ROLE_PRIMARY },
 	} {
 		w := newWorld(t, siteA(func(s *v1alpha1.RemoteSite) { s.Spec.Accept.Namespaces = []string{"shop", "other"} }))
 		change(w.group())

@@ -39,6 +39,7 @@ type pair struct {
 	size, request     int64
 	labels            map[string]string
 	bound             bool // with a claim
+	primary           bool // the group was promoted here already
 }
 
 func (p *pair) String() string { return p.namespace + "/" + p.claim }
@@ -59,7 +60,8 @@ func pairOf(site *v1alpha1.RemoteSite, own, node string, g *sidecarpb.GroupStatu
 	p := &pair{site: site.Name, group: g.GetName(), node: node, handle: v.GetVolumeId(), volume: c.GetVolume(),
 		namespace: mapped(site.Spec.Map.Namespaces, c.GetNamespace()), remote: c.GetNamespace(), claim: c.GetName(),
 		class: mapped(site.Spec.Map.StorageClasses, c.GetStorageClass()), block: c.GetBlock(), size: v.GetSizeBytes(),
-		request: c.GetRequestBytes(), bound: accept.Claims != v1alpha1.AcceptClaimsReserve}
+		request: c.GetRequestBytes(), bound: accept.Claims != v1alpha1.AcceptClaimsReserve,
+		primary: g.GetRole() == sidecarpb.Role_ROLE_PRIMARY}
 	if p.volume == "" {
 		p.volume = p.handle
 	}

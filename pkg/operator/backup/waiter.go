@@ -65,6 +65,21 @@ type cluster struct {
 	classes map[string]bool
 	volumes map[string]*corev1.PersistentVolume // of this driver, by handle
 	byName  map[string]*corev1.PersistentVolume
+	known   map[string]bool // groups at the engine that have a ConsistencyGroup
+}
+
+// promotedUnseen reports that a group became primary here before this cluster had anything of it: before the operator
+// was installed, or before the RemoteSite accepted its claims. Nothing of it is then in this cluster but what an
+// interrupted pass has made. In every other case the objects of a primary belong to the cluster, and what is missing
+// was deleted by a person who may.
+func (c *cluster) promotedUnseen(g *sidecarpb.GroupStatus) bool {
+	if g.GetRole() != sidecarpb.Role_ROLE_PRIMARY || c.known[g.GetName()] {
+		return false
+	}
+	return !slices.ContainsFunc(g.GetVolumes(), func(v *sidecarpb.VolumeStatus) bool {
+		pv := c.volumes[v.GetVolumeId()]
+		return pv != nil && !(ours(pv) && pv.Annotations[annotationGroup] == g.GetName())
+	})
 }
 
 // Pass makes what is missing, follows what changed, and reports what is in the way. Errors are those of reading; what
@@ -81,9 +96,10 @@ func (w *Waiter) Pass(ctx context.Context, view View) error {
 	copies := map[client.ObjectKey]*waitingGroup{}
 	for _, g := range view.Groups {
 		site := c.sites[g.Status.GetPeer()]
-		if site == nil || g.Status.GetRole() != sidecarpb.Role_ROLE_SECONDARY {
+		if site == nil || g.Status.GetRole() != sidecarpb.Role_ROLE_SECONDARY && !c.promotedUnseen(g.Status) {
 			continue
 		}
+		primary, failed := g.Status.GetRole() == sidecarpb.Role_ROLE_PRIMARY, false
 		var whole []*pair // of all volumes that the site accepts
 		for _, v := range g.Status.GetVolumes() {
 			p, err := pairOf(site, w.Namespace, g.Node, g.Status, v)
@@ -96,9 +112,11 @@ func (w *Waiter) Pass(ctx context.Context, view View) error {
 			}
 			if r := asRefusal(p, err); r != nil {
 				problems[site.Name] = append(problems[site.Name], r)
+				failed = true
 			}
 		}
-		if len(whole) == len(g.Status.GetVolumes()) {
+		// The ConsistencyGroup of a group that is primary ends its way here, so it comes when everything is there.
+		if len(whole) == len(g.Status.GetVolumes()) && !(primary && failed) {
 			addCopy(copies, whole)
 		}
 	}
@@ -129,15 +147,25 @@ func asRefusal(p *pair, err error) *refusal {
 
 func (w *Waiter) read(ctx context.Context) (*cluster, error) {
 	c := &cluster{sites: map[string]*v1alpha1.RemoteSite{}, classes: map[string]bool{},
-		volumes: map[string]*corev1.PersistentVolume{}, byName: map[string]*corev1.PersistentVolume{}}
+		volumes: map[string]*corev1.PersistentVolume{}, byName: map[string]*corev1.PersistentVolume{},
+		known: map[string]bool{}}
 	sites, classes, volumes := &v1alpha1.RemoteSiteList{}, &storagev1.StorageClassList{}, &corev1.PersistentVolumeList{}
-	for _, list := range []client.ObjectList{sites, classes, volumes} {
+	groups := &v1alpha1.ConsistencyGroupList{}
+	for _, list := range []client.ObjectList{sites, classes, volumes, groups} {
 		if err := w.Client.List(ctx, list); err != nil {
 			return nil, err
 		}
 	}
 	for i := range sites.Items {
 		c.sites[sites.Items[i].Name] = &sites.Items[i]
+	}
+	for _, g := range groups.Items {
+		for _, name := range g.Spec.EngineGroups {
+			c.known[name] = true
+		}
+		for _, e := range g.Status.EngineGroups {
+			c.known[e.Name] = true
+		}
 	}
 	for i := range classes.Items {
 		c.classes[classes.Items[i].Name] = true
@@ -266,6 +294,11 @@ func (w *Waiter) applyClaim(ctx context.Context, p *pair) error {
 	made, err := w.apply(ctx, "PersistentVolumeClaim", p.namespace, p.claim, p.claimFields(), "")
 	if err != nil {
 		return err
+	}
+	if p.primary {
+		w.Events.Eventf(made, nil, corev1.EventTypeNormal, "Promoted", "Wait", "Claim of site %s. Its volume %s is in the "+
+			"group %s, which is primary here", p.site, p.handle, p.group)
+		return nil
 	}
 	w.Events.Eventf(made, nil, corev1.EventTypeNormal, "WaitsForFailover", "Wait", "Claim of site %s. Its volume %s is a "+
 		"copy in the group %s, which is secondary here, so pods cannot mount it yet. To fail over: slipctl group promote %s "+

@@ -118,12 +118,11 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// Nothing waits where nothing is accepted, and for a group that is primary here.
+// Nothing waits where nothing is accepted.
 func TestNotWanted(t *testing.T) {
 	for name, change := range map[string]func(*world, *v1alpha1.RemoteSite){
 		"no accept": func(_ *world, s *v1alpha1.RemoteSite) { s.Spec.Accept = nil },
 		"none":      func(_ *world, s *v1alpha1.RemoteSite) { s.Spec.Accept.Claims = v1alpha1.AcceptClaimsNone },
-		"primary":   func(w *world, _ *v1alpha1.RemoteSite) { w.group().Role = sidecarpb.Role_ROLE_PRIMARY },
 		"no claim":  func(w *world, _ *v1alpha1.RemoteSite) { w.volume().Claim = nil },
 		"stranger":  func(w *world, _ *v1alpha1.RemoteSite) { w.group().Peer = "site-c" },
 	} {
