@@ -20,6 +20,7 @@ const (
 	ReasonEphemeral    = "Ephemeral"
 	ReasonTemporary    = "Temporary"
 	ReasonRestore      = "Restore"
+	ReasonShared       = "SharedAccess"
 	ReasonNoGroup      = "NoGroup"
 	ReasonUnknownGroup = "UnknownGroup"
 )
@@ -83,10 +84,14 @@ func (in *Input) judge(claim *corev1.PersistentVolumeClaim, replicated bool) ver
 					owner.Kind, owner.Name, what, v1alpha1.LabelReplicate)
 			}
 		}
-		if source := claim.Spec.DataSource; source != nil && source.Kind == "VolumeSnapshot" {
-			return excluded(ReasonRestore, "it was made from VolumeSnapshot %s; label it %s: \"true\" to replicate it",
-				source.Name, v1alpha1.LabelReplicate)
+		if name := snapshotOf(claim); name != "" {
+			return excluded(ReasonRestore, "it was made from VolumeSnapshot %s; label it %s: \"true\" to replicate it", name,
+				v1alpha1.LabelReplicate)
 		}
+	}
+	if !replicated && slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany) {
+		return excluded(ReasonShared, "its access mode is %s, and volumes of %s are written to on one node only",
+			corev1.ReadWriteMany, plugin.Name)
 	}
 	if named != "" {
 		for _, g := range in.Groups {
@@ -104,6 +109,18 @@ func (in *Input) judge(claim *corev1.PersistentVolumeClaim, replicated bool) ver
 	}
 	return excluded(ReasonNoGroup, "no ConsistencyGroup of the namespace selects it; to replicate all claims of the "+
 		"namespace: kubectl label namespace %s %s=SITE", claim.Namespace, v1alpha1.LabelReplicateTo)
+}
+
+// snapshotOf returns the snapshot that a claim was made from; of another namespace it is in dataSourceRef only.
+func snapshotOf(claim *corev1.PersistentVolumeClaim) string {
+	const kind = "VolumeSnapshot"
+	if source := claim.Spec.DataSource; source != nil && source.Kind == kind {
+		return source.Name
+	}
+	if source := claim.Spec.DataSourceRef; source != nil && source.Kind == kind {
+		return source.Name
+	}
+	return ""
 }
 
 // byPrecedence returns the groups that claims without a group's label can belong to: those of people before those of
