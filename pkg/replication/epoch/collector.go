@@ -135,7 +135,7 @@ func (ReportReceived) collectorEvent()   {}
 func (OutdatedReceived) collectorEvent() {}
 func (DecidedReceived) collectorEvent()  {}
 
-// Promoted: every copy of the decision has it durable.
+// Promoted: every copy of the decision has it durable, but those that a person gave up.
 type Promoted struct{ Decision Decision }
 
 func (Promoted) effect() {}
@@ -156,9 +156,13 @@ func (c *Collector) Step(now time.Duration, e CollectorEvent) []Effect {
 		}
 	case PromoteWanted:
 		c.know(e.Copies)
+		e.Without = slices.Compact(slices.Sorted(slices.Values(e.Without)))
 		c.promote = &e
-		if c.decision == nil {
+		switch {
+		case c.decision == nil:
 			return c.begin(now) // a new attempt, so that all reports are newer than the request
+		case c.working():
+			return c.deciding(now) // it may be waiting for a copy that is given up now
 		}
 	case CopyMissing:
 		c.know([]ShardID{e.Copy})
@@ -173,8 +177,8 @@ func (c *Collector) Step(now time.Duration, e CollectorEvent) []Effect {
 			c.attempt.Number = e.Outdated.Attempt.Number
 			c.state = CollectorPausing
 			c.next = now + c.timing.pause(c.failures)
-			if c.promote != nil && c.failures == 0 {
-				c.next = now + c.timing.Resend
+			if c.promote != nil { // others give way to a promotion
+				c.next = now + min(c.timing.Resend<<min(c.failures, 8), c.timing.Interval)
 			}
 			c.failures++
 		}
@@ -225,10 +229,12 @@ func (c *Collector) poll(now time.Duration) (effects []Effect) {
 		c.next = now + c.timing.Resend
 	}
 	for i, s := range c.copies {
-		if v := &c.views[i]; c.state == CollectorDeciding && v.report != nil {
+		if c.views[i].decided {
+			continue
+		}
+		effects = append(effects, Send{s, Gather{c.attempt}}) // to hear of a restart, or of a higher attempt
+		if c.state == CollectorDeciding {
 			effects = append(effects, c.tell(s)...)
-		} else {
-			effects = append(effects, Send{s, Gather{c.attempt}})
 		}
 	}
 	return effects
@@ -298,12 +304,15 @@ func (c *Collector) evaluate(now time.Duration) (effects []Effect) {
 	if c.more() {
 		return effects
 	}
-	effects = append(effects, c.settle()...)
-	if c.promote == nil {
-		return effects
+	var without []ShardID
+	if c.promote != nil {
+		without = c.promote.Without
 	}
-	m, ok := c.complete(c.promote.Without)
-	if !ok || !c.reaches(m.Epoch) {
+	m, ok := c.complete(without)
+	if !m.Epoch.Before(c.floor()) {
+		effects = append(effects, c.settle(m.Epoch)...)
+	}
+	if c.promote == nil || !ok || !c.reaches(m.Epoch) {
 		return effects
 	}
 	c.decision = &Decision{Epoch: m.Epoch, Config: m.Config, Without: c.promote.Without}
@@ -321,16 +330,13 @@ func (c *Collector) grant() (effects []Effect) {
 	return effects
 }
 
-// settle answers the copies that are about to begin a resync. From here on their later marks do not count.
-func (c *Collector) settle() (effects []Effect) {
+// settle answers the copies that are about to begin a resync. From here on their marks past the last complete epoch do
+// not count.
+func (c *Collector) settle(last ID) (effects []Effect) {
 	for i, s := range c.copies {
 		v := &c.views[i]
 		if v.report == nil || !v.report.Settling {
 			continue
-		}
-		last := c.floor()
-		if last.Before(c.granted) {
-			last = c.granted
 		}
 		v.settled = &last
 		v.report.Marks = slices.DeleteFunc(v.report.Marks, func(m Mark) bool { return last.Before(m.Epoch) })
@@ -369,9 +375,10 @@ func (c *Collector) decided(from ShardID, d Decided) []Effect {
 	return c.done()
 }
 
+// done ends the promotion when every copy has the decision, but those that a person gave up meanwhile.
 func (c *Collector) done() []Effect {
 	for _, s := range c.decision.Config.Shards {
-		if v := c.view(s); c.decision.Has(s) && !v.decided {
+		if v := c.view(s); c.decision.Has(s) && !v.decided && !c.givenUp(s) {
 			return nil
 		}
 	}

@@ -7,11 +7,11 @@ func has(r *Report, epoch ID) bool {
 	return ok
 }
 
-// floor is the highest epoch that a copy shows. Earlier ones do not matter any more.
+// floor is the highest epoch before which a copy cannot be cut any more. Earlier ones do not matter.
 func (c *Collector) floor() (highest ID) {
 	for i := range c.views {
-		if r := c.views[i].report; r != nil && highest.Before(r.Shown) {
-			highest = r.Shown
+		if r := c.views[i].report; r != nil && highest.Before(r.Floor) {
+			highest = r.Floor
 		}
 	}
 	return highest
@@ -40,43 +40,43 @@ func (c *Collector) required() (list []ShardID) {
 	}
 	slices.Sort(list)
 	list = slices.Compact(list)
-	if c.promote != nil {
-		list = slices.DeleteFunc(list, func(s ShardID) bool { return slices.Contains(c.promote.Without, s) })
-	}
-	return list
+	return slices.DeleteFunc(list, c.givenUp)
 }
 
-// complete is a mark of the last epoch whose marks all its shards have, but those without.
+// givenUp reports whether a person said that a copy is lost.
+func (c *Collector) givenUp(s ShardID) bool {
+	return c.promote != nil && slices.Contains(c.promote.Without, s)
+}
+
+// complete is a mark of the last epoch whose marks all its shards have, but those without. A copy reports marks of its
+// own shard, which is one of the epoch's.
 func (c *Collector) complete(without []ShardID) (last Mark, ok bool) {
 	floor := c.floor()
-	for i := range c.views {
+	there := map[ID]int{}
+	for i, s := range c.copies {
 		r := c.views[i].report
-		if r == nil {
+		if r == nil || slices.Contains(without, s) {
 			continue
 		}
-		for _, m := range slices.Backward(r.Marks) {
-			if m.Epoch.Before(floor) || ok && m.Epoch.Compare(last.Epoch) <= 0 {
-				break
-			}
-			if c.everywhere(m, without) {
+		for _, m := range r.Marks {
+			if there[m.Epoch]++; !m.Epoch.Before(floor) && (!ok || last.Epoch.Before(m.Epoch)) &&
+				there[m.Epoch] == needed(m.Config, without) {
 				last, ok = m, true
-				break
 			}
 		}
 	}
 	return last, ok
 }
 
-func (c *Collector) everywhere(m Mark, without []ShardID) bool {
-	for _, s := range m.Config.Shards {
-		if slices.Contains(without, s) {
-			continue
-		}
-		if v := c.view(s); v == nil || v.report == nil || !has(v.report, m.Epoch) {
-			return false
+// needed counts the marks that make an epoch complete.
+func needed(config Config, without []ShardID) int {
+	n := len(config.Shards)
+	for _, s := range without {
+		if config.Has(s) {
+			n--
 		}
 	}
-	return true
+	return n
 }
 
 // reaches reports whether an epoch has what the promotion needs.

@@ -33,15 +33,18 @@ const (
 //
 //	shown only grows, and only to epochs whose marks are durable on all their shards
 //	the copy has applied nothing behind the boundary of shown, or can go back to it
-//	a decision never changes, and is never before shown
+//	floor <= shown, or nothing was granted since the start; nothing before floor is ever asked for
+//	a decision never changes, and is never before floor
 type Copy struct {
 	id       ShardID
 	life     Life
 	promised Attempt
 	seq      uint64
 	state    CopyState
-	shown    ID
-	// marks are usable ones of shown and later epochs.
+	// shown is the epoch that was granted last in this life, or the base. floor is the first that the copy can still be
+	// cut at.
+	shown, floor ID
+	// marks are usable ones of floor and later epochs.
 	marks []Mark
 	// wholeFrom: marks with an earlier boundary are of the middle of a resync.
 	wholeFrom uint64
@@ -52,34 +55,48 @@ type Copy struct {
 
 // CopyStart is what is durable of a copy.
 type CopyStart struct {
-	// Marks are those in the journal that the copy is whole at, ascending. Without a resync that is all from the
-	// boundary on that the images show; in one, the base alone; behind one, the base and those from its end on.
+	// Base is what the copy goes back to if it is promoted before it shows a later epoch: from BeginSync to the next
+	// Show.
+	Base *Mark
+	// Marks are those in the journal that the copy is whole at, ascending: from the end of the last resync on, and from
+	// the first one on whose boundary is not before Applied.
 	Marks []Mark
-	// Applied is the last ordinal that the images show, or the base's.
+	// Applied is the last ordinal that the images show. It is 0 before the first Show, whatever a first sync brought.
 	Applied uint64
-	// Syncing: a resync has begun and not ended.
+	// Syncing: a resync, or the first sync, has begun and not ended.
 	Syncing bool
-	// WholeFrom is the ordinal at which the last resync ended.
+	// WholeFrom is the ordinal at which the last one ended.
 	WholeFrom uint64
 	Decision  *Decision
 }
 
 // NewCopy returns the copy of a process that starts. life was never used before.
 //
-// The first mark whose boundary is not before what is applied belongs to the shown epoch, or an earlier one with the
-// same content: nothing is applied past an epoch that was not granted.
+// Nothing is applied past an epoch that was granted. So the epoch that was shown before the start is the first one that
+// has all of what is applied, or a later one; the collector knows which.
 func NewCopy(id ShardID, life Life, start CopyStart) *Copy {
 	c := &Copy{id: id, life: life, state: CopyFollowing, wholeFrom: start.WholeFrom, decision: start.Decision}
-	at := slices.IndexFunc(start.Marks, func(m Mark) bool { return m.Boundary >= start.Applied })
-	if at >= 0 {
-		c.marks = slices.Clone(start.Marks[at:])
-		if start.Applied > 0 {
-			c.shown = c.marks[0].Epoch
+	if start.Base != nil {
+		c.marks = []Mark{*start.Base}
+		c.shown, c.floor = start.Base.Epoch, start.Base.Epoch
+	}
+	for _, m := range start.Marks {
+		switch {
+		case start.Base != nil && !c.floor.Before(m.Epoch), m.Boundary < start.WholeFrom:
+		case start.Base == nil && m.Boundary < start.Applied:
+		default:
+			c.marks = append(c.marks, m)
 		}
+	}
+	if start.Base == nil && start.Applied > 0 && len(c.marks) > 0 {
+		c.floor = c.marks[0].Epoch
 	}
 	switch {
 	case c.decision != nil:
 		c.state = CopyDecided
+		if m, ok := c.mark(c.decision.Epoch); ok && c.decision.Has(id) {
+			c.marks, c.shown, c.floor = []Mark{m}, m.Epoch, m.Epoch
+		}
 	case start.Syncing:
 		c.state = CopySyncing
 	}
@@ -89,8 +106,8 @@ func NewCopy(id ShardID, life Life, start CopyStart) *Copy {
 // State says what the copy does.
 func (c *Copy) State() CopyState { return c.state }
 
-// Shown is the mark of the epoch that the copy shows: up to its boundary it may apply, and there it is cut, opened and
-// promoted. ok is false before the first.
+// Shown is the mark of the epoch that the copy shows: up to its boundary it may apply, and there it is cut and opened.
+// ok is false before the first, and after a start until the collector has said again what is complete.
 func (c *Copy) Shown() (m Mark, ok bool) { return c.mark(c.shown) }
 
 // Newest is the last usable mark that is durable here.
@@ -215,8 +232,8 @@ const MaxReportMarks = 256
 
 func (c *Copy) report() Report {
 	c.seq++
-	r := Report{Attempt: c.promised, Life: c.life, Seq: c.seq, Shown: c.shown, Settling: c.state == CopySettling,
-		Marks: slices.Clone(c.marks), Decision: c.decision}
+	r := Report{Attempt: c.promised, Life: c.life, Seq: c.seq, Shown: c.shown, Floor: c.floor,
+		Settling: c.state == CopySettling, Marks: slices.Clone(c.marks), Decision: c.decision}
 	if len(r.Marks) > MaxReportMarks {
 		r.Marks, r.More = r.Marks[:MaxReportMarks], true
 	}
@@ -227,7 +244,7 @@ func (c *Copy) durable(m Mark) {
 	last, ok := c.Newest()
 	switch {
 	case c.state != CopyFollowing, m.Boundary < c.wholeFrom:
-	case ok && !last.Epoch.Before(m.Epoch), !ok && !c.shown.Before(m.Epoch): // known
+	case ok && !last.Epoch.Before(m.Epoch): // known
 	default:
 		c.marks = append(c.marks, m)
 	}
@@ -238,7 +255,7 @@ func (c *Copy) show(epoch ID) []Effect {
 	if !ok || c.decision != nil || !c.shown.Before(epoch) {
 		return nil
 	}
-	c.shown = epoch
+	c.shown, c.floor = epoch, epoch
 	c.marks = slices.DeleteFunc(c.marks, func(m Mark) bool { return m.Epoch.Before(epoch) })
 	return []Effect{Show{m}}
 }
@@ -265,7 +282,7 @@ func (c *Copy) beginSync() []Effect {
 }
 
 func (c *Copy) settled(s Settled) []Effect {
-	if c.state != CopySettling || s.Seq <= c.wantedAt || s.Epoch.Before(c.shown) {
+	if c.state != CopySettling || s.Seq <= c.wantedAt || s.Epoch.Before(c.floor) {
 		return nil
 	}
 	effects := c.show(s.Epoch)
@@ -284,13 +301,13 @@ func (c *Copy) decide(d Decide) []Effect {
 	}
 	part := d.Decision.Has(c.id)
 	m, ok := c.mark(d.Decision.Epoch)
-	if part && (!ok || d.Decision.Epoch.Before(c.shown)) {
+	if part && (!ok || d.Decision.Epoch.Before(c.floor)) {
 		return []Effect{Reply{c.report()}} // no collector does that
 	}
 	c.state, c.decision = CopyDecided, &d.Decision
 	effects := []Effect{PersistDecision{d.Decision}}
 	if part {
-		c.shown, c.marks = m.Epoch, []Mark{m}
+		c.shown, c.floor, c.marks = m.Epoch, m.Epoch, []Mark{m}
 		return append(effects, Promote{Mark: m, Part: true}, answer)
 	}
 	return append(effects, Promote{}, answer)

@@ -101,9 +101,10 @@ type Report struct {
 	Life    Life
 	// Seq counts the reports of this life; a lower one is older.
 	Seq uint64
-	// Shown is the epoch up to which the copy may have applied; zero before the first.
-	Shown ID
-	// Marks are of Shown and later epochs, ascending, durable, of a copy that is whole at each boundary.
+	// Shown is the epoch that was granted last; zero before the first since the process started. Floor is the first one
+	// that the copy can still be cut at; zero if it never showed one.
+	Shown, Floor ID
+	// Marks are of Floor and later epochs, ascending, durable, of a copy that is whole at each boundary.
 	Marks []Mark
 	// More: there are later marks, left out to bound the message.
 	More bool

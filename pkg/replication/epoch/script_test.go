@@ -14,7 +14,7 @@ import (
 //
 //	new shard N [life=L] [config=(V,S...)] [marked=E]     (V is the version; its issuer is the first shard)
 //	new coordinator N [run=R]
-//	new copy N [life=L] [marks=(E@B...)] [shards=(S...)] [applied=B] [syncing] [whole-from=B] [decision=E]
+//	new copy N [life=L] [base] [marks=(E@B...)] [shards=(S...)] [applied=B] [syncing] [whole-from=B] [decision=E]
 //	new collector [life=L]
 //	shard N ask [round=N] [config=(V,S...)] | prepare epoch=E head=N [life=L] [version=V] | commit epoch=E [life=L] |
 //	        abort epoch=E [life=L] | expired epoch=E | acknowledged epoch=E | adopt config=(V,S...) | force lost=(S...)
@@ -26,7 +26,7 @@ import (
 //	        [attempt=A] [life=L] | settled epoch=E seq=N [attempt=A] [life=L] | mark epoch=E boundary=B [shards=(S...)] |
 //	        sync-wanted | sync-cancelled | sync-ended ordinal=N
 //	collector collect copies=(S...) | resign | promote [copies=(S...)] [without=(S...)] [at-least=(S@B...)] |
-//	        missing copy=S | report from=N [seq=N] [shown=E] [marks=(E@B...)] [shards=(S...)] [more] [settling]
+//	        missing copy=S | report from=N [seq=N] [shown=E] [floor=E] [marks=(E@B...)] [shards=(S...)] [more] [settling]
 //	        [decision=E] [attempt=A] [life=L] | outdated from=N attempt=A |
 //	        decided from=N epoch=E [attempt=A] [life=L] | tick
 //
@@ -98,6 +98,9 @@ func (w words) pair(key, def string) (number, run uint64) {
 }
 
 func (w words) epoch(key, def string) ID {
+	if def == "" {
+		def = "0"
+	}
 	n, r := w.pair(key, def)
 	return ID{n, Life(r)}
 }
@@ -203,8 +206,12 @@ func (s *script) create(w words, plain []string) {
 	case "coordinator":
 		s.coordinators[id] = NewCoordinator(id, Life(w.num("run", 1)), DefaultTiming())
 	case "copy":
-		s.copies[id] = NewCopy(id, Life(w.num("life", 1)), CopyStart{Marks: w.marks(id), Applied: w.num("applied", 0),
-			Syncing: w.has("syncing"), WholeFrom: w.num("whole-from", 0), Decision: w.decision()})
+		start := CopyStart{Marks: w.marks(id), Applied: w.num("applied", 0), Syncing: w.has("syncing"),
+			WholeFrom: w.num("whole-from", 0), Decision: w.decision()}
+		if w.has("base") { // the first mark
+			start.Base, start.Marks = &start.Marks[0], start.Marks[1:]
+		}
+		s.copies[id] = NewCopy(id, Life(w.num("life", 1)), start)
 		s.copyState(s.copies[id])
 	case "collector":
 		s.collector = NewCollector(Life(w.num("life", 1)), DefaultTiming())
@@ -319,7 +326,7 @@ func (s *script) coordinate(w words, c *Coordinator, what string) {
 
 func (s *script) copyState(c *Copy) {
 	newest, _ := c.Newest()
-	fmt.Fprintf(&s.log, "copy %d: %s, shows %s, newest %s\n", c.id, c.State(), c.shown, newest.Epoch)
+	fmt.Fprintf(&s.log, "copy %d: %s, shows %s, floor %s, newest %s\n", c.id, c.State(), c.shown, c.floor, newest.Epoch)
 }
 
 func (s *script) copy(w words, c *Copy, what string) {
@@ -386,7 +393,8 @@ func (s *script) collect(w words, what string) {
 		e = CopyMissing{ShardID(w.num("copy", 0))}
 	case "report":
 		e = ReportReceived{from, Report{Attempt: attempt, Life: life, Seq: w.num("seq", 1), Shown: w.epoch("shown", "0"),
-			Marks: w.marks(from), More: w.has("more"), Settling: w.has("settling"), Decision: w.decision()}}
+			Floor: w.epoch("floor", w.key["shown"]), Marks: w.marks(from), More: w.has("more"),
+			Settling: w.has("settling"), Decision: w.decision()}}
 	case "outdated":
 		e = OutdatedReceived{from, Outdated{attempt}}
 	case "decided":
