@@ -190,6 +190,9 @@ func (a *applier) beforeApply(records []journal.Record) error {
 	if err := a.g.cuts.beforeApply(records); err != nil {
 		return err
 	}
+	if err := a.g.preserved.beforeApply(records); err != nil {
+		return err
+	}
 	return a.g.views.beforeApply(records)
 }
 

@@ -43,8 +43,8 @@ type cutState struct {
 	Tracks     []trackRecord `json:"tracks,omitempty"`
 }
 
-// cuts are a group's snapshots as far as the group has to do with them, and its preserved images (preserved.go). Lock
-// order: opMu, applier.mu, mu, those of preserved, those of extentCopy.
+// cuts are a group's snapshots as far as the group has to do with them. Lock order: opMu, applier.mu, mu, those of
+// extentCopy.
 type cuts struct {
 	g *Group
 	// opMu makes cuts, releases and the bringing up to date of records one after another.
@@ -53,13 +53,12 @@ type cuts struct {
 	ended bool
 	work  signal
 
-	// mu guards what follows, and the file of cuts. copies and preserved are only added to with applier.mu held.
+	// mu guards what follows, and the file of cuts. copies is only added to with applier.mu held.
 	mu         sync.Mutex
 	generation uint64
 	targets    []cutTarget
 	tracks     map[uint32]*track
 	copies     []*imageCopy
-	preserved  []*preserved
 	file       cutsFileState
 }
 
@@ -173,9 +172,6 @@ func (c *cuts) load() error {
 			continue
 		}
 		c.tracks[r.Index] = t
-	}
-	if err := c.loadPreserved(); err != nil {
-		return err
 	}
 	return c.sweepSince()
 }
@@ -403,10 +399,7 @@ func (c *cuts) close() {
 	for _, t := range c.tracks {
 		_ = t.log.Close()
 	}
-	for _, p := range c.preserved {
-		p.close()
-	}
-	c.copies, c.preserved, c.tracks = nil, nil, map[uint32]*track{}
+	c.copies, c.tracks = nil, map[uint32]*track{}
 }
 
 // marked returns a copy of what changed in a member since its last snapshot, and which that is.

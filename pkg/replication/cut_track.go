@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/klog/v2"
@@ -106,7 +107,7 @@ func (c *cuts) logMarks() error {
 }
 
 // beforeApply is called with the records that are about to be applied: it marks what they change, and keeps what they
-// overwrite for snapshots and preserved images that do not have it yet.
+// overwrite for snapshots that do not have it yet.
 func (c *cuts) beforeApply(records []journal.Record) error {
 	c.mu.Lock()
 	if c.file == cutsFileUnknown {
@@ -115,18 +116,64 @@ func (c *cuts) beforeApply(records []journal.Record) error {
 			return err
 		}
 	}
-	idle := len(c.tracks) == 0 && len(c.copies) == 0 && len(c.preserved) == 0
+	idle := len(c.tracks) == 0 && len(c.copies) == 0
 	c.mu.Unlock()
 	if idle {
 		return nil
 	}
-	touched := changemap.New()
-	for i := range records {
-		if h := &records[i].Header; touchesImage(h.Kind) && c.g.members.at(h.Volume) != nil {
-			touched.Mark(h.Volume, h.Offset, int64(h.Length))
+	return c.beforeChange(c.g.members.touched(records))
+}
+
+// beforeChange is called with the extents of members, by their indices, that are about to change in the images. It
+// notes them for the tracking of changed blocks, and has them copied into all snapshots that lack them.
+func (c *cuts) beforeChange(touched *changemap.Map) error {
+	c.mu.Lock()
+	copies := slices.Clone(c.copies)
+	for at := (changemap.Cursor{}); ; {
+		index, extent, n, ok := touched.NextRun(at, holeRunExtents)
+		if !ok {
+			break
+		}
+		if t := c.tracks[index]; t != nil {
+			t.mark(int64(extent)*changemap.ExtentBytes, int64(n)*changemap.ExtentBytes)
+		}
+		at = changemap.Cursor{Volume: index, Extent: extent + n}
+	}
+	c.mu.Unlock()
+	if len(copies) == 0 {
+		return nil
+	}
+	for _, v := range c.g.Volumes() {
+		extents := touched.Volume(v.index)
+		if extents.Len() == 0 {
+			continue
+		}
+		if err := copyInto(copies, v.id, extents); err != nil {
+			return err
 		}
 	}
-	return c.beforeChange(touched, nil)
+	return nil
+}
+
+// keep is beforeChange for a volume that need not be a member, and whose changes are not tracked then.
+func (c *cuts) keep(volumeID string, extents *changemap.Map) error {
+	c.mu.Lock()
+	copies := slices.Clone(c.copies)
+	c.mu.Unlock()
+	return copyInto(copies, volumeID, extents)
+}
+
+// copyInto has the snapshots of a volume take extents of it.
+func copyInto(copies []*imageCopy, volumeID string, extents *changemap.Map) error {
+	for _, running := range copies {
+		if running.target.VolumeID != volumeID {
+			continue
+		}
+		if err := running.preserve(extents); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // rebase takes a snapshot that is about to be deleted out of the tracking: what changed since it becomes what changed

@@ -76,6 +76,8 @@ type Group struct {
 	// verification compares both sites; see verify.go.
 	verification *verification
 
+	// preserved are sets of images at one ordinal; see preserved.go.
+	preserved preservedSets
 	// cuts are the snapshots of members; see cut.go.
 	cuts *cuts
 	// views are the group at other ordinals; see view.go.
@@ -202,6 +204,7 @@ func (g *Group) halt() error {
 
 func (g *Group) release() error {
 	g.cuts.close()
+	g.preserved.close()
 	g.views.close()
 	errs := []error{g.journal.Close(), g.checkpoint.close()}
 	for _, v := range *g.members.list.Load() {

@@ -111,7 +111,7 @@ func (ms *members) takeOut(v *Volume) error {
 	if err := member.Leave(); err != nil {
 		return err
 	}
-	if err := g.cuts.losePreserved(v.id, errMemberGone); err != nil {
+	if err := g.preserved.lose(v.id, errMemberGone); err != nil {
 		return err
 	}
 	if _, err := g.step(core.MemberChanged{Member: member}, nil); err != nil {
@@ -260,7 +260,7 @@ func (ms *members) drop(m core.Member) error {
 		if err := g.cuts.failCopies(m.VolumeID, errMemberGone); err != nil {
 			return err
 		}
-		if err := g.cuts.losePreserved(m.VolumeID, errMemberGone); err != nil {
+		if err := g.preserved.lose(m.VolumeID, errMemberGone); err != nil {
 			return err
 		}
 		if err := g.views.failAll(m.VolumeID, errViewMember); err != nil {

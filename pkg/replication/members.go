@@ -12,7 +12,9 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 )
 
@@ -73,6 +75,17 @@ func (ms *members) find(id string) (*Volume, error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: volume %s is not in group %s", ErrNotFound, id, ms.g.Name())
+}
+
+// touched is what records change in the images of members.
+func (ms *members) touched(records []journal.Record) *changemap.Map {
+	m := changemap.New()
+	for i := range records {
+		if h := &records[i].Header; touchesImage(h.Kind) && ms.at(h.Volume) != nil {
+			m.Mark(h.Volume, h.Offset, int64(h.Length))
+		}
+	}
+	return m
 }
 
 // Attach notes that a volume is in use, so that the group keeps its role. It fails with ErrNotPrimary where the group

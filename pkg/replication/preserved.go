@@ -22,11 +22,11 @@ import (
 // Before apply changes an extent, it copies the extent aside, once, and makes that durable (extent_copy.go). So an
 // extent is what was kept of it, or else what the image has.
 //
-//	take       cuts.preserve: apply goes exactly to one ordinal and stops; empty files are made; apply goes on
+//	take       preservedSets.take: apply goes exactly to one ordinal and stops; empty files are made; apply goes on
 //	read       preserved.image, then preservedImage.ReadAt and NextData, beside a running apply
 //	roll back  preserved.rollBack writes what was kept back into the images; it may be repeated, also after a crash
-//	drop       cuts.dropPreserved
-//	reopen     cuts.load finds those that were not dropped; cuts.preservedOf returns them by their owner
+//	drop       preservedSets.drop
+//	reopen     preservedSets.load finds those that were not dropped; of returns them by their owner
 //
 // Taking them costs no time and no space that depends on the sizes of the volumes. Each extent costs its space and two
 // syncs when it is changed for the first time. It is the same on file systems that share blocks: a clone would cost
@@ -81,7 +81,7 @@ type preservedMember struct {
 
 // preserved is a set of preserved images of one ordinal.
 type preserved struct {
-	c      *cuts
+	s      *preservedSets
 	record preservedRecord
 	dir    string
 	images []*preservedImage
@@ -105,19 +105,19 @@ type preserveRequest struct {
 	position func() (journal.Position, string, error)
 }
 
-// preserve takes a set of preserved images. It is durable. With an error nothing is left of it that counts.
-func (c *cuts) preserve(ctx context.Context, r preserveRequest) (*preserved, error) {
-	if err := c.g.log.commit(); err != nil {
+// take takes a set of preserved images. It is durable. With an error nothing is left of it that counts.
+func (s *preservedSets) take(ctx context.Context, r preserveRequest) (*preserved, error) {
+	if err := s.g.log.commit(); err != nil {
 		return nil, err
 	}
-	c.g.applier.mu.Lock()
-	defer c.g.applier.mu.Unlock()
-	return c.preserveLocked(ctx, r)
+	s.g.applier.mu.Lock()
+	defer s.g.applier.mu.Unlock()
+	return s.takeLocked(ctx, r)
 }
 
-// preserveLocked is preserve for a caller that holds applier.mu.
-func (c *cuts) preserveLocked(ctx context.Context, r preserveRequest) (*preserved, error) {
-	g := c.g
+// takeLocked is take for a caller that holds applier.mu.
+func (s *preservedSets) takeLocked(ctx context.Context, r preserveRequest) (*preserved, error) {
+	g := s.g
 	limit, timeline, err := g.log.positionFor(r.position)
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (c *cuts) preserveLocked(ctx context.Context, r preserveRequest) (*preserve
 	if err := g.applier.applyExactly(ctx, limit); err != nil {
 		return nil, err
 	}
-	p := &preserved{c: c, record: preservedRecord{
+	p := &preserved{s: s, record: preservedRecord{
 		ID: uuid.NewString(), GroupID: g.ID(), Owner: r.owner, Full: r.full, Timeline: timeline,
 		Ordinal: g.checkpoint.read().AppliedOrdinal, UnixNanos: g.cfg.Now().UnixNano(),
 	}}
@@ -151,8 +151,8 @@ func (c *cuts) preserveLocked(ctx context.Context, r preserveRequest) (*preserve
 
 // create makes the files. The caller holds applier.mu, so no image changes meanwhile.
 func (p *preserved) create() error {
-	g := p.c.g
-	parent, err := g.cuts.preservedDir()
+	g := p.s.g
+	parent, err := p.s.dir()
 	if err != nil {
 		return err
 	}
@@ -172,11 +172,11 @@ func (p *preserved) create() error {
 		}
 	}
 	// In the list before the record is there: after a write that failed in part, a later start may find the record.
-	p.c.mu.Lock()
-	p.c.preserved = append(p.c.preserved, p)
-	p.c.mu.Unlock()
+	p.s.mu.Lock()
+	p.s.list = append(p.s.list, p)
+	p.s.mu.Unlock()
 	if err := blockdev.WriteRecord(g.cfg.FS, filepath.Join(p.dir, preservedFile), preservedKind, &p.record); err != nil {
-		if gone := p.c.dropPreserved(p); gone != nil {
+		if gone := p.s.drop(p); gone != nil {
 			err = errors.Join(err, gone)
 		}
 		return err
@@ -185,12 +185,12 @@ func (p *preserved) create() error {
 }
 
 func (p *preserved) paths(m preservedMember) (extentCopyPaths, error) {
-	source, err := p.c.g.cfg.Pool.ImagePath(m.VolumeID)
+	source, err := p.s.g.cfg.Pool.ImagePath(m.VolumeID)
 	return copyPaths(p.dir, source, fmt.Sprintf("%d.kept", m.Index), fmt.Sprintf("%d.log", m.Index)), err
 }
 
-// preservedDir is where the group's sets are, or would be.
-func (c *cuts) preservedDir() (string, error) { return c.g.cfg.Pool.PreservedDir(c.g.ID()) }
+// dir is where the group's sets are, or would be.
+func (s *preservedSets) dir() (string, error) { return s.g.cfg.Pool.PreservedDir(s.g.ID()) }
 
 // image returns the image of a volume; nil if the set has none.
 func (p *preserved) image(volumeID string) *preservedImage {
@@ -250,7 +250,7 @@ func (p *preserved) lose(why error) error {
 		return nil
 	}
 	if p.outcome.fail(fmt.Errorf("%w: %w", errPreservedLost, why)) {
-		klog.ErrorS(why, "Preserved images are given up", "group", p.c.g.Name(), "ordinal", p.record.Ordinal,
+		klog.ErrorS(why, "Preserved images are given up", "group", p.s.g.Name(), "ordinal", p.record.Ordinal,
 			"owner", p.record.Owner)
 	}
 	for _, image := range p.images {
@@ -265,7 +265,7 @@ func (p *preserved) lose(why error) error {
 
 // removeFiles makes the set one that is not there, durably. It takes no space, as the disk may be full.
 func (p *preserved) removeFiles() error {
-	fsys := p.c.g.cfg.FS
+	fsys := p.s.g.cfg.FS
 	if p.dir == "" {
 		return nil
 	}
@@ -316,7 +316,7 @@ func (p *preserved) rollBack(ctx context.Context, volumeID string, image *blockd
 		err = image.Flush()
 	}
 	if err == nil {
-		err = p.c.logMarks()
+		err = p.s.g.cuts.logMarks()
 	}
 	if err != nil {
 		return fmt.Errorf("volume %s: roll back to ordinal %d: %w", kept.member.VolumeID, p.record.Ordinal, err)
@@ -326,10 +326,13 @@ func (p *preserved) rollBack(ctx context.Context, volumeID string, image *blockd
 
 // beforeRollBack is called with extents that are about to change: the other sets, snapshots and views keep them first.
 func (p *preserved) beforeRollBack(touched *changemap.Map) error {
-	if err := p.c.beforeChange(touched, p); err != nil {
+	if err := p.s.g.cuts.beforeChange(touched); err != nil {
 		return err
 	}
-	return p.c.g.views.beforeChange(touched)
+	if err := p.s.beforeChange(touched, p); err != nil {
+		return err
+	}
+	return p.s.g.views.beforeChange(touched)
 }
 
 func (p *preserved) discardBehind(index uint32, image *blockdev.Image, off int64) error {

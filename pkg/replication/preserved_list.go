@@ -6,19 +6,34 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
-// preservedOf returns the sets of an owner.
-func (c *cuts) preservedOf(owner preservedOwner) []*preserved {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// preservedSets are a group's sets of preserved images. Its lock comes before those of preserved and extentCopy.
+type preservedSets struct {
+	g  *Group
+	mu sync.Mutex
+	// list is only added to with applier.mu held.
+	list []*preserved
+}
+
+// all returns the sets at this instant.
+func (s *preservedSets) all() []*preserved {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.list)
+}
+
+// of returns the sets of an owner.
+func (s *preservedSets) of(owner preservedOwner) []*preserved {
 	var list []*preserved
-	for _, p := range c.preserved {
+	for _, p := range s.all() {
 		if p.record.Owner == owner {
 			list = append(list, p)
 		}
@@ -26,29 +41,26 @@ func (c *cuts) preservedOf(owner preservedOwner) []*preserved {
 	return list
 }
 
-// dropPreserved gives a set up, durably. The caller has ended all reading from it. After an error it may be there
+// drop gives a set up, durably. The caller has ended all reading from it. After an error it may be there
 // after a restart; until then its images are preserved as before. It may be repeated.
-func (c *cuts) dropPreserved(p *preserved) error {
+func (s *preservedSets) drop(p *preserved) error {
 	if err := p.removeFiles(); err != nil {
-		return fmt.Errorf("group %s: drop the images preserved at ordinal %d: %w", c.g.Name(), p.record.Ordinal, err)
+		return fmt.Errorf("group %s: drop the images preserved at ordinal %d: %w", s.g.Name(), p.record.Ordinal, err)
 	}
 	for _, image := range p.images {
 		image.stop() // apply may have it
 	}
-	c.mu.Lock()
-	c.preserved = slices.DeleteFunc(c.preserved, func(other *preserved) bool { return other == p })
-	c.mu.Unlock()
+	s.mu.Lock()
+	s.list = slices.DeleteFunc(s.list, func(other *preserved) bool { return other == p })
+	s.mu.Unlock()
 	p.close()
 	return nil
 }
 
-// losePreserved gives up every set that has a member: its image leaves the group's care. The base of a sync is the
+// lose gives up every set that has a member: its image leaves the group's care. The base of a sync is the
 // exception: the image stays as it is until the sync ends.
-func (c *cuts) losePreserved(volumeID string, why error) error {
-	c.mu.Lock()
-	list := slices.Clone(c.preserved)
-	c.mu.Unlock()
-	for _, p := range list {
+func (s *preservedSets) lose(volumeID string, why error) error {
+	for _, p := range s.all() {
 		if p.record.Owner == ownerResync || p.image(volumeID) == nil {
 			continue
 		}
@@ -59,56 +71,35 @@ func (c *cuts) losePreserved(volumeID string, why error) error {
 	return nil
 }
 
-// beforeChange is called with the extents of members, by their indices, that are about to change in the images. It
-// notes them for the tracking of changed blocks, and has them copied into all snapshots and sets that lack them, except
-// for one set.
-func (c *cuts) beforeChange(touched *changemap.Map, but *preserved) error {
-	c.mu.Lock()
-	copies, kept := slices.Clone(c.copies), slices.Clone(c.preserved)
-	for at := (changemap.Cursor{}); ; {
-		index, extent, n, ok := touched.NextRun(at, holeRunExtents)
-		if !ok {
-			break
-		}
-		if t := c.tracks[index]; t != nil {
-			t.mark(int64(extent)*changemap.ExtentBytes, int64(n)*changemap.ExtentBytes)
-		}
-		at = changemap.Cursor{Volume: index, Extent: extent + n}
-	}
-	c.mu.Unlock()
-	if len(copies) == 0 && len(kept) == 0 {
+// beforeApply is called with the records that are about to be applied: it keeps what they overwrite.
+func (s *preservedSets) beforeApply(records []journal.Record) error {
+	if len(s.all()) == 0 {
 		return nil
 	}
-	for _, v := range c.g.Volumes() {
+	return s.beforeChange(s.g.members.touched(records), nil)
+}
+
+// beforeChange is called with the extents of members, by their indices, that are about to change in the images. It has
+// them kept by all sets that lack them, except for one.
+func (s *preservedSets) beforeChange(touched *changemap.Map, but *preserved) error {
+	if len(s.all()) == 0 {
+		return nil
+	}
+	for _, v := range s.g.Volumes() {
 		extents := touched.Volume(v.index)
 		if extents.Len() == 0 {
 			continue
 		}
-		if err := preserveIn(copies, kept, v.id, extents, but); err != nil {
+		if err := s.keep(v.id, extents, but); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// preserveVolume is beforeChange for a volume that need not be a member, and whose changes are not tracked then.
-func (c *cuts) preserveVolume(volumeID string, extents *changemap.Map, but *preserved) error {
-	c.mu.Lock()
-	copies, kept := slices.Clone(c.copies), slices.Clone(c.preserved)
-	c.mu.Unlock()
-	return preserveIn(copies, kept, volumeID, extents, but)
-}
-
-func preserveIn(copies []*imageCopy, kept []*preserved, volumeID string, extents *changemap.Map, but *preserved) error {
-	for _, running := range copies {
-		if running.target.VolumeID != volumeID {
-			continue
-		}
-		if err := running.preserve(extents); err != nil {
-			return err
-		}
-	}
-	for _, p := range kept {
+// keep is beforeChange for a volume that need not be a member.
+func (s *preservedSets) keep(volumeID string, extents *changemap.Map, but *preserved) error {
+	for _, p := range s.all() {
 		if p == but {
 			continue
 		}
@@ -119,10 +110,10 @@ func preserveIn(copies []*imageCopy, kept []*preserved, volumeID string, extents
 	return nil
 }
 
-// loadPreserved opens the sets that the last process left, and removes what is left of others.
-func (c *cuts) loadPreserved() error {
-	g := c.g
-	parent, err := c.preservedDir()
+// load opens the sets that the last process left, and removes what is left of others.
+func (s *preservedSets) load() error {
+	g := s.g
+	parent, err := s.dir()
 	if err != nil {
 		return err
 	}
@@ -131,12 +122,12 @@ func (c *cuts) loadPreserved() error {
 		return err
 	}
 	for _, name := range names {
-		p := &preserved{c: c, dir: filepath.Join(parent, name)}
+		p := &preserved{s: s, dir: filepath.Join(parent, name)}
 		err := p.open()
 		var newer *blockdev.NewerVersionError
 		switch {
 		case err == nil:
-			c.preserved = append(c.preserved, p)
+			s.list = append(s.list, p)
 			continue
 		case errors.As(err, &newer):
 			p.close()
@@ -154,7 +145,7 @@ func (c *cuts) loadPreserved() error {
 
 // open opens a set. fs.ErrNotExist: it was dropped, or never taken, or a part of it is missing.
 func (p *preserved) open() error {
-	g := p.c.g
+	g := p.s.g
 	path := filepath.Join(p.dir, preservedFile)
 	if err := blockdev.ReadRecord(g.cfg.FS, path, preservedKind, &p.record); err != nil {
 		return err
@@ -177,4 +168,14 @@ func (p *preserved) open() error {
 		}
 	}
 	return nil
+}
+
+// close closes the files; what is on disk is what the next process goes on from.
+func (s *preservedSets) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.list {
+		p.close()
+	}
+	s.list = nil
 }

@@ -21,7 +21,7 @@ const ownerTest preservedOwner = "test"
 
 func mustPreserve(t *testing.T, g *Group, full preserveFull) *preserved {
 	t.Helper()
-	p, err := g.cuts.preserve(context.Background(), preserveRequest{owner: ownerTest, full: full,
+	p, err := g.preserved.take(context.Background(), preserveRequest{owner: ownerTest, full: full,
 		position: g.log.durablePosition})
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func TestPreservedImages(t *testing.T) {
 					t.Fatalf("preserved %+v of a group at ordinal %d", p.record, head)
 				}
 				var wg sync.WaitGroup
-				for _, p := range g.cuts.preservedOf(ownerTest) {
+				for _, p := range g.preserved.of(ownerTest) {
 					wg.Go(func() {
 						for range 5 {
 							if err := checkPreserved(p, l); err != nil {
@@ -95,24 +95,24 @@ func TestPreservedImages(t *testing.T) {
 					s.restart()
 					g = s.group("shop")
 				}
-				sets := g.cuts.preservedOf(ownerTest)
+				sets := g.preserved.of(ownerTest)
 				if i == 3 {
 					dir := sets[1].dir
-					if err := g.cuts.dropPreserved(sets[1]); err != nil {
+					if err := g.preserved.drop(sets[1]); err != nil {
 						t.Fatal(err)
 					}
 					if _, err := s.fs.Stat(dir); err == nil {
 						t.Fatal("a dropped set is still there")
 					}
 				}
-				if want := []int{1, 2, 3, 3, 4}[i]; len(g.cuts.preservedOf(ownerTest)) != want {
-					t.Fatalf("%d sets, want %d", len(g.cuts.preservedOf(ownerTest)), want)
+				if want := []int{1, 2, 3, 3, 4}[i]; len(g.preserved.of(ownerTest)) != want {
+					t.Fatalf("%d sets, want %d", len(g.preserved.of(ownerTest)), want)
 				}
 			}
 			if err := s.site.DeleteGroup("shop", true); err != nil {
 				t.Fatal(err)
 			}
-			if dir, _ := g.cuts.preservedDir(); dir != "" {
+			if dir, _ := g.preserved.dir(); dir != "" {
 				if _, err := s.fs.Stat(dir); err == nil {
 					t.Fatal("the sets of a deleted group are still there")
 				}
@@ -221,7 +221,7 @@ func rollBackAgain(point crashPoint, g *Group, l *cutLog, ordinal uint64) (has b
 			return false, err
 		}
 	}
-	if err := bare.cuts.loadPreserved(); err != nil {
+	if err := bare.preserved.load(); err != nil {
 		return false, err
 	}
 	return judgePreserved(bare, l, ordinal)
@@ -231,7 +231,7 @@ func rollBackAgain(point crashPoint, g *Group, l *cutLog, ordinal uint64) (has b
 func judgePreserved(g *Group, l *cutLog, ordinal uint64) (has bool, err error) {
 	g.applier.mu.Lock()
 	defer g.applier.mu.Unlock()
-	sets := g.cuts.preservedOf(ownerTest)
+	sets := g.preserved.of(ownerTest)
 	if len(sets) == 0 {
 		return false, nil
 	}

@@ -30,6 +30,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	defer func() {
 		if err != nil {
 			g.cuts.close()
+			g.preserved.close()
 			g.views.close()
 			g.checkpoint.close()
 			for _, v := range *g.members.list.Load() {
@@ -55,6 +56,9 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	}
 	g.remembered.recall()
 	err = g.cuts.load()
+	if err == nil {
+		err = g.preserved.load()
+	}
 	if err == nil {
 		err = g.resync.check()
 	}
@@ -101,7 +105,7 @@ func newGroup(site *Site, dir string) *Group {
 	g.cuts, g.views, g.verification = newCuts(g), &views{g: g}, newVerification(g)
 	g.points.g, g.bookmarks.g, g.history.g = g, g, g
 	g.yields.g, g.handover.g, g.resync.g = g, g, g
-	g.members.g, g.copies.g = g, g
+	g.members.g, g.copies.g, g.preserved.g = g, g, g
 	g.log.g, g.settings.g, g.remembered.g = g, g, g
 	g.applier.g, g.applier.work = g, newSignal()
 	g.trimmer.g, g.trimmer.work = g, newSignal()

@@ -38,7 +38,7 @@ func (rb *resyncBase) preserve(ctx context.Context, session, sync bool) (*core.B
 		return nil, nil
 	}
 	horizon := g.checkpoint.horizon.Load()
-	p, err := g.cuts.preserve(ctx, preserveRequest{owner: ownerResync, full: preserveOrWait,
+	p, err := g.preserved.take(ctx, preserveRequest{owner: ownerResync, full: preserveOrWait,
 		position: g.log.durablePosition})
 	if err != nil {
 		return nil, fmt.Errorf("keep the copy as it is before a sync: %w", err)
@@ -65,7 +65,7 @@ func (rb *resyncBase) current() (*core.Base, *preserved) {
 	if b == nil {
 		return nil, nil
 	}
-	for _, p := range g.cuts.preservedOf(ownerResync) {
+	for _, p := range g.preserved.of(ownerResync) {
 		if p.record.ID == b.Set {
 			return b, p
 		}
@@ -85,9 +85,9 @@ func (rb *resyncBase) has(volumeID string) bool {
 func (rb *resyncBase) dropOthers() error {
 	_, current := rb.current()
 	var errs []error
-	for _, p := range rb.g.cuts.preservedOf(ownerResync) {
+	for _, p := range rb.g.preserved.of(ownerResync) {
 		if p != current {
-			errs = append(errs, rb.g.cuts.dropPreserved(p))
+			errs = append(errs, rb.g.preserved.drop(p))
 		}
 	}
 	return errors.Join(errs...)
@@ -149,7 +149,10 @@ func (cp *copies) emptyImage(volumeID string) error {
 	defer g.applier.mu.Unlock()
 	all := changemap.New()
 	all.Mark(0, 0, image.Size())
-	err = g.cuts.preserveVolume(volumeID, all, nil)
+	err = g.cuts.keep(volumeID, all)
+	if err == nil {
+		err = g.preserved.keep(volumeID, all, nil)
+	}
 	if err == nil {
 		err = image.Discard(0, image.Size())
 	}

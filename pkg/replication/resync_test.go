@@ -333,7 +333,7 @@ func testPromoteInResync(t *testing.T, batches int) {
 		g := caughtUp(t, p.g, p.b)
 		c.armed.Store(false)
 		sameContent(t, p.g, g)
-		if sets := g.cuts.preservedOf(ownerResync); len(sets) != 0 {
+		if sets := g.preserved.of(ownerResync); len(sets) != 0 {
 			t.Fatalf("%d sets are left of a resync that ended", len(sets))
 		}
 		if rec, err := p.b.pool.Get("v2"); err != nil || rec.Group != "" {
@@ -366,7 +366,7 @@ func testPromoteInResync(t *testing.T, batches int) {
 	if err := p.before.check(g); err != nil {
 		t.Fatal(err)
 	}
-	if sets := g.cuts.preservedOf(ownerResync); len(sets) != 0 {
+	if sets := g.preserved.of(ownerResync); len(sets) != 0 {
 		t.Fatalf("%d sets are left of a promotion that ended", len(sets))
 	}
 	if rec, err := p.b.pool.Get("v3"); err == nil && rec.Group != "" {

@@ -97,8 +97,12 @@ func (s *Site) restoreImages(ctx context.Context, dir string) error {
 		volumes[member.Index] = newVolume(g, member, image)
 	}
 	defer g.cuts.close()
+	defer g.preserved.close()
 	defer g.views.close()
 	if err := g.cuts.load(); err != nil {
+		return err
+	}
+	if err := g.preserved.load(); err != nil {
 		return err
 	}
 	// All views are of before the sync, so what they show is in the images and in their own files.

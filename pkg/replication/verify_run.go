@@ -69,7 +69,7 @@ func (r *verifyRun) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.set, err = g.cuts.preserve(ctx, preserveRequest{owner: ownerVerify, full: preserveOrLose,
+	r.set, err = g.preserved.take(ctx, preserveRequest{owner: ownerVerify, full: preserveOrLose,
 		position: g.log.durablePosition})
 	if err != nil {
 		return err

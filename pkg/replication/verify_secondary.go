@@ -150,7 +150,7 @@ func (s *verifyServer) preserve(ctx context.Context, at *linkpb.VerifyAt) error 
 				g.journal.Durable(), at.Ordinal, verifyHold)
 		}
 	}
-	set, err := g.cuts.preserveLocked(ctx, preserveRequest{owner: ownerVerify, full: preserveOrLose,
+	set, err := g.preserved.takeLocked(ctx, preserveRequest{owner: ownerVerify, full: preserveOrLose,
 		position: func() (journal.Position, string, error) { return s.position(at) }})
 	if err != nil {
 		return err

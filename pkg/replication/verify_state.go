@@ -119,7 +119,7 @@ func (v *verification) load() {
 	if err == nil {
 		v.record = r
 	}
-	for _, p := range v.g.cuts.preservedOf(ownerVerify) {
+	for _, p := range v.g.preserved.of(ownerVerify) {
 		v.drop(p)
 	}
 }
@@ -129,7 +129,7 @@ func (v *verification) drop(p *preserved) {
 	if p == nil {
 		return
 	}
-	if err := v.g.cuts.dropPreserved(p); err != nil {
+	if err := v.g.preserved.drop(p); err != nil {
 		klog.ErrorS(err, "Images of a comparison are not dropped; the next start does it", "group", v.g.Name())
 	}
 }

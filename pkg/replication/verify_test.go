@@ -61,7 +61,7 @@ func verified(t *testing.T, primary, secondary *Group, before int64) VerifyStatu
 		return !theirs.Running && orZero(theirs.Ordinal) == *s.Ordinal &&
 			fmt.Sprint(theirs.Differences) == fmt.Sprint(s.Differences)
 	})
-	if n := len(primary.cuts.preservedOf(ownerVerify)) + len(secondary.cuts.preservedOf(ownerVerify)); n > 0 {
+	if n := len(primary.preserved.of(ownerVerify)) + len(secondary.preserved.of(ownerVerify)); n > 0 {
 		t.Errorf("%d sets of preserved images are left", n)
 	}
 	return s
@@ -273,10 +273,10 @@ func TestVerifyInterrupted(t *testing.T) {
 		eventually(t, name+": it ends", func() bool { return !g.Status().Verify.Running })
 		copied = caughtUp(t, g, b)
 		eventually(t, name+": the secondary ended it", func() bool {
-			return !copied.Status().Verify.Running && len(copied.cuts.preservedOf(ownerVerify)) == 0
+			return !copied.Status().Verify.Running && len(copied.preserved.of(ownerVerify)) == 0
 		})
-		if s := g.Status().Verify; s.FinishedUnixNanos != nil || len(g.cuts.preservedOf(ownerVerify)) > 0 {
-			t.Errorf("%s: %+v, %d sets", name, s, len(g.cuts.preservedOf(ownerVerify)))
+		if s := g.Status().Verify; s.FinishedUnixNanos != nil || len(g.preserved.of(ownerVerify)) > 0 {
+			t.Errorf("%s: %+v, %d sets", name, s, len(g.preserved.of(ownerVerify)))
 		}
 	}
 	mustModify(t, g, func(s *core.Settings) { s.VerifyBytesPerSecond = 1 << 30 })
