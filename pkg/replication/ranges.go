@@ -142,8 +142,7 @@ func decodeRanges(list []byteRange, b []byte, limit int) ([]byteRange, error) {
 		}
 		switch {
 		case next.volume > core.MaxMemberIndex || next.off > core.MaxVolumeBytes-next.n:
-			return nil, fmt.Errorf("%w: range of %d bytes at offset %d of member "+
-				"%d", ErrInvalid, next.n, next.off, next.volume)
+			return nil, fmt.Errorf("%w: range of %d bytes at offset %d of member %d", ErrInvalid, next.n, next.off, next.volume)
 		case len(list) == limit:
 			return nil, fmt.Errorf("%w: more than %d ranges", ErrInvalid, limit)
 		}

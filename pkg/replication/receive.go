@@ -166,9 +166,8 @@ func (r *receiver) greet(hello *linkpb.Hello) (ok bool, err error) {
 	switch d := decision.(type) {
 	case core.SendWelcome:
 		if d.Yield != nil && !hello.TakesYield {
-			return false, r.sendRefusal(linkpb.Refusal_REASON_VERSION, 0, fmt.Sprintf("group %s gives way at %s, and "+
-				"the release "+
-				"at %s does not know what that is; upgrade it", g.Name(), g.cfg.Site, r.stream.Peer()))
+			return false, r.sendRefusal(linkpb.Refusal_REASON_VERSION, 0, fmt.Sprintf("group %s gives way at %s, and the "+
+				"release at %s does not know what that is; upgrade it", g.Name(), g.cfg.Site, r.stream.Peer()))
 		}
 		tail, err := g.tail(d.Durable)
 		if err != nil {
@@ -281,8 +280,7 @@ func (r *receiver) handle(ctx context.Context, m *linkpb.ToSecondary) error {
 		return r.begin(ctx, begin)
 	}
 	if !r.begun {
-		return fmt.Errorf("group %s: %T from %s before the beginning of a "+
-			"session", r.g.Name(), m.Message, r.stream.Peer())
+		return fmt.Errorf("group %s: %T from %s before the beginning of a session", r.g.Name(), m.Message, r.stream.Peer())
 	}
 	switch m := m.Message.(type) {
 	case *linkpb.ToSecondary_Batch:

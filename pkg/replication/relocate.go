@@ -108,8 +108,7 @@ func (h *handover) relocate(ctx context.Context) (Relocated, error) {
 	for !h.isSecondary() {
 		select {
 		case answer := <-request.answer:
-			return Relocated{}, h.halfWay("%s refuses to take over: "+
-				"%s", h.g.peer(), answer.message)
+			return Relocated{}, h.halfWay("%s refuses to take over: %s", h.g.peer(), answer.message)
 		case <-ctx.Done():
 			return Relocated{}, fmt.Errorf("%w: %w", h.halfWay("%s did not take over in time", h.g.peer()), ctx.Err())
 		case <-g.ctx.Done():
@@ -128,8 +127,8 @@ func (h *handover) halfWay(format string, args ...any) error {
 	command := func(verb core.CommandVerb) core.Command {
 		return core.Command{Site: g.cfg.Site, Verb: verb, Name: g.Name()}
 	}
-	return fmt.Errorf("%w: group %s is demoted at %s: %s; to go on: %s; to take it back: "+
-		"%s", core.ErrPrecondition, g.Name(),
+	return fmt.Errorf("%w: group %s is demoted at %s: %s; to go on: %s; to take it back: %s",
+		core.ErrPrecondition, g.Name(),
 		g.cfg.Site, fmt.Sprintf(format, args...), command(core.CommandRelocate), command(core.CommandPromote))
 }
 
@@ -174,8 +173,7 @@ func (h *handover) awaitWholeCopy(ctx context.Context) error {
 			return nil // the demotion says so at once
 		}
 		if !sleep(ctx, rolePoll) {
-			return fmt.Errorf("group %s: %s is not connected or has no whole copy (%s); nothing was changed; look "+
-				"with %s: %w",
+			return fmt.Errorf("group %s: %s is not connected or has no whole copy (%s); nothing was changed; look with %s: %w",
 				m.Name, m.Peer, state, core.Command{Site: m.Site, Verb: core.CommandStatus, Name: m.Name}, ctx.Err())
 		}
 		if g.ctx.Err() != nil {
@@ -243,8 +241,7 @@ func (h *handover) takeBack(ctx context.Context) error {
 		select {
 		case answer := <-request.answer:
 			if !answer.agreed {
-				return fmt.Errorf("%w: group %s: %s does not give the role back: "+
-					"%s", core.ErrPrecondition, g.Name(), h.g.peer(),
+				return fmt.Errorf("%w: group %s: %s does not give the role back: %s", core.ErrPrecondition, g.Name(), h.g.peer(),
 					answer.message)
 			}
 		case <-ctx.Done():

@@ -273,8 +273,7 @@ func (s *sender) sendRecords(records []journal.Record) error {
 
 func (s *sender) add(h journal.Header, data []byte) error {
 	if !s.enc.Add(h, data) {
-		return fmt.Errorf("group %s: ordinal %d with %d bytes does not fit in a "+
-			"batch", s.g.Name(), h.Ordinal, len(data))
+		return fmt.Errorf("group %s: ordinal %d with %d bytes does not fit in a batch", s.g.Name(), h.Ordinal, len(data))
 	}
 	return nil
 }
@@ -308,8 +307,7 @@ func (s *sender) sendHeartbeat() error {
 	silent := time.Since(s.heard)
 	s.mu.Unlock()
 	if silent > ackTimeout {
-		return fmt.Errorf("group %s: %s has not answered for "+
-			"%v", s.g.Name(), s.g.core.Meta.Peer, silent.Round(time.Second))
+		return fmt.Errorf("group %s: %s has not answered for %v", s.g.Name(), s.g.core.Meta.Peer, silent.Round(time.Second))
 	}
 	// The echo first: it proves to the secondary that the head was read after the stamp had come here.
 	timing := s.exchange.Send(s.g.cfg.Clock())
@@ -376,8 +374,7 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 	s.g.hearPeer()
 	s.g.timed(&s.exchange, ack.Timing)
 	if ack.DurableOrdinal > s.g.journal.Durable() {
-		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable "+
-			"one", s.g.Name(), ack.DurableOrdinal)
+		return fmt.Errorf("group %s: the peer acknowledged ordinal %d, past the durable one", s.g.Name(), ack.DurableOrdinal)
 	}
 	if _, err := s.g.step(core.Acked{Ordinal: ack.DurableOrdinal}, nil); err != nil {
 		return err

@@ -42,8 +42,7 @@ func (c *Config) checkPeer(name string, s core.Settings) error {
 			name, s.Peer, c.Site)
 	case c.addressOf(s) == "":
 		return fmt.Errorf("%w: group %s: site %s has no address of its peer %s; give the group one (--remote-address), or "+
-			"the replicator "+
-			"(--peer %[4]s=host:port)", ErrInvalid, name, c.Site, s.Peer)
+			"the replicator (--peer %[4]s=host:port)", ErrInvalid, name, c.Site, s.Peer)
 	}
 	return nil
 }

@@ -123,8 +123,8 @@ func (ys *yields) keepTail(ctx context.Context, tail blockdev.SnapshotTail, y *c
 		return err
 	}
 	if cut.Ordinal != y.Head {
-		return fmt.Errorf("group %s: its snapshots are at ordinal %d, what it wrote ends at "+
-			"%d", g.Name(), cut.Ordinal, y.Head)
+		return fmt.Errorf("group %s: its snapshots are at ordinal %d, what it wrote ends at %d",
+			g.Name(), cut.Ordinal, y.Head)
 	}
 	for _, t := range targets {
 		if err := ys.awaitSnapshot(ctx, t.SnapshotID); err != nil {
@@ -189,8 +189,7 @@ func (ys *yields) awaitSnapshot(ctx context.Context, id string) error {
 		case rec.State == blockdev.SnapshotReady:
 			return nil
 		case rec.State == blockdev.SnapshotFailed:
-			return fmt.Errorf("group %s: snapshot %s of volume %s failed, so the writes past the fork are not kept: "+
-				"%s; then "+
+			return fmt.Errorf("group %s: snapshot %s of volume %s failed, so the writes past the fork are not kept: %s; then "+
 				"repeat %s", g.Name(), id, rec.SourceVolumeID, rec.FailReason,
 				core.Command{Site: g.cfg.Site, Verb: core.CommandYield, Name: g.Name()})
 		}

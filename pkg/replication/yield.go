@@ -291,9 +291,8 @@ func (ys *yields) follows(e core.SessionReceived) (core.Decision, error) {
 	g.log.mu.Lock()
 	defer g.log.mu.Unlock()
 	if head := g.journal.Head(); head != y.Head || g.checkpoint.read().Applied != g.journal.DurableEnd() {
-		return nil, fmt.Errorf("group %s: its journal is at ordinal %d and not all in the images, what it keeps ends "+
-			"at %d; "+
-			"take the yield back with %s, and begin it anew", g.Name(), head, y.Head,
+		return nil, fmt.Errorf("group %s: its journal is at ordinal %d and not all in the images, what it keeps ends at "+
+			"%d; take the yield back with %s, and begin it anew", g.Name(), head, y.Head,
 			core.Command{Site: g.cfg.Site, Verb: core.CommandForce, Name: g.Name()})
 	}
 	decision, err := g.step(e, nil)
@@ -335,8 +334,7 @@ func (ys *yields) rewind(to uint64) error {
 		return err
 	}
 	if err := g.changes.rewound(); err != nil {
-		klog.ErrorS(err, "The change map stays on disk as it was; a later sync copies more than it has "+
-			"to", "group", g.Name())
+		klog.ErrorS(err, "The change map stays on disk as it was; a later sync copies more than it has to", "group", g.Name())
 	}
 	g.log.queued = nil
 	g.points.reach.extend(begin, to)

@@ -130,13 +130,12 @@ func (g *Group) tailCounted(e TailCounted) {
 	if m.Divergence == nil {
 		return
 	}
-	text := fmt.Sprintf("%s was promoted at ordinal %d; %s wrote %d ordinals (%d writes, %d bytes) after it, which "+
-		"%s does "+
-		"not have; to keep them as snapshots and follow %s: %s",
+	text := fmt.Sprintf("%s was promoted at ordinal %d; %s wrote %d ordinals (%d writes, %d bytes) after it, which %s "+
+		"does not have; to keep them as snapshots and follow %s: %s",
 		m.Peer, e.Fork, m.Site, e.Last-e.Fork, e.Writes, e.Bytes, m.Peer, m.Peer, Command{m.Site, CommandYield, m.Name})
 	if e.Last <= e.Fork {
-		text = fmt.Sprintf("%s was promoted at ordinal %d; %s wrote nothing after it; to follow %s: "+
-			"%s", m.Peer, e.Fork, m.Site,
+		text = fmt.Sprintf("%s was promoted at ordinal %d; %s wrote nothing after it; to follow %s: %s",
+			m.Peer, e.Fork, m.Site,
 			m.Peer, Command{m.Site, CommandYield, m.Name})
 	}
 	if m.Divergence.Text != text {

@@ -25,17 +25,15 @@ func (g *Group) promote(e Promote) error {
 				ErrPrecondition, m.Name, m.Site, Command{m.Site, CommandForce, m.Name})
 		}
 		if !e.Force {
-			return fmt.Errorf("%w: group %s was demoted at %s at ordinal %d, and %s does not confirm that it did not "+
-				"take over; go "+
-				"on with %s, or, if %s is lost and was not promoted: %s",
+			return fmt.Errorf("%w: group %s was demoted at %s at ordinal %d, and %s does not confirm that it did not take "+
+				"over; go on with %s, or, if %s is lost and was not promoted: %s",
 				ErrPrecondition, m.Name, m.Site, m.FinalOrdinal, m.Peer, Command{m.Peer, CommandPromote, m.Name},
 				m.Peer,
 				Command{m.Site, CommandForce, m.Name})
 		}
 		m.Loss = &Loss{
 			Bounded: true, RecoveredOrdinal: e.Durable,
-			Text: fmt.Sprintf("%s has everything that it wrote; what %s wrote, if it was promoted meanwhile, is not "+
-				"here and "+
+			Text: fmt.Sprintf("%s has everything that it wrote; what %s wrote, if it was promoted meanwhile, is not here and "+
 				"not known", m.Site, m.Peer),
 		}
 		g.fork(e.Durable, e.NewTimeline, e.Now.WallNanos)
@@ -149,8 +147,7 @@ func (g *Group) demote(e Demote) error {
 func (g *Group) takenBack() error {
 	m := &g.Meta
 	if m.Role != RoleDemoted || m.Yielding() != nil || m.Divergence != nil {
-		return fmt.Errorf("%w: group %s at %s is not demoted any more, or another site was "+
-			"promoted", ErrPrecondition, m.Name,
+		return fmt.Errorf("%w: group %s at %s is not demoted any more, or another site was promoted", ErrPrecondition, m.Name,
 			m.Site)
 	}
 	m.become(RolePrimary)

@@ -16,9 +16,8 @@ func (g *Group) hello(e HelloReceived) Decision {
 	}
 	rel, common := Relate(m.Timelines, e.Durable, e.Timelines, e.PeerDurable)
 	if e.Yielding {
-		return g.refuse(RefuseNotSecondary, common, "group %s at %s is called by a site that gives way; it calls "+
-			"itself if it is "+
-			"primary", m.Name, m.Site)
+		return g.refuse(RefuseNotSecondary, common, "group %s at %s is called by a site that gives way; it calls itself if "+
+			"it is primary", m.Name, m.Site)
 	}
 	if y := m.Yielding(); y != nil && y.Stage != YieldUndoing {
 		return g.helloYielding(e, rel, common)
@@ -144,22 +143,19 @@ func (g *Group) refuse(reason RefusalReason, fork uint64, format string, args ..
 // diverged remembers the disagreement on this side too, so that status shows it wherever one looks.
 func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) Decision {
 	m := &g.Meta
-	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other; to give "+
-		"up what "+
-		"one of them wrote, and keep it as snapshots: %s, or %s",
+	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other; to give up "+
+		"what one of them wrote, and keep it as snapshots: %s, or %s",
 		m.Name, m.Site, m.Peer, common, rel, Command{m.Site, CommandYield, m.Name}, Command{m.Peer, CommandYield,
 			m.Name})
 	switch rel {
 	case RelationUnrelated:
-		text = fmt.Sprintf("group %s: %s and %s have no timeline in common; give one of them up: %s, or "+
-			"%s", m.Name, m.Site,
+		text = fmt.Sprintf("group %s: %s and %s have no timeline in common; give one of them up: %s, or %s", m.Name, m.Site,
 			m.Peer, Command{m.Site, CommandDelete, m.Name}, Command{m.Peer, CommandDelete, m.Name})
 	case RelationTheyContinue:
 		text = fmt.Sprintf("group %s: %s was promoted at ordinal %d, and %s still is primary; to follow %s: %s",
 			m.Name, m.Peer, common, m.Site, m.Peer, Command{m.Site, CommandYield, m.Name})
 	case RelationSame:
-		text = fmt.Sprintf("group %s: %s holds ordinals up to %d, its primary %s only up to %d: the primary lost "+
-			"durable "+
+		text = fmt.Sprintf("group %s: %s holds ordinals up to %d, its primary %s only up to %d: the primary lost durable "+
 			"writes",
 			m.Name, m.Site, e.Durable, m.Peer, e.PeerDurable)
 	}

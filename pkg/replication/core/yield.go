@@ -117,13 +117,11 @@ func (g *Group) yield(e YieldRequest) error {
 	case d == nil && m.Role == RoleSecondary:
 		return refuseYield(m, "it is secondary at %s and follows %s, so there is nothing to yield", m.Site, m.Peer)
 	case d == nil:
-		return refuseYield(m, "%s is not known to have another history, so there is nothing to yield at %s; to move "+
-			"the "+
+		return refuseYield(m, "%s is not known to have another history, so there is nothing to yield at %s; to move the "+
 			"group to %s without loss: %s", m.Peer, m.Site, m.Peer, Command{m.Site, CommandRelocate, m.Name})
 	case !d.PeerPrimary:
-		return refuseYield(m, "%s is not known to be primary on the other branch; look there with %s, and promote "+
-			"the group "+
-			"there first (%s), or yield there (%s)", m.Peer, Command{m.Peer, CommandStatus, m.Name},
+		return refuseYield(m, "%s is not known to be primary on the other branch; look there with %s, and promote the "+
+			"group there first (%s), or yield there (%s)", m.Peer, Command{m.Peer, CommandStatus, m.Name},
 			Command{m.Peer, CommandForce, m.Name}, Command{m.Peer, CommandYield, m.Name})
 	case len(e.Attached) > 0:
 		return refuseYield(m, "%s", attachedText(m, e.Attached, CommandYield))
@@ -194,18 +192,16 @@ func (g *Group) helloYielding(e HelloReceived, rel Relation, common uint64) Deci
 	m, y := &g.Meta, g.Meta.Yield
 	switch {
 	case y.Stage == YieldKeeping:
-		return g.refuse(RefuseNotSecondary, common, "group %s at %s keeps its writes past ordinal %d before it "+
-			"follows; if that "+
-			"was interrupted: %s", m.Name, m.Site, y.Fork, Command{m.Site, CommandYield, m.Name})
+		return g.refuse(RefuseNotSecondary, common, "group %s at %s keeps its writes past ordinal %d before it follows; if "+
+			"that was interrupted: %s", m.Name, m.Site, y.Fork, Command{m.Site, CommandYield, m.Name})
 	case y.Stage == YieldRewinding:
 		return g.refuse(RefuseNotSecondary, common, "group %s at %s is about to follow", m.Name, m.Site)
 	case rel == RelationSame || rel == RelationTheyContinue:
-		return g.refuse(RefuseNotSecondary, common, "group %s gives way at %s to a timeline that forked at ordinal "+
-			"%d, and %s "+
-			"calls with another one", m.Name, m.Site, y.Fork, m.Peer)
+		return g.refuse(RefuseNotSecondary, common, "group %s gives way at %s to a timeline that forked at ordinal %d, and "+
+			"%s calls with another one", m.Name, m.Site, y.Fork, m.Peer)
 	case e.Attached > 0:
-		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at "+
-			"%s", m.Name, e.Attached, m.Site)
+		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at %s",
+			m.Name, e.Attached, m.Site)
 	}
 	w := &YieldOffer{ID: y.ID, All: y.All}
 	fork := min(common, y.Fork, e.PeerDurable)
@@ -314,13 +310,11 @@ func (g *Group) yieldText() string {
 			"primary (%s); to take it back: %s", m.Peer, Command{m.Peer, CommandStatus, m.Name}, back)
 	}
 	if y.Stage == YieldKeeping {
-		return fmt.Sprintf("keeps ordinals %d to %d as snapshots before it follows %s; if that was interrupted: %s; "+
-			"to take it "+
-			"back: %s", y.Fork+1, y.Head, m.Peer, Command{m.Site, CommandYield, m.Name}, back)
+		return fmt.Sprintf("keeps ordinals %d to %d as snapshots before it follows %s; if that was interrupted: %s; to "+
+			"take it back: %s", y.Fork+1, y.Head, m.Peer, Command{m.Site, CommandYield, m.Name}, back)
 	}
 	return fmt.Sprintf("ordinals %d to %d are kept as snapshots; waits for the call of %s, which has to be primary "+
-		"(%s); to "+
-		"take it back: %s", y.Fork+1, y.Head, m.Peer, Command{m.Peer, CommandStatus, m.Name}, back)
+		"(%s); to take it back: %s", y.Fork+1, y.Head, m.Peer, Command{m.Peer, CommandStatus, m.Name}, back)
 }
 
 // Bound returns the members whose index stays bound to their volume in a new list: all of them. But where this site

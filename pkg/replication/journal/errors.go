@@ -33,7 +33,7 @@ type CorruptionError struct {
 }
 
 func (e *CorruptionError) Error() string {
-	return fmt.Sprintf("journal: corruption in %s at offset %d (ordinal %d): %s; nothing was changed; "+
-		"inspect it with a journal dump, then restore the file or resync this site from its peer",
+	return fmt.Sprintf("journal: corruption in %s at offset %d (ordinal %d): %s; nothing was changed; inspect it with a "+
+		"journal dump, then restore the file or resync this site from its peer",
 		e.File, e.Offset, e.Ordinal, e.Reason)
 }

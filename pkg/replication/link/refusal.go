@@ -16,8 +16,8 @@ func RefuseForeign(site, peer string, hello *linkpb.Hello) *linkpb.Refusal {
 	return &linkpb.Refusal{
 		Reason: linkpb.Refusal_REASON_FOREIGN_GROUP,
 		Message: fmt.Sprintf(
-			"site %s takes no group %.*q (%.*s) from site %s: the name or the id is not %[6]s's there; the log of "+
-				"site %[1]s says why, and the group can be made again at %[6]s under another name", site,
+			"site %s takes no group %.*q (%.*s) from site %s: the name or the id is not %[6]s's there; the log of site %[1]s "+
+				"says why, and the group can be made again at %[6]s under another name", site,
 			maxEchoedBytes, hello.GetGroupName(), maxEchoedBytes, hello.GetGroupId(), peer),
 	}
 }
