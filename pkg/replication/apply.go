@@ -196,18 +196,6 @@ func (a *applier) beforeApply(records []journal.Record) error {
 	return a.g.views.beforeApply(records)
 }
 
-// checkpointDurable puts the last durable record into the checkpoint. It lets recovery tell damage to the newest
-// records from the torn tail of a crash, which nothing else in the journal can: they have no successor.
-func (g *Group) checkpointDurable() error {
-	return g.checkpoint.change(func(c *checkpoint) { c.take(g.journal.DurableMark()) })
-}
-
-// announceSegment puts a segment that has its first durable records into the checkpoint: from then on it has to be
-// there.
-func (g *Group) announceSegment(m journal.Mark) error {
-	return g.checkpoint.change(func(c *checkpoint) { c.take(m) })
-}
-
 // touchesImage reports whether a record of this kind changes a volume's content.
 func touchesImage(k journal.Kind) bool {
 	switch k {
@@ -246,7 +234,8 @@ func (v *Volume) applyRecord(r *journal.Record, pieces []overlay.Piece, limit jo
 }
 
 // applyAll applies until nothing durable is left.
-func (g *Group) applyAll(ctx context.Context) error {
+func (a *applier) applyAll(ctx context.Context) error {
+	g := a.g
 	for {
 		if !g.checkpoint.read().Applied.Before(g.journal.DurableEnd()) {
 			return nil

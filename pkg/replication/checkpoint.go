@@ -162,6 +162,18 @@ type checkpointFile struct {
 	horizon atomic.Uint64
 }
 
+// takeEnd puts the last durable record of a journal into the checkpoint. It lets recovery tell damage to the newest
+// records from the torn tail of a crash, which nothing else in the journal can: they have no successor.
+func (f *checkpointFile) takeEnd(j *journal.Journal) error {
+	return f.change(func(c *checkpoint) { c.take(j.DurableMark()) })
+}
+
+// announceSegment puts a segment that has its first durable records into the checkpoint: from then on it has to be
+// there.
+func (f *checkpointFile) announceSegment(m journal.Mark) error {
+	return f.change(func(c *checkpoint) { c.take(m) })
+}
+
 // openCheckpoint reads the newer valid slot. One damaged slot is what a crash while writing leaves; two are corruption,
 // an error naming file and offsets.
 func openCheckpoint(fsys vfs.FS, path string) (*checkpointFile, error) {

@@ -66,7 +66,7 @@ func makeDamagedSite(t *testing.T) *damagedSite {
 		write(shop, []string{"v0", "v1"}[i%2], i*8192%(damagedVolumeBytes/2), block(byte(i+1), 4096))
 	}
 	mustFlush(t, volumeOf(t, shop, "v0"))
-	if err := shop.applyAll(context.Background()); err != nil {
+	if err := shop.applier.applyAll(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if err := shop.trimmer.trim(); err != nil {
@@ -85,7 +85,7 @@ func makeDamagedSite(t *testing.T) *damagedSite {
 	write(other, "w0", 0, block('w', 4096))
 	mustFlush(t, volumeOf(t, shop, "v0"))
 	mustFlush(t, volumeOf(t, other, "w0"))
-	if err := shop.checkpointDurable(); err != nil { // as a clean end, or a pass of apply, does
+	if err := shop.checkpoint.takeEnd(shop.journal); err != nil { // as a clean end, or a pass of apply, does
 		t.Fatal(err)
 	}
 	mustWrite(t, volumeOf(t, shop, "v0"), damagedVolumeBytes-4096, block('u', 4096))

@@ -47,7 +47,7 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 	if err := g.log.commit(); err != nil && !force {
 		return err
 	}
-	if err := g.applyAll(g.ctx); err != nil && !force {
+	if err := g.applier.applyAll(g.ctx); err != nil && !force {
 		return err
 	}
 	defer g.cuts.suspend()()

@@ -33,7 +33,7 @@ func TestPowerLossesOfAnEmptyJournal(t *testing.T) {
 		apply := func() {
 			t.Helper()
 			g := s.group("shop")
-			if err := g.applyAll(context.Background()); err != nil {
+			if err := g.applier.applyAll(context.Background()); err != nil {
 				t.Fatalf("round %d, %s: %v", round, log, err)
 			}
 			if at, end := g.checkpoint.read().Applied, g.journal.DurableEnd(); at.Before(end) || end.Before(at) {

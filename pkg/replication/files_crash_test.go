@@ -61,7 +61,7 @@ func TestCrashWhileFilesChange(t *testing.T) {
 		mu.Lock()
 		flushed = n
 		mu.Unlock()
-		if err := g.applyAll(context.Background()); err != nil {
+		if err := g.applier.applyAll(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		if err := g.shipper.saveChangeMap(); err != nil {

@@ -54,7 +54,7 @@ func makeFilesSite(t *testing.T, want core.Role, applied, killed bool) *filesSit
 			there := caughtUp(t, g, b)
 			for _, g := range []*Group{g, there} {
 				if applied {
-					if err := g.applyAll(context.Background()); err != nil {
+					if err := g.applier.applyAll(context.Background()); err != nil {
 						t.Fatal(err)
 					}
 					if err := g.trimmer.trim(); err != nil {
@@ -118,7 +118,7 @@ func makeFilesSite(t *testing.T, want core.Role, applied, killed bool) *filesSit
 	round(2)
 	if killed {
 		for _, g := range here.site.Groups() { // as the next pass of apply does
-			if err := g.checkpointDurable(); err != nil {
+			if err := g.checkpoint.takeEnd(g.journal); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -100,7 +100,7 @@ func TestFoldDuringSyncShipsNothingOlderBehindAnExtent(t *testing.T) {
 				mustWrite(t, v, 2<<20, block(4, 64<<10))
 			}
 			mustFlush(t, v)
-			if err := g.applyAll(t.Context()); err != nil {
+			if err := g.applier.applyAll(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 

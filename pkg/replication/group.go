@@ -184,7 +184,7 @@ func (g *Group) Close() error {
 		err = syncErr
 	}
 	if err == nil {
-		err = g.checkpointDurable()
+		err = g.checkpoint.takeEnd(g.journal)
 	}
 	g.shipper.saveChangeMap()
 	g.remembered.save(false)

@@ -103,7 +103,7 @@ func TestApplyMissesNoRecord(t *testing.T) {
 	if err := <-applied; err != nil {
 		t.Fatal(err)
 	}
-	if err := g.applyAll(g.ctx); err != nil {
+	if err := g.applier.applyAll(g.ctx); err != nil {
 		t.Fatal(err)
 	}
 	s.restart()

@@ -188,11 +188,11 @@ func TestSyncAfterLeaving(t *testing.T) {
 	if err := volumeOf(t, g, "v1").markContent(); err != nil { // as after a fold: the next contact is a sync
 		t.Fatal(err)
 	}
-	if err := g.applyAll(g.ctx); err != nil {
+	if err := g.applier.applyAll(g.ctx); err != nil {
 		t.Fatal(err)
 	}
 	mustFlush(t, volumeOf(t, g, "v1"))
-	if err := g.applyAll(g.ctx); err != nil {
+	if err := g.applier.applyAll(g.ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := volumeOf(t, g, "v1").markContent(); err != nil {

@@ -112,7 +112,7 @@ func (l *groupLog) retained() uint64 {
 	return l.g.journal.Head() + 1
 }
 
-// unappliedJournal is what the journal holds behind a place, in bytes.
+// unappliedBytes is what the journal holds behind a place, in bytes.
 func (l *groupLog) unappliedBytes(from journal.Position) (n int64) {
 	for _, s := range l.g.journal.Segments() {
 		switch {

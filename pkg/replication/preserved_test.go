@@ -152,7 +152,7 @@ func TestPreservedSurvivesPowerLossAnywhere(t *testing.T) {
 	told := len(c.points)
 	write(20)
 	write(20)
-	if err := g.applyAll(context.Background()); err != nil {
+	if err := g.applier.applyAll(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	g.applier.mu.Lock()

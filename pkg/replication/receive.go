@@ -54,10 +54,10 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	defer cancel()
 	r := &receiver{g: g, stream: stream, cancel: cancel, done: make(chan struct{}), ackWork: newSignal(), hello: hello,
 		verifyIn: make(chan *linkpb.VerifyRequest, verifyRequests), outbox: make(chan *linkpb.ToPrimary)}
-	if err := g.streams.accept(r, func() error { return g.admitStream(stream.Peer()) }); err != nil {
+	if err := g.streams.accept(r, r.admit); err != nil {
 		return err
 	}
-	defer g.leave(r)
+	defer r.leave()
 
 	// What arrived on an earlier stream counts as arrived only once it is durable.
 	if err := g.journal.Sync(); err != nil {
@@ -118,9 +118,10 @@ func (g *Group) receive(stream link.PeerStream, hello *linkpb.Hello) error {
 	}
 }
 
-// admitStream returns why a stream of a site may not become the group's, nor end the one that there is: errForeign for
+// admit returns why a stream of a site may not become the group's, nor end the one that there is: errForeign for
 // one that is not the group's peer.
-func (g *Group) admitStream(site string) error {
+func (r *receiver) admit() error {
+	g, site := r.g, r.stream.Peer()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
@@ -134,7 +135,8 @@ func (g *Group) admitStream(site string) error {
 
 // leave ends r. After it nothing of r is at work any more: a new stream is not taken for the one that
 // ended, and nothing is written into the directory of a group that was closed.
-func (g *Group) leave(r *receiver) {
+func (r *receiver) leave() {
+	g := r.g
 	_ = r.noteCopied()                      // a number for people
 	_, _ = g.step(core.Disconnected{}, nil) // fails only when the group has failed
 	g.remembered.save(false)

@@ -163,7 +163,7 @@ func (g *Group) openJournal() error {
 		SegmentBytes: segmentBytes, HardLimitBytes: hardLimit, FreeTarget: freeSegments, KeepFree: keptSegments,
 		OldestSegment: last.OldestSegment, MinDurableOrdinal: last.DurableOrdinal, StartOrdinal: last.AppliedOrdinal,
 		Mark: last.Mark, Checkpoint: g.path(checkpointName), Generation: g.checkpoint.generation.Load,
-		Announce: g.announceSegment,
+		Announce: g.checkpoint.announceSegment,
 		Visit:    replay.record, RoomMade: g.log.room.send, Memory: g.site.memory,
 	})
 	if err != nil {
@@ -183,7 +183,7 @@ func (g *Group) openJournal() error {
 		g.journal.Close()
 		return err
 	}
-	g.beginApply(last.Applied)
+	g.applier.beginApply(last.Applied)
 	klog.InfoS("Group opened", "group", meta.Name, "role", meta.Role, "applied", last.AppliedOrdinal,
 		"head", g.journal.Head())
 	return nil
@@ -191,7 +191,8 @@ func (g *Group) openJournal() error {
 
 // beginApply sets where apply begins, if applied is no place of the journal: nothing was ever applied, or all of it has
 // left the journal, which does not know then where it had ended. Apply begins where the journal does.
-func (g *Group) beginApply(applied journal.Position) {
+func (a *applier) beginApply(applied journal.Position) {
+	g := a.g
 	segments := g.journal.Segments()
 	switch {
 	case len(segments) == 0:

@@ -290,7 +290,7 @@ func writesAfterwards(g *Group) error {
 	if err := v.Flush(); err != nil {
 		return err
 	}
-	if err := g.applyAll(context.Background()); err != nil {
+	if err := g.applier.applyAll(context.Background()); err != nil {
 		return err
 	}
 	got := make([]byte, len(want))

@@ -187,7 +187,7 @@ func TestRemoteComesBack(t *testing.T) {
 		mustWrite(t, v, 0, block(byte(i), 256<<10))
 		mustFlush(t, v)
 	}
-	if err := g.applyAll(g.ctx); err != nil {
+	if err := g.applier.applyAll(g.ctx); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the journal let go", func() bool { return g.log.retained() > last+1 })

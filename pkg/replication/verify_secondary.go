@@ -162,7 +162,7 @@ func (s *verifyServer) preserve(ctx context.Context, at *linkpb.VerifyAt) error 
 	return nil
 }
 
-// verifyPosition is the place of an ordinal in the journal of a whole copy. The caller holds log.mu and mu.
+// position is the place of an ordinal in the journal of a whole copy. The caller holds log.mu and mu.
 func (s *verifyServer) position(at *linkpb.VerifyAt) (journal.Position, string, error) {
 	g := s.g
 	m := &g.core.Meta

@@ -130,7 +130,7 @@ func TestViewLimit(t *testing.T) {
 	if err := g.log.commit(); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.applyAll(context.Background()); err != nil {
+	if err := g.applier.applyAll(context.Background()); err != nil {
 		t.Fatalf("apply waits for a view: %v", err)
 	}
 	if _, err := device.ReadAt(make([]byte, 512), 0); !errors.Is(err, ErrViewFull) {
@@ -181,7 +181,7 @@ func TestViewOnFullPool(t *testing.T) {
 	mu.Unlock()
 	mustWrite(t, v, 0, block(2, 1<<20))
 	mustFlush(t, v)
-	if err := g.applyAll(context.Background()); err != nil {
+	if err := g.applier.applyAll(context.Background()); err != nil {
 		t.Fatalf("apply waits for a view: %v", err)
 	}
 	if view.Status().Failed == nil {
