@@ -487,17 +487,3 @@ func (s *controllerServer) volume(rec *blockdev.VolumeRecord) *csi.Volume {
 		AccessibleTopology: []*csi.Topology{s.d.topology()},
 	}
 }
-
-func (d *Driver) topology() *csi.Topology {
-	return &csi.Topology{Segments: map[string]string{plugin.TopologyKey: d.opts.NodeID}}
-}
-
-// isHere reports whether this node is in a topology. Segments of other drivers do not matter.
-func (d *Driver) isHere(t *csi.Topology) bool {
-	node, ok := t.GetSegments()[plugin.TopologyKey]
-	return !ok || node == d.opts.NodeID
-}
-
-func (d *Driver) accessible(r *csi.TopologyRequirement) bool {
-	return len(r.GetRequisite()) == 0 || slices.ContainsFunc(r.GetRequisite(), d.isHere)
-}

@@ -7,10 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"sync"
 
-	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
@@ -105,50 +103,6 @@ type preserveRequest struct {
 	position func() (journal.Position, string, error)
 }
 
-// take takes a set of preserved images. It is durable. With an error nothing is left of it that counts.
-func (s *preservedSets) take(ctx context.Context, r preserveRequest) (*preserved, error) {
-	if err := s.g.log.commit(); err != nil {
-		return nil, err
-	}
-	s.g.applier.mu.Lock()
-	defer s.g.applier.mu.Unlock()
-	return s.takeLocked(ctx, r)
-}
-
-// takeLocked is take for a caller that holds applier.mu.
-func (s *preservedSets) takeLocked(ctx context.Context, r preserveRequest) (*preserved, error) {
-	g := s.g
-	limit, timeline, err := g.log.positionFor(r.position)
-	if err != nil {
-		return nil, err
-	}
-	if err := g.applier.applyExactly(ctx, limit); err != nil {
-		return nil, err
-	}
-	p := &preserved{s: s, record: preservedRecord{
-		ID: uuid.NewString(), GroupID: g.ID(), Owner: r.owner, Full: r.full, Timeline: timeline,
-		Ordinal: g.checkpoint.read().AppliedOrdinal, UnixNanos: g.cfg.Now().UnixNano(),
-	}}
-	volumes := g.Volumes()
-	slices.SortFunc(volumes, func(a, b *Volume) int { return int(a.index) - int(b.index) })
-	for _, v := range volumes {
-		if r.volumes == nil || slices.Contains(r.volumes, v.id) {
-			m := preservedMember{Index: v.index, VolumeID: v.id, SizeBytes: v.size.Load()}
-			p.record.Members = append(p.record.Members, m)
-		}
-	}
-	if err := p.create(); err != nil {
-		p.close()
-		if removeErr := p.removeFiles(); removeErr != nil {
-			klog.ErrorS(removeErr, "Removing preserved images that were not taken; the next start does it", "group", g.Name(),
-				"dir", p.dir)
-		}
-		return nil, fmt.Errorf("group %s: preserve images at ordinal %d: %w", g.Name(), p.record.Ordinal, err)
-	}
-	klog.V(2).InfoS("Images preserved", "group", g.Name(), "ordinal", p.record.Ordinal, "owner", r.owner)
-	return p, nil
-}
-
 // create makes the files. The caller holds applier.mu, so no image changes meanwhile.
 func (p *preserved) create() error {
 	g := p.s.g
@@ -188,9 +142,6 @@ func (p *preserved) paths(m preservedMember) (extentCopyPaths, error) {
 	source, err := p.s.g.cfg.Pool.ImagePath(m.VolumeID)
 	return copyPaths(p.dir, source, fmt.Sprintf("%d.kept", m.Index), fmt.Sprintf("%d.log", m.Index)), err
 }
-
-// dir is where the group's sets are, or would be.
-func (s *preservedSets) dir() (string, error) { return s.g.cfg.Pool.PreservedDir(s.g.ID()) }
 
 // image returns the image of a volume; nil if the set has none.
 func (p *preserved) image(volumeID string) *preservedImage {

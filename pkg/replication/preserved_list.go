@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/google/uuid"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -29,6 +31,53 @@ func (s *preservedSets) all() []*preserved {
 	defer s.mu.Unlock()
 	return slices.Clone(s.list)
 }
+
+// take takes a set of preserved images. It is durable. With an error nothing is left of it that counts.
+func (s *preservedSets) take(ctx context.Context, r preserveRequest) (*preserved, error) {
+	if err := s.g.log.commit(); err != nil {
+		return nil, err
+	}
+	s.g.applier.mu.Lock()
+	defer s.g.applier.mu.Unlock()
+	return s.takeLocked(ctx, r)
+}
+
+// takeLocked is take for a caller that holds applier.mu.
+func (s *preservedSets) takeLocked(ctx context.Context, r preserveRequest) (*preserved, error) {
+	g := s.g
+	limit, timeline, err := g.log.positionFor(r.position)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.applier.applyExactly(ctx, limit); err != nil {
+		return nil, err
+	}
+	p := &preserved{s: s, record: preservedRecord{
+		ID: uuid.NewString(), GroupID: g.ID(), Owner: r.owner, Full: r.full, Timeline: timeline,
+		Ordinal: g.checkpoint.read().AppliedOrdinal, UnixNanos: g.cfg.Now().UnixNano(),
+	}}
+	volumes := g.Volumes()
+	slices.SortFunc(volumes, func(a, b *Volume) int { return int(a.index) - int(b.index) })
+	for _, v := range volumes {
+		if r.volumes == nil || slices.Contains(r.volumes, v.id) {
+			m := preservedMember{Index: v.index, VolumeID: v.id, SizeBytes: v.size.Load()}
+			p.record.Members = append(p.record.Members, m)
+		}
+	}
+	if err := p.create(); err != nil {
+		p.close()
+		if removeErr := p.removeFiles(); removeErr != nil {
+			klog.ErrorS(removeErr, "Removing preserved images that were not taken; the next start does it", "group", g.Name(),
+				"dir", p.dir)
+		}
+		return nil, fmt.Errorf("group %s: preserve images at ordinal %d: %w", g.Name(), p.record.Ordinal, err)
+	}
+	klog.V(2).InfoS("Images preserved", "group", g.Name(), "ordinal", p.record.Ordinal, "owner", r.owner)
+	return p, nil
+}
+
+// dir is where the group's sets are, or would be.
+func (s *preservedSets) dir() (string, error) { return s.g.cfg.Pool.PreservedDir(s.g.ID()) }
 
 // of returns the sets of an owner.
 func (s *preservedSets) of(owner preservedOwner) []*preserved {
