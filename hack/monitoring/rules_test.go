@@ -114,15 +114,16 @@ func values(t *testing.T) map[string][]string {
 		}
 		return found
 	}
+	types := constants("pkg/api/v1alpha1/groupaction.go", `ActionType = "(\w+)"`)
 	conditions := constants("pkg/api/v1alpha1/labels.go", `\tCondition\w+\s+= "(\w+)"`)
 	return map[string][]string{
 		"slipstream_group_state state":                     constants("pkg/replication/core/core.go", `State = "(\w+)"`),
 		"slipstream_consistency_group_condition condition": conditions,
 		"slipstream_remote_site_condition condition":       conditions,
+		"slipstream_group_last_action type":                types,
 		"slipstream_group_last_action phase": append(
 			constants("pkg/api/v1alpha1/groupaction.go", `ActionPhase = "(\w+)"`),
 			constants("pkg/operator/metrics.go", `phasePending = "(\w+)"`)...),
-		"slipstream_group_last_action type": constants("pkg/api/v1alpha1/groupaction.go", `ActionType = "(\w+)"`),
 		"slipstream_controller_handshakes_total result":    {"ok", "certificate", "failed", "refused"},
 		"slipstream_port_dropped_connections_total reason": {"crowd", "silent", "full"},
 		"slipstream_controller_node_up retired":            {"true", "false"},
