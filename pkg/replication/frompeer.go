@@ -52,6 +52,9 @@ func checkWelcome(peer string, w *linkpb.Welcome) error {
 			return fmt.Errorf("%w: %s answered Hello: %w", ErrInvalid, peer, err)
 		}
 	}
+	if n := w.GetSession().GetNumber(); n > core.MaxSession {
+		return fmt.Errorf("%w: %s answered Hello: session %d", ErrInvalid, peer, n)
+	}
 	if w.GetPlace().GetOffset() < 0 {
 		return fmt.Errorf("%w: %s answered Hello: its journal ends at offset %d", ErrInvalid, peer, w.GetPlace().GetOffset())
 	}
@@ -61,7 +64,7 @@ func checkWelcome(peer string, w *linkpb.Welcome) error {
 // checkBegin says what is wrong with the beginning of a session.
 func checkBegin(peer string, b *linkpb.BeginSession) error {
 	err := untrusted.CheckText("session", b.GetId(), maxInstanceBytes)
-	if err == nil && (b.GetNumber() == 0 || b.GetId() == "") {
+	if err == nil && (b.GetNumber() == 0 || b.GetNumber() > core.MaxSession || b.GetId() == "") {
 		err = fmt.Errorf("session %d with identifier %q", b.GetNumber(), b.GetId())
 	}
 	if err != nil {

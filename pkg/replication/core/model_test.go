@@ -17,6 +17,9 @@ type copyOf struct {
 	writes []int
 	// unshipped are ordinals in the change map; sent are those on their way, which count as in the map until the end.
 	unshipped, sent map[uint64]bool
+	// everything: the change map has every extent, also those that no ordinal here is about; everythingSent: these are on
+	// their way.
+	everything, everythingSent bool
 	// shown is what the primary had when it sent an extent last: the extents here may show any of it.
 	shown []int
 	// base is what was here when the sync began that made the copy one that is not whole.
@@ -114,12 +117,9 @@ func (d *copyOf) recordAt(ordinal uint64) *Tail {
 }
 
 // ship obeys a Ship action, after checking that the peer will get everything: what it lacks up to After is in the map.
-func (w *world) ship(d *copyOf, a Ship, everything bool) {
+func (w *world) ship(d *copyOf, a Ship) {
 	p := w.peerOf(d)
-	if everything {
-		p.shown = nil
-	}
-	if n := len(p.shown); n > len(d.writes) || !slices.Equal(p.shown, d.writes[:n]) {
+	if n := len(p.shown); !d.everything && (n > len(d.writes) || !slices.Equal(p.shown, d.writes[:n])) {
 		w.t.Fatalf("%s goes on with extents that show %v, it has %v", d.name, p.shown, d.writes)
 	}
 	if a.After > d.durable {
@@ -163,15 +163,15 @@ func (w *world) ship(d *copyOf, a Ship, everything bool) {
 }
 
 func (w *world) obey(d *copyOf, decision Decision) {
-	everything := d.markedAll
-	if everything {
+	if d.markedAll {
+		d.everything = true
 		d.unshipped = map[uint64]bool{}
 		for o := uint64(1); o <= d.durable; o++ {
 			d.unshipped[o] = true
 		}
 	}
 	if ship, ok := decision.(Ship); ok {
-		w.ship(d, ship, everything)
+		w.ship(d, ship)
 	}
 }
 
@@ -185,6 +185,7 @@ func (w *world) hangUp() {
 		d.unshipped[o] = true
 	}
 	clear(d.sent)
+	d.everything, d.everythingSent = d.everything || d.everythingSent, false
 	w.c.hangUp(d.side)
 }
 
@@ -231,7 +232,7 @@ func (w *world) connect() {
 	decision := w.c.welcome(d.side, welcome, Delivery{})
 	if uint64(len(p.writes)) > p.durable { // it gave way, and its journal was rewound
 		p.writes = p.writes[:p.durable]
-		p.unshipped, p.shown = map[uint64]bool{}, nil
+		p.unshipped, p.shown, p.everything, p.everythingSent = map[uint64]bool{}, nil, false, false
 	}
 	w.yielded = w.yielded || welcome.Yield != nil
 	w.obey(d, decision)
@@ -276,16 +277,17 @@ func (w *world) carry() {
 	var decision Decision
 	d.markedAll = false
 	switch {
-	case !w.syncing && len(d.unshipped) > 0:
+	case !w.syncing && (len(d.unshipped) > 0 || d.everything):
 		decision, _ = w.c.step(d.side, MapDirty{At: w.at})
 	case w.at+1 < d.retained:
 		decision, _ = w.c.step(d.side, CursorLost{Retained: d.retained})
-	case w.syncing && len(d.unshipped) > 0 && rapid.Bool().Draw(w.t, "extent"):
+	case w.syncing && (len(d.unshipped) > 0 || d.everything) && rapid.Bool().Draw(w.t, "extent"):
+		d.everything, d.everythingSent = false, d.everything || d.everythingSent
+		p.place++
+		p.horizon, p.shown = d.durable, slices.Clone(d.writes)
 		for o := range d.unshipped {
 			delete(d.unshipped, o)
 			d.sent[o] = true
-			p.place++
-			p.horizon, p.shown = d.durable, slices.Clone(d.writes)
 			if o <= p.durable {
 				p.writes[o-1] = d.writes[o-1]
 			}
@@ -293,7 +295,7 @@ func (w *world) carry() {
 	case w.at < d.durable:
 		p.put(d.writes[w.at])
 		w.at++
-	case w.syncing && len(d.unshipped) == 0:
+	case w.syncing && len(d.unshipped) == 0 && !d.everything:
 		w.c.step(p.side, SyncEndDurable{})
 		if rapid.IntRange(0, 3).Draw(w.t, "end lost") == 0 {
 			w.hangUp()
@@ -313,11 +315,12 @@ func (w *world) ack() {
 	d := w.caller
 	p := w.peerOf(d)
 	w.c.step(d.side, Acked{Ordinal: p.durable})
-	if len(d.sent) > 0 { // they are forgotten
+	if len(d.sent) > 0 || d.everythingSent { // they are forgotten
 		w.c.step(d.side, Relied{
 			Delivery: Delivery{Session: d.core.Meta.Session.Number, Offset: int64(p.place)}, Through: w.syncAt,
 		})
 		clear(d.sent)
+		d.everythingSent = false
 	}
 }
 
@@ -407,6 +410,7 @@ func (w *world) rolling(d *copyOf) {
 	w.c.step(d.side, RolledBack{})
 	clear(d.unshipped)
 	clear(d.sent)
+	d.everything, d.everythingSent = false, false
 }
 
 // identity is the record at an ordinal that a side reports; nil if it is not known.
@@ -482,6 +486,7 @@ type saved struct {
 
 	writes, shown, base []int
 	unshipped           map[uint64]bool
+	everything          bool
 }
 
 // save keeps what a site's disk holds now.
@@ -493,7 +498,7 @@ func (w *world) save() {
 	}
 	s := &saved{of: d, side: *d.side, meta: meta, writes: slices.Clone(d.writes), shown: d.shown,
 		base:      d.base,
-		unshipped: maps.Clone(d.unshipped)}
+		unshipped: maps.Clone(d.unshipped), everything: d.everything || d.everythingSent}
 	maps.Copy(s.unshipped, d.sent)
 	w.saved = append(w.saved, s)
 }
@@ -514,6 +519,7 @@ func (w *world) rollBack() {
 	*d.side = s.side
 	d.core = New(meta)
 	d.shown, d.base, d.wasWhole = s.shown, s.base, false
+	d.everything, d.everythingSent = s.everything, false
 	w.c.step(d.side, Opened{Durable: d.durable})
 	d.writes, d.unshipped, d.sent = slices.Clone(s.writes), maps.Clone(s.unshipped), map[uint64]bool{}
 }

@@ -16,7 +16,8 @@ import (
 //	facts site=a [durable=N] [retained=N] [released-acked=N] [attached=N] [place=N] [horizon=N] [timelines=(T@F,...)]
 //	      [tail=same|different|unknown] [session=N/ID]   tail: the peer's last record compared with this side's
 //	connect from=a [as=PEER] [group=ID] [hold]  Hello, answer, and the count of a tail; hold keeps the answer back
-//	stale-hello from=a durable=N [term=N]       a Hello of a stream that was cut, which a knows nothing of any more
+//	stale-hello from=a durable=N [term=N] [timelines=(T@F,...)]
+//	                                            a Hello of a stream that was cut, which a knows nothing of any more
 //	deliver to=a                                the answer that was kept back
 //	ack to=a upto=N                             b has everything up to N durable and says so
 //	disconnect from=a                           the stream that a opened ends
@@ -143,8 +144,12 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		}
 	case "stale-hello":
 		o := c.other(s)
+		timelines := parseTimelines(d, "timelines")
+		if timelines == nil {
+			timelines = s.core.Meta.Timelines
+		}
 		c.step(o, HelloReceived{
-			Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: s.core.Meta.Timelines,
+			Peer: s.name, GroupID: s.core.Meta.GroupID, Timelines: timelines,
 			Term:        args.num("term", s.core.Meta.Term),
 			PeerDurable: args.num("durable", 0), Durable: o.durable, Attached: o.attached,
 		})

@@ -166,6 +166,10 @@ func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) Decision 
 	if n := len(e.Timelines); n > 0 {
 		d.PeerTimeline = e.Timelines[n-1].ID
 	}
-	g.setDivergence(d)
+	// A peer that follows this site on an open stream does not call it. The Hello is from before that: the peer has given
+	// way since. Or it was promoted, and the stream is about to end; then it calls again.
+	if g.link != LinkSyncing && g.link != LinkStreaming {
+		g.setDivergence(d)
+	}
 	return g.refuse(RefuseDiverged, common, "%s", text)
 }

@@ -22,6 +22,9 @@ type Session struct {
 	Primary string `json:"primary,omitempty"`
 }
 
+// MaxSession bounds the number of a session that a peer reports. It can not be reached by counting.
+const MaxSession = 1 << 62
+
 func (s Session) String() string { return fmt.Sprintf("%d (%s)", s.Number, s.ID) }
 
 // Delivery is a place in what a secondary was sent: a session, and the end of the durable part of the secondary's own
@@ -136,7 +139,9 @@ func (g *Group) beginSession(peer Session, id string) {
 		id = m.Session.ID // not reported yet
 	}
 	m.PeerSession = peer
-	m.Session = Session{Number: m.Session.Number + 1, ID: id, Primary: m.Site}
+	// Above the peer's also where this site's disk was put back to before it. Else the peer's session could be taken for
+	// a later one than this, and what is sent in this one for sent before it.
+	m.Session = Session{Number: max(m.Session.Number, peer.Number) + 1, ID: id, Primary: m.Site}
 	m.Openings = slices.DeleteFunc(slices.Clone(m.Openings), func(o Opening) bool { return o.Session < peer.Number })
 }
 

@@ -48,23 +48,25 @@ func Relate(mine []Timeline, myLast uint64, theirs []Timeline, theirLast uint64)
 	if n == 0 {
 		return RelationUnrelated, 0
 	}
+	// A side may have less than the fork: it never received it, or its disk was put back.
+	shared := func(fork uint64) uint64 { return min(fork, myLast, theirLast) }
 	iFork, theyFork := n < len(mine), n < len(theirs)
 	switch {
 	case !iFork && !theyFork:
 		return RelationSame, min(myLast, theirLast)
 	case iFork && theyFork:
-		return RelationBothDiverged, min(mine[n].ForkOrdinal, theirs[n].ForkOrdinal)
+		return RelationBothDiverged, shared(min(mine[n].ForkOrdinal, theirs[n].ForkOrdinal))
 	case iFork:
 		fork := mine[n].ForkOrdinal
 		if theirLast > fork {
-			return RelationTheyDiverged, fork
+			return RelationTheyDiverged, shared(fork)
 		}
-		return RelationIContinue, theirLast
+		return RelationIContinue, shared(fork)
 	default:
 		fork := theirs[n].ForkOrdinal
 		if myLast > fork {
-			return RelationIDiverged, fork
+			return RelationIDiverged, shared(fork)
 		}
-		return RelationTheyContinue, myLast
+		return RelationTheyContinue, shared(fork)
 	}
 }
