@@ -19,7 +19,7 @@ func TestCatches(t *testing.T) {
 		bug.RecallVolatile,
 		bug.ForgetFolded, bug.FoldUnordered, bug.TrustOrdinals, bug.FollowAnyone, bug.MiscountLoss,
 		bug.CutAfterApply, bug.CutTwoOrdinals, bug.ForgetChanges, bug.KeepNothing, bug.RollBackInPart,
-		bug.VerifySkips,
+		bug.VerifySkips, bug.YieldWithoutRanges, bug.YieldWithoutTail, bug.ViewAfterApply,
 	} {
 		name, rounds := string(fault), most
 		if fault == "" {
@@ -35,6 +35,8 @@ func TestCatches(t *testing.T) {
 				round = stormRound // one in 50 of these shows it
 			case bug.TrustOrdinals:
 				round = rollbackRound
+			case bug.YieldWithoutRanges, bug.YieldWithoutTail, bug.ViewAfterApply:
+				round = circleRound
 			}
 			err := search(context.Background(), firstSeed(t), rounds, memParallel(), tally, never, round)
 			var v *violation

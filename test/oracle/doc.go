@@ -16,6 +16,10 @@
 // themselves, drills ask "what if a site ended now?" of clones while the round goes on. In mode loop the built programs
 // run as real processes with loop devices, FUSE and TCP (loop.go).
 //
+// A circle (circle.go) is a round with one writer, in which the group goes from site to site and back: failovers with a
+// fork from which either site gives way, moves, resyncs, test failovers, suspensions, repairs, and changes of members.
+// Every copy, view and tail has to be exactly what its ordinal says.
+//
 // It is not a benchmark, and it does not test file systems or databases; the demo does.
 //
 // # Concurrency

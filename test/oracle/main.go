@@ -31,6 +31,7 @@ type tally struct {
 	// in the middle, judged, and sets of changed blocks judged.
 	// verifies are comparisons of both sites that were begun beside events; differences are those that were there, and
 	// were found.
+	circle                                                                                   circleTally
 	verifies, differences                                                                    atomic.Int64
 	snapshots, secondarySnapshots, refusedSnapshots, snapshotDrills, judgedSnapshots, deltas atomic.Int64
 }
@@ -118,7 +119,8 @@ func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("oracle", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 100, "how many rounds")
 	mode := flags.String("mode", "loop",
-		"memory: the engine in this process on crashable file systems; storm: the same, with folds in the middle of "+
+		"memory: the engine in this process on crashable file systems; circle: the same, through forks "+
+			"and back, moves, resyncs, views and members; storm: the same, with folds in the middle of "+
 			"syncs; rollback: the same, with disks put back to earlier states; loop: real processes on loop devices, as root")
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of the first round; the others have the next ones")
 	parallel := flags.Int("parallel", memParallel(), "rounds at a time in mode memory")
@@ -146,13 +148,18 @@ func run(args []string, out io.Writer) error {
 		err = search(ctx, *seed, *rounds, *parallel, t, never, stormRound)
 	case "rollback":
 		err = search(ctx, *seed, *rounds, *parallel, t, never, rollbackRound)
+	case "circle":
+		err = search(ctx, *seed, *rounds, *parallel, t, never, circleRound)
 	case "loop":
 		err = loopSearch(ctx, *binDir, *seed, *rounds, t)
 	default:
-		return fmt.Errorf("mode %q: it is memory, storm, rollback or loop", *mode)
+		return fmt.Errorf("mode %q: it is memory, circle, storm, rollback or loop", *mode)
 	}
 	if err != nil {
 		return fmt.Errorf("after %d rounds: %w", t.rounds.Load(), err)
+	}
+	if *mode == "circle" {
+		fmt.Fprintf(out, "%v\n", &t.circle)
 	}
 	fmt.Fprintf(out, "%v, in %v: no violation\n", t, time.Since(began).Round(time.Second/10))
 	return nil

@@ -262,6 +262,10 @@ func (w *world) fill(id string, number, blocks int) error {
 		return err
 	}
 	defer image.Close()
+	return w.fillImage(image, number, blocks)
+}
+
+func (w *world) fillImage(image *blockdev.Image, number, blocks int) error {
 	for block := 0; block < blocks; block += 1 + w.rng.IntN(3*chunkBlocks) {
 		n := min(1+w.rng.IntN(chunkBlocks), blocks-block)
 		p := make([]byte, n*blockBytes)
@@ -482,8 +486,10 @@ func (w *world) eventually(what string, holds func() (bool, string)) error {
 		if ok {
 			return nil
 		}
-		if err := w.ws.err(); err != nil {
-			return err
+		if w.ws != nil { // a circle has none
+			if err := w.ws.err(); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-w.ctx.Done():

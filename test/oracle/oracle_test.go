@@ -66,6 +66,38 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+var circlesFlag = flag.Int64("circles", 400, "how many rounds TestCircle runs at least")
+
+// TestCircle is the search in circles: forks and ways back, moves, resyncs, views, members, suspensions, comparisons.
+func TestCircle(t *testing.T) {
+	least := *circlesFlag
+	if testing.Short() {
+		least = 40
+	}
+	tally := &tally{}
+	enough := func() bool { return tally.rounds.Load() >= least }
+	const endless = 1 << 30
+	if err := search(context.Background(), firstSeed(t), endless, memParallel(), tally, enough, circleRound); err != nil {
+		t.Fatalf("after %d rounds: %v", tally.rounds.Load(), err)
+	}
+	c := &tally.circle
+	t.Log(c)
+	for what, n := range map[string]int64{
+		"the group forked": c.forks.Load(), "the promoted site gave way": c.loserPromoted.Load(),
+		"a tail was judged": c.tails.Load(), "the group was relocated": c.relocations.Load(),
+		"an outage was longer than the journal": c.resyncs.Load(), "a promotion was judged": c.drills.Load(),
+		"a promotion in the middle of a sync was judged": c.drillsInSync.Load(), "a view was opened": c.views.Load(),
+		"a view was judged again": c.viewsLater.Load(), "a failover was tested": c.testFailovers.Load(),
+		"a bookmark was set": c.bookmarks.Load(), "the group was suspended": c.suspensions.Load(),
+		"a changed byte was repaired": c.repairs.Load(), "a volume was removed": c.removed.Load(),
+		"a volume was grown": c.grown.Load(), "a site was killed": c.kills.Load(), "a site lost power": c.powerLosses.Load(),
+	} {
+		if n == 0 {
+			t.Errorf("of %d rounds, in none %s: the search tests nothing of it", tally.rounds.Load(), what)
+		}
+	}
+}
+
 // TestFaultsAreCaught runs the searches of bug_on_test.go, which need a build that can be made to misbehave.
 func TestFaultsAreCaught(t *testing.T) {
 	if testing.Short() {
