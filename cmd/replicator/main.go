@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/shards"
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -68,6 +70,7 @@ type config struct {
 	insecure                                                                                      bool
 	applyInterval                                                                                 time.Duration
 	peers                                                                                         peerFlags
+	siteNodes                                                                                     []string
 	limits                                                                                        limits
 }
 
@@ -99,6 +102,14 @@ func parse(args []string) (config, error) {
 	flags.StringVar(&c.keeperSocket, "keeper-socket", "", "`path` of the keeper's socket; default <pool>/keeper.sock")
 	flags.Var(c.peers, "peer", "`name=address` of a site to replicate with; can be repeated")
 	flags.StringVar(&c.listen, "listen", "", "`address` to listen on for peers; empty for none")
+	flags.Func("site-node", "`host:port` where other nodes of this site listen for peers; a name may stand for several, "+
+		"and for this node too; can be repeated. Groups over several nodes need it", func(address string) error {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return err
+		}
+		c.siteNodes = append(c.siteNodes, address)
+		return nil
+	})
 	flags.StringVar(&c.ca, "tls-ca", "", "`file` with the authority's certificate")
 	flags.StringVar(&c.cert, "tls-cert", "", "`file` with this site's certificate; read again when it changes")
 	flags.StringVar(&c.key, "tls-key", "", "`file` with the key of this site's certificate")
@@ -206,12 +217,15 @@ func run(c config) error {
 	if source != nil {
 		cfg.LinkClosed = source.Err
 	}
-	if len(c.peers) > 0 {
-		client, err := link.NewClient(link.ClientOptions{Site: c.site, TLS: source, Insecure: c.insecure})
+	var client *link.Client
+	if len(c.peers) > 0 || len(c.siteNodes) > 0 {
+		client, err = link.NewClient(link.ClientOptions{Site: c.site, TLS: source, Insecure: c.insecure})
 		if err != nil {
 			return err
 		}
 		defer client.Close()
+	}
+	if len(c.peers) > 0 {
 		cfg.Dialer = client
 	}
 	site, err := replication.Open(cfg)
@@ -219,17 +233,20 @@ func run(c config) error {
 		return err
 	}
 	defer site.Close()
+	nodes, stopShards := serveShards(c, site, client)
+	defer stopShards()
 	holder := keeper.NewHolder(c.keeperSocket)
 	defer holder.Close()
 	metrics := sidecar.NewMetrics(site)
 	service := sidecar.New(sidecar.Options{
 		SiteName: c.site, Version: version, Site: site, Pool: pool, ShimDir: c.shimDir, Keeper: holder, Metrics: metrics,
+		Shards: nodes,
 	})
 	defer service.Close()
 
 	failed := make(chan error, 3)
 	if c.listen != "" {
-		stop, err := serveLink(c, source, site, failed)
+		stop, err := serveLink(c, source, site, nodes, failed)
 		if err != nil {
 			return err
 		}
@@ -264,7 +281,20 @@ func run(c config) error {
 	}
 }
 
-func serveLink(c config, source *tlsfiles.Source, site *replication.Site,
+// serveShards works on the groups that are on several nodes of this site.
+func serveShards(c config, site *replication.Site, client *link.Client) (node *shards.Node, stop func()) {
+	opts := shards.Options{Name: cmp.Or(c.node, c.site), Site: site}
+	if len(c.siteNodes) == 0 {
+		node = shards.New(opts)
+		return node, node.Close
+	}
+	remotes := shards.NewRemotes(client, c.siteNodes)
+	opts.Neighbours = remotes.List
+	node = shards.New(opts)
+	return node, func() { node.Close(); remotes.Close() }
+}
+
+func serveLink(c config, source *tlsfiles.Source, site *replication.Site, nodes *shards.Node,
 	failed chan<- error) (stop func(), err error) {
 	opts := link.ServerOptions{
 		Site: c.site, TLS: source, Insecure: c.insecure, Handler: site,
@@ -272,6 +302,9 @@ func serveLink(c config, source *tlsfiles.Source, site *replication.Site,
 	}
 	if c.node != "" {
 		opts.Node, opts.Locate = c.node, site.Locate
+	}
+	if len(c.siteNodes) > 0 {
+		opts.Register = nodes.Register
 	}
 	server, err := link.NewServer(opts)
 	if err != nil {

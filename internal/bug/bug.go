@@ -131,4 +131,11 @@ const (
 	TakeAnyGroup Name = "take-any-group"
 	// AnyConfirmation forces a failover for an action that was written for another state (breaks G6).
 	AnyConfirmation Name = "any-confirmation"
+	// AnswerInEpoch answers writes behind the end of an epoch before all shards have fixed theirs (breaks G1 across
+	// nodes).
+	AnswerInEpoch Name = "answer-in-epoch"
+	// MarkAfterExpiry puts the mark of an epoch after what it held was answered (breaks G1 across nodes).
+	MarkAfterExpiry Name = "mark-after-expiry"
+	// PromoteAnywhere promotes the copy of a shard with all that has arrived (breaks G1 across nodes).
+	PromoteAnywhere Name = "promote-anywhere"
 )

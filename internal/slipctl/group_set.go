@@ -16,6 +16,9 @@ import (
 type groupFlags struct {
 	remote, address, journalSize, journalFull, shipRate, shipSchedule, removedCopies, verifyRate, historySize string
 	rpoTarget, verifyEvery, history                                                                           time.Duration
+	shardOf                                                                                                   string
+	shard                                                                                                     uint16
+	epochInterval                                                                                             time.Duration
 }
 
 func (f *groupFlags) add(cmd *cobra.Command) {
@@ -39,6 +42,11 @@ func (f *groupFlags) add(cmd *cobra.Command) {
 		"verify")
 	flags.StringVar(&f.verifyRate, "verify-rate", "0", "largest rate at which a comparison reads at each site, in bytes "+
 		"a second; 0: 32Mi")
+	flags.StringVar(&f.shardOf, "shard-of", "", "name of a group over several nodes that this group is the part of one "+
+		"node of; writes are then in one order on all of these nodes")
+	flags.Uint16Var(&f.shard, "shard", 0, "number of this part, another one on each node; number 0 has to exist")
+	flags.DurationVar(&f.epochInterval, "epoch-interval", 0, "time between two points at which such a group can be "+
+		"promoted; that of the lowest number counts; 0: 200ms")
 	flags.StringVar(&f.shipSchedule, "ship-schedule", "", "largest rate to the peer by time of day, such as "+
 		"08:00-18:00=20MiB,*=unlimited; add zone=Europe/Berlin for another zone than the machine's")
 }
@@ -107,6 +115,19 @@ func (f *groupFlags) settings(given func(flag string) bool) (*sidecarpb.GroupSet
 			return nil, usagef("--history-size: %v", err)
 		}
 		s.HistoryBytes = &size
+	}
+	if given("shard-of") {
+		s.ShardOf = &f.shardOf
+	}
+	if given("shard") {
+		s.Shard = new(uint32(f.shard))
+	}
+	if given("epoch-interval") {
+		if f.epochInterval < 0 || f.epochInterval%time.Millisecond != 0 {
+			return nil, usagef("--epoch-interval is %v: give a number of milliseconds such as 200ms, 1s, or 0",
+				f.epochInterval)
+		}
+		s.EpochMillis = new(f.epochInterval.Milliseconds())
 	}
 	if given("rpo-target") {
 		if f.rpoTarget < 0 || f.rpoTarget%time.Millisecond != 0 {

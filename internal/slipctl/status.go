@@ -102,6 +102,7 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 		row("opens as of", "ordinal %d (%s), until the sync ends; it keeps %s", b.GetOrdinal(), whenText(b.GetUnixNanos()),
 			formatBytes(uint64(b.GetKeptBytes())))
 	}
+	shardRows(g.GetShard(), row)
 	row("lag", "%s", lagCell(g, lagText(g)))
 	if g.GetRpoTargetSeconds() > 0 {
 		verdict := "kept"

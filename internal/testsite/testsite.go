@@ -20,6 +20,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,9 @@ type Options struct {
 	Compression string
 	// ReplicatorArgs are further arguments for both replicators.
 	ReplicatorArgs []string
+
+	// authority has the certificates' authority, if it is not the pair's own, and suffix ends the names of its nodes.
+	authority, suffix string
 }
 
 // Pair is two sites, A and B, each the other's peer.
@@ -88,14 +92,18 @@ func New(o Options) (_ *Pair, err error) {
 	if err != nil {
 		return nil, err
 	}
+	authority := o.authority
+	if authority == "" {
+		authority = filepath.Join(dir, "authority")
+	}
 	names := []string{"site-a", "site-b"}
 	sites := make([]*Site, 2)
 	for i, name := range names {
 		config := site.Config{
-			Dir: filepath.Join(dir, name), Name: name, NodeID: name + "-node", Listen: addrs[i],
+			Dir: filepath.Join(dir, name), Name: name, NodeID: name + "-node" + o.suffix, Listen: addrs[i],
 			Peers: []site.Peer{{Name: names[1-i], Addr: addrs[1-i]}}, Compression: o.Compression,
 		}
-		options := site.InitOptions{AuthorityDir: filepath.Join(dir, "authority"), Hosts: []string{"127.0.0.1", "localhost"}}
+		options := site.InitOptions{AuthorityDir: authority, Hosts: []string{"127.0.0.1", "localhost"}}
 		if err := site.Init(config, options); err != nil {
 			return nil, err
 		}
@@ -105,6 +113,39 @@ func New(o Options) (_ *Pair, err error) {
 	}
 	p.A, p.B = sites[0], sites[1]
 	return p, nil
+}
+
+// NewNodes is New for two sites with several nodes: each pair is one node of both, and replicates on its own. way, if
+// not nil, returns the address by which the other nodes of a site reach one of its nodes. The caller closes all pairs, also
+// after an error.
+func NewNodes(o Options, nodes int, way func(s *Site) (string, error)) (pairs []*Pair, err error) {
+	for i := range nodes {
+		o.suffix = fmt.Sprintf("-%d", i)
+		p, err := New(o)
+		if err != nil {
+			return pairs, err
+		}
+		pairs = append(pairs, p)
+		o.authority = filepath.Join(pairs[0].Dir, "authority")
+	}
+	for _, siteOf := range []func(*Pair) *Site{func(p *Pair) *Site { return p.A }, func(p *Pair) *Site { return p.B }} {
+		for _, p := range pairs {
+			s := siteOf(p)
+			address := s.Config.Listen
+			if way != nil {
+				if address, err = way(s); err != nil {
+					return pairs, err
+				}
+			}
+			for _, other := range pairs {
+				if o := siteOf(other); o != s {
+					o.replicatorArgs = append(slices.Clone(o.replicatorArgs), "--site-node", address)
+				}
+			}
+			s.replicatorArgs = append(slices.Clone(s.replicatorArgs), "--node", s.Config.NodeID)
+		}
+	}
+	return pairs, nil
 }
 
 // Start starts the processes of both sites and waits until they are ready.

@@ -262,7 +262,10 @@ func (a *applier) applyDue(ctx context.Context) error {
 	g := a.g
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	limit := g.log.indexedEnd()
+	limit, err := g.shard.applyLimit(g.log.indexedEnd())
+	if err != nil {
+		return err
+	}
 	if asked := g.history.asked(); asked.kept() && !a.short.Load() {
 		due, err := g.history.dueBefore(asked, limit)
 		if err != nil {

@@ -50,6 +50,14 @@ func TestFaultsOfYieldingAreCaught(t *testing.T) {
 	}
 }
 
+// The test of the bound of holds can fail: with a deliberate fault built in, it does.
+func TestFaultsOfHoldsAreCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the engine with deliberate faults")
+	}
+	testenv.Catches(t, bug.MarkAfterExpiry, "TestLateCommitHasNoMark")
+}
+
 // The tests of views can fail: with a deliberate fault built in, they do.
 func TestFaultsOfViewsAreCaught(t *testing.T) {
 	if testing.Short() {

@@ -11,18 +11,24 @@ import (
 // Flush implements blockdev.Device: every write of the group that was acknowledged before is durable when it returns.
 // One fdatasync of the journal serves all volumes that wait (the journal's group commit).
 func (v *Volume) Flush() error {
-	return v.group.log.commit()
+	g := v.group
+	held := g.shard.hold.wait(g.journal)
+	err := g.log.commit()
+	held()
+	return err
 }
 
 // FlushAsync implements blockdev.AsyncFlusher.
 func (v *Volume) FlushAsync(done func(error)) {
 	g := v.group
+	done = g.shard.hold.through(g.journal, done)
 	g.journal.SyncAsync(func(err error) { done(g.log.committed(err)) })
 }
 
 // Commit implements blockdev.Committer.
 func (v *Volume) Commit(done func(error)) (lead func()) {
 	g := v.group
+	done = g.shard.hold.through(g.journal, done)
 	return g.journal.SyncLater(func(err error) { done(g.log.committed(err)) })
 }
 

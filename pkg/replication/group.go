@@ -82,6 +82,8 @@ type Group struct {
 	cuts *cuts
 	// views are the group at other ordinals; see view.go.
 	views *views
+	// shard is what concerns other nodes; see shard.go.
+	shard *Shard
 	// points are the ordinals at which a view can be; bookmarks name some, history keeps them.
 	points    recoveryPoints
 	bookmarks bookmarks
@@ -168,6 +170,7 @@ func (g *Group) start() {
 			loop(g.ctx)
 		}()
 	}
+	go g.shard.continuePromotion()
 }
 
 // hearPeer notes that a message of the peer arrived.
@@ -197,6 +200,7 @@ func (g *Group) Kill() { _ = g.halt(); _ = g.release() }
 func (g *Group) halt() error {
 	g.writable.Store(false)
 	g.stop()
+	g.shard.end()
 	g.streams.endIncoming()
 	g.wg.Wait()
 	return nil

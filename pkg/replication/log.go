@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -44,10 +45,18 @@ func (l *groupLog) appendCopies(ctx context.Context, volumes []*Volume, entries 
 			return err
 		}
 		l.g.applier.work.send()
+		patience := time.NewTimer(overflowPatience)
+		err = nil
 		select {
 		case <-room:
+		case <-patience.C:
+			err = l.g.shard.overflow(ctx)
 		case <-ctx.Done():
-			return errReplaced
+			err = errReplaced
+		}
+		patience.Stop()
+		if err != nil {
+			return err
 		}
 	}
 }
@@ -73,19 +82,23 @@ func (l *groupLog) indexedEnd() journal.Position {
 	return l.g.journal.DurableEnd()
 }
 
-// instant returns where a cut is taken: the durable end of the journal, at which the group is at one instant. Both
-// are looked at as one: a sync that begins puts its record into the journal after it has changed core.
-func (l *groupLog) instant() (journal.Position, string, error) {
+// instant returns where a cut is taken: the durable end of the journal, at which the group is at one instant; at the
+// copy of a shard where that is shown. Both are looked at as one: a sync that begins puts its record into the journal
+// after it has changed core.
+func (l *groupLog) instant() (journal.Position, string, error) { return l.positionFor(l.instantLocked) }
+
+// instantLocked is instant for a caller that holds mu and the group's mu.
+func (l *groupLog) instantLocked() (journal.Position, string, error) {
 	g := l.g
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if !g.core.Whole() {
 		return journal.Position{}, "",
 			fmt.Errorf("%w: group %s is in the middle of a sync at %s, so its volumes are not of one instant; wait until "+
 				"the sync ends",
 				core.ErrPrecondition, g.core.Meta.Name, g.core.Meta.Site)
+	}
+	if m := &g.core.Meta; m.Role == core.RoleSecondary && m.Shard.Group != "" {
+		pos, _, err := g.shard.showPosition()
+		return pos, m.Timeline(), err
 	}
 	return g.journal.DurableEnd(), g.core.Meta.Timeline(), nil
 }

@@ -67,7 +67,7 @@ func (m *mark) read() (pos journal.Position, at RecoveryPoint) {
 func (r *recoveryPoints) extend(limit journal.Position) error {
 	g := r.g
 	r.reach.extend(limit, g.journal.Durable())
-	keeps := g.history.asked().kept()
+	keeps := g.history.asked().kept() || g.shard.isCopy()
 	return g.checkpoint.change(func(c *checkpoint) {
 		switch {
 		case !keeps:
@@ -156,9 +156,20 @@ func (r *recoveryPoints) bounds() (Points, error) {
 	return Points{Oldest: r.dated(oldest), Newest: r.dated(newest.RecoveryPoint), Bookmarks: r.g.Bookmarks()}, nil
 }
 
-// newest is what is durable, where that is one instant.
+// newest is what is durable, where that is one instant; at the copy of a shard what its group can be shown at.
 func (r *recoveryPoints) newest() (located, error) {
 	g := r.g
+	if g.shard.isCopy() {
+		var ordinal uint64
+		limit, timeline, err := g.log.positionFor(func() (_ journal.Position, _ string, err error) {
+			pos, timeline, err := g.log.instantLocked()
+			if err == nil {
+				_, ordinal, err = g.shard.showPosition()
+			}
+			return pos, timeline, err
+		})
+		return located{RecoveryPoint: RecoveryPoint{Ordinal: ordinal}, Timeline: timeline, end: limit}, err
+	}
 	for {
 		limit, timeline, err := g.log.instant()
 		if err != nil {

@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"fmt"
+
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
@@ -13,7 +15,17 @@ import (
 //
 // A forced promotion in the middle of a sync makes the group what it was before. That takes as long as the sync had
 // changed much, and the group is another Group of the site afterwards; this one is closed.
+//
+// The copy of a shard is promoted together with those of the other shards (package shards), and not by this.
 func (g *Group) Promote(force bool) (*core.Loss, error) {
+	if g.shard.isCopy() {
+		return nil, fmt.Errorf("%w: group %s is a shard; it is promoted with the whole group", core.ErrPrecondition, g.Name())
+	}
+	return g.promoteWhole(force)
+}
+
+// promoteWhole promotes at the last ordinal that is here.
+func (g *Group) promoteWhole(force bool) (*core.Loss, error) {
 	g.mu.Lock()
 	secondary := g.core.Meta.Role == core.RoleSecondary
 	g.mu.Unlock()

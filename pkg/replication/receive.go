@@ -233,6 +233,9 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 	}
 	g.shipper.linkWork.send() // this site calls no peer any more
 	g.settings.follow(settingsFromWire(r.hello))
+	if err := g.shard.joined(); err != nil {
+		return err
+	}
 	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session",
 		b.Number,
 		"sync", b.Sync)
@@ -443,6 +446,11 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if err := g.log.commit(); err != nil {
 			return err
 		}
+		done, err := g.shard.pastEpoch(ctx)
+		if err != nil {
+			return err
+		}
+		defer done()
 		if err := g.copies.takeAdmitted(member); err != nil {
 			return err
 		}
@@ -459,6 +467,12 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 			return err
 		}
 		return g.bookmarks.take(h, data)
+	case journal.KindEpoch:
+		if err := g.log.appendCopy(ctx, h, data); err != nil {
+			return err
+		}
+		g.shard.noteMark(h, data)
+		return nil
 	case journal.KindSyncEnd:
 		if err := g.log.appendCopy(ctx, h, data); err != nil {
 			return err
@@ -474,7 +488,12 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 		if _, err := g.step(core.SyncEndDurable{}, nil); err != nil {
 			return err
 		}
-		g.resync.settle(before)
+		if err := g.shard.syncEnded(h.Ordinal); err != nil {
+			return err
+		}
+		if now, _ := g.resync.current(); now != before || before == nil { // a shard keeps it until its group's next epoch
+			g.resync.settle(before)
+		}
 		return g.yields.dropRanges()
 	}
 	return fmt.Errorf("group %s: unexpected %s record", g.Name(), h.Kind)

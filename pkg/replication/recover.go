@@ -102,7 +102,7 @@ func newGroup(site *Site, dir string) *Group {
 	g := &Group{
 		site: site, cfg: &site.cfg, dir: dir, clock: newWriteClock(),
 	}
-	g.cuts, g.views, g.verification = newCuts(g), &views{g: g}, newVerification(g)
+	g.cuts, g.views, g.verification, g.shard = newCuts(g), &views{g: g}, newVerification(g), newShard(g)
 	g.points.g, g.bookmarks.g, g.history.g = g, g, g
 	g.yields.g, g.handover.g, g.resync.g = g, g, g
 	g.members.g, g.copies.g, g.preserved.g = g, g, g
@@ -179,6 +179,9 @@ func (g *Group) openJournal() error {
 	if err == nil {
 		err = g.bookmarks.recover(replay.bookmarks)
 	}
+	if err == nil {
+		err = g.shard.recallMarks(replay.marks)
+	}
 	if err != nil {
 		g.journal.Close()
 		return err
@@ -213,6 +216,7 @@ type recovery struct {
 	// horizon is the last one in the journal.
 	horizon   uint64
 	bookmarks []foundBookmark
+	marks     []foundMark
 }
 
 // checkImages compares the images with what the journal says was applied to them. One of a volume that is being added
@@ -244,6 +248,8 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 		r.horizon = uint64(h.Offset)
 	case journal.KindBookmark:
 		r.bookmarks = append(r.bookmarks, foundBookmark{h, loc})
+	case journal.KindEpoch:
+		r.marks = append(r.marks, foundMark{h, loc})
 	}
 	v := r.g.members.at(h.Volume)
 	if !touchesImage(h.Kind) || v == nil || h.Offset+int64(h.Length) > v.size.Load() { // removed or made smaller since

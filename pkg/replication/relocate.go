@@ -90,6 +90,11 @@ func (g *Group) Relocate(ctx context.Context) (Relocated, error) { return g.hand
 // relocate is Group.Relocate.
 func (h *handover) relocate(ctx context.Context) (Relocated, error) {
 	g := h.g
+	if id, ok := g.shard.Identity(); ok {
+		return Relocated{}, fmt.Errorf("%w: group %s is a shard of %s, which cannot be relocated in one step; demote all of "+
+			"its shards here, and promote one of them at the other site, which promotes all", core.ErrPrecondition, g.Name(),
+			id.Group)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.awaitWholeCopy(ctx); err != nil {

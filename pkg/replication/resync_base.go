@@ -37,6 +37,9 @@ func (rb *resyncBase) preserve(ctx context.Context, session, sync bool) (*core.B
 	if !needs {
 		return nil, nil
 	}
+	if g.shard.isCopy() {
+		return g.shard.beginSync(ctx)
+	}
 	horizon := g.checkpoint.horizon.Load()
 	p, err := g.preserved.take(ctx, preserveRequest{owner: ownerResync, full: preserveOrWait,
 		position: g.log.durablePosition})

@@ -379,6 +379,7 @@ func (s *sender) onAck(ack *linkpb.Ack) error {
 	if _, err := s.g.step(core.Acked{Ordinal: ack.DurableOrdinal}, nil); err != nil {
 		return err
 	}
+	s.g.shard.peerHas(ack.DurableOrdinal)
 	if err := s.g.shipper.extentsAcked(ack.BatchSequence, deliveryFromWire(s.session, ack.Place)); err != nil {
 		return err
 	}

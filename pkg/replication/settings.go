@@ -133,7 +133,8 @@ func (gs *groupSettings) configure(e core.Configured, before core.Settings) erro
 	}
 	gs.applyLimits()
 	if next.JournalSizeBytes != before.JournalSizeBytes || next.RPOTargetMillis != before.RPOTargetMillis ||
-		next.HistoryMillis != before.HistoryMillis || next.HistoryBytes != before.HistoryBytes {
+		next.HistoryMillis != before.HistoryMillis || next.HistoryBytes != before.HistoryBytes ||
+		next.Shard != before.Shard {
 		g.streams.restart() // the peer hears of them in Hello
 		g.shipper.linkWork.send()
 	}
@@ -191,6 +192,7 @@ func (gs *groupSettings) follow(told core.Settings) {
 	next.RPOTargetMillis = told.RPOTargetMillis
 	// A journal that is smaller here holds less.
 	next.HistoryMillis, next.HistoryBytes = told.HistoryMillis, min(told.HistoryBytes, next.JournalSizeBytes/2)
+	next = g.shard.follow(next, told.Shard)
 	err := checkSettings(g.Name(), next)
 	if err == nil {
 		err = gs.configure(core.Configured{Settings: next, FromPeer: true}, before)

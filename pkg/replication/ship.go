@@ -196,6 +196,7 @@ func (sh *shipper) hello(a core.SendHello) *linkpb.Hello {
 		TakesYield: true, Yielding: m.Yielding() != nil,
 		Verifies:      true,
 		HistoryMillis: m.HistoryMillis, HistoryBytes: m.HistoryBytes,
+		Shard: shardToWire(m.Shard),
 	}
 }
 

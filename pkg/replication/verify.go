@@ -58,6 +58,9 @@ func (v *verification) start() error { return v.request(&verifyScope{}) }
 
 // request asks for a comparison, or says why there can be none now.
 func (v *verification) request(scope *verifyScope) error {
+	if _, shard := v.g.shard.Identity(); shard {
+		return errVerifyShard
+	}
 	if err := v.may(); err != nil {
 		return err
 	}

@@ -16,6 +16,10 @@ import (
 // primary chose.
 const verifyHold = 10 * time.Second
 
+// errVerifyShard: a group over several nodes is not compared yet.
+var errVerifyShard = fmt.Errorf("%w: the group is a shard of a group over several nodes, which cannot be compared yet",
+	core.ErrPrecondition)
+
 // verifyServer is the secondary's side of comparisons, for one stream. Its goroutine alone uses it.
 type verifyServer struct {
 	r *receiver
@@ -114,6 +118,9 @@ func (s *verifyServer) end() {
 // ordinal by the time that it hears of it.
 func (s *verifyServer) hold(ctx context.Context, step uint64) error {
 	g := s.g
+	if g.shard.isCopy() {
+		return errVerifyShard // it would have to show more than the last epoch
+	}
 	g.applier.mu.Lock()
 	defer g.applier.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, verifyHold)

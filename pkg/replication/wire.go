@@ -1,9 +1,12 @@
 package replication
 
 import (
+	"math"
+
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
@@ -27,7 +30,7 @@ func timelinesFromWire(wire []*linkpb.Timeline) []core.Timeline {
 func settingsFromWire(hello *linkpb.Hello) core.Settings {
 	return core.Settings{
 		JournalSizeBytes: hello.JournalSizeBytes, RPOTargetMillis: hello.RpoTargetMillis,
-		HistoryMillis: hello.HistoryMillis, HistoryBytes: hello.HistoryBytes,
+		HistoryMillis: hello.HistoryMillis, HistoryBytes: hello.HistoryBytes, Shard: shardFromWire(hello.Shard),
 	}
 }
 
@@ -37,6 +40,23 @@ func sessionToWire(s core.Session) *linkpb.Session {
 
 func sessionFromWire(s *linkpb.Session) core.Session {
 	return core.Session{Number: s.GetNumber(), ID: s.GetId(), Primary: s.GetPrimary()}
+}
+
+// shardToWire is nil for a group that is no shard.
+func shardToWire(s core.Shard) *linkpb.Shard {
+	if s.Group == "" {
+		return nil
+	}
+	return &linkpb.Shard{Group: s.Group, Id: uint32(s.ID), EpochMillis: s.EpochMillis}
+}
+
+// shardFromWire is the zero value for nil. The caller checks it: see core.Settings.Check.
+func shardFromWire(s *linkpb.Shard) core.Shard {
+	if s == nil {
+		return core.Shard{}
+	}
+	id := epoch.ShardID(min(s.GetId(), math.MaxUint16))
+	return core.Shard{Group: s.GetGroup(), ID: id, EpochMillis: s.GetEpochMillis()}
 }
 
 func placeToWire(p journal.Position) *linkpb.Place {

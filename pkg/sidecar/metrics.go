@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"maps"
+	"strconv"
 	"sync"
 	"time"
 
@@ -53,6 +54,11 @@ var (
 		"Records that were read to be shipped, applied or folded, by where they came from: memory or file.",
 		[]string{"source"}, nil)
 )
+
+// What is said of a group that is a shard of a group over several nodes.
+var epochHoldDesc = prometheus.NewDesc("slipstream_epoch_hold_seconds",
+	"Time for which answers to writes were held for an epoch, for a group that is a shard of a group over several nodes.",
+	[]string{"group", "whole_group", "shard"}, nil)
 
 // NewMetrics returns the metrics of a site.
 func NewMetrics(site *replication.Site) *Metrics {
@@ -167,6 +173,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- memoryBytesDesc
 	ch <- memoryLimitDesc
 	ch <- recordsReadDesc
+	ch <- epochHoldDesc
 	for _, d := range m.descs {
 		ch <- d
 	}
@@ -196,6 +203,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		m.collectGroup(ch, s)
 		m.collectCuts(ch, s, g.Cuts())
 		m.collectViews(ch, s, g.Views())
+		if id, ok := g.Shard().Identity(); ok {
+			times := g.Shard().HoldTimes()
+			ch <- prometheus.MustNewConstHistogram(epochHoldDesc, times.Count, times.Seconds, times.Buckets, s.Name, id.Group,
+				strconv.Itoa(int(id.ID)))
+		}
 		raw, wire := g.ShippedBytes()
 		m.send(ch, "shipped_bytes_total", prometheus.CounterValue, float64(raw), s.Name, s.Peer)
 		m.send(ch, "wire_bytes_total", prometheus.CounterValue, float64(wire), s.Name, s.Peer)

@@ -24,7 +24,7 @@ func (s *Service) ModifyGroup(_ context.Context,
 	if err := g.Modify(func(next *core.Settings) { changeSettings(next, r.Settings) }); err != nil {
 		return nil, toStatus(err)
 	}
-	return &sidecarpb.ModifyGroupResponse{Status: statusToAPI(g.Status())}, nil
+	return &sidecarpb.ModifyGroupResponse{Status: s.status(g)}, nil
 }
 
 // ModifyVolume implements sidecarpb.SidecarServer.

@@ -1,8 +1,11 @@
 package sidecar
 
 import (
+	"math"
+
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 )
 
 // changeSettings changes the settings that a request gives; r may be nil.
@@ -26,6 +29,16 @@ func changeSettings(s *core.Settings, r *sidecarpb.GroupSettings) {
 	set(&s.VerifyEveryMillis, r.VerifyEveryMillis)
 	set(&s.VerifyBytesPerSecond, r.VerifyBytesPerSecond)
 	set(&s.DeleteRemovedCopies, r.DeleteRemovedCopies)
+	if r.ShardOf != nil {
+		s.Shard.Group = *r.ShardOf
+		if s.Shard.Group == "" {
+			s.Shard = core.Shard{}
+		}
+	}
+	if r.Shard != nil {
+		s.Shard.ID = epoch.ShardID(min(*r.Shard, math.MaxUint16))
+	}
+	set(&s.Shard.EpochMillis, r.EpochMillis)
 }
 
 func set[T any](to, from *T) {

@@ -30,6 +30,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/shim"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/shards"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
@@ -44,6 +45,8 @@ type Options struct {
 	// Keeper keeps the shims' descriptors; nil for a site that attaches nothing.
 	Keeper  *keeper.Holder
 	Metrics *Metrics
+	// Shards works on the groups that are on several nodes; nil for none.
+	Shards *shards.Node
 }
 
 // Service implements sidecarpb.SidecarServer.
@@ -139,7 +142,7 @@ func (s *Service) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) 
 	resp := &sidecarpb.ListGroupsResponse{}
 	for _, g := range s.opts.Site.Groups() {
 		if r.Name == "" || r.Name == g.Name() {
-			resp.Groups = append(resp.Groups, statusToAPI(g.Status()))
+			resp.Groups = append(resp.Groups, s.status(g))
 		}
 	}
 	for dir, err := range s.opts.Site.Broken() {
@@ -171,7 +174,7 @@ func (s *Service) WatchGroup(r *sidecarpb.WatchGroupRequest,
 		if err != nil {
 			return toStatus(err)
 		}
-		if err := stream.Send(statusToAPI(g.Status())); err != nil {
+		if err := stream.Send(s.status(g)); err != nil {
 			return err
 		}
 		select {
@@ -190,15 +193,13 @@ func (s *Service) Promote(ctx context.Context, r *sidecarpb.PromoteRequest) (*si
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	waiting, cancel := context.WithTimeout(ctx, time.Duration(r.TimeoutMillis)*time.Millisecond)
-	defer cancel()
-	if _, err := g.PromoteWithin(waiting, r.Force); err != nil {
+	if err := s.promote(ctx, g, r); err != nil {
 		return nil, toStatus(err)
 	}
 	if g, err = s.opts.Site.Group(r.Group); err != nil { // another one after a promotion in the middle of a sync
 		return nil, toStatus(err)
 	}
-	st := statusToAPI(g.Status())
+	st := s.status(g)
 	return &sidecarpb.PromoteResponse{Loss: st.Loss, Status: st}, nil
 }
 

@@ -31,7 +31,7 @@ func (s *Service) Yield(ctx context.Context, r *sidecarpb.YieldRequest) (*sideca
 		}
 		response.Yield = mergeYield(response.Yield, yieldToAPI(y))
 	}
-	response.Status = statusToAPI(g.Status())
+	response.Status = s.status(g)
 	return response, nil
 }
 
@@ -117,6 +117,6 @@ func (s *Service) Relocate(ctx context.Context, r *sidecarpb.RelocateRequest) (*
 		return nil, toStatus(err)
 	}
 	return &sidecarpb.RelocateResponse{
-		Status: statusToAPI(g.Status()), FinalOrdinal: moved.FinalOrdinal, TookMillis: moved.Took.Milliseconds(),
+		Status: s.status(g), FinalOrdinal: moved.FinalOrdinal, TookMillis: moved.Took.Milliseconds(),
 	}, nil
 }

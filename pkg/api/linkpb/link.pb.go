@@ -193,7 +193,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{18, 0}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type VerifyCompare_Want int32
@@ -243,7 +243,7 @@ func (x VerifyCompare_Want) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VerifyCompare_Want.Descriptor instead.
 func (VerifyCompare_Want) EnumDescriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{24, 0}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type LocateRequest struct {
@@ -927,6 +927,8 @@ type Hello struct {
 	// history_millis and history_bytes are how far the secondary's apply stays behind, at least; 0 without history.
 	HistoryMillis int64 `protobuf:"varint,12,opt,name=history_millis,json=historyMillis,proto3" json:"history_millis,omitempty"`
 	HistoryBytes  int64 `protobuf:"varint,13,opt,name=history_bytes,json=historyBytes,proto3" json:"history_bytes,omitempty"`
+	// shard says which part of a group over several nodes this is; absent for a group that is on one node.
+	Shard         *Shard `protobuf:"bytes,14,opt,name=shard,proto3" json:"shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1052,6 +1054,76 @@ func (x *Hello) GetHistoryBytes() int64 {
 	return 0
 }
 
+func (x *Hello) GetShard() *Shard {
+	if x != nil {
+		return x.Shard
+	}
+	return nil
+}
+
+// Shard is a part of a group over several nodes.
+type Shard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group is the name of the whole group.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Id    uint32 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// epoch_millis is the time between two epochs; 0 for the default.
+	EpochMillis   int64 `protobuf:"varint,3,opt,name=epoch_millis,json=epochMillis,proto3" json:"epoch_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shard) Reset() {
+	*x = Shard{}
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shard) ProtoMessage() {}
+
+func (x *Shard) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shard.ProtoReflect.Descriptor instead.
+func (*Shard) Descriptor() ([]byte, []int) {
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Shard) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Shard) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Shard) GetEpochMillis() int64 {
+	if x != nil {
+		return x.EpochMillis
+	}
+	return 0
+}
+
 // Batch is a run of records in stream order, each in the journal's record encoding (pkg/replication/journal).
 type Batch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1068,7 +1140,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1152,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[8]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1165,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{8}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Batch) GetSequence() uint64 {
@@ -1142,7 +1214,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1226,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[9]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1239,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{9}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Heartbeat) GetHeadOrdinal() uint64 {
@@ -1229,7 +1301,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1313,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[10]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1326,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{10}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Timing) GetStamp() uint64 {
@@ -1311,7 +1383,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1395,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[11]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1408,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{11}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Welcome) GetDurableOrdinal() uint64 {
@@ -1415,7 +1487,7 @@ type Yield struct {
 
 func (x *Yield) Reset() {
 	*x = Yield{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1499,7 @@ func (x *Yield) String() string {
 func (*Yield) ProtoMessage() {}
 
 func (x *Yield) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[12]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1512,7 @@ func (x *Yield) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Yield.ProtoReflect.Descriptor instead.
 func (*Yield) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{12}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Yield) GetId() string {
@@ -1470,7 +1542,7 @@ type TailRanges struct {
 
 func (x *TailRanges) Reset() {
 	*x = TailRanges{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1554,7 @@ func (x *TailRanges) String() string {
 func (*TailRanges) ProtoMessage() {}
 
 func (x *TailRanges) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[13]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1567,7 @@ func (x *TailRanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRanges.ProtoReflect.Descriptor instead.
 func (*TailRanges) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{13}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TailRanges) GetRanges() []byte {
@@ -1527,7 +1599,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1611,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[14]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1624,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{14}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Session) GetNumber() uint64 {
@@ -1589,7 +1661,7 @@ type BeginSession struct {
 
 func (x *BeginSession) Reset() {
 	*x = BeginSession{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1673,7 @@ func (x *BeginSession) String() string {
 func (*BeginSession) ProtoMessage() {}
 
 func (x *BeginSession) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[15]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1686,7 @@ func (x *BeginSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginSession.ProtoReflect.Descriptor instead.
 func (*BeginSession) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{15}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BeginSession) GetNumber() uint64 {
@@ -1649,7 +1721,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1733,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[16]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1746,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{16}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Place) GetSegment() uint64 {
@@ -1702,7 +1774,7 @@ type Tail struct {
 
 func (x *Tail) Reset() {
 	*x = Tail{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[17]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1786,7 @@ func (x *Tail) String() string {
 func (*Tail) ProtoMessage() {}
 
 func (x *Tail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[17]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1799,7 @@ func (x *Tail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tail.ProtoReflect.Descriptor instead.
 func (*Tail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{17}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Tail) GetOrdinal() uint64 {
@@ -1760,7 +1832,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[18]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1844,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[18]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1857,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{18}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1842,7 +1914,7 @@ type DivergentTail struct {
 
 func (x *DivergentTail) Reset() {
 	*x = DivergentTail{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[19]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +1926,7 @@ func (x *DivergentTail) String() string {
 func (*DivergentTail) ProtoMessage() {}
 
 func (x *DivergentTail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[19]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +1939,7 @@ func (x *DivergentTail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DivergentTail.ProtoReflect.Descriptor instead.
 func (*DivergentTail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{19}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DivergentTail) GetTimelineId() string {
@@ -1941,7 +2013,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[20]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2025,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[20]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2038,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{20}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Ack) GetDurableOrdinal() uint64 {
@@ -2030,7 +2102,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[21]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2114,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[21]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2127,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{21}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VerifyRequest) GetStep() uint64 {
@@ -2144,7 +2216,7 @@ type VerifyHold struct {
 
 func (x *VerifyHold) Reset() {
 	*x = VerifyHold{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[22]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2228,7 @@ func (x *VerifyHold) String() string {
 func (*VerifyHold) ProtoMessage() {}
 
 func (x *VerifyHold) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[22]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2241,7 @@ func (x *VerifyHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyHold.ProtoReflect.Descriptor instead.
 func (*VerifyHold) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{22}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{23}
 }
 
 type VerifyAt struct {
@@ -2182,7 +2254,7 @@ type VerifyAt struct {
 
 func (x *VerifyAt) Reset() {
 	*x = VerifyAt{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[23]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2266,7 @@ func (x *VerifyAt) String() string {
 func (*VerifyAt) ProtoMessage() {}
 
 func (x *VerifyAt) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[23]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2279,7 @@ func (x *VerifyAt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAt.ProtoReflect.Descriptor instead.
 func (*VerifyAt) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{23}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VerifyAt) GetOrdinal() uint64 {
@@ -2237,7 +2309,7 @@ type VerifyCompare struct {
 
 func (x *VerifyCompare) Reset() {
 	*x = VerifyCompare{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[24]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2321,7 @@ func (x *VerifyCompare) String() string {
 func (*VerifyCompare) ProtoMessage() {}
 
 func (x *VerifyCompare) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[24]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2334,7 @@ func (x *VerifyCompare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCompare.ProtoReflect.Descriptor instead.
 func (*VerifyCompare) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{24}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VerifyCompare) GetMember() uint32 {
@@ -2309,7 +2381,7 @@ type VerifyEnd struct {
 
 func (x *VerifyEnd) Reset() {
 	*x = VerifyEnd{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[25]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2393,7 @@ func (x *VerifyEnd) String() string {
 func (*VerifyEnd) ProtoMessage() {}
 
 func (x *VerifyEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[25]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2406,7 @@ func (x *VerifyEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyEnd.ProtoReflect.Descriptor instead.
 func (*VerifyEnd) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{25}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifyEnd) GetComplete() bool {
@@ -2382,7 +2454,7 @@ type MemberExtent struct {
 
 func (x *MemberExtent) Reset() {
 	*x = MemberExtent{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[26]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2466,7 @@ func (x *MemberExtent) String() string {
 func (*MemberExtent) ProtoMessage() {}
 
 func (x *MemberExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[26]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2479,7 @@ func (x *MemberExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberExtent.ProtoReflect.Descriptor instead.
 func (*MemberExtent) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{26}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MemberExtent) GetMember() uint32 {
@@ -2438,7 +2510,7 @@ type VerifyAnswer struct {
 
 func (x *VerifyAnswer) Reset() {
 	*x = VerifyAnswer{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[27]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2522,7 @@ func (x *VerifyAnswer) String() string {
 func (*VerifyAnswer) ProtoMessage() {}
 
 func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[27]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2535,7 @@ func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAnswer.ProtoReflect.Descriptor instead.
 func (*VerifyAnswer) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{27}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VerifyAnswer) GetStep() uint64 {
@@ -2511,7 +2583,7 @@ type VerifyMember struct {
 
 func (x *VerifyMember) Reset() {
 	*x = VerifyMember{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[28]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2595,7 @@ func (x *VerifyMember) String() string {
 func (*VerifyMember) ProtoMessage() {}
 
 func (x *VerifyMember) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[28]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2608,7 @@ func (x *VerifyMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyMember.ProtoReflect.Descriptor instead.
 func (*VerifyMember) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{28}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VerifyMember) GetIndex() uint32 {
@@ -2564,7 +2636,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[29]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2648,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_linkpb_link_proto_msgTypes[29]
+	mi := &file_pkg_api_linkpb_link_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2661,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{29}
+	return file_pkg_api_linkpb_link_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RepairRequest) GetExtents() []*MemberExtent {
@@ -2654,7 +2726,7 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\bTimeline\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\ffork_ordinal\x18\x02 \x01(\x04R\vforkOrdinal\x12*\n" +
-	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\xe4\x03\n" +
+	"\x11forked_unix_nanos\x18\x03 \x01(\x03R\x0fforkedUnixNanos\"\x95\x04\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x1d\n" +
@@ -2671,7 +2743,12 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	" \x01(\bR\byielding\x12\x1a\n" +
 	"\bverifies\x18\v \x01(\bR\bverifies\x12%\n" +
 	"\x0ehistory_millis\x18\f \x01(\x03R\rhistoryMillis\x12#\n" +
-	"\rhistory_bytes\x18\r \x01(\x03R\fhistoryBytes\"\x8b\x01\n" +
+	"\rhistory_bytes\x18\r \x01(\x03R\fhistoryBytes\x12/\n" +
+	"\x05shard\x18\x0e \x01(\v2\x19.slipstream.link.v1.ShardR\x05shard\"P\n" +
+	"\x05Shard\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12!\n" +
+	"\fepoch_millis\x18\x03 \x01(\x03R\vepochMillis\"\x8b\x01\n" +
 	"\x05Batch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05codec\x18\x02 \x01(\x0e2\x19.slipstream.link.v1.CodecR\x05codec\x12\x18\n" +
@@ -2821,7 +2898,7 @@ func file_pkg_api_linkpb_link_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_linkpb_link_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_pkg_api_linkpb_link_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_pkg_api_linkpb_link_proto_goTypes = []any{
 	(Codec)(0),              // 0: slipstream.link.v1.Codec
 	(RoleRequest_Kind)(0),   // 1: slipstream.link.v1.RoleRequest.Kind
@@ -2835,74 +2912,76 @@ var file_pkg_api_linkpb_link_proto_goTypes = []any{
 	(*RoleAnswer)(nil),      // 9: slipstream.link.v1.RoleAnswer
 	(*Timeline)(nil),        // 10: slipstream.link.v1.Timeline
 	(*Hello)(nil),           // 11: slipstream.link.v1.Hello
-	(*Batch)(nil),           // 12: slipstream.link.v1.Batch
-	(*Heartbeat)(nil),       // 13: slipstream.link.v1.Heartbeat
-	(*Timing)(nil),          // 14: slipstream.link.v1.Timing
-	(*Welcome)(nil),         // 15: slipstream.link.v1.Welcome
-	(*Yield)(nil),           // 16: slipstream.link.v1.Yield
-	(*TailRanges)(nil),      // 17: slipstream.link.v1.TailRanges
-	(*Session)(nil),         // 18: slipstream.link.v1.Session
-	(*BeginSession)(nil),    // 19: slipstream.link.v1.BeginSession
-	(*Place)(nil),           // 20: slipstream.link.v1.Place
-	(*Tail)(nil),            // 21: slipstream.link.v1.Tail
-	(*Refusal)(nil),         // 22: slipstream.link.v1.Refusal
-	(*DivergentTail)(nil),   // 23: slipstream.link.v1.DivergentTail
-	(*Ack)(nil),             // 24: slipstream.link.v1.Ack
-	(*VerifyRequest)(nil),   // 25: slipstream.link.v1.VerifyRequest
-	(*VerifyHold)(nil),      // 26: slipstream.link.v1.VerifyHold
-	(*VerifyAt)(nil),        // 27: slipstream.link.v1.VerifyAt
-	(*VerifyCompare)(nil),   // 28: slipstream.link.v1.VerifyCompare
-	(*VerifyEnd)(nil),       // 29: slipstream.link.v1.VerifyEnd
-	(*MemberExtent)(nil),    // 30: slipstream.link.v1.MemberExtent
-	(*VerifyAnswer)(nil),    // 31: slipstream.link.v1.VerifyAnswer
-	(*VerifyMember)(nil),    // 32: slipstream.link.v1.VerifyMember
-	(*RepairRequest)(nil),   // 33: slipstream.link.v1.RepairRequest
+	(*Shard)(nil),           // 12: slipstream.link.v1.Shard
+	(*Batch)(nil),           // 13: slipstream.link.v1.Batch
+	(*Heartbeat)(nil),       // 14: slipstream.link.v1.Heartbeat
+	(*Timing)(nil),          // 15: slipstream.link.v1.Timing
+	(*Welcome)(nil),         // 16: slipstream.link.v1.Welcome
+	(*Yield)(nil),           // 17: slipstream.link.v1.Yield
+	(*TailRanges)(nil),      // 18: slipstream.link.v1.TailRanges
+	(*Session)(nil),         // 19: slipstream.link.v1.Session
+	(*BeginSession)(nil),    // 20: slipstream.link.v1.BeginSession
+	(*Place)(nil),           // 21: slipstream.link.v1.Place
+	(*Tail)(nil),            // 22: slipstream.link.v1.Tail
+	(*Refusal)(nil),         // 23: slipstream.link.v1.Refusal
+	(*DivergentTail)(nil),   // 24: slipstream.link.v1.DivergentTail
+	(*Ack)(nil),             // 25: slipstream.link.v1.Ack
+	(*VerifyRequest)(nil),   // 26: slipstream.link.v1.VerifyRequest
+	(*VerifyHold)(nil),      // 27: slipstream.link.v1.VerifyHold
+	(*VerifyAt)(nil),        // 28: slipstream.link.v1.VerifyAt
+	(*VerifyCompare)(nil),   // 29: slipstream.link.v1.VerifyCompare
+	(*VerifyEnd)(nil),       // 30: slipstream.link.v1.VerifyEnd
+	(*MemberExtent)(nil),    // 31: slipstream.link.v1.MemberExtent
+	(*VerifyAnswer)(nil),    // 32: slipstream.link.v1.VerifyAnswer
+	(*VerifyMember)(nil),    // 33: slipstream.link.v1.VerifyMember
+	(*RepairRequest)(nil),   // 34: slipstream.link.v1.RepairRequest
 }
 var file_pkg_api_linkpb_link_proto_depIdxs = []int32{
 	11, // 0: slipstream.link.v1.ToSecondary.hello:type_name -> slipstream.link.v1.Hello
-	12, // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
-	13, // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
-	23, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
-	19, // 4: slipstream.link.v1.ToSecondary.begin_session:type_name -> slipstream.link.v1.BeginSession
+	13, // 1: slipstream.link.v1.ToSecondary.batch:type_name -> slipstream.link.v1.Batch
+	14, // 2: slipstream.link.v1.ToSecondary.heartbeat:type_name -> slipstream.link.v1.Heartbeat
+	24, // 3: slipstream.link.v1.ToSecondary.divergent_tail:type_name -> slipstream.link.v1.DivergentTail
+	20, // 4: slipstream.link.v1.ToSecondary.begin_session:type_name -> slipstream.link.v1.BeginSession
 	8,  // 5: slipstream.link.v1.ToSecondary.role_request:type_name -> slipstream.link.v1.RoleRequest
-	25, // 6: slipstream.link.v1.ToSecondary.verify:type_name -> slipstream.link.v1.VerifyRequest
-	15, // 7: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
-	22, // 8: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
-	24, // 9: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
-	17, // 10: slipstream.link.v1.ToPrimary.tail_ranges:type_name -> slipstream.link.v1.TailRanges
+	26, // 6: slipstream.link.v1.ToSecondary.verify:type_name -> slipstream.link.v1.VerifyRequest
+	16, // 7: slipstream.link.v1.ToPrimary.welcome:type_name -> slipstream.link.v1.Welcome
+	23, // 8: slipstream.link.v1.ToPrimary.refusal:type_name -> slipstream.link.v1.Refusal
+	25, // 9: slipstream.link.v1.ToPrimary.ack:type_name -> slipstream.link.v1.Ack
+	18, // 10: slipstream.link.v1.ToPrimary.tail_ranges:type_name -> slipstream.link.v1.TailRanges
 	9,  // 11: slipstream.link.v1.ToPrimary.role_answer:type_name -> slipstream.link.v1.RoleAnswer
-	31, // 12: slipstream.link.v1.ToPrimary.verify:type_name -> slipstream.link.v1.VerifyAnswer
-	33, // 13: slipstream.link.v1.ToPrimary.repair:type_name -> slipstream.link.v1.RepairRequest
+	32, // 12: slipstream.link.v1.ToPrimary.verify:type_name -> slipstream.link.v1.VerifyAnswer
+	34, // 13: slipstream.link.v1.ToPrimary.repair:type_name -> slipstream.link.v1.RepairRequest
 	1,  // 14: slipstream.link.v1.RoleRequest.kind:type_name -> slipstream.link.v1.RoleRequest.Kind
 	10, // 15: slipstream.link.v1.Hello.timelines:type_name -> slipstream.link.v1.Timeline
-	0,  // 16: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
-	14, // 17: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
-	18, // 18: slipstream.link.v1.Welcome.session:type_name -> slipstream.link.v1.Session
-	20, // 19: slipstream.link.v1.Welcome.place:type_name -> slipstream.link.v1.Place
-	21, // 20: slipstream.link.v1.Welcome.tail:type_name -> slipstream.link.v1.Tail
-	16, // 21: slipstream.link.v1.Welcome.yield:type_name -> slipstream.link.v1.Yield
-	2,  // 22: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
-	10, // 23: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
-	14, // 24: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
-	20, // 25: slipstream.link.v1.Ack.place:type_name -> slipstream.link.v1.Place
-	26, // 26: slipstream.link.v1.VerifyRequest.hold:type_name -> slipstream.link.v1.VerifyHold
-	27, // 27: slipstream.link.v1.VerifyRequest.at:type_name -> slipstream.link.v1.VerifyAt
-	28, // 28: slipstream.link.v1.VerifyRequest.compare:type_name -> slipstream.link.v1.VerifyCompare
-	29, // 29: slipstream.link.v1.VerifyRequest.end:type_name -> slipstream.link.v1.VerifyEnd
-	3,  // 30: slipstream.link.v1.VerifyCompare.want:type_name -> slipstream.link.v1.VerifyCompare.Want
-	30, // 31: slipstream.link.v1.VerifyEnd.extents:type_name -> slipstream.link.v1.MemberExtent
-	30, // 32: slipstream.link.v1.VerifyEnd.scope:type_name -> slipstream.link.v1.MemberExtent
-	32, // 33: slipstream.link.v1.VerifyAnswer.members:type_name -> slipstream.link.v1.VerifyMember
-	30, // 34: slipstream.link.v1.RepairRequest.extents:type_name -> slipstream.link.v1.MemberExtent
-	6,  // 35: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
-	4,  // 36: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
-	7,  // 37: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
-	5,  // 38: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
-	37, // [37:39] is the sub-list for method output_type
-	35, // [35:37] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	12, // 16: slipstream.link.v1.Hello.shard:type_name -> slipstream.link.v1.Shard
+	0,  // 17: slipstream.link.v1.Batch.codec:type_name -> slipstream.link.v1.Codec
+	15, // 18: slipstream.link.v1.Heartbeat.timing:type_name -> slipstream.link.v1.Timing
+	19, // 19: slipstream.link.v1.Welcome.session:type_name -> slipstream.link.v1.Session
+	21, // 20: slipstream.link.v1.Welcome.place:type_name -> slipstream.link.v1.Place
+	22, // 21: slipstream.link.v1.Welcome.tail:type_name -> slipstream.link.v1.Tail
+	17, // 22: slipstream.link.v1.Welcome.yield:type_name -> slipstream.link.v1.Yield
+	2,  // 23: slipstream.link.v1.Refusal.reason:type_name -> slipstream.link.v1.Refusal.Reason
+	10, // 24: slipstream.link.v1.Refusal.timelines:type_name -> slipstream.link.v1.Timeline
+	15, // 25: slipstream.link.v1.Ack.timing:type_name -> slipstream.link.v1.Timing
+	21, // 26: slipstream.link.v1.Ack.place:type_name -> slipstream.link.v1.Place
+	27, // 27: slipstream.link.v1.VerifyRequest.hold:type_name -> slipstream.link.v1.VerifyHold
+	28, // 28: slipstream.link.v1.VerifyRequest.at:type_name -> slipstream.link.v1.VerifyAt
+	29, // 29: slipstream.link.v1.VerifyRequest.compare:type_name -> slipstream.link.v1.VerifyCompare
+	30, // 30: slipstream.link.v1.VerifyRequest.end:type_name -> slipstream.link.v1.VerifyEnd
+	3,  // 31: slipstream.link.v1.VerifyCompare.want:type_name -> slipstream.link.v1.VerifyCompare.Want
+	31, // 32: slipstream.link.v1.VerifyEnd.extents:type_name -> slipstream.link.v1.MemberExtent
+	31, // 33: slipstream.link.v1.VerifyEnd.scope:type_name -> slipstream.link.v1.MemberExtent
+	33, // 34: slipstream.link.v1.VerifyAnswer.members:type_name -> slipstream.link.v1.VerifyMember
+	31, // 35: slipstream.link.v1.RepairRequest.extents:type_name -> slipstream.link.v1.MemberExtent
+	6,  // 36: slipstream.link.v1.Link.Replicate:input_type -> slipstream.link.v1.ToSecondary
+	4,  // 37: slipstream.link.v1.Link.Locate:input_type -> slipstream.link.v1.LocateRequest
+	7,  // 38: slipstream.link.v1.Link.Replicate:output_type -> slipstream.link.v1.ToPrimary
+	5,  // 39: slipstream.link.v1.Link.Locate:output_type -> slipstream.link.v1.LocateResponse
+	38, // [38:40] is the sub-list for method output_type
+	36, // [36:38] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_linkpb_link_proto_init() }
@@ -2928,7 +3007,7 @@ func file_pkg_api_linkpb_link_proto_init() {
 		(*ToPrimary_Verify)(nil),
 		(*ToPrimary_Repair)(nil),
 	}
-	file_pkg_api_linkpb_link_proto_msgTypes[21].OneofWrappers = []any{
+	file_pkg_api_linkpb_link_proto_msgTypes[22].OneofWrappers = []any{
 		(*VerifyRequest_Hold)(nil),
 		(*VerifyRequest_At)(nil),
 		(*VerifyRequest_Compare)(nil),
@@ -2940,7 +3019,7 @@ func file_pkg_api_linkpb_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_linkpb_link_proto_rawDesc), len(file_pkg_api_linkpb_link_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -704,6 +704,14 @@ type GroupSettings struct {
 	// points: at least a time, and at least a number of bytes of the journal, within its size; 0 (the default): none.
 	HistoryMillis *int64 `protobuf:"varint,11,opt,name=history_millis,json=historyMillis,proto3,oneof" json:"history_millis,omitempty"`
 	HistoryBytes  *int64 `protobuf:"varint,12,opt,name=history_bytes,json=historyBytes,proto3,oneof" json:"history_bytes,omitempty"`
+	// shard_of is the name of a group over several nodes that this group is the shard of one node of; empty (the default): none.
+	// shard is its number there, the same at no other node. Number 0 founds the group, and the others join it by themselves.
+	// At a secondary both follow the primary's.
+	ShardOf *string `protobuf:"bytes,13,opt,name=shard_of,json=shardOf,proto3,oneof" json:"shard_of,omitempty"`
+	Shard   *uint32 `protobuf:"varint,14,opt,name=shard,proto3,oneof" json:"shard,omitempty"`
+	// epoch_millis is the time between two epochs of the group over several nodes; 0 for the default of 200 ms. That of the
+	// shard with the lowest number counts.
+	EpochMillis   *int64 `protobuf:"varint,15,opt,name=epoch_millis,json=epochMillis,proto3,oneof" json:"epoch_millis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -818,6 +826,27 @@ func (x *GroupSettings) GetHistoryMillis() int64 {
 func (x *GroupSettings) GetHistoryBytes() int64 {
 	if x != nil && x.HistoryBytes != nil {
 		return *x.HistoryBytes
+	}
+	return 0
+}
+
+func (x *GroupSettings) GetShardOf() string {
+	if x != nil && x.ShardOf != nil {
+		return *x.ShardOf
+	}
+	return ""
+}
+
+func (x *GroupSettings) GetShard() uint32 {
+	if x != nil && x.Shard != nil {
+		return *x.Shard
+	}
+	return 0
+}
+
+func (x *GroupSettings) GetEpochMillis() int64 {
+	if x != nil && x.EpochMillis != nil {
+		return *x.EpochMillis
 	}
 	return 0
 }
@@ -3988,7 +4017,9 @@ type GroupStatus struct {
 	// Absent: unknown, or there is no history here.
 	HistorySeconds *float64 `protobuf:"fixed64,45,opt,name=history_seconds,json=historySeconds,proto3,oneof" json:"history_seconds,omitempty"`
 	// history_short: more history was asked for, and is not there any more.
-	HistoryShort  bool `protobuf:"varint,46,opt,name=history_short,json=historyShort,proto3" json:"history_short,omitempty"`
+	HistoryShort bool `protobuf:"varint,46,opt,name=history_short,json=historyShort,proto3" json:"history_short,omitempty"`
+	// shard is what the group is in a group over several nodes; absent for a group that is on one node.
+	Shard         *ShardStatus `protobuf:"bytes,47,opt,name=shard,proto3" json:"shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4345,6 +4376,191 @@ func (x *GroupStatus) GetHistoryShort() bool {
 	return false
 }
 
+func (x *GroupStatus) GetShard() *ShardStatus {
+	if x != nil {
+		return x.Shard
+	}
+	return nil
+}
+
+// ShardStatus is a group as a shard of a group over several nodes.
+type ShardStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group is the name of the whole group, id the number of the shard in it.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Id    uint32 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// epoch_millis is 0 for the default.
+	EpochMillis int64 `protobuf:"varint,3,opt,name=epoch_millis,json=epochMillis,proto3" json:"epoch_millis,omitempty"`
+	// shards are those of the group at this site, with this one.
+	Shards []*ShardPlace `protobuf:"bytes,4,rep,name=shards,proto3" json:"shards,omitempty"`
+	// silent_nodes are addresses of nodes that did not answer last.
+	SilentNodes   []string `protobuf:"bytes,5,rep,name=silent_nodes,json=silentNodes,proto3" json:"silent_nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardStatus) Reset() {
+	*x = ShardStatus{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardStatus) ProtoMessage() {}
+
+func (x *ShardStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardStatus.ProtoReflect.Descriptor instead.
+func (*ShardStatus) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ShardStatus) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ShardStatus) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ShardStatus) GetEpochMillis() int64 {
+	if x != nil {
+		return x.EpochMillis
+	}
+	return 0
+}
+
+func (x *ShardStatus) GetShards() []*ShardPlace {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+func (x *ShardStatus) GetSilentNodes() []string {
+	if x != nil {
+		return x.SilentNodes
+	}
+	return nil
+}
+
+// ShardPlace is where a shard of a group is at this site.
+type ShardPlace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// group_name is the name of the group on that node.
+	GroupName string `protobuf:"bytes,3,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
+	Role      Role   `protobuf:"varint,4,opt,name=role,proto3,enum=slipstream.sidecar.v1.Role" json:"role,omitempty"`
+	// joined: the shard belongs to the group, so its epochs include it.
+	Joined bool `protobuf:"varint,5,opt,name=joined,proto3" json:"joined,omitempty"`
+	// shown_epoch is the number of the epoch that a copy shows, which a forced promotion gives at least. newest_epoch is the
+	// last one that has arrived there: the copy with the lowest holds the others back. Absent: none.
+	ShownEpoch    *uint64 `protobuf:"varint,6,opt,name=shown_epoch,json=shownEpoch,proto3,oneof" json:"shown_epoch,omitempty"`
+	NewestEpoch   *uint64 `protobuf:"varint,7,opt,name=newest_epoch,json=newestEpoch,proto3,oneof" json:"newest_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardPlace) Reset() {
+	*x = ShardPlace{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardPlace) ProtoMessage() {}
+
+func (x *ShardPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardPlace.ProtoReflect.Descriptor instead.
+func (*ShardPlace) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ShardPlace) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ShardPlace) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ShardPlace) GetGroupName() string {
+	if x != nil {
+		return x.GroupName
+	}
+	return ""
+}
+
+func (x *ShardPlace) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *ShardPlace) GetJoined() bool {
+	if x != nil {
+		return x.Joined
+	}
+	return false
+}
+
+func (x *ShardPlace) GetShownEpoch() uint64 {
+	if x != nil && x.ShownEpoch != nil {
+		return *x.ShownEpoch
+	}
+	return 0
+}
+
+func (x *ShardPlace) GetNewestEpoch() uint64 {
+	if x != nil && x.NewestEpoch != nil {
+		return *x.NewestEpoch
+	}
+	return 0
+}
+
 // BeforeSync is a copy as it was before the sync that runs.
 type BeforeSync struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -4359,7 +4575,7 @@ type BeforeSync struct {
 
 func (x *BeforeSync) Reset() {
 	*x = BeforeSync{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4371,7 +4587,7 @@ func (x *BeforeSync) String() string {
 func (*BeforeSync) ProtoMessage() {}
 
 func (x *BeforeSync) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4384,7 +4600,7 @@ func (x *BeforeSync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeforeSync.ProtoReflect.Descriptor instead.
 func (*BeforeSync) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *BeforeSync) GetOrdinal() uint64 {
@@ -4418,7 +4634,7 @@ type CutTarget struct {
 
 func (x *CutTarget) Reset() {
 	*x = CutTarget{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4430,7 +4646,7 @@ func (x *CutTarget) String() string {
 func (*CutTarget) ProtoMessage() {}
 
 func (x *CutTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4443,7 +4659,7 @@ func (x *CutTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutTarget.ProtoReflect.Descriptor instead.
 func (*CutTarget) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CutTarget) GetVolumeId() string {
@@ -4470,7 +4686,7 @@ type CutGroupRequest struct {
 
 func (x *CutGroupRequest) Reset() {
 	*x = CutGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4482,7 +4698,7 @@ func (x *CutGroupRequest) String() string {
 func (*CutGroupRequest) ProtoMessage() {}
 
 func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4495,7 +4711,7 @@ func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupRequest.ProtoReflect.Descriptor instead.
 func (*CutGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CutGroupRequest) GetGroup() string {
@@ -4525,7 +4741,7 @@ type CutGroupResponse struct {
 
 func (x *CutGroupResponse) Reset() {
 	*x = CutGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4537,7 +4753,7 @@ func (x *CutGroupResponse) String() string {
 func (*CutGroupResponse) ProtoMessage() {}
 
 func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4550,7 +4766,7 @@ func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupResponse.ProtoReflect.Descriptor instead.
 func (*CutGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CutGroupResponse) GetTimeline() string {
@@ -4582,7 +4798,7 @@ type ListCutsRequest struct {
 
 func (x *ListCutsRequest) Reset() {
 	*x = ListCutsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4594,7 +4810,7 @@ func (x *ListCutsRequest) String() string {
 func (*ListCutsRequest) ProtoMessage() {}
 
 func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4607,7 +4823,7 @@ func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsRequest.ProtoReflect.Descriptor instead.
 func (*ListCutsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
 }
 
 type ListCutsResponse struct {
@@ -4619,7 +4835,7 @@ type ListCutsResponse struct {
 
 func (x *ListCutsResponse) Reset() {
 	*x = ListCutsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4631,7 +4847,7 @@ func (x *ListCutsResponse) String() string {
 func (*ListCutsResponse) ProtoMessage() {}
 
 func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4644,7 +4860,7 @@ func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsResponse.ProtoReflect.Descriptor instead.
 func (*ListCutsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListCutsResponse) GetCuts() []*CutStatus {
@@ -4673,7 +4889,7 @@ type CutStatus struct {
 
 func (x *CutStatus) Reset() {
 	*x = CutStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4685,7 +4901,7 @@ func (x *CutStatus) String() string {
 func (*CutStatus) ProtoMessage() {}
 
 func (x *CutStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4698,7 +4914,7 @@ func (x *CutStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutStatus.ProtoReflect.Descriptor instead.
 func (*CutStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CutStatus) GetSnapshotId() string {
@@ -4766,7 +4982,7 @@ type ReleaseCutRequest struct {
 
 func (x *ReleaseCutRequest) Reset() {
 	*x = ReleaseCutRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4778,7 +4994,7 @@ func (x *ReleaseCutRequest) String() string {
 func (*ReleaseCutRequest) ProtoMessage() {}
 
 func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4791,7 +5007,7 @@ func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseCutRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ReleaseCutRequest) GetSnapshotId() string {
@@ -4809,7 +5025,7 @@ type ReleaseCutResponse struct {
 
 func (x *ReleaseCutResponse) Reset() {
 	*x = ReleaseCutResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4821,7 +5037,7 @@ func (x *ReleaseCutResponse) String() string {
 func (*ReleaseCutResponse) ProtoMessage() {}
 
 func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4834,7 +5050,7 @@ func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
 }
 
 type GroupPointsRequest struct {
@@ -4846,7 +5062,7 @@ type GroupPointsRequest struct {
 
 func (x *GroupPointsRequest) Reset() {
 	*x = GroupPointsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4858,7 +5074,7 @@ func (x *GroupPointsRequest) String() string {
 func (*GroupPointsRequest) ProtoMessage() {}
 
 func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4871,7 +5087,7 @@ func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsRequest.ProtoReflect.Descriptor instead.
 func (*GroupPointsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GroupPointsRequest) GetGroup() string {
@@ -4893,7 +5109,7 @@ type GroupPointsResponse struct {
 
 func (x *GroupPointsResponse) Reset() {
 	*x = GroupPointsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4905,7 +5121,7 @@ func (x *GroupPointsResponse) String() string {
 func (*GroupPointsResponse) ProtoMessage() {}
 
 func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4918,7 +5134,7 @@ func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsResponse.ProtoReflect.Descriptor instead.
 func (*GroupPointsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GroupPointsResponse) GetOldest() *RecoveryPoint {
@@ -4953,7 +5169,7 @@ type BookmarkGroupRequest struct {
 
 func (x *BookmarkGroupRequest) Reset() {
 	*x = BookmarkGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4965,7 +5181,7 @@ func (x *BookmarkGroupRequest) String() string {
 func (*BookmarkGroupRequest) ProtoMessage() {}
 
 func (x *BookmarkGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4978,7 +5194,7 @@ func (x *BookmarkGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BookmarkGroupRequest.ProtoReflect.Descriptor instead.
 func (*BookmarkGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *BookmarkGroupRequest) GetGroup() string {
@@ -5007,7 +5223,7 @@ type Bookmark struct {
 
 func (x *Bookmark) Reset() {
 	*x = Bookmark{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5019,7 +5235,7 @@ func (x *Bookmark) String() string {
 func (*Bookmark) ProtoMessage() {}
 
 func (x *Bookmark) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5032,7 +5248,7 @@ func (x *Bookmark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bookmark.ProtoReflect.Descriptor instead.
 func (*Bookmark) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Bookmark) GetLabel() string {
@@ -5068,7 +5284,7 @@ type RecoveryPoint struct {
 
 func (x *RecoveryPoint) Reset() {
 	*x = RecoveryPoint{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5080,7 +5296,7 @@ func (x *RecoveryPoint) String() string {
 func (*RecoveryPoint) ProtoMessage() {}
 
 func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5093,7 +5309,7 @@ func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryPoint.ProtoReflect.Descriptor instead.
 func (*RecoveryPoint) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RecoveryPoint) GetOrdinal() uint64 {
@@ -5136,7 +5352,7 @@ type CreateViewRequest struct {
 
 func (x *CreateViewRequest) Reset() {
 	*x = CreateViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5148,7 +5364,7 @@ func (x *CreateViewRequest) String() string {
 func (*CreateViewRequest) ProtoMessage() {}
 
 func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5161,7 +5377,7 @@ func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateViewRequest.ProtoReflect.Descriptor instead.
 func (*CreateViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CreateViewRequest) GetGroup() string {
@@ -5266,7 +5482,7 @@ type AttachViewRequest struct {
 
 func (x *AttachViewRequest) Reset() {
 	*x = AttachViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +5494,7 @@ func (x *AttachViewRequest) String() string {
 func (*AttachViewRequest) ProtoMessage() {}
 
 func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +5507,7 @@ func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachViewRequest.ProtoReflect.Descriptor instead.
 func (*AttachViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *AttachViewRequest) GetGroup() string {
@@ -5318,7 +5534,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5330,7 +5546,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5343,7 +5559,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -5362,7 +5578,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5374,7 +5590,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5387,7 +5603,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -5407,7 +5623,7 @@ type DeleteViewRequest struct {
 
 func (x *DeleteViewRequest) Reset() {
 	*x = DeleteViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5419,7 +5635,7 @@ func (x *DeleteViewRequest) String() string {
 func (*DeleteViewRequest) ProtoMessage() {}
 
 func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5432,7 +5648,7 @@ func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
 func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *DeleteViewRequest) GetGroup() string {
@@ -5457,7 +5673,7 @@ type DeleteViewResponse struct {
 
 func (x *DeleteViewResponse) Reset() {
 	*x = DeleteViewResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5469,7 +5685,7 @@ func (x *DeleteViewResponse) String() string {
 func (*DeleteViewResponse) ProtoMessage() {}
 
 func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5482,7 +5698,7 @@ func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
 func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{86}
 }
 
 type View struct {
@@ -5509,7 +5725,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5521,7 +5737,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5534,7 +5750,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{85}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *View) GetGroup() string {
@@ -5644,7 +5860,7 @@ type ViewVolume struct {
 
 func (x *ViewVolume) Reset() {
 	*x = ViewVolume{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5656,7 +5872,7 @@ func (x *ViewVolume) String() string {
 func (*ViewVolume) ProtoMessage() {}
 
 func (x *ViewVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5669,7 +5885,7 @@ func (x *ViewVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewVolume.ProtoReflect.Descriptor instead.
 func (*ViewVolume) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{86}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ViewVolume) GetVolumeId() string {
@@ -5746,7 +5962,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"5\n" +
 	"\x14ResizeVolumeResponse\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xe5\x06\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xf0\a\n" +
 	"\rGroupSettings\x12\x1b\n" +
 	"\x06remote\x18\x01 \x01(\tH\x00R\x06remote\x88\x01\x01\x12*\n" +
 	"\x0eremote_address\x18\x02 \x01(\tH\x01R\rremoteAddress\x88\x01\x01\x121\n" +
@@ -5761,7 +5977,10 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	" \x01(\x03H\tR\x14verifyBytesPerSecond\x88\x01\x01\x12*\n" +
 	"\x0ehistory_millis\x18\v \x01(\x03H\n" +
 	"R\rhistoryMillis\x88\x01\x01\x12(\n" +
-	"\rhistory_bytes\x18\f \x01(\x03H\vR\fhistoryBytes\x88\x01\x01B\t\n" +
+	"\rhistory_bytes\x18\f \x01(\x03H\vR\fhistoryBytes\x88\x01\x01\x12\x1e\n" +
+	"\bshard_of\x18\r \x01(\tH\fR\ashardOf\x88\x01\x01\x12\x19\n" +
+	"\x05shard\x18\x0e \x01(\rH\rR\x05shard\x88\x01\x01\x12&\n" +
+	"\fepoch_millis\x18\x0f \x01(\x03H\x0eR\vepochMillis\x88\x01\x01B\t\n" +
 	"\a_remoteB\x11\n" +
 	"\x0f_remote_addressB\x15\n" +
 	"\x13_journal_size_bytesB\x0f\n" +
@@ -5773,7 +5992,10 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x14_verify_every_millisB\x1a\n" +
 	"\x18_verify_bytes_per_secondB\x11\n" +
 	"\x0f_history_millisB\x10\n" +
-	"\x0e_history_bytes\"j\n" +
+	"\x0e_history_bytesB\v\n" +
+	"\t_shard_ofB\b\n" +
+	"\x06_shardB\x0f\n" +
+	"\r_epoch_millis\"j\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
 	"\bsettings\x18\x02 \x01(\v2$.slipstream.sidecar.v1.GroupSettingsR\bsettings\"0\n" +
@@ -6001,7 +6223,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
 	" \x01(\tR\x06fsType\x122\n" +
-	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xf2\x12\n" +
+	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xac\x13\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -6055,7 +6277,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x16history_target_seconds\x18+ \x01(\x01R\x14historyTargetSeconds\x120\n" +
 	"\x14history_target_bytes\x18, \x01(\x03R\x12historyTargetBytes\x12,\n" +
 	"\x0fhistory_seconds\x18- \x01(\x01H\vR\x0ehistorySeconds\x88\x01\x01\x12#\n" +
-	"\rhistory_short\x18. \x01(\bR\fhistoryShortB\x17\n" +
+	"\rhistory_short\x18. \x01(\bR\fhistoryShort\x128\n" +
+	"\x05shard\x18/ \x01(\v2\".slipstream.sidecar.v1.ShardStatusR\x05shardB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +
@@ -6068,7 +6291,26 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x1f_clock_difference_error_secondsB\x16\n" +
 	"\x14_peer_silent_secondsB\x17\n" +
 	"\x15_suspended_unix_nanosB\x12\n" +
-	"\x10_history_seconds\"d\n" +
+	"\x10_history_seconds\"\xb4\x01\n" +
+	"\vShardStatus\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12!\n" +
+	"\fepoch_millis\x18\x03 \x01(\x03R\vepochMillis\x129\n" +
+	"\x06shards\x18\x04 \x03(\v2!.slipstream.sidecar.v1.ShardPlaceR\x06shards\x12!\n" +
+	"\fsilent_nodes\x18\x05 \x03(\tR\vsilentNodes\"\x87\x02\n" +
+	"\n" +
+	"ShardPlace\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"group_name\x18\x03 \x01(\tR\tgroupName\x12/\n" +
+	"\x04role\x18\x04 \x01(\x0e2\x1b.slipstream.sidecar.v1.RoleR\x04role\x12\x16\n" +
+	"\x06joined\x18\x05 \x01(\bR\x06joined\x12$\n" +
+	"\vshown_epoch\x18\x06 \x01(\x04H\x00R\n" +
+	"shownEpoch\x88\x01\x01\x12&\n" +
+	"\fnewest_epoch\x18\a \x01(\x04H\x01R\vnewestEpoch\x88\x01\x01B\x0e\n" +
+	"\f_shown_epochB\x0f\n" +
+	"\r_newest_epoch\"d\n" +
 	"\n" +
 	"BeforeSync\x12\x18\n" +
 	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12\x1d\n" +
@@ -6254,7 +6496,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
 	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
@@ -6324,29 +6566,31 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*LossReport)(nil),           // 65: slipstream.sidecar.v1.LossReport
 	(*VolumeStatus)(nil),         // 66: slipstream.sidecar.v1.VolumeStatus
 	(*GroupStatus)(nil),          // 67: slipstream.sidecar.v1.GroupStatus
-	(*BeforeSync)(nil),           // 68: slipstream.sidecar.v1.BeforeSync
-	(*CutTarget)(nil),            // 69: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),      // 70: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),     // 71: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),      // 72: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),     // 73: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),            // 74: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),    // 75: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),   // 76: slipstream.sidecar.v1.ReleaseCutResponse
-	(*GroupPointsRequest)(nil),   // 77: slipstream.sidecar.v1.GroupPointsRequest
-	(*GroupPointsResponse)(nil),  // 78: slipstream.sidecar.v1.GroupPointsResponse
-	(*BookmarkGroupRequest)(nil), // 79: slipstream.sidecar.v1.BookmarkGroupRequest
-	(*Bookmark)(nil),             // 80: slipstream.sidecar.v1.Bookmark
-	(*RecoveryPoint)(nil),        // 81: slipstream.sidecar.v1.RecoveryPoint
-	(*CreateViewRequest)(nil),    // 82: slipstream.sidecar.v1.CreateViewRequest
-	(*AttachViewRequest)(nil),    // 83: slipstream.sidecar.v1.AttachViewRequest
-	(*ListViewsRequest)(nil),     // 84: slipstream.sidecar.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),    // 85: slipstream.sidecar.v1.ListViewsResponse
-	(*DeleteViewRequest)(nil),    // 86: slipstream.sidecar.v1.DeleteViewRequest
-	(*DeleteViewResponse)(nil),   // 87: slipstream.sidecar.v1.DeleteViewResponse
-	(*View)(nil),                 // 88: slipstream.sidecar.v1.View
-	(*ViewVolume)(nil),           // 89: slipstream.sidecar.v1.ViewVolume
-	nil,                          // 90: slipstream.sidecar.v1.Claim.LabelsEntry
+	(*ShardStatus)(nil),          // 68: slipstream.sidecar.v1.ShardStatus
+	(*ShardPlace)(nil),           // 69: slipstream.sidecar.v1.ShardPlace
+	(*BeforeSync)(nil),           // 70: slipstream.sidecar.v1.BeforeSync
+	(*CutTarget)(nil),            // 71: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),      // 72: slipstream.sidecar.v1.CutGroupRequest
+	(*CutGroupResponse)(nil),     // 73: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),      // 74: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),     // 75: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),            // 76: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),    // 77: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),   // 78: slipstream.sidecar.v1.ReleaseCutResponse
+	(*GroupPointsRequest)(nil),   // 79: slipstream.sidecar.v1.GroupPointsRequest
+	(*GroupPointsResponse)(nil),  // 80: slipstream.sidecar.v1.GroupPointsResponse
+	(*BookmarkGroupRequest)(nil), // 81: slipstream.sidecar.v1.BookmarkGroupRequest
+	(*Bookmark)(nil),             // 82: slipstream.sidecar.v1.Bookmark
+	(*RecoveryPoint)(nil),        // 83: slipstream.sidecar.v1.RecoveryPoint
+	(*CreateViewRequest)(nil),    // 84: slipstream.sidecar.v1.CreateViewRequest
+	(*AttachViewRequest)(nil),    // 85: slipstream.sidecar.v1.AttachViewRequest
+	(*ListViewsRequest)(nil),     // 86: slipstream.sidecar.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),    // 87: slipstream.sidecar.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),    // 88: slipstream.sidecar.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),   // 89: slipstream.sidecar.v1.DeleteViewResponse
+	(*View)(nil),                 // 90: slipstream.sidecar.v1.View
+	(*ViewVolume)(nil),           // 91: slipstream.sidecar.v1.ViewVolume
+	nil,                          // 92: slipstream.sidecar.v1.Claim.LabelsEntry
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
@@ -6357,7 +6601,7 @@ var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	36, // 5: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
 	41, // 6: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
 	46, // 7: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
-	90, // 8: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
+	92, // 8: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
 	67, // 9: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
 	65, // 10: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
 	67, // 11: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
@@ -6373,93 +6617,96 @@ var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	66, // 21: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
 	65, // 22: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
 	58, // 23: slipstream.sidecar.v1.GroupStatus.yield:type_name -> slipstream.sidecar.v1.YieldStatus
-	68, // 24: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
+	70, // 24: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
 	28, // 25: slipstream.sidecar.v1.GroupStatus.verify:type_name -> slipstream.sidecar.v1.VerifyStatus
-	69, // 26: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	74, // 27: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	81, // 28: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	81, // 29: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	80, // 30: slipstream.sidecar.v1.GroupPointsResponse.bookmarks:type_name -> slipstream.sidecar.v1.Bookmark
-	81, // 31: slipstream.sidecar.v1.Bookmark.point:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	88, // 32: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
-	89, // 33: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
-	3,  // 34: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 35: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 36: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 37: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 38: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 39: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 40: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 41: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 42: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 43: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	44, // 44: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	47, // 45: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	49, // 46: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	50, // 47: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	52, // 48: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	54, // 49: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
-	56, // 50: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
-	59, // 51: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
-	63, // 52: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
-	30, // 53: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
-	32, // 54: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
-	24, // 55: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
-	26, // 56: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
-	34, // 57: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
-	37, // 58: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
-	39, // 59: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
-	42, // 60: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
-	70, // 61: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	72, // 62: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	75, // 63: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	77, // 64: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
-	79, // 65: slipstream.sidecar.v1.Sidecar.BookmarkGroup:input_type -> slipstream.sidecar.v1.BookmarkGroupRequest
-	82, // 66: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
-	83, // 67: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
-	84, // 68: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
-	86, // 69: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
-	4,  // 70: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 71: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 72: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 73: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 74: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 75: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 76: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 77: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 78: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 79: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	45, // 80: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	48, // 81: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	67, // 82: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	51, // 83: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	53, // 84: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	55, // 85: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
-	57, // 86: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
-	60, // 87: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
-	64, // 88: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
-	31, // 89: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
-	33, // 90: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
-	25, // 91: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
-	27, // 92: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
-	35, // 93: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
-	38, // 94: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
-	40, // 95: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
-	43, // 96: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
-	71, // 97: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	73, // 98: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	76, // 99: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	78, // 100: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
-	80, // 101: slipstream.sidecar.v1.Sidecar.BookmarkGroup:output_type -> slipstream.sidecar.v1.Bookmark
-	88, // 102: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
-	88, // 103: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
-	85, // 104: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
-	87, // 105: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
-	70, // [70:106] is the sub-list for method output_type
-	34, // [34:70] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	68, // 26: slipstream.sidecar.v1.GroupStatus.shard:type_name -> slipstream.sidecar.v1.ShardStatus
+	69, // 27: slipstream.sidecar.v1.ShardStatus.shards:type_name -> slipstream.sidecar.v1.ShardPlace
+	1,  // 28: slipstream.sidecar.v1.ShardPlace.role:type_name -> slipstream.sidecar.v1.Role
+	71, // 29: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	76, // 30: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	83, // 31: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	83, // 32: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	82, // 33: slipstream.sidecar.v1.GroupPointsResponse.bookmarks:type_name -> slipstream.sidecar.v1.Bookmark
+	83, // 34: slipstream.sidecar.v1.Bookmark.point:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	90, // 35: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
+	91, // 36: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
+	3,  // 37: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 38: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 39: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 40: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 41: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 42: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 43: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 44: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 45: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 46: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	44, // 47: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	47, // 48: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	49, // 49: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	50, // 50: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	52, // 51: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	54, // 52: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
+	56, // 53: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
+	59, // 54: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
+	63, // 55: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
+	30, // 56: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
+	32, // 57: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
+	24, // 58: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
+	26, // 59: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
+	34, // 60: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	37, // 61: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	39, // 62: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	42, // 63: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	72, // 64: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	74, // 65: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	77, // 66: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	79, // 67: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
+	81, // 68: slipstream.sidecar.v1.Sidecar.BookmarkGroup:input_type -> slipstream.sidecar.v1.BookmarkGroupRequest
+	84, // 69: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
+	85, // 70: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
+	86, // 71: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
+	88, // 72: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
+	4,  // 73: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 74: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 75: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 76: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 77: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 78: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 79: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 80: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 81: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 82: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	45, // 83: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	48, // 84: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	67, // 85: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	51, // 86: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	53, // 87: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	55, // 88: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
+	57, // 89: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
+	60, // 90: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
+	64, // 91: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
+	31, // 92: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
+	33, // 93: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
+	25, // 94: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
+	27, // 95: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
+	35, // 96: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	38, // 97: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	40, // 98: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	43, // 99: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	73, // 100: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	75, // 101: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	78, // 102: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	80, // 103: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
+	82, // 104: slipstream.sidecar.v1.Sidecar.BookmarkGroup:output_type -> slipstream.sidecar.v1.Bookmark
+	90, // 105: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
+	90, // 106: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
+	87, // 107: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
+	89, // 108: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
+	73, // [73:109] is the sub-list for method output_type
+	37, // [37:73] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -6473,20 +6720,21 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79].OneofWrappers = []any{
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81].OneofWrappers = []any{
 		(*CreateViewRequest_Ordinal)(nil),
 		(*CreateViewRequest_AtUnixNanos)(nil),
 		(*CreateViewRequest_Bookmark)(nil),
 	}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   88,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,9 +12,13 @@ func (g *Group) Clone() *Group {
 	if m.Base = pointed(m.Base); m.Base != nil {
 		b := m.Base
 		b.Timelines, b.Members = slices.Clone(b.Timelines), slices.Clone(b.Members)
-		b.Tail, b.RollBack = pointed(b.Tail), pointed(b.RollBack)
+		b.Tail, b.RollBack, b.Epoch = pointed(b.Tail), pointed(b.RollBack), pointed(b.Epoch)
+		if b.Epoch != nil {
+			b.Epoch.Config.Shards = slices.Clone(b.Epoch.Config.Shards)
+		}
 	}
 	m.Loss, m.Divergence, m.Tail = pointed(m.Loss), pointed(m.Divergence), pointed(m.Tail)
+	m.Epochs = m.Epochs.clone()
 	m.Yield, m.PeerYield = pointed(m.Yield), pointed(m.PeerYield)
 	if y := m.Yield; y != nil {
 		y.Tail = pointed(y.Tail)

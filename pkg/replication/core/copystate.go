@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 )
 
 // CopyState is what a secondary's copy is.
@@ -19,6 +20,8 @@ import (
 //	awaiting, partial --Promote by force, with a Base--> rolling back --ImagesRestored, RolledBack--> whole, as primary
 //
 // A sync of a copy that was whole is one transaction: Meta.Base says what the copy was before, until it is whole again.
+// A copy that is a shard keeps the base longer, until its group has a complete epoch that the copy can show: see
+// EpochKept.
 type CopyState uint8
 
 const (
@@ -50,6 +53,8 @@ type Base struct {
 	Tail      *Tail      `json:"tail,omitempty"`
 	Horizon   uint64     `json:"horizon,omitempty"`
 	Members   MemberList `json:"members,omitempty"`
+	// Epoch is the mark of the epoch that the base is the end of; nil where the copy is no shard.
+	Epoch *epoch.Mark `json:"epoch,omitempty"`
 	// RollBack is set while the copy becomes this base, and primary with it.
 	RollBack *RollBack `json:"rollBack,omitempty"`
 }
@@ -76,7 +81,8 @@ func (b *Base) opensAs() string {
 }
 
 func (b *Base) validate() error {
-	if b.Set == "" || len(b.Timelines) == 0 {
+	atBase := b.RollBack != nil && b.RollBack.Restored // as a shard at the end of an epoch is from the beginning
+	if b.Set == "" && !atBase || len(b.Timelines) == 0 {
 		return fmt.Errorf("the state before a sync has no images or no timeline")
 	}
 	return CheckMembers(nil, b.Members)
@@ -111,7 +117,7 @@ func (g *Group) NeedsBase(session, sync bool) bool {
 		f := g.following
 		return f != nil && (f.consistent || f.yield != nil && g.Whole()) && sync && g.Meta.Base == nil
 	}
-	return g.Meta.Role == RoleSecondary && g.Meta.Copy == CopyWhole
+	return g.Meta.Role == RoleSecondary && g.Meta.Copy == CopyWhole && g.Meta.Base == nil
 }
 
 // Whole reports whether what is here now is one instant.
@@ -136,11 +142,12 @@ func (g *Group) syncBegins(base *Base) {
 	g.setCopy(CopyAwaiting, base)
 }
 
-// rollBack decides a promotion in the middle of a sync.
+// rollBack decides a promotion in the middle of a sync, or at the end of an epoch.
 func (g *Group) rollBack(e Promote) {
 	m := &g.Meta
 	base := *m.Base
-	base.RollBack = &RollBack{Timeline: e.NewTimeline, UnixNanos: e.Now.WallNanos}
+	// Without a set the images are those of the base already.
+	base.RollBack = &RollBack{Timeline: e.NewTimeline, UnixNanos: e.Now.WallNanos, Restored: base.Set == ""}
 	at := e
 	at.Durable = base.Ordinal
 	m.Loss = g.boundLoss(at)

@@ -126,7 +126,7 @@ func (g *Group) State() (state State, reason string) {
 		return StateSyncing, "not promotable until the sync ends"
 	case g.link == LinkStreaming:
 		return StateStreaming, ""
-	case m.Base != nil:
+	case m.Base != nil && !g.Whole():
 		return StateConnecting, "the sync was interrupted; " + m.Base.opensAs()
 	case !g.Whole():
 		return StateConnecting, "not promotable: the sync was interrupted"
@@ -207,8 +207,18 @@ func (g *Group) note(e Event) error {
 		if g.Meta.Copy == CopyAwaiting {
 			g.setCopy(CopyPartial, g.Meta.Base)
 		}
+	case EpochKept:
+		g.epochKept(e)
+	case EpochPassed:
+		g.epochPassed()
+	case EpochsChanged:
+		g.epochsChanged(e)
 	case SyncEndDurable:
-		g.setCopy(CopyWhole, nil)
+		if g.Meta.keepsBase() {
+			g.setCopy(CopyWhole, g.Meta.Base)
+		} else {
+			g.setCopy(CopyWhole, nil)
+		}
 		g.undone()
 	case ImagesRestored:
 		g.imagesRestored()

@@ -135,6 +135,9 @@ type Promote struct {
 	Force bool
 	// Durable equals the head: the caller has synced the journal and stopped receiving.
 	Durable uint64
+	// At is what a shard becomes by a forced promotion: its copy at the end of an epoch. The images are those of the base,
+	// durably, or the base has a set. Nil for a group that is no shard.
+	At *Base
 	// Tail is the record at Durable; nil if it is not known.
 	Tail        *Tail
 	Now         clocks.Instant

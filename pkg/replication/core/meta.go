@@ -90,6 +90,9 @@ type Meta struct {
 	// Tail is the last record when the role last changed here, in case it leaves the journal; nil if it was not known.
 	Tail *Tail `json:"tail,omitempty"`
 
+	// Epochs is a shard's; nil where there is nothing to keep.
+	Epochs *Epochs `json:"epochs,omitempty"`
+
 	// A primary's.
 	Sync         SyncState `json:"sync"`
 	PeerInstance string    `json:"peerInstance,omitempty"`
@@ -204,6 +207,9 @@ func (m *Meta) Validate() error {
 		}
 	}
 	if err := m.validateYield(); err != nil {
+		return err
+	}
+	if err := m.Epochs.validate(); err != nil {
 		return err
 	}
 	return CheckMembers(nil, m.Members)

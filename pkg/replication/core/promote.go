@@ -44,6 +44,11 @@ func (g *Group) promote(e Promote) error {
 		g.rollJournal()
 		return nil
 	}
+	if e.Force && e.At != nil && m.Copy != CopyRollingBack {
+		m.Base = e.At
+		g.rollBack(e)
+		return nil
+	}
 	switch {
 	case m.Copy == CopyWhole:
 	case m.Copy == CopyRollingBack:
@@ -101,7 +106,8 @@ func (g *Group) becomePrimary(e Promote) {
 	m.Tail = e.Tail
 	m.become(RolePrimary)
 	m.Term++
-	m.Divergence, m.Yield = nil, nil
+	m.Divergence, m.Yield, m.Base = nil, nil, nil
+	m.endDecision()
 	// The old primary holds everything up to the fork; the journal and the change map have what comes after.
 	m.Sync = SyncDone
 	m.PeerInstance = ""

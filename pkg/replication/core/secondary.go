@@ -35,6 +35,9 @@ func (g *Group) hello(e HelloReceived) Decision {
 		return g.diverged(rel, common, e)
 	}
 	switch {
+	case m.Decided() != nil:
+		return g.refuse(RefuseNotSecondary, common, "group %s is being promoted at %s, as a shard of %s", m.Name, m.Site,
+			m.Shard.Group)
 	case m.Copy == CopyRollingBack:
 		return g.refuse(RefuseNotSecondary, common, "group %s is being promoted at %s, at ordinal %d", m.Name, m.Site,
 			m.Base.Ordinal)
@@ -114,8 +117,12 @@ func (g *Group) sessionReceived(e SessionReceived) Decision {
 	}
 	m.Session, m.Term, m.Divergence = e.Session, f.term, nil
 	switch {
+	case f.consistent && !e.Sync && m.keepsBase():
+		m.Copy = CopyWhole
 	case f.consistent && !e.Sync:
 		m.Copy, m.Base = CopyWhole, nil
+	case f.consistent && m.keepsBase():
+		m.Copy = CopyAwaiting
 	case f.consistent, f.yield != nil && e.Base != nil:
 		m.Copy, m.Base = CopyAwaiting, e.Base
 	default:

@@ -38,6 +38,8 @@ type Settings struct {
 	// DeleteRemovedCopies: this site deletes its copy of a volume that the primary takes out of the group. It is this
 	// site's own; a peer cannot set it.
 	DeleteRemovedCopies bool `json:"deleteRemovedCopies,omitempty"`
+	// Shard says which part of a group over several nodes this is; zero for a group that is on one node.
+	Shard Shard `json:"shard,omitzero"`
 }
 
 // Bounds of settings, and the default size of a journal.
@@ -90,6 +92,9 @@ func (s *Settings) Check() error {
 		return fmt.Errorf("verify rate %d bytes/s, must be 0 (the default) or at least %d", s.VerifyBytesPerSecond,
 			MinVerifyBytesPerSecond)
 	}
+	if err := s.Shard.check(); err != nil {
+		return err
+	}
 	_, err := schedule.Parse(s.ShipSchedule)
 	return err
 }
@@ -140,7 +145,14 @@ func (g *Group) configured(e Configured) error {
 			s.HistoryMillis != m.HistoryMillis || s.HistoryBytes != m.HistoryBytes:
 			return refuse("it is secondary at %s, where its journal size, history and RPO target follow %s; change them there",
 				m.Site, m.Peer)
+		case s.Shard != m.Shard:
+			return refuse("it is secondary at %s, where its shards follow %s; change them there", m.Site, m.Peer)
 		}
+	}
+	joined := m.Epochs != nil && m.Epochs.Config.Version.Number > 0
+	if joined && !e.FromPeer && (s.Shard.Group != m.Shard.Group || s.Shard.ID != m.Shard.ID) {
+		return refuse("it is shard %d of %s, and a shard cannot leave its group or change its number yet", m.Shard.ID,
+			m.Shard.Group)
 	}
 	if s.Peer != m.Peer {
 		switch {

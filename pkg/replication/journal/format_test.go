@@ -96,7 +96,7 @@ func TestWire(t *testing.T) {
 		}
 	}
 	bad := []Header{
-		{Kind: 0}, {Kind: KindBookmark + 1}, {Kind: KindWrite, Length: MaxDataBytes + 1}, {Kind: KindZero, Offset: -1},
+		{Kind: 0}, {Kind: KindEpoch + 1}, {Kind: KindWrite, Length: MaxDataBytes + 1}, {Kind: KindZero, Offset: -1},
 		{Kind: KindZero, Offset: 1<<63 - 1, Length: 1}, {Kind: KindZero, DataCRC: 1},
 	}
 	for _, h := range bad {

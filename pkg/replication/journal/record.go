@@ -24,23 +24,26 @@ const (
 	// KindBookmark names its ordinal; data is JSON with the label. An earlier release refuses a stream, or a journal, that
 	// has one.
 	KindBookmark Kind = 10
+	// KindEpoch is the mark of an epoch: data is JSON, which names the ordinal where the epoch ends in this shard of a
+	// group over several nodes. An earlier release refuses a stream, or a journal, that has one.
+	KindEpoch Kind = 11
 )
 
 // TakesOrdinal reports whether a record of this kind has an ordinal of its own. The others carry the ordinal of the
 // record before them; sync-begin carries the one the stream jumps to.
-func (k Kind) TakesOrdinal() bool { return k >= KindWrite && k <= KindVolume || k == KindBookmark }
+func (k Kind) TakesOrdinal() bool { return k >= KindWrite && k <= KindVolume || k >= KindBookmark }
 
 // HasData reports whether Length bytes follow the header.
 func (k Kind) HasData() bool {
 	switch k {
-	case KindWrite, KindVolume, KindSyncBegin, KindExtent, KindBookmark:
+	case KindWrite, KindVolume, KindSyncBegin, KindExtent, KindBookmark, KindEpoch:
 		return true
 	}
 	return false
 }
 
 // Valid reports whether the format defines k.
-func (k Kind) Valid() bool { return k >= KindWrite && k <= KindBookmark }
+func (k Kind) Valid() bool { return k >= KindWrite && k <= KindEpoch }
 
 // String returns the name the design documents use.
 func (k Kind) String() string {
@@ -65,6 +68,8 @@ func (k Kind) String() string {
 		return "horizon"
 	case KindBookmark:
 		return "bookmark"
+	case KindEpoch:
+		return "epoch"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
@@ -72,8 +77,8 @@ func (k Kind) String() string {
 // Header is a record's header, decoded.
 type Header struct {
 	Kind      Kind
-	Shard     uint16 // node of the group that wrote it; 0 today
-	Epoch     uint32 // cut across shards; 0 today
+	Shard     uint16 // kept by the format; 0: the records of a journal are all of one shard
+	Epoch     uint32 // kept by the format; 0: marks have the epoch in their data (KindEpoch)
 	Volume    uint32 // index of the member in its group
 	Ordinal   uint64
 	Offset    int64  // bytes

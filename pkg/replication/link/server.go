@@ -39,6 +39,8 @@ type ServerOptions struct {
 	// through the gateway. Whether and where another node has a group is not its business.
 	Locate func(*linkpb.LocateRequest) (*linkpb.LocateResponse, error)
 	Node   string
+	// Register, if set, adds services that the other nodes of this site may call, and no other caller.
+	Register func(grpc.ServiceRegistrar)
 	// MaxStreams is how many streams one peer may have open; 0 is DefaultMaxStreams.
 	MaxStreams int
 	// Observe, if set, is told of each stream, and of each connection refused. It must not block.
@@ -109,8 +111,12 @@ func NewServer(opts ServerOptions) (*Server, error) {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPingAfter / 2, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(s.admitNode),
 	)
 	linkpb.RegisterLinkServer(s.grpc, &service{server: s})
+	if opts.Register != nil {
+		opts.Register(s.grpc)
+	}
 	return s, nil
 }
 
@@ -232,7 +238,7 @@ func (s *Server) identify(ctx context.Context, from *peer.Peer) (string, error) 
 		}
 	}
 	known := s.opts.Peers()
-	if s.opts.Locate != nil {
+	if s.opts.Locate != nil || s.opts.Register != nil {
 		known = append(slices.Clone(known), s.opts.Site)
 	}
 	var matches []string

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -61,6 +63,92 @@ func (c *Client) locate(ctx context.Context, t target, node Node,
 		err = status.Errorf(codes.Unavailable, "node %s answers there", response.GetNode())
 	}
 	return response, err
+}
+
+// NodeConn is a connection to another node of this client's own site, for services that a Server has by Register. It is
+// kept until Close. Its methods are safe for concurrent use.
+type NodeConn struct {
+	client  *Client
+	address string
+
+	mu     sync.Mutex
+	conn   *conn
+	closed bool
+}
+
+// NodeConn returns a connection to a node at host:port, which is made with the first call.
+func (c *Client) NodeConn(address string) *NodeConn { return &NodeConn{client: c, address: address} }
+
+// Invoke implements grpc.ClientConnInterface. After a call that could not reach the node the next one connects anew, at
+// once: no state of a failure is kept.
+func (n *NodeConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	cc, err := n.use()
+	if err != nil {
+		return err
+	}
+	err = cc.Invoke(n.client.outgoing(ctx), method, args, reply, opts...)
+	if status.Code(err) == codes.Unavailable {
+		n.drop(cc)
+	}
+	return err
+}
+
+// NewStream implements grpc.ClientConnInterface. Nodes have no streams.
+func (n *NodeConn) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	return nil, status.Error(codes.Unimplemented, "no streams between the nodes of a site")
+}
+
+func (n *NodeConn) use() (*conn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, ErrClosed
+	}
+	if n.conn == nil {
+		cc, err := n.client.acquire(target{n.client.opts.Site, n.address})
+		if err != nil {
+			return nil, err
+		}
+		n.conn = cc
+	}
+	return n.conn, nil
+}
+
+func (n *NodeConn) drop(cc *conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.conn == cc && cc != nil {
+		n.conn = nil
+		n.client.release(target{n.client.opts.Site, n.address}, cc)
+	}
+}
+
+// Close ends the connection.
+func (n *NodeConn) Close() {
+	n.mu.Lock()
+	cc := n.conn
+	n.closed = true
+	n.mu.Unlock()
+	n.drop(cc)
+}
+
+// admitNode lets only nodes of the site itself call the services that were registered for them.
+func (s *Server) admitNode(ctx context.Context, request any, info *grpc.UnaryServerInfo,
+	handler grpc.UnaryHandler) (any, error) {
+	if info.FullMethod == linkpb.Link_Locate_FullMethodName { // admits for itself
+		return handler(ctx, request)
+	}
+	name, remote, err := s.caller(ctx)
+	if err == nil && name != s.opts.Site {
+		err = errors.New("only nodes of the site itself may call this")
+	}
+	if err == nil {
+		err = tcplisten.Admit(ctx)
+	}
+	if err != nil {
+		return nil, s.refuse(remote, name, err)
+	}
+	return handler(ctx, request)
 }
 
 // Locate is for the gateway alone.

@@ -1,0 +1,18 @@
+package shards
+
+import (
+	"testing"
+
+	"github.com/slipstream-storage/slipstream/internal/bug"
+	"github.com/slipstream-storage/slipstream/internal/testenv"
+)
+
+// The tests of the order across nodes can fail: with a deliberate fault built in, they do.
+func TestFaultsOfShardsAreCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the engine with deliberate faults")
+	}
+	for _, fault := range []bug.Name{bug.AnswerInEpoch, bug.PromoteAnywhere} {
+		testenv.Catches(t, fault, "TestOrderAcrossNodes")
+	}
+}

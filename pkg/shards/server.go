@@ -1,0 +1,121 @@
+package shards
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/shardpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
+)
+
+// Register adds the service for the other nodes to a gRPC server. The server lets only nodes of the site call it.
+func (n *Node) Register(r grpc.ServiceRegistrar) { shardpb.RegisterShardsServer(r, &Server{node: n}) }
+
+// Server answers the other nodes.
+type Server struct {
+	shardpb.UnimplementedShardsServer
+	node *Node
+}
+
+// Server returns what answers the other nodes, for a caller in the same process.
+func (n *Node) Server() *Server { return &Server{node: n} }
+
+// ListShards implements shardpb.ShardsServer.
+func (v *Server) ListShards(context.Context, *shardpb.ListShardsRequest) (*shardpb.ListShardsResponse, error) {
+	answer := &shardpb.ListShardsResponse{Node: v.node.opts.Name}
+	for _, s := range v.node.local() {
+		answer.Shards = append(answer.Shards, infoToWire(s))
+	}
+	return answer, nil
+}
+
+// Deliver implements shardpb.ShardsServer.
+func (v *Server) Deliver(_ context.Context, r *shardpb.DeliverRequest) (*shardpb.DeliverResponse, error) {
+	id, err := shardFromWire(r.GetShard())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	m, err := messageOf(r)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	s := v.node.shard(r.GetGroup(), id)
+	if s == nil {
+		return nil, status.Errorf(codes.NotFound, "node %s does not have shard %d of %s", v.node.opts.Name, id,
+			untrusted.Escape(r.GetGroup(), untrusted.MaxNameBytes))
+	}
+	answer, err := s.Deliver(m)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return response(answer), nil
+}
+
+// PromotePlanned implements shardpb.ShardsServer.
+func (v *Server) PromotePlanned(_ context.Context,
+	r *shardpb.PromotePlannedRequest) (*shardpb.PromotePlannedResponse, error) {
+	id, err := shardFromWire(r.GetShard())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	s := v.node.shard(r.GetGroup(), id)
+	if s == nil {
+		return nil, status.Errorf(codes.NotFound, "node %s does not have shard %d of %s", v.node.opts.Name, id,
+			untrusted.Escape(r.GetGroup(), untrusted.MaxNameBytes))
+	}
+	if err := s.PromotePlanned(); err != nil {
+		return nil, toStatus(err)
+	}
+	return &shardpb.PromotePlannedResponse{}, nil
+}
+
+func toStatus(err error) error {
+	code := codes.Internal
+	switch {
+	case errors.Is(err, replication.ErrNoShard):
+		code = codes.NotFound
+	case errors.Is(err, core.ErrPrecondition), errors.Is(err, replication.ErrUnmarked):
+		code = codes.FailedPrecondition
+	case errors.Is(err, replication.ErrClosed):
+		code = codes.Unavailable
+	}
+	return status.Error(code, err.Error())
+}
+
+var roles = map[core.Role]shardpb.Role{
+	core.RolePrimary: shardpb.Role_ROLE_PRIMARY, core.RoleSecondary: shardpb.Role_ROLE_SECONDARY,
+	core.RoleDemoted: shardpb.Role_ROLE_DEMOTED,
+}
+
+func infoToWire(s shardInfo) *shardpb.Shard {
+	return &shardpb.Shard{Group: s.group, Id: uint32(s.id), GroupName: s.groupName, Role: roles[s.role],
+		Config: configToWire(s.config), Shown: idToWire(s.shown), Newest: idToWire(s.newest), Arrived: s.arrived,
+		Decided: s.decided}
+}
+
+func infoFromWire(w *shardpb.Shard) (shardInfo, error) {
+	s := shardInfo{group: w.GetGroup(), groupName: w.GetGroupName(), shown: idFromWire(w.GetShown()),
+		newest: idFromWire(w.GetNewest()), arrived: w.GetArrived(), decided: w.GetDecided()}
+	for role, wire := range roles {
+		if wire == w.GetRole() {
+			s.role = role
+		}
+	}
+	err := untrusted.CheckName("group", s.group)
+	if err == nil {
+		err = untrusted.CheckName("group", s.groupName)
+	}
+	if err == nil {
+		s.id, err = shardFromWire(w.GetId())
+	}
+	if err == nil {
+		s.config, err = configFromWire(w.GetConfig())
+	}
+	return s, err
+}
