@@ -81,7 +81,7 @@ images: ## Build the container images without a container engine, into bin/image
 	VERSION=$(VERSION) hack/images.sh bin/images
 
 .PHONY: plugin
-plugin: ## Build the plugin of kubectl for all platforms, with its manifest for krew, into bin/plugin/.
+plugin: ## Build the plugin of kubectl for Linux, with its manifest for krew, into bin/plugin/.
 	hack/plugin.sh bin/plugin
 
 .PHONY: e2e

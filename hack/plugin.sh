@@ -17,7 +17,8 @@ chart=deploy/charts/slipstream/Chart.yaml
 version=${VERSION:-v$(sed -n 's/^appVersion: //p' $chart)}
 home=$(sed -n 's/^home: //p' $chart)
 url=${URL:-$home/releases/download/$version}
-read -ra platforms <<<"${PLATFORMS:-linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64}"
+# Not darwin and windows: the plugin shares packages with the operator that only build for Linux.
+read -ra platforms <<<"${PLATFORMS:-linux/amd64 linux/arm64}"
 
 mkdir -p "$out"
 work=$(mktemp -d)
@@ -45,7 +46,6 @@ MANIFEST
 for platform in "${platforms[@]}"; do
 	os=${platform%/*} arch=${platform#*/}
 	program=kubectl-slipstream
-	[[ $os != windows ]] || program=$program.exe
 	CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -ldflags "-s -w -X main.version=$version" \
 		-o "$work/$program" ./cmd/kubectl-slipstream
 	archive=kubectl-slipstream-$os-$arch.tar.gz
