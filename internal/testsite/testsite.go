@@ -116,8 +116,8 @@ func New(o Options) (_ *Pair, err error) {
 }
 
 // NewNodes is New for two sites with several nodes: each pair is one node of both, and replicates on its own. way, if
-// not nil, returns the address by which the other nodes of a site reach one of its nodes. The caller closes all pairs, also
-// after an error.
+// not nil, returns the address by which the other nodes of a site reach one of its nodes. The caller closes all pairs,
+// also after an error.
 func NewNodes(o Options, nodes int, way func(s *Site) (string, error)) (pairs []*Pair, err error) {
 	for i := range nodes {
 		o.suffix = fmt.Sprintf("-%d", i)
