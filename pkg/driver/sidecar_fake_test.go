@@ -298,3 +298,16 @@ func (s *fakeSidecar) ListGroups(_ context.Context,
 	}
 	return response, nil
 }
+
+// claimOf says which claim a member is of, as the replicator reads it from the volume's record.
+func (s *fakeSidecar) claimOf(id, namespace, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		for _, v := range g.GetVolumes() {
+			if v.GetVolumeId() == id {
+				v.ClaimNamespace, v.ClaimName = namespace, name
+			}
+		}
+	}
+}

@@ -22,6 +22,11 @@ func (d *Manager) Join(ctx context.Context, rec *blockdev.VolumeRecord, p parame
 	if err != nil {
 		return err
 	}
+	if group != nil && rec.Group != name {
+		if err := parameter.CheckNamespace(group, rec.Claim, p.SharedGroup); err != nil {
+			return err
+		}
+	}
 	owned, err := d.createdByDriver(name)
 	if err != nil {
 		return err

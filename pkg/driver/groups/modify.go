@@ -98,6 +98,13 @@ func (d *Manager) planModification(ctx context.Context, rec *blockdev.VolumeReco
 		return refuse(codes.FailedPrecondition, "is to join group %s, which replicates to %q, not to %q: change the group "+
 			"first (slipctl group set %s --remote %s), or name another one",
 			target, g.GetPeer(), m.Remote, target, m.Remote)
+	case rec.Group != target && rec.MoveTo != target:
+		// A class that names no group brings the volume back to the one that its own class named.
+		shared := m.SharedGroup
+		if m.Group == "" {
+			shared = parameter.CreationOf(rec)[parameter.KeySharedGroup] == "true"
+		}
+		return mod, parameter.CheckNamespace(g, rec.Claim, shared)
 	}
 	return mod, nil
 }

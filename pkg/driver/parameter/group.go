@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
@@ -59,6 +60,24 @@ func (p Volume) JournalFullPolicy() sidecarpb.JournalFull {
 		return sidecarpb.JournalFull_JOURNAL_FULL_STALL
 	}
 	return sidecarpb.JournalFull_JOURNAL_FULL_TRACK
+}
+
+// CheckNamespace refuses a volume whose claim is of another namespace than one of the group's volumes. Which claims
+// share a journal and a failover is decided by the administrator, who writes the classes, and not by a claim that names
+// one. What is not known is not compared: outside of Kubernetes there are no namespaces.
+func CheckNamespace(group *sidecarpb.GroupStatus, claim *blockdev.ClaimRecord, shared bool) error {
+	if shared || claim == nil || claim.Namespace == "" {
+		return nil
+	}
+	for _, v := range group.GetVolumes() {
+		if namespace := v.GetClaimNamespace(); namespace != "" && namespace != claim.Namespace {
+			return status.Errorf(codes.PermissionDenied, "claim %s/%s may not join consistency group %q, which has volumes of "+
+				"another namespace: use a class that names a group for each namespace (%s: ${pvc.namespace}); an administrator "+
+				"can allow it in the class that names the group (%s: \"true\")", claim.Namespace, claim.Name, group.GetName(),
+				KeyConsistencyGroup, KeySharedGroup)
+		}
+	}
+	return nil
 }
 
 // contradiction reports parameters that are given and say something else than the existing group. What is not given is

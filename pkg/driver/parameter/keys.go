@@ -16,6 +16,7 @@ const kubernetesPrefix = "csi.storage.k8s.io/"
 const (
 	KeyReplicable       = Prefix + "replicable"
 	KeyConsistencyGroup = Prefix + "consistency-group"
+	KeySharedGroup      = Prefix + "shared-group"
 	KeyRemote           = Prefix + "remote"
 	KeyOrder            = Prefix + "order"
 	KeyJournalSize      = Prefix + "journal-size"

@@ -46,6 +46,9 @@ func ParseMutation(params map[string]string) (Mutation, error) {
 			"StorageClass; name the group itself",
 			KeyConsistencyGroup, m.groupTemplate)
 	}
+	if m.Has(KeySharedGroup) && m.Group == "" {
+		return m, errSharedWithout
+	}
 	if m.Replication == ReplicationOff {
 		for _, key := range append([]string{KeyConsistencyGroup}, GroupKeys...) {
 			if m.Has(key) {
@@ -78,6 +81,10 @@ func Overlay(own, mutable map[string]string) map[string]string {
 				delete(merged, key)
 			}
 		}
+		delete(merged, KeySharedGroup)
+	}
+	if _, ok := mutable[KeyConsistencyGroup]; ok {
+		delete(merged, KeySharedGroup) // it is of the group that the StorageClass names
 	}
 	maps.Copy(merged, mutable)
 	return merged

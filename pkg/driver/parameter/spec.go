@@ -64,6 +64,16 @@ var Specs = []Spec{
 		},
 	},
 	{
+		Key: KeySharedGroup, Type: TypeBool, Default: "false", Mutable: true,
+		Doc: "Let the claims of several namespaces be in the group that this class names: in one journal and one failover. " +
+			"Without it a claim does not join a group that has a volume of another namespace. It counts only in the class " +
+			"that names the group.",
+		set: func(p *Volume, v string) (err error) {
+			p.SharedGroup, err = parseBool(v)
+			return err
+		},
+	},
+	{
 		Key: KeyRemote, Type: TypeName, Mutable: true,
 		Doc: "Name of the site that the volume's group replicates to. Without " + KeyConsistencyGroup + " the volume " +
 			"gets a " +

@@ -19,10 +19,12 @@ var knownKubernetesKeys = []string{
 // Volume are the parameters of one volume, with defaults filled in.
 type Volume struct {
 	// FSType is empty unless the CO passed csi.storage.k8s.io/fstype.
-	FSType           string
-	Replicable       bool
-	Group            string
-	groupTemplate    string // in place of Group in a class; a creation's is expanded before (expandParameters)
+	FSType        string
+	Replicable    bool
+	Group         string
+	groupTemplate string // in place of Group in a class; a creation's is expanded before (expandParameters)
+	// SharedGroup: the group may have volumes of several namespaces.
+	SharedGroup      bool
 	Remote           string
 	Order            string
 	JournalSizeBytes int64 // 0: the replicator's default
@@ -98,6 +100,10 @@ func (p *Volume) applyOwn(key, value string) error {
 	return nil
 }
 
+// errSharedWithout: the parameter is of the group that the same class names.
+var errSharedWithout = status.Errorf(codes.InvalidArgument, "parameter %s says who may be in the group that the same "+
+	"class names: add %s or remove it", KeySharedGroup, KeyConsistencyGroup)
+
 // validate checks what several keys say together.
 func (p *Volume) validate() error {
 	inGroup := ""
@@ -108,6 +114,8 @@ func (p *Volume) validate() error {
 		inGroup = KeyRemote
 	}
 	switch {
+	case p.SharedGroup && inGroup != KeyConsistencyGroup:
+		return errSharedWithout
 	case p.Replication == ReplicationOff && inGroup != "":
 		return status.Errorf(codes.InvalidArgument, "parameter %s is %s, but %s asks for it: remove one of the two",
 			KeyReplication, p.Replication, inGroup)
