@@ -41,7 +41,7 @@ func TestOperator(t *testing.T) {
 					t.Errorf("%s %s is there", o.kind, o.name)
 				}
 			}
-			if (crds == 3) != tt.crds {
+			if (crds == 4) != tt.crds {
 				t.Errorf("%d CustomResourceDefinitions", crds)
 			}
 			if !tt.operator {

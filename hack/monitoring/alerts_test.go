@@ -162,6 +162,9 @@ func TestConditionsHaveAlerts(t *testing.T) {
 		if strings.HasPrefix(m[1], " of a RemoteSite") {
 			kind = "RemoteSite"
 		}
+		if strings.HasPrefix(m[1], " of a GroupActionSchedule") {
+			kind = "GroupActionSchedule"
+		}
 		declared[kind+" "+m[2]] = false
 	}
 	if len(declared) < 11 || len(declared) != strings.Count(string(text), "\tCondition") {

@@ -62,6 +62,11 @@ the rate (settings.shipRate), or raise the target (settings.rpoTarget).
 Of a RemoteSite. False: a claim of the other site does not wait here. The reason and the message say which one and why;
 docs/guides/waiting-claims.md has them all.
 `,
+	v1alpha1.ConditionOnTime: `
+Of a GroupActionSchedule. False: the last success is older than spec.overdueAfter, or than two periods of the
+schedule; or the schedule cannot be read. See the records of its actions:
+kubectl get ga -l slipstream.dev/schedule=NAME, and kubectl slipstream report.
+`,
 	v1alpha1.ConditionReachable: `
 Of a RemoteSite. False: a group that replicates to the site is not connected to it. The message names the
 groups.

@@ -460,7 +460,8 @@ func newSite(t *testing.T, nodes ...string) *site {
 		return s.death.around(verb+" "+name, do)
 	}
 	s.client = fake.NewClientBuilder().WithScheme(scheme).
-		WithStatusSubresource(&v1alpha1.ConsistencyGroup{}, &v1alpha1.GroupAction{}, &v1alpha1.RemoteSite{}).
+		WithStatusSubresource(&v1alpha1.ConsistencyGroup{}, &v1alpha1.GroupAction{}, &v1alpha1.RemoteSite{},
+			&v1alpha1.GroupActionSchedule{}).
 		WithIndex(&corev1.PersistentVolume{}, IndexVolumesByNamespace, VolumeNamespace).
 		WithInterceptorFuncs(interceptor.Funcs{
 			Apply: func(ctx context.Context, c client.WithWatch, o runtime.ApplyConfiguration,

@@ -107,6 +107,19 @@ func NewManager(opts Options) (manager.Manager, error) {
 			builder.WithPredicates(predicate.GenerationChangedPredicate{})).Complete(actions); err != nil {
 		return nil, err
 	}
+	schedules := &ScheduleReconciler{Client: mgr.GetClient(), Events: events}
+	toSchedule := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+		name := o.GetLabels()[v1alpha1.LabelSchedule]
+		if name == "" {
+			return nil
+		}
+		return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: o.GetNamespace(), Name: name}}}
+	})
+	if err := ctrl.NewControllerManagedBy(mgr).
+		For(&v1alpha1.GroupActionSchedule{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.GroupAction{}, toSchedule).Complete(schedules); err != nil {
+		return nil, err
+	}
 	if err := mgr.Add(waiting(mgr, opts.LeaseNamespace, watcher)); err != nil {
 		return nil, err
 	}

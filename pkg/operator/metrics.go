@@ -30,12 +30,31 @@ var (
 		"1 if the condition of the RemoteSite is True, 0 if it is False, -1 if it is Unknown.",
 		[]string{"remote_site", "condition"}, nil)
 	descLastAction = prometheus.NewDesc("slipstream_group_last_action",
-		"1 for the newest GroupAction of each group, with its phase: Pending, Running, Succeeded or Failed.",
-		[]string{"namespace", "group", "action", "type", "phase"}, nil)
+		"1 for the newest GroupAction of each group, with its phase: Pending, Running, Kept (a test failover that waits "+
+			"for a person), Succeeded or Failed.", []string{"namespace", "group", "action", "type", "phase"}, nil)
+	descScheduleCondition = prometheus.NewDesc("slipstream_action_schedule_condition",
+		"1 if the condition of the GroupActionSchedule is True, 0 if it is False.",
+		[]string{"namespace", "schedule", "condition"}, nil)
+	descScheduleSuccess = prometheus.NewDesc("slipstream_action_schedule_last_success_timestamp_seconds",
+		"When the last action of a GroupActionSchedule ended that succeeded; absent if none has.",
+		[]string{"namespace", "schedule", "type"}, nil)
 )
 
-// phasePending is the phase of an action that the operator has not begun.
-const phasePending = "Pending"
+const (
+	// phasePending is the phase of an action that the operator has not begun.
+	phasePending = "Pending"
+	// phaseKept is that of a test failover whose namespace is kept for a person.
+	phaseKept = "Kept"
+)
+
+// phaseOf is the phase of an action in metrics.
+func phaseOf(a *v1alpha1.GroupAction) string {
+	steps := a.Status.Steps
+	if n := len(steps); n > 0 && steps[n-1].Name == StepKeep && steps[n-1].EndTime == nil {
+		return phaseKept
+	}
+	return cmp.Or(string(a.Status.Phase), phasePending)
+}
 
 // Metrics are the operator's own: what its objects say, read when they are asked for. Only the leader has them.
 type Metrics struct {
@@ -52,6 +71,8 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- descCondition
 	ch <- descSiteCondition
 	ch <- descLastAction
+	ch <- descScheduleCondition
+	ch <- descScheduleSuccess
 }
 
 // Collect implements prometheus.Collector.
@@ -81,7 +102,8 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(descUnprotected, prometheus.GaugeValue, float64(n), reason)
 	}
 	groups, sites, actions := &v1alpha1.ConsistencyGroupList{}, &v1alpha1.RemoteSiteList{}, &v1alpha1.GroupActionList{}
-	for _, list := range []client.ObjectList{groups, sites, actions} {
+	schedules := &v1alpha1.GroupActionScheduleList{}
+	for _, list := range []client.ObjectList{groups, sites, actions, schedules} {
 		if err := m.Reader.List(ctx, list); err != nil {
 			klog.ErrorS(err, "Objects of the operator cannot be read", "type", fmt.Sprintf("%T", list))
 			return
@@ -95,7 +117,14 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, a := range lastActions(actions.Items) {
 		ch <- prometheus.MustNewConstMetric(descLastAction, prometheus.GaugeValue, 1, a.Namespace, a.Spec.Group, a.Name,
-			string(a.Spec.Type), cmp.Or(string(a.Status.Phase), phasePending))
+			string(a.Spec.Type), phaseOf(a))
+	}
+	for _, s := range schedules.Items {
+		sendConditions(ch, descScheduleCondition, s.Status.Conditions, s.Namespace, s.Name)
+		if at := s.Status.LastSuccessTime; at != nil {
+			ch <- prometheus.MustNewConstMetric(descScheduleSuccess, prometheus.GaugeValue, float64(at.Unix()), s.Namespace,
+				s.Name, string(s.Spec.Action.Type))
+		}
 	}
 }
 

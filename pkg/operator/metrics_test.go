@@ -38,6 +38,13 @@ func TestOperatorMetrics(t *testing.T) {
 		action("z-first", 0, v1alpha1.ActionFailover, v1alpha1.ActionFailed),
 		action("b", time.Hour, v1alpha1.ActionRelocate, v1alpha1.ActionSucceeded),
 		action("c", time.Hour, v1alpha1.ActionYield, "")}
+	kept := action("kept", time.Hour, v1alpha1.ActionTestFailover, v1alpha1.ActionRunning)
+	kept.Spec.Group, kept.Status.Steps = "tried", []v1alpha1.ActionStep{{Name: StepKeep}}
+	schedule := &v1alpha1.GroupActionSchedule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "daily"},
+		Spec: v1alpha1.GroupActionScheduleSpec{Action: v1alpha1.GroupActionSpec{Type: v1alpha1.ActionVerify}}}
+	schedule.Status.LastSuccessTime = &metav1.Time{Time: begin}
+	schedule.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionOnTime, Status: metav1.ConditionFalse}}
+	objects = append(objects, kept, schedule)
 	leader := make(chan struct{})
 	m := &Metrics{Reader: fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build(), Leader: leader}
 	if n := testutil.CollectAndCount(m); n != 0 {
@@ -45,6 +52,13 @@ func TestOperatorMetrics(t *testing.T) {
 	}
 	close(leader)
 	const want = `
+# HELP slipstream_action_schedule_condition 1 if the condition of the GroupActionSchedule is True, 0 if it is False.
+# TYPE slipstream_action_schedule_condition gauge
+slipstream_action_schedule_condition{condition="OnTime",namespace="shop",schedule="daily"} 0
+# HELP slipstream_action_schedule_last_success_timestamp_seconds When the last action of a GroupActionSchedule ended ` +
+		`that succeeded; absent if none has.
+# TYPE slipstream_action_schedule_last_success_timestamp_seconds gauge
+slipstream_action_schedule_last_success_timestamp_seconds{namespace="shop",schedule="daily",type="Verify"} 1.8e+09
 # HELP slipstream_claims_protected Claims that are members of a group whose condition Ready is True.
 # TYPE slipstream_claims_protected gauge
 slipstream_claims_protected 0
@@ -55,9 +69,10 @@ slipstream_consistency_group_condition{condition="Converged",group="shop",namesp
 slipstream_consistency_group_condition{condition="Promotable",group="shop",namespace="shop"} -1
 slipstream_consistency_group_condition{condition="Ready",group="shop",namespace="shop"} 0
 # HELP slipstream_group_last_action 1 for the newest GroupAction of each group, with its phase: Pending, Running, ` +
-		`Succeeded or Failed.
+		`Kept (a test failover that waits for a person), Succeeded or Failed.
 # TYPE slipstream_group_last_action gauge
 slipstream_group_last_action{action="c",group="shop",namespace="shop",phase="Pending",type="Yield"} 1
+slipstream_group_last_action{action="kept",group="tried",namespace="shop",phase="Kept",type="TestFailover"} 1
 # HELP slipstream_remote_site_condition 1 if the condition of the RemoteSite is True, 0 if it is False, -1 if it is ` +
 		`Unknown.
 # TYPE slipstream_remote_site_condition gauge

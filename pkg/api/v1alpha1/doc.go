@@ -1,5 +1,6 @@
 // Package v1alpha1 has the Kubernetes objects of Slipstream: RemoteSite and ConsistencyGroup, which say what is to be
-// replicated to where, and GroupAction, which is one deed on a group and its record.
+// replicated to where, GroupAction, which is one deed on a group and its record, and GroupActionSchedule, which makes
+// actions at fixed times.
 //
 // The operator (package operator) carries them out. The CustomResourceDefinitions of the chart are generated from the
 // comments here, with the rules that the API server checks; `make generate` does so.
@@ -22,7 +23,7 @@ var GroupVersion = schema.GroupVersion{Group: "slipstream.dev", Version: "v1alph
 // AddToScheme adds the objects to a scheme.
 func AddToScheme(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion, &RemoteSite{}, &RemoteSiteList{}, &ConsistencyGroup{}, &ConsistencyGroupList{},
-		&GroupAction{}, &GroupActionList{})
+		&GroupAction{}, &GroupActionList{}, &GroupActionSchedule{}, &GroupActionScheduleList{})
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
 }

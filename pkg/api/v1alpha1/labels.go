@@ -16,6 +16,8 @@ const (
 	LabelTestOf = "slipstream.dev/test-of"
 	// LabelTestAction on the objects of a test failover has the uid of the GroupAction.
 	LabelTestAction = "slipstream.dev/test-action"
+	// LabelSchedule on a GroupAction names the GroupActionSchedule that made it.
+	LabelSchedule = "slipstream.dev/schedule"
 	// LabelManagedBy has the value ManagedByOperator on objects that the operator has made and may delete.
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	// AnnotationEndTest on a GroupAction of a test failover ends the test, whatever spec.test.keepFor says.
@@ -54,6 +56,8 @@ const (
 	ConditionConverged = "Converged"
 	// ConditionRemoteAsDeclared: the engine replicates to the RemoteSite of the spec.
 	ConditionRemoteAsDeclared = "RemoteAsDeclared"
+	// ConditionOnTime of a GroupActionSchedule: the last success is recent enough.
+	ConditionOnTime = "OnTime"
 	// ConditionReachable of a RemoteSite: every group that replicates to the site is connected to it.
 	ConditionReachable = "Reachable"
 	// ConditionClaimsPresent of a RemoteSite: what waits here for the site's copies is complete. False: see its reasons.
