@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
@@ -19,6 +20,8 @@ const (
 	relationPeer relation = iota + 1
 	// relationNamesake: another group of the caller has the name.
 	relationNamesake
+	// relationSpent: another group of the caller has the name, and nothing is left in it.
+	relationSpent
 	// relationStranger: what has the id or the name is not the caller's.
 	relationStranger
 )
@@ -52,7 +55,11 @@ func (s *Site) relate(peer, id, name string) (found, error) {
 		return foundOf(peer, owner, found{relation: relationPeer, broken: err}), nil
 	}
 	if g := s.groups[name]; g != nil {
-		return foundOf(peer, g.peer(), found{relation: relationNamesake, group: g}), nil
+		f := found{relation: relationNamesake, group: g}
+		if g.spent() {
+			f.relation = relationSpent
+		}
+		return foundOf(peer, g.peer(), f), nil
 	}
 	return found{}, nil
 }
@@ -63,6 +70,17 @@ func foundOf(caller, owner string, f found) found {
 		f.relation = relationStranger
 	}
 	return f
+}
+
+// spent reports whether nothing is lost with a copy of a group: all volumes have left it, and it keeps nothing of
+// another time. That is what stays here of a group whose primary was deleted after its volumes had left.
+func (g *Group) spent() bool {
+	g.mu.Lock()
+	m := &g.core.Meta
+	kept := m.Role != core.RoleSecondary || m.Base != nil || m.Yielding() != nil ||
+		slices.ContainsFunc(m.Members, func(member core.Member) bool { return !member.Removed() })
+	g.mu.Unlock()
+	return !kept && len(g.Views()) == 0
 }
 
 // peer is the site that the group replicates with; empty for none.

@@ -1,11 +1,13 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -42,6 +44,7 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 		return fmt.Errorf("%w: group %s has %d views; delete them first (slipctl view delete), the first is %s", ErrInUse,
 			name, len(views), views[0].Name)
 	}
+	g.tellOfDepartures()
 	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.
 	defer g.streams.refuse()()
 	if err := g.log.commit(); err != nil && !force {
@@ -59,6 +62,30 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 	delete(s.groups, name)
 	_ = g.Close() // its files go
 	return s.discardLocked(g.dir, name)
+}
+
+// departurePatience is how long a deletion waits for a peer to hear that the volumes have left the group.
+const departurePatience = 5 * time.Second
+
+// tellOfDepartures waits, at a primary without volumes, until its peer has everything that is in the journal. Without
+// it the peer would keep the group with its volumes, and refuse a new one with its name. A peer that is away, or slow,
+// is not waited for: the deletion must not depend on it.
+func (g *Group) tellOfDepartures() {
+	if len(g.Volumes()) > 0 || g.log.commit() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, departurePatience)
+	defer cancel()
+	for {
+		g.mu.Lock()
+		state, _ := g.core.State()
+		told, known := g.core.Told()
+		g.mu.Unlock()
+		streams := state == core.StateStreaming || state == core.StateSyncing
+		if !streams || known && told >= g.journal.Head() || !sleep(ctx, rolePoll) {
+			return
+		}
+	}
 }
 
 // deleteBroken is DeleteGroup for a group that could not be opened, or that is deleted in part.

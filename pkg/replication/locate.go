@@ -29,7 +29,7 @@ func (s *Site) Locate(request *linkpb.LocateRequest) (*linkpb.LocateResponse, er
 		return nil, err
 	}
 	switch f.relation {
-	case relationPeer:
+	case relationPeer, relationSpent: // the new group comes to where the spent one is, which makes way for it
 		response.Holds = true
 	case relationNamesake:
 		response.OtherGroupId = f.group.ID()

@@ -36,6 +36,9 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	if err := s.cfg.checkHello(hello); err != nil {
 		return nil, err
 	}
+	if err := s.makeWayForNamesake(peer, hello); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f, err := s.relate(peer, hello.GroupId, hello.GroupName)
@@ -56,7 +59,7 @@ func (s *Site) groupForHello(peer string, hello *linkpb.Hello) (*Group, error) {
 	switch f.relation {
 	case relationStranger:
 		return nil, f.explain(peer, hello)
-	case relationNamesake:
+	case relationNamesake, relationSpent: // a spent one that has been filled since
 		return nil, fmt.Errorf("%w: group %s at %s is another one (%s) than %s's (%s); delete one of them", ErrExists,
 			hello.GroupName, s.cfg.Site, f.group.ID(), peer, hello.GroupId)
 	}
@@ -94,4 +97,18 @@ func (f found) explain(peer string, hello *linkpb.Hello) error {
 	}
 	return fmt.Errorf("%w: %s calls for %.128q (%s), which here is %s", errForeign, peer, hello.GroupName, hello.GroupId,
 		what)
+}
+
+// makeWayForNamesake deletes what is left here of an earlier group of the caller with the name, if that is nothing.
+// Else a group that is deleted and made again, as by a label that is removed and set again, would be refused for good.
+func (s *Site) makeWayForNamesake(peer string, hello *linkpb.Hello) error {
+	s.mu.Lock()
+	f, err := s.relate(peer, hello.GroupId, hello.GroupName)
+	s.mu.Unlock()
+	if err != nil || f.relation != relationSpent {
+		return err
+	}
+	klog.InfoS("An empty copy makes way for a new group of its primary", "group", hello.GroupName, "peer", peer,
+		"groupID", f.group.ID(), "newGroupID", hello.GroupId)
+	return s.DeleteGroup(hello.GroupName, false)
 }
