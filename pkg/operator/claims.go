@@ -232,6 +232,11 @@ func (in *Input) allowed(g *v1alpha1.ConsistencyGroup) (reason, message string) 
 	if in.Namespace.Labels[v1alpha1.LabelReplicateTo] == site.Name {
 		return "", ""
 	}
+	// A group that waited here for a failover replicates back to where it came from.
+	if accept := site.Spec.Accept; accept != nil && g.Labels[v1alpha1.LabelRemoteSite] == site.Name &&
+		len(g.Spec.EngineGroups) > 0 && accept.Takes(in.Namespace.Name) {
+		return "", ""
+	}
 	if site.Spec.Namespaces != nil {
 		if selector, err := metav1.LabelSelectorAsSelector(site.Spec.Namespaces); err == nil &&
 			selector.Matches(labels.Set(in.Namespace.Labels)) {

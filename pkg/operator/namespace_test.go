@@ -385,6 +385,39 @@ func TestNotAdmitted(t *testing.T) {
 	}
 }
 
+// TestReturnIsAllowed: a group that waited here for a failover may replicate to the site that it came from, as long as
+// the administrator accepts claims of that site in the namespace.
+func TestReturnIsAllowed(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		accepted []string
+		label    string
+		want     metav1.ConditionStatus
+	}{
+		{"accepted", []string{"shop"}, "site-b", metav1.ConditionTrue},
+		{"accepted by *", []string{"*"}, "site-b", metav1.ConditionTrue},
+		{"another namespace", []string{"bank"}, "site-b", metav1.ConditionFalse},
+		{"of another site", []string{"shop"}, "site-c", metav1.ConditionFalse},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newSite(t, "a")
+			site := remote("site-b")
+			site.Spec.Accept = &v1alpha1.Accept{Namespaces: tc.accepted}
+			s.create(site, namespace("shop", nil), &v1alpha1.ConsistencyGroup{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop",
+					Labels: map[string]string{v1alpha1.LabelRemoteSite: tc.label}},
+				Spec: v1alpha1.ConsistencyGroupSpec{RemoteSite: "site-b", EngineGroups: []string{"shop-1"}}})
+			s.nodes["a"].groups["shop-1"] = &sidecarpb.GroupStatus{Name: "shop-1", Role: sidecarpb.Role_ROLE_PRIMARY}
+			s.settle("shop")
+			i := slices.IndexFunc(s.group("shop", "shop").Status.Conditions,
+				func(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionAllowed })
+			if i < 0 || s.group("shop", "shop").Status.Conditions[i].Status != tc.want {
+				t.Errorf("conditions %+v", s.group("shop", "shop").Status.Conditions)
+			}
+		})
+	}
+}
+
 // TestSettings follow the spec and the defaults of the site, and are not asked for twice.
 func TestSettings(t *testing.T) {
 	s := newSite(t, "a")

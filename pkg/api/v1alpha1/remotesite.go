@@ -1,6 +1,9 @@
 package v1alpha1
 
 import (
+	"slices"
+	"strings"
+
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -111,6 +114,12 @@ type Accept struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=317
 	Labels []string `json:"labels,omitempty"`
+}
+
+// Takes reports whether claims of the site may be in a namespace of this cluster. A system namespace is never one.
+func (a *Accept) Takes(namespace string) bool {
+	return !strings.HasPrefix(namespace, "kube-") &&
+		(slices.Contains(a.Namespaces, namespace) || slices.Contains(a.Namespaces, "*") && namespace != "default")
 }
 
 // AcceptClaims says what is made for a claim of another site.

@@ -78,14 +78,14 @@ func pairOf(site *v1alpha1.RemoteSite, own, node string, g *sidecarpb.GroupStatu
 		p.modes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
 	}
 	p.labels = accepted(c.GetLabels(), accept.Labels)
-	if err := p.check(own, accept.Namespaces); err != nil {
+	if err := p.check(own, accept); err != nil {
 		return p, err
 	}
 	return p, nil
 }
 
 // check says why a cluster does not accept the pair.
-func (p *pair) check(own string, accepted []string) error {
+func (p *pair) check(own string, accept *v1alpha1.Accept) error {
 	refuse := func(reason, format string, args ...any) error {
 		return &refusal{reason, fmt.Sprintf("claim %.80q of %s: ", p.String(), p.site) + fmt.Sprintf(format, args...)}
 	}
@@ -99,7 +99,7 @@ func (p *pair) check(own string, accepted []string) error {
 		return refuse(v1alpha1.ReasonNotAccepted, "%.80q is no name of a namespace", p.namespace)
 	case strings.HasPrefix(p.namespace, "kube-") || p.namespace == own:
 		return refuse(v1alpha1.ReasonNotAccepted, "nothing is made in the namespace %s for another site", p.namespace)
-	case !slices.Contains(accepted, p.namespace) && !(slices.Contains(accepted, "*") && p.namespace != "default"):
+	case !accept.Takes(p.namespace):
 		return refuse(v1alpha1.ReasonNotAccepted, "the RemoteSite does not accept claims in the namespace %s; add it to "+
 			"spec.accept.namespaces, or map it", p.namespace)
 	}
