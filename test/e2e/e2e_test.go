@@ -62,9 +62,12 @@ func TestE2E(t *testing.T) {
 	s.step(t, "leaks", s.leaks)
 	s.step(t, "group snapshot", s.groupSnapshot)
 	s.step(t, "operator", s.operator)
+	s.step(t, "analytics", s.analytics)
+	s.step(t, "removal", s.removal)
+	s.step(t, "restored etcd", s.restoredEtcd)
 	s.step(t, "disaster", s.disaster)
-	if s.protectedOrders != "" {
-		s.step(t, "operator fails over", s.operatorFailsOver)
+	if s.protectedOrders != "" && s.step(t, "operator fails over", s.operatorFailsOver) {
+		s.step(t, "site comes back", s.comesBack)
 	}
 }
 

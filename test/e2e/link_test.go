@@ -75,18 +75,24 @@ func (s *suite) disconnectedInMetrics(t *testing.T, node string) bool {
 	return false
 }
 
-// metrics of a node's replicator, read as Prometheus would: from outside of its pod, with the token.
-func (s *suite) metrics(t *testing.T, node string) string {
+// metricsAt is where the metrics of a node's replicator at site a are, and the token for them.
+func (s *suite) metricsAt(t *testing.T, node string) (address, token string) {
 	t.Helper()
-	address := "http://" + field(s.a.get(t, "-n", system, "pod", s.a.nodePod(t, "node", node)).Status,
-		"podIP") + ":9812/metrics"
 	var secret struct{ Data struct{ Token []byte } }
 	if err := json.Unmarshal([]byte(s.a.run(t, "-n", system, "get", "secret", metricsSecret, "-o", "json")),
 		&secret); err != nil {
 		t.Fatal(err)
 	}
+	ip := field(s.a.get(t, "-n", system, "pod", s.a.nodePod(t, "node", node)).Status, "podIP")
+	return "http://" + ip + ":9812/metrics", string(secret.Data.Token)
+}
+
+// metrics of a node's replicator, read as Prometheus would: from outside of its pod, with the token.
+func (s *suite) metrics(t *testing.T, node string) string {
+	t.Helper()
+	address, token := s.metricsAt(t, node)
 	if out := s.a.onNode(t, node, "curl", "-sS", address); !strings.Contains(out, "bearer token") {
 		t.Errorf("metrics without the token: %.200s", out)
 	}
-	return s.a.onNode(t, node, "curl", "-sS", "--fail", "-H", "Authorization: Bearer "+string(secret.Data.Token), address)
+	return s.a.onNode(t, node, "curl", "-sS", "--fail", "-H", "Authorization: Bearer "+token, address)
 }

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -36,14 +35,14 @@ func (s *suite) operator(t *testing.T, shown func(string, ...any)) {
 		c.ready(t, system, "app.kubernetes.io/component=operator")
 	}
 	s.a.apply(t, remoteSite("site-b", ""))
-	s.b.apply(t, remoteSite("site-a", "accept: {namespaces: [protected]}"))
+	s.b.apply(t, remoteSite("site-a", "accept: {namespaces: [protected, tenant]}"))
 	s.a.apply(t, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: protected}\n")
 	s.a.apply(t, shopManifest(1))
 	s.a.podRuns(t, protected, "shop")
 
 	began := time.Now()
 	s.a.run(t, "label", "namespace", protected, "slipstream.dev/replicate-to=site-b")
-	s.a.protected(t)
+	s.a.replicates(t, protected, 2)
 	shown("namespace labelled under load: both claims are replicated and promotable after %.0f s, without a restart",
 		time.Since(began).Seconds())
 	if restarts := s.a.restarts(t, protected, "shop"); restarts != 0 {
@@ -51,20 +50,7 @@ func (s *suite) operator(t *testing.T, shown func(string, ...any)) {
 	}
 
 	for _, name := range []string{"stock", "sales"} {
-		eventually(t, "claim "+name+" waits at site b", func() error {
-			out, err := s.b.try("", "-n", protected, "get", "pvc", name, "-o", "json")
-			if err != nil {
-				return err
-			}
-			var o object
-			if err := json.Unmarshal([]byte(out), &o); err != nil {
-				return err
-			}
-			if phase := field(o.Status, "phase"); phase != "Bound" {
-				return fmt.Errorf("it is %s", phase)
-			}
-			return nil
-		})
+		s.b.waits(t, protected, name)
 	}
 	shown("the claims wait at site b, bound, under the same names")
 	s.protectedRuns = true
@@ -87,17 +73,7 @@ kind: GroupAction
 metadata: {name: failover, namespace: %s}
 spec: {group: %s, type: Failover, force: true, confirm: %q}
 `, protected, protected, confirm))
-	var action object
-	eventually(t, "the failover ends", func() error {
-		action = s.b.get(t, "-n", protected, "ga", "failover")
-		switch phase := field(action.Status, "phase"); phase {
-		case "Succeeded":
-			return nil
-		case "Failed":
-			t.Fatalf("failover: %v", action.Status)
-		}
-		return fmt.Errorf("%v", action.Status)
-	})
+	action := s.b.succeeded(t, "failover")
 	shown("failover by a GroupAction: RTO %s, loss: %s", field(action.Status, "result", "rto"),
 		field(action.Status, "result", "loss", "text"))
 
@@ -119,6 +95,10 @@ spec: {group: %s, type: Failover, force: true, confirm: %q}
 	}
 	shown("the application runs at site b from its own manifest: %d orders, %d without stock movement, %d acknowledged "+
 		"ones lost", result.Orders, result.OrdersWithoutStock, result.LostOrders)
+	s.b.run(t, "-n", protected, "delete", "pod", "check")
+	s.b.apply(t, inProtected(pod{name: "again", claims: []string{"stock", "sales"},
+		command: "exec shop run --stock /stock --sales /sales --first-id 2000000"}.manifest()))
+	s.b.podRuns(t, protected, "again")
 }
 
 func remoteSite(name, more string) string {
@@ -130,26 +110,6 @@ spec:
   defaults: {journalSize: 64Mi, rpoTarget: 1m}
   %s
 `, name, more)
-}
-
-// protected waits until the operator's group at the primary has both claims as members and a promotable copy.
-func (c cluster) protected(t *testing.T) {
-	t.Helper()
-	eventually(t, "the namespace is protected", func() error {
-		out, err := c.try("", "-n", protected, "get", "cg", protected, "-o", "json")
-		if err != nil {
-			return err
-		}
-		var o object
-		if err := json.Unmarshal([]byte(out), &o); err != nil {
-			return err
-		}
-		if field(o.Status, "membersReady") != "2/2" || !hasCondition(o, "Ready", "True") {
-			return fmt.Errorf("members %s, conditions %v, next: %s", field(o.Status, "membersReady"), o.Status["conditions"],
-				field(o.Status, "nextStep"))
-		}
-		return nil
-	})
 }
 
 func hasCondition(o object, kind, status string) bool {

@@ -90,15 +90,7 @@ func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 // once.
 func (s *suite) controllersDie(t *testing.T, node string) {
 	t.Helper()
-	images := func() int {
-		var n int
-		if _, err := fmt.Sscan(s.a.onNode(t, node, "sh", "-c", "ls /var/lib/slipstream/pool/volumes | wc -l"),
-			&n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	before := images()
+	before := s.images(t, node)
 	var claims []string
 	var manifest strings.Builder
 	for i := range 6 {
@@ -112,11 +104,11 @@ func (s *suite) controllersDie(t *testing.T, node string) {
 		s.killController(t, node, container)
 	}
 	s.a.phase(t, "pod", "born", "Running")
-	if n := images(); n != before+len(claims) {
+	if n := s.images(t, node); n != before+len(claims) {
 		t.Errorf("%d claims made %d volumes", len(claims), n-before)
 	}
 	s.a.remove(t, []string{"born"}, claims)
-	if n := images(); n != before {
+	if n := s.images(t, node); n != before {
 		t.Errorf("%d volumes are left of %d", n-before, len(claims))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -26,8 +27,11 @@ type provider interface {
 	service(ctx context.Context, node, verb, name string) error
 	// reboot kills a node at once and starts it again.
 	reboot(ctx context.Context, node string) error
-	// destroy kills a whole site at once.
+	// destroy kills a whole site at once, and comeBack starts it again with the disks that it had.
 	destroy(ctx context.Context, site string) error
+	comeBack(ctx context.Context, site string) error
+	// etcd saves the objects of a site, or puts them back to what was saved and starts again what reads them.
+	etcd(ctx context.Context, site, verb string) error
 	// line changes the line between the sites: "cut", "heal", "rate 1mbit", "rate none". errUnsupported where that
 	// cannot be.
 	line(ctx context.Context, args ...string) error
@@ -99,8 +103,42 @@ func (l *local) service(ctx context.Context, node, verb, name string) error {
 }
 func (l *local) reboot(ctx context.Context, node string) error { return l.run(ctx, "reboot", node) }
 func (l *local) destroy(ctx context.Context, site string) error {
-	return l.run(ctx, "down", site)
+	_, err := command(ctx, "", "env", "KEEP=1", l.script, "down", site)
+	return err
 }
+func (l *local) comeBack(ctx context.Context, site string) error {
+	return l.run(ctx, "up", fmt.Sprintf("%s:%d", site, len(l.nodes(site))))
+}
+
+func (l *local) etcd(ctx context.Context, site, verb string) error {
+	first := l.nodes(site)[0]
+	dir := l.env["STATE"] + "/" + first + "/etcd"
+	copied := fmt.Sprintf("rm -rf %[1]s.saved && cp -a %[1]s %[1]s.saved", dir)
+	type program struct{ node, name string }
+	stopped := []program{{first, "apiserver"}, {first, "etcd"}}
+	if verb == "restore" {
+		copied = fmt.Sprintf("test -d %[1]s.saved && rm -rf %[1]s && mv %[1]s.saved %[1]s", dir)
+		stopped = slices.Insert(stopped, 0, program{first, "controller-manager"}, program{first, "scheduler"})
+		for _, n := range l.nodes(site) {
+			stopped = slices.Insert(stopped, 0, program{n, "kubelet"}, program{n, "proxy"})
+		}
+	}
+	for _, p := range stopped {
+		if err := l.service(ctx, p.node, "stop", p.name); err != nil {
+			return err
+		}
+	}
+	if _, err := command(ctx, "", append(l.node(first), "sh", "-ec", copied)...); err != nil {
+		return err
+	}
+	for _, p := range slices.Backward(stopped) {
+		if err := l.service(ctx, p.node, "start", p.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (l *local) line(ctx context.Context, args ...string) error {
 	return l.run(ctx, append([]string{"line"}, args...)...)
 }
@@ -153,6 +191,10 @@ func (kindProvider) destroy(ctx context.Context, site string) error {
 	_, err := command(ctx, "", "../../hack/e2e-kind.sh", "down", site)
 	return err
 }
+
+func (kindProvider) comeBack(context.Context, string) error { return errUnsupported }
+
+func (kindProvider) etcd(context.Context, string, string) error { return errUnsupported }
 
 func (kindProvider) line(context.Context, ...string) error { return errUnsupported }
 

@@ -163,19 +163,7 @@ func (s *suite) groupSnapshot(t *testing.T, shown func(string, ...any)) {
 		"apiVersion: groupsnapshot.storage.k8s.io/v1\nkind: VolumeGroupSnapshot\nmetadata: {name: shop, namespace: "+
 			namespace+
 			"}\nspec: {volumeGroupSnapshotClassName: slipstream, source: {selector: {matchLabels: {app: shop}}}}\n")
-	eventually(t, "the group snapshot is ready", func() error {
-		o := s.a.get(t, "-n", namespace, "volumegroupsnapshot", "shop")
-		if field(o.Status, "readyToUse") != "true" {
-			return fmt.Errorf("status %v", o.Status)
-		}
-		return nil
-	})
-	of := map[string]string{}
-	for _, o := range s.a.list(t, "-n", namespace, "volumesnapshots") {
-		if field(o.Status, "volumeGroupSnapshotName") == "shop" {
-			of[field(o.Spec, "source", "persistentVolumeClaimName")] = o.Metadata.Name
-		}
-	}
+	of := s.a.groupSnapshotOf(t, namespace, "shop")
 	if of["stock"] == "" || of["sales"] == "" {
 		t.Fatalf("the group snapshot has %v", of)
 	}
