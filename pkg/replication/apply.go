@@ -240,7 +240,7 @@ func (a *applier) applyAll(ctx context.Context) error {
 		if !g.checkpoint.read().Applied.Before(g.journal.DurableEnd()) {
 			return nil
 		}
-		if err := g.applier.applyPatiently(ctx); err != nil {
+		if err := a.applyPatiently(ctx); err != nil {
 			return err
 		}
 	}
