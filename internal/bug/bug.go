@@ -138,4 +138,15 @@ const (
 	MarkAfterExpiry Name = "mark-after-expiry"
 	// PromoteAnywhere promotes the copy of a shard with all that has arrived (breaks G1 across nodes).
 	PromoteAnywhere Name = "promote-anywhere"
+	// ReleaseBeforeReady commits an epoch when the first of its shards is ready (breaks G1 over several nodes).
+	ReleaseBeforeReady Name = "release-before-ready"
+	// MarkAfterRelease puts the mark of an epoch whose hold the shard gave up (breaks G1 over several nodes).
+	MarkAfterRelease Name = "mark-after-release"
+	// ObeyEarlierLife lets a shard obey messages for an earlier run of its process (breaks G1 over several nodes).
+	ObeyEarlierLife Name = "obey-earlier-life"
+	// PromoteIncomplete takes an epoch for complete when one copy has its mark (breaks G1 over several nodes).
+	PromoteIncomplete Name = "promote-incomplete"
+	// ObeyEveryCollector lets a copy take a decision of a collector that another one has overtaken (two promotions of one
+	// group).
+	ObeyEveryCollector Name = "obey-every-collector"
 )

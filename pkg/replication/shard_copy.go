@@ -112,14 +112,14 @@ func (s *Shard) copyStart(c copyOf) (epoch.CopyStart, error) {
 	s.marks.pass(durable)
 	start := epoch.CopyStart{Decision: c.epochs.Decision, Syncing: !c.whole}
 	if c.base != nil && c.base.Epoch != nil {
-		start.Marks, start.Applied = []epoch.Mark{*c.base.Epoch}, c.base.Epoch.Boundary
+		start.Base = c.base.Epoch
 	}
 	if !c.whole {
 		return start, nil
 	}
 	_, syncEnd := g.points.syncEnd.read()
 	ungranted := max(c.epochs.Since, syncEnd.Ordinal)
-	if start.Marks == nil {
+	if start.Base == nil {
 		if applied := g.checkpoint.read().AppliedOrdinal; applied > ungranted {
 			start.Applied = applied
 		} else {

@@ -4,7 +4,7 @@
 //
 // It is the deterministic part: events in, effects out, no I/O, no clock, no goroutine, no random numbers. Times and
 // identities come in events. The engine (package replication) holds acknowledgements, appends marks, applies, and
-// carries the messages. Each type is for one goroutine at a time.
+// carries the messages. Each type is for one goroutine at a time. docs/design/epochs.md has the proof.
 //
 // # Primary site
 //
