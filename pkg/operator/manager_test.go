@@ -4,10 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,46 +15,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
+	"github.com/slipstream-storage/slipstream/internal/testkube"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
 )
 
-// patience is for a busy machine.
-const patience = 3 * time.Minute
-
-// apiServer starts kube-apiserver and etcd with the chart's CRDs. It skips the test if they were not built.
-func apiServer(t *testing.T) *rest.Config {
-	t.Helper()
-	dir := os.Getenv("KUBEBUILDER_ASSETS")
-	if dir == "" {
-		printed, err := exec.Command("../../hack/local-cluster/build.sh", "--print").Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = strings.TrimSpace(string(printed))
-	}
-	for _, program := range []string{"kube-apiserver", "etcd"} {
-		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
-			t.Skipf("%s is not built: run hack/local-cluster/build.sh kubernetes etcd, or set KUBEBUILDER_ASSETS", program)
-		}
-	}
-	env := &envtest.Environment{BinaryAssetsDirectory: dir, ErrorIfCRDPathMissing: true,
-		CRDDirectoryPaths:        []string{"../../deploy/charts/slipstream/files/crds"},
-		ControlPlaneStartTimeout: patience, ControlPlaneStopTimeout: patience}
-	config, err := env.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	config.QPS, config.Burst = 1000, 1000
-	return config
-}
+const patience = testkube.Patience
 
 // counted counts the requests of a manager that change something.
 type counted struct {
@@ -112,7 +75,7 @@ func isReady(g *v1alpha1.ConsistencyGroup) bool {
 
 // TestManager runs the operator as it is wired, on an API server.
 func TestManager(t *testing.T) {
-	config := apiServer(t)
+	config := testkube.Start(t, "../..")
 	scheme, err := Scheme()
 	if err != nil {
 		t.Fatal(err)

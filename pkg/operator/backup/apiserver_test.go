@@ -1,13 +1,8 @@
 package backup
 
 import (
-	"bytes"
 	"context"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,74 +17,13 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/slipstream-storage/slipstream/internal/testkube"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
-const patience = 3 * time.Minute
-
-// kubernetes starts an API server with its store, the chart's CRDs, and the controllers that bind claims. It skips the
-// test if they were not built.
-func kubernetes(t *testing.T) *rest.Config {
-	t.Helper()
-	dir := os.Getenv("KUBEBUILDER_ASSETS")
-	if dir == "" {
-		printed, err := exec.Command("../../../hack/local-cluster/build.sh", "--print").Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = strings.TrimSpace(string(printed))
-	}
-	for _, program := range []string{"kube-apiserver", "etcd", "kube-controller-manager"} {
-		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
-			t.Skipf("%s is not built: run hack/local-cluster/build.sh kubernetes etcd, or set KUBEBUILDER_ASSETS", program)
-		}
-	}
-	env := &envtest.Environment{BinaryAssetsDirectory: dir, ErrorIfCRDPathMissing: true,
-		CRDDirectoryPaths:        []string{"../../../deploy/charts/slipstream/files/crds"},
-		ControlPlaneStartTimeout: patience, ControlPlaneStopTimeout: patience}
-	config, err := env.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	user, err := env.AddUser(envtest.User{Name: "controllers", Groups: []string{"system:masters"}}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kubeconfig, err := user.KubeConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(file, kubeconfig, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	controllers := exec.Command(filepath.Join(dir, "kube-controller-manager"), "--kubeconfig", file,
-		"--leader-elect=false", "--secure-port=0", "--controllers=persistentvolume-binder-controller,"+
-			"persistentvolumeclaim-protection-controller,persistentvolume-protection-controller,namespace-controller")
-	controllers.Stdout, controllers.Stderr = &log, &log
-	if err := controllers.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = controllers.Process.Kill()
-		_ = controllers.Wait() // killed
-		if t.Failed() {
-			text := log.Bytes()
-			t.Logf("%s", text[max(0, len(text)-4000):])
-		}
-	})
-	config.QPS, config.Burst = 1000, 1000
-	return config
-}
+const patience = testkube.Patience
 
 // engine is what the nodes say, as a test changes it.
 type engine struct {
@@ -144,7 +78,8 @@ func eventually(t *testing.T, what string, ok func() bool) time.Duration {
 // a tool that applies its manifest a hundred times changes nothing, growth follows, and a claim that is deleted waits
 // again.
 func TestOnAnAPIServer(t *testing.T) {
-	config := kubernetes(t)
+	config := testkube.Start(t, "../../..", "persistentvolume-binder-controller",
+		"persistentvolumeclaim-protection-controller", "persistentvolume-protection-controller", "namespace-controller")
 	scheme := newScheme(t)
 	api, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
