@@ -113,6 +113,18 @@ const (
 	YieldWithoutTail Name = "yield-without-tail"
 	// FollowYielding has a site that gives way follow one that gives way, too (breaks G6).
 	FollowYielding Name = "follow-yielding"
+	// NoteLateHello takes a Hello from before a peer gave way for news (says that sites diverged which have not).
+	NoteLateHello Name = "note-late-hello"
+	// PromoteAwaiting takes a copy in the middle of a sync for a whole one, in the decision itself (breaks G3).
+	PromoteAwaiting Name = "promote-awaiting"
+	// FollowFork follows a caller whose timeline forked from this site's (breaks G6).
+	FollowFork Name = "follow-fork"
+	// ForgetLoss counts what was lost from one ordinal behind the fork (breaks G7).
+	ForgetLoss Name = "forget-loss"
+	// ReleaseUnacknowledged gives back segments that the peer has not acknowledged (breaks G1 at the secondary).
+	ReleaseUnacknowledged Name = "release-unacknowledged"
+	// CountOwnSessions begins a session with a number that may be below its peer's (trusts a copy that lacks extents).
+	CountOwnSessions Name = "count-own-sessions"
 	// TakeOverUnasked lets a planned promotion go on after the demotion was taken back (breaks G6).
 	TakeOverUnasked Name = "take-over-unasked"
 	// ForceReachable lets csi-addons force a promotion while the primary can be heard (breaks G6).

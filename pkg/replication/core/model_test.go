@@ -2,10 +2,13 @@ package core
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -244,9 +247,11 @@ func (w *world) staleHello() {
 	if len(w.hellos) == 0 {
 		w.t.Skip()
 	}
-	w.hangUp() // a new stream replaces the old one
 	e := rapid.SampledFrom(w.hellos).Draw(w.t, "hello")
 	p := w.data[otherName(e.Peer)]
+	if w.caller != p {
+		w.hangUp() // a new stream replaces the old one
+	}
 	e.Durable = p.durable
 	w.c.step(p.side, e)
 	w.c.step(p.side, Disconnected{})
@@ -552,6 +557,9 @@ func (w *world) check() {
 				w.t.Fatalf("%s is promotable with %v, which is no prefix of any of %s's %v", d.name, opens, timeline, histories)
 			}
 		}
+		if l := d.core.Link(); w.caller == d && (l == LinkStreaming || l == LinkSyncing) && m.Divergence != nil {
+			w.t.Fatalf("%s ships, and says that the sites diverged: %+v", d.name, m.Divergence)
+		}
 		if d.core.Acked() > d.durable {
 			w.t.Fatalf("%s: acked %d, durable %d", d.name, d.core.Acked(), d.durable)
 		}
@@ -568,20 +576,49 @@ func (w *world) check() {
 // TestInterleavings drives two cores through random interleavings of writes, streams, losses of the link, restarts,
 // promotions and demotions, and compares with the model after each.
 func TestInterleavings(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) { interleave(t, nil) })
+	known, seen := collect(t), newTransitions()
+	rapid.Check(t, func(t *rapid.T) { interleave(t, seen, nil) })
+	for _, what := range seen.unknown(known) {
+		t.Errorf("no script shows this: %s", what)
+	}
 }
+
+var stepsFlag = flag.Int64("steps", 1e6, "how many steps TestSimulation takes at least")
+
+// TestSimulation is TestInterleavings for many steps.
+func TestSimulation(t *testing.T) {
+	most := *stepsFlag
+	if testing.Short() {
+		most = min(most, 50_000)
+	}
+	known, seen := collect(t), newTransitions()
+	began := time.Now()
+	stepsTaken.Store(0)
+	for stepsTaken.Load() < most && !t.Failed() {
+		rapid.Check(t, func(t *rapid.T) { interleave(t, seen, nil) })
+	}
+	for _, what := range seen.unknown(known) {
+		t.Errorf("no script shows this: %s", what)
+	}
+	t.Logf("%d steps in %v", stepsTaken.Load(), time.Since(began).Round(time.Second/10))
+}
+
+// stepsTaken counts what interleave did.
+var stepsTaken atomic.Int64
 
 // TestRollbacks is TestInterleavings with disks that are put back to earlier states, at either site and at any moment.
 // What may be promoted is a prefix of what a primary wrote all the same, and nothing is shipped to a peer that it does
 // not continue.
 func TestRollbacks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		interleave(t, map[string]func(*world){"save": (*world).save, "save2": (*world).save, "roll back": (*world).rollBack})
+		interleave(t, newTransitions(), map[string]func(*world){"save": (*world).save, "save2": (*world).save,
+			"roll back": (*world).rollBack})
 	})
 }
 
-func interleave(t *rapid.T, more map[string]func(*world)) {
+func interleave(t *rapid.T, seen *transitions, more map[string]func(*world)) {
 	w := newWorld(t)
+	w.c.observe = seen.observe
 	w.c.loses = func() bool { return rapid.IntRange(0, 4).Draw(w.t, "session lost") == 0 }
 	steps := map[string]func(*world){
 		"write": (*world).write, "write2": (*world).write, "connect": (*world).connect, "connect2": (*world).connect,
@@ -594,7 +631,13 @@ func interleave(t *rapid.T, more map[string]func(*world)) {
 	maps.Copy(steps, more)
 	actions := map[string]func(*rapid.T){}
 	for name, f := range steps {
-		actions[name] = func(t *rapid.T) { w.t = t; f(w) }
+		actions[name] = func(t *rapid.T) {
+			w.t = t
+			f(w)
+			if name != "" { // that is the check
+				stepsTaken.Add(1)
+			}
+		}
 	}
 	t.Repeat(actions)
 }

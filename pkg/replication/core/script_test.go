@@ -29,6 +29,8 @@ import (
 //	heartbeat from=a [proves=SECONDS] [head=N] [lag-bytes=N]   proves: by b's clocks, a's head was not read before
 //	promote site=X [force] [timeline=ID] [now=SECONDS] [boot=ID]
 //	demote site=X
+//	take-back site=X                            its peer agrees that X is primary again
+//	bookmark site=X label=L ordinal=N           its record is durable
 //	set site=X [peer=P] [address=A] [journal=N] [stall] [rpo=MILLIS] [rate=N] [from-peer] [close]
 //	                                            close ends the stream before
 //	lagging site=X millis=N [unknown]
@@ -42,17 +44,23 @@ import (
 // Each prints the actions in order and, unless it is a question, both sides' states.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		c := newConversation()
-		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			if d.Cmd == "sites" {
-				c = newConversation()
-			}
-			c.log.Reset()
-			if c.run(t, d) {
-				c.printf("%s%s", c.sides["a"].state(), c.sides["b"].state())
-			}
-			return c.log.String()
-		})
+		runScript(t, path, nil)
+	})
+}
+
+// runScript runs one file. observe, if set, is told of every event in it.
+func runScript(t *testing.T, path string, observe func(e Event, before, after *Meta, err error)) {
+	c := newConversation()
+	datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+		if d.Cmd == "sites" {
+			c = newConversation()
+		}
+		c.observe = observe
+		c.log.Reset()
+		if c.run(t, d) {
+			c.printf("%s%s", c.sides["a"].state(), c.sides["b"].state())
+		}
+		return c.log.String()
 	})
 }
 
@@ -215,6 +223,12 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 			kept.Tail = &Tail{Ordinal: y.Fork, Fingerprint: 1}
 		}
 		c.step(s, kept)
+	case "take-back":
+		c.step(c.other(s), TakeBackReceived{})
+		c.step(s, TakenBack{})
+	case "bookmark":
+		c.step(s, Bookmarked{Bookmark{Label: args.text("label", ""), Ordinal: args.num("ordinal", 0)}})
+		c.printf("%s: bookmarks %v\n", s.name, s.core.Meta.Bookmarks)
 	case "ranges-lost":
 		c.step(s, RangesLost{Reason: "lost"})
 	case "received":

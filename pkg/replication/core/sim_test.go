@@ -35,6 +35,8 @@ type conversation struct {
 	// preserves, if set, is called with a side whose copy is whole and about to become part of a sync. What it returns is
 	// the last record there.
 	preserves func(*side) *Tail
+	// observe, if set, is told of every event, with the state before and after it.
+	observe func(e Event, before, after *Meta, err error)
 	// loses, if set, says whether the stream breaks before the called side hears of the session.
 	loses func() bool
 }
@@ -74,7 +76,11 @@ func (c *conversation) printf(format string, args ...any) { fmt.Fprintf(&c.log, 
 
 // step feeds a side and logs its effects and its decision; MarkAll is carried out.
 func (c *conversation) step(s *side, e Event) (Decision, error) {
+	before := s.core.Clone()
 	decision, effects, err := s.core.Step(e)
+	if c.observe != nil {
+		c.observe(e, &before.Meta, &s.core.Meta, err)
+	}
 	if err != nil {
 		c.printf("%s: error: %v\n", s.name, err)
 		return nil, err
