@@ -44,8 +44,8 @@
 //	changeSet.mu, cuts.mu   the change map, the file of cuts; held while it is written
 //	checkpointFile.mu       the checkpoint; held while it is written, and around the file that it gets a generation of
 //
-// Locks of types that take no other lock (writeClock, mark, extentCopy, broadcast) come last. Those of preservedSets
-// and preserved, in this order, come before those of extentCopy.
+// Locks of types that take no other lock (writeClock, mark, extentCopy, broadcast, verification) come last. Those of
+// preservedSets and preserved, in this order, come before those of extentCopy.
 //
 // A group runs six goroutines: apply, trim, commit (makes unflushed records durable), link, one that copies images to
 // snapshots, and one that compares both sites.
