@@ -15,7 +15,7 @@
 // receive.go is the same engine fed by the link, recover.go opens what a crash left, promote.go changes the role,
 // relocate.go moves it by agreement, yield.go gives writes past a fork up, verify.go compares both sites,
 // members.go has the volumes, leave.go takes them out, copies.go binds a secondary's, site.go holds a site's groups,
-// site_calls.go takes the calls of peers.
+// site_calls.go takes the calls of peers, shard.go has what a group does as a part of one over several nodes.
 // Decisions are made in package core; formats belong to the packages journal and changemap, and to checkpoint.go,
 // meta.go, remember.go and cut_state.go here. clock.go tells how old the writes are that the peer lacks.
 //
@@ -31,6 +31,7 @@
 //	bookmarks.mu            one bookmark is set at a time; never with settings.mu
 //	handover.mu             one relocation or yield at a time; never with settings.mu
 //	streams.mu              which streams there are, and who keeps them out
+//	Shard.mu                what a shard decides about epochs
 //	members.mu              one change of members at a time; held over what that takes, never by the data path
 //	cuts.opMu               one cut, or release of one, at a time; never with members.mu
 //	views.opMu              one view is made or deleted at a time; never with members.mu

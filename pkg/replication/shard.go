@@ -22,7 +22,7 @@ import (
 //
 // # Concurrency
 //
-// All methods are safe for concurrent use. mu is taken before applier.mu, and so before all locks that come after that.
+// All methods are safe for concurrent use. See the package comment for mu.
 type Shard struct {
 	g    *Group
 	hold answerHold
