@@ -45,6 +45,10 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 			"slipctl group yield "+name)
 	case sidecarpb.GroupState_GROUP_STATE_YIELDING:
 		return at(here, "The group gives way. If that was interrupted, repeat the command.", "slipctl group yield "+name)
+	case sidecarpb.GroupState_GROUP_STATE_TRIAL:
+		return at(here, fmt.Sprintf("The group is open at a point that was chosen, ordinal %d. Look at it. Stay there, or "+
+			"go back to all that had arrived (slipctl group rollback %s).", g.GetTrial().GetOrdinal(), name),
+			"slipctl group commit "+name)
 	case sidecarpb.GroupState_GROUP_STATE_FAILED:
 		return at(here, "The group is stopped. Correct the cause that its state names.", "slipctl group status "+name)
 	case sidecarpb.GroupState_GROUP_STATE_CONNECTING:

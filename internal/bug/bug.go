@@ -69,6 +69,12 @@ const (
 	KeepNothing Name = "keep-nothing"
 	// RollBackInPart leaves an extent as it is when images are rolled back (breaks G3).
 	RollBackInPart Name = "roll-back-in-part"
+	// CommitWithoutTail lets a group stay at a point without a tail of what it held past it (breaks G6).
+	CommitWithoutTail Name = "commit-without-tail"
+	// RollBackToOlder takes a point back to an older state than the copy that was held (breaks G3).
+	RollBackToOlder Name = "roll-back-to-older"
+	// TrialDropsHeld gives up what a copy held when a group that was opened at a point starts again (breaks G3, G8).
+	TrialDropsHeld Name = "trial-drops-held"
 	// ForgetChanges does not track what changes after a snapshot (breaks the changed blocks).
 	ForgetChanges Name = "forget-changes"
 	// MissDiscards leaves what a volume gave back out of the changed blocks of snapshots without a change set (breaks

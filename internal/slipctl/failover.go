@@ -14,6 +14,7 @@ import (
 
 func (c *cli) groupPromote() *cobra.Command {
 	var force bool
+	var at string
 	var timeout time.Duration
 	var consent *consent
 	cmd := &cobra.Command{
@@ -30,12 +31,23 @@ func (c *cli) groupPromote() *cobra.Command {
 			"If the peer comes back with writes of its own, `slipctl group yield NAME` at one of the two sites makes " +
 			"replication " +
 			"exist\n" +
-			"in the new direction.",
+			"in the new direction.\n" +
+			"With --at the group is opened at an earlier point that is still here (`slipctl group points NAME`), for a\n" +
+			"disaster that is in the data. Nothing is decided by that: look at it, then stay there (`slipctl group commit " +
+			"NAME`)\nor go back to all that had arrived (`slipctl group rollback NAME`).",
 		Example: "  slipctl group promote shop\n  slipctl group promote shop --timeout 1m\n  slipctl group promote " +
-			"shop --force",
+			"shop --force\n  slipctl group promote shop --at -10m",
 		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: oneOf(c.groupNames),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			name := given[0]
+			if cmd.Flags().Changed("at") {
+				if force || cmd.Flags().Changed("timeout") {
+					return usagef("--at opens what is here, and needs neither --force nor --timeout")
+				}
+				return c.withSidecar(cmd.Context(), 0, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+					return c.promoteAt(ctx, sidecar, name, at, consent)
+				})
+			}
 			return c.withSidecar(cmd.Context(), longerTimeout, func(ctx context.Context,
 				sidecar sidecarpb.SidecarClient) error {
 				before, err := group(ctx, sidecar, name)
@@ -67,6 +79,7 @@ func (c *cli) groupPromote() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().StringVar(&at, "at", "", strings.TrimSuffix(pointHelp, "; the newest point by default"))
 	cmd.Flags().BoolVar(&force, "force", false, "promote without the peer; writes that have not arrived are lost")
 	cmd.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "longest time to wait for what is on its way")
 	consent = addYes(cmd)
@@ -75,7 +88,8 @@ func (c *cli) groupPromote() *cobra.Command {
 
 // isPrimary reports whether a group takes writes here: neither demoted nor giving way.
 func isPrimary(g *sidecarpb.GroupStatus) bool {
-	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED &&
+	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetTrial() == nil &&
+		g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED &&
 		g.GetState() != sidecarpb.GroupState_GROUP_STATE_YIELDING
 }
 

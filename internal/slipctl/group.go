@@ -17,7 +17,7 @@ func (c *cli) groupCommand() *cobra.Command {
 		c.groupCreate(), c.groupSet(), c.groupAdd(), c.groupRemove(), c.groupDelete(), c.groupList(), c.groupStatus(),
 		c.groupWait(), c.groupPromote(), c.groupDemote(), c.groupSuspend(), c.groupResume(), c.groupTest(),
 		c.groupPoints(), c.groupBookmark(), c.groupVerify(), c.groupRepair(),
-		c.groupRelocate(), c.groupYield(), c.groupTails(), c.groupDeleteTail(),
+		c.groupCommit(), c.groupRollBack(), c.groupRelocate(), c.groupYield(), c.groupTails(), c.groupDeleteTail(),
 		c.groupPVs())
 }
 

@@ -142,6 +142,9 @@ func (c *cli) printGroup(g *sidecarpb.GroupStatus) error {
 	if g.GetSyncTotalBytes() > 0 {
 		row("sync", "%s of %s", formatBytes(g.GetSyncDoneBytes()), formatBytes(g.GetSyncTotalBytes()))
 	}
+	if t := g.GetTrial(); t != nil {
+		row("opened", "%s", trialLine(t))
+	}
 	if y := g.GetYield(); y != nil {
 		row("gave way", "%s", yieldLine(y))
 	}

@@ -37,7 +37,8 @@ func holds(condition string, g *sidecarpb.GroupStatus) (bool, error) {
 	switch g.GetState() {
 	case sidecarpb.GroupState_GROUP_STATE_FAILED, sidecarpb.GroupState_GROUP_STATE_DIVERGED,
 		sidecarpb.GroupState_GROUP_STATE_IDLE, sidecarpb.GroupState_GROUP_STATE_DEMOTED,
-		sidecarpb.GroupState_GROUP_STATE_SUSPENDED, sidecarpb.GroupState_GROUP_STATE_YIELDING:
+		sidecarpb.GroupState_GROUP_STATE_SUSPENDED, sidecarpb.GroupState_GROUP_STATE_YIELDING,
+		sidecarpb.GroupState_GROUP_STATE_TRIAL:
 		return false, status.Errorf(codes.FailedPrecondition, "group %s is %s: waiting does not change that; see "+
 			"`slipctl group status %s`", g.GetName(), stateText(g), g.GetName())
 	}

@@ -251,10 +251,18 @@ func (a *applier) applyExactly(ctx context.Context, limit journal.Position) erro
 	if err := a.applyTo(ctx, limit); err != nil {
 		return err
 	}
-	if at := a.g.checkpoint.read().Applied; at.Before(limit) {
-		return fmt.Errorf("group %s: applied up to %v, not to %v", a.g.Name(), at, limit)
+	at := a.g.checkpoint.read().Applied
+	if !at.Before(limit) {
+		return nil
 	}
-	return nil
+	// The end of a segment and the begin of the next one are one place.
+	cursor := a.g.journal.NewCursor(at)
+	defer cursor.Close()
+	records, err := cursor.Next(1)
+	if err == nil && len(records) > 0 && records[0].Loc.Start().Before(limit) {
+		err = fmt.Errorf("group %s: applied up to %v, not to %v", a.g.Name(), at, limit)
+	}
+	return err
 }
 
 // applyDue is apply without what is kept as history.

@@ -93,6 +93,8 @@ type Group struct {
 	yields   yields
 	handover handover
 	resync   resyncBase
+	// trials opens points, until it is decided about them.
+	trials trials
 
 	settings groupSettings
 

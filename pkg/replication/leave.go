@@ -46,6 +46,9 @@ func (ms *members) remove(id string, exclusive func(leave func() error) error) e
 	if attached && exclusive == nil {
 		return fmt.Errorf("%w: volume %s of group %s is attached; unstage it first", ErrInUse, id, g.Name())
 	}
+	if err := g.trials.decided(); err != nil {
+		return err
+	}
 	if err := g.CheckWritable(); err != nil {
 		return err
 	}

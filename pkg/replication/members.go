@@ -173,6 +173,9 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 // add is Group.AddVolume.
 func (ms *members) add(rec *blockdev.VolumeRecord, switchTo func(*Volume) error) error {
 	g := ms.g
+	if err := g.trials.decided(); err != nil {
+		return err
+	}
 	g.mu.Lock()
 	known := g.core.Meta.Member(rec.ID)
 	member, err := memberOf(rec, g.core.Meta.NextIndex())
@@ -269,6 +272,9 @@ func (g *Group) Resize(id string, sizeBytes int64) error { return g.members.resi
 
 // resize is Group.Resize.
 func (ms *members) resize(id string, sizeBytes int64) error {
+	if err := ms.g.trials.decided(); err != nil {
+		return err
+	}
 	return ms.change(id, func(m *core.Member) bool {
 		changed := sizeBytes > m.SizeBytes
 		m.SizeBytes = max(m.SizeBytes, sizeBytes)

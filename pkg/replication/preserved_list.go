@@ -110,7 +110,7 @@ func (s *preservedSets) drop(p *preserved) error {
 // exception: the image stays as it is until the sync ends.
 func (s *preservedSets) lose(volumeID string, why error) error {
 	for _, p := range s.all() {
-		if p.record.Owner == ownerResync || p.image(volumeID) == nil {
+		if p.record.Owner == ownerResync || p.record.Owner == ownerTrial || p.image(volumeID) == nil {
 			continue
 		}
 		if err := p.lose(why); err != nil {

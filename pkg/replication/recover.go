@@ -41,7 +41,8 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	if err := site.checkRegister(g); err != nil {
 		return nil, err
 	}
-	if err := g.resync.finish(); err != nil {
+	back, err := g.resync.finish()
+	if err != nil {
 		return nil, err
 	}
 	if err := g.members.openAll(); err != nil {
@@ -61,6 +62,9 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 	}
 	if err == nil {
 		err = g.resync.check()
+	}
+	if err == nil {
+		err = g.trials.settle(back)
 	}
 	if err != nil {
 		g.journal.Close()
@@ -104,7 +108,7 @@ func newGroup(site *Site, dir string) *Group {
 	}
 	g.cuts, g.views, g.verification, g.shard = newCuts(g), &views{g: g}, newVerification(g), newShard(g)
 	g.points.g, g.bookmarks.g, g.history.g = g, g, g
-	g.yields.g, g.handover.g, g.resync.g = g, g, g
+	g.yields.g, g.handover.g, g.resync.g, g.trials.g = g, g, g, g
 	g.members.g, g.copies.g, g.preserved.g = g, g, g
 	g.log.g, g.settings.g, g.remembered.g = g, g, g
 	g.applier.g, g.applier.work = g, newSignal()

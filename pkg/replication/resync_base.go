@@ -68,9 +68,11 @@ func (rb *resyncBase) current() (*core.Base, *preserved) {
 	if b == nil {
 		return nil, nil
 	}
-	for _, p := range g.preserved.of(ownerResync) {
-		if p.record.ID == b.Set {
-			return b, p
+	for _, owner := range []preservedOwner{ownerResync, ownerTrial} {
+		for _, p := range g.preserved.of(owner) {
+			if p.record.ID == b.Set {
+				return b, p
+			}
 		}
 	}
 	return b, nil

@@ -12,20 +12,23 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
-// A promotion in the middle of a sync makes the group what it was before the sync (resync_base.go), in these steps.
-// Each of them can be repeated, and a crash between two of them is continued by the next start:
+// A promotion in the middle of a sync makes the group what it was before the sync (resync_base.go). A trial makes it
+// what it was at a point, or before that (trial.go). Both take these steps. Each of them can be repeated, and a crash
+// between two of them is continued by the next start:
 //
 //	decide   group.json says that the copy rolls back (core.CopyRollingBack). The group is closed.
 //	restore  the kept extents go back into the images; group.json says so (core.ImagesRestored)
 //	discard  the volumes' records become those of the base; the checkpoint says that the journal begins behind all of its
 //	         segments, and that the images are at the base's ordinal
-//	promote  group.json says that the group is primary, on a timeline that forks at that ordinal (core.RolledBack)
+//	promote  group.json says that the group is primary, on a timeline that forks at that ordinal, or that it is the
+//	         secondary that it was (core.RolledBack)
 //
 // Restoring takes as long as the kept extents are many. Until then the group counts as one that cannot be opened, and
 // other groups serve. The last two steps are part of opening the group.
 
-// errRollingBack: the group is being promoted in the middle of a sync. It opens when its images are restored.
-var errRollingBack = errors.New("the group is being promoted in the middle of a sync")
+// errRollingBack: the group is being promoted in the middle of a sync or to a point, or such a promotion is taken back.
+// It opens when its images are restored.
+var errRollingBack = errors.New("the group rolls back")
 
 // rollBack makes a group what its core has decided, and returns it, open. It waits for as long as there is progress.
 func (s *Site) rollBack(g *Group) (*Group, error) {
@@ -54,14 +57,14 @@ func (s *Site) rollBack(g *Group) (*Group, error) {
 		case closed:
 			return nil, ErrClosed
 		case !errors.Is(why, errRollingBack):
-			return nil, fmt.Errorf("group %s: its promotion is decided, and continues when this is resolved: %w", g.Name(), why)
+			return nil, fmt.Errorf("group %s: what it becomes is decided, and goes on when this is resolved: %w", g.Name(), why)
 		}
 		<-settled
 	}
 }
 
 func (rb *resyncBase) rollingBack() error {
-	return fmt.Errorf("%w: its volumes go back to ordinal %d", errRollingBack, rb.g.core.Meta.Base.Ordinal)
+	return fmt.Errorf("%w: %s", errRollingBack, rb.g.core.Meta.RollingBack())
 }
 
 // restoreImages does the second step for a group that is not open.
@@ -105,7 +108,7 @@ func (s *Site) restoreImages(ctx context.Context, dir string) error {
 	if err := g.preserved.load(); err != nil {
 		return err
 	}
-	// All views are of before the sync, so what they show is in the images and in their own files.
+	// All views are of before the sync or the decision, so what they show is in the images and in their own files.
 	if err := g.views.load(); err != nil {
 		return err
 	}
@@ -124,28 +127,29 @@ func (s *Site) restoreImages(ctx context.Context, dir string) error {
 	return err
 }
 
-// finish does the last two steps for a group that is being opened, before its members and its journal are.
-func (rb *resyncBase) finish() error {
+// finish does the last two steps for a group that is being opened, before its members and its journal are. It reports
+// whether a trial was taken back.
+func (rb *resyncBase) finish() (back bool, err error) {
 	g := rb.g
 	m := &g.core.Meta
 	if m.Copy != core.CopyRollingBack {
-		return nil
+		return false, nil
 	}
 	base := m.Base
 	if !base.RollBack.Restored {
-		return rb.rollingBack()
+		return false, rb.rollingBack()
 	}
 	for _, member := range base.Members {
 		if member.Removed() {
 			continue
 		}
 		if err := rb.restoreRecord(member); err != nil {
-			return fmt.Errorf("group %s: %w", m.Name, err)
+			return false, fmt.Errorf("group %s: %w", m.Name, err)
 		}
 	}
 	next, err := journal.NextSequence(g.cfg.FS, g.path(core.JournalDir))
 	if err != nil {
-		return fmt.Errorf("group %s: %w", m.Name, err)
+		return false, fmt.Errorf("group %s: %w", m.Name, err)
 	}
 	g.checkpoint.horizon.Store(base.Horizon)
 	err = g.checkpoint.change(func(c *checkpoint) {
@@ -156,14 +160,13 @@ func (rb *resyncBase) finish() error {
 		c.Horizon = base.Horizon
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	if _, err := g.stepLocked(core.RolledBack{Now: g.cfg.Clock()}, nil); err != nil {
-		return err
+		return false, err
 	}
-	klog.InfoS("Group promoted as it was before a sync", "group", m.Name, "ordinal", base.Ordinal,
-		"timeline", m.Timeline())
-	return nil
+	klog.InfoS("Group rolled back", "group", m.Name, "ordinal", base.Ordinal, "role", m.Role, "timeline", m.Timeline())
+	return base.RollBack.Back, nil
 }
 
 // restoreRecord makes the record of a volume say what the base does.

@@ -78,6 +78,8 @@ type Status struct {
 	Loss *core.Loss
 	// Yield is the last time that this site gave way, until it is promoted again; nil if it did not.
 	Yield *core.Yield
+	// Trial is a promotion to a point that is not decided; nil without one.
+	Trial *core.Trial
 }
 
 // String is for logs and tests.
@@ -161,7 +163,7 @@ func (g *Group) Status() *Status {
 		Promotable: promotable, Timeline: m.Timeline(),
 		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal,
 		JournalUsedBytes: g.journal.UsedBytes(), ChangeMapBytes: g.changes.bytes(), Loss: m.Loss,
-		Yield: m.Yield,
+		Yield: m.Yield, Trial: m.Trial,
 	}
 	s.ShipLimitBytesPerSecond = g.shipper.rate()
 	s.Verify = g.verification.status()

@@ -30,7 +30,16 @@ type TailInfo struct {
 
 // tailID is the identifier of what a group gives up: the same for each repetition.
 func tailID(groupID string, y *core.Yield) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", groupID, y.Timeline, y.Head))
+	return hashedTailID(groupID, y.Timeline, y.Head)
+}
+
+// hashedTailID is an identifier that follows from what tells a tail from others.
+func hashedTailID(groupID string, of ...any) string {
+	text := groupID
+	for _, part := range of {
+		text += fmt.Sprintf("/%v", part)
+	}
+	sum := sha256.Sum256([]byte(text))
 	return "tail-" + hex.EncodeToString(sum[:8])
 }
 

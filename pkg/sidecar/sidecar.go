@@ -193,7 +193,16 @@ func (s *Service) Promote(ctx context.Context, r *sidecarpb.PromoteRequest) (*si
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if err := s.promote(ctx, g, r); err != nil {
+	point, given, err := pointOfPromotion(r).parse(r.Group)
+	if err != nil {
+		return nil, err
+	}
+	if given {
+		_, err = g.PromoteAt(ctx, point)
+	} else {
+		err = s.promote(ctx, g, r)
+	}
+	if err != nil {
 		return nil, toStatus(err)
 	}
 	if g, err = s.opts.Site.Group(r.Group); err != nil { // another one after a promotion in the middle of a sync

@@ -20,6 +20,7 @@ var states = map[core.State]sidecarpb.GroupState{
 	core.StateDemoted:    sidecarpb.GroupState_GROUP_STATE_DEMOTED,
 	core.StateSuspended:  sidecarpb.GroupState_GROUP_STATE_SUSPENDED,
 	core.StateYielding:   sidecarpb.GroupState_GROUP_STATE_YIELDING,
+	core.StateTrial:      sidecarpb.GroupState_GROUP_STATE_TRIAL,
 	core.StateDiverged:   sidecarpb.GroupState_GROUP_STATE_DIVERGED,
 	core.StateFailed:     sidecarpb.GroupState_GROUP_STATE_FAILED,
 }
@@ -39,7 +40,7 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		RpoTargetSeconds: float64(s.RPOTargetMillis) / 1e3, ShipBytesPerSecond: s.ShipBytesPerSecond,
 		Loss: lossToAPI(s.Loss), DeleteRemovedCopies: s.DeleteRemovedCopies,
 		ShipSchedule: s.ShipSchedule, ShipLimitBytesPerSecond: s.ShipLimitBytesPerSecond,
-		SuspendedUnixNanos: s.SuspendedUnixNanos, Yield: yieldToAPI(s.Yield),
+		SuspendedUnixNanos: s.SuspendedUnixNanos, Yield: yieldToAPI(s.Yield), Trial: trialToAPI(s.Trial),
 		Verify: verifyToAPI(&s.Verify), VerifyEveryMillis: s.VerifyEveryMillis,
 		VerifyBytesPerSecond: s.VerifyBytesPerSecond,
 		HistoryTargetSeconds: float64(s.HistoryMillis) / 1e3, HistoryTargetBytes: s.HistoryBytes,

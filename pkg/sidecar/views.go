@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -87,19 +86,8 @@ func (s *Service) CreateView(ctx context.Context, r *sidecarpb.CreateViewRequest
 			r.Group, s.opts.SiteName)
 	}
 	spec := replication.ViewSpec{Name: r.Name, Writable: r.Writable || r.Test, Test: r.Test, LimitBytes: r.LimitBytes}
-	switch p := r.Point.(type) {
-	case *sidecarpb.CreateViewRequest_Ordinal:
-		if p.Ordinal == 0 {
-			return nil, status.Errorf(codes.InvalidArgument, "group %s: view: ordinals begin with 1", r.Group)
-		}
-		spec.Point.Ordinal = p.Ordinal
-	case *sidecarpb.CreateViewRequest_Bookmark:
-		if err := core.CheckLabel(p.Bookmark); err != nil {
-			return nil, status.Errorf(codes.InvalidArgument, "group %s: %v", r.Group, err)
-		}
-		spec.Point.Bookmark = p.Bookmark
-	case *sidecarpb.CreateViewRequest_AtUnixNanos:
-		spec.Point.At = time.Unix(0, p.AtUnixNanos)
+	if spec.Point, _, err = pointOfView(r).parse(r.Group); err != nil {
+		return nil, err
 	}
 	view, err := g.CreateView(ctx, spec)
 	if err != nil {

@@ -141,21 +141,24 @@ const (
 	GroupState_GROUP_STATE_SUSPENDED GroupState = 8
 	// YIELDING: the site gives way to its peer, and has not begun to follow.
 	GroupState_GROUP_STATE_YIELDING GroupState = 9
+	// TRIAL: the site was promoted to a point, and whether it stays there is not decided.
+	GroupState_GROUP_STATE_TRIAL GroupState = 10
 )
 
 // Enum value maps for GroupState.
 var (
 	GroupState_name = map[int32]string{
-		0: "GROUP_STATE_UNSPECIFIED",
-		1: "GROUP_STATE_IDLE",
-		2: "GROUP_STATE_CONNECTING",
-		3: "GROUP_STATE_STREAMING",
-		4: "GROUP_STATE_SYNCING",
-		5: "GROUP_STATE_DEMOTED",
-		6: "GROUP_STATE_DIVERGED",
-		7: "GROUP_STATE_FAILED",
-		8: "GROUP_STATE_SUSPENDED",
-		9: "GROUP_STATE_YIELDING",
+		0:  "GROUP_STATE_UNSPECIFIED",
+		1:  "GROUP_STATE_IDLE",
+		2:  "GROUP_STATE_CONNECTING",
+		3:  "GROUP_STATE_STREAMING",
+		4:  "GROUP_STATE_SYNCING",
+		5:  "GROUP_STATE_DEMOTED",
+		6:  "GROUP_STATE_DIVERGED",
+		7:  "GROUP_STATE_FAILED",
+		8:  "GROUP_STATE_SUSPENDED",
+		9:  "GROUP_STATE_YIELDING",
+		10: "GROUP_STATE_TRIAL",
 	}
 	GroupState_value = map[string]int32{
 		"GROUP_STATE_UNSPECIFIED": 0,
@@ -168,6 +171,7 @@ var (
 		"GROUP_STATE_FAILED":      7,
 		"GROUP_STATE_SUSPENDED":   8,
 		"GROUP_STATE_YIELDING":    9,
+		"GROUP_STATE_TRIAL":       10,
 	}
 )
 
@@ -2753,6 +2757,14 @@ type PromoteRequest struct {
 	Force bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	// timeout_millis is how long a planned promotion waits for what is on its way; 0: not at all.
 	TimeoutMillis int64 `protobuf:"varint,3,opt,name=timeout_millis,json=timeoutMillis,proto3" json:"timeout_millis,omitempty"`
+	// A recovery point to open; without one: what is here. Force and timeout mean nothing then.
+	//
+	// Types that are valid to be assigned to Point:
+	//
+	//	*PromoteRequest_Ordinal
+	//	*PromoteRequest_AtUnixNanos
+	//	*PromoteRequest_Bookmark
+	Point         isPromoteRequest_Point `protobuf_oneof:"point"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2808,6 +2820,63 @@ func (x *PromoteRequest) GetTimeoutMillis() int64 {
 	return 0
 }
 
+func (x *PromoteRequest) GetPoint() isPromoteRequest_Point {
+	if x != nil {
+		return x.Point
+	}
+	return nil
+}
+
+func (x *PromoteRequest) GetOrdinal() uint64 {
+	if x != nil {
+		if x, ok := x.Point.(*PromoteRequest_Ordinal); ok {
+			return x.Ordinal
+		}
+	}
+	return 0
+}
+
+func (x *PromoteRequest) GetAtUnixNanos() int64 {
+	if x != nil {
+		if x, ok := x.Point.(*PromoteRequest_AtUnixNanos); ok {
+			return x.AtUnixNanos
+		}
+	}
+	return 0
+}
+
+func (x *PromoteRequest) GetBookmark() string {
+	if x != nil {
+		if x, ok := x.Point.(*PromoteRequest_Bookmark); ok {
+			return x.Bookmark
+		}
+	}
+	return ""
+}
+
+type isPromoteRequest_Point interface {
+	isPromoteRequest_Point()
+}
+
+type PromoteRequest_Ordinal struct {
+	Ordinal uint64 `protobuf:"varint,4,opt,name=ordinal,proto3,oneof"`
+}
+
+type PromoteRequest_AtUnixNanos struct {
+	// at_unix_nanos: the state at that time, by the wall clock of the primary.
+	AtUnixNanos int64 `protobuf:"varint,5,opt,name=at_unix_nanos,json=atUnixNanos,proto3,oneof"`
+}
+
+type PromoteRequest_Bookmark struct {
+	Bookmark string `protobuf:"bytes,6,opt,name=bookmark,proto3,oneof"`
+}
+
+func (*PromoteRequest_Ordinal) isPromoteRequest_Point() {}
+
+func (*PromoteRequest_AtUnixNanos) isPromoteRequest_Point() {}
+
+func (*PromoteRequest_Bookmark) isPromoteRequest_Point() {}
+
 type PromoteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Loss          *LossReport            `protobuf:"bytes,1,opt,name=loss,proto3" json:"loss,omitempty"`
@@ -2860,6 +2929,306 @@ func (x *PromoteResponse) GetStatus() *GroupStatus {
 	return nil
 }
 
+type CommitTrialRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// discard: what the site held past the point is given up, and no tail is kept.
+	Discard       bool `protobuf:"varint,2,opt,name=discard,proto3" json:"discard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitTrialRequest) Reset() {
+	*x = CommitTrialRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitTrialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitTrialRequest) ProtoMessage() {}
+
+func (x *CommitTrialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitTrialRequest.ProtoReflect.Descriptor instead.
+func (*CommitTrialRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *CommitTrialRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CommitTrialRequest) GetDiscard() bool {
+	if x != nil {
+		return x.Discard
+	}
+	return false
+}
+
+type CommitTrialResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Changed bool                   `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	// tail_id is the tail that was kept; empty if there is none.
+	TailId        string       `protobuf:"bytes,2,opt,name=tail_id,json=tailId,proto3" json:"tail_id,omitempty"`
+	Status        *GroupStatus `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitTrialResponse) Reset() {
+	*x = CommitTrialResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitTrialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitTrialResponse) ProtoMessage() {}
+
+func (x *CommitTrialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitTrialResponse.ProtoReflect.Descriptor instead.
+func (*CommitTrialResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *CommitTrialResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *CommitTrialResponse) GetTailId() string {
+	if x != nil {
+		return x.TailId
+	}
+	return ""
+}
+
+func (x *CommitTrialResponse) GetStatus() *GroupStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+type RollBackTrialRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollBackTrialRequest) Reset() {
+	*x = RollBackTrialRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollBackTrialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollBackTrialRequest) ProtoMessage() {}
+
+func (x *RollBackTrialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollBackTrialRequest.ProtoReflect.Descriptor instead.
+func (*RollBackTrialRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RollBackTrialRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type RollBackTrialResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changed       bool                   `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	Status        *GroupStatus           `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollBackTrialResponse) Reset() {
+	*x = RollBackTrialResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollBackTrialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollBackTrialResponse) ProtoMessage() {}
+
+func (x *RollBackTrialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollBackTrialResponse.ProtoReflect.Descriptor instead.
+func (*RollBackTrialResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *RollBackTrialResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *RollBackTrialResponse) GetStatus() *GroupStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+// TrialStatus is a promotion to a point that is not decided.
+type TrialStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ordinal is the last one that the point shows, unix_nanos when it was written by the clock of the old primary; absent:
+	// not known.
+	Ordinal   uint64 `protobuf:"varint,1,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
+	UnixNanos *int64 `protobuf:"varint,2,opt,name=unix_nanos,json=unixNanos,proto3,oneof" json:"unix_nanos,omitempty"`
+	// since_unix_nanos is when it was opened, by this site's clock.
+	SinceUnixNanos int64 `protobuf:"varint,3,opt,name=since_unix_nanos,json=sinceUnixNanos,proto3" json:"since_unix_nanos,omitempty"`
+	// held_ordinal is what a roll back goes to; absent: that is lost.
+	HeldOrdinal *uint64 `protobuf:"varint,4,opt,name=held_ordinal,json=heldOrdinal,proto3,oneof" json:"held_ordinal,omitempty"`
+	// undone_writes and undone_bytes are between the two.
+	UndoneWrites  uint64 `protobuf:"varint,5,opt,name=undone_writes,json=undoneWrites,proto3" json:"undone_writes,omitempty"`
+	UndoneBytes   uint64 `protobuf:"varint,6,opt,name=undone_bytes,json=undoneBytes,proto3" json:"undone_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrialStatus) Reset() {
+	*x = TrialStatus{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrialStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrialStatus) ProtoMessage() {}
+
+func (x *TrialStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrialStatus.ProtoReflect.Descriptor instead.
+func (*TrialStatus) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *TrialStatus) GetOrdinal() uint64 {
+	if x != nil {
+		return x.Ordinal
+	}
+	return 0
+}
+
+func (x *TrialStatus) GetUnixNanos() int64 {
+	if x != nil && x.UnixNanos != nil {
+		return *x.UnixNanos
+	}
+	return 0
+}
+
+func (x *TrialStatus) GetSinceUnixNanos() int64 {
+	if x != nil {
+		return x.SinceUnixNanos
+	}
+	return 0
+}
+
+func (x *TrialStatus) GetHeldOrdinal() uint64 {
+	if x != nil && x.HeldOrdinal != nil {
+		return *x.HeldOrdinal
+	}
+	return 0
+}
+
+func (x *TrialStatus) GetUndoneWrites() uint64 {
+	if x != nil {
+		return x.UndoneWrites
+	}
+	return 0
+}
+
+func (x *TrialStatus) GetUndoneBytes() uint64 {
+	if x != nil {
+		return x.UndoneBytes
+	}
+	return 0
+}
+
 type DemoteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -2869,7 +3238,7 @@ type DemoteRequest struct {
 
 func (x *DemoteRequest) Reset() {
 	*x = DemoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +3250,7 @@ func (x *DemoteRequest) String() string {
 func (*DemoteRequest) ProtoMessage() {}
 
 func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3263,7 @@ func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteRequest.ProtoReflect.Descriptor instead.
 func (*DemoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DemoteRequest) GetGroup() string {
@@ -2913,7 +3282,7 @@ type DemoteResponse struct {
 
 func (x *DemoteResponse) Reset() {
 	*x = DemoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3294,7 @@ func (x *DemoteResponse) String() string {
 func (*DemoteResponse) ProtoMessage() {}
 
 func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3307,7 @@ func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteResponse.ProtoReflect.Descriptor instead.
 func (*DemoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DemoteResponse) GetFinalOrdinal() uint64 {
@@ -2959,7 +3328,7 @@ type RelocateRequest struct {
 
 func (x *RelocateRequest) Reset() {
 	*x = RelocateRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2971,7 +3340,7 @@ func (x *RelocateRequest) String() string {
 func (*RelocateRequest) ProtoMessage() {}
 
 func (x *RelocateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2984,7 +3353,7 @@ func (x *RelocateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelocateRequest.ProtoReflect.Descriptor instead.
 func (*RelocateRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RelocateRequest) GetGroup() string {
@@ -3014,7 +3383,7 @@ type RelocateResponse struct {
 
 func (x *RelocateResponse) Reset() {
 	*x = RelocateResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3395,7 @@ func (x *RelocateResponse) String() string {
 func (*RelocateResponse) ProtoMessage() {}
 
 func (x *RelocateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3408,7 @@ func (x *RelocateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelocateResponse.ProtoReflect.Descriptor instead.
 func (*RelocateResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RelocateResponse) GetStatus() *GroupStatus {
@@ -3074,7 +3443,7 @@ type YieldRequest struct {
 
 func (x *YieldRequest) Reset() {
 	*x = YieldRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3455,7 @@ func (x *YieldRequest) String() string {
 func (*YieldRequest) ProtoMessage() {}
 
 func (x *YieldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3468,7 @@ func (x *YieldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldRequest.ProtoReflect.Descriptor instead.
 func (*YieldRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *YieldRequest) GetGroup() string {
@@ -3127,7 +3496,7 @@ type YieldResponse struct {
 
 func (x *YieldResponse) Reset() {
 	*x = YieldResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +3508,7 @@ func (x *YieldResponse) String() string {
 func (*YieldResponse) ProtoMessage() {}
 
 func (x *YieldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,7 +3521,7 @@ func (x *YieldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldResponse.ProtoReflect.Descriptor instead.
 func (*YieldResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *YieldResponse) GetStatus() *GroupStatus {
@@ -3201,7 +3570,7 @@ type YieldStatus struct {
 
 func (x *YieldStatus) Reset() {
 	*x = YieldStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3582,7 @@ func (x *YieldStatus) String() string {
 func (*YieldStatus) ProtoMessage() {}
 
 func (x *YieldStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3595,7 @@ func (x *YieldStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldStatus.ProtoReflect.Descriptor instead.
 func (*YieldStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *YieldStatus) GetStage() string {
@@ -3344,7 +3713,7 @@ type ListTailsRequest struct {
 
 func (x *ListTailsRequest) Reset() {
 	*x = ListTailsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3725,7 @@ func (x *ListTailsRequest) String() string {
 func (*ListTailsRequest) ProtoMessage() {}
 
 func (x *ListTailsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3738,7 @@ func (x *ListTailsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTailsRequest.ProtoReflect.Descriptor instead.
 func (*ListTailsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListTailsRequest) GetGroup() string {
@@ -3388,7 +3757,7 @@ type ListTailsResponse struct {
 
 func (x *ListTailsResponse) Reset() {
 	*x = ListTailsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3400,7 +3769,7 @@ func (x *ListTailsResponse) String() string {
 func (*ListTailsResponse) ProtoMessage() {}
 
 func (x *ListTailsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3413,7 +3782,7 @@ func (x *ListTailsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTailsResponse.ProtoReflect.Descriptor instead.
 func (*ListTailsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListTailsResponse) GetTails() []*Tail {
@@ -3445,7 +3814,7 @@ type Tail struct {
 
 func (x *Tail) Reset() {
 	*x = Tail{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3826,7 @@ func (x *Tail) String() string {
 func (*Tail) ProtoMessage() {}
 
 func (x *Tail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3839,7 @@ func (x *Tail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tail.ProtoReflect.Descriptor instead.
 func (*Tail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Tail) GetId() string {
@@ -3570,7 +3939,7 @@ type TailSnapshot struct {
 
 func (x *TailSnapshot) Reset() {
 	*x = TailSnapshot{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3582,7 +3951,7 @@ func (x *TailSnapshot) String() string {
 func (*TailSnapshot) ProtoMessage() {}
 
 func (x *TailSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3595,7 +3964,7 @@ func (x *TailSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailSnapshot.ProtoReflect.Descriptor instead.
 func (*TailSnapshot) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *TailSnapshot) GetSnapshotId() string {
@@ -3635,7 +4004,7 @@ type DeleteTailRequest struct {
 
 func (x *DeleteTailRequest) Reset() {
 	*x = DeleteTailRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +4016,7 @@ func (x *DeleteTailRequest) String() string {
 func (*DeleteTailRequest) ProtoMessage() {}
 
 func (x *DeleteTailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +4029,7 @@ func (x *DeleteTailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTailRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTailRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *DeleteTailRequest) GetId() string {
@@ -3678,7 +4047,7 @@ type DeleteTailResponse struct {
 
 func (x *DeleteTailResponse) Reset() {
 	*x = DeleteTailResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3690,7 +4059,7 @@ func (x *DeleteTailResponse) String() string {
 func (*DeleteTailResponse) ProtoMessage() {}
 
 func (x *DeleteTailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3703,7 +4072,7 @@ func (x *DeleteTailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTailResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTailResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
 }
 
 // LossReport says what a forced promotion lost: as bounds until the old primary comes back, then exactly. A field that is
@@ -3731,7 +4100,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3743,7 +4112,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3756,7 +4125,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LossReport) GetExact() bool {
@@ -3837,7 +4206,7 @@ type VolumeStatus struct {
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3849,7 +4218,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3862,7 +4231,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *VolumeStatus) GetVolumeId() string {
@@ -4020,13 +4389,14 @@ type GroupStatus struct {
 	HistoryShort bool `protobuf:"varint,46,opt,name=history_short,json=historyShort,proto3" json:"history_short,omitempty"`
 	// shard is what the group is in a group over several nodes; absent for a group that is on one node.
 	Shard         *ShardStatus `protobuf:"bytes,47,opt,name=shard,proto3" json:"shard,omitempty"`
+	Trial         *TrialStatus `protobuf:"bytes,48,opt,name=trial,proto3" json:"trial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4408,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4421,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GroupStatus) GetName() string {
@@ -4383,6 +4753,13 @@ func (x *GroupStatus) GetShard() *ShardStatus {
 	return nil
 }
 
+func (x *GroupStatus) GetTrial() *TrialStatus {
+	if x != nil {
+		return x.Trial
+	}
+	return nil
+}
+
 // ShardStatus is a group as a shard of a group over several nodes.
 type ShardStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4401,7 +4778,7 @@ type ShardStatus struct {
 
 func (x *ShardStatus) Reset() {
 	*x = ShardStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4413,7 +4790,7 @@ func (x *ShardStatus) String() string {
 func (*ShardStatus) ProtoMessage() {}
 
 func (x *ShardStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4426,7 +4803,7 @@ func (x *ShardStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatus.ProtoReflect.Descriptor instead.
 func (*ShardStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ShardStatus) GetGroup() string {
@@ -4484,7 +4861,7 @@ type ShardPlace struct {
 
 func (x *ShardPlace) Reset() {
 	*x = ShardPlace{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4496,7 +4873,7 @@ func (x *ShardPlace) String() string {
 func (*ShardPlace) ProtoMessage() {}
 
 func (x *ShardPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4509,7 +4886,7 @@ func (x *ShardPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardPlace.ProtoReflect.Descriptor instead.
 func (*ShardPlace) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ShardPlace) GetId() uint32 {
@@ -4575,7 +4952,7 @@ type BeforeSync struct {
 
 func (x *BeforeSync) Reset() {
 	*x = BeforeSync{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4587,7 +4964,7 @@ func (x *BeforeSync) String() string {
 func (*BeforeSync) ProtoMessage() {}
 
 func (x *BeforeSync) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4600,7 +4977,7 @@ func (x *BeforeSync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeforeSync.ProtoReflect.Descriptor instead.
 func (*BeforeSync) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *BeforeSync) GetOrdinal() uint64 {
@@ -4634,7 +5011,7 @@ type CutTarget struct {
 
 func (x *CutTarget) Reset() {
 	*x = CutTarget{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4646,7 +5023,7 @@ func (x *CutTarget) String() string {
 func (*CutTarget) ProtoMessage() {}
 
 func (x *CutTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4659,7 +5036,7 @@ func (x *CutTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutTarget.ProtoReflect.Descriptor instead.
 func (*CutTarget) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CutTarget) GetVolumeId() string {
@@ -4686,7 +5063,7 @@ type CutGroupRequest struct {
 
 func (x *CutGroupRequest) Reset() {
 	*x = CutGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4698,7 +5075,7 @@ func (x *CutGroupRequest) String() string {
 func (*CutGroupRequest) ProtoMessage() {}
 
 func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4711,7 +5088,7 @@ func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupRequest.ProtoReflect.Descriptor instead.
 func (*CutGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CutGroupRequest) GetGroup() string {
@@ -4741,7 +5118,7 @@ type CutGroupResponse struct {
 
 func (x *CutGroupResponse) Reset() {
 	*x = CutGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4753,7 +5130,7 @@ func (x *CutGroupResponse) String() string {
 func (*CutGroupResponse) ProtoMessage() {}
 
 func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4766,7 +5143,7 @@ func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupResponse.ProtoReflect.Descriptor instead.
 func (*CutGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CutGroupResponse) GetTimeline() string {
@@ -4798,7 +5175,7 @@ type ListCutsRequest struct {
 
 func (x *ListCutsRequest) Reset() {
 	*x = ListCutsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4810,7 +5187,7 @@ func (x *ListCutsRequest) String() string {
 func (*ListCutsRequest) ProtoMessage() {}
 
 func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4823,7 +5200,7 @@ func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsRequest.ProtoReflect.Descriptor instead.
 func (*ListCutsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
 }
 
 type ListCutsResponse struct {
@@ -4835,7 +5212,7 @@ type ListCutsResponse struct {
 
 func (x *ListCutsResponse) Reset() {
 	*x = ListCutsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4847,7 +5224,7 @@ func (x *ListCutsResponse) String() string {
 func (*ListCutsResponse) ProtoMessage() {}
 
 func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4860,7 +5237,7 @@ func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsResponse.ProtoReflect.Descriptor instead.
 func (*ListCutsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListCutsResponse) GetCuts() []*CutStatus {
@@ -4889,7 +5266,7 @@ type CutStatus struct {
 
 func (x *CutStatus) Reset() {
 	*x = CutStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4901,7 +5278,7 @@ func (x *CutStatus) String() string {
 func (*CutStatus) ProtoMessage() {}
 
 func (x *CutStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4914,7 +5291,7 @@ func (x *CutStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutStatus.ProtoReflect.Descriptor instead.
 func (*CutStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CutStatus) GetSnapshotId() string {
@@ -4982,7 +5359,7 @@ type ReleaseCutRequest struct {
 
 func (x *ReleaseCutRequest) Reset() {
 	*x = ReleaseCutRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4994,7 +5371,7 @@ func (x *ReleaseCutRequest) String() string {
 func (*ReleaseCutRequest) ProtoMessage() {}
 
 func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5007,7 +5384,7 @@ func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseCutRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ReleaseCutRequest) GetSnapshotId() string {
@@ -5025,7 +5402,7 @@ type ReleaseCutResponse struct {
 
 func (x *ReleaseCutResponse) Reset() {
 	*x = ReleaseCutResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5037,7 +5414,7 @@ func (x *ReleaseCutResponse) String() string {
 func (*ReleaseCutResponse) ProtoMessage() {}
 
 func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5050,7 +5427,7 @@ func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
 }
 
 type GroupPointsRequest struct {
@@ -5062,7 +5439,7 @@ type GroupPointsRequest struct {
 
 func (x *GroupPointsRequest) Reset() {
 	*x = GroupPointsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5074,7 +5451,7 @@ func (x *GroupPointsRequest) String() string {
 func (*GroupPointsRequest) ProtoMessage() {}
 
 func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5087,7 +5464,7 @@ func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsRequest.ProtoReflect.Descriptor instead.
 func (*GroupPointsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *GroupPointsRequest) GetGroup() string {
@@ -5109,7 +5486,7 @@ type GroupPointsResponse struct {
 
 func (x *GroupPointsResponse) Reset() {
 	*x = GroupPointsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5121,7 +5498,7 @@ func (x *GroupPointsResponse) String() string {
 func (*GroupPointsResponse) ProtoMessage() {}
 
 func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5134,7 +5511,7 @@ func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsResponse.ProtoReflect.Descriptor instead.
 func (*GroupPointsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GroupPointsResponse) GetOldest() *RecoveryPoint {
@@ -5169,7 +5546,7 @@ type BookmarkGroupRequest struct {
 
 func (x *BookmarkGroupRequest) Reset() {
 	*x = BookmarkGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5181,7 +5558,7 @@ func (x *BookmarkGroupRequest) String() string {
 func (*BookmarkGroupRequest) ProtoMessage() {}
 
 func (x *BookmarkGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5194,7 +5571,7 @@ func (x *BookmarkGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BookmarkGroupRequest.ProtoReflect.Descriptor instead.
 func (*BookmarkGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *BookmarkGroupRequest) GetGroup() string {
@@ -5223,7 +5600,7 @@ type Bookmark struct {
 
 func (x *Bookmark) Reset() {
 	*x = Bookmark{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5235,7 +5612,7 @@ func (x *Bookmark) String() string {
 func (*Bookmark) ProtoMessage() {}
 
 func (x *Bookmark) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5248,7 +5625,7 @@ func (x *Bookmark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bookmark.ProtoReflect.Descriptor instead.
 func (*Bookmark) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Bookmark) GetLabel() string {
@@ -5284,7 +5661,7 @@ type RecoveryPoint struct {
 
 func (x *RecoveryPoint) Reset() {
 	*x = RecoveryPoint{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5296,7 +5673,7 @@ func (x *RecoveryPoint) String() string {
 func (*RecoveryPoint) ProtoMessage() {}
 
 func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5309,7 +5686,7 @@ func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryPoint.ProtoReflect.Descriptor instead.
 func (*RecoveryPoint) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *RecoveryPoint) GetOrdinal() uint64 {
@@ -5352,7 +5729,7 @@ type CreateViewRequest struct {
 
 func (x *CreateViewRequest) Reset() {
 	*x = CreateViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5364,7 +5741,7 @@ func (x *CreateViewRequest) String() string {
 func (*CreateViewRequest) ProtoMessage() {}
 
 func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5377,7 +5754,7 @@ func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateViewRequest.ProtoReflect.Descriptor instead.
 func (*CreateViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CreateViewRequest) GetGroup() string {
@@ -5482,7 +5859,7 @@ type AttachViewRequest struct {
 
 func (x *AttachViewRequest) Reset() {
 	*x = AttachViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5494,7 +5871,7 @@ func (x *AttachViewRequest) String() string {
 func (*AttachViewRequest) ProtoMessage() {}
 
 func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5507,7 +5884,7 @@ func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachViewRequest.ProtoReflect.Descriptor instead.
 func (*AttachViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *AttachViewRequest) GetGroup() string {
@@ -5534,7 +5911,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5546,7 +5923,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5559,7 +5936,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -5578,7 +5955,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5590,7 +5967,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5603,7 +5980,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -5623,7 +6000,7 @@ type DeleteViewRequest struct {
 
 func (x *DeleteViewRequest) Reset() {
 	*x = DeleteViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5635,7 +6012,7 @@ func (x *DeleteViewRequest) String() string {
 func (*DeleteViewRequest) ProtoMessage() {}
 
 func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5648,7 +6025,7 @@ func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
 func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{85}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *DeleteViewRequest) GetGroup() string {
@@ -5673,7 +6050,7 @@ type DeleteViewResponse struct {
 
 func (x *DeleteViewResponse) Reset() {
 	*x = DeleteViewResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5685,7 +6062,7 @@ func (x *DeleteViewResponse) String() string {
 func (*DeleteViewResponse) ProtoMessage() {}
 
 func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5698,7 +6075,7 @@ func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
 func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{86}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{91}
 }
 
 type View struct {
@@ -5725,7 +6102,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5737,7 +6114,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5750,7 +6127,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{87}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *View) GetGroup() string {
@@ -5860,7 +6237,7 @@ type ViewVolume struct {
 
 func (x *ViewVolume) Reset() {
 	*x = ViewVolume{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5872,7 +6249,7 @@ func (x *ViewVolume) String() string {
 func (*ViewVolume) ProtoMessage() {}
 
 func (x *ViewVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5885,7 +6262,7 @@ func (x *ViewVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewVolume.ProtoReflect.Descriptor instead.
 func (*ViewVolume) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{88}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ViewVolume) GetVolumeId() string {
@@ -6119,14 +6496,40 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x06groups\x18\x01 \x03(\v2\".slipstream.sidecar.v1.GroupStatusR\x06groups\"P\n" +
 	"\x11WatchGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
-	"\x0finterval_millis\x18\x02 \x01(\x03R\x0eintervalMillis\"c\n" +
+	"\x0finterval_millis\x18\x02 \x01(\x03R\x0eintervalMillis\"\xcc\x01\n" +
 	"\x0ePromoteRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12%\n" +
-	"\x0etimeout_millis\x18\x03 \x01(\x03R\rtimeoutMillis\"\x84\x01\n" +
+	"\x0etimeout_millis\x18\x03 \x01(\x03R\rtimeoutMillis\x12\x1a\n" +
+	"\aordinal\x18\x04 \x01(\x04H\x00R\aordinal\x12$\n" +
+	"\rat_unix_nanos\x18\x05 \x01(\x03H\x00R\vatUnixNanos\x12\x1c\n" +
+	"\bbookmark\x18\x06 \x01(\tH\x00R\bbookmarkB\a\n" +
+	"\x05point\"\x84\x01\n" +
 	"\x0fPromoteResponse\x125\n" +
 	"\x04loss\x18\x01 \x01(\v2!.slipstream.sidecar.v1.LossReportR\x04loss\x12:\n" +
-	"\x06status\x18\x02 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\"%\n" +
+	"\x06status\x18\x02 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\"D\n" +
+	"\x12CommitTrialRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
+	"\adiscard\x18\x02 \x01(\bR\adiscard\"\x84\x01\n" +
+	"\x13CommitTrialResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\x12\x17\n" +
+	"\atail_id\x18\x02 \x01(\tR\x06tailId\x12:\n" +
+	"\x06status\x18\x03 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\",\n" +
+	"\x14RollBackTrialRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"m\n" +
+	"\x15RollBackTrialResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\x12:\n" +
+	"\x06status\x18\x02 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\"\x85\x02\n" +
+	"\vTrialStatus\x12\x18\n" +
+	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12\"\n" +
+	"\n" +
+	"unix_nanos\x18\x02 \x01(\x03H\x00R\tunixNanos\x88\x01\x01\x12(\n" +
+	"\x10since_unix_nanos\x18\x03 \x01(\x03R\x0esinceUnixNanos\x12&\n" +
+	"\fheld_ordinal\x18\x04 \x01(\x04H\x01R\vheldOrdinal\x88\x01\x01\x12#\n" +
+	"\rundone_writes\x18\x05 \x01(\x04R\fundoneWrites\x12!\n" +
+	"\fundone_bytes\x18\x06 \x01(\x04R\vundoneBytesB\r\n" +
+	"\v_unix_nanosB\x0f\n" +
+	"\r_held_ordinal\"%\n" +
 	"\rDemoteRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"5\n" +
 	"\x0eDemoteResponse\x12#\n" +
@@ -6223,7 +6626,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
 	" \x01(\tR\x06fsType\x122\n" +
-	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xac\x13\n" +
+	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xe6\x13\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -6278,7 +6681,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x14history_target_bytes\x18, \x01(\x03R\x12historyTargetBytes\x12,\n" +
 	"\x0fhistory_seconds\x18- \x01(\x01H\vR\x0ehistorySeconds\x88\x01\x01\x12#\n" +
 	"\rhistory_short\x18. \x01(\bR\fhistoryShort\x128\n" +
-	"\x05shard\x18/ \x01(\v2\".slipstream.sidecar.v1.ShardStatusR\x05shardB\x17\n" +
+	"\x05shard\x18/ \x01(\v2\".slipstream.sidecar.v1.ShardStatusR\x05shard\x128\n" +
+	"\x05trial\x180 \x01(\v2\".slipstream.sidecar.v1.TrialStatusR\x05trialB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +
@@ -6422,7 +6826,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x12\n" +
-	"\x0eROLE_SECONDARY\x10\x02*\x8f\x02\n" +
+	"\x0eROLE_SECONDARY\x10\x02*\xa6\x02\n" +
 	"\n" +
 	"GroupState\x12\x1b\n" +
 	"\x17GROUP_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -6434,7 +6838,9 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x14GROUP_STATE_DIVERGED\x10\x06\x12\x16\n" +
 	"\x12GROUP_STATE_FAILED\x10\a\x12\x19\n" +
 	"\x15GROUP_STATE_SUSPENDED\x10\b\x12\x18\n" +
-	"\x14GROUP_STATE_YIELDING\x10\t2\x82\x1b\n" +
+	"\x14GROUP_STATE_YIELDING\x10\t\x12\x15\n" +
+	"\x11GROUP_STATE_TRIAL\x10\n" +
+	"2\xd4\x1c\n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -6451,7 +6857,9 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"ListGroups\x12(.slipstream.sidecar.v1.ListGroupsRequest\x1a).slipstream.sidecar.v1.ListGroupsResponse\x12\\\n" +
 	"\n" +
 	"WatchGroup\x12(.slipstream.sidecar.v1.WatchGroupRequest\x1a\".slipstream.sidecar.v1.GroupStatus0\x01\x12X\n" +
-	"\aPromote\x12%.slipstream.sidecar.v1.PromoteRequest\x1a&.slipstream.sidecar.v1.PromoteResponse\x12U\n" +
+	"\aPromote\x12%.slipstream.sidecar.v1.PromoteRequest\x1a&.slipstream.sidecar.v1.PromoteResponse\x12d\n" +
+	"\vCommitTrial\x12).slipstream.sidecar.v1.CommitTrialRequest\x1a*.slipstream.sidecar.v1.CommitTrialResponse\x12j\n" +
+	"\rRollBackTrial\x12+.slipstream.sidecar.v1.RollBackTrialRequest\x1a,.slipstream.sidecar.v1.RollBackTrialResponse\x12U\n" +
 	"\x06Demote\x12$.slipstream.sidecar.v1.DemoteRequest\x1a%.slipstream.sidecar.v1.DemoteResponse\x12[\n" +
 	"\bRelocate\x12&.slipstream.sidecar.v1.RelocateRequest\x1a'.slipstream.sidecar.v1.RelocateResponse\x12R\n" +
 	"\x05Yield\x12#.slipstream.sidecar.v1.YieldRequest\x1a$.slipstream.sidecar.v1.YieldResponse\x12^\n" +
@@ -6496,217 +6904,229 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 95)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
-	(JournalFull)(0),             // 0: slipstream.sidecar.v1.JournalFull
-	(Role)(0),                    // 1: slipstream.sidecar.v1.Role
-	(GroupState)(0),              // 2: slipstream.sidecar.v1.GroupState
-	(*ProbeRequest)(nil),         // 3: slipstream.sidecar.v1.ProbeRequest
-	(*ProbeResponse)(nil),        // 4: slipstream.sidecar.v1.ProbeResponse
-	(*AttachVolumeRequest)(nil),  // 5: slipstream.sidecar.v1.AttachVolumeRequest
-	(*AttachVolumeResponse)(nil), // 6: slipstream.sidecar.v1.AttachVolumeResponse
-	(*DetachVolumeRequest)(nil),  // 7: slipstream.sidecar.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil), // 8: slipstream.sidecar.v1.DetachVolumeResponse
-	(*RecordFormatRequest)(nil),  // 9: slipstream.sidecar.v1.RecordFormatRequest
-	(*RecordFormatResponse)(nil), // 10: slipstream.sidecar.v1.RecordFormatResponse
-	(*ResizeVolumeRequest)(nil),  // 11: slipstream.sidecar.v1.ResizeVolumeRequest
-	(*ResizeVolumeResponse)(nil), // 12: slipstream.sidecar.v1.ResizeVolumeResponse
-	(*GroupSettings)(nil),        // 13: slipstream.sidecar.v1.GroupSettings
-	(*CreateGroupRequest)(nil),   // 14: slipstream.sidecar.v1.CreateGroupRequest
-	(*CreateGroupResponse)(nil),  // 15: slipstream.sidecar.v1.CreateGroupResponse
-	(*ModifyGroupRequest)(nil),   // 16: slipstream.sidecar.v1.ModifyGroupRequest
-	(*ModifyGroupResponse)(nil),  // 17: slipstream.sidecar.v1.ModifyGroupResponse
-	(*DeleteGroupRequest)(nil),   // 18: slipstream.sidecar.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),  // 19: slipstream.sidecar.v1.DeleteGroupResponse
-	(*AddVolumeRequest)(nil),     // 20: slipstream.sidecar.v1.AddVolumeRequest
-	(*AddVolumeResponse)(nil),    // 21: slipstream.sidecar.v1.AddVolumeResponse
-	(*RemoveVolumeRequest)(nil),  // 22: slipstream.sidecar.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil), // 23: slipstream.sidecar.v1.RemoveVolumeResponse
-	(*VerifyRequest)(nil),        // 24: slipstream.sidecar.v1.VerifyRequest
-	(*VerifyResponse)(nil),       // 25: slipstream.sidecar.v1.VerifyResponse
-	(*RepairRequest)(nil),        // 26: slipstream.sidecar.v1.RepairRequest
-	(*RepairResponse)(nil),       // 27: slipstream.sidecar.v1.RepairResponse
-	(*VerifyStatus)(nil),         // 28: slipstream.sidecar.v1.VerifyStatus
-	(*VolumeExtent)(nil),         // 29: slipstream.sidecar.v1.VolumeExtent
-	(*SuspendRequest)(nil),       // 30: slipstream.sidecar.v1.SuspendRequest
-	(*SuspendResponse)(nil),      // 31: slipstream.sidecar.v1.SuspendResponse
-	(*ResumeRequest)(nil),        // 32: slipstream.sidecar.v1.ResumeRequest
-	(*ResumeResponse)(nil),       // 33: slipstream.sidecar.v1.ResumeResponse
-	(*ListCopiesRequest)(nil),    // 34: slipstream.sidecar.v1.ListCopiesRequest
-	(*ListCopiesResponse)(nil),   // 35: slipstream.sidecar.v1.ListCopiesResponse
-	(*Copy)(nil),                 // 36: slipstream.sidecar.v1.Copy
-	(*DeleteCopyRequest)(nil),    // 37: slipstream.sidecar.v1.DeleteCopyRequest
-	(*DeleteCopyResponse)(nil),   // 38: slipstream.sidecar.v1.DeleteCopyResponse
-	(*ListPeersRequest)(nil),     // 39: slipstream.sidecar.v1.ListPeersRequest
-	(*ListPeersResponse)(nil),    // 40: slipstream.sidecar.v1.ListPeersResponse
-	(*PeerUse)(nil),              // 41: slipstream.sidecar.v1.PeerUse
-	(*ForgetPeerRequest)(nil),    // 42: slipstream.sidecar.v1.ForgetPeerRequest
-	(*ForgetPeerResponse)(nil),   // 43: slipstream.sidecar.v1.ForgetPeerResponse
-	(*ModifyVolumeRequest)(nil),  // 44: slipstream.sidecar.v1.ModifyVolumeRequest
-	(*ModifyVolumeResponse)(nil), // 45: slipstream.sidecar.v1.ModifyVolumeResponse
-	(*Claim)(nil),                // 46: slipstream.sidecar.v1.Claim
-	(*ListGroupsRequest)(nil),    // 47: slipstream.sidecar.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),   // 48: slipstream.sidecar.v1.ListGroupsResponse
-	(*WatchGroupRequest)(nil),    // 49: slipstream.sidecar.v1.WatchGroupRequest
-	(*PromoteRequest)(nil),       // 50: slipstream.sidecar.v1.PromoteRequest
-	(*PromoteResponse)(nil),      // 51: slipstream.sidecar.v1.PromoteResponse
-	(*DemoteRequest)(nil),        // 52: slipstream.sidecar.v1.DemoteRequest
-	(*DemoteResponse)(nil),       // 53: slipstream.sidecar.v1.DemoteResponse
-	(*RelocateRequest)(nil),      // 54: slipstream.sidecar.v1.RelocateRequest
-	(*RelocateResponse)(nil),     // 55: slipstream.sidecar.v1.RelocateResponse
-	(*YieldRequest)(nil),         // 56: slipstream.sidecar.v1.YieldRequest
-	(*YieldResponse)(nil),        // 57: slipstream.sidecar.v1.YieldResponse
-	(*YieldStatus)(nil),          // 58: slipstream.sidecar.v1.YieldStatus
-	(*ListTailsRequest)(nil),     // 59: slipstream.sidecar.v1.ListTailsRequest
-	(*ListTailsResponse)(nil),    // 60: slipstream.sidecar.v1.ListTailsResponse
-	(*Tail)(nil),                 // 61: slipstream.sidecar.v1.Tail
-	(*TailSnapshot)(nil),         // 62: slipstream.sidecar.v1.TailSnapshot
-	(*DeleteTailRequest)(nil),    // 63: slipstream.sidecar.v1.DeleteTailRequest
-	(*DeleteTailResponse)(nil),   // 64: slipstream.sidecar.v1.DeleteTailResponse
-	(*LossReport)(nil),           // 65: slipstream.sidecar.v1.LossReport
-	(*VolumeStatus)(nil),         // 66: slipstream.sidecar.v1.VolumeStatus
-	(*GroupStatus)(nil),          // 67: slipstream.sidecar.v1.GroupStatus
-	(*ShardStatus)(nil),          // 68: slipstream.sidecar.v1.ShardStatus
-	(*ShardPlace)(nil),           // 69: slipstream.sidecar.v1.ShardPlace
-	(*BeforeSync)(nil),           // 70: slipstream.sidecar.v1.BeforeSync
-	(*CutTarget)(nil),            // 71: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),      // 72: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),     // 73: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),      // 74: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),     // 75: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),            // 76: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),    // 77: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),   // 78: slipstream.sidecar.v1.ReleaseCutResponse
-	(*GroupPointsRequest)(nil),   // 79: slipstream.sidecar.v1.GroupPointsRequest
-	(*GroupPointsResponse)(nil),  // 80: slipstream.sidecar.v1.GroupPointsResponse
-	(*BookmarkGroupRequest)(nil), // 81: slipstream.sidecar.v1.BookmarkGroupRequest
-	(*Bookmark)(nil),             // 82: slipstream.sidecar.v1.Bookmark
-	(*RecoveryPoint)(nil),        // 83: slipstream.sidecar.v1.RecoveryPoint
-	(*CreateViewRequest)(nil),    // 84: slipstream.sidecar.v1.CreateViewRequest
-	(*AttachViewRequest)(nil),    // 85: slipstream.sidecar.v1.AttachViewRequest
-	(*ListViewsRequest)(nil),     // 86: slipstream.sidecar.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),    // 87: slipstream.sidecar.v1.ListViewsResponse
-	(*DeleteViewRequest)(nil),    // 88: slipstream.sidecar.v1.DeleteViewRequest
-	(*DeleteViewResponse)(nil),   // 89: slipstream.sidecar.v1.DeleteViewResponse
-	(*View)(nil),                 // 90: slipstream.sidecar.v1.View
-	(*ViewVolume)(nil),           // 91: slipstream.sidecar.v1.ViewVolume
-	nil,                          // 92: slipstream.sidecar.v1.Claim.LabelsEntry
+	(JournalFull)(0),              // 0: slipstream.sidecar.v1.JournalFull
+	(Role)(0),                     // 1: slipstream.sidecar.v1.Role
+	(GroupState)(0),               // 2: slipstream.sidecar.v1.GroupState
+	(*ProbeRequest)(nil),          // 3: slipstream.sidecar.v1.ProbeRequest
+	(*ProbeResponse)(nil),         // 4: slipstream.sidecar.v1.ProbeResponse
+	(*AttachVolumeRequest)(nil),   // 5: slipstream.sidecar.v1.AttachVolumeRequest
+	(*AttachVolumeResponse)(nil),  // 6: slipstream.sidecar.v1.AttachVolumeResponse
+	(*DetachVolumeRequest)(nil),   // 7: slipstream.sidecar.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil),  // 8: slipstream.sidecar.v1.DetachVolumeResponse
+	(*RecordFormatRequest)(nil),   // 9: slipstream.sidecar.v1.RecordFormatRequest
+	(*RecordFormatResponse)(nil),  // 10: slipstream.sidecar.v1.RecordFormatResponse
+	(*ResizeVolumeRequest)(nil),   // 11: slipstream.sidecar.v1.ResizeVolumeRequest
+	(*ResizeVolumeResponse)(nil),  // 12: slipstream.sidecar.v1.ResizeVolumeResponse
+	(*GroupSettings)(nil),         // 13: slipstream.sidecar.v1.GroupSettings
+	(*CreateGroupRequest)(nil),    // 14: slipstream.sidecar.v1.CreateGroupRequest
+	(*CreateGroupResponse)(nil),   // 15: slipstream.sidecar.v1.CreateGroupResponse
+	(*ModifyGroupRequest)(nil),    // 16: slipstream.sidecar.v1.ModifyGroupRequest
+	(*ModifyGroupResponse)(nil),   // 17: slipstream.sidecar.v1.ModifyGroupResponse
+	(*DeleteGroupRequest)(nil),    // 18: slipstream.sidecar.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),   // 19: slipstream.sidecar.v1.DeleteGroupResponse
+	(*AddVolumeRequest)(nil),      // 20: slipstream.sidecar.v1.AddVolumeRequest
+	(*AddVolumeResponse)(nil),     // 21: slipstream.sidecar.v1.AddVolumeResponse
+	(*RemoveVolumeRequest)(nil),   // 22: slipstream.sidecar.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),  // 23: slipstream.sidecar.v1.RemoveVolumeResponse
+	(*VerifyRequest)(nil),         // 24: slipstream.sidecar.v1.VerifyRequest
+	(*VerifyResponse)(nil),        // 25: slipstream.sidecar.v1.VerifyResponse
+	(*RepairRequest)(nil),         // 26: slipstream.sidecar.v1.RepairRequest
+	(*RepairResponse)(nil),        // 27: slipstream.sidecar.v1.RepairResponse
+	(*VerifyStatus)(nil),          // 28: slipstream.sidecar.v1.VerifyStatus
+	(*VolumeExtent)(nil),          // 29: slipstream.sidecar.v1.VolumeExtent
+	(*SuspendRequest)(nil),        // 30: slipstream.sidecar.v1.SuspendRequest
+	(*SuspendResponse)(nil),       // 31: slipstream.sidecar.v1.SuspendResponse
+	(*ResumeRequest)(nil),         // 32: slipstream.sidecar.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 33: slipstream.sidecar.v1.ResumeResponse
+	(*ListCopiesRequest)(nil),     // 34: slipstream.sidecar.v1.ListCopiesRequest
+	(*ListCopiesResponse)(nil),    // 35: slipstream.sidecar.v1.ListCopiesResponse
+	(*Copy)(nil),                  // 36: slipstream.sidecar.v1.Copy
+	(*DeleteCopyRequest)(nil),     // 37: slipstream.sidecar.v1.DeleteCopyRequest
+	(*DeleteCopyResponse)(nil),    // 38: slipstream.sidecar.v1.DeleteCopyResponse
+	(*ListPeersRequest)(nil),      // 39: slipstream.sidecar.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),     // 40: slipstream.sidecar.v1.ListPeersResponse
+	(*PeerUse)(nil),               // 41: slipstream.sidecar.v1.PeerUse
+	(*ForgetPeerRequest)(nil),     // 42: slipstream.sidecar.v1.ForgetPeerRequest
+	(*ForgetPeerResponse)(nil),    // 43: slipstream.sidecar.v1.ForgetPeerResponse
+	(*ModifyVolumeRequest)(nil),   // 44: slipstream.sidecar.v1.ModifyVolumeRequest
+	(*ModifyVolumeResponse)(nil),  // 45: slipstream.sidecar.v1.ModifyVolumeResponse
+	(*Claim)(nil),                 // 46: slipstream.sidecar.v1.Claim
+	(*ListGroupsRequest)(nil),     // 47: slipstream.sidecar.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),    // 48: slipstream.sidecar.v1.ListGroupsResponse
+	(*WatchGroupRequest)(nil),     // 49: slipstream.sidecar.v1.WatchGroupRequest
+	(*PromoteRequest)(nil),        // 50: slipstream.sidecar.v1.PromoteRequest
+	(*PromoteResponse)(nil),       // 51: slipstream.sidecar.v1.PromoteResponse
+	(*CommitTrialRequest)(nil),    // 52: slipstream.sidecar.v1.CommitTrialRequest
+	(*CommitTrialResponse)(nil),   // 53: slipstream.sidecar.v1.CommitTrialResponse
+	(*RollBackTrialRequest)(nil),  // 54: slipstream.sidecar.v1.RollBackTrialRequest
+	(*RollBackTrialResponse)(nil), // 55: slipstream.sidecar.v1.RollBackTrialResponse
+	(*TrialStatus)(nil),           // 56: slipstream.sidecar.v1.TrialStatus
+	(*DemoteRequest)(nil),         // 57: slipstream.sidecar.v1.DemoteRequest
+	(*DemoteResponse)(nil),        // 58: slipstream.sidecar.v1.DemoteResponse
+	(*RelocateRequest)(nil),       // 59: slipstream.sidecar.v1.RelocateRequest
+	(*RelocateResponse)(nil),      // 60: slipstream.sidecar.v1.RelocateResponse
+	(*YieldRequest)(nil),          // 61: slipstream.sidecar.v1.YieldRequest
+	(*YieldResponse)(nil),         // 62: slipstream.sidecar.v1.YieldResponse
+	(*YieldStatus)(nil),           // 63: slipstream.sidecar.v1.YieldStatus
+	(*ListTailsRequest)(nil),      // 64: slipstream.sidecar.v1.ListTailsRequest
+	(*ListTailsResponse)(nil),     // 65: slipstream.sidecar.v1.ListTailsResponse
+	(*Tail)(nil),                  // 66: slipstream.sidecar.v1.Tail
+	(*TailSnapshot)(nil),          // 67: slipstream.sidecar.v1.TailSnapshot
+	(*DeleteTailRequest)(nil),     // 68: slipstream.sidecar.v1.DeleteTailRequest
+	(*DeleteTailResponse)(nil),    // 69: slipstream.sidecar.v1.DeleteTailResponse
+	(*LossReport)(nil),            // 70: slipstream.sidecar.v1.LossReport
+	(*VolumeStatus)(nil),          // 71: slipstream.sidecar.v1.VolumeStatus
+	(*GroupStatus)(nil),           // 72: slipstream.sidecar.v1.GroupStatus
+	(*ShardStatus)(nil),           // 73: slipstream.sidecar.v1.ShardStatus
+	(*ShardPlace)(nil),            // 74: slipstream.sidecar.v1.ShardPlace
+	(*BeforeSync)(nil),            // 75: slipstream.sidecar.v1.BeforeSync
+	(*CutTarget)(nil),             // 76: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),       // 77: slipstream.sidecar.v1.CutGroupRequest
+	(*CutGroupResponse)(nil),      // 78: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),       // 79: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),      // 80: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),             // 81: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),     // 82: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),    // 83: slipstream.sidecar.v1.ReleaseCutResponse
+	(*GroupPointsRequest)(nil),    // 84: slipstream.sidecar.v1.GroupPointsRequest
+	(*GroupPointsResponse)(nil),   // 85: slipstream.sidecar.v1.GroupPointsResponse
+	(*BookmarkGroupRequest)(nil),  // 86: slipstream.sidecar.v1.BookmarkGroupRequest
+	(*Bookmark)(nil),              // 87: slipstream.sidecar.v1.Bookmark
+	(*RecoveryPoint)(nil),         // 88: slipstream.sidecar.v1.RecoveryPoint
+	(*CreateViewRequest)(nil),     // 89: slipstream.sidecar.v1.CreateViewRequest
+	(*AttachViewRequest)(nil),     // 90: slipstream.sidecar.v1.AttachViewRequest
+	(*ListViewsRequest)(nil),      // 91: slipstream.sidecar.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 92: slipstream.sidecar.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),     // 93: slipstream.sidecar.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),    // 94: slipstream.sidecar.v1.DeleteViewResponse
+	(*View)(nil),                  // 95: slipstream.sidecar.v1.View
+	(*ViewVolume)(nil),            // 96: slipstream.sidecar.v1.ViewVolume
+	nil,                           // 97: slipstream.sidecar.v1.Claim.LabelsEntry
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
 	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
 	13, // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
 	13, // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	67, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	72, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
 	29, // 4: slipstream.sidecar.v1.VerifyStatus.differences:type_name -> slipstream.sidecar.v1.VolumeExtent
 	36, // 5: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
 	41, // 6: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
 	46, // 7: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
-	92, // 8: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
-	67, // 9: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
-	65, // 10: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
-	67, // 11: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	67, // 12: slipstream.sidecar.v1.RelocateResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	67, // 13: slipstream.sidecar.v1.YieldResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	58, // 14: slipstream.sidecar.v1.YieldResponse.yield:type_name -> slipstream.sidecar.v1.YieldStatus
-	61, // 15: slipstream.sidecar.v1.ListTailsResponse.tails:type_name -> slipstream.sidecar.v1.Tail
-	62, // 16: slipstream.sidecar.v1.Tail.snapshots:type_name -> slipstream.sidecar.v1.TailSnapshot
-	46, // 17: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
-	1,  // 18: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
-	2,  // 19: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
-	0,  // 20: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	66, // 21: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
-	65, // 22: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
-	58, // 23: slipstream.sidecar.v1.GroupStatus.yield:type_name -> slipstream.sidecar.v1.YieldStatus
-	70, // 24: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
-	28, // 25: slipstream.sidecar.v1.GroupStatus.verify:type_name -> slipstream.sidecar.v1.VerifyStatus
-	68, // 26: slipstream.sidecar.v1.GroupStatus.shard:type_name -> slipstream.sidecar.v1.ShardStatus
-	69, // 27: slipstream.sidecar.v1.ShardStatus.shards:type_name -> slipstream.sidecar.v1.ShardPlace
-	1,  // 28: slipstream.sidecar.v1.ShardPlace.role:type_name -> slipstream.sidecar.v1.Role
-	71, // 29: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	76, // 30: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	83, // 31: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	83, // 32: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	82, // 33: slipstream.sidecar.v1.GroupPointsResponse.bookmarks:type_name -> slipstream.sidecar.v1.Bookmark
-	83, // 34: slipstream.sidecar.v1.Bookmark.point:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	90, // 35: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
-	91, // 36: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
-	3,  // 37: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 38: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 39: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 40: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 41: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 42: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 43: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 44: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 45: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 46: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	44, // 47: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	47, // 48: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	49, // 49: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	50, // 50: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	52, // 51: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	54, // 52: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
-	56, // 53: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
-	59, // 54: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
-	63, // 55: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
-	30, // 56: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
-	32, // 57: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
-	24, // 58: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
-	26, // 59: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
-	34, // 60: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
-	37, // 61: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
-	39, // 62: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
-	42, // 63: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
-	72, // 64: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	74, // 65: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	77, // 66: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	79, // 67: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
-	81, // 68: slipstream.sidecar.v1.Sidecar.BookmarkGroup:input_type -> slipstream.sidecar.v1.BookmarkGroupRequest
-	84, // 69: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
-	85, // 70: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
-	86, // 71: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
-	88, // 72: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
-	4,  // 73: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 74: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 75: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 76: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 77: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 78: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 79: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 80: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 81: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 82: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	45, // 83: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	48, // 84: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	67, // 85: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	51, // 86: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	53, // 87: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	55, // 88: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
-	57, // 89: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
-	60, // 90: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
-	64, // 91: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
-	31, // 92: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
-	33, // 93: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
-	25, // 94: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
-	27, // 95: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
-	35, // 96: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
-	38, // 97: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
-	40, // 98: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
-	43, // 99: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
-	73, // 100: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	75, // 101: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	78, // 102: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	80, // 103: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
-	82, // 104: slipstream.sidecar.v1.Sidecar.BookmarkGroup:output_type -> slipstream.sidecar.v1.Bookmark
-	90, // 105: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
-	90, // 106: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
-	87, // 107: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
-	89, // 108: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
-	73, // [73:109] is the sub-list for method output_type
-	37, // [37:73] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	97, // 8: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
+	72, // 9: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
+	70, // 10: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
+	72, // 11: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	72, // 12: slipstream.sidecar.v1.CommitTrialResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	72, // 13: slipstream.sidecar.v1.RollBackTrialResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	72, // 14: slipstream.sidecar.v1.RelocateResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	72, // 15: slipstream.sidecar.v1.YieldResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	63, // 16: slipstream.sidecar.v1.YieldResponse.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	66, // 17: slipstream.sidecar.v1.ListTailsResponse.tails:type_name -> slipstream.sidecar.v1.Tail
+	67, // 18: slipstream.sidecar.v1.Tail.snapshots:type_name -> slipstream.sidecar.v1.TailSnapshot
+	46, // 19: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
+	1,  // 20: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
+	2,  // 21: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
+	0,  // 22: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	71, // 23: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
+	70, // 24: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
+	63, // 25: slipstream.sidecar.v1.GroupStatus.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	75, // 26: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
+	28, // 27: slipstream.sidecar.v1.GroupStatus.verify:type_name -> slipstream.sidecar.v1.VerifyStatus
+	73, // 28: slipstream.sidecar.v1.GroupStatus.shard:type_name -> slipstream.sidecar.v1.ShardStatus
+	56, // 29: slipstream.sidecar.v1.GroupStatus.trial:type_name -> slipstream.sidecar.v1.TrialStatus
+	74, // 30: slipstream.sidecar.v1.ShardStatus.shards:type_name -> slipstream.sidecar.v1.ShardPlace
+	1,  // 31: slipstream.sidecar.v1.ShardPlace.role:type_name -> slipstream.sidecar.v1.Role
+	76, // 32: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	81, // 33: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	88, // 34: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	88, // 35: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	87, // 36: slipstream.sidecar.v1.GroupPointsResponse.bookmarks:type_name -> slipstream.sidecar.v1.Bookmark
+	88, // 37: slipstream.sidecar.v1.Bookmark.point:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	95, // 38: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
+	96, // 39: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
+	3,  // 40: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,  // 41: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,  // 42: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,  // 43: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11, // 44: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14, // 45: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18, // 46: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16, // 47: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20, // 48: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22, // 49: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	44, // 50: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	47, // 51: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	49, // 52: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	50, // 53: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	52, // 54: slipstream.sidecar.v1.Sidecar.CommitTrial:input_type -> slipstream.sidecar.v1.CommitTrialRequest
+	54, // 55: slipstream.sidecar.v1.Sidecar.RollBackTrial:input_type -> slipstream.sidecar.v1.RollBackTrialRequest
+	57, // 56: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	59, // 57: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
+	61, // 58: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
+	64, // 59: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
+	68, // 60: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
+	30, // 61: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
+	32, // 62: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
+	24, // 63: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
+	26, // 64: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
+	34, // 65: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	37, // 66: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	39, // 67: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	42, // 68: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	77, // 69: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	79, // 70: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	82, // 71: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	84, // 72: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
+	86, // 73: slipstream.sidecar.v1.Sidecar.BookmarkGroup:input_type -> slipstream.sidecar.v1.BookmarkGroupRequest
+	89, // 74: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
+	90, // 75: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
+	91, // 76: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
+	93, // 77: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
+	4,  // 78: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,  // 79: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,  // 80: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10, // 81: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12, // 82: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15, // 83: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19, // 84: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17, // 85: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21, // 86: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23, // 87: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	45, // 88: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	48, // 89: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	72, // 90: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	51, // 91: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	53, // 92: slipstream.sidecar.v1.Sidecar.CommitTrial:output_type -> slipstream.sidecar.v1.CommitTrialResponse
+	55, // 93: slipstream.sidecar.v1.Sidecar.RollBackTrial:output_type -> slipstream.sidecar.v1.RollBackTrialResponse
+	58, // 94: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	60, // 95: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
+	62, // 96: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
+	65, // 97: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
+	69, // 98: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
+	31, // 99: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
+	33, // 100: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
+	25, // 101: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
+	27, // 102: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
+	35, // 103: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	38, // 104: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	40, // 105: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	43, // 106: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	78, // 107: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	80, // 108: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	83, // 109: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	85, // 110: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
+	87, // 111: slipstream.sidecar.v1.Sidecar.BookmarkGroup:output_type -> slipstream.sidecar.v1.Bookmark
+	95, // 112: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
+	95, // 113: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
+	92, // 114: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
+	94, // 115: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
+	78, // [78:116] is the sub-list for method output_type
+	40, // [40:78] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -6718,23 +7138,29 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33].OneofWrappers = []any{}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81].OneofWrappers = []any{
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47].OneofWrappers = []any{
+		(*PromoteRequest_Ordinal)(nil),
+		(*PromoteRequest_AtUnixNanos)(nil),
+		(*PromoteRequest_Bookmark)(nil),
+	}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86].OneofWrappers = []any{
 		(*CreateViewRequest_Ordinal)(nil),
 		(*CreateViewRequest_AtUnixNanos)(nil),
 		(*CreateViewRequest_Bookmark)(nil),
 	}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[92].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   90,
+			NumMessages:   95,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

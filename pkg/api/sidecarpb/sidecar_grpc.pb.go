@@ -39,6 +39,8 @@ const (
 	Sidecar_ListGroups_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListGroups"
 	Sidecar_WatchGroup_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/WatchGroup"
 	Sidecar_Promote_FullMethodName       = "/slipstream.sidecar.v1.Sidecar/Promote"
+	Sidecar_CommitTrial_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/CommitTrial"
+	Sidecar_RollBackTrial_FullMethodName = "/slipstream.sidecar.v1.Sidecar/RollBackTrial"
 	Sidecar_Demote_FullMethodName        = "/slipstream.sidecar.v1.Sidecar/Demote"
 	Sidecar_Relocate_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/Relocate"
 	Sidecar_Yield_FullMethodName         = "/slipstream.sidecar.v1.Sidecar/Yield"
@@ -103,7 +105,17 @@ type SidecarClient interface {
 	// arrived; what is on its way is waited for (timeout_millis), otherwise FAILED_PRECONDITION with what is missing. At a
 	// demoted site it takes the demotion back, if the connected peer agrees that it did not take over. Forced: at once, with a
 	// report of what may be lost.
+	//
+	// With a point the group becomes primary as of that recovery point, undecided (GROUP_STATE_TRIAL): CommitTrial stays
+	// there, RollBackTrial goes back to what the site held. No other site hears of it before that. The call lasts as long as
+	// there is much history past the point; after an error or a crash the group is as before, or at the point.
 	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*PromoteResponse, error)
+	// CommitTrial stays at the point that the group was opened at. What the site held past it is kept as a tail before that
+	// (ListTails), unless it is to be discarded. A group without a trial is a success that changes nothing.
+	CommitTrial(ctx context.Context, in *CommitTrialRequest, opts ...grpc.CallOption) (*CommitTrialResponse, error)
+	// RollBackTrial makes the group the secondary that it was before it was opened at a point. What was written since is
+	// lost. FAILED_PRECONDITION: volumes of the group are attached. A group without a trial is a success that changes nothing.
+	RollBackTrial(ctx context.Context, in *RollBackTrialRequest, opts ...grpc.CallOption) (*RollBackTrialResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(ctx context.Context, in *DemoteRequest, opts ...grpc.CallOption) (*DemoteResponse, error)
 	// Relocate moves the primary role from this site to its peer without loss: it demotes, waits until the peer has everything,
@@ -333,6 +345,26 @@ func (c *sidecarClient) Promote(ctx context.Context, in *PromoteRequest, opts ..
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PromoteResponse)
 	err := c.cc.Invoke(ctx, Sidecar_Promote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) CommitTrial(ctx context.Context, in *CommitTrialRequest, opts ...grpc.CallOption) (*CommitTrialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommitTrialResponse)
+	err := c.cc.Invoke(ctx, Sidecar_CommitTrial_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) RollBackTrial(ctx context.Context, in *RollBackTrialRequest, opts ...grpc.CallOption) (*RollBackTrialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RollBackTrialResponse)
+	err := c.cc.Invoke(ctx, Sidecar_RollBackTrial_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -599,7 +631,17 @@ type SidecarServer interface {
 	// arrived; what is on its way is waited for (timeout_millis), otherwise FAILED_PRECONDITION with what is missing. At a
 	// demoted site it takes the demotion back, if the connected peer agrees that it did not take over. Forced: at once, with a
 	// report of what may be lost.
+	//
+	// With a point the group becomes primary as of that recovery point, undecided (GROUP_STATE_TRIAL): CommitTrial stays
+	// there, RollBackTrial goes back to what the site held. No other site hears of it before that. The call lasts as long as
+	// there is much history past the point; after an error or a crash the group is as before, or at the point.
 	Promote(context.Context, *PromoteRequest) (*PromoteResponse, error)
+	// CommitTrial stays at the point that the group was opened at. What the site held past it is kept as a tail before that
+	// (ListTails), unless it is to be discarded. A group without a trial is a success that changes nothing.
+	CommitTrial(context.Context, *CommitTrialRequest) (*CommitTrialResponse, error)
+	// RollBackTrial makes the group the secondary that it was before it was opened at a point. What was written since is
+	// lost. FAILED_PRECONDITION: volumes of the group are attached. A group without a trial is a success that changes nothing.
+	RollBackTrial(context.Context, *RollBackTrialRequest) (*RollBackTrialResponse, error)
 	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
 	Demote(context.Context, *DemoteRequest) (*DemoteResponse, error)
 	// Relocate moves the primary role from this site to its peer without loss: it demotes, waits until the peer has everything,
@@ -727,6 +769,12 @@ func (UnimplementedSidecarServer) WatchGroup(*WatchGroupRequest, grpc.ServerStre
 }
 func (UnimplementedSidecarServer) Promote(context.Context, *PromoteRequest) (*PromoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Promote not implemented")
+}
+func (UnimplementedSidecarServer) CommitTrial(context.Context, *CommitTrialRequest) (*CommitTrialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CommitTrial not implemented")
+}
+func (UnimplementedSidecarServer) RollBackTrial(context.Context, *RollBackTrialRequest) (*RollBackTrialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollBackTrial not implemented")
 }
 func (UnimplementedSidecarServer) Demote(context.Context, *DemoteRequest) (*DemoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Demote not implemented")
@@ -1056,6 +1104,42 @@ func _Sidecar_Promote_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SidecarServer).Promote(ctx, req.(*PromoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_CommitTrial_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommitTrialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).CommitTrial(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_CommitTrial_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).CommitTrial(ctx, req.(*CommitTrialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_RollBackTrial_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollBackTrialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).RollBackTrial(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_RollBackTrial_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).RollBackTrial(ctx, req.(*RollBackTrialRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1514,6 +1598,14 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Promote",
 			Handler:    _Sidecar_Promote_Handler,
+		},
+		{
+			MethodName: "CommitTrial",
+			Handler:    _Sidecar_CommitTrial_Handler,
+		},
+		{
+			MethodName: "RollBackTrial",
+			Handler:    _Sidecar_RollBackTrial_Handler,
 		},
 		{
 			MethodName: "Demote",

@@ -99,6 +99,9 @@ func GroupConditions(found *Conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 		found.add(degraded, ReasonReplicationSuspended, "volume %s: its group %s has no contact with %s and is not "+
 			"replicated meanwhile: %s",
 			rec.ID, g.GetName(), g.GetPeer(), because("see that the replicator there runs and can be reached"))
+	case sidecarpb.GroupState_GROUP_STATE_TRIAL:
+		found.add(degraded, ReasonReplicationSuspended, "volume %s: its group %s is not replicated: %s", rec.ID, g.GetName(),
+			because("it is open at a point, and that is not decided"))
 	case sidecarpb.GroupState_GROUP_STATE_SUSPENDED:
 		found.add(degraded, ReasonReplicationSuspended, "volume %s: replication of its group %s was suspended: %s", rec.ID,
 			g.GetName(), because("slipctl group resume "+g.GetName()+" continues"))

@@ -9,24 +9,11 @@ func (g *Group) Clone() *Group {
 	m := &c.Meta
 	m.Timelines, m.Members, m.Places = slices.Clone(m.Timelines), slices.Clone(m.Members), slices.Clone(m.Places)
 	m.Openings, m.Bookmarks = slices.Clone(m.Openings), slices.Clone(m.Bookmarks)
-	if m.Base = pointed(m.Base); m.Base != nil {
-		b := m.Base
-		b.Timelines, b.Members = slices.Clone(b.Timelines), slices.Clone(b.Members)
-		b.Tail, b.RollBack, b.Epoch = pointed(b.Tail), pointed(b.RollBack), pointed(b.Epoch)
-		if b.Epoch != nil {
-			b.Epoch.Config.Shards = slices.Clone(b.Epoch.Config.Shards)
-		}
-	}
-	m.Loss, m.Divergence, m.Tail = pointed(m.Loss), pointed(m.Divergence), pointed(m.Tail)
+	m.Base = m.Base.clone()
 	m.Epochs = m.Epochs.clone()
-	m.Yield, m.PeerYield = pointed(m.Yield), pointed(m.PeerYield)
-	if y := m.Yield; y != nil {
-		y.Tail = pointed(y.Tail)
-	}
-	if l := m.Loss; l != nil {
-		l.LostOrdinals, l.LostWrites = pointed(l.LostOrdinals), pointed(l.LostWrites)
-		l.LostBytes, l.LostSeconds = pointed(l.LostBytes), pointed(l.LostSeconds)
-	}
+	m.Trial = m.Trial.clone()
+	m.Loss, m.Yield = m.Loss.clone(), m.Yield.clone()
+	m.Divergence, m.Tail, m.PeerYield = pointed(m.Divergence), pointed(m.Tail), pointed(m.PeerYield)
 	return &c
 }
 
@@ -37,4 +24,34 @@ func pointed[T any](p *T) *T {
 	}
 	c := *p
 	return &c
+}
+
+func (l *Loss) clone() *Loss {
+	c := pointed(l)
+	if c != nil {
+		c.LostOrdinals, c.LostWrites = pointed(c.LostOrdinals), pointed(c.LostWrites)
+		c.LostBytes, c.LostSeconds = pointed(c.LostBytes), pointed(c.LostSeconds)
+	}
+	return c
+}
+
+func (y *Yield) clone() *Yield {
+	c := pointed(y)
+	if c != nil {
+		c.Tail = pointed(c.Tail)
+	}
+	return c
+}
+
+func (b *Base) clone() *Base {
+	c := pointed(b)
+	if c == nil {
+		return nil
+	}
+	c.Timelines, c.Members = slices.Clone(c.Timelines), slices.Clone(c.Members)
+	c.Tail, c.RollBack, c.Epoch = pointed(c.Tail), pointed(c.RollBack), pointed(c.Epoch)
+	if c.Epoch != nil {
+		c.Epoch.Config.Shards = slices.Clone(c.Epoch.Config.Shards)
+	}
+	return c
 }

@@ -26,11 +26,13 @@ const (
 	CommandDelete   CommandVerb = "slipctl group delete %s --force"
 	CommandTails    CommandVerb = "slipctl group tails %s"
 	CommandResume   CommandVerb = "slipctl group resume %s"
+	CommandCommit   CommandVerb = "slipctl group commit %s"
+	CommandRollBack CommandVerb = "slipctl group rollback %s"
 )
 
 // CommandVerbs are all that messages name.
 var CommandVerbs = []CommandVerb{CommandStatus, CommandPromote, CommandForce, CommandDemote, CommandRelocate,
-	CommandYield, CommandDelete, CommandTails, CommandResume}
+	CommandYield, CommandDelete, CommandTails, CommandResume, CommandCommit, CommandRollBack}
 
 func (c Command) String() string {
 	return fmt.Sprintf("`"+string(c.Verb)+"` at %s", c.Name, c.Site)

@@ -18,6 +18,7 @@ import (
 //	  +---------------------------- partial <-------------------+
 //
 //	awaiting, partial --Promote by force, with a Base--> rolling back --ImagesRestored, RolledBack--> whole, as primary
+//	whole --Promote to a point, TakeTrialBack--> rolling back --ImagesRestored, RolledBack--> whole; see Trial
 //
 // A sync of a copy that was whole is one transaction: Meta.Base says what the copy was before, until it is whole again.
 // A copy that is a shard keeps the base longer, until its group has a complete epoch that the copy can show: see
@@ -32,7 +33,8 @@ const (
 	CopyAwaiting
 	// CopyWhole: it is a prefix of its primary's ordinals.
 	CopyWhole
-	// CopyRollingBack: it was promoted in the middle of a sync, and becomes what Meta.Base says. This is decided for good.
+	// CopyRollingBack: it was promoted in the middle of a sync or to a point, or such a promotion is taken back, and it
+	// becomes what Meta.Base says. This is decided for good.
 	CopyRollingBack
 )
 
@@ -66,6 +68,8 @@ type RollBack struct {
 	UnixNanos int64  `json:"unixNanos"`
 	// Restored: the images are those of the base, and what is left to discard is in the journal.
 	Restored bool `json:"restored,omitempty"`
+	// Back: a trial is taken back, and the group becomes secondary with the base.
+	Back bool `json:"back,omitempty"`
 }
 
 // Has reports whether a volume was a member.
@@ -171,6 +175,10 @@ func (g *Group) imagesRestored() {
 func (g *Group) rolledBack(e RolledBack) {
 	m := &g.Meta
 	if m.Copy != CopyRollingBack {
+		return
+	}
+	if m.Base.RollBack.Back {
+		g.trialTakenBack()
 		return
 	}
 	base := m.Base

@@ -38,6 +38,8 @@ const (
 	StateSuspended State = "suspended"
 	// StateYielding: the group gives way to its peer, and has not begun to follow.
 	StateYielding State = "yielding"
+	// StateTrial: the site was promoted to a point, and whether it stays there is not decided.
+	StateTrial State = "trial"
 	// StateDiverged: the histories of the two sites disagree, and a person has to decide.
 	StateDiverged State = "diverged"
 	// StateFailed: the group stopped at an error. Core never returns it; the caller that stopped the group does.
@@ -46,7 +48,8 @@ const (
 
 // States are all states.
 var States = []State{
-	StateIdle, StateConnecting, StateStreaming, StateSyncing, StateDemoted, StateYielding, StateSuspended, StateDiverged,
+	StateIdle, StateConnecting, StateStreaming, StateSyncing, StateDemoted, StateYielding, StateSuspended, StateTrial,
+	StateDiverged,
 	StateFailed,
 }
 
@@ -94,7 +97,7 @@ func (g *Group) Heard() *HeartbeatReceived { return g.heard }
 func (g *Group) Promotable() bool { return g.Whole() || g.Meta.Base != nil }
 
 // Writable reports whether volumes of the group may take writes here.
-func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary }
+func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary && g.Meta.Copy != CopyRollingBack }
 
 // State returns the state, with one sentence for a person where there is something to say.
 func (g *Group) State() (state State, reason string) {
@@ -102,6 +105,10 @@ func (g *Group) State() (state State, reason string) {
 	switch {
 	case m.Yielding() != nil && (m.Role == RoleDemoted || m.Yield.Stage == YieldKeeping || m.Yield.Stage == YieldReady):
 		return StateYielding, g.yieldText()
+	case m.Copy == CopyRollingBack:
+		return StateConnecting, m.rollingBackText()
+	case m.Trial != nil:
+		return StateTrial, m.trialText()
 	case m.Divergence != nil:
 		return StateDiverged, m.Divergence.Text
 	case m.Role == RoleDemoted:
@@ -112,9 +119,6 @@ func (g *Group) State() (state State, reason string) {
 	case m.Flow == FlowSuspended:
 		return StateSuspended, fmt.Sprintf("nothing is sent to %s since %s; slipctl group resume %s continues", m.Peer,
 			m.Suspension().Format(time.DateTime+" MST"), m.Name)
-	case m.Copy == CopyRollingBack:
-		return StateConnecting, fmt.Sprintf("it is being promoted in the middle of a sync: its volumes go back to ordinal %d",
-			m.Base.Ordinal)
 	case g.link == LinkStreaming && !g.Whole(), g.link == LinkSyncing,
 		g.link == LinkStreaming && m.Role.Ships() && m.Sync == SyncRunning: // about to begin
 		switch {
@@ -157,9 +161,12 @@ func (g *Group) decide(e Event) (Decision, error) {
 		// This side stopped being primary while its stream was open: what it says is about a role that is gone.
 		return Close{}, nil
 	}
+	if g.deferred(e) {
+		return nil, g.undecided()
+	}
 	switch e := e.(type) {
 	case Connected:
-		if g.Meta.Flow == FlowSuspended {
+		if g.Meta.Flow == FlowSuspended || g.Meta.Trial != nil {
 			return Close{}, nil
 		}
 		g.link = LinkGreeting
@@ -228,6 +235,12 @@ func (g *Group) note(e Event) error {
 		g.heartbeat(e)
 	case Promote:
 		return g.promote(e)
+	case TrialCommitted:
+		return g.trialCommitted()
+	case TakeTrialBack:
+		return g.takeTrialBack(e)
+	case HeldLost:
+		g.heldLost()
 	case Demote:
 		return g.demote(e)
 	case TakenBack:

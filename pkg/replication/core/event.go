@@ -142,6 +142,8 @@ type Promote struct {
 	Tail        *Tail
 	Now         clocks.Instant
 	NewTimeline string
+	// Point is a recovery point to open, undecided; nil for what is here.
+	Point *AtPoint
 }
 
 // Demote gives the primary role up. Head equals Durable: the caller has synced the journal.

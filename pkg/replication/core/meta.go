@@ -82,6 +82,8 @@ type Meta struct {
 	Divergence   *Divergence `json:"divergence,omitempty"`
 	// Yield is the last time that this site gave way, until it is promoted again; nil if it did not.
 	Yield *Yield `json:"yield,omitempty"`
+	// Trial is a promotion to a point that is not decided yet; nil without one.
+	Trial *Trial `json:"trial,omitempty"`
 	// Bookmarks are named ordinals, oldest first.
 	Bookmarks []Bookmark `json:"bookmarks,omitempty"`
 
@@ -210,6 +212,9 @@ func (m *Meta) Validate() error {
 		return err
 	}
 	if err := m.Epochs.validate(); err != nil {
+		return err
+	}
+	if err := m.validateTrial(); err != nil {
 		return err
 	}
 	return CheckMembers(nil, m.Members)

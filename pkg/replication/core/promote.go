@@ -13,6 +13,9 @@ import (
 // that the old primary's further ordinals are not ours.
 func (g *Group) promote(e Promote) error {
 	m := &g.Meta
+	if e.Point != nil {
+		return g.promoteAt(e)
+	}
 	if m.Role == RolePrimary {
 		return nil // repeated: already done
 	}

@@ -49,6 +49,9 @@ func (m *Meta) become(next Role) {
 	m.Role = next
 }
 
+// revert makes a primary the secondary that it was before a promotion that no other site has heard of.
+func (m *Meta) revert() { m.Role = RoleSecondary }
+
 // plainMeta is a Meta without its methods.
 type plainMeta Meta
 

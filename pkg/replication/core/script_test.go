@@ -28,6 +28,8 @@ import (
 //	folded | cursor-lost retained=N | map-dirty at=N   at site=X
 //	heartbeat from=a [proves=SECONDS] [head=N] [lag-bytes=N]   proves: by b's clocks, a's head was not read before
 //	promote site=X [force] [timeline=ID] [now=SECONDS] [boot=ID]
+//	promote-at site=X point=N [timeline=ID] [now=SECONDS]   the images of the point and of what is held are preserved
+//	commit | take-back | held-lost site=X       a promotion to a point is decided; its images are lost
 //	demote site=X
 //	take-back site=X                            its peer agrees that X is primary again
 //	bookmark site=X label=L ordinal=N           its record is durable
@@ -203,6 +205,21 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		if l := s.core.Meta.Loss; l != nil && err == nil {
 			c.printf("%s: %s\n", s.name, lossText(l))
 		}
+	case "promote-at":
+		m := &s.core.Meta
+		point := &Base{Set: "point", Ordinal: args.num("point", 0), Timelines: m.Timelines, Members: m.Members}
+		held := &Base{Set: "held", Ordinal: s.durable, Timelines: m.Timelines, Members: m.Members}
+		_, err := c.step(s, Promote{Durable: s.durable, Now: args.instant("now"), NewTimeline: args.text("timeline", "T2"),
+			Point: &AtPoint{Point: point, Held: held, Undone: Undone{Writes: s.durable - point.Ordinal}}})
+		if err == nil {
+			c.printf("%s: %s\n", s.name, lossText(s.core.Meta.Loss))
+		}
+	case "commit":
+		c.step(s, TrialCommitted{})
+	case "take-back":
+		c.step(s, TakeTrialBack{Attached: s.inUse()})
+	case "held-lost":
+		c.step(s, HeldLost{})
 	case "loss":
 		c.printf("%s\n", lossText(s.core.Meta.Loss))
 		return false

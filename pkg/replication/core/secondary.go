@@ -19,6 +19,9 @@ func (g *Group) hello(e HelloReceived) Decision {
 		return g.refuse(RefuseNotSecondary, common, "group %s at %s is called by a site that gives way; it calls itself if "+
 			"it is primary", m.Name, m.Site)
 	}
+	if m.Trial != nil {
+		return g.refuse(RefuseNotSecondary, common, "group %s: %s", m.Name, m.trialText())
+	}
 	if y := m.Yielding(); y != nil && y.Stage != YieldUndoing {
 		return g.helloYielding(e, rel, common)
 	}

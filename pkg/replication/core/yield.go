@@ -101,7 +101,7 @@ func (m *Meta) Yielding() *Yield {
 // Hello.yielding in link.proto.
 func (m *Meta) Calls() bool {
 	y := m.Yielding()
-	return m.Role.Ships() && (y == nil || y.Stage == YieldReady)
+	return m.Role.Ships() && m.Trial == nil && (y == nil || y.Stage == YieldReady)
 }
 
 // yield begins to give way: the site takes no more writes. One that wrote nothing past the fork is demoted, and follows
