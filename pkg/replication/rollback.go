@@ -63,8 +63,30 @@ func (s *Site) rollBack(g *Group) (*Group, error) {
 	}
 }
 
-func (rb *resyncBase) rollingBack() error {
-	return fmt.Errorf("%w: %s", errRollingBack, rb.g.core.Meta.RollingBack())
+// rollingBackError is errRollingBack with what the group is.
+type rollingBackError struct{ meta core.Meta }
+
+func (e *rollingBackError) Error() string {
+	return errRollingBack.Error() + ": " + e.meta.RollingBack()
+}
+
+func (e *rollingBackError) Is(target error) bool { return target == errRollingBack }
+
+func (rb *resyncBase) rollingBack() error { return &rollingBackError{rb.g.core.Meta} }
+
+// RollingBackStatus is the status of a group that is not open because its images are being restored, from its error in
+// Site.Broken; nil for other errors. The group opens by itself.
+func RollingBackStatus(err error) *Status {
+	var e *rollingBackError
+	if !errors.As(err, &e) {
+		return nil
+	}
+	m := &e.meta
+	return &Status{
+		Name: m.Name, GroupID: m.GroupID, Settings: m.Settings, Role: m.Role.Side(), State: core.StateConnecting,
+		StateReason: m.RollingBack(), Promotable: true, Timeline: m.Timeline(), Loss: m.Loss, Yield: m.Yield, Trial: m.Trial,
+		HeadOrdinal: m.Base.Ordinal, DurableOrdinal: m.Base.Ordinal,
+	}
 }
 
 // restoreImages does the second step for a group that is not open.

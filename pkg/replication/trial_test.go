@@ -249,6 +249,49 @@ func TestTrialAtTheEndOfASegment(t *testing.T) {
 	sameContent(t, s.g, s.b.group("shop"))
 }
 
+// While images are restored, which can take long, the group has a status that says what it becomes.
+func TestStatusWhileImagesAreRestored(t *testing.T) {
+	s := newTrialStory(t)
+	var slow atomic.Bool
+	s.reopen(func(op vfs.Op, name string) error {
+		if slow.Load() && op == vfs.OpWrite && strings.HasSuffix(name, "/image") {
+			time.Sleep(5 * time.Millisecond)
+		}
+		return nil
+	})
+	slow.Store(true)
+	watch := func(do func() error, role core.Role, says string) {
+		t.Helper()
+		done, seen := make(chan error, 1), 0
+		go func() { done <- do() }()
+		for {
+			select {
+			case err := <-done:
+				if err != nil || seen == 0 {
+					t.Fatalf("%v; seen %d times that it %s", err, seen, says)
+				}
+				return
+			default:
+			}
+			_, err := s.b.site.Group("shop")
+			st := RollingBackStatus(err)
+			if err != nil && st == nil {
+				t.Fatalf("the group has no status: %v", err)
+			}
+			if st != nil && strings.Contains(st.StateReason, says) && st.Role == role && st.Peer != "" {
+				seen++
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	ctx := context.Background()
+	watch(func() error {
+		_, err := s.b.group("shop").PromoteAt(ctx, Point{Ordinal: s.point})
+		return err
+	}, core.RoleSecondary, fmt.Sprintf("is being opened at site-b as of ordinal %d", s.point))
+	watch(func() error { return s.b.group("shop").RollBackTrial(ctx) }, core.RolePrimary, "goes back to what it held")
+}
+
 // tailIs demands a tail with what the copy held.
 func (s *trialStory) tailIs(at *testSite, id string) {
 	s.t.Helper()

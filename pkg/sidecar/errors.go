@@ -26,6 +26,8 @@ func toStatus(err error) error {
 		code = codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
 		code = codes.DeadlineExceeded
+	case replication.RollingBackStatus(err) != nil: // it opens by itself
+		code = codes.Unavailable
 	case errors.Is(err, replication.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		code = codes.NotFound
 	case errors.Is(err, replication.ErrExists), errors.Is(err, fs.ErrExist):

@@ -146,6 +146,12 @@ func (s *Service) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) 
 		}
 	}
 	for dir, err := range s.opts.Site.Broken() {
+		if st := replication.RollingBackStatus(err); st != nil {
+			if r.Name == "" || r.Name == st.Name {
+				resp.Groups = append(resp.Groups, statusToAPI(st))
+			}
+			continue
+		}
 		name := cmp.Or(s.opts.Site.BrokenName(dir), dir)
 		if r.Name == "" || r.Name == name {
 			resp.Groups = append(resp.Groups, &sidecarpb.GroupStatus{
@@ -159,6 +165,18 @@ func (s *Service) ListGroups(_ context.Context, r *sidecarpb.ListGroupsRequest) 
 	return resp, nil
 }
 
+// statusOf is the status of a group, also while its images are being restored.
+func (s *Service) statusOf(name string) (*sidecarpb.GroupStatus, error) {
+	g, err := s.opts.Site.Group(name)
+	if err == nil {
+		return s.status(g), nil
+	}
+	if st := replication.RollingBackStatus(err); st != nil {
+		return statusToAPI(st), nil
+	}
+	return nil, err
+}
+
 // WatchGroup implements sidecarpb.SidecarServer.
 func (s *Service) WatchGroup(r *sidecarpb.WatchGroupRequest,
 	stream grpc.ServerStreamingServer[sidecarpb.GroupStatus]) error {
@@ -170,11 +188,11 @@ func (s *Service) WatchGroup(r *sidecarpb.WatchGroupRequest,
 	ticker := time.NewTicker(max(interval, least))
 	defer ticker.Stop()
 	for {
-		g, err := s.opts.Site.Group(r.Name)
+		st, err := s.statusOf(r.Name)
 		if err != nil {
 			return toStatus(err)
 		}
-		if err := stream.Send(s.status(g)); err != nil {
+		if err := stream.Send(st); err != nil {
 			return err
 		}
 		select {

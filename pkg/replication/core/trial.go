@@ -84,8 +84,8 @@ func (g *Group) promoteAt(e Promote) error {
 		return refuse("it is %s at %s, and a point is opened at a secondary; to look at a point here, open a view "+
 			"(slipctl view create %s --at POINT)", m.Role, m.Site, m.Name)
 	case m.Epochs != nil:
-		return refuse("it is on several nodes, whose points are those of its epochs: a point cannot be opened; open what has "+
-			"arrived: %s", Command{m.Site, CommandForce, m.Name})
+		return refuse("it is on several nodes, whose points are those of its epochs: a point cannot be opened; open what "+
+			"has arrived: %s", Command{m.Site, CommandForce, m.Name})
 	case m.Copy == CopyRollingBack:
 		return refuse("it is being promoted at %s, at ordinal %d", m.Site, m.Base.Ordinal)
 	case m.Copy != CopyWhole:
