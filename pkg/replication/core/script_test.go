@@ -29,7 +29,7 @@ import (
 //	heartbeat from=a [proves=SECONDS] [head=N] [lag-bytes=N]   proves: by b's clocks, a's head was not read before
 //	promote site=X [force] [timeline=ID] [now=SECONDS] [boot=ID]
 //	promote-at site=X point=N [timeline=ID] [now=SECONDS]   the images of the point and of what is held are preserved
-//	commit | take-back | held-lost site=X       a promotion to a point is decided; its images are lost
+//	commit | trial-back | held-lost site=X       a promotion to a point is decided; its images are lost
 //	demote site=X
 //	take-back site=X                            its peer agrees that X is primary again
 //	bookmark site=X label=L ordinal=N           its record is durable
@@ -216,7 +216,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) (states bool) {
 		}
 	case "commit":
 		c.step(s, TrialCommitted{})
-	case "take-back":
+	case "trial-back":
 		c.step(s, TakeTrialBack{Attached: s.inUse()})
 	case "held-lost":
 		c.step(s, HeldLost{})
