@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	simSteps = flag.Int("epoch.steps", 1_000_000, "steps of TestSimulation")
+	simSteps = flag.Int("epoch.steps", 4_000_000, "steps of TestSimulation")
 	simSeed  = flag.Uint64("epoch.seed", 0, "seed of the first group of TestSimulation; 0 draws one")
 )
 

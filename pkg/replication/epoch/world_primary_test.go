@@ -87,6 +87,7 @@ func (w *world) crashShard(s *simShard, power bool) {
 			delete(w.cuts[m.mark.Epoch].at, s.id)
 		}
 		s.marks = s.marks[:s.durableMark]
+		w.whole = slices.DeleteFunc(w.whole, func(c *simCut) bool { return len(c.at) < len(c.config.Shards) })
 	}
 	w.logf("shard %d crashes, power loss %v", s.id, power)
 	s.up, s.held = false, false
@@ -213,7 +214,7 @@ func (w *world) change(add, remove []ShardID, force bool) {
 		if len(remove) > 0 && !force && w.shards[remove[0]].config.Version != s.config.Version {
 			continue
 		}
-		if force && s.config.Version == w.newest().Version && s.config.Has(s.id) && !slices.Contains(remove, s.id) {
+		if force && s.config.Version == w.issued && s.config.Has(s.id) && !slices.Contains(remove, s.id) {
 			w.issue(s, s.core.Force(remove))
 			return
 		}
@@ -235,6 +236,7 @@ func (w *world) untold() bool {
 
 func (w *world) issue(s *simShard, next Config) {
 	w.logf("shard %d issues %s", s.id, next)
+	w.issued = next.Version
 	for _, id := range next.Shards {
 		if _, ok := w.joined[id]; !ok {
 			w.joined[id] = next.Version

@@ -172,7 +172,7 @@ func (w *world) promotes(c *simCopy, p Promote) {
 	at := map[ShardID]uint64{}
 	var decision *Decision
 	for _, o := range w.copies {
-		if o.promoted == nil {
+		if o.promoted == nil || w.nodes[o.node].gone { // given up, whatever it had decided
 			continue
 		}
 		if decision != nil && decision.Epoch != o.decision.Epoch {
@@ -261,10 +261,11 @@ func collectorEvent(from ShardID, m Message) CollectorEvent {
 	panic(fmt.Sprintf("%T is not for a collector", m))
 }
 
-// lostCopies are those on nodes that will not come back.
+// lostCopies are those on nodes that will not come back, and those that such a node may have had.
 func (w *world) lostCopies() (list []ShardID) {
+	lost := slices.ContainsFunc(w.nodes, func(n *simNode) bool { return n.gone })
 	for _, c := range w.copies {
-		if w.nodes[c.node].gone {
+		if w.nodes[c.node].gone || lost && !c.exists {
 			list = append(list, c.id)
 		}
 	}

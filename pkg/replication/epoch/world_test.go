@@ -31,6 +31,8 @@ type world struct {
 	whole []*simCut
 	// joined is the version of the first configuration that has a shard.
 	joined map[ShardID]Version
+	// issued is the version of the last configuration.
+	issued Version
 
 	loss, repeat float64
 	delay        time.Duration
