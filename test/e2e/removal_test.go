@@ -97,7 +97,7 @@ func (s *suite) forgetTenant(t *testing.T, shown func(string, ...any)) {
 	groups := 0
 	for _, g := range s.b.groups(t) {
 		if strings.HasPrefix(g.Name, tenant+"-") {
-			s.b.outside(t, "group", "delete", g.Name, "--yes")
+			s.b.outside(t, "group", "delete", g.Name, "--force", "--yes") // site b never heard that the volumes left
 			groups++
 		}
 	}
