@@ -36,6 +36,9 @@ var actions = []action{
 		"claims of the group can be used at the other site only"},
 	{v1alpha1.ActionYield, "Give way to the other site, after both took writes",
 		"the writes of this site since then are kept as snapshots, and undone"},
+	{v1alpha1.ActionCommit, "Stay at the recovery point that a group was failed over to", ""},
+	{v1alpha1.ActionRollback, "Go back from the recovery point that a group was failed over to",
+		"what was written since the failover is lost"},
 	{v1alpha1.ActionReprotect, "Wait until the other site has a whole copy again, after a failover", ""},
 	{v1alpha1.ActionVerify, "Compare both sites at one ordinal; fails if they differ", ""},
 	{v1alpha1.ActionBookmark, "Give the present point of a group a name, at both sites", ""},
@@ -48,6 +51,7 @@ const forceRisk = "writes that did not reach this site are lost; if the other si
 func (c *cli) actionCommands() (commands []*cobra.Command) {
 	for _, a := range actions {
 		var force, yes, wait bool
+		var at string
 		var timeout time.Duration
 		verb := strings.ToLower(string(a.kind))
 		use, example, arguments := verb+" GROUP", "  kubectl slipstream "+verb+" shop -n shop", 1
@@ -86,6 +90,7 @@ func (c *cli) actionCommands() (commands []*cobra.Command) {
 				if force {
 					made.Spec.Confirm = g.Status.Confirm
 				}
+				made.Spec.RecoveryPoint = recoveryPoint(at, time.Now())
 				if a.kind == v1alpha1.ActionBookmark {
 					made.Spec.Bookmark = args[1]
 				}
@@ -102,6 +107,8 @@ func (c *cli) actionCommands() (commands []*cobra.Command) {
 		}
 		if a.kind == v1alpha1.ActionFailover {
 			cmd.Flags().BoolVar(&force, "force", false, "although the other site may have writes that are not here")
+			cmd.Flags().StringVar(&at, "at", "", "`point` to open, undecided until commit or rollback: an ordinal, a time, a "+
+				"duration before now (-10m), or a bookmark")
 		}
 		cmd.Flags().BoolVar(&yes, "yes", false, "do it although something can be lost; the message without it says what")
 		cmd.Flags().BoolVar(&wait, "wait", true, "wait for the end of the action")

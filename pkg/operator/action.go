@@ -308,7 +308,7 @@ func (a *actionRun) succeed(ctx context.Context, d deed) error {
 	took := metav1.Duration{Duration: a.now().Sub(a.action.CreationTimestamp.Time).Round(time.Millisecond)}
 	if a.action.Spec.Type == v1alpha1.ActionFailover {
 		a.status.Result.RTO, a.status.Result.RPO = &took, &metav1.Duration{}
-		if a.action.Spec.Force {
+		if a.action.Spec.Force || a.action.Spec.RecoveryPoint != nil {
 			a.status.Result.RPO = nil
 			if loss != nil {
 				a.status.Result.RPO = loss.Time

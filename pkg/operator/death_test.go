@@ -125,6 +125,16 @@ func suspendedSite(t *testing.T) *site {
 	return s
 }
 
+func trial(t *testing.T) *site {
+	t.Helper()
+	s := oneCopy(t)
+	s.change(func(g *sidecarpb.GroupStatus) {
+		g.Role, g.State = sidecarpb.Role_ROLE_PRIMARY, sidecarpb.GroupState_GROUP_STATE_TRIAL
+		g.Trial = &sidecarpb.TrialStatus{Ordinal: 42}
+	})
+	return s
+}
+
 func endVerify(s *site) {
 	for _, n := range s.nodes {
 		n.endVerify(0, "")
@@ -143,6 +153,8 @@ var deadlyActions = []deadly{
 	{kind: v1alpha1.ActionVerify, setup: primary, between: endVerify},
 	{kind: v1alpha1.ActionBookmark, setup: primary,
 		spec: func(_ *site, spec *v1alpha1.GroupActionSpec) { spec.Bookmark = "before-upgrade" }},
+	{kind: v1alpha1.ActionCommit, setup: trial},
+	{kind: v1alpha1.ActionRollback, setup: trial},
 	{kind: v1alpha1.ActionTestFailover, setup: oneCopy, between: (*site).cluster,
 		spec: func(_ *site, spec *v1alpha1.GroupActionSpec) {
 			*spec = testSpec(v1alpha1.Check{Name: "orders", Image: "checker"})

@@ -103,6 +103,8 @@ var deeds = map[v1alpha1.ActionType]deed{
 		}},
 	v1alpha1.ActionReprotect: {verb: "Reprotect", is: "replicated to the other site", call: reprotect, loss: true},
 	v1alpha1.ActionVerify:    {verb: "Verify", is: "compared", before: beforeVerify, call: verify, verdict: equalSites},
+	v1alpha1.ActionCommit:    {verb: "Commit", is: "at its point for good", done: decided, call: commitTrial},
+	v1alpha1.ActionRollback:  {verb: "Rollback", is: "secondary here", done: follows, call: rollBackTrial},
 	v1alpha1.ActionBookmark:  {verb: "Bookmark", is: "bookmarked", before: beforeBookmark, call: bookmark},
 }
 
@@ -116,7 +118,56 @@ func serves(g *sidecarpb.GroupStatus) bool {
 
 func suspended(g *sidecarpb.GroupStatus) bool { return g.SuspendedUnixNanos != nil }
 
+// decided reports that a group is not between a promotion to a point and the decision about it.
+func decided(g *sidecarpb.GroupStatus) bool {
+	return g.GetState() != sidecarpb.GroupState_GROUP_STATE_TRIAL
+}
+
+func commitTrial(ctx context.Context, e *engineCall) (string, error) {
+	response, err := e.client.CommitTrial(ctx, &sidecarpb.CommitTrialRequest{Group: e.group()})
+	if tail := response.GetTailId(); tail != "" {
+		return "committed; what the site held past the point is kept as tail " + tail, err
+	}
+	return "committed", err
+}
+
+func rollBackTrial(ctx context.Context, e *engineCall) (string, error) {
+	response, err := e.client.RollBackTrial(ctx, &sidecarpb.RollBackTrialRequest{Group: e.group()})
+	if err == nil && !response.GetChanged() {
+		err = fmt.Errorf("group %s was not opened at a point: there is nothing to roll back", e.group())
+	}
+	return "rolled back to what the site held", err
+}
+
+// promoteTo makes a group primary as of a point, undecided.
+func promoteTo(ctx context.Context, e *engineCall, point *v1alpha1.RecoveryPoint) (string, error) {
+	request := &sidecarpb.PromoteRequest{Group: e.group()}
+	switch {
+	case point.Ordinal != nil:
+		request.Point = &sidecarpb.PromoteRequest_Ordinal{Ordinal: uint64(max(*point.Ordinal, 0))}
+	case point.Time != nil:
+		request.Point = &sidecarpb.PromoteRequest_AtUnixNanos{AtUnixNanos: point.Time.UnixNano()}
+	case point.Bookmark != nil:
+		request.Point = &sidecarpb.PromoteRequest_Bookmark{Bookmark: *point.Bookmark}
+	}
+	response, err := e.client.Promote(ctx, request)
+	if err != nil {
+		return "", err
+	}
+	const next = "undecided: look, and then make an action Commit or Rollback"
+	trial := response.GetStatus().GetTrial()
+	if trial == nil {
+		return "primary as of the point; " + next, nil
+	}
+	e.action.point(e.group(), trial.GetOrdinal(), trial.UnixNanos)
+	return fmt.Sprintf("primary as of ordinal %d, without %d writes past it; %s", trial.GetOrdinal(),
+		trial.GetUndoneWrites(), next), nil
+}
+
 func promote(ctx context.Context, e *engineCall) (string, error) {
+	if point := e.action.action.Spec.RecoveryPoint; point != nil {
+		return promoteTo(ctx, e, point)
+	}
 	force := e.action.action.Spec.Force
 	response, err := e.client.Promote(ctx, &sidecarpb.PromoteRequest{Group: e.group(), Force: force})
 	if loss := response.GetLoss(); loss != nil && force {

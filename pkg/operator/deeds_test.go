@@ -144,3 +144,32 @@ func TestActionTimeout(t *testing.T) {
 		t.Error("no completion time")
 	}
 }
+
+// TestFailoverToPoint: a failover to a recovery point stays undecided until it is committed or rolled back.
+func TestFailoverToPoint(t *testing.T) {
+	point := v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionFailover,
+		RecoveryPoint: &v1alpha1.RecoveryPoint{Bookmark: new("monday")}}
+	of := func(kind v1alpha1.ActionType) v1alpha1.GroupActionSpec {
+		return v1alpha1.GroupActionSpec{Group: "shop", Type: kind}
+	}
+	s := secondary(t)
+	a := s.act("there", point)
+	wantAction(t, a, v1alpha1.ActionSucceeded, "primary here")
+	if r := a.Status.Result; len(r.Points) != 2 || r.Points[0].Ordinal != 42 || r.RPO != nil || r.RTO == nil ||
+		!strings.Contains(a.Status.Steps[0].Message, "without 5 writes past it; undecided") {
+		t.Errorf("result: %+v, %+v", r, a.Status.Steps)
+	}
+	s.settle("shop")
+	if g := s.group("shop", "shop"); g.Status.State != "Trial" || g.Status.Role != v1alpha1.RolePrimary {
+		t.Errorf("state %q, role %s", g.Status.State, g.Status.Role)
+	}
+	wantAction(t, s.act("back", of(v1alpha1.ActionRollback)), v1alpha1.ActionSucceeded, "secondary here")
+	s.act("again", point)
+	a = s.act("stay", of(v1alpha1.ActionCommit))
+	wantAction(t, a, v1alpha1.ActionSucceeded, "at its point for good")
+	if !strings.Contains(a.Status.Steps[0].Message, "tail-1") {
+		t.Errorf("steps: %+v", a.Status.Steps)
+	}
+	wantAction(t, s.act("too-late", of(v1alpha1.ActionRollback)), v1alpha1.ActionFailed, "nothing to roll back")
+	wantAction(t, s.act("twice", of(v1alpha1.ActionCommit)), v1alpha1.ActionSucceeded, "already")
+}

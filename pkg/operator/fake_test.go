@@ -208,8 +208,14 @@ func (n *fakeNode) Promote(_ context.Context, r *sidecarpb.PromoteRequest,
 	}
 	g := n.groups[r.GetGroup()]
 	if g.GetRole() == sidecarpb.Role_ROLE_SECONDARY {
-		if !r.GetForce() && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED {
+		if !r.GetForce() && r.GetPoint() == nil && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED {
 			return nil, status.Error(codes.FailedPrecondition, "the peer has not demoted itself")
+		}
+		if r.GetPoint() != nil {
+			at := int64(1_700_000_000_000_000_000)
+			g.Role, g.State = sidecarpb.Role_ROLE_PRIMARY, sidecarpb.GroupState_GROUP_STATE_TRIAL
+			g.Trial = &sidecarpb.TrialStatus{Ordinal: 42, UnixNanos: &at, UndoneWrites: 5}
+			return &sidecarpb.PromoteResponse{Status: proto.CloneOf(g)}, nil
 		}
 		g.Role, g.State = sidecarpb.Role_ROLE_PRIMARY, sidecarpb.GroupState_GROUP_STATE_CONNECTING
 		if r.GetForce() {
@@ -266,6 +272,33 @@ func (n *fakeNode) Relocate(_ context.Context, r *sidecarpb.RelocateRequest,
 	}
 	n.groups[r.GetGroup()].Role = sidecarpb.Role_ROLE_SECONDARY
 	return &sidecarpb.RelocateResponse{FinalOrdinal: 7, TookMillis: 1500}, nil
+}
+
+func (n *fakeNode) CommitTrial(_ context.Context, r *sidecarpb.CommitTrialRequest,
+	_ ...grpc.CallOption) (*sidecarpb.CommitTrialResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("CommitTrial " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	g := n.groups[r.GetGroup()]
+	g.Trial, g.State = nil, sidecarpb.GroupState_GROUP_STATE_CONNECTING
+	return &sidecarpb.CommitTrialResponse{Changed: true, TailId: "tail-1"}, nil
+}
+
+func (n *fakeNode) RollBackTrial(_ context.Context, r *sidecarpb.RollBackTrialRequest,
+	_ ...grpc.CallOption) (*sidecarpb.RollBackTrialResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.do("RollBackTrial " + r.GetGroup()); err != nil {
+		return nil, err
+	}
+	g := n.groups[r.GetGroup()]
+	if g.Trial == nil {
+		return &sidecarpb.RollBackTrialResponse{}, nil
+	}
+	g.Trial, g.Role, g.State = nil, sidecarpb.Role_ROLE_SECONDARY, sidecarpb.GroupState_GROUP_STATE_CONNECTING
+	return &sidecarpb.RollBackTrialResponse{Changed: true}, nil
 }
 
 // Yield makes the group a secondary when the peer calls, which is the test's work.

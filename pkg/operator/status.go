@@ -29,7 +29,7 @@ const (
 const stateUnknown = "Unknown"
 
 // severity orders states: the status shows the worst.
-var severity = []string{"Streaming", "Idle", "Suspended", "Syncing", "Connecting", "Demoted", stateUnknown,
+var severity = []string{"Streaming", "Idle", "Suspended", "Syncing", "Connecting", "Demoted", "Trial", stateUnknown,
 	"Diverged", "Failed"}
 
 func stateOf(v *View, at Place) string {

@@ -101,8 +101,8 @@ type ConsistencyGroupStatus struct {
 	// role of the group at this site: Primary, Secondary, Mixed, Unknown. Absent: there is no group at the engine yet.
 	// +optional
 	Role Role `json:"role,omitempty"`
-	// state is the worst state of the groups at the engine: Streaming, Syncing, Connecting, Idle, Demoted, Diverged,
-	// Failed, Unknown.
+	// state is the worst state of the groups at the engine: Streaming, Syncing, Connecting, Idle, Demoted, Trial,
+	// Diverged, Failed, Unknown.
 	// +optional
 	// +kubebuilder:validation:MaxLength=32
 	State string `json:"state,omitempty"`

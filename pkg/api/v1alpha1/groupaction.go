@@ -35,7 +35,8 @@ type GroupAction struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || has(self.confirm)",message="force needs confirm: the text of status.confirm of the ConsistencyGroup"
 // +kubebuilder:validation:XValidation:rule="(self.type == 'Bookmark') == has(self.bookmark)",message="bookmark is the label of a Bookmark"
 // +kubebuilder:validation:XValidation:rule="!has(self.test) || self.type == 'TestFailover'",message="test is for TestFailover"
-// +kubebuilder:validation:XValidation:rule="!has(self.recoveryPoint) || self.type == 'TestFailover'",message="recoveryPoint is for TestFailover"
+// +kubebuilder:validation:XValidation:rule="!has(self.recoveryPoint) || self.type in ['TestFailover', 'Failover']",message="recoveryPoint is for TestFailover and Failover"
+// +kubebuilder:validation:XValidation:rule="!has(self.recoveryPoint) || !has(self.force) || !self.force",message="a failover to a recovery point is not forced: it is undecided until Commit or Rollback"
 type GroupActionSpec struct {
 	// group is the name of the ConsistencyGroup.
 	// +kubebuilder:validation:MinLength=1
@@ -49,7 +50,9 @@ type GroupActionSpec struct {
 	// its own writes are kept as snapshots and undone. Reprotect: after a failover, this primary site waits until the
 	// other site has a whole copy again; a suspended group is resumed. Verify: both sites are compared at one ordinal; it
 	// fails if they differ. Bookmark: the present point gets a name, at both sites. TestFailover: a copy is opened in a
-	// namespace of its own, checked and thrown away; replication goes on.
+	// namespace of its own, checked and thrown away; replication goes on. Commit: after a Failover to a recovery point,
+	// the group stays there; what the site held past the point is kept as snapshots. Rollback: it goes back to what the
+	// site held, and follows again; no pod may use a claim, and what was written since is lost.
 	Type ActionType `json:"type"`
 	// force fails over although writes of the other site can be lost. The result says how many.
 	// +optional
@@ -64,7 +67,8 @@ type GroupActionSpec struct {
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z][-a-z0-9.]{0,62}$`
 	Bookmark string `json:"bookmark,omitempty"`
-	// recoveryPoint is the point that a TestFailover opens. Absent: the newest.
+	// recoveryPoint is the point that a TestFailover opens, or that a Failover makes primary. Such a Failover is not
+	// decided: look, and make an action of type Commit or Rollback. No other site hears of it before. Absent: the newest.
 	// +optional
 	RecoveryPoint *RecoveryPoint `json:"recoveryPoint,omitempty"`
 	// test says how a TestFailover is done.
@@ -189,7 +193,7 @@ type CheckVariable struct {
 }
 
 // ActionType is what a GroupAction does.
-// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume;Relocate;Yield;Reprotect;Verify;Bookmark;TestFailover
+// +kubebuilder:validation:Enum=Failover;Demote;Suspend;Resume;Relocate;Yield;Reprotect;Verify;Bookmark;TestFailover;Commit;Rollback
 type ActionType string
 
 // The types of actions.
@@ -205,6 +209,8 @@ const (
 	ActionBookmark  ActionType = "Bookmark"
 
 	ActionTestFailover ActionType = "TestFailover"
+	ActionCommit       ActionType = "Commit"
+	ActionRollback     ActionType = "Rollback"
 )
 
 // ActionPhase is how far an action is.
