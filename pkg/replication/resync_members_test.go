@@ -39,7 +39,7 @@ func (p *resyncPair) opensAsBefore() {
 func TestVolumeMovesDuringAResync(t *testing.T) {
 	p := newResyncPair(t, seeded(t))
 	other := p.a.createGroup("other", "b", 0, 0, nil)
-	eventually(t, "the other group is at the peer", func() bool { _, err := p.b.site.Group("other"); return err == nil })
+	caughtUp(t, other, p.b) // it shares the gate, and has no batch left for it
 	p.startResync(2)
 	if err := p.g.RemoveVolume("v2", nil); err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestVolumeMovesDuringAResync(t *testing.T) {
 func TestBaseKeepsItsVolumes(t *testing.T) {
 	p := newResyncPair(t, seeded(t))
 	other := p.a.createGroup("other", "b", 0, 0, nil)
-	eventually(t, "the other group is at the peer", func() bool { _, err := p.b.site.Group("other"); return err == nil })
+	caughtUp(t, other, p.b) // it shares the gate, and has no batch left for it
 	p.startResync(1)
 	m := core.Member{Index: other.core.Meta.NextIndex(), VolumeID: "v1", SizeBytes: resyncVolumeBytes, Joins: 99}
 	_, err := p.b.group("other").copies.claim(m)

@@ -56,6 +56,7 @@ type openView struct {
 	name    string
 	ordinal uint64
 	shows   content
+	volumes []string // by id
 }
 
 // circle is one round.

@@ -104,10 +104,11 @@ func (c *circle) openView(s *circleSite, at replication.Point, test bool) error 
 		return c.h.violation("the view at %s is of ordinal %d, only %d were written", s.name, o.ordinal, len(c.primary.line))
 	}
 	o.shows = c.imageOf(c.primary.line, o.ordinal)
+	for _, device := range v.Volumes() {
+		o.volumes = append(o.volumes, device.VolumeID)
+	}
 	for _, number := range leaving(c.primary.line, o.ordinal) {
-		id := c.h.models()[number].id
-		has := func(device *replication.ViewVolume) bool { return device.VolumeID == id }
-		if !slices.ContainsFunc(v.Volumes(), has) {
+		if !o.has(c.h.models()[number]) {
 			o.shows[number].absent = true
 		}
 	}
@@ -126,7 +127,7 @@ func (c *circle) judgeView(s *circleSite, o *openView) error {
 	}
 	if st := v.Status(); st.Failed != nil {
 		for number, now := range c.imageOf(c.primary.line, uint64(len(c.primary.line))) {
-			if now.absent && o.has(number) {
+			if now.absent && o.has(c.h.models()[number]) {
 				return c.deleteView(s, o) // it has ended with a volume that left the group
 			}
 		}
@@ -192,13 +193,14 @@ func (c *circle) deleteView(s *circleSite, o *openView) error {
 	return nil
 }
 
-// has reports whether a view shows a volume.
-func (o *openView) has(number int) bool { return number < len(o.shows) && !o.shows[number].absent }
+// has reports whether a view shows a volume. It may show one that joined a little later than its ordinal (see
+// checkImage).
+func (o *openView) has(m *volumeModel) bool { return slices.Contains(o.volumes, m.id) }
 
 // closeViews deletes the views of a site that show a volume: they keep it in the group.
 func (c *circle) closeViews(s *circleSite, number int) error {
 	for _, o := range slices.Clone(s.views) {
-		if !o.has(number) {
+		if !o.has(c.h.models()[number]) {
 			continue
 		}
 		if err := c.deleteView(s, o); err != nil {
