@@ -18,7 +18,7 @@ func TestPowerLossesOfAnEmptyJournal(t *testing.T) {
 		s := newTestSite(t, link.NewNetwork(nil), "site-a", func(c *Config) {
 			c.ApplyInterval, c.CommitInterval = time.Hour, time.Hour
 		})
-		g := s.createGroup("shop", "", 1, 1<<20, nil)
+		s.createGroup("shop", "", 1, 1<<20, nil)
 		content, log := byte(0), ""
 		write := func(flush bool) {
 			v := volumeOf(t, s.group("shop"), "v0")
@@ -63,7 +63,7 @@ func TestPowerLossesOfAnEmptyJournal(t *testing.T) {
 			write(true)
 			apply()
 			end(0) // the segment takes no more records, and can leave the journal
-			if g = s.group("shop"); rng.IntN(2) == 0 {
+			if g := s.group("shop"); rng.IntN(2) == 0 {
 				if err := g.trimmer.trim(); err != nil {
 					t.Fatal(err)
 				}
@@ -72,7 +72,7 @@ func TestPowerLossesOfAnEmptyJournal(t *testing.T) {
 				write(false)
 				end(50)
 				// What the group writes for itself, such as group.json, puts the place into the checkpoint.
-				if g = s.group("shop"); rng.IntN(2) == 0 {
+				if g := s.group("shop"); rng.IntN(2) == 0 {
 					g.mu.Lock()
 					err := g.saveMeta()
 					g.mu.Unlock()

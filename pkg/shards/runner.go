@@ -26,7 +26,6 @@ type runner struct {
 
 	coordinators map[epoch.ShardID]*epoch.Coordinator
 	collector    *epoch.Collector
-	collects     bool
 
 	mu sync.Mutex
 	// inFlight counts the calls to each shard.

@@ -153,7 +153,7 @@ func (w *world) coordinate(s *simShard, e CoordinatorEvent) {
 				}
 			})
 		case Superseded:
-			w.shard(s, Adopt{effect.Config}, nil)
+			w.shard(s, Adopt(effect), nil)
 		case Completed:
 			w.logf("coordinator %d completed %s", s.id, effect.Epoch)
 			if c := w.cuts[effect.Epoch]; c == nil {
