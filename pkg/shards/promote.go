@@ -78,6 +78,29 @@ func (n *Node) promotePlanned(ctx context.Context, group string, places map[epoc
 	return nil
 }
 
+// wishAgain is the time after which a promotion that has not ended is asked for again.
+const wishAgain = 5 * time.Second
+
+// wish asks the collector for a promotion of the copies that are seen now. It is repeated as long as the caller waits:
+// a node that was away at first is seen later, and a collector that began anew does not know of the wish.
+func (n *Node) wish(r *runner, group string) {
+	var copies []epoch.ShardID
+	for id, p := range n.of(group) {
+		if p.shard.role == core.RoleSecondary {
+			copies = append(copies, id)
+		}
+	}
+	if len(copies) == 0 {
+		return
+	}
+	r.do(func() {
+		if r.collector == nil {
+			r.collector = epoch.NewCollector(newLife(), timingOf(0))
+		}
+		r.carryOut(0, r.collector.Step(r.now(), epoch.PromoteWanted{Copies: copies}))
+	})
+}
+
 func (n *Node) promoteAtEpoch(ctx context.Context, group string) error {
 	n.mu.Lock()
 	r := n.runners[group]
@@ -85,25 +108,16 @@ func (n *Node) promoteAtEpoch(ctx context.Context, group string) error {
 	if r == nil {
 		return fmt.Errorf("%w: this node has no shard of %q", replication.ErrNotFound, group)
 	}
-	var copies []epoch.ShardID
-	for id, p := range n.of(group) {
-		if p.shard.role == core.RoleSecondary {
-			copies = append(copies, id)
-		}
-	}
-	if len(copies) > 0 {
-		r.do(func() {
-			if r.collector == nil {
-				r.collector = epoch.NewCollector(newLife(), timingOf(0))
-			}
-			r.carryOut(0, r.collector.Step(r.now(), epoch.PromoteWanted{Copies: copies}))
-		})
-	}
+	var wished time.Time
 	ticker := time.NewTicker(settlePoll)
 	defer ticker.Stop()
 	for {
 		if err := n.fresh(ctx); err != nil {
 			return errors.Join(n.unfinished(r, group), err)
+		}
+		if time.Since(wished) > wishAgain {
+			n.wish(r, group)
+			wished = time.Now()
 		}
 		places := n.of(group)
 		done := len(places) > 0
