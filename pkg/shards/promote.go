@@ -121,8 +121,10 @@ func (n *Node) promoteAtEpoch(ctx context.Context, group string) error {
 		}
 		places := n.of(group)
 		done := len(places) > 0
-		for _, p := range places {
-			done = done && p.shard.role != core.RoleSecondary
+		// Also those that only the epochs name: a node that has just started does not tell of its shards yet.
+		for _, id := range copiesOf(places) {
+			p, seen := places[id]
+			done = done && seen && p.shard.role != core.RoleSecondary
 		}
 		if done && len(n.silentNodes()) == 0 {
 			return nil
