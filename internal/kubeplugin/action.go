@@ -94,14 +94,7 @@ func (c *cli) actionCommands() (commands []*cobra.Command) {
 				if a.kind == v1alpha1.ActionBookmark {
 					made.Spec.Bookmark = args[1]
 				}
-				if err := api.Create(cmd.Context(), made); err != nil {
-					return err
-				}
-				fmt.Fprintf(c.out, "groupaction %s/%s\n", made.Namespace, made.Name)
-				if !wait {
-					return nil
-				}
-				return c.follow(cmd.Context(), api, made, timeout)
+				return c.act(cmd.Context(), api, made, wait, timeout)
 			},
 			ValidArgsFunction: c.completeGroups,
 		}
@@ -116,6 +109,19 @@ func (c *cli) actionCommands() (commands []*cobra.Command) {
 		commands = append(commands, cmd)
 	}
 	return commands
+}
+
+// act makes an action, says its name, and follows it if that is asked for.
+func (c *cli) act(ctx context.Context, api client.Client, made *v1alpha1.GroupAction, wait bool,
+	timeout time.Duration) error {
+	if err := api.Create(ctx, made); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "groupaction %s/%s\n", made.Namespace, made.Name)
+	if !wait {
+		return nil
+	}
+	return c.follow(ctx, api, made, timeout)
 }
 
 // follow prints the steps of an action as they end, and what came of it.

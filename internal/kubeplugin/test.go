@@ -70,14 +70,7 @@ record. Replication goes on, and nothing is copied. Without --keep everything is
 				&v1alpha1.ConsistencyGroup{}); err != nil {
 				return err
 			}
-			if err := api.Create(cmd.Context(), made); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.out, "groupaction %s/%s\n", made.Namespace, made.Name)
-			if !wait {
-				return nil
-			}
-			return c.follow(cmd.Context(), api, made, timeout)
+			return c.act(cmd.Context(), api, made, wait, timeout)
 		},
 		ValidArgsFunction: c.completeGroups,
 	}

@@ -356,29 +356,6 @@ func listRecords[R any](names []string, get func(id string) (*R, error), missing
 	return list, errors.Join(errs...)
 }
 
-// makeDir makes the directory of a volume, snapshot or view under another name and renames it, which is the instant it
-// comes into being. fill makes what is in it, durably. The caller holds the records' lock.
-func (p *Pool) makeDir(parent, id string, fill func(dir string) error) error {
-	tmp := filepath.Join(parent, id+creatingSuffix)
-	if err := p.fs.RemoveAll(tmp); err != nil { // of a creation that was interrupted
-		return err
-	}
-	err := p.fs.MkdirAll(tmp)
-	if err == nil {
-		err = fill(tmp)
-	}
-	if err == nil {
-		err = p.fs.Rename(tmp, filepath.Join(parent, id))
-	}
-	if err == nil {
-		err = p.fs.SyncDir(parent)
-	}
-	if err != nil {
-		_ = p.fs.RemoveAll(tmp) // Sweep gets what is left
-	}
-	return err
-}
-
 // Update changes a record: read, change, write, with all other changes excluded. The record that change gets is its
 // own; when it returns an error nothing is written and Update returns that error. Update returns the new record. A
 // volume's id does not change and its size does not shrink; growing it is Grow's business. Change must not use the

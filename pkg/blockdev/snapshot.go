@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
-
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // SnapshotState is where a snapshot is in its life.
@@ -169,21 +167,9 @@ func (p *Pool) CreateSnapshot(rec SnapshotRecord) (*SnapshotRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := p.lockRecords()
+	err = p.makeRecordDir(p.snapshotsDir(), rec.ID, snapshotFile, data, "snapshot", ErrSnapshotExists)
 	if err != nil {
 		return nil, err
-	}
-	defer unlock()
-	if _, err := p.fs.Stat(p.snapshotDir(rec.ID)); err == nil {
-		return nil, fmt.Errorf("snapshot %s: %w", rec.ID, ErrSnapshotExists)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	err = p.makeDir(p.snapshotsDir(), rec.ID, func(dir string) error {
-		return vfs.WriteFileAtomic(p.fs, filepath.Join(dir, snapshotFile), data)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("create snapshot %s: %w", rec.ID, err)
 	}
 	return p.GetSnapshot(rec.ID)
 }

@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // A volume of a view can be a volume of the node, too, so that the driver stages and publishes it. Its record is in the
@@ -89,21 +87,8 @@ func (p *Pool) CreateViewVolume(rec VolumeRecord) (*VolumeRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := p.lockRecords()
-	if err != nil {
+	if err := p.makeRecordDir(p.volumesDir(), r.ID, volumeFile, data, "volume", ErrVolumeExists); err != nil {
 		return nil, err
-	}
-	defer unlock()
-	if _, err := p.fs.Stat(p.volumeDir(r.ID)); err == nil {
-		return nil, fmt.Errorf("volume %s: %w", r.ID, ErrVolumeExists)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	err = p.makeDir(p.volumesDir(), r.ID, func(dir string) error {
-		return vfs.WriteFileAtomic(p.fs, filepath.Join(dir, volumeFile), data)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("create volume %s: %w", r.ID, err)
 	}
 	return r, nil
 }

@@ -37,6 +37,17 @@ func (n *Node) Promote(ctx context.Context, group string, force bool) error {
 	return n.promotePlanned(ctx, group, places)
 }
 
+// secondaries are the shards that were seen as copies, in order.
+func secondaries(places map[epoch.ShardID]place) (list []epoch.ShardID) {
+	for id, p := range places {
+		if p.shard.role == core.RoleSecondary {
+			list = append(list, id)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
 // copiesOf are the shards that a promotion is about: those that were seen, and those that their epochs name.
 func copiesOf(places map[epoch.ShardID]place) (list []epoch.ShardID) {
 	for id, p := range places {
@@ -84,12 +95,7 @@ const wishAgain = 5 * time.Second
 // wish asks the collector for a promotion of the copies that are seen now. It is repeated as long as the caller waits:
 // a node that was away at first is seen later, and a collector that began anew does not know of the wish.
 func (n *Node) wish(r *runner, group string) {
-	var copies []epoch.ShardID
-	for id, p := range n.of(group) {
-		if p.shard.role == core.RoleSecondary {
-			copies = append(copies, id)
-		}
-	}
+	copies := secondaries(n.of(group))
 	if len(copies) == 0 {
 		return
 	}

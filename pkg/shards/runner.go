@@ -2,7 +2,6 @@ package shards
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -105,16 +104,11 @@ func (r *runner) wait() time.Duration {
 func (r *runner) look() {
 	places := r.node.of(r.group)
 	primaries := map[epoch.ShardID]bool{}
-	var copies []epoch.ShardID
 	for id, p := range places {
-		switch {
-		case p.shard.role == core.RoleSecondary:
-			copies = append(copies, id)
-		case p.shard.role == core.RolePrimary && p.neighbour == nil:
+		if p.shard.role == core.RolePrimary && p.neighbour == nil {
 			primaries[id] = true
 		}
 	}
-	slices.Sort(copies)
 	for id := range r.coordinators {
 		if !primaries[id] {
 			delete(r.coordinators, id)
@@ -123,7 +117,7 @@ func (r *runner) look() {
 	for id := range primaries {
 		r.coordinate(id, places)
 	}
-	r.collect(copies, places)
+	r.collect(secondaries(places), places)
 }
 
 // coordinate brings the coordinator beside a primary up to date. Number 0 founds the group, and the coordinator takes

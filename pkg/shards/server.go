@@ -35,20 +35,29 @@ func (v *Server) ListShards(context.Context, *shardpb.ListShardsRequest) (*shard
 	return answer, nil
 }
 
-// Deliver implements shardpb.ShardsServer.
-func (v *Server) Deliver(_ context.Context, r *shardpb.DeliverRequest) (*shardpb.DeliverResponse, error) {
-	id, err := shardFromWire(r.GetShard())
+// shard is the shard that a call names, or the status that the caller gets.
+func (v *Server) shard(group string, number uint32) (*replication.Shard, error) {
+	id, err := shardFromWire(number)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	s := v.node.shard(group, id)
+	if s == nil {
+		return nil, status.Errorf(codes.NotFound, "node %s does not have shard %d of %s", v.node.opts.Name, id,
+			untrusted.Escape(group, untrusted.MaxNameBytes))
+	}
+	return s, nil
+}
+
+// Deliver implements shardpb.ShardsServer.
+func (v *Server) Deliver(_ context.Context, r *shardpb.DeliverRequest) (*shardpb.DeliverResponse, error) {
 	m, err := messageOf(r)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	s := v.node.shard(r.GetGroup(), id)
-	if s == nil {
-		return nil, status.Errorf(codes.NotFound, "node %s does not have shard %d of %s", v.node.opts.Name, id,
-			untrusted.Escape(r.GetGroup(), untrusted.MaxNameBytes))
+	s, err := v.shard(r.GetGroup(), r.GetShard())
+	if err != nil {
+		return nil, err
 	}
 	answer, err := s.Deliver(m)
 	if err != nil {
@@ -60,14 +69,9 @@ func (v *Server) Deliver(_ context.Context, r *shardpb.DeliverRequest) (*shardpb
 // PromotePlanned implements shardpb.ShardsServer.
 func (v *Server) PromotePlanned(_ context.Context,
 	r *shardpb.PromotePlannedRequest) (*shardpb.PromotePlannedResponse, error) {
-	id, err := shardFromWire(r.GetShard())
+	s, err := v.shard(r.GetGroup(), r.GetShard())
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	s := v.node.shard(r.GetGroup(), id)
-	if s == nil {
-		return nil, status.Errorf(codes.NotFound, "node %s does not have shard %d of %s", v.node.opts.Name, id,
-			untrusted.Escape(r.GetGroup(), untrusted.MaxNameBytes))
+		return nil, err
 	}
 	if err := s.PromotePlanned(); err != nil {
 		return nil, toStatus(err)

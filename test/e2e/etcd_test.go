@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -39,12 +38,7 @@ func (s *suite) restoredEtcd(t *testing.T, shown func(string, ...any)) {
 	}
 	s.a.apply(t, in(claim("new", "replicable", "Filesystem", "32Mi")+
 		pod{name: "second", claims: []string{"new"}, node: node, command: "echo kept > /new/x; sync"}.manifest()))
-	eventually(t, "the pod has written", func() error {
-		if phase := field(s.a.get(t, "-n", restored, "pod", "second").Status, "phase"); phase != "Succeeded" {
-			return fmt.Errorf("it is %s", phase)
-		}
-		return nil
-	})
+	s.a.podPhase(t, restored, "second", "Succeeded")
 	s.a.replicates(t, restored, 2)
 	name, members := s.members(t, restored)
 
@@ -79,12 +73,7 @@ func (s *suite) restoredEtcd(t *testing.T, shown func(string, ...any)) {
 	// The older objects are there, so the manifests of old change nothing.
 	s.a.apply(t, s.a.outside(t, "group", "pvs", name, "--storage-class", "replicable"))
 	s.a.apply(t, in(pod{name: "reader", claims: []string{"new"}, node: node, command: "grep -q kept /new/x"}.manifest()))
-	eventually(t, "the pod has read the volume of the lost claim", func() error {
-		if phase := field(s.a.get(t, "-n", restored, "pod", "reader").Status, "phase"); phase != "Succeeded" {
-			return fmt.Errorf("it is %s", phase)
-		}
-		return nil
-	})
+	s.a.podPhase(t, restored, "reader", "Succeeded")
 	s.a.replicates(t, restored, 2)
 	shown("the lost claim is made again from what slipctl prints, and has what it had")
 	s.a.run(t, "delete", "namespace", restored, "--wait=false")

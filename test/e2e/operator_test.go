@@ -125,8 +125,13 @@ func hasCondition(o object, kind, status string) bool {
 // podRuns waits for a pod of another namespace than that of the other steps.
 func (c cluster) podRuns(t *testing.T, ns, name string) {
 	t.Helper()
-	eventually(t, "pod "+name+" runs", func() error {
-		if phase := field(c.get(t, "-n", ns, "pod", name).Status, "phase"); phase != "Running" {
+	c.podPhase(t, ns, name, "Running")
+}
+
+func (c cluster) podPhase(t *testing.T, ns, name, want string) {
+	t.Helper()
+	eventually(t, "pod "+name+" is "+want, func() error {
+		if phase := field(c.get(t, "-n", ns, "pod", name).Status, "phase"); phase != want {
 			out, _ := c.try("", "-n", ns, "get", "events", "-o", `jsonpath={range .items[*]}{.reason}: {.message}{"\n"}{end}`)
 			return fmt.Errorf("it is %s; events: %s", phase, out)
 		}
