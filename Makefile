@@ -8,6 +8,8 @@ ROUNDS   ?= 100
 WORKLOAD ?= sqlite
 RESULTS  ?= demo-results
 SHOTS    ?=
+# How long `make model` simulates.
+MODEL_STEPS ?= 50000000
 # SHORT=1 leaves out the tests that take minutes.
 SHORT    ?=
 
@@ -47,6 +49,11 @@ test: build ## Run all tests; as root also those on loop devices and FUSE.
 	@hack/deps.sh test
 	SHORT=$(SHORT) hack/test.sh
 
+.PHONY: model
+model: ## Search and simulate the epochs of groups over several nodes for longer: MODEL_STEPS=50000000 steps.
+	go test -count=1 -timeout 6h -v -run 'TestSearch|TestSimulation' ./pkg/replication/epoch \
+		-epoch.deep -epoch.steps $(MODEL_STEPS)
+
 .PHONY: test-pages
 test-pages: ## Test the status page and the demo's report in headless Chromium (downloads 112 MB). SHOTS=dir keeps pictures.
 	@hack/deps.sh pages
@@ -67,13 +74,23 @@ oracle: build ## Search for order violations on loop devices. ROUNDS=n rounds.
 bench: build ## Measure everything in docs/performance.md, with peers; results in bench-results/.
 	@hack/deps.sh bench
 	go build -o bin/bench ./test/bench
-	bin/bench --bin-dir bin
+	bin/bench --bin-dir bin $(BENCH)
+
+.PHONY: bench-list
+bench-list: build ## Print what make bench measures, and how long it takes; BENCH="--within 90m" and others choose less.
+	go build -o bin/bench ./test/bench
+	bin/bench --bin-dir bin --list $(BENCH)
+
+.PHONY: bench-docs
+bench-docs: ## Put the results of bench-results/ into README.md, docs/performance.md and the performance notes.
+	go build -o bin/bench ./test/bench
+	bin/bench --publish
 
 .PHONY: bench-quick
 bench-quick: build ## Measure what replication costs an application, in less than 6 minutes; results in bench-results/.
 	@hack/deps.sh bench-quick
 	go build -o bin/bench ./test/bench
-	bin/bench --bin-dir bin --quick
+	bin/bench --bin-dir bin --quick $(BENCH)
 
 .PHONY: images
 images: ## Build the container images without a container engine, into bin/images/.
@@ -81,7 +98,7 @@ images: ## Build the container images without a container engine, into bin/image
 	VERSION=$(VERSION) hack/images.sh bin/images
 
 .PHONY: plugin
-plugin: ## Build the plugin of kubectl for Linux, with its manifest for krew, into bin/plugin/.
+plugin: ## Build the plugin of kubectl for Linux, macOS and Windows, with a manifest for krew, into bin/plugin/.
 	hack/plugin.sh bin/plugin
 
 .PHONY: e2e

@@ -7,7 +7,8 @@ export SLIPSTREAM_E2E_RESULTS=$results SLIPSTREAM_E2E_UPSTREAM=$PWD/bin/e2e-upst
 export SLIPSTREAM_E2E_CONTROLLER=${SLIPSTREAM_E2E_CONTROLLER:-controller}
 rm -rf "$results"
 mkdir -p "$results"
-TEST=1 hack/images.sh "$images"
+TEST=1 FAULT=${SLIPSTREAM_E2E_FAULT:-} hack/images.sh "$images"
 hack/local-cluster/upstream.sh "$SLIPSTREAM_E2E_UPSTREAM"
 go test -tags e2e -c -o bin/e2e.test ./test/e2e
-CGO_ENABLED=0 go build -o bin/slipctl ./cmd/slipctl
+# With the flags of images.sh, which has compiled most of it.
+CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/{slipctl,kubectl-slipstream}

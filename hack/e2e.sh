@@ -7,12 +7,19 @@
 # beside it.
 #
 # KEEP=1 leaves the clusters, and a run with KEEP=1 uses those that are there, unless a site was destroyed.
-# SLIPSTREAM_E2E_CYCLES is how often the search for leaks goes round (default 50). RUN is the expression of go test -run
-# for the steps, as in RUN='TestE2E/(install|leaks)'. SLIPSTREAM_E2E_CONTROLLER is the chart's controller.mode,
-# controller (default) or node.
+# SLIPSTREAM_E2E_CYCLES is how often the search for leaks goes round (default 50). SLIPSTREAM_E2E_ANALYTICS is how many
+# snapshots of the copy are read, one a minute (default 1). SLIPSTREAM_E2E_SEED repeats the kills of a run. RUN is the
+# expression of go test -run for the steps, as in RUN='TestE2E/(install|leaks)'. SLIPSTREAM_E2E_CONTROLLER is the
+# chart's controller.mode, controller (default) or node. SLIPSTREAM_E2E_FAULT=promote-anywhere builds the programs with
+# this deliberate fault, and runs the step that has to show it, shop-on-two-nodes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+if [[ -n ${SLIPSTREAM_E2E_FAULT:-} ]]; then
+	grep -q "Name = \"$SLIPSTREAM_E2E_FAULT\"$" internal/bug/bug.go ||
+		{ echo "e2e.sh: internal/bug/bug.go has no fault $SLIPSTREAM_E2E_FAULT" >&2; exit 1; }
+	RUN=${RUN:-'TestE2E/(install|shop-on-two-nodes)'}
+fi
 hack/deps.sh cluster images
 export SLIPSTREAM_CLUSTERS=${SLIPSTREAM_CLUSTERS:-e2e}
 # A file system of its own for each node's pool: with a size, and with reflinks.

@@ -11,6 +11,9 @@
 # With TEST=1 also what the clusters of hack/local-cluster.sh need: the sidecars that are Go modules, stand-ins for
 # those that are not, the pods' pause program and a toolbox for test pods.
 #
+# FAULT builds the programs with the deliberate faults of internal/bug, and activates the one of that name in
+# slipstream-node: for tests only.
+#
 # IMAGE_PREFIX and IMAGE_TAG name them. The defaults are the names that the chart has, so that a cluster whose nodes
 # have loaded the images needs no values for them. With TEST=1 the defaults are slipstream.test and dev: that prefix is
 # no registry on purpose, nothing is ever pulled by such a name. `hack/images.sh --names` prints the names and ends.
@@ -38,7 +41,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 go build -o "$work/mkimage" ./hack/mkimage
 mkdir "$work/bin"
-CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" -o "$work/bin/" ./cmd/...
+build=(go build)
+[[ -z ${FAULT:-} ]] || build=(go run ./hack/faulty build)
+CGO_ENABLED=0 "${build[@]}" -trimpath -ldflags "-s -w -X main.version=$version" -o "$work/bin/" ./cmd/...
 
 # image NAME TAG OPTIONS...: packs $work/NAME, and notes its digest in $work/NAME.digest.
 image() {
@@ -102,7 +107,7 @@ debian "$work/slipstream-node" mkfs.ext4 e2fsck fsck.ext4 resize2fs dumpe2fs tun
 	blkid mount umount fsck losetup blockdev findmnt dash cat ls
 ln -sf dash "$work/slipstream-node/usr/bin/sh"
 cp /etc/mke2fs.conf "$work/slipstream-node/etc/"
-image slipstream-node "$tag" --entrypoint /usr/bin/csi-driver
+image slipstream-node "$tag" --entrypoint /usr/bin/csi-driver ${FAULT:+--env "SLIPSTREAM_BUG=$FAULT"}
 own slipstream-controller csi-driver gateway operator
 image slipstream-controller "$tag" --entrypoint /usr/bin/csi-driver --user 65532:65532
 values >"$out/values.yaml"

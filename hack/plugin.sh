@@ -17,8 +17,7 @@ chart=deploy/charts/slipstream/Chart.yaml
 version=${VERSION:-v$(sed -n 's/^appVersion: //p' $chart)}
 home=$(sed -n 's/^home: //p' $chart)
 url=${URL:-$home/releases/download/$version}
-# Not darwin and windows: the plugin shares packages with the operator that only build for Linux.
-read -ra platforms <<<"${PLATFORMS:-linux/amd64 linux/arm64}"
+read -ra platforms <<<"${PLATFORMS:-linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64}"
 
 mkdir -p "$out"
 work=$(mktemp -d)
@@ -46,6 +45,7 @@ MANIFEST
 for platform in "${platforms[@]}"; do
 	os=${platform%/*} arch=${platform#*/}
 	program=kubectl-slipstream
+	[[ $os != windows ]] || program+=.exe
 	CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -ldflags "-s -w -X main.version=$version" \
 		-o "$work/$program" ./cmd/kubectl-slipstream
 	archive=kubectl-slipstream-$os-$arch.tar.gz

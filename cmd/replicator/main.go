@@ -91,7 +91,7 @@ func parse(args []string) (config, error) {
 		"from peer sites.", version)
 	flags.StringVar(&c.endpoint, "endpoint", "", "`unix:///path` to listen on for the CSI driver and slipctl")
 	flags.StringVar(&c.site, "site", "", "`name` of this site, as in its certificate")
-	flags.StringVar(&c.node, "node", "", "`name` of this node for the site's gateway; empty without a gateway")
+	flags.StringVar(&c.node, "node", "", "`name` of this node for the site's gateway and other nodes; empty without them")
 	flags.StringVar(&c.pool, "pool", "", "`directory` of the pool, shared with the CSI driver")
 	flags.StringVar(&c.journalDir, "journal-dir", "",
 		"`directory` of the groups and their journals, on a separate disk; the same as the driver's; default in the pool")
@@ -162,6 +162,9 @@ func (c *config) check() error {
 	}
 	if !c.insecure && (c.ca == "" || c.cert == "" || c.key == "") && (c.listen != "" || len(c.peers) > 0) {
 		return errors.New("--tls-ca, --tls-cert and --tls-key are required to replicate; slipctl site init makes them")
+	}
+	if len(c.siteNodes) > 0 && c.node == "" {
+		return errors.New("--site-node needs --node: the nodes of a site tell each other apart by their names")
 	}
 	if err := tlsfiles.CheckSites(c.site, slices.Sorted(maps.Keys(c.peers))); err != nil {
 		return err

@@ -78,14 +78,14 @@ func TestGateway(t *testing.T) {
 		link         []string // who may call the nodes' port of it
 		finders      []string // who may look for the nodes
 	}{
-		{"peers", peers + policies, true, 2, nil, []string{"gateway"}, []string{"controller", "gateway"}},
+		{"peers", peers + policies, true, 2, nil, []string{"gateway", "node"}, []string{"controller", "gateway"}},
 		{"one replica, a low port, retired nodes",
 			peers + policies +
 				"replication: {port: 443, gateway: {replicas: 1}}\ncontroller: {retiredNodes: [node-7, node-8]}\n",
-			true, 1, []string{"node-7", "node-8"}, []string{"gateway"}, []string{"controller", "gateway"}},
+			true, 1, []string{"node-7", "node-8"}, []string{"gateway", "node"}, []string{"controller", "gateway"}},
 		{"the nodes' own addresses as well", peers + policies + "replication: {hostPort: 9443}\n",
-			true, 2, nil, []string{"gateway", "10.2.0.0/16"}, []string{"controller", "gateway"}},
-		{"without a controller", peers + policies + "controller: {mode: node}\n", true, 2, nil, []string{"gateway"},
+			true, 2, nil, []string{"gateway", "node", "10.2.0.0/16"}, []string{"controller", "gateway"}},
+		{"without a controller", peers + policies + "controller: {mode: node}\n", true, 2, nil, []string{"gateway", "node"},
 			[]string{"gateway"}},
 		{"switched off", peers + policies + "replication: {gateway: {enabled: false}}\n", false, 0, nil,
 			[]string{"10.2.0.0/16"}, []string{"controller"}},
@@ -109,6 +109,10 @@ func TestGateway(t *testing.T) {
 			if named != tt.gateway || named && (name != "$(NODE_NAME)" || !hasEnv(replicator, "NODE_NAME", "spec.nodeName")) {
 				t.Errorf("the replicator is told its name %q (%t) with environment %v", name, named, replicator.Env)
 			}
+			if address, given := argument(replicator, "site-node"); given != tt.gateway ||
+				given && !reaches(objects, address, replicator, node.Labels) {
+				t.Errorf("the replicators reach each other at %q (%t)", address, given)
+			}
 			front := map[bool]string{true: "gateway", false: "node"}[tt.gateway]
 			service := find[corev1.Service](objects, "slipstream-link")
 			if (service != nil) != (tt.link != nil) {
@@ -131,6 +135,40 @@ func TestGateway(t *testing.T) {
 				t.Errorf("%d replicas, want %d, with budget %v", *deployment.Spec.Replicas, tt.replicas, budget)
 			}
 		})
+	}
+}
+
+// reaches reports whether an address is that of a headless Service that selects the pods, also those that are not
+// ready, and whether a container of them listens there.
+func reaches(objects []object, address string, c *corev1.Container, labels map[string]string) bool {
+	host, port, _ := strings.Cut(address, ":")
+	name, suffix, _ := strings.Cut(host, ".")
+	service := find[corev1.Service](objects, name)
+	listen, _ := argument(c, "listen")
+	if service == nil || suffix != testRelease.Namespace+".svc" || listen != ":"+port {
+		return false
+	}
+	for key, value := range service.Spec.Selector {
+		if labels[key] != value {
+			return false
+		}
+	}
+	return service.Spec.ClusterIP == corev1.ClusterIPNone && service.Spec.PublishNotReadyAddresses
+}
+
+// TestSiteNodes: the addresses at which the nodes reach each other can be given.
+func TestSiteNodes(t *testing.T) {
+	objects := renderText(t, "site: {name: site-a, peers: {site-b: ''}}\ntls: {existingSecret: site-a-tls}\n"+
+		"replication: {siteNodes: ['10.0.0.1:9443', 'nodes.example.com:9443']}\n")
+	replicator := (workload{pod: find[appsv1.DaemonSet](objects, "slipstream-node").Spec.Template}).container("replicator")
+	var got []string
+	for _, arg := range replicator.Args {
+		if address, ok := strings.CutPrefix(arg, "--site-node="); ok {
+			got = append(got, address)
+		}
+	}
+	if diff := cmp.Diff([]string{"10.0.0.1:9443", "nodes.example.com:9443"}, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

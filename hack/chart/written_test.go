@@ -111,9 +111,15 @@ func TestNotes(t *testing.T) {
 	}
 	alone := notes(t, map[string]any{"site": map[string]any{"name": "site-a"}})
 	both := notes(t, values)
+	values["replication"] = map[string]any{"service": map[string]any{"type": "LoadBalancer"}}
+	balanced := notes(t, values)
+	if strings.Contains(both, "If controller.mode was node before") {
+		t.Errorf("the notes of a first installation speak of an earlier one:\n%s", both)
+	}
 	for text, want := range map[string][]string{
 		alone: {"as site site-a", "slipctl site secrets --dir DIRECTORY --site site-a --site OTHER",
 			"tls.existingSecret=slipstream-link-tls", "slipstream-replicable is ready"},
+		balanced: {"kubectl -n slipstream-system get service slipstream-link"},
 		both: {"Service slipstream-link (ClusterIP)", "Deployment slipstream-gateway", "metadata: {name: site-b}",
 			"slipstream.dev/replicate-to=site-b", "kubectl slipstream failover", "Secret slipstream-metrics-token"},
 	} {

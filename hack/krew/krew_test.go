@@ -3,19 +3,29 @@
 package krew
 
 import (
+	"cmp"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// TestManifest: krew's own check accepts the manifest of hack/plugin.sh, and refuses a damaged one. krew installs the
-// archive, with its checksum and its licence, and the installed plugin runs.
+// everywhere is what hack/plugin.sh builds for if the environment does not say PLATFORMS.
+const everywhere = "linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64"
+
+// TestManifest: the plugin builds for each platform, and krew's own check accepts the manifest of hack/plugin.sh and
+// refuses a damaged one. krew installs the archive, with its checksum and its licence, and the installed plugin runs.
 func TestManifest(t *testing.T) {
 	dir := t.TempDir()
-	platform := runtime.GOOS + "/" + runtime.GOARCH
+	host := runtime.GOOS + "/" + runtime.GOARCH
+	platforms := strings.Fields(cmp.Or(os.Getenv("PLATFORMS"), everywhere))
+	if !slices.Contains(platforms, host) {
+		t.Fatalf("PLATFORMS has to contain %s, where the plugin is installed", host)
+	}
 	env := append(os.Environ(), "VERSION=v9.8.7", "KREW_ROOT="+filepath.Join(dir, "root"))
 	run := func(name string, args ...string) (string, error) {
 		cmd := exec.Command(name, args...)
@@ -41,6 +51,18 @@ func TestManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := strings.Count(string(text), "      uri: "); n != len(platforms) {
+		t.Errorf("the manifest has %d archives, want %d", n, len(platforms))
+	}
+	for _, platform := range platforms {
+		name := fmt.Sprintf("kubectl-slipstream-%s.tar.gz", strings.ReplaceAll(platform, "/", "-"))
+		if !strings.Contains(string(text), "/"+name+"\n") {
+			t.Errorf("the manifest lacks %s", name)
+		}
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
 	for what, change := range map[string][2]string{
 		"without a version":  {"version: v9.8.7", "version: newest"},
 		"without a checksum": {"sha256: ", "sha256: x"},
@@ -56,7 +78,7 @@ func TestManifest(t *testing.T) {
 		}
 	}
 
-	archive := filepath.Join(dir, "kubectl-slipstream-"+strings.ReplaceAll(platform, "/", "-")+".tar.gz")
+	archive := filepath.Join(dir, "kubectl-slipstream-"+strings.ReplaceAll(host, "/", "-")+".tar.gz")
 	must(krew, "install", "--manifest", manifest, "--archive", archive)
 	installed := filepath.Join(dir, "root", "bin", "kubectl-slipstream")
 	if out := must(installed, "--version"); !strings.Contains(out, "v9.8.7") {

@@ -61,6 +61,7 @@ var rules = []struct {
 	{"left over", checkLeftOver},
 	{"columns", checkColumns},
 	{"dialect", checkDialect},
+	{"plurals", checkPlurals},
 }
 
 // checkLength: a file of more than maxLines holds more than one concern.

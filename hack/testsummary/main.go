@@ -1,21 +1,19 @@
 // Command testsummary reads the output of `go test -json` and prints what a person wants of it: a line per package as
 // it ends, the whole output of each test that failed, each skipped test with its reason, and the totals.
 //
-// The exit status is 1 when a test or a build failed, or when no test ran at all. With -failed FILE the failed tests
-// are written there, a line each with package and test, if these are all that is wrong; else the file is not made.
+// The exit status is 1 when a test or a build failed, or when no test ran at all.
 //
-// gotestsum is the well-known tool for this. It does not take its place because it succeeds when no test ran, and lists
-// failed tests for hack/test.sh also when a build, a panic or a timeout is what failed.
+// gotestsum is the well-known tool for this. It does not take its place because it succeeds when no test ran, and does
+// not tell why a test was skipped.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"os"
-	"slices"
+	"regexp"
 	"sort"
 	"strings"
 	"time"
@@ -38,11 +36,11 @@ type summary struct {
 	output  map[testKey][]string
 	skipped []string
 	failed  []string
-	// failedTests are those of failed that are tests which ended by themselves, by package.
-	failedTests []testKey
-	slowest     []slowTest
-	passed      int
-	builds      map[string]bool
+	// why has the first message of each of failed that printed one.
+	why     map[string]string
+	slowest []slowTest
+	passed  int
+	builds  map[string]bool
 }
 
 type slowTest struct {
@@ -50,43 +48,20 @@ type slowTest struct {
 	seconds float64
 }
 
+func newSummary(out io.Writer) *summary {
+	return &summary{out: out, output: map[testKey][]string{}, why: map[string]string{}, builds: map[string]bool{}}
+}
+
 func main() {
-	failedPath := flag.String("failed", "", "`file` for the list of the failed tests")
-	flag.Parse()
 	start := time.Now()
-	s := &summary{out: os.Stdout, output: map[testKey][]string{}, builds: map[string]bool{}}
+	s := newSummary(os.Stdout)
 	if err := s.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "testsummary: reading go test -json:", err)
 		os.Exit(1)
 	}
-	if s.print(time.Since(start)) {
-		return
+	if !s.print(time.Since(start)) {
+		os.Exit(1)
 	}
-	if list := s.repeatable(); *failedPath != "" && list != "" {
-		if err := os.WriteFile(*failedPath, []byte(list), 0o600); err != nil {
-			fmt.Fprintln(os.Stderr, "testsummary:", err)
-		}
-	}
-	os.Exit(1)
-}
-
-// repeatable lists the failed tests, or nothing if something else is wrong, too: a build, a panic, a timeout.
-func (s *summary) repeatable() string {
-	if len(s.builds) > 0 {
-		return ""
-	}
-	for _, name := range s.failed {
-		if !slices.ContainsFunc(s.failedTests, func(k testKey) bool {
-			return strings.HasPrefix(name+"/", shorten(k.pkg)+"."+k.test+"/")
-		}) {
-			return ""
-		}
-	}
-	var list strings.Builder
-	for _, key := range s.failedTests {
-		fmt.Fprintf(&list, "%s %s\n", key.pkg, key.test)
-	}
-	return list.String()
 }
 
 // read consumes events up to the end. A line that is no event comes from the go command itself and is passed on.
@@ -147,8 +122,9 @@ func (s *summary) add(e event) {
 		if e.Test != "" || !s.hasFailure(e.Package) {
 			s.failed = append(s.failed, name)
 			if e.Test != "" && !strings.Contains(e.Test, "/") {
-				s.failedTests = append(s.failedTests, key)
+				s.slowest = append(s.slowest, slowTest{name, e.Elapsed})
 			}
+			s.why[name] = message(s.output[key])
 			for _, line := range s.output[key] {
 				fmt.Fprint(s.out, "      ", line)
 			}
@@ -208,12 +184,30 @@ func (s *summary) print(elapsed time.Duration) bool {
 		fmt.Fprintln(s.out, "\nfailed:")
 		for _, line := range s.failed {
 			fmt.Fprintln(s.out, "  "+line)
+			if why := s.why[line]; why != "" {
+				fmt.Fprintln(s.out, "    "+why)
+			}
 		}
 	}
 	fmt.Fprintf(s.out, "\n%d tests passed, %d failed, %d skipped, %d builds failed in %s\n",
 		s.passed, len(s.failed), len(s.skipped), len(s.builds), elapsed.Round(time.Second))
 	return len(s.failed) == 0 && len(s.builds) == 0 && s.passed > 0
 }
+
+// message is the first line that a failed test printed through its testing.T, shortened: the end of a long output is
+// often all that a continuous integration shows.
+func message(output []string) string {
+	const most = 400
+	for _, line := range output {
+		if line = strings.TrimSpace(line); position.MatchString(line) {
+			return line[:min(len(line), most)]
+		}
+	}
+	return ""
+}
+
+// position begins what a test prints through its testing.T.
+var position = regexp.MustCompile(`^\w+_test\.go:\d+: `)
 
 // reason is the text a skipped test gave, without the frame that go test puts around it.
 func reason(output []string) string {

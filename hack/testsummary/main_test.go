@@ -26,6 +26,14 @@ func TestSummary(t *testing.T) {
 			[]string{"want 1, got 2", "  p.TestB", "1 failed"},
 		},
 		{
+			"a failure's message is in the list",
+			`{"Action":"output","Package":"p","Test":"TestB","Output":"some log\n"}` + "\n" +
+				`{"Action":"output","Package":"p","Test":"TestB","Output":"    b_test.go:7: want 1, got 2\n"}` + "\n" +
+				`{"Action":"fail","Package":"p","Test":"TestB"}` + "\n",
+			false,
+			[]string{"  p.TestB\n    b_test.go:7: want 1, got 2\n"},
+		},
+		{
 			"a skip shows its reason",
 			pass + `{"Action":"output","Package":"p","Test":"TestC","Output":"=== RUN TestC\n"}` + "\n" +
 				`{"Action":"output","Package":"p","Test":"TestC","Output":"    c_test.go:3: not root\n"}` + "\n" +
@@ -52,7 +60,7 @@ func TestSummary(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var out strings.Builder
-			s := &summary{out: &out, output: map[testKey][]string{}, builds: map[string]bool{}}
+			s := newSummary(&out)
 			if err := s.read(strings.NewReader(tt.input)); err != nil {
 				t.Fatal(err)
 			}
@@ -63,34 +71,6 @@ func TestSummary(t *testing.T) {
 				if !strings.Contains(out.String(), want) {
 					t.Errorf("output lacks %q:\n%s", want, out.String())
 				}
-			}
-		})
-	}
-}
-
-// TestRepeatable: the list of failed tests is there if nothing but tests failed.
-func TestRepeatable(t *testing.T) {
-	const (
-		sub   = `{"Action":"fail","Package":"p","Test":"TestB/one"}` + "\n"
-		test  = `{"Action":"fail","Package":"p","Test":"TestB"}` + "\n"
-		other = `{"Action":"fail","Package":"q","Test":"TestBC"}` + "\n"
-		end   = `{"Action":"fail","Package":"p"}` + "\n"
-	)
-	for _, tt := range []struct{ name, input, want string }{
-		{"tests", sub + test + end + other, "p TestB\nq TestBC\n"},
-		{"a build", test + end + `{"Action":"build-fail","ImportPath":"r"}`, ""},
-		{"a panic of a package", end, ""},
-		{"a test that did not end",
-			`{"Action":"output","Package":"p","Test":"TestD","Output":"panic: test timed out\n"}` + "\n" + end, ""},
-		{"a part of a test that did not end", sub + end, ""},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			s := &summary{out: &strings.Builder{}, output: map[testKey][]string{}, builds: map[string]bool{}}
-			if err := s.read(strings.NewReader(tt.input)); err != nil {
-				t.Fatal(err)
-			}
-			if got := s.repeatable(); got != tt.want {
-				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
 	}

@@ -5,7 +5,9 @@ package advice
 import (
 	"cmp"
 	"fmt"
+	"strings"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
@@ -52,21 +54,25 @@ func Next(here string, g *sidecarpb.GroupStatus) Advice {
 	case sidecarpb.GroupState_GROUP_STATE_FAILED:
 		return at(here, "The group is stopped. Correct the cause that its state names.", "slipctl group status "+name)
 	case sidecarpb.GroupState_GROUP_STATE_CONNECTING:
+		if primary && strings.HasPrefix(g.GetStateReason(), peer+" refused: ") {
+			return at(peer, fmt.Sprintf("%s answers, and does not follow now; the state says why. Applications go on here.",
+				peer), "slipctl group status "+name)
+		}
 		if primary {
 			return at(peer, fmt.Sprintf("%s does not answer. Applications go on here. Check that its replicator runs "+
 				"and that the network between the sites works.", peer), "slipctl group status "+name)
 		}
 		if g.GetPromotable() {
-			return at(here, fmt.Sprintf("%s does not call. If it is lost for good, take over here with what has "+
-				"arrived. If it still works, do not: both sites would take writes.", peer),
+			return at(here, fmt.Sprintf("%s does not call. Look whether replication is suspended there. If %[1]s is lost for "+
+				"good, take over here with what has arrived. If it still works, do not: both sites would take writes.", peer),
 				"slipctl group promote "+name+" --force")
 		}
 		return at(peer, fmt.Sprintf("%s does not call, and there is no whole copy here. Bring %s back.", peer, peer),
 			"slipctl group status "+name)
 	}
 	if n := g.GetVerify().GetDifferenceCount(); n > 0 {
-		return at("the site that is wrong", fmt.Sprintf("%d extents differ between the sites. Decide which site is right. "+
-			"The other one takes its extents.", n), "slipctl group repair "+name)
+		return at("the site that is wrong", fmt.Sprintf("The sites differ in %s. Decide which site is right. "+
+			"The other one takes its extents.", words.Count(n, "extent")), "slipctl group repair "+name)
 	}
 	if g.GetLagging() {
 		return at(here, "The copy lags beyond the RPO target. Look at the link, the load and the rate limit.",

@@ -26,6 +26,8 @@ func TestNext(t *testing.T) {
 			"site-a", "slipctl group set shop --remote SITE"},
 		"peer away": {&sidecarpb.GroupStatus{Role: primary, State: 2, Promotable: true},
 			"site-b", "slipctl group status shop"},
+		"peer refuses": {&sidecarpb.GroupStatus{Role: primary, State: 2, StateReason: "site-b refused: it is on trial"},
+			"site-b", "slipctl group status shop"},
 		"primary away": {&sidecarpb.GroupStatus{Role: secondary, State: 2, Promotable: true},
 			"site-a", "slipctl group promote shop --force"},
 		"nothing to open": {&sidecarpb.GroupStatus{Role: secondary, State: 2},

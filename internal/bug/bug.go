@@ -26,6 +26,8 @@ const (
 	AnswerBeforeDurable Name = "answer-before-durable"
 	// NoResend does not ask the kernel to resend what was in flight at a kill (breaks G5).
 	NoResend Name = "no-resend"
+	// ExpireNewest lets the settings of a group delete its newest divergent tail (breaks G6).
+	ExpireNewest Name = "expire-newest"
 	// FollowAnyone accepts a primary whatever its timeline (breaks G6).
 	FollowAnyone Name = "follow-anyone"
 	// MiscountLoss reports one lost ordinal less than there were (breaks G7).
@@ -113,6 +115,8 @@ const (
 	ViewForgetsRecords Name = "view-forgets-records"
 	// HistoryForgetsReach offers points that a pass of apply before a crash has gone past (breaks a view's order).
 	HistoryForgetsReach Name = "history-forgets-reach"
+	// HistoryUnheld offers no points of the past after a restart before the first pass of apply (loses the history).
+	HistoryUnheld Name = "history-unheld"
 	// YieldWithoutRanges has a site give way without the ranges that it wrote past the fork (breaks G1, G6).
 	YieldWithoutRanges Name = "yield-without-ranges"
 	// YieldWithoutTail has a site give way without snapshots of what it wrote past the fork (breaks G6).
@@ -149,6 +153,26 @@ const (
 	TakeAnyGroup Name = "take-any-group"
 	// AnyConfirmation forces a failover for an action that was written for another state (breaks G6).
 	AnyConfirmation Name = "any-confirmation"
+	// ChangeRemote replicates to another site before a person has confirmed that the copy at the present one ends
+	// (breaks G3).
+	ChangeRemote Name = "change-remote"
+	// JoinByName gives a namespace that was made anew the groups of its predecessor (breaks G3).
+	JoinByName Name = "join-by-name"
+	// UndoKept takes volumes out of groups that were to be kept when the label goes (breaks G3).
+	UndoKept Name = "undo-kept"
+	// WaitForPeer keeps a group from ending while its peer is away (breaks G8).
+	WaitForPeer Name = "wait-for-peer"
+	// ActUnrecorded carries out a step of an action that is not in its record (breaks G8).
+	ActUnrecorded Name = "act-unrecorded"
+	// WriteAnyway writes statuses that have not changed.
+	WriteAnyway Name = "write-anyway"
+	// RemoveAtFirstLook removes waiting claims when their volume was not seen in its group once (breaks G3).
+	RemoveAtFirstLook Name = "remove-at-first-look"
+	// ForgetSeparate does not promote what was whole before it became a shard (breaks G3).
+	ForgetSeparate Name = "forget-separate"
+	// UnrecordedNumbers makes shards whose numbers are not in the status of their ConsistencyGroup first (breaks G1 across
+	// nodes: two operators can give one number to two shards).
+	UnrecordedNumbers Name = "unrecorded-numbers"
 	// AnswerInEpoch answers writes behind the end of an epoch before all shards have fixed theirs (breaks G1 across
 	// nodes).
 	AnswerInEpoch Name = "answer-in-epoch"
@@ -156,6 +180,10 @@ const (
 	MarkAfterExpiry Name = "mark-after-expiry"
 	// PromoteAnywhere promotes the copy of a shard with all that has arrived (breaks G1 across nodes).
 	PromoteAnywhere Name = "promote-anywhere"
+	// OpenAnywhere opens a shard with all that has arrived in place of the epoch (breaks G1 across nodes).
+	OpenAnywhere Name = "open-anywhere"
+	// ForgetDecision lets a shard that was promoted forget at which epoch, so that the others cannot follow (breaks G8).
+	ForgetDecision Name = "forget-decision"
 	// ReleaseBeforeReady commits an epoch when the first of its shards is ready (breaks G1 over several nodes).
 	ReleaseBeforeReady Name = "release-before-ready"
 	// MarkAfterRelease puts the mark of an epoch whose hold the shard gave up (breaks G1 over several nodes).
@@ -164,6 +192,9 @@ const (
 	ObeyEarlierLife Name = "obey-earlier-life"
 	// PromoteIncomplete takes an epoch for complete when one copy has its mark (breaks G1 over several nodes).
 	PromoteIncomplete Name = "promote-incomplete"
+	// DemoteUncovered demotes a shard at an epoch that does not have all that it wrote (a forced promotion loses writes
+	// after a demotion).
+	DemoteUncovered Name = "demote-uncovered"
 	// ObeyEveryCollector lets a copy take a decision of a collector that another one has overtaken (two promotions of one
 	// group).
 	ObeyEveryCollector Name = "obey-every-collector"

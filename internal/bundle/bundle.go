@@ -9,10 +9,13 @@ package bundle
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -35,6 +38,47 @@ type Writer struct {
 func New(w io.Writer, dir string, now time.Time) *Writer {
 	compressed := gzip.NewWriter(w)
 	return &Writer{dir: dir, now: now, gzip: compressed, tar: tar.NewWriter(compressed), names: map[string]bool{}}
+}
+
+// Create writes a bundle with what collect adds, into a new file that only its owner may read. An empty name is
+// slipstream-bundle-TIME.tar.gz in the current directory; "-" is out. It returns the name, also of a bundle that is not
+// there because of an error.
+func Create(file string, out io.Writer, collect func(*Writer) error) (*Writer, string, error) {
+	now := time.Now().UTC()
+	dir := "slipstream-bundle-" + now.Format("20060102-150405")
+	if file == "-" {
+		w := New(out, dir, now)
+		if err := collect(w); err != nil {
+			return w, file, err
+		}
+		return w, file, w.Close()
+	}
+	file = cmp.Or(file, dir+".tar.gz")
+	to, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil, file, fmt.Errorf("%s exists already: choose another --file", file)
+	}
+	if err != nil {
+		return nil, file, err
+	}
+	w := New(to, dir, now)
+	if err = collect(w); err == nil {
+		err = w.Close()
+	}
+	if err := errors.Join(err, to.Close()); err != nil {
+		return w, file, errors.Join(err, os.Remove(file))
+	}
+	return w, file, nil
+}
+
+// JSON adds a value as a file.
+func (w *Writer) JSON(name string, value any) error {
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		w.Problem(name, err)
+		return nil
+	}
+	return w.Text(name, append(text, '\n'))
 }
 
 // Text adds a file without its secrets. A name that is there already gets a number.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/slipstream-storage/slipstream/internal/testsite"
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/internal/workload"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
@@ -59,8 +60,13 @@ func (d *demo) comeBack(ctx context.Context, pair *testsite.Pair, sh *shop, v *V
 		return nil, errors.Join(err, endLoad(p))
 	}
 	c.Followed, c.Copied = time.Since(begin), follows.GetYield().GetCopiedBytes()
-	d.say("site A kept %d writes that site B never had, and follows after %s; copied: %d bytes", c.TailWrites,
-		milliseconds(c.Followed), c.Copied)
+	d.say("site A kept %s that site B never had, and follows after %s; copied: %s", words.Count(c.TailWrites, "write"),
+		milliseconds(c.Followed), words.Count(c.Copied, "byte"))
+	if v.Earlier != nil {
+		if err := d.lookAtEarlier(ctx, pair.B, sh, v); err != nil {
+			return nil, errors.Join(err, endLoad(p))
+		}
+	}
 	if err := loadFor(ctx, p, d.Phase); err != nil {
 		return nil, err
 	}
@@ -84,8 +90,12 @@ func (d *demo) takeOver(ctx context.Context, pair *testsite.Pair, sh *shop, c *C
 	}
 	ctx, cancel := context.WithTimeout(ctx, wayTimeout)
 	defer cancel()
-	moved, err := pair.B.Sidecar.Relocate(ctx, &sidecarpb.RelocateRequest{Group: jointGroup,
-		TimeoutMillis: wayTimeout.Milliseconds()})
+	var moved *sidecarpb.RelocateResponse
+	err := whileHeld(ctx, func() (err error) {
+		moved, err = pair.B.Sidecar.Relocate(ctx, &sidecarpb.RelocateRequest{Group: jointGroup,
+			TimeoutMillis: wayTimeout.Milliseconds()})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("moving the group back to site A: %w", err)
 	}
@@ -110,8 +120,8 @@ func (d *demo) compareBack(ctx context.Context, pair *testsite.Pair, sh *shop, v
 	if c.Back, err = workload.Check(ctx, d.Kind, sh.dirs, append(expected, atB...), time.Now()); err != nil {
 		return err
 	}
-	d.say("at site A: %d orders, %d without stock, %d missing that either site had acknowledged", c.Back.Orders,
-		c.Back.OrdersWithoutStock, c.Back.LostOrders)
+	d.say("at site A: %s, %d without stock, %d missing that either site had acknowledged",
+		words.Count(c.Back.Orders, "order"), c.Back.OrdersWithoutStock, c.Back.LostOrders)
 	if c.TailWrites == 0 {
 		d.say("site B had everything, so site A had nothing to keep")
 		return nil
@@ -128,7 +138,7 @@ func (d *demo) compareBack(ctx context.Context, pair *testsite.Pair, sh *shop, v
 			c.Kept++
 		}
 	}
-	d.say("in the kept tail: %d of the %d lost orders", c.Kept, len(lost))
+	d.say("in the kept tail: %d of the %s", c.Kept, words.Count(len(lost), "lost order"))
 	return nil
 }
 
@@ -143,7 +153,7 @@ func (d *demo) openTail(ctx context.Context, s *testsite.Site, sh *shop) (*shop,
 			return nil, err
 		}
 		if len(tails.GetTails()) != 1 {
-			return nil, fmt.Errorf("site A keeps %d tails, want one", len(tails.GetTails()))
+			return nil, fmt.Errorf("site A keeps %s, want one", words.Count(len(tails.GetTails()), "tail"))
 		}
 		ready = true
 		for _, snapshot := range tails.GetTails()[0].GetSnapshots() {
@@ -156,20 +166,26 @@ func (d *demo) openTail(ctx context.Context, s *testsite.Site, sh *shop) (*shop,
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+	return openParts(wayCtx, s, sh, "tail", snapshots)
+}
+
+// openParts makes volumes from snapshots of a shop's volumes, or from their views, and mounts them. sources are by the
+// volumes' ids.
+func openParts(ctx context.Context, s *testsite.Site, sh *shop, name string, sources map[string]string) (*shop, error) {
 	opened := &shop{}
 	for _, part := range []struct {
 		name   string
 		source *testsite.Volume
 		volume **testsite.Volume
 	}{{"stock", sh.stock, &opened.stock}, {"sales", sh.sales, &opened.sales}} {
-		volume, err := s.CreateVolume(wayCtx, testsite.VolumeOptions{Name: "tail-" + part.name, SizeBytes: volumeBytes,
-			FSType: "ext4", SnapshotID: snapshots[part.source.ID]})
+		volume, err := s.CreateVolume(ctx, testsite.VolumeOptions{Name: name + "-" + part.name, SizeBytes: volumeBytes,
+			FSType: "ext4", SnapshotID: sources[part.source.ID]})
 		if err != nil {
 			return nil, err
 		}
 		*part.volume = volume
 	}
-	return opened, opened.mount(wayCtx, s)
+	return opened, opened.mount(ctx, s)
 }
 
 // comebackErr is what must not be on the way back.
@@ -180,13 +196,13 @@ func (r *Results) comebackErr() error {
 			errs = append(errs, fmt.Errorf("the shop at site A is not of one instant: %w", err))
 		}
 		if c.Back.LostOrders > 0 {
-			errs = append(errs, fmt.Errorf("%d orders were lost on the way back", c.Back.LostOrders))
+			errs = append(errs, fmt.Errorf("lost on the way back: %s", words.Count(c.Back.LostOrders, "order")))
 		}
 		if err := c.Tail.OneInstant(r.Clients); err != nil && c.TailWrites > 0 {
 			errs = append(errs, fmt.Errorf("the kept tail is not of one instant: %w", err))
 		}
 		if want := len(r.Joint.Result.Lost); c.Kept < want {
-			errs = append(errs, fmt.Errorf("the kept tail has %d of %d lost orders", c.Kept, want))
+			errs = append(errs, fmt.Errorf("the kept tail has %d of %s", c.Kept, words.Count(want, "lost order")))
 		}
 	}
 	return errors.Join(errs...)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/report"
 	"github.com/slipstream-storage/slipstream/internal/testsite"
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/internal/workload"
 )
 
@@ -77,7 +78,7 @@ func Run(ctx context.Context, o Options) (*Results, error) {
 	}
 	d := &demo{Options: o, began: time.Now(), rng: rand.New(rand.NewPCG(o.Seed, 0))}
 	results := &Results{Workload: o.Kind, Clients: o.Clients, Seed: o.Seed, Began: d.began, Machine: report.Machine()}
-	d.say("seed %d, workload %s with %d clients, on %s", o.Seed, o.Kind, o.Clients, results.Machine)
+	d.say("seed %d, workload %s with %s, on %s", o.Seed, o.Kind, words.Count(o.Clients, "client"), results.Machine)
 	if err := d.jointVariant(ctx, results); err != nil {
 		return results, fmt.Errorf("with one consistency group: %w", err)
 	}
@@ -150,16 +151,20 @@ func (sh *shop) mount(ctx context.Context, s *testsite.Site) (err error) {
 	return os.Chmod(sh.dirs.Run, 0o755)
 }
 
-// startLoad starts the workload on a shop and waits for its first order.
-func (d *demo) startLoad(ctx context.Context, sh *shop) (*workload.Process, error) {
-	var last int64
+// lastAcknowledged is the highest number of an acknowledged order.
+func (sh *shop) lastAcknowledged() (last int64) {
 	for _, a := range sh.acks {
 		last = max(last, a.ID)
 	}
+	return last
+}
+
+// startLoad starts the workload on a shop and waits for its first order.
+func (d *demo) startLoad(ctx context.Context, sh *shop) (*workload.Process, error) {
 	p, err := workload.StartProcess(d.Executable, workload.ProcessOptions{
 		Kind: d.Kind, Dirs: sh.dirs, Clients: d.Clients, Seed: d.rng.Uint64(),
 		// Runs that ended in order acknowledged whatever they committed.
-		FirstID: last + sh.underWay + 1,
+		FirstID: sh.lastAcknowledged() + sh.underWay + 1,
 	})
 	if err != nil {
 		return nil, err

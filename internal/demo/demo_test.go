@@ -59,6 +59,8 @@ func measured() *Results {
 	}
 	r.Joint = variant(0, jointGroup)
 	r.Joint.addLoss(&sidecarpb.LossReport{Exact: true, LostOrdinals: new(uint64(5)), LostSeconds: new(0.0126)})
+	r.Joint.Earlier = &Earlier{At: began.Add(13 * time.Second), Opened: 12 * time.Millisecond,
+		Result: workload.Result{Orders: 420, Movements: 421, LastOrder: 420, MovementsWithoutOrder: 1}}
 	r.Separate = variant(31, stockGroup, salesGroup)
 	r.Separate.addLoss(&sidecarpb.LossReport{Exact: true, LostOrdinals: new(uint64(5)), LostSeconds: new(0.25)})
 	r.Separate.addLoss(&sidecarpb.LossReport{LostOrdinals: new(uint64(2)), LostSeconds: new(0.1)})
@@ -134,7 +136,7 @@ func TestReport(t *testing.T) {
 	}
 	for _, want := range []string{"are of one instant", "they are not", "31 of 990 orders without stock", "site A dies",
 		"group stock", "group sales", "at least 7", "a machine",
-		"The kept tail was opened"} {
+		"The kept tail was opened", "10 s before", "no. 420"} {
 		if !strings.Contains(string(html), want) {
 			t.Errorf("report lacks %q", want)
 		}
@@ -143,7 +145,8 @@ func TestReport(t *testing.T) {
 	if err := measured().WriteTable(&table); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"0.50", "orders without stock movement", "at most 250 ms", "2 of 2", "3.0 MiB"} {
+	for _, want := range []string{"0.50", "orders without stock movement", "at most 250 ms", "2 of 2",
+		"3.0 MiB", "no. 420"} {
 		if !strings.Contains(table.String(), want) {
 			t.Errorf("table lacks %q:\n%s", want, table.String())
 		}
@@ -169,6 +172,9 @@ func TestErr(t *testing.T) {
 		"way back, order without stock":  func(r *Results) { r.Comeback.Back.OrdersWithoutStock = 1 },
 		"tail, an order missing":         func(r *Results) { r.Comeback.Kept = 1 },
 		"tail, order without stock":      func(r *Results) { r.Comeback.Tail.OrdersWithoutStock = 1 },
+		"view, an order missing":         func(r *Results) { r.Joint.Earlier.Result.LostOrders = 1 },
+		"view, an order of later":        func(r *Results) { r.Joint.Earlier.Later = 1 },
+		"view, order without stock":      func(r *Results) { r.Joint.Earlier.Result.OrdersWithoutStock = 1 },
 		"one group, too much under way":  func(r *Results) { r.Joint.Result.MovementsWithoutOrder = 2 },
 		"one group, damage":              func(r *Results) { r.Joint.Result.Damage = []string{"x"} },
 		"separate groups, damage":        func(r *Results) { r.Separate.Result.Damage = []string{"x"} },

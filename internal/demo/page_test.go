@@ -10,7 +10,7 @@ import (
 )
 
 // The page can be read on a telephone and on a desk: it is not wider than the screen, no text lies over another, and
-// its texts are large enough.
+// its texts are large enough and stand out from what is behind them. A dark screen gets dark colours.
 func TestPage(t *testing.T) {
 	browser := testbrowser.Open(t)
 	results := measured()
@@ -20,6 +20,7 @@ func TestPage(t *testing.T) {
 		}
 	}))
 	defer server.Close()
+	backgrounds := map[bool]string{}
 	for _, view := range testbrowser.Views() {
 		t.Run(view.String(), func(t *testing.T) {
 			p := browser.Look(t, server.URL, view, "document.readyState === 'complete'", "demo")
@@ -27,6 +28,10 @@ func TestPage(t *testing.T) {
 			if !strings.Contains(p.Text, "Slipstream: losing a site") {
 				t.Errorf("the page shows\n%s", p.Text)
 			}
+			backgrounds[view.Dark] = p.Background
 		})
+	}
+	if backgrounds[true] == backgrounds[false] {
+		t.Errorf("light and dark have the same background %s", backgrounds[true])
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 
 	"github.com/slipstream-storage/slipstream/internal/report"
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/internal/workload"
 )
 
@@ -44,6 +45,9 @@ func (r *Results) WriteTable(w io.Writer) error {
 	print(r.lossHeader(), r.lossRows())
 	if rows := r.wayRows(); len(rows) > 0 {
 		print(wayHeader, rows)
+	}
+	if rows := r.earlierRows(); len(rows) > 0 {
+		print(earlierHeader, rows)
 	}
 	return err
 }
@@ -132,7 +136,7 @@ func (r *Results) page() report.Page {
 		Lead:  lead,
 		Facts: []report.Fact{
 			{Name: "date", Value: date}, {Name: "machine", Value: r.Machine},
-			{Name: "workload", Value: fmt.Sprintf("%s, %d %s", r.Workload, r.Clients, plural(r.Clients, "client"))},
+			{Name: "workload", Value: fmt.Sprintf("%s, %s", r.Workload, words.Count(r.Clients, "client"))},
 			{Name: "seed", Value: fmt.Sprint(r.Seed)},
 		},
 		Shares: []report.Share{ordersShare("One consistency group", joint), ordersShare("Separate groups", separate)},
@@ -142,7 +146,7 @@ func (r *Results) page() report.Page {
 			{Label: "From promotion to mounted volumes", Value: milliseconds(r.Joint.Mounted), Tone: report.Neutral,
 				Note: "one group, at the second site"},
 			{Label: "Throughput with replication", Value: fmt.Sprintf("%.2f", r.ThroughputRatio()), Tone: report.Neutral,
-				Note: fmt.Sprintf("of a plain loop device; median of %d rounds each", r.rounds())},
+				Note: fmt.Sprintf("of a plain loop device; median of %s each", words.Count(r.rounds(), "round"))},
 			{Label: "Lag of the copy under load", Value: r.RPO.text(r.RPO.P50), Tone: report.Neutral,
 				Note: fmt.Sprintf("median; 99th percentile %s", r.RPO.text(r.RPO.P99))},
 		},
@@ -155,13 +159,16 @@ func (r *Results) sections() []report.Section {
 	if r.Comeback != nil {
 		sections = append(sections, r.waySection())
 	}
+	if r.Joint.Earlier != nil {
+		sections = append(sections, r.earlierSection())
+	}
 	return append(sections, r.costSection(), r.jointSection(), r.separateSection(), r.methodSection())
 }
 
 // ordersShare is the headline: orders in the copy whose goods were never taken from the stock.
 func ordersShare(label string, result workload.Result) report.Share {
 	return report.Share{Label: label, Bad: result.OrdersWithoutStock, All: result.Orders,
-		Text: fmt.Sprintf("%d of %d orders without stock", result.OrdersWithoutStock, result.Orders)}
+		Text: fmt.Sprintf("%d of %s without stock", result.OrdersWithoutStock, words.Count(result.Orders, "order"))}
 }
 
 func (r *Results) rounds() int {
@@ -256,12 +263,14 @@ func (r *Results) methodSection() report.Section {
 }
 
 func failureText(v *Variant) string {
-	s := fmt.Sprintf("The copy has %d orders, the last one is no. %d. ", v.Result.Orders, v.Result.LastOrder)
+	s := fmt.Sprintf("The copy has %s, the last one is no. %d. ", words.Count(v.Result.Orders, "order"),
+		v.Result.LastOrder)
 	if v.Result.LostOrders == 0 {
 		s += "No acknowledged order was lost. "
 	} else {
-		s += fmt.Sprintf("%d acknowledged %s lost, the first of them %s before the failure. ",
-			v.Result.LostOrders, pluralWere(v.Result.LostOrders, "order"), milliseconds(v.Result.LostSpan))
+		s += fmt.Sprintf("%s %s lost, the first of them %s before the failure. ",
+			words.Count(v.Result.LostOrders, "acknowledged order"), words.Choose(v.Result.LostOrders, "was", "were"),
+			milliseconds(v.Result.LostSpan))
 	}
 	return s + fmt.Sprintf("The volumes were mounted %s after the call to promote.", milliseconds(v.Mounted))
 }
@@ -360,18 +369,4 @@ func milliseconds(d time.Duration) string {
 func round(v float64, digits int) float64 {
 	scale := math.Pow(10, float64(digits))
 	return math.Round(v*scale) / scale
-}
-
-func plural(n int, word string) string {
-	if n == 1 {
-		return word
-	}
-	return word + "s"
-}
-
-func pluralWere(n int, word string) string {
-	if n == 1 {
-		return word + " was"
-	}
-	return word + "s were"
 }

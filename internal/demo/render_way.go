@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/slipstream-storage/slipstream/internal/report"
+	"github.com/slipstream-storage/slipstream/internal/workload"
 )
 
 var wayHeader = []string{"the way back", "one consistency group"}
@@ -38,6 +39,43 @@ func (r *Results) waySection() report.Section {
 				"failure had taken.",
 		},
 		Table: &report.Table{Header: wayHeader, Rows: r.wayRows()},
+	}
+}
+
+var earlierHeader = []string{"the shop at site B", fmt.Sprintf("%.0f s before", lookBack.Seconds()), "at the disaster"}
+
+// earlierRows are the shop before the disaster, beside what the failover found.
+func (r *Results) earlierRows() [][]string {
+	e := r.Joint.Earlier
+	if e == nil {
+		return nil
+	}
+	row := func(name string, value func(workload.Result) string) []string {
+		return []string{name, value(e.Result), value(r.Joint.Result)}
+	}
+	return [][]string{
+		row("orders", func(s workload.Result) string { return fmt.Sprint(s.Orders) }),
+		row("last order", func(s workload.Result) string { return fmt.Sprintf("no. %d", s.LastOrder) }),
+		row("orders without stock movement", func(s workload.Result) string { return fmt.Sprint(s.OrdersWithoutStock) }),
+		row("stock movements without order", func(s workload.Result) string { return fmt.Sprint(s.MovementsWithoutOrder) }),
+		row("orders acknowledged by then that are missing", func(s workload.Result) string {
+			return fmt.Sprint(s.LostOrders)
+		}),
+		{"orders that began later", fmt.Sprint(e.Later), "-"},
+		row("findings of the databases' own checks", func(s workload.Result) string { return fmt.Sprint(len(s.Damage)) }),
+		{"from the call to the opened view", milliseconds(e.Opened), "-"},
+	}
+}
+
+func (r *Results) earlierSection() report.Section {
+	return report.Section{
+		Title: "Before the disaster",
+		Paragraphs: []string{
+			fmt.Sprintf("The copy keeps %.0f seconds of history. After the failure a view of it was opened as the shop was "+
+				"%.0f seconds before. Nothing is copied for that. The view was mounted and both databases were checked, while "+
+				"the shop ran on at site B and site A followed it.", historyKept.Seconds(), lookBack.Seconds()),
+		},
+		Table: &report.Table{Header: earlierHeader, Rows: r.earlierRows()},
 	}
 }
 

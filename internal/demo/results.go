@@ -51,6 +51,8 @@ type Variant struct {
 	Loss Loss
 	// Lag is by group.
 	Lag map[string][]LagSample
+	// Earlier is the copy as it was before the failure; nil without history.
+	Earlier *Earlier
 }
 
 // Loss is a group's loss report in plain values.
@@ -146,7 +148,7 @@ func (r *Results) Err() error {
 	if err := r.Separate.Result.Intact(); err != nil {
 		errs = append(errs, fmt.Errorf("a copy in separate groups is damaged: %w", err))
 	}
-	return errors.Join(append(errs, r.comebackErr())...)
+	return errors.Join(append(errs, r.comebackErr(), r.earlierErr())...)
 }
 
 // summary is summary.json. Its fields are read by programs: they stay.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/slipstream-storage/slipstream/internal/testsite"
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/internal/workload"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link/linktest"
@@ -27,7 +28,8 @@ func (d *demo) jointVariant(ctx context.Context, results *Results) error {
 			return err
 		}
 		if err := d.replicate(ctx, pair,
-			map[string][]*testsite.Volume{jointGroup: {replicated.stock, replicated.sales}}, nil); err != nil {
+			map[string][]*testsite.Volume{jointGroup: {replicated.stock, replicated.sales}}, nil,
+			historyKept); err != nil {
 			return err
 		}
 		for _, sh := range []*shop{plain, replicated} {
@@ -46,7 +48,7 @@ func (d *demo) jointVariant(ctx context.Context, results *Results) error {
 		if err := d.rounds(ctx, plain, replicated, results); err != nil {
 			return err
 		}
-		v, err := d.failOver(ctx, pair, replicated, []string{jointGroup}, nil)
+		v, err := d.failOver(ctx, pair, replicated, []string{jointGroup}, nil, lookBack+minimumBefore)
 		if err != nil {
 			return err
 		}
@@ -73,7 +75,7 @@ func (d *demo) separateVariant(ctx context.Context, results *Results) error {
 			return err
 		}
 		groups := map[string][]*testsite.Volume{stockGroup: {sh.stock}, salesGroup: {sh.sales}}
-		if err := d.replicate(ctx, pair, groups, map[string]string{stockGroup: slow.Addr()}); err != nil {
+		if err := d.replicate(ctx, pair, groups, map[string]string{stockGroup: slow.Addr()}, 0); err != nil {
 			return err
 		}
 		if err := sh.mount(ctx, pair.A); err != nil {
@@ -93,7 +95,7 @@ func (d *demo) separateVariant(ctx context.Context, results *Results) error {
 		}
 		slow.SetDelay(extraDelay)
 		d.say("the stock's line is now %v slower each way", extraDelay)
-		v, err := d.failOver(ctx, pair, sh, []string{stockGroup, salesGroup}, slow)
+		v, err := d.failOver(ctx, pair, sh, []string{stockGroup, salesGroup}, slow, minimumBefore)
 		if err != nil {
 			return err
 		}
@@ -108,12 +110,12 @@ func (d *demo) separateVariant(ctx context.Context, results *Results) error {
 
 // replicate creates groups at site A and puts volumes into them.
 func (d *demo) replicate(ctx context.Context, pair *testsite.Pair, groups map[string][]*testsite.Volume,
-	addresses map[string]string) error {
+	addresses map[string]string, history time.Duration) error {
 	for name, volumes := range groups {
 		_, err := pair.A.Sidecar.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{
 			Name: name,
 			Settings: &sidecarpb.GroupSettings{Remote: new(pair.B.Config.Name), RemoteAddress: new(addresses[name]),
-				JournalSizeBytes: new(int64(1 << 30))},
+				JournalSizeBytes: new(int64(1 << 30)), HistoryMillis: new(history.Milliseconds())},
 		})
 		if err != nil {
 			return fmt.Errorf("creating group %s: %w", name, err)
@@ -190,15 +192,16 @@ func warm(acks []workload.Ack) []workload.Ack {
 	return acks
 }
 
-// failOver runs the load, kills site A at a random moment, promotes the groups at site B and checks the databases.
+// failOver runs the load for a time at least, kills site A at a random moment, promotes the groups at site B and checks
+// the databases. A group with history is opened as it was before as well.
 func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, groups []string,
-	line *linktest.Proxy) (*Variant, error) {
+	line *linktest.Proxy, least time.Duration) (*Variant, error) {
 	v := &Variant{Groups: groups}
 	p, err := d.startLoad(ctx, sh)
 	if err != nil {
 		return nil, err
 	}
-	wait := minimumBefore + time.Duration(d.rng.Int64N(int64(d.Phase)))
+	wait := least + time.Duration(d.rng.Int64N(int64(d.Phase)))
 	d.say("load runs; site A dies in %v", wait.Round(time.Millisecond))
 	if err := loadFor(ctx, p, wait); err != nil {
 		return nil, err
@@ -214,6 +217,11 @@ func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, grou
 	sh.acks = append(sh.acks, acks...)
 	d.say("every process of site A is dead: workload, databases, replicator, driver")
 
+	if least > lookBack {
+		if err := d.openEarlier(ctx, pair, v); err != nil {
+			return nil, err
+		}
+	}
 	promoteBegin := time.Now()
 	losses := map[string]*sidecarpb.LossReport{}
 	for _, name := range groups {
@@ -234,10 +242,11 @@ func (d *demo) failOver(ctx context.Context, pair *testsite.Pair, sh *shop, grou
 	}
 	v.Opened = time.Since(promoteBegin)
 	d.say(
-		"site B: promoted after %s, mounted after %s, databases checked after %s: %d orders, %d without stock, %d "+
-			"acknowledged ones lost",
-		milliseconds(v.Promotion), milliseconds(v.Mounted), milliseconds(v.Opened), v.Result.Orders,
-		v.Result.OrdersWithoutStock, v.Result.LostOrders)
+		"site B: promoted after %s, mounted after %s, databases checked after %s: %s, %d without stock, %s "+
+			"lost",
+		milliseconds(v.Promotion), milliseconds(v.Mounted), milliseconds(v.Opened),
+		words.Count(v.Result.Orders, "order"), v.Result.OrdersWithoutStock,
+		words.Count(v.Result.LostOrders, "acknowledged order"))
 	d.exactLoss(ctx, pair, losses, line)
 	for _, name := range groups {
 		v.addLoss(losses[name])
@@ -289,7 +298,7 @@ func (d *demo) exactLoss(ctx context.Context, pair *testsite.Pair, losses map[st
 		return
 	}
 	for name, loss := range losses {
-		d.say("site A is back and says what was lost in group %s: %d writes, %d bytes", name, loss.GetLostWrites(),
-			loss.GetLostBytes())
+		d.say("site A is back and says what was lost in group %s: %s, %s", name,
+			words.Count(loss.GetLostWrites(), "write"), words.Count(loss.GetLostBytes(), "byte"))
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
-	"github.com/slipstream-storage/slipstream/pkg/operator"
 )
 
 // pollInterval is how often a running action is looked at.
@@ -152,7 +151,7 @@ func (c *cli) follow(ctx context.Context, api client.Client, made *v1alpha1.Grou
 			return fmt.Errorf("%s of %s failed: %s", now.Spec.Type, now.Spec.Group, now.Status.Message)
 		}
 		if steps := now.Status.Steps; len(steps) > 0 && now.Annotations[v1alpha1.AnnotationEndTest] == "" &&
-			steps[len(steps)-1].Name == operator.StepKeep && now.Status.Message != "" {
+			steps[len(steps)-1].Name == v1alpha1.StepKeep && now.Status.Message != "" {
 			fmt.Fprintf(c.out, "kept: %s\n", now.Status.Message)
 			return nil
 		}

@@ -34,16 +34,25 @@ False: a claim that belongs to the group is not replicated. status.members has t
 `,
 	v1alpha1.ConditionRemoteAsDeclared: `
 False: spec.remoteSite was changed, and the engine still replicates to the first site. The change copies
-everything anew and leaves the first copy behind. Confirm it with the annotation slipstream.dev/confirm-
-remote, or change the spec back.
+everything anew and leaves the first copy behind. Change the spec back, or confirm it:
+kubectl -n NAMESPACE annotate cg GROUP slipstream.dev/confirm-remote=SITE
 `,
 	v1alpha1.ConditionWriteOrder: `
-False: members are on several nodes. Writes are ordered between claims of one node only, and a failover takes
-the claims of each node to an instant of their own. To have one order, place all claims on one node.
+- Node: members are on several nodes with a separate order each. A failover takes the claims of each node to an
+  instant of their own. To have one order, set spec.writeOrder to Group at the primary site.
+- NodeUnable: a node cannot have a shard of the group: its replicator is too old, does not reach the others or
+  does not answer, or the link is down. The message says which.
+- Joining: a shard was made and is not in the epochs yet. Wait.
+- ShardAway: a shard is on no node that answers, or the replicators do not reach each other. The copy of the
+  whole group stays at the last complete epoch until they do.
+- ShardConflict: the nodes have shards of two groups, or two with one number. See slipctl group list there.
+- NodeSilent: a node of the group does not answer the operator.
 `,
 	v1alpha1.ConditionConverged: `
 False: both sites took writes after a common point. Nothing is shipped, and neither site overwrites the other.
-Decide which site continues; docs/limitations.md says how to give the other one up.
+Decide which site continues. At the other one stop the pods, and run:
+kubectl slipstream yield GROUP -n NAMESPACE
+Its writes since then are kept as snapshots (docs/guides/tails.md).
 `,
 	v1alpha1.ConditionPeerReachable: `
 False: a group at the engine is not connected to the other site. Writes go on here. See the link, the gateway
@@ -76,13 +85,18 @@ groups.
 func (c *cli) explainCommand() *cobra.Command {
 	names := slices.Sorted(maps.Keys(explanations))
 	return &cobra.Command{
-		Use:   "explain CONDITION",
+		Use:   "explain [CONDITION]",
 		Short: "Say what a condition means that is not True, and what to do",
-		Long: "Say what a condition means that is not True, and what to do. Conditions: " +
+		Long: "Say what a condition means that is not True, and what to do. Without a name it lists the conditions: " +
 			strings.Join(names, ", ") + ".",
-		Args:      cobra.ExactArgs(1),
+		Example:   "  kubectl slipstream explain WriteOrder",
+		Args:      cobra.MaximumNArgs(1),
 		ValidArgs: names,
 		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				_, err := fmt.Fprintln(c.out, strings.Join(names, "\n"))
+				return err
+			}
 			for name, text := range explanations {
 				if strings.EqualFold(name, args[0]) {
 					_, err := fmt.Fprintf(c.out, "%s\n%s", name, text)

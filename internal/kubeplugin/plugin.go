@@ -1,5 +1,5 @@
 // Package kubeplugin has the commands of kubectl slipstream. They read and write the operator's objects
-// (pkg/api/v1alpha1) with the rights of the person who calls them, and reach no node.
+// (pkg/api/v1alpha1) with the rights of the person who calls them. Only bundle reaches nodes, by an exec in their pods.
 //
 // One process runs one command; nothing here is for concurrent use.
 package kubeplugin
@@ -14,13 +14,15 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
-	"github.com/slipstream-storage/slipstream/pkg/operator"
 )
 
 // Exit statuses. The help of the command explains them.
@@ -81,9 +83,16 @@ func (c *cli) command(version string) *cobra.Command {
 	flags.StringVar(&c.kubeconfig, "kubeconfig", "", "kubeconfig `file`")
 	flags.StringVar(&c.context, "context", "", "`context` of the kubeconfig")
 	flags.StringVarP(&c.selected, "namespace", "n", "", "`namespace` (default: the one of the context)")
-	root.AddCommand(c.statusCommand(), c.coverageCommand(), c.explainCommand(), c.testCommand(), c.reportCommand())
+	root.AddCommand(c.statusCommand(), c.coverageCommand(), c.explainCommand(), c.testCommand(), c.reportCommand(),
+		c.bundleCommand(version))
 	root.AddCommand(c.actionCommands()...)
 	return root
+}
+
+// newScheme has the objects that the commands read and write.
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	return scheme, errors.Join(corev1.AddToScheme(scheme), storagev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme))
 }
 
 func connect(kubeconfig, context string) (client.Client, string, error) {
@@ -99,7 +108,7 @@ func connect(kubeconfig, context string) (client.Client, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	scheme, err := operator.Scheme()
+	scheme, err := newScheme()
 	if err != nil {
 		return nil, "", err
 	}

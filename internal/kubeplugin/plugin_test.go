@@ -15,14 +15,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
-	"github.com/slipstream-storage/slipstream/pkg/operator"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
 // cluster has a protected claim, one that cannot be replicated, one that is left out, and one without a group.
 func cluster(t *testing.T) client.Client {
 	t.Helper()
-	scheme, err := operator.Scheme()
+	scheme, err := newScheme()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +88,9 @@ func TestStatus(t *testing.T) {
 	status, out = plug(t, api, "status", "shop")
 	want(t, status, out, exitOK, "plain    NeedsRestage", "not replicable")
 	status, out = plug(t, api, "status", "none")
-	want(t, status, out, exitFailure, "no ConsistencyGroup none")
+	want(t, status, out, exitFailure, "no ConsistencyGroup none in namespace shop (-n names another one, -A is all)")
+	status, out = plug(t, api, "status", "-n", "empty")
+	want(t, status, out, exitOK, "no ConsistencyGroup in namespace empty (-n names another one, -A is all)")
 	status, out = plug(t, api, "status", "-o", "json")
 	want(t, status, out, exitOK, `"membersReady": "1/2"`)
 	status, out = plug(t, api, "status", "-o", "xml")
@@ -112,6 +113,8 @@ func TestCoverage(t *testing.T) {
 			}
 		}
 	}
+	status, out = plug(t, api, "coverage", "-n", "bare")
+	want(t, status, out, exitOK, "no claim in namespace bare (-n names another one, -A is all)")
 	status, out = plug(t, api, "coverage", "-A")
 	want(t, status, out, exitOK, "0 not protected")
 	status, out = plug(t, api, "coverage", "-A", "--strict")
@@ -213,6 +216,8 @@ func TestExplain(t *testing.T) {
 			t.Errorf("the guide lacks %s", name)
 		}
 	}
-	status, out := plug(t, api, "explain", "Happy")
+	status, out := plug(t, api, "explain")
+	want(t, status, out, exitOK, "Converged\n", "WriteOrder\n")
+	status, out = plug(t, api, "explain", "Happy")
 	want(t, status, out, exitFailure, "WriteOrder")
 }

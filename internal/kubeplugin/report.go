@@ -86,7 +86,8 @@ func (c *cli) reportCommand() *cobra.Command {
 		Long: `Write the report of an action: what was done, and the declared and measured recovery time (RTO) and recovery
 point (RPO).
 
-Without a name it is the newest action of --group that has ended, test failovers before others.`,
+Without a name it is the newest action of --group that has ended: of failovers and test failovers, or of the others if
+there is none of these.`,
 		Example: "  kubectl slipstream report shop-test-x7k2p -n shop\n" +
 			"  kubectl slipstream report --group shop -n shop -o json",
 		Args: cobra.MaximumNArgs(1),
@@ -147,8 +148,10 @@ func chooseAction(actions []v1alpha1.GroupAction, args []string, group,
 	return nil, fmt.Errorf("there is no action %s in namespace %s", args[0], namespace)
 }
 
+// rank is higher for actions that measure how the group is recovered.
 func rank(a *v1alpha1.GroupAction) int {
-	if a.Spec.Type == v1alpha1.ActionTestFailover {
+	switch a.Spec.Type {
+	case v1alpha1.ActionTestFailover, v1alpha1.ActionFailover:
 		return 1
 	}
 	return 0

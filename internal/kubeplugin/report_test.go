@@ -55,6 +55,12 @@ func TestReport(t *testing.T) {
 	}
 	status, out = plug(t, api, "report", "later")
 	want(t, status, out, exitOK, "| RTO | not declared | not measured | unknown |")
+	// A failover after the last test is what a person wants to see.
+	if err := api.Create(context.Background(), ended("real", v1alpha1.ActionFailover, now.Add(time.Minute))); err != nil {
+		t.Fatal(err)
+	}
+	status, out = plug(t, api, "report", "--group", "shop")
+	want(t, status, out, exitOK, "# Failover of group shop/shop", "`real`")
 	status, out = plug(t, api, "report", "none")
 	want(t, status, out, exitFailure, "no action none")
 	status, out = plug(t, api, "report")

@@ -11,8 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
-	"github.com/slipstream-storage/slipstream/pkg/operator"
+	"github.com/slipstream-storage/slipstream/pkg/operator/membership"
 )
 
 // table prints rows of cells. An empty cell is a dash.
@@ -69,11 +70,15 @@ func (c *cli) statusCommand() *cobra.Command {
 					}
 				}
 				if groups.Items = named; len(named) == 0 {
-					return fmt.Errorf("there is no ConsistencyGroup %s in namespace %s", args[0], cmp.Or(namespace, "of any name"))
+					return fmt.Errorf("there is no ConsistencyGroup %s in %s", args[0], where(namespace))
 				}
 			}
 			if c.output == "json" {
 				return c.json(groups.Items)
+			}
+			if len(groups.Items) == 0 {
+				_, err := fmt.Fprintf(c.out, "There is no ConsistencyGroup in %s.\n", where(namespace))
+				return err
 			}
 			return c.printGroups(groups.Items, len(args) == 1)
 		},
@@ -81,6 +86,14 @@ func (c *cli) statusCommand() *cobra.Command {
 	}
 	c.addAll(cmd)
 	return cmd
+}
+
+// where names the namespaces that a command has looked at, and how to look at more.
+func where(namespace string) string {
+	if namespace == "" {
+		return "any namespace"
+	}
+	return fmt.Sprintf("namespace %s (-n names another one, -A is all)", namespace)
 }
 
 func (c *cli) printGroups(groups []v1alpha1.ConsistencyGroup, members bool) error {
@@ -142,7 +155,7 @@ from a snapshot, and claims of other drivers. With --strict these count, too.`,
 			if err != nil {
 				return err
 			}
-			claims, err := operator.CoverageOf(cmd.Context(), api, namespace)
+			claims, err := membership.CoverageOf(cmd.Context(), api, namespace)
 			if err != nil {
 				return err
 			}
@@ -170,8 +183,12 @@ from a snapshot, and claims of other drivers. With --strict these count, too.`,
 					err = c.table(rows)
 					fmt.Fprintln(c.out)
 				}
-				fmt.Fprintf(c.out, "%d claims: %d protected, %d left out on purpose, %d not protected\n", len(claims), protected,
-					deliberate, open)
+				if len(claims) == 0 {
+					_, err := fmt.Fprintf(c.out, "There is no claim in %s.\n", where(namespace))
+					return err
+				}
+				fmt.Fprintf(c.out, "%s: %d protected, %d left out on purpose, %d not protected\n",
+					words.Count(len(claims), "claim"), protected, deliberate, open)
 			}
 			if err == nil && open > 0 {
 				err = errUnprotected

@@ -90,6 +90,13 @@ func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 		}
 		return err
 	}
+	if request, ok := args.(*sidecarpb.ListTailsRequest); ok && request.GetGroup() == "" {
+		response, err := c.tails(ctx, request)
+		if err == nil {
+			reply.(*sidecarpb.ListTailsResponse).Tails = response
+		}
+		return err
+	}
 	n, err := c.route(ctx, args)
 	if err != nil {
 		return err
@@ -160,15 +167,31 @@ func (c *Conn) find(ctx context.Context, group string) (connected, error) {
 		c.names())
 }
 
-// list asks all nodes for their groups. One that does not answer is told by warn, unless none does.
+// list asks all nodes for their groups.
 func (c *Conn) list(ctx context.Context, request *sidecarpb.ListGroupsRequest) ([]*sidecarpb.GroupStatus, error) {
-	var groups []*sidecarpb.GroupStatus
+	return ofAll(c, func(client sidecarpb.SidecarClient) ([]*sidecarpb.GroupStatus, error) {
+		response, err := client.ListGroups(ctx, request)
+		return response.GetGroups(), err
+	}, (*sidecarpb.GroupStatus).GetName)
+}
+
+// tails asks all nodes for their tails.
+func (c *Conn) tails(ctx context.Context, request *sidecarpb.ListTailsRequest) ([]*sidecarpb.Tail, error) {
+	return ofAll(c, func(client sidecarpb.SidecarClient) ([]*sidecarpb.Tail, error) {
+		response, err := client.ListTails(ctx, request)
+		return response.GetTails(), err
+	}, (*sidecarpb.Tail).GetGroup)
+}
+
+// ofAll asks all nodes, and sorts what they have. One that does not answer is told by warn, unless none does.
+func ofAll[T any](c *Conn, ask func(sidecarpb.SidecarClient) ([]T, error), key func(T) string) ([]T, error) {
+	var all []T
 	var failed []error
 	for _, n := range c.nodes {
-		response, err := sidecarpb.NewSidecarClient(n.conn).ListGroups(ctx, request)
+		some, err := ask(sidecarpb.NewSidecarClient(n.conn))
 		switch {
 		case err == nil:
-			groups = append(groups, response.GetGroups()...)
+			all = append(all, some...)
 		case status.Code(err) != codes.NotFound:
 			failed = append(failed, fmt.Errorf("node %s: %w", n.Name, err))
 		}
@@ -179,10 +202,8 @@ func (c *Conn) list(ctx context.Context, request *sidecarpb.ListGroupsRequest) (
 	for _, err := range failed {
 		c.warn("%v", err)
 	}
-	slices.SortStableFunc(groups, func(a, b *sidecarpb.GroupStatus) int {
-		return strings.Compare(a.GetName(), b.GetName())
-	})
-	return groups, nil
+	slices.SortStableFunc(all, func(a, b T) int { return strings.Compare(key(a), key(b)) })
+	return all, nil
 }
 
 func (c *Conn) names() string { return names(c.nodes) }

@@ -12,9 +12,11 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
 )
 
@@ -37,7 +39,8 @@ func (c *Cluster) dial(pod string) (net.Conn, error) {
 		return nil, err
 	}
 	// The context of the exec is the connection's: gRPC's ends when the connection is made.
-	ctx, cancel := context.WithCancel(context.Background())
+	// Its end closes streams that are being read. Why an exec ended is told by Read, so client-go is not to log that, too.
+	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logr.Discard()))
 	near, far := net.Pipe()
 	conn := &execConn{Conn: near, cancel: cancel, ended: make(chan struct{})}
 	go func() {

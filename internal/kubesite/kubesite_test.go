@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
@@ -50,6 +51,18 @@ func (f *fakeNode) ListGroups(context.Context, *sidecarpb.ListGroupsRequest) (*s
 	response := &sidecarpb.ListGroupsResponse{}
 	for _, name := range f.groups {
 		response.Groups = append(response.Groups, &sidecarpb.GroupStatus{Name: name})
+	}
+	return response, nil
+}
+
+func (f *fakeNode) ListTails(_ context.Context, r *sidecarpb.ListTailsRequest) (*sidecarpb.ListTailsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	response := &sidecarpb.ListTailsResponse{}
+	for _, name := range f.groups {
+		if r.GetGroup() == "" || r.GetGroup() == name {
+			response.Tails = append(response.Tails, &sidecarpb.Tail{Id: "tail-of-" + name, Group: name})
+		}
 	}
 	return response, nil
 }
@@ -84,26 +97,36 @@ type fakeCluster struct {
 	mu      sync.Mutex
 	asked   []string
 	bundles string
+	// objects are answers by path; of other paths it is the path.
+	objects map[string]string
 }
 
 func newFakeCluster(t *testing.T) *fakeCluster {
 	f := &fakeCluster{t: t, sockets: map[string]string{}}
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
-	kubeconfig := filepath.Join(t.TempDir(), "config")
+	f.options = Options{Kubeconfig: kubeconfigFor(t, server.URL), Context: "site-a", Namespace: "storage"}
+	return f
+}
+
+// kubeconfigFor writes a file whose context site-a is an API server.
+func kubeconfigFor(t *testing.T, address string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config")
 	text := fmt.Sprintf(
 		`{apiVersion: v1, kind: Config, current-context: wrong, contexts: [{name: site-a, context: {cluster: c, user: u}}],
-clusters: [{name: c, cluster: {server: %q}}], users: [{name: u, user: {}}]}`, server.URL)
-	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
+clusters: [{name: c, cluster: {server: %q}}], users: [{name: u, user: {}}]}`, address)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f.options = Options{Kubeconfig: kubeconfig, Context: "site-a", Namespace: "storage"}
-	return f
+	return file
 }
 
 // add makes a node with a pod; a nil server is a replicator that cannot be reached though it runs.
 func (f *fakeCluster) add(node string, server *fakeNode) {
-	pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "pod-" + node},
+	// The labels are those of the chart (templates/node.yaml).
+	pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "pod-" + node, Labels: map[string]string{
+		nameLabel: "renamed", instanceLabel: "release", partOfLabel: partOf, "app.kubernetes.io/component": "node"}},
 		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: container}}}}
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: container,
 		State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
@@ -133,8 +156,15 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
 	case path == pods:
 		list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
-		if s := r.URL.Query().Get("labelSelector"); s == Selector || s == partOf {
-			list.Items = f.pods
+		selector, err := labels.Parse(r.URL.Query().Get("labelSelector"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		for _, pod := range f.pods {
+			if selector.Matches(labels.Set(pod.Labels)) {
+				list.Items = append(list.Items, pod)
+			}
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(list)
@@ -159,13 +189,16 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		remotecommand.ServeExec(w, r, f, pod, "", container, connectCommand,
 			&remotecommand.Options{Stdin: true, Stdout: true, Stderr: true},
 			time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
-	case f.bundles != "" && (strings.HasSuffix(path, "/log") || strings.HasPrefix(path, "/apis/") ||
-		strings.HasSuffix(path, "/events") || path == "/version"):
+	case f.bundles != "":
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.asked = append(f.asked, path)
 		if strings.HasSuffix(path, "/csinodes") {
 			http.Error(w, "may not", http.StatusForbidden)
+			return
+		}
+		if text := f.objects[path]; text != "" {
+			fmt.Fprint(w, text)
 			return
 		}
 		fmt.Fprintf(w, "%s %s", path, r.URL.Query().Get("previous"))
@@ -238,6 +271,20 @@ func TestRouting(t *testing.T) {
 	}
 	if want := []string{"both", "both", "mail", "shop"}; !slices.Equal(names, want) {
 		t.Errorf("groups %v, want %v", names, want)
+	}
+	for group, want := range map[string]string{"": "tail-of-both tail-of-both tail-of-mail tail-of-shop",
+		"mail": "tail-of-mail"} {
+		tails, err := client.ListTails(t.Context(), &sidecarpb.ListTailsRequest{Group: group})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for _, tail := range tails.GetTails() {
+			ids = append(ids, tail.GetId())
+		}
+		if got := strings.Join(ids, " "); got != want {
+			t.Errorf("tails of %q: %s", group, got)
+		}
 	}
 	if _, err := client.Promote(t.Context(), &sidecarpb.PromoteRequest{Group: "mail"}); err != nil {
 		t.Error(err)

@@ -7,11 +7,13 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // Machine says in a line what the numbers were measured on. What cannot be found out is left out.
 func Machine() string {
-	parts := []string{fmt.Sprintf("%d cores", runtime.NumCPU())}
+	parts := []string{words.Count(runtime.NumCPU(), "core")}
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(text)) {
 			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {

@@ -14,6 +14,8 @@ import (
 	"html/template"
 	"io"
 	"os"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // Page is a report.
@@ -118,8 +120,8 @@ func (p Page) Write(w io.Writer) error {
 		}
 		for i, row := range s.Table.Rows {
 			if len(row) != len(s.Table.Header) {
-				return fmt.Errorf("report: section %q, table row %d has %d cells for %d columns", s.Title, i, len(row),
-					len(s.Table.Header))
+				return fmt.Errorf("report: section %q, table row %d has %s for %s", s.Title, i,
+					words.Count(len(row), "cell"), words.Count(len(s.Table.Header), "column"))
 			}
 		}
 	}

@@ -145,9 +145,8 @@ func (p Plot) styleAxes(drawn *plot.Plot) {
 
 // LegendEntry is a series' name and colour, for the page: a legend in the drawing would lie on the points.
 type LegendEntry struct {
-	Name string
-	// Color is a CSS colour.
-	Color string
+	Name  string
+	Color template.CSS
 	// Marker is true for a vertical line.
 	Marker bool
 }
@@ -170,7 +169,28 @@ func (p Plot) Legend() []LegendEntry {
 	return entries
 }
 
-func css(ink color.NRGBA) string { return fmt.Sprintf("#%02x%02x%02x", ink.R, ink.G, ink.B) }
+// inkNames are the names that the page's style sheet has for the colours of drawings. It has two values for each, for
+// light and dark screens.
+var inkNames = map[color.NRGBA]string{
+	soft: "soft", gridInk: "grid", markerInks[0]: "red", palette[0]: "grey", palette[1]: "blue", palette[2]: "orange",
+	palette[3]: "green", palette[4]: "purple",
+}
+
+// translucent is the colour of dots, so that many of them show how dense they are.
+func translucent(ink color.NRGBA) color.NRGBA {
+	ink.A = 0xa0
+	return ink
+}
+
+// svgColor is how vgsvg writes a colour. It rounds down what it multiplied with the opacity and divided again.
+func svgColor(ink color.NRGBA) string {
+	r, g, b, a := ink.RGBA()
+	of := func(v uint32) int { return int(float64(v) * (255 / float64(a))) }
+	return fmt.Sprintf("#%02X%02X%02X", of(r), of(g), of(b))
+}
+
+// css is the colour as the page calls it.
+func css(ink color.NRGBA) template.CSS { return template.CSS("var(--" + inkNames[ink] + ")") }
 
 func (p Plot) colors() map[string]color.NRGBA {
 	colors := map[string]color.NRGBA{}
@@ -202,8 +222,7 @@ func (p Plot) addSeries(drawn *plot.Plot) error {
 			if err != nil {
 				return err
 			}
-			// Translucent, so that many dots show how dense they are.
-			dots.Color = color.NRGBA{R: ink.R, G: ink.G, B: ink.B, A: 0xa0}
+			dots.Color = translucent(ink)
 			dots.Radius, dots.Shape = 1.8, draw.CircleGlyph{}
 			drawn.Add(dots)
 			continue
@@ -306,12 +325,17 @@ var (
 	svgFont  = regexp.MustCompile(`font-family:[^;"]*`)
 )
 
-// embeddable turns an SVG document into an element of a page: without prologue, as wide as its place, and in a font of
-// the widths that gonum measured with, if the reader's machine has it.
+// embeddable turns an SVG document into an element of a page: without prologue, as wide as its place, in the colours of
+// the page, and in a font of the widths that gonum measured with, if the reader's machine has it.
 func embeddable(document []byte, title string) template.HTML {
 	start := `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 $1 $2" role="img" aria-label="` +
 		strings.ReplaceAll(template.HTMLEscapeString(title), "$", "$$") + `">`
 	element := svgStart.ReplaceAll(document, []byte(start))
+	for ink := range inkNames {
+		for _, drawn := range []color.NRGBA{ink, translucent(ink)} {
+			element = bytes.ReplaceAll(element, []byte(svgColor(drawn)), []byte(css(ink)))
+		}
+	}
 	element = svgFont.ReplaceAll(element, []byte(`font-family:Liberation Sans,Arial,Helvetica,sans-serif`))
 	return template.HTML(element) // made by this package from numbers and from text that vgsvg escaped
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -85,6 +86,26 @@ func TestPlotIsWellFormed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// The style sheet has all colours, so that a drawing can be seen on a dark screen, too. It has each of them twice.
+func TestColorsAreThePages(t *testing.T) {
+	var buf bytes.Buffer
+	if err := samplePage().Write(&buf); err != nil {
+		t.Fatal(err)
+	}
+	sheet, body, _ := strings.Cut(buf.String(), "</style>")
+	if own := regexp.MustCompile(`#[0-9A-Fa-f]{6}`).FindAllString(body, -1); len(own) > 0 {
+		t.Errorf("colours that do not change with the screen: %v", own)
+	}
+	for _, name := range inkNames {
+		if n := strings.Count(sheet, "--"+name+": "); n != 2 {
+			t.Errorf("the style sheet has %d values for %s, want 2", n, name)
+		}
+	}
+	if !strings.Contains(body, string(css(palette[0]))) {
+		t.Error("the first plot has not the colour of its series")
 	}
 }
 

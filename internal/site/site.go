@@ -23,6 +23,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
@@ -160,9 +161,9 @@ func Init(c Config, o InitOptions) error {
 	}
 	if n := len(c.socket("replicator")); n > maxSocketPath {
 		return fmt.Errorf(
-			"site directory %s: the path of a socket in it would have %d bytes, more than the %d a Unix socket can "+
+			"site directory %s: the path of a socket in it would have %s, more than the %d a Unix socket can "+
 				"have: choose a shorter one",
-			c.Dir, n, maxSocketPath)
+			c.Dir, words.Count(n, "byte"), maxSocketPath)
 	}
 	if err := c.checkExisting(o); err != nil {
 		return err

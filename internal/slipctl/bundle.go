@@ -2,9 +2,7 @@ package slipctl
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +18,9 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/bundle"
 	"github.com/slipstream-storage/slipstream/internal/kubesite"
+	"github.com/slipstream-storage/slipstream/internal/slipctl/frame"
 	"github.com/slipstream-storage/slipstream/internal/wordjson"
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -58,7 +58,7 @@ has names of groups, claims, nodes and addresses. What could not be collected is
 With --context it also has the objects of the operator, events, and the logs of the pods, of all nodes. It reads no
 Secrets.`,
 		Example: "  slipctl bundle\n  slipctl bundle --context site-a --file /tmp/site-a.tar.gz",
-		Args:    args(cobra.NoArgs),
+		Args:    frame.Args(cobra.NoArgs),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return c.writeBundle(cmd.Context(), &b) },
 	}
 	cmd.Flags().StringVar(&b.file, "file", "", "`file` to write; - is standard output (default "+
@@ -66,42 +66,26 @@ Secrets.`,
 	cmd.Flags().StringSliceVar(&b.metrics, "metrics", metricsPorts, "`addresses` of the metrics of this node")
 	cmd.Flags().StringSliceVar(&b.logs, "log", nil, "log `files` of this node (default *.log in the directory of the "+
 		"site)")
-	cmd.Flags().StringVar(&c.here.pool, "pool", "", "directory of the pool (default as for slipctl volume)")
+	cmd.Flags().StringVar(&c.Here.Pool, "pool", "", "directory of the pool (default as for slipctl volume)")
 	return cmd
 }
 
 func (c *cli) writeBundle(ctx context.Context, b *bundled) error {
-	now := time.Now().UTC()
-	name := "slipstream-bundle-" + now.Format("20060102-150405")
-	if b.file == "-" {
-		_, err := c.collect(ctx, b, c.out, name, now)
+	w, file, err := bundle.Create(b.file, c.Out, func(w *bundle.Writer) error { return c.collect(ctx, b, w) })
+	if err != nil || file == "-" {
 		return err
-	}
-	file := cmp.Or(b.file, name+".tar.gz")
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%s exists already: choose another --file", file)
-	}
-	if err != nil {
-		return err
-	}
-	w, err := c.collect(ctx, b, out, name, now)
-	if err := errors.Join(err, out.Close()); err != nil {
-		return errors.Join(err, os.Remove(file))
 	}
 	for _, problem := range w.Problems() {
-		fmt.Fprintf(c.err, "slipctl: not in the bundle: %s\n", problem)
+		fmt.Fprintf(c.Err, "slipctl: not in the bundle: %s\n", problem)
 	}
-	return c.say(fields{"file": file, "files": w.Files(), "problems": append([]string{}, w.Problems()...)},
-		"%s: %d files. Look at it before you pass it on.", file, w.Files())
+	return c.Say(frame.Fields{"file": file, "files": w.Files(), "problems": append([]string{}, w.Problems()...)},
+		"%s: %s. Look at it before you pass it on.", file, words.Count(w.Files(), "file"))
 }
 
-// collect writes everything that can be had. Its error is one of writing.
-func (c *cli) collect(ctx context.Context, b *bundled, out io.Writer, name string,
-	now time.Time) (*bundle.Writer, error) {
-	w := bundle.New(out, name, now)
+// collect adds everything that can be had. Its error is one of writing.
+func (c *cli) collect(ctx context.Context, b *bundled, w *bundle.Writer) error {
 	parts := []func(context.Context, *bundle.Writer) error{c.bundleVersions, c.bundleGroups}
-	if c.kube.set() {
+	if c.Kube.Set() {
 		parts = append(parts, c.bundleCluster)
 	} else {
 		parts = append(parts, c.bundlePool, b.bundleMetrics, func(_ context.Context, w *bundle.Writer) error {
@@ -113,32 +97,32 @@ func (c *cli) collect(ctx context.Context, b *bundled, out io.Writer, name strin
 		err := part(limit, w)
 		cancel()
 		if err != nil {
-			return w, err
+			return err
 		}
 	}
-	return w, w.Close()
+	return nil
 }
 
 // bundleVersions says what wrote the bundle, and on which machine.
 func (c *cli) bundleVersions(_ context.Context, w *bundle.Writer) error {
 	host, _ := os.Hostname()
-	about := fields{"slipctl": c.version, "go": runtime.Version(), "host": host, "processors": runtime.NumCPU()}
+	about := frame.Fields{"slipctl": c.Version, "go": runtime.Version(), "host": host, "processors": runtime.NumCPU()}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err == nil {
 		about["kernel"] = unix.ByteSliceToString(u.Release[:]) + " " + unix.ByteSliceToString(u.Machine[:])
 	}
-	return bundleJSON(w, "about.json", about)
+	return w.JSON("about.json", about)
 }
 
 // bundleGroups adds the status and settings of all groups, and the views.
 func (c *cli) bundleGroups(ctx context.Context, w *bundle.Writer) error {
 	var groups, views any
-	err := c.withSidecar(ctx, callTimeout, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
+	err := c.WithSidecar(ctx, frame.Short, func(ctx context.Context, sidecar sidecarpb.SidecarClient) error {
 		list, err := sidecar.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
 		if err != nil {
 			return err
 		}
-		if groups, err = wordjson.Value(list); err != nil || c.kube.set() {
+		if groups, err = wordjson.Value(list); err != nil || c.Kube.Set() {
 			return err
 		}
 		open, err := sidecar.ListViews(ctx, &sidecarpb.ListViewsRequest{})
@@ -155,7 +139,7 @@ func (c *cli) bundleGroups(ctx context.Context, w *bundle.Writer) error {
 		if value == nil {
 			continue
 		}
-		if err := bundleJSON(w, name, value); err != nil {
+		if err := w.JSON(name, value); err != nil {
 			return err
 		}
 	}
@@ -165,14 +149,14 @@ func (c *cli) bundleGroups(ctx context.Context, w *bundle.Writer) error {
 // bundlePool adds the records of the volumes, and of each group its group.json and the headers of its journal. It reads
 // no image and no data of a journal.
 func (c *cli) bundlePool(_ context.Context, w *bundle.Writer) error {
-	records, err := c.poolRecords()
+	records, err := c.PoolRecords()
 	if err != nil {
 		w.Problem("records of the pool", err)
 	}
-	if err := bundleJSON(w, "volumes.json", records); err != nil {
+	if err := w.JSON("volumes.json", records); err != nil {
 		return err
 	}
-	p, err := blockdev.OpenPool(vfs.OS, c.poolDir(), blockdev.WhoReader)
+	p, err := blockdev.OpenPool(vfs.OS, c.PoolDir(), blockdev.WhoReader)
 	if err != nil {
 		return nil // told above
 	}
@@ -220,7 +204,7 @@ func (b *bundled) bundleMetrics(ctx context.Context, w *bundle.Writer) error {
 }
 
 func readMetrics(ctx context.Context, address string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, frame.Short)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
 	if err != nil {
@@ -241,7 +225,7 @@ func readMetrics(ctx context.Context, address string) ([]byte, error) {
 func (c *cli) bundleLogs(b *bundled, w *bundle.Writer) error {
 	files := b.logs
 	if len(files) == 0 {
-		files, _ = filepath.Glob(filepath.Join(filepath.Dir(c.poolDir()), "*.log"))
+		files, _ = filepath.Glob(filepath.Join(filepath.Dir(c.PoolDir()), "*.log"))
 	}
 	for _, file := range files {
 		if err := bundleFile(w, "logs/"+filepath.Base(file), file); err != nil {
@@ -253,31 +237,13 @@ func (c *cli) bundleLogs(b *bundled, w *bundle.Writer) error {
 
 // bundleCluster adds what the API server has, and a bundle of each node.
 func (c *cli) bundleCluster(ctx context.Context, w *bundle.Writer) error {
-	cluster, err := kubesite.Open(kubesite.Options{Kubeconfig: c.kube.kubeconfig, Context: c.kube.context,
-		Namespace: c.kube.namespace})
+	cluster, err := kubesite.Open(kubesite.Options{Kubeconfig: c.Kube.Kubeconfig, Context: c.Kube.Context,
+		Namespace: c.Kube.Namespace})
 	if err != nil {
 		w.Problem("cluster", err)
 		return nil
 	}
-	return cluster.Collect(ctx, []string{"slipctl", "bundle", "--file", "-"}, func(part kubesite.Collected) error {
-		switch {
-		case part.Err != nil:
-			w.Problem(part.Name, part.Err)
-			return nil
-		case part.Archive:
-			return w.Bundle(part.Name, part.Content)
-		}
-		return w.Text(part.Name, part.Content)
-	})
-}
-
-func bundleJSON(w *bundle.Writer, name string, value any) error {
-	text, err := json.MarshalIndent(value, "", "  ")
-	if err != nil {
-		w.Problem(name, err)
-		return nil
-	}
-	return w.Text(name, append(text, '\n'))
+	return cluster.Collect(ctx, w)
 }
 
 // bundleFile adds a file of this node; of a long one the end.

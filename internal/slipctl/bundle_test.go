@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/internal/slipctl/frame"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -109,7 +110,8 @@ func TestBundle(t *testing.T) {
 	defer metrics.Close()
 	defer http.DefaultClient.CloseIdleConnections()
 	var out, messages bytes.Buffer
-	c := &cli{version: "v9", out: &out, err: &messages, sidecar: "unix://" + run + "/replicator.sock", output: outputJSON}
+	c := &cli{&frame.CLI{Version: "v9", Out: &out, Err: &messages, Sidecar: "unix://" + run + "/replicator.sock",
+		Output: frame.OutputJSON}}
 	file := filepath.Join(dir, "b.tar.gz")
 	cmd := c.bundleCommand()
 	args := []string{"--file", file, "--metrics", strings.TrimPrefix(metrics.URL, "http://") + ",127.0.0.1:1"}
@@ -165,8 +167,9 @@ func TestBundle(t *testing.T) {
 func TestBundleOfDeadSite(t *testing.T) {
 	dir := siteOf(t)
 	var out, messages bytes.Buffer
-	c := &cli{out: &out, err: &messages, sidecar: "unix://" + dir + "/run/replicator.sock", output: outputTable}
-	c.here.pool = filepath.Join(dir, "pool")
+	c := &cli{&frame.CLI{Out: &out, Err: &messages, Sidecar: "unix://" + dir + "/run/replicator.sock",
+		Output: frame.OutputTable}}
+	c.Here.Pool = filepath.Join(dir, "pool")
 	file := filepath.Join(dir, "b.tar.gz")
 	if err := c.writeBundle(t.Context(), &bundled{file: file}); err != nil {
 		t.Fatal(err)

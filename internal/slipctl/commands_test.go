@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/slipstream-storage/slipstream/internal/slipctl/frame"
 )
 
 // each calls f with every command that a person sees.
@@ -28,7 +30,7 @@ func each(cmd *cobra.Command, f func(*cobra.Command)) {
 
 // Every command has what all commands have: an example that is right, and a check of its arguments.
 func TestEveryCommand(t *testing.T) {
-	each((&cli{}).command(), func(cmd *cobra.Command) {
+	each((&cli{&frame.CLI{}}).command(), func(cmd *cobra.Command) {
 		if cmd.Args == nil && cmd.Name() != "help" {
 			t.Errorf("%s takes any arguments", cmd.CommandPath())
 		}
@@ -85,7 +87,7 @@ func TestNamedCommands(t *testing.T) {
 // quoted is a command in backquotes, as messages have it; bare is one without them, of which only the verb is known.
 var (
 	quoted = regexp.MustCompile("`(slipctl [a-z][^`]*)`")
-	bare   = regexp.MustCompile(`(?:^|[^\x60/a-z])(slipctl (?:group|volume|site|journal) [a-z]+)`)
+	bare   = regexp.MustCompile(`(?:^|[^\x60/a-z])(slipctl (?:group|volume|site|journal) [a-z]+(?:-[a-z]+)*)`)
 )
 
 // messages finds commands in the texts of a Go file. A text that is put together with + is one text.
@@ -183,7 +185,7 @@ func checkLine(line string) error {
 	for i, w := range words {
 		words[i] = strings.Trim(w, `'"`)
 	}
-	root := (&cli{}).command()
+	root := (&cli{&frame.CLI{}}).command()
 	cmd, rest, err := root.Find(words[1:])
 	if err != nil {
 		return err

@@ -12,13 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipstream-storage/slipstream/internal/demo"
+	"github.com/slipstream-storage/slipstream/internal/slipctl/frame"
 	"github.com/slipstream-storage/slipstream/internal/workload"
 )
 
 func (c *cli) demoCommand() *cobra.Command {
 	var options demo.Options
 	var kind, results string
-	cmd := local("this machine", &cobra.Command{
+	cmd := frame.Local("this machine", &cobra.Command{
 		Use:   "demo",
 		Short: "Run two sites on this machine, kill one under load, open the other",
 		Long: "The demo starts two sites in a temporary directory and runs an order workload over two databases on two " +
@@ -29,14 +30,14 @@ func (c *cli) demoCommand() *cobra.Command {
 			"its report.\n" +
 			"The report needs no network.",
 		Example: "  slipctl demo\n  slipctl demo --workload postgres --results /tmp/demo",
-		Args:    args(cobra.NoArgs),
+		Args:    frame.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if options.Kind, err = workload.ParseKind(kind); err != nil {
-				return usagef("--workload: %v", err)
+				return frame.Usagef("--workload: %v", err)
 			}
 			if options.Rounds < 1 || options.Phase < time.Second {
-				return usagef("--rounds is at least 1, --duration at least 1s")
+				return frame.Usagef("--rounds is at least 1, --duration at least 1s")
 			}
 			if options.Executable, err = os.Executable(); err != nil {
 				return err
@@ -47,7 +48,7 @@ func (c *cli) demoCommand() *cobra.Command {
 			if !cmd.Flags().Changed("seed") {
 				options.Seed = rand.Uint64N(1e6) // short enough to be typed again
 			}
-			options.Progress = c.err
+			options.Progress = c.Err
 			measured, err := demo.Run(cmd.Context(), options)
 			if err != nil {
 				return fmt.Errorf("the demo did not get to its end (seed %d): %w", options.Seed, err)
@@ -56,10 +57,10 @@ func (c *cli) demoCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := c.showFile(paths[0], func() error { return measured.WriteTable(c.out) }); err != nil {
+			if err := c.ShowFile(paths[0], func() error { return measured.WriteTable(c.Out) }); err != nil {
 				return err
 			}
-			fmt.Fprintf(c.err, "seed %d, %s; written: %s\n", options.Seed, measured.Took.Round(time.Second),
+			fmt.Fprintf(c.Err, "seed %d, %s; written: %s\n", options.Seed, measured.Took.Round(time.Second),
 				strings.Join(paths, ", "))
 			if err := measured.Err(); err != nil {
 				return fmt.Errorf("this must not happen (seed %d): %w", options.Seed, err)
@@ -68,7 +69,7 @@ func (c *cli) demoCommand() *cobra.Command {
 		},
 	})
 	flags := cmd.Flags()
-	addEnum(cmd, flags, &kind, "workload", "", "the databases", string(workload.SQLite), string(workload.Postgres))
+	frame.AddEnum(cmd, flags, &kind, "workload", "", "the databases", string(workload.SQLite), string(workload.Postgres))
 	flags.StringVar(&results, "results", "demo-results", "directory for the summary and the report of the workload")
 	flags.DurationVar(&options.Phase, "duration", 4*time.Second, "duration of a round of load")
 	flags.IntVar(&options.Rounds, "rounds", 4, "rounds of load on plain volumes, and as many on replicated volumes")
@@ -90,16 +91,16 @@ func (c *cli) workloadCommand() *cobra.Command {
 		Use:    "workload",
 		Short:  "Place orders until standard input ends (used by demo)",
 		Hidden: true,
-		Args:   args(cobra.NoArgs),
+		Args:   frame.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if options.Kind, err = workload.ParseKind(kind); err != nil {
-				return usagef("--kind: %v", err)
+				return frame.Usagef("--kind: %v", err)
 			}
 			if options.Dirs.Stock == "" || options.Dirs.Sales == "" || options.Dirs.Run == "" {
 				return errors.New("--stock, --sales and --run are needed")
 			}
-			return workload.Main(cmd.Context(), options, c.stdin, c.out)
+			return workload.Main(cmd.Context(), options, c.Stdin, c.Out)
 		},
 	}
 	flags := cmd.Flags()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sort"
 	"sync"
 
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/slipctl/groups"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
@@ -76,7 +78,23 @@ func (f *fakeSidecar) CreateGroup(_ context.Context,
 		JournalSizeBytes: r.GetSettings().GetJournalSizeBytes(), JournalFull: r.GetSettings().GetJournalFull(),
 		StateReason: r.GetSettings().GetRemoteAddress(),
 	}
+	if whole := r.GetSettings().GetShardOf(); whole != "" {
+		f.groups[r.GetName()].Shard = &sidecarpb.ShardStatus{Group: whole, Numbers: []uint32{0, 1}}
+	}
 	return &sidecarpb.CreateGroupResponse{GroupId: "g-" + r.GetName()}, nil
+}
+
+// DropShard takes a shard out of a group, also one that has left.
+func (f *fakeSidecar) DropShard(_ context.Context,
+	r *sidecarpb.DropShardRequest) (*sidecarpb.DropShardResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.get(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	g.Shard.Numbers = slices.DeleteFunc(g.Shard.Numbers, func(n uint32) bool { return n == r.GetShard() })
+	return &sidecarpb.DropShardResponse{Status: g}, nil
 }
 
 func (f *fakeSidecar) ModifyGroup(_ context.Context,
@@ -120,7 +138,8 @@ func (f *fakeSidecar) AddVolume(_ context.Context,
 	if err != nil {
 		return nil, err
 	}
-	if !isMember(g, r.GetVolumeId()) {
+	member := func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() }
+	if !slices.ContainsFunc(g.GetVolumes(), member) {
 		g.Volumes = append(g.Volumes, &sidecarpb.VolumeStatus{VolumeId: r.GetVolumeId()})
 	}
 	return &sidecarpb.AddVolumeResponse{}, nil
@@ -188,7 +207,7 @@ func (f *fakeSidecar) WatchGroup(r *sidecarpb.WatchGroupRequest,
 			return err
 		}
 	}
-	if r.GetIntervalMillis() == waitInterval.Milliseconds() {
+	if r.GetIntervalMillis() == groups.WaitInterval.Milliseconds() {
 		<-stream.Context().Done() // a wait does not end with the statuses
 	}
 	return nil
@@ -245,6 +264,9 @@ func (f *fakeSidecar) Yield(_ context.Context, r *sidecarpb.YieldRequest) (*side
 	}
 	if g.GetPeer() != "site-a" {
 		return nil, status.Errorf(codes.FailedPrecondition, "group %s: there is nothing to yield", r.GetGroup())
+	}
+	if g.GetYield().GetStage() == "done" {
+		return &sidecarpb.YieldResponse{Status: g, Yield: g.GetYield()}, nil
 	}
 	if r.GetDryRun() {
 		return &sidecarpb.YieldResponse{Status: g, Yield: &sidecarpb.YieldStatus{

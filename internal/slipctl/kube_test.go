@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/slipstream-storage/slipstream/internal/slipctl/frame"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 )
 
@@ -29,7 +30,7 @@ func TestConnectCommand(t *testing.T) {
 	}
 	defer stop()
 	near, far := net.Pipe()
-	c := &cli{stdin: far, out: far, err: io.Discard, sidecar: "unix://" + socket}
+	c := &cli{&frame.CLI{Stdin: far, Out: far, Err: io.Discard, Sidecar: "unix://" + socket}}
 	ended := make(chan error, 1)
 	go func() {
 		cmd := c.connectCommand()

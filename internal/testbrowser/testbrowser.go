@@ -86,7 +86,9 @@ type Page struct {
 	Background string
 	// Smallest is the size of the smallest letters in pixels, those of drawings as they are scaled.
 	Smallest float64
-	Text     string
+	// Faint are texts that hardly stand out from what is behind them, with their contrast.
+	Faint []string
+	Text  string
 }
 
 // overlaps is run in the page. It compares the boxes of all lines of all texts, those of drawings too. A text in
@@ -138,6 +140,33 @@ const smallest = `(() => {
     least = Math.min(least, scale * parseFloat(getComputedStyle(e).fontSize));
   }
   return least;
+})()`
+
+// faint is run in the page. Contrast is that of WCAG; 4.5 is what it asks of small letters.
+const faint = `(() => {
+  const parse = (c) => { const m = c.match(/[0-9.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
+  const light = (c) => {
+    const [r, g, b] = c.slice(0, 3).map((v) => v / 255)
+      .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let n; (n = walker.nextNode());) {
+    const e = n.parentElement;
+    if (!n.textContent.trim() || !e.checkVisibility()) continue;
+    const style = getComputedStyle(e);
+    const ink = parse(e instanceof SVGElement ? style.fill : style.color);
+    let behind = [255, 255, 255, 1];
+    for (let p = e; p; p = p.parentElement) {
+      const c = parse(getComputedStyle(p).backgroundColor);
+      if (c[3] > 0) { behind = c; break; }
+    }
+    const [a, b] = [light(ink), light(behind)];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) found.push(n.textContent.trim().slice(0, 60) + ": " + contrast.toFixed(1));
+  }
+  return found;
 })()`
 
 // Look opens a page in a view, waits until ready, a JavaScript expression, is true, and reports what it shows.
@@ -204,6 +233,8 @@ func (b *Browser) Look(t *testing.T, address string, view View, ready, screensho
 	must("width", err)
 	p.Smallest, err = chromedp.Run(ctx, chromedp.Evaluate[float64](smallest))
 	must("smallest letters", err)
+	p.Faint, err = chromedp.Run(ctx, chromedp.Evaluate[[]string](faint))
+	must("contrast", err)
 	p.Background, err = chromedp.Run(ctx, chromedp.Evaluate[string]("getComputedStyle(document.body).backgroundColor"))
 	must("background", err)
 	p.Text, err = chromedp.Run(ctx, chromedp.Evaluate[string]("document.body.innerText"))
@@ -232,6 +263,9 @@ func (p Page) Check(t *testing.T) {
 	}
 	for _, o := range p.Overlaps {
 		t.Errorf("texts overlap: %s", o)
+	}
+	for _, f := range p.Faint {
+		t.Errorf("the contrast of a text is less than 4.5: %s", f)
 	}
 	if p.Smallest < legible {
 		t.Errorf("the smallest letters have %.1f pixels, want %v", p.Smallest, legible)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sort"
 	"time"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // Result is what a check of a recovered shop found.
@@ -108,7 +110,8 @@ func (r Result) Intact() error {
 		errs = append(errs, errors.New(d))
 	}
 	if r.OutOfOrder > 0 {
-		errs = append(errs, fmt.Errorf("%d acknowledged orders are missing although later ones are there", r.OutOfOrder))
+		errs = append(errs, fmt.Errorf("%s %s missing although later ones are there",
+			words.Count(r.OutOfOrder, "acknowledged order"), words.Choose(r.OutOfOrder, "is", "are")))
 	}
 	return errors.Join(errs...)
 }
@@ -117,11 +120,12 @@ func (r Result) Intact() error {
 func (r Result) OneInstant(clients int) error {
 	errs := []error{r.Intact()}
 	if r.OrdersWithoutStock > 0 {
-		errs = append(errs, fmt.Errorf("%d orders have no stock movement", r.OrdersWithoutStock))
+		errs = append(errs, fmt.Errorf("%s without stock movement", words.Count(r.OrdersWithoutStock, "order")))
 	}
 	if r.MovementsWithoutOrder > clients {
 		errs = append(errs,
-			fmt.Errorf("%d movements have no order, more than the %d that can be under way", r.MovementsWithoutOrder, clients))
+			fmt.Errorf("%s without order, more than the %d that can be under way",
+				words.Count(r.MovementsWithoutOrder, "movement"), clients))
 	}
 	return errors.Join(errs...)
 }

@@ -63,8 +63,13 @@ type RunOptions struct {
 	Log io.Writer
 }
 
+// Placer takes orders; see Shop.
+type Placer interface {
+	Place(ctx context.Context, client int, o Order) error
+}
+
 // Run places orders with all clients until ctx ends, which is no error. An order that has begun then is finished.
-func Run(ctx context.Context, shop Shop, opts RunOptions) error {
+func Run(ctx context.Context, shop Placer, opts RunOptions) error {
 	var next atomic.Int64
 	next.Store(opts.FirstID)
 	var logMu sync.Mutex

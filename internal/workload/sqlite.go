@@ -19,12 +19,22 @@ import (
 // what a copy could get wrong. The rollback journal (DELETE) would sync up to four times per commit and measure the
 // file system's own journal instead.
 type sqliteShop struct {
-	mu           sync.Mutex // clients take turns
-	stock, sales *sql.DB
-	addMovement  *sql.Stmt
-	takeStock    *sql.Stmt
-	addOrder     *sql.Stmt
+	mu    sync.Mutex // clients take turns
+	stock *sqliteStock
+	sales *sqliteSales
 }
+
+// sqliteStock and sqliteSales are the two databases. Their methods do not overlap.
+type (
+	sqliteStock struct {
+		db                     *sql.DB
+		addMovement, takeStock *sql.Stmt
+	}
+	sqliteSales struct {
+		db       *sql.DB
+		addOrder *sql.Stmt
+	}
+)
 
 const (
 	sqliteStockSchema = `
@@ -37,34 +47,53 @@ CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item INTEGER NOT NULL
 `
 )
 
-func openSQLite(ctx context.Context, dirs Dirs) (_ *sqliteShop, err error) {
-	s := &sqliteShop{}
+func openSQLite(ctx context.Context, dirs Dirs) (*sqliteShop, error) {
+	stock, err := openSQLiteStock(ctx, dirs.Stock)
+	if err != nil {
+		return nil, err
+	}
+	sales, err := openSQLiteSales(ctx, dirs.Sales)
+	if err != nil {
+		return nil, errors.Join(err, stock.close())
+	}
+	return &sqliteShop{stock: stock, sales: sales}, nil
+}
+
+func openSQLiteStock(ctx context.Context, dir string) (_ *sqliteStock, err error) {
+	s := &sqliteStock{}
 	defer func() {
 		if err != nil {
-			_ = s.Close() // the error that matters is the one being returned
+			_ = s.close() // the error that matters is the one being returned
 		}
 	}()
-	if s.stock, err = openSQLiteFile(ctx, filepath.Join(dirs.Stock, "stock.db"), sqliteStockSchema); err != nil {
+	if s.db, err = openSQLiteFile(ctx, filepath.Join(dir, "stock.db"), sqliteStockSchema); err != nil {
 		return nil, err
 	}
 	fill := `WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?)
 INSERT INTO stock SELECT i, ? FROM n WHERE NOT EXISTS (SELECT 1 FROM stock)`
-	if _, err = s.stock.ExecContext(ctx, fill, items, initialQuantity); err != nil {
+	if _, err = s.db.ExecContext(ctx, fill, items, initialQuantity); err != nil {
 		return nil, fmt.Errorf("filling the stock: %w", err)
 	}
-	if s.sales, err = openSQLiteFile(ctx, filepath.Join(dirs.Sales, "sales.db"), sqliteSalesSchema); err != nil {
+	if s.addMovement, err = s.db.PrepareContext(ctx, `INSERT INTO movement VALUES (?, ?, ?)`); err == nil {
+		s.takeStock, err = s.db.PrepareContext(ctx, `UPDATE stock SET quantity = quantity - ? WHERE item = ?`)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("preparing statements: %w", err)
+	}
+	return s, nil
+}
+
+func openSQLiteSales(ctx context.Context, dir string) (_ *sqliteSales, err error) {
+	s := &sqliteSales{}
+	defer func() {
+		if err != nil {
+			_ = s.close() // the error that matters is the one being returned
+		}
+	}()
+	if s.db, err = openSQLiteFile(ctx, filepath.Join(dir, "sales.db"), sqliteSalesSchema); err != nil {
 		return nil, err
 	}
-	prepare := func(db *sql.DB, query string) (stmt *sql.Stmt) {
-		if err == nil {
-			stmt, err = db.PrepareContext(ctx, query)
-		}
-		return stmt
-	}
-	s.addMovement = prepare(s.stock, `INSERT INTO movement VALUES (?, ?, ?)`)
-	s.takeStock = prepare(s.stock, `UPDATE stock SET quantity = quantity - ? WHERE item = ?`)
-	s.addOrder = prepare(s.sales, `INSERT INTO orders VALUES (?, ?, ?, ?)`)
-	if err != nil {
+	if s.addOrder, err = s.db.PrepareContext(ctx, `INSERT INTO orders VALUES (?, ?, ?, ?)`); err != nil {
 		return nil, fmt.Errorf("preparing statements: %w", err)
 	}
 	return s, nil
@@ -87,7 +116,15 @@ func openSQLiteFile(ctx context.Context, path, schema string) (*sql.DB, error) {
 func (s *sqliteShop) Place(ctx context.Context, _ int, o Order) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	tx, err := s.stock.BeginTx(ctx, nil)
+	if err := s.stock.move(ctx, o); err != nil {
+		return err
+	}
+	return s.sales.add(ctx, o)
+}
+
+// move commits an order's movement.
+func (s *sqliteStock) move(ctx context.Context, o Order) error {
+	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("order %d, stock: %w", o.ID, err)
 	}
@@ -100,6 +137,11 @@ func (s *sqliteShop) Place(ctx context.Context, _ int, o Order) error {
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("order %d, stock: commit: %w", o.ID, err)
 	}
+	return nil
+}
+
+// add commits an order.
+func (s *sqliteSales) add(ctx context.Context, o Order) error {
 	if _, err := s.addOrder.ExecContext(ctx, o.ID, o.Item, o.Quantity, o.Details); err != nil {
 		return fmt.Errorf("order %d, sales: %w", o.ID, err)
 	}
@@ -111,7 +153,7 @@ func (s *sqliteShop) Read(ctx context.Context) (Contents, error) {
 	for _, db := range []struct {
 		name string
 		db   *sql.DB
-	}{{"stock", s.stock}, {"sales", s.sales}} {
+	}{{"stock", s.stock.db}, {"sales", s.sales.db}} {
 		findings, err := sqliteColumn[string](ctx, db.db, `PRAGMA integrity_check`)
 		if err != nil {
 			// SQLite reports gross damage as an error of the check itself.
@@ -125,14 +167,14 @@ func (s *sqliteShop) Read(ctx context.Context) (Contents, error) {
 		}
 	}
 	var err error
-	if c.Movements, err = sqliteColumn[int64](ctx, s.stock,
+	if c.Movements, err = sqliteColumn[int64](ctx, s.stock.db,
 		`SELECT order_id FROM movement ORDER BY order_id`); err != nil {
 		return c, fmt.Errorf("reading movements: %w", err)
 	}
-	if c.Orders, err = sqliteColumn[int64](ctx, s.sales, `SELECT id FROM orders ORDER BY id`); err != nil {
+	if c.Orders, err = sqliteColumn[int64](ctx, s.sales.db, `SELECT id FROM orders ORDER BY id`); err != nil {
 		return c, fmt.Errorf("reading orders: %w", err)
 	}
-	row := s.stock.QueryRowContext(ctx,
+	row := s.stock.db.QueryRowContext(ctx,
 		`SELECT (SELECT SUM(? - quantity) FROM stock), (SELECT COALESCE(SUM(quantity), 0) FROM movement)`, initialQuantity)
 	if err := row.Scan(&c.Taken, &c.MovedOut); err != nil {
 		return c, fmt.Errorf("summing up the stock: %w", err)
@@ -157,17 +199,21 @@ func sqliteColumn[T any](ctx context.Context, db *sql.DB, query string) ([]T, er
 	return values, rows.Err()
 }
 
-func (s *sqliteShop) Close() error {
+func (s *sqliteShop) Close() error { return errors.Join(s.stock.close(), s.sales.close()) }
+
+func (s *sqliteStock) close() error { return closeSQLite(s.db, s.addMovement, s.takeStock) }
+
+func (s *sqliteSales) close() error { return closeSQLite(s.db, s.addOrder) }
+
+func closeSQLite(db *sql.DB, statements ...*sql.Stmt) error {
 	var errs []error
-	for _, stmt := range []*sql.Stmt{s.addMovement, s.takeStock, s.addOrder} {
+	for _, stmt := range statements {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}
 	}
-	for _, db := range []*sql.DB{s.stock, s.sales} {
-		if db != nil {
-			errs = append(errs, db.Close())
-		}
+	if db != nil {
+		errs = append(errs, db.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -7,6 +7,8 @@
 // movement shows the second write without the first, which had been durable before the second began.
 //
 // The databases are SQLite files or PostgreSQL servers, both with their default promise that a commit is durable.
+// The databases can be on two machines (ServeStock, OpenSales).
+//
 // Next to the databases, outside the volumes, the workload logs each order it was told is committed, with times (Ack).
 // Against that log a check after a failover can say what was lost (Check).
 //
@@ -81,7 +83,7 @@ type Shop interface {
 	// Place commits an order's movement to the stock database and then the order to the sales database. After an error
 	// neither, the first, or both may be there. client is below the number of clients the shop was opened for; calls
 	// with the same client do not overlap.
-	Place(ctx context.Context, client int, o Order) error
+	Placer
 	// Read checks the databases' integrity and reads all of them. Nothing is placed at the same time.
 	Read(ctx context.Context) (Contents, error)
 	// Close closes the databases and ends their servers, if they have any.

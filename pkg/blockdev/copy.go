@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -92,9 +93,14 @@ const (
 	copyChunkBytes = 1 << 20
 	// copySyncBytes is after how many bytes written a copy makes them durable: as much as a crash costs again.
 	copySyncBytes = 64 << 20
+	// maxCopyRest bounds the rest after a chunk that took long, for whatever reason.
+	maxCopyRest = time.Second
 )
 
-// ImageCopy copies an image that does not change meanwhile, without its holes, and can go on after a crash.
+// ImageCopy copies an image that does not change meanwhile, without its holes, and can go on after a crash. Others use
+// the disk at the same time, among them groups whose journals are synced for each write. So each chunk is written to
+// the disk before the next one is copied, and the copy rests for as long as the chunk took: a sync of others finds at
+// most one chunk before it, and half of the disk's time.
 type ImageCopy struct {
 	FS             vfs.FS
 	Source, Target string
@@ -199,6 +205,7 @@ func (c *ImageCopy) copy(ctx context.Context, from, to vfs.File) error {
 			return fmt.Errorf("find data of %s after %d: %w", c.Source, off, err)
 		}
 		off = max(off, start)
+		began := time.Now()
 		p := buf[:max(0, min(int64(len(buf)), end-off, c.SourceBytes-off))]
 		if len(p) == 0 {
 			break // behind what is copied
@@ -213,11 +220,15 @@ func (c *ImageCopy) copy(ctx context.Context, from, to vfs.File) error {
 			if _, err := to.WriteAt(p, off); err != nil {
 				return err
 			}
+			if err := vfs.WriteOut(to, off, int64(len(p))); err != nil {
+				return err
+			}
 			unsynced += int64(len(p))
+			rest(ctx, time.Since(began))
 		}
 		off += int64(len(p))
 		if unsynced >= c.syncBytes {
-			if err := c.settle(to, off); err != nil {
+			if err := c.syncAndReport(to, off); err != nil {
 				return err
 			}
 			unsynced = 0
@@ -226,11 +237,21 @@ func (c *ImageCopy) copy(ctx context.Context, from, to vfs.File) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return c.settle(to, c.SourceBytes)
+	return c.syncAndReport(to, c.SourceBytes)
 }
 
-// settle makes what is copied durable and tells.
-func (c *ImageCopy) settle(to vfs.File, copiedBytes int64) error {
+// rest waits for as long as a chunk took, or until ctx ends.
+func rest(ctx context.Context, took time.Duration) {
+	timer := time.NewTimer(min(took, maxCopyRest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// syncAndReport makes what is copied durable and tells.
+func (c *ImageCopy) syncAndReport(to vfs.File, copiedBytes int64) error {
 	if err := to.Datasync(); err != nil {
 		return err
 	}

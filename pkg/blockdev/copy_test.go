@@ -224,6 +224,45 @@ func TestImageCopyBegunAnew(t *testing.T) {
 	}
 }
 
+// TestImageCopyWritesOut: a copy has each chunk written to the disk before the next one, also between its syncs, and
+// ends if that fails.
+func TestImageCopyWritesOut(t *testing.T) {
+	mem := vfs.NewMem()
+	source, err := CreateImage(mem, "/source", 8<<20, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	if _, err := source.WriteAt(bytes.Repeat([]byte{7}, 5<<20), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	lost := errors.New("lost")
+	for _, failure := range []error{nil, lost} {
+		waiting, writes := 0, 0
+		fsys := vfs.NewErrFS(mem, func(op vfs.Op, name string) error {
+			switch {
+			case name != "/target":
+			case op == vfs.OpWrite:
+				if waiting++; waiting > 1 {
+					t.Errorf("%d chunks wait for the disk", waiting)
+				}
+				writes++
+			case op == vfs.OpWriteOut:
+				waiting = 0
+				return failure
+			}
+			return nil
+		})
+		run := ImageCopy{FS: fsys, Source: "/source", Target: "/target", SourceBytes: 8 << 20, TargetBytes: 8 << 20}
+		if err := run.Run(context.Background()); !errors.Is(err, failure) {
+			t.Errorf("%v, want %v", err, failure)
+		}
+		if failure == nil && (writes != 5 || waiting != 0) {
+			t.Errorf("%d writes, %d wait for the disk", writes, waiting)
+		}
+	}
+}
+
 func TestImageCopyStops(t *testing.T) {
 	fsys := vfs.NewMem()
 	img, err := CreateImage(fsys, "/source", 1<<20, false)

@@ -25,24 +25,7 @@
 //
 // A volume, snapshot or view comes and goes with the rename of its directory, so that at every instant, also after a
 // power loss, it is there whole or not at all. Pool.Sweep removes the garbage. A directory without a record is damage,
-// not garbage: it is reported and never removed.
-//
-// # Record files
-//
-// pool.json, volume.json and the files of groups that use EncodeRecord are JSON of exactly this form, which jq and
-// people can read but not write:
-//
-//	{"format":"slipstream-<kind>","version":1,"crc32c":"<8 hex digits>","body":
-//	<the body, indented by two spaces>
-//	}
-//
-// The CRC-32C (Castagnoli) covers the body's bytes as they stand in the file. A file that differs in a single byte from
-// what EncodeRecord would write for its body is damaged. A higher version than this program's is refused and nothing in
-// the file is touched: it is from a newer Slipstream.
-//
-// Beside each is its spare, <name>.tmp, into which the next version is written; see vfs.WriteFileAtomic. So a record
-// is replaced without a block or an inode more, and a reader that opened it before reads it again should it find a
-// mixture (ReadRecord does).
+// not garbage: it is reported and never removed. Package recordfile says how a record is written.
 //
 // # Concurrency
 //

@@ -302,7 +302,10 @@ func setLoopStatus(dev *os.File, info LoopInfo, sizeLimitBytes int64) error {
 // SetLoopSize changes the size of an attached device, mounted or not. The backing file has to be that large already.
 //
 // The kernel writes the device's dirty pages first. When its file is served by a process, that process must be alive,
-// and must not be the caller.
+// and must not be the caller. Then the kernel asks for the size of the file (lo_calculate_size, Linux 6.18). If that
+// fails, the device has a size of 0 and all I/O fails until the next call. It fails on a FUSE file if this process is
+// killed before the server has taken the question, so the file's server must let the kernel remember the size: package
+// shim does.
 func SetLoopSize(devPath string, sizeBytes int64) error {
 	fail := func(err error) error { return fmt.Errorf("set size of %s to %d bytes: %w", devPath, sizeBytes, err) }
 	dev, err := os.OpenFile(devPath, os.O_RDONLY, 0)

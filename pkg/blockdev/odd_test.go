@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/slipstream-storage/slipstream/internal/testenv"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -101,7 +102,7 @@ func checkOddPool(t *testing.T, dir, path, volumes, snapshots string) {
 		filepath.Dir(path) == dir+"/snapshots" {
 		return // a snapshot's directory without a record is one that is being deleted
 	}
-	if err == nil || !OnlyCorrupt(err) || !strings.Contains(err.Error(), path) {
+	if err == nil || !recordfile.OnlyCorrupt(err) || !strings.Contains(err.Error(), path) {
 		t.Errorf("error %v, want one that says %s is damaged", err, path)
 	}
 	if _, err := p.Create(VolumeRecord{ID: "new", Name: "new", SizeBytes: 1 << 20}); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -113,11 +114,11 @@ func OpenPool(fsys vfs.FS, dir string, who Who, options ...PoolOption) (*Pool, e
 }
 
 func (p *Pool) read() error {
-	return ReadRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &p.rec)
+	return recordfile.Read(p.fs, filepath.Join(p.dir, poolFile), kindPool, &p.rec)
 }
 
 func (p *Pool) write(rec poolRecord) error {
-	if err := WriteRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &rec); err != nil {
+	if err := recordfile.Write(p.fs, filepath.Join(p.dir, poolFile), kindPool, &rec); err != nil {
 		return err
 	}
 	p.rec = rec
@@ -165,7 +166,7 @@ func (p *Pool) create(o poolOptions) error {
 			return err
 		}
 		if len(names) > 0 {
-			return &CorruptError{Path: filepath.Join(p.dir, poolFile), OffsetBytes: -1,
+			return &recordfile.CorruptError{Path: filepath.Join(p.dir, poolFile), OffsetBytes: -1,
 				Reason: fmt.Sprintf("it is missing, but %s holds %q: restore it, or use an empty directory", sub, names[0])}
 		}
 	}
@@ -258,7 +259,7 @@ func (p *Pool) lockRecords() (unlock func(), err error) {
 }
 
 // Get returns a volume's record: the caller's own copy. A volume that is not there is ErrNoVolume; a damaged record
-// is a *CorruptError.
+// is a *recordfile.CorruptError.
 func (p *Pool) Get(id string) (*VolumeRecord, error) {
 	if err := ValidateID(id); err != nil {
 		// No such volume can exist; callers hand ids through from outside.
@@ -270,7 +271,7 @@ func (p *Pool) Get(id string) (*VolumeRecord, error) {
 	path := p.volumePath(id)
 	var rec *VolumeRecord
 	read := func() error {
-		return readStable(p.fs, path, func(data []byte) (err error) {
+		return recordfile.ReadStable(p.fs, path, func(data []byte) (err error) {
 			rec, err = p.decode(id, data)
 			return err
 		})
@@ -282,21 +283,22 @@ func (p *Pool) Get(id string) (*VolumeRecord, error) {
 			if err = read(); !errors.Is(err, fs.ErrNotExist) {
 				return rec, err
 			}
-			return nil, &CorruptError{Path: path, OffsetBytes: -1, Reason: "it is missing, its directory is not: restore it, " +
-				"or remove the directory to give the volume up"}
+			return nil, &recordfile.CorruptError{Path: path, OffsetBytes: -1,
+				Reason: "it is missing, its directory is not: restore it, " +
+					"or remove the directory to give the volume up"}
 		}
 		return nil, p.missing("volume", id, ErrNoVolume)
 	}
 	return rec, err
 }
 
-// checkEntry returns a *CorruptError for a file or link in the place of a volume's or snapshot's directory. A link
-// to a directory is not followed: what is removed or renamed here has to be here.
+// checkEntry returns a *recordfile.CorruptError for a file or link in the place of a volume's or snapshot's directory.
+// A link to a directory is not followed: what is removed or renamed here has to be here.
 func (p *Pool) checkEntry(dir string) error {
 	var unfit *vfs.UnfitError
 	if err := vfs.CheckDir(p.fs, dir); errors.As(err, &unfit) {
 		unfit.Reason += ": move it out of " + filepath.Dir(dir)
-		return asCorrupt(unfit)
+		return recordfile.AsCorrupt(unfit)
 	}
 	return nil // reading the file reports what else is wrong
 }
@@ -304,7 +306,7 @@ func (p *Pool) checkEntry(dir string) error {
 func (p *Pool) decode(id string, data []byte) (*VolumeRecord, error) {
 	rec, err := DecodeVolumeRecord(p.volumePath(id), data)
 	if err == nil && rec.ID != id {
-		err = &CorruptError{Path: p.volumePath(id), OffsetBytes: -1,
+		err = &recordfile.CorruptError{Path: p.volumePath(id), OffsetBytes: -1,
 			Reason: fmt.Sprintf("it is the record of volume %s", rec.ID)}
 	}
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 )
 
 // Groups with their journals may be on a disk of their own. The pool's record says in which directory, and a record
@@ -94,7 +96,8 @@ func (p *Pool) claimJournals(rec poolRecord) error {
 	if err := p.fs.MkdirAll(rec.JournalDir); err != nil {
 		return err
 	}
-	return WriteRecord(p.fs, filepath.Join(rec.JournalDir, journalsFile), kindJournals, &journalsRecord{PoolID: rec.ID})
+	return recordfile.Write(p.fs, filepath.Join(rec.JournalDir, journalsFile), kindJournals,
+		&journalsRecord{PoolID: rec.ID})
 }
 
 // mayLeaveJournals reports why the journals cannot be put into dir instead of where they are.
@@ -135,7 +138,7 @@ func (p *Pool) mayLeaveJournals(dir string) error {
 func (p *Pool) checkJournals(rec poolRecord) error {
 	path := filepath.Join(rec.JournalDir, journalsFile)
 	var have journalsRecord
-	err := ReadRecord(p.fs, path, kindJournals, &have)
+	err := recordfile.Read(p.fs, path, kindJournals, &have)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("the pool's journals are in %s, and %s is missing: is the file system with the journals mounted "+

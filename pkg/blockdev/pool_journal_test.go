@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -54,7 +55,7 @@ func TestJournalDir(t *testing.T) {
 	if _, err := m.Stat("/fast/b"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the other directory was touched: %v", err)
 	}
-	noErr(t, WriteRecord(m, "/fast/a/journals.json", kindJournals, &journalsRecord{PoolID: "other"}))
+	noErr(t, recordfile.Write(m, "/fast/a/journals.json", kindJournals, &journalsRecord{PoolID: "other"}))
 	_, err = reopen(t, m, WhoReplicator, "")
 	refused(err, "of pool other")
 	noErr(t, m.Rename("/fast/kept", "/fast/a/journals.json"))

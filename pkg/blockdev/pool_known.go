@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -83,7 +84,7 @@ func (k knownPool) checkBefore(fsys vfs.FS, dir string) error {
 		return nil
 	}
 	var rec poolRecord
-	err := ReadRecord(fsys, filepath.Join(dir, poolFile), kindPool, &rec)
+	err := recordfile.Read(fsys, filepath.Join(dir, poolFile), kindPool, &rec)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open pool %s: %w", dir, err)
 	}
@@ -96,8 +97,8 @@ func (k knownPool) check(fsys vfs.FS, id string) error {
 		return nil
 	}
 	var rec knownPoolRecord
-	err := ReadRecord(fsys, k.file(), kindKnownPool, &rec)
-	var corrupt *CorruptError
+	err := recordfile.Read(fsys, k.file(), kindKnownPool, &rec)
+	var corrupt *recordfile.CorruptError
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || (errors.As(err, &corrupt) && id != ""):
 		return nil // remember writes it
@@ -122,7 +123,7 @@ func (k knownPool) remember(fsys vfs.FS, id string) error {
 	}
 	want := knownPoolRecord{Path: k.path, ID: id}
 	var have knownPoolRecord
-	if err := ReadRecord(fsys, k.file(), kindKnownPool, &have); err == nil && have == want {
+	if err := recordfile.Read(fsys, k.file(), kindKnownPool, &have); err == nil && have == want {
 		return nil
 	}
 	if err := k.check(fsys, id); err != nil {
@@ -130,7 +131,7 @@ func (k knownPool) remember(fsys vfs.FS, id string) error {
 	}
 	err := fsys.MkdirAll(k.dir)
 	if err == nil {
-		err = WriteRecord(fsys, k.file(), kindKnownPool, &want)
+		err = recordfile.Write(fsys, k.file(), kindKnownPool, &want)
 	}
 	if err != nil {
 		return fmt.Errorf("remember outside of the pool that it exists: %w; choose another state directory", err)
@@ -142,7 +143,7 @@ func (k knownPool) remember(fsys vfs.FS, id string) error {
 // replaced.
 func (p *Pool) Check() error {
 	var now poolRecord
-	err := ReadRecord(p.fs, filepath.Join(p.dir, poolFile), kindPool, &now)
+	err := recordfile.Read(p.fs, filepath.Join(p.dir, poolFile), kindPool, &now)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: pool %s (id %s) has no %s any more: mount its file system there again", ErrPoolGone, p.dir,

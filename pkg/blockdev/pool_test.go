@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -296,7 +297,7 @@ func TestPoolDamage(t *testing.T) {
 	}
 	wantErrText(t, err, "/pool/volumes/a/volume.json is damaged: it is missing",
 		"/pool/volumes/b/volume.json is damaged: it is the record of volume d")
-	var corrupt *CorruptError
+	var corrupt *recordfile.CorruptError
 	if _, err := p.Get("a"); !errors.As(err, &corrupt) {
 		t.Errorf("Get: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
@@ -367,17 +368,17 @@ func EncodeVolumeRecord(r *VolumeRecord) ([]byte, error) {
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
-	return EncodeRecord(kindVolume, r)
+	return recordfile.Encode(kindVolume, r)
 }
 
-// DecodeVolumeRecord reads the contents of volume.json; errors are those of DecodeRecord.
+// DecodeVolumeRecord reads the contents of volume.json; errors are those of recordfile.Decode.
 func DecodeVolumeRecord(path string, data []byte) (*VolumeRecord, error) {
 	r := &VolumeRecord{}
-	if err := DecodeRecord(path, kindVolume, data, r); err != nil {
+	if err := recordfile.Decode(path, kindVolume, data, r); err != nil {
 		return nil, err
 	}
 	if err := r.Validate(); err != nil {
-		return nil, &CorruptError{Path: path, OffsetBytes: -1, Reason: err.Error()}
+		return nil, &recordfile.CorruptError{Path: path, OffsetBytes: -1, Reason: err.Error()}
 	}
 	return r, nil
 }

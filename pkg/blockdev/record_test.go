@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/slipstream-storage/slipstream/internal/crc32c"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 )
 
 func fullRecord() *VolumeRecord {
@@ -74,8 +75,8 @@ func TestRecordDamage(t *testing.T) {
 	refuse := func(what string, data []byte) {
 		t.Helper()
 		_, err := DecodeVolumeRecord("/pool/volumes/vol-1/volume.json", data)
-		var corrupt *CorruptError
-		var newer *NewerVersionError
+		var corrupt *recordfile.CorruptError
+		var newer *recordfile.NewerVersionError
 		switch {
 		case err == nil:
 			t.Errorf("%s was not noticed", what)

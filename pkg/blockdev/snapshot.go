@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 )
 
 // SnapshotState is where a snapshot is in its life.
@@ -40,6 +42,8 @@ type SnapshotCut struct {
 	Timeline  string `json:"timeline,omitempty"`
 	Ordinal   uint64 `json:"ordinal,omitempty"`
 	UnixNanos int64  `json:"unixNanos,omitempty"`
+	// Epoch is the one that a shard was cut at together with others (epoch.ID); empty for a cut of one group alone.
+	Epoch string `json:"epoch,omitempty"`
 }
 
 // SnapshotTail says that a snapshot holds what a site had written past a fork of its group, when the site gave way. The
@@ -163,7 +167,7 @@ func (p *Pool) CreateSnapshot(rec SnapshotRecord) (*SnapshotRecord, error) {
 	if err := rec.Validate(); err != nil {
 		return nil, err
 	}
-	data, err := EncodeRecord(kindSnapshot, &rec)
+	data, err := recordfile.Encode(kindSnapshot, &rec)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +179,7 @@ func (p *Pool) CreateSnapshot(rec SnapshotRecord) (*SnapshotRecord, error) {
 }
 
 // GetSnapshot returns a snapshot's record: the caller's own copy. One that is not there is ErrNoSnapshot; a damaged
-// record is a *CorruptError.
+// record is a *recordfile.CorruptError.
 func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 	if err := ValidateID(id); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoSnapshot, err)
@@ -184,7 +188,7 @@ func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 		return nil, err
 	}
 	r := &SnapshotRecord{}
-	err := ReadRecord(p.fs, p.snapshotPath(id), kindSnapshot, r)
+	err := recordfile.Read(p.fs, p.snapshotPath(id), kindSnapshot, r)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, p.missing("snapshot", id, ErrNoSnapshot)
 	}
@@ -192,10 +196,10 @@ func (p *Pool) GetSnapshot(id string) (*SnapshotRecord, error) {
 		return nil, err
 	}
 	if err := r.Validate(); err != nil {
-		return nil, &CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1, Reason: err.Error()}
+		return nil, &recordfile.CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1, Reason: err.Error()}
 	}
 	if r.ID != id {
-		return nil, &CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1,
+		return nil, &recordfile.CorruptError{Path: p.snapshotPath(id), OffsetBytes: -1,
 			Reason: fmt.Sprintf("it is the record of snapshot %s", r.ID)}
 	}
 	return r, nil
@@ -237,7 +241,7 @@ func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*S
 		return nil, err
 	}
 	volume := r.SourceVolumeID
-	before, err := EncodeRecord(kindSnapshot, r)
+	before, err := recordfile.Encode(kindSnapshot, r)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +255,7 @@ func (p *Pool) UpdateSnapshot(id string, change func(*SnapshotRecord) error) (*S
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
-	data, err := EncodeRecord(kindSnapshot, r)
+	data, err := recordfile.Encode(kindSnapshot, r)
 	if err != nil || bytes.Equal(data, before) {
 		return r, err
 	}

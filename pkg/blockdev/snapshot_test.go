@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -75,7 +76,7 @@ func TestSnapshotRecords(t *testing.T) {
 	}
 	// A damaged record is named, and the others can be read.
 	noErr(t, vfs.WriteFileAtomic(fsys, "/pool/snapshots/b/snapshot.json", []byte("{}")))
-	var corrupt *CorruptError
+	var corrupt *recordfile.CorruptError
 	if list, err := p.ListSnapshots(); !errors.As(err, &corrupt) || len(list) != 1 {
 		t.Errorf("%v, %v", list, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -32,6 +33,10 @@ type ViewRecord struct {
 	// LimitBytes is the most that the view may hold of its own: what apply has overwritten since, and its own writes.
 	LimitBytes int64        `json:"limitBytes"`
 	Volumes    []ViewVolume `json:"volumes"`
+	// Epoch is the one that the view of a shard shows (epoch.ID), and Shards are the numbers of all shards that were
+	// opened at it together, under the same name. Empty for a view of one group alone.
+	Epoch  string   `json:"epoch,omitempty"`
+	Shards []uint16 `json:"shards,omitempty"`
 }
 
 // ViewVolume is a member of the group as a view shows it.
@@ -102,7 +107,7 @@ func (p *Pool) CreateView(rec ViewRecord, fill func(dir string) error) error {
 	if err := rec.Validate(); err != nil {
 		return err
 	}
-	data, err := EncodeRecord(kindView, &rec)
+	data, err := recordfile.Encode(kindView, &rec)
 	if err != nil {
 		return err
 	}
@@ -123,7 +128,7 @@ func (p *Pool) CreateView(rec ViewRecord, fill func(dir string) error) error {
 	return nil
 }
 
-// GetView returns a view's record. One that is not there is ErrNoView; a damaged record is a *CorruptError.
+// GetView returns a view's record. One that is not there is ErrNoView; a damaged record is a *recordfile.CorruptError.
 func (p *Pool) GetView(id string) (*ViewRecord, error) {
 	if err := ValidateID(id); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoView, err)
@@ -133,7 +138,7 @@ func (p *Pool) GetView(id string) (*ViewRecord, error) {
 	}
 	path := filepath.Join(p.ViewDir(id), viewFile)
 	r := &ViewRecord{}
-	err := ReadRecord(p.fs, path, kindView, r)
+	err := recordfile.Read(p.fs, path, kindView, r)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, p.missing("view", id, ErrNoView)
 	}
@@ -141,10 +146,10 @@ func (p *Pool) GetView(id string) (*ViewRecord, error) {
 		return nil, err
 	}
 	if err := r.Validate(); err != nil {
-		return nil, &CorruptError{Path: path, OffsetBytes: -1, Reason: err.Error()}
+		return nil, &recordfile.CorruptError{Path: path, OffsetBytes: -1, Reason: err.Error()}
 	}
 	if r.ID != id {
-		return nil, &CorruptError{Path: path, OffsetBytes: -1, Reason: "it is the record of view " + r.ID}
+		return nil, &recordfile.CorruptError{Path: path, OffsetBytes: -1, Reason: "it is the record of view " + r.ID}
 	}
 	return r, nil
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	groups "github.com/slipstream-storage/slipstream/pkg/api/addongrouppb"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
@@ -36,8 +37,8 @@ func GroupName(name string) (string, error) {
 		return "", status.Error(codes.InvalidArgument, err.Error())
 	}
 	if len(full) > maxGroupNameBytes {
-		return "", status.Errorf(codes.InvalidArgument, "volume group name %.80q has %d characters, the limit is %d", name,
-			len(name), maxGroupNameBytes-len(GroupPrefix))
+		return "", status.Errorf(codes.InvalidArgument, "volume group name %.80q has %s, the limit is %d", name,
+			words.Count(len(name), "character"), maxGroupNameBytes-len(GroupPrefix))
 	}
 	return full, nil
 }

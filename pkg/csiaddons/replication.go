@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	replication "github.com/slipstream-storage/slipstream/pkg/api/addonreplicationpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
@@ -22,8 +23,8 @@ type replicationServer struct {
 // single is an error with the code if the call is about a volume that shares its group with others.
 func (s *subject) single(code codes.Code) error {
 	if s.shared() {
-		return s.errorf(code, "the group has %d volumes with one role; use a VolumeGroupReplication over all of them",
-			len(s.group.GetVolumes()))
+		return s.errorf(code, "the group has %s with one role; use a VolumeGroupReplication over all of them",
+			words.Count(len(s.group.GetVolumes()), "volume"))
 	}
 	return nil
 }

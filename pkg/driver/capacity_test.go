@@ -19,6 +19,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/driver/space"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
@@ -52,7 +53,7 @@ func (h *node) addGroup(name string, journalBytes int64, policy core.Policy) *co
 			JournalFull: policy}, Sync: core.SyncNever, Instance: id, Copy: core.CopyWhole}
 	dir := filepath.Join(h.d.opts.PoolDir, "groups", id)
 	h.must(h.mem.MkdirAll(filepath.Join(dir, "journal")))
-	h.must(blockdev.WriteRecord(h.mem, filepath.Join(dir, "group.json"), "group", meta))
+	h.must(recordfile.Write(h.mem, filepath.Join(dir, "group.json"), "group", meta))
 	h.fill(filepath.Join(dir, "journal", "0001"), 0)
 	return meta
 }

@@ -1,7 +1,9 @@
 package driver
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/attach"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
@@ -60,7 +63,7 @@ type createRequest struct {
 	elsewhere bool // the CO names nodes
 }
 
-func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
+func (s *controllerServer) parseCreate(ctx context.Context, req *csi.CreateVolumeRequest) (createRequest, error) {
 	r := createRequest{name: req.GetName(), capacity: req.GetCapacityRange()}
 	switch {
 	case r.name == "":
@@ -73,7 +76,7 @@ func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequ
 	if err != nil {
 		return r, err
 	}
-	parameters, err := parameter.ParseCreation(req)
+	parameters, err := parameter.CreationOfCall(ctx, req)
 	if err != nil {
 		return r, err
 	}
@@ -114,7 +117,7 @@ func (s *controllerServer) parseCreate(req *csi.CreateVolumeRequest) (createRequ
 // when a volume of that name is made a second time, and with it, at the other site, the first one's copy.
 func (s *controllerServer) CreateVolume(ctx context.Context,
 	req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
-	r, err := s.parseCreate(req)
+	r, err := s.parseCreate(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +134,7 @@ func (s *controllerServer) CreateVolume(ctx context.Context,
 	if r.source != nil && views.Is(r.source.SnapshotID) && (rec == nil || rec.View != nil) {
 		return s.createFromView(r, rec)
 	}
+	made := r.effective
 	created := rec == nil
 	if created {
 		if rec, err = s.create(r); err != nil {
@@ -140,7 +144,8 @@ func (s *controllerServer) CreateVolume(ctx context.Context,
 		if err := compatible(rec, r); err != nil {
 			return nil, err
 		}
-		if err := sameCreation(rec, r); err != nil {
+		// By its record, which says what was asked for first: an earlier call may have come to the group without an answer.
+		if made, err = sameCreation(rec, r); err != nil {
 			return nil, err
 		}
 	}
@@ -158,11 +163,7 @@ func (s *controllerServer) CreateVolume(ctx context.Context,
 		return &csi.CreateVolumeResponse{Volume: s.volume(rec)}, nil
 	}
 	if err == nil {
-		// By its record, which says what was asked for first: an earlier call may have come to the group without an answer.
-		var made parameter.Volume
-		if made, err = parameter.MadeWith(rec); err == nil {
-			err = s.d.groups.Join(ctx, rec, made)
-		}
+		err = s.d.groups.Join(ctx, rec, made)
 	}
 	if err != nil {
 		if created && !mayHaveHappened(err) {
@@ -226,7 +227,7 @@ func (s *controllerServer) create(r createRequest) (*blockdev.VolumeRecord, erro
 	if r.source != nil {
 		rec.State, rec.Source, rec.BlockSizeBytes = blockdev.VolumeCreating, r.source, c.BlockSizeBytes
 	}
-	release, err := s.d.space.ReserveSpace(&rec, 0)
+	release, err := s.d.space.ReserveSpace(&rec, 0, r.effective.JournalOf(rec.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -242,14 +243,14 @@ func (s *controllerServer) create(r createRequest) (*blockdev.VolumeRecord, erro
 func (r *createRequest) fit(c snapshots.Content) (err error) {
 	// As rounded up: see leastRequest.
 	if required := r.capacity.GetRequiredBytes(); required > 0 && r.sizeBytes < c.SizeBytes {
-		return status.Errorf(codes.OutOfRange, "volume %q: %d bytes are asked for, its source has %d: a volume is not "+
-			"smaller than its source", r.name, required, c.SizeBytes)
+		return status.Errorf(codes.OutOfRange, "volume %q: %s are asked for, its source has %d: a volume is not "+
+			"smaller than its source", r.name, words.Count(required, "byte"), c.SizeBytes)
 	}
 	capacity := &csi.CapacityRange{RequiredBytes: max(r.capacity.GetRequiredBytes(), c.SizeBytes),
 		LimitBytes: r.capacity.GetLimitBytes()}
 	if limit := capacity.GetLimitBytes(); limit > 0 && limit < c.SizeBytes {
-		return status.Errorf(codes.OutOfRange, "volume %q: limit_bytes is %d, its source has %d bytes", r.name, limit,
-			c.SizeBytes)
+		return status.Errorf(codes.OutOfRange, "volume %q: limit_bytes is %d, its source has %s", r.name, limit,
+			words.Count(c.SizeBytes, "byte"))
 	}
 	if r.sizeBytes, err = capability.SizeFor(capacity, r.least); err != nil {
 		return err
@@ -280,8 +281,8 @@ func compatible(rec *blockdev.VolumeRecord, r createRequest) error {
 		return exists("is a secondary copy of another site's volume")
 	}
 	if !capability.InRange(rec.SizeBytes, r.capacity) {
-		return exists("has %d bytes, outside [%d, %d]", rec.SizeBytes, r.capacity.GetRequiredBytes(),
-			r.capacity.GetLimitBytes())
+		return exists("has %s; asked for: at least %d%s", words.Count(rec.SizeBytes, "byte"),
+			r.capacity.GetRequiredBytes(), atMost(r.capacity.GetLimitBytes()))
 	}
 	if r.fsType != "" && capability.FSTypeOrDefault(rec.FSType) != r.fsType {
 		return exists("is for %s, not %s", capability.FSTypeOrDefault(rec.FSType), r.fsType)
@@ -294,9 +295,32 @@ func compatible(rec *blockdev.VolumeRecord, r createRequest) error {
 		return err
 	}
 	if stored.Settings() != r.params.Settings() {
-		return exists("was made with other parameters: %v, now %v", parameter.OwnRecorded(rec), r.own)
+		recorded := parameter.OwnRecorded(rec)
+		return exists("was made with other parameters: with %s, now with %s", parametersText(recorded, r.own),
+			parametersText(r.own, recorded))
 	}
 	return nil
+}
+
+// atMost says the limit of a size, if there is one.
+func atMost(limit int64) string {
+	if limit == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" and at most %d", limit)
+}
+
+// parametersText writes parameters as a person gives them: without the prefix, in order, and only those in which the
+// two sets differ.
+func parametersText(of, other map[string]string) string {
+	var list []string
+	for key, value := range of {
+		if v, there := other[key]; !there || v != value {
+			list = append(list, strings.TrimPrefix(key, parameter.Prefix)+"="+value)
+		}
+	}
+	slices.Sort(list)
+	return cmp.Or(strings.Join(list, " "), "nothing besides")
 }
 
 func (s *controllerServer) DeleteVolume(ctx context.Context,

@@ -131,7 +131,7 @@ func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 					h.stop()
 					k := &killer{left: step}
 					h.startMortal(k)
-					h.mortalLife(k, kind.vc, kind.params, powerLoss, step)
+					h.lifeWithAKill(k, kind.vc, kind.params, powerLoss, step)
 					if !k.dead() {
 						t.Logf("%d steps", step-1)
 						if step < 20 {
@@ -145,9 +145,9 @@ func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 	}
 }
 
-// mortalLife runs a volume's life under k. When k strikes, a new driver goes on: with the call that failed, or after a
-// power loss from the stage on, since nothing is staged any more.
-func (h *node) mortalLife(k *killer, vc *csi.VolumeCapability, params map[string]string, powerLoss bool, step int) {
+// lifeWithAKill runs a volume's life under k. When k strikes, a new driver goes on: with the call that failed, or after
+// a power loss from the stage on, since nothing is staged any more.
+func (h *node) lifeWithAKill(k *killer, vc *csi.VolumeCapability, params map[string]string, powerLoss bool, step int) {
 	h.t.Helper()
 	fatal := func(format string, args ...any) {
 		h.t.Helper()

@@ -11,20 +11,24 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability/capabilitytest"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// BenchmarkCreateVolume creates a thin volume in a pool that has other volumes. cpu-ms/op is processor time, which
-// other programs on the machine hardly change.
+// BenchmarkCreateVolume creates a thin volume in a pool that has other volumes of its kind. cpu-ms/op is processor
+// time, which other programs on the machine hardly change.
 func BenchmarkCreateVolume(b *testing.B) {
-	for _, volumes := range []int{0, 300, 3000} {
-		b.Run(fmt.Sprintf("volumes=%d", volumes), func(b *testing.B) { benchmarkCreate(b, volumes) })
+	for kind, class := range map[string]map[string]string{"plain": nil, "replicable": {parameter.KeyReplicable: "true"}} {
+		for _, volumes := range []int{0, 300, 3000} {
+			b.Run(fmt.Sprintf("%s/volumes=%d", kind, volumes), func(b *testing.B) { benchmarkCreate(b, volumes, class) })
+		}
 	}
 }
 
-func benchmarkCreate(b *testing.B, volumes int) {
+func benchmarkCreate(b *testing.B, volumes int, class map[string]string) {
 	m := newMachine()
-	d, err := newDriver(Options{NodeID: "node-a", PoolDir: filepath.Join(b.TempDir(), "pool")},
+	d, err := newDriver(Options{NodeID: "node-a", PoolDir: filepath.Join(b.TempDir(), "pool"),
+		SidecarEndpoint: "unix:///no-listener-here"},
 		host.System{FS: vfs.OS, Mounter: fakeMounter{m}, Filesystems: fakeFileSystems{m}, Loops: fakeLoops{m},
 			Writeback: fakeWriteback{m}})
 	if err != nil {
@@ -33,7 +37,8 @@ func benchmarkCreate(b *testing.B, volumes int) {
 	b.Cleanup(func() { d.Close() })
 	for i := range volumes {
 		id := fmt.Sprintf("vol-%06d", i)
-		if _, err := d.store.Pool.Create(blockdev.VolumeRecord{ID: id, Name: "name-" + id, SizeBytes: 1 << 20}); err != nil {
+		if _, err := d.store.Pool.Create(blockdev.VolumeRecord{ID: id, Name: "name-" + id, SizeBytes: 1 << 20,
+			Replicable: class != nil, Parameters: class}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -44,7 +49,7 @@ func benchmarkCreate(b *testing.B, volumes int) {
 	before := processorTime()
 	for n := 0; b.Loop(); n++ {
 		_, err := c.CreateVolume(context.Background(),
-			createReq(fmt.Sprintf("new-%d", n), capabilitytest.Mount(capabilitytest.Writer, ""), nil))
+			createReq(fmt.Sprintf("new-%d", n), capabilitytest.Mount(capabilitytest.Writer, ""), class))
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -515,7 +515,7 @@ func TestCreateVolume(t *testing.T) {
 	}), codes.AlreadyExists, "ext4, not xfs")
 	h.want(change(func(r *csi.CreateVolumeRequest) {
 		r.Parameters = map[string]string{parameter.KeyProvisioning: "thick"}
-	}), codes.AlreadyExists, "other parameters")
+	}), codes.AlreadyExists, "other parameters: with nothing besides, now with provisioning=thick;")
 	h.must(change(func(r *csi.CreateVolumeRequest) {
 		r.Parameters = map[string]string{parameter.KeyProvisioning: "thin"}
 	})) // the default, written out

@@ -19,11 +19,12 @@ import (
 )
 
 // forwarded are the methods of the replicator's service that the cluster's operator may call through the port for the
-// controller: those about groups and their members. What belongs to attaching and to snapshots is for the driver on
-// this node alone.
+// controller: those about groups, their members and their views. What belongs to attaching and to snapshots is for the
+// driver on this node alone.
 var forwarded = []protoreflect.Name{"Probe", "ListGroups", "CreateGroup", "ModifyGroup", "DeleteGroup", "AddVolume",
-	"RemoveVolume", "ModifyVolume", "Promote", "Demote", "Suspend", "Resume",
-	"Relocate", "Yield"}
+	"RemoveVolume", "ModifyVolume", "SiteNodes", "Promote", "Demote", "Suspend", "Resume", "Relocate", "Yield", "Verify",
+	"BookmarkGroup", "GroupPoints", "CommitTrial", "RollBackTrial", "CreateView", "ListViews", "DeleteView",
+	"FixGroup", "ReleaseGroup", "DropShard"}
 
 // registerForwarded serves these methods by calling the replicator beside this driver. Its answers and errors are
 // passed on as they are; a message may have fields that this version does not know.

@@ -11,23 +11,23 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 )
 
-// sameCreation reports, as AlreadyExists, mutable parameters that a volume was not made with. What it was made with
+// sameCreation returns the parameters that a volume was made with, none for one that was modified since. It reports, as
+// AlreadyExists, mutable parameters that the volume was not made with. What it was made with
 // stays in force until ControllerModifyVolume changes it, from when on a creation cannot be compared with it.
-func sameCreation(rec *blockdev.VolumeRecord, r createRequest) error {
+func sameCreation(rec *blockdev.VolumeRecord, r createRequest) (parameter.Volume, error) {
 	if rec.Parameters[parameter.NoteModified] != "" {
-		return nil
+		return parameter.Volume{}, nil
 	}
 	made, err := parameter.MadeWith(rec)
 	if err != nil {
-		return err
+		return made, err
 	}
 	if made.Settings() != r.effective.Settings() {
-		return status.Errorf(codes.AlreadyExists, "volume %q exists (%s) and was made with other mutable parameters: %v, "+
-			"now %v; "+
-			"repeat the call with those and change the volume then (ControllerModifyVolume), or choose another name", r.name,
-			rec.ID, rec.MutableParameters, r.mutable)
+		return made, status.Errorf(codes.AlreadyExists, "volume %q exists (%s) and was made with other mutable "+
+			"parameters: %v, now %v; repeat the call with those and change the volume then (ControllerModifyVolume), "+
+			"or choose another name", r.name, rec.ID, rec.MutableParameters, r.mutable)
 	}
-	return nil
+	return made, nil
 }
 
 // destroy removes a volume that is not in use, image, record and all. It can be repeated after any failure.

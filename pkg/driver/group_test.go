@@ -70,7 +70,8 @@ func TestGroups(t *testing.T) {
 	h := newNode(t, s)
 	vc := capabilitytest.Mount(capabilitytest.Writer, "")
 	class := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west",
-		parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall"}
+		parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall",
+		parameter.KeyKeepTails: "5", parameter.KeyKeepTailsFor: "720h"}
 	members := func(group string) (ids []string) {
 		for _, v := range s.groups[group].GetVolumes() {
 			ids = append(ids, v.GetVolumeId())
@@ -80,12 +81,13 @@ func TestGroups(t *testing.T) {
 	a, b := h.create("a", vc, class), h.create("b", vc, class)
 	g := s.groups["shop"]
 	if g.GetPeer() != "west" || g.GetJournalSizeBytes() != 64*mib ||
-		g.GetJournalFull() != sidecarpb.JournalFull_JOURNAL_FULL_STALL || !slices.Equal(members("shop"), []string{a, b}) {
+		g.GetJournalFull() != sidecarpb.JournalFull_JOURNAL_FULL_STALL || g.GetTailsMost() != 5 ||
+		g.GetTailsMillis() != 720*time.Hour.Milliseconds() || !slices.Equal(members("shop"), []string{a, b}) {
 		t.Errorf("group %v", g)
 	}
 	// A class that contradicts the group makes nothing and leaves nothing.
 	for key, value := range map[string]string{parameter.KeyRemote: "east", parameter.KeyJournalSize: "128Mi",
-		parameter.KeyJournalFull: "track"} {
+		parameter.KeyJournalFull: "track", parameter.KeyKeepTails: "4", parameter.KeyKeepTailsFor: "1h"} {
 		other := map[string]string{parameter.KeyConsistencyGroup: "shop", key: value}
 		_, err := h.c.CreateVolume(context.Background(), createReq("c", vc, other))
 		h.want(err, codes.InvalidArgument, "shop", key)
@@ -151,7 +153,7 @@ func TestGroupErrors(t *testing.T) {
 			req := createReq("v", capabilitytest.Mount(capabilitytest.Writer, ""),
 				map[string]string{parameter.KeyConsistencyGroup: "shop"})
 			_, err := h.c.CreateVolume(context.Background(), req)
-			h.want(err, tc.to, "AddVolume", "shop")
+			h.want(err, tc.to, "JoinGroup", "shop")
 			recs, err := h.d.store.Pool.List()
 			h.must(err)
 			if (len(recs) == 1) != tc.kept || (s.groups["shop"] != nil) != tc.kept {

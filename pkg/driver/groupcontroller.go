@@ -7,13 +7,16 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/driver/snapshots"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
 // groupControllerServer takes snapshots of several volumes at one instant. A group snapshot is nothing but its
@@ -39,8 +42,8 @@ func parseGroupSnapshot(req *csi.CreateVolumeGroupSnapshotRequest) (r snapshots.
 	case r.Name == "":
 		return r, status.Error(codes.InvalidArgument, "group snapshot name is missing")
 	case len(r.Name) > maxNameBytes:
-		return r, status.Errorf(codes.InvalidArgument, "group snapshot name has %d bytes, more than %d", len(r.Name),
-			maxNameBytes)
+		return r, status.Errorf(codes.InvalidArgument, "group snapshot name has %s, more than %d",
+			words.Count(len(r.Name), "byte"), maxNameBytes)
 	case len(r.Sources) == 0:
 		return r, status.Errorf(codes.InvalidArgument, "group snapshot %q: source volume ids are missing", r.Name)
 	case r.Sources[0] == "":
@@ -61,6 +64,9 @@ func (s *groupControllerServer) CreateVolumeGroupSnapshot(ctx context.Context,
 	req *csi.CreateVolumeGroupSnapshotRequest) (*csi.CreateVolumeGroupSnapshotResponse, error) {
 	r, err := parseGroupSnapshot(req)
 	if err != nil {
+		return nil, err
+	}
+	if r.Part, err = groupPart(ctx); err != nil {
 		return nil, err
 	}
 	done, err := s.d.guards.Enter("group snapshot name "+r.Name, "CreateVolumeGroupSnapshot")
@@ -84,6 +90,8 @@ func (s *groupControllerServer) CreateVolumeGroupSnapshot(ctx context.Context,
 				"choose another name",
 				r.Name, members[0].GroupSnapshotID, strings.Join(taken, ", "), strings.Join(r.Sources, ", "))
 		}
+	} else if r.Part != nil && *r.Part == (plugin.GroupPart{}) {
+		return nil, status.Errorf(codes.NotFound, "group snapshot %q: no whole part of it is on this node", r.Name)
 	} else if members, err = s.d.snapshots.TakeGroup(ctx, r, members); err != nil {
 		return nil, err
 	}
@@ -92,6 +100,20 @@ func (s *groupControllerServer) CreateVolumeGroupSnapshot(ctx context.Context,
 		return nil, err
 	}
 	return &csi.CreateVolumeGroupSnapshotResponse{GroupSnapshot: snapshot}, nil
+}
+
+// groupPart is what the controller says of the other nodes; nil if there are none.
+func groupPart(ctx context.Context) (*plugin.GroupPart, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	given := md.Get(plugin.GroupPartMetadata)
+	if len(given) == 0 {
+		return nil, nil
+	}
+	p, err := plugin.ParseGroupPart(given[0])
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &p, nil
 }
 
 // DeleteVolumeGroupSnapshot deletes all snapshots of a group snapshot.

@@ -156,10 +156,9 @@ func TestHealthOfReplication(t *testing.T) {
 	_, err = image.WriteAt([]byte("content"), mib)
 	h.must(err)
 	h.must(image.Close())
-	h.must(h.d.sidecar.CreateGroup(context.Background(), &sidecarpb.CreateGroupRequest{
-		Name: "shop", Settings: &sidecarpb.GroupSettings{Remote: new("west")},
-	}))
-	h.must(h.d.sidecar.AddVolume(context.Background(), "shop", id))
+	_, err = h.d.sidecar.JoinGroup(context.Background(), &sidecarpb.JoinGroupRequest{Group: "shop", VolumeId: id,
+		Create: true, Settings: &sidecarpb.GroupSettings{Remote: new("west")}})
+	h.must(err)
 	h.become(id, "DEGRADED ReplicationSyncing")
 	release()
 	h.become(id)

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
-	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
 const (
@@ -29,10 +30,11 @@ type locator struct {
 // under another one from here on.
 func (l *locator) Locate(ctx context.Context, req *locatepb.LocateRequest) (*locatepb.LocateResponse, error) {
 	if n := len(req.GetKeys()); n > maxLocateKeys {
-		return nil, status.Errorf(codes.InvalidArgument, "%d keys, more than %d", n, maxLocateKeys)
+		return nil, status.Errorf(codes.InvalidArgument, "%s, more than %d", words.Count(n, "key"), maxLocateKeys)
 	}
 	if n := len(req.GetLease()); n > maxLeaseNameBytes {
-		return nil, status.Errorf(codes.InvalidArgument, "the lease's name has %d bytes, more than %d", n, maxLeaseNameBytes)
+		return nil, status.Errorf(codes.InvalidArgument, "the lease's name has %s, more than %d",
+			words.Count(n, "byte"), maxLeaseNameBytes)
 	}
 	if req.GetLease() != "" {
 		keys := make([]lease.Key, len(req.GetKeys()))
@@ -62,10 +64,9 @@ func (l *locator) Release(_ context.Context, req *locatepb.ReleaseRequest) (*loc
 	return &locatepb.ReleaseResponse{}, nil
 }
 
-// search looks keys up; records are read once for all of them.
+// search looks keys up; records of snapshots are read once for all of them.
 type search struct {
 	d         *Driver
-	volumes   []*blockdev.VolumeRecord // nil: not read yet
 	snapshots []*blockdev.SnapshotRecord
 }
 
@@ -140,20 +141,6 @@ func firstAs(value string, ids []string) []string {
 	return []string{value}
 }
 
-func (s *search) volumeIDs(match func(*blockdev.VolumeRecord) bool) (ids []string, err error) {
-	if s.volumes == nil {
-		if s.volumes, err = s.d.store.SharedVolumes(); err != nil {
-			return nil, err
-		}
-	}
-	for _, r := range s.volumes {
-		if match(r) {
-			ids = append(ids, r.ID)
-		}
-	}
-	return ids, nil
-}
-
 func (s *search) snapshotIDs(match func(*blockdev.SnapshotRecord) bool) (ids []string, err error) {
 	if s.snapshots == nil {
 		if s.snapshots, err = s.d.store.Snapshots(); err != nil {
@@ -170,15 +157,14 @@ func (s *search) snapshotIDs(match func(*blockdev.SnapshotRecord) bool) (ids []s
 
 // group: volumes say which group they are in or on their way into; a group without volumes only the replicator knows.
 func (s *search) group(ctx context.Context, name string) ([]string, error) {
-	ids, err := s.volumeIDs(func(r *blockdev.VolumeRecord) bool {
-		if r.Group == name || r.MoveTo == name {
-			return true
-		}
-		_, awaited, err := parameter.Joining(r)
-		return err == nil && awaited == name
-	})
-	if err != nil || len(ids) > 0 {
-		return firstAs(name, ids), err
+	volumes, journals, err := s.d.store.VolumesAndJournals()
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(volumes, func(r *blockdev.VolumeRecord) bool {
+		return r.Group == name || r.MoveTo == name || journals[r].Group == name
+	}) {
+		return []string{name}, nil
 	}
 	if s.d.sidecar == nil {
 		return nil, nil

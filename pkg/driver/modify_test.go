@@ -43,6 +43,9 @@ func (h *node) situation(s *fakeSidecar, id string) string {
 		text += fmt.Sprintf("; %s to %q, journal %d %s, target %v, rate %d, %d volumes", name, g.GetPeer(),
 			g.GetJournalSizeBytes(),
 			g.GetJournalFull(), g.GetRpoTargetSeconds(), g.GetShipBytesPerSecond(), len(g.GetVolumes()))
+		if g.GetTailsMost() != 0 || g.GetTailsMillis() != 0 {
+			text += fmt.Sprintf(", %d tails for %v", g.GetTailsMost(), time.Duration(g.GetTailsMillis())*time.Millisecond)
+		}
 		in := slices.ContainsFunc(g.GetVolumes(), func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == id })
 		if in != (g.GetName() == rec.Group) {
 			text += fmt.Sprintf(" (its record says %q)", rec.Group)
@@ -62,6 +65,14 @@ var changesMade = []struct {
 		`volume in "ID", order ack; ID to "west", journal 1073741824 JOURNAL_FULL_TRACK, target 5, rate 1048576, 1 volumes`},
 	{"settings", map[string]string{parameter.KeyJournalSize: "64Mi", parameter.KeyJournalFull: "stall",
 		parameter.KeyReplicationRate: "0"},
+		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
+	{"tails", map[string]string{parameter.KeyKeepTails: "5", parameter.KeyKeepTailsFor: "720h"},
+		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes, ` +
+			`5 tails for 720h0m0s`},
+	{"fewer tails", map[string]string{parameter.KeyKeepTails: "2", parameter.KeyKeepTailsFor: "0"},
+		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes, ` +
+			`2 tails for 0s`},
+	{"all tails", map[string]string{parameter.KeyKeepTails: "0"},
 		`volume in "ID", order ack; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, rate 0, 1 volumes`},
 	{"limits", map[string]string{parameter.KeyIOBytes: "8Mi", parameter.KeyIOPS: "500"},
 		`volume in "ID", order ack, limits 8388608 and 500; ID to "west", journal 67108864 JOURNAL_FULL_STALL, target 5, ` +
@@ -172,6 +183,8 @@ func TestModifyRefuses(t *testing.T) {
 		{"template", id, map[string]string{parameter.KeyConsistencyGroup: "${pvc.namespace}"}, codes.InvalidArgument,
 			"StorageClass"},
 		{"slow", id, map[string]string{parameter.KeyReplicationRate: "1"}, codes.InvalidArgument, "64Ki"},
+		{"fewer tails than none", id, map[string]string{parameter.KeyKeepTails: "-1"}, codes.InvalidArgument,
+			"not a number"},
 		{"off and where", id, map[string]string{parameter.KeyReplication: "off", parameter.KeyRemote: "west"},
 			codes.InvalidArgument, parameter.KeyRemote},
 		{"on, nowhere", id, map[string]string{parameter.KeyReplication: "on"}, codes.FailedPrecondition,

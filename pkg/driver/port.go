@@ -21,6 +21,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/lograte"
 	"github.com/slipstream-storage/slipstream/internal/metricsserver"
 	"github.com/slipstream-storage/slipstream/internal/tcplisten"
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/driver/lease"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
@@ -134,16 +135,16 @@ func (p *controllerPort) demandLease(ctx context.Context, req any, _ *grpc.Unary
 	md, _ := metadata.FromIncomingContext(ctx)
 	token := md.Get(plugin.LeaseMetadata)
 	if len(token) != 1 {
-		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: the call names %d leases in %s: over TCP a volume "+
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %q: the call names %s in %s: over TCP a volume "+
 			"is created under one lease on its name",
-			create.GetName(), len(token), plugin.LeaseMetadata)
+			create.GetName(), words.Count(len(token), "lease"), plugin.LeaseMetadata)
 	}
 	keys := []lease.Key{{Kind: locatepb.Key_VOLUME_NAME, Value: create.GetName()}}
-	group, err := parameter.RequestedGroup(create)
+	parameters, err := parameter.ParseCreation(create)
 	if err != nil {
 		return nil, err
 	}
-	if group != "" {
+	if group := parameters.Effective.Group; group != "" {
 		keys = append(keys, lease.Key{Kind: locatepb.Key_CONSISTENCY_GROUP, Value: group})
 	}
 	done, err := p.d.names.Use(token[0], keys)
@@ -151,7 +152,7 @@ func (p *controllerPort) demandLease(ctx context.Context, req any, _ *grpc.Unary
 		return nil, err
 	}
 	defer done()
-	return handler(ctx, req)
+	return handler(parameters.In(ctx), req)
 }
 
 // shaken makes handshakes visible at the side that refuses: the other one sees an alert of one word.

@@ -113,7 +113,7 @@ func (d *Driver) registry() *prometheus.Registry {
 		recs, err := d.store.SharedVolumes()
 		return valueOr(float64(len(recs)), err)
 	})
-	registry.MustRegister(newVolumeMetrics(d))
+	registry.MustRegister(newVolumeMetrics(d), newHealthMetrics(d))
 	registry.MustRegister(tcplisten.Metrics()...)
 	return registry
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"path"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -36,7 +37,8 @@ type fakeSidecar struct {
 	formats  map[string][]blockdev.FormatRecord
 	sizes    map[string]int64
 	calls    []string
-	ordinal  uint64 // of the last cut
+	methods  []string // of all calls that arrived, as they are called on the wire
+	ordinal  uint64   // of the last cut
 	// hook is called before each call; an error is the call's.
 	hook func(call string) error
 }
@@ -60,7 +62,13 @@ func (s *fakeSidecar) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo,
+		handler grpc.UnaryHandler) (any, error) {
+		s.mu.Lock()
+		s.methods = append(s.methods, path.Base(info.FullMethod))
+		s.mu.Unlock()
+		return handler(ctx, request)
+	}))
 	sidecarpb.RegisterSidecarServer(server, s)
 	s.mu.Lock()
 	s.server = server
@@ -148,23 +156,77 @@ func (s *fakeSidecar) CreateGroup(_ context.Context,
 		return nil, err
 	}
 	defer done()
-	size := r.GetSettings().GetJournalSizeBytes()
+	return s.makeGroup(r.GetName(), r.GetSettings())
+}
+
+// makeGroup is CreateGroup, for a caller that holds mu.
+func (s *fakeSidecar) makeGroup(name string, settings *sidecarpb.GroupSettings) (*sidecarpb.CreateGroupResponse,
+	error) {
+	size := settings.GetJournalSizeBytes()
 	if size == 0 {
 		size = gib
 	}
-	if g, ok := s.groups[r.GetName()]; ok {
-		if g.GetPeer() != r.GetSettings().GetRemote() || g.GetJournalSizeBytes() != size {
+	if g, ok := s.groups[name]; ok {
+		if g.GetPeer() != settings.GetRemote() || g.GetJournalSizeBytes() != size {
 			return nil, status.Error(codes.AlreadyExists, "other properties")
 		}
 		return &sidecarpb.CreateGroupResponse{GroupId: g.GetGroupId()}, nil
 	}
-	s.groups[r.GetName()] = &sidecarpb.GroupStatus{Name: r.GetName(), GroupId: "id-" + r.GetName(),
-		Role:             sidecarpb.Role_ROLE_PRIMARY,
-		Peer:             r.GetSettings().GetRemote(),
-		JournalSizeBytes: size, JournalFull: r.GetSettings().GetJournalFull(),
-		RpoTargetSeconds:   float64(r.GetSettings().GetRpoTargetMillis()) / 1e3,
-		ShipBytesPerSecond: r.GetSettings().GetShipBytesPerSecond()}
-	return &sidecarpb.CreateGroupResponse{GroupId: "id-" + r.GetName()}, nil
+	s.groups[name] = &sidecarpb.GroupStatus{Name: name, GroupId: "id-" + name, Role: sidecarpb.Role_ROLE_PRIMARY,
+		Peer: settings.GetRemote(), JournalSizeBytes: size, JournalFull: settings.GetJournalFull(),
+		RpoTargetSeconds:   float64(settings.GetRpoTargetMillis()) / 1e3,
+		ShipBytesPerSecond: settings.GetShipBytesPerSecond(), TailsMost: settings.GetTailsMost(),
+		TailsMillis: settings.GetTailsMillis()}
+	return &sidecarpb.CreateGroupResponse{GroupId: "id-" + name}, nil
+}
+
+// JoinGroup is CreateGroup, if need be, and AddVolume in one call. Both are in calls. The hook is called before each.
+func (s *fakeSidecar) JoinGroup(ctx context.Context,
+	r *sidecarpb.JoinGroupRequest) (*sidecarpb.JoinGroupResponse, error) {
+	name := r.GetGroup()
+	g, unfit := func() (*sidecarpb.GroupStatus, bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		g := s.groups[name]
+		unfit := g != nil && (r.GetOnlyNew() || !s.fits(g, r))
+		return proto.CloneOf(g), unfit
+	}()
+	switch {
+	case unfit:
+		return &sidecarpb.JoinGroupResponse{Unfit: g}, nil
+	case g == nil && !r.GetCreate():
+		return nil, status.Error(codes.NotFound, "no such group")
+	case g == nil:
+		done, err := s.begin("CreateGroup", name)
+		if err == nil {
+			_, err = s.makeGroup(name, r.GetSettings())
+			done()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	_, err := s.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: name, VolumeId: r.GetVolumeId()})
+	return &sidecarpb.JoinGroupResponse{}, err
+}
+
+// fits: the caller holds mu.
+func (s *fakeSidecar) fits(g *sidecarpb.GroupStatus, r *sidecarpb.JoinGroupRequest) bool {
+	given := r.GetSettings()
+	if given.Remote != nil && given.GetRemote() != g.GetPeer() ||
+		given.JournalSizeBytes != nil && given.GetJournalSizeBytes() != g.GetJournalSizeBytes() ||
+		given.JournalFull != nil && given.GetJournalFull() != g.GetJournalFull() ||
+		given.RpoTargetMillis != nil && float64(given.GetRpoTargetMillis())/1e3 != g.GetRpoTargetSeconds() ||
+		given.ShipBytesPerSecond != nil && given.GetShipBytesPerSecond() != g.GetShipBytesPerSecond() ||
+		given.TailsMost != nil && given.GetTailsMost() != g.GetTailsMost() ||
+		given.TailsMillis != nil && given.GetTailsMillis() != g.GetTailsMillis() {
+		return false
+	}
+	member := func(v *sidecarpb.VolumeStatus) bool { return v.GetVolumeId() == r.GetVolumeId() }
+	return r.GetNamespace() == "" || slices.ContainsFunc(g.Volumes, member) ||
+		!slices.ContainsFunc(g.Volumes, func(v *sidecarpb.VolumeStatus) bool {
+			return v.GetClaimNamespace() != "" && v.GetClaimNamespace() != r.GetNamespace()
+		})
 }
 
 func (s *fakeSidecar) DeleteGroup(_ context.Context,
@@ -240,6 +302,12 @@ func (s *fakeSidecar) ModifyGroup(_ context.Context,
 	}
 	if given.ShipBytesPerSecond != nil {
 		g.ShipBytesPerSecond = *given.ShipBytesPerSecond
+	}
+	if given.TailsMost != nil {
+		g.TailsMost = *given.TailsMost
+	}
+	if given.TailsMillis != nil {
+		g.TailsMillis = *given.TailsMillis
 	}
 	return &sidecarpb.ModifyGroupResponse{}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/attach"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
@@ -24,7 +25,8 @@ func (s *controllerServer) parseSnapshot(req *csi.CreateSnapshotRequest) (r snap
 	case r.Name == "":
 		return r, status.Error(codes.InvalidArgument, "snapshot name is missing")
 	case len(r.Name) > maxNameBytes:
-		return r, status.Errorf(codes.InvalidArgument, "snapshot name has %d bytes, more than %d", len(r.Name), maxNameBytes)
+		return r, status.Errorf(codes.InvalidArgument, "snapshot name has %s, more than %d",
+			words.Count(len(r.Name), "byte"), maxNameBytes)
 	case r.Source == "":
 		return r, status.Errorf(codes.InvalidArgument, "snapshot %q: source volume id is missing", r.Name)
 	case !s.d.accessible(req.GetAccessibilityRequirements()):

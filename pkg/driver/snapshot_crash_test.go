@@ -51,7 +51,7 @@ func TestDeathInSnapshotsAndClones(t *testing.T) {
 					}
 					h := newNode(t, sidecar)
 					h.mem.SetReflink(kind.reflink)
-					life := mortalSnapshots{params: kind.params, class: kind.class, powerLoss: powerLoss, mounted: kind.mounted,
+					life := killedSnapshots{params: kind.params, class: kind.class, powerLoss: powerLoss, mounted: kind.mounted,
 						step: step,
 						vc:   capabilitytest.Block(capabilitytest.Writer), size: 2 * mib}
 					if kind.mounted {
@@ -69,7 +69,7 @@ func TestDeathInSnapshotsAndClones(t *testing.T) {
 					h.stop()
 					k := &killer{left: step}
 					h.startMortal(k)
-					h.mortalSnapshots(k, life)
+					h.snapshotsWithAKill(k, life)
 					if !k.dead() {
 						t.Logf("less than %d steps", step)
 						if step < 20 {
@@ -83,8 +83,8 @@ func TestDeathInSnapshotsAndClones(t *testing.T) {
 	}
 }
 
-// mortalSnapshots is what the calls of one life are made with.
-type mortalSnapshots struct {
+// killedSnapshots is what the calls of one life are made with.
+type killedSnapshots struct {
 	origin             string // volume
 	params             map[string]string
 	class              map[string]string // of snapshots
@@ -94,9 +94,9 @@ type mortalSnapshots struct {
 	size               int64 // of the volume; what is made from it is larger
 }
 
-// mortalSnapshots runs the calls under k, and goes on with another driver when it strikes: with the call that failed,
-// after a power loss with the volume staged again.
-func (h *node) mortalSnapshots(k *killer, m mortalSnapshots) {
+// snapshotsWithAKill runs the calls under k, and goes on with another driver when it strikes: with the call that
+// failed, after a power loss with the volume staged again.
+func (h *node) snapshotsWithAKill(k *killer, m killedSnapshots) {
 	h.t.Helper()
 	fatal := func(format string, args ...any) {
 		h.t.Helper()

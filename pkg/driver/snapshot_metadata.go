@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/blockmap"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
@@ -108,12 +109,12 @@ func (s *snapshotMetadataServer) openForMetadata(field, id string,
 		return nil, nil, status.Errorf(status.Code(err), "%s: %s", field, status.Convert(err).Message())
 	case rec.State != blockdev.SnapshotReady:
 		// Not FailedPrecondition, which would have the caller copy everything instead.
-		return nil, nil, status.Errorf(codes.Unavailable, "snapshot %s is not ready yet (%s, %d of %d bytes): call again "+
+		return nil, nil, status.Errorf(codes.Unavailable, "snapshot %s is not ready yet (%s, %d of %s): call again "+
 			"when it is",
-			id, rec.State, rec.CopiedBytes, rec.SizeBytes)
+			id, rec.State, rec.CopiedBytes, words.Count(rec.SizeBytes, "byte"))
 	case startingOffset > rec.SizeBytes:
 		return nil, nil, status.Errorf(codes.OutOfRange, "starting_offset %d is behind the end of snapshot %s, which has "+
-			"%d bytes", startingOffset, id, rec.SizeBytes)
+			"%s", startingOffset, id, words.Count(rec.SizeBytes, "byte"))
 	}
 	path, err := s.d.store.Pool.SnapshotImagePath(id)
 	if err != nil {
@@ -131,8 +132,8 @@ func (s *snapshotMetadataServer) openForMetadata(field, id string,
 	}
 	if size, err := image.Size(); err != nil || size < rec.SizeBytes {
 		image.Close()
-		return nil, nil, status.Errorf(codes.Internal, "snapshot %s: its image %s has %d of %d bytes (%v): delete it and "+
-			"take another", id, path, size, rec.SizeBytes, err)
+		return nil, nil, status.Errorf(codes.Internal, "snapshot %s: its image %s has %d of %s (%v): delete it and "+
+			"take another", id, path, size, words.Count(rec.SizeBytes, "byte"), err)
 	}
 	return rec, image, nil
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/views"
 )
@@ -56,8 +57,8 @@ func (s *controllerServer) showView(r createRequest) (*blockdev.VolumeRecord, er
 			shown.View.Name, shown.Group)
 	}
 	if required := r.capacity.GetRequiredBytes(); required > shown.Volume.SizeBytes {
-		return nil, status.Errorf(codes.OutOfRange, "volume %q: %d bytes are asked for; it shows view %s, where it has %d",
-			r.name, required, shown.View.Name, shown.Volume.SizeBytes)
+		return nil, status.Errorf(codes.OutOfRange, "volume %q: %s are asked for; it shows view %s, where it has %d",
+			r.name, words.Count(required, "byte"), shown.View.Name, shown.Volume.SizeBytes)
 	}
 	has := shown.Volume.FSType
 	if !r.block && r.fsType != "" && has != "" && has != r.fsType {

@@ -30,6 +30,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/lograte"
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
@@ -206,8 +207,8 @@ func (g *Gateway) decide(hello *linkpb.Hello, answers []answer) (link.Node, erro
 	chosen, ok := place(hello, candidates)
 	if !ok {
 		return link.Node{}, refuse(linkpb.Refusal_REASON_FAILED, "group %s is new at site %s, and no node has room for "+
-			"its journal of %d bytes: %s were asked",
-			group, g.opts.Site, hello.GetJournalSizeBytes(), names(candidates))
+			"its journal of %s: %s were asked",
+			group, g.opts.Site, words.Count(hello.GetJournalSizeBytes(), "byte"), names(candidates))
 	}
 	klog.InfoS("New group", "group", group, "groupID", hello.GetGroupId(), "node", chosen.Name)
 	return chosen, nil

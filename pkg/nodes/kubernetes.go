@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/kubewatch"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
@@ -90,8 +91,8 @@ func (k *Kubernetes) Follow(ctx context.Context, update func(map[string]string))
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { notify() }, UpdateFunc: func(any, any) { notify() }, DeleteFunc: func(any) { notify() },
 	}
-	slices := cache.NewSharedInformer(k.slices, &discoveryv1.EndpointSlice{}, 0)
-	nodes := cache.NewSharedInformer(k.nodes, &corev1.Node{}, 0)
+	slices := cache.NewSharedInformer(kubewatch.New(k.slices), &discoveryv1.EndpointSlice{}, 0)
+	nodes := cache.NewSharedInformer(kubewatch.New(k.nodes), &corev1.Node{}, 0)
 	var stopped []<-chan struct{}
 	for _, informer := range []cache.SharedInformer{slices, nodes} {
 		if _, err := informer.AddEventHandler(handler); err != nil {

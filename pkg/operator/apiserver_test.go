@@ -16,6 +16,8 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testkube"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/kube"
+	"github.com/slipstream-storage/slipstream/pkg/operator/operatortest"
 )
 
 // kubelet ends the pods of checks, which run on no node here: each says what a check would.
@@ -45,7 +47,7 @@ func kubelet(ctx context.Context, t *testing.T, api client.Client) {
 // onServer is a site on an API server, with a labelled namespace of one claim.
 func onServer(t *testing.T, config *rest.Config) (*site, client.Client) {
 	t.Helper()
-	scheme, err := Scheme()
+	scheme, err := kube.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,27 +56,27 @@ func onServer(t *testing.T, config *rest.Config) (*site, client.Client) {
 		t.Fatal(err)
 	}
 	s := newSite(t, "a")
-	s.client = api
-	shop := labelled("shop")
+	s.Client = api
+	shop := operatortest.Labelled("shop")
 	shop.UID = ""
-	s.create(remote("site-b"), shop)
+	s.Create(operatortest.Remote("site-b"), shop)
 	s.bind("one")
 	return s, api
 }
 
 // bind makes a claim and its volume, which the controller binds.
 func (s *site) bind(name string) {
-	s.t.Helper()
+	s.T.Helper()
 	id := "vol-shop-" + name
-	pv := volume(id, "shop", name, "a")
+	pv := operatortest.Volume(id, "shop", name, "a")
 	pv.UID, pv.Spec.ClaimRef.UID, pv.Spec.CSI.FSType = "", "", "ext4"
 	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
 		Spec: corev1.PersistentVolumeClaimSpec{VolumeName: pv.Name, StorageClassName: new(string),
 			AccessModes: pv.Spec.AccessModes, Resources: corev1.VolumeResourceRequirements{Requests: pv.Spec.Capacity}}}
-	s.nodes["a"].mu.Lock()
-	s.nodes["a"].claims[id] = [2]string{"shop", name}
-	s.nodes["a"].mu.Unlock()
-	s.create(pv, claim)
+	s.Nodes["a"].Mu.Lock()
+	s.Nodes["a"].Claims[id] = [2]string{"shop", name}
+	s.Nodes["a"].Mu.Unlock()
+	s.Create(pv, claim)
 }
 
 // TestWithControllers runs the operator on an API server with Kubernetes' controllers: a test failover during which the
@@ -124,7 +126,7 @@ func TestWithControllers(t *testing.T) {
 			"no schedule": func(s *v1alpha1.GroupActionScheduleSpec) { s.Schedule = "@every 1m" },
 		} {
 			schedule := &v1alpha1.GroupActionSchedule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "x"},
-				Spec: v1alpha1.GroupActionScheduleSpec{Schedule: "@daily", Action: testSpec()}}
+				Spec: v1alpha1.GroupActionScheduleSpec{Schedule: "@daily", Action: operatortest.TestFailover()}}
 			change(&schedule.Spec)
 			if err := api.Create(ctx, schedule); !apierrors.IsInvalid(err) {
 				t.Errorf("schedule of %s: %v", name, err)
@@ -133,12 +135,12 @@ func TestWithControllers(t *testing.T) {
 	})
 
 	t.Run("test failover", func(t *testing.T) {
-		s.change(func(g *sidecarpb.GroupStatus) { g.Role = sidecarpb.Role_ROLE_SECONDARY })
+		s.Change(func(g *sidecarpb.GroupStatus) { g.Role = sidecarpb.Role_ROLE_SECONDARY })
 		eventually(t, "the group is a copy", func() bool { return group().Status.Role == v1alpha1.RoleSecondary })
 		schedule := &v1alpha1.GroupActionSchedule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "often"},
 			Spec: v1alpha1.GroupActionScheduleSpec{Schedule: "* * * * *",
-				Action: testSpec(v1alpha1.Check{Name: "orders", Image: "checker"})}}
-		s.create(schedule)
+				Action: operatortest.TestFailover(v1alpha1.Check{Name: "orders", Image: "checker"})}}
+		s.Create(schedule)
 		actions := &v1alpha1.GroupActionList{}
 		eventually(t, "the schedule makes an action", func() bool {
 			return api.List(ctx, actions, client.InNamespace("shop")) == nil && len(actions.Items) == 1
@@ -146,8 +148,11 @@ func TestWithControllers(t *testing.T) {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(schedule), schedule); err != nil {
 			t.Fatal(err)
 		}
+		before := schedule.DeepCopy()
 		schedule.Spec.Suspend = true
-		s.update(schedule)
+		if err := api.Patch(ctx, schedule, client.MergeFrom(before)); err != nil { // its status may have changed
+			t.Fatal(err)
+		}
 		a := &actions.Items[0]
 		restarts, seen := 0, 0
 		eventually(t, "the test ends", func() bool {
@@ -173,21 +178,21 @@ func TestWithControllers(t *testing.T) {
 				t.Errorf("%d of %T are left: %v", meta.LenList(list), list, err)
 			}
 		}
-		if len(s.nodes["a"].views) > 0 {
-			t.Errorf("views are left: %v", s.nodes["a"].views)
+		if len(s.Nodes["a"].Views) > 0 {
+			t.Errorf("views are left: %v", s.Nodes["a"].Views)
 		}
 		eventually(t, "the schedule knows the success", func() bool {
 			return api.Get(ctx, client.ObjectKeyFromObject(schedule), schedule) == nil && schedule.Status.LastSuccess == a.Name
 		})
-		s.change(func(g *sidecarpb.GroupStatus) { g.Role = sidecarpb.Role_ROLE_PRIMARY })
+		s.Change(func(g *sidecarpb.GroupStatus) { g.Role = sidecarpb.Role_ROLE_PRIMARY })
 	})
 
 	t.Run("namespace deleted with the peer away", func(t *testing.T) {
-		s.change(func(g *sidecarpb.GroupStatus) {
+		s.Change(func(g *sidecarpb.GroupStatus) {
 			g.Connected, g.State = false, sidecarpb.GroupState_GROUP_STATE_CONNECTING
 		})
 		namespace := &corev1.Namespace{}
-		s.get(namespace, "", "shop")
+		s.Get(namespace, "", "shop")
 		uid := namespace.UID
 		if err := api.Delete(ctx, namespace); err != nil {
 			t.Fatal(err)
@@ -195,14 +200,14 @@ func TestWithControllers(t *testing.T) {
 		eventually(t, "the namespace is gone", func() bool {
 			return apierrors.IsNotFound(api.Get(ctx, client.ObjectKey{Name: "shop"}, namespace))
 		})
-		wantEngine(t, s, map[string][]string{})
-		again := labelled("shop")
+		s.WantEngine(map[string][]string{})
+		again := operatortest.Labelled("shop")
 		again.UID = ""
-		s.create(again)
+		s.Create(again)
 		s.bind("two")
 		eventually(t, "the new namespace is replicated", func() bool { return group().Status.MembersReady == "1/1" })
-		if again.UID == uid || len(s.nodes["a"].names()) != 1 {
-			t.Errorf("groups: %v", s.nodes["a"].names())
+		if again.UID == uid || len(s.Nodes["a"].Names()) != 1 {
+			t.Errorf("groups: %v", s.Nodes["a"].Names())
 		}
 	})
 	stop()

@@ -1,18 +1,22 @@
 // Package operator replicates the claims of namespaces. It turns the intent of RemoteSite, ConsistencyGroup and the
-// label of a namespace (pkg/api/v1alpha1) into groups at the engine, the replicators of the nodes, and carries out
-// GroupActions.
+// label of a namespace (pkg/api/v1alpha1) into groups at the engine, the replicators of the nodes.
 //
-// # Parts
+// # What is where
 //
-//   - Watcher asks all nodes for their groups every two seconds and keeps the last answers (View).
-//   - Plan decides, without I/O, which claims belong to which group, which do not and why, and what has to be done at
-//     the engine. Status and conditions are made of its result in the same way.
-//   - NamespaceReconciler does it, for one namespace at a time: makes the ConsistencyGroups that the labels ask for,
-//     calls the engine, writes the status. The fault of one namespace never touches another's.
-//   - ActionReconciler carries out GroupActions, step by step; each step is in the status before the next begins.
-//   - SiteReconciler writes the status of RemoteSites.
+//   - This package wires everything (NewManager). NamespaceReconciler works on one namespace at a time: it makes the
+//     ConsistencyGroups that the labels ask for, calls the engine, and writes the status. The fault of one namespace
+//     never touches another's. SiteReconciler writes the status of RemoteSites. Metrics are what the objects say.
+//   - Package engine asks all nodes for their groups and keeps the last answers (View).
+//   - Package membership decides which claims are replicated, and says of every claim whether it is protected, or why
+//     not.
+//   - Package plan decides, without a call, which claims belong to which group, what has to be done at the engine, the
+//     numbers of shards, and the status and conditions that follow.
+//   - Package action carries out GroupActions: failover, relocation, comparison, test failover and others. Package
+//     drill has the objects of a test failover.
+//   - Package schedule makes the actions of GroupActionSchedules.
 //   - Package backup tells the engine what the cluster knows of claims, and makes claims of other sites wait here.
-//   - Coverage says of every claim of the cluster whether it is protected, or why not.
+//   - Package kube writes statuses, finalizers and conditions for all of them.
+//   - Package operatortest is for tests: a cluster and replicators in memory.
 //
 // # What is removed
 //
@@ -29,6 +33,5 @@
 //
 // # Concurrency
 //
-// One leader runs the reconcilers; each of them works on one object at a time. Watcher and View are safe for concurrent
-// use.
+// One leader runs the reconcilers; each of them works on one object at a time.
 package operator

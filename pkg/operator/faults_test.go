@@ -14,5 +14,10 @@ func TestFaultsOfTheOperatorAreCaught(t *testing.T) {
 	testenv.Catches(t, bug.LeaveAtFirstLook, "TestClaimDeleted")
 	testenv.Catches(t, bug.LeaveWithoutVolume, "TestObjectsLost")
 	testenv.Catches(t, bug.TakeAnyGroup, "TestNotAdmitted")
-	testenv.Catches(t, bug.AnyConfirmation, "TestConfirm")
+	testenv.Catches(t, bug.ChangeRemote, "TestRemoteChange")
+	testenv.Catches(t, bug.JoinByName, "TestNamespaceMadeAgain")
+	testenv.Catches(t, bug.UndoKept, "TestLabelRemoved")
+	testenv.Catches(t, bug.WaitForPeer, "TestPeerAway")
+	testenv.Catches(t, bug.WriteAnyway, "TestQuiet")
+	testenv.Catches(t, bug.UnrecordedNumbers, "TestTwoOperators")
 }

@@ -2,15 +2,12 @@ package operator
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
@@ -28,7 +25,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/slipstream-storage/slipstream/internal/kubewatch"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/action"
+	"github.com/slipstream-storage/slipstream/pkg/operator/engine"
+	"github.com/slipstream-storage/slipstream/pkg/operator/kube"
+	"github.com/slipstream-storage/slipstream/pkg/operator/membership"
+	"github.com/slipstream-storage/slipstream/pkg/operator/schedule"
 )
 
 // leaseName is the Lease by which the leader is elected.
@@ -43,25 +46,16 @@ const actionsAtOnce = 16
 // Options configure a manager.
 type Options struct {
 	Config *rest.Config
-	Engine Engine
+	Engine engine.Replicators
 	// LeaseNamespace is the namespace of the Lease; empty: this process is alone.
 	LeaseNamespace string
 	// HealthAddress serves /healthz and /readyz; empty: none.
 	HealthAddress string
 }
 
-// Scheme has the objects that the operator reads and writes.
-func Scheme() (*runtime.Scheme, error) {
-	scheme := runtime.NewScheme()
-	if err := clientgoscheme.AddToScheme(scheme); err != nil {
-		return nil, err
-	}
-	return scheme, v1alpha1.AddToScheme(scheme)
-}
-
 // NewManager wires the reconcilers. Start it.
 func NewManager(opts Options) (manager.Manager, error) {
-	scheme, err := Scheme()
+	scheme, err := kube.Scheme()
 	if err != nil {
 		return nil, err
 	}
@@ -71,15 +65,16 @@ func NewManager(opts Options) (manager.Manager, error) {
 		Metrics:        metricsserver.Options{BindAddress: "0"}, // served with a token by internal/metricsserver
 		LeaderElection: opts.LeaseNamespace != "", LeaderElectionID: leaseName,
 		LeaderElectionNamespace: opts.LeaseNamespace, LeaderElectionReleaseOnCancel: true,
-		Cache: cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		MapperProvider: kube.NewMapper(scheme),
+		Cache:          cache.Options{DefaultTransform: cache.TransformStripManagedFields(), NewInformer: kubewatch.Informer},
 		// Names of controllers are those of metrics; a process can have one manager after the other.
 		Controller: config.Controller{SkipNameValidation: new(true)},
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.PersistentVolume{}, IndexVolumesByNamespace,
-		VolumeNamespace); err != nil {
+	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.PersistentVolume{},
+		membership.IndexVolumesByNamespace, membership.VolumeNamespace); err != nil {
 		return nil, err
 	}
 	if opts.HealthAddress != "" {
@@ -91,7 +86,7 @@ func NewManager(opts Options) (manager.Manager, error) {
 		}
 	}
 	bell := &bell{reader: mgr.GetClient()}
-	watcher := NewWatcher(opts.Engine, bell.ring)
+	watcher := engine.NewWatcher(opts.Engine, bell.ring)
 	if err := mgr.Add(watcher); err != nil {
 		return nil, err
 	}
@@ -100,14 +95,14 @@ func NewManager(opts Options) (manager.Manager, error) {
 	if err := namespaces.setup(mgr, bell); err != nil {
 		return nil, err
 	}
-	actions := &ActionReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Watcher: watcher, Events: events}
+	actions := &action.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Watcher: watcher, Events: events}
 	// A relocation waits for the other site. It must not hold up the actions of other groups.
 	if err := ctrl.NewControllerManagedBy(mgr).WithOptions(controller.Options{MaxConcurrentReconciles: actionsAtOnce}).
 		For(&v1alpha1.GroupAction{},
 			builder.WithPredicates(predicate.GenerationChangedPredicate{})).Complete(actions); err != nil {
 		return nil, err
 	}
-	schedules := &ScheduleReconciler{Client: mgr.GetClient(), Events: events}
+	schedules := &schedule.Reconciler{Client: mgr.GetClient(), Events: events}
 	toSchedule := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
 		name := o.GetLabels()[v1alpha1.LabelSchedule]
 		if name == "" {
@@ -140,7 +135,7 @@ func (r *NamespaceReconciler) setup(mgr manager.Manager, bell *bell) error {
 	}
 	own := byNamespace(client.Object.GetNamespace)
 	ofClaim := byNamespace(func(o client.Object) string {
-		if names := VolumeNamespace(o); len(names) > 0 {
+		if names := membership.VolumeNamespace(o); len(names) > 0 {
 			return names[0]
 		}
 		return ""
@@ -193,14 +188,14 @@ func (b *bell) start(_ context.Context, queue workqueue.TypedRateLimitingInterfa
 	return nil
 }
 
-func (b *bell) ring(before, now *View) {
+func (b *bell) ring(before, now *engine.View) {
 	b.mu.Lock()
 	queue := b.queue
 	b.mu.Unlock()
 	if queue == nil || !before.Known {
 		return // everything is reconciled at the start
 	}
-	changed := changes(before, now)
+	changed := engine.Changes(before, now)
 	if len(changed) == 0 {
 		return
 	}
@@ -214,38 +209,9 @@ func (b *bell) ring(before, now *View) {
 	for _, g := range groups.Items {
 		if slices.ContainsFunc(g.Spec.EngineGroups, func(name string) bool { return changed[name] }) ||
 			slices.ContainsFunc(g.Status.EngineGroups, func(e v1alpha1.EngineGroup) bool { return changed[e.Name] }) ||
-			slices.ContainsFunc(g.Status.Members, func(m v1alpha1.Member) bool { return changed[nodeKey(m.Node)] }) {
+			slices.ContainsFunc(g.Status.Members,
+				func(m v1alpha1.Member) bool { return changed[engine.NodeKey(m.Node)] }) {
 			queue.Add(requests(g.Namespace)[0])
 		}
 	}
-}
-
-func nodeKey(node string) string { return fmt.Sprintf("node %s", node) }
-
-// changes names the groups that differ between two views, and the nodes that fell silent or are back.
-func changes(before, now *View) map[string]bool {
-	changed := map[string]bool{}
-	for name, places := range now.groups {
-		old := before.groups[name]
-		if len(old) != len(places) {
-			changed[name] = true
-			continue
-		}
-		for i := range places {
-			if !same(old[i], places[i], before.Nodes, now.Nodes) {
-				changed[name] = true
-			}
-		}
-	}
-	for name := range before.groups {
-		if len(now.groups[name]) == 0 {
-			changed[name] = true
-		}
-	}
-	for name, node := range now.Nodes {
-		if old := before.Nodes[name]; old == nil || old.Silent() != node.Silent() || old.Without != node.Without {
-			changed[nodeKey(name)] = true
-		}
-	}
-	return changed
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/testkube"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/kube"
+	"github.com/slipstream-storage/slipstream/pkg/operator/operatortest"
 )
 
 const patience = testkube.Patience
@@ -76,7 +78,7 @@ func isReady(g *v1alpha1.ConsistencyGroup) bool {
 // TestManager runs the operator as it is wired, on an API server.
 func TestManager(t *testing.T) {
 	config := testkube.Start(t, "../..")
-	scheme, err := Scheme()
+	scheme, err := kube.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,29 +87,29 @@ func TestManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSite(t, "a", "b", "c")
-	s.client = api
+	s.Client = api
 	ctx := context.Background()
-	s.create(remote("site-b"))
+	s.Create(operatortest.Remote("site-b"))
 	_, stop := s.run(t, config)
 
 	t.Run("label", func(t *testing.T) {
-		s.create(labelled("shop"))
-		id := s.claim("shop", "data", "a")
+		s.Create(operatortest.Labelled("shop"))
+		id := s.Claim("shop", "data", "a")
 		took := eventually(t, "the group is ready", func() bool {
 			g := &v1alpha1.ConsistencyGroup{}
 			return api.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "shop"}, g) == nil && isReady(g)
 		})
 		t.Logf("ready %v after the claim", took.Round(time.Millisecond))
-		wantEngine(t, s, map[string][]string{"a/shop": {id}})
+		s.WantEngine(map[string][]string{"a/shop": {id}})
 	})
 
 	t.Run("action", func(t *testing.T) {
-		for _, n := range s.nodes {
-			n.mu.Lock()
-			for _, g := range n.groups {
+		for _, n := range s.Nodes {
+			n.Mu.Lock()
+			for _, g := range n.Groups {
 				g.Role = sidecarpb.Role_ROLE_SECONDARY
 			}
-			n.mu.Unlock()
+			n.Mu.Unlock()
 		}
 		g := &v1alpha1.ConsistencyGroup{}
 		eventually(t, "the status says secondary", func() bool {
@@ -116,7 +118,7 @@ func TestManager(t *testing.T) {
 		})
 		action := &v1alpha1.GroupAction{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "failover"},
 			Spec: v1alpha1.GroupActionSpec{Group: "shop", Type: v1alpha1.ActionFailover, Force: true, Confirm: g.Status.Confirm}}
-		s.create(action)
+		s.Create(action)
 		eventually(t, "the action ends", func() bool {
 			return api.Get(ctx, client.ObjectKeyFromObject(action), action) == nil &&
 				action.Status.Phase == v1alpha1.ActionSucceeded
@@ -137,14 +139,14 @@ func TestManager(t *testing.T) {
 
 	t.Run("unlabel", func(t *testing.T) {
 		namespace := &corev1.Namespace{}
-		s.get(namespace, "", "shop")
+		s.Get(namespace, "", "shop")
 		delete(namespace.Labels, v1alpha1.LabelReplicateTo)
-		s.update(namespace)
+		s.Update(namespace)
 		eventually(t, "the group is gone", func() bool {
 			return apierrors.IsNotFound(api.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "shop"},
 				&v1alpha1.ConsistencyGroup{}))
 		})
-		wantEngine(t, s, map[string][]string{})
+		s.WantEngine(map[string][]string{})
 	})
 
 	t.Run("many", func(t *testing.T) {
@@ -157,9 +159,9 @@ func TestManager(t *testing.T) {
 		for n := range namespaces {
 			group.Go(func() error {
 				name := fmt.Sprintf("ns-%d", n)
-				s.create(labelled(name))
+				s.Create(operatortest.Labelled(name))
 				for c := range 3 {
-					s.claim(name, fmt.Sprintf("claim-%d", c), string(rune('a'+n%3)))
+					s.Claim(name, fmt.Sprintf("claim-%d", c), string(rune('a'+n%3)))
 				}
 				return nil
 			})
@@ -181,8 +183,8 @@ func TestManager(t *testing.T) {
 		}
 		t.Logf("%d namespaces are ready %v after the last was made", namespaces, eventually(t, "all are ready", ready))
 		stop()
-		for _, n := range s.nodes {
-			n.took()
+		for _, n := range s.Nodes {
+			n.Took()
 		}
 		// A new process finds everything as it should be.
 		var writes *atomic.Int64
@@ -191,8 +193,8 @@ func TestManager(t *testing.T) {
 		if n := writes.Load(); n > 0 {
 			t.Errorf("%d requests that change something in a steady state", n)
 		}
-		for name, n := range s.nodes {
-			if calls := n.took(); len(calls) > 0 {
+		for name, n := range s.Nodes {
+			if calls := n.Took(); len(calls) > 0 {
 				t.Errorf("node %s: calls in a steady state: %.3v", name, calls)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/membership"
 )
 
 // collectTimeout bounds a reading of the metrics. They come from the cache.
@@ -50,7 +51,7 @@ const (
 // phaseOf is the phase of an action in metrics.
 func phaseOf(a *v1alpha1.GroupAction) string {
 	steps := a.Status.Steps
-	if n := len(steps); n > 0 && steps[n-1].Name == StepKeep && steps[n-1].EndTime == nil {
+	if n := len(steps); n > 0 && steps[n-1].Name == v1alpha1.StepKeep && steps[n-1].EndTime == nil {
 		return phaseKept
 	}
 	return cmp.Or(string(a.Status.Phase), phasePending)
@@ -84,7 +85,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
 	defer cancel()
-	claims, err := CoverageOf(ctx, m.Reader, "")
+	claims, err := membership.CoverageOf(ctx, m.Reader, "")
 	if err != nil {
 		klog.ErrorS(err, "The claims of the cluster cannot be read")
 		return

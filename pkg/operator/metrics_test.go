@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -11,12 +12,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/kube"
+	"github.com/slipstream-storage/slipstream/pkg/operator/membership"
+	"github.com/slipstream-storage/slipstream/pkg/operator/operatortest"
 )
 
 // TestOperatorMetrics: the conditions of groups and sites and the newest action of each group are metrics, of the
 // leader alone.
 func TestOperatorMetrics(t *testing.T) {
-	scheme, err := Scheme()
+	scheme, err := kube.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +43,7 @@ func TestOperatorMetrics(t *testing.T) {
 		action("b", time.Hour, v1alpha1.ActionRelocate, v1alpha1.ActionSucceeded),
 		action("c", time.Hour, v1alpha1.ActionYield, "")}
 	kept := action("kept", time.Hour, v1alpha1.ActionTestFailover, v1alpha1.ActionRunning)
-	kept.Spec.Group, kept.Status.Steps = "tried", []v1alpha1.ActionStep{{Name: StepKeep}}
+	kept.Spec.Group, kept.Status.Steps = "tried", []v1alpha1.ActionStep{{Name: v1alpha1.StepKeep}}
 	schedule := &v1alpha1.GroupActionSchedule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "daily"},
 		Spec: v1alpha1.GroupActionScheduleSpec{Action: v1alpha1.GroupActionSpec{Type: v1alpha1.ActionVerify}}}
 	schedule.Status.LastSuccessTime = &metav1.Time{Time: begin}
@@ -81,4 +85,64 @@ slipstream_remote_site_condition{condition="Reachable",remote_site="site-b"} 0
 	if err := testutil.CollectAndCompare(m, strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestCoverage: every claim of the cluster is protected, or has the reason why not.
+func TestCoverage(t *testing.T) {
+	s := newSite(t, "a")
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"), operatortest.Namespace("bare", nil))
+	s.Claim("shop", "in", "a")
+	s.Claim("shop", "out", "a", label(v1alpha1.LabelReplicate, "false"))
+	s.Claim("bare", "lonely", "a")
+	plain := s.Claim("shop", "plain", "a")
+	s.Nodes["a"].Replicable = func(id string) bool { return id != plain }
+	coverage := func() map[string]string {
+		t.Helper()
+		all, err := membership.CoverageOf(context.Background(), s.Client, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		reasons := map[string]string{}
+		for _, c := range all {
+			reasons[c.Namespace+"/"+c.Name] = c.Reason
+		}
+		return reasons
+	}
+	want := func(name, reason string) {
+		t.Helper()
+		if got := coverage()[name]; got != reason {
+			t.Errorf("claim %s: reason %q, want %q", name, got, reason)
+		}
+	}
+	want("shop/in", membership.ReasonNoGroup) // the operator has not come yet
+	s.Settle("shop")
+	s.Settle("bare")
+	want("shop/out", membership.ReasonOptedOut)
+	want("bare/lonely", membership.ReasonNoGroup)
+	want("shop/plain", "NeedsRestage")
+	want("shop/in", membership.ReasonGroupNotReady) // as its group is not ready
+	leader := make(chan struct{})
+	close(leader)
+	const metrics = `
+# HELP slipstream_claims_unprotected Claims that are not protected, by reason. ` +
+		"`kubectl slipstream coverage`" + ` names them.
+# TYPE slipstream_claims_unprotected gauge
+slipstream_claims_unprotected{reason="GroupNotReady"} 1
+slipstream_claims_unprotected{reason="NeedsRestage"} 1
+slipstream_claims_unprotected{reason="NoGroup"} 1
+slipstream_claims_unprotected{reason="OptedOut"} 1
+`
+	if err := testutil.CollectAndCompare(&Metrics{Reader: s.Client, Leader: leader}, strings.NewReader(metrics),
+		"slipstream_claims_unprotected"); err != nil {
+		t.Error(err)
+	}
+	claim := s.Group("shop", "shop").Status.Members
+	if len(claim) != 2 {
+		t.Fatalf("members: %+v", claim)
+	}
+	s.Nodes["a"].Replicable = nil
+	s.Reset()
+	s.Settle("shop")
+	want("shop/in", "")
+	want("shop/plain", "")
 }

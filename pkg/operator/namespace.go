@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +22,10 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/engine"
+	"github.com/slipstream-storage/slipstream/pkg/operator/kube"
+	"github.com/slipstream-storage/slipstream/pkg/operator/membership"
+	"github.com/slipstream-storage/slipstream/pkg/operator/plan"
 )
 
 const (
@@ -30,8 +33,6 @@ const (
 	figuresInterval = 30 * time.Second
 	// secondLook is the time between the two looks before a volume leaves its group because its claim is missing.
 	secondLook = 30 * time.Second
-	// engineTimeout bounds a call of the engine.
-	engineTimeout = 2 * time.Minute
 	// retryInterval is when a call that failed is made again.
 	retryInterval = 10 * time.Second
 )
@@ -41,7 +42,7 @@ type NamespaceReconciler struct {
 	client.Client
 	// Live reads from the API server, not from the cache.
 	Live    client.Reader
-	Watcher *Watcher
+	Watcher *engine.Watcher
 	Events  events.EventRecorder
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
@@ -49,6 +50,7 @@ type NamespaceReconciler struct {
 	mu       sync.Mutex
 	failures map[string]map[string]error // by namespace and volume
 	missing  map[string]time.Time        // first look, by PersistentVolume
+	empty    map[string]time.Time        // first look at an empty shard, by its group at the engine
 	figures  map[types.UID]time.Time     // when lag and progress were last written
 }
 
@@ -62,7 +64,7 @@ func (r *NamespaceReconciler) now() time.Time {
 // Reconcile implements reconcile.Reconciler; the request's name is the namespace's.
 func (r *NamespaceReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	if !r.Watcher.View().Known {
-		return ctrl.Result{RequeueAfter: lookInterval}, nil
+		return ctrl.Result{RequeueAfter: engine.LookInterval}, nil
 	}
 	in, err := r.read(ctx, request.Name)
 	if err != nil {
@@ -77,18 +79,28 @@ func (r *NamespaceReconciler) Reconcile(ctx context.Context, request ctrl.Reques
 		return ctrl.Result{}, nil
 	}
 	failed := false
-	p := MakePlan(in)
-	acted := false
+	p := plan.Make(in)
 	for _, gp := range p.Groups {
 		if err := r.finalizer(ctx, gp); err != nil {
 			return ctrl.Result{}, err
 		}
+		recorded, err := r.recordShards(ctx, in, gp)
+		if err != nil {
+			return ctrl.Result{}, err
+		}
+		failed = failed || !recorded
+	}
+	if failed {
+		p = plan.Make(in)
+	}
+	acted := false
+	for _, gp := range p.Groups {
 		did, ok := r.carryOut(ctx, in, gp)
 		acted, failed = acted || did, failed || !ok
 	}
 	if acted {
 		in.View, in.Failures = r.Watcher.View(), r.failuresOf(request.Name)
-		p = MakePlan(in)
+		p = plan.Make(in)
 	}
 	for _, gp := range p.Groups {
 		if err := r.finalizer(ctx, gp); err != nil {
@@ -108,8 +120,8 @@ func (r *NamespaceReconciler) Reconcile(ctx context.Context, request ctrl.Reques
 }
 
 // read collects what the cache has of a namespace.
-func (r *NamespaceReconciler) read(ctx context.Context, name string) (*Input, error) {
-	in, err := ReadInput(ctx, r.Client, name)
+func (r *NamespaceReconciler) read(ctx context.Context, name string) (*plan.Input, error) {
+	in, err := plan.Read(ctx, r.Client, name)
 	if err != nil {
 		return nil, err
 	}
@@ -117,92 +129,32 @@ func (r *NamespaceReconciler) read(ctx context.Context, name string) (*Input, er
 	return in, nil
 }
 
-// IndexVolumesByNamespace is the index of PersistentVolumes of the driver by the namespace of their claim.
-const IndexVolumesByNamespace = "claimNamespace"
-
-// VolumeNamespace is the function of the index.
-func VolumeNamespace(o client.Object) []string {
-	volume, ok := o.(*corev1.PersistentVolume)
-	if !ok || volume.Spec.CSI == nil || volume.Spec.ClaimRef == nil {
-		return nil
-	}
-	return []string{volume.Spec.ClaimRef.Namespace}
-}
-
-// ReadInput reads the objects of a namespace. View and Failures are empty.
-func ReadInput(ctx context.Context, c client.Reader, name string) (*Input, error) {
-	groups, claims := &v1alpha1.ConsistencyGroupList{}, &corev1.PersistentVolumeClaimList{}
-	sites, volumes, classes := &v1alpha1.RemoteSiteList{}, &corev1.PersistentVolumeList{}, &storagev1.StorageClassList{}
-	for _, list := range []struct {
-		objects client.ObjectList
-		options []client.ListOption
-	}{
-		{groups, []client.ListOption{client.InNamespace(name)}}, {claims, []client.ListOption{client.InNamespace(name)}},
-		{sites, nil}, {volumes, []client.ListOption{client.MatchingFields{IndexVolumesByNamespace: name}}}, {classes, nil},
-	} {
-		if err := c.List(ctx, list.objects, list.options...); err != nil {
-			return nil, err
-		}
-	}
-	in := newInput(sites, classes)
-	namespace := &corev1.Namespace{}
-	switch err := c.Get(ctx, client.ObjectKey{Name: name}, namespace); {
-	case err == nil:
-		in.Namespace = namespace
-	case !apierrors.IsNotFound(err):
-		return nil, err
-	}
-	for i := range groups.Items {
-		in.Groups = append(in.Groups, &groups.Items[i])
-	}
-	for i := range claims.Items {
-		in.Claims = append(in.Claims, &claims.Items[i])
-	}
-	for i := range volumes.Items {
-		in.Volumes[volumes.Items[i].Name] = &volumes.Items[i]
-	}
-	return in, nil
-}
-
-// newInput has what is the same for all namespaces.
-func newInput(sites *v1alpha1.RemoteSiteList, classes *storagev1.StorageClassList) *Input {
-	in := &Input{Sites: map[string]*v1alpha1.RemoteSite{}, Volumes: map[string]*corev1.PersistentVolume{},
-		Provisioners: map[string]string{}, View: &View{}}
-	for i := range sites.Items {
-		in.Sites[sites.Items[i].Name] = &sites.Items[i]
-	}
-	for _, class := range classes.Items {
-		in.Provisioners[class.Name] = class.Provisioner
-	}
-	return in
-}
-
 // ensure makes the groups that labels ask for, and deletes those that it made and nothing asks for anymore.
-func (r *NamespaceReconciler) ensure(ctx context.Context, in *Input) (changed bool, err error) {
+func (r *NamespaceReconciler) ensure(ctx context.Context, in *plan.Input) (changed bool, err error) {
 	if in.Namespace == nil || !in.Namespace.DeletionTimestamp.IsZero() {
 		return false, nil // Kubernetes deletes what is in it
 	}
 	site, wanted := in.Wanted()
 	for _, name := range wanted {
 		i := slices.IndexFunc(in.Groups, func(g *v1alpha1.ConsistencyGroup) bool { return g.Name == name })
-		if i >= 0 && (!managed(in.Groups[i]) || in.Groups[i].Spec.RemoteSite == site ||
+		if i >= 0 && (!membership.Managed(in.Groups[i]) || in.Groups[i].Spec.RemoteSite == site ||
 			!in.Groups[i].DeletionTimestamp.IsZero()) {
 			continue
 		}
 		klog.InfoS("Writing the group that a label asks for", "namespace", in.Namespace.Name, "group", name, "site", site)
-		if err := r.applyGroup(ctx, in.Namespace.Name, name, site); err != nil {
+		if err := kube.ApplyGroup(ctx, r.Client, in.Namespace.Name, name, site); err != nil {
 			return changed, err
 		}
 		changed = true
 	}
 	for _, g := range in.Groups {
-		if !managed(g) || slices.Contains(wanted, g.Name) || !g.DeletionTimestamp.IsZero() {
+		if !membership.Managed(g) || slices.Contains(wanted, g.Name) || !g.DeletionTimestamp.IsZero() {
 			continue
 		}
 		// The label of the namespace is a statement; that no claim names a group is not, as long as it has volumes.
 		if site != "" && len(g.Status.EngineGroups) > 0 {
-			places, _ := in.places(g)
-			if slices.ContainsFunc(places, func(at Place) bool { return len(at.Group.GetVolumes()) > 0 }) {
+			places, _ := in.Places(g)
+			if slices.ContainsFunc(places, func(at engine.Place) bool { return len(at.Group.GetVolumes()) > 0 }) {
 				continue
 			}
 		}
@@ -216,34 +168,38 @@ func (r *NamespaceReconciler) ensure(ctx context.Context, in *Input) (changed bo
 }
 
 // finalizer keeps the finalizer on a group for as long as it has something at the engine that ends with it.
-func (r *NamespaceReconciler) finalizer(ctx context.Context, gp *GroupPlan) error {
+func (r *NamespaceReconciler) finalizer(ctx context.Context, gp *plan.Group) error {
 	g := gp.Group
 	has := controllerutil.ContainsFinalizer(g, v1alpha1.FinalizerGroup)
 	switch {
-	case g.DeletionTimestamp.IsZero() && !has && (len(gp.Ops) > 0 || len(gp.Places) > 0 && !gp.secondary()):
+	case g.DeletionTimestamp.IsZero() && !has && (len(gp.Ops) > 0 || len(gp.Places) > 0) && !gp.Secondary():
 	case gp.Gone && has:
 	default:
 		return nil
 	}
-	return patchFinalizer(ctx, r.Client, g, v1alpha1.FinalizerGroup, !has)
+	return kube.PatchFinalizer(ctx, r.Client, g, v1alpha1.FinalizerGroup, !has)
 }
 
 // carryOut makes the calls of a plan. It reports whether it made one, and whether all that it made succeeded.
-func (r *NamespaceReconciler) carryOut(ctx context.Context, in *Input, gp *GroupPlan) (acted, ok bool) {
+func (r *NamespaceReconciler) carryOut(ctx context.Context, in *plan.Input, gp *plan.Group) (acted, ok bool) {
 	ok = true
 	failed := map[string]bool{} // groups at the engine that a call failed for
 	touched := map[string]bool{}
 	for _, op := range gp.Ops {
-		if failed[op.Group] && op.Kind != OpAddVolume {
+		if failed[op.Group] && op.Kind != plan.OpAddVolume {
 			continue
 		}
 		if op.Missing != "" && !r.missingTwice(ctx, op.Missing, in) {
 			continue
 		}
+		if op.Settle && !r.settled(op.Group) {
+			ok = false // looked at again soon
+			continue
+		}
 		client := in.View.Nodes[op.Node].Client
 		err := call(ctx, client, op)
 		acted, touched[op.Node] = true, true
-		r.note(gp.Group.Namespace, op.Volume, err)
+		r.note(gp.Group.Namespace, op, err)
 		if err != nil {
 			ok, failed[op.Group] = false, true
 			klog.ErrorS(err, "A call of the engine failed", "group", klog.KObj(gp.Group), "call", op.Kind, "node", op.Node,
@@ -271,30 +227,30 @@ func volumeText(volume string) string {
 }
 
 // call makes one call. What is done already is a success.
-func call(ctx context.Context, client sidecarpb.SidecarClient, op Op) error {
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+func call(ctx context.Context, client sidecarpb.SidecarClient, op plan.Op) error {
+	ctx, cancel := context.WithTimeout(ctx, engine.CallTimeout)
 	defer cancel()
 	var err error
 	switch op.Kind {
-	case OpCreateGroup:
+	case plan.OpCreateGroup:
 		_, err = client.CreateGroup(ctx, &sidecarpb.CreateGroupRequest{Name: op.Group, Settings: op.Settings})
-	case OpModifyGroup:
+	case plan.OpModifyGroup:
 		_, err = client.ModifyGroup(ctx, &sidecarpb.ModifyGroupRequest{Name: op.Group, Settings: op.Settings})
-	case OpAddVolume:
+	case plan.OpAddVolume:
 		_, err = client.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: op.Group, VolumeId: op.Volume, Move: op.Move})
-	case OpRemoveVolume:
+	case plan.OpRemoveVolume:
 		_, err = client.RemoveVolume(ctx, &sidecarpb.RemoveVolumeRequest{Group: op.Group, VolumeId: op.Volume})
-	case OpDeleteGroup:
+	case plan.OpDeleteGroup:
 		_, err = client.DeleteGroup(ctx, &sidecarpb.DeleteGroupRequest{Name: op.Group, Force: op.Force})
 	}
-	if status.Code(err) == codes.NotFound && (op.Kind == OpRemoveVolume || op.Kind == OpDeleteGroup) {
+	if status.Code(err) == codes.NotFound && (op.Kind == plan.OpRemoveVolume || op.Kind == plan.OpDeleteGroup) {
 		return nil
 	}
 	return err
 }
 
 // missingTwice reports that the claim of a volume is missing for the second time, and asks the API server itself then.
-func (r *NamespaceReconciler) missingTwice(ctx context.Context, name string, in *Input) bool {
+func (r *NamespaceReconciler) missingTwice(ctx context.Context, name string, in *plan.Input) bool {
 	now := r.now()
 	r.mu.Lock()
 	first, seen := r.missing[name]
@@ -335,9 +291,13 @@ func (r *NamespaceReconciler) failuresOf(namespace string) map[string]error {
 	return copied
 }
 
-func (r *NamespaceReconciler) note(namespace, volume string, err error) {
+func (r *NamespaceReconciler) note(namespace string, op plan.Op, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	volume := op.Volume
+	if op.Kind == plan.OpAddVolume {
+		delete(r.empty, op.Group)
+	}
 	if r.failures == nil {
 		r.failures = map[string]map[string]error{}
 	}
@@ -358,9 +318,9 @@ func (r *NamespaceReconciler) forget(namespace string) {
 }
 
 // writeStatus writes the status if something differs. Figures alone count twice a minute.
-func (r *NamespaceReconciler) writeStatus(ctx context.Context, in *Input, p *Plan, gp *GroupPlan) error {
+func (r *NamespaceReconciler) writeStatus(ctx context.Context, in *plan.Input, p *plan.Plan, gp *plan.Group) error {
 	g, now := gp.Group, r.now()
-	next := MakeStatus(in, p, gp, now)
+	next := plan.Status(in, p, gp, now)
 	r.mu.Lock()
 	if r.figures == nil {
 		r.figures = map[types.UID]time.Time{}
@@ -373,7 +333,7 @@ func (r *NamespaceReconciler) writeStatus(ctx context.Context, in *Input, p *Pla
 	if equality.Semantic.DeepEqual(g.Status, next) {
 		return nil
 	}
-	if err := r.applyStatus(ctx, g, next); err != nil {
+	if err := kube.ApplyStatus(ctx, r.Client, "ConsistencyGroup", g, &next); err != nil {
 		return client.IgnoreNotFound(err)
 	}
 	r.mu.Lock()
@@ -406,5 +366,5 @@ func (r *NamespaceReconciler) transitions(g *v1alpha1.ConsistencyGroup, next v1a
 }
 
 func (r *NamespaceReconciler) event(g *v1alpha1.ConsistencyGroup, kind, reason, message string) {
-	r.Events.Eventf(g, nil, kind, reason, "Reconcile", "%s", cut(message))
+	r.Events.Eventf(g, nil, kind, reason, "Reconcile", "%s", kube.Cut(message))
 }

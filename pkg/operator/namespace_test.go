@@ -18,16 +18,10 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/membership"
+	"github.com/slipstream-storage/slipstream/pkg/operator/operatortest"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
-
-func wantEngine(t *testing.T, s *site, want map[string][]string) {
-	t.Helper()
-	got := s.engine()
-	if !maps.EqualFunc(got, want, slices.Equal[[]string]) {
-		t.Errorf("at the engine: %v, want %v", got, want)
-	}
-}
 
 func label(key, value string) func(*corev1.PersistentVolumeClaim) {
 	return func(c *corev1.PersistentVolumeClaim) {
@@ -38,23 +32,23 @@ func label(key, value string) func(*corev1.PersistentVolumeClaim) {
 // TestLabelledNamespace: claims that are there become members, one that is made later too, and the status says so.
 func TestLabelledNamespace(t *testing.T) {
 	s := newSite(t, "a")
-	s.create(remote("site-b"), labelled("shop"))
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
 	var want []string
 	for i := range 10 {
-		want = append(want, s.claim("shop", fmt.Sprintf("data-%d", i), "a"))
+		want = append(want, s.Claim("shop", fmt.Sprintf("data-%d", i), "a"))
 	}
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": want})
-	g := s.group("shop", "shop")
-	wantCondition(t, g, v1alpha1.ConditionReady, metav1.ConditionTrue, "Protected")
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": want})
+	g := s.Group("shop", "shop")
+	operatortest.WantCondition(t, g, v1alpha1.ConditionReady, metav1.ConditionTrue, "Protected")
 	if g.Status.Role != v1alpha1.RolePrimary || g.Status.MembersReady != "10/10" || g.Status.State != "Streaming" ||
-		g.Spec.RemoteSite != "site-b" || g.Status.Confirm == "" || !managed(g) {
+		g.Spec.RemoteSite != "site-b" || g.Status.Confirm == "" || !membership.Managed(g) {
 		t.Errorf("group: %+v", g)
 	}
-	want = append(want, s.claim("shop", "later", "a"))
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": want})
-	if len(s.events.Events) == 0 {
+	want = append(want, s.Claim("shop", "later", "a"))
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": want})
+	if len(s.Events.Events) == 0 {
 		t.Error("no events")
 	}
 }
@@ -62,20 +56,20 @@ func TestLabelledNamespace(t *testing.T) {
 // TestNotReplicable: a volume that cannot be replicated is named with what to do, and the engine is not asked again.
 func TestNotReplicable(t *testing.T) {
 	s := newSite(t, "a")
-	s.create(remote("site-b"), labelled("shop"))
-	plain, good := s.claim("shop", "plain", "a"), s.claim("shop", "good", "a")
-	s.nodes["a"].replicable = func(id string) bool { return id != plain }
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {good}})
-	g := s.group("shop", "shop")
-	wantCondition(t, g, v1alpha1.ConditionMembersReady, metav1.ConditionFalse, "NeedsRestage")
-	wantCondition(t, g, v1alpha1.ConditionReady, metav1.ConditionFalse, "NeedsRestage")
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+	plain, good := s.Claim("shop", "plain", "a"), s.Claim("shop", "good", "a")
+	s.Nodes["a"].Replicable = func(id string) bool { return id != plain }
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {good}})
+	g := s.Group("shop", "shop")
+	operatortest.WantCondition(t, g, v1alpha1.ConditionMembersReady, metav1.ConditionFalse, "NeedsRestage")
+	operatortest.WantCondition(t, g, v1alpha1.ConditionReady, metav1.ConditionFalse, "NeedsRestage")
 	if m := g.Status.Members[1]; m.State != v1alpha1.MemberNeedsRestage || !strings.Contains(m.Reason, "replicable") {
 		t.Errorf("member: %+v", m)
 	}
-	s.nodes["a"].took()
-	s.settle("shop")
-	if calls := s.nodes["a"].took(); len(calls) > 0 {
+	s.Nodes["a"].Took()
+	s.Settle("shop")
+	if calls := s.Nodes["a"].Took(); len(calls) > 0 {
 		t.Errorf("asked again: %v", calls)
 	}
 }
@@ -84,31 +78,31 @@ func TestNotReplicable(t *testing.T) {
 func TestPending(t *testing.T) {
 	s := newSite(t, "a")
 	class := "fast"
-	s.create(remote("site-b"), labelled("shop"),
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"),
 		&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: class}, Provisioner: plugin.Name},
 		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "data", UID: "claim-vol-1"},
 			Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: &class}})
-	s.settle("shop")
-	g := s.group("shop", "shop")
-	wantCondition(t, g, v1alpha1.ConditionMembersReady, metav1.ConditionFalse, "Pending")
-	wantEngine(t, s, map[string][]string{})
+	s.Settle("shop")
+	g := s.Group("shop", "shop")
+	operatortest.WantCondition(t, g, v1alpha1.ConditionMembersReady, metav1.ConditionFalse, "Pending")
+	s.WantEngine(map[string][]string{})
 	claim := &corev1.PersistentVolumeClaim{}
-	s.get(claim, "shop", "data")
+	s.Get(claim, "shop", "data")
 	claim.Spec.VolumeName = "pv-vol-1"
-	s.update(claim)
+	s.Update(claim)
 	claim.Status.Phase = corev1.ClaimBound
-	if err := s.client.Status().Update(context.Background(), claim); err != nil {
+	if err := s.Client.Status().Update(context.Background(), claim); err != nil {
 		t.Fatal(err)
 	}
-	s.create(volume("vol-1", "shop", "data", "a"))
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {"vol-1"}})
+	s.Create(operatortest.Volume("vol-1", "shop", "data", "a"))
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {"vol-1"}})
 }
 
 // TestExcluded: every claim that is left out is listed with its reason, and can be taken in by its label.
 func TestExcluded(t *testing.T) {
 	s := newSite(t, "a")
-	s.create(remote("site-b"), labelled("shop"))
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
 	owner := func(kind string) func(*corev1.PersistentVolumeClaim) {
 		return func(c *corev1.PersistentVolumeClaim) {
 			c.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: kind, Name: "x", UID: "x"}}
@@ -117,78 +111,81 @@ func TestExcluded(t *testing.T) {
 	snapshot := func(c *corev1.PersistentVolumeClaim) {
 		c.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "VolumeSnapshot", Name: "s"}
 	}
-	in := s.claim("shop", "in", "a")
-	s.claim("shop", "cache", "a", label(v1alpha1.LabelReplicate, "false"))
-	s.claim("shop", "scratch", "a", owner("Pod"))
-	s.claim("shop", "copying", "a", owner("ReplicationDestination"))
-	s.claim("shop", "restored", "a", snapshot)
-	wanted := s.claim("shop", "wanted", "a", snapshot, label(v1alpha1.LabelReplicate, "true"))
+	in := s.Claim("shop", "in", "a")
+	s.Claim("shop", "cache", "a", label(v1alpha1.LabelReplicate, "false"))
+	s.Claim("shop", "scratch", "a", owner("Pod"))
+	s.Claim("shop", "copying", "a", owner("ReplicationDestination"))
+	s.Claim("shop", "restored", "a", snapshot)
+	wanted := s.Claim("shop", "wanted", "a", snapshot, label(v1alpha1.LabelReplicate, "true"))
 	foreign := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "foreign"},
 		Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv-foreign"}}
-	other := volume("foreign", "shop", "foreign", "a")
+	other := operatortest.Volume("foreign", "shop", "foreign", "a")
 	other.Spec.CSI.Driver = "ebs.csi.aws.com"
-	s.create(foreign, other)
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {in, wanted}})
+	s.Create(foreign, other)
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {in, wanted}})
 	got := map[string]string{}
-	for _, e := range s.group("shop", "shop").Status.Excluded {
+	for _, e := range s.Group("shop", "shop").Status.Excluded {
 		got[e.Claim] = e.Reason
 	}
-	want := map[string]string{"cache": ReasonOptedOut, "scratch": ReasonEphemeral, "copying": ReasonTemporary,
-		"restored": ReasonRestore, "foreign": ReasonOtherDriver}
+	want := map[string]string{"cache": membership.ReasonOptedOut, "scratch": membership.ReasonEphemeral,
+		"copying": membership.ReasonTemporary, "restored": membership.ReasonRestore,
+		"foreign": membership.ReasonOtherDriver}
 	if !maps.Equal(got, want) {
 		t.Errorf("excluded: %v, want %v", got, want)
 	}
 	// Opting out takes a member out at once: the claim is there and says so.
 	claim := &corev1.PersistentVolumeClaim{}
-	s.get(claim, "shop", "in")
+	s.Get(claim, "shop", "in")
 	claim.Labels = map[string]string{v1alpha1.LabelReplicate: "false"}
-	s.update(claim)
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {wanted}})
+	s.Update(claim)
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {wanted}})
 }
 
-// TestSeveralNodes: one group at the engine for each node, and the status says that order ends there.
+// TestSeveralNodes: where the replicators do not know groups over several nodes, there is one group at the engine for
+// each node, and the status says that order ends there.
 func TestSeveralNodes(t *testing.T) {
 	s := newSite(t, "a", "b")
-	s.create(remote("site-b"), labelled("shop"))
-	s.claim("shop", "one", "a")
-	s.claim("shop", "two", "b")
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {"vol-shop-one"}, "b/shop": {"vol-shop-two"}})
-	g := s.group("shop", "shop")
-	wantCondition(t, g, v1alpha1.ConditionWriteOrder, metav1.ConditionFalse, "Node")
-	wantCondition(t, g, v1alpha1.ConditionReady, metav1.ConditionTrue, "Protected")
-	if !strings.Contains(g.Status.NextStep, "slipstream.dev/consistency-group") {
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+	s.Claim("shop", "one", "a")
+	s.Claim("shop", "two", "b")
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {"vol-shop-one"}, "b/shop": {"vol-shop-two"}})
+	g := s.Group("shop", "shop")
+	operatortest.WantCondition(t, g, v1alpha1.ConditionWriteOrder, metav1.ConditionFalse, "Node")
+	operatortest.WantCondition(t, g, v1alpha1.ConditionReady, metav1.ConditionTrue, "Protected")
+	if !strings.Contains(g.Status.NextStep, "writeOrder") {
 		t.Errorf("next step: %q", g.Status.NextStep)
 	}
 	// A silent node takes nothing out, and the other one goes on.
-	s.nodes["b"].silent = true
-	third := s.claim("shop", "three", "a")
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {"vol-shop-one", third}, "b/shop": {"vol-shop-two"}})
-	wantCondition(t, s.group("shop", "shop"), v1alpha1.ConditionMembersReady, metav1.ConditionFalse, "NodeSilent")
+	s.Nodes["b"].Silent = true
+	third := s.Claim("shop", "three", "a")
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {"vol-shop-one", third}, "b/shop": {"vol-shop-two"}})
+	operatortest.WantCondition(t, s.Group("shop", "shop"), v1alpha1.ConditionMembersReady, metav1.ConditionFalse,
+		"NodeSilent")
 }
 
 // TestSeveralGroups: claims name groups of their own, and move between them by their label.
 func TestSeveralGroups(t *testing.T) {
 	s := newSite(t, "a")
-	s.create(remote("site-b"), labelled("shop"))
-	s.claim("shop", "one", "a")
-	s.claim("shop", "two", "a", label(v1alpha1.LabelConsistencyGroup, "reports"))
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {"vol-shop-one"}, "a/shop.reports": {"vol-shop-two"}})
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+	s.Claim("shop", "one", "a")
+	s.Claim("shop", "two", "a", label(v1alpha1.LabelConsistencyGroup, "reports"))
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {"vol-shop-one"}, "a/shop.reports": {"vol-shop-two"}})
 	claim := &corev1.PersistentVolumeClaim{}
-	s.get(claim, "shop", "one")
+	s.Get(claim, "shop", "one")
 	claim.Labels = map[string]string{v1alpha1.LabelConsistencyGroup: "reports"}
-	s.update(claim)
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop.reports": {"vol-shop-one", "vol-shop-two"}})
+	s.Update(claim)
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop.reports": {"vol-shop-one", "vol-shop-two"}})
 	// Without the namespace's label a claim's label is nothing.
-	s.create(namespace("other", nil))
-	s.claim("other", "one", "a", label(v1alpha1.LabelConsistencyGroup, "reports"))
-	s.settle("other")
-	if groups := s.engine(); len(groups) != 1 {
+	s.Create(operatortest.Namespace("other", nil))
+	s.Claim("other", "one", "a", label(v1alpha1.LabelConsistencyGroup, "reports"))
+	s.Settle("other")
+	if groups := s.Engine(); len(groups) != 1 {
 		t.Errorf("a tenant made a group: %v", groups)
 	}
 }
@@ -196,39 +193,40 @@ func TestSeveralGroups(t *testing.T) {
 // TestRemoteChange: another site costs the copy at the first one, so it waits for a confirmation.
 func TestRemoteChange(t *testing.T) {
 	s := newSite(t, "a")
-	s.create(remote("site-b"), remote("site-c"), labelled("shop"))
-	s.claim("shop", "one", "a")
-	s.settle("shop")
+	s.Create(operatortest.Remote("site-b"), operatortest.Remote("site-c"), operatortest.Labelled("shop"))
+	s.Claim("shop", "one", "a")
+	s.Settle("shop")
 	peer := func() string {
-		for _, g := range s.nodes["a"].groups {
+		for _, g := range s.Nodes["a"].Groups {
 			return g.GetPeer()
 		}
 		return ""
 	}
 	ns := &corev1.Namespace{}
-	s.get(ns, "", "shop")
+	s.Get(ns, "", "shop")
 	ns.Labels[v1alpha1.LabelReplicateTo] = "site-c"
-	s.update(ns)
-	s.settle("shop")
-	g := s.group("shop", "shop")
-	wantCondition(t, g, v1alpha1.ConditionRemoteAsDeclared, metav1.ConditionFalse, "ConfirmationNeeded")
+	s.Update(ns)
+	s.Settle("shop")
+	g := s.Group("shop", "shop")
+	operatortest.WantCondition(t, g, v1alpha1.ConditionRemoteAsDeclared, metav1.ConditionFalse, "ConfirmationNeeded")
 	if peer() != "site-b" || g.Spec.RemoteSite != "site-c" {
 		t.Fatalf("peer %s, spec %s", peer(), g.Spec.RemoteSite)
 	}
 	g.Annotations = map[string]string{v1alpha1.AnnotationConfirmRemote: "site-b"} // of another change
-	s.update(g)
-	s.settle("shop")
+	s.Update(g)
+	s.Settle("shop")
 	if peer() != "site-b" {
 		t.Fatal("a confirmation for another site was taken")
 	}
-	g = s.group("shop", "shop")
+	g = s.Group("shop", "shop")
 	g.Annotations = map[string]string{v1alpha1.AnnotationConfirmRemote: "site-c"}
-	s.update(g)
-	s.settle("shop")
+	s.Update(g)
+	s.Settle("shop")
 	if peer() != "site-c" {
 		t.Errorf("peer is %s after the confirmation", peer())
 	}
-	wantCondition(t, s.group("shop", "shop"), v1alpha1.ConditionRemoteAsDeclared, metav1.ConditionTrue, "AsDeclared")
+	operatortest.WantCondition(t, s.Group("shop", "shop"), v1alpha1.ConditionRemoteAsDeclared, metav1.ConditionTrue,
+		"AsDeclared")
 }
 
 // TestLabelRemoved: the policy says what becomes of the replication; it happens also if the operator was away
@@ -237,19 +235,19 @@ func TestLabelRemoved(t *testing.T) {
 	for _, policy := range []v1alpha1.DeletionPolicy{v1alpha1.DeletionStop, v1alpha1.DeletionKeep} {
 		t.Run(string(policy), func(t *testing.T) {
 			s := newSite(t, "a")
-			s.create(remote("site-b"), labelled("shop"))
-			id := s.claim("shop", "one", "a")
-			s.settle("shop")
-			g := s.group("shop", "shop")
+			s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+			id := s.Claim("shop", "one", "a")
+			s.Settle("shop")
+			g := s.Group("shop", "shop")
 			g.Spec.DeletionPolicy = policy
-			s.update(g)
+			s.Update(g)
 			ns := &corev1.Namespace{}
-			s.get(ns, "", "shop")
+			s.Get(ns, "", "shop")
 			ns.Labels = nil
-			s.update(ns)
-			s.reset() // a new process
-			s.settle("shop")
-			err := s.client.Get(context.Background(), types.NamespacedName{Namespace: "shop", Name: "shop"}, g)
+			s.Update(ns)
+			s.Reset() // a new process
+			s.Settle("shop")
+			err := s.Client.Get(context.Background(), types.NamespacedName{Namespace: "shop", Name: "shop"}, g)
 			if !apierrors.IsNotFound(err) {
 				t.Errorf("the group is still there: %v, %v", err, g.Finalizers)
 			}
@@ -257,7 +255,7 @@ func TestLabelRemoved(t *testing.T) {
 			if policy == v1alpha1.DeletionKeep {
 				want["a/shop"] = []string{id}
 			}
-			wantEngine(t, s, want)
+			s.WantEngine(want)
 		})
 	}
 }
@@ -266,121 +264,108 @@ func TestLabelRemoved(t *testing.T) {
 // once.
 func TestDeletionWaitsForNodes(t *testing.T) {
 	s := newSite(t, "a", "b")
-	s.create(remote("site-b"), labelled("shop"))
-	s.claim("shop", "one", "a")
-	s.claim("shop", "two", "b")
-	s.settle("shop")
-	s.nodes["b"].silent = true
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+	s.Claim("shop", "one", "a")
+	s.Claim("shop", "two", "b")
+	s.Settle("shop")
+	s.Nodes["b"].Silent = true
 	ns := &corev1.Namespace{}
-	s.get(ns, "", "shop")
+	s.Get(ns, "", "shop")
 	ns.Labels = nil
-	s.update(ns)
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"b/shop": {"vol-shop-two"}})
-	if g := s.group("shop", "shop"); g.DeletionTimestamp.IsZero() || len(g.Finalizers) == 0 {
+	s.Update(ns)
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"b/shop": {"vol-shop-two"}})
+	if g := s.Group("shop", "shop"); g.DeletionTimestamp.IsZero() || len(g.Finalizers) == 0 {
 		t.Fatalf("group: %+v", g.ObjectMeta)
 	}
-	s.nodes["b"].silent = false
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{})
+	s.Nodes["b"].Silent = false
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{})
 }
 
 // TestClaimDeleted: a volume whose claim is gone leaves after two looks, and not if the claim was only not seen.
 func TestClaimDeleted(t *testing.T) {
 	s := newSite(t, "a")
-	s.create(remote("site-b"), labelled("shop"))
-	one, two := s.claim("shop", "one", "a"), s.claim("shop", "two", "a")
-	s.settle("shop")
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+	one, two := s.Claim("shop", "one", "a"), s.Claim("shop", "two", "a")
+	s.Settle("shop")
 	claim := &corev1.PersistentVolumeClaim{}
-	s.get(claim, "shop", "one")
-	if err := s.client.Delete(context.Background(), claim); err != nil {
+	s.Get(claim, "shop", "one")
+	if err := s.Client.Delete(context.Background(), claim); err != nil {
 		t.Fatal(err)
 	}
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {one, two}})
-	s.clock = s.clock.Add(secondLook + time.Second)
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {two}})
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {one, two}})
+	s.Clock = s.Clock.Add(secondLook + time.Second)
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {two}})
 }
 
 // TestObjectsLost: a cluster whose objects are from an earlier time takes nothing out of groups.
 func TestObjectsLost(t *testing.T) {
 	s := newSite(t, "a")
-	s.create(remote("site-b"), labelled("shop"))
-	one, two := s.claim("shop", "one", "a"), s.claim("shop", "two", "a")
-	s.settle("shop")
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+	one, two := s.Claim("shop", "one", "a"), s.Claim("shop", "two", "a")
+	s.Settle("shop")
 	for _, o := range []string{"one"} { // claim and volume are as if they had never been
 		claim, pv := &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{}
-		s.get(claim, "shop", o)
-		s.get(pv, "", claim.Spec.VolumeName)
-		if err := s.client.Delete(context.Background(), claim); err != nil {
+		s.Get(claim, "shop", o)
+		s.Get(pv, "", claim.Spec.VolumeName)
+		if err := s.Client.Delete(context.Background(), claim); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.client.Delete(context.Background(), pv); err != nil {
+		if err := s.Client.Delete(context.Background(), pv); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for range 3 {
-		s.settle("shop")
-		s.clock = s.clock.Add(2 * secondLook)
+		s.Settle("shop")
+		s.Clock = s.Clock.Add(2 * secondLook)
 	}
-	wantEngine(t, s, map[string][]string{"a/shop": {one, two}})
+	s.WantEngine(map[string][]string{"a/shop": {one, two}})
 	// The group object, too: it is made anew, with the groups that it had.
-	g := s.group("shop", "shop")
+	g := s.Group("shop", "shop")
 	g.Finalizers = nil
-	s.update(g)
-	if err := s.client.Delete(context.Background(), g); err != nil {
+	s.Update(g)
+	if err := s.Client.Delete(context.Background(), g); err != nil {
 		t.Fatal(err)
 	}
-	s.nodes["a"].took()
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {one, two}})
-	if calls := s.nodes["a"].took(); len(calls) > 0 {
+	s.Nodes["a"].Took()
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {one, two}})
+	if calls := s.Nodes["a"].Took(); len(calls) > 0 {
 		t.Errorf("calls: %v", calls)
-	}
-}
-
-// TestNamespaceAgain: a namespace that is made anew gets a group of its own.
-func TestNamespaceAgain(t *testing.T) {
-	a := engineGroupName("shop", "uid-1", "shop", "a")
-	if b := engineGroupName("shop", "uid-2", "shop", "a"); a == b {
-		t.Errorf("%s twice", a)
-	}
-	long := engineGroupName(strings.Repeat("n", 63), "uid", strings.Repeat("g", 63), "a")
-	if len(long) > maxGroupName || !strings.HasPrefix(a, "shop-") {
-		t.Errorf("names %s, %s", a, long)
-	}
-	if engineGroupName("a", "u", "b.c", "n") == engineGroupName("a.b", "u", "c", "n") {
-		t.Error("two groups have one name")
 	}
 }
 
 // TestNotAdmitted: a person in a namespace cannot replicate to where an administrator has not admitted it.
 func TestNotAdmitted(t *testing.T) {
 	s := newSite(t, "a")
-	site := remote("site-b")
-	s.create(site, namespace("shop", map[string]string{"team": "red"}),
+	site := operatortest.Remote("site-b")
+	s.Create(site, operatortest.Namespace("shop", map[string]string{"team": "red"}),
 		&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "mine"},
 			Spec: v1alpha1.ConsistencyGroupSpec{RemoteSite: "site-b"}})
-	id := s.claim("shop", "one", "a")
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{})
-	wantCondition(t, s.group("shop", "mine"), v1alpha1.ConditionAllowed, metav1.ConditionFalse, "NamespaceNotAdmitted")
-	s.get(site, "", "site-b")
+	id := s.Claim("shop", "one", "a")
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{})
+	operatortest.WantCondition(t, s.Group("shop", "mine"), v1alpha1.ConditionAllowed, metav1.ConditionFalse,
+		"NamespaceNotAdmitted")
+	s.Get(site, "", "site-b")
 	site.Spec.Namespaces = &metav1.LabelSelector{MatchLabels: map[string]string{"team": "red"}}
-	s.update(site)
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop.mine": {id}})
+	s.Update(site)
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop.mine": {id}})
 	// It does not take over what belongs to others either.
-	s.nodes["a"].groups["theirs"] = &sidecarpb.GroupStatus{Name: "theirs", Role: sidecarpb.Role_ROLE_PRIMARY,
+	s.Nodes["a"].Groups["theirs"] = &sidecarpb.GroupStatus{Name: "theirs", Role: sidecarpb.Role_ROLE_PRIMARY,
 		Volumes: []*sidecarpb.VolumeStatus{{VolumeId: "v", ClaimNamespace: "bank", ClaimName: "gold"}}}
-	g := s.group("shop", "mine")
+	g := s.Group("shop", "mine")
 	g.Spec.EngineGroups = []string{"theirs"}
-	s.update(g)
-	s.nodes["a"].took()
-	s.settle("shop")
-	wantCondition(t, s.group("shop", "mine"), v1alpha1.ConditionAllowed, metav1.ConditionFalse, "ForeignEngineGroup")
-	if calls := s.nodes["a"].took(); len(calls) > 0 {
+	s.Update(g)
+	s.Nodes["a"].Took()
+	s.Settle("shop")
+	operatortest.WantCondition(t, s.Group("shop", "mine"), v1alpha1.ConditionAllowed, metav1.ConditionFalse,
+		"ForeignEngineGroup")
+	if calls := s.Nodes["a"].Took(); len(calls) > 0 {
 		t.Errorf("calls: %v", calls)
 	}
 }
@@ -401,18 +386,18 @@ func TestReturnIsAllowed(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSite(t, "a")
-			site := remote("site-b")
+			site := operatortest.Remote("site-b")
 			site.Spec.Accept = &v1alpha1.Accept{Namespaces: tc.accepted}
-			s.create(site, namespace("shop", nil), &v1alpha1.ConsistencyGroup{
+			s.Create(site, operatortest.Namespace("shop", nil), &v1alpha1.ConsistencyGroup{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop",
 					Labels: map[string]string{v1alpha1.LabelRemoteSite: tc.label}},
 				Spec: v1alpha1.ConsistencyGroupSpec{RemoteSite: "site-b", EngineGroups: []string{"shop-1"}}})
-			s.nodes["a"].groups["shop-1"] = &sidecarpb.GroupStatus{Name: "shop-1", Role: sidecarpb.Role_ROLE_PRIMARY}
-			s.settle("shop")
-			i := slices.IndexFunc(s.group("shop", "shop").Status.Conditions,
+			s.Nodes["a"].Groups["shop-1"] = &sidecarpb.GroupStatus{Name: "shop-1", Role: sidecarpb.Role_ROLE_PRIMARY}
+			s.Settle("shop")
+			i := slices.IndexFunc(s.Group("shop", "shop").Status.Conditions,
 				func(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionAllowed })
-			if i < 0 || s.group("shop", "shop").Status.Conditions[i].Status != tc.want {
-				t.Errorf("conditions %+v", s.group("shop", "shop").Status.Conditions)
+			if i < 0 || s.Group("shop", "shop").Status.Conditions[i].Status != tc.want {
+				t.Errorf("conditions %+v", s.Group("shop", "shop").Status.Conditions)
 			}
 		})
 	}
@@ -421,32 +406,32 @@ func TestReturnIsAllowed(t *testing.T) {
 // TestSettings follow the spec and the defaults of the site, and are not asked for twice.
 func TestSettings(t *testing.T) {
 	s := newSite(t, "a")
-	site := remote("site-b")
+	site := operatortest.Remote("site-b")
 	site.Spec.Defaults.RPOTarget = &metav1.Duration{Duration: 30 * time.Second}
 	site.Spec.Defaults.JournalFull = v1alpha1.JournalFullStall
-	s.create(site, labelled("shop"))
-	s.claim("shop", "one", "a")
-	s.settle("shop")
+	s.Create(site, operatortest.Labelled("shop"))
+	s.Claim("shop", "one", "a")
+	s.Settle("shop")
 	check := func(rpo float64) {
 		t.Helper()
-		for _, g := range s.nodes["a"].groups {
+		for _, g := range s.Nodes["a"].Groups {
 			if g.GetRpoTargetSeconds() != rpo || g.GetJournalFull() != sidecarpb.JournalFull_JOURNAL_FULL_STALL {
 				t.Errorf("group: %v", g)
 			}
 		}
 	}
 	check(30)
-	g := s.group("shop", "shop")
+	g := s.Group("shop", "shop")
 	g.Spec.Settings.RPOTarget = &metav1.Duration{Duration: 5 * time.Second}
-	s.update(g)
-	s.settle("shop")
+	s.Update(g)
+	s.Settle("shop")
 	check(5)
-	s.nodes["a"].took()
-	s.settle("shop")
-	if calls := s.nodes["a"].took(); len(calls) > 0 {
+	s.Nodes["a"].Took()
+	s.Settle("shop")
+	if calls := s.Nodes["a"].Took(); len(calls) > 0 {
 		t.Errorf("calls without a change: %v", calls)
 	}
-	if got := s.group("shop", "shop").Status.RPOTarget; got == nil || got.Duration != 5*time.Second {
+	if got := s.Group("shop", "shop").Status.RPOTarget; got == nil || got.Duration != 5*time.Second {
 		t.Errorf("target in the status: %v", got)
 	}
 }
@@ -454,19 +439,19 @@ func TestSettings(t *testing.T) {
 // TestServerAway: while the API server refuses everything, nothing is taken back at the engine.
 func TestServerAway(t *testing.T) {
 	s := newSite(t, "a")
-	s.create(remote("site-b"), labelled("shop"))
-	id := s.claim("shop", "one", "a")
-	s.settle("shop")
-	s.down = true
-	s.nodes["a"].silent = true // its status has to change
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+	id := s.Claim("shop", "one", "a")
+	s.Settle("shop")
+	s.Down = true
+	s.Nodes["a"].Silent = true // its status has to change
 	for range 3 {
-		s.watcher.Look(context.Background())
+		s.Watcher.Look(context.Background())
 		_, _ = s.r.Reconcile(context.Background(), ctrl.Request{NamespacedName: types.NamespacedName{Name: "shop"}})
 	}
-	s.down, s.nodes["a"].silent = false, false
-	s.settle("shop")
-	wantEngine(t, s, map[string][]string{"a/shop": {id}})
-	wantCondition(t, s.group("shop", "shop"), v1alpha1.ConditionReady, metav1.ConditionTrue, "Protected")
+	s.Down, s.Nodes["a"].Silent = false, false
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {id}})
+	operatortest.WantCondition(t, s.Group("shop", "shop"), v1alpha1.ConditionReady, metav1.ConditionTrue, "Protected")
 }
 
 // TestQuiet: namespaces are replicated, and then nothing is written and nothing asked for, also by a new process.
@@ -474,17 +459,17 @@ func TestServerAway(t *testing.T) {
 func TestQuiet(t *testing.T) {
 	const namespaces = 30
 	s := newSite(t, "a", "b", "c")
-	s.create(remote("site-b"))
+	s.Create(operatortest.Remote("site-b"))
 	for n := range namespaces {
 		name := fmt.Sprintf("ns-%d", n)
-		s.create(labelled(name))
+		s.Create(operatortest.Labelled(name))
 		for c := range 3 {
-			s.claim(name, fmt.Sprintf("claim-%d", c), string(rune('a'+n%3)))
+			s.Claim(name, fmt.Sprintf("claim-%d", c), string(rune('a'+n%3)))
 		}
 	}
 	pass := func() {
 		t.Helper()
-		s.watcher.Look(context.Background())
+		s.Watcher.Look(context.Background())
 		for n := range namespaces {
 			request := ctrl.Request{NamespacedName: types.NamespacedName{Name: fmt.Sprintf("ns-%d", n)}}
 			if _, err := s.r.Reconcile(context.Background(), request); err != nil {
@@ -495,23 +480,23 @@ func TestQuiet(t *testing.T) {
 	for range 3 {
 		pass()
 	}
-	if groups := s.engine(); len(groups) != namespaces {
+	if groups := s.Engine(); len(groups) != namespaces {
 		t.Fatalf("%d groups", len(groups))
 	}
-	for _, n := range s.nodes {
-		n.took()
+	for _, n := range s.Nodes {
+		n.Took()
 	}
-	s.writes = nil
-	events := len(s.events.Events)
-	s.reset()
+	s.Writes = nil
+	events := len(s.Events.Events)
+	s.Reset()
 	pass()
-	s.clock = s.clock.Add(2 * figuresInterval)
+	s.Clock = s.Clock.Add(2 * figuresInterval)
 	pass()
-	if len(s.writes) > 0 || len(s.events.Events) != events {
-		t.Errorf("%d writes, %d events in a steady state: %.3v", len(s.writes), len(s.events.Events)-events, s.writes)
+	if len(s.Writes) > 0 || len(s.Events.Events) != events {
+		t.Errorf("%d writes, %d events in a steady state: %.3v", len(s.Writes), len(s.Events.Events)-events, s.Writes)
 	}
-	for name, n := range s.nodes {
-		if calls := n.took(); len(calls) > 0 {
+	for name, n := range s.Nodes {
+		if calls := n.Took(); len(calls) > 0 {
 			t.Errorf("node %s: %d calls in a steady state", name, len(calls))
 		}
 	}

@@ -2,9 +2,7 @@ package operator
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -14,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/kube"
 )
 
 // SiteReconciler writes the status of RemoteSites, from the statuses of the groups that name them.
@@ -37,7 +36,7 @@ func (r *SiteReconciler) Reconcile(ctx context.Context, request ctrl.Request) (c
 	if equality.Semantic.DeepEqual(now, next) {
 		return ctrl.Result{}, nil
 	}
-	return ctrl.Result{}, client.IgnoreNotFound(applyStatus(ctx, r.Client, "RemoteSite", site, &next))
+	return ctrl.Result{}, client.IgnoreNotFound(kube.ApplyStatus(ctx, r.Client, "RemoteSite", site, &next))
 }
 
 // SiteStatus returns the status that follows from the groups of the cluster.
@@ -72,18 +71,19 @@ func SiteStatus(site *v1alpha1.RemoteSite, groups []v1alpha1.ConsistencyGroup,
 	if !lagKnown {
 		s.MaxLag = nil
 	}
-	c := condition(v1alpha1.ConditionReachable, metav1.ConditionTrue, "Connected", "all groups are connected to the site")
+	c := kube.Condition(v1alpha1.ConditionReachable, metav1.ConditionTrue, "Connected",
+		"all groups are connected to the site")
 	switch {
 	case s.Groups == 0:
-		c = condition(v1alpha1.ConditionReachable, metav1.ConditionUnknown, "NoGroups", "no group of this cluster names the "+
-			"site")
+		c = kube.Condition(v1alpha1.ConditionReachable, metav1.ConditionUnknown, "NoGroups",
+			"no group of this cluster names the site")
 	case len(unreachable) > 0:
-		c = condition(v1alpha1.ConditionReachable, metav1.ConditionFalse, "NotConnected", "not connected: %s",
-			some(unreachable))
+		c = kube.Condition(v1alpha1.ConditionReachable, metav1.ConditionFalse, "NotConnected", "not connected: %s",
+			kube.Some(unreachable))
 	case len(unknown) > 0:
-		c = condition(v1alpha1.ConditionReachable, metav1.ConditionUnknown, "NodeSilent", "the nodes of these do not "+
-			"answer: %s",
-			some(unknown))
+		c = kube.Condition(v1alpha1.ConditionReachable, metav1.ConditionUnknown, "NodeSilent",
+			"the nodes of these do not answer: %s",
+			kube.Some(unknown))
 	}
 	c.ObservedGeneration, c.LastTransitionTime = site.Generation, metav1.NewTime(now.Truncate(time.Second))
 	meta.SetStatusCondition(&s.Conditions, c)
@@ -95,13 +95,4 @@ func ownConditions(all []metav1.Condition) []metav1.Condition {
 	return slices.DeleteFunc(slices.Clone(all), func(c metav1.Condition) bool {
 		return c.Type != v1alpha1.ConditionReachable
 	})
-}
-
-// some names at most ten.
-func some(names []string) string {
-	slices.Sort(names)
-	if len(names) > 10 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:10], ", "), len(names)-10)
-	}
-	return strings.Join(names, ", ")
 }

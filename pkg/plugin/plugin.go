@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // Name is the driver's name in CSIDriver objects and StorageClasses.
@@ -27,9 +29,10 @@ func ValidateNodeID(id string) error {
 		return errors.New("node id is missing")
 	}
 	if why := validation.IsValidLabelValue(id); len(why) > 0 {
-		return fmt.Errorf("node id %.300q (%d characters) cannot be the value of the label %s: %s; "+
-			"give the node a name that can, of at most %d characters",
-			id, len(id), TopologyKey, strings.Join(why, "; "), validation.LabelValueMaxLength)
+		return fmt.Errorf("node id %.300q (%s) cannot be the value of the label %s: %s; "+
+			"give the node a name that can, of at most %s",
+			id, words.Count(len(id), "character"), TopologyKey, strings.Join(why, "; "),
+			words.Count(validation.LabelValueMaxLength, "character"))
 	}
 	return nil
 }

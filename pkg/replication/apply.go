@@ -125,9 +125,9 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 	cursor := g.journal.NewCursor(from)
 	defer cursor.Close()
 	touched := map[*Volume]bool{}
-	end, appliedAt := from, int64(0)
+	at, appliedAt := from, int64(0)
 	var pieces []overlay.Piece
-	for end.Before(limit) {
+	for at.Before(limit) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -147,7 +147,7 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 		}
 		for i := range records[:n] {
 			r := &records[i]
-			end, applied = r.End, r.Header.Ordinal
+			at, applied = r.End, r.Header.Ordinal
 			if r.Header.Kind.TakesOrdinal() {
 				appliedAt = r.Header.UnixNanos
 			}
@@ -174,12 +174,17 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 	if err := g.cuts.logMarks(); err != nil {
 		return fmt.Errorf("group %s: apply: %w", g.Name(), err)
 	}
+	// No record is left before the limit, which may be the begin of a segment: the end of the one before is the same
+	// place, and a checkpoint that names both would look like a pass that was interrupted.
 	err := g.checkpoint.change(func(c *checkpoint) {
-		c.Applied, c.AppliedOrdinal = end, applied
+		c.Applied, c.AppliedOrdinal = limit, applied
+		if appliedAt != 0 {
+			c.Dated = RecoveryPoint{Ordinal: applied, UnixNanos: appliedAt}
+		}
 		c.take(g.journal.DurableMark())
 	})
 	if err == nil {
-		g.points.reach.settle(limit, applied, appliedAt)
+		g.points.reach.setOrdinal(limit, applied, appliedAt)
 	}
 	return err
 }
@@ -270,6 +275,9 @@ func (a *applier) applyDue(ctx context.Context) error {
 	g := a.g
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := g.points.hold(); err != nil {
+		return err
+	}
 	limit, err := g.shard.applyLimit(g.log.indexedEnd())
 	if err != nil {
 		return err
@@ -281,5 +289,5 @@ func (a *applier) applyDue(ctx context.Context) error {
 		}
 		limit = due
 	}
-	return a.applyUpTo(ctx, limit)
+	return a.applyUpTo(ctx, g.shard.fixedLimit(limit))
 }

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
@@ -30,7 +30,7 @@ func TestBadMemberOnDiskCostsItsGroup(t *testing.T) {
 				t.Fatal(err)
 			}
 			change(&meta.Members[0])
-			if err := blockdev.WriteRecord(s.fs, path, core.MetaKind, &meta); err != nil {
+			if err := recordfile.Write(s.fs, path, core.MetaKind, &meta); err != nil {
 				t.Fatal(err)
 			}
 			s.open()

@@ -7,7 +7,9 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
@@ -25,6 +27,11 @@ type bookmarks struct {
 // bookmarkRecord is the data of the record.
 type bookmarkRecord struct {
 	Label string `json:"label"`
+	// Ordinal is the boundary of an epoch of the whole group, in a shard, and UnixNanos its time. Without Epoch the label
+	// names the record's own ordinal and time.
+	Ordinal   uint64 `json:"ordinal,omitempty"`
+	UnixNanos int64  `json:"unixNanos,omitempty"`
+	Epoch     string `json:"epoch,omitempty"`
 }
 
 // maxBookmarkBytes bounds the data that is taken from a peer.
@@ -32,11 +39,13 @@ const maxBookmarkBytes = 1 << 10
 
 // Bookmark names the present: everything that was written before is in the point that it names. It is durable here when
 // it returns, and goes to the peer in order. ErrExists for a label that is there; it also says where.
-func (g *Group) Bookmark(label string) (core.Bookmark, error) { return g.bookmarks.set(label) }
+func (g *Group) Bookmark(label string) (core.Bookmark, error) {
+	return g.bookmarks.set(bookmarkRecord{Label: label})
+}
 
-// set is Group.Bookmark.
-func (bm *bookmarks) set(label string) (core.Bookmark, error) {
-	g := bm.g
+// set is Group.Bookmark. With an epoch it replaces a bookmark of another epoch: that was interrupted at other shards.
+func (bm *bookmarks) set(record bookmarkRecord) (core.Bookmark, error) {
+	g, label := bm.g, record.Label
 	if err := core.CheckLabel(label); err != nil {
 		return core.Bookmark{}, fmt.Errorf("%w: group %s: %w", ErrInvalid, g.Name(), err)
 	}
@@ -45,14 +54,17 @@ func (bm *bookmarks) set(label string) (core.Bookmark, error) {
 	g.mu.Lock()
 	old := g.core.Meta.Bookmark(label)
 	g.mu.Unlock()
-	if old != nil {
+	if old != nil && record.Epoch != "" && old.Epoch == record.Epoch {
+		return *old, nil
+	}
+	if old != nil && (record.Epoch == "" || old.Epoch == "") {
 		return core.Bookmark{}, fmt.Errorf("%w: group %s: bookmark %s, at ordinal %v; give another label", ErrExists,
 			g.Name(), label, RecoveryPoint{Ordinal: old.Ordinal, UnixNanos: old.UnixNanos})
 	}
 	if err := g.CheckWritable(); err != nil {
-		return core.Bookmark{}, fmt.Errorf("%w; set bookmarks at its primary", err)
+		return core.Bookmark{}, err
 	}
-	data, err := json.Marshal(bookmarkRecord{Label: label})
+	data, err := json.Marshal(record)
 	if err != nil {
 		return core.Bookmark{}, err
 	}
@@ -63,7 +75,7 @@ func (bm *bookmarks) set(label string) (core.Bookmark, error) {
 	if err := g.log.commit(); err != nil {
 		return core.Bookmark{}, err
 	}
-	b := core.Bookmark{Label: label, Ordinal: entries[0].Header.Ordinal, UnixNanos: entries[0].Header.UnixNanos}
+	b := record.of(entries[0].Header)
 	_, err = g.step(core.Bookmarked{Bookmark: b}, nil)
 	return b, err
 }
@@ -82,13 +94,29 @@ func (bm *bookmarks) list() []core.Bookmark {
 // parseBookmark reads a record's data. What a peer sent wrong is an error, and names nothing.
 func parseBookmark(h journal.Header, data []byte) (core.Bookmark, error) {
 	if len(data) > maxBookmarkBytes {
-		return core.Bookmark{}, fmt.Errorf("bookmark of %d bytes, the limit is %d", len(data), maxBookmarkBytes)
+		return core.Bookmark{}, fmt.Errorf("bookmark of %s, the limit is %d", words.Count(len(data), "byte"),
+			maxBookmarkBytes)
 	}
 	var r bookmarkRecord
 	if err := json.Unmarshal(data, &r); err != nil {
 		return core.Bookmark{}, fmt.Errorf("bookmark: %w", err)
 	}
-	return core.Bookmark{Label: r.Label, Ordinal: h.Ordinal, UnixNanos: h.UnixNanos}, core.CheckLabel(r.Label)
+	err := core.CheckLabel(r.Label)
+	if err == nil && r.Epoch != "" {
+		_, err = epoch.ParseID(r.Epoch)
+	}
+	if err == nil && r.Epoch != "" && r.Ordinal >= h.Ordinal {
+		err = fmt.Errorf("bookmark of ordinal %d in the record %d", r.Ordinal, h.Ordinal)
+	}
+	return r.of(h), err
+}
+
+// of is the bookmark of a record.
+func (r *bookmarkRecord) of(h journal.Header) core.Bookmark {
+	if r.Epoch != "" {
+		return core.Bookmark{Label: r.Label, Ordinal: r.Ordinal, UnixNanos: r.UnixNanos, Epoch: r.Epoch}
+	}
+	return core.Bookmark{Label: r.Label, Ordinal: h.Ordinal, UnixNanos: h.UnixNanos}
 }
 
 // take notes a bookmark of the primary whose record is durable here. One that is wrong is left out: its record
@@ -138,14 +166,14 @@ func (bm *bookmarks) recover(found []foundBookmark) error {
 	return nil
 }
 
-// ordinal is the ordinal of a label.
-func (bm *bookmarks) ordinal(label string) (uint64, error) {
+// find returns the bookmark of a label, or ErrNotFound.
+func (bm *bookmarks) find(label string) (core.Bookmark, error) {
 	g := bm.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if b := g.core.Meta.Bookmark(label); b != nil {
-		return b.Ordinal, nil
+		return *b, nil
 	}
-	return 0, fmt.Errorf("%w: group %s has no bookmark %.80q here; see slipctl group points %[2]s", ErrNotFound, g.Name(),
-		label)
+	return core.Bookmark{}, fmt.Errorf("%w: group %s has no bookmark %.80q here; see slipctl group points %[2]s",
+		ErrNotFound, g.Name(), label)
 }

@@ -46,7 +46,7 @@ type sentExtents struct {
 	volume   uint32
 	extent   uint64
 	count    uint64
-	// other is how many bytes of a range were sent that is not of the set: see sender.owed.
+	// other is how many bytes of a range were sent that is not of the set: see sender.undo.
 	other uint64
 }
 
@@ -183,6 +183,7 @@ func (c *changeSet) removeVolume(volume uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending.Drop(volume)
+	c.endIdleProgress()
 }
 
 // needsSync reports whether there is something to send.
@@ -247,6 +248,7 @@ func (c *changeSet) rewound() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending, c.inFlight, c.syncEnd, c.folded = changemap.New(), nil, 0, 0
+	c.doneBytes, c.totalBytes = 0, 0
 	return c.saveLocked()
 }
 
@@ -318,7 +320,7 @@ func (c *changeSet) acknowledged(sequence uint64, place core.Delivery) (ended, s
 	return ended, ended || c.unsaved >= saveMapExtents
 }
 
-// syncEnded ends the progress that the status shows.
+// syncEnded ends the progress that the status shows, as the sync is complete.
 func (c *changeSet) syncEnded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -333,4 +335,12 @@ func (c *changeSet) streamEnded() {
 		sent.restore(c.pending)
 	}
 	c.inFlight, c.syncEnd = nil, 0
+	c.endIdleProgress()
+}
+
+// endIdleProgress ends the progress of a sync that will not go on: nothing is left to send.
+func (c *changeSet) endIdleProgress() {
+	if c.bytesLocked() == 0 && c.syncEnd == 0 {
+		c.doneBytes, c.totalBytes = 0, 0
+	}
 }

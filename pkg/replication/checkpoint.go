@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/slipstream-storage/slipstream/internal/crc32c"
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -41,7 +42,9 @@ import (
 //	168 u64    and fingerprint
 //	176 u64  reach: the images hold no record behind this place; segment, 0 if that is not known
 //	184 i64  reach: offset in the segment, bytes
-//	192      0
+//	192 u64  the last applied ordinal whose time is known: ordinal; 0 for none
+//	200 i64  and when it was written, Unix nanoseconds
+//	208      0
 //	508 u32  CRC-32C of bytes 0 to 508
 //
 // Version 2 had the magic "SLPCHKP2", and no reach. Version 1 had the magic "SLPCHKP1", and ended with the CRC-32C of
@@ -59,6 +62,7 @@ type checkpoint struct {
 	Horizon        uint64
 	Tail           core.Tail
 	Reach          journal.Position
+	Dated          RecoveryPoint
 }
 
 const (
@@ -101,6 +105,8 @@ func (c *checkpoint) encode() []byte {
 	le.PutUint64(b[168:], c.Tail.Fingerprint)
 	le.PutUint64(b[176:], c.Reach.Segment)
 	le.PutUint64(b[184:], uint64(c.Reach.Offset))
+	le.PutUint64(b[192:], c.Dated.Ordinal)
+	le.PutUint64(b[200:], uint64(c.Dated.UnixNanos))
 	le.PutUint32(b[508:], crc32c.Sum(b[:508]))
 	return b
 }
@@ -109,7 +115,7 @@ func (c *checkpoint) encode() []byte {
 func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 	le := binary.LittleEndian
 	if len(b) < checkpointUsedBytes {
-		return checkpoint{}, fmt.Errorf("truncated to %d bytes", len(b))
+		return checkpoint{}, fmt.Errorf("truncated to %s", words.Count(len(b), "byte"))
 	}
 	sum, version1 := 508, le.Uint64(b) == checkpointMagic1
 	if version1 {
@@ -145,6 +151,7 @@ func decodeCheckpointSlot(b []byte) (checkpoint, error) {
 	c.Tail = core.Tail{Ordinal: le.Uint64(b[160:]), Fingerprint: le.Uint64(b[168:])}
 	if le.Uint64(b) == checkpointMagic {
 		c.Reach = journal.Position{Segment: le.Uint64(b[176:]), Offset: int64(le.Uint64(b[184:]))}
+		c.Dated = RecoveryPoint{Ordinal: le.Uint64(b[192:]), UnixNanos: int64(le.Uint64(b[200:]))}
 	}
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -138,7 +139,7 @@ func (cp *copies) yield(volumeID, peer string) error {
 	case !ours:
 		return fmt.Errorf("%w: volume %s is in group %s here, which does not follow %s", ErrExists, volumeID, g.Name(), peer)
 	case member == nil:
-		return g.members.release(volumeID)
+		return g.members.freeRecord(volumeID)
 	}
 	member.Drop()
 	return g.members.drop(*member)
@@ -286,10 +287,10 @@ func (cp *copies) shrink(v *Volume, m core.Member) error {
 		hole := journal.Record{Header: journal.Header{Kind: journal.KindHole, Volume: v.index, Offset: end,
 			Length: uint32(n)}}
 		if err := g.applier.beforeApply([]journal.Record{hole}); err != nil {
-			return fmt.Errorf("volume %s: shrink to %d bytes: %w", v.id, m.SizeBytes, err)
+			return fmt.Errorf("volume %s: shrink to %s: %w", v.id, words.Count(m.SizeBytes, "byte"), err)
 		}
 		if err := v.image.Discard(end, n); err != nil {
-			return fmt.Errorf("volume %s: shrink to %d bytes: %w", v.id, m.SizeBytes, err)
+			return fmt.Errorf("volume %s: shrink to %s: %w", v.id, words.Count(m.SizeBytes, "byte"), err)
 		}
 	}
 	if err := v.image.Flush(); err != nil {
@@ -302,9 +303,9 @@ func (cp *copies) shrink(v *Volume, m core.Member) error {
 	return g.cfg.Pool.Shrink(m.VolumeID, m.SizeBytes)
 }
 
-// releaseStrays frees volumes whose record names a group of which they are no member: one that a crash kept from
+// freeStrays frees volumes whose record names a group of which they are no member: one that a crash kept from
 // joining, or from being released after it had left. group.json decides.
-func (s *Site) releaseStrays() error {
+func (s *Site) freeStrays() error {
 	recs, err := s.cfg.Pool.List()
 	if err != nil {
 		klog.ErrorS(err, "Some volume records cannot be read", "pool", s.cfg.Pool.Dir())
@@ -312,7 +313,7 @@ func (s *Site) releaseStrays() error {
 	var errs []error
 	for _, rec := range recs {
 		if g := s.groups[rec.Group]; g != nil {
-			if err := g.members.release(rec.ID); err != nil {
+			if err := g.members.freeRecord(rec.ID); err != nil {
 				errs = append(errs, fmt.Errorf("volume %s: %w", rec.ID, err))
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changes"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 )
 
 // A cut is a snapshot of volumes of a group at one ordinal: image + journal, with the journal applied up to there.
@@ -39,11 +40,16 @@ type CutTarget struct{ VolumeID, SnapshotID string }
 // With an error nothing was taken, unless the records of the snapshots could not be written: then the repetition
 // returns the cut.
 func (g *Group) Cut(ctx context.Context, targets []CutTarget) (blockdev.SnapshotCut, error) {
-	return g.cuts.cut(ctx, targets)
+	return g.cuts.cut(ctx, targets, epoch.ID{})
 }
 
-// cut is Group.Cut.
-func (c *cuts) cut(ctx context.Context, targets []CutTarget) (blockdev.SnapshotCut, error) {
+// CutAt is Cut at the boundary of an epoch, for a shard that is kept there (Shard.FixEpoch).
+func (g *Group) CutAt(ctx context.Context, targets []CutTarget, at epoch.ID) (blockdev.SnapshotCut, error) {
+	return g.cuts.cut(ctx, targets, at)
+}
+
+// cut is Group.Cut, and with an epoch Group.CutAt.
+func (c *cuts) cut(ctx context.Context, targets []CutTarget, at epoch.ID) (blockdev.SnapshotCut, error) {
 	g := c.g
 	c.opMu.Lock()
 	defer c.opMu.Unlock()
@@ -59,7 +65,7 @@ func (c *cuts) cut(ctx context.Context, targets []CutTarget) (blockdev.SnapshotC
 		return blockdev.SnapshotCut{}, err
 	}
 	if taken == nil {
-		if taken, err = c.take(ctx, wanted); err != nil {
+		if taken, err = c.take(ctx, wanted, at); err != nil {
 			return blockdev.SnapshotCut{}, err
 		}
 		klog.InfoS("Cut taken", "group", g.Name(), "ordinal", taken.Ordinal, "volumes", len(targets))
@@ -143,7 +149,7 @@ func planCut(group string, wanted []wantedCut) (*blockdev.SnapshotCut, error) {
 }
 
 // take takes a cut. The caller holds opMu.
-func (c *cuts) take(ctx context.Context, wanted []wantedCut) (*blockdev.SnapshotCut, error) {
+func (c *cuts) take(ctx context.Context, wanted []wantedCut, at epoch.ID) (*blockdev.SnapshotCut, error) {
 	g := c.g
 	if err := g.log.commit(); err != nil {
 		return nil, err
@@ -163,11 +169,19 @@ func (c *cuts) take(ctx context.Context, wanted []wantedCut) (*blockdev.Snapshot
 	if err != nil {
 		return nil, err
 	}
+	if !at.IsZero() {
+		if limit, err = g.shard.cutPosition(at); err != nil {
+			return nil, err
+		}
+	}
 	if err := g.applier.applyExactly(ctx, limit); err != nil {
 		return nil, err
 	}
 	cut := &blockdev.SnapshotCut{GroupID: g.ID(), Group: g.Name(), Timeline: timeline, UnixNanos: g.cfg.Now().UnixNano()}
 	cut.Ordinal = g.checkpoint.read().AppliedOrdinal
+	if !at.IsZero() {
+		cut.Epoch = at.String()
+	}
 
 	next := &uncommitted{c: c}
 	for i, w := range wanted {
@@ -299,10 +313,10 @@ func (u *uncommitted) abandon() {
 
 // ReleaseCut ends what the group does for a snapshot that is about to be deleted: its copy, and its part in the
 // tracking of changed blocks. One that the group does not know of is not an error. It may be repeated.
-func (g *Group) ReleaseCut(snapshotID string) error { return g.cuts.release(snapshotID) }
+func (g *Group) ReleaseCut(snapshotID string) error { return g.cuts.remove(snapshotID) }
 
-// release is Group.ReleaseCut.
-func (c *cuts) release(snapshotID string) error {
+// remove is Group.ReleaseCut.
+func (c *cuts) remove(snapshotID string) error {
 	g := c.g
 	c.opMu.Lock()
 	defer c.opMu.Unlock()

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// copyRunExtents is how much is copied at once, and so how long a pass of apply waits for the copier at most.
+	// copyRunExtents is how much is copied and written to the disk at once, and so how long a pass of apply waits for
+	// the copier at most, and what a sync of the journal finds before it on the disk.
 	copyRunExtents = 16
 	// copySyncBytes is after how many copied bytes the copier makes them durable.
 	copySyncBytes = 32 << 20
@@ -86,6 +87,9 @@ func (c *imageCopy) step(ctx context.Context) (done bool, err error) {
 	}
 	sync := !more || c.unlogged.Bytes() >= copySyncBytes
 	c.mu.Unlock()
+	if err == nil && more && n <= copyRunExtents && ctx.Err() == nil { // a longer run is a hole
+		err = c.writeOut(extent, n)
+	}
 	if err == nil && sync && ctx.Err() == nil {
 		err = c.flush()
 	}

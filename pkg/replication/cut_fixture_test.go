@@ -117,9 +117,10 @@ func createSnapshots(t testing.TB, pool *blockdev.Pool, suffix string, volumes .
 	return targets
 }
 
-// waitReady waits until snapshots are ready; it returns false where one failed.
+// waitReady waits until snapshots are ready; an error says which one failed. A copy leaves others half of the disk's
+// time, and waits for the disk after each MiB: on one that is busy with others it takes long, and ends.
 func waitReady(pool *blockdev.Pool, targets []CutTarget) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*patience)
 	defer cancel()
 	for _, target := range targets {
 		var err error

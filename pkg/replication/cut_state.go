@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 )
 
@@ -87,7 +88,7 @@ func (c *cuts) writeLocked(s cutState) error {
 	fsys, name := c.g.cfg.FS, c.g.path(cutsFile)
 	generation, err := c.g.checkpoint.replaceFile(fileCuts, c.generation, func(generation uint64) error {
 		s.Generation = generation
-		return c.g.cfg.Pool.WithReserve(func() error { return blockdev.WriteRecord(fsys, name, cutsKind, &s) })
+		return c.g.cfg.Pool.WithReserve(func() error { return recordfile.Write(fsys, name, cutsKind, &s) })
 	})
 	if err == nil {
 		c.generation = generation
@@ -95,7 +96,7 @@ func (c *cuts) writeLocked(s cutState) error {
 		return nil
 	}
 	var there cutState
-	readErr := blockdev.ReadRecord(fsys, name, cutsKind, &there)
+	readErr := recordfile.Read(fsys, name, cutsKind, &there)
 	if c.generation == 0 && errors.Is(readErr, fs.ErrNotExist) {
 		readErr = nil
 	}
@@ -111,7 +112,7 @@ func (c *cuts) load() error {
 	g := c.g
 	var s cutState
 	name, known := g.path(cutsFile), g.checkpoint.read().Files[fileCuts]
-	err := blockdev.ReadRecord(g.cfg.FS, name, cutsKind, &s)
+	err := recordfile.Read(g.cfg.FS, name, cutsKind, &s)
 	earlier := known == 0 && s.GroupID == ""
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && known > 0:
@@ -125,7 +126,7 @@ func (c *cuts) load() error {
 			return err // the checkpoint is what is old
 		}
 	}
-	var corrupt *blockdev.CorruptError
+	var corrupt *recordfile.CorruptError
 	switch {
 	case errors.As(err, &corrupt) || errors.Is(err, errStale):
 		klog.ErrorS(err, "The file of cuts is lost: snapshots being copied fail, and the next ones have no parents",

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -33,16 +34,18 @@ func (s *Site) DeleteGroup(name string, force bool) error {
 	if errors.Is(err, ErrNotFound) {
 		return s.deleteBroken(name, force)
 	}
-	if n := len(g.members.attached()); n > 0 {
-		return fmt.Errorf("%w: group %s has %d attached volumes; unstage them first", ErrInUse, name, n)
+	if attached := g.members.attached(); len(attached) > 0 {
+		return fmt.Errorf("%w: volumes of group %s are attached at %s: %s; stop the application and unmount them there",
+			ErrInUse, name, s.cfg.Site, strings.Join(attached, ", "))
 	}
 	if n := len(g.Volumes()); n > 0 && !force {
-		return fmt.Errorf("%w: group %s has %d volumes; remove them first, or force the deletion and keep the volumes "+
-			"ungrouped", ErrInUse, name, n)
+		return fmt.Errorf("%w: group %s has %s at %s; to delete it and keep the volumes without a group: %s",
+			ErrInUse, name, words.Count(n, "volume"), s.cfg.Site, core.Command{Site: s.cfg.Site,
+				Verb: core.CommandDelete, Name: name})
 	}
 	if views := g.Views(); len(views) > 0 {
-		return fmt.Errorf("%w: group %s has %d views; delete them first (slipctl view delete), the first is %s", ErrInUse,
-			name, len(views), views[0].Name)
+		return fmt.Errorf("%w: group %s has %s; delete them first, beginning with `slipctl view delete %s %s` at %s",
+			ErrInUse, name, words.Count(len(views), "view"), name, views[0].Name, s.cfg.Site)
 	}
 	g.tellOfDepartures()
 	// No stream may come any more: it could wait for the lock that is held below, while it is waited for there.

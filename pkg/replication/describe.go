@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
@@ -65,7 +66,7 @@ func decodePart[R any](text json.RawMessage) (*R, error) {
 		return nil, nil
 	}
 	if len(text) > maxMemberJSONBytes {
-		return nil, fmt.Errorf("it has %d bytes, the limit is %d", len(text), maxMemberJSONBytes)
+		return nil, fmt.Errorf("it has %s, the limit is %d", words.Count(len(text), "byte"), maxMemberJSONBytes)
 	}
 	r := new(R)
 	if err := json.Unmarshal(text, r); err != nil {

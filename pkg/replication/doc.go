@@ -31,7 +31,7 @@
 //	bookmarks.mu            one bookmark is set at a time; never with settings.mu
 //	handover.mu             one relocation or yield at a time; never with settings.mu
 //	streams.mu              which streams there are, and who keeps them out
-//	Shard.mu                what a shard decides about epochs
+//	Shard.mu                what a shard decides about epochs; answerHold and shardMarks take no other lock within theirs
 //	members.mu              one change of members at a time; held over what that takes, never by the data path
 //	cuts.opMu               one cut, or release of one, at a time; never with members.mu
 //	views.opMu              one view is made or deleted at a time; never with members.mu

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -80,7 +81,7 @@ func (c *extentCopy) open(fsys vfs.FS, paths extentCopyPaths, sizeBytes int64) e
 	}
 	size, err := c.dest.Size()
 	if err == nil && size != sizeBytes {
-		err = fmt.Errorf("%s has %d bytes, not %d", c.dest.Name(), size, sizeBytes)
+		err = fmt.Errorf("%s has %s, not %d", c.dest.Name(), words.Count(size, "byte"), sizeBytes)
 	}
 	c.todo.Mark(0, 0, sizeBytes)
 	clearAll(c.todo, copied)
@@ -184,7 +185,7 @@ func (c *extentCopy) copyRun(off, n int64) error {
 		for stop = min(stop, end); off < stop; {
 			p := c.buf[:min(stop-off, int64(len(c.buf)))]
 			if k, err := c.source.ReadAt(p, off); k < len(p) {
-				return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
+				return fmt.Errorf("read %s at %d: %w", words.Count(len(p), "byte"), off, err)
 			}
 			if err := c.writeSparse(p, off); err != nil {
 				return err
@@ -206,6 +207,28 @@ func (c *extentCopy) writeSparse(p []byte, off int64) error {
 		p, off = p[n:], off+int64(n)
 	}
 	return nil
+}
+
+// writeOut writes extents to the disk, so that the next flush, which apply may wait for, has little to write. What an
+// error may have lost is copied again.
+func (c *extentCopy) writeOut(extent, n uint64) error {
+	c.syncMu.Lock()
+	defer c.syncMu.Unlock()
+	c.mu.Lock()
+	stopped := c.stopped
+	c.mu.Unlock()
+	if stopped {
+		return nil
+	}
+	off := int64(extent) * changemap.ExtentBytes
+	err := vfs.WriteOut(c.dest, off, min(int64(n)*changemap.ExtentBytes, c.sizeBytes-off))
+	if err != nil {
+		c.mu.Lock()
+		c.todo.Merge(c.unlogged)
+		c.unlogged = changemap.New()
+		c.mu.Unlock()
+	}
+	return err
 }
 
 // flush makes what is written durable and logs it. What was not proven to be on the disk after an error is copied

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 	"time"
 
@@ -54,4 +55,57 @@ func TestCloseOfACopyWaitsForItsFlush(t *testing.T) {
 		t.Errorf("preserve: %v", err)
 	}
 	<-closed
+}
+
+// TestSnapshotCopyWritesOut: the copier has each run written to the disk before the next one, so that apply, which
+// waits for a flush of the copy, never waits for more. If that fails, what is not logged is to do again.
+func TestSnapshotCopyWritesOut(t *testing.T) {
+	const size = 3 * copyRunExtents * changemap.ExtentBytes
+	var failure error
+	waiting := 0
+	fs := vfs.NewErrFS(vfs.NewMem(), func(op vfs.Op, name string) error {
+		switch {
+		case name != "/copy/image":
+		case op == vfs.OpWrite:
+			waiting++
+		case op == vfs.OpWriteOut:
+			waiting = 0
+			return failure
+		}
+		return nil
+	})
+	image, err := fs.Create("/image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := image.WriteAt(bytes.Repeat([]byte{7}, size), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.MkdirAll("/copy"); err != nil {
+		t.Fatal(err)
+	}
+	target := cutTarget{SnapshotID: "s", SizeBytes: size}
+	c, err := createCopy(fs, "/copy", "/image", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	for range 2 {
+		if done, err := c.step(t.Context()); done || err != nil {
+			t.Fatalf("done %v, %v", done, err)
+		}
+		if waiting > 0 {
+			t.Fatalf("%d writes wait for the disk", waiting)
+		}
+	}
+	failure = errors.New("lost")
+	if done, err := c.step(t.Context()); !done || err != nil {
+		t.Fatalf("done %v, %v", done, err)
+	}
+	if _, failed := c.progress(); !errors.Is(failed, failure) {
+		t.Errorf("failed: %v", failed)
+	}
+	if todo := c.todo.Bytes(); todo != size {
+		t.Errorf("%d bytes are to do, and nothing is logged", todo)
+	}
 }

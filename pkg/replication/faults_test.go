@@ -45,6 +45,7 @@ func TestFaultsOfYieldingAreCaught(t *testing.T) {
 		bug.YieldWithoutTail:   "TestForksInARow",
 		bug.FollowYielding:     "TestBothYield",
 		bug.TakeOverUnasked:    "TestRelocateRefused",
+		bug.ExpireNewest:       "TestTailPolicy",
 	} {
 		testenv.Catches(t, fault, test)
 	}

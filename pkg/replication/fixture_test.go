@@ -84,9 +84,8 @@ func (s *testSite) kill() {
 // crash ends the site as a power loss does, keeping some share of what was not synced, and starts it again.
 func (s *testSite) crash(unsyncedPercent int, rng *rand.Rand) {
 	s.t.Helper()
-	clone := s.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: unsyncedPercent, RNG: rng})
-	s.kill()
-	s.fs = clone
+	s.kill() // first: what it tells its peer has to be on the disk that is left
+	s.fs = s.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: unsyncedPercent, RNG: rng})
 	s.open()
 }
 

@@ -121,7 +121,7 @@ func TestFoldDuringSyncShipsNothingOlderBehindAnExtent(t *testing.T) {
 					t.Fatal(err)
 				}
 				step()
-				if err := g.trimmer.releaseThrough(first, 0); err != nil {
+				if err := g.trimmer.truncateThrough(first, 0); err != nil {
 					t.Fatal(err)
 				}
 			case "records read before the fold":

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
@@ -19,7 +20,8 @@ const maxInstanceBytes = 64
 // checkTimelines is core.CheckTimelines for those of a message; the error wraps ErrInvalid.
 func checkTimelines(wire []*linkpb.Timeline, limit int) error {
 	if len(wire) > limit {
-		return fmt.Errorf("%w: %d timelines, site takes %d (--peer-max-timelines)", ErrInvalid, len(wire), limit)
+		return fmt.Errorf("%w: %s, site takes %d (--peer-max-timelines)", ErrInvalid,
+			words.Count(len(wire), "timeline"), limit)
 	}
 	if _, err := core.CheckTimelines(timelinesFromWire(wire)); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
@@ -78,7 +78,7 @@ func TestMalformedTimelinesOnDisk(t *testing.T) {
 			}
 			meta.Timelines = append(meta.Timelines, tc.add...)
 			meta.Divergence = &core.Divergence{Relation: "i-diverged", Text: strings.Repeat("\x1b", 5<<20)}
-			if err := blockdev.WriteRecord(s.fs, path, core.MetaKind, &meta); err != nil {
+			if err := recordfile.Write(s.fs, path, core.MetaKind, &meta); err != nil {
 				t.Fatal(err)
 			}
 			s.open()

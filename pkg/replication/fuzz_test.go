@@ -14,6 +14,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
@@ -42,7 +43,7 @@ func FuzzMeta(f *testing.F) {
 		Members: []core.Member{{VolumeID: "v0", SizeBytes: 4096}},
 	}
 	for range 2 {
-		valid, err := blockdev.EncodeRecord(core.MetaKind, &meta)
+		valid, err := recordfile.Encode(core.MetaKind, &meta)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -59,7 +60,7 @@ func FuzzMeta(f *testing.F) {
 			}
 			return
 		}
-		again, err := blockdev.EncodeRecord(core.MetaKind, &meta)
+		again, err := recordfile.Encode(core.MetaKind, &meta)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,7 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -64,6 +64,7 @@ type Group struct {
 	checkpoint *checkpointFile
 	applier    applier
 	trimmer    trimmer
+	tailPolicy tailPolicy
 	// peerHeard is when the last message of the peer arrived, or when this process opened the group.
 	peerHeard atomic.Pointer[clocks.Instant]
 	// noRoom is why the last stream of the peer ended, if that was for lack of space; nil since it continues.
@@ -165,7 +166,8 @@ func (g *Group) start() {
 	g.hearPeer() // this process cannot say that the peer is silent before it has listened
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	for _, loop := range []func(context.Context){g.applier.loop, g.trimmer.loop, g.log.commitLoop, g.shipper.loop,
-		g.cuts.loop, g.verification.loop} {
+		g.cuts.loop, g.verification.loop,
+		g.tailPolicy.loop} {
 		g.wg.Add(1)
 		go func() {
 			defer g.wg.Done()
@@ -193,11 +195,11 @@ func (g *Group) Close() error {
 	}
 	g.shipper.saveChangeMap()
 	g.remembered.save(false)
-	return errors.Join(err, g.release())
+	return errors.Join(err, g.closeFiles())
 }
 
 // Kill ends the group as a kill of its process would: nothing is synced or saved. Tests only.
-func (g *Group) Kill() { _ = g.halt(); _ = g.release() }
+func (g *Group) Kill() { _ = g.halt(); _ = g.closeFiles() }
 
 func (g *Group) halt() error {
 	g.writable.Store(false)
@@ -208,7 +210,7 @@ func (g *Group) halt() error {
 	return nil
 }
 
-func (g *Group) release() error {
+func (g *Group) closeFiles() error {
 	g.cuts.close()
 	g.preserved.close()
 	g.views.close()
@@ -279,7 +281,7 @@ func (g *Group) stepLocked(e core.Event, markAll func() error) (core.Decision, e
 
 // metaIsStored reports whether group.json says what m does.
 func (g *Group) metaIsStored(m *core.Meta) bool {
-	want, err := blockdev.EncodeRecord(core.MetaKind, m)
+	want, err := recordfile.Encode(core.MetaKind, m)
 	if err != nil {
 		return false
 	}
@@ -287,7 +289,7 @@ func (g *Group) metaIsStored(m *core.Meta) bool {
 	if err != nil {
 		return false
 	}
-	have, err := blockdev.EncodeRecord(core.MetaKind, &stored)
+	have, err := recordfile.Encode(core.MetaKind, &stored)
 	return err == nil && bytes.Equal(want, have)
 }
 

@@ -140,7 +140,7 @@ func (k *historyKeeper) state() *History {
 		h.Reaches = &reaches
 	}
 	if synced, _ := g.points.syncEnd.read(); at != synced { // else nothing was applied since the copy is whole
-		h.Short = asked.time > 0 && (h.Reaches == nil || *h.Reaches < asked.time) || h.Bytes < asked.bytes
+		h.Short = asked.time > 0 && h.Reaches != nil && *h.Reaches < asked.time || h.Bytes < asked.bytes
 	}
 	return h
 }

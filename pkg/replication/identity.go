@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -82,10 +83,11 @@ func (ms *members) checkFiles(m *core.Member, moved bool) error {
 	case rec.Group != g.Name():
 		return stale(path, "volume %s is in group %q there, and in group %q", m.VolumeID, rec.Group, g.Name())
 	case rec.Joins < m.Joins:
-		return stale(path, "volume %s was put into %d groups there, and into %d: an older copy", m.VolumeID, rec.Joins,
-			m.Joins)
+		return stale(path, "volume %s was put into %s there, and into %d: an older copy", m.VolumeID,
+			words.Count(rec.Joins, "group"), m.Joins)
 	case rec.SizeBytes < m.SizeBytes:
-		return stale(path, "volume %s has %d bytes there, and %d: an older copy", m.VolumeID, rec.SizeBytes, m.SizeBytes)
+		return stale(path, "volume %s has %s there, and %d: an older copy", m.VolumeID,
+			words.Count(rec.SizeBytes, "byte"), m.SizeBytes)
 	case format.State == blockdev.FormatFormatted && (rec.Format == nil || rec.Format.State != format.State):
 		return stale(path, "volume %s has no file system there, and has one: an older copy", m.VolumeID)
 	}

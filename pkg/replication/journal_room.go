@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
@@ -31,10 +32,11 @@ func (s *Site) checkJournalFits(name string, settings core.Settings, hasBytes in
 	}
 	advice := "make that file system larger"
 	if fits -= fits % (1 << 20); fits >= MinJournalBytes {
-		advice = fmt.Sprintf("choose a journal of at most %d bytes (--journal-size, slipstream.dev/journal-size), or %s",
-			fits, advice)
+		advice = fmt.Sprintf("choose a journal of at most %s (--journal-size, slipstream.dev/journal-size), or %s",
+			words.Count(fits, "byte"), advice)
 	}
-	return fmt.Errorf("%w: group %s: its journal takes %d bytes%s; the file system of %s has %d of %d bytes free; %s",
+	return fmt.Errorf("%w: group %s: its journal takes %s%s; the file system of %s has %d of %s free; %s",
 		errNoRoom, name,
-		settings.JournalSizeBytes, grows, s.cfg.Pool.GroupsDir(), free, total, advice)
+		words.Count(settings.JournalSizeBytes, "byte"), grows, s.cfg.Pool.GroupsDir(), free, words.Count(total, "byte"),
+		advice)
 }

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -38,7 +39,7 @@ func (ms *members) remove(id string, exclusive func(leave func() error) error) e
 	g := ms.g
 	v, err := ms.find(id)
 	if errors.Is(err, ErrNotFound) {
-		return ms.release(id) // a crash may have come before that
+		return ms.freeRecord(id) // a crash may have come before that
 	}
 	g.mu.Lock()
 	attached := v.attached
@@ -70,7 +71,7 @@ func (ms *members) remove(id string, exclusive func(leave func() error) error) e
 		return err
 	}
 	ms.markAnnounced()
-	return ms.release(id)
+	return ms.freeRecord(id)
 }
 
 // unappliedBytes is what the journal has and the images have not.
@@ -105,8 +106,8 @@ func (ms *members) takeOut(v *Volume) error {
 		return err
 	}
 	if n := v.overlay.Bytes(); n > 0 {
-		return fmt.Errorf("group %s: volume %s was written to while it left: %d bytes are not in its image; try again",
-			g.Name(), v.id, n)
+		return fmt.Errorf("group %s: volume %s was written to while it left: %s missing in its image; try again",
+			g.Name(), v.id, words.Count(n, "byte"))
 	}
 	g.mu.Lock()
 	member := *g.core.Meta.At(v.index)
@@ -277,13 +278,13 @@ func (ms *members) drop(m core.Member) error {
 		return err
 	}
 	ms.forget(m.Index)
-	return ms.release(m.VolumeID)
+	return ms.freeRecord(m.VolumeID)
 }
 
-// release makes the pool's record of a volume that is no member say so, unless the volume is a part of what the
+// freeRecord makes the pool's record of a volume that is no member say so, unless the volume is a part of what the
 // copy was before the sync that runs. A copy stays a copy, of no group: the
 // same peer may put it into another one (see claim).
-func (ms *members) release(id string) error {
+func (ms *members) freeRecord(id string) error {
 	g := ms.g
 	g.mu.Lock()
 	live, name := g.core.Meta.Member(id) != nil || g.core.Meta.Base.Has(id), g.core.Meta.Name

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -114,6 +115,11 @@ func (ms *members) attach(id string, again bool) (*Volume, error) {
 	case m.Role == core.RoleDemoted:
 		return nil, fmt.Errorf("%w: group %s was demoted at %s; go on with %s", ErrNotPrimary, m.Name, m.Site,
 			core.Command{Site: m.Peer, Verb: core.CommandPromote, Name: m.Name})
+	case m.Closed():
+		return nil, fmt.Errorf("%w: group %s takes no writes at %s, because %s is being demoted as a whole; go on with %s, "+
+			"or take it back with %s", ErrNotPrimary, m.Name, m.Site, m.Shard.Group,
+			core.Command{Site: m.Site, Verb: core.CommandDemote, Name: m.Name},
+			core.Command{Site: m.Site, Verb: core.CommandPromote, Name: m.Name})
 	case g.verification.blocksAttach():
 		return nil, fmt.Errorf("%w: extents of group %s are being replaced by those of %s; wait until that ends (slipctl "+
 			"group status %s)", core.ErrPrecondition, m.Name, m.Peer, m.Name)
@@ -174,6 +180,9 @@ func (g *Group) AddVolume(rec *blockdev.VolumeRecord, switchTo func(*Volume) err
 func (ms *members) add(rec *blockdev.VolumeRecord, switchTo func(*Volume) error) error {
 	g := ms.g
 	if err := g.trials.decided(); err != nil {
+		return err
+	}
+	if err := g.shard.left(); err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -321,8 +330,8 @@ func (ms *members) setClaim(id string, claim *blockdev.ClaimRecord) error {
 		return err
 	}
 	if len(text) > maxMemberJSONBytes {
-		return fmt.Errorf("%w: volume %s: what is known of its claim has %d bytes, the limit is %d", ErrInvalid, id,
-			len(text), maxMemberJSONBytes)
+		return fmt.Errorf("%w: volume %s: what is known of its claim has %s, the limit is %d", ErrInvalid, id,
+			words.Count(len(text), "byte"), maxMemberJSONBytes)
 	}
 	if err := ms.g.CheckWritable(); err != nil {
 		return err
@@ -447,7 +456,7 @@ func (ms *members) open(m core.Member) error {
 func (v *Volume) grow(sizeBytes int64) error {
 	if sizeBytes > v.image.Size() {
 		if err := v.image.Grow(sizeBytes); err != nil {
-			return fmt.Errorf("volume %s: grow image to %d bytes: %w", v.id, sizeBytes, err)
+			return fmt.Errorf("volume %s: grow image to %s: %w", v.id, words.Count(sizeBytes, "byte"), err)
 		}
 	}
 	if sizeBytes > v.size.Load() {

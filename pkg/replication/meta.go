@@ -3,7 +3,7 @@ package replication
 import (
 	"fmt"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -14,7 +14,7 @@ var _ [changemap.MaxVolumeBytes - core.MaxVolumeBytes]struct{}
 
 func decodeMeta(path string, data []byte) (core.Meta, error) {
 	var meta core.Meta
-	err := blockdev.DecodeRecord(path, core.MetaKind, data, &meta)
+	err := recordfile.Decode(path, core.MetaKind, data, &meta)
 	if err == nil {
 		err = checkDescriptions(meta.Members)
 	}
@@ -35,7 +35,7 @@ func decodeMeta(path string, data []byte) (core.Meta, error) {
 }
 
 func loadMeta(fsys vfs.FS, path string) (core.Meta, error) {
-	data, err := vfs.ReadFile(fsys, path, blockdev.MaxRecordBytes)
+	data, err := vfs.ReadFile(fsys, path, recordfile.MaxBytes)
 	if err != nil {
 		return core.Meta{}, fmt.Errorf("group record %s: %w", path, err)
 	}
@@ -44,7 +44,7 @@ func loadMeta(fsys vfs.FS, path string) (core.Meta, error) {
 
 // writeMeta replaces a group.json. The group's is written by Group.saveMeta.
 func writeMeta(fsys vfs.FS, path string, m *core.Meta) error {
-	if err := blockdev.WriteRecord(fsys, path, core.MetaKind, m); err != nil {
+	if err := recordfile.Write(fsys, path, core.MetaKind, m); err != nil {
 		return fmt.Errorf("group record %s: %w", path, err)
 	}
 	return nil

@@ -76,7 +76,7 @@ func (s *Site) DeleteCopy(id string) error {
 			rec.Group)
 	case rec.CopyOf() == nil:
 		return fmt.Errorf("%w: volume %s was made at %s and is no copy of another site's volume; delete its persistent "+
-			"volume", core.ErrPrecondition, id, s.cfg.Site)
+			"volume, or without Kubernetes `slipctl volume delete %[2]s`", core.ErrPrecondition, id, s.cfg.Site)
 	case rec.Stage != nil:
 		return fmt.Errorf("%w: volume %s is staged at %s; unstage it first", ErrInUse, id, rec.Stage.StagingPath)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
@@ -40,9 +41,9 @@ func (m *mark) extend(pos journal.Position, ordinal uint64) {
 	}
 }
 
-// settle gives the mark the ordinal and the time of its place, if it is not further on. A time of 0 is not known,
+// setOrdinal gives the mark the ordinal and the time of its place, if it is not further on. A time of 0 is not known,
 // unless the ordinal is that of the last time.
-func (m *mark) settle(pos journal.Position, ordinal uint64, unixNanos int64) {
+func (m *mark) setOrdinal(pos journal.Position, ordinal uint64, unixNanos int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if unixNanos != 0 {
@@ -62,21 +63,41 @@ func (m *mark) read() (pos journal.Position, at RecoveryPoint) {
 	return m.pos, RecoveryPoint{Ordinal: m.ordinal, UnixNanos: m.unixNanos}
 }
 
-// extend notes how far the images may be from now on. Where history is kept it is durable: after a crash the
-// points between that and the end of the journal are still there. The caller holds applier.mu.
+// extend notes how far the images may be from now on. Where points of the past are offered it is durable: after a crash
+// the points between that and the end of the journal are still there. The caller holds applier.mu.
 func (r *recoveryPoints) extend(limit journal.Position) error {
-	g := r.g
-	r.reach.extend(limit, g.journal.Durable())
-	keeps := g.history.asked().kept() || g.shard.isCopy()
-	return g.checkpoint.change(func(c *checkpoint) {
+	r.reach.extend(limit, r.g.journal.Durable())
+	offered := r.offered()
+	return r.g.checkpoint.change(func(c *checkpoint) {
 		switch {
-		case !keeps:
+		case !offered:
 			c.Reach = journal.Position{}
 		case c.Reach.Before(limit):
 			c.Reach = limit
 		}
 	})
 }
+
+// hold makes durable how far the images may be, if points of the past are offered since the last pass of apply. Else a
+// restart before the next pass, which comes when the oldest record is too old, could not tell, and would offer none of
+// them. The caller holds applier.mu.
+func (r *recoveryPoints) hold() error {
+	if !r.offered() {
+		return nil
+	}
+	pos, _ := r.reach.read()
+	return r.g.checkpoint.change(func(c *checkpoint) {
+		if c.Reach != (journal.Position{}) {
+			return
+		}
+		if c.Reach = pos; pos.Before(c.Applied) {
+			c.Reach = c.Applied
+		}
+	})
+}
+
+// offered reports whether the group can be opened at points before the newest one after a restart.
+func (r *recoveryPoints) offered() bool { return r.g.history.asked().kept() || r.g.shard.isCopy() }
 
 // recall takes up how far the images may be: what the checkpoint says, or all that there is.
 func (r *recoveryPoints) recall() {
@@ -86,10 +107,12 @@ func (r *recoveryPoints) recall() {
 		r.reach.extend(g.journal.End(), g.journal.Head())
 		return
 	}
-	r.reach.extend(last.Applied, last.AppliedOrdinal)
-	if h, ok, err := g.journal.HeaderOf(last.AppliedOrdinal); err == nil && ok {
-		r.reach.settle(last.Applied, last.AppliedOrdinal, h.UnixNanos)
+	at := RecoveryPoint{Ordinal: last.AppliedOrdinal}
+	if at = r.dated(at); at.UnixNanos == 0 && last.Dated.Ordinal == at.Ordinal {
+		at = last.Dated // its record has left the journal
 	}
+	r.reach.extend(last.Applied, at.Ordinal)
+	r.reach.setOrdinal(last.Applied, at.Ordinal, at.UnixNanos)
 	r.reach.extend(last.Reach, g.journal.Head())
 }
 
@@ -115,10 +138,12 @@ type Point struct {
 	At time.Time
 	// Bookmark: the state that was named with this label.
 	Bookmark string
+	// Epoch: the boundary of an epoch that is complete, of a shard.
+	Epoch epoch.ID
 }
 
 func (p Point) choices() (n int) {
-	for _, given := range []bool{p.Ordinal != 0, !p.At.IsZero(), p.Bookmark != ""} {
+	for _, given := range []bool{p.Ordinal != 0, !p.At.IsZero(), p.Bookmark != "", !p.Epoch.IsZero()} {
 		if given {
 			n++
 		}
@@ -211,18 +236,24 @@ func (r *recoveryPoints) locate(p Point) (located, error) {
 	at := newest
 	switch {
 	case p.choices() > 1:
-		return located{}, fmt.Errorf("%w: group %s: a point is chosen by one of ordinal, time and bookmark", ErrInvalid,
-			g.Name())
+		return located{}, fmt.Errorf("%w: group %s: a point is chosen by one of ordinal, time, bookmark and epoch",
+			ErrInvalid, g.Name())
 	case p.Bookmark != "":
-		if at.Ordinal, err = g.bookmarks.ordinal(p.Bookmark); err != nil {
+		b, err := g.bookmarks.find(p.Bookmark)
+		if err != nil {
 			return located{}, err
 		}
+		at.Ordinal = b.Ordinal
 	case !p.At.IsZero():
 		if at.Ordinal, err = r.ordinalAt(p.At, newest); err != nil {
 			return located{}, err
 		}
 	case p.Ordinal != 0:
 		at.Ordinal = p.Ordinal
+	case !p.Epoch.IsZero():
+		if at.Ordinal, err = g.shard.boundaryOf(p.Epoch); err != nil {
+			return located{}, err
+		}
 	}
 	oldest, first := r.oldest()
 	missing := func() error {

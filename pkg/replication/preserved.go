@@ -11,7 +11,9 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
@@ -129,7 +131,7 @@ func (p *preserved) create() error {
 	p.s.mu.Lock()
 	p.s.list = append(p.s.list, p)
 	p.s.mu.Unlock()
-	if err := blockdev.WriteRecord(g.cfg.FS, filepath.Join(p.dir, preservedFile), preservedKind, &p.record); err != nil {
+	if err := recordfile.Write(g.cfg.FS, filepath.Join(p.dir, preservedFile), preservedKind, &p.record); err != nil {
 		if gone := p.s.drop(p); gone != nil {
 			err = errors.Join(err, gone)
 		}
@@ -185,8 +187,8 @@ func (p *preserved) preserve(volumeID string, extents *changemap.Map) error {
 		return nil
 	}
 	need, _ := image.missing(extents)
-	err = fmt.Errorf("keep %d bytes of volume %s as they were at ordinal %d: %w", need, image.member.VolumeID,
-		p.record.Ordinal, err)
+	err = fmt.Errorf("keep %s of volume %s as they were at ordinal %d: %w", words.Count(need, "byte"),
+		image.member.VolumeID, p.record.Ordinal, err)
 	if p.record.Full == preserveOrWait {
 		return err
 	}
@@ -315,7 +317,8 @@ func (i *preservedImage) Size() int64 { return i.sizeBytes }
 // apply; see preserved.check for a set that is given up meanwhile.
 func (i *preservedImage) ReadAt(p []byte, off int64) (int, error) {
 	if err := blockdev.CheckRange(off, int64(len(p)), i.sizeBytes); err != nil {
-		return 0, fmt.Errorf("preserved image of volume %s: read of %d bytes at %d: %w", i.member.VolumeID, len(p), off, err)
+		return 0, fmt.Errorf("preserved image of volume %s: read of %s at %d: %w", i.member.VolumeID,
+			words.Count(len(p), "byte"), off, err)
 	}
 	for done := 0; done < len(p); {
 		at := off + int64(done)
@@ -439,7 +442,7 @@ func (i *preservedImage) each(ctx context.Context, do func(data []byte, off, n i
 			for stop = min(stop, end); off < stop; {
 				p := buf[:min(stop-off, int64(len(buf)))]
 				if k, err := i.dest.ReadAt(p, off); k < len(p) {
-					return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
+					return fmt.Errorf("read %s at %d: %w", words.Count(len(p), "byte"), off, err)
 				}
 				if err := do(p, off, int64(len(p))); err != nil {
 					return err

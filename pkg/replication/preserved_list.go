@@ -12,7 +12,9 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/google/uuid"
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
@@ -173,7 +175,7 @@ func (s *preservedSets) load() error {
 	for _, name := range names {
 		p := &preserved{s: s, dir: filepath.Join(parent, name)}
 		err := p.open()
-		var newer *blockdev.NewerVersionError
+		var newer *recordfile.NewerVersionError
 		switch {
 		case err == nil:
 			s.list = append(s.list, p)
@@ -196,7 +198,7 @@ func (s *preservedSets) load() error {
 func (p *preserved) open() error {
 	g := p.s.g
 	path := filepath.Join(p.dir, preservedFile)
-	if err := blockdev.ReadRecord(g.cfg.FS, path, preservedKind, &p.record); err != nil {
+	if err := recordfile.Read(g.cfg.FS, path, preservedKind, &p.record); err != nil {
 		return err
 	}
 	if p.record.ID != filepath.Base(p.dir) || p.record.GroupID != g.ID() {
@@ -204,7 +206,7 @@ func (p *preserved) open() error {
 	}
 	for _, m := range p.record.Members {
 		if m.SizeBytes < 0 || m.SizeBytes > changemap.MaxVolumeBytes {
-			return stale(path, "volume %s has %d bytes there", m.VolumeID, m.SizeBytes)
+			return stale(path, "volume %s has %s there", m.VolumeID, words.Count(m.SizeBytes, "byte"))
 		}
 		paths, err := p.paths(m)
 		if err != nil {

@@ -123,9 +123,14 @@ func (g *Group) tail(ordinal uint64) (*core.Tail, error) {
 
 // Demote gives the primary role up without loss: no volume may be attached; what is here is made durable and final,
 // and goes on being shipped. It returns the last ordinal.
-func (g *Group) Demote() (uint64, error) {
+//
+// A shard is demoted together with those of the other shards (package shards), and not by this.
+func (g *Group) Demote() (uint64, error) { return g.demote(core.Demote{}) }
+
+func (g *Group) demote(e core.Demote) (uint64, error) {
 	ordinal, err := g.stopWrites(func(durable uint64, tail *core.Tail, attached []string) core.Event {
-		return core.Demote{Durable: durable, Tail: tail, Attached: attached}
+		e.Durable, e.Tail, e.Attached = durable, tail, attached
+		return e
 	})
 	if err != nil {
 		return 0, err

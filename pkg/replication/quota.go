@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
@@ -36,10 +37,10 @@ func (l *Limits) Check() error {
 	case l.ReservePercent < 0 || l.ReservePercent >= 100:
 		return fmt.Errorf("%d %% of the pool cannot be left free by copies: want 0 to 99", l.ReservePercent)
 	case l.JournalBytes != 0 && (l.JournalBytes < MinJournalBytes || l.JournalBytes > core.MaxJournalBytes):
-		return fmt.Errorf("the largest journal of a copy, %d bytes, must be from %d to %d", l.JournalBytes,
-			int64(MinJournalBytes), int64(core.MaxJournalBytes))
+		return fmt.Errorf("the largest journal of a copy, %s, must be from %d to %d",
+			words.Count(l.JournalBytes, "byte"), int64(MinJournalBytes), int64(core.MaxJournalBytes))
 	case l.Timelines < 0 || l.Timelines > core.MaxTimelines:
-		return fmt.Errorf("%d timelines for a group: the most is %d", l.Timelines, core.MaxTimelines)
+		return fmt.Errorf("%s for a group: the most is %d", words.Count(l.Timelines, "timeline"), core.MaxTimelines)
 	}
 	return nil
 }
@@ -126,9 +127,9 @@ func (s *Site) admitGroup(peer, group string, journalBytes int64) error {
 		return err
 	}
 	if l := s.cfg.Limits.Groups; t.groups >= l {
-		return fmt.Errorf("%w: group %s: site %s has %d groups of site %s, and takes %d (--peer-max-groups of its "+
+		return fmt.Errorf("%w: group %s: site %s has %s of site %s, and takes %d (--peer-max-groups of its "+
 			"replicators)", ErrQuota, group, s.cfg.Site,
-			t.groups, peer, l)
+			words.Count(t.groups, "group"), peer, l)
 	}
 	settings := core.Settings{JournalSizeBytes: journalBytes, JournalFull: core.PolicyTrack}
 	return s.admitBytes(peer, "group "+group, t.bytes, settings.JournalLimitBytes())
@@ -163,9 +164,9 @@ func (s *Site) admitBytes(peer, what string, has, more int64) error {
 		return err
 	}
 	if limit := share(total, s.cfg.Limits.PoolPercent); more > 0 && has+more > limit {
-		return fmt.Errorf("%w: %s needs %d bytes at site %s, where copies and journals of site %s have %d and may have "+
+		return fmt.Errorf("%w: %s needs %s at site %s, where copies and journals of site %s have %d and may have "+
 			"%d, %d %% of the pool's file system (--peer-max-percent of its replicators)",
-			ErrQuota, what, more, s.cfg.Site, peer, has, limit, s.cfg.Limits.PoolPercent)
+			ErrQuota, what, words.Count(more, "byte"), s.cfg.Site, peer, has, limit, s.cfg.Limits.PoolPercent)
 	}
 	return nil
 }
@@ -175,8 +176,8 @@ func (s *Site) admitBytes(peer, what string, has, more int64) error {
 func (cp *copies) admit(members []core.Member) error {
 	g := cp.g
 	if len(members) > maxListedMembers {
-		return fmt.Errorf("%w: group %s has %d members, with those that have left; the limit is %d", ErrQuota, g.Name(),
-			len(members), maxListedMembers)
+		return fmt.Errorf("%w: group %s has %s, with those that have left; the limit is %d", ErrQuota, g.Name(),
+			words.Count(len(members), "member"), maxListedMembers)
 	}
 	s, peer := g.site, g.peer()
 	s.mu.Lock()
@@ -199,9 +200,9 @@ func (cp *copies) admit(members []core.Member) error {
 		if has, there := t.sizes[m.VolumeID]; there {
 			grows = max(0, m.SizeBytes-has)
 		} else if t.members++; t.members > s.cfg.Limits.Members {
-			return fmt.Errorf("%w: volume %s of group %s is one more than the %d volumes that site %s takes of site %s "+
+			return fmt.Errorf("%w: volume %s of group %s is one more than the %s that site %s takes of site %s "+
 				"(--peer-max-volumes of its replicators)",
-				ErrQuota, m.VolumeID, g.Name(), s.cfg.Limits.Members, s.cfg.Site, peer)
+				ErrQuota, m.VolumeID, g.Name(), words.Count(s.cfg.Limits.Members, "volume"), s.cfg.Site, peer)
 		}
 		more += grows
 		if m.Thick {
@@ -221,9 +222,9 @@ func (s *Site) leaveReserve(bytes int64) error {
 		return err
 	}
 	if reserve := share(total, s.cfg.Limits.ReservePercent); bytes > 0 && free-bytes < reserve {
-		return fmt.Errorf("%w: the copy needs %d bytes now; site %s has %d free in its pool and leaves %d to its own "+
+		return fmt.Errorf("%w: the copy needs %s now; site %s has %d free in its pool and leaves %d to its own "+
 			"volumes (--copies-reserve-percent of its replicators); make room there, the copy continues then", ErrQuota,
-			bytes, s.cfg.Site, free, reserve)
+			words.Count(bytes, "byte"), s.cfg.Site, free, reserve)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
@@ -132,7 +133,8 @@ func decodeRanges(list []byteRange, b []byte, limit int) ([]byteRange, error) {
 			b = b[n:]
 		}
 		if v[0] > core.MaxMemberIndex || v[1] > core.MaxVolumeBytes || v[2] > core.MaxVolumeBytes || v[2] == 0 {
-			return nil, fmt.Errorf("%w: range of %d bytes, %d behind the one before", ErrInvalid, v[2], v[1])
+			return nil, fmt.Errorf("%w: range of %s, %d behind the one before", ErrInvalid, words.Count(v[2], "byte"),
+				v[1])
 		}
 		next := byteRange{last.volume + uint32(v[0]), int64(v[1]), int64(v[2])}
 		if v[0] == 0 {
@@ -142,9 +144,10 @@ func decodeRanges(list []byteRange, b []byte, limit int) ([]byteRange, error) {
 		}
 		switch {
 		case next.volume > core.MaxMemberIndex || next.off > core.MaxVolumeBytes-next.n:
-			return nil, fmt.Errorf("%w: range of %d bytes at offset %d of member %d", ErrInvalid, next.n, next.off, next.volume)
+			return nil, fmt.Errorf("%w: range of %s at offset %d of member %d", ErrInvalid, words.Count(next.n, "byte"),
+				next.off, next.volume)
 		case len(list) == limit:
-			return nil, fmt.Errorf("%w: more than %d ranges", ErrInvalid, limit)
+			return nil, fmt.Errorf("%w: more than %s", ErrInvalid, words.Count(limit, "range"))
 		}
 		list, last, first = append(list, next), next, false
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
@@ -18,7 +19,7 @@ var piecesPool = sync.Pool{New: func() any { p := make([]overlay.Piece, 0, 64); 
 // by the journal (ErrReleased); its content is in the image by then, so the read looks again.
 func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
 	if err := blockdev.CheckRange(off, int64(len(p)), v.size.Load()); err != nil {
-		return 0, fmt.Errorf("volume %s: read of %d bytes at %d: %w", v.id, len(p), off, err)
+		return 0, fmt.Errorf("volume %s: read of %s at %d: %w", v.id, words.Count(len(p), "byte"), off, err)
 	}
 	if v.overlay.Len() == 0 {
 		return v.image.ReadAt(p, off)
@@ -32,7 +33,7 @@ func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
 			return len(p), nil
 		}
 		if !errors.Is(err, journal.ErrReleased) {
-			return 0, fmt.Errorf("volume %s: read of %d bytes at %d: %w", v.id, len(p), off, err)
+			return 0, fmt.Errorf("volume %s: read of %s at %d: %w", v.id, words.Count(len(p), "byte"), off, err)
 		}
 	}
 }

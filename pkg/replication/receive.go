@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
@@ -216,7 +217,7 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 	}
 	event := core.SessionReceived{
 		Session: core.Session{Number: b.Number, ID: b.Id, Primary: r.stream.Peer()},
-		Sync:    b.Sync, Base: base,
+		Sync:    b.Sync, Base: base, FullCopy: untrusted.Reason(b.FullCopy),
 	}
 	decision, err := g.yields.follows(event)
 	if err == nil {
@@ -237,8 +238,7 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 		return err
 	}
 	klog.InfoS("Receiving", "group", g.Name(), "peer", r.stream.Peer(), "after", g.journal.Durable(), "session",
-		b.Number,
-		"sync", b.Sync)
+		b.Number, "sync", b.Sync, "fullCopy", event.FullCopy)
 	return nil
 }
 
@@ -398,7 +398,8 @@ func (r *receiver) content(ctx context.Context, records []link.Record) (int, err
 			continue
 		}
 		if err := blockdev.CheckRange(h.Offset, int64(h.Length), v.size.Load()); err != nil {
-			return 0, fmt.Errorf("volume %s: %s of %d bytes at %d: %w", v.id, h.Kind, h.Length, h.Offset, err)
+			return 0, fmt.Errorf("volume %s: %s of %s at %d: %w", v.id, h.Kind, words.Count(h.Length, "byte"), h.Offset,
+				err)
 		}
 		r.entries = append(r.entries, journal.Entry{Header: h, Data: records[i].Data})
 		r.volumes = append(r.volumes, v)
@@ -492,8 +493,9 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 			return err
 		}
 		if now, _ := g.resync.current(); now != before || before == nil { // a shard keeps it until its group's next epoch
-			g.resync.settle(before)
+			g.resync.syncEnded(before)
 		}
+		g.tailPolicy.work.send()
 		return g.yields.dropRanges()
 	}
 	return fmt.Errorf("group %s: unexpected %s record", g.Name(), h.Kind)

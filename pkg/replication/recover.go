@@ -64,7 +64,7 @@ func openGroup(site *Site, dir string) (_ *Group, err error) {
 		err = g.resync.check()
 	}
 	if err == nil {
-		err = g.trials.settle(back)
+		err = g.trials.opened(back)
 	}
 	if err != nil {
 		g.journal.Close()
@@ -113,6 +113,7 @@ func newGroup(site *Site, dir string) *Group {
 	g.log.g, g.settings.g, g.remembered.g = g, g, g
 	g.applier.g, g.applier.work = g, newSignal()
 	g.trimmer.g, g.trimmer.work = g, newSignal()
+	g.tailPolicy.g, g.tailPolicy.work = g, newSignal()
 	g.shipper.g, g.shipper.work, g.shipper.linkWork = g, newSignal(), newSignal()
 	g.remembered.fs, g.remembered.path = g.cfg.FS, g.path(rememberedName)
 	g.changes = newChangeSet(g.cfg.FS, g.path(changeMapFile), g.cfg.Pool.WithReserve)
@@ -145,7 +146,7 @@ func (g *Group) loadChangeMap() error {
 	klog.ErrorS(err, "The change map is lost; everything is copied to the peer at the next contact", "group", m.Name,
 		"file", name)
 	g.changes.load(changemap.New(), known)
-	m.Sync = core.SyncNever
+	m.Sync, m.FullCopy = core.SyncNever, fmt.Sprintf("%s has lost its change map (%s)", g.cfg.Site, changeMapFile)
 	return g.saveMeta()
 }
 

@@ -13,7 +13,7 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
 
@@ -48,7 +48,7 @@ func (s *Site) registerPath() string { return filepath.Join(s.cfg.Pool.Dir(), re
 func (s *Site) loadRegister() {
 	s.register.groups = map[string]registeredGroup{}
 	var rec registerRecord
-	err := blockdev.ReadRecord(s.cfg.FS, s.registerPath(), registerKind, &rec)
+	err := recordfile.Read(s.cfg.FS, s.registerPath(), registerKind, &rec)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			klog.ErrorS(err, "The register of groups is lost, and made anew: a group whose directory is missing is not missed")
@@ -81,7 +81,7 @@ func (s *Site) saveRegisterLocked() error {
 		return nil
 	}
 	err := s.cfg.Pool.WithReserve(func() error {
-		return blockdev.WriteRecord(s.cfg.FS, s.registerPath(), registerKind, &registerRecord{Groups: list})
+		return recordfile.Write(s.cfg.FS, s.registerPath(), registerKind, &registerRecord{Groups: list})
 	})
 	if err != nil {
 		return err

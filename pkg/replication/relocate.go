@@ -90,10 +90,9 @@ func (g *Group) Relocate(ctx context.Context) (Relocated, error) { return g.hand
 // relocate is Group.Relocate.
 func (h *handover) relocate(ctx context.Context) (Relocated, error) {
 	g := h.g
-	if id, ok := g.shard.Identity(); ok {
-		return Relocated{}, fmt.Errorf("%w: group %s is a shard of %s, which cannot be relocated in one step; demote all of "+
-			"its shards here, and promote one of them at the other site, which promotes all", core.ErrPrecondition, g.Name(),
-			id.Group)
+	if _, ok := g.shard.Identity(); ok {
+		return Relocated{}, fmt.Errorf("%w: group %s is a shard; it is relocated with the whole group", core.ErrPrecondition,
+			g.Name())
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -101,29 +100,38 @@ func (h *handover) relocate(ctx context.Context) (Relocated, error) {
 		return Relocated{}, err
 	}
 	began := time.Now()
-	final, err := g.Demote()
+	final, err := g.demote(core.Demote{Then: core.CommandRelocate})
 	if err != nil {
 		return Relocated{}, err
 	}
 	if h.isSecondary() {
 		return Relocated{FinalOrdinal: final}, nil
 	}
+	if err := h.handOver(ctx); err != nil {
+		return Relocated{}, err
+	}
+	moved := Relocated{FinalOrdinal: final, Took: time.Since(began)}
+	klog.InfoS("Group relocated", "group", g.Name(), "to", h.g.peer(), "ordinal", final, "took", moved.Took)
+	return moved, nil
+}
+
+// handOver asks the peer to take over from this demoted site, and returns when this site follows it. The caller holds
+// mu.
+func (h *handover) handOver(ctx context.Context) error {
 	request, forget := h.ask(wishTakeOver)
 	defer forget()
 	for !h.isSecondary() {
 		select {
 		case answer := <-request.answer:
-			return Relocated{}, h.halfWay("%s refuses to take over: %s", h.g.peer(), answer.message)
+			return h.halfWay("%s refuses to take over: %s", h.g.peer(), answer.message)
 		case <-ctx.Done():
-			return Relocated{}, fmt.Errorf("%w: %w", h.halfWay("%s did not take over in time", h.g.peer()), ctx.Err())
-		case <-g.ctx.Done():
-			return Relocated{}, ErrClosed
+			return fmt.Errorf("%w: %w", h.halfWay("%s did not take over in time", h.g.peer()), ctx.Err())
+		case <-h.g.ctx.Done():
+			return ErrClosed
 		case <-time.After(rolePoll):
 		}
 	}
-	moved := Relocated{FinalOrdinal: final, Took: time.Since(began)}
-	klog.InfoS("Group relocated", "group", g.Name(), "to", h.g.peer(), "ordinal", final, "took", moved.Took)
-	return moved, nil
+	return nil
 }
 
 // halfWay is the error of a relocation that has demoted the group.
@@ -164,7 +172,7 @@ func (h *handover) awaitWholeCopy(ctx context.Context) error {
 		switch {
 		case failure != nil:
 			return failure
-		case m.Divergence != nil || m.Yielding() != nil:
+		case m.Divergence != nil || m.Yielding() != nil || state == core.StateTrial:
 			return fmt.Errorf("%w: group %s is %s at %s: %s", core.ErrPrecondition, m.Name, state, m.Site, reason)
 		case m.Peer == "":
 			return fmt.Errorf("%w: group %s has no peer that it could move to", core.ErrPrecondition, m.Name)

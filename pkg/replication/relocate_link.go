@@ -68,16 +68,10 @@ func (r *receiver) roleRequest(q *linkpb.RoleRequest) error {
 		}
 		r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Agreed: true})
 	case linkpb.RoleRequest_KIND_TAKE_OVER:
-		if g.cfg.TakeOver != nil {
-			if err := g.cfg.TakeOver(g.Name()); err != nil {
-				r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: err.Error()})
-				return nil
-			}
-		}
 		g.wg.Add(1)
 		go func() {
 			defer g.wg.Done()
-			if _, err := g.Promote(false); err != nil {
+			if err := g.shard.takeOver(); err != nil {
 				r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: err.Error()})
 			}
 		}()

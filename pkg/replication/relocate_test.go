@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 )
 
 func within(t *testing.T, d time.Duration) context.Context {
@@ -55,14 +58,42 @@ func TestRelocate(t *testing.T) {
 	}
 }
 
+// olderPeer is a dialer whose peer is of a release that does not know the request to take over.
+type olderPeer struct {
+	link.Dialer
+	is atomic.Bool
+}
+
+func (d *olderPeer) Dial(ctx context.Context, peer, address string) (link.Stream, error) {
+	stream, err := d.Dialer.Dial(ctx, peer, address)
+	if err != nil {
+		return nil, err
+	}
+	return &olderStream{Stream: stream, peer: d}, nil
+}
+
+type olderStream struct {
+	link.Stream
+	peer *olderPeer
+}
+
+func (s *olderStream) Send(m *linkpb.ToSecondary) error {
+	q := m.GetRoleRequest()
+	if q.GetKind() == linkpb.RoleRequest_KIND_TAKE_OVER && s.peer.is.Load() {
+		m = &linkpb.ToSecondary{Message: &linkpb.ToSecondary_RoleRequest{RoleRequest: &linkpb.RoleRequest{Id: q.GetId()}}}
+	}
+	return s.Stream.Send(m)
+}
+
 // Before the peer can take over nothing is changed; a peer that refuses leaves a demoted group that can be taken back
 // without force.
 func TestRelocateRefused(t *testing.T) {
 	rng := seeded(t)
 	net, a, b := pair(t)
-	refusal := errors.New("the backup site is being upgraded")
-	b.conf = func(c *Config) { c.TakeOver = func(string) error { return refusal } }
-	b.restart()
+	older := &olderPeer{Dialer: net.Dialer(a.name)}
+	older.is.Store(true)
+	a.conf = func(c *Config) { c.Dialer = older }
+	a.restart()
 	g := a.createGroup("shop", "site-b", 2, shopBytes, nil)
 	writeSome(t, g, rng, 20)
 	caughtUp(t, g, b)
@@ -84,7 +115,8 @@ func TestRelocateRefused(t *testing.T) {
 	}
 	net.Heal("site-b")
 	_, err = g.Relocate(within(t, patience))
-	if !errors.Is(err, core.ErrPrecondition) || !strings.Contains(err.Error(), refusal.Error()) {
+	if !errors.Is(err, core.ErrPrecondition) ||
+		!strings.Contains(err.Error(), "the release at site-b does not know this request") {
 		t.Fatalf("refused: %v", err)
 	}
 	if role(g) != core.RoleDemoted {
@@ -104,9 +136,7 @@ func TestRelocateRefused(t *testing.T) {
 	writeSome(t, g, rng, 5)
 	caughtUp(t, g, b)
 	sameContent(t, g, b.group("shop"))
-	refusal = nil
-	b.conf = nil
-	b.restart()
+	older.is.Store(false)
 	if _, err := g.Relocate(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -44,7 +44,7 @@ func (f *rememberedFile) recall() {
 	head := g.journal.Head()
 	g.clock.begin(head, 0, clocks.Instant{})
 	var r core.Recollection
-	err := blockdev.ReadRecord(g.cfg.FS, f.path, rememberedKind, &r)
+	err := recordfile.Read(g.cfg.FS, f.path, rememberedKind, &r)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return
@@ -96,7 +96,7 @@ func (f *rememberedFile) write(instant clocks.Instant, lazily bool, content func
 }
 
 func (f *rememberedFile) writeLocked(r core.Recollection) error {
-	data, err := blockdev.EncodeRecord(rememberedKind, r)
+	data, err := recordfile.Encode(rememberedKind, r)
 	if err != nil {
 		return err
 	}

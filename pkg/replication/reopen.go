@@ -103,7 +103,7 @@ func (s *Site) reopen() {
 		opened = true
 	}
 	if opened {
-		if err := s.releaseStrays(); err != nil {
+		if err := s.freeStrays(); err != nil {
 			klog.ErrorS(err, "Volumes that are in no group any more are not released in their records; the next start does it")
 		}
 	}

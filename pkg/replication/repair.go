@@ -29,6 +29,10 @@ func (g *Group) Repair() (extents uint64, err error) { return g.verification.rep
 // repair is Group.Repair.
 func (v *verification) repair() (extents uint64, err error) {
 	g := v.g
+	if _, shard := g.shard.Identity(); shard {
+		return 0, fmt.Errorf("%w: group %s is a shard of a group over several nodes, whose extents cannot be replaced "+
+			"alone; delete the copy and let it be made anew", core.ErrPrecondition, g.Name())
+	}
 	known := v.known()
 	if known.Count == 0 {
 		return 0, fmt.Errorf("%w: no comparison found a difference in group %s (slipctl group verify %s compares)",
@@ -90,7 +94,8 @@ func (v *verification) blockAttach(list []MemberExtent) error {
 	defer g.mu.Unlock()
 	for _, e := range list {
 		if volume := g.members.at(e.Member); volume != nil && volume.attached {
-			return fmt.Errorf("%w: volume %s is attached; stop its pods, or move the group first", ErrInUse, volume.id)
+			return fmt.Errorf("%w: volume %s is attached; end what uses it (`slipctl volume unmount %[2]s`, or delete "+
+				"its pods), or move the group first", ErrInUse, volume.id)
 		}
 	}
 	v.mu.Lock()

@@ -98,9 +98,9 @@ func (rb *resyncBase) dropOthers() error {
 	return errors.Join(errs...)
 }
 
-// settle is called when the end of a sync is durable. The members that left during it are released. What fails is
+// syncEnded is called when the end of a sync is durable. The members that left during it are released. What fails is
 // done by the next open.
-func (rb *resyncBase) settle(before *core.Base) {
+func (rb *resyncBase) syncEnded(before *core.Base) {
 	g := rb.g
 	if err := rb.dropOthers(); err != nil {
 		klog.ErrorS(err, "The state before a sync is not removed yet; the next start does it", "group", g.Name())
@@ -112,7 +112,7 @@ func (rb *resyncBase) settle(before *core.Base) {
 		if m.Removed() {
 			continue
 		}
-		if err := g.members.release(m.VolumeID); err != nil {
+		if err := g.members.freeRecord(m.VolumeID); err != nil {
 			klog.ErrorS(err, "A volume that left its group is not released yet; the next start does it", "group", g.Name(),
 				"volume", m.VolumeID)
 			continue

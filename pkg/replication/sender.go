@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -37,8 +38,8 @@ type sender struct {
 	sequence uint64
 	// horizon is the last one that was sent.
 	horizon uint64
-	// owed are the ranges that the peer wrote past a fork, gives up, and was not sent yet: see sendOwed.
-	owed []byteRange
+	// undo are the ranges that the peer wrote past a fork, gives up, and was not sent yet: see sendUndo.
+	undo []byteRange
 	// sentSmall is when the last batch was sent that the journal's durable end had cut short.
 	sentSmall time.Time
 	// asked is the last roleRequest that was sent on this stream. takingBack: one was to take the role back.
@@ -150,8 +151,8 @@ func (s *sender) sendVerify() error {
 
 // sendSome sends at most one run of extents and one batch of records.
 func (s *sender) sendSome() (sent bool, err error) {
-	if s.sync.stage == syncStageExtents && len(s.owed) > 0 {
-		if err := s.sendOwed(); err != nil {
+	if s.sync.stage == syncStageExtents && len(s.undo) > 0 {
+		if err := s.sendUndo(); err != nil {
 			return false, err
 		}
 		sent = true
@@ -273,7 +274,8 @@ func (s *sender) sendRecords(records []journal.Record) error {
 
 func (s *sender) add(h journal.Header, data []byte) error {
 	if !s.enc.Add(h, data) {
-		return fmt.Errorf("group %s: ordinal %d with %d bytes does not fit in a batch", s.g.Name(), h.Ordinal, len(data))
+		return fmt.Errorf("group %s: ordinal %d with %s does not fit in a batch", s.g.Name(), h.Ordinal,
+			words.Count(len(data), "byte"))
 	}
 	return nil
 }

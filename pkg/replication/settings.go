@@ -61,6 +61,13 @@ func journalLimits(m *core.Settings) (segmentBytes, hardLimit int64) {
 	return segmentBytes, max(m.JournalLimitBytes(), 4*segmentBytes)
 }
 
+// Settings returns the group's settings as they are now.
+func (g *Group) Settings() core.Settings {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.Meta.Settings
+}
+
 // Change changes the settings that it is given; it may be called more than once. Another peer is set with
 // [core.Settings.SetPeer].
 type Change func(*core.Settings)
@@ -77,9 +84,7 @@ func (gs *groupSettings) modify(change Change, peerGone bool) error {
 	g := gs.g
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	g.mu.Lock()
-	before := g.core.Meta.Settings
-	g.mu.Unlock()
+	before := g.Settings()
 	next := before
 	change(&next)
 	if err := checkSettings(g.Name(), next); err != nil {
@@ -139,6 +144,7 @@ func (gs *groupSettings) configure(e core.Configured, before core.Settings) erro
 		g.shipper.linkWork.send()
 	}
 	g.shipper.work.send()
+	g.tailPolicy.work.send()
 	return nil
 }
 
@@ -182,9 +188,7 @@ func (gs *groupSettings) follow(told core.Settings) {
 	g := gs.g
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	g.mu.Lock()
-	before := g.core.Meta.Settings
-	g.mu.Unlock()
+	before := g.Settings()
 	next := before
 	if told.JournalSizeBytes != 0 {
 		next.JournalSizeBytes = g.copies.journalBytes(told.JournalSizeBytes, before.JournalSizeBytes)

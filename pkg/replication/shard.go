@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -42,6 +44,10 @@ type Shard struct {
 	shown atomic.Pointer[epoch.Mark]
 	// promoting: a goroutine carries out the decision.
 	promoting atomic.Bool
+	// promoted answers collectors when that is done.
+	promoted promotedShard
+	// fixes keep the shard openable at an epoch for a while.
+	fixes epochFixes
 }
 
 func newShard(g *Group) *Shard { return &Shard{g: g} }
@@ -70,8 +76,10 @@ type Identity struct {
 	Role               core.Role
 	// Config has the shards, as a primary knows them; zero before the first.
 	Config epoch.Config
-	// Decided: the promotion of the copy is decided.
+	// Decided: the promotion of the copy is decided, or the primary was promoted so.
 	Decided bool
+	// Suspended: nothing is sent to the peer.
+	Suspended bool
 }
 
 // Identity says which shard this is; false for a group that is on one node.
@@ -79,7 +87,8 @@ func (s *Shard) Identity() (Identity, bool) {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
 	m := &s.g.core.Meta
-	id := Identity{Shard: m.Shard, GroupName: m.Name, GroupID: m.GroupID, Role: m.Role, Decided: m.Decided() != nil}
+	id := Identity{Shard: m.Shard, GroupName: m.Name, GroupID: m.GroupID, Role: m.Role,
+		Decided: m.Decided() != nil || m.PromotedAt() != nil, Suspended: m.Flow == core.FlowSuspended}
 	if m.Epochs != nil {
 		id.Config = m.Epochs.Config
 	}
@@ -101,10 +110,16 @@ func (s *Shard) Deliver(m epoch.Message) (epoch.Message, error) {
 	case epoch.Abort:
 		return s.stepPrimary(epoch.AbortReceived{Abort: m})
 	case epoch.Gather:
+		if d := s.promotedAt(); d != nil {
+			return s.promoted.report(m, d), nil
+		}
 		return s.stepCopy(epoch.GatherReceived{Gather: m})
 	case epoch.Grant:
 		return s.stepCopy(epoch.GrantReceived{Grant: m})
 	case epoch.Decide:
+		if d := s.promotedAt(); d != nil && d.Epoch == m.Decision.Epoch {
+			return epoch.Decided{Attempt: m.Attempt, Life: m.Life, Epoch: d.Epoch}, nil
+		}
 		return s.stepCopy(epoch.DecideReceived{Decide: m})
 	case epoch.Settled:
 		return s.stepCopy(epoch.SettledReceived{Settled: m})
@@ -155,6 +170,8 @@ type markAt struct {
 type shardMarks struct {
 	mu   sync.Mutex
 	list []markAt
+	// covered is the first epoch behind whose boundary there are marks alone, up to the last mark; zero for none.
+	covered epoch.ID
 	// passed is how many of them the state machine of this role has heard of as durable, or as acknowledged.
 	passed int
 }
@@ -166,9 +183,44 @@ const maxMarkBytes = 16 << 10
 func (m *shardMarks) add(mark epoch.Mark, ordinal uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if n := len(m.list); n == 0 || m.list[n-1].ordinal < ordinal {
-		m.list = append(m.list, markAt{mark, ordinal})
+	n := len(m.list)
+	if n > 0 && m.list[n-1].ordinal >= ordinal {
+		return
 	}
+	switch {
+	case mark.Boundary+1 != ordinal:
+		m.covered = epoch.ID{}
+	case n == 0 || m.list[n-1].ordinal+1 != ordinal || m.covered.IsZero():
+		m.covered = mark.Epoch
+	}
+	m.list = append(m.list, markAt{mark, ordinal})
+}
+
+// uncover has covers return nothing before the next mark.
+func (m *shardMarks) uncover() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.covered = epoch.ID{}
+}
+
+// covers returns the first epoch that has everything up to an ordinal, and the last one; zero where the record there is
+// not a mark, or does not follow its boundary.
+func (m *shardMarks) covers(ordinal uint64) (covered, last epoch.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := len(m.list)
+	if n == 0 || m.list[n-1].ordinal != ordinal || m.covered.IsZero() {
+		return epoch.ID{}, epoch.ID{}
+	}
+	return m.covered, m.list[n-1].Epoch
+}
+
+// rewind forgets those behind an ordinal, which becomes the last one.
+func (m *shardMarks) rewind(ordinal uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.list = slices.DeleteFunc(m.list, func(at markAt) bool { return at.ordinal > ordinal })
+	m.passed, m.covered = min(m.passed, len(m.list)), epoch.ID{}
 }
 
 // pass returns the marks up to an ordinal that were not returned before.
@@ -247,7 +299,7 @@ func (s *Shard) recallMarks(found []foundMark) error {
 // the stream goes on with it, and its epoch is never complete.
 func (s *Shard) noteMark(h journal.Header, data []byte) {
 	var mark epoch.Mark
-	err := fmt.Errorf("mark of %d bytes, the limit is %d", len(data), maxMarkBytes)
+	err := fmt.Errorf("mark of %s, the limit is %d", words.Count(len(data), "byte"), maxMarkBytes)
 	if len(data) <= maxMarkBytes {
 		mark, err = epoch.DecodeMark(data)
 	}

@@ -55,19 +55,6 @@ func (s *Shard) copyOf() copyOf {
 // isCopy reports whether the group is the copy of a shard.
 func (s *Shard) isCopy() bool { return s.copyOf().copy }
 
-// joined is called when a session begins: of what is applied until now no epoch says anything, if it was no copy of a
-// shard before.
-func (s *Shard) joined() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c := s.copyOf(); !c.copy || c.epochs.Copy {
-		return nil
-	}
-	s.release()
-	s.primary, s.copy = nil, nil
-	return s.keepEpochs(func(kept *core.Epochs) { kept.Copy, kept.Since = true, s.g.journal.Head() })
-}
-
 // endOf is the place in the journal of a boundary; false if the images may be past it.
 func (s *Shard) endOf(boundary uint64) (journal.Position, bool, error) {
 	pos, ok, err := s.g.journal.PositionOf(boundary)
@@ -151,10 +138,8 @@ func (s *Shard) stepCopy(e epoch.CopyEvent) (answer epoch.Message, err error) {
 	}
 	for _, m := range s.marks.pass(s.g.journal.Durable()) {
 		s.copy.Step(epoch.MarkDurable{Mark: m}) // no effects
-		if m.Config.Version.Compare(s.copyOf().epochs.Config.Version) > 0 {
-			if err := s.keepEpochs(func(kept *core.Epochs) { kept.Config = m.Config }); err != nil {
-				return nil, err
-			}
+		if err := s.keepConfig(m.Config); err != nil {
+			return nil, err
 		}
 	}
 	for _, effect := range s.copy.Step(e) {
@@ -186,13 +171,16 @@ func (s *Shard) stepCopy(e epoch.CopyEvent) (answer epoch.Message, err error) {
 // show lets the copy apply up to a boundary. What it was before is not needed any more.
 func (s *Shard) show(m epoch.Mark) error {
 	g := s.g
+	if err := s.endSeparate(); err != nil {
+		return err
+	}
 	s.shown.Store(&m)
-	s.marks.forget(m.Epoch)
+	s.forgetMarks(m.Epoch)
 	if base := s.copyOf().base; base != nil && base.Epoch != nil && base.Epoch.Epoch.Before(m.Epoch) {
 		if _, err := g.step(core.EpochPassed{}, nil); err != nil {
 			return err
 		}
-		g.resync.settle(base)
+		g.resync.syncEnded(base)
 	}
 	g.applier.work.send()
 	return nil
@@ -222,6 +210,12 @@ func (s *Shard) applyLimit(end journal.Position) (journal.Position, error) {
 		limit = end
 	}
 	return limit, nil
+}
+
+// mayApply reports whether the images may have an ordinal: in a copy, not before a complete epoch has it.
+func (s *Shard) mayApply(ordinal uint64) bool {
+	shown := s.shown.Load()
+	return !s.isCopy() || shown != nil && ordinal <= shown.Boundary
 }
 
 // showPosition is where a copy is shown: the place and the ordinal. The caller may hold log.mu and the group's mu.
@@ -492,9 +486,10 @@ func (s *Shard) Progress() (p CopyProgress) {
 	return p
 }
 
-// PromotePlanned makes the copy primary as Group.Promote does without force: with everything that its primary wrote.
-// The caller knows that this holds for all shards of the group.
-func (s *Shard) PromotePlanned() error {
-	_, err := s.g.promoteWhole(false)
-	return err
+// keepConfig stores the shards of the group, if that is news to the copy. The caller holds mu.
+func (s *Shard) keepConfig(c epoch.Config) error {
+	if c.Version.Compare(s.copyOf().epochs.Config.Version) <= 0 {
+		return nil
+	}
+	return s.keepEpochs(func(kept *core.Epochs) { kept.Config = c })
 }

@@ -123,7 +123,7 @@ func (s *Shard) appendMark(mark epoch.Mark) error {
 	}
 	data := mark.Encode()
 	entries := []journal.Entry{{Header: journal.Header{Kind: journal.KindEpoch, Length: uint32(len(data))}, Data: data}}
-	if _, err := s.g.log.tryAppend(nil, entries); err != nil {
+	if err := s.g.log.appendMark(entries); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnmarked, err)
 	}
 	s.marks.add(mark, entries[0].Header.Ordinal)
@@ -143,7 +143,7 @@ func (s *Shard) peerHas(ordinal uint64) {
 	}
 	last := passed[len(passed)-1].Epoch
 	if _, err := s.stepPrimary(epoch.MarkAcknowledged{Epoch: last}); err == nil {
-		s.marks.forget(last)
+		s.forgetMarks(last)
 	}
 }
 

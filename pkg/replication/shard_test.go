@@ -2,6 +2,7 @@ package replication
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -234,8 +235,8 @@ func TestShardRefuses(t *testing.T) {
 	if err := o.g.Modify(func(s *core.Settings) { s.Shard = core.Shard{} }); !errors.Is(err, core.ErrPrecondition) {
 		t.Errorf("leaving the group: %v", err)
 	}
-	if err := o.g.Verify(); !errors.Is(err, core.ErrPrecondition) {
-		t.Errorf("comparing: %v", err)
+	if _, err := o.g.Repair(); !errors.Is(err, core.ErrPrecondition) {
+		t.Errorf("repairing: %v", err)
 	}
 	if _, err := o.g.Relocate(t.Context()); !errors.Is(err, core.ErrPrecondition) {
 		t.Errorf("relocating: %v", err)
@@ -248,5 +249,18 @@ func TestShardRefuses(t *testing.T) {
 	}
 	if _, err := o.g.Shard().Deliver(epoch.Gather{}); !errors.Is(err, ErrNoShard) {
 		t.Errorf("a message for a copy at a primary: %v", err)
+	}
+}
+
+// Two groups of a node cannot be one shard: only one of them would ever join.
+func TestShardIsThereAlready(t *testing.T) {
+	o := newShardOfTwo(t)
+	spec := GroupSpec{Name: "again", Settings: o.g.Settings()}
+	if _, err := o.site.site.CreateGroup(spec); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "shop-0") {
+		t.Fatalf("a second shard 0: %v", err)
+	}
+	spec.Settings.Shard.ID = 1
+	if _, err := o.site.site.CreateGroup(spec); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -145,7 +145,7 @@ func (sh *shipper) ship(ctx context.Context, peer, address string) (progress boo
 	if err := checkWelcome(peer, welcome); err != nil {
 		return false, err
 	}
-	owed, err := receiveRanges(peer, stream, welcome.GetYield())
+	undo, err := receiveRanges(peer, stream, welcome.GetYield())
 	if err != nil {
 		return false, err
 	}
@@ -160,7 +160,7 @@ func (sh *shipper) ship(ctx context.Context, peer, address string) (progress boo
 	}
 	s := &sender{
 		g: g, stream: stream, enc: enc, wake: wake, receiveEnded: make(chan struct{}), port: port,
-		timeline: message.Timelines[len(message.Timelines)-1].Id, heard: time.Now(), owed: owed,
+		timeline: message.Timelines[len(message.Timelines)-1].Id, heard: time.Now(), undo: undo,
 	}
 	start, err := sh.onWelcome(welcome)
 	if err != nil {
@@ -228,11 +228,16 @@ func (sh *shipper) onWelcome(w *linkpb.Welcome) (core.Ship, error) {
 // beginSession agrees to the peer's Welcome.
 func (s *sender) beginSession(sync bool) error {
 	s.g.mu.Lock()
-	session := s.g.core.Meta.Session
+	session, fullCopy := s.g.core.Meta.Session, s.g.core.Meta.FullCopy
 	s.g.mu.Unlock()
+	if !sync {
+		fullCopy = "" // of the last sync, and not of this session
+	} else if fullCopy != "" {
+		klog.InfoS("Everything is copied to the peer", "group", s.g.Name(), "reason", fullCopy)
+	}
 	s.session = session.Number
 	return s.stream.Send(&linkpb.ToSecondary{Message: &linkpb.ToSecondary_BeginSession{BeginSession: &linkpb.BeginSession{
-		Number: session.Number, Id: session.ID, Sync: sync,
+		Number: session.Number, Id: session.ID, Sync: sync, FullCopy: fullCopy,
 	}}})
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,8 +38,6 @@ type Config struct {
 	// LinkClosed says why this site neither calls peers nor lets them in now, as for lack of a certificate; nil: it never
 	// is.
 	LinkClosed func() error
-	// TakeOver says why this site does not take a group over that its primary moves here; nil: it takes any.
-	TakeOver func(group string) error
 	// Codec compresses batches where that makes them smaller.
 	Codec link.Codec
 	Now   func() time.Time
@@ -98,6 +97,9 @@ type Site struct {
 	cfg Config
 	// memory has the newest records of all groups.
 	memory *journal.Memory
+
+	// takesOver is what TakesOver was given.
+	takesOver atomic.Pointer[func(ctx context.Context, group string) error]
 
 	mu     sync.Mutex
 	groups map[string]*Group // by name
@@ -165,7 +167,7 @@ func Open(cfg Config) (*Site, error) {
 		g.start()
 	}
 	s.startRegister()
-	if err := s.releaseStrays(); err != nil {
+	if err := s.freeStrays(); err != nil {
 		klog.ErrorS(err, "Volumes that are in no group any more are not released in their records; the next start does it")
 	}
 	s.reopener.start(s, cfg.ApplyInterval)
@@ -297,15 +299,16 @@ func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g := s.groups[spec.Name]; g != nil {
-		g.mu.Lock()
-		have := g.core.Meta.Settings
-		g.mu.Unlock()
-		if have != spec.Settings {
-			return nil, fmt.Errorf("%w: group %s with the settings %+v", ErrExists, spec.Name, have)
+		if have := g.Settings(); have != spec.Settings {
+			return nil, fmt.Errorf("%w: group %s at %s has other settings: %s; change them there (slipctl group set %s), or "+
+				"choose another name", ErrExists, spec.Name, s.cfg.Site, have.Unlike(spec.Settings), spec.Name)
 		}
 		return g, nil
 	}
 	if err := s.cfg.checkPeer(spec.Name, spec.Settings); err != nil {
+		return nil, err
+	}
+	if err := s.checkShardLocked(spec); err != nil {
 		return nil, err
 	}
 	if err := s.checkJournalFits(spec.Name, spec.Settings, 0); err != nil {
@@ -316,6 +319,18 @@ func (s *Site) CreateGroup(spec GroupSpec) (*Group, error) {
 		Role: core.RolePrimary, Timelines: []core.Timeline{{ID: uuid.NewString(), ForkedUnixNanos: s.cfg.Now().UnixNano()}},
 		Sync: core.SyncNever, Instance: uuid.NewString(), Copy: core.CopyWhole,
 	})
+}
+
+// checkShardLocked refuses a second group that is the same shard: only one of the two would ever join.
+func (s *Site) checkShardLocked(spec GroupSpec) error {
+	shard := spec.Settings.Shard
+	for name, g := range s.groups {
+		if have := g.Settings().Shard; shard.Group != "" && have.Group == shard.Group && have.ID == shard.ID {
+			return fmt.Errorf("%w: group %s: shard %d of %s is group %s on this node already; another shard has another "+
+				"number (--shard)", ErrExists, spec.Name, shard.ID, shard.Group, name)
+		}
+	}
+	return nil
 }
 
 func (s *Site) addLocked(meta core.Meta) (*Group, error) {

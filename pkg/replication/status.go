@@ -63,6 +63,9 @@ type Status struct {
 
 	JournalUsedBytes int64
 	ChangeMapBytes   uint64
+	// FullCopy is why the running sync, or else the last one, copies everything in place of what the sites wrote; empty if
+	// it does not.
+	FullCopy string
 	// SyncDoneBytes and SyncTotalBytes are of the running initial sync or resync; 0 and 0 without one. Nil at a secondary
 	// whose copy is not whole: its primary knows.
 	SyncDoneBytes, SyncTotalBytes *uint64
@@ -163,7 +166,7 @@ func (g *Group) Status() *Status {
 		Promotable: promotable, Timeline: m.Timeline(),
 		HeadOrdinal: head, DurableOrdinal: durable, AppliedOrdinal: applied.AppliedOrdinal,
 		JournalUsedBytes: g.journal.UsedBytes(), ChangeMapBytes: g.changes.bytes(), Loss: m.Loss,
-		Yield: m.Yield, Trial: m.Trial,
+		Yield: m.Yield, Trial: m.Trial, FullCopy: m.FullCopy,
 	}
 	s.ShipLimitBytesPerSecond = g.shipper.rate()
 	s.Verify = g.verification.status()

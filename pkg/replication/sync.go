@@ -79,7 +79,7 @@ func (s *sender) sendSyncBegin() error {
 	if err := s.sync.begin(); err != nil {
 		return err
 	}
-	s.g.changes.beginSync(s.at, rangeBytes(s.owed))
+	s.g.changes.beginSync(s.at, rangeBytes(s.undo))
 	// The members' descriptions may be newer than their records.
 	if err := s.g.log.commit(); err != nil {
 		return err

@@ -253,7 +253,8 @@ func (s *Site) DeleteTail(id string) error {
 	}
 	i := slices.IndexFunc(list, func(t *TailInfo) bool { return t.ID == id })
 	if i < 0 {
-		return fmt.Errorf("%w: tail %q is not kept at %s", ErrNotFound, id, s.cfg.Site)
+		return fmt.Errorf("%w: tail %q is not kept at %s; `slipctl group tails` shows those that are", ErrNotFound, id,
+			s.cfg.Site)
 	}
 	for _, g := range s.Groups() {
 		if y := g.yields.current(); y != nil && tailID(g.ID(), y) == id && g.yields.undoes() == nil {

@@ -172,8 +172,8 @@ func (t *trials) held() *preserved {
 	return nil
 }
 
-// settle is called when a group opens; back: a trial was taken back just now.
-func (t *trials) settle(back bool) error {
+// opened is called when a group opens; back: a trial was taken back just now.
+func (t *trials) opened(back bool) error {
 	g := t.g
 	if back {
 		// The peer was sent nothing, so it lacks nothing. What a crash leaves in the map is sent once more some day.
@@ -226,6 +226,7 @@ func (g *Group) CommitTrial(ctx context.Context, discard bool) (tailID string, e
 		return "", err
 	}
 	t.dropOthers()
+	g.tailPolicy.work.send()
 	if trial != nil {
 		klog.InfoS("Group stays at the point that it was opened at", "group", g.Name(), "ordinal", trial.Ordinal,
 			"tail", tailID)

@@ -78,12 +78,13 @@ func (t *trimmer) trim() error {
 		plan := g.core.PlanTrim(in)
 		g.mu.Unlock()
 		if in.Pressure && len(in.LastOrdinals) == 0 && len(segments) > 1 {
+			g.shard.unfix()
 			g.applier.work.send()
 		}
 		switch {
 		case plan.Release > 0:
 			last := segments[plan.Release-1]
-			if err := t.releaseThrough(last, last.LastOrdinal); err != nil {
+			if err := t.truncateThrough(last, last.LastOrdinal); err != nil {
 				return err
 			}
 		case plan.Fold > 0:
@@ -117,8 +118,8 @@ func (t *trimmer) underPressure(segments []journal.SegmentInfo) bool {
 	return n > g.core.Meta.JournalSizeBytes
 }
 
-// releaseThrough gives segments back. The checkpoint says so first: recovery must not look for them.
-func (t *trimmer) releaseThrough(last journal.SegmentInfo, acked uint64) error {
+// truncateThrough gives segments back. The checkpoint says so first: recovery must not look for them.
+func (t *trimmer) truncateThrough(last journal.SegmentInfo, acked uint64) error {
 	g := t.g
 	h, known, err := g.journal.HeaderOf(last.LastOrdinal)
 	if err != nil {
@@ -150,7 +151,7 @@ func (t *trimmer) fold(s journal.SegmentInfo) error {
 	}
 	klog.V(2).InfoS("Journal segment folded into the change map", "group", t.g.Name(), "segment", s.Sequence,
 		"lastOrdinal", s.LastOrdinal)
-	if err := t.releaseThrough(s, 0); err != nil {
+	if err := t.truncateThrough(s, 0); err != nil {
 		return err
 	}
 	t.g.shipper.work.send()

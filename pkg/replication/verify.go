@@ -53,14 +53,18 @@ func (s *verifyScope) partial() bool { return len(s.extents) > 0 }
 // core.ErrPrecondition.
 func (g *Group) Verify() error { return g.verification.start() }
 
+// running reports whether a comparison runs, or is about to.
+func (v *verification) running() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.phase != verifyIdle
+}
+
 // start is Group.Verify.
 func (v *verification) start() error { return v.request(&verifyScope{}) }
 
 // request asks for a comparison, or says why there can be none now.
 func (v *verification) request(scope *verifyScope) error {
-	if _, shard := v.g.shard.Identity(); shard {
-		return errVerifyShard
-	}
 	if err := v.may(); err != nil {
 		return err
 	}

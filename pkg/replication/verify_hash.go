@@ -7,6 +7,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -99,7 +100,8 @@ func packHashes(hashes []extentHash) []byte {
 // unpackHashes reads hashes of a peer, of which there must be count.
 func unpackHashes(data []byte, count uint64) ([]extentHash, error) {
 	if uint64(len(data)) != count*hashBytes {
-		return nil, fmt.Errorf("%w: %d bytes of hashes for %d extents", ErrInvalid, len(data), count)
+		return nil, fmt.Errorf("%w: %s of hashes for %s", ErrInvalid, words.Count(len(data), "byte"),
+			words.Count(count, "extent"))
 	}
 	hashes := make([]extentHash, count)
 	for i := range hashes {

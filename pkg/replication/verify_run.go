@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/tokenbucket"
@@ -90,14 +91,14 @@ func (r *verifyRun) begin(ctx context.Context) error {
 	total := int64(0)
 	for _, m := range record.Members {
 		if size, ok := theirs[m.Index]; !ok || size != m.SizeBytes {
-			return fmt.Errorf("volume %s has %d bytes here and %d at the peer at ordinal %d", m.VolumeID, m.SizeBytes, size,
-				record.Ordinal)
+			return fmt.Errorf("volume %s has %s here and %d at the peer at ordinal %d", m.VolumeID,
+				words.Count(m.SizeBytes, "byte"), size, record.Ordinal)
 		}
 		total += m.SizeBytes
 	}
 	if len(theirs) != len(record.Members) {
-		return fmt.Errorf("the peer has %d volumes at ordinal %d, this site %d", len(theirs), record.Ordinal,
-			len(record.Members))
+		return fmt.Errorf("the peer has %s at ordinal %d, this site %d", words.Count(len(theirs), "volume"),
+			record.Ordinal, len(record.Members))
 	}
 	if r.scope.partial() {
 		total = int64(len(r.scope.extents)) * changemap.ExtentBytes
@@ -290,8 +291,8 @@ func (r *verifyRun) takeExtent(ctx context.Context, image *preservedImage, e Mem
 	}
 	off := int64(e.Extent) * changemap.ExtentBytes
 	if want := min(changemap.ExtentBytes, image.Size()-off); int64(len(data)) != want || hashOf(data) != theirs {
-		return fmt.Errorf("%w: the peer sent %d bytes of volume %s at %d that are not what it compared", ErrInvalid,
-			len(data), v.id, off)
+		return fmt.Errorf("%w: the peer sent %s of volume %s at %d that are not what it compared", ErrInvalid,
+			words.Count(len(data), "byte"), v.id, off)
 	}
 	if !r.g.verification.blocksAttach() {
 		return fmt.Errorf("the repair of volume %s was given up", v.id)

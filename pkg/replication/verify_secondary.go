@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -15,10 +16,6 @@ import (
 // verifyHold is how long the secondary stops applying for a comparison at most, until it has the ordinal that the
 // primary chose.
 const verifyHold = 10 * time.Second
-
-// errVerifyShard: a group over several nodes is not compared yet.
-var errVerifyShard = fmt.Errorf("%w: the group is a shard of a group over several nodes, which cannot be compared yet",
-	core.ErrPrecondition)
 
 // verifyServer is the secondary's side of comparisons, for one stream. Its goroutine alone uses it.
 type verifyServer struct {
@@ -118,9 +115,6 @@ func (s *verifyServer) end() {
 // ordinal by the time that it hears of it.
 func (s *verifyServer) hold(ctx context.Context, step uint64) error {
 	g := s.g
-	if g.shard.isCopy() {
-		return errVerifyShard // it would have to show more than the last epoch
-	}
 	g.applier.mu.Lock()
 	defer g.applier.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, verifyHold)
@@ -151,8 +145,12 @@ func (s *verifyServer) hold(ctx context.Context, step uint64) error {
 // preserve preserves the images at the primary's ordinal. The caller holds applier.mu.
 func (s *verifyServer) preserve(ctx context.Context, at *linkpb.VerifyAt) error {
 	g := s.g
-	for g.journal.Durable() < at.Ordinal {
+	for g.journal.Durable() < at.Ordinal || !g.shard.mayApply(at.Ordinal) {
 		if !sleep(ctx, g.cfg.CommitInterval) {
+			if g.journal.Durable() >= at.Ordinal {
+				return fmt.Errorf("no complete epoch of the group has ordinal %d within %v at site %s; see that the nodes of all "+
+					"shards run (slipctl group status)", at.Ordinal, verifyHold, g.cfg.Site)
+			}
 			return fmt.Errorf("site %s is durable up to ordinal %d, and did not come to %d within %v", g.cfg.Site,
 				g.journal.Durable(), at.Ordinal, verifyHold)
 		}
@@ -205,7 +203,7 @@ func (s *verifyServer) compare(c *linkpb.VerifyCompare) ([]byte, error) {
 	}
 	if c.Want == linkpb.VerifyCompare_CONTENT {
 		if count != 1 {
-			return nil, fmt.Errorf("%w: content of %d extents", ErrInvalid, count)
+			return nil, fmt.Errorf("%w: content of %s", ErrInvalid, words.Count(count, "extent"))
 		}
 		p, err := readExtent(image, first, s.buf)
 		if err == nil {

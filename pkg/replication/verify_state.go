@@ -10,7 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
@@ -112,7 +112,7 @@ func newVerification(g *Group) *verification { return &verification{g: g, work: 
 // load reads what an earlier process found, and drops what it preserved.
 func (v *verification) load() {
 	var r verifiedRecord
-	err := blockdev.ReadRecord(v.g.cfg.FS, v.g.path(verifiedName), verifiedKind, &r)
+	err := recordfile.Read(v.g.cfg.FS, v.g.path(verifiedName), verifiedKind, &r)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		klog.ErrorS(err, "What comparisons with the peer found is lost", "group", v.g.Name())
 	}
@@ -152,7 +152,7 @@ func (v *verification) store(ordinal uint64, scope *verifyScope, found []MemberE
 	next.UpdatedUnixNanos = now
 	v.record = next
 	err := v.g.cfg.Pool.WithReserve(func() error {
-		return blockdev.WriteRecord(v.g.cfg.FS, v.g.path(verifiedName), verifiedKind, &next)
+		return recordfile.Write(v.g.cfg.FS, v.g.path(verifiedName), verifiedKind, &next)
 	})
 	if err != nil {
 		klog.ErrorS(err, "What a comparison found is not stored; after a restart it is not known", "group", v.g.Name())

@@ -8,8 +8,10 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
@@ -58,6 +60,10 @@ type ViewSpec struct {
 	Writable bool
 	// Test marks the view of a test failover.
 	Test bool
+	// Epoch is the one that a shard is opened at together with the others, which are Shards, ascending; empty for a
+	// view of one group alone. Point is at its boundary.
+	Epoch  string
+	Shards []epoch.ShardID
 	// LimitBytes bounds what the view holds of its own; 0: half of what is free in the pool, or all that the volumes can
 	// take if that is less.
 	LimitBytes int64
@@ -218,7 +224,8 @@ func (v *View) fill(n int64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if n > 0 && (v.filled+n)*changemap.ExtentBytes > v.rec.LimitBytes {
-		return fmt.Errorf("view %s of group %s: %w of %d bytes", v.rec.Name, v.g.Name(), ErrViewFull, v.rec.LimitBytes)
+		return fmt.Errorf("view %s of group %s: %w of %s", v.rec.Name, v.g.Name(), ErrViewFull,
+			words.Count(v.rec.LimitBytes, "byte"))
 	}
 	v.filled += n
 	return nil

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -143,7 +144,8 @@ func (m *ViewVolume) Size() int64 { return m.SizeBytes }
 
 func (m *ViewVolume) check(off, n int64) error {
 	if err := blockdev.CheckRange(off, n, m.SizeBytes); err != nil {
-		return fmt.Errorf("view %s: volume %s: %d bytes at %d: %w", m.view.rec.Name, m.VolumeID, n, off, err)
+		return fmt.Errorf("view %s: volume %s: %s at %d: %w", m.view.rec.Name, m.VolumeID, words.Count(n, "byte"), off,
+			err)
 	}
 	return m.view.usable()
 }
@@ -170,7 +172,8 @@ func (m *ViewVolume) ReadAt(p []byte, off int64) (int, error) {
 			err = failed // what was read may be from after the view's end
 		}
 		if err != nil {
-			return done, fmt.Errorf("view %s: volume %s: read of %d bytes at %d: %w", m.view.rec.Name, m.VolumeID, n, at, err)
+			return done, fmt.Errorf("view %s: volume %s: read of %s at %d: %w", m.view.rec.Name, m.VolumeID,
+				words.Count(n, "byte"), at, err)
 		}
 		done += int(n)
 	}

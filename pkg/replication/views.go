@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -78,6 +79,11 @@ func (w *views) create(ctx context.Context, spec ViewSpec) (*View, error) {
 	}
 	rec.Ordinal, rec.Timeline, rec.PointUnixNanos = at.Ordinal, at.Timeline, at.UnixNanos
 	rec.Segment, rec.Offset = at.end.Segment, at.end.Offset
+	if rec.Epoch = spec.Epoch; rec.Epoch != "" {
+		for _, id := range spec.Shards {
+			rec.Shards = append(rec.Shards, uint16(id))
+		}
+	}
 	if rec.Volumes, err = w.members(); err != nil {
 		return nil, err
 	}
@@ -114,12 +120,12 @@ func (w *views) newRecord(spec *ViewSpec) (*blockdev.ViewRecord, error) {
 			blockdev.MaxViewNameBytes)
 	}
 	if v := w.find(spec.Name); v != nil {
-		return nil, fmt.Errorf("%w: group %s: view %s, at ordinal %d; delete it (slipctl view delete), or give another name",
-			ErrExists, g.Name(), spec.Name, v.rec.Ordinal)
+		return nil, fmt.Errorf("%w: group %s has a view %s at ordinal %d; delete it (`slipctl view delete %[2]s "+
+			"%[3]s`), or give another name", ErrExists, g.Name(), spec.Name, v.rec.Ordinal)
 	}
 	if n := len(w.all()); n >= MaxViews {
-		return nil, fmt.Errorf("%w: group %s has %d views, the most that there can be; delete one (slipctl view delete)",
-			core.ErrPrecondition, g.Name(), n)
+		return nil, fmt.Errorf("%w: group %s has %s, the most that there can be; delete one (slipctl view delete)",
+			core.ErrPrecondition, g.Name(), words.Count(n, "view"))
 	}
 	if spec.LimitBytes == 0 {
 		_, free, err := g.cfg.Pool.Space()
@@ -133,7 +139,7 @@ func (w *views) newRecord(spec *ViewSpec) (*blockdev.ViewRecord, error) {
 		spec.LimitBytes = max(min(free/2, most), minViewBytes)
 	}
 	if spec.LimitBytes < minViewBytes {
-		return fail("a limit of %d bytes, the least is %d", spec.LimitBytes, minViewBytes)
+		return fail("a limit of %s, the least is %d", words.Count(spec.LimitBytes, "byte"), minViewBytes)
 	}
 	return &blockdev.ViewRecord{
 		ID: id, Name: spec.Name, PoolID: g.cfg.Pool.ID(), GroupID: g.ID(), CreatedUnixNanos: g.cfg.Now().UnixNano(),

@@ -8,6 +8,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 func timelinesToWire(list []core.Timeline) []*linkpb.Timeline {
@@ -93,14 +94,14 @@ func yieldToWire(y *core.YieldOffer) *linkpb.Yield {
 	if y == nil {
 		return nil
 	}
-	return &linkpb.Yield{Id: y.ID, All: y.All}
+	return &linkpb.Yield{Id: y.ID, All: y.All, Reason: y.Reason}
 }
 
 func yieldFromWire(y *linkpb.Yield) *core.YieldOffer {
 	if y == nil {
 		return nil
 	}
-	return &core.YieldOffer{ID: y.GetId(), All: y.GetAll()}
+	return &core.YieldOffer{ID: y.GetId(), All: y.GetAll(), Reason: untrusted.Reason(y.GetReason())}
 }
 
 var wishToWire = map[roleWish]linkpb.RoleRequest_Kind{

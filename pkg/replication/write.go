@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -49,7 +51,7 @@ func (v *Volume) writeAll(writes []blockdev.Write) (bytes int64, err error) {
 	}()
 	for _, w := range writes {
 		if err = blockdev.CheckRange(w.Off, int64(len(w.Data)), v.size.Load()); err != nil {
-			err = fmt.Errorf("volume %s: write of %d bytes at %d: %w", v.id, len(w.Data), w.Off, err)
+			err = fmt.Errorf("volume %s: write of %s at %d: %w", v.id, words.Count(len(w.Data), "byte"), w.Off, err)
 			break // after those before it
 		}
 		for p, off := w.Data, w.Off; len(p) > 0; {
@@ -80,7 +82,7 @@ func (v *Volume) Zero(off, n int64) error { return v.emptyRange(journal.KindZero
 
 func (v *Volume) emptyRange(kind journal.Kind, off, n int64) error {
 	if err := blockdev.CheckRange(off, n, v.size.Load()); err != nil {
-		return fmt.Errorf("volume %s: range of %d bytes at %d: %w", v.id, n, off, err)
+		return fmt.Errorf("volume %s: range of %s at %d: %w", v.id, words.Count(n, "byte"), off, err)
 	}
 	var entries []journal.Entry
 	for n > 0 {
@@ -112,7 +114,20 @@ func (g *Group) notWritable() error {
 	if g.ctx.Err() != nil {
 		return ErrClosed
 	}
-	return fmt.Errorf("%w: %s is %s at %s", ErrNotPrimary, g.core.Meta.Name, g.core.Meta.Role, g.core.Meta.Site)
+	m := &g.core.Meta
+	if m.Closed() {
+		return fmt.Errorf("%w: %s takes no writes at %s, because %s is being demoted as a whole", ErrNotPrimary, m.Name,
+			m.Site, m.Shard.Group)
+	}
+	if m.Role == core.RoleSecondary {
+		return fmt.Errorf("%w: %s is secondary at %s; do this at its primary, %s", ErrNotPrimary, m.Name, m.Site,
+			m.Peer)
+	}
+	if m.Role == core.RoleDemoted {
+		return fmt.Errorf("%w: %s was demoted at %s; go on with %s", ErrNotPrimary, m.Name, m.Site,
+			core.Command{Site: m.Peer, Verb: core.CommandPromote, Name: m.Name})
+	}
+	return fmt.Errorf("%w: %s is %s at %s", ErrNotPrimary, m.Name, m.Role, m.Site)
 }
 
 // CheckWritable returns why the group takes no writes here, or nil.
@@ -149,12 +164,32 @@ func (l *groupLog) append(v *Volume, entries []journal.Entry) (int, error) {
 }
 
 func (l *groupLog) tryAppend(v *Volume, entries []journal.Entry) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.g.CheckWritable(); err != nil {
+		return 0, err
+	}
+	return l.appendLocked(v, entries)
+}
+
+// appendMark is tryAppend for the mark of an epoch, which a shard takes that is closed for writes, too.
+func (l *groupLog) appendMark(entries []journal.Entry) error {
 	g := l.g
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := g.CheckWritable(); err != nil {
-		return 0, err
+	g.mu.Lock()
+	markable := g.core.Markable() && g.failure == nil && g.ctx.Err() == nil
+	g.mu.Unlock()
+	if !markable {
+		return g.notWritable()
 	}
+	_, err := l.appendLocked(nil, entries)
+	return err
+}
+
+// appendLocked is tryAppend for a caller that holds mu and has looked at the role.
+func (l *groupLog) appendLocked(v *Volume, entries []journal.Entry) (int, error) {
+	g := l.g
 	if err := l.appendQueued(); err != nil {
 		return 0, err
 	}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
@@ -90,8 +91,8 @@ func (ys *yields) plan(ctx context.Context) (*YieldPlan, error) {
 		return nil, err
 	}
 	plan := &YieldPlan{Yield: *y}
-	if !begun {
-		plan.Yield.Stage = ""
+	if !begun && y.Stage != core.YieldDone {
+		plan.Yield.Stage = "" // a yield that was done before undoes nothing again, and stays done
 	}
 	if y.Stage != core.YieldKeeping {
 		return plan, nil
@@ -188,8 +189,8 @@ func (ys *yields) rangesMissing(fork uint64) string {
 	forgotten := max(g.core.Meta.Forgotten, g.changes.forgottenThrough())
 	g.mu.Unlock()
 	if g.checkpoint.read().ReleasedAcked > fork || forgotten > fork {
-		return "writes past the fork had reached the peer and are not in the journal any more, but the peer does not " +
-			"have them"
+		return fmt.Sprintf("writes of %s past the fork had reached its peer and have left the journal, but the peer does "+
+			"not have them", g.cfg.Site)
 	}
 	return ""
 }
@@ -212,7 +213,7 @@ func (ys *yields) storeRanges(y *core.Yield, touched *rangeSet) (uint64, error) 
 	record := yieldRecord{GroupID: g.ID(), PoolID: g.cfg.Pool.ID(), YieldID: y.ID, Ranges: encodeRanges(list,
 		byteRange{})}
 	err := g.cfg.Pool.WithReserve(func() error {
-		return blockdev.WriteRecord(g.cfg.FS, g.path(yieldFile), yieldKind, &record)
+		return recordfile.Write(g.cfg.FS, g.path(yieldFile), yieldKind, &record)
 	})
 	return rangeBytes(list), err
 }
@@ -222,7 +223,7 @@ func (ys *yields) loadRanges(yieldID string) ([]byteRange, error) {
 	g := ys.g
 	var record yieldRecord
 	name := g.path(yieldFile)
-	if err := blockdev.ReadRecord(g.cfg.FS, name, yieldKind, &record); err != nil {
+	if err := recordfile.Read(g.cfg.FS, name, yieldKind, &record); err != nil {
 		return nil, err
 	}
 	if record.GroupID != g.ID() || record.PoolID != g.cfg.Pool.ID() || record.YieldID != yieldID {
@@ -266,7 +267,8 @@ func (ys *yields) resume() error {
 	}
 	if _, err := ys.loadRanges(y.ID); err != nil {
 		klog.ErrorS(err, "The ranges of writes past the fork are lost; the peer copies everything", "group", g.Name())
-		_, err = g.stepLocked(core.RangesLost{Reason: "the list of what was written past the fork is lost"}, nil)
+		_, err = g.stepLocked(core.RangesLost{
+			Reason: fmt.Sprintf("the list of what %s wrote past the fork is lost", g.cfg.Site)}, nil)
 		return err
 	}
 	return nil
@@ -337,6 +339,7 @@ func (ys *yields) rewind(to uint64) error {
 		klog.ErrorS(err, "The change map stays on disk as it was; a later sync copies more than it has to", "group", g.Name())
 	}
 	g.log.queued = nil
+	g.shard.marks.rewind(to)
 	g.points.reach.extend(begin, to)
 	klog.InfoS("Journal begins anew", "group", g.Name(), "after", to)
 	return nil

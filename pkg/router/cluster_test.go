@@ -24,6 +24,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/link"
+	"github.com/slipstream-storage/slipstream/pkg/shards"
 	"github.com/slipstream-storage/slipstream/pkg/sidecar"
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -46,6 +47,8 @@ type cluster struct {
 	dir       string
 	authority *tlsfiles.Authority
 	nodes     map[string]*testNode
+	// started has the nodes whose replicators run.
+	started sync.Map
 
 	site    string
 	network *link.Network
@@ -60,6 +63,7 @@ type testNode struct {
 	address string
 	sidecar string // endpoint of the replicator
 	engine  *replication.Site
+	shards  *shards.Node
 
 	mu   sync.Mutex
 	stop func() // nil: it does not run
@@ -321,8 +325,10 @@ func (n *testNode) startReplicator(socket, poolDir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.shards = shards.New(shards.Options{Name: n.name, Site: site, PollInterval: 50 * time.Millisecond,
+		Neighbours: n.neighbours})
 	svc := sidecar.New(sidecar.Options{SiteName: c.site, Site: site, Pool: pool, ShimDir: poolDir + "/shim",
-		Metrics: sidecar.NewMetrics(site)})
+		Metrics: sidecar.NewMetrics(site), Shards: n.shards})
 	listener, err := unixsocket.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
@@ -332,9 +338,30 @@ func (n *testNode) startReplicator(socket, poolDir string) {
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() {
 		server.Stop()
+		n.shards.Close()
 		if err := errors.Join(svc.Close(), site.Close(), pool.Close()); err != nil {
 			t.Error(err)
 		}
 	})
 	n.sidecar, n.engine = "unix://"+socket, site
+	c.started.Store(n.name, n)
+}
+
+// neighbour is the replicator of another node, called in this process.
+type neighbour struct {
+	*shards.Server
+	name string
+}
+
+func (n neighbour) Address() string { return n.name }
+
+// neighbours are the other nodes whose replicators have been started.
+func (n *testNode) neighbours(context.Context) (list []shards.Neighbour, err error) {
+	n.c.started.Range(func(name, node any) bool {
+		if other := node.(*testNode); other != n {
+			list = append(list, neighbour{other.shards.Server(), other.name})
+		}
+		return true
+	})
+	return list, nil
 }

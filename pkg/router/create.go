@@ -108,7 +108,7 @@ func (r *Router) create(ctx context.Context, c creation) (response *csi.CreateVo
 	if err != nil {
 		return nil, true, err
 	}
-	defer r.release(ctx, all, lease)
+	defer r.endLease(ctx, all, lease)
 	if err := all.aborted(); err != nil {
 		return nil, false, err
 	}
@@ -172,7 +172,11 @@ func (r *Router) place(ctx context.Context, c creation, all answers) ([]*node, e
 			return nil, err
 		}
 		if g != nil {
-			if candidates, err = restrict(ranked, g.node, name, "consistency group "+c.group); err != nil {
+			candidates, err = restrict(ranked, g.node, name, "consistency group "+c.group)
+			if status.Code(err) == codes.ResourceExhausted {
+				return nil, status.Errorf(codes.ResourceExhausted, "%s; %s", status.Convert(err).Message(), severalNodes)
+			}
+			if err != nil {
 				return nil, err
 			}
 		}
@@ -183,6 +187,12 @@ func (r *Router) place(ctx context.Context, c creation, all answers) ([]*node, e
 	}
 	return candidates, nil
 }
+
+// severalNodes says how claims on several nodes get one order of writes. A class cannot do that: who makes a shard has
+// to know all shards that the group ever had, and which claims belong to it.
+const severalNodes = "claims on several nodes are one group if the operator makes it: use a class with " +
+	parameter.KeyReplicable + `: "true" and without ` + parameter.KeyConsistencyGroup + ", and label the namespace with " +
+	"slipstream.dev/replicate-to=SITE"
 
 // restrict leaves the node that something is on, which the volume has to be beside.
 func restrict(candidates []*node, at *node, name, what string) ([]*node, error) {

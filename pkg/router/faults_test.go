@@ -14,3 +14,10 @@ func TestFaultsOfAddonsAreCaught(t *testing.T) {
 	testenv.Catches(t, bug.ForceReachable, "TestAddonsForce")
 	testenv.Catches(t, bug.UndoAtSecondary, "TestAddonsRelocate")
 }
+
+func TestFaultsOfGroupSnapshotsAreCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the controller with deliberate faults")
+	}
+	testenv.Catches(t, bug.OpenAnywhere, "TestGroupSnapshotOverNodes")
+}

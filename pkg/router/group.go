@@ -19,7 +19,7 @@ func servesGroups() bool {
 	})
 }
 
-// groupServer routes group snapshots: all volumes of one are on one node, and its snapshots with them.
+// groupServer routes group snapshots. Those of a group over several nodes have a part on each; see group_nodes.go.
 type groupServer struct {
 	csi.UnimplementedGroupControllerServer
 	r *Router
@@ -42,6 +42,13 @@ func (s *groupServer) CreateVolumeGroupSnapshot(ctx context.Context,
 	case len(req.GetSourceVolumeIds()) == 0:
 		return nil, status.Errorf(codes.InvalidArgument, "group snapshot %q: source volume ids are missing", req.GetName())
 	}
+	parts, err := s.parts(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if parts != nil {
+		return s.createOverNodes(ctx, req, parts)
+	}
 	at, err := s.r.placeSnapshot(ctx, locatepb.Key_GROUP_SNAPSHOT_NAME, req.GetName(), "group snapshot name",
 		req.GetSourceVolumeIds())
 	if err != nil {
@@ -52,6 +59,9 @@ func (s *groupServer) CreateVolumeGroupSnapshot(ctx context.Context,
 
 func (s *groupServer) DeleteVolumeGroupSnapshot(ctx context.Context,
 	req *csi.DeleteVolumeGroupSnapshotRequest) (*csi.DeleteVolumeGroupSnapshotResponse, error) {
+	if plugin.GroupSnapshotSize(req.GetGroupSnapshotId()) > 0 {
+		return s.deleteOverNodes(ctx, req)
+	}
 	return route(ctx, s.r, locatepb.Key_GROUP_SNAPSHOT_ID, req.GetGroupSnapshotId(), req,
 		func(n *node, ctx context.Context,
 			req *csi.DeleteVolumeGroupSnapshotRequest) (*csi.DeleteVolumeGroupSnapshotResponse, error) {
@@ -61,6 +71,9 @@ func (s *groupServer) DeleteVolumeGroupSnapshot(ctx context.Context,
 
 func (s *groupServer) GetVolumeGroupSnapshot(ctx context.Context,
 	req *csi.GetVolumeGroupSnapshotRequest) (*csi.GetVolumeGroupSnapshotResponse, error) {
+	if plugin.GroupSnapshotSize(req.GetGroupSnapshotId()) > 0 {
+		return s.getOverNodes(ctx, req)
+	}
 	return route(ctx, s.r, locatepb.Key_GROUP_SNAPSHOT_ID, req.GetGroupSnapshotId(), req,
 		func(n *node, ctx context.Context,
 			req *csi.GetVolumeGroupSnapshotRequest) (*csi.GetVolumeGroupSnapshotResponse, error) {

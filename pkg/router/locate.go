@@ -85,8 +85,8 @@ func (r *Router) askOne(ctx context.Context, n *node, lease string, keys []*loca
 	return a
 }
 
-// release gives a lease up on all nodes that may have it, whatever becomes of the call.
-func (r *Router) release(ctx context.Context, all answers, lease string) {
+// endLease gives a lease up on all nodes that may have it, whatever becomes of the call.
+func (r *Router) endLease(ctx context.Context, all answers, lease string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), locateTimeout)
 	defer cancel()
 	var wg sync.WaitGroup

@@ -101,8 +101,16 @@ func TestConsistencyGroup(t *testing.T) {
 	}
 	_, err := r.CreateVolume(ctx, createReq("five", on("a", "c"), shop))
 	wantCode(t, "a member for other nodes", err, codes.ResourceExhausted)
-	if m := status.Convert(err).Message(); !strings.Contains(m, "consistency group shop is on node b") {
-		t.Errorf("the error does not say where the group is: %s", m)
+	m := status.Convert(err).Message()
+	for what, want := range map[string]string{"where the group is": "consistency group shop is on node b",
+		"how claims on several nodes are one group": "label the namespace with slipstream.dev/replicate-to="} {
+		if !strings.Contains(m, want) {
+			t.Errorf("the error does not say %s: %s", what, m)
+		}
+	}
+	advised := map[string]string{parameter.KeyReplicable: "true"}
+	if _, at := r.create(t, createReq("five", on("a", "c"), advised)); at == "b" {
+		t.Error("the volume of a class without a group, which the error advises, is on node b")
 	}
 
 	// A VolumeAttributesClass names a group as well as a StorageClass does, and takes a volume out of the class's.

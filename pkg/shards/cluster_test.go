@@ -49,6 +49,8 @@ type member struct {
 	engine  *replication.Site
 	node    *Node
 	deliver func(*shardpb.DeliverRequest) error // is asked before each message to this node
+	hook    func(*shardpb.DoRequest) error      // before each part of a command
+	fix     func(*shardpb.FixEpochRequest) error
 }
 
 func newCluster(t *testing.T, nodes int) *cluster {
@@ -118,9 +120,8 @@ func (m *member) kill() {
 
 // crash ends the node as a power loss does.
 func (m *member) crash(rng *rand.Rand) {
-	clone := m.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(101), RNG: rng})
-	m.kill()
-	m.fs = clone
+	m.kill() // first: what it tells other nodes has to be on the disk that is left
+	m.fs = m.fs.CrashClone(vfs.CrashConfig{UnsyncedPercent: rng.IntN(101), RNG: rng})
 }
 
 func (m *member) server() (*Server, error) {
@@ -158,13 +159,45 @@ func (m *member) Deliver(ctx context.Context, r *shardpb.DeliverRequest) (*shard
 	return s.Deliver(ctx, r)
 }
 
-func (m *member) PromotePlanned(ctx context.Context,
-	r *shardpb.PromotePlannedRequest) (*shardpb.PromotePlannedResponse, error) {
+func (m *member) Do(ctx context.Context, r *shardpb.DoRequest) (*shardpb.DoResponse, error) {
+	m.mu.Lock()
+	hook := m.hook
+	m.mu.Unlock()
+	if hook != nil {
+		if err := hook(r); err != nil {
+			return nil, err
+		}
+	}
 	s, err := m.server()
 	if err != nil {
 		return nil, err
 	}
-	return s.PromotePlanned(ctx, r)
+	return s.Do(ctx, r)
+}
+
+func (m *member) FixEpoch(ctx context.Context, r *shardpb.FixEpochRequest) (*shardpb.FixEpochResponse, error) {
+	m.mu.Lock()
+	hook := m.fix
+	m.mu.Unlock()
+	if hook != nil {
+		if err := hook(r); err != nil {
+			return nil, err
+		}
+	}
+	s, err := m.server()
+	if err != nil {
+		return nil, err
+	}
+	return s.FixEpoch(ctx, r)
+}
+
+func (m *member) ReleaseEpoch(ctx context.Context,
+	r *shardpb.ReleaseEpochRequest) (*shardpb.ReleaseEpochResponse, error) {
+	s, err := m.server()
+	if err != nil {
+		return nil, err
+	}
+	return s.ReleaseEpoch(ctx, r)
 }
 
 func (m *member) groupName() string { return fmt.Sprintf("shop-%d", m.number) }

@@ -12,7 +12,13 @@ func TestFaultsOfShardsAreCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the engine with deliberate faults")
 	}
-	for _, fault := range []bug.Name{bug.AnswerInEpoch, bug.PromoteAnywhere} {
-		testenv.Catches(t, fault, "TestOrderAcrossNodes")
+	for fault, test := range map[bug.Name]string{
+		bug.AnswerInEpoch:   "TestOrderAcrossNodes",
+		bug.PromoteAnywhere: "TestOrderAcrossNodes",
+		bug.OpenAnywhere:    "TestViewsShowOneEpoch",
+		bug.ForgetDecision:  "TestPromotionOutlivesItsCollector",
+	} {
+		testenv.Catches(t, fault, test)
 	}
+	testenv.Catches(t, bug.ForgetSeparate, "TestDisasterBeforeTheFirstEpoch")
 }

@@ -15,6 +15,7 @@ package shards
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,6 +28,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
+	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // Neighbour is another node of the site.
@@ -35,7 +37,9 @@ type Neighbour interface {
 	Address() string
 	ListShards(ctx context.Context, r *shardpb.ListShardsRequest) (*shardpb.ListShardsResponse, error)
 	Deliver(ctx context.Context, r *shardpb.DeliverRequest) (*shardpb.DeliverResponse, error)
-	PromotePlanned(ctx context.Context, r *shardpb.PromotePlannedRequest) (*shardpb.PromotePlannedResponse, error)
+	Do(ctx context.Context, r *shardpb.DoRequest) (*shardpb.DoResponse, error)
+	FixEpoch(ctx context.Context, r *shardpb.FixEpochRequest) (*shardpb.FixEpochResponse, error)
+	ReleaseEpoch(ctx context.Context, r *shardpb.ReleaseEpochRequest) (*shardpb.ReleaseEpochResponse, error)
 }
 
 // Options configure a Node.
@@ -74,11 +78,17 @@ type shardInfo struct {
 	newest    epoch.ID
 	arrived   bool
 	decided   bool
+	standing  epoch.Standing
+	suspended bool
+	separate  bool
+	heard     bool
 }
 
 // Node works on the groups of this node that are shards. Use New, and Close in the end.
 type Node struct {
 	opts Options
+	// alone: there is no way to other nodes.
+	alone bool
 
 	mu     sync.Mutex
 	places map[string]map[epoch.ShardID]place // by group
@@ -87,6 +97,8 @@ type Node struct {
 	polls   uint64
 	polled  chan struct{} // closed and replaced with each round
 	runners map[string]*runner
+	// viewer opens the views of this node; nil for the site itself.
+	viewer Viewer
 
 	wake chan struct{}
 	ctx  context.Context
@@ -99,12 +111,14 @@ func New(opts Options) *Node {
 	if opts.PollInterval <= 0 {
 		opts.PollInterval = defaultPoll
 	}
-	if opts.Neighbours == nil {
+	alone := opts.Neighbours == nil
+	if alone {
 		opts.Neighbours = func(context.Context) ([]Neighbour, error) { return nil, nil }
 	}
-	n := &Node{opts: opts, places: map[string]map[epoch.ShardID]place{}, silent: map[string]error{},
+	n := &Node{opts: opts, alone: alone, places: map[string]map[epoch.ShardID]place{}, silent: map[string]error{},
 		runners: map[string]*runner{}, polled: make(chan struct{}), wake: make(chan struct{}, 1)}
 	n.ctx, n.stop = context.WithCancel(context.Background())
+	opts.Site.TakesOver(n.takeOver)
 	n.wg.Go(n.pollLoop)
 	return n
 }
@@ -239,6 +253,42 @@ func (n *Node) done(places map[string]map[epoch.ShardID]place, silent map[string
 	}
 }
 
+// ErrAlone: the node was started without the addresses of other nodes.
+var ErrAlone = errors.New("this node does not know the other nodes of its site")
+
+// Others asks the other nodes now. It returns the names of those that answered, and for each of those that did not its
+// address with the reason, both in order. ErrAlone: there is no way to other nodes.
+func (n *Node) Others(ctx context.Context) (answering, silent []string, err error) {
+	if n.alone {
+		return nil, nil, ErrAlone
+	}
+	neighbours, err := n.opts.Neighbours(ctx)
+	if err != nil {
+		silent = append(silent, untrusted.Reason(err.Error()))
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, other := range neighbours {
+		wg.Go(func() {
+			node, _, err := n.ask(other)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				silent = append(silent, other.Address()+": "+untrusted.Reason(err.Error()))
+			} else if node != n.opts.Name {
+				answering = append(answering, node)
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(answering)
+	slices.Sort(silent)
+	return slices.Compact(answering), silent, nil
+}
+
+// Name is the node's.
+func (n *Node) Name() string { return n.opts.Name }
+
 // fresh waits for a round of questions that began after the call.
 func (n *Node) fresh(ctx context.Context) error {
 	n.mu.Lock()
@@ -281,13 +331,18 @@ type Place struct {
 	Joined bool
 	// Shown is the epoch that a copy shows, Newest the last one that has arrived there; zero for none.
 	Shown, Newest epoch.ID
+	// Closed: it takes no writes, because the group is being demoted. Suspended: nothing is sent to its peer.
+	Closed, Suspended bool
 }
 
 // Places returns the shards of a group, by their numbers, and the addresses of nodes that did not answer.
 func (n *Node) Places(group string) (list []Place, silent []string) {
-	for id, p := range n.of(group) {
+	places := n.of(group)
+	config := newestConfig(places)
+	for id, p := range places {
 		list = append(list, Place{ID: id, Node: p.node, GroupName: p.shard.groupName, Role: p.shard.role,
-			Joined: p.shard.config.Has(id), Shown: p.shard.shown, Newest: p.shard.newest})
+			Joined: p.shard.config.Has(id) && config.Has(id), Shown: p.shard.shown, Newest: p.shard.newest,
+			Closed: p.shard.standing.Stand == epoch.StandClosed, Suspended: p.shard.suspended})
 	}
 	slices.SortFunc(list, func(a, b Place) int { return cmp.Compare(a.ID, b.ID) })
 	return list, n.silentNodes()
@@ -306,7 +361,8 @@ func (n *Node) local() (list []shardInfo) {
 		if id, ok := s.Identity(); ok {
 			p := s.Progress()
 			list = append(list, shardInfo{group: id.Group, id: id.ID, groupName: id.GroupName, role: id.Role, config: id.Config,
-				shown: p.Shown, newest: p.Newest, arrived: p.Arrived, decided: id.Decided})
+				shown: p.Shown, newest: p.Newest, arrived: p.Arrived, decided: id.Decided, standing: s.Standing(),
+				suspended: id.Suspended, separate: s.Separate(), heard: s.Heard()})
 		}
 	}
 	return list

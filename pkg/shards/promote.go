@@ -13,28 +13,51 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
-	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
 // settlePoll is how often a promotion looks whether all shards are primary.
 const settlePoll = 50 * time.Millisecond
 
-// Promote makes all shards of a group primary at this site. Forced: as of the last complete epoch, the same at all of
-// them; the nodes of all copies have to answer. Otherwise: with everything that their primaries wrote, if all were
-// demoted and everything has arrived. Errors are core.ErrPrecondition, with the shard and the node that are missing, or
-// the context's. It may be repeated, and goes on with what an earlier call began.
-func (n *Node) Promote(ctx context.Context, group string, force bool) error {
+// Promote makes all shards of a group primary at this site. A demotion is taken back, if the other site did not take
+// over, or by force. Of copies: forced, as of the last complete epoch, the same at all of them; the nodes of all
+// copies have to answer, but those of lost ones, which a person gave up. Otherwise: with everything that their
+// primaries wrote, if all were demoted and everything has arrived. Errors are core.ErrPrecondition, with the shard
+// and the node that are missing, or the context's. It may be repeated, and goes on with what an earlier call began.
+func (n *Node) Promote(ctx context.Context, group string, force bool, lost ...epoch.ShardID) error {
 	if err := n.fresh(ctx); err != nil {
 		return err
 	}
 	places := n.of(group)
+	for _, id := range lost {
+		if p, seen := places[id]; seen || !force {
+			return fmt.Errorf("%w: shard %d of %s is not lost, or the promotion is not forced (group %s on node %s); promote "+
+				"without naming it", core.ErrPrecondition, id, group, p.shard.groupName, p.node)
+		}
+	}
 	if len(places) == 0 {
 		return fmt.Errorf("%w: this node has no shard of %q", replication.ErrNotFound, group)
 	}
+	if mustTakeBack(places) {
+		return n.takeBack(ctx, group, force)
+	}
 	if force || slices.ContainsFunc(slices.Collect(maps.Values(places)), func(p place) bool { return p.shard.decided }) {
-		return n.promoteAtEpoch(ctx, group)
+		return n.promoteAtEpoch(ctx, group, lost)
 	}
 	return n.promotePlanned(ctx, group, places)
+}
+
+// arrivalPoll is the time between two looks at whether everything has arrived.
+const arrivalPoll = 100 * time.Millisecond
+
+// PromotePatiently is Promote without force, and waits for what is on its way: it tries again until patience or the
+// context has ended, while the error is core.ErrNotYet. Then it returns that error.
+func (n *Node) PromotePatiently(ctx context.Context, group string, patience time.Duration) error {
+	for began := time.Now(); ; {
+		err := n.Promote(ctx, group, false)
+		if !errors.Is(err, core.ErrNotYet) || time.Since(began) >= patience || !sleep(ctx, arrivalPoll) {
+			return err
+		}
+	}
 }
 
 // secondaries are the shards that were seen as copies, in order.
@@ -48,23 +71,43 @@ func secondaries(places map[epoch.ShardID]place) (list []epoch.ShardID) {
 	return list
 }
 
-// copiesOf are the shards that a promotion is about: those that were seen, and those that their epochs name.
-func copiesOf(places map[epoch.ShardID]place) (list []epoch.ShardID) {
+// shardsOf are all shards of a group: those of its last configuration, and those that were seen and have not joined
+// yet. What only earlier configurations name has left the group, or was given up.
+func shardsOf(places map[epoch.ShardID]place) []epoch.ShardID {
+	config := newestConfig(places)
+	list := slices.Clone(config.Shards)
 	for id, p := range places {
-		list = append(list, id)
-		list = append(list, p.shard.config.Shards...)
+		if p.shard.config.Version.Number == 0 {
+			list = append(list, id)
+		}
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
 }
 
+// unseen are those of a list whose node did not answer.
+func unseen(places map[epoch.ShardID]place, list []epoch.ShardID) []epoch.ShardID {
+	return slices.DeleteFunc(slices.Clone(list), func(id epoch.ShardID) bool {
+		_, seen := places[id]
+		return seen
+	})
+}
+
+// without are shards but some.
+func without(list, lost []epoch.ShardID) []epoch.ShardID {
+	return slices.DeleteFunc(slices.Clone(list), func(id epoch.ShardID) bool { return slices.Contains(lost, id) })
+}
+
 func (n *Node) promotePlanned(ctx context.Context, group string, places map[epoch.ShardID]place) error {
-	list := copiesOf(places)
+	list := shardsOf(places)
 	for _, id := range list {
 		p, seen := places[id]
 		switch {
 		case !seen:
 			return n.missing(group, []epoch.ShardID{id})
+		case p.shard.role == core.RoleDemoted:
+			return fmt.Errorf("%w: shard %d of %s (group %s on node %s) is demoted here, and the other site has taken over "+
+				"other shards; promote the group there", core.ErrPrecondition, id, group, p.shard.groupName, p.node)
 		case p.shard.role == core.RoleSecondary && !p.shard.arrived:
 			return fmt.Errorf("%w: shard %d of %s (group %s on node %s) was not demoted at the other site, or not everything "+
 				"has arrived; demote all shards there first, or promote with force", core.ErrNotYet, id, group,
@@ -72,18 +115,11 @@ func (n *Node) promotePlanned(ctx context.Context, group string, places map[epoc
 		}
 	}
 	for _, id := range list {
-		p := places[id]
-		var err error
-		if p.shard.role == core.RolePrimary {
+		if places[id].shard.role == core.RolePrimary {
 			continue
-		} else if s := n.shard(group, id); s != nil {
-			err = s.PromotePlanned()
-		} else {
-			_, err = p.neighbour.PromotePlanned(ctx, &shardpb.PromotePlannedRequest{Group: group, Shard: uint32(id)})
 		}
-		if err != nil {
-			return fmt.Errorf("%w: shard %d of %s (group %s on node %s): %s; repeat the promotion", core.ErrPrecondition, id,
-				group, p.shard.groupName, p.node, untrusted.Reason(err.Error()))
+		if _, err := n.do(ctx, group, places[id], &shardpb.DoRequest{Part: shardpb.Part_PART_PROMOTE}); err != nil {
+			return fmt.Errorf("%w; repeat the promotion", err)
 		}
 	}
 	return nil
@@ -94,7 +130,7 @@ const wishAgain = 5 * time.Second
 
 // wish asks the collector for a promotion of the copies that are seen now. It is repeated as long as the caller waits:
 // a node that was away at first is seen later, and a collector that began anew does not know of the wish.
-func (n *Node) wish(r *runner, group string) {
+func (n *Node) wish(r *runner, group string, lost []epoch.ShardID) {
 	copies := secondaries(n.of(group))
 	if len(copies) == 0 {
 		return
@@ -103,11 +139,11 @@ func (n *Node) wish(r *runner, group string) {
 		if r.collector == nil {
 			r.collector = epoch.NewCollector(newLife(), timingOf(0))
 		}
-		r.carryOut(0, r.collector.Step(r.now(), epoch.PromoteWanted{Copies: copies}))
+		r.carryOut(0, r.collector.Step(r.now(), epoch.PromoteWanted{Copies: copies, Without: lost}))
 	})
 }
 
-func (n *Node) promoteAtEpoch(ctx context.Context, group string) error {
+func (n *Node) promoteAtEpoch(ctx context.Context, group string, lost []epoch.ShardID) error {
 	n.mu.Lock()
 	r := n.runners[group]
 	n.mu.Unlock()
@@ -115,24 +151,28 @@ func (n *Node) promoteAtEpoch(ctx context.Context, group string) error {
 		return fmt.Errorf("%w: this node has no shard of %q", replication.ErrNotFound, group)
 	}
 	var wished time.Time
+	began := time.Now()
 	ticker := time.NewTicker(settlePoll)
 	defer ticker.Stop()
 	for {
 		if err := n.fresh(ctx); err != nil {
 			return errors.Join(n.unfinished(r, group), err)
 		}
+		places := n.of(group)
+		if n.allSeparate(places, time.Since(began)) {
+			return n.promoteSeparate(ctx, group, places)
+		}
 		if time.Since(wished) > wishAgain {
-			n.wish(r, group)
+			n.wish(r, group, lost)
 			wished = time.Now()
 		}
-		places := n.of(group)
 		done := len(places) > 0
 		// Also those that only the epochs name: a node that has just started does not tell of its shards yet.
-		for _, id := range copiesOf(places) {
+		for _, id := range without(shardsOf(places), lost) {
 			p, seen := places[id]
 			done = done && seen && p.shard.role != core.RoleSecondary
 		}
-		if done && len(n.silentNodes()) == 0 {
+		if done && (len(n.silentNodes()) == 0 || len(lost) > 0) {
 			return nil
 		}
 		select {

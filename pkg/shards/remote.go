@@ -102,7 +102,15 @@ func (n neighbour) Deliver(ctx context.Context, r *shardpb.DeliverRequest) (*sha
 	return n.ShardsClient.Deliver(ctx, r)
 }
 
-func (n neighbour) PromotePlanned(ctx context.Context,
-	r *shardpb.PromotePlannedRequest) (*shardpb.PromotePlannedResponse, error) {
-	return n.ShardsClient.PromotePlanned(ctx, r)
+func (n neighbour) FixEpoch(ctx context.Context, r *shardpb.FixEpochRequest) (*shardpb.FixEpochResponse, error) {
+	return n.ShardsClient.FixEpoch(ctx, r)
+}
+
+func (n neighbour) ReleaseEpoch(ctx context.Context,
+	r *shardpb.ReleaseEpochRequest) (*shardpb.ReleaseEpochResponse, error) {
+	return n.ShardsClient.ReleaseEpoch(ctx, r)
+}
+
+func (n neighbour) Do(ctx context.Context, r *shardpb.DoRequest) (*shardpb.DoResponse, error) {
+	return n.ShardsClient.Do(ctx, r)
 }

@@ -140,6 +140,7 @@ func (r *runner) coordinate(id epoch.ShardID, places map[epoch.ShardID]place) {
 		c = epoch.NewCoordinator(id, newLife(), timingOf(now.EpochMillis))
 		r.coordinators[id] = c
 	}
+	c.SetTiming(r.now(), timingOf(now.EpochMillis))
 	r.carryOut(id, c.Step(r.now(), epoch.Configured{Config: now.Config}))
 	if first, ok := now.Config.Coordinator(); !ok || first != id {
 		return

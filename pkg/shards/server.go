@@ -11,6 +11,7 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/api/shardpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
@@ -66,24 +67,13 @@ func (v *Server) Deliver(_ context.Context, r *shardpb.DeliverRequest) (*shardpb
 	return response(answer), nil
 }
 
-// PromotePlanned implements shardpb.ShardsServer.
-func (v *Server) PromotePlanned(_ context.Context,
-	r *shardpb.PromotePlannedRequest) (*shardpb.PromotePlannedResponse, error) {
-	s, err := v.shard(r.GetGroup(), r.GetShard())
-	if err != nil {
-		return nil, err
-	}
-	if err := s.PromotePlanned(); err != nil {
-		return nil, toStatus(err)
-	}
-	return &shardpb.PromotePlannedResponse{}, nil
-}
-
 func toStatus(err error) error {
 	code := codes.Internal
 	switch {
 	case errors.Is(err, replication.ErrNoShard):
 		code = codes.NotFound
+	case errors.Is(err, core.ErrNotYet): // before the next: it is one of these
+		code = codes.Aborted
 	case errors.Is(err, core.ErrPrecondition), errors.Is(err, replication.ErrUnmarked):
 		code = codes.FailedPrecondition
 	case errors.Is(err, replication.ErrClosed):
@@ -100,12 +90,32 @@ var roles = map[core.Role]shardpb.Role{
 func infoToWire(s shardInfo) *shardpb.Shard {
 	return &shardpb.Shard{Group: s.group, Id: uint32(s.id), GroupName: s.groupName, Role: roles[s.role],
 		Config: configToWire(s.config), Shown: idToWire(s.shown), Newest: idToWire(s.newest), Arrived: s.arrived,
-		Decided: s.decided}
+		Decided: s.decided, Closing: uint64(s.standing.Closing), Covered: idToWire(s.standing.Covered),
+		Marked: idToWire(s.standing.Marked), Final: idToWire(s.standing.Final), Suspended: s.suspended,
+		Separate: s.separate, Heard: s.heard}
+}
+
+// standingFromWire is the standing of a shard with a role.
+func standingFromWire(w *shardpb.Shard, id epoch.ShardID, role core.Role) epoch.Standing {
+	s := epoch.Standing{Shard: id, Closing: epoch.Life(w.GetClosing()), Covered: idFromWire(w.GetCovered()),
+		Marked: idFromWire(w.GetMarked()), Final: idFromWire(w.GetFinal())}
+	switch {
+	case role == core.RoleSecondary:
+		s.Stand = epoch.StandFollowing
+	case role == core.RoleDemoted:
+		s.Stand = epoch.StandDemoted
+	case s.Closing != 0:
+		s.Stand = epoch.StandClosed
+	default:
+		s.Stand = epoch.StandOpen
+	}
+	return s
 }
 
 func infoFromWire(w *shardpb.Shard) (shardInfo, error) {
 	s := shardInfo{group: w.GetGroup(), groupName: w.GetGroupName(), shown: idFromWire(w.GetShown()),
-		newest: idFromWire(w.GetNewest()), arrived: w.GetArrived(), decided: w.GetDecided()}
+		newest: idFromWire(w.GetNewest()), arrived: w.GetArrived(), decided: w.GetDecided(), suspended: w.GetSuspended(),
+		separate: w.GetSeparate(), heard: w.GetHeard()}
 	for role, wire := range roles {
 		if wire == w.GetRole() {
 			s.role = role
@@ -121,5 +131,6 @@ func infoFromWire(w *shardpb.Shard) (shardInfo, error) {
 	if err == nil {
 		s.config, err = configFromWire(w.GetConfig())
 	}
+	s.standing = standingFromWire(w, s.id, s.role)
 	return s, err
 }

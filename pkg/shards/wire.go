@@ -206,10 +206,9 @@ func response(m epoch.Message) *shardpb.DeliverResponse {
 			Life: uint64(m.Life), Reason: string(m.Reason)}}
 	case epoch.Report:
 		report := &shardpb.Report{Attempt: attemptToWire(m.Attempt), Life: uint64(m.Life), Seq: m.Seq,
-			Shown: idToWire(m.Shown), More: m.More, Settling: m.Settling, Decision: decisionToWire(m.Decision)}
-		for _, mark := range m.Marks {
-			report.Marks = append(report.Marks, markToWire(mark))
-		}
+			Shown: idToWire(m.Shown), Floor: idToWire(m.Floor), More: m.More, Settling: m.Settling,
+			Decision: decisionToWire(m.Decision)}
+		report.Marks = marksToWire(m.Marks)
 		r.Answer = &shardpb.DeliverResponse_Report{Report: report}
 	case epoch.Outdated:
 		r.Answer = &shardpb.DeliverResponse_Outdated{Outdated: &shardpb.Outdated{Attempt: attemptToWire(m.Attempt)}}
@@ -254,20 +253,34 @@ func reportFromWire(w *shardpb.Report) (epoch.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(w.GetMarks()) > epoch.MaxReportMarks {
-		return nil, fmt.Errorf("report of %d marks, the limit is %d", len(w.GetMarks()), epoch.MaxReportMarks)
-	}
 	r := epoch.Report{Attempt: attemptFromWire(w.GetAttempt()), Life: epoch.Life(w.GetLife()), Seq: w.GetSeq(),
-		Shown: idFromWire(w.GetShown()), More: w.GetMore(), Settling: w.GetSettling(), Decision: decision}
-	for _, wire := range w.GetMarks() {
-		m, err := markFromWire(wire)
+		Shown: idFromWire(w.GetShown()), Floor: idFromWire(w.GetFloor()), More: w.GetMore(), Settling: w.GetSettling(),
+		Decision: decision}
+	r.Marks, err = marksFromWire(w.GetMarks())
+	return r, err
+}
+
+func marksToWire(list []epoch.Mark) (wire []*shardpb.Mark) {
+	for _, m := range list {
+		wire = append(wire, markToWire(m))
+	}
+	return wire
+}
+
+// marksFromWire are marks that ascend.
+func marksFromWire(wire []*shardpb.Mark) (list []epoch.Mark, err error) {
+	if len(wire) > epoch.MaxReportMarks {
+		return nil, fmt.Errorf("report of %d marks, the limit is %d", len(wire), epoch.MaxReportMarks)
+	}
+	for _, w := range wire {
+		m, err := markFromWire(w)
 		if err != nil {
 			return nil, err
 		}
-		r.Marks = append(r.Marks, m)
+		list = append(list, m)
 	}
-	if !slices.IsSortedFunc(r.Marks, func(a, b epoch.Mark) int { return a.Epoch.Compare(b.Epoch) }) {
+	if !slices.IsSortedFunc(list, func(a, b epoch.Mark) int { return a.Epoch.Compare(b.Epoch) }) {
 		return nil, fmt.Errorf("report whose marks do not ascend")
 	}
-	return r, nil
+	return list, nil
 }

@@ -33,8 +33,8 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 	for _, m := range []epoch.Message{
 		epoch.Answer{Round: 1, Life: 5, Last: id, Config: config, Acked: id}, epoch.Ready{Epoch: id, Life: 5, Boundary: 9},
 		epoch.Committed{Epoch: id, Life: 5, Acked: id}, epoch.Refused{Epoch: id, Life: 5, Reason: epoch.RefusedOld},
-		epoch.Report{Attempt: attempt, Life: 5, Seq: 6, Shown: id, Marks: []epoch.Mark{mark}, More: true, Settling: true,
-			Decision: &decision},
+		epoch.Report{Attempt: attempt, Life: 5, Seq: 6, Shown: id, Floor: epoch.ID{Number: 3, Run: 4},
+			Marks: []epoch.Mark{mark}, More: true, Settling: true, Decision: &decision},
 		epoch.Report{Attempt: attempt}, epoch.Outdated{Attempt: attempt},
 		epoch.Decided{Attempt: attempt, Life: 5, Epoch: id},
 	} {

@@ -92,3 +92,51 @@ func TestCutGroup(t *testing.T) {
 	_, err = f.client.ReleaseCut(f.ctx, &sidecarpb.ReleaseCutRequest{SnapshotId: "../x"})
 	wantCode(t, "release a path", err, codes.InvalidArgument)
 }
+
+// What is done to a group over several nodes is refused for a group of one node, with what to do instead.
+func TestGroupOfOneNodeHasNoShards(t *testing.T) {
+	f := newFixture(t, newNetwork(t), "site-a", false)
+	f.createGroup("shop", "")
+	for _, id := range []string{"v0", "alone"} {
+		f.createVolume(id, 1<<20, true)
+	}
+	f.addVolume("shop", "v0")
+	calls := map[string]struct {
+		call func() error
+		code codes.Code
+	}{
+		"fix": {func() error {
+			_, err := f.client.FixGroup(f.ctx, &sidecarpb.FixGroupRequest{VolumeId: "v0"})
+			return err
+		}, codes.FailedPrecondition},
+		"fix without a group": {func() error {
+			_, err := f.client.FixGroup(f.ctx, &sidecarpb.FixGroupRequest{VolumeId: "alone"})
+			return err
+		}, codes.FailedPrecondition},
+		"release for no caller": {func() error {
+			_, err := f.client.ReleaseGroup(f.ctx, &sidecarpb.ReleaseGroupRequest{VolumeId: "v0", Holder: "0"})
+			return err
+		}, codes.InvalidArgument},
+		"drop a shard": {func() error {
+			_, err := f.client.DropShard(f.ctx, &sidecarpb.DropShardRequest{Group: "shop", Shard: 1})
+			return err
+		}, codes.FailedPrecondition},
+		"drop a shard that cannot be": {func() error {
+			_, err := f.client.DropShard(f.ctx, &sidecarpb.DropShardRequest{Group: "shop", Shard: 1 << 16})
+			return err
+		}, codes.InvalidArgument},
+		"cut at no epoch": {func() error {
+			_, err := f.client.CutGroup(f.ctx, &sidecarpb.CutGroupRequest{Group: "shop", Epoch: "seven",
+				Targets: []*sidecarpb.CutTarget{f.createSnapshot("snap-seven", "v0")}})
+			return err
+		}, codes.InvalidArgument},
+		"cut at an epoch": {func() error {
+			_, err := f.client.CutGroup(f.ctx, &sidecarpb.CutGroupRequest{Group: "shop", Epoch: "7.a",
+				Targets: []*sidecarpb.CutTarget{f.createSnapshot("snap-7", "v0")}})
+			return err
+		}, codes.FailedPrecondition},
+	}
+	for what, c := range calls {
+		wantCode(t, what, c.call(), c.code)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,32 +19,40 @@ import (
 func (s *Service) AddVolume(_ context.Context, r *sidecarpb.AddVolumeRequest) (*sidecarpb.AddVolumeResponse, error) {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
-	rec, err := s.opts.Pool.Get(r.VolumeId)
-	if err != nil {
-		return nil, toStatus(err)
-	}
 	group, err := s.opts.Site.Group(r.Group)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if !rec.Replicable {
-		return nil, sidecarpb.Refusal(codes.FailedPrecondition, sidecarpb.ReasonNotReplicable, fmt.Sprintf(
-			"volume %s is not replicable; it was created without slipstream.dev/replicable", rec.ID))
+	rec, err := s.opts.Pool.Get(r.VolumeId)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, status.Errorf(codes.NotFound, "there is no volume %q in the pool of this node; see `slipctl "+
+			"volume list` here, create it with `slipctl volume create`, or give this command at the node that has the "+
+			"volume, of the site where group %s is primary", r.VolumeId, r.Group)
 	}
-	if other, err := s.opts.Site.GroupOf(rec.ID); err == nil && other != group {
-		if !r.Move {
-			return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in group %s; remove it there first, or move it",
-				rec.ID, other.Name())
-		}
-		if err := s.move(other, group, rec.ID); err != nil {
-			return nil, toStatus(err)
-		}
-		return &sidecarpb.AddVolumeResponse{}, nil
+	if err != nil {
+		return nil, toStatus(err)
 	}
-	if err := s.putIn(group, rec); err != nil {
+	if err := s.admit(group, rec, r.Move); err != nil {
 		return nil, toStatus(err)
 	}
 	return &sidecarpb.AddVolumeResponse{}, nil
+}
+
+// admit makes a volume a member of a group, with move also one of another group. The caller holds attachMu.
+func (s *Service) admit(group *replication.Group, rec *blockdev.VolumeRecord, move bool) error {
+	if !rec.Replicable {
+		return sidecarpb.Refusal(codes.FailedPrecondition, sidecarpb.ReasonNotReplicable, fmt.Sprintf(
+			"volume %s is not replicable; it was created without slipstream.dev/replicable", rec.ID))
+	}
+	other, err := s.opts.Site.GroupOf(rec.ID)
+	switch {
+	case err != nil || other == group:
+		return s.putIn(group, rec)
+	case move:
+		return s.move(other, group, rec.ID)
+	}
+	return status.Errorf(codes.FailedPrecondition, "volume %s is in group %s; take it out there first with `slipctl "+
+		"group remove %[2]s %[1]s` at this site, or move it with --move", rec.ID, other.Name())
 }
 
 // putIn makes a volume a member. It is in no group, or in this one already.

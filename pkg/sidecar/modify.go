@@ -15,14 +15,23 @@ import (
 )
 
 // ModifyGroup implements sidecarpb.SidecarServer. It does not wait for volumes that are attached or moved meanwhile.
-func (s *Service) ModifyGroup(_ context.Context,
+func (s *Service) ModifyGroup(ctx context.Context,
 	r *sidecarpb.ModifyGroupRequest) (*sidecarpb.ModifyGroupResponse, error) {
 	g, err := s.opts.Site.Group(r.Name)
 	if err != nil {
 		return nil, toStatus(err)
 	}
+	_, before := s.shardOf(g)
 	if err := g.Modify(func(next *core.Settings) { changeSettings(next, r.Settings) }); err != nil {
 		return nil, toStatus(err)
+	}
+	// What has just become a shard has the interval of its own until it has joined.
+	if id, ok := s.shardOf(g); ok && before && r.Settings != nil && r.Settings.EpochMillis != nil {
+		ctx, cancel := context.WithTimeout(ctx, wholeTimeout)
+		defer cancel()
+		if _, err := s.opts.Shards.SetEpochInterval(ctx, id.Group, *r.Settings.EpochMillis); err != nil {
+			return nil, toStatus(err)
+		}
 	}
 	return &sidecarpb.ModifyGroupResponse{Status: s.status(g)}, nil
 }

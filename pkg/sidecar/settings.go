@@ -29,6 +29,8 @@ func changeSettings(s *core.Settings, r *sidecarpb.GroupSettings) {
 	set(&s.VerifyEveryMillis, r.VerifyEveryMillis)
 	set(&s.VerifyBytesPerSecond, r.VerifyBytesPerSecond)
 	set(&s.DeleteRemovedCopies, r.DeleteRemovedCopies)
+	set(&s.TailsMost, r.TailsMost)
+	set(&s.TailsMillis, r.TailsMillis)
 	if r.ShardOf != nil {
 		s.Shard.Group = *r.ShardOf
 		if s.Shard.Group == "" {

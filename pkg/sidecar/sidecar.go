@@ -75,6 +75,9 @@ func New(opts Options) *Service {
 	s := &Service{opts: opts, attached: map[string]*attachment{}, shown: map[string]*shim.Server{},
 		unserved: map[string]bool{}, adopted: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	if opts.Shards != nil {
+		opts.Shards.SetViewer(s)
+	}
 	if opts.Keeper != nil {
 		s.wg.Add(1)
 		go func() {
@@ -231,16 +234,16 @@ func (s *Service) Promote(ctx context.Context, r *sidecarpb.PromoteRequest) (*si
 }
 
 // Demote implements sidecarpb.SidecarServer.
-func (s *Service) Demote(_ context.Context, r *sidecarpb.DemoteRequest) (*sidecarpb.DemoteResponse, error) {
+func (s *Service) Demote(ctx context.Context, r *sidecarpb.DemoteRequest) (*sidecarpb.DemoteResponse, error) {
 	g, err := s.opts.Site.Group(r.Group)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	final, err := g.Demote()
+	response, err := s.demote(ctx, g)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	return &sidecarpb.DemoteResponse{FinalOrdinal: final}, nil
+	return response, nil
 }
 
 // RecordFormat implements sidecarpb.SidecarServer.

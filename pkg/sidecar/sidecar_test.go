@@ -87,6 +87,9 @@ func TestGroups(t *testing.T) {
 		return err
 	}
 	wantCode(t, "no such volume", add("shop", "none"), codes.NotFound)
+	if text := add("shop", "none").Error(); !strings.Contains(text, "where group shop is primary") {
+		t.Errorf("no such volume: %s", text)
+	}
 	wantCode(t, "a path as volume", add("shop", "../x"), codes.NotFound)
 	wantCode(t, "no such group", add("none", "v0"), codes.NotFound)
 	wantCode(t, "in another group", add("another", "v0"), codes.FailedPrecondition)

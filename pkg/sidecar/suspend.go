@@ -4,30 +4,24 @@ import (
 	"context"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/shards"
 )
 
 // Suspend implements sidecarpb.SidecarServer.
-func (s *Service) Suspend(_ context.Context, r *sidecarpb.SuspendRequest) (*sidecarpb.SuspendResponse, error) {
-	g, err := s.opts.Site.Group(r.Group)
+func (s *Service) Suspend(ctx context.Context, r *sidecarpb.SuspendRequest) (*sidecarpb.SuspendResponse, error) {
+	changed, err := s.whole(ctx, r.Group, (*replication.Group).Suspend, (*shards.Node).Suspend)
 	if err != nil {
-		return nil, toStatus(err)
-	}
-	changed, err := g.Suspend()
-	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	return &sidecarpb.SuspendResponse{Changed: changed}, nil
 }
 
 // Resume implements sidecarpb.SidecarServer.
-func (s *Service) Resume(_ context.Context, r *sidecarpb.ResumeRequest) (*sidecarpb.ResumeResponse, error) {
-	g, err := s.opts.Site.Group(r.Group)
+func (s *Service) Resume(ctx context.Context, r *sidecarpb.ResumeRequest) (*sidecarpb.ResumeResponse, error) {
+	changed, err := s.whole(ctx, r.Group, (*replication.Group).Resume, (*shards.Node).Resume)
 	if err != nil {
-		return nil, toStatus(err)
-	}
-	changed, err := g.Resume()
-	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	return &sidecarpb.ResumeResponse{Changed: changed}, nil
 }

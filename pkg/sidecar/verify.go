@@ -5,16 +5,15 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
+	"github.com/slipstream-storage/slipstream/pkg/shards"
 )
 
 // Verify implements sidecarpb.SidecarServer.
-func (s *Service) Verify(_ context.Context, r *sidecarpb.VerifyRequest) (*sidecarpb.VerifyResponse, error) {
-	g, err := s.opts.Site.Group(r.Group)
-	if err == nil {
-		err = g.Verify()
-	}
+func (s *Service) Verify(ctx context.Context, r *sidecarpb.VerifyRequest) (*sidecarpb.VerifyResponse, error) {
+	_, err := s.whole(ctx, r.Group, func(g *replication.Group) (bool, error) { return true, g.Verify() },
+		(*shards.Node).Verify)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	return &sidecarpb.VerifyResponse{}, nil
 }

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,10 +44,13 @@ func (s *Service) GroupPoints(_ context.Context,
 }
 
 // BookmarkGroup implements sidecarpb.SidecarServer.
-func (s *Service) BookmarkGroup(_ context.Context, r *sidecarpb.BookmarkGroupRequest) (*sidecarpb.Bookmark, error) {
+func (s *Service) BookmarkGroup(ctx context.Context, r *sidecarpb.BookmarkGroupRequest) (*sidecarpb.Bookmark, error) {
 	g, err := s.opts.Site.Group(r.Group)
 	if err != nil {
 		return nil, toStatus(err)
+	}
+	if id, ok := s.shardOf(g); ok {
+		return s.bookmarkShards(ctx, g, id, r.Label)
 	}
 	b, err := g.Bookmark(r.Label)
 	if err != nil {
@@ -74,30 +78,45 @@ func known(nanos int64) *int64 {
 
 // CreateView implements sidecarpb.SidecarServer.
 func (s *Service) CreateView(ctx context.Context, r *sidecarpb.CreateViewRequest) (*sidecarpb.View, error) {
-	s.attachMu.Lock()
-	defer s.attachMu.Unlock()
 	g, err := s.opts.Site.Group(r.Group)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	if st := g.Status(); r.Test && st.Role != core.RoleSecondary {
 		return nil, status.Errorf(codes.FailedPrecondition,
-			"group %s is primary at %s: a test failover opens a copy; start it at the peer, or look with slipctl view create",
-			r.Group, s.opts.SiteName)
+			"group %s is %v at %s, and a test failover opens a copy; start it at the peer: `slipctl group test start %[1]s` at "+
+				"%[4]s; to look at what is here: `slipctl view create %[1]s`", r.Group, st.Role, s.opts.SiteName,
+			cmp.Or(st.Peer, "a site that has a copy"))
 	}
 	spec := replication.ViewSpec{Name: r.Name, Writable: r.Writable || r.Test, Test: r.Test, LimitBytes: r.LimitBytes}
-	if spec.Point, _, err = pointOfView(r).parse(r.Group); err != nil {
+	var given bool
+	if spec.Point, given, err = pointOfView(r).parse(r.Group); err != nil {
 		return nil, err
 	}
-	view, err := g.CreateView(ctx, spec)
+	if id, ok := s.shardOf(g); ok && (!given || bookmarkOfShards(g, spec.Point.Bookmark)) {
+		return s.createViews(ctx, g, id, spec)
+	}
+	s.attachMu.Lock()
+	defer s.attachMu.Unlock()
+	view, err := s.createView(ctx, g, spec)
 	if err != nil {
 		return nil, toStatus(err)
 	}
+	return s.viewToAPI(view.Status()), nil
+}
+
+// createView makes and serves a view. The caller holds attachMu.
+func (s *Service) createView(ctx context.Context, g *replication.Group,
+	spec replication.ViewSpec) (*replication.View, error) {
+	view, err := g.CreateView(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.show(ctx, view); err != nil {
 		// What was served of it is taken away again with it.
-		return nil, toStatus(errors.Join(err, s.deleteView(ctx, g, view)))
+		return nil, errors.Join(err, s.deleteView(ctx, g, view))
 	}
-	return s.viewToAPI(view.Status()), nil
+	return view, nil
 }
 
 // AttachView implements sidecarpb.SidecarServer.
@@ -148,6 +167,14 @@ func (s *Service) DeleteView(ctx context.Context, r *sidecarpb.DeleteViewRequest
 	if err := s.waitAdopted(ctx, "view "+r.Name); err != nil {
 		return nil, err
 	}
+	if group, ok := s.viewOfShards(r.Group, r.Name); ok {
+		ctx, cancel := context.WithTimeout(ctx, wholeTimeout)
+		defer cancel()
+		if err := s.opts.Shards.CloseViews(ctx, group, r.Name); err != nil {
+			return nil, toStatus(err)
+		}
+		return &sidecarpb.DeleteViewResponse{}, nil
+	}
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
 	view, g, err := s.view(r.Group, r.Name)
@@ -178,6 +205,7 @@ func (s *Service) viewToAPI(st replication.ViewStatus) *sidecarpb.View {
 	if st.Failed != nil {
 		v.Failed = untrusted.Reason(st.Failed.Error())
 	}
+	shardsOfView(v, st)
 	for _, m := range st.Volumes {
 		volume := &sidecarpb.ViewVolume{VolumeId: m.VolumeID, SizeBytes: m.SizeBytes,
 			BlockSizeBytes: uint32(m.BlockSizeBytes), FsType: m.FSType,

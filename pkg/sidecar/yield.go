@@ -19,6 +19,9 @@ func (s *Service) Yield(ctx context.Context, r *sidecarpb.YieldRequest) (*sideca
 	if err != nil {
 		return nil, toStatus(err)
 	}
+	if id, ok := s.shardOf(g); ok {
+		return s.yieldShards(ctx, g, id, r.DryRun)
+	}
 	plan, err := g.PlanYield(ctx)
 	if err != nil {
 		return nil, toStatus(err)
@@ -32,6 +35,24 @@ func (s *Service) Yield(ctx context.Context, r *sidecarpb.YieldRequest) (*sideca
 		response.Yield = mergeYield(response.Yield, yieldToAPI(y))
 	}
 	response.Status = s.status(g)
+	return response, nil
+}
+
+// yieldShards has all shards of a group give way.
+func (s *Service) yieldShards(ctx context.Context, g *replication.Group, id replication.Identity,
+	dryRun bool) (*sidecarpb.YieldResponse, error) {
+	list, err := s.opts.Shards.Yield(ctx, id.Group, dryRun)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	response := &sidecarpb.YieldResponse{Status: s.status(g)}
+	for _, y := range list {
+		out := &sidecarpb.ShardYield{Id: uint32(y.ID), Node: y.Node, GroupName: y.GroupName, Yield: planToAPI(y.Plan)}
+		if y.ID == id.ID {
+			response.Yield = out.Yield
+		}
+		response.Shards = append(response.Shards, out)
+	}
 	return response, nil
 }
 
@@ -112,7 +133,13 @@ func (s *Service) Relocate(ctx context.Context, r *sidecarpb.RelocateRequest) (*
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.TimeoutMillis)*time.Millisecond)
 		defer cancel()
 	}
-	moved, err := g.Relocate(ctx)
+	var moved replication.Relocated
+	if id, ok := s.shardOf(g); ok {
+		moved.Took, err = s.opts.Shards.Relocate(ctx, id.Group)
+		moved.FinalOrdinal = g.Status().DurableOrdinal
+	} else {
+		moved, err = g.Relocate(ctx)
+	}
 	if err != nil {
 		return nil, toStatus(err)
 	}

@@ -22,6 +22,7 @@ const (
 	OpWrite       Op = "write" // WriteAt and WritevAt
 	OpSize        Op = "size"
 	OpDatasync    Op = "datasync"
+	OpWriteOut    Op = "write out"
 	OpTruncate    Op = "truncate"
 	OpPreallocate Op = "preallocate"
 	OpPunchHole   Op = "punch hole"
@@ -250,6 +251,14 @@ func (f *errFile) Datasync() error {
 		return err
 	}
 	return f.inner.Datasync()
+}
+
+// WriteOut implements WriteOuter: it does nothing if the inner file does not.
+func (f *errFile) WriteOut(off, n int64) error {
+	if err := f.fs.before(OpWriteOut, f.Name()); err != nil {
+		return err
+	}
+	return WriteOut(f.inner, off, n)
 }
 
 func (f *errFile) Truncate(size int64) error {

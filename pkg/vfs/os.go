@@ -189,6 +189,14 @@ func (f *osFile) StartWriteback(off, n int64) {
 	})
 }
 
+// WriteOut implements WriteOuter.
+func (f *osFile) WriteOut(off, n int64) error {
+	return f.control("sync_file_range", func(fd int) error {
+		return unix.SyncFileRange(fd, off, n,
+			unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	})
+}
+
 func (f *osFile) fallocate(op string, mode uint32, off, n int64) error {
 	return f.control(op, func(fd int) error { return fallocate(fd, mode, off, n) })
 }

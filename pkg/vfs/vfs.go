@@ -90,6 +90,22 @@ type WritebackStarter interface {
 	StartWriteback(off, n int64)
 }
 
+// WriteOuter is implemented by files that can write a range to the disk before a Datasync (sync_file_range).
+type WriteOuter interface {
+	// WriteOut writes the range to the disk and waits for that. It makes nothing durable, which is left to Datasync, and
+	// makes others wait neither for a commit of the file system's journal nor for a flush of the disk. After an error the
+	// content of the range is unknown, and a later Datasync may succeed.
+	WriteOut(off, n int64) error
+}
+
+// WriteOut writes a range of a file to the disk where the file can do that. Without that the next Datasync does it.
+func WriteOut(f File, off, n int64) error {
+	if w, ok := f.(WriteOuter); ok && n > 0 {
+		return w.WriteOut(off, n)
+	}
+	return nil
+}
+
 // Cloner is implemented by files whose contents can be shared with another file (reflink, FICLONE).
 type Cloner interface {
 	// CloneFrom replaces the file's contents and size by those that src has at one instant between two of its writes. Both

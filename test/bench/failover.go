@@ -71,7 +71,7 @@ func (e *env) measureFailover(ctx context.Context, p *piece) error {
 		if err != nil {
 			return fmt.Errorf("failing over: %w", err)
 		}
-		p.Rows = append(p.Rows, measured("failover: from promote to the first read", []float64{took.Seconds()}, "s", 1,
+		p.Rows = append(p.Rows, measured("failover: from promote to the first read", []float64{took.Seconds()}, "s", 0.1,
 			fmt.Sprintf("%.0f MiB unapplied at the secondary; with staging and publishing the volume", unapplied(secondary))))
 		return nil
 	})

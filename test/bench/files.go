@@ -39,11 +39,13 @@ func (e *env) filesStage() *stage {
 		reads(1, false), reads(1, true), reads(16, true),
 		{name: "SQLite, synchronous=FULL, 1 client", load: sqliteLoad{}, targets: e.ownVariants(e.target(0.9, 0.95))},
 	}}
+	s.variants, s.volumes = []variant{plain, driverPlain, replicated, off}, 1
+	s.sizeBytes = copiedBytes + e.deviceBytes + 768<<20
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
-			o := bedOptions{name: "files", volumes: 1, sizeBytes: copiedBytes + e.deviceBytes + 768<<20, filesystem: true,
+			o := bedOptions{name: "files", volumes: s.volumes, sizeBytes: s.sizeBytes, filesystem: true,
 				dataset: func(mount string, _ int) error { return e.makeFiles(mount) }}
-			beds, err := e.beds(ctx, pair, o, plain, driverPlain, replicated, off)
+			beds, err := e.beds(ctx, pair, o, s.variants...)
 			if err != nil {
 				return err
 			}
@@ -73,6 +75,8 @@ type copyLoad struct{}
 
 func (copyLoad) unit() string { return "MiB/s" }
 
+func (copyLoad) takes() time.Duration { return 6 * time.Second }
+
 func (copyLoad) prepare(_ context.Context, b *bed) error {
 	return os.RemoveAll(filepath.Join(b.mounts[0], "copy"))
 }
@@ -95,6 +99,8 @@ func (copyLoad) run(_ context.Context, b *bed, _ time.Duration, _ int) (sample, 
 type untarLoad struct{}
 
 func (untarLoad) unit() string { return "files/s" }
+
+func (untarLoad) takes() time.Duration { return 5 * time.Second }
 
 func (untarLoad) prepare(_ context.Context, b *bed) error {
 	return os.RemoveAll(filepath.Join(b.mounts[0], "tree"))

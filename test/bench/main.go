@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"syscall"
 	"time"
 
@@ -47,7 +46,12 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		"`directory` whose file system takes images and journals; default the system's")
 	flags.StringVar(&e.resultsDir, "results", "bench-results",
 		"`directory` for summary.json, results.json, table.md and report.html")
-	only := flags.String("only", "", "`regexp` of names of stages: only those")
+	only := flags.String("only", "", "`regexp` of names of stages or loads: only those")
+	list := flags.Bool("list", false, "print what would be measured, and how long it takes, and end")
+	within := flags.Duration("within", 0,
+		"fewer rounds and shorter measurements, so that the run takes about that long; 0 is those of the mode")
+	publish := flags.Bool("publish", false, "put the results that are there into the documents, and measure nothing")
+	docsDir := flags.String("docs", ".", "`directory` of README.md and docs, for --publish")
 	loads := flags.String("loads", "", "`regexp` of names of loads: only those")
 	variants := flags.String("variants", "", "`regexp` of what the loads run on beside the plain volumes: only those")
 	settings := flags.String("settings", "", "`regexp` of settings, one machine or two hosts: only those")
@@ -77,11 +81,14 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return fmt.Errorf("--settings: %w", err)
 	}
-	if flags.NArg() > 0 || *rounds < 0 || *cell < 0 || *lagDuration < 0 || *memoryDuration < 0 {
+	if flags.NArg() > 0 || *rounds < 0 || *cell < 0 || *lagDuration < 0 || *memoryDuration < 0 || *within < 0 {
 		return errors.New("no arguments are expected, and no negative numbers: see --help")
 	}
 	if e.binDir, err = filepath.Abs(*binDir); err != nil {
 		return err
+	}
+	if *publish {
+		return publishResults(e.resultsDir, *docsDir)
 	}
 	r := &results{Machine: report.Machine()}
 	if *merge {
@@ -112,60 +119,30 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		e.memoryDuration = *memoryDuration
 	}
 
+	sel := selection{stages: wanted, loads: wantedLoads, settings: wantedSettings}
+	if *within > 0 {
+		if err := e.fit(*within, sel); err != nil {
+			return err
+		}
+	}
 	something := false
-	take := func(p *piece) {
-		if p = p.end(); p != nil {
-			r.take(p)
-			something = true
+	steps := e.steps(sel, func(p *piece) error {
+		if p = p.end(); p == nil {
+			return nil
 		}
+		r.take(p)
+		something = true
+		_, err := r.writeFiles(e.resultsDir) // what comes next may not end
+		return err
+	})
+	if *list {
+		return e.writePlan(stdout, steps)
 	}
-	type step struct {
-		name string
-		run  func(context.Context) error
-	}
-	var steps []step
-	for _, s := range e.stages() {
-		s.comparisons = slices.DeleteFunc(s.comparisons, func(c *comparison) bool { return !wantedLoads.MatchString(c.name) })
-		if len(s.comparisons) == 0 || !wantedSettings.MatchString(string(s.setting)) {
-			continue
-		}
-		steps = append(steps, step{s.name, func(ctx context.Context) error {
-			pieces := make([]*piece, len(s.comparisons))
-			for i, c := range s.comparisons {
-				pieces[i] = e.newPiece(c.name)
-				pieces[i].Setting = s.setting
-			}
-			err := e.measureStage(ctx, s)
-			// What was measured before an error was measured all the same.
-			for i, c := range s.comparisons {
-				pieces[i].fill(c)
-				take(pieces[i])
-			}
-			return err
-		}})
-	}
-	single := func(name string, measure func(context.Context, *piece) error) {
-		steps = append(steps, step{name, func(ctx context.Context) error {
-			p := e.newPiece(name)
-			err := measure(ctx, p)
-			take(p)
-			return err
-		}})
-	}
-	if !*quick {
-		for _, l := range lines() {
-			single("lag, "+l.name, func(ctx context.Context, p *piece) error { return e.measureLag(ctx, l, p) })
-		}
-		single("calls", e.measureCalls)
-		single("failover", e.measureFailover)
-		single("memory", e.measureMemory)
-		single("scale of a node", e.measureScale)
+	if err := e.writePlan(stderr, steps); err != nil {
+		return err
 	}
 	var errs []error
 	for _, s := range steps {
-		if !wanted.MatchString(s.name) {
-			continue
-		}
 		if err := s.run(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stage %s: %w", s.name, err))
 		}

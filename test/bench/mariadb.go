@@ -22,10 +22,11 @@ func (e *env) mariadbStage() *stage {
 		{name: "MariaDB, sysbench oltp_write_only, 1 client", load: sysbenchLoad{1}, targets: e.ownVariants(target)},
 		{name: "MariaDB, sysbench oltp_write_only, 8 clients", load: sysbenchLoad{8}, targets: e.ownVariants(target)},
 	}}
+	s.variants, s.volumes, s.sizeBytes = []variant{plain, driverPlain, replicated, off}, 1, e.databaseBytes
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) (err error) {
-			o := bedOptions{name: "my", volumes: 1, sizeBytes: e.databaseBytes, filesystem: true}
-			beds, err := e.beds(ctx, pair, o, plain, driverPlain, replicated, off)
+			o := bedOptions{name: "my", volumes: s.volumes, sizeBytes: s.sizeBytes, filesystem: true}
+			beds, err := e.beds(ctx, pair, o, s.variants...)
 			if err != nil {
 				return err
 			}

@@ -39,6 +39,9 @@ type comparison struct {
 	targets map[variant]float64
 	// slowest is a bound of the p99 of a durable write, as a multiple of the baseline's; 0 is none.
 	slowest float64
+	// cpu are bounds of the CPU time of the primary's and the secondary's replicator for a write with its flush, in
+	// microseconds; 0 is none.
+	cpu [2]float64
 	// note is what a reader has to know about it.
 	note string
 	// samples by variant and round.
@@ -80,11 +83,22 @@ func (c *comparison) values(v variant) map[int]float64 {
 	return values
 }
 
+// runsOn reports whether the load runs on a variant.
+func (c *comparison) runsOn(v variant) bool {
+	_, wanted := c.targets[v]
+	return wanted || v.isPlain()
+}
+
 // stage is comparisons that share beds.
 type stage struct {
 	name        string
 	setting     setting
 	comparisons []*comparison
+	// variants are what it runs on, each on so many volumes of so many bytes; peers: the peer's variants too.
+	variants  []variant
+	volumes   int
+	sizeBytes int64
+	peers     bool
 	// share of the budget that is used up when the stage ends.
 	share float64
 	// with sets up the beds, calls measure with them, and takes everything away.
@@ -118,7 +132,7 @@ func (e *env) measureRound(ctx context.Context, c *comparison, beds []*bed, roun
 	for i := range beds {
 		// Another one begins in each round: what is systematic about a place in the turn evens out.
 		b := beds[(i+round)%len(beds)]
-		if _, wanted := c.targets[b.variant]; !wanted && !b.variant.isPlain() {
+		if !c.runsOn(b.variant) {
 			continue
 		}
 		s, err := e.measure(ctx, c.load, b, round)

@@ -41,7 +41,7 @@ func (e *env) measureMemory(ctx context.Context, p *piece) error {
 			p.Rows = append(p.Rows,
 				measured(fmt.Sprintf("resident memory, 8 volumes under load for %v, %s's replicator, peak",
 					e.memoryDuration, where),
-					[]float64{peak / (1 << 20)}, "MiB", 192, ""))
+					[]float64{peak / (1 << 20)}, "MiB", memoryVolumes, ""))
 			growth, err := growth(series[i])
 			if err != nil {
 				return err

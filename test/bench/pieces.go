@@ -3,11 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -60,21 +56,13 @@ const resultsFile = "results.json"
 
 // merge begins with what earlier runs left in a directory. Numbers of two machines do not belong into one table.
 func (r *results) merge(dir string) error {
-	path := filepath.Join(dir, resultsFile)
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var earlier results
-	if err == nil {
-		err = json.Unmarshal(text, &earlier)
-	}
+	earlier, err := readResults(dir)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return err
 	}
-	if earlier.Machine != r.Machine {
-		return fmt.Errorf("%s is of another machine (%s; this is %s): choose another directory with --results", path,
-			earlier.Machine, r.Machine)
+	if len(earlier.Pieces) > 0 && earlier.Machine != r.Machine {
+		return fmt.Errorf("%s is of another machine (%s; this is %s): choose another directory with --results",
+			filepath.Join(dir, resultsFile), earlier.Machine, r.Machine)
 	}
 	r.Pieces = earlier.Pieces
 	return nil

@@ -68,7 +68,8 @@ var rowHeader = slices.Concat([]string{"load", string(oneMachine)}, settingHeade
 // ordered has the rows of replicated volumes first, then each other variant's.
 func (r *results) ordered() []row {
 	var ordered []row
-	for _, v := range []variant{replicated, "", againstPeer, off, flushed, plain, driverPlain, peerAlone, peer, peerSync} {
+	for _, v := range []variant{replicated, oneGroup, "", againstPeer, off, flushed, plain, driverPlain, peerAlone, peer,
+		peerSync} {
 		for _, row := range r.rows() {
 			if row.Variant == string(v) {
 				ordered = append(ordered, row)
@@ -78,30 +79,34 @@ func (r *results) ordered() []row {
 	return ordered
 }
 
-// rowCells are the rows with both settings beside each other.
-func (r *results) rowCells() [][]string {
-	type key struct{ title, unit string }
-	var keys []key
-	by := map[key]map[setting]row{}
+// lines are the rows with both settings beside each other.
+func (r *results) lines() []resultLine {
+	var lines []resultLine
 	for _, of := range r.ordered() {
-		k := key{of.title(), of.Unit}
-		if by[k] == nil {
-			by[k] = map[setting]row{}
-			keys = append(keys, k)
+		i := slices.IndexFunc(lines, func(l resultLine) bool { return l.title == of.title() && l.unit == of.Unit })
+		if i < 0 {
+			i = len(lines)
+			lines = append(lines, resultLine{title: of.title(), unit: of.Unit, variant: of.Variant,
+				ratio: of.Ratio != nil, by: map[setting]row{}})
 		}
-		by[k][cmp.Or(of.Setting, oneMachine)] = of
+		lines[i].by[cmp.Or(of.Setting, oneMachine)] = of
 	}
+	return lines
+}
+
+// rowCells are the lines with all their cells.
+func (r *results) rowCells() [][]string {
 	var all [][]string
-	for _, k := range keys {
-		line := []string{k.title}
+	for _, l := range r.lines() {
+		line := []string{l.title}
 		for _, s := range []setting{oneMachine, twoHosts} {
-			if of, ok := by[k][s]; ok {
+			if of, ok := l.by[s]; ok {
 				line = append(line, of.cells()...)
 			} else {
 				line = append(line, "-", "-", "-", "-")
 			}
 		}
-		all = append(all, append(line, k.unit))
+		all = append(all, append(line, l.unit))
 	}
 	return all
 }
@@ -175,17 +180,11 @@ func (r *results) writeFiles(dir string) ([]string, error) {
 	return append(written, markdown, page), nil
 }
 
-// markdown is the tables for docs/design/performance-notes.md, which shortens the names of loads.
+// markdown is the part of docs/design/performance-notes.md: all tables.
 func (r *results) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %s.\n\n", r.when(), r.Machine)
-	table := func(header []string, rows [][]string) {
-		fmt.Fprintf(&b, "| %s |\n|%s\n", strings.Join(header, " | "), strings.Repeat("---|", len(header)))
-		for _, cells := range rows {
-			fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
-		}
-		b.WriteString("\n")
-	}
+	b.WriteString(r.measuredBy() + "\n\n")
+	table := func(header []string, rows [][]string) { writeMarkdown(&b, header, rows) }
 	table(rowHeader, r.rowCells())
 	b.WriteString("Per operation of the load (a write with its flush if it has one, a read, a transaction):\n\n")
 	table(costHeader, r.costCells())

@@ -178,8 +178,8 @@ func (c *comparison) cpuRows() []row {
 		unit = "µs per MiB"
 	}
 	return []row{
-		measured(c.name+", CPU of the primary's replicator", here, unit, 0, ""),
-		measured(c.name+", CPU of the secondary's replicator", there, unit, 0, ""),
+		measured(c.name+", CPU of the primary's replicator", here, unit, c.cpu[0], ""),
+		measured(c.name+", CPU of the secondary's replicator", there, unit, c.cpu[1], ""),
 	}
 }
 

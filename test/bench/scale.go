@@ -56,7 +56,7 @@ func (e *env) measureScale(ctx context.Context, p *piece) error {
 		if err != nil {
 			return err
 		}
-		add("CreateVolume", millis, "ms", 0)
+		add("CreateVolume", millis, "ms", 20)
 		add("CPU of the driver for CreateVolume",
 			[]float64{float64(after.minus(before).CPU.Microseconds()) / 1000 / scaleWatched}, "ms", 20)
 

@@ -91,9 +91,9 @@ func (e *env) fioStage() *stage {
 	}
 	s := &stage{name: "fio", share: e.share(0.68, 0.84), comparisons: []*comparison{
 		{name: "fio 4 KiB random write, fsync each, depth 1", load: random(1, 1), slowest: e.slowest(),
-			targets: offToo(e.writes(e.target(1, 1.05)))},
+			cpu: [2]float64{70, 25}, targets: offToo(e.writes(e.target(1, 1.05)))},
 		{name: "fio 4 KiB random write, fsync each, depth 8", load: random(8, 1), slowest: e.slowest(),
-			targets: offToo(e.writes(1.1))},
+			cpu: [2]float64{35, 25}, targets: offToo(e.writes(1.1))},
 		{name: "fio 4 KiB random write, no flush, depth 1", load: random(1, 0), targets: e.writes(e.target(0.7, 0.8))},
 		{name: "fio 4 KiB random write, no flush, depth 16", load: random(16, 0), targets: e.writes(e.target(0.7, 0.8))},
 	}}
@@ -109,18 +109,19 @@ func (e *env) fioStage() *stage {
 		s.comparisons = append(s.comparisons, &comparison{name: "fio 4 KiB random read, depth 16",
 			load: fioLoad{pattern: "randread", blockSize: kib4, depth: 16}, targets: e.reads(0.9)})
 	}
+	s.variants, s.volumes, s.sizeBytes = []variant{plain, driverPlain, replicated, off}, 1, e.deviceBytes
+	if !e.short {
+		s.variants = append(s.variants, flushed)
+	}
+	s.peers = e.peers && e.setting == oneMachine
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) (err error) {
-			o := bedOptions{name: "fio", volumes: 1, sizeBytes: e.deviceBytes}
-			variants := []variant{plain, driverPlain, replicated, off}
-			if !e.short {
-				variants = append(variants, flushed)
-			}
-			beds, err := e.beds(ctx, pair, o, variants...)
+			o := bedOptions{name: "fio", volumes: s.volumes, sizeBytes: s.sizeBytes}
+			beds, err := e.beds(ctx, pair, o, s.variants...)
 			if err != nil {
 				return err
 			}
-			if e.peers && e.setting == oneMachine {
+			if s.peers {
 				stop, peers, peersErr := e.peerBeds(ctx, pair, o)
 				defer func() { err = errors.Join(err, stop()) }()
 				if err := peersErr; err != nil {
@@ -141,16 +142,16 @@ var fsyncEach = fioLoad{pattern: "randwrite", blockSize: kib4, depth: 1, jobs: t
 func (e *env) manyStage() *stage {
 	s := &stage{name: "eight volumes", share: e.share(0.92, 1), comparisons: []*comparison{{
 		name: "8 volumes in one group, 4 KiB random write with fsync each on all of them, total", load: fsyncEach,
-		targets: e.writes(e.target(0.85, 1)),
+		cpu: [2]float64{45, 25}, targets: e.writes(e.target(0.85, 1)),
 	}}}
+	s.variants, s.volumes, s.sizeBytes = []variant{plain, driverPlain, replicated}, 8, e.deviceBytes/4
+	if !e.short {
+		s.variants = append(s.variants, off, flushed)
+	}
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
-			o := bedOptions{name: "many", volumes: 8, sizeBytes: e.deviceBytes / 4}
-			variants := []variant{plain, driverPlain, replicated}
-			if !e.short {
-				variants = append(variants, off, flushed)
-			}
-			beds, err := e.beds(ctx, pair, o, variants...)
+			beds, err := e.beds(ctx, pair, bedOptions{name: "many", volumes: s.volumes, sizeBytes: s.sizeBytes},
+				s.variants...)
 			if err != nil {
 				return err
 			}
@@ -160,6 +161,9 @@ func (e *env) manyStage() *stage {
 	return s
 }
 
+// memoryGroups and memoryVolumes bound the resident memory of a replicator, in MiB, with 64 groups and with 8 volumes.
+const memoryGroups, memoryVolumes = 300, 96
+
 // growthStage are the same writers on more volumes, in one group or spread over several.
 func (e *env) growthStage(volumes, groups int) *stage {
 	targets := map[[2]int]float64{{64, 1}: e.target(0.6, 0.8), {64, 64}: e.target(0.5, 0.6)}
@@ -168,14 +172,15 @@ func (e *env) growthStage(volumes, groups int) *stage {
 		name: name + ", 4 KiB random write with fsync each on all of them, total", load: fsyncEach,
 		targets: map[variant]float64{replicated: targets[[2]int{volumes, groups}], off: targetOff},
 	}}}
+	s.variants, s.volumes, s.sizeBytes = []variant{plain, driverPlain, replicated, off}, volumes, 16<<20
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
 			// Journals of 64 groups have to fit on the disk, twice.
 			smaller := *e
 			smaller.journalBytes = max(e.journalBytes/int64(groups), 64<<20)
 			beds, err := smaller.beds(ctx, pair, bedOptions{
-				name: "growth", volumes: volumes, groups: groups, sizeBytes: 16 << 20,
-			}, plain, driverPlain, replicated, off)
+				name: "growth", volumes: volumes, groups: groups, sizeBytes: s.sizeBytes,
+			}, s.variants...)
 			if err != nil {
 				return err
 			}
@@ -187,8 +192,12 @@ func (e *env) growthStage(volumes, groups int) *stage {
 				if err != nil {
 					return err
 				}
-				s.comparisons[0].more = append(s.comparisons[0].more,
-					measured(name+", resident memory of the "+where+"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", 0, ""))
+				atMost := 0.0
+				if groups == 64 {
+					atMost = memoryGroups
+				}
+				s.comparisons[0].more = append(s.comparisons[0].more, measured(name+", resident memory of the "+where+
+					"'s replicator, peak", []float64{peak / (1 << 20)}, "MiB", atMost, ""))
 			}
 			return nil
 		})
@@ -205,6 +214,7 @@ func (e *env) separateStage() *stage {
 		targets: map[variant]float64{replicated: 0.8},
 		note:    "two ext4 in files of one disk, which the secondary uses too: file systems are separate, the disk is not",
 	}}}
+	s.variants, s.volumes, s.sizeBytes = []variant{plain, driverPlain, replicated}, 1, e.deviceBytes
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) (err error) {
 		dir, err := os.MkdirTemp(e.tempDir, "slipstream-separate-")
 		if err != nil {
@@ -226,8 +236,7 @@ func (e *env) separateStage() *stage {
 			if err := pair.A.Start(ctx); err != nil {
 				return err
 			}
-			beds, err := e.beds(ctx, pair, bedOptions{name: "separate", volumes: 1, sizeBytes: e.deviceBytes}, plain,
-				driverPlain, replicated)
+			beds, err := e.beds(ctx, pair, bedOptions{name: "separate", volumes: 1, sizeBytes: s.sizeBytes}, s.variants...)
 			if err != nil {
 				return err
 			}
@@ -294,14 +303,14 @@ func (e *env) postgresStage() *stage {
 		{name: "two PostgreSQL servers on two volumes of one group, pgbench with 4 clients each",
 			load: pgLoad{clients: 4, servers: 2}, targets: e.writes(e.target(0.85, 0.95))},
 	}}
+	s.variants, s.volumes, s.sizeBytes = []variant{plain, driverPlain, replicated}, 2, e.databaseBytes
+	if !e.short {
+		s.variants = append(s.variants, off, flushed)
+	}
+	s.peers = e.peers && e.setting == oneMachine
 	s.with = func(ctx context.Context, measure func(context.Context, []*bed) error) error {
 		return e.withPair(ctx, func(ctx context.Context, pair *testsite.Pair) error {
-			variants := []variant{plain, driverPlain, replicated}
-			if !e.short {
-				variants = append(variants, off, flushed)
-			}
-			peers := e.peers && e.setting == oneMachine
-			return e.withDatabases(ctx, pair, variants, peers, func(beds []*bed) error { return measure(ctx, beds) })
+			return e.withDatabases(ctx, pair, s.variants, s.peers, func(beds []*bed) error { return measure(ctx, beds) })
 		})
 	}
 	return s

@@ -28,7 +28,8 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"orders without stock movement", "site A takes over again", "report.html"} {
+	for _, want := range []string{"orders without stock movement", "site A takes over again", "orders that began later",
+		"report.html"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the demo does not print %q", want)
 		}

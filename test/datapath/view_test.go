@@ -78,6 +78,14 @@ func shopping(t *testing.T, ctx context.Context, dirs workload.Dirs) (stop func(
 // slipctl runs the command against a site and returns what it printed.
 func slipctl(t *testing.T, ctx context.Context, s *testsite.Site, arguments ...string) ([]byte, error) {
 	t.Helper()
+	stdout, _, err := slipctlTexts(t, ctx, s, arguments...)
+	return stdout, err
+}
+
+// slipctlTexts is slipctl with what is printed on standard error.
+func slipctlTexts(t *testing.T, ctx context.Context, s *testsite.Site, arguments ...string) (out, text []byte,
+	err error) {
+	t.Helper()
 	dir, err := buildCommands()
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +103,7 @@ func slipctl(t *testing.T, ctx context.Context, s *testsite.Site, arguments ...s
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
 	t.Logf("$ slipctl %s\n%s%s", strings.Join(arguments, " "), &stdout, &stderr)
-	return stdout.Bytes(), err
+	return stdout.Bytes(), stderr.Bytes(), err
 }
 
 func mustSlipctl(t *testing.T, ctx context.Context, s *testsite.Site, arguments ...string) []byte {

@@ -31,7 +31,7 @@ func (s *suite) analytics(t *testing.T, shown func(string, ...any)) {
 	node, group := s.a.engineGroup(t)
 	address, token := s.metricsAt(t, node)
 	began := time.Now()
-	quiet, err := s.lag(t.Context(), address, token, node, group,
+	quiet, err := s.watchCopy(t.Context(), address, token, node, group,
 		func() bool { return time.Since(began) > 15*time.Second })
 	if err != nil {
 		t.Fatal(err)
@@ -39,11 +39,11 @@ func (s *suite) analytics(t *testing.T, shown func(string, ...any)) {
 	s.b.run(t, "-n", protected, "label", "pvc", "stock", "sales", "analytics=yes", "--overwrite")
 
 	var ended atomic.Bool
-	var busy []time.Duration
+	var busy copySamples
 	sampled := make(chan error, 1)
 	go func() {
 		var err error
-		busy, err = s.lag(t.Context(), address, token, node, group, ended.Load)
+		busy, err = s.watchCopy(t.Context(), address, token, node, group, ended.Load)
 		sampled <- err
 	}()
 	defer ended.Store(true)
@@ -67,15 +67,15 @@ func (s *suite) analytics(t *testing.T, shown func(string, ...any)) {
 	if err := <-sampled; err != nil {
 		t.Fatal(err)
 	}
-	if len(quiet) == 0 || len(busy) == 0 {
-		t.Fatalf("the lag was read %d and %d times", len(quiet), len(busy))
+	if len(quiet.lags) == 0 || len(busy.lags) == 0 {
+		t.Fatalf("the lag was read %d and %d times", len(quiet.lags), len(busy.lags))
 	}
 	if restarts := s.a.restarts(t, protected, "shop"); restarts != 0 {
 		t.Errorf("the shop was restarted %d times", restarts)
 	}
 	shown("group snapshots of the copy, read by a pod at site b while the shop sells at site a: %s orders, none without "+
 		"stock movement; p99 of the lag %v before (%d samples), %v meanwhile (%d samples)", strings.Join(orders, ", "),
-		p99(quiet), len(quiet), p99(busy), len(busy))
+		p99(quiet.lags), len(quiet.lags), p99(busy.lags), len(busy.lags))
 }
 
 // readCopy takes a group snapshot of the waiting claims, has a pod read both, and removes all of it.
@@ -97,7 +97,7 @@ spec: {volumeGroupSnapshotClassName: slipstream, source: {selector: {matchLabels
 		from("VolumeSnapshot/"+of["sales"], claims[1], "plain", "Filesystem", "128Mi")+
 		pod{name: name, claims: claims, command: "trap exit TERM; while :; do sleep 1; done"}.manifest()))
 	s.b.podRuns(t, protected, name)
-	result := s.b.checkShop(t, protected, name, "", "/"+claims[0], "/"+claims[1])
+	result := s.b.checkShop(t, protected, name, "", "/"+claims[0], "/"+claims[1], 1)
 	s.b.run(t, "-n", protected, "delete", "pod", name, "--wait=false")
 	s.b.run(t, "-n", protected, "delete", "pvc", claims[0], claims[1], "--wait=false")
 	s.b.run(t, "-n", protected, "delete", "volumegroupsnapshot", name)
@@ -137,29 +137,43 @@ func (c cluster) engineGroup(t *testing.T) (node, name string) {
 	return field(g, "node"), field(g, "name")
 }
 
-// lag reads the lag of a group of site a from the metrics of its node, five times a second, until enough says so. It
-// calls enough every five seconds.
-func (s *suite) lag(ctx context.Context, address, token, node, group string,
-	enough func() bool) ([]time.Duration, error) {
-	script := fmt.Sprintf(`for i in $(seq 25); do
-		curl -sS --fail -H "Authorization: Bearer %s" %s | grep '^slipstream_group_lag_seconds{.*group="%s"' || true
+// copySamples are what the metrics of a primary said of its copy, again and again.
+type copySamples struct {
+	lags []time.Duration
+	// syncBytes is the largest sync that ran, and changeMap how much of the copy differed at the end, in bytes.
+	syncBytes, changeMap float64
+}
+
+// watchCopy reads the metrics of a group from its node at site a, five times a second, until enough says so. It calls
+// enough every five seconds.
+func (s *suite) watchCopy(ctx context.Context, address, token, node, group string,
+	enough func() bool) (c copySamples, err error) {
+	script := fmt.Sprintf(`for i in $(seq 25); do curl -sS --fail -H "Authorization: Bearer %s" %s |
+		grep -E '^slipstream_group_(lag_seconds|sync_total_bytes|change_map_bytes)[{].*group="%s"' || true
 		sleep 0.2; done`, token, address, group)
-	var lags []time.Duration
 	for {
 		out, err := command(ctx, "", append(s.node(node), "sh", "-ec", script)...)
 		if err != nil {
-			return nil, err
+			return c, err
 		}
 		for line := range strings.Lines(out) {
-			_, value, _ := strings.Cut(line, "} ")
-			seconds, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			name, value, _ := strings.Cut(line, "{")
+			_, value, _ = strings.Cut(value, "} ")
+			number, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 			if err != nil {
-				return nil, fmt.Errorf("the metrics have %q: %w", line, err)
+				return c, fmt.Errorf("the metrics have %q: %w", line, err)
 			}
-			lags = append(lags, time.Duration(seconds*float64(time.Second)))
+			switch name {
+			case "slipstream_group_lag_seconds":
+				c.lags = append(c.lags, time.Duration(number*float64(time.Second)))
+			case "slipstream_group_sync_total_bytes":
+				c.syncBytes = max(c.syncBytes, number)
+			default:
+				c.changeMap = number
+			}
 		}
 		if enough() {
-			return lags, nil
+			return c, nil
 		}
 	}
 }

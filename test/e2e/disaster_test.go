@@ -35,9 +35,7 @@ func (s *suite) disaster(t *testing.T, shown func(string, ...any)) {
 	if s.protectedRuns {
 		s.protectedOrders = s.a.run(t, "-n", protected, "logs", "shop")
 	}
-	if err := s.destroy(t.Context(), "a"); err != nil {
-		t.Fatal(err)
-	}
+	s.destroyA(t)
 	began := time.Now()
 	promoted := s.b.outside(t, "group", "promote", "shop", "--force", "--yes")
 	t.Logf("promote: %s", promoted)
@@ -49,7 +47,7 @@ func (s *suite) disaster(t *testing.T, shown func(string, ...any)) {
 	shown("volumes and claims made from what slipctl prints; the pod runs %.0f s after the disaster",
 		time.Since(began).Seconds())
 
-	result := s.b.checkShop(t, namespace, "check", acks, "/stock", "/sales")
+	result := s.b.checkShop(t, namespace, "check", acks, "/stock", "/sales", 1)
 	if result.Orders == 0 || result.OrdersWithoutStock != 0 {
 		t.Errorf("found %+v", result)
 	}
@@ -67,6 +65,15 @@ func (s *suite) disaster(t *testing.T, shown func(string, ...any)) {
 		return nil
 	})
 	shown("the application sells at site b")
+}
+
+// destroyA destroys site a.
+func (s *suite) destroyA(t *testing.T) {
+	t.Helper()
+	s.destroyed = true
+	if err := s.destroy(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // startShop starts the shop at site a, unless it runs, and waits until it is replicated.

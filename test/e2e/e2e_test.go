@@ -29,6 +29,10 @@ type suite struct {
 	// protectedOrders are those that the shop of the operator's namespace had acknowledged before site a was destroyed.
 	protectedOrders string
 	protectedRuns   bool
+	// protectedCuts is how often that shop has been cut off by the end of the disaster.
+	protectedCuts int
+	// destroyed says that site a is not there.
+	destroyed bool
 }
 
 // row is a line of the table.
@@ -63,12 +67,15 @@ func TestE2E(t *testing.T) {
 	s.step(t, "group snapshot", s.groupSnapshot)
 	s.step(t, "operator", s.operator)
 	s.step(t, "analytics", s.analytics)
+	s.step(t, "test failover", s.testFailover)
 	s.step(t, "removal", s.removal)
 	s.step(t, "restored etcd", s.restoredEtcd)
+	s.step(t, "kills", s.kills)
 	s.step(t, "disaster", s.disaster)
 	if s.protectedOrders != "" && s.step(t, "operator fails over", s.operatorFailsOver) {
 		s.step(t, "site comes back", s.comesBack)
 	}
+	s.step(t, "shop on two nodes", s.shopOnTwoNodes)
 }
 
 // step runs one, and notes what it has shown.

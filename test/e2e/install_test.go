@@ -9,23 +9,34 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/tlsfiles"
 )
 
-// linkPort is where the nodes' addresses lead to the site's gateways.
-const linkPort = 30943
+// linkPort is where the nodes' addresses lead to the site's gateways, nodePort where each leads to its replicator: the
+// local clusters have no DNS by which the replicators of a site could find each other.
+const (
+	linkPort = 30943
+	nodePort = 9943
+)
 
 // metricsSecret has the token of who reads metrics. The chart makes it.
 const metricsSecret = "slipstream-metrics-token"
 
-// values of the chart for a site; see images.sh for the names of the images.
+// values of the chart for a site; see images.sh for the names of the images. A driver knows its loop devices by the
+// paths of their files, and the sites of one machine have the same volumes, so their pools have different paths.
 const values = `
 site: {name: site-%[1]s, peers: {site-%[2]s: "%[3]s"}}
+pool: {path: /var/lib/slipstream/pool-%[1]s}
 journal: {path: /var/lib/slipstream/journal}
-replication: {service: {type: NodePort, nodePort: 30943}, compression: none}
+replication:
+  service: {type: NodePort, nodePort: 30943}
+  compression: none
+  hostPort: 9943
+  siteNodes: [%[4]s]
 tls: {existingSecret: site-tls}
 capacity: {pollInterval: 5s}
 imagePullPolicy: Never
@@ -109,7 +120,12 @@ func (s *suite) installAt(t *testing.T, c cluster, authority *tlsfiles.Authority
 	}
 	issue(t, c, authority, "site-tls", "site-"+c.site, 24*time.Hour)
 	file := filepath.Join(t.TempDir(), "values.yaml")
-	text := fmt.Sprintf(values, c.site, peer.site, fmt.Sprintf("%s:%d", s.address(s.nodes(peer.site)[0]), linkPort))
+	var siteNodes []string
+	for _, node := range s.nodes(c.site) {
+		siteNodes = append(siteNodes, fmt.Sprintf("%q", fmt.Sprintf("%s:%d", s.address(node), nodePort)))
+	}
+	text := fmt.Sprintf(values, c.site, peer.site, fmt.Sprintf("%s:%d", s.address(s.nodes(peer.site)[0]), linkPort),
+		strings.Join(siteNodes, ", "))
 	if !central() {
 		text += nodeValues
 	}

@@ -71,13 +71,17 @@ func (c cluster) onNode(t *testing.T, node string, args ...string) string {
 	return out
 }
 
-// eventually asks again and again, until check is content.
+// eventually asks again and again, until check is content. What takes long is logged, to see where a step's time goes.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	began := time.Now()
+	deadline := began.Add(patience)
 	for {
 		err := check()
 		if err == nil {
+			if took := time.Since(began); took > 5*time.Second {
+				t.Logf("%s: after %.0f s", what, took.Seconds())
+			}
 			return
 		}
 		if time.Now().After(deadline) {

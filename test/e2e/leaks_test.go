@@ -14,7 +14,7 @@ import (
 func (s *suite) inventory(t *testing.T, c cluster, node string) map[string]string {
 	t.Helper()
 	out := c.onNode(t, node, "sh", "-c", `
-		pool=/var/lib/slipstream/pool
+		pool=$(echo /var/lib/slipstream/pool-?)
 		echo "loop devices: $(cat /sys/block/loop*/loop/backing_file 2>/dev/null | grep -c ^$pool)"
 		echo "mounts: $(grep -cE " $pool/shim|kubernetes.io[~/]csi" /proc/mounts)"
 		echo "images: $(ls $pool/volumes 2>/dev/null | wc -l)"

@@ -34,8 +34,7 @@ func (s *suite) operator(t *testing.T, shown func(string, ...any)) {
 	for _, c := range []cluster{s.a, s.b} {
 		c.ready(t, system, "app.kubernetes.io/component=operator")
 	}
-	s.a.apply(t, remoteSite("site-b", ""))
-	s.b.apply(t, remoteSite("site-a", "accept: {namespaces: [protected, tenant]}"))
+	s.introduce(t)
 	s.a.apply(t, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: protected}\n")
 	s.a.apply(t, shopManifest(1))
 	s.a.podRuns(t, protected, "shop")
@@ -53,27 +52,13 @@ func (s *suite) operator(t *testing.T, shown func(string, ...any)) {
 		s.b.waits(t, protected, name)
 	}
 	shown("the claims wait at site b, bound, under the same names")
-	s.protectedRuns = true
+	s.protectedRuns, s.protectedCuts = true, 1
 }
 
 // operatorFailsOver fails the operator's group over after site a was destroyed, and starts the application at site b
 // from the manifest it had at site a.
 func (s *suite) operatorFailsOver(t *testing.T, shown func(string, ...any)) {
-	var confirm string
-	eventually(t, "site b says what a forced failover has to confirm", func() error {
-		confirm = field(s.b.get(t, "-n", protected, "cg", protected).Status, "confirm")
-		if confirm == "" {
-			return errNotYet
-		}
-		return nil
-	})
-	s.b.apply(t, fmt.Sprintf(`---
-apiVersion: slipstream.dev/v1alpha1
-kind: GroupAction
-metadata: {name: failover, namespace: %s}
-spec: {group: %s, type: Failover, force: true, confirm: %q}
-`, protected, protected, confirm))
-	action := s.b.succeeded(t, "failover")
+	action := s.failOver(t, protected, "failover", func() {})
 	shown("failover by a GroupAction: RTO %s, loss: %s", field(action.Status, "result", "rto"),
 		field(action.Status, "result", "loss", "text"))
 
@@ -89,7 +74,7 @@ spec: {group: %s, type: Failover, force: true, confirm: %q}
 	s.b.apply(t, inProtected(pod{name: "check", claims: []string{"stock", "sales"},
 		command: "trap exit TERM; while :; do sleep 1; done"}.manifest()))
 	s.b.podRuns(t, protected, "check")
-	result := s.b.checkShop(t, protected, "check", s.protectedOrders, "/stock", "/sales")
+	result := s.b.checkShop(t, protected, "check", s.protectedOrders, "/stock", "/sales", s.protectedCuts)
 	if result.Orders == 0 || result.OrdersWithoutStock != 0 {
 		t.Errorf("found %+v", result)
 	}
@@ -99,6 +84,14 @@ spec: {group: %s, type: Failover, force: true, confirm: %q}
 	s.b.apply(t, inProtected(pod{name: "again", claims: []string{"stock", "sales"},
 		command: "exec shop run --stock /stock --sales /sales --first-id 2000000"}.manifest()))
 	s.b.podRuns(t, protected, "again")
+}
+
+// introduce makes the sites known to each other's operators.
+func (s *suite) introduce(t *testing.T) {
+	t.Helper()
+	s.a.apply(t, remoteSite("site-b", ""))
+	s.b.apply(t, remoteSite("site-a", fmt.Sprintf("accept: {namespaces: [%s, %s, %s, %s]}", protected, tenant, leaver,
+		spread)))
 }
 
 func remoteSite(name, more string) string {

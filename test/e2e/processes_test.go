@@ -56,7 +56,7 @@ func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 	survives("provisioner, resizer and snapshotter killed while volumes are made, each of which is there once", func() {
 		s.controllersDie(t, node)
 	})
-	err := s.service(ctx, node, "stop", "apiserver")
+	err := s.controlPlane(ctx, node, "kill")
 	if errors.Is(err, errUnsupported) {
 		shown("not shown: the API server of these clusters cannot be stopped")
 		return
@@ -70,7 +70,7 @@ func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 	case <-ctx.Done():
 	}
 	after := s.progressOnNode(t, node)
-	if err := s.service(ctx, node, "start", "apiserver"); err != nil {
+	if err := s.controlPlane(ctx, node, "start"); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range claims {
@@ -78,12 +78,31 @@ func (s *suite) processesDie(t *testing.T, shown func(string, ...any)) {
 			t.Errorf("the load on %s had %d writes when the API server stopped, and %d a minute later", c, before[c], after[c])
 		}
 	}
-	eventually(t, "the API server is back", func() error {
-		_, err := s.a.try("", "get", "--raw", "/readyz")
-		return err
-	})
 	s.a.ready(t, system, "app.kubernetes.io/component=node")
 	survives("API server stopped for a minute", func() {})
+}
+
+// controlPlane kills or starts the API server of site a, on a node, with what works for it. An API server that is
+// stopped takes a minute for its watchers. A controller manager that lives on has nodes fail after the API server is
+// back, until its own watches have begun again; one that is started needs an API server.
+func (s *suite) controlPlane(ctx context.Context, node, verb string) error {
+	for _, name := range []string{"apiserver", "controller-manager", "scheduler"} {
+		if err := s.service(ctx, node, verb, name); err != nil {
+			return err
+		}
+		for verb == "start" && name == "apiserver" {
+			_, err := s.a.try("", "get", "--raw", "/readyz")
+			if err == nil {
+				break
+			}
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return errors.Join(ctx.Err(), err)
+			}
+		}
+	}
+	return nil
 }
 
 // controllersDie kills the sidecars again and again while claims are made for a pod and go again, and wants each volume
@@ -100,9 +119,8 @@ func (s *suite) controllersDie(t *testing.T, node string) {
 	s.a.apply(t,
 		manifest.String()+pod{name: "born", claims: claims, node: node,
 			command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
-	for _, container := range []string{"csi-provisioner", "csi-resizer", "csi-snapshotter", "csi-provisioner"} {
-		s.killController(t, node, container)
-	}
+	s.killControllers(t, node, "csi-provisioner", "csi-resizer", "csi-snapshotter")
+	s.killControllers(t, node, "csi-provisioner")
 	s.a.phase(t, "pod", "born", "Running")
 	if n := s.images(t, node); n != before+len(claims) {
 		t.Errorf("%d claims made %d volumes", len(claims), n-before)
@@ -144,33 +162,43 @@ func (s *suite) loadEndsWell(t *testing.T, shown func(string, ...any)) {
 // killContainer kills what runs in a container of a node's pod, and waits for the next one.
 func (s *suite) killContainer(t *testing.T, node, container string) {
 	t.Helper()
-	s.killIn(t, s.a.nodePod(t, "node", node), node, container)
+	s.killIn(t, s.a.nodePod(t, "node", node), node, container)()
 }
 
-// killController kills one that works for a node: in the controller's pods where there are such, else in the node's
-// own.
-func (s *suite) killController(t *testing.T, node, container string) {
+// killControllers kills those that work for a node, in the controller's pods where there are such, else in the node's
+// own, and waits for the next ones.
+func (s *suite) killControllers(t *testing.T, node string, containers ...string) {
 	t.Helper()
-	if !central() {
-		s.killContainer(t, node, container)
-		return
+	var started []func()
+	for _, container := range containers {
+		if !central() {
+			started = append(started, s.killIn(t, s.a.nodePod(t, "node", node), node, container))
+			continue
+		}
+		for _, p := range s.a.list(t, "-n", system, "pods", "-l", "app.kubernetes.io/component=controller") {
+			started = append(started, s.killIn(t, p.Metadata.Name, field(p.Spec, "nodeName"), container))
+		}
 	}
-	for _, p := range s.a.list(t, "-n", system, "pods", "-l", "app.kubernetes.io/component=controller") {
-		s.killIn(t, p.Metadata.Name, field(p.Spec, "nodeName"), container)
+	for _, wait := range started {
+		wait()
 	}
 }
 
-// killIn kills what runs in a container of a pod of the system's, which is on a node, and waits for the next one.
-func (s *suite) killIn(t *testing.T, pod, node, container string) {
+// killIn kills what runs in a container of a pod of the system's, which is on a node. It returns what waits for the
+// next one.
+func (s *suite) killIn(t *testing.T, pod, node, container string) (started func()) {
 	t.Helper()
 	before, id, _ := s.containerStatus(t, pod, container)
 	s.killProcess(t, node, container, id)
-	eventually(t, container+" is started again", func() error {
-		if now, _, ready := s.containerStatus(t, pod, container); now == before || !ready {
-			return fmt.Errorf("restarts %s, ready %v", now, ready)
-		}
-		return nil
-	})
+	return func() {
+		t.Helper()
+		eventually(t, container+" is started again", func() error {
+			if now, _, ready := s.containerStatus(t, pod, container); now == before || !ready {
+				return fmt.Errorf("restarts %s, ready %v", now, ready)
+			}
+			return nil
+		})
+	}
 }
 
 // containerStatus is what the kubelet says of a container of a pod of the system's; the id is empty where it was not

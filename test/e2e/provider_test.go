@@ -14,10 +14,11 @@ import (
 
 // provider is a pair of clusters, called a and b, each with nodes called by name.
 type provider interface {
-	// kubectl, helm and slipctl are the beginnings of command lines.
+	// kubectl, helm, slipctl and plugin (kubectl slipstream) are the beginnings of command lines.
 	kubectl(site string) []string
 	helm(site string) []string
 	slipctl(site string) []string
+	plugin(site string) []string
 	// node is the beginning of a command line that runs inside a node, as root.
 	node(name string) []string
 	nodes(site string) []string
@@ -37,8 +38,11 @@ type provider interface {
 	line(ctx context.Context, args ...string) error
 }
 
-// slipctl is where the scripts put it.
-const slipctl = "../../bin/slipctl"
+// Where the scripts put the programs.
+const (
+	slipctl   = "../../bin/slipctl"
+	pluginBin = "../../bin/kubectl-slipstream"
+)
 
 var errUnsupported = errors.New("these clusters cannot do that")
 
@@ -83,6 +87,7 @@ func (l *local) at(site, program string) []string {
 func (l *local) kubectl(site string) []string { return l.at(site, l.env["BIN"]+"/kubectl") }
 func (l *local) helm(site string) []string    { return l.at(site, l.env["BIN"]+"/helm") }
 func (l *local) slipctl(site string) []string { return l.at(site, slipctl) }
+func (l *local) plugin(site string) []string  { return l.at(site, pluginBin) }
 func (l *local) node(name string) []string    { return []string{l.script, "exec", name} }
 
 func (l *local) nodes(site string) []string {
@@ -124,7 +129,11 @@ func (l *local) etcd(ctx context.Context, site, verb string) error {
 		}
 	}
 	for _, p := range stopped {
-		if err := l.service(ctx, p.node, "stop", p.name); err != nil {
+		verb := "stop"
+		if p.name == "apiserver" {
+			verb = "kill" // it takes a minute to stop, for the sake of its watchers
+		}
+		if err := l.service(ctx, p.node, verb, p.name); err != nil {
 			return err
 		}
 	}
@@ -155,6 +164,9 @@ func (kindProvider) helm(site string) []string {
 }
 func (kindProvider) slipctl(site string) []string {
 	return []string{slipctl, "--context", "kind-slipstream-" + site}
+}
+func (kindProvider) plugin(site string) []string {
+	return []string{pluginBin, "--context", "kind-slipstream-" + site}
 }
 func (kindProvider) node(name string) []string { return []string{"docker", "exec", "-i", name} }
 func (kindProvider) nodes(site string) []string {

@@ -11,54 +11,62 @@ import (
 	"testing"
 )
 
-// tenant is a namespace that stops being replicated in each of the ways there are.
-const tenant = "tenant"
+// tenant and leaver are namespaces that stop being replicated, in each of the ways there are.
+const (
+	tenant = "tenant"
+	leaver = "leaver"
+)
 
-// removal takes a claim, the label and at last the namespace away, the last while site b cannot be reached. Nothing
-// waits for site b, nothing of site a is left, and at site b the copies stay until a person deletes them.
+// removal takes a claim of one namespace and the label of another one away, and at last both namespaces, while site b
+// cannot be reached. Nothing waits for site b, nothing of site a is left, and at site b the copies stay until a person
+// deletes them. Site b waits 30 s before it removes claims, so the first two are done at once.
 func (s *suite) removal(t *testing.T, shown func(string, ...any)) {
 	if !s.protectedRuns {
 		t.Skip("the step operator did not end well")
 	}
 	node := s.nodes("a")[0]
 	before := s.images(t, node)
-	manifest := strings.ReplaceAll(claim("one", "replicable", "Filesystem", "32Mi")+
-		claim("two", "replicable", "Filesystem", "32Mi")+
-		pod{name: "writer", claims: []string{"one"}, node: node,
-			command: "trap exit TERM; while :; do date >> /one/x; sync; sleep 1; done"}.manifest()+
-		pod{name: "once", claims: []string{"two"}, node: node, command: "date > /two/x"}.manifest(),
-		"namespace: "+namespace, "namespace: "+tenant)
-	label := "slipstream.dev/replicate-to"
-	s.a.apply(t, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: tenant, labels: {"+label+": site-b}}\n")
-	s.a.apply(t, manifest)
-	s.a.podRuns(t, tenant, "writer")
-	s.a.replicates(t, tenant, 2)
-	for _, c := range []string{"one", "two"} {
-		s.b.waits(t, tenant, c)
+	const label = "slipstream.dev/replicate-to"
+	writer := claim("one", "replicable", "Filesystem", "32Mi") + pod{name: "writer", claims: []string{"one"}, node: node,
+		command: "trap exit TERM; while :; do date >> /one/x; sync; sleep 1; done"}.manifest()
+	for ns, manifest := range map[string]string{leaver: writer, tenant: writer +
+		claim("two", "replicable", "Filesystem", "32Mi") +
+		pod{name: "once", claims: []string{"two"}, node: node, command: "date > /two/x"}.manifest()} {
+		s.a.apply(t, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: "+ns+", labels: {"+label+": site-b}}\n"+
+			strings.ReplaceAll(manifest, "namespace: "+namespace, "namespace: "+ns))
+	}
+	for ns, claims := range map[string][]string{leaver: {"one"}, tenant: {"one", "two"}} {
+		s.a.podRuns(t, ns, "writer")
+		s.a.replicates(t, ns, len(claims))
+		for _, c := range claims {
+			s.b.waits(t, ns, c)
+		}
 	}
 
 	s.a.run(t, "-n", tenant, "delete", "pod", "once")
 	s.a.run(t, "-n", tenant, "delete", "pvc", "two")
+	s.a.run(t, "label", "namespace", leaver, label+"-")
 	s.a.replicates(t, tenant, 1)
+	s.a.gone(t, "-n", leaver, "cg", leaver)
+	s.noGroup(t, node, leaver)
 	s.b.gone(t, "-n", tenant, "pvc", "two")
 	if n := len(s.b.copiesOf(t, tenant, "two")); n != 1 {
 		t.Errorf("site b lists %d copies of the deleted claim", n)
 	}
 	shown("a claim deleted: its volume leaves the group, the claim at site b goes, its copy stays and is listed")
-
-	s.a.run(t, "label", "namespace", tenant, label+"-")
-	s.a.gone(t, "-n", tenant, "cg", tenant)
-	s.noGroup(t, node, tenant)
-	s.b.gone(t, "-n", tenant, "pvc", "one")
-	if restarts := s.a.restarts(t, tenant, "writer"); restarts != 0 {
+	s.b.gone(t, "-n", leaver, "pvc", "one")
+	if n := len(s.b.copiesOf(t, leaver, "one")); n != 1 {
+		t.Errorf("site b lists %d copies of the claim of the namespace without a label", n)
+	}
+	if restarts := s.a.restarts(t, leaver, "writer"); restarts != 0 {
 		t.Errorf("the pod was restarted %d times", restarts)
 	}
-	s.a.run(t, "-n", tenant, "exec", "writer", "--", "sh", "-ec", "date >> /one/x; sync")
+	s.a.run(t, "-n", leaver, "exec", "writer", "--", "sh", "-ec", "date >> /one/x; sync")
 	shown("the label removed: the group is gone at site a, the pod goes on without a restart, the copies stay")
 
-	s.a.run(t, "label", "namespace", tenant, label+"=site-b")
-	s.a.replicates(t, tenant, 1)
-	s.b.waits(t, tenant, "one")
+	s.a.run(t, "label", "namespace", leaver, label+"=site-b")
+	s.a.replicates(t, leaver, 1)
+	s.b.waits(t, leaver, "one")
 	away := true
 	if err := s.line(t.Context(), "cut"); errors.Is(err, errUnsupported) {
 		away = false
@@ -70,10 +78,12 @@ func (s *suite) removal(t *testing.T, shown func(string, ...any)) {
 			t.Error(err)
 		}
 	}()
-	s.a.run(t, "delete", "namespace", tenant, "--wait=false")
-	s.a.gone(t, "namespace", tenant)
-	s.noGroup(t, node, tenant)
-	eventually(t, "the volumes of the namespace are gone", func() error {
+	s.a.run(t, "delete", "namespace", tenant, leaver, "--wait=false")
+	for _, ns := range []string{tenant, leaver} {
+		s.a.gone(t, "namespace", ns)
+		s.noGroup(t, node, ns)
+	}
+	eventually(t, "the volumes of the namespaces are gone", func() error {
 		if n := s.images(t, node); n != before {
 			return fmt.Errorf("%d images, %d before", n, before)
 		}
@@ -83,39 +93,46 @@ func (s *suite) removal(t *testing.T, shown func(string, ...any)) {
 		if err := s.line(t.Context(), "heal"); err != nil {
 			t.Fatal(err)
 		}
-		shown("the namespace deleted with site b away: nothing waits, and nothing of it is left at site a")
+		shown("the namespaces deleted with site b away: nothing waits, and nothing of them is left at site a")
 	}
 
-	s.b.run(t, "delete", "namespace", tenant, "--wait=false")
-	s.b.gone(t, "namespace", tenant)
-	s.forgetTenant(t, shown)
+	s.b.run(t, "delete", "namespace", tenant, leaver, "--wait=false")
+	for _, ns := range []string{tenant, leaver} {
+		s.b.gone(t, "namespace", ns)
+	}
+	s.forget(t, shown, tenant, leaver)
 }
 
-// forgetTenant deletes at site b what is left of the namespace there, by the verbs that a person has.
-func (s *suite) forgetTenant(t *testing.T, shown func(string, ...any)) {
+// forget deletes at site b what is left of namespaces there, by the verbs that a person has.
+func (s *suite) forget(t *testing.T, shown func(string, ...any), namespaces ...string) {
 	t.Helper()
+	left := func(name string) bool {
+		return slices.ContainsFunc(namespaces, func(ns string) bool { return strings.HasPrefix(name, ns+"-") })
+	}
 	groups := 0
 	for _, g := range s.b.groups(t) {
-		if strings.HasPrefix(g.Name, tenant+"-") {
+		if left(g.Name) {
 			s.b.outside(t, "group", "delete", g.Name, "--force", "--yes") // site b never heard that the volumes left
 			groups++
 		}
 	}
 	copies := 0
-	for _, claim := range []string{"one", "two"} {
-		for _, id := range s.b.copiesOf(t, tenant, claim) {
-			s.b.outside(t, "copy", "delete", id, "--yes")
-			copies++
+	for _, ns := range namespaces {
+		for _, claim := range []string{"one", "two"} {
+			for _, id := range s.b.copiesOf(t, ns, claim) {
+				s.b.outside(t, "copy", "delete", id, "--yes")
+				copies++
+			}
 		}
 	}
 	for _, o := range s.b.list(t, "pv") {
-		if field(o.Spec, "claimRef", "namespace") == tenant {
+		if slices.Contains(namespaces, field(o.Spec, "claimRef", "namespace")) {
 			s.b.run(t, "delete", "pv", o.Metadata.Name, "--wait=false")
 			s.b.gone(t, "pv", o.Metadata.Name)
 		}
 	}
 	for _, g := range s.b.groups(t) {
-		if strings.HasPrefix(g.Name, tenant+"-") {
+		if left(g.Name) {
 			t.Errorf("site b still has group %s", g.Name)
 		}
 	}
@@ -209,7 +226,7 @@ func (c cluster) copiesOf(t *testing.T, ns, claim string) (ids []string) {
 func (s *suite) images(t *testing.T, node string) int {
 	t.Helper()
 	var n int
-	if _, err := fmt.Sscan(s.a.onNode(t, node, "sh", "-c", "ls /var/lib/slipstream/pool/volumes | wc -l"),
+	if _, err := fmt.Sscan(s.a.onNode(t, node, "sh", "-c", "ls /var/lib/slipstream/pool-?/volumes | wc -l"),
 		&n); err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,18 @@ func (c cluster) outside(t *testing.T, args ...string) string {
 	return out
 }
 
+// plugin runs kubectl slipstream.
+func (c cluster) plugin(t *testing.T, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := command(ctx, "", append(c.provider.plugin(c.site), args...)...)
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return out
+}
+
 func (c cluster) group(t *testing.T, node, name string) (groupStatus, error) {
 	t.Helper()
 	out, err := c.slipctl(t, node, "group", "status", name, "-o", "json")

@@ -173,7 +173,7 @@ func (s *suite) groupSnapshot(t *testing.T, shown func(string, ...any)) {
 		pod{name: "then", claims: []string{"stock-then", "sales-then"}, node: node,
 			command: "trap exit TERM; while :; do sleep 1; done"}.manifest())
 	s.a.phase(t, "pod", "then", "Running")
-	result := s.a.checkShop(t, namespace, "then", acks, "/stock-then", "/sales-then")
+	result := s.a.checkShop(t, namespace, "then", acks, "/stock-then", "/sales-then", 1)
 	shown(
 		"group snapshot of the shop while it sells, restored: %d orders, %d without stock movement, %d movements "+
 			"without order",

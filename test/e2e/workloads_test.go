@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -186,16 +187,26 @@ func (c cluster) finish(t *testing.T, name string, claims ...string) string {
 type shopResult struct{ Orders, OrdersWithoutStock, MovementsWithoutOrder, LostOrders int }
 
 // checkShop has the shop check its databases in a pod. acks is what it has acknowledged. The check fails for orders
-// without their stock movement.
-func (c cluster) checkShop(t *testing.T, ns, pod, acks, stock, sales string) shopResult {
+// without their stock movement, and for more movements without an order than shops were cut off: by a disaster, a
+// failover or a snapshot.
+func (c cluster) checkShop(t *testing.T, ns, pod, acks, stock, sales string, cuts int) shopResult {
 	t.Helper()
-	found, err := c.try(acks, "-n", ns, "exec", "-i", pod, "--", "shop", "check", "--stock", stock, "--sales", sales)
+	result, err := c.findShop(ns, pod, acks, stock, sales, cuts)
 	if err != nil {
-		t.Fatalf("%v: %s", err, found)
-	}
-	var result shopResult
-	if err := json.Unmarshal([]byte(found), &result); err != nil {
 		t.Fatal(err)
 	}
 	return result
+}
+
+// findShop is checkShop with the failure as an error; what the check has found is returned all the same.
+func (c cluster) findShop(ns, pod, acks, stock, sales string, cuts int) (result shopResult, err error) {
+	found, err := c.try(acks, "-n", ns, "exec", "-i", pod, "--", "shop", "check", "--stock", stock, "--sales", sales,
+		"--cuts", strconv.Itoa(cuts))
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, found)
+	}
+	if invalid := json.Unmarshal([]byte(found), &result); err == nil {
+		err = invalid
+	}
+	return result, err
 }

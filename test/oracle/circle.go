@@ -23,18 +23,6 @@ import (
 // The driving goroutine is the only writer. So the round knows what each ordinal of each site is, and every copy, view
 // and tail has to be exactly that.
 
-// entry is what took an ordinal. One without anything changed no content: a bookmark, or a record of the engine.
-type entry struct {
-	op     *op
-	member *memberChange
-}
-
-// memberChange is a volume that came (blocks are its own), went (gone), or grew to blocks.
-type memberChange struct {
-	volume, blocks int
-	gone           bool
-}
-
 // circleSite is a site with what it holds: line[i] has ordinal i+1.
 type circleSite struct {
 	*memSite
@@ -175,41 +163,6 @@ func (c *circle) end() error {
 	return c.judgeTails()
 }
 
-// imageOf is what the group's volumes hold after the first n entries of a line.
-func (c *circle) imageOf(line []entry, n uint64) content {
-	models := c.h.models()
-	img := make(content, len(models))
-	for i := range img {
-		img[i] = shownVolume{absent: true, perBlock: 1}
-	}
-	for _, e := range line[:n] {
-		if m := e.member; m != nil {
-			v := &img[m.volume]
-			switch {
-			case m.gone:
-				*v = shownVolume{absent: true, perBlock: 1}
-			case v.absent:
-				*v = shownVolume{perBlock: 1, units: slices.Clone(models[m.volume].initial)}
-			default:
-				v.units = append(v.units, make([]*op, max(0, m.blocks-len(v.units)))...)
-			}
-		}
-		if o := e.op; o != nil {
-			// A copy may have grown before it had the record that says so.
-			if v := &img[o.volume]; len(v.units) < o.block+o.n {
-				v.units = append(v.units, make([]*op, o.block+o.n-len(v.units))...)
-			}
-			for b := o.block; b < o.block+o.n; b++ {
-				img[o.volume].units[b] = nil
-				if o.kind == opWrite {
-					img[o.volume].units[b] = o
-				}
-			}
-		}
-	}
-	return img
-}
-
 // holds demands that a site's copy is exactly what the first n entries of a line are. Of some volumes it may have none.
 func (c *circle) holds(s *memSite, who string, line []entry, n uint64, gone ...int) error {
 	if n > uint64(len(line)) {
@@ -219,7 +172,7 @@ func (c *circle) holds(s *memSite, who string, line []entry, n uint64, gone ...i
 	if err != nil {
 		return err
 	}
-	want := c.imageOf(line, n)
+	want := c.h.lineContent(line, n)
 	for _, v := range gone {
 		want[v].absent = want[v].absent || shown[v].absent
 	}
@@ -235,13 +188,7 @@ func (c *circle) write(s *circleSite, n int) error {
 		number := slices.IndexFunc(c.h.models(), func(m *volumeModel) bool { return m.id == v.ID() })
 		blocks := int(v.Size() / blockBytes)
 		n := min(1+c.rng.IntN(c.p.maxBlocks), blocks)
-		h := c.h
-		h.mu.Lock()
-		h.clock++
-		o := &op{id: uint64(len(h.ops) + 1), writer: 1, volume: number, block: c.rng.IntN(blocks - n + 1), n: n,
-			issued: h.clock}
-		h.ops = append(h.ops, o)
-		h.mu.Unlock()
+		o := c.h.draft(number, c.rng.IntN(blocks-n+1), n)
 		var err error
 		off, length := int64(o.block)*blockBytes, int64(n)*blockBytes
 		if c.rng.IntN(20) == 0 {
@@ -314,19 +261,13 @@ func (c *circle) settle(what string) error {
 	if err := c.holds(p.memSite, fmt.Sprintf("%s after %s", p.name, what), p.line, n); err != nil {
 		return err
 	}
-	// A secondary's records are durable, and acknowledged, a moment before a read at the secondary finds them. No
-	// promotion, view or snapshot comes in that moment.
-	if c.holds(s.memSite, who, p.line, n) == nil {
-		return nil
-	}
-	if err := c.pause(lateIndex); err != nil {
-		return err
+	// A record is durable, and acknowledged, a moment before it is in the index that reads go by. Whatever shows a
+	// secondary (a promotion, a view, a snapshot) looks at both as one, as the recovery points do.
+	if _, err := s.group().Points(); err != nil {
+		return c.h.violation("the recovery points of %s are not known: %v", s.name, err)
 	}
 	return c.holds(s.memSite, who, p.line, n)
 }
-
-// lateIndex is more than the moment between a record's end of appending and its place in the index.
-const lateIndex = 200 * time.Millisecond
 
 // disturb ends sites' processes, or their power, in some of the calls, and starts them again. What a primary has lost
 // then is not in its line any more.

@@ -103,7 +103,7 @@ func (c *circle) openView(s *circleSite, at replication.Point, test bool) error 
 	if o.ordinal > uint64(len(c.primary.line)) {
 		return c.h.violation("the view at %s is of ordinal %d, only %d were written", s.name, o.ordinal, len(c.primary.line))
 	}
-	o.shows = c.imageOf(c.primary.line, o.ordinal)
+	o.shows = c.h.lineContent(c.primary.line, o.ordinal)
 	for _, device := range v.Volumes() {
 		o.volumes = append(o.volumes, device.VolumeID)
 	}
@@ -126,7 +126,7 @@ func (c *circle) judgeView(s *circleSite, o *openView) error {
 		return c.h.violation("%s: %v", who, err)
 	}
 	if st := v.Status(); st.Failed != nil {
-		for number, now := range c.imageOf(c.primary.line, uint64(len(c.primary.line))) {
+		for number, now := range c.h.lineContent(c.primary.line, uint64(len(c.primary.line))) {
 			if now.absent && o.has(c.h.models()[number]) {
 				return c.deleteView(s, o) // it has ended with a volume that left the group
 			}

@@ -18,7 +18,8 @@
 //
 // A circle (circle.go) is a round with one writer, in which the group goes from site to site and back: failovers with a
 // fork from which either site gives way, moves, resyncs, test failovers, suspensions, repairs, and changes of members.
-// Every copy, view and tail has to be exactly what its ordinal says.
+// Every copy, view and tail has to be exactly what its ordinal says. Mode loop-circle is the same on real processes,
+// FUSE and loop devices, with kills by SIGKILL (devcircle.go).
 //
 // It is not a benchmark, and it does not test file systems or databases; the demo does.
 //

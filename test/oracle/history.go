@@ -177,6 +177,16 @@ func (h *history) issue(kind opKind, writer, volume, block, n int) *op {
 	return o
 }
 
+// draft is a write that is about to begin, for who keeps the order of writes itself.
+func (h *history) draft(volume, block, n int) *op {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	o := &op{id: uint64(len(h.ops) + 1), writer: 1, volume: volume, block: block, n: n, issued: h.clock}
+	h.ops = append(h.ops, o)
+	return o
+}
+
 // returned notes that an operation returned without an error. One that returned with an error stays in doubt.
 func (h *history) returned(o *op) {
 	h.mu.Lock()

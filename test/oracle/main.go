@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -82,7 +81,7 @@ func search(ctx context.Context, first uint64, rounds, parallel int, t *tally, e
 					continue
 				}
 				mu.Lock()
-				if found == nil && !(ctx.Err() != nil && errors.Is(err, ctx.Err())) {
+				if found == nil && ctx.Err() == nil { // a round that was interrupted has found nothing
 					found = &failure{first + i, err}
 				}
 				mu.Unlock()
@@ -121,10 +120,11 @@ func run(args []string, out io.Writer) error {
 	mode := flags.String("mode", "loop",
 		"memory: the engine in this process on crashable file systems; circle: the same, through forks "+
 			"and back, moves, resyncs, views and members; storm: the same, with folds in the middle of "+
-			"syncs; rollback: the same, with disks put back to earlier states; loop: real processes on loop devices, as root")
+			"syncs; rollback: the same, with disks put back to earlier states; loop: real processes on loop devices, "+
+			"as root; loop-circle: circles on these")
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of the first round; the others have the next ones")
 	parallel := flags.Int("parallel", memParallel(), "rounds at a time in mode memory")
-	binDir := flags.String("bin-dir", "bin", "csi-driver and replicator for mode loop")
+	binDir := flags.String("bin-dir", "bin", "keeper, csi-driver and replicator for the modes loop and loop-circle")
 	fault := flags.String("bug", "",
 		"a deliberate fault of package bug that mode memory has to find; see hack/faulty")
 	if err := flags.Parse(args); err != nil {
@@ -152,13 +152,17 @@ func run(args []string, out io.Writer) error {
 		err = search(ctx, *seed, *rounds, *parallel, t, never, circleRound)
 	case "loop":
 		err = loopSearch(ctx, *binDir, *seed, *rounds, t)
+	case "loop-circle":
+		err = deviceSearch(ctx, *binDir, func(s *deviceSites) error {
+			return search(ctx, *seed, *rounds, 1, t, never, s.circle)
+		})
 	default:
-		return fmt.Errorf("mode %q: it is memory, circle, storm, rollback or loop", *mode)
+		return fmt.Errorf("mode %q: it is memory, circle, storm, rollback, loop or loop-circle", *mode)
 	}
 	if err != nil {
 		return fmt.Errorf("after %d rounds: %w", t.rounds.Load(), err)
 	}
-	if *mode == "circle" {
+	if t.circle.circles.Load() > 0 {
 		fmt.Fprintf(out, "%v\n", &t.circle)
 	}
 	fmt.Fprintf(out, "%v, in %v: no violation\n", t, time.Since(began).Round(time.Second/10))

@@ -185,6 +185,10 @@ func (w *world) endInDisaster() error {
 // overwritten, the loss is told exactly, and what lost nothing can follow.
 func (w *world) reunite(head, fork uint64, old, expected content) error {
 	ga, gb := w.a.group(), w.b.group()
+	if head < fork {
+		// Nothing is sent before it is durable here, so this primary has lost what it had.
+		return w.h.violation("the old primary is back with ordinals up to %d, the secondary was promoted at %d", head, fork)
+	}
 	writes, bytes := uint64(0), uint64(0)
 	if w.p.exact {
 		writes, bytes = w.h.lost(fork, head)

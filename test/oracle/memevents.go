@@ -272,3 +272,40 @@ func (w *world) promote(s *memSite, who string) (recovered uint64, promoted bool
 	}
 	return loss.RecoveredOrdinal, true, w.judgeCopy(s, who, loss.RecoveredOrdinal)
 }
+
+// changeMembers adds a volume or grows one. The record takes an ordinal, so it needs the writers' turn; where that can
+// be held by a writer that waits for the peer, it is left alone.
+func (w *world) changeMembers() error {
+	if !w.p.exact || w.p.policy == core.PolicyStall {
+		return nil
+	}
+	w.ws.turn.Lock()
+	err := w.changeMembersInTurn()
+	w.ws.turn.Unlock()
+	if err != nil {
+		return err
+	}
+	// The turn was given up: the writers learn of a new volume between two of their operations.
+	return w.pointWriters()
+}
+
+func (w *world) changeMembersInTurn() error {
+	g := w.a.group()
+	const mostVolumes = 6
+	if models := w.h.models(); len(models) < mostVolumes && w.rng.IntN(2) == 0 {
+		return w.addVolume(g, chunkBlocks+w.rng.IntN(100), w.rng.IntN(2) == 0)
+	}
+	v := pick(w.rng, w.h.models()...)
+	blocks := v.blocks + 1 + w.rng.IntN(64)
+	before := w.h.length()
+	if err := g.Resize(v.id, int64(blocks)*blockBytes); err != nil {
+		return err
+	}
+	w.h.note("volume %s grown to %d blocks", v.id, blocks)
+	w.h.mu.Lock()
+	v.blocks = blocks
+	v.grown = append(v.grown, growth{before + 1, blocks})
+	w.h.mu.Unlock()
+	w.h.other(g.Status().HeadOrdinal)
+	return nil
+}

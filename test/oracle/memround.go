@@ -384,43 +384,6 @@ func (w *world) heal() {
 	w.net.Heal(siteA)
 }
 
-// changeMembers adds a volume or grows one. The record takes an ordinal, so it needs the writers' turn; where that can
-// be held by a writer that waits for the peer, it is left alone.
-func (w *world) changeMembers() error {
-	if !w.p.exact || w.p.policy == core.PolicyStall {
-		return nil
-	}
-	w.ws.turn.Lock()
-	err := w.changeMembersInTurn()
-	w.ws.turn.Unlock()
-	if err != nil {
-		return err
-	}
-	// The turn was given up: the writers learn of a new volume between two of their operations.
-	return w.pointWriters()
-}
-
-func (w *world) changeMembersInTurn() error {
-	g := w.a.group()
-	const mostVolumes = 6
-	if models := w.h.models(); len(models) < mostVolumes && w.rng.IntN(2) == 0 {
-		return w.addVolume(g, chunkBlocks+w.rng.IntN(100), w.rng.IntN(2) == 0)
-	}
-	v := pick(w.rng, w.h.models()...)
-	blocks := v.blocks + 1 + w.rng.IntN(64)
-	before := w.h.length()
-	if err := g.Resize(v.id, int64(blocks)*blockBytes); err != nil {
-		return err
-	}
-	w.h.note("volume %s grown to %d blocks", v.id, blocks)
-	w.h.mu.Lock()
-	v.blocks = blocks
-	v.grown = append(v.grown, growth{before + 1, blocks})
-	w.h.mu.Unlock()
-	w.h.other(g.Status().HeadOrdinal)
-	return nil
-}
-
 // observe takes note of what the primary knows of the secondary. What it says is durable there has to be there ever
 // after.
 func (w *world) observe() {

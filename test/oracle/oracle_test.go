@@ -13,7 +13,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/slipstream-storage/slipstream/internal/bug"
 	"github.com/slipstream-storage/slipstream/internal/bug/inject"
+	"github.com/slipstream-storage/slipstream/internal/testsite"
 )
 
 func TestMain(m *testing.M) {
@@ -37,7 +39,9 @@ func firstSeed(t *testing.T) uint64 {
 // TestMemory is the search for violations on the engine in memory. How many more rounds than the least there are is a
 // matter of the machine.
 func TestMemory(t *testing.T) {
-	least, budget := int64(1000), 40*time.Second
+	// Circles cover disasters, moves and comparisons, too: what is left for these rounds are writers side by side,
+	// snapshots, and disks that are put back.
+	least, budget := int64(1000), 20*time.Second
 	if testing.Short() {
 		least, budget = 100, 5*time.Second
 	}
@@ -66,22 +70,28 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-var circlesFlag = flag.Int64("circles", 400, "how many rounds TestCircle runs at least")
+var circlesFlag = flag.Int64("circles", 2000, "how many rounds TestCircle runs; a fifth on a slow machine")
 
 // TestCircle is the search in circles: forks and ways back, moves, resyncs, views, members, suspensions, comparisons.
 func TestCircle(t *testing.T) {
-	least := *circlesFlag
+	rounds := *circlesFlag
 	if testing.Short() {
-		least = 40
+		rounds = 40
 	}
 	tally := &tally{}
-	enough := func() bool { return tally.rounds.Load() >= least }
+	// Many tests beside it make a round take ten times as long.
+	const patient = 4 * time.Minute
+	late := time.Now().Add(patient)
+	enough := func() bool {
+		n := tally.rounds.Load()
+		return n >= rounds || n >= rounds/5 && time.Now().After(late)
+	}
 	const endless = 1 << 30
 	if err := search(context.Background(), firstSeed(t), endless, memParallel(), tally, enough, circleRound); err != nil {
 		t.Fatalf("after %d rounds: %v", tally.rounds.Load(), err)
 	}
 	c := &tally.circle
-	t.Log(c)
+	t.Logf("%d rounds: %v", tally.rounds.Load(), c)
 	for what, n := range map[string]int64{
 		"the group forked": c.forks.Load(), "the promoted site gave way": c.loserPromoted.Load(),
 		"a tail was judged": c.tails.Load(), "the group was relocated": c.relocations.Load(),
@@ -96,6 +106,24 @@ func TestCircle(t *testing.T) {
 			t.Errorf("of %d rounds, in none %s: the search tests nothing of it", tally.rounds.Load(), what)
 		}
 	}
+}
+
+// buildPrograms builds the programs of a site, with the deliberate faults if this test has them, and returns their
+// directory.
+func buildPrograms(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	var flags []string
+	if bug.Available {
+		var err error
+		if flags, err = inject.Flags(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := testsite.Build(ctx, dir, flags...); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // TestFaultsAreCaught runs the searches of bug_on_test.go, which need a build that can be made to misbehave.

@@ -25,8 +25,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// mortalDriver is the driver's binary in the build that can be told at which of its steps to kill itself.
-type mortalDriver struct {
+// killableDriver is the driver's binary in the build that can be told at which of its steps to kill itself.
+type killableDriver struct {
 	t     *testing.T
 	dir   string
 	extra []string // arguments and environment
@@ -40,7 +40,7 @@ type mortalDriver struct {
 }
 
 // start starts it; killAt of 0 lets it live.
-func (d *mortalDriver) start(killAt int) {
+func (d *killableDriver) start(killAt int) {
 	d.t.Helper()
 	args := append([]string{"--endpoint", "unix://" + filepath.Join(d.dir, "csi.sock"), "--node-id", "node-a", "--pool",
 		filepath.Join(d.dir, "pool"), "--state-dir", filepath.Join(d.dir, "state"), "-v", "2"}, d.extra...)
@@ -57,7 +57,7 @@ func (d *mortalDriver) start(killAt int) {
 	}(d.cmd, d.ended)
 }
 
-func (d *mortalDriver) dead() bool {
+func (d *killableDriver) dead() bool {
 	select {
 	case <-d.ended:
 		return true
@@ -66,7 +66,7 @@ func (d *mortalDriver) dead() bool {
 	}
 }
 
-func (d *mortalDriver) kill() {
+func (d *killableDriver) kill() {
 	_ = d.cmd.Process.Kill()
 	<-d.ended
 }
@@ -74,7 +74,7 @@ func (d *mortalDriver) kill() {
 var stepLine = regexp.MustCompile(`(?m)^step (\d+): (.*)$`)
 
 // steps are those that it has come to, by number, from 1 on.
-func (d *mortalDriver) steps() []string {
+func (d *killableDriver) steps() []string {
 	steps := []string{""}
 	for _, m := range stepLine.FindAllStringSubmatch(d.log.String(), -1) {
 		steps = append(steps, m[2])
@@ -84,7 +84,7 @@ func (d *mortalDriver) steps() []string {
 
 // life takes a volume through its life with a driver that dies at a step, and goes on with one that does not: as a CO
 // would, by calling again. It returns what is wrong in the end.
-func (d *mortalDriver) life(c *client, name string, vc *csi.VolumeCapability, params map[string]string,
+func (d *killableDriver) life(c *client, name string, vc *csi.VolumeCapability, params map[string]string,
 	killAt int) error {
 	d.start(killAt)
 	var id string
@@ -148,7 +148,7 @@ func (d *mortalDriver) life(c *client, name string, vc *csi.VolumeCapability, pa
 }
 
 // leftovers says what is left of a volume that was deleted.
-func (d *mortalDriver) leftovers(id string) error {
+func (d *killableDriver) leftovers(id string) error {
 	var errs []error
 	left := func(format string, args ...any) { errs = append(errs, fmt.Errorf("left over: "+format, args...)) }
 	if mounts, loops := leftovers(d.t, d.dir); len(mounts) > 0 || len(loops) > 0 {
@@ -240,7 +240,7 @@ func TestKillAtEveryStep(t *testing.T) {
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			dir := testDir(t)
-			d := &mortalDriver{t: t, dir: dir, sizeBytes: cmp.Or(kind.sizeBytes, 24*mib)}
+			d := &killableDriver{t: t, dir: dir, sizeBytes: cmp.Or(kind.sizeBytes, 24*mib)}
 			c := newClient(t, "unix://"+filepath.Join(dir, "csi.sock"), dir)
 			var pids []int
 			if kind.replicable {
@@ -289,7 +289,7 @@ func TestKillAtEveryStep(t *testing.T) {
 func TestCatchesLeftovers(t *testing.T) {
 	requireMachine(t)
 	dir := testDir(t)
-	d := &mortalDriver{t: t, dir: dir, env: []string{"SLIPSTREAM_BUG=skip-reconcile"}, sizeBytes: 24 * mib}
+	d := &killableDriver{t: t, dir: dir, env: []string{"SLIPSTREAM_BUG=skip-reconcile"}, sizeBytes: 24 * mib}
 	c := newClient(t, "unix://"+filepath.Join(dir, "csi.sock"), dir)
 	const never = 1 << 30
 	for range 2 { // the first makes the pool too

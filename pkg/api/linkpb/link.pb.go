@@ -1480,7 +1480,9 @@ type Yield struct {
 	// id tells this yield from others of the group.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// all: the site has to be copied as a whole. Otherwise TailRanges follow the Welcome, until one is the last.
-	All           bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// reason says to a person why, with all.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1527,6 +1529,13 @@ func (x *Yield) GetAll() bool {
 		return x.All
 	}
 	return false
+}
+
+func (x *Yield) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // TailRanges are ranges of volumes that the site wrote past the fork. All messages together name at most 2^20 ranges.
@@ -1654,7 +1663,9 @@ type BeginSession struct {
 	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	Id     string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// sync says that a sync begins: what the secondary has is no copy until that ends.
-	Sync          bool `protobuf:"varint,3,opt,name=sync,proto3" json:"sync,omitempty"`
+	Sync bool `protobuf:"varint,3,opt,name=sync,proto3" json:"sync,omitempty"`
+	// full_copy says to a person why the sync copies everything; empty if it does not, or if it is the first one.
+	FullCopy      string `protobuf:"bytes,4,opt,name=full_copy,json=fullCopy,proto3" json:"full_copy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1708,6 +1719,13 @@ func (x *BeginSession) GetSync() bool {
 		return x.Sync
 	}
 	return false
+}
+
+func (x *BeginSession) GetFullCopy() string {
+	if x != nil {
+		return x.FullCopy
+	}
+	return ""
 }
 
 // Place is the durable end of the secondary's own journal. It never goes back, unless the disk was put back.
@@ -2778,10 +2796,11 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\x04tail\x18\x06 \x01(\v2\x18.slipstream.link.v1.TailR\x04tail\x12\x18\n" +
 	"\ahorizon\x18\a \x01(\x04R\ahorizon\x12/\n" +
 	"\x05yield\x18\b \x01(\v2\x19.slipstream.link.v1.YieldR\x05yield\x12\x1a\n" +
-	"\bverifies\x18\t \x01(\bR\bverifies\")\n" +
+	"\bverifies\x18\t \x01(\bR\bverifies\"A\n" +
 	"\x05Yield\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
-	"\x03all\x18\x02 \x01(\bR\x03all\"8\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"8\n" +
 	"\n" +
 	"TailRanges\x12\x16\n" +
 	"\x06ranges\x18\x01 \x01(\fR\x06ranges\x12\x12\n" +
@@ -2789,11 +2808,12 @@ const file_pkg_api_linkpb_link_proto_rawDesc = "" +
 	"\aSession\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
-	"\aprimary\x18\x03 \x01(\tR\aprimary\"J\n" +
+	"\aprimary\x18\x03 \x01(\tR\aprimary\"g\n" +
 	"\fBeginSession\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
-	"\x04sync\x18\x03 \x01(\bR\x04sync\"9\n" +
+	"\x04sync\x18\x03 \x01(\bR\x04sync\x12\x1b\n" +
+	"\tfull_copy\x18\x04 \x01(\tR\bfullCopy\"9\n" +
 	"\x05Place\x12\x18\n" +
 	"\asegment\x18\x01 \x01(\x04R\asegment\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\"B\n" +

@@ -77,6 +77,338 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{0}
 }
 
+// Part is what a shard does.
+type Part int32
+
+const (
+	Part_PART_UNSPECIFIED Part = 0
+	// PART_PROMOTE: the copy becomes primary, after its primary was demoted and everything has arrived.
+	Part_PART_PROMOTE Part = 1
+	// PART_CLOSE: the primary takes no more writes; PART_OPEN: it does again.
+	Part_PART_CLOSE Part = 2
+	Part_PART_OPEN  Part = 3
+	// PART_CUT: the coordinator beside the shard cuts the next epoch at once.
+	Part_PART_CUT Part = 4
+	// PART_DEMOTE: the closed primary gives its role up. PART_TAKE_BACK: it gets the role back, and stays closed.
+	Part_PART_DEMOTE    Part = 5
+	Part_PART_TAKE_BACK Part = 6
+	// PART_SUSPEND: nothing is sent to the peer until PART_RESUME.
+	Part_PART_SUSPEND Part = 7
+	Part_PART_RESUME  Part = 8
+	// PART_HAND_OVER: the demoted shard has the other site take the whole group over.
+	Part_PART_HAND_OVER Part = 9
+	// PART_PLAN_YIELD: what the shard would give up. PART_YIELD: it gives way to the other site.
+	Part_PART_PLAN_YIELD Part = 10
+	Part_PART_YIELD      Part = 11
+	// PART_PROMOTE_SEPARATE: the copy that is separate becomes primary by force.
+	Part_PART_PROMOTE_SEPARATE Part = 12
+	// PART_FIND_VIEW: whether the shard has a view with a name. PART_OPEN_VIEW: it opens one at an epoch. PART_CLOSE_VIEW: it
+	// deletes it, if it is there.
+	Part_PART_FIND_VIEW  Part = 13
+	Part_PART_OPEN_VIEW  Part = 14
+	Part_PART_CLOSE_VIEW Part = 15
+	// PART_VERIFY: the primary compares itself with its copy. PART_EPOCH_INTERVAL: it has another time between epochs.
+	Part_PART_VERIFY         Part = 16
+	Part_PART_EPOCH_INTERVAL Part = 17
+	// PART_MAY_LEAVE: whether the shard has no members, so that it can leave its group. PART_DROP: the shard issues the
+	// configuration without another one, as the coordinator, or by force as one that remains.
+	Part_PART_MAY_LEAVE Part = 18
+	Part_PART_DROP      Part = 19
+	// PART_BOOKMARK: the primary names an epoch that it is kept at. PART_FIND_BOOKMARK: which epoch a label names.
+	Part_PART_BOOKMARK      Part = 20
+	Part_PART_FIND_BOOKMARK Part = 21
+)
+
+// Enum value maps for Part.
+var (
+	Part_name = map[int32]string{
+		0:  "PART_UNSPECIFIED",
+		1:  "PART_PROMOTE",
+		2:  "PART_CLOSE",
+		3:  "PART_OPEN",
+		4:  "PART_CUT",
+		5:  "PART_DEMOTE",
+		6:  "PART_TAKE_BACK",
+		7:  "PART_SUSPEND",
+		8:  "PART_RESUME",
+		9:  "PART_HAND_OVER",
+		10: "PART_PLAN_YIELD",
+		11: "PART_YIELD",
+		12: "PART_PROMOTE_SEPARATE",
+		13: "PART_FIND_VIEW",
+		14: "PART_OPEN_VIEW",
+		15: "PART_CLOSE_VIEW",
+		16: "PART_VERIFY",
+		17: "PART_EPOCH_INTERVAL",
+		18: "PART_MAY_LEAVE",
+		19: "PART_DROP",
+		20: "PART_BOOKMARK",
+		21: "PART_FIND_BOOKMARK",
+	}
+	Part_value = map[string]int32{
+		"PART_UNSPECIFIED":      0,
+		"PART_PROMOTE":          1,
+		"PART_CLOSE":            2,
+		"PART_OPEN":             3,
+		"PART_CUT":              4,
+		"PART_DEMOTE":           5,
+		"PART_TAKE_BACK":        6,
+		"PART_SUSPEND":          7,
+		"PART_RESUME":           8,
+		"PART_HAND_OVER":        9,
+		"PART_PLAN_YIELD":       10,
+		"PART_YIELD":            11,
+		"PART_PROMOTE_SEPARATE": 12,
+		"PART_FIND_VIEW":        13,
+		"PART_OPEN_VIEW":        14,
+		"PART_CLOSE_VIEW":       15,
+		"PART_VERIFY":           16,
+		"PART_EPOCH_INTERVAL":   17,
+		"PART_MAY_LEAVE":        18,
+		"PART_DROP":             19,
+		"PART_BOOKMARK":         20,
+		"PART_FIND_BOOKMARK":    21,
+	}
+)
+
+func (x Part) Enum() *Part {
+	p := new(Part)
+	*p = x
+	return p
+}
+
+func (x Part) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Part) Descriptor() protoreflect.EnumDescriptor {
+	return file_pkg_api_shardpb_shard_proto_enumTypes[1].Descriptor()
+}
+
+func (Part) Type() protoreflect.EnumType {
+	return &file_pkg_api_shardpb_shard_proto_enumTypes[1]
+}
+
+func (x Part) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Part.Descriptor instead.
+func (Part) EnumDescriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{1}
+}
+
+type FixEpochRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Shard uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	// holder names the caller: a random number that is not used twice.
+	Holder uint64 `protobuf:"fixed64,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	// epoch is absent in the first call.
+	Epoch         *Epoch `protobuf:"bytes,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FixEpochRequest) Reset() {
+	*x = FixEpochRequest{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FixEpochRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FixEpochRequest) ProtoMessage() {}
+
+func (x *FixEpochRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FixEpochRequest.ProtoReflect.Descriptor instead.
+func (*FixEpochRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *FixEpochRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *FixEpochRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *FixEpochRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
+func (x *FixEpochRequest) GetEpoch() *Epoch {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+type FixEpochResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// marks are of the epochs that the shard can be opened at, ascending.
+	Marks         []*Mark `protobuf:"bytes,1,rep,name=marks,proto3" json:"marks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FixEpochResponse) Reset() {
+	*x = FixEpochResponse{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FixEpochResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FixEpochResponse) ProtoMessage() {}
+
+func (x *FixEpochResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FixEpochResponse.ProtoReflect.Descriptor instead.
+func (*FixEpochResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *FixEpochResponse) GetMarks() []*Mark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+type ReleaseEpochRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Shard         uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	Holder        uint64                 `protobuf:"fixed64,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseEpochRequest) Reset() {
+	*x = ReleaseEpochRequest{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseEpochRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseEpochRequest) ProtoMessage() {}
+
+func (x *ReleaseEpochRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseEpochRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseEpochRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReleaseEpochRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ReleaseEpochRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ReleaseEpochRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
+type ReleaseEpochResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseEpochResponse) Reset() {
+	*x = ReleaseEpochResponse{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseEpochResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseEpochResponse) ProtoMessage() {}
+
+func (x *ReleaseEpochResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseEpochResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseEpochResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{3}
+}
+
 type ListShardsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -85,7 +417,7 @@ type ListShardsRequest struct {
 
 func (x *ListShardsRequest) Reset() {
 	*x = ListShardsRequest{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[0]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -97,7 +429,7 @@ func (x *ListShardsRequest) String() string {
 func (*ListShardsRequest) ProtoMessage() {}
 
 func (x *ListShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[0]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -110,7 +442,7 @@ func (x *ListShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShardsRequest.ProtoReflect.Descriptor instead.
 func (*ListShardsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{0}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{4}
 }
 
 type ListShardsResponse struct {
@@ -124,7 +456,7 @@ type ListShardsResponse struct {
 
 func (x *ListShardsResponse) Reset() {
 	*x = ListShardsResponse{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[1]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -136,7 +468,7 @@ func (x *ListShardsResponse) String() string {
 func (*ListShardsResponse) ProtoMessage() {}
 
 func (x *ListShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[1]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -149,7 +481,7 @@ func (x *ListShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShardsResponse.ProtoReflect.Descriptor instead.
 func (*ListShardsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{1}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListShardsResponse) GetNode() string {
@@ -182,15 +514,27 @@ type Shard struct {
 	Newest *Epoch `protobuf:"bytes,8,opt,name=newest,proto3" json:"newest,omitempty"`
 	// arrived: the primary of a copy was demoted, and everything that it wrote is here.
 	Arrived bool `protobuf:"varint,9,opt,name=arrived,proto3" json:"arrived,omitempty"`
-	// decided: the promotion of the copy is decided.
-	Decided       bool `protobuf:"varint,10,opt,name=decided,proto3" json:"decided,omitempty"`
+	// decided: the promotion of the copy is decided, or the primary was promoted by such a decision.
+	Decided bool `protobuf:"varint,10,opt,name=decided,proto3" json:"decided,omitempty"`
+	// closing names since when a primary takes no writes because its group is demoted; 0: it does. covered is the first
+	// epoch that has everything in its journal, marked the last one; absent if something was written behind.
+	Closing uint64 `protobuf:"fixed64,11,opt,name=closing,proto3" json:"closing,omitempty"`
+	Covered *Epoch `protobuf:"bytes,12,opt,name=covered,proto3" json:"covered,omitempty"`
+	Marked  *Epoch `protobuf:"bytes,13,opt,name=marked,proto3" json:"marked,omitempty"`
+	// final is the epoch that it was demoted at.
+	Final     *Epoch `protobuf:"bytes,14,opt,name=final,proto3" json:"final,omitempty"`
+	Suspended bool   `protobuf:"varint,15,opt,name=suspended,proto3" json:"suspended,omitempty"`
+	// separate: the copy was whole as one of a group of its own, and has shown no epoch since.
+	Separate bool `protobuf:"varint,16,opt,name=separate,proto3" json:"separate,omitempty"`
+	// heard: the copy has heard of an epoch of its group, if only of one that is not complete.
+	Heard         bool `protobuf:"varint,17,opt,name=heard,proto3" json:"heard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[2]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +546,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[2]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +559,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{2}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Shard) GetGroup() string {
@@ -281,6 +625,55 @@ func (x *Shard) GetDecided() bool {
 	return false
 }
 
+func (x *Shard) GetClosing() uint64 {
+	if x != nil {
+		return x.Closing
+	}
+	return 0
+}
+
+func (x *Shard) GetCovered() *Epoch {
+	if x != nil {
+		return x.Covered
+	}
+	return nil
+}
+
+func (x *Shard) GetMarked() *Epoch {
+	if x != nil {
+		return x.Marked
+	}
+	return nil
+}
+
+func (x *Shard) GetFinal() *Epoch {
+	if x != nil {
+		return x.Final
+	}
+	return nil
+}
+
+func (x *Shard) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
+}
+
+func (x *Shard) GetSeparate() bool {
+	if x != nil {
+		return x.Separate
+	}
+	return false
+}
+
+func (x *Shard) GetHeard() bool {
+	if x != nil {
+		return x.Heard
+	}
+	return false
+}
+
 type Epoch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -291,7 +684,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[3]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +696,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[3]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +709,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{3}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Epoch) GetNumber() uint64 {
@@ -344,7 +737,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[4]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +749,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[4]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +762,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{4}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Config) GetVersion() uint64 {
@@ -405,7 +798,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[5]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +810,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[5]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +823,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{5}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Mark) GetEpoch() *Epoch {
@@ -471,7 +864,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[6]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +876,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[6]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +889,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{6}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Attempt) GetNumber() uint64 {
@@ -524,7 +917,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[7]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +929,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[7]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +942,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{7}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Decision) GetEpoch() *Epoch {
@@ -594,7 +987,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[8]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +999,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[8]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +1012,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{8}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeliverRequest) GetGroup() string {
@@ -786,7 +1179,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[9]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +1191,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[9]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +1204,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{9}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeliverResponse) GetAnswer() isDeliverResponse_Answer {
@@ -940,7 +1333,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[10]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1345,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[10]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1358,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{10}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Ask) GetRound() uint64 {
@@ -995,7 +1388,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[11]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1400,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[11]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1413,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{11}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Answer) GetRound() uint64 {
@@ -1070,7 +1463,7 @@ type Prepare struct {
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[12]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1475,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[12]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1488,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{12}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Prepare) GetEpoch() *Epoch {
@@ -1137,7 +1530,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[13]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1542,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[13]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1555,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{13}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ready) GetEpoch() *Epoch {
@@ -1196,7 +1589,7 @@ type Commit struct {
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[14]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1601,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[14]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1614,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{14}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Commit) GetEpoch() *Epoch {
@@ -1249,7 +1642,7 @@ type Committed struct {
 
 func (x *Committed) Reset() {
 	*x = Committed{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[15]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1654,7 @@ func (x *Committed) String() string {
 func (*Committed) ProtoMessage() {}
 
 func (x *Committed) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[15]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1667,7 @@ func (x *Committed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Committed.ProtoReflect.Descriptor instead.
 func (*Committed) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{15}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Committed) GetEpoch() *Epoch {
@@ -1308,7 +1701,7 @@ type Abort struct {
 
 func (x *Abort) Reset() {
 	*x = Abort{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[16]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1713,7 @@ func (x *Abort) String() string {
 func (*Abort) ProtoMessage() {}
 
 func (x *Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[16]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1726,7 @@ func (x *Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Abort.ProtoReflect.Descriptor instead.
 func (*Abort) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{16}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Abort) GetEpoch() *Epoch {
@@ -1361,7 +1754,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[17]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1766,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[17]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1779,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{17}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refused) GetEpoch() *Epoch {
@@ -1419,7 +1812,7 @@ type Gather struct {
 
 func (x *Gather) Reset() {
 	*x = Gather{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[18]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1824,7 @@ func (x *Gather) String() string {
 func (*Gather) ProtoMessage() {}
 
 func (x *Gather) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[18]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1837,7 @@ func (x *Gather) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gather.ProtoReflect.Descriptor instead.
 func (*Gather) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{18}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Gather) GetAttempt() *Attempt {
@@ -1455,22 +1848,24 @@ func (x *Gather) GetAttempt() *Attempt {
 }
 
 type Report struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Attempt       *Attempt               `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Life          uint64                 `protobuf:"fixed64,2,opt,name=life,proto3" json:"life,omitempty"`
-	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
-	Shown         *Epoch                 `protobuf:"bytes,4,opt,name=shown,proto3" json:"shown,omitempty"`
-	Marks         []*Mark                `protobuf:"bytes,5,rep,name=marks,proto3" json:"marks,omitempty"`
-	More          bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
-	Decision      *Decision              `protobuf:"bytes,7,opt,name=decision,proto3" json:"decision,omitempty"`
-	Settling      bool                   `protobuf:"varint,8,opt,name=settling,proto3" json:"settling,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Attempt  *Attempt               `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Life     uint64                 `protobuf:"fixed64,2,opt,name=life,proto3" json:"life,omitempty"`
+	Seq      uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Shown    *Epoch                 `protobuf:"bytes,4,opt,name=shown,proto3" json:"shown,omitempty"`
+	Marks    []*Mark                `protobuf:"bytes,5,rep,name=marks,proto3" json:"marks,omitempty"`
+	More     bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	Decision *Decision              `protobuf:"bytes,7,opt,name=decision,proto3" json:"decision,omitempty"`
+	Settling bool                   `protobuf:"varint,8,opt,name=settling,proto3" json:"settling,omitempty"`
+	// floor is the lowest epoch that the copy can still be opened at; absent if it never showed one.
+	Floor         *Epoch `protobuf:"bytes,9,opt,name=floor,proto3" json:"floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[19]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1877,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[19]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1890,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{19}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Report) GetAttempt() *Attempt {
@@ -1554,6 +1949,13 @@ func (x *Report) GetSettling() bool {
 	return false
 }
 
+func (x *Report) GetFloor() *Epoch {
+	if x != nil {
+		return x.Floor
+	}
+	return nil
+}
+
 type Outdated struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attempt       *Attempt               `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
@@ -1563,7 +1965,7 @@ type Outdated struct {
 
 func (x *Outdated) Reset() {
 	*x = Outdated{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[20]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1977,7 @@ func (x *Outdated) String() string {
 func (*Outdated) ProtoMessage() {}
 
 func (x *Outdated) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[20]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1990,7 @@ func (x *Outdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outdated.ProtoReflect.Descriptor instead.
 func (*Outdated) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{20}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Outdated) GetAttempt() *Attempt {
@@ -1609,7 +2011,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[21]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +2023,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[21]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +2036,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{21}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Grant) GetAttempt() *Attempt {
@@ -1669,7 +2071,7 @@ type Decide struct {
 
 func (x *Decide) Reset() {
 	*x = Decide{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[22]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +2083,7 @@ func (x *Decide) String() string {
 func (*Decide) ProtoMessage() {}
 
 func (x *Decide) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[22]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +2096,7 @@ func (x *Decide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decide.ProtoReflect.Descriptor instead.
 func (*Decide) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{22}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Decide) GetAttempt() *Attempt {
@@ -1729,7 +2131,7 @@ type Decided struct {
 
 func (x *Decided) Reset() {
 	*x = Decided{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[23]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +2143,7 @@ func (x *Decided) String() string {
 func (*Decided) ProtoMessage() {}
 
 func (x *Decided) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[23]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +2156,7 @@ func (x *Decided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decided.ProtoReflect.Descriptor instead.
 func (*Decided) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{23}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Decided) GetAttempt() *Attempt {
@@ -1790,7 +2192,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[24]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +2204,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[24]
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2217,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{24}
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Settled) GetAttempt() *Attempt {
@@ -1846,29 +2248,44 @@ func (x *Settled) GetEpoch() *Epoch {
 	return nil
 }
 
-type PromotePlannedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Shard         uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+type DoRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Shard uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	Part  Part                   `protobuf:"varint,3,opt,name=part,proto3,enum=slipstream.shard.v1.Part" json:"part,omitempty"`
+	// closing and epoch are for PART_DEMOTE: as the shard said when it was closed, and the epoch that has everything.
+	Closing uint64 `protobuf:"fixed64,4,opt,name=closing,proto3" json:"closing,omitempty"`
+	// epoch is for PART_OPEN_VIEW too.
+	Epoch *Epoch `protobuf:"bytes,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// force is for PART_TAKE_BACK: whatever the peer says.
+	Force bool `protobuf:"varint,6,opt,name=force,proto3" json:"force,omitempty"`
+	// view is for the parts about views.
+	View *ViewSpec `protobuf:"bytes,7,opt,name=view,proto3" json:"view,omitempty"`
+	// epoch_millis is for PART_EPOCH_INTERVAL.
+	EpochMillis int64 `protobuf:"varint,8,opt,name=epoch_millis,json=epochMillis,proto3" json:"epoch_millis,omitempty"`
+	// drop is the shard of PART_DROP; with force it is lost.
+	Drop uint32 `protobuf:"varint,9,opt,name=drop,proto3" json:"drop,omitempty"`
+	// label is for the parts about bookmarks. With it PART_OPEN_VIEW opens at the bookmark in place of an epoch.
+	Label         string `protobuf:"bytes,10,opt,name=label,proto3" json:"label,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PromotePlannedRequest) Reset() {
-	*x = PromotePlannedRequest{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[25]
+func (x *DoRequest) Reset() {
+	*x = DoRequest{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PromotePlannedRequest) String() string {
+func (x *DoRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PromotePlannedRequest) ProtoMessage() {}
+func (*DoRequest) ProtoMessage() {}
 
-func (x *PromotePlannedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[25]
+func (x *DoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,46 +2296,109 @@ func (x *PromotePlannedRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PromotePlannedRequest.ProtoReflect.Descriptor instead.
-func (*PromotePlannedRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{25}
+// Deprecated: Use DoRequest.ProtoReflect.Descriptor instead.
+func (*DoRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{29}
 }
 
-func (x *PromotePlannedRequest) GetGroup() string {
+func (x *DoRequest) GetGroup() string {
 	if x != nil {
 		return x.Group
 	}
 	return ""
 }
 
-func (x *PromotePlannedRequest) GetShard() uint32 {
+func (x *DoRequest) GetShard() uint32 {
 	if x != nil {
 		return x.Shard
 	}
 	return 0
 }
 
-type PromotePlannedResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+func (x *DoRequest) GetPart() Part {
+	if x != nil {
+		return x.Part
+	}
+	return Part_PART_UNSPECIFIED
+}
+
+func (x *DoRequest) GetClosing() uint64 {
+	if x != nil {
+		return x.Closing
+	}
+	return 0
+}
+
+func (x *DoRequest) GetEpoch() *Epoch {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *DoRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *DoRequest) GetView() *ViewSpec {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *DoRequest) GetEpochMillis() int64 {
+	if x != nil {
+		return x.EpochMillis
+	}
+	return 0
+}
+
+func (x *DoRequest) GetDrop() uint32 {
+	if x != nil {
+		return x.Drop
+	}
+	return 0
+}
+
+func (x *DoRequest) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+// ViewSpec says what view is meant, or wanted. Only PART_OPEN_VIEW needs more than the name.
+type ViewSpec struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Writable   bool                   `protobuf:"varint,2,opt,name=writable,proto3" json:"writable,omitempty"`
+	Test       bool                   `protobuf:"varint,3,opt,name=test,proto3" json:"test,omitempty"`
+	LimitBytes int64                  `protobuf:"varint,4,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	// shards are those of the epoch, ascending.
+	Shards        []uint32 `protobuf:"varint,5,rep,packed,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PromotePlannedResponse) Reset() {
-	*x = PromotePlannedResponse{}
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[26]
+func (x *ViewSpec) Reset() {
+	*x = ViewSpec{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PromotePlannedResponse) String() string {
+func (x *ViewSpec) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PromotePlannedResponse) ProtoMessage() {}
+func (*ViewSpec) ProtoMessage() {}
 
-func (x *PromotePlannedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[26]
+func (x *ViewSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,20 +2409,346 @@ func (x *PromotePlannedResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PromotePlannedResponse.ProtoReflect.Descriptor instead.
-func (*PromotePlannedResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{26}
+// Deprecated: Use ViewSpec.ProtoReflect.Descriptor instead.
+func (*ViewSpec) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ViewSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ViewSpec) GetWritable() bool {
+	if x != nil {
+		return x.Writable
+	}
+	return false
+}
+
+func (x *ViewSpec) GetTest() bool {
+	if x != nil {
+		return x.Test
+	}
+	return false
+}
+
+func (x *ViewSpec) GetLimitBytes() int64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *ViewSpec) GetShards() []uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+// ViewFound is a view of a shard.
+type ViewFound struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// epoch and shards are as they were given when it was opened; absent for a view of this shard alone.
+	Epoch         string   `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Shards        []uint32 `protobuf:"varint,2,rep,packed,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewFound) Reset() {
+	*x = ViewFound{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewFound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewFound) ProtoMessage() {}
+
+func (x *ViewFound) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewFound.ProtoReflect.Descriptor instead.
+func (*ViewFound) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ViewFound) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *ViewFound) GetShards() []uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+type DoResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// changed: the shard was not so before. Only for PART_CLOSE, PART_SUSPEND, PART_RESUME, PART_CLOSE_VIEW, PART_VERIFY and
+	// PART_EPOCH_INTERVAL.
+	Changed bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	// yield is for PART_PLAN_YIELD and PART_YIELD; absent where the shard wrote nothing past the fork.
+	Yield *Yield `protobuf:"bytes,2,opt,name=yield,proto3" json:"yield,omitempty"`
+	// view is for PART_FIND_VIEW, and has the epoch of PART_FIND_BOOKMARK; absent if there is none.
+	View          *ViewFound `protobuf:"bytes,3,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoResponse) Reset() {
+	*x = DoResponse{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoResponse) ProtoMessage() {}
+
+func (x *DoResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoResponse.ProtoReflect.Descriptor instead.
+func (*DoResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *DoResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *DoResponse) GetYield() *Yield {
+	if x != nil {
+		return x.Yield
+	}
+	return nil
+}
+
+func (x *DoResponse) GetView() *ViewFound {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+// Yield is what a shard gives up.
+type Yield struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stage is empty before it begins.
+	Stage    string `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	Timeline string `protobuf:"bytes,2,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	// The ordinals behind fork up to head are given up.
+	Fork uint64 `protobuf:"varint,3,opt,name=fork,proto3" json:"fork,omitempty"`
+	Head uint64 `protobuf:"varint,4,opt,name=head,proto3" json:"head,omitempty"`
+	// writes, bytes and times are of them; partial: of the newest of them. Only with PART_PLAN_YIELD, before it begins.
+	Writes         uint64 `protobuf:"varint,5,opt,name=writes,proto3" json:"writes,omitempty"`
+	Bytes          uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	FirstUnixNanos int64  `protobuf:"varint,7,opt,name=first_unix_nanos,json=firstUnixNanos,proto3" json:"first_unix_nanos,omitempty"`
+	LastUnixNanos  int64  `protobuf:"varint,8,opt,name=last_unix_nanos,json=lastUnixNanos,proto3" json:"last_unix_nanos,omitempty"`
+	Partial        bool   `protobuf:"varint,9,opt,name=partial,proto3" json:"partial,omitempty"`
+	// all: everything is copied, for the reason.
+	All           bool     `protobuf:"varint,10,opt,name=all,proto3" json:"all,omitempty"`
+	Reason        string   `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	TailBytes     uint64   `protobuf:"varint,12,opt,name=tail_bytes,json=tailBytes,proto3" json:"tail_bytes,omitempty"`
+	CopiedBytes   uint64   `protobuf:"varint,13,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	VolumeIds     []string `protobuf:"bytes,14,rep,name=volume_ids,json=volumeIds,proto3" json:"volume_ids,omitempty"`
+	SizeBytes     int64    `protobuf:"varint,15,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Yield) Reset() {
+	*x = Yield{}
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Yield) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Yield) ProtoMessage() {}
+
+func (x *Yield) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_shardpb_shard_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Yield.ProtoReflect.Descriptor instead.
+func (*Yield) Descriptor() ([]byte, []int) {
+	return file_pkg_api_shardpb_shard_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Yield) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *Yield) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *Yield) GetFork() uint64 {
+	if x != nil {
+		return x.Fork
+	}
+	return 0
+}
+
+func (x *Yield) GetHead() uint64 {
+	if x != nil {
+		return x.Head
+	}
+	return 0
+}
+
+func (x *Yield) GetWrites() uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+func (x *Yield) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Yield) GetFirstUnixNanos() int64 {
+	if x != nil {
+		return x.FirstUnixNanos
+	}
+	return 0
+}
+
+func (x *Yield) GetLastUnixNanos() int64 {
+	if x != nil {
+		return x.LastUnixNanos
+	}
+	return 0
+}
+
+func (x *Yield) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+func (x *Yield) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *Yield) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Yield) GetTailBytes() uint64 {
+	if x != nil {
+		return x.TailBytes
+	}
+	return 0
+}
+
+func (x *Yield) GetCopiedBytes() uint64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+func (x *Yield) GetVolumeIds() []string {
+	if x != nil {
+		return x.VolumeIds
+	}
+	return nil
+}
+
+func (x *Yield) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
 }
 
 var File_pkg_api_shardpb_shard_proto protoreflect.FileDescriptor
 
 const file_pkg_api_shardpb_shard_proto_rawDesc = "" +
 	"\n" +
-	"\x1bpkg/api/shardpb/shard.proto\x12\x13slipstream.shard.v1\"\x13\n" +
+	"\x1bpkg/api/shardpb/shard.proto\x12\x13slipstream.shard.v1\"\x87\x01\n" +
+	"\x0fFixEpochRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\x06R\x06holder\x120\n" +
+	"\x05epoch\x18\x04 \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05epoch\"C\n" +
+	"\x10FixEpochResponse\x12/\n" +
+	"\x05marks\x18\x01 \x03(\v2\x19.slipstream.shard.v1.MarkR\x05marks\"Y\n" +
+	"\x13ReleaseEpochRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\x06R\x06holder\"\x16\n" +
+	"\x14ReleaseEpochResponse\"\x13\n" +
 	"\x11ListShardsRequest\"\\\n" +
 	"\x12ListShardsResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x122\n" +
-	"\x06shards\x18\x02 \x03(\v2\x1a.slipstream.shard.v1.ShardR\x06shards\"\xca\x02\n" +
+	"\x06shards\x18\x02 \x03(\v2\x1a.slipstream.shard.v1.ShardR\x06shards\"\xd0\x04\n" +
 	"\x05Shard\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x1d\n" +
@@ -1954,7 +2760,14 @@ const file_pkg_api_shardpb_shard_proto_rawDesc = "" +
 	"\x06newest\x18\b \x01(\v2\x1a.slipstream.shard.v1.EpochR\x06newest\x12\x18\n" +
 	"\aarrived\x18\t \x01(\bR\aarrived\x12\x18\n" +
 	"\adecided\x18\n" +
-	" \x01(\bR\adecided\"1\n" +
+	" \x01(\bR\adecided\x12\x18\n" +
+	"\aclosing\x18\v \x01(\x06R\aclosing\x124\n" +
+	"\acovered\x18\f \x01(\v2\x1a.slipstream.shard.v1.EpochR\acovered\x122\n" +
+	"\x06marked\x18\r \x01(\v2\x1a.slipstream.shard.v1.EpochR\x06marked\x120\n" +
+	"\x05final\x18\x0e \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05final\x12\x1c\n" +
+	"\tsuspended\x18\x0f \x01(\bR\tsuspended\x12\x1a\n" +
+	"\bseparate\x18\x10 \x01(\bR\bseparate\x12\x14\n" +
+	"\x05heard\x18\x11 \x01(\bR\x05heard\"1\n" +
 	"\x05Epoch\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x06R\x03run\"J\n" +
@@ -2029,7 +2842,7 @@ const file_pkg_api_shardpb_shard_proto_rawDesc = "" +
 	"\x04life\x18\x02 \x01(\x06R\x04life\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"@\n" +
 	"\x06Gather\x126\n" +
-	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\"\xb4\x02\n" +
+	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\"\xe6\x02\n" +
 	"\x06Report\x126\n" +
 	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\x06R\x04life\x12\x10\n" +
@@ -2038,7 +2851,8 @@ const file_pkg_api_shardpb_shard_proto_rawDesc = "" +
 	"\x05marks\x18\x05 \x03(\v2\x19.slipstream.shard.v1.MarkR\x05marks\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\bR\x04more\x129\n" +
 	"\bdecision\x18\a \x01(\v2\x1d.slipstream.shard.v1.DecisionR\bdecision\x12\x1a\n" +
-	"\bsettling\x18\b \x01(\bR\bsettling\"B\n" +
+	"\bsettling\x18\b \x01(\bR\bsettling\x120\n" +
+	"\x05floor\x18\t \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05floor\"B\n" +
 	"\bOutdated\x126\n" +
 	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\"\x85\x01\n" +
 	"\x05Grant\x126\n" +
@@ -2057,21 +2871,92 @@ const file_pkg_api_shardpb_shard_proto_rawDesc = "" +
 	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\x06R\x04life\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x120\n" +
-	"\x05epoch\x18\x04 \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05epoch\"C\n" +
-	"\x15PromotePlannedRequest\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05epoch\"\xc8\x02\n" +
+	"\tDoRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
-	"\x05shard\x18\x02 \x01(\rR\x05shard\"\x18\n" +
-	"\x16PromotePlannedResponse*T\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x12-\n" +
+	"\x04part\x18\x03 \x01(\x0e2\x19.slipstream.shard.v1.PartR\x04part\x12\x18\n" +
+	"\aclosing\x18\x04 \x01(\x06R\aclosing\x120\n" +
+	"\x05epoch\x18\x05 \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05epoch\x12\x14\n" +
+	"\x05force\x18\x06 \x01(\bR\x05force\x121\n" +
+	"\x04view\x18\a \x01(\v2\x1d.slipstream.shard.v1.ViewSpecR\x04view\x12!\n" +
+	"\fepoch_millis\x18\b \x01(\x03R\vepochMillis\x12\x12\n" +
+	"\x04drop\x18\t \x01(\rR\x04drop\x12\x14\n" +
+	"\x05label\x18\n" +
+	" \x01(\tR\x05label\"\x87\x01\n" +
+	"\bViewSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bwritable\x18\x02 \x01(\bR\bwritable\x12\x12\n" +
+	"\x04test\x18\x03 \x01(\bR\x04test\x12\x1f\n" +
+	"\vlimit_bytes\x18\x04 \x01(\x03R\n" +
+	"limitBytes\x12\x16\n" +
+	"\x06shards\x18\x05 \x03(\rR\x06shards\"9\n" +
+	"\tViewFound\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x16\n" +
+	"\x06shards\x18\x02 \x03(\rR\x06shards\"\x8c\x01\n" +
+	"\n" +
+	"DoResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\x120\n" +
+	"\x05yield\x18\x02 \x01(\v2\x1a.slipstream.shard.v1.YieldR\x05yield\x122\n" +
+	"\x04view\x18\x03 \x01(\v2\x1e.slipstream.shard.v1.ViewFoundR\x04view\"\xa5\x03\n" +
+	"\x05Yield\x12\x14\n" +
+	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1a\n" +
+	"\btimeline\x18\x02 \x01(\tR\btimeline\x12\x12\n" +
+	"\x04fork\x18\x03 \x01(\x04R\x04fork\x12\x12\n" +
+	"\x04head\x18\x04 \x01(\x04R\x04head\x12\x16\n" +
+	"\x06writes\x18\x05 \x01(\x04R\x06writes\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12(\n" +
+	"\x10first_unix_nanos\x18\a \x01(\x03R\x0efirstUnixNanos\x12&\n" +
+	"\x0flast_unix_nanos\x18\b \x01(\x03R\rlastUnixNanos\x12\x18\n" +
+	"\apartial\x18\t \x01(\bR\apartial\x12\x10\n" +
+	"\x03all\x18\n" +
+	" \x01(\bR\x03all\x12\x16\n" +
+	"\x06reason\x18\v \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"tail_bytes\x18\f \x01(\x04R\ttailBytes\x12!\n" +
+	"\fcopied_bytes\x18\r \x01(\x04R\vcopiedBytes\x12\x1d\n" +
+	"\n" +
+	"volume_ids\x18\x0e \x03(\tR\tvolumeIds\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x0f \x01(\x03R\tsizeBytes*T\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x12\n" +
 	"\x0eROLE_SECONDARY\x10\x02\x12\x10\n" +
-	"\fROLE_DEMOTED\x10\x032\xa8\x02\n" +
+	"\fROLE_DEMOTED\x10\x03*\xac\x03\n" +
+	"\x04Part\x12\x14\n" +
+	"\x10PART_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fPART_PROMOTE\x10\x01\x12\x0e\n" +
+	"\n" +
+	"PART_CLOSE\x10\x02\x12\r\n" +
+	"\tPART_OPEN\x10\x03\x12\f\n" +
+	"\bPART_CUT\x10\x04\x12\x0f\n" +
+	"\vPART_DEMOTE\x10\x05\x12\x12\n" +
+	"\x0ePART_TAKE_BACK\x10\x06\x12\x10\n" +
+	"\fPART_SUSPEND\x10\a\x12\x0f\n" +
+	"\vPART_RESUME\x10\b\x12\x12\n" +
+	"\x0ePART_HAND_OVER\x10\t\x12\x13\n" +
+	"\x0fPART_PLAN_YIELD\x10\n" +
+	"\x12\x0e\n" +
+	"\n" +
+	"PART_YIELD\x10\v\x12\x19\n" +
+	"\x15PART_PROMOTE_SEPARATE\x10\f\x12\x12\n" +
+	"\x0ePART_FIND_VIEW\x10\r\x12\x12\n" +
+	"\x0ePART_OPEN_VIEW\x10\x0e\x12\x13\n" +
+	"\x0fPART_CLOSE_VIEW\x10\x0f\x12\x0f\n" +
+	"\vPART_VERIFY\x10\x10\x12\x17\n" +
+	"\x13PART_EPOCH_INTERVAL\x10\x11\x12\x12\n" +
+	"\x0ePART_MAY_LEAVE\x10\x12\x12\r\n" +
+	"\tPART_DROP\x10\x13\x12\x11\n" +
+	"\rPART_BOOKMARK\x10\x14\x12\x16\n" +
+	"\x12PART_FIND_BOOKMARK\x10\x152\xc2\x03\n" +
 	"\x06Shards\x12]\n" +
 	"\n" +
 	"ListShards\x12&.slipstream.shard.v1.ListShardsRequest\x1a'.slipstream.shard.v1.ListShardsResponse\x12T\n" +
-	"\aDeliver\x12#.slipstream.shard.v1.DeliverRequest\x1a$.slipstream.shard.v1.DeliverResponse\x12i\n" +
-	"\x0ePromotePlanned\x12*.slipstream.shard.v1.PromotePlannedRequest\x1a+.slipstream.shard.v1.PromotePlannedResponseB:Z8github.com/slipstream-storage/slipstream/pkg/api/shardpbb\x06proto3"
+	"\aDeliver\x12#.slipstream.shard.v1.DeliverRequest\x1a$.slipstream.shard.v1.DeliverResponse\x12E\n" +
+	"\x02Do\x12\x1e.slipstream.shard.v1.DoRequest\x1a\x1f.slipstream.shard.v1.DoResponse\x12W\n" +
+	"\bFixEpoch\x12$.slipstream.shard.v1.FixEpochRequest\x1a%.slipstream.shard.v1.FixEpochResponse\x12c\n" +
+	"\fReleaseEpoch\x12(.slipstream.shard.v1.ReleaseEpochRequest\x1a).slipstream.shard.v1.ReleaseEpochResponseB:Z8github.com/slipstream-storage/slipstream/pkg/api/shardpbb\x06proto3"
 
 var (
 	file_pkg_api_shardpb_shard_proto_rawDescOnce sync.Once
@@ -2085,99 +2970,122 @@ func file_pkg_api_shardpb_shard_proto_rawDescGZIP() []byte {
 	return file_pkg_api_shardpb_shard_proto_rawDescData
 }
 
-var file_pkg_api_shardpb_shard_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pkg_api_shardpb_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_pkg_api_shardpb_shard_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_pkg_api_shardpb_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_pkg_api_shardpb_shard_proto_goTypes = []any{
-	(Role)(0),                      // 0: slipstream.shard.v1.Role
-	(*ListShardsRequest)(nil),      // 1: slipstream.shard.v1.ListShardsRequest
-	(*ListShardsResponse)(nil),     // 2: slipstream.shard.v1.ListShardsResponse
-	(*Shard)(nil),                  // 3: slipstream.shard.v1.Shard
-	(*Epoch)(nil),                  // 4: slipstream.shard.v1.Epoch
-	(*Config)(nil),                 // 5: slipstream.shard.v1.Config
-	(*Mark)(nil),                   // 6: slipstream.shard.v1.Mark
-	(*Attempt)(nil),                // 7: slipstream.shard.v1.Attempt
-	(*Decision)(nil),               // 8: slipstream.shard.v1.Decision
-	(*DeliverRequest)(nil),         // 9: slipstream.shard.v1.DeliverRequest
-	(*DeliverResponse)(nil),        // 10: slipstream.shard.v1.DeliverResponse
-	(*Ask)(nil),                    // 11: slipstream.shard.v1.Ask
-	(*Answer)(nil),                 // 12: slipstream.shard.v1.Answer
-	(*Prepare)(nil),                // 13: slipstream.shard.v1.Prepare
-	(*Ready)(nil),                  // 14: slipstream.shard.v1.Ready
-	(*Commit)(nil),                 // 15: slipstream.shard.v1.Commit
-	(*Committed)(nil),              // 16: slipstream.shard.v1.Committed
-	(*Abort)(nil),                  // 17: slipstream.shard.v1.Abort
-	(*Refused)(nil),                // 18: slipstream.shard.v1.Refused
-	(*Gather)(nil),                 // 19: slipstream.shard.v1.Gather
-	(*Report)(nil),                 // 20: slipstream.shard.v1.Report
-	(*Outdated)(nil),               // 21: slipstream.shard.v1.Outdated
-	(*Grant)(nil),                  // 22: slipstream.shard.v1.Grant
-	(*Decide)(nil),                 // 23: slipstream.shard.v1.Decide
-	(*Decided)(nil),                // 24: slipstream.shard.v1.Decided
-	(*Settled)(nil),                // 25: slipstream.shard.v1.Settled
-	(*PromotePlannedRequest)(nil),  // 26: slipstream.shard.v1.PromotePlannedRequest
-	(*PromotePlannedResponse)(nil), // 27: slipstream.shard.v1.PromotePlannedResponse
+	(Role)(0),                    // 0: slipstream.shard.v1.Role
+	(Part)(0),                    // 1: slipstream.shard.v1.Part
+	(*FixEpochRequest)(nil),      // 2: slipstream.shard.v1.FixEpochRequest
+	(*FixEpochResponse)(nil),     // 3: slipstream.shard.v1.FixEpochResponse
+	(*ReleaseEpochRequest)(nil),  // 4: slipstream.shard.v1.ReleaseEpochRequest
+	(*ReleaseEpochResponse)(nil), // 5: slipstream.shard.v1.ReleaseEpochResponse
+	(*ListShardsRequest)(nil),    // 6: slipstream.shard.v1.ListShardsRequest
+	(*ListShardsResponse)(nil),   // 7: slipstream.shard.v1.ListShardsResponse
+	(*Shard)(nil),                // 8: slipstream.shard.v1.Shard
+	(*Epoch)(nil),                // 9: slipstream.shard.v1.Epoch
+	(*Config)(nil),               // 10: slipstream.shard.v1.Config
+	(*Mark)(nil),                 // 11: slipstream.shard.v1.Mark
+	(*Attempt)(nil),              // 12: slipstream.shard.v1.Attempt
+	(*Decision)(nil),             // 13: slipstream.shard.v1.Decision
+	(*DeliverRequest)(nil),       // 14: slipstream.shard.v1.DeliverRequest
+	(*DeliverResponse)(nil),      // 15: slipstream.shard.v1.DeliverResponse
+	(*Ask)(nil),                  // 16: slipstream.shard.v1.Ask
+	(*Answer)(nil),               // 17: slipstream.shard.v1.Answer
+	(*Prepare)(nil),              // 18: slipstream.shard.v1.Prepare
+	(*Ready)(nil),                // 19: slipstream.shard.v1.Ready
+	(*Commit)(nil),               // 20: slipstream.shard.v1.Commit
+	(*Committed)(nil),            // 21: slipstream.shard.v1.Committed
+	(*Abort)(nil),                // 22: slipstream.shard.v1.Abort
+	(*Refused)(nil),              // 23: slipstream.shard.v1.Refused
+	(*Gather)(nil),               // 24: slipstream.shard.v1.Gather
+	(*Report)(nil),               // 25: slipstream.shard.v1.Report
+	(*Outdated)(nil),             // 26: slipstream.shard.v1.Outdated
+	(*Grant)(nil),                // 27: slipstream.shard.v1.Grant
+	(*Decide)(nil),               // 28: slipstream.shard.v1.Decide
+	(*Decided)(nil),              // 29: slipstream.shard.v1.Decided
+	(*Settled)(nil),              // 30: slipstream.shard.v1.Settled
+	(*DoRequest)(nil),            // 31: slipstream.shard.v1.DoRequest
+	(*ViewSpec)(nil),             // 32: slipstream.shard.v1.ViewSpec
+	(*ViewFound)(nil),            // 33: slipstream.shard.v1.ViewFound
+	(*DoResponse)(nil),           // 34: slipstream.shard.v1.DoResponse
+	(*Yield)(nil),                // 35: slipstream.shard.v1.Yield
 }
 var file_pkg_api_shardpb_shard_proto_depIdxs = []int32{
-	3,  // 0: slipstream.shard.v1.ListShardsResponse.shards:type_name -> slipstream.shard.v1.Shard
-	0,  // 1: slipstream.shard.v1.Shard.role:type_name -> slipstream.shard.v1.Role
-	5,  // 2: slipstream.shard.v1.Shard.config:type_name -> slipstream.shard.v1.Config
-	4,  // 3: slipstream.shard.v1.Shard.shown:type_name -> slipstream.shard.v1.Epoch
-	4,  // 4: slipstream.shard.v1.Shard.newest:type_name -> slipstream.shard.v1.Epoch
-	4,  // 5: slipstream.shard.v1.Mark.epoch:type_name -> slipstream.shard.v1.Epoch
-	5,  // 6: slipstream.shard.v1.Mark.config:type_name -> slipstream.shard.v1.Config
-	4,  // 7: slipstream.shard.v1.Decision.epoch:type_name -> slipstream.shard.v1.Epoch
-	5,  // 8: slipstream.shard.v1.Decision.config:type_name -> slipstream.shard.v1.Config
-	11, // 9: slipstream.shard.v1.DeliverRequest.ask:type_name -> slipstream.shard.v1.Ask
-	13, // 10: slipstream.shard.v1.DeliverRequest.prepare:type_name -> slipstream.shard.v1.Prepare
-	15, // 11: slipstream.shard.v1.DeliverRequest.commit:type_name -> slipstream.shard.v1.Commit
-	17, // 12: slipstream.shard.v1.DeliverRequest.abort:type_name -> slipstream.shard.v1.Abort
-	19, // 13: slipstream.shard.v1.DeliverRequest.gather:type_name -> slipstream.shard.v1.Gather
-	22, // 14: slipstream.shard.v1.DeliverRequest.grant:type_name -> slipstream.shard.v1.Grant
-	23, // 15: slipstream.shard.v1.DeliverRequest.decide:type_name -> slipstream.shard.v1.Decide
-	25, // 16: slipstream.shard.v1.DeliverRequest.settled:type_name -> slipstream.shard.v1.Settled
-	12, // 17: slipstream.shard.v1.DeliverResponse.answered:type_name -> slipstream.shard.v1.Answer
-	14, // 18: slipstream.shard.v1.DeliverResponse.ready:type_name -> slipstream.shard.v1.Ready
-	16, // 19: slipstream.shard.v1.DeliverResponse.committed:type_name -> slipstream.shard.v1.Committed
-	18, // 20: slipstream.shard.v1.DeliverResponse.refused:type_name -> slipstream.shard.v1.Refused
-	20, // 21: slipstream.shard.v1.DeliverResponse.report:type_name -> slipstream.shard.v1.Report
-	21, // 22: slipstream.shard.v1.DeliverResponse.outdated:type_name -> slipstream.shard.v1.Outdated
-	24, // 23: slipstream.shard.v1.DeliverResponse.decided:type_name -> slipstream.shard.v1.Decided
-	5,  // 24: slipstream.shard.v1.Ask.config:type_name -> slipstream.shard.v1.Config
-	4,  // 25: slipstream.shard.v1.Answer.last:type_name -> slipstream.shard.v1.Epoch
-	5,  // 26: slipstream.shard.v1.Answer.config:type_name -> slipstream.shard.v1.Config
-	4,  // 27: slipstream.shard.v1.Answer.acked:type_name -> slipstream.shard.v1.Epoch
-	4,  // 28: slipstream.shard.v1.Prepare.epoch:type_name -> slipstream.shard.v1.Epoch
-	4,  // 29: slipstream.shard.v1.Ready.epoch:type_name -> slipstream.shard.v1.Epoch
-	4,  // 30: slipstream.shard.v1.Commit.epoch:type_name -> slipstream.shard.v1.Epoch
-	4,  // 31: slipstream.shard.v1.Committed.epoch:type_name -> slipstream.shard.v1.Epoch
-	4,  // 32: slipstream.shard.v1.Committed.acked:type_name -> slipstream.shard.v1.Epoch
-	4,  // 33: slipstream.shard.v1.Abort.epoch:type_name -> slipstream.shard.v1.Epoch
-	4,  // 34: slipstream.shard.v1.Refused.epoch:type_name -> slipstream.shard.v1.Epoch
-	7,  // 35: slipstream.shard.v1.Gather.attempt:type_name -> slipstream.shard.v1.Attempt
-	7,  // 36: slipstream.shard.v1.Report.attempt:type_name -> slipstream.shard.v1.Attempt
-	4,  // 37: slipstream.shard.v1.Report.shown:type_name -> slipstream.shard.v1.Epoch
-	6,  // 38: slipstream.shard.v1.Report.marks:type_name -> slipstream.shard.v1.Mark
-	8,  // 39: slipstream.shard.v1.Report.decision:type_name -> slipstream.shard.v1.Decision
-	7,  // 40: slipstream.shard.v1.Outdated.attempt:type_name -> slipstream.shard.v1.Attempt
-	7,  // 41: slipstream.shard.v1.Grant.attempt:type_name -> slipstream.shard.v1.Attempt
-	4,  // 42: slipstream.shard.v1.Grant.epoch:type_name -> slipstream.shard.v1.Epoch
-	7,  // 43: slipstream.shard.v1.Decide.attempt:type_name -> slipstream.shard.v1.Attempt
-	8,  // 44: slipstream.shard.v1.Decide.decision:type_name -> slipstream.shard.v1.Decision
-	7,  // 45: slipstream.shard.v1.Decided.attempt:type_name -> slipstream.shard.v1.Attempt
-	4,  // 46: slipstream.shard.v1.Decided.epoch:type_name -> slipstream.shard.v1.Epoch
-	7,  // 47: slipstream.shard.v1.Settled.attempt:type_name -> slipstream.shard.v1.Attempt
-	4,  // 48: slipstream.shard.v1.Settled.epoch:type_name -> slipstream.shard.v1.Epoch
-	1,  // 49: slipstream.shard.v1.Shards.ListShards:input_type -> slipstream.shard.v1.ListShardsRequest
-	9,  // 50: slipstream.shard.v1.Shards.Deliver:input_type -> slipstream.shard.v1.DeliverRequest
-	26, // 51: slipstream.shard.v1.Shards.PromotePlanned:input_type -> slipstream.shard.v1.PromotePlannedRequest
-	2,  // 52: slipstream.shard.v1.Shards.ListShards:output_type -> slipstream.shard.v1.ListShardsResponse
-	10, // 53: slipstream.shard.v1.Shards.Deliver:output_type -> slipstream.shard.v1.DeliverResponse
-	27, // 54: slipstream.shard.v1.Shards.PromotePlanned:output_type -> slipstream.shard.v1.PromotePlannedResponse
-	52, // [52:55] is the sub-list for method output_type
-	49, // [49:52] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	9,  // 0: slipstream.shard.v1.FixEpochRequest.epoch:type_name -> slipstream.shard.v1.Epoch
+	11, // 1: slipstream.shard.v1.FixEpochResponse.marks:type_name -> slipstream.shard.v1.Mark
+	8,  // 2: slipstream.shard.v1.ListShardsResponse.shards:type_name -> slipstream.shard.v1.Shard
+	0,  // 3: slipstream.shard.v1.Shard.role:type_name -> slipstream.shard.v1.Role
+	10, // 4: slipstream.shard.v1.Shard.config:type_name -> slipstream.shard.v1.Config
+	9,  // 5: slipstream.shard.v1.Shard.shown:type_name -> slipstream.shard.v1.Epoch
+	9,  // 6: slipstream.shard.v1.Shard.newest:type_name -> slipstream.shard.v1.Epoch
+	9,  // 7: slipstream.shard.v1.Shard.covered:type_name -> slipstream.shard.v1.Epoch
+	9,  // 8: slipstream.shard.v1.Shard.marked:type_name -> slipstream.shard.v1.Epoch
+	9,  // 9: slipstream.shard.v1.Shard.final:type_name -> slipstream.shard.v1.Epoch
+	9,  // 10: slipstream.shard.v1.Mark.epoch:type_name -> slipstream.shard.v1.Epoch
+	10, // 11: slipstream.shard.v1.Mark.config:type_name -> slipstream.shard.v1.Config
+	9,  // 12: slipstream.shard.v1.Decision.epoch:type_name -> slipstream.shard.v1.Epoch
+	10, // 13: slipstream.shard.v1.Decision.config:type_name -> slipstream.shard.v1.Config
+	16, // 14: slipstream.shard.v1.DeliverRequest.ask:type_name -> slipstream.shard.v1.Ask
+	18, // 15: slipstream.shard.v1.DeliverRequest.prepare:type_name -> slipstream.shard.v1.Prepare
+	20, // 16: slipstream.shard.v1.DeliverRequest.commit:type_name -> slipstream.shard.v1.Commit
+	22, // 17: slipstream.shard.v1.DeliverRequest.abort:type_name -> slipstream.shard.v1.Abort
+	24, // 18: slipstream.shard.v1.DeliverRequest.gather:type_name -> slipstream.shard.v1.Gather
+	27, // 19: slipstream.shard.v1.DeliverRequest.grant:type_name -> slipstream.shard.v1.Grant
+	28, // 20: slipstream.shard.v1.DeliverRequest.decide:type_name -> slipstream.shard.v1.Decide
+	30, // 21: slipstream.shard.v1.DeliverRequest.settled:type_name -> slipstream.shard.v1.Settled
+	17, // 22: slipstream.shard.v1.DeliverResponse.answered:type_name -> slipstream.shard.v1.Answer
+	19, // 23: slipstream.shard.v1.DeliverResponse.ready:type_name -> slipstream.shard.v1.Ready
+	21, // 24: slipstream.shard.v1.DeliverResponse.committed:type_name -> slipstream.shard.v1.Committed
+	23, // 25: slipstream.shard.v1.DeliverResponse.refused:type_name -> slipstream.shard.v1.Refused
+	25, // 26: slipstream.shard.v1.DeliverResponse.report:type_name -> slipstream.shard.v1.Report
+	26, // 27: slipstream.shard.v1.DeliverResponse.outdated:type_name -> slipstream.shard.v1.Outdated
+	29, // 28: slipstream.shard.v1.DeliverResponse.decided:type_name -> slipstream.shard.v1.Decided
+	10, // 29: slipstream.shard.v1.Ask.config:type_name -> slipstream.shard.v1.Config
+	9,  // 30: slipstream.shard.v1.Answer.last:type_name -> slipstream.shard.v1.Epoch
+	10, // 31: slipstream.shard.v1.Answer.config:type_name -> slipstream.shard.v1.Config
+	9,  // 32: slipstream.shard.v1.Answer.acked:type_name -> slipstream.shard.v1.Epoch
+	9,  // 33: slipstream.shard.v1.Prepare.epoch:type_name -> slipstream.shard.v1.Epoch
+	9,  // 34: slipstream.shard.v1.Ready.epoch:type_name -> slipstream.shard.v1.Epoch
+	9,  // 35: slipstream.shard.v1.Commit.epoch:type_name -> slipstream.shard.v1.Epoch
+	9,  // 36: slipstream.shard.v1.Committed.epoch:type_name -> slipstream.shard.v1.Epoch
+	9,  // 37: slipstream.shard.v1.Committed.acked:type_name -> slipstream.shard.v1.Epoch
+	9,  // 38: slipstream.shard.v1.Abort.epoch:type_name -> slipstream.shard.v1.Epoch
+	9,  // 39: slipstream.shard.v1.Refused.epoch:type_name -> slipstream.shard.v1.Epoch
+	12, // 40: slipstream.shard.v1.Gather.attempt:type_name -> slipstream.shard.v1.Attempt
+	12, // 41: slipstream.shard.v1.Report.attempt:type_name -> slipstream.shard.v1.Attempt
+	9,  // 42: slipstream.shard.v1.Report.shown:type_name -> slipstream.shard.v1.Epoch
+	11, // 43: slipstream.shard.v1.Report.marks:type_name -> slipstream.shard.v1.Mark
+	13, // 44: slipstream.shard.v1.Report.decision:type_name -> slipstream.shard.v1.Decision
+	9,  // 45: slipstream.shard.v1.Report.floor:type_name -> slipstream.shard.v1.Epoch
+	12, // 46: slipstream.shard.v1.Outdated.attempt:type_name -> slipstream.shard.v1.Attempt
+	12, // 47: slipstream.shard.v1.Grant.attempt:type_name -> slipstream.shard.v1.Attempt
+	9,  // 48: slipstream.shard.v1.Grant.epoch:type_name -> slipstream.shard.v1.Epoch
+	12, // 49: slipstream.shard.v1.Decide.attempt:type_name -> slipstream.shard.v1.Attempt
+	13, // 50: slipstream.shard.v1.Decide.decision:type_name -> slipstream.shard.v1.Decision
+	12, // 51: slipstream.shard.v1.Decided.attempt:type_name -> slipstream.shard.v1.Attempt
+	9,  // 52: slipstream.shard.v1.Decided.epoch:type_name -> slipstream.shard.v1.Epoch
+	12, // 53: slipstream.shard.v1.Settled.attempt:type_name -> slipstream.shard.v1.Attempt
+	9,  // 54: slipstream.shard.v1.Settled.epoch:type_name -> slipstream.shard.v1.Epoch
+	1,  // 55: slipstream.shard.v1.DoRequest.part:type_name -> slipstream.shard.v1.Part
+	9,  // 56: slipstream.shard.v1.DoRequest.epoch:type_name -> slipstream.shard.v1.Epoch
+	32, // 57: slipstream.shard.v1.DoRequest.view:type_name -> slipstream.shard.v1.ViewSpec
+	35, // 58: slipstream.shard.v1.DoResponse.yield:type_name -> slipstream.shard.v1.Yield
+	33, // 59: slipstream.shard.v1.DoResponse.view:type_name -> slipstream.shard.v1.ViewFound
+	6,  // 60: slipstream.shard.v1.Shards.ListShards:input_type -> slipstream.shard.v1.ListShardsRequest
+	14, // 61: slipstream.shard.v1.Shards.Deliver:input_type -> slipstream.shard.v1.DeliverRequest
+	31, // 62: slipstream.shard.v1.Shards.Do:input_type -> slipstream.shard.v1.DoRequest
+	2,  // 63: slipstream.shard.v1.Shards.FixEpoch:input_type -> slipstream.shard.v1.FixEpochRequest
+	4,  // 64: slipstream.shard.v1.Shards.ReleaseEpoch:input_type -> slipstream.shard.v1.ReleaseEpochRequest
+	7,  // 65: slipstream.shard.v1.Shards.ListShards:output_type -> slipstream.shard.v1.ListShardsResponse
+	15, // 66: slipstream.shard.v1.Shards.Deliver:output_type -> slipstream.shard.v1.DeliverResponse
+	34, // 67: slipstream.shard.v1.Shards.Do:output_type -> slipstream.shard.v1.DoResponse
+	3,  // 68: slipstream.shard.v1.Shards.FixEpoch:output_type -> slipstream.shard.v1.FixEpochResponse
+	5,  // 69: slipstream.shard.v1.Shards.ReleaseEpoch:output_type -> slipstream.shard.v1.ReleaseEpochResponse
+	65, // [65:70] is the sub-list for method output_type
+	60, // [60:65] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_shardpb_shard_proto_init() }
@@ -2185,7 +3093,7 @@ func file_pkg_api_shardpb_shard_proto_init() {
 	if File_pkg_api_shardpb_shard_proto != nil {
 		return
 	}
-	file_pkg_api_shardpb_shard_proto_msgTypes[8].OneofWrappers = []any{
+	file_pkg_api_shardpb_shard_proto_msgTypes[12].OneofWrappers = []any{
 		(*DeliverRequest_Ask)(nil),
 		(*DeliverRequest_Prepare)(nil),
 		(*DeliverRequest_Commit)(nil),
@@ -2195,7 +3103,7 @@ func file_pkg_api_shardpb_shard_proto_init() {
 		(*DeliverRequest_Decide)(nil),
 		(*DeliverRequest_Settled)(nil),
 	}
-	file_pkg_api_shardpb_shard_proto_msgTypes[9].OneofWrappers = []any{
+	file_pkg_api_shardpb_shard_proto_msgTypes[13].OneofWrappers = []any{
 		(*DeliverResponse_Answered)(nil),
 		(*DeliverResponse_Ready)(nil),
 		(*DeliverResponse_Committed)(nil),
@@ -2209,8 +3117,8 @@ func file_pkg_api_shardpb_shard_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_shardpb_shard_proto_rawDesc), len(file_pkg_api_shardpb_shard_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   27,
+			NumEnums:      2,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

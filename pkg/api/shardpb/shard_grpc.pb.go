@@ -23,9 +23,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Shards_ListShards_FullMethodName     = "/slipstream.shard.v1.Shards/ListShards"
-	Shards_Deliver_FullMethodName        = "/slipstream.shard.v1.Shards/Deliver"
-	Shards_PromotePlanned_FullMethodName = "/slipstream.shard.v1.Shards/PromotePlanned"
+	Shards_ListShards_FullMethodName   = "/slipstream.shard.v1.Shards/ListShards"
+	Shards_Deliver_FullMethodName      = "/slipstream.shard.v1.Shards/Deliver"
+	Shards_Do_FullMethodName           = "/slipstream.shard.v1.Shards/Do"
+	Shards_FixEpoch_FullMethodName     = "/slipstream.shard.v1.Shards/FixEpoch"
+	Shards_ReleaseEpoch_FullMethodName = "/slipstream.shard.v1.Shards/ReleaseEpoch"
 )
 
 // ShardsClient is the client API for Shards service.
@@ -37,9 +39,15 @@ type ShardsClient interface {
 	// Deliver hands a message to a shard, and returns its answer. NOT_FOUND: the node does not have the shard in the role
 	// that the message is for. FAILED_PRECONDITION: the shard could not do its part of an epoch.
 	Deliver(ctx context.Context, in *DeliverRequest, opts ...grpc.CallOption) (*DeliverResponse, error)
-	// PromotePlanned makes a shard primary after its peer was demoted and everything has arrived. FAILED_PRECONDITION says
-	// what is missing. It may be repeated.
-	PromotePlanned(ctx context.Context, in *PromotePlannedRequest, opts ...grpc.CallOption) (*PromotePlannedResponse, error)
+	// Do has a shard do its part of what is done to the group as a whole. FAILED_PRECONDITION says what to do first. It may
+	// be repeated.
+	Do(ctx context.Context, in *DoRequest, opts ...grpc.CallOption) (*DoResponse, error)
+	// FixEpoch has a shard apply nothing past an epoch for a while, so that it can be opened and cut there; without an
+	// epoch, nothing past what its images have. ABORTED: it cannot be opened there yet. FAILED_PRECONDITION: it cannot any
+	// more, or not at all. It may be repeated, with a later epoch too.
+	FixEpoch(ctx context.Context, in *FixEpochRequest, opts ...grpc.CallOption) (*FixEpochResponse, error)
+	// ReleaseEpoch ends that; it succeeds where there is nothing to end.
+	ReleaseEpoch(ctx context.Context, in *ReleaseEpochRequest, opts ...grpc.CallOption) (*ReleaseEpochResponse, error)
 }
 
 type shardsClient struct {
@@ -70,10 +78,30 @@ func (c *shardsClient) Deliver(ctx context.Context, in *DeliverRequest, opts ...
 	return out, nil
 }
 
-func (c *shardsClient) PromotePlanned(ctx context.Context, in *PromotePlannedRequest, opts ...grpc.CallOption) (*PromotePlannedResponse, error) {
+func (c *shardsClient) Do(ctx context.Context, in *DoRequest, opts ...grpc.CallOption) (*DoResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(PromotePlannedResponse)
-	err := c.cc.Invoke(ctx, Shards_PromotePlanned_FullMethodName, in, out, cOpts...)
+	out := new(DoResponse)
+	err := c.cc.Invoke(ctx, Shards_Do_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shardsClient) FixEpoch(ctx context.Context, in *FixEpochRequest, opts ...grpc.CallOption) (*FixEpochResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FixEpochResponse)
+	err := c.cc.Invoke(ctx, Shards_FixEpoch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shardsClient) ReleaseEpoch(ctx context.Context, in *ReleaseEpochRequest, opts ...grpc.CallOption) (*ReleaseEpochResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseEpochResponse)
+	err := c.cc.Invoke(ctx, Shards_ReleaseEpoch_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -89,9 +117,15 @@ type ShardsServer interface {
 	// Deliver hands a message to a shard, and returns its answer. NOT_FOUND: the node does not have the shard in the role
 	// that the message is for. FAILED_PRECONDITION: the shard could not do its part of an epoch.
 	Deliver(context.Context, *DeliverRequest) (*DeliverResponse, error)
-	// PromotePlanned makes a shard primary after its peer was demoted and everything has arrived. FAILED_PRECONDITION says
-	// what is missing. It may be repeated.
-	PromotePlanned(context.Context, *PromotePlannedRequest) (*PromotePlannedResponse, error)
+	// Do has a shard do its part of what is done to the group as a whole. FAILED_PRECONDITION says what to do first. It may
+	// be repeated.
+	Do(context.Context, *DoRequest) (*DoResponse, error)
+	// FixEpoch has a shard apply nothing past an epoch for a while, so that it can be opened and cut there; without an
+	// epoch, nothing past what its images have. ABORTED: it cannot be opened there yet. FAILED_PRECONDITION: it cannot any
+	// more, or not at all. It may be repeated, with a later epoch too.
+	FixEpoch(context.Context, *FixEpochRequest) (*FixEpochResponse, error)
+	// ReleaseEpoch ends that; it succeeds where there is nothing to end.
+	ReleaseEpoch(context.Context, *ReleaseEpochRequest) (*ReleaseEpochResponse, error)
 	mustEmbedUnimplementedShardsServer()
 }
 
@@ -108,8 +142,14 @@ func (UnimplementedShardsServer) ListShards(context.Context, *ListShardsRequest)
 func (UnimplementedShardsServer) Deliver(context.Context, *DeliverRequest) (*DeliverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Deliver not implemented")
 }
-func (UnimplementedShardsServer) PromotePlanned(context.Context, *PromotePlannedRequest) (*PromotePlannedResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method PromotePlanned not implemented")
+func (UnimplementedShardsServer) Do(context.Context, *DoRequest) (*DoResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Do not implemented")
+}
+func (UnimplementedShardsServer) FixEpoch(context.Context, *FixEpochRequest) (*FixEpochResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FixEpoch not implemented")
+}
+func (UnimplementedShardsServer) ReleaseEpoch(context.Context, *ReleaseEpochRequest) (*ReleaseEpochResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseEpoch not implemented")
 }
 func (UnimplementedShardsServer) mustEmbedUnimplementedShardsServer() {}
 func (UnimplementedShardsServer) testEmbeddedByValue()                {}
@@ -168,20 +208,56 @@ func _Shards_Deliver_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Shards_PromotePlanned_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(PromotePlannedRequest)
+func _Shards_Do_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DoRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(ShardsServer).PromotePlanned(ctx, in)
+		return srv.(ShardsServer).Do(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Shards_PromotePlanned_FullMethodName,
+		FullMethod: Shards_Do_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ShardsServer).PromotePlanned(ctx, req.(*PromotePlannedRequest))
+		return srv.(ShardsServer).Do(ctx, req.(*DoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Shards_FixEpoch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FixEpochRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).FixEpoch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_FixEpoch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).FixEpoch(ctx, req.(*FixEpochRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Shards_ReleaseEpoch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseEpochRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).ReleaseEpoch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_ReleaseEpoch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).ReleaseEpoch(ctx, req.(*ReleaseEpochRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -202,8 +278,16 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Shards_Deliver_Handler,
 		},
 		{
-			MethodName: "PromotePlanned",
-			Handler:    _Shards_PromotePlanned_Handler,
+			MethodName: "Do",
+			Handler:    _Shards_Do_Handler,
+		},
+		{
+			MethodName: "FixEpoch",
+			Handler:    _Shards_FixEpoch_Handler,
+		},
+		{
+			MethodName: "ReleaseEpoch",
+			Handler:    _Shards_ReleaseEpoch_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

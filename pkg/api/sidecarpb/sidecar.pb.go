@@ -715,7 +715,11 @@ type GroupSettings struct {
 	Shard   *uint32 `protobuf:"varint,14,opt,name=shard,proto3,oneof" json:"shard,omitempty"`
 	// epoch_millis is the time between two epochs of the group over several nodes; 0 for the default of 200 ms. That of the
 	// shard with the lowest number counts.
-	EpochMillis   *int64 `protobuf:"varint,15,opt,name=epoch_millis,json=epochMillis,proto3,oneof" json:"epoch_millis,omitempty"`
+	EpochMillis *int64 `protobuf:"varint,15,opt,name=epoch_millis,json=epochMillis,proto3,oneof" json:"epoch_millis,omitempty"`
+	// tails_most and tails_millis are how many divergent tails of the group this site keeps, and how long; 0 (the default): no
+	// limit. The newest tail always stays. Each site has its own.
+	TailsMost     *uint32 `protobuf:"varint,16,opt,name=tails_most,json=tailsMost,proto3,oneof" json:"tails_most,omitempty"`
+	TailsMillis   *int64  `protobuf:"varint,17,opt,name=tails_millis,json=tailsMillis,proto3,oneof" json:"tails_millis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -851,6 +855,20 @@ func (x *GroupSettings) GetShard() uint32 {
 func (x *GroupSettings) GetEpochMillis() int64 {
 	if x != nil && x.EpochMillis != nil {
 		return *x.EpochMillis
+	}
+	return 0
+}
+
+func (x *GroupSettings) GetTailsMost() uint32 {
+	if x != nil && x.TailsMost != nil {
+		return *x.TailsMost
+	}
+	return 0
+}
+
+func (x *GroupSettings) GetTailsMillis() int64 {
+	if x != nil && x.TailsMillis != nil {
+		return *x.TailsMillis
 	}
 	return 0
 }
@@ -1232,6 +1250,139 @@ func (*AddVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{18}
 }
 
+type JoinGroupRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Group    string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	VolumeId string                 `protobuf:"bytes,2,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	// settings are those of a group that is made. A group that is there has to have those that are given.
+	Settings *GroupSettings `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"`
+	// create: a group that is not there is made.
+	Create bool `protobuf:"varint,4,opt,name=create,proto3" json:"create,omitempty"`
+	// only_new: no group that is there fits.
+	OnlyNew bool `protobuf:"varint,5,opt,name=only_new,json=onlyNew,proto3" json:"only_new,omitempty"`
+	// namespace: a group with a volume of a claim in another namespace does not fit, unless the volume is in it. Empty: any fits.
+	Namespace     string `protobuf:"bytes,6,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinGroupRequest) Reset() {
+	*x = JoinGroupRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinGroupRequest) ProtoMessage() {}
+
+func (x *JoinGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinGroupRequest.ProtoReflect.Descriptor instead.
+func (*JoinGroupRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *JoinGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *JoinGroupRequest) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *JoinGroupRequest) GetSettings() *GroupSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *JoinGroupRequest) GetCreate() bool {
+	if x != nil {
+		return x.Create
+	}
+	return false
+}
+
+func (x *JoinGroupRequest) GetOnlyNew() bool {
+	if x != nil {
+		return x.OnlyNew
+	}
+	return false
+}
+
+func (x *JoinGroupRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+type JoinGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// unfit is the group that does not fit. Without it the volume is in the group.
+	Unfit         *GroupStatus `protobuf:"bytes,1,opt,name=unfit,proto3" json:"unfit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinGroupResponse) Reset() {
+	*x = JoinGroupResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinGroupResponse) ProtoMessage() {}
+
+func (x *JoinGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinGroupResponse.ProtoReflect.Descriptor instead.
+func (*JoinGroupResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *JoinGroupResponse) GetUnfit() *GroupStatus {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type RemoveVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1242,7 +1393,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[19]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1405,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[19]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1418,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{19}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveVolumeRequest) GetGroup() string {
@@ -1292,7 +1443,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1455,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[20]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1468,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{20}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{22}
 }
 
 type VerifyRequest struct {
@@ -1329,7 +1480,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1492,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[21]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1505,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{21}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VerifyRequest) GetGroup() string {
@@ -1372,7 +1523,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1535,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[22]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1548,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{22}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{24}
 }
 
 type RepairRequest struct {
@@ -1409,7 +1560,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1572,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[23]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1585,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{23}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RepairRequest) GetGroup() string {
@@ -1454,7 +1605,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1617,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[24]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1630,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{24}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RepairResponse) GetExtents() uint64 {
@@ -1515,7 +1666,7 @@ type VerifyStatus struct {
 
 func (x *VerifyStatus) Reset() {
 	*x = VerifyStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1678,7 @@ func (x *VerifyStatus) String() string {
 func (*VerifyStatus) ProtoMessage() {}
 
 func (x *VerifyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1691,7 @@ func (x *VerifyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyStatus.ProtoReflect.Descriptor instead.
 func (*VerifyStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{25}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VerifyStatus) GetRunning() bool {
@@ -1617,7 +1768,7 @@ type VolumeExtent struct {
 
 func (x *VolumeExtent) Reset() {
 	*x = VolumeExtent{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1780,7 @@ func (x *VolumeExtent) String() string {
 func (*VolumeExtent) ProtoMessage() {}
 
 func (x *VolumeExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[26]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1793,7 @@ func (x *VolumeExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeExtent.ProtoReflect.Descriptor instead.
 func (*VolumeExtent) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{26}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VolumeExtent) GetVolumeId() string {
@@ -1675,7 +1826,7 @@ type SuspendRequest struct {
 
 func (x *SuspendRequest) Reset() {
 	*x = SuspendRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1838,7 @@ func (x *SuspendRequest) String() string {
 func (*SuspendRequest) ProtoMessage() {}
 
 func (x *SuspendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1851,7 @@ func (x *SuspendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendRequest.ProtoReflect.Descriptor instead.
 func (*SuspendRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{27}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SuspendRequest) GetGroup() string {
@@ -1720,7 +1871,7 @@ type SuspendResponse struct {
 
 func (x *SuspendResponse) Reset() {
 	*x = SuspendResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1883,7 @@ func (x *SuspendResponse) String() string {
 func (*SuspendResponse) ProtoMessage() {}
 
 func (x *SuspendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[28]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1896,7 @@ func (x *SuspendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendResponse.ProtoReflect.Descriptor instead.
 func (*SuspendResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{28}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SuspendResponse) GetChanged() bool {
@@ -1764,7 +1915,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1927,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[29]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1940,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{29}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResumeRequest) GetGroup() string {
@@ -1809,7 +1960,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1972,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[30]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1985,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{30}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResumeResponse) GetChanged() bool {
@@ -1852,7 +2003,7 @@ type ListCopiesRequest struct {
 
 func (x *ListCopiesRequest) Reset() {
 	*x = ListCopiesRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +2015,7 @@ func (x *ListCopiesRequest) String() string {
 func (*ListCopiesRequest) ProtoMessage() {}
 
 func (x *ListCopiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[31]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +2028,7 @@ func (x *ListCopiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopiesRequest.ProtoReflect.Descriptor instead.
 func (*ListCopiesRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{31}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{33}
 }
 
 type ListCopiesResponse struct {
@@ -1889,7 +2040,7 @@ type ListCopiesResponse struct {
 
 func (x *ListCopiesResponse) Reset() {
 	*x = ListCopiesResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2052,7 @@ func (x *ListCopiesResponse) String() string {
 func (*ListCopiesResponse) ProtoMessage() {}
 
 func (x *ListCopiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[32]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2065,7 @@ func (x *ListCopiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopiesResponse.ProtoReflect.Descriptor instead.
 func (*ListCopiesResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{32}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListCopiesResponse) GetCopies() []*Copy {
@@ -1947,7 +2098,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2110,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2123,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{33}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Copy) GetVolumeId() string {
@@ -2054,7 +2205,7 @@ type DeleteCopyRequest struct {
 
 func (x *DeleteCopyRequest) Reset() {
 	*x = DeleteCopyRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2217,7 @@ func (x *DeleteCopyRequest) String() string {
 func (*DeleteCopyRequest) ProtoMessage() {}
 
 func (x *DeleteCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[34]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2230,7 @@ func (x *DeleteCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCopyRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCopyRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{34}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteCopyRequest) GetVolumeId() string {
@@ -2097,7 +2248,7 @@ type DeleteCopyResponse struct {
 
 func (x *DeleteCopyResponse) Reset() {
 	*x = DeleteCopyResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2260,7 @@ func (x *DeleteCopyResponse) String() string {
 func (*DeleteCopyResponse) ProtoMessage() {}
 
 func (x *DeleteCopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2273,7 @@ func (x *DeleteCopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCopyResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCopyResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{35}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
 }
 
 type ListPeersRequest struct {
@@ -2133,7 +2284,7 @@ type ListPeersRequest struct {
 
 func (x *ListPeersRequest) Reset() {
 	*x = ListPeersRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2296,7 @@ func (x *ListPeersRequest) String() string {
 func (*ListPeersRequest) ProtoMessage() {}
 
 func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[36]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2309,7 @@ func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
 func (*ListPeersRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{36}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
 }
 
 type ListPeersResponse struct {
@@ -2170,7 +2321,7 @@ type ListPeersResponse struct {
 
 func (x *ListPeersResponse) Reset() {
 	*x = ListPeersResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2333,7 @@ func (x *ListPeersResponse) String() string {
 func (*ListPeersResponse) ProtoMessage() {}
 
 func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[37]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2346,7 @@ func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
 func (*ListPeersResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{37}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListPeersResponse) GetPeers() []*PeerUse {
@@ -2222,7 +2373,7 @@ type PeerUse struct {
 
 func (x *PeerUse) Reset() {
 	*x = PeerUse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2385,7 @@ func (x *PeerUse) String() string {
 func (*PeerUse) ProtoMessage() {}
 
 func (x *PeerUse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[38]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2398,7 @@ func (x *PeerUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerUse.ProtoReflect.Descriptor instead.
 func (*PeerUse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{38}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PeerUse) GetPeer() string {
@@ -2303,7 +2454,7 @@ type ForgetPeerRequest struct {
 
 func (x *ForgetPeerRequest) Reset() {
 	*x = ForgetPeerRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2466,7 @@ func (x *ForgetPeerRequest) String() string {
 func (*ForgetPeerRequest) ProtoMessage() {}
 
 func (x *ForgetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[39]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2479,7 @@ func (x *ForgetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetPeerRequest.ProtoReflect.Descriptor instead.
 func (*ForgetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{39}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ForgetPeerRequest) GetPeer() string {
@@ -2355,7 +2506,7 @@ type ForgetPeerResponse struct {
 
 func (x *ForgetPeerResponse) Reset() {
 	*x = ForgetPeerResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2518,7 @@ func (x *ForgetPeerResponse) String() string {
 func (*ForgetPeerResponse) ProtoMessage() {}
 
 func (x *ForgetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[40]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2531,7 @@ func (x *ForgetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetPeerResponse.ProtoReflect.Descriptor instead.
 func (*ForgetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{40}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ForgetPeerResponse) GetKept() []string {
@@ -2407,7 +2558,7 @@ type ModifyVolumeRequest struct {
 
 func (x *ModifyVolumeRequest) Reset() {
 	*x = ModifyVolumeRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2570,7 @@ func (x *ModifyVolumeRequest) String() string {
 func (*ModifyVolumeRequest) ProtoMessage() {}
 
 func (x *ModifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2583,7 @@ func (x *ModifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ModifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{41}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ModifyVolumeRequest) GetVolumeId() string {
@@ -2478,7 +2629,7 @@ type ModifyVolumeResponse struct {
 
 func (x *ModifyVolumeResponse) Reset() {
 	*x = ModifyVolumeResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2641,7 @@ func (x *ModifyVolumeResponse) String() string {
 func (*ModifyVolumeResponse) ProtoMessage() {}
 
 func (x *ModifyVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[42]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2654,7 @@ func (x *ModifyVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ModifyVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{42}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{44}
 }
 
 // Claim is what a volume is in Kubernetes.
@@ -2526,7 +2677,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2689,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2702,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{43}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Claim) GetName() string {
@@ -2620,7 +2771,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +2783,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[44]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +2796,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{44}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListGroupsRequest) GetName() string {
@@ -2664,7 +2815,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2827,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[45]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2840,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{45}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*GroupStatus {
@@ -2709,7 +2860,7 @@ type WatchGroupRequest struct {
 
 func (x *WatchGroupRequest) Reset() {
 	*x = WatchGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2872,7 @@ func (x *WatchGroupRequest) String() string {
 func (*WatchGroupRequest) ProtoMessage() {}
 
 func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[46]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2885,7 @@ func (x *WatchGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGroupRequest.ProtoReflect.Descriptor instead.
 func (*WatchGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{46}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchGroupRequest) GetName() string {
@@ -2757,6 +2908,9 @@ type PromoteRequest struct {
 	Force bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	// timeout_millis is how long a planned promotion waits for what is on its way; 0: not at all.
 	TimeoutMillis int64 `protobuf:"varint,3,opt,name=timeout_millis,json=timeoutMillis,proto3" json:"timeout_millis,omitempty"`
+	// without are the numbers of shards whose copies are lost: a forced promotion does not wait for them, and they are not
+	// part of the group any more.
+	Without []uint32 `protobuf:"varint,7,rep,packed,name=without,proto3" json:"without,omitempty"`
 	// A recovery point to open; without one: what is here. Force and timeout mean nothing then.
 	//
 	// Types that are valid to be assigned to Point:
@@ -2771,7 +2925,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +2937,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +2950,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{47}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PromoteRequest) GetGroup() string {
@@ -2818,6 +2972,13 @@ func (x *PromoteRequest) GetTimeoutMillis() int64 {
 		return x.TimeoutMillis
 	}
 	return 0
+}
+
+func (x *PromoteRequest) GetWithout() []uint32 {
+	if x != nil {
+		return x.Without
+	}
+	return nil
 }
 
 func (x *PromoteRequest) GetPoint() isPromoteRequest_Point {
@@ -2887,7 +3048,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +3060,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[48]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +3073,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{48}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PromoteResponse) GetLoss() *LossReport {
@@ -2923,6 +3084,113 @@ func (x *PromoteResponse) GetLoss() *LossReport {
 }
 
 func (x *PromoteResponse) GetStatus() *GroupStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+type DropShardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group is a shard on this node.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// shard is the number of the one that leaves.
+	Shard uint32 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	// lost: its node is gone for good, and a person gives up what was written there.
+	Lost          bool `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropShardRequest) Reset() {
+	*x = DropShardRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropShardRequest) ProtoMessage() {}
+
+func (x *DropShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropShardRequest.ProtoReflect.Descriptor instead.
+func (*DropShardRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *DropShardRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DropShardRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *DropShardRequest) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+type DropShardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        *GroupStatus           `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropShardResponse) Reset() {
+	*x = DropShardResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropShardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropShardResponse) ProtoMessage() {}
+
+func (x *DropShardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropShardResponse.ProtoReflect.Descriptor instead.
+func (*DropShardResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *DropShardResponse) GetStatus() *GroupStatus {
 	if x != nil {
 		return x.Status
 	}
@@ -2940,7 +3208,7 @@ type CommitTrialRequest struct {
 
 func (x *CommitTrialRequest) Reset() {
 	*x = CommitTrialRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2952,7 +3220,7 @@ func (x *CommitTrialRequest) String() string {
 func (*CommitTrialRequest) ProtoMessage() {}
 
 func (x *CommitTrialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2965,7 +3233,7 @@ func (x *CommitTrialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitTrialRequest.ProtoReflect.Descriptor instead.
 func (*CommitTrialRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{49}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CommitTrialRequest) GetGroup() string {
@@ -2994,7 +3262,7 @@ type CommitTrialResponse struct {
 
 func (x *CommitTrialResponse) Reset() {
 	*x = CommitTrialResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3274,7 @@ func (x *CommitTrialResponse) String() string {
 func (*CommitTrialResponse) ProtoMessage() {}
 
 func (x *CommitTrialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[50]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3287,7 @@ func (x *CommitTrialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitTrialResponse.ProtoReflect.Descriptor instead.
 func (*CommitTrialResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{50}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CommitTrialResponse) GetChanged() bool {
@@ -3052,7 +3320,7 @@ type RollBackTrialRequest struct {
 
 func (x *RollBackTrialRequest) Reset() {
 	*x = RollBackTrialRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3332,7 @@ func (x *RollBackTrialRequest) String() string {
 func (*RollBackTrialRequest) ProtoMessage() {}
 
 func (x *RollBackTrialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[51]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3345,7 @@ func (x *RollBackTrialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollBackTrialRequest.ProtoReflect.Descriptor instead.
 func (*RollBackTrialRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{51}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RollBackTrialRequest) GetGroup() string {
@@ -3097,7 +3365,7 @@ type RollBackTrialResponse struct {
 
 func (x *RollBackTrialResponse) Reset() {
 	*x = RollBackTrialResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3377,7 @@ func (x *RollBackTrialResponse) String() string {
 func (*RollBackTrialResponse) ProtoMessage() {}
 
 func (x *RollBackTrialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[52]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3390,7 @@ func (x *RollBackTrialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollBackTrialResponse.ProtoReflect.Descriptor instead.
 func (*RollBackTrialResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{52}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RollBackTrialResponse) GetChanged() bool {
@@ -3159,7 +3427,7 @@ type TrialStatus struct {
 
 func (x *TrialStatus) Reset() {
 	*x = TrialStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3439,7 @@ func (x *TrialStatus) String() string {
 func (*TrialStatus) ProtoMessage() {}
 
 func (x *TrialStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3452,7 @@ func (x *TrialStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrialStatus.ProtoReflect.Descriptor instead.
 func (*TrialStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{53}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *TrialStatus) GetOrdinal() uint64 {
@@ -3238,7 +3506,7 @@ type DemoteRequest struct {
 
 func (x *DemoteRequest) Reset() {
 	*x = DemoteRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3518,7 @@ func (x *DemoteRequest) String() string {
 func (*DemoteRequest) ProtoMessage() {}
 
 func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[54]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3531,7 @@ func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteRequest.ProtoReflect.Descriptor instead.
 func (*DemoteRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{54}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DemoteRequest) GetGroup() string {
@@ -3274,15 +3542,18 @@ func (x *DemoteRequest) GetGroup() string {
 }
 
 type DemoteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	FinalOrdinal  uint64                 `protobuf:"varint,1,opt,name=final_ordinal,json=finalOrdinal,proto3" json:"final_ordinal,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	FinalOrdinal uint64                 `protobuf:"varint,1,opt,name=final_ordinal,json=finalOrdinal,proto3" json:"final_ordinal,omitempty"`
+	// final_epoch is the number of the epoch that has everything that the shards of the group wrote. Absent: the group is
+	// no shard, or was not demoted as a whole.
+	FinalEpoch    *uint64 `protobuf:"varint,2,opt,name=final_epoch,json=finalEpoch,proto3,oneof" json:"final_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DemoteResponse) Reset() {
 	*x = DemoteResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3565,7 @@ func (x *DemoteResponse) String() string {
 func (*DemoteResponse) ProtoMessage() {}
 
 func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[55]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,12 +3578,19 @@ func (x *DemoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteResponse.ProtoReflect.Descriptor instead.
 func (*DemoteResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{55}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DemoteResponse) GetFinalOrdinal() uint64 {
 	if x != nil {
 		return x.FinalOrdinal
+	}
+	return 0
+}
+
+func (x *DemoteResponse) GetFinalEpoch() uint64 {
+	if x != nil && x.FinalEpoch != nil {
+		return *x.FinalEpoch
 	}
 	return 0
 }
@@ -3328,7 +3606,7 @@ type RelocateRequest struct {
 
 func (x *RelocateRequest) Reset() {
 	*x = RelocateRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3618,7 @@ func (x *RelocateRequest) String() string {
 func (*RelocateRequest) ProtoMessage() {}
 
 func (x *RelocateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[56]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3631,7 @@ func (x *RelocateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelocateRequest.ProtoReflect.Descriptor instead.
 func (*RelocateRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{56}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RelocateRequest) GetGroup() string {
@@ -3383,7 +3661,7 @@ type RelocateResponse struct {
 
 func (x *RelocateResponse) Reset() {
 	*x = RelocateResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3673,7 @@ func (x *RelocateResponse) String() string {
 func (*RelocateResponse) ProtoMessage() {}
 
 func (x *RelocateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3686,7 @@ func (x *RelocateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelocateResponse.ProtoReflect.Descriptor instead.
 func (*RelocateResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{57}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RelocateResponse) GetStatus() *GroupStatus {
@@ -3443,7 +3721,7 @@ type YieldRequest struct {
 
 func (x *YieldRequest) Reset() {
 	*x = YieldRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3733,7 @@ func (x *YieldRequest) String() string {
 func (*YieldRequest) ProtoMessage() {}
 
 func (x *YieldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[58]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3746,7 @@ func (x *YieldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldRequest.ProtoReflect.Descriptor instead.
 func (*YieldRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{58}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *YieldRequest) GetGroup() string {
@@ -3489,14 +3767,16 @@ type YieldResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Status *GroupStatus           `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
 	// yield is absent where this site wrote nothing past the fork.
-	Yield         *YieldStatus `protobuf:"bytes,2,opt,name=yield,proto3" json:"yield,omitempty"`
+	Yield *YieldStatus `protobuf:"bytes,2,opt,name=yield,proto3" json:"yield,omitempty"`
+	// shards are all that give way with the group, which is one of them; empty for a group that is on one node.
+	Shards        []*ShardYield `protobuf:"bytes,3,rep,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *YieldResponse) Reset() {
 	*x = YieldResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3508,7 +3788,7 @@ func (x *YieldResponse) String() string {
 func (*YieldResponse) ProtoMessage() {}
 
 func (x *YieldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3521,7 +3801,7 @@ func (x *YieldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldResponse.ProtoReflect.Descriptor instead.
 func (*YieldResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{59}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *YieldResponse) GetStatus() *GroupStatus {
@@ -3532,6 +3812,84 @@ func (x *YieldResponse) GetStatus() *GroupStatus {
 }
 
 func (x *YieldResponse) GetYield() *YieldStatus {
+	if x != nil {
+		return x.Yield
+	}
+	return nil
+}
+
+func (x *YieldResponse) GetShards() []*ShardYield {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+// ShardYield is what a shard of a group gives up.
+type ShardYield struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// group_name is the name of the group on that node.
+	GroupName string `protobuf:"bytes,3,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
+	// yield is absent where the shard wrote nothing past the fork.
+	Yield         *YieldStatus `protobuf:"bytes,4,opt,name=yield,proto3" json:"yield,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardYield) Reset() {
+	*x = ShardYield{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardYield) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardYield) ProtoMessage() {}
+
+func (x *ShardYield) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardYield.ProtoReflect.Descriptor instead.
+func (*ShardYield) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ShardYield) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ShardYield) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ShardYield) GetGroupName() string {
+	if x != nil {
+		return x.GroupName
+	}
+	return ""
+}
+
+func (x *ShardYield) GetYield() *YieldStatus {
 	if x != nil {
 		return x.Yield
 	}
@@ -3570,7 +3928,7 @@ type YieldStatus struct {
 
 func (x *YieldStatus) Reset() {
 	*x = YieldStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3582,7 +3940,7 @@ func (x *YieldStatus) String() string {
 func (*YieldStatus) ProtoMessage() {}
 
 func (x *YieldStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[60]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3595,7 +3953,7 @@ func (x *YieldStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use YieldStatus.ProtoReflect.Descriptor instead.
 func (*YieldStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{60}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *YieldStatus) GetStage() string {
@@ -3713,7 +4071,7 @@ type ListTailsRequest struct {
 
 func (x *ListTailsRequest) Reset() {
 	*x = ListTailsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3725,7 +4083,7 @@ func (x *ListTailsRequest) String() string {
 func (*ListTailsRequest) ProtoMessage() {}
 
 func (x *ListTailsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[61]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3738,7 +4096,7 @@ func (x *ListTailsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTailsRequest.ProtoReflect.Descriptor instead.
 func (*ListTailsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{61}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListTailsRequest) GetGroup() string {
@@ -3757,7 +4115,7 @@ type ListTailsResponse struct {
 
 func (x *ListTailsResponse) Reset() {
 	*x = ListTailsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3769,7 +4127,7 @@ func (x *ListTailsResponse) String() string {
 func (*ListTailsResponse) ProtoMessage() {}
 
 func (x *ListTailsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[62]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3782,7 +4140,7 @@ func (x *ListTailsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTailsResponse.ProtoReflect.Descriptor instead.
 func (*ListTailsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{62}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListTailsResponse) GetTails() []*Tail {
@@ -3814,7 +4172,7 @@ type Tail struct {
 
 func (x *Tail) Reset() {
 	*x = Tail{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3826,7 +4184,7 @@ func (x *Tail) String() string {
 func (*Tail) ProtoMessage() {}
 
 func (x *Tail) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[63]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3839,7 +4197,7 @@ func (x *Tail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tail.ProtoReflect.Descriptor instead.
 func (*Tail) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{63}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Tail) GetId() string {
@@ -3939,7 +4297,7 @@ type TailSnapshot struct {
 
 func (x *TailSnapshot) Reset() {
 	*x = TailSnapshot{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3951,7 +4309,7 @@ func (x *TailSnapshot) String() string {
 func (*TailSnapshot) ProtoMessage() {}
 
 func (x *TailSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[64]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3964,7 +4322,7 @@ func (x *TailSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailSnapshot.ProtoReflect.Descriptor instead.
 func (*TailSnapshot) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{64}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *TailSnapshot) GetSnapshotId() string {
@@ -4004,7 +4362,7 @@ type DeleteTailRequest struct {
 
 func (x *DeleteTailRequest) Reset() {
 	*x = DeleteTailRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +4374,7 @@ func (x *DeleteTailRequest) String() string {
 func (*DeleteTailRequest) ProtoMessage() {}
 
 func (x *DeleteTailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[65]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +4387,7 @@ func (x *DeleteTailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTailRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTailRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{65}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DeleteTailRequest) GetId() string {
@@ -4047,7 +4405,7 @@ type DeleteTailResponse struct {
 
 func (x *DeleteTailResponse) Reset() {
 	*x = DeleteTailResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4059,7 +4417,7 @@ func (x *DeleteTailResponse) String() string {
 func (*DeleteTailResponse) ProtoMessage() {}
 
 func (x *DeleteTailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[66]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4072,7 +4430,7 @@ func (x *DeleteTailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTailResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTailResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{66}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
 }
 
 // LossReport says what a forced promotion lost: as bounds until the old primary comes back, then exactly. A field that is
@@ -4100,7 +4458,7 @@ type LossReport struct {
 
 func (x *LossReport) Reset() {
 	*x = LossReport{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4112,7 +4470,7 @@ func (x *LossReport) String() string {
 func (*LossReport) ProtoMessage() {}
 
 func (x *LossReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4125,7 +4483,7 @@ func (x *LossReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossReport.ProtoReflect.Descriptor instead.
 func (*LossReport) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{67}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *LossReport) GetExact() bool {
@@ -4206,7 +4564,7 @@ type VolumeStatus struct {
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4218,7 +4576,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[68]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4231,7 +4589,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{68}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *VolumeStatus) GetVolumeId() string {
@@ -4388,15 +4746,21 @@ type GroupStatus struct {
 	// history_short: more history was asked for, and is not there any more.
 	HistoryShort bool `protobuf:"varint,46,opt,name=history_short,json=historyShort,proto3" json:"history_short,omitempty"`
 	// shard is what the group is in a group over several nodes; absent for a group that is on one node.
-	Shard         *ShardStatus `protobuf:"bytes,47,opt,name=shard,proto3" json:"shard,omitempty"`
-	Trial         *TrialStatus `protobuf:"bytes,48,opt,name=trial,proto3" json:"trial,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Shard *ShardStatus `protobuf:"bytes,47,opt,name=shard,proto3" json:"shard,omitempty"`
+	Trial *TrialStatus `protobuf:"bytes,48,opt,name=trial,proto3" json:"trial,omitempty"`
+	// tails_most and tails_millis are those of GroupSettings.
+	TailsMost   uint32 `protobuf:"varint,49,opt,name=tails_most,json=tailsMost,proto3" json:"tails_most,omitempty"`
+	TailsMillis int64  `protobuf:"varint,50,opt,name=tails_millis,json=tailsMillis,proto3" json:"tails_millis,omitempty"`
+	// full_copy_reason is why the running sync, or else the last one, copies everything in place of what the sites wrote; empty
+	// if it does not. A first sync has no reason. Both sites say it.
+	FullCopyReason string `protobuf:"bytes,51,opt,name=full_copy_reason,json=fullCopyReason,proto3" json:"full_copy_reason,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4408,7 +4772,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4421,7 +4785,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{69}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *GroupStatus) GetName() string {
@@ -4760,6 +5124,27 @@ func (x *GroupStatus) GetTrial() *TrialStatus {
 	return nil
 }
 
+func (x *GroupStatus) GetTailsMost() uint32 {
+	if x != nil {
+		return x.TailsMost
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetTailsMillis() int64 {
+	if x != nil {
+		return x.TailsMillis
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetFullCopyReason() string {
+	if x != nil {
+		return x.FullCopyReason
+	}
+	return ""
+}
+
 // ShardStatus is a group as a shard of a group over several nodes.
 type ShardStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4771,14 +5156,17 @@ type ShardStatus struct {
 	// shards are those of the group at this site, with this one.
 	Shards []*ShardPlace `protobuf:"bytes,4,rep,name=shards,proto3" json:"shards,omitempty"`
 	// silent_nodes are addresses of nodes that did not answer last.
-	SilentNodes   []string `protobuf:"bytes,5,rep,name=silent_nodes,json=silentNodes,proto3" json:"silent_nodes,omitempty"`
+	SilentNodes []string `protobuf:"bytes,5,rep,name=silent_nodes,json=silentNodes,proto3" json:"silent_nodes,omitempty"`
+	// numbers are those of all shards that the group has, as far as this one knows: also of shards on nodes that do not answer.
+	// A number is never used again for another shard.
+	Numbers       []uint32 `protobuf:"varint,6,rep,packed,name=numbers,proto3" json:"numbers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardStatus) Reset() {
 	*x = ShardStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4790,7 +5178,7 @@ func (x *ShardStatus) String() string {
 func (*ShardStatus) ProtoMessage() {}
 
 func (x *ShardStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[70]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4803,7 +5191,7 @@ func (x *ShardStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatus.ProtoReflect.Descriptor instead.
 func (*ShardStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{70}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ShardStatus) GetGroup() string {
@@ -4841,6 +5229,13 @@ func (x *ShardStatus) GetSilentNodes() []string {
 	return nil
 }
 
+func (x *ShardStatus) GetNumbers() []uint32 {
+	if x != nil {
+		return x.Numbers
+	}
+	return nil
+}
+
 // ShardPlace is where a shard of a group is at this site.
 type ShardPlace struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4853,15 +5248,21 @@ type ShardPlace struct {
 	Joined bool `protobuf:"varint,5,opt,name=joined,proto3" json:"joined,omitempty"`
 	// shown_epoch is the number of the epoch that a copy shows, which a forced promotion gives at least. newest_epoch is the
 	// last one that has arrived there: the copy with the lowest holds the others back. Absent: none.
-	ShownEpoch    *uint64 `protobuf:"varint,6,opt,name=shown_epoch,json=shownEpoch,proto3,oneof" json:"shown_epoch,omitempty"`
-	NewestEpoch   *uint64 `protobuf:"varint,7,opt,name=newest_epoch,json=newestEpoch,proto3,oneof" json:"newest_epoch,omitempty"`
+	ShownEpoch  *uint64 `protobuf:"varint,6,opt,name=shown_epoch,json=shownEpoch,proto3,oneof" json:"shown_epoch,omitempty"`
+	NewestEpoch *uint64 `protobuf:"varint,7,opt,name=newest_epoch,json=newestEpoch,proto3,oneof" json:"newest_epoch,omitempty"`
+	// closed: the primary takes no writes, because the group is being demoted as a whole. demoted: it was; epochs and
+	// writes have ended there.
+	Closed  bool `protobuf:"varint,8,opt,name=closed,proto3" json:"closed,omitempty"`
+	Demoted bool `protobuf:"varint,9,opt,name=demoted,proto3" json:"demoted,omitempty"`
+	// suspended: nothing is sent to the peer.
+	Suspended     bool `protobuf:"varint,10,opt,name=suspended,proto3" json:"suspended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardPlace) Reset() {
 	*x = ShardPlace{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4873,7 +5274,7 @@ func (x *ShardPlace) String() string {
 func (*ShardPlace) ProtoMessage() {}
 
 func (x *ShardPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4886,7 +5287,7 @@ func (x *ShardPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardPlace.ProtoReflect.Descriptor instead.
 func (*ShardPlace) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{71}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ShardPlace) GetId() uint32 {
@@ -4938,6 +5339,125 @@ func (x *ShardPlace) GetNewestEpoch() uint64 {
 	return 0
 }
 
+func (x *ShardPlace) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *ShardPlace) GetDemoted() bool {
+	if x != nil {
+		return x.Demoted
+	}
+	return false
+}
+
+func (x *ShardPlace) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
+}
+
+type SiteNodesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteNodesRequest) Reset() {
+	*x = SiteNodesRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteNodesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteNodesRequest) ProtoMessage() {}
+
+func (x *SiteNodesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteNodesRequest.ProtoReflect.Descriptor instead.
+func (*SiteNodesRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
+}
+
+type SiteNodesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node is the name of this node, answering are those of the others that answered.
+	Node      string   `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Answering []string `protobuf:"bytes,2,rep,name=answering,proto3" json:"answering,omitempty"`
+	// silent are addresses of nodes that did not answer, each with the reason.
+	Silent        []string `protobuf:"bytes,3,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteNodesResponse) Reset() {
+	*x = SiteNodesResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteNodesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteNodesResponse) ProtoMessage() {}
+
+func (x *SiteNodesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteNodesResponse.ProtoReflect.Descriptor instead.
+func (*SiteNodesResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *SiteNodesResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SiteNodesResponse) GetAnswering() []string {
+	if x != nil {
+		return x.Answering
+	}
+	return nil
+}
+
+func (x *SiteNodesResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
 // BeforeSync is a copy as it was before the sync that runs.
 type BeforeSync struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -4952,7 +5472,7 @@ type BeforeSync struct {
 
 func (x *BeforeSync) Reset() {
 	*x = BeforeSync{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4964,7 +5484,7 @@ func (x *BeforeSync) String() string {
 func (*BeforeSync) ProtoMessage() {}
 
 func (x *BeforeSync) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4977,7 +5497,7 @@ func (x *BeforeSync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeforeSync.ProtoReflect.Descriptor instead.
 func (*BeforeSync) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{72}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *BeforeSync) GetOrdinal() uint64 {
@@ -5011,7 +5531,7 @@ type CutTarget struct {
 
 func (x *CutTarget) Reset() {
 	*x = CutTarget{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5023,7 +5543,7 @@ func (x *CutTarget) String() string {
 func (*CutTarget) ProtoMessage() {}
 
 func (x *CutTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[73]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5036,7 +5556,7 @@ func (x *CutTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutTarget.ProtoReflect.Descriptor instead.
 func (*CutTarget) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{73}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CutTarget) GetVolumeId() string {
@@ -5054,16 +5574,18 @@ func (x *CutTarget) GetSnapshotId() string {
 }
 
 type CutGroupRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Targets       []*CutTarget           `protobuf:"bytes,2,rep,name=targets,proto3" json:"targets,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Group   string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Targets []*CutTarget           `protobuf:"bytes,2,rep,name=targets,proto3" json:"targets,omitempty"`
+	// epoch is that of FixGroup; empty: the newest ordinal of this node's group.
+	Epoch         string `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CutGroupRequest) Reset() {
 	*x = CutGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5075,7 +5597,7 @@ func (x *CutGroupRequest) String() string {
 func (*CutGroupRequest) ProtoMessage() {}
 
 func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5088,7 +5610,7 @@ func (x *CutGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupRequest.ProtoReflect.Descriptor instead.
 func (*CutGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{74}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CutGroupRequest) GetGroup() string {
@@ -5105,6 +5627,199 @@ func (x *CutGroupRequest) GetTargets() []*CutTarget {
 	return nil
 }
 
+func (x *CutGroupRequest) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+type FixGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// volume_id is a volume of the group on this node.
+	VolumeId      string `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FixGroupRequest) Reset() {
+	*x = FixGroupRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FixGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FixGroupRequest) ProtoMessage() {}
+
+func (x *FixGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FixGroupRequest.ProtoReflect.Descriptor instead.
+func (*FixGroupRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *FixGroupRequest) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+type FixGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch string                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// holder is for ReleaseGroup.
+	Holder        string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FixGroupResponse) Reset() {
+	*x = FixGroupResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FixGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FixGroupResponse) ProtoMessage() {}
+
+func (x *FixGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FixGroupResponse.ProtoReflect.Descriptor instead.
+func (*FixGroupResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *FixGroupResponse) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *FixGroupResponse) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+type ReleaseGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	Holder        string                 `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseGroupRequest) Reset() {
+	*x = ReleaseGroupRequest{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseGroupRequest) ProtoMessage() {}
+
+func (x *ReleaseGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseGroupRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseGroupRequest) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *ReleaseGroupRequest) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *ReleaseGroupRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+type ReleaseGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseGroupResponse) Reset() {
+	*x = ReleaseGroupResponse{}
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseGroupResponse) ProtoMessage() {}
+
+func (x *ReleaseGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseGroupResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseGroupResponse) Descriptor() ([]byte, []int) {
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{85}
+}
+
 type CutGroupResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// timeline and ordinal: the snapshots hold every write up to here and none after it.
@@ -5118,7 +5833,7 @@ type CutGroupResponse struct {
 
 func (x *CutGroupResponse) Reset() {
 	*x = CutGroupResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5130,7 +5845,7 @@ func (x *CutGroupResponse) String() string {
 func (*CutGroupResponse) ProtoMessage() {}
 
 func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[75]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5143,7 +5858,7 @@ func (x *CutGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutGroupResponse.ProtoReflect.Descriptor instead.
 func (*CutGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{75}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CutGroupResponse) GetTimeline() string {
@@ -5175,7 +5890,7 @@ type ListCutsRequest struct {
 
 func (x *ListCutsRequest) Reset() {
 	*x = ListCutsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5187,7 +5902,7 @@ func (x *ListCutsRequest) String() string {
 func (*ListCutsRequest) ProtoMessage() {}
 
 func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5200,7 +5915,7 @@ func (x *ListCutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsRequest.ProtoReflect.Descriptor instead.
 func (*ListCutsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{76}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{87}
 }
 
 type ListCutsResponse struct {
@@ -5212,7 +5927,7 @@ type ListCutsResponse struct {
 
 func (x *ListCutsResponse) Reset() {
 	*x = ListCutsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5224,7 +5939,7 @@ func (x *ListCutsResponse) String() string {
 func (*ListCutsResponse) ProtoMessage() {}
 
 func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[77]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5237,7 +5952,7 @@ func (x *ListCutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCutsResponse.ProtoReflect.Descriptor instead.
 func (*ListCutsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{77}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ListCutsResponse) GetCuts() []*CutStatus {
@@ -5266,7 +5981,7 @@ type CutStatus struct {
 
 func (x *CutStatus) Reset() {
 	*x = CutStatus{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +5993,7 @@ func (x *CutStatus) String() string {
 func (*CutStatus) ProtoMessage() {}
 
 func (x *CutStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[78]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +6006,7 @@ func (x *CutStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutStatus.ProtoReflect.Descriptor instead.
 func (*CutStatus) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{78}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *CutStatus) GetSnapshotId() string {
@@ -5359,7 +6074,7 @@ type ReleaseCutRequest struct {
 
 func (x *ReleaseCutRequest) Reset() {
 	*x = ReleaseCutRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5371,7 +6086,7 @@ func (x *ReleaseCutRequest) String() string {
 func (*ReleaseCutRequest) ProtoMessage() {}
 
 func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[79]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5384,7 +6099,7 @@ func (x *ReleaseCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseCutRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{79}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ReleaseCutRequest) GetSnapshotId() string {
@@ -5402,7 +6117,7 @@ type ReleaseCutResponse struct {
 
 func (x *ReleaseCutResponse) Reset() {
 	*x = ReleaseCutResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5414,7 +6129,7 @@ func (x *ReleaseCutResponse) String() string {
 func (*ReleaseCutResponse) ProtoMessage() {}
 
 func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[80]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5427,7 +6142,7 @@ func (x *ReleaseCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCutResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseCutResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{80}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{91}
 }
 
 type GroupPointsRequest struct {
@@ -5439,7 +6154,7 @@ type GroupPointsRequest struct {
 
 func (x *GroupPointsRequest) Reset() {
 	*x = GroupPointsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5451,7 +6166,7 @@ func (x *GroupPointsRequest) String() string {
 func (*GroupPointsRequest) ProtoMessage() {}
 
 func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[81]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5464,7 +6179,7 @@ func (x *GroupPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsRequest.ProtoReflect.Descriptor instead.
 func (*GroupPointsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{81}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *GroupPointsRequest) GetGroup() string {
@@ -5486,7 +6201,7 @@ type GroupPointsResponse struct {
 
 func (x *GroupPointsResponse) Reset() {
 	*x = GroupPointsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5498,7 +6213,7 @@ func (x *GroupPointsResponse) String() string {
 func (*GroupPointsResponse) ProtoMessage() {}
 
 func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[82]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5511,7 +6226,7 @@ func (x *GroupPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPointsResponse.ProtoReflect.Descriptor instead.
 func (*GroupPointsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{82}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *GroupPointsResponse) GetOldest() *RecoveryPoint {
@@ -5546,7 +6261,7 @@ type BookmarkGroupRequest struct {
 
 func (x *BookmarkGroupRequest) Reset() {
 	*x = BookmarkGroupRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5558,7 +6273,7 @@ func (x *BookmarkGroupRequest) String() string {
 func (*BookmarkGroupRequest) ProtoMessage() {}
 
 func (x *BookmarkGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[83]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5571,7 +6286,7 @@ func (x *BookmarkGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BookmarkGroupRequest.ProtoReflect.Descriptor instead.
 func (*BookmarkGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{83}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *BookmarkGroupRequest) GetGroup() string {
@@ -5600,7 +6315,7 @@ type Bookmark struct {
 
 func (x *Bookmark) Reset() {
 	*x = Bookmark{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5612,7 +6327,7 @@ func (x *Bookmark) String() string {
 func (*Bookmark) ProtoMessage() {}
 
 func (x *Bookmark) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[84]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5625,7 +6340,7 @@ func (x *Bookmark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bookmark.ProtoReflect.Descriptor instead.
 func (*Bookmark) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{84}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Bookmark) GetLabel() string {
@@ -5661,7 +6376,7 @@ type RecoveryPoint struct {
 
 func (x *RecoveryPoint) Reset() {
 	*x = RecoveryPoint{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5673,7 +6388,7 @@ func (x *RecoveryPoint) String() string {
 func (*RecoveryPoint) ProtoMessage() {}
 
 func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5686,7 +6401,7 @@ func (x *RecoveryPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryPoint.ProtoReflect.Descriptor instead.
 func (*RecoveryPoint) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{85}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RecoveryPoint) GetOrdinal() uint64 {
@@ -5729,7 +6444,7 @@ type CreateViewRequest struct {
 
 func (x *CreateViewRequest) Reset() {
 	*x = CreateViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5741,7 +6456,7 @@ func (x *CreateViewRequest) String() string {
 func (*CreateViewRequest) ProtoMessage() {}
 
 func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5754,7 +6469,7 @@ func (x *CreateViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateViewRequest.ProtoReflect.Descriptor instead.
 func (*CreateViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{86}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *CreateViewRequest) GetGroup() string {
@@ -5859,7 +6574,7 @@ type AttachViewRequest struct {
 
 func (x *AttachViewRequest) Reset() {
 	*x = AttachViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5871,7 +6586,7 @@ func (x *AttachViewRequest) String() string {
 func (*AttachViewRequest) ProtoMessage() {}
 
 func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[87]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5884,7 +6599,7 @@ func (x *AttachViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachViewRequest.ProtoReflect.Descriptor instead.
 func (*AttachViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{87}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *AttachViewRequest) GetGroup() string {
@@ -5911,7 +6626,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5923,7 +6638,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[88]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5936,7 +6651,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{88}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -5955,7 +6670,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[89]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5967,7 +6682,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[89]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5980,7 +6695,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{89}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -6000,7 +6715,7 @@ type DeleteViewRequest struct {
 
 func (x *DeleteViewRequest) Reset() {
 	*x = DeleteViewRequest{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[90]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6012,7 +6727,7 @@ func (x *DeleteViewRequest) String() string {
 func (*DeleteViewRequest) ProtoMessage() {}
 
 func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[90]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6025,7 +6740,7 @@ func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
 func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{90}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *DeleteViewRequest) GetGroup() string {
@@ -6050,7 +6765,7 @@ type DeleteViewResponse struct {
 
 func (x *DeleteViewResponse) Reset() {
 	*x = DeleteViewResponse{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[91]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6062,7 +6777,7 @@ func (x *DeleteViewResponse) String() string {
 func (*DeleteViewResponse) ProtoMessage() {}
 
 func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[91]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6075,7 +6790,7 @@ func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
 func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{91}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{102}
 }
 
 type View struct {
@@ -6094,15 +6809,19 @@ type View struct {
 	UsedBytes  int64 `protobuf:"varint,10,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
 	LimitBytes int64 `protobuf:"varint,11,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
 	// failed is why the view shows nothing any more; empty while it does.
-	Failed        string        `protobuf:"bytes,12,opt,name=failed,proto3" json:"failed,omitempty"`
-	Volumes       []*ViewVolume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Failed  string        `protobuf:"bytes,12,opt,name=failed,proto3" json:"failed,omitempty"`
+	Volumes []*ViewVolume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// epoch is the one that the view of a shard shows, and shards the numbers of all shards that have a view of it, with
+	// the same name. Absent for a view of one node alone.
+	Epoch         *uint64  `protobuf:"varint,14,opt,name=epoch,proto3,oneof" json:"epoch,omitempty"`
+	Shards        []uint32 `protobuf:"varint,15,rep,packed,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[92]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6114,7 +6833,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[92]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6127,7 +6846,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{92}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *View) GetGroup() string {
@@ -6221,6 +6940,20 @@ func (x *View) GetVolumes() []*ViewVolume {
 	return nil
 }
 
+func (x *View) GetEpoch() uint64 {
+	if x != nil && x.Epoch != nil {
+		return *x.Epoch
+	}
+	return 0
+}
+
+func (x *View) GetShards() []uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
 type ViewVolume struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	VolumeId string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
@@ -6237,7 +6970,7 @@ type ViewVolume struct {
 
 func (x *ViewVolume) Reset() {
 	*x = ViewVolume{}
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[93]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6249,7 +6982,7 @@ func (x *ViewVolume) String() string {
 func (*ViewVolume) ProtoMessage() {}
 
 func (x *ViewVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[93]
+	mi := &file_pkg_api_sidecarpb_sidecar_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6262,7 +6995,7 @@ func (x *ViewVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewVolume.ProtoReflect.Descriptor instead.
 func (*ViewVolume) Descriptor() ([]byte, []int) {
-	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{93}
+	return file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *ViewVolume) GetVolumeId() string {
@@ -6339,7 +7072,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"5\n" +
 	"\x14ResizeVolumeResponse\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xf0\a\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\xdc\b\n" +
 	"\rGroupSettings\x12\x1b\n" +
 	"\x06remote\x18\x01 \x01(\tH\x00R\x06remote\x88\x01\x01\x12*\n" +
 	"\x0eremote_address\x18\x02 \x01(\tH\x01R\rremoteAddress\x88\x01\x01\x121\n" +
@@ -6357,7 +7090,10 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\rhistory_bytes\x18\f \x01(\x03H\vR\fhistoryBytes\x88\x01\x01\x12\x1e\n" +
 	"\bshard_of\x18\r \x01(\tH\fR\ashardOf\x88\x01\x01\x12\x19\n" +
 	"\x05shard\x18\x0e \x01(\rH\rR\x05shard\x88\x01\x01\x12&\n" +
-	"\fepoch_millis\x18\x0f \x01(\x03H\x0eR\vepochMillis\x88\x01\x01B\t\n" +
+	"\fepoch_millis\x18\x0f \x01(\x03H\x0eR\vepochMillis\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"tails_most\x18\x10 \x01(\rH\x0fR\ttailsMost\x88\x01\x01\x12&\n" +
+	"\ftails_millis\x18\x11 \x01(\x03H\x10R\vtailsMillis\x88\x01\x01B\t\n" +
 	"\a_remoteB\x11\n" +
 	"\x0f_remote_addressB\x15\n" +
 	"\x13_journal_size_bytesB\x0f\n" +
@@ -6372,7 +7108,9 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x0e_history_bytesB\v\n" +
 	"\t_shard_ofB\b\n" +
 	"\x06_shardB\x0f\n" +
-	"\r_epoch_millis\"j\n" +
+	"\r_epoch_millisB\r\n" +
+	"\v_tails_mostB\x0f\n" +
+	"\r_tails_millis\"j\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
 	"\bsettings\x18\x02 \x01(\v2$.slipstream.sidecar.v1.GroupSettingsR\bsettings\"0\n" +
@@ -6391,7 +7129,16 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
 	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\x12\x12\n" +
 	"\x04move\x18\x03 \x01(\bR\x04move\"\x13\n" +
-	"\x11AddVolumeResponse\"H\n" +
+	"\x11AddVolumeResponse\"\xd8\x01\n" +
+	"\x10JoinGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
+	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\x12@\n" +
+	"\bsettings\x18\x03 \x01(\v2$.slipstream.sidecar.v1.GroupSettingsR\bsettings\x12\x16\n" +
+	"\x06create\x18\x04 \x01(\bR\x06create\x12\x19\n" +
+	"\bonly_new\x18\x05 \x01(\bR\aonlyNew\x12\x1c\n" +
+	"\tnamespace\x18\x06 \x01(\tR\tnamespace\"M\n" +
+	"\x11JoinGroupResponse\x128\n" +
+	"\x05unfit\x18\x01 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x05unfit\"H\n" +
 	"\x13RemoveVolumeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
 	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\"\x16\n" +
@@ -6496,18 +7243,25 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x06groups\x18\x01 \x03(\v2\".slipstream.sidecar.v1.GroupStatusR\x06groups\"P\n" +
 	"\x11WatchGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
-	"\x0finterval_millis\x18\x02 \x01(\x03R\x0eintervalMillis\"\xcc\x01\n" +
+	"\x0finterval_millis\x18\x02 \x01(\x03R\x0eintervalMillis\"\xe6\x01\n" +
 	"\x0ePromoteRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12%\n" +
-	"\x0etimeout_millis\x18\x03 \x01(\x03R\rtimeoutMillis\x12\x1a\n" +
+	"\x0etimeout_millis\x18\x03 \x01(\x03R\rtimeoutMillis\x12\x18\n" +
+	"\awithout\x18\a \x03(\rR\awithout\x12\x1a\n" +
 	"\aordinal\x18\x04 \x01(\x04H\x00R\aordinal\x12$\n" +
 	"\rat_unix_nanos\x18\x05 \x01(\x03H\x00R\vatUnixNanos\x12\x1c\n" +
 	"\bbookmark\x18\x06 \x01(\tH\x00R\bbookmarkB\a\n" +
 	"\x05point\"\x84\x01\n" +
 	"\x0fPromoteResponse\x125\n" +
 	"\x04loss\x18\x01 \x01(\v2!.slipstream.sidecar.v1.LossReportR\x04loss\x12:\n" +
-	"\x06status\x18\x02 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\"D\n" +
+	"\x06status\x18\x02 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\"R\n" +
+	"\x10DropShardRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04lost\x18\x03 \x01(\bR\x04lost\"O\n" +
+	"\x11DropShardResponse\x12:\n" +
+	"\x06status\x18\x01 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\"D\n" +
 	"\x12CommitTrialRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
 	"\adiscard\x18\x02 \x01(\bR\adiscard\"\x84\x01\n" +
@@ -6531,9 +7285,12 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\v_unix_nanosB\x0f\n" +
 	"\r_held_ordinal\"%\n" +
 	"\rDemoteRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"5\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"k\n" +
 	"\x0eDemoteResponse\x12#\n" +
-	"\rfinal_ordinal\x18\x01 \x01(\x04R\ffinalOrdinal\"N\n" +
+	"\rfinal_ordinal\x18\x01 \x01(\x04R\ffinalOrdinal\x12$\n" +
+	"\vfinal_epoch\x18\x02 \x01(\x04H\x00R\n" +
+	"finalEpoch\x88\x01\x01B\x0e\n" +
+	"\f_final_epoch\"N\n" +
 	"\x0fRelocateRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12%\n" +
 	"\x0etimeout_millis\x18\x02 \x01(\x03R\rtimeoutMillis\"\x94\x01\n" +
@@ -6544,10 +7301,18 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"tookMillis\"=\n" +
 	"\fYieldRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x17\n" +
-	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\x85\x01\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xc0\x01\n" +
 	"\rYieldResponse\x12:\n" +
 	"\x06status\x18\x01 \x01(\v2\".slipstream.sidecar.v1.GroupStatusR\x06status\x128\n" +
-	"\x05yield\x18\x02 \x01(\v2\".slipstream.sidecar.v1.YieldStatusR\x05yield\"\xc9\x03\n" +
+	"\x05yield\x18\x02 \x01(\v2\".slipstream.sidecar.v1.YieldStatusR\x05yield\x129\n" +
+	"\x06shards\x18\x03 \x03(\v2!.slipstream.sidecar.v1.ShardYieldR\x06shards\"\x89\x01\n" +
+	"\n" +
+	"ShardYield\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"group_name\x18\x03 \x01(\tR\tgroupName\x128\n" +
+	"\x05yield\x18\x04 \x01(\v2\".slipstream.sidecar.v1.YieldStatusR\x05yield\"\xc9\x03\n" +
 	"\vYieldStatus\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1a\n" +
 	"\btimeline\x18\x02 \x01(\tR\btimeline\x12!\n" +
@@ -6626,7 +7391,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
 	" \x01(\tR\x06fsType\x122\n" +
-	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xe6\x13\n" +
+	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xd2\x14\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -6682,7 +7447,11 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x0fhistory_seconds\x18- \x01(\x01H\vR\x0ehistorySeconds\x88\x01\x01\x12#\n" +
 	"\rhistory_short\x18. \x01(\bR\fhistoryShort\x128\n" +
 	"\x05shard\x18/ \x01(\v2\".slipstream.sidecar.v1.ShardStatusR\x05shard\x128\n" +
-	"\x05trial\x180 \x01(\v2\".slipstream.sidecar.v1.TrialStatusR\x05trialB\x17\n" +
+	"\x05trial\x180 \x01(\v2\".slipstream.sidecar.v1.TrialStatusR\x05trial\x12\x1d\n" +
+	"\n" +
+	"tails_most\x181 \x01(\rR\ttailsMost\x12!\n" +
+	"\ftails_millis\x182 \x01(\x03R\vtailsMillis\x12(\n" +
+	"\x10full_copy_reason\x183 \x01(\tR\x0efullCopyReasonB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +
@@ -6695,13 +7464,14 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x1f_clock_difference_error_secondsB\x16\n" +
 	"\x14_peer_silent_secondsB\x17\n" +
 	"\x15_suspended_unix_nanosB\x12\n" +
-	"\x10_history_seconds\"\xb4\x01\n" +
+	"\x10_history_seconds\"\xce\x01\n" +
 	"\vShardStatus\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12!\n" +
 	"\fepoch_millis\x18\x03 \x01(\x03R\vepochMillis\x129\n" +
 	"\x06shards\x18\x04 \x03(\v2!.slipstream.sidecar.v1.ShardPlaceR\x06shards\x12!\n" +
-	"\fsilent_nodes\x18\x05 \x03(\tR\vsilentNodes\"\x87\x02\n" +
+	"\fsilent_nodes\x18\x05 \x03(\tR\vsilentNodes\x12\x18\n" +
+	"\anumbers\x18\x06 \x03(\rR\anumbers\"\xd7\x02\n" +
 	"\n" +
 	"ShardPlace\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -6712,9 +7482,18 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x06joined\x18\x05 \x01(\bR\x06joined\x12$\n" +
 	"\vshown_epoch\x18\x06 \x01(\x04H\x00R\n" +
 	"shownEpoch\x88\x01\x01\x12&\n" +
-	"\fnewest_epoch\x18\a \x01(\x04H\x01R\vnewestEpoch\x88\x01\x01B\x0e\n" +
+	"\fnewest_epoch\x18\a \x01(\x04H\x01R\vnewestEpoch\x88\x01\x01\x12\x16\n" +
+	"\x06closed\x18\b \x01(\bR\x06closed\x12\x18\n" +
+	"\ademoted\x18\t \x01(\bR\ademoted\x12\x1c\n" +
+	"\tsuspended\x18\n" +
+	" \x01(\bR\tsuspendedB\x0e\n" +
 	"\f_shown_epochB\x0f\n" +
-	"\r_newest_epoch\"d\n" +
+	"\r_newest_epoch\"\x12\n" +
+	"\x10SiteNodesRequest\"]\n" +
+	"\x11SiteNodesResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
+	"\tanswering\x18\x02 \x03(\tR\tanswering\x12\x16\n" +
+	"\x06silent\x18\x03 \x03(\tR\x06silent\"d\n" +
 	"\n" +
 	"BeforeSync\x12\x18\n" +
 	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12\x1d\n" +
@@ -6725,10 +7504,20 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\tCutTarget\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1f\n" +
 	"\vsnapshot_id\x18\x02 \x01(\tR\n" +
-	"snapshotId\"c\n" +
+	"snapshotId\"y\n" +
 	"\x0fCutGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12:\n" +
-	"\atargets\x18\x02 \x03(\v2 .slipstream.sidecar.v1.CutTargetR\atargets\"g\n" +
+	"\atargets\x18\x02 \x03(\v2 .slipstream.sidecar.v1.CutTargetR\atargets\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\tR\x05epoch\".\n" +
+	"\x0fFixGroupRequest\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\"@\n" +
+	"\x10FixGroupResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\"J\n" +
+	"\x13ReleaseGroupRequest\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\"\x16\n" +
+	"\x14ReleaseGroupResponse\"g\n" +
 	"\x10CutGroupResponse\x12\x1a\n" +
 	"\btimeline\x18\x01 \x01(\tR\btimeline\x12\x18\n" +
 	"\aordinal\x18\x02 \x01(\x04R\aordinal\x12\x1d\n" +
@@ -6792,7 +7581,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x11DeleteViewRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x14\n" +
-	"\x12DeleteViewResponse\"\xad\x03\n" +
+	"\x12DeleteViewResponse\"\xea\x03\n" +
 	"\x04View\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
@@ -6809,8 +7598,11 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\v \x01(\x03R\n" +
 	"limitBytes\x12\x16\n" +
 	"\x06failed\x18\f \x01(\tR\x06failed\x12;\n" +
-	"\avolumes\x18\r \x03(\v2!.slipstream.sidecar.v1.ViewVolumeR\avolumesB\x13\n" +
-	"\x11_point_unix_nanos\"\xc3\x01\n" +
+	"\avolumes\x18\r \x03(\v2!.slipstream.sidecar.v1.ViewVolumeR\avolumes\x12\x19\n" +
+	"\x05epoch\x18\x0e \x01(\x04H\x01R\x05epoch\x88\x01\x01\x12\x16\n" +
+	"\x06shards\x18\x0f \x03(\rR\x06shardsB\x13\n" +
+	"\x11_point_unix_nanosB\b\n" +
+	"\x06_epoch\"\xc3\x01\n" +
 	"\n" +
 	"ViewVolume\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x12\n" +
@@ -6840,7 +7632,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x15GROUP_STATE_SUSPENDED\x10\b\x12\x18\n" +
 	"\x14GROUP_STATE_YIELDING\x10\t\x12\x15\n" +
 	"\x11GROUP_STATE_TRIAL\x10\n" +
-	"2\xd4\x1c\n" +
+	"2\xba \n" +
 	"\aSidecar\x12R\n" +
 	"\x05Probe\x12#.slipstream.sidecar.v1.ProbeRequest\x1a$.slipstream.sidecar.v1.ProbeResponse\x12g\n" +
 	"\fAttachVolume\x12*.slipstream.sidecar.v1.AttachVolumeRequest\x1a+.slipstream.sidecar.v1.AttachVolumeResponse\x12g\n" +
@@ -6850,7 +7642,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\vCreateGroup\x12).slipstream.sidecar.v1.CreateGroupRequest\x1a*.slipstream.sidecar.v1.CreateGroupResponse\x12d\n" +
 	"\vDeleteGroup\x12).slipstream.sidecar.v1.DeleteGroupRequest\x1a*.slipstream.sidecar.v1.DeleteGroupResponse\x12d\n" +
 	"\vModifyGroup\x12).slipstream.sidecar.v1.ModifyGroupRequest\x1a*.slipstream.sidecar.v1.ModifyGroupResponse\x12^\n" +
-	"\tAddVolume\x12'.slipstream.sidecar.v1.AddVolumeRequest\x1a(.slipstream.sidecar.v1.AddVolumeResponse\x12g\n" +
+	"\tAddVolume\x12'.slipstream.sidecar.v1.AddVolumeRequest\x1a(.slipstream.sidecar.v1.AddVolumeResponse\x12^\n" +
+	"\tJoinGroup\x12'.slipstream.sidecar.v1.JoinGroupRequest\x1a(.slipstream.sidecar.v1.JoinGroupResponse\x12g\n" +
 	"\fRemoveVolume\x12*.slipstream.sidecar.v1.RemoveVolumeRequest\x1a+.slipstream.sidecar.v1.RemoveVolumeResponse\x12g\n" +
 	"\fModifyVolume\x12*.slipstream.sidecar.v1.ModifyVolumeRequest\x1a+.slipstream.sidecar.v1.ModifyVolumeResponse\x12a\n" +
 	"\n" +
@@ -6878,9 +7671,13 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"ForgetPeer\x12(.slipstream.sidecar.v1.ForgetPeerRequest\x1a).slipstream.sidecar.v1.ForgetPeerResponse\x12[\n" +
 	"\bCutGroup\x12&.slipstream.sidecar.v1.CutGroupRequest\x1a'.slipstream.sidecar.v1.CutGroupResponse\x12[\n" +
+	"\bFixGroup\x12&.slipstream.sidecar.v1.FixGroupRequest\x1a'.slipstream.sidecar.v1.FixGroupResponse\x12g\n" +
+	"\fReleaseGroup\x12*.slipstream.sidecar.v1.ReleaseGroupRequest\x1a+.slipstream.sidecar.v1.ReleaseGroupResponse\x12[\n" +
 	"\bListCuts\x12&.slipstream.sidecar.v1.ListCutsRequest\x1a'.slipstream.sidecar.v1.ListCutsResponse\x12a\n" +
 	"\n" +
-	"ReleaseCut\x12(.slipstream.sidecar.v1.ReleaseCutRequest\x1a).slipstream.sidecar.v1.ReleaseCutResponse\x12d\n" +
+	"ReleaseCut\x12(.slipstream.sidecar.v1.ReleaseCutRequest\x1a).slipstream.sidecar.v1.ReleaseCutResponse\x12^\n" +
+	"\tDropShard\x12'.slipstream.sidecar.v1.DropShardRequest\x1a(.slipstream.sidecar.v1.DropShardResponse\x12^\n" +
+	"\tSiteNodes\x12'.slipstream.sidecar.v1.SiteNodesRequest\x1a(.slipstream.sidecar.v1.SiteNodesResponse\x12d\n" +
 	"\vGroupPoints\x12).slipstream.sidecar.v1.GroupPointsRequest\x1a*.slipstream.sidecar.v1.GroupPointsResponse\x12]\n" +
 	"\rBookmarkGroup\x12+.slipstream.sidecar.v1.BookmarkGroupRequest\x1a\x1f.slipstream.sidecar.v1.Bookmark\x12S\n" +
 	"\n" +
@@ -6904,7 +7701,7 @@ func file_pkg_api_sidecarpb_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_api_sidecarpb_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 95)
+var file_pkg_api_sidecarpb_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
 var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(JournalFull)(0),              // 0: slipstream.sidecar.v1.JournalFull
 	(Role)(0),                     // 1: slipstream.sidecar.v1.Role
@@ -6928,205 +7725,231 @@ var file_pkg_api_sidecarpb_sidecar_proto_goTypes = []any{
 	(*DeleteGroupResponse)(nil),   // 19: slipstream.sidecar.v1.DeleteGroupResponse
 	(*AddVolumeRequest)(nil),      // 20: slipstream.sidecar.v1.AddVolumeRequest
 	(*AddVolumeResponse)(nil),     // 21: slipstream.sidecar.v1.AddVolumeResponse
-	(*RemoveVolumeRequest)(nil),   // 22: slipstream.sidecar.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),  // 23: slipstream.sidecar.v1.RemoveVolumeResponse
-	(*VerifyRequest)(nil),         // 24: slipstream.sidecar.v1.VerifyRequest
-	(*VerifyResponse)(nil),        // 25: slipstream.sidecar.v1.VerifyResponse
-	(*RepairRequest)(nil),         // 26: slipstream.sidecar.v1.RepairRequest
-	(*RepairResponse)(nil),        // 27: slipstream.sidecar.v1.RepairResponse
-	(*VerifyStatus)(nil),          // 28: slipstream.sidecar.v1.VerifyStatus
-	(*VolumeExtent)(nil),          // 29: slipstream.sidecar.v1.VolumeExtent
-	(*SuspendRequest)(nil),        // 30: slipstream.sidecar.v1.SuspendRequest
-	(*SuspendResponse)(nil),       // 31: slipstream.sidecar.v1.SuspendResponse
-	(*ResumeRequest)(nil),         // 32: slipstream.sidecar.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 33: slipstream.sidecar.v1.ResumeResponse
-	(*ListCopiesRequest)(nil),     // 34: slipstream.sidecar.v1.ListCopiesRequest
-	(*ListCopiesResponse)(nil),    // 35: slipstream.sidecar.v1.ListCopiesResponse
-	(*Copy)(nil),                  // 36: slipstream.sidecar.v1.Copy
-	(*DeleteCopyRequest)(nil),     // 37: slipstream.sidecar.v1.DeleteCopyRequest
-	(*DeleteCopyResponse)(nil),    // 38: slipstream.sidecar.v1.DeleteCopyResponse
-	(*ListPeersRequest)(nil),      // 39: slipstream.sidecar.v1.ListPeersRequest
-	(*ListPeersResponse)(nil),     // 40: slipstream.sidecar.v1.ListPeersResponse
-	(*PeerUse)(nil),               // 41: slipstream.sidecar.v1.PeerUse
-	(*ForgetPeerRequest)(nil),     // 42: slipstream.sidecar.v1.ForgetPeerRequest
-	(*ForgetPeerResponse)(nil),    // 43: slipstream.sidecar.v1.ForgetPeerResponse
-	(*ModifyVolumeRequest)(nil),   // 44: slipstream.sidecar.v1.ModifyVolumeRequest
-	(*ModifyVolumeResponse)(nil),  // 45: slipstream.sidecar.v1.ModifyVolumeResponse
-	(*Claim)(nil),                 // 46: slipstream.sidecar.v1.Claim
-	(*ListGroupsRequest)(nil),     // 47: slipstream.sidecar.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),    // 48: slipstream.sidecar.v1.ListGroupsResponse
-	(*WatchGroupRequest)(nil),     // 49: slipstream.sidecar.v1.WatchGroupRequest
-	(*PromoteRequest)(nil),        // 50: slipstream.sidecar.v1.PromoteRequest
-	(*PromoteResponse)(nil),       // 51: slipstream.sidecar.v1.PromoteResponse
-	(*CommitTrialRequest)(nil),    // 52: slipstream.sidecar.v1.CommitTrialRequest
-	(*CommitTrialResponse)(nil),   // 53: slipstream.sidecar.v1.CommitTrialResponse
-	(*RollBackTrialRequest)(nil),  // 54: slipstream.sidecar.v1.RollBackTrialRequest
-	(*RollBackTrialResponse)(nil), // 55: slipstream.sidecar.v1.RollBackTrialResponse
-	(*TrialStatus)(nil),           // 56: slipstream.sidecar.v1.TrialStatus
-	(*DemoteRequest)(nil),         // 57: slipstream.sidecar.v1.DemoteRequest
-	(*DemoteResponse)(nil),        // 58: slipstream.sidecar.v1.DemoteResponse
-	(*RelocateRequest)(nil),       // 59: slipstream.sidecar.v1.RelocateRequest
-	(*RelocateResponse)(nil),      // 60: slipstream.sidecar.v1.RelocateResponse
-	(*YieldRequest)(nil),          // 61: slipstream.sidecar.v1.YieldRequest
-	(*YieldResponse)(nil),         // 62: slipstream.sidecar.v1.YieldResponse
-	(*YieldStatus)(nil),           // 63: slipstream.sidecar.v1.YieldStatus
-	(*ListTailsRequest)(nil),      // 64: slipstream.sidecar.v1.ListTailsRequest
-	(*ListTailsResponse)(nil),     // 65: slipstream.sidecar.v1.ListTailsResponse
-	(*Tail)(nil),                  // 66: slipstream.sidecar.v1.Tail
-	(*TailSnapshot)(nil),          // 67: slipstream.sidecar.v1.TailSnapshot
-	(*DeleteTailRequest)(nil),     // 68: slipstream.sidecar.v1.DeleteTailRequest
-	(*DeleteTailResponse)(nil),    // 69: slipstream.sidecar.v1.DeleteTailResponse
-	(*LossReport)(nil),            // 70: slipstream.sidecar.v1.LossReport
-	(*VolumeStatus)(nil),          // 71: slipstream.sidecar.v1.VolumeStatus
-	(*GroupStatus)(nil),           // 72: slipstream.sidecar.v1.GroupStatus
-	(*ShardStatus)(nil),           // 73: slipstream.sidecar.v1.ShardStatus
-	(*ShardPlace)(nil),            // 74: slipstream.sidecar.v1.ShardPlace
-	(*BeforeSync)(nil),            // 75: slipstream.sidecar.v1.BeforeSync
-	(*CutTarget)(nil),             // 76: slipstream.sidecar.v1.CutTarget
-	(*CutGroupRequest)(nil),       // 77: slipstream.sidecar.v1.CutGroupRequest
-	(*CutGroupResponse)(nil),      // 78: slipstream.sidecar.v1.CutGroupResponse
-	(*ListCutsRequest)(nil),       // 79: slipstream.sidecar.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),      // 80: slipstream.sidecar.v1.ListCutsResponse
-	(*CutStatus)(nil),             // 81: slipstream.sidecar.v1.CutStatus
-	(*ReleaseCutRequest)(nil),     // 82: slipstream.sidecar.v1.ReleaseCutRequest
-	(*ReleaseCutResponse)(nil),    // 83: slipstream.sidecar.v1.ReleaseCutResponse
-	(*GroupPointsRequest)(nil),    // 84: slipstream.sidecar.v1.GroupPointsRequest
-	(*GroupPointsResponse)(nil),   // 85: slipstream.sidecar.v1.GroupPointsResponse
-	(*BookmarkGroupRequest)(nil),  // 86: slipstream.sidecar.v1.BookmarkGroupRequest
-	(*Bookmark)(nil),              // 87: slipstream.sidecar.v1.Bookmark
-	(*RecoveryPoint)(nil),         // 88: slipstream.sidecar.v1.RecoveryPoint
-	(*CreateViewRequest)(nil),     // 89: slipstream.sidecar.v1.CreateViewRequest
-	(*AttachViewRequest)(nil),     // 90: slipstream.sidecar.v1.AttachViewRequest
-	(*ListViewsRequest)(nil),      // 91: slipstream.sidecar.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),     // 92: slipstream.sidecar.v1.ListViewsResponse
-	(*DeleteViewRequest)(nil),     // 93: slipstream.sidecar.v1.DeleteViewRequest
-	(*DeleteViewResponse)(nil),    // 94: slipstream.sidecar.v1.DeleteViewResponse
-	(*View)(nil),                  // 95: slipstream.sidecar.v1.View
-	(*ViewVolume)(nil),            // 96: slipstream.sidecar.v1.ViewVolume
-	nil,                           // 97: slipstream.sidecar.v1.Claim.LabelsEntry
+	(*JoinGroupRequest)(nil),      // 22: slipstream.sidecar.v1.JoinGroupRequest
+	(*JoinGroupResponse)(nil),     // 23: slipstream.sidecar.v1.JoinGroupResponse
+	(*RemoveVolumeRequest)(nil),   // 24: slipstream.sidecar.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),  // 25: slipstream.sidecar.v1.RemoveVolumeResponse
+	(*VerifyRequest)(nil),         // 26: slipstream.sidecar.v1.VerifyRequest
+	(*VerifyResponse)(nil),        // 27: slipstream.sidecar.v1.VerifyResponse
+	(*RepairRequest)(nil),         // 28: slipstream.sidecar.v1.RepairRequest
+	(*RepairResponse)(nil),        // 29: slipstream.sidecar.v1.RepairResponse
+	(*VerifyStatus)(nil),          // 30: slipstream.sidecar.v1.VerifyStatus
+	(*VolumeExtent)(nil),          // 31: slipstream.sidecar.v1.VolumeExtent
+	(*SuspendRequest)(nil),        // 32: slipstream.sidecar.v1.SuspendRequest
+	(*SuspendResponse)(nil),       // 33: slipstream.sidecar.v1.SuspendResponse
+	(*ResumeRequest)(nil),         // 34: slipstream.sidecar.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 35: slipstream.sidecar.v1.ResumeResponse
+	(*ListCopiesRequest)(nil),     // 36: slipstream.sidecar.v1.ListCopiesRequest
+	(*ListCopiesResponse)(nil),    // 37: slipstream.sidecar.v1.ListCopiesResponse
+	(*Copy)(nil),                  // 38: slipstream.sidecar.v1.Copy
+	(*DeleteCopyRequest)(nil),     // 39: slipstream.sidecar.v1.DeleteCopyRequest
+	(*DeleteCopyResponse)(nil),    // 40: slipstream.sidecar.v1.DeleteCopyResponse
+	(*ListPeersRequest)(nil),      // 41: slipstream.sidecar.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),     // 42: slipstream.sidecar.v1.ListPeersResponse
+	(*PeerUse)(nil),               // 43: slipstream.sidecar.v1.PeerUse
+	(*ForgetPeerRequest)(nil),     // 44: slipstream.sidecar.v1.ForgetPeerRequest
+	(*ForgetPeerResponse)(nil),    // 45: slipstream.sidecar.v1.ForgetPeerResponse
+	(*ModifyVolumeRequest)(nil),   // 46: slipstream.sidecar.v1.ModifyVolumeRequest
+	(*ModifyVolumeResponse)(nil),  // 47: slipstream.sidecar.v1.ModifyVolumeResponse
+	(*Claim)(nil),                 // 48: slipstream.sidecar.v1.Claim
+	(*ListGroupsRequest)(nil),     // 49: slipstream.sidecar.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),    // 50: slipstream.sidecar.v1.ListGroupsResponse
+	(*WatchGroupRequest)(nil),     // 51: slipstream.sidecar.v1.WatchGroupRequest
+	(*PromoteRequest)(nil),        // 52: slipstream.sidecar.v1.PromoteRequest
+	(*PromoteResponse)(nil),       // 53: slipstream.sidecar.v1.PromoteResponse
+	(*DropShardRequest)(nil),      // 54: slipstream.sidecar.v1.DropShardRequest
+	(*DropShardResponse)(nil),     // 55: slipstream.sidecar.v1.DropShardResponse
+	(*CommitTrialRequest)(nil),    // 56: slipstream.sidecar.v1.CommitTrialRequest
+	(*CommitTrialResponse)(nil),   // 57: slipstream.sidecar.v1.CommitTrialResponse
+	(*RollBackTrialRequest)(nil),  // 58: slipstream.sidecar.v1.RollBackTrialRequest
+	(*RollBackTrialResponse)(nil), // 59: slipstream.sidecar.v1.RollBackTrialResponse
+	(*TrialStatus)(nil),           // 60: slipstream.sidecar.v1.TrialStatus
+	(*DemoteRequest)(nil),         // 61: slipstream.sidecar.v1.DemoteRequest
+	(*DemoteResponse)(nil),        // 62: slipstream.sidecar.v1.DemoteResponse
+	(*RelocateRequest)(nil),       // 63: slipstream.sidecar.v1.RelocateRequest
+	(*RelocateResponse)(nil),      // 64: slipstream.sidecar.v1.RelocateResponse
+	(*YieldRequest)(nil),          // 65: slipstream.sidecar.v1.YieldRequest
+	(*YieldResponse)(nil),         // 66: slipstream.sidecar.v1.YieldResponse
+	(*ShardYield)(nil),            // 67: slipstream.sidecar.v1.ShardYield
+	(*YieldStatus)(nil),           // 68: slipstream.sidecar.v1.YieldStatus
+	(*ListTailsRequest)(nil),      // 69: slipstream.sidecar.v1.ListTailsRequest
+	(*ListTailsResponse)(nil),     // 70: slipstream.sidecar.v1.ListTailsResponse
+	(*Tail)(nil),                  // 71: slipstream.sidecar.v1.Tail
+	(*TailSnapshot)(nil),          // 72: slipstream.sidecar.v1.TailSnapshot
+	(*DeleteTailRequest)(nil),     // 73: slipstream.sidecar.v1.DeleteTailRequest
+	(*DeleteTailResponse)(nil),    // 74: slipstream.sidecar.v1.DeleteTailResponse
+	(*LossReport)(nil),            // 75: slipstream.sidecar.v1.LossReport
+	(*VolumeStatus)(nil),          // 76: slipstream.sidecar.v1.VolumeStatus
+	(*GroupStatus)(nil),           // 77: slipstream.sidecar.v1.GroupStatus
+	(*ShardStatus)(nil),           // 78: slipstream.sidecar.v1.ShardStatus
+	(*ShardPlace)(nil),            // 79: slipstream.sidecar.v1.ShardPlace
+	(*SiteNodesRequest)(nil),      // 80: slipstream.sidecar.v1.SiteNodesRequest
+	(*SiteNodesResponse)(nil),     // 81: slipstream.sidecar.v1.SiteNodesResponse
+	(*BeforeSync)(nil),            // 82: slipstream.sidecar.v1.BeforeSync
+	(*CutTarget)(nil),             // 83: slipstream.sidecar.v1.CutTarget
+	(*CutGroupRequest)(nil),       // 84: slipstream.sidecar.v1.CutGroupRequest
+	(*FixGroupRequest)(nil),       // 85: slipstream.sidecar.v1.FixGroupRequest
+	(*FixGroupResponse)(nil),      // 86: slipstream.sidecar.v1.FixGroupResponse
+	(*ReleaseGroupRequest)(nil),   // 87: slipstream.sidecar.v1.ReleaseGroupRequest
+	(*ReleaseGroupResponse)(nil),  // 88: slipstream.sidecar.v1.ReleaseGroupResponse
+	(*CutGroupResponse)(nil),      // 89: slipstream.sidecar.v1.CutGroupResponse
+	(*ListCutsRequest)(nil),       // 90: slipstream.sidecar.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),      // 91: slipstream.sidecar.v1.ListCutsResponse
+	(*CutStatus)(nil),             // 92: slipstream.sidecar.v1.CutStatus
+	(*ReleaseCutRequest)(nil),     // 93: slipstream.sidecar.v1.ReleaseCutRequest
+	(*ReleaseCutResponse)(nil),    // 94: slipstream.sidecar.v1.ReleaseCutResponse
+	(*GroupPointsRequest)(nil),    // 95: slipstream.sidecar.v1.GroupPointsRequest
+	(*GroupPointsResponse)(nil),   // 96: slipstream.sidecar.v1.GroupPointsResponse
+	(*BookmarkGroupRequest)(nil),  // 97: slipstream.sidecar.v1.BookmarkGroupRequest
+	(*Bookmark)(nil),              // 98: slipstream.sidecar.v1.Bookmark
+	(*RecoveryPoint)(nil),         // 99: slipstream.sidecar.v1.RecoveryPoint
+	(*CreateViewRequest)(nil),     // 100: slipstream.sidecar.v1.CreateViewRequest
+	(*AttachViewRequest)(nil),     // 101: slipstream.sidecar.v1.AttachViewRequest
+	(*ListViewsRequest)(nil),      // 102: slipstream.sidecar.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 103: slipstream.sidecar.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),     // 104: slipstream.sidecar.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),    // 105: slipstream.sidecar.v1.DeleteViewResponse
+	(*View)(nil),                  // 106: slipstream.sidecar.v1.View
+	(*ViewVolume)(nil),            // 107: slipstream.sidecar.v1.ViewVolume
+	nil,                           // 108: slipstream.sidecar.v1.Claim.LabelsEntry
 }
 var file_pkg_api_sidecarpb_sidecar_proto_depIdxs = []int32{
-	0,  // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	13, // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	13, // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
-	72, // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	29, // 4: slipstream.sidecar.v1.VerifyStatus.differences:type_name -> slipstream.sidecar.v1.VolumeExtent
-	36, // 5: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
-	41, // 6: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
-	46, // 7: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
-	97, // 8: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
-	72, // 9: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
-	70, // 10: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
-	72, // 11: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	72, // 12: slipstream.sidecar.v1.CommitTrialResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	72, // 13: slipstream.sidecar.v1.RollBackTrialResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	72, // 14: slipstream.sidecar.v1.RelocateResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	72, // 15: slipstream.sidecar.v1.YieldResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
-	63, // 16: slipstream.sidecar.v1.YieldResponse.yield:type_name -> slipstream.sidecar.v1.YieldStatus
-	66, // 17: slipstream.sidecar.v1.ListTailsResponse.tails:type_name -> slipstream.sidecar.v1.Tail
-	67, // 18: slipstream.sidecar.v1.Tail.snapshots:type_name -> slipstream.sidecar.v1.TailSnapshot
-	46, // 19: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
-	1,  // 20: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
-	2,  // 21: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
-	0,  // 22: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
-	71, // 23: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
-	70, // 24: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
-	63, // 25: slipstream.sidecar.v1.GroupStatus.yield:type_name -> slipstream.sidecar.v1.YieldStatus
-	75, // 26: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
-	28, // 27: slipstream.sidecar.v1.GroupStatus.verify:type_name -> slipstream.sidecar.v1.VerifyStatus
-	73, // 28: slipstream.sidecar.v1.GroupStatus.shard:type_name -> slipstream.sidecar.v1.ShardStatus
-	56, // 29: slipstream.sidecar.v1.GroupStatus.trial:type_name -> slipstream.sidecar.v1.TrialStatus
-	74, // 30: slipstream.sidecar.v1.ShardStatus.shards:type_name -> slipstream.sidecar.v1.ShardPlace
-	1,  // 31: slipstream.sidecar.v1.ShardPlace.role:type_name -> slipstream.sidecar.v1.Role
-	76, // 32: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
-	81, // 33: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
-	88, // 34: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	88, // 35: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	87, // 36: slipstream.sidecar.v1.GroupPointsResponse.bookmarks:type_name -> slipstream.sidecar.v1.Bookmark
-	88, // 37: slipstream.sidecar.v1.Bookmark.point:type_name -> slipstream.sidecar.v1.RecoveryPoint
-	95, // 38: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
-	96, // 39: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
-	3,  // 40: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
-	5,  // 41: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
-	7,  // 42: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
-	9,  // 43: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
-	11, // 44: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
-	14, // 45: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
-	18, // 46: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
-	16, // 47: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
-	20, // 48: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
-	22, // 49: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
-	44, // 50: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
-	47, // 51: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
-	49, // 52: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
-	50, // 53: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
-	52, // 54: slipstream.sidecar.v1.Sidecar.CommitTrial:input_type -> slipstream.sidecar.v1.CommitTrialRequest
-	54, // 55: slipstream.sidecar.v1.Sidecar.RollBackTrial:input_type -> slipstream.sidecar.v1.RollBackTrialRequest
-	57, // 56: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
-	59, // 57: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
-	61, // 58: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
-	64, // 59: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
-	68, // 60: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
-	30, // 61: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
-	32, // 62: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
-	24, // 63: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
-	26, // 64: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
-	34, // 65: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
-	37, // 66: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
-	39, // 67: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
-	42, // 68: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
-	77, // 69: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
-	79, // 70: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
-	82, // 71: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
-	84, // 72: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
-	86, // 73: slipstream.sidecar.v1.Sidecar.BookmarkGroup:input_type -> slipstream.sidecar.v1.BookmarkGroupRequest
-	89, // 74: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
-	90, // 75: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
-	91, // 76: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
-	93, // 77: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
-	4,  // 78: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
-	6,  // 79: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
-	8,  // 80: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
-	10, // 81: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
-	12, // 82: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
-	15, // 83: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
-	19, // 84: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
-	17, // 85: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
-	21, // 86: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
-	23, // 87: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
-	45, // 88: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
-	48, // 89: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
-	72, // 90: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
-	51, // 91: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
-	53, // 92: slipstream.sidecar.v1.Sidecar.CommitTrial:output_type -> slipstream.sidecar.v1.CommitTrialResponse
-	55, // 93: slipstream.sidecar.v1.Sidecar.RollBackTrial:output_type -> slipstream.sidecar.v1.RollBackTrialResponse
-	58, // 94: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
-	60, // 95: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
-	62, // 96: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
-	65, // 97: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
-	69, // 98: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
-	31, // 99: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
-	33, // 100: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
-	25, // 101: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
-	27, // 102: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
-	35, // 103: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
-	38, // 104: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
-	40, // 105: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
-	43, // 106: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
-	78, // 107: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
-	80, // 108: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
-	83, // 109: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
-	85, // 110: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
-	87, // 111: slipstream.sidecar.v1.Sidecar.BookmarkGroup:output_type -> slipstream.sidecar.v1.Bookmark
-	95, // 112: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
-	95, // 113: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
-	92, // 114: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
-	94, // 115: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
-	78, // [78:116] is the sub-list for method output_type
-	40, // [40:78] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	0,   // 0: slipstream.sidecar.v1.GroupSettings.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	13,  // 1: slipstream.sidecar.v1.CreateGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
+	13,  // 2: slipstream.sidecar.v1.ModifyGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
+	77,  // 3: slipstream.sidecar.v1.ModifyGroupResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	13,  // 4: slipstream.sidecar.v1.JoinGroupRequest.settings:type_name -> slipstream.sidecar.v1.GroupSettings
+	77,  // 5: slipstream.sidecar.v1.JoinGroupResponse.unfit:type_name -> slipstream.sidecar.v1.GroupStatus
+	31,  // 6: slipstream.sidecar.v1.VerifyStatus.differences:type_name -> slipstream.sidecar.v1.VolumeExtent
+	38,  // 7: slipstream.sidecar.v1.ListCopiesResponse.copies:type_name -> slipstream.sidecar.v1.Copy
+	43,  // 8: slipstream.sidecar.v1.ListPeersResponse.peers:type_name -> slipstream.sidecar.v1.PeerUse
+	48,  // 9: slipstream.sidecar.v1.ModifyVolumeRequest.claim:type_name -> slipstream.sidecar.v1.Claim
+	108, // 10: slipstream.sidecar.v1.Claim.labels:type_name -> slipstream.sidecar.v1.Claim.LabelsEntry
+	77,  // 11: slipstream.sidecar.v1.ListGroupsResponse.groups:type_name -> slipstream.sidecar.v1.GroupStatus
+	75,  // 12: slipstream.sidecar.v1.PromoteResponse.loss:type_name -> slipstream.sidecar.v1.LossReport
+	77,  // 13: slipstream.sidecar.v1.PromoteResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	77,  // 14: slipstream.sidecar.v1.DropShardResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	77,  // 15: slipstream.sidecar.v1.CommitTrialResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	77,  // 16: slipstream.sidecar.v1.RollBackTrialResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	77,  // 17: slipstream.sidecar.v1.RelocateResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	77,  // 18: slipstream.sidecar.v1.YieldResponse.status:type_name -> slipstream.sidecar.v1.GroupStatus
+	68,  // 19: slipstream.sidecar.v1.YieldResponse.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	67,  // 20: slipstream.sidecar.v1.YieldResponse.shards:type_name -> slipstream.sidecar.v1.ShardYield
+	68,  // 21: slipstream.sidecar.v1.ShardYield.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	71,  // 22: slipstream.sidecar.v1.ListTailsResponse.tails:type_name -> slipstream.sidecar.v1.Tail
+	72,  // 23: slipstream.sidecar.v1.Tail.snapshots:type_name -> slipstream.sidecar.v1.TailSnapshot
+	48,  // 24: slipstream.sidecar.v1.VolumeStatus.claim:type_name -> slipstream.sidecar.v1.Claim
+	1,   // 25: slipstream.sidecar.v1.GroupStatus.role:type_name -> slipstream.sidecar.v1.Role
+	2,   // 26: slipstream.sidecar.v1.GroupStatus.state:type_name -> slipstream.sidecar.v1.GroupState
+	0,   // 27: slipstream.sidecar.v1.GroupStatus.journal_full:type_name -> slipstream.sidecar.v1.JournalFull
+	76,  // 28: slipstream.sidecar.v1.GroupStatus.volumes:type_name -> slipstream.sidecar.v1.VolumeStatus
+	75,  // 29: slipstream.sidecar.v1.GroupStatus.loss:type_name -> slipstream.sidecar.v1.LossReport
+	68,  // 30: slipstream.sidecar.v1.GroupStatus.yield:type_name -> slipstream.sidecar.v1.YieldStatus
+	82,  // 31: slipstream.sidecar.v1.GroupStatus.before_sync:type_name -> slipstream.sidecar.v1.BeforeSync
+	30,  // 32: slipstream.sidecar.v1.GroupStatus.verify:type_name -> slipstream.sidecar.v1.VerifyStatus
+	78,  // 33: slipstream.sidecar.v1.GroupStatus.shard:type_name -> slipstream.sidecar.v1.ShardStatus
+	60,  // 34: slipstream.sidecar.v1.GroupStatus.trial:type_name -> slipstream.sidecar.v1.TrialStatus
+	79,  // 35: slipstream.sidecar.v1.ShardStatus.shards:type_name -> slipstream.sidecar.v1.ShardPlace
+	1,   // 36: slipstream.sidecar.v1.ShardPlace.role:type_name -> slipstream.sidecar.v1.Role
+	83,  // 37: slipstream.sidecar.v1.CutGroupRequest.targets:type_name -> slipstream.sidecar.v1.CutTarget
+	92,  // 38: slipstream.sidecar.v1.ListCutsResponse.cuts:type_name -> slipstream.sidecar.v1.CutStatus
+	99,  // 39: slipstream.sidecar.v1.GroupPointsResponse.oldest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	99,  // 40: slipstream.sidecar.v1.GroupPointsResponse.newest:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	98,  // 41: slipstream.sidecar.v1.GroupPointsResponse.bookmarks:type_name -> slipstream.sidecar.v1.Bookmark
+	99,  // 42: slipstream.sidecar.v1.Bookmark.point:type_name -> slipstream.sidecar.v1.RecoveryPoint
+	106, // 43: slipstream.sidecar.v1.ListViewsResponse.views:type_name -> slipstream.sidecar.v1.View
+	107, // 44: slipstream.sidecar.v1.View.volumes:type_name -> slipstream.sidecar.v1.ViewVolume
+	3,   // 45: slipstream.sidecar.v1.Sidecar.Probe:input_type -> slipstream.sidecar.v1.ProbeRequest
+	5,   // 46: slipstream.sidecar.v1.Sidecar.AttachVolume:input_type -> slipstream.sidecar.v1.AttachVolumeRequest
+	7,   // 47: slipstream.sidecar.v1.Sidecar.DetachVolume:input_type -> slipstream.sidecar.v1.DetachVolumeRequest
+	9,   // 48: slipstream.sidecar.v1.Sidecar.RecordFormat:input_type -> slipstream.sidecar.v1.RecordFormatRequest
+	11,  // 49: slipstream.sidecar.v1.Sidecar.ResizeVolume:input_type -> slipstream.sidecar.v1.ResizeVolumeRequest
+	14,  // 50: slipstream.sidecar.v1.Sidecar.CreateGroup:input_type -> slipstream.sidecar.v1.CreateGroupRequest
+	18,  // 51: slipstream.sidecar.v1.Sidecar.DeleteGroup:input_type -> slipstream.sidecar.v1.DeleteGroupRequest
+	16,  // 52: slipstream.sidecar.v1.Sidecar.ModifyGroup:input_type -> slipstream.sidecar.v1.ModifyGroupRequest
+	20,  // 53: slipstream.sidecar.v1.Sidecar.AddVolume:input_type -> slipstream.sidecar.v1.AddVolumeRequest
+	22,  // 54: slipstream.sidecar.v1.Sidecar.JoinGroup:input_type -> slipstream.sidecar.v1.JoinGroupRequest
+	24,  // 55: slipstream.sidecar.v1.Sidecar.RemoveVolume:input_type -> slipstream.sidecar.v1.RemoveVolumeRequest
+	46,  // 56: slipstream.sidecar.v1.Sidecar.ModifyVolume:input_type -> slipstream.sidecar.v1.ModifyVolumeRequest
+	49,  // 57: slipstream.sidecar.v1.Sidecar.ListGroups:input_type -> slipstream.sidecar.v1.ListGroupsRequest
+	51,  // 58: slipstream.sidecar.v1.Sidecar.WatchGroup:input_type -> slipstream.sidecar.v1.WatchGroupRequest
+	52,  // 59: slipstream.sidecar.v1.Sidecar.Promote:input_type -> slipstream.sidecar.v1.PromoteRequest
+	56,  // 60: slipstream.sidecar.v1.Sidecar.CommitTrial:input_type -> slipstream.sidecar.v1.CommitTrialRequest
+	58,  // 61: slipstream.sidecar.v1.Sidecar.RollBackTrial:input_type -> slipstream.sidecar.v1.RollBackTrialRequest
+	61,  // 62: slipstream.sidecar.v1.Sidecar.Demote:input_type -> slipstream.sidecar.v1.DemoteRequest
+	63,  // 63: slipstream.sidecar.v1.Sidecar.Relocate:input_type -> slipstream.sidecar.v1.RelocateRequest
+	65,  // 64: slipstream.sidecar.v1.Sidecar.Yield:input_type -> slipstream.sidecar.v1.YieldRequest
+	69,  // 65: slipstream.sidecar.v1.Sidecar.ListTails:input_type -> slipstream.sidecar.v1.ListTailsRequest
+	73,  // 66: slipstream.sidecar.v1.Sidecar.DeleteTail:input_type -> slipstream.sidecar.v1.DeleteTailRequest
+	32,  // 67: slipstream.sidecar.v1.Sidecar.Suspend:input_type -> slipstream.sidecar.v1.SuspendRequest
+	34,  // 68: slipstream.sidecar.v1.Sidecar.Resume:input_type -> slipstream.sidecar.v1.ResumeRequest
+	26,  // 69: slipstream.sidecar.v1.Sidecar.Verify:input_type -> slipstream.sidecar.v1.VerifyRequest
+	28,  // 70: slipstream.sidecar.v1.Sidecar.Repair:input_type -> slipstream.sidecar.v1.RepairRequest
+	36,  // 71: slipstream.sidecar.v1.Sidecar.ListCopies:input_type -> slipstream.sidecar.v1.ListCopiesRequest
+	39,  // 72: slipstream.sidecar.v1.Sidecar.DeleteCopy:input_type -> slipstream.sidecar.v1.DeleteCopyRequest
+	41,  // 73: slipstream.sidecar.v1.Sidecar.ListPeers:input_type -> slipstream.sidecar.v1.ListPeersRequest
+	44,  // 74: slipstream.sidecar.v1.Sidecar.ForgetPeer:input_type -> slipstream.sidecar.v1.ForgetPeerRequest
+	84,  // 75: slipstream.sidecar.v1.Sidecar.CutGroup:input_type -> slipstream.sidecar.v1.CutGroupRequest
+	85,  // 76: slipstream.sidecar.v1.Sidecar.FixGroup:input_type -> slipstream.sidecar.v1.FixGroupRequest
+	87,  // 77: slipstream.sidecar.v1.Sidecar.ReleaseGroup:input_type -> slipstream.sidecar.v1.ReleaseGroupRequest
+	90,  // 78: slipstream.sidecar.v1.Sidecar.ListCuts:input_type -> slipstream.sidecar.v1.ListCutsRequest
+	93,  // 79: slipstream.sidecar.v1.Sidecar.ReleaseCut:input_type -> slipstream.sidecar.v1.ReleaseCutRequest
+	54,  // 80: slipstream.sidecar.v1.Sidecar.DropShard:input_type -> slipstream.sidecar.v1.DropShardRequest
+	80,  // 81: slipstream.sidecar.v1.Sidecar.SiteNodes:input_type -> slipstream.sidecar.v1.SiteNodesRequest
+	95,  // 82: slipstream.sidecar.v1.Sidecar.GroupPoints:input_type -> slipstream.sidecar.v1.GroupPointsRequest
+	97,  // 83: slipstream.sidecar.v1.Sidecar.BookmarkGroup:input_type -> slipstream.sidecar.v1.BookmarkGroupRequest
+	100, // 84: slipstream.sidecar.v1.Sidecar.CreateView:input_type -> slipstream.sidecar.v1.CreateViewRequest
+	101, // 85: slipstream.sidecar.v1.Sidecar.AttachView:input_type -> slipstream.sidecar.v1.AttachViewRequest
+	102, // 86: slipstream.sidecar.v1.Sidecar.ListViews:input_type -> slipstream.sidecar.v1.ListViewsRequest
+	104, // 87: slipstream.sidecar.v1.Sidecar.DeleteView:input_type -> slipstream.sidecar.v1.DeleteViewRequest
+	4,   // 88: slipstream.sidecar.v1.Sidecar.Probe:output_type -> slipstream.sidecar.v1.ProbeResponse
+	6,   // 89: slipstream.sidecar.v1.Sidecar.AttachVolume:output_type -> slipstream.sidecar.v1.AttachVolumeResponse
+	8,   // 90: slipstream.sidecar.v1.Sidecar.DetachVolume:output_type -> slipstream.sidecar.v1.DetachVolumeResponse
+	10,  // 91: slipstream.sidecar.v1.Sidecar.RecordFormat:output_type -> slipstream.sidecar.v1.RecordFormatResponse
+	12,  // 92: slipstream.sidecar.v1.Sidecar.ResizeVolume:output_type -> slipstream.sidecar.v1.ResizeVolumeResponse
+	15,  // 93: slipstream.sidecar.v1.Sidecar.CreateGroup:output_type -> slipstream.sidecar.v1.CreateGroupResponse
+	19,  // 94: slipstream.sidecar.v1.Sidecar.DeleteGroup:output_type -> slipstream.sidecar.v1.DeleteGroupResponse
+	17,  // 95: slipstream.sidecar.v1.Sidecar.ModifyGroup:output_type -> slipstream.sidecar.v1.ModifyGroupResponse
+	21,  // 96: slipstream.sidecar.v1.Sidecar.AddVolume:output_type -> slipstream.sidecar.v1.AddVolumeResponse
+	23,  // 97: slipstream.sidecar.v1.Sidecar.JoinGroup:output_type -> slipstream.sidecar.v1.JoinGroupResponse
+	25,  // 98: slipstream.sidecar.v1.Sidecar.RemoveVolume:output_type -> slipstream.sidecar.v1.RemoveVolumeResponse
+	47,  // 99: slipstream.sidecar.v1.Sidecar.ModifyVolume:output_type -> slipstream.sidecar.v1.ModifyVolumeResponse
+	50,  // 100: slipstream.sidecar.v1.Sidecar.ListGroups:output_type -> slipstream.sidecar.v1.ListGroupsResponse
+	77,  // 101: slipstream.sidecar.v1.Sidecar.WatchGroup:output_type -> slipstream.sidecar.v1.GroupStatus
+	53,  // 102: slipstream.sidecar.v1.Sidecar.Promote:output_type -> slipstream.sidecar.v1.PromoteResponse
+	57,  // 103: slipstream.sidecar.v1.Sidecar.CommitTrial:output_type -> slipstream.sidecar.v1.CommitTrialResponse
+	59,  // 104: slipstream.sidecar.v1.Sidecar.RollBackTrial:output_type -> slipstream.sidecar.v1.RollBackTrialResponse
+	62,  // 105: slipstream.sidecar.v1.Sidecar.Demote:output_type -> slipstream.sidecar.v1.DemoteResponse
+	64,  // 106: slipstream.sidecar.v1.Sidecar.Relocate:output_type -> slipstream.sidecar.v1.RelocateResponse
+	66,  // 107: slipstream.sidecar.v1.Sidecar.Yield:output_type -> slipstream.sidecar.v1.YieldResponse
+	70,  // 108: slipstream.sidecar.v1.Sidecar.ListTails:output_type -> slipstream.sidecar.v1.ListTailsResponse
+	74,  // 109: slipstream.sidecar.v1.Sidecar.DeleteTail:output_type -> slipstream.sidecar.v1.DeleteTailResponse
+	33,  // 110: slipstream.sidecar.v1.Sidecar.Suspend:output_type -> slipstream.sidecar.v1.SuspendResponse
+	35,  // 111: slipstream.sidecar.v1.Sidecar.Resume:output_type -> slipstream.sidecar.v1.ResumeResponse
+	27,  // 112: slipstream.sidecar.v1.Sidecar.Verify:output_type -> slipstream.sidecar.v1.VerifyResponse
+	29,  // 113: slipstream.sidecar.v1.Sidecar.Repair:output_type -> slipstream.sidecar.v1.RepairResponse
+	37,  // 114: slipstream.sidecar.v1.Sidecar.ListCopies:output_type -> slipstream.sidecar.v1.ListCopiesResponse
+	40,  // 115: slipstream.sidecar.v1.Sidecar.DeleteCopy:output_type -> slipstream.sidecar.v1.DeleteCopyResponse
+	42,  // 116: slipstream.sidecar.v1.Sidecar.ListPeers:output_type -> slipstream.sidecar.v1.ListPeersResponse
+	45,  // 117: slipstream.sidecar.v1.Sidecar.ForgetPeer:output_type -> slipstream.sidecar.v1.ForgetPeerResponse
+	89,  // 118: slipstream.sidecar.v1.Sidecar.CutGroup:output_type -> slipstream.sidecar.v1.CutGroupResponse
+	86,  // 119: slipstream.sidecar.v1.Sidecar.FixGroup:output_type -> slipstream.sidecar.v1.FixGroupResponse
+	88,  // 120: slipstream.sidecar.v1.Sidecar.ReleaseGroup:output_type -> slipstream.sidecar.v1.ReleaseGroupResponse
+	91,  // 121: slipstream.sidecar.v1.Sidecar.ListCuts:output_type -> slipstream.sidecar.v1.ListCutsResponse
+	94,  // 122: slipstream.sidecar.v1.Sidecar.ReleaseCut:output_type -> slipstream.sidecar.v1.ReleaseCutResponse
+	55,  // 123: slipstream.sidecar.v1.Sidecar.DropShard:output_type -> slipstream.sidecar.v1.DropShardResponse
+	81,  // 124: slipstream.sidecar.v1.Sidecar.SiteNodes:output_type -> slipstream.sidecar.v1.SiteNodesResponse
+	96,  // 125: slipstream.sidecar.v1.Sidecar.GroupPoints:output_type -> slipstream.sidecar.v1.GroupPointsResponse
+	98,  // 126: slipstream.sidecar.v1.Sidecar.BookmarkGroup:output_type -> slipstream.sidecar.v1.Bookmark
+	106, // 127: slipstream.sidecar.v1.Sidecar.CreateView:output_type -> slipstream.sidecar.v1.View
+	106, // 128: slipstream.sidecar.v1.Sidecar.AttachView:output_type -> slipstream.sidecar.v1.View
+	103, // 129: slipstream.sidecar.v1.Sidecar.ListViews:output_type -> slipstream.sidecar.v1.ListViewsResponse
+	105, // 130: slipstream.sidecar.v1.Sidecar.DeleteView:output_type -> slipstream.sidecar.v1.DeleteViewResponse
+	88,  // [88:131] is the sub-list for method output_type
+	45,  // [45:88] is the sub-list for method input_type
+	45,  // [45:45] is the sub-list for extension type_name
+	45,  // [45:45] is the sub-list for extension extendee
+	0,   // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_sidecarpb_sidecar_proto_init() }
@@ -7135,32 +7958,33 @@ func file_pkg_api_sidecarpb_sidecar_proto_init() {
 		return
 	}
 	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[10].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[25].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[33].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[41].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[47].OneofWrappers = []any{
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[27].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[35].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[43].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[49].OneofWrappers = []any{
 		(*PromoteRequest_Ordinal)(nil),
 		(*PromoteRequest_AtUnixNanos)(nil),
 		(*PromoteRequest_Bookmark)(nil),
 	}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[53].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[67].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[69].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[71].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[85].OneofWrappers = []any{}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[86].OneofWrappers = []any{
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[57].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[59].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[72].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[74].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[76].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[96].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[97].OneofWrappers = []any{
 		(*CreateViewRequest_Ordinal)(nil),
 		(*CreateViewRequest_AtUnixNanos)(nil),
 		(*CreateViewRequest_Bookmark)(nil),
 	}
-	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[92].OneofWrappers = []any{}
+	file_pkg_api_sidecarpb_sidecar_proto_msgTypes[103].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_api_sidecarpb_sidecar_proto_rawDesc), len(file_pkg_api_sidecarpb_sidecar_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   95,
+			NumMessages:   106,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,6 +34,7 @@ const (
 	Sidecar_DeleteGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/DeleteGroup"
 	Sidecar_ModifyGroup_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/ModifyGroup"
 	Sidecar_AddVolume_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/AddVolume"
+	Sidecar_JoinGroup_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/JoinGroup"
 	Sidecar_RemoveVolume_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/RemoveVolume"
 	Sidecar_ModifyVolume_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/ModifyVolume"
 	Sidecar_ListGroups_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ListGroups"
@@ -55,8 +56,12 @@ const (
 	Sidecar_ListPeers_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/ListPeers"
 	Sidecar_ForgetPeer_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ForgetPeer"
 	Sidecar_CutGroup_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/CutGroup"
+	Sidecar_FixGroup_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/FixGroup"
+	Sidecar_ReleaseGroup_FullMethodName  = "/slipstream.sidecar.v1.Sidecar/ReleaseGroup"
 	Sidecar_ListCuts_FullMethodName      = "/slipstream.sidecar.v1.Sidecar/ListCuts"
 	Sidecar_ReleaseCut_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/ReleaseCut"
+	Sidecar_DropShard_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/DropShard"
+	Sidecar_SiteNodes_FullMethodName     = "/slipstream.sidecar.v1.Sidecar/SiteNodes"
 	Sidecar_GroupPoints_FullMethodName   = "/slipstream.sidecar.v1.Sidecar/GroupPoints"
 	Sidecar_BookmarkGroup_FullMethodName = "/slipstream.sidecar.v1.Sidecar/BookmarkGroup"
 	Sidecar_CreateView_FullMethodName    = "/slipstream.sidecar.v1.Sidecar/CreateView"
@@ -92,6 +97,10 @@ type SidecarClient interface {
 	// AddVolume puts a volume of the pool into a group, mounted or not. One that is in another group is
 	// FAILED_PRECONDITION, or moved; a move that a crash interrupts is completed at the next start.
 	AddVolume(ctx context.Context, in *AddVolumeRequest, opts ...grpc.CallOption) (*AddVolumeResponse, error)
+	// JoinGroup puts a volume of the pool into a group as the volume's class asks for it, and makes the group if there is
+	// none of its name. It is AddVolume in all else. A group that is there and does not fit is returned, and nothing is
+	// changed. NOT_FOUND: there is no such group, and it is not to be made.
+	JoinGroup(ctx context.Context, in *JoinGroupRequest, opts ...grpc.CallOption) (*JoinGroupResponse, error)
 	// RemoveVolume takes a volume out of a group, mounted or not. Its copy at the peer stays as it was then, until it is
 	// deleted there or a group of the same two sites takes it over.
 	RemoveVolume(ctx context.Context, in *RemoveVolumeRequest, opts ...grpc.CallOption) (*RemoveVolumeResponse, error)
@@ -116,17 +125,19 @@ type SidecarClient interface {
 	// RollBackTrial makes the group the secondary that it was before it was opened at a point. What was written since is
 	// lost. FAILED_PRECONDITION: volumes of the group are attached. A group without a trial is a success that changes nothing.
 	RollBackTrial(ctx context.Context, in *RollBackTrialRequest, opts ...grpc.CallOption) (*RollBackTrialResponse, error)
-	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
+	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship. Of a
+	// shard it demotes the whole group, from any node: no shard takes writes any more, an epoch is cut that has everything,
+	// and then all shards are demoted. After an error a repetition goes on, and Promote takes back what was done.
 	Demote(ctx context.Context, in *DemoteRequest, opts ...grpc.CallOption) (*DemoteResponse, error)
 	// Relocate moves the primary role from this site to its peer without loss: it demotes, waits until the peer has everything,
 	// and asks the peer to promote itself. It returns when this site follows the peer. After an error, a cancellation or a
-	// crash a repetition goes on, and Promote takes the demotion back.
+	// crash a repetition goes on, and Promote takes the demotion back. Of a shard it moves the whole group, from any node.
 	//
 	// FAILED_PRECONDITION: volumes of the group are attached, or the peer refuses, with the reason. DEADLINE_EXCEEDED:
 	// timeout_millis are over.
 	Relocate(ctx context.Context, in *RelocateRequest, opts ...grpc.CallOption) (*RelocateResponse, error)
-	// Yield gives way to the peer after a fork. The writes of this site past the fork are kept as snapshots (ListTails), and
-	// then undone: only what the two sites wrote since is copied. It returns when the writes are kept; the peer's next call
+	// Yield gives way to the peer after a fork; of a shard, the whole group does, from any node, if all shards can. The
+	// writes of this site past the fork are kept as snapshots (ListTails), and then undone: only what the two sites wrote since is copied. It returns when the writes are kept; the peer's next call
 	// makes this site its secondary. After an error or a crash a repetition goes on.
 	//
 	// FAILED_PRECONDITION: there is nothing to yield, volumes of the group are attached, or the peer is not known to be
@@ -137,7 +148,7 @@ type SidecarClient interface {
 	// DeleteTail deletes the snapshots of a tail. One that is not there: NOT_FOUND.
 	DeleteTail(ctx context.Context, in *DeleteTailRequest, opts ...grpc.CallOption) (*DeleteTailResponse, error)
 	// Suspend stops the replication of a group that is primary here, durably, until Resume. Writes go on, and are kept for the
-	// peer as they are while the peer is away. FAILED_PRECONDITION: the group is secondary or demoted here, or has no peer.
+	// peer as they are while the peer is away. Suspend and Resume of a shard are for the whole group. FAILED_PRECONDITION: the group is secondary or demoted here, or has no peer.
 	Suspend(ctx context.Context, in *SuspendRequest, opts ...grpc.CallOption) (*SuspendResponse, error)
 	// Resume continues the replication of a suspended group.
 	Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error)
@@ -169,12 +180,28 @@ type SidecarClient interface {
 	// All targets get the ordinal or none does. Repeated for the same snapshots it returns the cut that they were taken
 	// at. FAILED_PRECONDITION: the group is in the middle of a sync, a volume is not in it or only just joining it, or
 	// some of the snapshots were taken by another call and others not.
+	// With an epoch, of a shard, the cut is there; see FixGroup.
 	CutGroup(ctx context.Context, in *CutGroupRequest, opts ...grpc.CallOption) (*CutGroupResponse, error)
+	// FixGroup keeps all shards of a group over several nodes at one complete epoch, so that CutGroup of each of them, on its
+	// own node, can be at it. It ends with ReleaseGroup, or by itself after half a minute. Writes go on meanwhile.
+	//
+	// FAILED_PRECONDITION: the volume is in no such group, a shard cannot be cut, or there is no epoch that all shards can be
+	// cut at.
+	FixGroup(ctx context.Context, in *FixGroupRequest, opts ...grpc.CallOption) (*FixGroupResponse, error)
+	// ReleaseGroup ends what FixGroup began; it succeeds where there is nothing to end.
+	ReleaseGroup(ctx context.Context, in *ReleaseGroupRequest, opts ...grpc.CallOption) (*ReleaseGroupResponse, error)
 	// ListCuts returns the snapshots that are being copied.
 	ListCuts(ctx context.Context, in *ListCutsRequest, opts ...grpc.CallOption) (*ListCutsResponse, error)
 	// ReleaseCut ends the copying of a snapshot that is about to be deleted, and takes it out of the tracking of changed
 	// blocks; a copy that was under way is marked failed. One that no group here knows of: no effect.
 	ReleaseCut(ctx context.Context, in *ReleaseCutRequest, opts ...grpc.CallOption) (*ReleaseCutResponse, error)
+	// DropShard takes a shard out of its group over several nodes, at the primary site, by way of another shard or itself. It
+	// is in no epoch any more. FAILED_PRECONDITION: it has volumes, or does not answer and is not called lost, or answers and
+	// is called lost. A shard that is not in the group any more is a success.
+	DropShard(ctx context.Context, in *DropShardRequest, opts ...grpc.CallOption) (*DropShardResponse, error)
+	// SiteNodes asks the other nodes of the site now, as a group over several nodes does. FailedPrecondition: the replicator
+	// does not know other nodes (--site-node).
+	SiteNodes(ctx context.Context, in *SiteNodesRequest, opts ...grpc.CallOption) (*SiteNodesResponse, error)
 	// GroupPoints returns the ordinals that a view can be opened at. FAILED_PRECONDITION: none, in the middle of a sync.
 	GroupPoints(ctx context.Context, in *GroupPointsRequest, opts ...grpc.CallOption) (*GroupPointsResponse, error)
 	// BookmarkGroup names the present point of a group that is primary here. The name goes to the peer in the group's order.
@@ -183,14 +210,18 @@ type SidecarClient interface {
 	// CreateView opens all volumes of a group as they were at one ordinal, on a primary or a secondary, and serves each as
 	// a FUSE file. Nothing is copied, and neither writes nor replication wait. The view survives a restart.
 	//
+	// Without a point, a shard is opened together with all others of its group, at one epoch; the answer is the view of
+	// this shard. With a point it is opened alone.
+	//
 	// ALREADY_EXISTS: a view with that name. FAILED_PRECONDITION: no such point here, too many views, in the middle of a
-	// sync, or test for a group that is primary here.
+	// sync, test for a group that is primary here, or no epoch that all shards can be opened at.
 	CreateView(ctx context.Context, in *CreateViewRequest, opts ...grpc.CallOption) (*View, error)
 	// AttachView serves the files of a view again, after a reboot of the node. Of a view that is served it returns them.
 	AttachView(ctx context.Context, in *AttachViewRequest, opts ...grpc.CallOption) (*View, error)
 	ListViews(ctx context.Context, in *ListViewsRequest, opts ...grpc.CallOption) (*ListViewsResponse, error)
 	// DeleteView takes the files of a view away, and throws away what was written to it. The caller has detached the loop
-	// devices before; FAILED_PRECONDITION while a file is in use.
+	// devices before; FAILED_PRECONDITION while a file is in use. The view of a shard that was opened together with others
+	// is deleted at all of them.
 	DeleteView(ctx context.Context, in *DeleteViewRequest, opts ...grpc.CallOption) (*DeleteViewResponse, error)
 }
 
@@ -286,6 +317,16 @@ func (c *sidecarClient) AddVolume(ctx context.Context, in *AddVolumeRequest, opt
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddVolumeResponse)
 	err := c.cc.Invoke(ctx, Sidecar_AddVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) JoinGroup(ctx context.Context, in *JoinGroupRequest, opts ...grpc.CallOption) (*JoinGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinGroupResponse)
+	err := c.cc.Invoke(ctx, Sidecar_JoinGroup_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -511,6 +552,26 @@ func (c *sidecarClient) CutGroup(ctx context.Context, in *CutGroupRequest, opts 
 	return out, nil
 }
 
+func (c *sidecarClient) FixGroup(ctx context.Context, in *FixGroupRequest, opts ...grpc.CallOption) (*FixGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FixGroupResponse)
+	err := c.cc.Invoke(ctx, Sidecar_FixGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) ReleaseGroup(ctx context.Context, in *ReleaseGroupRequest, opts ...grpc.CallOption) (*ReleaseGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseGroupResponse)
+	err := c.cc.Invoke(ctx, Sidecar_ReleaseGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sidecarClient) ListCuts(ctx context.Context, in *ListCutsRequest, opts ...grpc.CallOption) (*ListCutsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCutsResponse)
@@ -525,6 +586,26 @@ func (c *sidecarClient) ReleaseCut(ctx context.Context, in *ReleaseCutRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReleaseCutResponse)
 	err := c.cc.Invoke(ctx, Sidecar_ReleaseCut_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) DropShard(ctx context.Context, in *DropShardRequest, opts ...grpc.CallOption) (*DropShardResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropShardResponse)
+	err := c.cc.Invoke(ctx, Sidecar_DropShard_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sidecarClient) SiteNodes(ctx context.Context, in *SiteNodesRequest, opts ...grpc.CallOption) (*SiteNodesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SiteNodesResponse)
+	err := c.cc.Invoke(ctx, Sidecar_SiteNodes_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -618,6 +699,10 @@ type SidecarServer interface {
 	// AddVolume puts a volume of the pool into a group, mounted or not. One that is in another group is
 	// FAILED_PRECONDITION, or moved; a move that a crash interrupts is completed at the next start.
 	AddVolume(context.Context, *AddVolumeRequest) (*AddVolumeResponse, error)
+	// JoinGroup puts a volume of the pool into a group as the volume's class asks for it, and makes the group if there is
+	// none of its name. It is AddVolume in all else. A group that is there and does not fit is returned, and nothing is
+	// changed. NOT_FOUND: there is no such group, and it is not to be made.
+	JoinGroup(context.Context, *JoinGroupRequest) (*JoinGroupResponse, error)
 	// RemoveVolume takes a volume out of a group, mounted or not. Its copy at the peer stays as it was then, until it is
 	// deleted there or a group of the same two sites takes it over.
 	RemoveVolume(context.Context, *RemoveVolumeRequest) (*RemoveVolumeResponse, error)
@@ -642,17 +727,19 @@ type SidecarServer interface {
 	// RollBackTrial makes the group the secondary that it was before it was opened at a point. What was written since is
 	// lost. FAILED_PRECONDITION: volumes of the group are attached. A group without a trial is a success that changes nothing.
 	RollBackTrial(context.Context, *RollBackTrialRequest) (*RollBackTrialResponse, error)
-	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship.
+	// Demote stops writes (no volume of the group may be attached), makes everything durable, and lets the rest ship. Of a
+	// shard it demotes the whole group, from any node: no shard takes writes any more, an epoch is cut that has everything,
+	// and then all shards are demoted. After an error a repetition goes on, and Promote takes back what was done.
 	Demote(context.Context, *DemoteRequest) (*DemoteResponse, error)
 	// Relocate moves the primary role from this site to its peer without loss: it demotes, waits until the peer has everything,
 	// and asks the peer to promote itself. It returns when this site follows the peer. After an error, a cancellation or a
-	// crash a repetition goes on, and Promote takes the demotion back.
+	// crash a repetition goes on, and Promote takes the demotion back. Of a shard it moves the whole group, from any node.
 	//
 	// FAILED_PRECONDITION: volumes of the group are attached, or the peer refuses, with the reason. DEADLINE_EXCEEDED:
 	// timeout_millis are over.
 	Relocate(context.Context, *RelocateRequest) (*RelocateResponse, error)
-	// Yield gives way to the peer after a fork. The writes of this site past the fork are kept as snapshots (ListTails), and
-	// then undone: only what the two sites wrote since is copied. It returns when the writes are kept; the peer's next call
+	// Yield gives way to the peer after a fork; of a shard, the whole group does, from any node, if all shards can. The
+	// writes of this site past the fork are kept as snapshots (ListTails), and then undone: only what the two sites wrote since is copied. It returns when the writes are kept; the peer's next call
 	// makes this site its secondary. After an error or a crash a repetition goes on.
 	//
 	// FAILED_PRECONDITION: there is nothing to yield, volumes of the group are attached, or the peer is not known to be
@@ -663,7 +750,7 @@ type SidecarServer interface {
 	// DeleteTail deletes the snapshots of a tail. One that is not there: NOT_FOUND.
 	DeleteTail(context.Context, *DeleteTailRequest) (*DeleteTailResponse, error)
 	// Suspend stops the replication of a group that is primary here, durably, until Resume. Writes go on, and are kept for the
-	// peer as they are while the peer is away. FAILED_PRECONDITION: the group is secondary or demoted here, or has no peer.
+	// peer as they are while the peer is away. Suspend and Resume of a shard are for the whole group. FAILED_PRECONDITION: the group is secondary or demoted here, or has no peer.
 	Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error)
 	// Resume continues the replication of a suspended group.
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
@@ -695,12 +782,28 @@ type SidecarServer interface {
 	// All targets get the ordinal or none does. Repeated for the same snapshots it returns the cut that they were taken
 	// at. FAILED_PRECONDITION: the group is in the middle of a sync, a volume is not in it or only just joining it, or
 	// some of the snapshots were taken by another call and others not.
+	// With an epoch, of a shard, the cut is there; see FixGroup.
 	CutGroup(context.Context, *CutGroupRequest) (*CutGroupResponse, error)
+	// FixGroup keeps all shards of a group over several nodes at one complete epoch, so that CutGroup of each of them, on its
+	// own node, can be at it. It ends with ReleaseGroup, or by itself after half a minute. Writes go on meanwhile.
+	//
+	// FAILED_PRECONDITION: the volume is in no such group, a shard cannot be cut, or there is no epoch that all shards can be
+	// cut at.
+	FixGroup(context.Context, *FixGroupRequest) (*FixGroupResponse, error)
+	// ReleaseGroup ends what FixGroup began; it succeeds where there is nothing to end.
+	ReleaseGroup(context.Context, *ReleaseGroupRequest) (*ReleaseGroupResponse, error)
 	// ListCuts returns the snapshots that are being copied.
 	ListCuts(context.Context, *ListCutsRequest) (*ListCutsResponse, error)
 	// ReleaseCut ends the copying of a snapshot that is about to be deleted, and takes it out of the tracking of changed
 	// blocks; a copy that was under way is marked failed. One that no group here knows of: no effect.
 	ReleaseCut(context.Context, *ReleaseCutRequest) (*ReleaseCutResponse, error)
+	// DropShard takes a shard out of its group over several nodes, at the primary site, by way of another shard or itself. It
+	// is in no epoch any more. FAILED_PRECONDITION: it has volumes, or does not answer and is not called lost, or answers and
+	// is called lost. A shard that is not in the group any more is a success.
+	DropShard(context.Context, *DropShardRequest) (*DropShardResponse, error)
+	// SiteNodes asks the other nodes of the site now, as a group over several nodes does. FailedPrecondition: the replicator
+	// does not know other nodes (--site-node).
+	SiteNodes(context.Context, *SiteNodesRequest) (*SiteNodesResponse, error)
 	// GroupPoints returns the ordinals that a view can be opened at. FAILED_PRECONDITION: none, in the middle of a sync.
 	GroupPoints(context.Context, *GroupPointsRequest) (*GroupPointsResponse, error)
 	// BookmarkGroup names the present point of a group that is primary here. The name goes to the peer in the group's order.
@@ -709,14 +812,18 @@ type SidecarServer interface {
 	// CreateView opens all volumes of a group as they were at one ordinal, on a primary or a secondary, and serves each as
 	// a FUSE file. Nothing is copied, and neither writes nor replication wait. The view survives a restart.
 	//
+	// Without a point, a shard is opened together with all others of its group, at one epoch; the answer is the view of
+	// this shard. With a point it is opened alone.
+	//
 	// ALREADY_EXISTS: a view with that name. FAILED_PRECONDITION: no such point here, too many views, in the middle of a
-	// sync, or test for a group that is primary here.
+	// sync, test for a group that is primary here, or no epoch that all shards can be opened at.
 	CreateView(context.Context, *CreateViewRequest) (*View, error)
 	// AttachView serves the files of a view again, after a reboot of the node. Of a view that is served it returns them.
 	AttachView(context.Context, *AttachViewRequest) (*View, error)
 	ListViews(context.Context, *ListViewsRequest) (*ListViewsResponse, error)
 	// DeleteView takes the files of a view away, and throws away what was written to it. The caller has detached the loop
-	// devices before; FAILED_PRECONDITION while a file is in use.
+	// devices before; FAILED_PRECONDITION while a file is in use. The view of a shard that was opened together with others
+	// is deleted at all of them.
 	DeleteView(context.Context, *DeleteViewRequest) (*DeleteViewResponse, error)
 	mustEmbedUnimplementedSidecarServer()
 }
@@ -754,6 +861,9 @@ func (UnimplementedSidecarServer) ModifyGroup(context.Context, *ModifyGroupReque
 }
 func (UnimplementedSidecarServer) AddVolume(context.Context, *AddVolumeRequest) (*AddVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddVolume not implemented")
+}
+func (UnimplementedSidecarServer) JoinGroup(context.Context, *JoinGroupRequest) (*JoinGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method JoinGroup not implemented")
 }
 func (UnimplementedSidecarServer) RemoveVolume(context.Context, *RemoveVolumeRequest) (*RemoveVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveVolume not implemented")
@@ -818,11 +928,23 @@ func (UnimplementedSidecarServer) ForgetPeer(context.Context, *ForgetPeerRequest
 func (UnimplementedSidecarServer) CutGroup(context.Context, *CutGroupRequest) (*CutGroupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CutGroup not implemented")
 }
+func (UnimplementedSidecarServer) FixGroup(context.Context, *FixGroupRequest) (*FixGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FixGroup not implemented")
+}
+func (UnimplementedSidecarServer) ReleaseGroup(context.Context, *ReleaseGroupRequest) (*ReleaseGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseGroup not implemented")
+}
 func (UnimplementedSidecarServer) ListCuts(context.Context, *ListCutsRequest) (*ListCutsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCuts not implemented")
 }
 func (UnimplementedSidecarServer) ReleaseCut(context.Context, *ReleaseCutRequest) (*ReleaseCutResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReleaseCut not implemented")
+}
+func (UnimplementedSidecarServer) DropShard(context.Context, *DropShardRequest) (*DropShardResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DropShard not implemented")
+}
+func (UnimplementedSidecarServer) SiteNodes(context.Context, *SiteNodesRequest) (*SiteNodesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SiteNodes not implemented")
 }
 func (UnimplementedSidecarServer) GroupPoints(context.Context, *GroupPointsRequest) (*GroupPointsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GroupPoints not implemented")
@@ -1021,6 +1143,24 @@ func _Sidecar_AddVolume_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SidecarServer).AddVolume(ctx, req.(*AddVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_JoinGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).JoinGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_JoinGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).JoinGroup(ctx, req.(*JoinGroupRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1396,6 +1536,42 @@ func _Sidecar_CutGroup_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sidecar_FixGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FixGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).FixGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_FixGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).FixGroup(ctx, req.(*FixGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_ReleaseGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).ReleaseGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_ReleaseGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).ReleaseGroup(ctx, req.(*ReleaseGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sidecar_ListCuts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListCutsRequest)
 	if err := dec(in); err != nil {
@@ -1428,6 +1604,42 @@ func _Sidecar_ReleaseCut_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SidecarServer).ReleaseCut(ctx, req.(*ReleaseCutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_DropShard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropShardRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).DropShard(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_DropShard_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).DropShard(ctx, req.(*DropShardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sidecar_SiteNodes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SiteNodesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SidecarServer).SiteNodes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sidecar_SiteNodes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SidecarServer).SiteNodes(ctx, req.(*SiteNodesRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1584,6 +1796,10 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Sidecar_AddVolume_Handler,
 		},
 		{
+			MethodName: "JoinGroup",
+			Handler:    _Sidecar_JoinGroup_Handler,
+		},
+		{
 			MethodName: "RemoveVolume",
 			Handler:    _Sidecar_RemoveVolume_Handler,
 		},
@@ -1664,12 +1880,28 @@ var Sidecar_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Sidecar_CutGroup_Handler,
 		},
 		{
+			MethodName: "FixGroup",
+			Handler:    _Sidecar_FixGroup_Handler,
+		},
+		{
+			MethodName: "ReleaseGroup",
+			Handler:    _Sidecar_ReleaseGroup_Handler,
+		},
+		{
 			MethodName: "ListCuts",
 			Handler:    _Sidecar_ListCuts_Handler,
 		},
 		{
 			MethodName: "ReleaseCut",
 			Handler:    _Sidecar_ReleaseCut_Handler,
+		},
+		{
+			MethodName: "DropShard",
+			Handler:    _Sidecar_DropShard_Handler,
+		},
+		{
+			MethodName: "SiteNodes",
+			Handler:    _Sidecar_SiteNodes_Handler,
 		},
 		{
 			MethodName: "GroupPoints",

@@ -59,6 +59,12 @@ type ConsistencyGroupSpec struct {
 	// +optional
 	// +kubebuilder:default=Stop
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
+	// writeOrder says which writes are ordered when members are on several nodes. Group: all of the group. The groups at
+	// the engine are then shards of one group over several nodes, and a claim whose node cannot take part stays Pending.
+	// Node: those of each node only. Absent: Group when the group grows to a second node, if all of its nodes can take
+	// part, and Node otherwise; groups at the engine that are separate stay so. What was once made a shard stays one.
+	// +optional
+	WriteOrder WriteOrder `json:"writeOrder,omitempty"`
 	// engineGroups are groups at the engine that this object stands for besides those that it has made itself: copies of
 	// another site, or groups made by StorageClass parameters. All volumes of such a group have to belong to claims of
 	// this namespace.
@@ -69,6 +75,16 @@ type ConsistencyGroupSpec struct {
 	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	EngineGroups []string `json:"engineGroups,omitempty"`
 }
+
+// WriteOrder says which writes are ordered.
+// +kubebuilder:validation:Enum=Group;Node
+type WriteOrder string
+
+// The values of WriteOrder.
+const (
+	WriteOrderGroup WriteOrder = "Group"
+	WriteOrderNode  WriteOrder = "Node"
+)
 
 // DeletionPolicy says what becomes of the replication of what leaves a group.
 // +kubebuilder:validation:Enum=Stop;Keep
@@ -131,6 +147,10 @@ type ConsistencyGroupStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=256
 	EngineGroups []EngineGroup `json:"engineGroups,omitempty"`
+	// shards says which group over several nodes the groups at the engine are shards of, and has their numbers. A number
+	// is here before its shard is made. Absent: the group was never on several nodes, or each node has a separate order.
+	// +optional
+	Shards *Shards `json:"shards,omitempty"`
 	// members are the selected claims.
 	// +optional
 	// +listType=map
@@ -151,6 +171,31 @@ type ConsistencyGroupStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
+// Shards are the numbers of the shards of a group over several nodes.
+type Shards struct {
+	// name of the group over several nodes, the same at both sites.
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name"`
+	// numbers of the shards. None is ever used for another shard.
+	// +optional
+	// +listType=map
+	// +listMapKey=number
+	// +kubebuilder:validation:MaxItems=1024
+	Numbers []ShardNumber `json:"numbers,omitempty"`
+}
+
+// ShardNumber is the number of one shard.
+type ShardNumber struct {
+	// number of the shard, the same at both sites.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=65535
+	Number int32 `json:"number"`
+	// engineGroup is the name of the group at the engine that is the shard. Absent: a shard that no node tells of.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	EngineGroup string `json:"engineGroup,omitempty"`
+}
+
 // Lag is how far a copy is behind.
 type Lag struct {
 	// time: the copy lacks nothing that was written longer ago than this, in whole seconds.
@@ -162,6 +207,11 @@ type Lag struct {
 	// writes is how many writes the copy lacks.
 	// +optional
 	Writes *int64 `json:"writes,omitempty"`
+	// engineGroup is the group at the engine that is furthest behind in time. Of a group over several nodes the others
+	// wait for it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	EngineGroup string `json:"engineGroup,omitempty"`
 }
 
 // EngineGroup is a group at the engine of one node.
@@ -196,6 +246,9 @@ type EngineGroup struct {
 	// loss is what the last forced promotion lost.
 	// +optional
 	Loss *Loss `json:"loss,omitempty"`
+	// shard is the number that the group has in a group over several nodes; see status.shards.
+	// +optional
+	Shard *int32 `json:"shard,omitempty"`
 }
 
 // MemberState is how far a claim is on its way into the group.

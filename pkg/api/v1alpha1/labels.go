@@ -36,6 +36,9 @@ const FinalizerGroup = "slipstream.dev/engine-groups"
 // FinalizerTest is on a GroupAction whose test failover has objects or views that are to be removed.
 const FinalizerTest = "slipstream.dev/test-failover"
 
+// StepKeep is the step of a test failover in which its namespace is kept for a person.
+const StepKeep = "Keep"
+
 // Condition types. All of them are good when they are True.
 const (
 	// ConditionReady summarizes the others: every selected claim is a member and has a copy that can be promoted.
@@ -44,7 +47,7 @@ const (
 	ConditionAllowed = "Allowed"
 	// ConditionMembersReady: every selected claim is a member at the engine.
 	ConditionMembersReady = "MembersReady"
-	// ConditionWriteOrder: all members are in one order of writes. False while they are on several nodes.
+	// ConditionWriteOrder: all members are in one order of writes.
 	ConditionWriteOrder = "WriteOrder"
 	// ConditionPromotable: a forced promotion would give one consistent instant.
 	ConditionPromotable = "Promotable"

@@ -79,6 +79,15 @@ type ReplicationSettings struct {
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('0')) == 0 || quantity(string(self)).compareTo(quantity('64Ki')) >= 0",message="0, or at least 64Ki"
 	ShipRate *resource.Quantity `json:"shipRate,omitempty"`
+	// keepTails is how many divergent tails this cluster keeps of each group at the engine: what the group had written
+	// here and gave up when it yielded. The newest always stays. 0 keeps all. The other site decides for itself.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	KeepTails *int32 `json:"keepTails,omitempty"`
+	// keepTailsFor is how long they are kept. The newest always stays. 0 is without limit.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('87600h')",message="0s to 87600h"
+	KeepTailsFor *metav1.Duration `json:"keepTailsFor,omitempty"`
 }
 
 // JournalFull says what happens when a journal is full.

@@ -9,14 +9,14 @@
 //
 // # Modes
 //
-// ModeFlush turns on the kernel's writeback cache: writes are absorbed and merged by the page cache and reach the
-// Device at writeback, at the latest at the fsync that makes them durable. Attach the loop device buffered.
+// ModeFlush uses the kernel's writeback cache: writes are absorbed and merged by the page cache and reach the Device at
+// writeback, at the latest at the fsync that makes them durable. Attach the loop device buffered.
 //
-// ModeAck opens the file with direct I/O, and every write, discard and zeroing is durable in the Device before it is
-// acknowledged: a disk without a volatile cache. The first FSYNC is answered with ENOSYS, after which the kernel
-// sends none. The loop device must be attached with direct I/O (LO_FLAGS_DIRECT_IO). A buffered loop device works
-// too, since the file's open flags and not the loop device's decide about caching, but it runs its requests one after
-// another.
+// ModeAck opens the file with direct I/O, which goes past that cache, and every write, discard and zeroing is durable
+// in the Device before it is acknowledged: a disk without a volatile cache. The first FSYNC is answered with ENOSYS,
+// after which the kernel sends none. The loop device must be attached with direct I/O (LO_FLAGS_DIRECT_IO). A buffered
+// loop device works too, since the file's open flags and not the loop device's decide about caching, but it runs its
+// requests one after another.
 //
 // # Outliving the process
 //

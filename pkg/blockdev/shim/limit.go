@@ -108,7 +108,7 @@ type limiter struct {
 
 func newLimiter(s *Server, l Limits) *limiter {
 	m := &limiter{s: s, begin: time.Now()}
-	m.timer = time.AfterFunc(time.Hour, m.release)
+	m.timer = time.AfterFunc(time.Hour, m.answerDue)
 	m.timer.Stop()
 	m.set(l)
 	return m
@@ -122,7 +122,7 @@ func (m *limiter) set(l Limits) {
 	m.turns.set(m.now(), l)
 	m.on.Store(l != Limits{} || len(m.turns.waiting) > 0)
 	m.mu.Unlock()
-	m.release()
+	m.answerDue()
 }
 
 // hold takes a request that is to wait, and reports false when its turn is now. held makes it only if it waits.
@@ -175,8 +175,8 @@ func (m *limiter) readAside(h inHeader, body []byte) bool {
 	return true
 }
 
-// release is the timer's function.
-func (m *limiter) release() {
+// answerDue is the timer's function.
+func (m *limiter) answerDue() {
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()

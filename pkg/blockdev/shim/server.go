@@ -451,11 +451,11 @@ func negotiate(fd int, st *State) error {
 		return fmt.Errorf("the kernel speaks FUSE protocol %d.%d and cannot resend requests: kernel 6.9 or newer is needed",
 			in.major, in.minor)
 	}
+	// With the writeback cache the kernel keeps the size of the file itself. Without it each write has the kernel ask the
+	// server for the size the next time, and a loop device whose question fails has a size of 0 from then on: see
+	// SetLoopSize in package blockdev. In ModeAck the file is open for direct I/O, so nothing is cached.
 	want := uint64(initAsyncRead | initBigWrites | initAsyncDIO | initParallelDirops | initAbortError | initMaxPages |
-		initExt | initHasResend)
-	if st.Mode == ModeFlush {
-		want |= initWritebackCache
-	}
+		initExt | initHasResend | initWritebackCache)
 	flags := want & in.flags
 	if missing := want &^ in.flags; missing&(initMaxPages|initWritebackCache) != 0 {
 		return fmt.Errorf("the kernel lacks FUSE features %#x", missing)

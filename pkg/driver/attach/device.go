@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
@@ -257,8 +258,8 @@ func (d *Attacher) keepOne(rec *blockdev.VolumeRecord, devices []host.LoopDevice
 	return devices[keep].Device, nil
 }
 
-// release undoes attach, whatever part of it happened. devices are the volume's; nothing may be mounted from them.
-func (d *Attacher) release(ctx context.Context, rec *blockdev.VolumeRecord, devices []host.LoopDevice) error {
+// undoAttach undoes attach, whatever part of it happened. devices are the volume's; nothing may be mounted from them.
+func (d *Attacher) undoAttach(ctx context.Context, rec *blockdev.VolumeRecord, devices []host.LoopDevice) error {
 	if rec.Served() {
 		if err := d.sidecar.Need(ctx); err != nil {
 			// Detaching flushes into the replicator's file, which would wait for it in the kernel, beyond any deadline.
@@ -274,8 +275,13 @@ func (d *Attacher) release(ctx context.Context, rec *blockdev.VolumeRecord, devi
 			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 		}
 		if err := d.Loops.Detach(device); err != nil {
-			return status.Errorf(codes.Internal, "volume %s: detach %s: %v; see what has it open (fuser -v %s)", rec.ID,
-				device.Path, err, device.Path)
+			if errors.Is(err, unix.EBUSY) {
+				return status.Errorf(codes.FailedPrecondition, "volume %s is still in use: a program has %s open (fuser -v "+
+					"%[2]s), "+
+					"or it is mounted in a mount namespace of its own, as of a container (grep -l %s /proc/*/mountinfo); end that, "+
+					"and repeat the command", rec.ID, device.Path, filepath.Base(device.Path))
+			}
+			return status.Errorf(codes.Internal, "volume %s: %v; see what has it open (fuser -v %s)", rec.ID, err, device.Path)
 		}
 	}
 	if rec.Replicable {

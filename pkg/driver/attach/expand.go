@@ -7,8 +7,10 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 	"github.com/slipstream-storage/slipstream/pkg/driver/work"
 )
@@ -32,7 +34,8 @@ func (d *Attacher) Expand(ctx context.Context, rec *blockdev.VolumeRecord, path 
 		return err
 	}
 	if err := d.Loops.SetSize(device.Path, rec.SizeBytes); err != nil {
-		return status.Errorf(codes.Internal, "volume %s: grow %s to %d bytes: %v", rec.ID, device.Path, rec.SizeBytes, err)
+		return status.Errorf(codes.Internal, "volume %s: grow %s to %s: %v", rec.ID, device.Path,
+			words.Count(rec.SizeBytes, "byte"), err)
 	}
 	// The file system is grown where it is mounted as a whole and writable: on the staging path.
 	staged, err := d.MountOn(rec, rec.Stage.StagingPath)
@@ -41,9 +44,10 @@ func (d *Attacher) Expand(ctx context.Context, rec *blockdev.VolumeRecord, path 
 	}
 	if staged.ReadOnly || staged.Stopped != "" || d.StoppedBy(rec, *staged) != "" {
 		// Kubelet takes this code for "not while it is in use", and comes again when the volume was staged anew.
-		return status.Errorf(codes.FailedPrecondition, "volume %s has %d bytes now, but its file system is mounted "+
+		return status.Errorf(codes.FailedPrecondition, "volume %s has %s now, but its file system is mounted "+
 			"read-only on %s and has not grown: "+
-			"it grows when the volume is staged writable", rec.ID, rec.SizeBytes, rec.Stage.StagingPath)
+			"it grows when the volume is staged writable", rec.ID, words.Count(rec.SizeBytes, "byte"),
+			rec.Stage.StagingPath)
 	}
 	if err := d.grow(ctx, device.Path, rec.Stage.StagingPath, staged.FSType); err != nil {
 		return status.Errorf(codes.Internal, "volume %s: grow its file system: %v", rec.ID, err)
@@ -97,7 +101,7 @@ func (d *Attacher) GrowImage(ctx context.Context, rec *blockdev.VolumeRecord, si
 	if sizeBytes > rec.SizeBytes {
 		larger := rec.Clone()
 		larger.SizeBytes = sizeBytes
-		release, err := d.space.ReserveSpace(larger, rec.SizeBytes)
+		release, err := d.space.ReserveSpace(larger, rec.SizeBytes, parameter.JournalWanted(larger))
 		if err != nil {
 			return err
 		}

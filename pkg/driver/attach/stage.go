@@ -29,8 +29,9 @@ func (d *Attacher) Stage(ctx context.Context, rec *blockdev.VolumeRecord, given 
 	}
 	if rec.Secondary {
 		return status.Errorf(codes.FailedPrecondition,
-			"volume %s is a secondary copy and takes no writes: group %s is secondary here, and its primary is %s; to use it "+
-				"at this site, fail over (slipctl group promote %s)", rec.ID, rec.Group, rec.Remote, rec.Group)
+			"volume %s is a secondary copy and takes no writes: group %s is secondary here; use the volume at its primary, "+
+				"%s. To move the group here: `slipctl group relocate %[2]s` at %[3]s. If %[3]s is lost: `slipctl group promote "+
+				"%[2]s --force` at this site", rec.ID, rec.Group, rec.Remote)
 	}
 	if rec.State != blockdev.VolumeReady {
 		return status.Errorf(codes.FailedPrecondition, "volume %s is %s: it can be staged when it is %s", rec.ID, rec.State,

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 )
@@ -75,7 +76,7 @@ func (d *Attacher) takeDown(ctx context.Context, rec *blockdev.VolumeRecord, dev
 	if err := d.unmountAll(rec, path, devices); err != nil {
 		return err
 	}
-	return d.release(ctx, rec, devices)
+	return d.undoAttach(ctx, rec, devices)
 }
 
 // maxStackedMounts bounds unmountAll; more mounts of one device on one path have never been made by this driver.
@@ -110,6 +111,6 @@ func (d *Attacher) unmountAll(rec *blockdev.VolumeRecord, path string, devices [
 			return status.Errorf(codes.Internal, "volume %s: %v", rec.ID, err)
 		}
 	}
-	return status.Errorf(codes.Internal, "volume %s is still mounted on %s after %d unmounts: something mounts it again",
-		rec.ID, path, maxStackedMounts)
+	return status.Errorf(codes.Internal, "volume %s is still mounted on %s after %s: something mounts it again",
+		rec.ID, path, words.Count(maxStackedMounts, "unmount"))
 }

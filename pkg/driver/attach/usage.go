@@ -27,8 +27,8 @@ func (d *Attacher) Usage(ctx context.Context, id, path string) (host.Usage, erro
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		defer done()
 		usage, err := d.Filesystems.Usage(path)
+		done() // before the answer, after which the caller may ask again
 		answered <- answer{usage, err}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, statsTimeout)

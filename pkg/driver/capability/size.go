@@ -4,6 +4,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // ExpandedSize is the size that a volume gets. One that is larger than asked for stays as it is, unless it is above the
@@ -11,7 +13,8 @@ import (
 func ExpandedSize(current int64, capacity *csi.CapacityRange) (int64, error) {
 	required, limit := capacity.GetRequiredBytes(), capacity.GetLimitBytes()
 	if limit > 0 && current > limit {
-		return 0, status.Errorf(codes.OutOfRange, "it has %d bytes, above limit_bytes %d, and cannot shrink", current, limit)
+		return 0, status.Errorf(codes.OutOfRange, "it has %s, above limit_bytes %d, and cannot shrink",
+			words.Count(current, "byte"), limit)
 	}
 	if required >= 0 {
 		required = max(required, current)
@@ -58,9 +61,9 @@ func SizeFor(capacity *csi.CapacityRange, least int64) (int64, error) {
 	}
 	if limit != 0 && rounded > limit {
 		return 0, status.Errorf(codes.OutOfRange,
-			"capacity range: the volume would have %d bytes (at least %d, in units of %d), above limit_bytes %d: raise the "+
+			"capacity range: the volume would have %s (at least %d, in units of %d), above limit_bytes %d: raise the "+
 				"limit",
-			rounded, least, SizeUnitBytes, limit)
+			words.Count(rounded, "byte"), least, SizeUnitBytes, limit)
 	}
 	return rounded, nil
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -153,6 +154,10 @@ func (d *Manager) CheckMutable(ctx context.Context, rec *blockdev.VolumeRecord, 
 		return differs(parameter.KeyReplicationRate, group.GetShipBytesPerSecond())
 	case m.Has(parameter.KeyRateSchedule) && m.ShipSchedule == "" && group.GetShipSchedule() != "":
 		return differs(parameter.KeyRateSchedule, group.GetShipSchedule())
+	case m.Has(parameter.KeyKeepTails) && m.TailsMost == 0 && group.GetTailsMost() != 0:
+		return differs(parameter.KeyKeepTails, group.GetTailsMost())
+	case m.Has(parameter.KeyKeepTailsFor) && m.TailsMillis == 0 && group.GetTailsMillis() != 0:
+		return differs(parameter.KeyKeepTailsFor, time.Duration(group.GetTailsMillis())*time.Millisecond)
 	}
 	return parameter.CheckGroup(group, m.Volume)
 }

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 )
@@ -127,16 +128,17 @@ func GroupConditions(found *Conditions, rec *blockdev.VolumeRecord, g *sidecarpb
 	}
 	if g.GetHistoryShort() {
 		found.add(degraded, ReasonHistoryShort, "volume %s: the history of its group %s is shorter than asked: the journal "+
-			"of %d bytes does not hold it, or a snapshot ended it; make the journal larger at %s (slipctl group set %s "+
-			"--journal-size), or ask for less", rec.ID, g.GetName(), g.GetJournalSizeBytes(), g.GetPeer(), g.GetName())
+			"of %s does not hold it, or a snapshot ended it; make the journal larger at %s (slipctl group set %s "+
+			"--journal-size), or ask for less", rec.ID, g.GetName(), words.Count(g.GetJournalSizeBytes(), "byte"),
+			g.GetPeer(), g.GetName())
 	}
 	size, used := g.GetJournalSizeBytes(), g.GetJournalUsedBytes()
 	if g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetJournalFull() == sidecarpb.JournalFull_JOURNAL_FULL_STALL &&
 		size > 0 &&
 		size-used < size/100*nearlyFullPercent {
-		found.add(degraded, ReasonJournalNearlyFull, "volume %s: the journal of its group %s holds %d of %d bytes, and "+
+		found.add(degraded, ReasonJournalNearlyFull, "volume %s: the journal of its group %s holds %d of %s, and "+
 			"when it is full writes wait for %s: "+
-			"see that the peer can be reached", rec.ID, g.GetName(), used, size, g.GetPeer())
+			"see that the peer can be reached", rec.ID, g.GetName(), used, words.Count(size, "byte"), g.GetPeer())
 	}
 }
 
@@ -152,7 +154,7 @@ func differencesText(rec *blockdev.VolumeRecord, v *sidecarpb.VerifyStatus) stri
 	case len(offsets) > 0:
 		return "extents of 64 KiB at " + strings.Join(offsets, ", ")
 	case v.GetDifferenceCount() > uint64(len(v.GetDifferences())):
-		return fmt.Sprintf("%d extents of the group, not all of which are named", v.GetDifferenceCount())
+		return fmt.Sprintf("%s of the group, not all of which are named", words.Count(v.GetDifferenceCount(), "extent"))
 	}
 	return ""
 }
@@ -170,5 +172,5 @@ func syncText(g *sidecarpb.GroupStatus) string {
 	if g.SyncTotalBytes == nil {
 		return "its primary knows how far it is"
 	}
-	return fmt.Sprintf("%d of %d bytes", g.GetSyncDoneBytes(), g.GetSyncTotalBytes())
+	return fmt.Sprintf("%d of %s", g.GetSyncDoneBytes(), words.Count(g.GetSyncTotalBytes(), "byte"))
 }

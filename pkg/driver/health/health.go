@@ -10,12 +10,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/attach"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/space"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -80,7 +82,7 @@ type Survey struct {
 func (s *Survey) VolumeHealth(id string) (*blockdev.VolumeRecord, Conditions, error) {
 	var found Conditions
 	rec, err := s.d.store.Pool.Get(id)
-	var corrupt *blockdev.CorruptError
+	var corrupt *recordfile.CorruptError
 	if errors.As(err, &corrupt) {
 		found.add(inaccessible, ReasonRecordDamaged, "volume %s: %v; restore the record, or delete the volume's directory "+
 			"to give it up", id, corrupt)
@@ -160,9 +162,9 @@ func (s *Survey) imageHealth(found *Conditions, rec *blockdev.VolumeRecord) (all
 		return 0, nil
 	}
 	if info.Size() < rec.SizeBytes && rec.State != blockdev.VolumeCreating {
-		found.add(dataLoss, ReasonImageShort, "volume %s: its image %s has %d bytes, the volume %d; what is missing is "+
+		found.add(dataLoss, ReasonImageShort, "volume %s: its image %s has %s, the volume %d; what is missing is "+
 			"lost here: %s",
-			rec.ID, path, info.Size(), rec.SizeBytes, restore)
+			rec.ID, path, words.Count(info.Size(), "byte"), rec.SizeBytes, restore)
 	}
 	allocated, err = vfs.AllocatedBytes(info)
 	if err != nil {

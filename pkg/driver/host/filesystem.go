@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 )
 
@@ -159,7 +160,7 @@ func readBlank(r io.ReaderAt, sizeBytes int64) (bool, error) {
 	b := make([]byte, min(blankProbeBytes, sizeBytes))
 	for _, off := range []int64{0, sizeBytes - int64(len(b))} {
 		if _, err := r.ReadAt(b, off); err != nil {
-			return false, fmt.Errorf("read %d bytes at %d: %w", len(b), off, err)
+			return false, fmt.Errorf("read %s at %d: %w", words.Count(len(b), "byte"), off, err)
 		}
 		for _, c := range b {
 			if c != 0 {

@@ -39,8 +39,8 @@ func step(what ...any) {
 	}
 }
 
-// mortal counts the steps of a system. Those that only write to a file that has no name yet, or not its last, are no
-// steps: dying before them is dying before what gives it the name.
+// withKillSteps counts the steps of a system. Those that only write to a file that has no name yet, or not its last,
+// are no steps: dying before them is dying before what gives it the name.
 func withKillSteps(sys System) System {
 	sys.FS = vfs.NewErrFS(sys.FS, func(op vfs.Op, name string) error {
 		switch op {
@@ -56,6 +56,7 @@ func withKillSteps(sys System) System {
 	return sys
 }
 
+// KillStepCalls counts the calls of the replicator that change something as steps.
 func KillStepCalls() []grpc.UnaryClientInterceptor {
 	return []grpc.UnaryClientInterceptor{func(ctx context.Context, method string, request, response any,
 		conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {

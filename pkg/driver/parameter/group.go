@@ -51,7 +51,25 @@ func (p Volume) GroupSettings(given func(key string) bool) *sidecarpb.GroupSetti
 	if given(KeyRateSchedule) {
 		s.ShipSchedule = &p.ShipSchedule
 	}
+	if given(KeyKeepTails) {
+		s.TailsMost = &p.TailsMost
+	}
+	if given(KeyKeepTailsFor) {
+		s.TailsMillis = &p.TailsMillis
+	}
 	return s
+}
+
+// AskedSettings returns the settings that the parameters ask for. The others are the group's own affair, or the
+// defaults of a group that is made.
+func (p Volume) AskedSettings() *sidecarpb.GroupSettings {
+	asked := map[string]bool{
+		KeyRemote: p.Remote != "", KeyJournalSize: p.JournalSizeBytes != 0, KeyJournalFull: p.JournalFull != "",
+		KeyRPOTarget: p.RPOTargetMillis != 0, KeyHistory: p.HistoryMillis != 0,
+		KeyReplicationRate: p.ShipBytesPerSecond != 0, KeyRateSchedule: p.ShipSchedule != "",
+		KeyKeepTails: p.TailsMost != 0, KeyKeepTailsFor: p.TailsMillis != 0,
+	}
+	return p.GroupSettings(func(key string) bool { return asked[key] })
 }
 
 // JournalFullPolicy returns the policy of the group's journal when it is full.
@@ -80,7 +98,7 @@ func CheckNamespace(group *sidecarpb.GroupStatus, claim *blockdev.ClaimRecord, s
 	return nil
 }
 
-// contradiction reports parameters that are given and say something else than the existing group. What is not given is
+// CheckGroup reports parameters that are given and say something else than the existing group. What is not given is
 // the group's own affair: a class may name a group that a person configured.
 func CheckGroup(group *sidecarpb.GroupStatus, p Volume) error {
 	differs := func(key string, want, have any) error {
@@ -105,6 +123,11 @@ func CheckGroup(group *sidecarpb.GroupStatus, p Volume) error {
 		return differs(KeyReplicationRate, p.ShipBytesPerSecond, group.GetShipBytesPerSecond())
 	case p.ShipSchedule != "" && p.ShipSchedule != group.GetShipSchedule():
 		return differs(KeyRateSchedule, p.ShipSchedule, group.GetShipSchedule())
+	case p.TailsMost != 0 && p.TailsMost != group.GetTailsMost():
+		return differs(KeyKeepTails, p.TailsMost, group.GetTailsMost())
+	case p.TailsMillis != 0 && p.TailsMillis != group.GetTailsMillis():
+		return differs(KeyKeepTailsFor, time.Duration(p.TailsMillis)*time.Millisecond,
+			time.Duration(group.GetTailsMillis())*time.Millisecond)
 	}
 	return nil
 }

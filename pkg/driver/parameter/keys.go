@@ -27,6 +27,8 @@ const (
 	KeyHistory          = Prefix + "history"
 	KeyReplicationRate  = Prefix + "replication-rate"
 	KeyRateSchedule     = Prefix + "replication-rate-schedule"
+	KeyKeepTails        = Prefix + "keep-tails"
+	KeyKeepTailsFor     = Prefix + "keep-tails-for"
 	KeyIOBytes          = Prefix + "io-bytes-per-second"
 	KeyIOPS             = Prefix + "iops"
 

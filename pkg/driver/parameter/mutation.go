@@ -21,7 +21,7 @@ func (m *Mutation) Has(keys ...string) bool {
 
 // GroupKeys are the mutable parameters that are of a volume's group, so of all its volumes.
 var GroupKeys = []string{KeyRemote, KeyJournalSize, KeyJournalFull, KeyRPOTarget, KeyHistory, KeyReplicationRate,
-	KeyRateSchedule}
+	KeyRateSchedule, KeyKeepTails, KeyKeepTailsFor}
 
 // ParseMutation reads mutable parameters. Errors are InvalidArgument and name the key, and what can be changed. Unlike
 // in a StorageClass no key is passed over: the CO is told of what was not done.

@@ -107,12 +107,27 @@ func Own(params map[string]string) map[string]string {
 	return own
 }
 
-// JournalWanted returns the group that a volume's parameters put it in, and the size its journal will have if that
-// group has still to be made.
-func JournalWanted(rec *blockdev.VolumeRecord) (group string, bytes int64) {
+// Journal is the group that a volume is on its way into, empty for none, and the most that the group's journal will
+// take if the group has still to be made.
+type Journal struct {
+	Group string
+	Bytes int64
+}
+
+// JournalWanted returns the journal of the group that a volume's creation puts it in.
+func JournalWanted(rec *blockdev.VolumeRecord) Journal {
 	p, group, err := Joining(rec)
 	if err != nil || group == "" {
-		return "", 0 // of another version; the group it is in says it
+		return Journal{} // of another version; the group it is in says it
 	}
-	return group, p.JournalLimitBytes()
+	return p.JournalOf(rec.ID)
+}
+
+// JournalOf returns the journal of the group that the parameters put a volume in.
+func (p Volume) JournalOf(volumeID string) Journal {
+	group := p.GroupName(volumeID)
+	if group == "" {
+		return Journal{}
+	}
+	return Journal{Group: group, Bytes: p.JournalLimitBytes()}
 }

@@ -2,6 +2,7 @@ package parameter
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -50,7 +51,9 @@ var Specs = []Spec{
 	},
 	{
 		Key: KeyConsistencyGroup, Type: TypeName, Mutable: true,
-		Doc: "Name of the consistency group that the volume joins. The first volume creates the group. A change moves the " +
+		Doc: "Name of the consistency group that the volume joins. The first volume creates the group. All volumes of the " +
+			"group are on the node of the first one, and their pods run there. For one group of claims on several nodes, " +
+			"leave the parameter out and have the operator make the group (docs/guides/kubernetes.md). A change moves the " +
 			"volume into the other group, and its copy there begins anew. At creation, `${pvc.namespace}`, `${pvc.name}` and " +
 			"`${pv.name}` are replaced by those of the claim. This needs a provisioner with `--extra-create-metadata`. " +
 			"`${pvc.namespace}` makes one group for each namespace.",
@@ -159,6 +162,29 @@ var Specs = []Spec{
 			}
 			p.ShipSchedule = v
 			_, err := schedule.Parse(v)
+			return err
+		},
+	},
+	{
+		Key: KeyKeepTails, Type: TypeNumber, Default: "0", Mutable: true,
+		Doc: "How many divergent tails of the group its site keeps: the writes that it gave up each time it yielded. Older " +
+			"ones are deleted. The newest always stays. 0: all stay. The setting is of the site where the parameter is " +
+			"given; the peer has its own (slipctl group set).",
+		set: func(p *Volume, v string) error {
+			n, err := strconv.ParseUint(v, 10, 32)
+			if err != nil {
+				return fmt.Errorf("%q is not a number from 0 to %d", v, uint32(math.MaxUint32))
+			}
+			p.TailsMost = uint32(n)
+			return nil
+		},
+	},
+	{
+		Key: KeyKeepTailsFor, Type: TypeDuration, Default: "0", Mutable: true,
+		Doc: "How long the site keeps divergent tails of the group, as in 720h. The newest always stays. 0: without limit. " +
+			"Otherwise as " + KeyKeepTails + ".",
+		set: func(p *Volume, v string) (err error) {
+			p.TailsMillis, err = parseMillis(v)
 			return err
 		},
 	},

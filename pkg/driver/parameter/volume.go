@@ -34,7 +34,10 @@ type Volume struct {
 	// ShipBytesPerSecond: 0 for no bound.
 	ShipBytesPerSecond int64
 	// ShipSchedule has the form of package schedule; empty for none.
-	ShipSchedule     string
+	ShipSchedule string
+	// TailsMost and TailsMillis: 0 for no bound.
+	TailsMost        uint32
+	TailsMillis      int64
 	IOBytesPerSecond int64 // 0 for no bound, as IOPS
 	IOPS             int64
 	Replication      string
@@ -145,24 +148,28 @@ func (p *Volume) validate() error {
 				"add %s: \"true\", or remove it and limit the pods (io.max of their cgroups)", key, KeyReplicable)
 		}
 	}
-	journalKey := ""
+	groupKey := ""
 	switch {
 	case p.JournalSizeBytes != 0:
-		journalKey = KeyJournalSize
+		groupKey = KeyJournalSize
 	case p.JournalFull != "":
-		journalKey = KeyJournalFull
+		groupKey = KeyJournalFull
 	case p.RPOTargetMillis != 0:
-		journalKey = KeyRPOTarget
+		groupKey = KeyRPOTarget
 	case p.HistoryMillis != 0:
-		journalKey = KeyHistory
+		groupKey = KeyHistory
 	case p.ShipBytesPerSecond != 0:
-		journalKey = KeyReplicationRate
+		groupKey = KeyReplicationRate
 	case p.ShipSchedule != "":
-		journalKey = KeyRateSchedule
+		groupKey = KeyRateSchedule
+	case p.TailsMost != 0:
+		groupKey = KeyKeepTails
+	case p.TailsMillis != 0:
+		groupKey = KeyKeepTailsFor
 	}
-	if journalKey != "" && inGroup == "" {
+	if groupKey != "" && inGroup == "" {
 		return status.Errorf(codes.InvalidArgument,
-			"parameter %s describes a group: add %s or %s, or remove it", journalKey, KeyConsistencyGroup, KeyRemote)
+			"parameter %s describes a group: add %s or %s, or remove it", groupKey, KeyConsistencyGroup, KeyRemote)
 	}
 	return nil
 }

@@ -12,9 +12,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/sidecarclient"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
@@ -204,11 +206,39 @@ func (s *Client) DeleteGroup(ctx context.Context, name string) error {
 	return s.failure("DeleteGroup", name, ignoreNotFound(err))
 }
 
-func (s *Client) AddVolume(ctx context.Context, group, volumeID string) error {
+// JoinGroup puts a volume into a group, and makes the group if asked to. It returns the group that does not fit, with
+// nothing changed, or nil. It waits for a replicator that is starting, as Await does, without a call of its own.
+func (s *Client) JoinGroup(ctx context.Context, request *sidecarpb.JoinGroupRequest) (*sidecarpb.GroupStatus, error) {
+	object := request.GetGroup() + "/" + request.GetVolumeId()
+	if err := s.awaitConnection(ctx); err != nil {
+		return nil, s.failure("JoinGroup", object, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
 	defer cancel()
-	_, err := s.client.AddVolume(ctx, &sidecarpb.AddVolumeRequest{Group: group, VolumeId: volumeID})
-	return s.failure("AddVolume", group+"/"+volumeID, err)
+	response, err := s.client.JoinGroup(ctx, request, grpc.WaitForReady(true))
+	if status.Code(err) == codes.NotFound && !request.GetCreate() {
+		return nil, status.Errorf(codes.Aborted, "group %s was deleted while volume %s was joining it; call again",
+			request.GetGroup(), request.GetVolumeId())
+	}
+	return response.GetUnfit(), s.failure("JoinGroup", object, err)
+}
+
+// awaitConnection returns nil when there is a connection to the replicator, and an error after its patience.
+func (s *Client) awaitConnection(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.Patience)
+	defer cancel()
+	for {
+		state := s.conn.GetState()
+		if state == connectivity.Ready {
+			return nil
+		}
+		if state == connectivity.Idle {
+			s.conn.Connect()
+		}
+		if !s.conn.WaitForStateChange(ctx, state) {
+			return status.Errorf(codes.Unavailable, "no connection (%v): %v", s.conn.GetState(), ctx.Err())
+		}
+	}
 }
 
 // MoveVolume puts a volume into a group, out of the one that it is in.
@@ -243,17 +273,35 @@ func (s *Client) RemoveVolume(ctx context.Context, group, volumeID string) error
 	return s.failure("RemoveVolume", group+"/"+volumeID, ignoreNotFound(err))
 }
 
-// CutGroup takes snapshots of volumes of a group at one ordinal. targets are the volumes' ids by those of the
-// snapshots.
-func (s *Client) CutGroup(ctx context.Context, group string, targets map[string]string) error {
+// CutGroup takes snapshots of volumes of a group at one ordinal, or at an epoch if one is given. targets are the
+// volumes' ids by those of the snapshots.
+func (s *Client) CutGroup(ctx context.Context, group, at string, targets map[string]string) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
 	defer cancel()
-	request := &sidecarpb.CutGroupRequest{Group: group}
+	request := &sidecarpb.CutGroupRequest{Group: group, Epoch: at}
 	for snapshotID, volumeID := range targets {
 		request.Targets = append(request.Targets, &sidecarpb.CutTarget{VolumeId: volumeID, SnapshotId: snapshotID})
 	}
 	_, err := s.client.CutGroup(ctx, request)
 	return s.failure("CutGroup", group, err)
+}
+
+// FixGroup keeps the whole group of a volume at one epoch for half a minute, or until ReleaseGroup.
+func (s *Client) FixGroup(ctx context.Context, volumeID string) (at, holder string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, sidecarFlushTimeout)
+	defer cancel()
+	fixed, err := s.client.FixGroup(ctx, &sidecarpb.FixGroupRequest{VolumeId: volumeID})
+	return fixed.GetEpoch(), fixed.GetHolder(), s.failure("FixGroup", volumeID, err)
+}
+
+// ReleaseGroup ends what FixGroup began. Without it, that ends by itself.
+func (s *Client) ReleaseGroup(ctx context.Context, volumeID, holder string) {
+	ctx, cancel := context.WithTimeout(ctx, sidecarCallTimeout)
+	defer cancel()
+	_, err := s.client.ReleaseGroup(ctx, &sidecarpb.ReleaseGroupRequest{VolumeId: volumeID, Holder: holder})
+	if err != nil {
+		klog.V(2).InfoS("A group that is kept at an epoch goes on by itself", "volume", volumeID, "reason", err)
+	}
 }
 
 // ReleaseCut ends what a group does for a snapshot that is about to be deleted; one that it does not know is a success.
@@ -295,6 +343,9 @@ func (s *Client) failure(call, object string, err error) error {
 		return status.Errorf(code, "%s: %s", what, status.Convert(err).Message())
 	case code == codes.NotFound || code == codes.AlreadyExists || code == codes.InvalidArgument:
 		return status.Errorf(codes.FailedPrecondition, "%s was refused: %s", what, status.Convert(err).Message())
+	case code == codes.Unimplemented:
+		return status.Errorf(codes.FailedPrecondition, "%s is unknown to it: driver and replicator of a node have to be of "+
+			"one release; start both again from the same one", what)
 	default:
 		return status.Errorf(codes.Internal, "%s: %s", what, status.Convert(err).Message())
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
@@ -34,9 +35,9 @@ func (d *Manager) fillFromVolume(ctx context.Context, rec *blockdev.VolumeRecord
 		select {
 		case <-copied:
 		case <-ctx.Done():
-			return status.Errorf(codes.Aborted, "volume %q (%s) is being made from volume %s, %d of %d bytes are copied; "+
+			return status.Errorf(codes.Aborted, "volume %q (%s) is being made from volume %s, %d of %s are copied; "+
 				"call again",
-				rec.Name, rec.ID, snap.SourceVolumeID, snap.CopiedBytes, snap.SizeBytes)
+				rec.Name, rec.ID, snap.SourceVolumeID, snap.CopiedBytes, words.Count(snap.SizeBytes, "byte"))
 		case <-time.After(contentPoll):
 		}
 		if snap, err = d.store.Snapshot(snap.ID); err != nil {
@@ -62,10 +63,10 @@ func (d *Manager) takeCloneSnapshot(ctx context.Context, rec *blockdev.VolumeRec
 	}
 	defer done()
 	if source.SizeBytes > rec.SizeBytes {
-		return nil, status.Errorf(codes.OutOfRange, "volume %q: its source %s has grown to %d bytes, more than its %d",
-			rec.Name, source.ID, source.SizeBytes, rec.SizeBytes)
+		return nil, status.Errorf(codes.OutOfRange, "volume %q: its source %s has grown to %s, more than its %d",
+			rec.Name, source.ID, words.Count(source.SizeBytes, "byte"), rec.SizeBytes)
 	}
-	list, err := d.takeSnapshots(ctx, []*blockdev.VolumeRecord{source}, parameter.Snapshot{},
+	list, err := d.takeSnapshots(ctx, []*blockdev.VolumeRecord{source}, parameter.Snapshot{}, "",
 		func(s *blockdev.SnapshotRecord) {
 			s.Name, s.Parameters = "clone "+rec.Name, map[string]string{store.NoteClone: rec.ID}
 		})

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
@@ -56,8 +57,8 @@ func (d *Manager) Content(source *blockdev.ContentSource, elsewhere bool) (Conte
 			err = store.SnapshotFailure(rec)
 		}
 		if err == nil && rec.State != blockdev.SnapshotReady {
-			err = status.Errorf(codes.Aborted, "snapshot %s is not ready yet: %d of %d bytes are copied; call again", rec.ID,
-				rec.CopiedBytes, rec.SizeBytes)
+			err = status.Errorf(codes.Aborted, "snapshot %s is not ready yet: %d of %s are copied; call again", rec.ID,
+				rec.CopiedBytes, words.Count(rec.SizeBytes, "byte"))
 		}
 	} else {
 		var rec *blockdev.VolumeRecord

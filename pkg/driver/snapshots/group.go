@@ -2,6 +2,7 @@ package snapshots
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -12,10 +13,8 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
+	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
-
-// groupSnapshotIDPrefix makes a group snapshot's id recognisable in logs.
-const groupSnapshotIDPrefix = "gsnap-"
 
 // GroupRequest is a validated CreateVolumeGroupSnapshotRequest.
 type GroupRequest struct {
@@ -23,6 +22,8 @@ type GroupRequest struct {
 	Sources []string // sorted
 	Params  parameter.Snapshot
 	Own     map[string]string
+	// Part is set if other nodes have the other volumes.
+	Part *plugin.GroupPart
 }
 
 // TakeGroup takes a group snapshot anew; begun is what an interrupted call left of it.
@@ -46,11 +47,16 @@ func (d *Manager) TakeGroup(ctx context.Context, r GroupRequest,
 		}
 		recs = append(recs, rec)
 	}
-	if err := d.together(recs, r.Params); err != nil {
+	at, release, err := d.fix(ctx, r, recs)
+	if err != nil {
 		return nil, err
 	}
-	groupID := groupSnapshotIDPrefix + uuid.NewString()
-	list, err := d.takeSnapshots(ctx, recs, r.Params, func(s *blockdev.SnapshotRecord) {
+	defer release()
+	groupID := plugin.GroupSnapshotPrefix + uuid.NewString()
+	if r.Part != nil {
+		groupID = r.Part.ID
+	}
+	list, err := d.takeSnapshots(ctx, recs, r.Params, at, func(s *blockdev.SnapshotRecord) {
 		s.Name, s.GroupSnapshotName, s.GroupSnapshotID = r.Name, r.Name, groupID
 		s.Parameters = map[string]string{store.NoteGroupSize: strconv.Itoa(len(recs))}
 		for key, value := range r.Own {
@@ -60,28 +66,61 @@ func (d *Manager) TakeGroup(ctx context.Context, r GroupRequest,
 	if err != nil {
 		return nil, err
 	}
-	for _, snap := range list[1:] {
-		if snap.Cut != list[0].Cut {
-			return nil, status.Errorf(codes.Internal, "group snapshot %q: snapshot %s is of ordinal %d, %s of %d: delete the "+
-				"group snapshot (%s), which is of no use",
-				r.Name, list[0].ID, list[0].Cut.Ordinal, snap.ID, snap.Cut.Ordinal, groupID)
+	for _, snap := range list {
+		if snap.Cut.Epoch != at || at == "" && snap.Cut != list[0].Cut {
+			return nil, status.Errorf(codes.Internal, "group snapshot %q: snapshot %s is of ordinal %d and epoch %q, %s of %d "+
+				"and %q: delete the group snapshot (%s), which is of no use", r.Name, list[0].ID, list[0].Cut.Ordinal, at, snap.ID,
+				snap.Cut.Ordinal, snap.Cut.Epoch, groupID)
 		}
 	}
 	return list, nil
 }
 
-// together refuses volumes whose snapshots cannot be of one instant.
+// fix returns the epoch at which the volumes are snapshotted together; empty if they are in one group on this node
+// alone, or in none. release ends what was done for it.
+func (d *Manager) fix(ctx context.Context, r GroupRequest, recs []*blockdev.VolumeRecord) (at string, release func(),
+	err error) {
+	release = func() {}
+	if r.Part != nil {
+		return r.Part.Epoch, release, d.inGroups(recs)
+	}
+	if !slices.ContainsFunc(recs, func(rec *blockdev.VolumeRecord) bool { return rec.Group != recs[0].Group }) {
+		return "", release, d.together(recs, r.Params)
+	}
+	if err := d.inGroups(recs); err != nil {
+		return "", release, err
+	}
+	// Several copies of one group over several nodes may be on one node.
+	if err := d.sidecar.Need(ctx); err != nil {
+		return "", release, err
+	}
+	at, holder, err := d.sidecar.FixGroup(ctx, recs[0].ID)
+	if err != nil {
+		i := slices.IndexFunc(recs, func(rec *blockdev.VolumeRecord) bool { return rec.Group != recs[0].Group })
+		return "", release, status.Errorf(status.Code(err), "volume %s is in group %s, volume %s in group %s: volumes are "+
+			"snapshotted together when they are in one consistency group (slipctl group add, or parameter %s when they are "+
+			"made), or in groups that are shards of one over several nodes: %s", recs[0].ID, recs[0].Group, recs[i].ID,
+			recs[i].Group, parameter.KeyConsistencyGroup, status.Convert(err).Message())
+	}
+	return at, func() { d.sidecar.ReleaseGroup(context.WithoutCancel(ctx), recs[0].ID, holder) }, nil
+}
+
+// inGroups refuses volumes of which one is in no consistency group.
+func (d *Manager) inGroups(recs []*blockdev.VolumeRecord) error {
+	for _, rec := range recs {
+		if rec.Group == "" {
+			return status.Errorf(codes.FailedPrecondition, "volume %s is in no group, and others are: volumes are snapshotted "+
+				"together when they are in one consistency group (slipctl group add, or parameter %s when they are made), or in "+
+				"groups that are shards of one over several nodes", rec.ID, parameter.KeyConsistencyGroup)
+		}
+	}
+	return nil
+}
+
+// together refuses volumes of one group, or of none, whose snapshots cannot be of one instant.
 func (d *Manager) together(recs []*blockdev.VolumeRecord, params parameter.Snapshot) error {
 	if len(recs) == 1 {
 		return nil
-	}
-	for _, rec := range recs[1:] {
-		if rec.Group != recs[0].Group {
-			return status.Errorf(codes.FailedPrecondition, "volume %s is in %s, volume %s in %s: volumes are snapshotted "+
-				"together when they are in one consistency group "+
-				"(slipctl group add, or parameter %s when they are created)", recs[0].ID, groupOrNone(recs[0].Group), rec.ID,
-				groupOrNone(rec.Group), parameter.KeyConsistencyGroup)
-		}
 	}
 	if recs[0].Group != "" {
 		return nil
@@ -113,11 +152,4 @@ func (d *Manager) together(recs []*blockdev.VolumeRecord, params parameter.Snaps
 		}
 	}
 	return nil
-}
-
-func groupOrNone(group string) string {
-	if group == "" {
-		return "no group"
-	}
-	return "group " + group
 }

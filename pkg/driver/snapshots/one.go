@@ -26,7 +26,7 @@ func (d *Manager) Take(ctx context.Context, r Request,
 		return nil, err
 	}
 	defer done()
-	list, err := d.takeSnapshots(ctx, []*blockdev.VolumeRecord{rec}, r.Params, func(s *blockdev.SnapshotRecord) {
+	list, err := d.takeSnapshots(ctx, []*blockdev.VolumeRecord{rec}, r.Params, "", func(s *blockdev.SnapshotRecord) {
 		s.Name, s.Parameters = r.Name, r.Own
 	})
 	if err != nil {

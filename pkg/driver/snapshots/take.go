@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"reflect"
+	"slices"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
@@ -24,11 +26,12 @@ import (
 // share has to be allocated anew before one of them writes it.
 const originFile = "origin"
 
-// takeSnapshots takes snapshots of volumes that are all in one consistency group, or all in none. Calls for the volumes
-// are guarded. setup puts into each record what the caller wants in it. After an error nothing is left of them, or they
-// stay in state creating, which hides them, for the repetition of the call.
+// takeSnapshots takes snapshots of volumes that are all in one consistency group, or all in none, or in groups that
+// are shards of one and are kept at the epoch at. Calls for the volumes are guarded. setup puts into each record what
+// the caller wants in it. After an error nothing is left of them, or they stay in state creating, which hides them,
+// for the repetition of the call.
 func (d *Manager) takeSnapshots(ctx context.Context, recs []*blockdev.VolumeRecord, params parameter.Snapshot,
-	setup func(*blockdev.SnapshotRecord)) (list []*blockdev.SnapshotRecord, err error) {
+	at string, setup func(*blockdev.SnapshotRecord)) (list []*blockdev.SnapshotRecord, err error) {
 	defer func() {
 		if err == nil {
 			return
@@ -64,22 +67,29 @@ func (d *Manager) takeSnapshots(ctx context.Context, recs []*blockdev.VolumeReco
 		return list, err
 	}
 	if recs[0].Group != "" {
-		return list, d.takeCut(ctx, recs, list)
+		return list, d.takeCuts(ctx, recs, list, at)
 	}
 	return list, d.takePlain(ctx, recs, list, params)
 }
 
-// takeCut has the replicator take snapshots of a group's volumes at one ordinal. It leaves list with their records.
-func (d *Manager) takeCut(ctx context.Context, recs []*blockdev.VolumeRecord, list []*blockdev.SnapshotRecord) error {
+// takeCuts has the replicator take snapshots of the volumes of each group at one ordinal, or at an epoch. It leaves
+// list with their records.
+func (d *Manager) takeCuts(ctx context.Context, recs []*blockdev.VolumeRecord, list []*blockdev.SnapshotRecord,
+	at string) error {
 	if err := d.sidecar.Need(ctx); err != nil {
 		return err
 	}
-	targets := map[string]string{}
-	for _, snap := range list {
-		targets[snap.ID] = snap.SourceVolumeID
+	targets := map[string]map[string]string{} // by group
+	for i, snap := range list {
+		if targets[recs[i].Group] == nil {
+			targets[recs[i].Group] = map[string]string{}
+		}
+		targets[recs[i].Group][snap.ID] = snap.SourceVolumeID
 	}
-	if err := d.sidecar.CutGroup(ctx, recs[0].Group, targets); err != nil {
-		return err
+	for _, group := range slices.Sorted(maps.Keys(targets)) {
+		if err := d.sidecar.CutGroup(ctx, group, at, targets[group]); err != nil {
+			return err
+		}
 	}
 	for i, snap := range list {
 		taken, err := d.store.Snapshot(snap.ID)

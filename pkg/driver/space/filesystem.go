@@ -1,6 +1,10 @@
 package space
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
+)
 
 // FileSystem is how full a file system is: the pool's, or that of the journals.
 type FileSystem struct {
@@ -38,9 +42,9 @@ func (d *Accounts) JournalFileSystem() (p FileSystem, apart bool) {
 
 // String says what is free, in words.
 func (p FileSystem) String() string {
-	text := fmt.Sprintf("%d of %d bytes free", p.FreeBytes, p.TotalBytes)
+	text := fmt.Sprintf("%d of %s free", p.FreeBytes, words.Count(p.TotalBytes, "byte"))
 	if p.TotalInodes > 0 {
-		text += fmt.Sprintf(", and %d of %d inodes", p.FreeInodes, p.TotalInodes)
+		text += fmt.Sprintf(", and %d of %s", p.FreeInodes, words.Count(p.TotalInodes, "inode"))
 	}
 	return text
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/capability"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
@@ -96,12 +97,12 @@ const VolumeInodes = 8
 func (l Ledger) String() string {
 	inodes := ""
 	if l.NoInodes {
-		inodes = fmt.Sprintf("fewer than %d inodes are free, which a volume takes; ", VolumeInodes)
+		inodes = fmt.Sprintf("fewer than %s are free, which a volume takes; ", words.Count(VolumeInodes, "inode"))
 	}
-	return inodes + fmt.Sprintf("%d bytes are free and %d used by the pool, less a reserve of %d; thick volumes are "+
+	return inodes + fmt.Sprintf("%s are free and %d used by the pool, less a reserve of %d; thick volumes are "+
 		"promised %d, journals %d, snapshots %d, "+
-		"thin volumes %d with an overcommit ratio of %g", l.Free, l.Used, l.Reserve, l.Thick, l.Journals, l.Snapshots,
-		l.Thin, l.Ratio)
+		"thin volumes %d with an overcommit ratio of %g", words.Count(l.Free, "byte"), l.Used, l.Reserve, l.Thick,
+		l.Journals, l.Snapshots, l.Thin, l.Ratio)
 }
 
 // addThick, and the others, add a promise of which a part is allocated.
@@ -155,9 +156,17 @@ func (d *Accounts) addUp(wanted map[string]int64, images *images) (Ledger, error
 	if err != nil {
 		return fail(err)
 	}
-	recs, err := d.store.SharedVolumes()
+	recs, journals, err := d.store.VolumesAndJournals()
 	if err != nil {
 		return l, err
+	}
+	for _, journal := range journals {
+		wanted[journal.Group] = max(wanted[journal.Group], journal.Bytes)
+	}
+	for _, r := range d.Reserved.Volumes {
+		if r.journal.Group != "" {
+			wanted[r.journal.Group] = max(wanted[r.journal.Group], r.journal.Bytes)
+		}
 	}
 	recs = d.Reserved.merge(recs)
 	for _, rec := range recs {
@@ -172,9 +181,6 @@ func (d *Accounts) addUp(wanted map[string]int64, images *images) (Ledger, error
 			l.addThick(rec.SizeBytes, allocated)
 		} else {
 			l.Thin += rec.SizeBytes
-		}
-		if name, bytes := parameter.JournalWanted(rec); name != "" {
-			wanted[name] = max(wanted[name], bytes)
 		}
 	}
 	snapshots, err := d.store.Snapshots()

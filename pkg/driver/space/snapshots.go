@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -61,7 +62,7 @@ func (d *Accounts) SnapshotSpace(wanted []blockdev.SnapshotRecord) error {
 		}
 		holds := min(allocated, snap.SizeBytes)
 		need += holds
-		volumes = append(volumes, fmt.Sprintf("%s (%d bytes allocated)", snap.SourceVolumeID, allocated))
+		volumes = append(volumes, fmt.Sprintf("%s (%s allocated)", snap.SourceVolumeID, words.Count(allocated, "byte")))
 		if id := snap.Parameters[store.NoteClone]; id != "" {
 			// Its image becomes that of a volume that has its space promised, unless that is thick, and gets a copy.
 			clone, err := d.store.Volume(id)
@@ -85,12 +86,12 @@ func (d *Accounts) SnapshotSpace(wanted []blockdev.SnapshotRecord) error {
 	if shares && l.Owed == before.Owed {
 		how = "by sharing their blocks, and keeps what is overwritten"
 	}
-	return status.Errorf(codes.ResourceExhausted, "snapshot %q of %s takes up to %d bytes of pool %s on node %s, %s; "+
+	return status.Errorf(codes.ResourceExhausted, "snapshot %q of %s takes up to %s of pool %s on node %s, %s; "+
 		"there is room for %d: %s; "+
 		"delete snapshots or volumes, make its file system larger, or run the driver with a higher overcommit ratio if "+
 		"only thin volumes' promises are in the way",
-		wanted[0].Name, strings.Join(volumes,
-			", "), need, d.opts.PoolDir, d.opts.NodeID, how, before.snapshotRoom(l.Owed > before.Owed), before)
+		wanted[0].Name, strings.Join(volumes, ", "), words.Count(need, "byte"), d.opts.PoolDir, d.opts.NodeID, how,
+		before.snapshotRoom(l.Owed > before.Owed), before)
 }
 
 // copyReason says why a snapshot is a copy.

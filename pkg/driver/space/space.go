@@ -6,7 +6,6 @@
 package space
 
 import (
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -35,5 +34,5 @@ type Accounts struct {
 // New returns the accounts of a pool.
 func New(st *store.Store, fsys vfs.FS, opts Options) *Accounts {
 	return &Accounts{Capacity: opts.Capacity, opts: opts, store: st, fs: fsys,
-		Reserved: reservations{Volumes: map[string]*blockdev.VolumeRecord{}}}
+		Reserved: reservations{Volumes: map[string]reservation{}}}
 }

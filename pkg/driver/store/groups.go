@@ -1,10 +1,12 @@
 package store
 
 import (
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"sync"
 
-	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -27,7 +29,7 @@ type knownGroup struct {
 	GroupRecord
 }
 
-// GroupRecord returns what the record of a group says. An error is that of blockdev.ReadRecord.
+// GroupRecord returns what the record of a group says. An error is that of recordfile.Read.
 func (d *Store) GroupRecord(id string) (GroupRecord, error) {
 	path := filepath.Join(d.Pool.GroupsDir(), id, core.MetaFile)
 	var file fileState
@@ -42,7 +44,7 @@ func (d *Store) GroupRecord(id string) (GroupRecord, error) {
 	}
 	delete(d.groups.entries, id)
 	var meta core.Meta
-	if err := blockdev.ReadRecord(d.fs, path, core.MetaKind, &meta); err != nil {
+	if err := recordfile.Read(d.fs, path, core.MetaKind, &meta); err != nil {
 		return GroupRecord{}, err
 	}
 	r := GroupRecord{Name: meta.Name, JournalLimitBytes: meta.JournalLimitBytes()}
@@ -50,4 +52,22 @@ func (d *Store) GroupRecord(id string) (GroupRecord, error) {
 		d.groups.entries[id] = knownGroup{file, r}
 	}
 	return r, nil
+}
+
+// HasGroup reports whether the pool has a record of a group of that name. Records that cannot be read do not count: the
+// replicator does not open such a group, and makes no other one of its name. An error is a status error.
+func (d *Store) HasGroup(name string) (bool, error) {
+	if err := d.Pool.Check(); err != nil {
+		return false, d.ListError("groups", err)
+	}
+	ids, err := d.fs.ReadDir(d.Pool.GroupsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, d.ListError("groups", err)
+	}
+	for _, id := range ids {
+		if group, err := d.GroupRecord(id); err == nil && group.Name == name {
+			return true, nil
+		}
+	}
+	return false, nil
 }

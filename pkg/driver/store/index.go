@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -27,7 +29,8 @@ type index struct {
 	unwatched bool
 	list      []*blockdev.VolumeRecord // by id; replaced, never changed
 	names     map[string][]*blockdev.VolumeRecord
-	files     map[string]fileState // of records in list, without a watch
+	journals  map[*blockdev.VolumeRecord]parameter.Journal // of those in list that want one; replaced, never changed
+	files     map[string]fileState                         // of records in list, without a watch
 	// unread are volumes whose record could not be read when it was last tried. They are tried at each use.
 	unread map[string]bool
 }
@@ -176,11 +179,13 @@ func (x *index) replace(gone map[string]bool, with []*blockdev.VolumeRecord) {
 		return
 	}
 	list := make([]*blockdev.VolumeRecord, 0, len(x.list)+len(with))
+	journals := maps.Clone(x.journals)
 	for _, rec := range x.list {
 		if !gone[rec.ID] {
 			list = append(list, rec)
 			continue
 		}
+		delete(journals, rec)
 		others := slices.DeleteFunc(slices.Clone(x.names[rec.Name]), func(o *blockdev.VolumeRecord) bool { return o == rec })
 		if x.names[rec.Name] = others; len(others) == 0 {
 			delete(x.names, rec.Name)
@@ -189,9 +194,14 @@ func (x *index) replace(gone map[string]bool, with []*blockdev.VolumeRecord) {
 	for _, rec := range with {
 		x.names[rec.Name] = slices.SortedFunc(slices.Values(append(slices.Clone(x.names[rec.Name]), rec)), byID)
 	}
+	for _, rec := range with {
+		if journal := parameter.JournalWanted(rec); journal.Group != "" {
+			journals[rec] = journal
+		}
+	}
 	list = append(list, with...)
 	slices.SortFunc(list, byID)
-	x.list = list
+	x.list, x.journals = list, journals
 }
 
 func byID(a, b *blockdev.VolumeRecord) int { return strings.Compare(a.ID, b.ID) }

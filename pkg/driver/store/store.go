@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -73,7 +74,8 @@ type Store struct {
 // New returns the store of a pool at poolDir on fsys. It has to be closed.
 func New(pool *blockdev.Pool, fsys vfs.FS, poolDir string) *Store {
 	return &Store{Pool: pool, fs: fsys, poolDir: poolDir, index: index{
-		unwatched: vfs.Base(fsys) != vfs.OS, names: map[string][]*blockdev.VolumeRecord{}, files: map[string]fileState{},
+		unwatched: vfs.Base(fsys) != vfs.OS, names: map[string][]*blockdev.VolumeRecord{},
+		journals: map[*blockdev.VolumeRecord]parameter.Journal{}, files: map[string]fileState{},
 		unread: map[string]bool{},
 	}, groups: groupRecords{entries: map[string]knownGroup{}}}
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
 // Volumes returns the records of all volumes that have a readable one, by id. The others are logged and left out: one
@@ -25,6 +26,17 @@ func (d *Store) SharedVolumes() ([]*blockdev.VolumeRecord, error) {
 		return nil, err
 	}
 	return d.index.list, nil
+}
+
+// VolumesAndJournals is SharedVolumes with the journals of the groups that volumes are on their way into. A volume that
+// is on its way into none is not in the map. The caller does not change the map.
+func (d *Store) VolumesAndJournals() ([]*blockdev.VolumeRecord, map[*blockdev.VolumeRecord]parameter.Journal, error) {
+	d.index.mu.Lock()
+	defer d.index.mu.Unlock()
+	if err := d.refresh(); err != nil {
+		return nil, nil, err
+	}
+	return d.index.list, d.index.journals, nil
 }
 
 // VolumesNamed returns the records of the volumes with a name, by id: the caller's own copies. CSI makes one volume of

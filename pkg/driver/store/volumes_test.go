@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -279,7 +280,7 @@ func TestGroupRecord(t *testing.T) {
 	noErr(t, os.MkdirAll(dir, 0o700))
 	for n := range 30 {
 		meta := core.Meta{Name: fmt.Sprint("group-", n), Settings: core.Settings{JournalSizeBytes: int64(n+1) << 30}}
-		noErr(t, blockdev.WriteRecord(vfs.OS, filepath.Join(dir, core.MetaFile), core.MetaKind, &meta))
+		noErr(t, recordfile.Write(vfs.OS, filepath.Join(dir, core.MetaFile), core.MetaKind, &meta))
 		if n == 20 {
 			time.Sleep(2 * settledAfter) // from here on it is known
 		}

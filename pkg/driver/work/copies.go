@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // Copy is the copying of one image in the background. One image is copied at a time: two copies at once would only make
@@ -63,7 +65,7 @@ func (c *Copy) Err() error { return c.task.err }
 
 // String says how far the copy is, for messages.
 func (c *Copy) String() string {
-	return fmt.Sprintf("%d of %d bytes are copied", c.copied.Load(), c.sizeBytes)
+	return fmt.Sprintf("%d of %s are copied", c.copied.Load(), words.Count(c.sizeBytes, "byte"))
 }
 
 // Copy returns the copy that makes a volume or snapshot, or nil.

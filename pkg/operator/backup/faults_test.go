@@ -13,4 +13,5 @@ func TestFaultsOfWaitingAreCaught(t *testing.T) {
 	}
 	testenv.Catches(t, bug.TakeForeignClaim, "TestForeignObjects")
 	testenv.Catches(t, bug.AcceptAnyNamespace, "TestRefused")
+	testenv.Catches(t, bug.RemoveAtFirstLook, "TestLeft")
 }

@@ -301,8 +301,9 @@ func (w *Waiter) applyClaim(ctx context.Context, p *pair) error {
 		return nil
 	}
 	w.Events.Eventf(made, nil, corev1.EventTypeNormal, "WaitsForFailover", "Wait", "Claim of site %s. Its volume %s is a "+
-		"copy in the group %s, which is secondary here, so pods cannot mount it yet. To fail over: slipctl group promote %s "+
-		"at this site", p.site, p.handle, p.group, p.group)
+		"copy in the group %s, which is secondary here, so pods cannot mount it yet. To fail over, at this site: kubectl "+
+		"slipstream failover %s -n %s; without a ConsistencyGroup in the namespace: slipctl group promote %s", p.site,
+		p.handle, p.group, groupName(p.group, p.remote, p.namespace), p.namespace, p.group)
 	return nil
 }
 

@@ -53,7 +53,7 @@ func TestPairWaits(t *testing.T) {
 		t.Errorf("%+v", claim.ObjectMeta)
 	}
 	if event := <-w.events.Events; !strings.Contains(event, "secondary") || !strings.Contains(event,
-		"slipctl group promote shop-1") {
+		"kubectl slipstream failover shop-1 -n shop;") || !strings.Contains(event, "slipctl group promote shop-1") {
 		t.Errorf("event %q names neither role nor command", event)
 	}
 	w.wantReason(v1alpha1.ReasonAllPresent, "")

@@ -20,6 +20,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -100,7 +101,7 @@ func Unlink(fsys vfs.FS, pool *blockdev.Pool, id string) error {
 		return err
 	}
 	list, err := pool.ListSnapshots()
-	if err != nil && !blockdev.OnlyCorrupt(err) {
+	if err != nil && !recordfile.OnlyCorrupt(err) {
 		return err
 	}
 	if err != nil {

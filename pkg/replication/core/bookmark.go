@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // Bookmark is an ordinal with a name, which the primary put into the group's order.
@@ -11,6 +13,8 @@ type Bookmark struct {
 	Label     string `json:"label"`
 	Ordinal   uint64 `json:"ordinal"`
 	UnixNanos int64  `json:"unixNanos"`
+	// Epoch is set in a shard where the label names an epoch of the whole group (epoch.ID): Ordinal is its boundary.
+	Epoch string `json:"epoch,omitempty"`
 }
 
 // MaxBookmarks is how many bookmarks a group remembers. The oldest one goes when there is one more.
@@ -45,7 +49,7 @@ func (m *Meta) forgetBookmarks(last uint64) {
 // checkBookmarks says what is wrong with the bookmarks of a group.json.
 func checkBookmarks(list []Bookmark) error {
 	if len(list) > MaxBookmarks {
-		return fmt.Errorf("%d bookmarks, the limit is %d", len(list), MaxBookmarks)
+		return fmt.Errorf("%s, the limit is %d", words.Count(len(list), "bookmark"), MaxBookmarks)
 	}
 	for _, b := range list {
 		if err := CheckLabel(b.Label); err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 )
 
@@ -122,8 +123,8 @@ func (g *Group) boundLoss(e Promote) *Loss {
 	if ordinal, ok := g.Told(); ok {
 		lost := ordinal - min(ordinal, e.Durable)
 		l.LostOrdinals = &lost
-		told = fmt.Sprintf("%s was last heard to be at ordinal %d, so at least %d ordinals are lost", g.Meta.Peer, ordinal,
-			lost)
+		told = fmt.Sprintf("%s was last heard to be at ordinal %d, so at least %s %s lost", g.Meta.Peer, ordinal,
+			words.Count(lost, "ordinal"), words.Choose(lost, "is", "are"))
 		if lost == 0 {
 			told = fmt.Sprintf("%s was last heard to have nothing that is not here", g.Meta.Peer)
 		}

@@ -24,15 +24,14 @@ const (
 	CommandRelocate CommandVerb = "slipctl group relocate %s"
 	CommandYield    CommandVerb = "slipctl group yield %s"
 	CommandDelete   CommandVerb = "slipctl group delete %s --force"
-	CommandTails    CommandVerb = "slipctl group tails %s"
 	CommandResume   CommandVerb = "slipctl group resume %s"
 	CommandCommit   CommandVerb = "slipctl group commit %s"
 	CommandRollBack CommandVerb = "slipctl group rollback %s"
 )
 
-// CommandVerbs are all that messages name.
+// CommandVerbs are all that messages name. test/byhand runs each as a message names it.
 var CommandVerbs = []CommandVerb{CommandStatus, CommandPromote, CommandForce, CommandDemote, CommandRelocate,
-	CommandYield, CommandDelete, CommandTails, CommandResume, CommandCommit, CommandRollBack}
+	CommandYield, CommandDelete, CommandResume, CommandCommit, CommandRollBack}
 
 func (c Command) String() string {
 	return fmt.Sprintf("`"+string(c.Verb)+"` at %s", c.Name, c.Site)

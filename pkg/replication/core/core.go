@@ -97,7 +97,10 @@ func (g *Group) Heard() *HeartbeatReceived { return g.heard }
 func (g *Group) Promotable() bool { return g.Whole() || g.Meta.Base != nil }
 
 // Writable reports whether volumes of the group may take writes here.
-func (g *Group) Writable() bool { return g.Meta.Role == RolePrimary && g.Meta.Copy != CopyRollingBack }
+func (g *Group) Writable() bool { return g.Markable() && !g.Meta.Closed() }
+
+// Markable reports whether marks of epochs may be put into the journal here. No writes need be taken for that.
+func (g *Group) Markable() bool { return g.Meta.Role == RolePrimary && g.Meta.Copy != CopyRollingBack }
 
 // State returns the state, with one sentence for a person where there is something to say.
 func (g *Group) State() (state State, reason string) {
@@ -129,7 +132,7 @@ func (g *Group) State() (state State, reason string) {
 		}
 		return StateSyncing, "not promotable until the sync ends"
 	case g.link == LinkStreaming:
-		return StateStreaming, ""
+		return StateStreaming, m.closedText()
 	case m.Base != nil && !g.Whole():
 		return StateConnecting, "the sync was interrupted; " + m.Base.opensAs()
 	case !g.Whole():
@@ -220,6 +223,10 @@ func (g *Group) note(e Event) error {
 		g.epochPassed()
 	case EpochsChanged:
 		g.epochsChanged(e)
+	case CloseShard:
+		return g.closeShard(e)
+	case OpenShard:
+		return g.openShard()
 	case SyncEndDurable:
 		if g.Meta.keepsBase() {
 			g.setCopy(CopyWhole, g.Meta.Base)

@@ -1,6 +1,9 @@
 package core
 
-import "github.com/slipstream-storage/slipstream/pkg/replication/clocks"
+import (
+	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
+)
 
 // Event is something that happened. See [Group.Step].
 type Event interface{ event() }
@@ -94,6 +97,8 @@ type HelloReceived struct {
 type SessionReceived struct {
 	Session Session
 	Sync    bool
+	// FullCopy is why the sync copies everything, as the primary says; empty if it does not, or if it is the first one.
+	FullCopy string
 	// Base is what the caller preserved; see NeedsBase.
 	Base *Base
 }
@@ -151,6 +156,11 @@ type Demote struct {
 	Durable  uint64
 	Tail     *Tail    // the record at Durable; nil if it is not known
 	Attached []string // volumes that are in use here
+	// Closing and Epoch are of a shard: under which name it was closed, and the epoch that has everything it wrote.
+	Closing epoch.Life
+	Epoch   epoch.ID
+	// Then is the command that a person repeats when the volumes are detached; empty for demote.
+	Then CommandVerb
 }
 
 // TakenBack: the peer agreed on the stream of this demoted site that it did not take over.

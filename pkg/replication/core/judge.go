@@ -17,8 +17,9 @@ const (
 // judgement is a verdict with its reason.
 type judgement struct {
 	verdict
-	// reason and common are for writesLost: how it was found out, and the last ordinal that both sites certainly share.
+	// reason is how it was found out that writes are lost, or why the copy is made anew; empty for a first copy.
 	reason string
+	// common is for writesLost: the last ordinal that both sites certainly share.
 	common uint64
 }
 
@@ -32,14 +33,27 @@ func (g *Group) judge(e Welcomed) judgement {
 	yields := e.Yield != nil
 	// A peer that was promoted in the middle of a sync gave up the extents of it, which are not in the change map here.
 	forgotten := max(m.Forgotten, e.Forgotten) > e.PeerDurable
-	if yields && (e.Yield.All || forgotten || g.oldYield(e)) {
-		return judgement{verdict: copyAnew}
+	anew := func(format string, args ...any) judgement {
+		return judgement{verdict: copyAnew, reason: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case yields && e.Yield.All && e.Yield.Reason != "":
+		return anew("%s", e.Yield.Reason)
+	case yields && e.Yield.All:
+		return anew("%s gives way and needs all of it", m.Peer)
+	case yields && g.oldYield(e):
+		return anew("the disk of %s was put back to before it gave way", m.Peer)
+	case yields && forgotten:
+		return anew("%s gave up extents of a sync that %s does not list any more", m.Peer, m.Site)
 	}
 	// A site that gives way needs a sync, and names what that has to bring besides what this site wrote.
 	if m.PeerInstance != e.Instance && (m.PeerInstance != "" || e.NeedsSync && !yields) {
 		// Not the copy that this site shipped to. After a promotion the instance of the peer is not known yet; a peer
 		// that has a whole copy is the old primary.
-		return judgement{verdict: copyAnew}
+		if m.PeerInstance == "" && m.Sync == SyncNever {
+			return anew("%s", m.FullCopy) // the first one, unless something says why it is not
+		}
+		return anew("%s has another copy than the one that %s shipped to", m.Peer, m.Site)
 	}
 	if reason, common := g.lostHere(e); reason != "" {
 		return judgement{writesLost, reason, common}
@@ -47,8 +61,16 @@ func (g *Group) judge(e Welcomed) judgement {
 	// A peer that has not followed this site yet was the primary, and may have written. Its ordinals are those of this
 	// site if its last record is; nothing else tells whether its disk was put back and written to again.
 	doubtful := e.PeerSession.Primary != m.Site && e.PeerTail != MatchSame && e.PeerDurable > 0
-	if m.Sync == SyncNever || doubtful || e.PeerDurable < e.ReleasedAcked || g.lacksForgotten(e) || g.showsLost(e) {
-		return judgement{verdict: copyAnew}
+	switch {
+	case m.Sync == SyncNever:
+		return anew("%s", m.FullCopy)
+	case doubtful:
+		return anew("the write at ordinal %d, the last that both sites have, has left a journal, and nothing else "+
+			"identifies it", e.PeerDurable)
+	case e.PeerDurable < e.ReleasedAcked, g.lacksForgotten(e):
+		return anew("%s lacks writes that it had acknowledged: its disk lost them or was put back", m.Peer)
+	case g.showsLost(e):
+		return anew("%s may show writes that %s has lost since it sent them in a sync", m.Peer, m.Site)
 	}
 	return judgement{verdict: copyContinues}
 }

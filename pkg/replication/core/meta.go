@@ -96,8 +96,11 @@ type Meta struct {
 	Epochs *Epochs `json:"epochs,omitempty"`
 
 	// A primary's.
-	Sync         SyncState `json:"sync"`
-	PeerInstance string    `json:"peerInstance,omitempty"`
+	Sync SyncState `json:"sync"`
+	// FullCopy is why the running sync, or else the last one, copies everything; empty if it does not, or if it is the
+	// first one. A secondary has it from its primary.
+	FullCopy     string `json:"fullCopy,omitempty"`
+	PeerInstance string `json:"peerInstance,omitempty"`
 	// Flow says whether it ships; SuspendedUnixNanos since when it does not.
 	Flow               Flow  `json:"flow,omitempty"`
 	SuspendedUnixNanos int64 `json:"suspendedUnixNanos,omitempty"`

@@ -1,6 +1,10 @@
 package core
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
+)
 
 // welcomed decides what to ship from where.
 func (g *Group) welcomed(e Welcomed) Decision {
@@ -19,7 +23,7 @@ func (g *Group) welcomed(e Welcomed) Decision {
 	}
 	g.beginSession(e.PeerSession, e.NewSession)
 	if judged.verdict == copyAnew {
-		m.Sync = SyncRunning
+		m.Sync, m.FullCopy = SyncRunning, judged.reason
 		g.link = LinkSyncing
 		// MarkAll before the only Persist: after a crash between them everything is marked again.
 		g.effects = append(g.effects, MarkAll{}, Persist{})
@@ -63,7 +67,7 @@ func (g *Group) lostWrites(reason string, common uint64, timeline string, now in
 func (g *Group) beginSync(at uint64) Decision {
 	g.link = LinkSyncing
 	if g.Meta.Sync != SyncRunning {
-		g.Meta.Sync = SyncRunning
+		g.Meta.Sync, g.Meta.FullCopy = SyncRunning, ""
 		g.persist()
 	}
 	return Ship{After: at, Begin: true}
@@ -130,9 +134,10 @@ func (g *Group) tailCounted(e TailCounted) {
 	if m.Divergence == nil {
 		return
 	}
-	text := fmt.Sprintf("%s was promoted at ordinal %d; %s wrote %d ordinals (%d writes, %d bytes) after it, which %s "+
+	text := fmt.Sprintf("%s was promoted at ordinal %d; %s wrote %s (%s, %s) after it, which %s "+
 		"does not have; to keep them as snapshots and follow %s: %s",
-		m.Peer, e.Fork, m.Site, e.Last-e.Fork, e.Writes, e.Bytes, m.Peer, m.Peer, Command{m.Site, CommandYield, m.Name})
+		m.Peer, e.Fork, m.Site, words.Count(e.Last-e.Fork, "ordinal"), words.Count(e.Writes, "write"),
+		words.Count(e.Bytes, "byte"), m.Peer, m.Peer, Command{m.Site, CommandYield, m.Name})
 	if e.Last <= e.Fork {
 		text = fmt.Sprintf("%s was promoted at ordinal %d; %s wrote nothing after it; to follow %s: %s",
 			m.Peer, e.Fork, m.Site,
@@ -163,7 +168,7 @@ type TrimPlan struct{ Release, Fold int }
 // folded remembers that the peer needs what the change map says.
 func (g *Group) folded() {
 	if g.Meta.Sync == SyncDone {
-		g.Meta.Sync = SyncRunning
+		g.Meta.Sync, g.Meta.FullCopy = SyncRunning, ""
 		g.persist()
 	}
 }

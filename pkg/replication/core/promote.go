@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -112,7 +113,7 @@ func (g *Group) becomePrimary(e Promote) {
 	m.Divergence, m.Yield, m.Base = nil, nil, nil
 	m.endDecision()
 	// The old primary holds everything up to the fork; the journal and the change map have what comes after.
-	m.Sync = SyncDone
+	m.Sync, m.FullCopy = SyncDone, ""
 	m.PeerInstance = ""
 	g.acked, g.answered = 0, false
 	g.link = LinkDown
@@ -135,8 +136,23 @@ func (g *Group) demote(e Demote) error {
 	if m.Role != RolePrimary {
 		return nil // repeated: already done
 	}
-	if len(e.Attached) > 0 {
-		return fmt.Errorf("%w: group %s: %s", ErrPrecondition, m.Name, attachedText(m, e.Attached, CommandDemote))
+	if err := g.mayDemote(e.Attached, cmp.Or(e.Then, CommandDemote)); err != nil {
+		return err
+	}
+	if err := g.demotesShard(e); err != nil {
+		return err
+	}
+	m.become(RoleDemoted)
+	m.FinalOrdinal, m.Tail = e.Durable, e.Tail
+	g.persist()
+	return nil
+}
+
+// mayDemote says why a primary cannot give its role up. then is the command to repeat when no volume is attached.
+func (g *Group) mayDemote(attached []string, then CommandVerb) error {
+	m := &g.Meta
+	if len(attached) > 0 {
+		return fmt.Errorf("%w: group %s: %s", ErrPrecondition, m.Name, attachedText(m, attached, then))
 	}
 	if m.Flow == FlowSuspended {
 		return fmt.Errorf("%w: group %s is suspended, so %s would never get the rest; resume it first (slipctl group resume "+
@@ -145,9 +161,6 @@ func (g *Group) demote(e Demote) error {
 	if m.Peer == "" {
 		return fmt.Errorf("%w: group %s has no peer that could be promoted in its place", ErrPrecondition, m.Name)
 	}
-	m.become(RoleDemoted)
-	m.FinalOrdinal, m.Tail = e.Durable, e.Tail
-	g.persist()
 	return nil
 }
 

@@ -47,6 +47,7 @@ func (m *Meta) become(next Role) {
 		panic(fmt.Sprintf("core: group %s is %s at %s and cannot become %s", m.Name, m.Role, m.Site, next))
 	}
 	m.Role = next
+	m.endShardRole()
 }
 
 // revert makes a primary the secondary that it was before a promotion that no other site has heard of.

@@ -3,6 +3,8 @@ package core
 import (
 	"fmt"
 	"slices"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // hello decides whether to follow the caller. Everything that would let two histories mix is refused here, before a
@@ -63,8 +65,8 @@ func (g *Group) hello(e HelloReceived) Decision {
 		return g.diverged(rel, common, e)
 	}
 	if m.Role == RoleDemoted && e.Attached > 0 {
-		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at %s", m.Name, e.Attached,
-			m.Site)
+		return g.refuse(RefuseNotSecondary, common, "group %s still has %s at %s", m.Name,
+			words.Count(e.Attached, "attached volume"), m.Site)
 	}
 
 	f := &following{term: max(m.Term, e.Term), consistent: m.Copy == CopyWhole}
@@ -110,7 +112,10 @@ func (g *Group) sessionReceived(e SessionReceived) Decision {
 		return Close{} // of a caller that does not know what yielding is
 	}
 	if f.yield != nil {
-		g.beginUndoing(f)
+		g.beginUndoing(f, e.FullCopy)
+	}
+	if e.Sync {
+		m.FullCopy = e.FullCopy
 	}
 	if m.Role != RoleSecondary {
 		m.become(RoleSecondary)
@@ -153,9 +158,9 @@ func (g *Group) refuse(reason RefusalReason, fork uint64, format string, args ..
 // diverged remembers the disagreement on this side too, so that status shows it wherever one looks.
 func (g *Group) diverged(rel Relation, common uint64, e HelloReceived) Decision {
 	m := &g.Meta
-	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d (%s); neither overwrites the other; to give up "+
+	text := fmt.Sprintf("group %s: %s and %s both hold ordinals past %d; neither overwrites the other; to give up "+
 		"what one of them wrote, and keep it as snapshots: %s, or %s",
-		m.Name, m.Site, m.Peer, common, rel, Command{m.Site, CommandYield, m.Name}, Command{m.Peer, CommandYield,
+		m.Name, m.Site, m.Peer, common, Command{m.Site, CommandYield, m.Name}, Command{m.Peer, CommandYield,
 			m.Name})
 	switch rel {
 	case RelationUnrelated:

@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 
+	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/replication/schedule"
 )
 
@@ -38,6 +39,10 @@ type Settings struct {
 	// DeleteRemovedCopies: this site deletes its copy of a volume that the primary takes out of the group. It is this
 	// site's own; a peer cannot set it.
 	DeleteRemovedCopies bool `json:"deleteRemovedCopies,omitempty"`
+	// TailsMost and TailsMillis are how many divergent tails of the group this site keeps, and how long; 0 for no limit.
+	// The newest one stays whatever they say. They are this site's own, as DeleteRemovedCopies is.
+	TailsMost   uint32 `json:"tailsMost,omitempty"`
+	TailsMillis int64  `json:"tailsMillis,omitempty"`
 	// Shard says which part of a group over several nodes this is; zero for a group that is on one node.
 	Shard Shard `json:"shard,omitzero"`
 }
@@ -55,6 +60,8 @@ const (
 	// MaxRPOTargetMillis and MaxHistoryMillis are a year.
 	MaxRPOTargetMillis = 365 * 24 * 3600 * 1000
 	MaxHistoryMillis   = MaxRPOTargetMillis
+	// MaxTailsMillis is ten years.
+	MaxTailsMillis = 10 * MaxRPOTargetMillis
 )
 
 // SetPeer sets another peer. The address of the peer before is removed.
@@ -68,8 +75,8 @@ func (s *Settings) SetPeer(peer string) {
 func (s *Settings) Check() error {
 	switch {
 	case s.JournalSizeBytes < MinJournalBytes || s.JournalSizeBytes > MaxJournalBytes:
-		return fmt.Errorf("journal size %d, must be from %d to %d bytes",
-			s.JournalSizeBytes, int64(MinJournalBytes), int64(MaxJournalBytes))
+		return fmt.Errorf("journal size %d, must be from %d to %s",
+			s.JournalSizeBytes, int64(MinJournalBytes), words.Count(int64(MaxJournalBytes), "byte"))
 	case s.JournalFull != PolicyTrack && s.JournalFull != PolicyStall:
 		return fmt.Errorf("journal-full %q, must be %s or %s", s.JournalFull, PolicyTrack, PolicyStall)
 	case s.RPOTargetMillis < 0 || s.RPOTargetMillis > MaxRPOTargetMillis:
@@ -77,11 +84,11 @@ func (s *Settings) Check() error {
 	case s.HistoryMillis < 0 || s.HistoryMillis > MaxHistoryMillis:
 		return fmt.Errorf("history %d ms, must be from 0 (none) to %d", s.HistoryMillis, int64(MaxHistoryMillis))
 	case s.HistoryBytes < 0 || s.HistoryBytes > s.JournalSizeBytes/2:
-		return fmt.Errorf("history of %d bytes, must be from 0 (none) to half of the journal's %d; make the journal larger",
-			s.HistoryBytes, s.JournalSizeBytes)
+		return fmt.Errorf("history of %s, must be from 0 (none) to half of the journal's %d; make the journal larger",
+			words.Count(s.HistoryBytes, "byte"), s.JournalSizeBytes)
 	case s.ShipBytesPerSecond != 0 && s.ShipBytesPerSecond < MinShipBytesPerSecond:
-		return fmt.Errorf("ship rate %d bytes/s, must be 0 (no bound) or at least %d",
-			s.ShipBytesPerSecond, MinShipBytesPerSecond)
+		return fmt.Errorf("ship rate %s/s, must be 0 (no bound) or at least %d",
+			words.Count(s.ShipBytesPerSecond, "byte"), MinShipBytesPerSecond)
 	}
 	switch {
 	case s.VerifyEveryMillis != 0 && s.VerifyEveryMillis < MinVerifyEveryMillis,
@@ -89,8 +96,11 @@ func (s *Settings) Check() error {
 		return fmt.Errorf("time between comparisons %d ms, must be 0 (none) or from %d to %d", s.VerifyEveryMillis,
 			MinVerifyEveryMillis, int64(MaxRPOTargetMillis))
 	case s.VerifyBytesPerSecond != 0 && s.VerifyBytesPerSecond < MinVerifyBytesPerSecond:
-		return fmt.Errorf("verify rate %d bytes/s, must be 0 (the default) or at least %d", s.VerifyBytesPerSecond,
-			MinVerifyBytesPerSecond)
+		return fmt.Errorf("verify rate %s/s, must be 0 (the default) or at least %d",
+			words.Count(s.VerifyBytesPerSecond, "byte"), MinVerifyBytesPerSecond)
+	}
+	if s.TailsMillis < 0 || s.TailsMillis > MaxTailsMillis {
+		return fmt.Errorf("tails kept for %d ms, must be from 0 (no limit) to %d", s.TailsMillis, int64(MaxTailsMillis))
 	}
 	if err := s.Shard.check(); err != nil {
 		return err
@@ -108,8 +118,8 @@ func (s *Settings) validate() error {
 	case s.JournalSizeBytes <= 0:
 		return fmt.Errorf("journal size %d", s.JournalSizeBytes)
 	case s.RPOTargetMillis < 0 || s.ShipBytesPerSecond < 0 || s.HistoryMillis < 0 || s.HistoryBytes < 0:
-		return fmt.Errorf("RPO target %d ms, ship rate %d or history %d ms, %d bytes is negative", s.RPOTargetMillis,
-			s.ShipBytesPerSecond, s.HistoryMillis, s.HistoryBytes)
+		return fmt.Errorf("RPO target %d ms, ship rate %d or history %d ms, %s is negative", s.RPOTargetMillis,
+			s.ShipBytesPerSecond, s.HistoryMillis, words.Count(s.HistoryBytes, "byte"))
 	}
 	return nil
 }
@@ -168,7 +178,7 @@ func (g *Group) configured(e Configured) error {
 	}
 	if s.Peer != m.Peer {
 		g.following = nil
-		m.Sync, m.PeerInstance, m.Divergence = SyncNever, "", nil
+		m.Sync, m.PeerInstance, m.FullCopy, m.Divergence = SyncNever, "", "", nil
 		g.acked, g.answered, g.refusal = 0, false, ""
 		g.heard, g.told, g.current = nil, nil, currency{}
 	}

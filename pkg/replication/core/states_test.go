@@ -99,7 +99,7 @@ func (s *transitions) unknown(o *transitions) (list []string) {
 	return list
 }
 
-func words(set map[string]bool, separator string) string {
+func joinSorted(set map[string]bool, separator string) string {
 	return strings.Join(slices.Sorted(maps.Keys(set)), separator)
 }
 
@@ -126,14 +126,14 @@ func (s *transitions) markdown() string {
 		}
 		slices.SortFunc(keys, func(x, y [3]string) int { return strings.Compare(x[1]+">"+x[2], y[1]+">"+y[2]) })
 		for _, key := range keys {
-			fmt.Fprintf(&b, "    %s --> %s: %s\n", id(key[1]), id(key[2]), words(s.changes[key], "<br>"))
+			fmt.Fprintf(&b, "    %s --> %s: %s\n", id(key[1]), id(key[2]), joinSorted(s.changes[key], "<br>"))
 		}
 		b.WriteString("```\n")
 	}
 	b.WriteString("\n## Refused\n\nRequests that are refused with an error, and change nothing.\n\n" +
 		"| event | refused at a site that is |\n|---|---|\n")
 	for _, event := range slices.Sorted(maps.Keys(s.refused)) {
-		fmt.Fprintf(&b, "| %s | %s |\n", event, words(s.refused[event], ", "))
+		fmt.Fprintf(&b, "| %s | %s |\n", event, joinSorted(s.refused[event], ", "))
 	}
 	return b.String()
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // A trial is a promotion to a recovery point that is not decided yet:
@@ -113,9 +115,9 @@ func (g *Group) pointLoss(at *AtPoint) *Loss {
 	last = max(last, told)
 	lost := last - at.Point.Ordinal
 	l := &Loss{Bounded: true, RecoveredOrdinal: at.Point.Ordinal, LostOrdinals: &lost}
-	l.Text = fmt.Sprintf("opened at ordinal %d, a point that was chosen; %d ordinals past it had arrived at %s "+
-		"(%d writes, %d bytes)", at.Point.Ordinal, at.Held.Ordinal-at.Point.Ordinal, g.Meta.Site, at.Undone.Writes,
-		at.Undone.Bytes)
+	l.Text = fmt.Sprintf("opened at ordinal %d, a point that was chosen; %s past it had arrived at %s "+
+		"(%s, %s)", at.Point.Ordinal, words.Count(at.Held.Ordinal-at.Point.Ordinal, "ordinal"), g.Meta.Site,
+		words.Count(at.Undone.Writes, "write"), words.Count(at.Undone.Bytes, "byte"))
 	if ok && told > at.Held.Ordinal {
 		l.Text += fmt.Sprintf("; %s was last heard to have %d more", g.Meta.Peer, told-at.Held.Ordinal)
 	}
@@ -176,7 +178,7 @@ func (g *Group) deferred(e Event) bool {
 		return false
 	}
 	switch e := e.(type) {
-	case Promote, Demote, YieldRequest, Suspend, TakenBack:
+	case Promote, Demote, CloseShard, YieldRequest, Suspend, TakenBack:
 		return true
 	case Configured:
 		return e.Settings.Peer != g.Meta.Peer

@@ -1,8 +1,11 @@
 package core
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 // YieldStage is how far a site is that gives way to its peer after a fork.
@@ -174,14 +177,15 @@ func (g *Group) mustCopyAll() string {
 	m := &g.Meta
 	switch {
 	case m.Role == RoleSecondary:
-		return "what is here past the fork came from the peer, in part as extents without ordinals"
+		return fmt.Sprintf("what %s holds past the fork came from %s, in part as extents without ordinals", m.Site, m.Peer)
 	case m.Sync == SyncNever:
-		return "the peer never had a whole copy of this site"
+		return fmt.Sprintf("%s never had a whole copy of what %s holds", m.Peer, m.Site)
 	case m.Divergence == nil:
 		return ""
 	}
 	switch m.Divergence.Relation {
-	case RelationIDiverged.String(), RelationTheyDiverged.String(), RelationIContinue.String():
+	case RelationIDiverged.String(), RelationTheyDiverged.String(), RelationIContinue.String(),
+		RelationTheyContinue.String(): // when it was found out; what was written here since is on the timeline from before
 		return ""
 	}
 	return "both sites began a timeline of their own, so the last common ordinal is not certain to be the same write"
@@ -200,13 +204,14 @@ func (g *Group) helloYielding(e HelloReceived, rel Relation, common uint64) Deci
 		return g.refuse(RefuseNotSecondary, common, "group %s gives way at %s to a timeline that forked at ordinal %d, and "+
 			"%s calls with another one", m.Name, m.Site, y.Fork, m.Peer)
 	case e.Attached > 0:
-		return g.refuse(RefuseNotSecondary, common, "group %s still has %d attached volumes at %s",
-			m.Name, e.Attached, m.Site)
+		return g.refuse(RefuseNotSecondary, common, "group %s still has %s at %s",
+			m.Name, words.Count(e.Attached, "attached volume"), m.Site)
 	}
-	w := &YieldOffer{ID: y.ID, All: y.All}
+	w := &YieldOffer{ID: y.ID, All: y.All, Reason: y.Reason}
 	fork := min(common, y.Fork, e.PeerDurable)
-	if fork != y.Fork {
-		w.All = true // the ranges are of other writes
+	if fork != y.Fork && !w.All { // the ranges are of other writes
+		w.All, w.Reason = true, fmt.Sprintf("the history of %s is another one than when %s kept its writes past the fork",
+			m.Peer, m.Site)
 	}
 	g.following = &following{term: e.Term, timelines: slices.Clone(e.Timelines), yield: w, fork: fork}
 	g.link = LinkGreeting
@@ -218,16 +223,18 @@ type YieldOffer struct {
 	ID string
 	// All: the site has to be copied as a whole. Otherwise it names the ranges that it wrote past the fork.
 	All bool
+	// Reason says why, with All.
+	Reason string
 }
 
-// beginUndoing makes this site a follower of the caller that it gives way to. The caller of Step rewinds the journal
-// next.
-func (g *Group) beginUndoing(f *following) {
+// beginUndoing makes this site a follower of the caller that it gives way to, which says why it copies everything, if
+// it does. The caller of Step rewinds the journal next.
+func (g *Group) beginUndoing(f *following, fullCopy string) {
 	m := &g.Meta
 	next := *m.Yield
-	next.Stage, next.Fork, next.All = YieldRewinding, f.fork, f.yield.All
-	if f.yield.All && next.Reason == "" {
-		next.Reason = "the peer's history is another one than when the writes past the fork were kept"
+	next.Stage, next.Fork, next.All = YieldRewinding, f.fork, f.yield.All || fullCopy != ""
+	if next.All && next.Reason == "" {
+		next.Reason = cmp.Or(fullCopy, f.yield.Reason)
 	}
 	m.Yield, m.Tail = &next, nil
 	g.acked, g.answered = 0, false // of ordinals that are given up

@@ -74,6 +74,17 @@ func NewCoordinator(self ShardID, run Life, timing Timing) *Coordinator {
 	return &Coordinator{self: self, run: run, timing: timing, state: CoordinatorOff}
 }
 
+// SetTiming changes how long what takes, from the next epoch on. That comes no later than the new interval says.
+func (c *Coordinator) SetTiming(now time.Duration, t Timing) {
+	if t == c.timing {
+		return
+	}
+	c.timing = t
+	if c.state == CoordinatorWaiting {
+		c.next = min(c.next, now+t.Interval)
+	}
+}
+
 // State says where it stands.
 func (c *Coordinator) State() CoordinatorState { return c.state }
 
@@ -115,7 +126,7 @@ type Configured struct{ Config Config }
 // Tick: time went on. See [Coordinator.Wake] and [Collector.Wake].
 type Tick struct{}
 
-// CutNow: the next epoch is wanted at once, for a snapshot or a demotion.
+// CutNow: the next epoch is wanted at once, for a demotion.
 type CutNow struct{}
 
 // AnswerReceived, ReadyReceived, CommittedReceived and RefusedReceived are messages of a shard.
@@ -154,8 +165,11 @@ func (c *Coordinator) Step(now time.Duration, e CoordinatorEvent) []Effect {
 	case Tick:
 		return c.tick(now)
 	case CutNow:
-		if c.state == CoordinatorWaiting && c.sure {
+		switch {
+		case c.state == CoordinatorWaiting && c.sure:
 			return c.prepare(now)
+		case c.state == CoordinatorWaiting:
+			return c.ask(now)
 		}
 		return nil
 	case AnswerReceived:

@@ -18,6 +18,7 @@ func TestFaultsOfEpochsAreCaught(t *testing.T) {
 		bug.ObeyEarlierLife:    "TestSearchCuts",
 		bug.PromoteIncomplete:  "TestSearchPromotions",
 		bug.ObeyEveryCollector: "TestSearchPromotions",
+		bug.DemoteUncovered:    "TestSearchDemotions",
 	} {
 		testenv.Catches(t, fault, test)
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // ShardID is the number of a shard in its group, the same at both sites and never used again for another shard.
@@ -38,6 +40,23 @@ func (a ID) String() string {
 		return "none"
 	}
 	return fmt.Sprintf("%d.%x", a.Number, uint64(a.Run))
+}
+
+// ParseID reads what String wrote of an epoch.
+func ParseID(text string) (ID, error) {
+	number, run, _ := strings.Cut(text, ".")
+	n, err := strconv.ParseUint(number, 10, 64)
+	if err == nil && (n == 0 || n > maxNumber) {
+		err = strconv.ErrRange
+	}
+	life := uint64(0)
+	if err == nil {
+		life, err = strconv.ParseUint(run, 16, 64)
+	}
+	if err != nil || life == 0 {
+		return ID{}, fmt.Errorf("epoch %.80q: want its number, a dot and its run", text)
+	}
+	return ID{Number: n, Run: Life(life)}, nil
 }
 
 // maxNumber leaves room for more epochs than a group will ever have, whatever a peer sends.

@@ -36,6 +36,19 @@ func TestDecodeMark(t *testing.T) {
 	}
 }
 
+func TestParseID(t *testing.T) {
+	for _, id := range []ID{{1, 1}, {1 << 48, 1<<64 - 1}, {7, 10}} {
+		if got, err := ParseID(id.String()); err != nil || got != id {
+			t.Errorf("%s: %+v, %v", id, got, err)
+		}
+	}
+	for _, text := range []string{"", "none", "7", "7.", ".7", "0.7", "7.0", "-1.7", "7.g", "281474976710657.1", "7.1.1"} {
+		if got, err := ParseID(text); err == nil {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
+}
+
 func FuzzDecodeMark(f *testing.F) {
 	f.Add(Mark{Epoch: ID{7, 9}, Shard: 3, Config: Config{Version{2, 1}, []ShardID{1, 3}}, Boundary: 40}.Encode())
 	f.Fuzz(func(t *testing.T, data []byte) {

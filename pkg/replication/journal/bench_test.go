@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,6 +167,30 @@ func BenchmarkFollow(b *testing.B) {
 				keepSmall(b, j)
 			}
 			b.ReportMetric(float64(read.Nanoseconds())/1e3/float64(records*b.N), "read-cpu-us/record")
+		})
+	}
+}
+
+// BenchmarkPositionOf looks for the ordinal that a peer has acknowledged, 20 records behind the head, as each heartbeat
+// and each status does. file-B/op is read from the journal's files.
+func BenchmarkPositionOf(b *testing.B) {
+	for _, memory := range []*Memory{nil, NewMemory(DefaultMemoryBytes)} {
+		b.Run(fmt.Sprint("memory=", memory != nil), func(b *testing.B) {
+			var fileBytes atomic.Int64
+			o := benchOptions(b)
+			o.Memory, o.FS = memory, countReads(o.FS, &fileBytes)
+			j := mustOpen(b, o)
+			for range 1000 {
+				mustAppend(b, j, 4096, 'x')
+			}
+			b.ReportAllocs()
+			fileBytes.Store(0)
+			for b.Loop() {
+				if _, ok, err := j.PositionOf(j.Head() - 20); !ok || err != nil {
+					b.Fatal(ok, err)
+				}
+			}
+			b.ReportMetric(float64(fileBytes.Load())/float64(b.N), "file-B/op")
 		})
 	}
 }

@@ -33,13 +33,13 @@ func (c *Cursor) Position() Position { return c.at }
 
 // Close frees the cursor's buffer, and with it the Data of the records it returned.
 func (c *Cursor) Close() {
-	c.letGo()
+	c.unpin()
 	c.buf, c.recs, c.held = nil, nil, nil
 }
 
-// letGo gives up what the last call returned from memory.
-func (c *Cursor) letGo() {
-	c.j.recent.letGo(c.held)
+// unpin gives up what the last call returned from memory.
+func (c *Cursor) unpin() {
+	c.j.recent.unpin(c.held)
 	c.held = c.held[:0]
 }
 
@@ -48,7 +48,7 @@ func (c *Cursor) letGo() {
 // is the caller's. After ErrReleased the records have left the journal. After a *CorruptionError the cursor stays
 // before the bad record.
 func (c *Cursor) Next(maxBytes int) ([]Record, error) {
-	c.letGo()
+	c.unpin()
 	s, limit, err := c.pin()
 	if s == nil {
 		return nil, err

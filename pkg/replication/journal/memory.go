@@ -201,6 +201,31 @@ func (r *recent) read(at, limit Position, maxBytes int64, dst []Record, held []*
 	return dst, held, crc
 }
 
+// positionAfter returns the position before the first record of a segment whose ordinal is above the given one, if the
+// memory has that record and the one before it. The ordinals of a segment's records do not descend; those of different
+// segments can, after a rewind.
+func (r *recent) positionAfter(segment, ordinal uint64) (Position, bool) {
+	if r == nil {
+		return Position{}, false
+	}
+	r.memory.mu.Lock()
+	defer r.memory.mu.Unlock()
+	before := Position{segment, segmentHeaderBytes} // where the record begins that has no gap before it
+	for _, s := range r.slabs {
+		from := sort.Search(len(s.records), func(n int) bool { return s.records[n].begin.Segment >= segment })
+		to := sort.Search(len(s.records), func(n int) bool { return s.records[n].begin.Segment > segment })
+		records := s.records[from:to]
+		n := sort.Search(len(records), func(n int) bool { return records[n].Header.Ordinal > ordinal })
+		if n > 0 {
+			before = records[n-1].End
+		}
+		if n < len(records) {
+			return before, records[n].begin == before
+		}
+	}
+	return Position{}, false
+}
+
 // copyData fills p from the data of the record at loc, beginning skip bytes into it, and reports whether the memory has
 // it.
 func (r *recent) copyData(loc Location, skip int64, p []byte) bool {
@@ -223,8 +248,8 @@ func (r *recent) copyData(loc Location, skip int64, p []byte) bool {
 	return true
 }
 
-// letGo ends the use of slabs that read returned.
-func (r *recent) letGo(held []*slab) {
+// unpin ends the use of slabs that read returned.
+func (r *recent) unpin(held []*slab) {
 	if len(held) == 0 {
 		return
 	}

@@ -81,7 +81,7 @@ func Open(o Options) (*Journal, error) {
 		// which everything was applied, and must not lie behind the segment that a later process begins with.
 		prev, sc.end = Position{}, Position{max(o.OldestSegment, 1), segmentHeaderBytes}
 	}
-	if err := o.settle(sc); err != nil {
+	if err := o.makeDurable(sc); err != nil {
 		return nil, err
 	}
 
@@ -154,8 +154,8 @@ func (o *Options) checkGeneration(files []*diskSegment) error {
 	return nil
 }
 
-// settle makes durable what the scan found, and retires what lies behind it.
-func (o *Options) settle(sc *scanner) error {
+// makeDurable makes durable what the scan found, and retires what lies behind it.
+func (o *Options) makeDurable(sc *scanner) error {
 	// What nothing proves to be durable is written again before it is synced. If an earlier process died of a failed
 	// fdatasync, those pages are in the page cache, marked clean, but not on the disk; only writing them makes the kernel
 	// try again.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -68,8 +69,12 @@ func readFull(s *segment, p []byte, off int64) error {
 	return nil
 }
 
+// positionBuffers are what PositionOf reads into: a status asks for a position each time that it is looked at.
+var positionBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
 // PositionOf returns the position just before the first record whose ordinal is above the given one; if that is the
-// head, the end. It returns false if that record was released. An ordinal above the head is ErrOutOfOrder.
+// head, the end. It returns false if that record was released. An ordinal above the head is ErrOutOfOrder. It reads no
+// file if the record and the one before it are in the journal's memory.
 func (j *Journal) PositionOf(ordinal uint64) (Position, bool, error) {
 	j.mu.Lock()
 	if j.closed {
@@ -107,7 +112,15 @@ func (j *Journal) PositionOf(ordinal uint64) (Position, bool, error) {
 	j.mu.Unlock()
 	defer j.unpin(s)
 
-	w := &window{r: s.f, size: end, chunk: indexEvery}
+	if pos, ok := j.recent.positionAfter(s.hdr.sequence, ordinal); ok {
+		return pos, true, nil
+	}
+	buf := positionBuffers.Get().(*[]byte)
+	w := &window{r: s.f, size: end, chunk: indexEvery, buf: (*buf)[:0]}
+	defer func() {
+		*buf = w.buf
+		positionBuffers.Put(buf)
+	}()
 	for off < end {
 		b, err := w.bytes(off, recordHeaderBytes)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -85,10 +86,26 @@ func (c *Client) Dial(ctx context.Context, peer, address string) (Stream, error)
 		if ctx.Err() != nil {
 			err = errors.Join(ctx.Err(), err)
 		}
-		return nil, fmt.Errorf("dial site %s at %s: %w", peer, address, err)
+		return nil, &dialError{peer, address, err}
 	}
 	return s, nil
 }
+
+// dialError is an error of Dial as a person reads it: without what gRPC puts in front of the reason.
+type dialError struct {
+	peer, address string
+	err           error
+}
+
+func (e *dialError) Error() string {
+	reason := e.err.Error()
+	if _, after, ok := strings.Cut(reason, `desc = "transport: `); ok {
+		reason = strings.TrimSuffix(after, `"`)
+	}
+	return fmt.Sprintf("dial site %s at %s: %s", e.peer, e.address, reason)
+}
+
+func (e *dialError) Unwrap() error { return e.err }
 
 func (c *Client) dial(ctx context.Context, t target, pairs ...string) (Stream, error) {
 	cc, err := c.acquire(t)
@@ -98,7 +115,7 @@ func (c *Client) dial(ctx context.Context, t target, pairs ...string) (Stream, e
 	streamCtx, cancel := context.WithCancel(c.ctx)
 	end := sync.OnceFunc(func() {
 		cancel()
-		c.release(t, cc)
+		c.closeUnused(t, cc)
 	})
 	undo := context.AfterFunc(ctx, cancel)
 	stream, err := linkpb.NewLinkClient(cc).Replicate(c.outgoing(streamCtx, pairs...))
@@ -150,7 +167,7 @@ func (c *Client) acquire(t target) (*conn, error) {
 	return cc, nil
 }
 
-func (c *Client) release(t target, cc *conn) {
+func (c *Client) closeUnused(t target, cc *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if cc.streams--; cc.streams == 0 && c.conns[t] == cc {
@@ -161,7 +178,7 @@ func (c *Client) release(t target, cc *conn) {
 
 func (c *Client) connect(t target) (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
-	dialer := &net.Dialer{}
+	dialer := &net.Dialer{Timeout: connectTimeout}
 	if c.opts.Insecure {
 		// Control sees the address after the name was resolved, before anything is sent.
 		dialer.Control = func(_, address string, _ syscall.RawConn) error {

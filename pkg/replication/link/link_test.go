@@ -3,6 +3,7 @@ package link_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -547,6 +549,39 @@ func TestDialFails(t *testing.T) {
 	_ = lis.Close()
 	if _, err := c.Dial(timeout(t), "site-b", address); status.Code(err) != codes.Unavailable {
 		t.Errorf("Dial without a listener: %v", err)
+	}
+}
+
+// TestNothingAnswers: an address where packets are dropped, as that of a pod that is gone, is given up soon.
+func TestNothingAnswers(t *testing.T) {
+	t.Parallel()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	// A listener whose queue is full drops what comes.
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}),
+		unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+	for {
+		c, err := net.DialTimeout("tcp", address, time.Second)
+		if err != nil {
+			break
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	c := client(t, link.ClientOptions{Site: "site-a", TLS: certificate(t, authority(t), "site-a")})
+	began := time.Now()
+	_, err = c.Dial(timeout(t), "site-b", address)
+	if took := time.Since(began); status.Code(err) != codes.Unavailable || took > 15*time.Second {
+		t.Errorf("Dial where nothing answers: %v after %v", err, took)
 	}
 }
 

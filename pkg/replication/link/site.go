@@ -57,7 +57,7 @@ func (c *Client) locate(ctx context.Context, t target, node Node,
 	if err != nil {
 		return nil, err
 	}
-	defer c.release(t, cc)
+	defer c.closeUnused(t, cc)
 	response, err := linkpb.NewLinkClient(cc).Locate(c.outgoing(ctx, nodeMetadata, node.Name), request)
 	if err == nil && response.GetNode() != node.Name {
 		err = status.Errorf(codes.Unavailable, "node %s answers there", response.GetNode())
@@ -119,7 +119,7 @@ func (n *NodeConn) drop(cc *conn) {
 	defer n.mu.Unlock()
 	if n.conn == cc && cc != nil {
 		n.conn = nil
-		n.client.release(target{n.client.opts.Site, n.address}, cc)
+		n.client.closeUnused(target{n.client.opts.Site, n.address}, cc)
 	}
 }
 

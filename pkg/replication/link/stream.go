@@ -71,6 +71,9 @@ const (
 	// pingTimeout is also the connection's TCP_USER_TIMEOUT, which gRPC sets from it.
 	pingTimeout    = 8 * time.Second
 	serverPingWait = 5 * time.Second
+	// connectTimeout is what TCP has to connect. A service address can lead to a pod that is gone, where nothing answers;
+	// the next connection is led to another one. Long enough for two lost packets.
+	connectTimeout = 5 * time.Second
 	// handshakeTimeout is what a connection has for its handshake, and again until its first call was accepted.
 	handshakeTimeout = 20 * time.Second
 	// idleTimeout closes a connection without streams. Clients close theirs with the last one.

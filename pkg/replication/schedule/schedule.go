@@ -18,6 +18,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/slipstream-storage/slipstream/internal/words"
 )
 
 const (
@@ -58,7 +60,7 @@ func Parse(text string) (Schedule, error) {
 		return s, nil
 	}
 	if len(text) > maxTextBytes {
-		return s, fmt.Errorf("schedule of %d bytes, the limit is %d", len(text), maxTextBytes)
+		return s, fmt.Errorf("schedule of %s, the limit is %d", words.Count(len(text), "byte"), maxTextBytes)
 	}
 	for _, part := range strings.Split(text, ",") {
 		if err := s.add(strings.TrimSpace(part)); err != nil {
@@ -117,7 +119,7 @@ func (s *Schedule) add(part string) error {
 	case w.from == w.to:
 		return fmt.Errorf("the window is empty; *=RATE is for the whole day")
 	case len(s.windows) == maxWindows:
-		return fmt.Errorf("there are %d windows already", maxWindows)
+		return fmt.Errorf("there are %s already", words.Count(maxWindows, "window"))
 	}
 	for _, other := range s.windows {
 		if other.has(w.from) || w.has(other.from) {

@@ -73,6 +73,12 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- if and (include "slipstream.link" .) .Values.replication.gateway.enabled .Values.site.peers }}yes{{ end -}}
 {{- end }}
 
+{{/* Where the replicators of the nodes reach each other, as a JSON array. */}}
+{{- define "slipstream.siteNodes" -}}
+{{- $service := printf "%s-link-nodes.%s.svc" (include "slipstream.fullname" .) .Release.Namespace -}}
+{{- .Values.replication.siteNodes | default (list (printf "%s:%d" $service (int .Values.replication.port))) | toJson -}}
+{{- end }}
+
 {{/* "yes" if the sidecars run in a Deployment and not in the pods of the nodes. */}}
 {{- define "slipstream.central" -}}
 {{- if eq .Values.controller.mode "controller" }}yes{{ end -}}
@@ -146,6 +152,9 @@ seccompProfile:
 {{- end -}}
 {{- if and .Values.site.peers (not .Values.replication.enabled) -}}
 {{- fail "site.peers needs replication.enabled" -}}
+{{- end -}}
+{{- if and .Values.replication.siteNodes (not (include "slipstream.gateway" .)) -}}
+{{- fail "replication.siteNodes needs replication.gateway.enabled and site.peers" -}}
 {{- end -}}
 {{- if and .Values.metrics.open .Values.metrics.tokenSecret -}}
 {{- fail "metrics.open and metrics.tokenSecret exclude each other: set only one of them" -}}

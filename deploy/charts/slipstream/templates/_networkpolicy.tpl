@@ -43,6 +43,7 @@
 {{- if eq $component.name "node" }}
 {{- if $gateway }}
 {{ include "slipstream.podsMay" (list $root "gateway" "link") }}
+{{ include "slipstream.podsMay" (list $root "node" "link") }}
 {{- end }}
 {{- if and (include "slipstream.link" $root) (or (not $gateway) $root.Values.replication.hostPort) }}
 {{ include "slipstream.peersMay" $root }}

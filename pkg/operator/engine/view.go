@@ -1,0 +1,236 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/router"
+)
+
+const (
+	// LookInterval is how often the nodes are asked for their groups.
+	LookInterval = 2 * time.Second
+	// LookTimeout is how long a node gets for its answer.
+	LookTimeout = 10 * time.Second
+	// CallTimeout bounds a call that changes something.
+	CallTimeout = 2 * time.Minute
+)
+
+// Replicators is the way to the replicators of the nodes. router.Replicators implements it.
+type Replicators interface {
+	// All returns the replicators by node, or an error as long as the nodes are not known.
+	All() ([]router.Replicator, error)
+}
+
+// Node is what a node last said.
+type Node struct {
+	// Client calls the node's replicator; nil without an address.
+	Client sidecarpb.SidecarClient
+	// Err is why the node does not answer. Groups are then those of its last answer, if there was one.
+	Err error
+	// Without: the node answers and has no replicator.
+	Without bool
+	// Retired: the node is gone for good.
+	Retired bool
+	Groups  map[string]*sidecarpb.GroupStatus
+}
+
+// Silent reports that the node may hold what it has not told of.
+func (n *Node) Silent() bool { return n.Err != nil && !n.Retired }
+
+// Place is where a group is.
+type Place struct {
+	Node  string
+	Group *sidecarpb.GroupStatus
+}
+
+// View is what all nodes last said. It does not change once it is made.
+type View struct {
+	// Known: every node was asked at least once.
+	Known   bool
+	Nodes   map[string]*Node
+	groups  map[string][]Place
+	volumes map[string]Place
+}
+
+func newView(nodes map[string]*Node) *View {
+	v := &View{Known: true, Nodes: nodes, groups: map[string][]Place{}, volumes: map[string]Place{}}
+	for name, node := range nodes {
+		for _, g := range node.Groups {
+			at := Place{Node: name, Group: g}
+			v.groups[g.GetName()] = append(v.groups[g.GetName()], at)
+			for _, volume := range g.GetVolumes() {
+				v.volumes[volume.GetVolumeId()] = at
+			}
+		}
+	}
+	return v
+}
+
+// Group returns where a group is; on several nodes only after a mistake.
+func (v *View) Group(name string) []Place { return v.groups[name] }
+
+// Volume returns the group that a volume is in.
+func (v *View) Volume(id string) (Place, bool) {
+	at, ok := v.volumes[id]
+	return at, ok
+}
+
+// Silent returns the nodes that do not answer.
+func (v *View) Silent() (names []string) {
+	for name, node := range v.Nodes {
+		if node.Silent() {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Watcher keeps the view. Make it with NewWatcher.
+type Watcher struct {
+	replicators Replicators
+	changed     func(before, now *View)
+
+	mu   sync.Mutex
+	view *View
+	// looks makes looks at one node follow each other, so that an older answer never takes the place of a newer one.
+	looks map[string]*sync.Mutex
+}
+
+// NewWatcher calls changed after each look at which something differs.
+func NewWatcher(replicators Replicators, changed func(before, now *View)) *Watcher {
+	return &Watcher{replicators: replicators, changed: changed, view: &View{}, looks: map[string]*sync.Mutex{}}
+}
+
+// View returns the last view.
+func (w *Watcher) View() *View {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.view
+}
+
+// Start looks until ctx is done. It implements manager.Runnable.
+func (w *Watcher) Start(ctx context.Context) error {
+	ticker := time.NewTicker(LookInterval)
+	defer ticker.Stop()
+	for {
+		w.Look(ctx)
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Look asks all nodes.
+func (w *Watcher) Look(ctx context.Context) {
+	all, err := w.replicators.All()
+	if err != nil {
+		klog.V(2).InfoS("The nodes are not known yet", "err", err)
+		return
+	}
+	answers := make([]*Node, len(all))
+	var wg sync.WaitGroup
+	for i, replicator := range all {
+		wg.Go(func() { answers[i] = w.ask(ctx, replicator) })
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	w.replace(func(map[string]*Node) map[string]*Node {
+		nodes := map[string]*Node{}
+		for i, replicator := range all {
+			nodes[replicator.Node] = answers[i]
+		}
+		return nodes
+	})
+}
+
+// Refresh asks one node, after something was changed there, and returns what it said.
+func (w *Watcher) Refresh(ctx context.Context, node string) (*View, error) {
+	all, err := w.replicators.All()
+	if err != nil {
+		return nil, err
+	}
+	for _, replicator := range all {
+		if replicator.Node != node {
+			continue
+		}
+		answer := w.ask(ctx, replicator)
+		if answer.Err != nil {
+			return nil, answer.Err
+		}
+		return w.replace(func(nodes map[string]*Node) map[string]*Node {
+			nodes[node] = answer
+			return nodes
+		}), nil
+	}
+	return nil, status.Errorf(codes.Unavailable, "there is no node %s", node)
+}
+
+// replace makes the next view of a copy of the nodes of the last one.
+func (w *Watcher) replace(next func(map[string]*Node) map[string]*Node) *View {
+	w.mu.Lock()
+	before := w.view
+	nodes := make(map[string]*Node, len(before.Nodes))
+	for name, node := range before.Nodes {
+		nodes[name] = node
+	}
+	now := newView(next(nodes))
+	w.view = now
+	w.mu.Unlock()
+	w.changed(before, now)
+	return now
+}
+
+func (w *Watcher) ask(ctx context.Context, replicator router.Replicator) *Node {
+	w.mu.Lock()
+	look := w.looks[replicator.Node]
+	if look == nil {
+		look = &sync.Mutex{}
+		w.looks[replicator.Node] = look
+	}
+	w.mu.Unlock()
+	look.Lock()
+	defer look.Unlock()
+	answer := &Node{Client: replicator.Client, Retired: replicator.Retired}
+	if replicator.Client == nil {
+		answer.Err = status.Errorf(codes.Unavailable, "node %s: its driver has no address: see that the driver's pod runs "+
+			"there",
+			replicator.Node)
+	} else {
+		ctx, cancel := context.WithTimeout(ctx, LookTimeout)
+		defer cancel()
+		response, err := replicator.Client.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
+		switch {
+		case status.Code(err) == codes.FailedPrecondition:
+			answer.Without = true
+		case err != nil:
+			answer.Err = err
+		}
+		answer.Groups = byName(response.GetGroups())
+	}
+	if answer.Err == nil || answer.Retired {
+		return answer
+	}
+	if last := w.View().Nodes[replicator.Node]; last != nil {
+		answer.Groups = last.Groups
+	}
+	return answer
+}
+
+func byName(groups []*sidecarpb.GroupStatus) map[string]*sidecarpb.GroupStatus {
+	named := make(map[string]*sidecarpb.GroupStatus, len(groups))
+	for _, g := range groups {
+		named[g.GetName()] = g
+	}
+	return named
+}

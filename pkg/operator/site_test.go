@@ -1,0 +1,32 @@
+package operator
+
+import (
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/operatortest"
+)
+
+func TestSiteStatus(t *testing.T) {
+	s := newSite(t, "a", "b")
+	s.Shop("a", "b")
+	s.Follow()
+	site := operatortest.Remote("site-b")
+	status := SiteStatus(site, []v1alpha1.ConsistencyGroup{*s.Group("shop", "shop")}, s.Clock)
+	if status.Groups != 1 || status.Conditions[0].Status != metav1.ConditionFalse ||
+		!strings.Contains(status.Conditions[0].Message, "shop/shop") || status.MaxLag == nil {
+		t.Errorf("status: %+v", status)
+	}
+	// Conditions of others are left to them.
+	site.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionClaimsPresent}}
+	if status = SiteStatus(site, nil, s.Clock); len(status.Conditions) != 1 {
+		t.Errorf("conditions: %+v", status.Conditions)
+	}
+	if status = SiteStatus(site, nil, s.Clock); status.Groups != 0 ||
+		status.Conditions[0].Status != metav1.ConditionUnknown {
+		t.Errorf("status: %+v", status)
+	}
+}
