@@ -33,7 +33,7 @@ type changeSet struct {
 	// relied is how far the peer was when it had acknowledged the extents that are neither pending nor in flight any more;
 	// reliedSaved is what group.json says of it.
 	relied, reliedSaved core.Delivery
-	// syncEnd is the batch of the sync-end on its way; 0 without one.
+	// syncEnd is the batch of the sync-end on its way, until core has taken note of its acknowledgement; 0 without one.
 	syncEnd uint64
 	// doneBytes of the totalBytes of a sync were acknowledged, for the status; unsaved is how many extents were
 	// acknowledged since the file was written.
@@ -252,11 +252,19 @@ func (c *changeSet) rewound() error {
 	return c.saveLocked()
 }
 
-// endSync notes the batch that a sync-end was sent in.
+// endSync notes the batch that a sync-end is about to be sent in. Behind the sending its acknowledgement could be
+// there before the note.
 func (c *changeSet) endSync(sequence uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.syncEnd = sequence
+}
+
+// ending reports whether a sync-end is on its way.
+func (c *changeSet) ending() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.syncEnd != 0
 }
 
 // next is the first run that is to be sent.
@@ -296,7 +304,8 @@ func (c *changeSet) clear(volume uint32, extent, count uint64) {
 }
 
 // acknowledged forgets what the peer has on stable storage, up to a batch. place is how far the peer is with it. ended
-// says that the sync-end was among it and nothing is left to send; save that the file is to be brought up to date.
+// says that the sync-end was among it and nothing is left to send: syncEnded has to follow. save says that the file is
+// to be brought up to date.
 func (c *changeSet) acknowledged(sequence uint64, place core.Delivery) (ended, save bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -313,18 +322,20 @@ func (c *changeSet) acknowledged(sequence uint64, place core.Delivery) (ended, s
 	if n > 0 && c.relied.Before(place) {
 		c.relied = place
 	}
-	ended = c.syncEnd != 0 && sequence >= c.syncEnd && c.pending.Len() == 0 && len(c.inFlight) == 0
-	if ended {
-		c.syncEnd = 0
+	arrived := c.syncEnd != 0 && sequence >= c.syncEnd
+	ended = arrived && c.pending.Len() == 0 && len(c.inFlight) == 0
+	if arrived && !ended {
+		c.syncEnd = 0 // another sync follows, also if what came meanwhile leaves with its volume before
 	}
 	return ended, ended || c.unsaved >= saveMapExtents
 }
 
-// syncEnded ends the progress that the status shows, as the sync is complete.
-func (c *changeSet) syncEnded() {
+// syncEnded is called when core knows that the sync is complete. It reports whether there is something to send again.
+func (c *changeSet) syncEnded() (more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.doneBytes, c.totalBytes = 0, 0
+	c.doneBytes, c.totalBytes, c.syncEnd = 0, 0, 0
+	return c.pending.Len() > 0
 }
 
 // streamEnded gives back to the map what was sent and never acknowledged.

@@ -189,7 +189,7 @@ func (s *sender) sendSome() (sent bool, err error) {
 	// The map, too, is looked at after the records were read: a volume's content is marked before the volume's record
 	// is written. A record that came between an earlier look and the reading would be shipped outside of a sync, and
 	// the peer's copy, with zeros for the content, be taken for whole.
-	if !s.sync.active() && s.g.members.needsSync() {
+	if s.wantsSync() {
 		return true, s.restart(core.MapDirty{At: s.at})
 	}
 	if len(records) > 0 {

@@ -98,14 +98,28 @@ func (s *sender) sendSyncEnd() error {
 	if err := s.add(s.control(journal.KindSyncEnd, nil), nil); err != nil {
 		return err
 	}
-	if err := s.sendBatch(); err != nil {
-		return err
-	}
 	if err := s.sync.end(); err != nil {
 		return err
 	}
-	s.g.changes.endSync(s.sequence)
-	return nil
+	s.g.changes.endSync(s.sequence + 1)
+	return s.sendBatch()
+}
+
+// wantsSync reports whether a sync has to begin. A sync that core waits for begins also if nothing is left to send,
+// since the volume with the content has left the group meanwhile: only a sync-end ends the wait.
+func (s *sender) wantsSync() bool {
+	if s.sync.active() {
+		return false
+	}
+	if s.g.members.needsSync() {
+		return true
+	}
+	if s.g.changes.ending() { // first: core knows of the end by the time that this is false
+		return false
+	}
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	return s.g.core.Meta.Sync == core.SyncRunning
 }
 
 // control is the header of a record that takes no ordinal: it carries the stream's.
@@ -240,8 +254,13 @@ func (sh *shipper) extentsAcked(sequence uint64, place core.Delivery) error {
 	if !ended {
 		return nil
 	}
-	g.changes.syncEnded()
+	if _, err := g.step(core.SyncAcked{}, nil); err != nil {
+		return err
+	}
+	if g.changes.syncEnded() { // marked while core did not yet know of the end
+		_, err := g.step(core.Folded{}, nil)
+		return err
+	}
 	klog.InfoS("Sync complete: the peer can be promoted", "group", g.Name())
-	_, err := g.step(core.SyncAcked{}, nil)
-	return err
+	return nil
 }
