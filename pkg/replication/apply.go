@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -199,6 +200,19 @@ func (a *applier) beforeApply(records []journal.Record) error {
 		return err
 	}
 	return a.g.views.beforeApply(records)
+}
+
+// beforeChange is beforeApply for extents of members, by their indices, that change in the images without a record:
+// views keep them wherever their places are. but is the set that they are put back from, which need not keep them; nil
+// for none.
+func (a *applier) beforeChange(touched *changemap.Map, but *preserved) error {
+	if err := a.g.cuts.beforeChange(touched); err != nil {
+		return err
+	}
+	if err := a.g.preserved.beforeChange(touched, but); err != nil {
+		return err
+	}
+	return a.g.views.beforeChange(touched)
 }
 
 // touchesImage reports whether a record of this kind changes a volume's content.

@@ -8,8 +8,8 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
-	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 )
 
 // copies binds volumes of this site to a group of which it is secondary, as the primary announces its members.
@@ -284,9 +284,9 @@ func (cp *copies) shrink(v *Volume, m core.Member) error {
 	for end := v.size.Load(); end > m.SizeBytes; {
 		n := min(end-m.SizeBytes, maxRangeBytes)
 		end -= n
-		hole := journal.Record{Header: journal.Header{Kind: journal.KindHole, Volume: v.index, Offset: end,
-			Length: uint32(n)}}
-		if err := g.applier.beforeApply([]journal.Record{hole}); err != nil {
+		touched := changemap.New()
+		touched.Mark(v.index, end, n)
+		if err := g.applier.beforeChange(touched, nil); err != nil {
 			return fmt.Errorf("volume %s: shrink to %s: %w", v.id, words.Count(m.SizeBytes, "byte"), err)
 		}
 		if err := v.image.Discard(end, n); err != nil {

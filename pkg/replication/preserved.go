@@ -253,7 +253,7 @@ func (p *preserved) rollBack(ctx context.Context, volumeID string, image *blockd
 	err := kept.each(ctx, func(data []byte, off, n int64) error {
 		touched := changemap.New()
 		touched.Mark(index, off, n)
-		if err := p.beforeRollBack(touched); err != nil {
+		if err := p.s.g.applier.beforeChange(touched, p); err != nil {
 			return err
 		}
 		if data == nil {
@@ -277,23 +277,12 @@ func (p *preserved) rollBack(ctx context.Context, volumeID string, image *blockd
 	return nil
 }
 
-// beforeRollBack is called with extents that are about to change: the other sets, snapshots and views keep them first.
-func (p *preserved) beforeRollBack(touched *changemap.Map) error {
-	if err := p.s.g.cuts.beforeChange(touched); err != nil {
-		return err
-	}
-	if err := p.s.beforeChange(touched, p); err != nil {
-		return err
-	}
-	return p.s.g.views.beforeChange(touched)
-}
-
 func (p *preserved) discardBehind(index uint32, image *blockdev.Image, off int64) error {
 	for end := image.Size(); off < end; {
 		n := min(end-off, maxRangeBytes)
 		touched := changemap.New()
 		touched.Mark(index, off, n)
-		if err := p.beforeRollBack(touched); err != nil {
+		if err := p.s.g.applier.beforeChange(touched, p); err != nil {
 			return err
 		}
 		if err := image.Discard(off, n); err != nil {

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -141,4 +142,57 @@ func TestVolumeShrinksDuringAResync(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.opensAsBefore()
+}
+
+// A view shows a volume that its copy's primary makes smaller, because its disk was put back, or because this site gave
+// way, to before the volume grew. The view keeps its size and its content, also when the volume grows again and over a
+// restart.
+func TestViewOfAVolumeThatShrinks(t *testing.T) {
+	net := link.NewNetwork(nil)
+	t.Cleanup(net.Close)
+	a, b := newTestSite(t, net, "a", nil), newTestSite(t, net, "b", nil)
+	const small, large = 96 << 10, 256 << 10
+	g := a.createGroup("shop", "b", 1, large, nil)
+	v := volumeOf(t, g, "v0")
+	mustWrite(t, v, 0, block(1, large-8<<10))
+	mustFlush(t, v)
+	copied := caughtUp(t, g, b)
+	view := mustView(t, copied, ViewSpec{Name: "look", LimitBytes: 1 << 30})
+	want := viewContent(t, view.volumes[0])
+	shows := func(when string) {
+		t.Helper()
+		v, err := b.group("shop").View("look")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := viewContent(t, v.volumes[0]); !bytes.Equal(got, want) {
+			t.Fatalf("%s: the view differs from offset %d on", when, firstDifference(got, want))
+		}
+	}
+	net.Cut("a") // a stream would bring the size back
+	eventually(t, "the link is down", func() bool { return !copied.Status().Connected })
+	m := *copied.core.Meta.At(v.index)
+	m.SizeBytes = small
+	copied.members.mu.Lock()
+	err := copied.copies.shrink(volumeOf(t, copied, "v0"), m)
+	copied.members.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := copied.step(core.MemberChanged{Member: m}, nil); err != nil {
+		t.Fatal(err)
+	}
+	shows("smaller")
+	b.restart()
+	shows("smaller, after a restart")
+	if err := g.Resize("v0", large+64<<10); err != nil { // in order before what is written there
+		t.Fatal(err)
+	}
+	mustWrite(t, v, 0, block(2, large))
+	net.Heal("a")
+	mustFlush(t, v)
+	caughtUp(t, g, b)
+	shows("grown again")
+	b.restart()
+	shows("grown again, after a restart")
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,15 @@ type violation struct {
 }
 
 func (v *violation) Error() string { return v.what + "\nhistory:\n" + v.history }
+
+// explain adds the history to an error that has none.
+func (h *history) explain(err error) error {
+	var v *violation
+	if err == nil || errors.As(err, &v) {
+		return err
+	}
+	return fmt.Errorf("%w\nhistory:\n%s", err, h.narration())
+}
 
 func (h *history) violation(format string, args ...any) error {
 	return &violation{what: fmt.Sprintf(format, args...), history: h.narration()}

@@ -93,6 +93,7 @@ func circleRound(ctx context.Context, seed uint64, t *tally) (err error) {
 	w := &world{ctx: ctx, rng: rng, tally: t, p: p, h: &history{exact: true}, net: link.NewNetwork(nil)}
 	w.h.note("circle: %v", p)
 	c := &circle{world: w}
+	defer func() { err = w.h.explain(err) }()
 	defer w.net.Close()
 	for _, name := range []string{siteA, siteB} {
 		s := &memSite{name: name, pace: p.pace, fs: vfs.NewMem(), net: w.net}
