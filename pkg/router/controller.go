@@ -129,26 +129,31 @@ func (s *controllerServer) CreateSnapshot(ctx context.Context,
 	case req.GetSourceVolumeId() == "":
 		return nil, status.Errorf(codes.InvalidArgument, "snapshot %q: source volume id is missing", req.GetName())
 	}
-	at, err := s.r.placeSnapshot(ctx, locatepb.Key_SNAPSHOT_NAME, req.GetName(), "snapshot name",
-		[]string{req.GetSourceVolumeId()})
+	sources := []string{req.GetSourceVolumeId()}
+	all, err := s.r.askSnapshot(ctx, locatepb.Key_SNAPSHOT_NAME, req.GetName(), sources)
+	if err != nil {
+		return nil, err
+	}
+	at, err := all.placeSnapshot(req.GetName(), "snapshot name", sources)
 	if err != nil {
 		return nil, err
 	}
 	return at.controller.CreateSnapshot(ctx, req)
 }
 
-// placeSnapshot returns the node that all source volumes are on. A node that has the name already is the one, or
-// contradicts.
-func (r *Router) placeSnapshot(ctx context.Context, kind locatepb.Key_Kind, name, what string,
-	sources []string) (*node, error) {
+// askSnapshot asks the nodes for the name of a snapshot, and for its source volumes.
+func (r *Router) askSnapshot(ctx context.Context, kind locatepb.Key_Kind, name string,
+	sources []string) (answers, error) {
 	keys := []*locatepb.Key{key(kind, name)}
 	for _, id := range sources {
 		keys = append(keys, key(locatepb.Key_VOLUME_ID, id))
 	}
-	all, err := r.ask(ctx, "", keys...)
-	if err != nil {
-		return nil, err
-	}
+	return r.ask(ctx, "", keys...)
+}
+
+// placeSnapshot returns the node that all source volumes are on, from the answers to askSnapshot. A node that has the
+// name already is the one, or contradicts.
+func (all answers) placeSnapshot(name, what string, sources []string) (*node, error) {
 	named, err := all.only(0, what+" "+name)
 	if err != nil {
 		return nil, err

@@ -42,15 +42,18 @@ func (s *groupServer) CreateVolumeGroupSnapshot(ctx context.Context,
 	case len(req.GetSourceVolumeIds()) == 0:
 		return nil, status.Errorf(codes.InvalidArgument, "group snapshot %q: source volume ids are missing", req.GetName())
 	}
-	parts, err := s.parts(ctx, req)
+	all, err := s.r.askSnapshot(ctx, locatepb.Key_GROUP_SNAPSHOT_NAME, req.GetName(), req.GetSourceVolumeIds())
+	if err != nil {
+		return nil, err
+	}
+	parts, err := parts(all, req)
 	if err != nil {
 		return nil, err
 	}
 	if parts != nil {
 		return s.createOverNodes(ctx, req, parts)
 	}
-	at, err := s.r.placeSnapshot(ctx, locatepb.Key_GROUP_SNAPSHOT_NAME, req.GetName(), "group snapshot name",
-		req.GetSourceVolumeIds())
+	at, err := all.placeSnapshot(req.GetName(), "group snapshot name", req.GetSourceVolumeIds())
 	if err != nil {
 		return nil, err
 	}

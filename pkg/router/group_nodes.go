@@ -41,17 +41,9 @@ type partOf struct {
 	req  *csi.CreateVolumeGroupSnapshotRequest
 }
 
-// parts distributes the volumes of a request to their nodes, by name. nil: they, and what is there of the group
-// snapshot already, are on one node.
-func (s *groupServer) parts(ctx context.Context, req *csi.CreateVolumeGroupSnapshotRequest) (list []partOf, err error) {
-	keys := []*locatepb.Key{key(locatepb.Key_GROUP_SNAPSHOT_NAME, req.GetName())}
-	for _, id := range req.GetSourceVolumeIds() {
-		keys = append(keys, key(locatepb.Key_VOLUME_ID, id))
-	}
-	all, err := s.r.ask(ctx, "", keys...)
-	if err != nil {
-		return nil, err
-	}
+// parts distributes the volumes of a request to their nodes, by name, from the answers to askSnapshot. nil: they, and
+// what is there of the group snapshot already, are on one node.
+func parts(all answers, req *csi.CreateVolumeGroupSnapshotRequest) (list []partOf, err error) {
 	for i, id := range req.GetSourceVolumeIds() {
 		h, err := all.only(i+1, "volume "+id)
 		if err != nil {

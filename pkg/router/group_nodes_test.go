@@ -13,6 +13,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
+	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
@@ -177,7 +178,11 @@ func TestGroupSnapshotOverNodes(t *testing.T) {
 	for left := range len(s.nodes) {
 		req := &csi.CreateVolumeGroupSnapshotRequest{Name: fmt.Sprintf("backup-%d", left), SourceVolumeIds: s.volumes}
 		// A controller that ended after some parts.
-		parts, err := groups.parts(ctx, req)
+		all, err := groups.r.askSnapshot(ctx, locatepb.Key_GROUP_SNAPSHOT_NAME, req.Name, req.SourceVolumeIds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts, err := parts(all, req)
 		if err != nil || len(parts) != len(s.nodes) {
 			t.Fatalf("%d parts, %v", len(parts), err)
 		}
