@@ -140,7 +140,8 @@ func testEverySyncEnds(t *testing.T, when string, atOnce bool) {
 	}
 	settle()
 	settle()
-	if st := g.Status(); st.State != "streaming" || st.ChangeMapBytes != 0 || orZero(st.SyncTotalBytes) != 0 || !stream.ended() {
+	st := g.Status()
+	if st.State != "streaming" || st.ChangeMapBytes != 0 || orZero(st.SyncTotalBytes) != 0 || !stream.ended() {
 		t.Fatalf("sent %v: the group is %s, with %d bytes of the sync left and %d of %d done", stream.kinds, st.State,
 			st.ChangeMapBytes, orZero(st.SyncDoneBytes), orZero(st.SyncTotalBytes))
 	}
