@@ -185,10 +185,14 @@ func (s *Shard) openable() (list []epoch.Mark, err error) {
 			list = append(list, m.Mark)
 		}
 	}
-	if n := len(list); n > epoch.MaxReportMarks {
-		list = list[n-epoch.MaxReportMarks:]
+	// Of a primary the newest ones matter. The copies show the same epoch, or nearly, while one of them may have marks that
+	// are minutes ahead of another's.
+	from := max(0, len(list)-epoch.MaxReportMarks)
+	if shown := s.Progress().Shown; !shown.IsZero() {
+		at, _ := slices.BinarySearchFunc(list, shown, func(m epoch.Mark, e epoch.ID) int { return m.Epoch.Compare(e) })
+		from = min(from, at)
 	}
-	return list, nil
+	return list[from:min(len(list), from+epoch.MaxReportMarks)], nil
 }
 
 // notOpenable says why a shard cannot be opened at an epoch.

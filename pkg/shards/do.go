@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -67,8 +68,9 @@ func (p place) failure(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		kind = ctx.Err()
 	}
+	text := strings.TrimPrefix(status.Convert(err).Message(), core.ErrPrecondition.Error()+": ") // kind says it
 	return fmt.Errorf("%w: shard %d of %s (group %s on node %s): %s", kind, p.shard.id, p.shard.group, p.shard.groupName,
-		p.node, untrusted.Reason(status.Convert(err).Message()))
+		p.node, untrusted.Reason(text))
 }
 
 // part does the part of a shard of this node.

@@ -186,7 +186,7 @@ func (n *Node) fix(ctx context.Context, group string, p place, holder epoch.Life
 	if err != nil {
 		return nil, err
 	}
-	return marksFromWire(answer.GetMarks())
+	return marksFromWire(answer.GetMarks(), epoch.ID{})
 }
 
 // hurry asks for an epoch, if the group is primary here. It comes in its time otherwise.

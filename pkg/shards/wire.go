@@ -138,7 +138,8 @@ func request(group string, to epoch.ShardID, m epoch.Message) *shardpb.DeliverRe
 	case epoch.Abort:
 		r.Message = &shardpb.DeliverRequest_Abort{Abort: &shardpb.Abort{Epoch: idToWire(m.Epoch), Life: uint64(m.Life)}}
 	case epoch.Gather:
-		r.Message = &shardpb.DeliverRequest_Gather{Gather: &shardpb.Gather{Attempt: attemptToWire(m.Attempt)}}
+		r.Message = &shardpb.DeliverRequest_Gather{Gather: &shardpb.Gather{Attempt: attemptToWire(m.Attempt),
+			After: idToWire(m.After)}}
 	case epoch.Grant:
 		r.Message = &shardpb.DeliverRequest_Grant{Grant: &shardpb.Grant{Attempt: attemptToWire(m.Attempt),
 			Life: uint64(m.Life), Epoch: idToWire(m.Epoch)}}
@@ -167,7 +168,7 @@ func messageOf(r *shardpb.DeliverRequest) (epoch.Message, error) {
 	case *shardpb.DeliverRequest_Abort:
 		return epoch.Abort{Epoch: idFromWire(m.Abort.GetEpoch()), Life: epoch.Life(m.Abort.GetLife())}, nil
 	case *shardpb.DeliverRequest_Gather:
-		return epoch.Gather{Attempt: attemptFromWire(m.Gather.GetAttempt())}, nil
+		return epoch.Gather{Attempt: attemptFromWire(m.Gather.GetAttempt()), After: idFromWire(m.Gather.GetAfter())}, nil
 	case *shardpb.DeliverRequest_Grant:
 		return epoch.Grant{Attempt: attemptFromWire(m.Grant.GetAttempt()), Life: epoch.Life(m.Grant.GetLife()),
 			Epoch: idFromWire(m.Grant.GetEpoch())}, nil
@@ -206,8 +207,8 @@ func response(m epoch.Message) *shardpb.DeliverResponse {
 			Life: uint64(m.Life), Reason: string(m.Reason)}}
 	case epoch.Report:
 		report := &shardpb.Report{Attempt: attemptToWire(m.Attempt), Life: uint64(m.Life), Seq: m.Seq,
-			Shown: idToWire(m.Shown), Floor: idToWire(m.Floor), More: m.More, Settling: m.Settling,
-			Decision: decisionToWire(m.Decision)}
+			Shown: idToWire(m.Shown), Floor: idToWire(m.Floor), After: idToWire(m.After), More: m.More,
+			Settling: m.Settling, Decision: decisionToWire(m.Decision)}
 		report.Marks = marksToWire(m.Marks)
 		r.Answer = &shardpb.DeliverResponse_Report{Report: report}
 	case epoch.Outdated:
@@ -254,9 +255,9 @@ func reportFromWire(w *shardpb.Report) (epoch.Message, error) {
 		return nil, err
 	}
 	r := epoch.Report{Attempt: attemptFromWire(w.GetAttempt()), Life: epoch.Life(w.GetLife()), Seq: w.GetSeq(),
-		Shown: idFromWire(w.GetShown()), Floor: idFromWire(w.GetFloor()), More: w.GetMore(), Settling: w.GetSettling(),
-		Decision: decision}
-	r.Marks, err = marksFromWire(w.GetMarks())
+		Shown: idFromWire(w.GetShown()), Floor: idFromWire(w.GetFloor()), After: idFromWire(w.GetAfter()), More: w.GetMore(),
+		Settling: w.GetSettling(), Decision: decision}
+	r.Marks, err = marksFromWire(w.GetMarks(), r.After)
 	return r, err
 }
 
@@ -267,8 +268,8 @@ func marksToWire(list []epoch.Mark) (wire []*shardpb.Mark) {
 	return wire
 }
 
-// marksFromWire are marks that ascend.
-func marksFromWire(wire []*shardpb.Mark) (list []epoch.Mark, err error) {
+// marksFromWire are marks that ascend, past an epoch.
+func marksFromWire(wire []*shardpb.Mark, after epoch.ID) (list []epoch.Mark, err error) {
 	if len(wire) > epoch.MaxReportMarks {
 		return nil, fmt.Errorf("report of %d marks, the limit is %d", len(wire), epoch.MaxReportMarks)
 	}
@@ -281,6 +282,9 @@ func marksFromWire(wire []*shardpb.Mark) (list []epoch.Mark, err error) {
 	}
 	if !slices.IsSortedFunc(list, func(a, b epoch.Mark) int { return a.Epoch.Compare(b.Epoch) }) {
 		return nil, fmt.Errorf("report whose marks do not ascend")
+	}
+	if len(list) > 0 && !after.Before(list[0].Epoch) && after != (epoch.ID{}) {
+		return nil, fmt.Errorf("report with marks that were not asked for")
 	}
 	return list, nil
 }

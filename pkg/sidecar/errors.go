@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	"google.golang.org/grpc/codes"
@@ -43,5 +44,6 @@ func toStatus(err error) error {
 	case errors.Is(err, replication.ErrClosed), errors.Is(err, shim.ErrMountedElsewhere):
 		code = codes.Unavailable
 	}
-	return status.Error(code, err.Error())
+	// Of several errors each has a line of its own. A message is one line: who prints it escapes what breaks lines.
+	return status.Error(code, strings.ReplaceAll(err.Error(), "\n", "; "))
 }

@@ -303,8 +303,8 @@ func (s *Service) deleteView(ctx context.Context, g *replication.Group, view *re
 			continue
 		}
 		if err := srv.Unmount(); errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("view %s of group %s: volume %s: %w; unmount it and detach its loop device first", st.Name,
-				st.Group, m.VolumeID, err)
+			return fmt.Errorf("view %s of group %s: volume %s: %w; unmount the view on this node, then `slipctl view delete %s "+
+				"%s` there detaches its devices and goes on", st.Name, st.Group, m.VolumeID, err, st.Group, st.Name)
 		} else if err != nil {
 			return err
 		}

@@ -1804,8 +1804,10 @@ func (x *Refused) GetReason() string {
 }
 
 type Gather struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Attempt       *Attempt               `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Attempt *Attempt               `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// after is the last epoch whose mark is known; absent to ask for all.
+	After         *Epoch `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1847,6 +1849,13 @@ func (x *Gather) GetAttempt() *Attempt {
 	return nil
 }
 
+func (x *Gather) GetAfter() *Epoch {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
 type Report struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Attempt  *Attempt               `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
@@ -1858,7 +1867,9 @@ type Report struct {
 	Decision *Decision              `protobuf:"bytes,7,opt,name=decision,proto3" json:"decision,omitempty"`
 	Settling bool                   `protobuf:"varint,8,opt,name=settling,proto3" json:"settling,omitempty"`
 	// floor is the lowest epoch that the copy can still be opened at; absent if it never showed one.
-	Floor         *Epoch `protobuf:"bytes,9,opt,name=floor,proto3" json:"floor,omitempty"`
+	Floor *Epoch `protobuf:"bytes,9,opt,name=floor,proto3" json:"floor,omitempty"`
+	// after: the marks up to it are left out, as asked for.
+	After         *Epoch `protobuf:"bytes,10,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1952,6 +1963,13 @@ func (x *Report) GetSettling() bool {
 func (x *Report) GetFloor() *Epoch {
 	if x != nil {
 		return x.Floor
+	}
+	return nil
+}
+
+func (x *Report) GetAfter() *Epoch {
+	if x != nil {
+		return x.After
 	}
 	return nil
 }
@@ -2840,9 +2858,10 @@ const file_pkg_api_shardpb_shard_proto_rawDesc = "" +
 	"\aRefused\x120\n" +
 	"\x05epoch\x18\x01 \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05epoch\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\x06R\x04life\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"@\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"r\n" +
 	"\x06Gather\x126\n" +
-	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\"\xe6\x02\n" +
+	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\x120\n" +
+	"\x05after\x18\x02 \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05after\"\x98\x03\n" +
 	"\x06Report\x126\n" +
 	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\x06R\x04life\x12\x10\n" +
@@ -2852,7 +2871,9 @@ const file_pkg_api_shardpb_shard_proto_rawDesc = "" +
 	"\x04more\x18\x06 \x01(\bR\x04more\x129\n" +
 	"\bdecision\x18\a \x01(\v2\x1d.slipstream.shard.v1.DecisionR\bdecision\x12\x1a\n" +
 	"\bsettling\x18\b \x01(\bR\bsettling\x120\n" +
-	"\x05floor\x18\t \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05floor\"B\n" +
+	"\x05floor\x18\t \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05floor\x120\n" +
+	"\x05after\x18\n" +
+	" \x01(\v2\x1a.slipstream.shard.v1.EpochR\x05after\"B\n" +
 	"\bOutdated\x126\n" +
 	"\aattempt\x18\x01 \x01(\v2\x1c.slipstream.shard.v1.AttemptR\aattempt\"\x85\x01\n" +
 	"\x05Grant\x126\n" +
@@ -3052,40 +3073,42 @@ var file_pkg_api_shardpb_shard_proto_depIdxs = []int32{
 	9,  // 38: slipstream.shard.v1.Abort.epoch:type_name -> slipstream.shard.v1.Epoch
 	9,  // 39: slipstream.shard.v1.Refused.epoch:type_name -> slipstream.shard.v1.Epoch
 	12, // 40: slipstream.shard.v1.Gather.attempt:type_name -> slipstream.shard.v1.Attempt
-	12, // 41: slipstream.shard.v1.Report.attempt:type_name -> slipstream.shard.v1.Attempt
-	9,  // 42: slipstream.shard.v1.Report.shown:type_name -> slipstream.shard.v1.Epoch
-	11, // 43: slipstream.shard.v1.Report.marks:type_name -> slipstream.shard.v1.Mark
-	13, // 44: slipstream.shard.v1.Report.decision:type_name -> slipstream.shard.v1.Decision
-	9,  // 45: slipstream.shard.v1.Report.floor:type_name -> slipstream.shard.v1.Epoch
-	12, // 46: slipstream.shard.v1.Outdated.attempt:type_name -> slipstream.shard.v1.Attempt
-	12, // 47: slipstream.shard.v1.Grant.attempt:type_name -> slipstream.shard.v1.Attempt
-	9,  // 48: slipstream.shard.v1.Grant.epoch:type_name -> slipstream.shard.v1.Epoch
-	12, // 49: slipstream.shard.v1.Decide.attempt:type_name -> slipstream.shard.v1.Attempt
-	13, // 50: slipstream.shard.v1.Decide.decision:type_name -> slipstream.shard.v1.Decision
-	12, // 51: slipstream.shard.v1.Decided.attempt:type_name -> slipstream.shard.v1.Attempt
-	9,  // 52: slipstream.shard.v1.Decided.epoch:type_name -> slipstream.shard.v1.Epoch
-	12, // 53: slipstream.shard.v1.Settled.attempt:type_name -> slipstream.shard.v1.Attempt
-	9,  // 54: slipstream.shard.v1.Settled.epoch:type_name -> slipstream.shard.v1.Epoch
-	1,  // 55: slipstream.shard.v1.DoRequest.part:type_name -> slipstream.shard.v1.Part
-	9,  // 56: slipstream.shard.v1.DoRequest.epoch:type_name -> slipstream.shard.v1.Epoch
-	32, // 57: slipstream.shard.v1.DoRequest.view:type_name -> slipstream.shard.v1.ViewSpec
-	35, // 58: slipstream.shard.v1.DoResponse.yield:type_name -> slipstream.shard.v1.Yield
-	33, // 59: slipstream.shard.v1.DoResponse.view:type_name -> slipstream.shard.v1.ViewFound
-	6,  // 60: slipstream.shard.v1.Shards.ListShards:input_type -> slipstream.shard.v1.ListShardsRequest
-	14, // 61: slipstream.shard.v1.Shards.Deliver:input_type -> slipstream.shard.v1.DeliverRequest
-	31, // 62: slipstream.shard.v1.Shards.Do:input_type -> slipstream.shard.v1.DoRequest
-	2,  // 63: slipstream.shard.v1.Shards.FixEpoch:input_type -> slipstream.shard.v1.FixEpochRequest
-	4,  // 64: slipstream.shard.v1.Shards.ReleaseEpoch:input_type -> slipstream.shard.v1.ReleaseEpochRequest
-	7,  // 65: slipstream.shard.v1.Shards.ListShards:output_type -> slipstream.shard.v1.ListShardsResponse
-	15, // 66: slipstream.shard.v1.Shards.Deliver:output_type -> slipstream.shard.v1.DeliverResponse
-	34, // 67: slipstream.shard.v1.Shards.Do:output_type -> slipstream.shard.v1.DoResponse
-	3,  // 68: slipstream.shard.v1.Shards.FixEpoch:output_type -> slipstream.shard.v1.FixEpochResponse
-	5,  // 69: slipstream.shard.v1.Shards.ReleaseEpoch:output_type -> slipstream.shard.v1.ReleaseEpochResponse
-	65, // [65:70] is the sub-list for method output_type
-	60, // [60:65] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	9,  // 41: slipstream.shard.v1.Gather.after:type_name -> slipstream.shard.v1.Epoch
+	12, // 42: slipstream.shard.v1.Report.attempt:type_name -> slipstream.shard.v1.Attempt
+	9,  // 43: slipstream.shard.v1.Report.shown:type_name -> slipstream.shard.v1.Epoch
+	11, // 44: slipstream.shard.v1.Report.marks:type_name -> slipstream.shard.v1.Mark
+	13, // 45: slipstream.shard.v1.Report.decision:type_name -> slipstream.shard.v1.Decision
+	9,  // 46: slipstream.shard.v1.Report.floor:type_name -> slipstream.shard.v1.Epoch
+	9,  // 47: slipstream.shard.v1.Report.after:type_name -> slipstream.shard.v1.Epoch
+	12, // 48: slipstream.shard.v1.Outdated.attempt:type_name -> slipstream.shard.v1.Attempt
+	12, // 49: slipstream.shard.v1.Grant.attempt:type_name -> slipstream.shard.v1.Attempt
+	9,  // 50: slipstream.shard.v1.Grant.epoch:type_name -> slipstream.shard.v1.Epoch
+	12, // 51: slipstream.shard.v1.Decide.attempt:type_name -> slipstream.shard.v1.Attempt
+	13, // 52: slipstream.shard.v1.Decide.decision:type_name -> slipstream.shard.v1.Decision
+	12, // 53: slipstream.shard.v1.Decided.attempt:type_name -> slipstream.shard.v1.Attempt
+	9,  // 54: slipstream.shard.v1.Decided.epoch:type_name -> slipstream.shard.v1.Epoch
+	12, // 55: slipstream.shard.v1.Settled.attempt:type_name -> slipstream.shard.v1.Attempt
+	9,  // 56: slipstream.shard.v1.Settled.epoch:type_name -> slipstream.shard.v1.Epoch
+	1,  // 57: slipstream.shard.v1.DoRequest.part:type_name -> slipstream.shard.v1.Part
+	9,  // 58: slipstream.shard.v1.DoRequest.epoch:type_name -> slipstream.shard.v1.Epoch
+	32, // 59: slipstream.shard.v1.DoRequest.view:type_name -> slipstream.shard.v1.ViewSpec
+	35, // 60: slipstream.shard.v1.DoResponse.yield:type_name -> slipstream.shard.v1.Yield
+	33, // 61: slipstream.shard.v1.DoResponse.view:type_name -> slipstream.shard.v1.ViewFound
+	6,  // 62: slipstream.shard.v1.Shards.ListShards:input_type -> slipstream.shard.v1.ListShardsRequest
+	14, // 63: slipstream.shard.v1.Shards.Deliver:input_type -> slipstream.shard.v1.DeliverRequest
+	31, // 64: slipstream.shard.v1.Shards.Do:input_type -> slipstream.shard.v1.DoRequest
+	2,  // 65: slipstream.shard.v1.Shards.FixEpoch:input_type -> slipstream.shard.v1.FixEpochRequest
+	4,  // 66: slipstream.shard.v1.Shards.ReleaseEpoch:input_type -> slipstream.shard.v1.ReleaseEpochRequest
+	7,  // 67: slipstream.shard.v1.Shards.ListShards:output_type -> slipstream.shard.v1.ListShardsResponse
+	15, // 68: slipstream.shard.v1.Shards.Deliver:output_type -> slipstream.shard.v1.DeliverResponse
+	34, // 69: slipstream.shard.v1.Shards.Do:output_type -> slipstream.shard.v1.DoResponse
+	3,  // 70: slipstream.shard.v1.Shards.FixEpoch:output_type -> slipstream.shard.v1.FixEpochResponse
+	5,  // 71: slipstream.shard.v1.Shards.ReleaseEpoch:output_type -> slipstream.shard.v1.ReleaseEpochResponse
+	67, // [67:72] is the sub-list for method output_type
+	62, // [62:67] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_pkg_api_shardpb_shard_proto_init() }

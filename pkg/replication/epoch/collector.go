@@ -51,6 +51,7 @@ type Collector struct {
 
 // copyView is what the collector knows of a copy. Without a report it knows nothing.
 type copyView struct {
+	// report is the last one, with the marks of those before it in this attempt.
 	report *Report
 	// missing: the site has no such copy.
 	missing bool
@@ -232,12 +233,25 @@ func (c *Collector) poll(now time.Duration) (effects []Effect) {
 		if c.views[i].decided {
 			continue
 		}
-		effects = append(effects, Send{s, Gather{c.attempt}}) // to hear of a restart, or of a higher attempt
+		effects = append(effects, c.gather(s)) // to hear of a restart, or of a higher attempt
 		if c.state == CollectorDeciding {
 			effects = append(effects, c.tell(s)...)
 		}
 	}
 	return effects
+}
+
+// gather asks a copy for what it has not reported yet.
+func (c *Collector) gather(s ShardID) Effect {
+	return Send{s, Gather{Attempt: c.attempt, After: c.view(s).last()}}
+}
+
+// last is the epoch of the last mark that was reported; zero without one.
+func (v *copyView) last() ID {
+	if v.report == nil || len(v.report.Marks) == 0 {
+		return ID{}
+	}
+	return v.report.Marks[len(v.report.Marks)-1].Epoch
 }
 
 func (c *Collector) tick(now time.Duration) []Effect {
@@ -263,22 +277,46 @@ func (c *Collector) reported(now time.Duration, from ShardID, r Report) []Effect
 	if v.report != nil && r.Seq <= v.report.Seq {
 		return nil
 	}
-	v.report, v.missing = &r, false
+	if !r.After.IsZero() && r.After != v.last() {
+		return nil // the answer to an earlier question
+	}
+	named := namedBy(r.Marks)
+	v.take(r)
+	var effects []Effect
+	if v.report.More && len(r.Marks) > 0 {
+		effects = append(effects, c.gather(from))
+	}
+	if c.know(named) {
+		effects = append(effects, c.poll(now)...)
+	}
+	return append(effects, c.evaluate(now)...)
+}
+
+// take takes a report. Within a life and an attempt a copy gets marks at the end only, and loses those before its
+// floor, and at the end those that it was told do not count (settle).
+func (v *copyView) take(r Report) {
 	if !r.Settling {
 		v.settled = nil
 	}
 	if v.settled != nil {
 		r.Marks = slices.DeleteFunc(r.Marks, func(m Mark) bool { return v.settled.Before(m.Epoch) })
 	}
-	var named []ShardID
-	for _, m := range r.Marks {
-		named = append(named, m.Config.Shards...)
+	if v.report != nil && !r.After.IsZero() {
+		r.Marks = append(v.report.Marks, r.Marks...)
 	}
-	var effects []Effect
-	if c.know(named) {
-		effects = c.poll(now)
+	r.Marks = slices.DeleteFunc(r.Marks, func(m Mark) bool { return m.Epoch.Before(r.Floor) })
+	v.report, v.missing = &r, false
+}
+
+// namedBy are the shards of the configurations of marks.
+func namedBy(marks []Mark) (list []ShardID) {
+	for i, m := range marks {
+		if i == 0 || !slices.Equal(m.Config.Shards, marks[i-1].Config.Shards) { // a configuration has many marks
+			list = append(list, m.Config.Shards...)
+		}
 	}
-	return append(effects, c.evaluate(now)...)
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // evaluate draws the conclusions from the reports.

@@ -32,11 +32,8 @@ func (c *Collector) required() (list []ShardID) {
 		if r == nil {
 			continue
 		}
-		for _, m := range r.Marks {
-			if !m.Epoch.Before(floor) {
-				list = append(list, m.Config.Shards...)
-			}
-		}
+		from, _ := slices.BinarySearchFunc(r.Marks, floor, func(m Mark, e ID) int { return m.Epoch.Compare(e) })
+		list = append(list, namedBy(r.Marks[from:])...)
 	}
 	slices.Sort(list)
 	list = slices.Compact(list)
@@ -52,31 +49,33 @@ func (c *Collector) givenUp(s ShardID) bool {
 // own shard, which is one of the epoch's.
 func (c *Collector) complete(without []ShardID) (last Mark, ok bool) {
 	floor := c.floor()
-	there := map[ID]int{}
 	for i, s := range c.copies {
 		r := c.views[i].report
 		if r == nil || slices.Contains(without, s) {
 			continue
 		}
-		for _, m := range r.Marks {
-			if there[m.Epoch]++; !m.Epoch.Before(floor) && (!ok || last.Epoch.Before(m.Epoch)) &&
-				there[m.Epoch] == needed(m.Config, without) {
+		for _, m := range slices.Backward(r.Marks) {
+			if m.Epoch.Before(floor) || ok && !last.Epoch.Before(m.Epoch) {
+				break
+			}
+			if c.marked(m, without) {
 				last, ok = m, true
+				break
 			}
 		}
 	}
 	return last, ok
 }
 
-// needed counts the marks that make an epoch complete.
-func needed(config Config, without []ShardID) int {
-	n := len(config.Shards)
-	for _, s := range without {
-		if config.Has(s) {
-			n--
+// marked reports whether all shards of a mark's epoch, but those without, have its mark.
+func (c *Collector) marked(m Mark, without []ShardID) bool {
+	return !slices.ContainsFunc(m.Config.Shards, func(s ShardID) bool {
+		if slices.Contains(without, s) {
+			return false
 		}
-	}
-	return n
+		v := c.view(s)
+		return v == nil || v.report == nil || !has(v.report, m.Epoch)
+	})
 }
 
 // reaches reports whether an epoch has what the promotion needs.

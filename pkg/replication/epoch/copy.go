@@ -185,7 +185,7 @@ func (c *Copy) Step(e CopyEvent) []Effect {
 			return []Effect{Reply{Outdated{c.promised}}}
 		}
 		c.promised = e.Gather.Attempt
-		return []Effect{Reply{c.report()}}
+		return []Effect{Reply{c.report(e.Gather.After)}}
 	case GrantReceived:
 		if g := e.Grant; c.follows(g.Attempt) == 0 && g.Life == c.life {
 			return c.show(g.Epoch)
@@ -227,17 +227,29 @@ func (c *Copy) mark(epoch ID) (Mark, bool) {
 	return c.marks[i], true
 }
 
-// MaxReportMarks bounds the marks of a report.
+// MaxReportMarks bounds the marks of a report: those of a minute. A copy has more if another one is away for longer.
 const MaxReportMarks = 256
 
-func (c *Copy) report() Report {
+// reportMarks is MaxReportMarks. Tests make it smaller.
+var reportMarks = MaxReportMarks
+
+// report is what the copy has, with marks past an epoch only.
+func (c *Copy) report(after ID) Report {
 	c.seq++
-	r := Report{Attempt: c.promised, Life: c.life, Seq: c.seq, Shown: c.shown, Floor: c.floor,
-		Settling: c.state == CopySettling, Marks: slices.Clone(c.marks), Decision: c.decision}
-	if len(r.Marks) > MaxReportMarks {
-		r.Marks, r.More = r.Marks[:MaxReportMarks], true
+	marks := past(c.marks, after)
+	n := min(len(marks), reportMarks)
+	return Report{Attempt: c.promised, Life: c.life, Seq: c.seq, Shown: c.shown, Floor: c.floor,
+		Settling: c.state == CopySettling, Marks: slices.Clone(marks[:n]), After: after, More: n < len(marks),
+		Decision: c.decision}
+}
+
+// past are the marks of later epochs than one.
+func past(marks []Mark, after ID) []Mark {
+	i, known := slices.BinarySearchFunc(marks, after, func(m Mark, e ID) int { return m.Epoch.Compare(e) })
+	if known {
+		i++
 	}
-	return r
+	return marks[i:]
 }
 
 func (c *Copy) durable(m Mark) {
@@ -295,14 +307,14 @@ func (c *Copy) decide(d Decide) []Effect {
 	answer := Reply{Decided{Attempt: d.Attempt, Life: c.life, Epoch: d.Decision.Epoch}}
 	if c.decision != nil {
 		if c.decision.Epoch != d.Decision.Epoch {
-			return []Effect{Reply{c.report()}} // no collector does that
+			return []Effect{Reply{c.report(ID{})}} // no collector does that
 		}
 		return []Effect{answer}
 	}
 	part := d.Decision.Has(c.id)
 	m, ok := c.mark(d.Decision.Epoch)
 	if part && (!ok || d.Decision.Epoch.Before(c.floor)) {
-		return []Effect{Reply{c.report()}} // no collector does that
+		return []Effect{Reply{c.report(ID{})}} // no collector does that
 	}
 	c.state, c.decision = CopyDecided, &d.Decision
 	effects := []Effect{PersistDecision{d.Decision}}

@@ -92,8 +92,12 @@ func (a Attempt) Compare(b Attempt) int {
 
 func (a Attempt) String() string { return fmt.Sprintf("%d.%x", a.Number, uint64(a.Run)) }
 
-// Gather asks a copy for a report, and to follow no lower attempt from now on.
-type Gather struct{ Attempt Attempt }
+// Gather asks a copy for a report, and to follow no lower attempt from now on. Marks up to After are known already; a
+// zero one asks for all.
+type Gather struct {
+	Attempt Attempt
+	After   ID
+}
 
 // Report is what a copy has.
 type Report struct {
@@ -104,9 +108,11 @@ type Report struct {
 	// Shown is the epoch that was granted last; zero before the first since the process started. Floor is the first one
 	// that the copy can still be cut at; zero if it never showed one.
 	Shown, Floor ID
-	// Marks are of Floor and later epochs, ascending, durable, of a copy that is whole at each boundary.
+	// Marks are of Floor and later epochs, ascending, durable, of a copy that is whole at each boundary. Those up to After
+	// are left out, as asked for.
 	Marks []Mark
-	// More: there are later marks, left out to bound the message.
+	After ID
+	// More: there are later marks, left out to bound the message. The next Gather asks for them.
 	More bool
 	// Settling: the copy is about to begin a resync, and asks for Settled.
 	Settling bool

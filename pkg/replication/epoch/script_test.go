@@ -22,7 +22,7 @@ import (
 //	        [config=(V,S...)] | ready from=N [life=L] [epoch=E] [boundary=B] |
 //	        committed from=N [life=L] [epoch=E] [acked=E] | refused from=N [life=L] [epoch=E] |
 //	        propose [add=(S...)] [remove=(S...)] [alone] | acked
-//	copy N gather [attempt=A] | grant epoch=E [attempt=A] [life=L] | decide epoch=E shards=(S...) [without=(S...)]
+//	copy N gather [attempt=A] [after=E] | grant epoch=E [attempt=A] [life=L] | decide epoch=E shards=(S...) [without=(S...)]
 //	        [attempt=A] [life=L] | settled epoch=E seq=N [attempt=A] [life=L] | mark epoch=E boundary=B [shards=(S...)] |
 //	        sync-wanted | sync-cancelled | sync-ended ordinal=N
 //	collector collect copies=(S...) | resign | promote [copies=(S...)] [without=(S...)] [at-least=(S@B...)] |
@@ -338,7 +338,7 @@ func (s *script) copy(w words, c *Copy, what string) {
 	var e CopyEvent
 	switch what {
 	case "gather":
-		e = GatherReceived{Gather{attempt}}
+		e = GatherReceived{Gather{Attempt: attempt, After: w.epoch("after", "0")}}
 	case "grant":
 		e = GrantReceived{Grant{attempt, life, epoch}}
 	case "decide":
@@ -392,7 +392,8 @@ func (s *script) collect(w words, what string) {
 	case "missing":
 		e = CopyMissing{ShardID(w.num("copy", 0))}
 	case "report":
-		e = ReportReceived{from, Report{Attempt: attempt, Life: life, Seq: w.num("seq", 1), Shown: w.epoch("shown", "0"),
+		e = ReportReceived{from, Report{Attempt: attempt, Life: life, Seq: w.num("seq", 1), After: w.epoch("after", "0"),
+			Shown: w.epoch("shown", "0"),
 			Floor: w.epoch("floor", w.key["shown"]), Marks: w.marks(from), More: w.has("more"),
 			Settling: w.has("settling"), Decision: w.decision()}}
 	case "outdated":

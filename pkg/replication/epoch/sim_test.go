@@ -57,6 +57,9 @@ func simulate(seed uint64) *world {
 	sizes := []int{1, 2, 2, 2, 3, 3, 3, 4, 5, 8, 16}
 	shards := sizes[choose.IntN(len(sizes))]
 	w := newWorld(seed, shards, 1+choose.IntN(min(shards, 4)))
+	// In most groups the marks of a copy do not fit into one report.
+	reportMarks = []int{1, 2, 5, MaxReportMarks}[choose.IntN(4)]
+	defer func() { reportMarks = MaxReportMarks }()
 	w.collect(0, Collect{})
 	for _, s := range w.shards[1:] { // most shards join at once
 		if choose.IntN(8) > 0 {
