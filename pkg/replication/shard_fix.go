@@ -185,8 +185,8 @@ func (s *Shard) openable() (list []epoch.Mark, err error) {
 			list = append(list, m.Mark)
 		}
 	}
-	// Of a primary the newest ones matter. The copies show the same epoch, or nearly, while one of them may have marks that
-	// are minutes ahead of another's.
+	// Of a primary the newest ones matter. Copies show nearly the same epoch, but one may have marks minutes ahead of
+	// another's.
 	from := max(0, len(list)-epoch.MaxReportMarks)
 	if shown := s.Progress().Shown; !shown.IsZero() {
 		at, _ := slices.BinarySearchFunc(list, shown, func(m epoch.Mark, e epoch.ID) int { return m.Epoch.Compare(e) })

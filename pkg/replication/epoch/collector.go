@@ -298,13 +298,16 @@ func (v *copyView) take(r Report) {
 	if !r.Settling {
 		v.settled = nil
 	}
-	if v.settled != nil {
-		r.Marks = slices.DeleteFunc(r.Marks, func(m Mark) bool { return v.settled.Before(m.Epoch) })
-	}
+	var marks []Mark
 	if v.report != nil && !r.After.IsZero() {
-		r.Marks = append(v.report.Marks, r.Marks...)
+		marks = v.report.Marks
 	}
-	r.Marks = slices.DeleteFunc(r.Marks, func(m Mark) bool { return m.Epoch.Before(r.Floor) })
+	for _, m := range r.Marks {
+		if v.settled == nil || !v.settled.Before(m.Epoch) {
+			marks = append(marks, m)
+		}
+	}
+	r.Marks = slices.DeleteFunc(marks, func(m Mark) bool { return m.Epoch.Before(r.Floor) })
 	v.report, v.missing = &r, false
 }
 

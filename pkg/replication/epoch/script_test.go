@@ -22,7 +22,8 @@ import (
 //	        [config=(V,S...)] | ready from=N [life=L] [epoch=E] [boundary=B] |
 //	        committed from=N [life=L] [epoch=E] [acked=E] | refused from=N [life=L] [epoch=E] |
 //	        propose [add=(S...)] [remove=(S...)] [alone] | acked
-//	copy N gather [attempt=A] [after=E] | grant epoch=E [attempt=A] [life=L] | decide epoch=E shards=(S...) [without=(S...)]
+//	copy N gather [attempt=A] [after=E] | grant epoch=E [attempt=A] [life=L] |
+//	       decide epoch=E shards=(S...) [without=(S...)]
 //	        [attempt=A] [life=L] | settled epoch=E seq=N [attempt=A] [life=L] | mark epoch=E boundary=B [shards=(S...)] |
 //	        sync-wanted | sync-cancelled | sync-ended ordinal=N
 //	collector collect copies=(S...) | resign | promote [copies=(S...)] [without=(S...)] [at-least=(S@B...)] |
