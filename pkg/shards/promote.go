@@ -143,6 +143,10 @@ func (n *Node) wish(r *runner, group string, lost []epoch.ShardID) {
 	})
 }
 
+// unseenPatience is how long a promotion waits for the node of a copy that does not answer. A node that starts may take
+// some seconds. One that is gone is not waited for: a person has to know which it is.
+const unseenPatience = 15 * time.Second
+
 func (n *Node) promoteAtEpoch(ctx context.Context, group string, lost []epoch.ShardID) error {
 	n.mu.Lock()
 	r := n.runners[group]
@@ -168,9 +172,14 @@ func (n *Node) promoteAtEpoch(ctx context.Context, group string, lost []epoch.Sh
 		}
 		done := len(places) > 0
 		// Also those that only the epochs name: a node that has just started does not tell of its shards yet.
-		for _, id := range without(shardsOf(places), lost) {
+		wanted := without(shardsOf(places), lost)
+		for _, id := range wanted {
 			p, seen := places[id]
 			done = done && seen && p.shard.role != core.RoleSecondary
+		}
+		if away := unseen(places, wanted); len(away) > 0 && time.Since(began) > unseenPatience {
+			return fmt.Errorf("%w; if a node is lost for good, leave its shard out (slipctl group promote --force --without)",
+				n.missing(group, away))
 		}
 		if done && (len(n.silentNodes()) == 0 || len(lost) > 0) {
 			return nil
