@@ -169,7 +169,8 @@ func TestPromotionWithoutALostCopy(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := by.Promote(ctx, "shop", true); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "--without") {
+	err := by.Promote(ctx, "shop", true)
+	if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "--without") {
 		t.Fatalf("promoted without a copy, or waited for it for too long: %v", err)
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), patience)
