@@ -346,12 +346,22 @@ func (c *Coordinator) committed(now time.Duration, from ShardID, m Committed) []
 		c.firstCut = c.epoch
 	}
 	c.failures, c.sure = 0, true
-	c.state, c.next = CoordinatorWaiting, max(now, c.begun+c.timing.Interval)
+	c.state, c.next = CoordinatorWaiting, max(now, c.begun+c.interval())
 	boundaries := make([]uint64, len(c.shards))
 	for i, v := range c.shards {
 		boundaries[i] = v.boundary
 	}
 	return []Effect{Completed{Epoch: c.epoch, Config: c.config, Boundaries: boundaries}}
+}
+
+// interval is how long an epoch takes until the next one begins. While the copy of a shard is away no epoch is complete
+// at the other site, and those of the other shards keep the marks of all: the more a copy lacks, the fewer there are.
+func (c *Coordinator) interval() time.Duration {
+	_, acked, ok := c.Acked()
+	if !ok || acked.IsZero() || acked.Number > c.number { // not known
+		return c.timing.Interval
+	}
+	return c.timing.pause(int(min((c.number-acked.Number)/MaxReportMarks, 64)))
 }
 
 // missing is the first shard that has not done its part of the epoch.
