@@ -74,12 +74,15 @@ func (r *results) measuredBy() string {
 		unique(commits), unique(modes), r.Machine, met, judged))
 }
 
-// long is the part of docs/performance.md: all results, ratios first.
+// long is the part of docs/performance.md: the results that have a target, ratios first. The notes have all of them.
 func (r *results) long() string {
 	var b strings.Builder
 	b.WriteString(r.measuredBy() + "\n\n" + wrap(tableNote) + "\n\n")
 	var ratios, figures [][]string
 	for _, l := range r.lines() {
+		if !l.targeted() {
+			continue
+		}
 		cells := append([]string{l.title}, l.short()...)
 		if l.ratio {
 			ratios = append(ratios, cells)
