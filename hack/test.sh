@@ -18,7 +18,7 @@ if [[ $EUID -eq 0 ]]; then
 fi
 
 # Never from the cache: tests build and run the commands, which the cache does not know to be part of them.
-args=(-json -timeout 20m -count=1 "${isolated[@]}")
+args=(-json -timeout 30m -count=1 "${isolated[@]}")
 patterns=("$@")
 [[ ${#patterns[@]} -gt 0 ]] || patterns=(./...)
 if [[ -n ${RACE:-} ]]; then
