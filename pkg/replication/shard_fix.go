@@ -3,7 +3,6 @@ package replication
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -109,8 +108,8 @@ func (s *Shard) FixEpoch(ctx context.Context, holder epoch.Life, at epoch.ID) ([
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(marks, func(m epoch.Mark) bool { return m.Epoch == at })
-	if i < 0 {
+	i, ok := epoch.FindMark(marks, at)
+	if !ok {
 		return nil, s.notOpenable(at, marks)
 	}
 	limit, _, err := s.endOf(marks[i].Boundary)
@@ -189,7 +188,7 @@ func (s *Shard) openable() (list []epoch.Mark, err error) {
 	// another's.
 	from := max(0, len(list)-epoch.MaxReportMarks)
 	if shown := s.Progress().Shown; !shown.IsZero() {
-		at, _ := slices.BinarySearchFunc(list, shown, func(m epoch.Mark, e epoch.ID) int { return m.Epoch.Compare(e) })
+		at, _ := epoch.FindMark(list, shown)
 		from = min(from, at)
 	}
 	return list[from:min(len(list), from+epoch.MaxReportMarks)], nil

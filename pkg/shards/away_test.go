@@ -3,7 +3,6 @@ package shards
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"testing"
 
 	"github.com/slipstream-storage/slipstream/pkg/replication"
@@ -55,16 +54,7 @@ func testCopyAway(t *testing.T, then string) {
 		if err := stays.node.Promote(ctx, "shop", true, 1); err != nil {
 			t.Fatal(err)
 		}
-		v, err := stays.group().Volume("v0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for k := uint64(0); k < w.next; k += 2 {
-			p := make([]byte, 8)
-			if _, err := v.ReadAt(p, int64(k/2)*blockBytes); err != nil || binary.LittleEndian.Uint64(p) != k+1 {
-				t.Fatalf("write %d is not there: %v", k+1, err)
-			}
-		}
+		w.wholeAt(stays)
 		return
 	}
 	away.start()

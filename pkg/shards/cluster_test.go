@@ -328,6 +328,22 @@ func (w *chain) write() error {
 	return nil
 }
 
+// wholeAt fails the test unless a node has all writes of the chain that are on its shard. The blocks were written once.
+func (w *chain) wholeAt(m *member) {
+	w.c.t.Helper()
+	v, err := m.group().Volume(fmt.Sprintf("v%d", m.number))
+	if err != nil {
+		w.c.t.Fatal(err)
+	}
+	n := uint64(len(w.c.sites[w.site]))
+	p := make([]byte, blockBytes)
+	for k := uint64(m.number); k < w.next; k += n {
+		if _, err := v.ReadAt(p, int64(k/n)*blockBytes); err != nil || binary.LittleEndian.Uint64(p) != k+1 {
+			w.c.t.Fatalf("write %d is not there: %v", k+1, err)
+		}
+	}
+}
+
 // check reads the copies at a site, and returns how many writes of a chain they have. A write whose cause is missing
 // fails the test.
 func (c *cluster) check(site string) uint64 {

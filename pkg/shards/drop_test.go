@@ -2,7 +2,6 @@ package shards
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -183,21 +182,12 @@ func TestPromotionWithoutALostCopy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i, m := range c.sites["b"][:2] {
+	for _, m := range c.sites["b"][:2] {
 		id, _ := m.group().Shard().Identity()
 		if id.Role != core.RolePrimary || !slices.Equal(id.Config.Shards, []epoch.ShardID{0, 1}) {
 			t.Errorf("node %s: %+v", m.Address(), id)
 		}
-		v, err := m.group().Volume(fmt.Sprintf("v%d", i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := make([]byte, blockBytes)
-		for k := uint64(i); k < w.next; k += 3 {
-			if _, err := v.ReadAt(p, int64(k/3)*blockBytes); err != nil || binary.LittleEndian.Uint64(p) != k+1 {
-				t.Fatalf("write %d is not there: %v", k+1, err)
-			}
-		}
+		w.wholeAt(m)
 	}
 	rest := &chain{c: c.part(0, 1), site: "b"}
 	for range 20 {

@@ -142,7 +142,7 @@ func common(marks map[epoch.ShardID][]epoch.Mark) (last epoch.Mark, ok bool) {
 }
 
 func hasMark(list []epoch.Mark, id epoch.ID) bool {
-	_, ok := slices.BinarySearchFunc(list, id, func(m epoch.Mark, id epoch.ID) int { return m.Epoch.Compare(id) })
+	_, ok := epoch.FindMark(list, id)
 	return ok
 }
 

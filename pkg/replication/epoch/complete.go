@@ -2,8 +2,13 @@ package epoch
 
 import "slices"
 
+// FindMark returns where the mark of an epoch is among marks that ascend, or would be, and whether it is there.
+func FindMark(marks []Mark, epoch ID) (at int, ok bool) {
+	return slices.BinarySearchFunc(marks, epoch, func(m Mark, e ID) int { return m.Epoch.Compare(e) })
+}
+
 func has(r *Report, epoch ID) bool {
-	_, ok := slices.BinarySearchFunc(r.Marks, epoch, func(m Mark, e ID) int { return m.Epoch.Compare(e) })
+	_, ok := FindMark(r.Marks, epoch)
 	return ok
 }
 
@@ -32,7 +37,7 @@ func (c *Collector) required() (list []ShardID) {
 		if r == nil {
 			continue
 		}
-		from, _ := slices.BinarySearchFunc(r.Marks, floor, func(m Mark, e ID) int { return m.Epoch.Compare(e) })
+		from, _ := FindMark(r.Marks, floor)
 		list = append(list, namedBy(r.Marks[from:])...)
 	}
 	slices.Sort(list)
@@ -85,8 +90,8 @@ func (c *Collector) reaches(epoch ID) bool {
 		if v == nil || v.report == nil {
 			return false
 		}
-		i := slices.IndexFunc(v.report.Marks, func(m Mark) bool { return m.Epoch == epoch })
-		if i < 0 || v.report.Marks[i].Boundary < ordinal {
+		i, marked := FindMark(v.report.Marks, epoch)
+		if !marked || v.report.Marks[i].Boundary < ordinal {
 			return false
 		}
 	}

@@ -220,7 +220,7 @@ func (c *Copy) Step(e CopyEvent) []Effect {
 func (c *Copy) follows(a Attempt) int { return a.Compare(c.promised) }
 
 func (c *Copy) mark(epoch ID) (Mark, bool) {
-	i, ok := slices.BinarySearchFunc(c.marks, epoch, func(m Mark, e ID) int { return m.Epoch.Compare(e) })
+	i, ok := FindMark(c.marks, epoch)
 	if !ok {
 		return Mark{}, false
 	}
@@ -245,7 +245,7 @@ func (c *Copy) report(after ID) Report {
 
 // past are the marks of later epochs than one.
 func past(marks []Mark, after ID) []Mark {
-	i, known := slices.BinarySearchFunc(marks, after, func(m Mark, e ID) int { return m.Epoch.Compare(e) })
+	i, known := FindMark(marks, after)
 	if known {
 		i++
 	}
