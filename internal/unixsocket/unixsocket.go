@@ -34,8 +34,13 @@ const (
 	dialTimeout = time.Second
 	// lockPatience bounds waiting for other processes that listen or close in the same directory. They take microseconds.
 	lockPatience = 5 * time.Second
-	lockInterval = 10 * time.Millisecond
+	interval     = 10 * time.Millisecond
 )
+
+// inUsePatience bounds waiting for a listener to go away. A process that was killed while it started a program may
+// leave a child that has not reached execve(2) yet, and holds all descriptors until then: that is the time in which
+// the kernel reads the program's first page. It is a variable for tests.
+var inUsePatience = 5 * time.Second
 
 // ErrInUse is returned when another process listens on the path.
 var ErrInUse = errors.New("another process listens there; stop it first, or choose another path")
@@ -50,14 +55,20 @@ func parse(endpoint string) (string, error) {
 }
 
 // Listen listens on an endpoint, which is written as unix:///path, unix:path or a path, in a directory that exists. A
-// socket that a killed process left there is replaced. A socket with a listener is ErrInUse. Errors name the path;
-// after an error nothing has changed, except that a stale socket may be gone.
+// socket that a killed process left there is replaced. A socket that still has a listener after five seconds is
+// ErrInUse. Errors name the path; after an error nothing has changed, except that a stale socket may be gone.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := parse(endpoint)
 	if err != nil {
 		return nil, err
 	}
-	l, err := listen(path)
+	l, err := backoff.Retry(context.Background(), func() (net.Listener, error) {
+		l, err := listen(path)
+		if err != nil && !errors.Is(err, ErrInUse) {
+			err = backoff.Permanent(err)
+		}
+		return l, err
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(interval)), backoff.WithMaxElapsedTime(inUsePatience))
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
@@ -129,7 +140,7 @@ func lockDir(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	every := backoff.NewConstantBackOff(lockInterval)
+	every := backoff.NewConstantBackOff(interval)
 	_, err = backoff.Retry(context.Background(), func() (struct{}, error) {
 		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {

@@ -4,17 +4,22 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	inUsePatience = 100 * time.Millisecond // most of the tests wait in vain
+	goleak.VerifyTestMain(m)
+}
 
 func mustListen(t *testing.T, path string) net.Listener {
 	t.Helper()
@@ -85,6 +90,36 @@ func TestKeepsLiveSocket(t *testing.T) {
 	}
 	if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
 		t.Fatalf("the socket was replaced: %v", err)
+	}
+}
+
+// TestWaitsForADyingProcess: a killed process's socket is open in its child for a moment, until that has become another
+// program.
+func TestWaitsForADyingProcess(t *testing.T) {
+	short := inUsePatience
+	inUsePatience = time.Minute
+	defer func() { inUsePatience = short }()
+	path := filepath.Join(t.TempDir(), "s")
+	killed, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.SetUnlinkOnClose(false)
+	f, err := killed.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("sleep", "0.3")
+	child.ExtraFiles = []*os.File{f}
+	if err := errors.Join(child.Start(), f.Close(), killed.Close()); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(child.Wait(), l.Close()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,13 +1,16 @@
 package blockdev
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"sync"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -18,7 +21,8 @@ var ErrLocked = errors.New("in use")
 
 // locker takes the locks of a pool. It is an interface because a pool in memory has no files that flock could take.
 type locker interface {
-	// tryLock takes a lock or fails with ErrLocked. Closing releases it.
+	// tryLock takes a lock, or fails with ErrLocked when another process still has it after lockPatience. Closing
+	// releases it.
 	tryLock(path string) (io.Closer, error)
 	// lock waits for a lock.
 	lock(path string) (io.Closer, error)
@@ -32,11 +36,22 @@ func lockerFor(fs vfs.FS) locker {
 }
 
 // flocker uses flock(2). The kernel releases a lock when its process ends, however it ends, so there is no stale
-// lock.
+// lock. One may outlive a killed process by a moment: see lockPatience.
 type flocker struct{}
 
+// lockPatience bounds waiting for another process's lock. A process that was killed while it started a program may
+// leave a child that has not reached execve(2) yet, and holds all descriptors, with their locks, until then: that is
+// the time in which the kernel reads the program's first page. It is a variable for tests.
+var lockPatience = 5 * time.Second
+
 func (flocker) tryLock(path string) (io.Closer, error) {
-	f, err := flock(path, unix.LOCK_EX|unix.LOCK_NB)
+	f, err := backoff.Retry(context.Background(), func() (*os.File, error) {
+		f, err := flock(path, unix.LOCK_EX|unix.LOCK_NB)
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			err = backoff.Permanent(err)
+		}
+		return f, err
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(10*time.Millisecond)), backoff.WithMaxElapsedTime(lockPatience))
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("%s is locked%s: %w; stop that process first", path, holder(path), ErrLocked)
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -19,6 +20,7 @@ func TestMain(m *testing.M) {
 		holdPool(arg)
 		return
 	}
+	lockPatience = 100 * time.Millisecond // most of the tests wait in vain
 	goleak.VerifyTestMain(m)
 }
 

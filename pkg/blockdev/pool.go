@@ -78,8 +78,8 @@ type Pool struct {
 }
 
 // OpenPool opens a pool for a kind of process until Close. The driver and the replicator create it when it is
-// missing; a second process of a kind gets ErrLocked, with the lock file's name. One that was there before is not
-// created again; see WithStateDir.
+// missing; a second process of a kind gets ErrLocked after five seconds, with the lock file's name. A pool that was
+// there before is not created again; see WithStateDir.
 func OpenPool(fsys vfs.FS, dir string, who Who, options ...PoolOption) (*Pool, error) {
 	var o poolOptions
 	for _, option := range options {

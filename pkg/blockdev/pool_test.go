@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -458,4 +459,25 @@ func TestPoolSpace(t *testing.T) {
 	if same, err := p.SameFileSystem("/pool/groups"); err != nil || !same {
 		t.Errorf("a directory of the pool is on another file system than the pool: %v", err)
 	}
+}
+
+// TestPoolLockOfADyingProcess: a killed driver's lock is held by its child for a moment, until that has become another
+// program.
+func TestPoolLockOfADyingProcess(t *testing.T) {
+	short := lockPatience
+	lockPatience = time.Minute
+	defer func() { lockPatience = short }()
+	dir := filepath.Join(t.TempDir(), "pool")
+	noErr(t, openPool(t, vfs.OS, dir, WhoDriver).Close())
+	killed, err := flocker{}.lock(filepath.Join(dir, "driver.lock"))
+	noErr(t, err)
+	f, ok := killed.(*os.File)
+	if !ok {
+		t.Fatalf("the lock is a %T", killed)
+	}
+	child := exec.Command("sleep", "0.3")
+	child.ExtraFiles = []*os.File{f}
+	noErr(t, errors.Join(child.Start(), killed.Close()))
+	openPool(t, vfs.OS, dir, WhoDriver)
+	noErr(t, child.Wait())
 }
