@@ -163,13 +163,27 @@ func (i *Image) Flush() error {
 		return *err
 	}
 	if err := i.f.Datasync(); err != nil {
-		err = fmt.Errorf("flush image %s: writes since the last flush may be lost; open it again: %w", i.path, err)
-		i.flushErr.CompareAndSwap(nil, &err)
-		return err
+		return i.flushFailed(err)
 	}
 	// One that failed while this one ran may have taken the dirty pages with it.
 	if err := i.flushErr.Load(); err != nil {
 		return *err
+	}
+	return nil
+}
+
+func (i *Image) flushFailed(err error) error {
+	err = fmt.Errorf("flush image %s: writes since the last flush may be lost; open it again: %w", i.path, err)
+	i.flushErr.CompareAndSwap(nil, &err)
+	return err
+}
+
+// WriteOut writes what is in the page cache of a range to the disk and waits for that, without a flush of the disk: the
+// next Flush has little to do, and other files' flushes wait less. It makes nothing durable. After it failed once,
+// Flush fails as well.
+func (i *Image) WriteOut(off, n int64) error {
+	if err := vfs.WriteOut(i.f, off, n); err != nil {
+		return i.flushFailed(err)
 	}
 	return nil
 }

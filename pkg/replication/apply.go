@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +19,9 @@ import (
 type applier struct {
 	g *Group
 	// mu keeps passes apart: the loop's, and those that promotion and demotion ask for.
-	mu sync.Mutex
+	mu passMutex
+	// pace is that of the loop's pass while it runs. Guarded by mu.
+	pace passPace
 	// work wakes the loop.
 	work signal
 	// stuck is why the last pass failed; nil if it did not.
@@ -39,13 +40,16 @@ func (a *applier) loop(ctx context.Context) {
 	ticker := time.NewTicker(g.cfg.ApplyInterval)
 	defer ticker.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+			// Three quarters leave time for the end of the pass before the next one.
+			err = a.applyDue(ctx, g.cfg.ApplyInterval/4*3)
 		case <-a.work:
+			err = a.applyDue(ctx, 0)
 		}
-		err := a.applyDue(ctx)
 		if err == nil {
 			a.stuck.Store(nil)
 			g.trimmer.work.send()
@@ -123,9 +127,11 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 	if err := g.points.extend(limit); err != nil {
 		return err
 	}
+	pace := a.pace
+	pace.began, pace.bytes = time.Now(), g.log.unappliedBytes(from)
 	cursor := g.journal.NewCursor(from)
 	defer cursor.Close()
-	touched := map[*Volume]bool{}
+	written := map[*Volume]*writeOut{}
 	at, appliedAt := from, int64(0)
 	var pieces []overlay.Piece
 	for at.Before(limit) {
@@ -149,6 +155,7 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 		for i := range records[:n] {
 			r := &records[i]
 			at, applied = r.End, r.Header.Ordinal
+			pace.done += r.End.Offset - r.Loc.Offset
 			if r.Header.Kind.TakesOrdinal() {
 				appliedAt = r.Header.UnixNanos
 			}
@@ -157,17 +164,19 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 				continue
 			}
 			pieces = v.overlay.Lookup(r.Header.Offset, int64(r.Header.Length), pieces[:0])
-			if err := v.applyRecord(r, pieces, limit); err != nil {
+			if written[v] == nil {
+				written[v] = &writeOut{image: v.image, pace: &pace}
+			}
+			if err := v.applyRecord(r, pieces, limit, written[v]); err != nil {
 				return err
 			}
 			g.views.applied(r)
-			touched[v] = true
 		}
 		if n < len(records) {
 			break // the rest became durable after the pass began; it is the next one's
 		}
 	}
-	for v := range touched {
+	for v := range written {
 		if err := v.image.Flush(); err != nil {
 			return fmt.Errorf("group %s: apply: sync image of volume %s: %w", g.Name(), v.id, err)
 		}
@@ -226,7 +235,7 @@ func touchesImage(k journal.Kind) bool {
 
 // applyRecord writes the pieces of a record that are its own to write, and takes them out of the index. A reader that
 // found a piece in the index before reads the same bytes from the journal.
-func (v *Volume) applyRecord(r *journal.Record, pieces []overlay.Piece, limit journal.Position) error {
+func (v *Volume) applyRecord(r *journal.Record, pieces []overlay.Piece, limit journal.Position, out *writeOut) error {
 	h := &r.Header
 	for _, p := range pieces {
 		newer := p.Found && p.Loc != r.Loc
@@ -241,6 +250,9 @@ func (v *Volume) applyRecord(r *journal.Record, pieces []overlay.Piece, limit jo
 			err = v.image.Zero(p.Off, p.Len)
 		default:
 			_, err = v.image.WriteAt(r.Data[p.Off-h.Offset:][:p.Len], p.Off)
+			if err == nil {
+				err = out.wrote(p.Off, p.Len)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("volume %s: apply ordinal %d at offset %d: %w", v.id, h.Ordinal, p.Off, err)
@@ -284,11 +296,16 @@ func (a *applier) applyExactly(ctx context.Context, limit journal.Position) erro
 	return err
 }
 
-// applyDue is apply without what is kept as history.
-func (a *applier) applyDue(ctx context.Context) error {
+// applyDue is apply without what is kept as history. It rests so that it takes about as long as given, unless a caller
+// comes to wait for it.
+func (a *applier) applyDue(ctx context.Context, over time.Duration) error {
 	g := a.g
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.pace = passPace{over: over, hurried: func() bool {
+		return len(a.work) > 0 || a.mu.waiting.Load() > 0 || ctx.Err() != nil
+	}}
+	defer func() { a.pace = passPace{} }()
 	if err := g.points.hold(); err != nil {
 		return err
 	}

@@ -4,7 +4,8 @@
 //
 //	write   write.go     record appended to the group's journal (page cache, log.go), indexed, acknowledged
 //	flush   flush.go     fdatasync(journal), one for all volumes of the group that wait
-//	apply   apply.go     durable records go to the images, in order, lazily, coalesced; then checkpoint.go
+//	apply   apply.go     durable records go to the images, in order, lazily, coalesced, at a pace that leaves the disk
+//	                     to the journal (apply_writeout.go); then checkpoint.go
 //	ship    ship.go      durable records go to the peer, in order, batched (sender.go); sync.go copies extents
 //	read    read.go      index of unapplied records first, else the image
 //	trim    trim.go      a segment goes when applied here, and acknowledged there or folded into the change map

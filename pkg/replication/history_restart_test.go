@@ -115,7 +115,7 @@ func TestHistoryKeepsItsTimeWithoutTheRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := copied.applier.applyDue(t.Context()); err != nil { // up to the begin of the segment behind that
+	if err := copied.applier.applyDue(t.Context(), 0); err != nil { // up to the begin of the segment behind that
 		t.Fatal(err)
 	}
 	before := copied.History()

@@ -259,8 +259,10 @@ func (p *preserved) rollBack(ctx context.Context, volumeID string, image *blockd
 		if data == nil {
 			return image.Discard(off, n)
 		}
-		_, err := image.WriteAt(data, off)
-		return err
+		if _, err := image.WriteAt(data, off); err != nil {
+			return err
+		}
+		return image.WriteOut(off, n) // the flush below shall not hold up those of the journals
 	})
 	if err == nil && image.Size() > kept.sizeBytes {
 		err = p.discardBehind(index, image, kept.sizeBytes)
