@@ -13,8 +13,8 @@ import (
 
 // The flush of the journal, which the application waits for, shares the disk with what apply writes into the images.
 // Were that left to the fdatasync at the end of a pass, thousands of pages would be in the disk's queue at once, and
-// the flush behind them. So a pass sends its pages to the disk a few at a time (writeOut), and a pass that nothing waits
-// for is spread over the time until the next one (passPace).
+// the flush behind them. So a pass sends its pages to the disk a few at a time (writeOut), and a pass that no caller
+// waits for is spread over the time until the next one (passPace).
 
 const (
 	// pacedPieces are how many writes into an image go to the disk together while there is time, hurriedPieces while there
