@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/internal/testsite"
 	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/internal/workload"
@@ -160,10 +161,8 @@ func (d *demo) openTail(ctx context.Context, s *testsite.Site, sh *shop) (*shop,
 			snapshots[snapshot.GetVolumeId()] = snapshot.GetSnapshotId()
 			ready = ready && snapshot.GetState() == "ready"
 		}
-		select {
-		case <-wayCtx.Done():
+		if !pause.For(wayCtx, 100*time.Millisecond) {
 			return nil, fmt.Errorf("the snapshots of the tail are not ready: %w", wayCtx.Err())
-		case <-time.After(100 * time.Millisecond):
 		}
 	}
 	return openParts(wayCtx, s, sh, "tail", snapshots)

@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/watchlist"
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/pause"
 )
 
 // interval is the time between two attempts; the next one is up to as much later.
@@ -87,11 +89,7 @@ func (p *patient) reach(ctx context.Context, call func() error) error {
 		if !away {
 			klog.V(2).InfoS("The API server cannot be reached; it is tried until it can", "err", err)
 		}
-		timer := time.NewTimer(p.interval + rand.N(p.interval))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause.For(ctx, p.interval+rand.N(p.interval)) {
 			return err
 		}
 	}

@@ -18,6 +18,8 @@ import (
 	"github.com/chromedp/cdproto/network"
 	cdpruntime "github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/slipstream-storage/slipstream/internal/pause"
 )
 
 // ScreenshotsEnv names a directory for screenshots.
@@ -220,10 +222,8 @@ func (b *Browser) Look(t *testing.T, address string, view View, ready, screensho
 		if is {
 			break
 		}
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, 50*time.Millisecond) {
 			t.Fatalf("%s, %v: %s is not true in time", address, view, ready)
-		case <-time.After(50 * time.Millisecond):
 		}
 	}
 	p.Overlaps, err = chromedp.Run(ctx, chromedp.Evaluate[[]string](overlaps))

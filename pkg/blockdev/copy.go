@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -242,12 +243,7 @@ func (c *ImageCopy) copy(ctx context.Context, from, to vfs.File) error {
 
 // rest waits for as long as a chunk took, or until ctx ends.
 func rest(ctx context.Context, took time.Duration) {
-	timer := time.NewTimer(min(took, maxCopyRest))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	pause.For(ctx, min(took, maxCopyRest))
 }
 
 // syncAndReport makes what is copied durable and tells.

@@ -21,6 +21,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/kubewatch"
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
 )
 
@@ -112,9 +113,7 @@ func (k *Kubernetes) Follow(ctx context.Context, update func(map[string]string))
 	}()
 	// Half of what there is would make the other half look like nodes that do not exist.
 	for !slices.HasSynced() || !nodes.HasSynced() {
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
+		if !pause.For(ctx, 50*time.Millisecond) {
 			return nil
 		}
 	}

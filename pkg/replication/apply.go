@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
@@ -67,7 +68,7 @@ func (a *applier) loop(ctx context.Context) {
 		a.stuck.Store(&err)
 		g.log.room.send()
 		klog.ErrorS(err, "Applying to the images failed; it is tried again", "group", g.Name())
-		if !sleep(ctx, g.cfg.ApplyInterval) {
+		if !pause.For(ctx, g.cfg.ApplyInterval) {
 			return
 		}
 	}

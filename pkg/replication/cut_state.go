@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
@@ -324,7 +325,7 @@ func (c *cuts) loop(ctx context.Context) {
 			c.opMu.Unlock()
 			if err != nil {
 				klog.ErrorS(err, "Bringing snapshots' records up to date failed; it is tried again", "group", c.g.Name())
-				sleep(ctx, c.g.cfg.ApplyInterval)
+				pause.For(ctx, c.g.cfg.ApplyInterval)
 			}
 			unsettled = err != nil
 		}
@@ -343,7 +344,7 @@ func (c *cuts) loop(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			klog.ErrorS(err, "Copying a snapshot failed; that is noted as soon as it can be", "group", c.g.Name(),
 				"snapshot", next.target.SnapshotID)
-			sleep(ctx, c.g.cfg.ApplyInterval)
+			pause.For(ctx, c.g.cfg.ApplyInterval)
 		}
 		unsettled = unsettled || done
 	}
@@ -354,7 +355,7 @@ func (c *cuts) pacedStep(ctx context.Context, running *imageCopy) (done bool, er
 	began := c.g.cfg.Now()
 	done, err = running.step(ctx)
 	if took := c.g.cfg.Now().Sub(began); !done && err == nil && took > 0 {
-		sleep(ctx, min(took, maxCopyRest))
+		pause.For(ctx, min(took, maxCopyRest))
 	}
 	return done, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -85,7 +86,7 @@ func (g *Group) tellOfDepartures() {
 		told, known := g.core.Told()
 		g.mu.Unlock()
 		streams := state == core.StateStreaming || state == core.StateSyncing
-		if !streams || known && told >= g.journal.Head() || !sleep(ctx, rolePoll) {
+		if !streams || known && told >= g.journal.Head() || !pause.For(ctx, rolePoll) {
 			return
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"k8s.io/klog/v2"
 
@@ -303,15 +302,3 @@ func (g *Group) rollJournal() error {
 
 // at returns the member with an index, or nil.
 func (ms *members) at(index uint32) *Volume { return (*ms.list.Load())[index] }
-
-// sleep waits for d, or less when the context ends; it reports whether the context still runs.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
@@ -107,7 +108,7 @@ func (s *Site) startRegister() {
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		for sleep(ctx, registerInterval) {
+		for pause.For(ctx, registerInterval) {
 			s.mu.Lock()
 			s.noteGroupsLocked()
 			s.mu.Unlock()

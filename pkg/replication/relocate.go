@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 )
@@ -185,7 +186,7 @@ func (h *handover) awaitWholeCopy(ctx context.Context) error {
 		if attached := g.members.attached(); len(attached) > 0 {
 			return nil // the demotion says so at once
 		}
-		if !sleep(ctx, rolePoll) {
+		if !pause.For(ctx, rolePoll) {
 			return fmt.Errorf("group %s: %s is not connected or has no whole copy (%s); nothing was changed; look with %s: %w",
 				m.Name, m.Peer, state, core.Command{Site: m.Site, Verb: core.CommandStatus, Name: m.Name}, ctx.Err())
 		}
@@ -211,7 +212,7 @@ func (h *handover) promoteWithin(ctx context.Context, force bool) (*core.Loss, e
 			}
 		}
 		loss, err := h.g.Promote(force)
-		if !errors.Is(err, core.ErrPrecondition) || !h.mayBeGranted(err, began) || !sleep(ctx, rolePoll) {
+		if !errors.Is(err, core.ErrPrecondition) || !h.mayBeGranted(err, began) || !pause.For(ctx, rolePoll) {
 			return loss, err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -377,7 +378,7 @@ func (s *Shard) startPromotion(mark epoch.Mark) {
 				return
 			}
 			klog.ErrorS(err, "The promotion of a shard is decided, and is tried again", "group", s.g.Name(), "epoch", mark.Epoch)
-			if !sleep(s.g.ctx, time.Second) {
+			if !pause.For(s.g.ctx, time.Second) {
 				return
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -155,7 +156,7 @@ func (s *Shard) waitShown(ctx context.Context, at epoch.ID) error {
 			return fmt.Errorf("%w: the copy of group %s has not heard that epoch %d is complete", core.ErrNotYet, s.g.Name(),
 				at.Number)
 		}
-		if !sleep(ctx, fixPoll) {
+		if !pause.For(ctx, fixPoll) {
 			return ctx.Err()
 		}
 	}

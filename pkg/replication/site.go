@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/lograte"
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/clocks"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -368,7 +369,7 @@ func (s *Site) addLocked(meta core.Meta) (*Group, error) {
 func (g *Group) WaitFor(ctx context.Context, condition func() bool) error {
 	const interval = 5 * time.Millisecond
 	for !condition() {
-		if !sleep(ctx, interval) {
+		if !pause.For(ctx, interval) {
 			return ctx.Err()
 		}
 	}

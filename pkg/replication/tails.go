@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -202,7 +203,7 @@ func (ys *yields) awaitSnapshot(ctx context.Context, id string) error {
 				"repeat %s", g.Name(), id, rec.SourceVolumeID, rec.FailReason,
 				core.Command{Site: g.cfg.Site, Verb: core.CommandYield, Name: g.Name()})
 		}
-		if !sleep(ctx, 10*time.Millisecond) {
+		if !pause.For(ctx, 10*time.Millisecond) {
 			return ctx.Err()
 		}
 		if g.ctx.Err() != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
@@ -146,7 +147,7 @@ func (s *verifyServer) hold(ctx context.Context, step uint64) error {
 func (s *verifyServer) preserve(ctx context.Context, at *linkpb.VerifyAt) error {
 	g := s.g
 	for g.journal.Durable() < at.Ordinal || !g.shard.mayApply(at.Ordinal) {
-		if !sleep(ctx, g.cfg.CommitInterval) {
+		if !pause.For(ctx, g.cfg.CommitInterval) {
 			if g.journal.Durable() >= at.Ordinal {
 				return fmt.Errorf("no complete epoch of the group has ordinal %d within %v at site %s; see that the nodes of all "+
 					"shards run (slipctl group status)", at.Ordinal, verifyHold, g.cfg.Site)

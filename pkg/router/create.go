@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/api/locatepb"
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 	"github.com/slipstream-storage/slipstream/pkg/plugin"
@@ -76,9 +77,7 @@ func (s *controllerServer) CreateVolume(ctx context.Context,
 		if leased || attempt == leaseAttempts || status.Code(err) != codes.Aborted {
 			return response, err
 		}
-		select {
-		case <-time.After(20*time.Millisecond + rand.N(100*time.Millisecond)):
-		case <-ctx.Done():
+		if !pause.For(ctx, 20*time.Millisecond+rand.N(100*time.Millisecond)) {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/api/shardpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
@@ -40,7 +41,7 @@ func (n *Node) Demote(ctx context.Context, group string) (epoch.ID, error) {
 			return step.Epoch, nil
 		case len(step.Close) > 0:
 			err = n.closeWrites(ctx, group, places, step.Close)
-			if errors.Is(err, core.ErrNotYet) && sleep(ctx, closePoll) {
+			if errors.Is(err, core.ErrNotYet) && pause.For(ctx, closePoll) {
 				continue
 			}
 		case step.Cut:
@@ -91,22 +92,12 @@ func (n *Node) closeWrites(ctx context.Context, group string, places map[epoch.S
 // cut asks for an epoch, and waits for a moment.
 func (n *Node) cut(ctx context.Context, group string, places map[epoch.ShardID]place) error {
 	n.hurry(ctx, group, places)
-	if !sleep(ctx, cutPoll) {
+	if !pause.For(ctx, cutPoll) {
 		return fmt.Errorf("group %s: no shard takes writes, and there is no epoch yet that has everything, since not all "+
 			"shards are in one or not all nodes reach each other%s; repeat the demotion, or take it back by promoting the "+
 			"group here: %w", group, n.silence(), ctx.Err())
 	}
 	return nil
-}
-
-// sleep waits, and reports false if the context ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // mustTakeBack reports whether a demotion of the group has begun, and no other site has taken over.

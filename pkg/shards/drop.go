@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/api/shardpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -58,7 +59,7 @@ func (n *Node) Drop(ctx context.Context, group string, id epoch.ShardID, lost bo
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, core.ErrNotYet) || !sleep(ctx, dropPoll) {
+		if !errors.Is(err, core.ErrNotYet) || !pause.For(ctx, dropPoll) {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/api/shardpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
@@ -52,7 +53,7 @@ func (n *Node) Fix(ctx context.Context, group string) (*Fixed, error) {
 		if err == nil {
 			return f, nil
 		}
-		if !errors.Is(err, core.ErrNotYet) || time.Since(began) > fixPatience || !sleep(ctx, fixInterval) {
+		if !errors.Is(err, core.ErrNotYet) || time.Since(began) > fixPatience || !pause.For(ctx, fixInterval) {
 			f.Release()
 			return nil, err
 		}

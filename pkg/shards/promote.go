@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/api/shardpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -54,7 +55,7 @@ const arrivalPoll = 100 * time.Millisecond
 func (n *Node) PromotePatiently(ctx context.Context, group string, patience time.Duration) error {
 	for began := time.Now(); ; {
 		err := n.Promote(ctx, group, false)
-		if !errors.Is(err, core.ErrNotYet) || time.Since(began) >= patience || !sleep(ctx, arrivalPoll) {
+		if !errors.Is(err, core.ErrNotYet) || time.Since(began) >= patience || !pause.For(ctx, arrivalPoll) {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev/keeper"
@@ -250,12 +251,8 @@ func (s *Service) adoptLoop() {
 			s.adoptLater()
 			return
 		}
-		t := time.NewTimer(adoptInterval)
-		select {
-		case <-s.ctx.Done():
-			t.Stop()
+		if !pause.For(s.ctx, adoptInterval) {
 			return
-		case <-t.C:
 		}
 	}
 }
@@ -292,12 +289,8 @@ func (s *Service) adoptLater() {
 				s.adoptAll(entries)
 			}
 		}
-		t := time.NewTimer(adoptLaterInterval)
-		select {
-		case <-s.ctx.Done():
-			t.Stop()
+		if !pause.For(s.ctx, adoptLaterInterval) {
 			return
-		case <-t.C:
 		}
 	}
 }

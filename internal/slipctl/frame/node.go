@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -130,10 +131,8 @@ func (c *CLI) WithDriver(ctx context.Context, f func(context.Context, *grpc.Clie
 				"Is it running? Its --endpoint is what --driver has to name here.")
 		}
 		fmt.Fprintf(c.Err, "waiting: %s\n", status.Convert(err).Message())
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, driverPause) {
 			return err
-		case <-time.After(driverPause):
 		}
 	}
 }

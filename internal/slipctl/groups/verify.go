@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/internal/slipctl/frame"
 	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
@@ -82,10 +83,8 @@ func (c *cli) waitVerified(ctx context.Context, sidecar sidecarpb.SidecarClient,
 			fmt.Fprintf(c.Err, "%s  %s  compared %s of %s\n", now.Format("15:04:05"), name, frame.FormatBytes(v.GetDoneBytes()),
 				frame.FormatBytes(v.GetTotalBytes()))
 		}
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, WaitInterval) {
 			return nil, ctx.Err()
-		case <-time.After(WaitInterval):
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/internal/site"
 	"github.com/slipstream-storage/slipstream/internal/slipctl/frame"
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
@@ -178,14 +179,12 @@ func (c *cli) siteWait() *cobra.Command {
 				if err == nil {
 					return c.Say(frame.Fields{"ready": true}, "keeper, replicator and driver serve")
 				}
-				select {
-				case <-ctx.Done():
+				if !pause.For(ctx, 100*time.Millisecond) {
 					if cmd.Context().Err() != nil {
 						return cmd.Context().Err()
 					}
 					message, _ := frame.Explain(err)
 					return frame.Latef("after %v: %s", timeout, message)
-				case <-time.After(100 * time.Millisecond):
 				}
 			}
 		},

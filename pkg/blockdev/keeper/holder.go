@@ -11,6 +11,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/pause"
 )
 
 const (
@@ -242,10 +244,8 @@ func (h *Holder) retry(ctx context.Context, f func() error) error {
 		if err == nil || errors.Is(err, ErrFull) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, b.NextBackOff()) {
 			return errors.Join(ctx.Err(), err)
-		case <-time.After(b.NextBackOff()):
 		}
 	}
 }
@@ -280,10 +280,7 @@ func keepSession(ctx context.Context, session func(ready func()) error, away fun
 			away(err)
 			lost = true
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(b.NextBackOff()):
-		}
+		pause.For(ctx, b.NextBackOff())
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/slipstream-storage/slipstream/internal/pause"
 )
 
 const (
@@ -74,10 +76,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			}
 			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) {
 				klog.ErrorS(err, "Keeper cannot accept a connection")
-				select {
-				case <-ctx.Done():
-				case <-time.After(100 * time.Millisecond):
-				}
+				pause.For(ctx, 100*time.Millisecond)
 				continue
 			}
 			return fmt.Errorf("keeper: accept on %s: %w", l.Addr(), err)

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/host"
 )
@@ -82,10 +83,8 @@ func (d *Attacher) detachShimmedOrphan(ctx context.Context, volumeID string, dev
 		}
 		klog.V(2).InfoS("A loop device that is left over cannot be detached yet", "device", device.Path, "volume", volumeID,
 			"err", err)
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, orphanRetryInterval) {
 			return
-		case <-time.After(orphanRetryInterval):
 		}
 	}
 }
