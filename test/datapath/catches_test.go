@@ -63,7 +63,10 @@ func TestCatchesRequestsThatAreNotResent(t *testing.T) {
 	load := startLoad(t, dev, 64<<20)
 	defer load.abandon()
 	caughtUpSoon(t, ctx, p, "kill")
-	for range kills {
+	// A kill is noticed if the replicator had taken a request at that moment and not answered it. On a busy machine it
+	// seldom has: requests then wait for a processor. So it is killed as often as there is time for.
+	killed := 0
+	for began := time.Now(); time.Since(began) < time.Minute; killed++ {
 		if err := p.A.Replicator().Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -73,11 +76,11 @@ func TestCatchesRequestsThatAreNotResent(t *testing.T) {
 		if err := p.A.WaitReady(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if load.measure(quiet) == 0 {
+		if !load.goesOn(quiet) {
 			return // what was in flight at the kill is lost: the load hangs forever
 		}
 	}
-	t.Errorf("the load outlived %d kills although nothing is resent: the test of G5 would not notice", kills)
+	t.Errorf("the load outlived %d kills although nothing is resent: the test of G5 would not notice", killed)
 }
 
 // TestCatchesADeadKeeper shows that the keeper is what carries a volume over the death of the others: dead with the

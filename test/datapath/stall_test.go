@@ -167,6 +167,16 @@ func (l *load) measure(d time.Duration) float64 {
 	return float64(l.flushed.Load()-n) / time.Since(start).Seconds()
 }
 
+// goesOn waits for the next flushed write, for a time at most, and reports whether there was one.
+func (l *load) goesOn(patience time.Duration) bool {
+	for began, n := time.Now(), l.flushed.Load(); l.flushed.Load() == n; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > patience {
+			return false
+		}
+	}
+	return true
+}
+
 // abandon lets writers go that hang in the kernel; they end when their device is taken away.
 func (l *load) abandon() { l.once.Do(func() { close(l.stop) }) }
 

@@ -16,9 +16,9 @@ import (
 )
 
 // A group over several nodes in mode loop: a writer on each node, which is told by a message of another node's writer
-// when to write. So each write is caused by the one before it, on another node. Writes are durable when they are
-// answered. After the loss of the first site, a copy that shows a write has to show all writes before it, wherever they
-// are.
+// when to write. So each write is caused by the one before it, on another node. Several such chains run at once. Writes
+// are durable when they are answered. After the loss of the first site, a copy that shows a write has to show all
+// writes of its chain before it, wherever they are.
 
 // shardSites are two sites of several nodes each. Pair i is node i of both.
 type shardSites struct {
@@ -84,8 +84,8 @@ type shardRound struct {
 	volumes []*testsite.Volume
 	devices []*device
 
-	// messages carry the number of the next write to a node's writer.
-	messages []chan uint64
+	// messages carry the number of the next write of a chain to a node's writer, by node and chain.
+	messages [][]chan uint64
 	stop     chan struct{}
 	wg       sync.WaitGroup
 	mu       sync.Mutex
@@ -97,9 +97,20 @@ type shardRound struct {
 // Bounds of a round.
 const (
 	shardRoundTimeout = 2 * time.Minute
-	shardVolumeBytes  = 8 << 20
-	shardWrites       = shardVolumeBytes / blockBytes
+	shardVolumeBytes  = 32 << 20
+	// shardChains is how many writes are under way. An epoch ends at an instant, so one chain alone seldom has one of its
+	// writes there, least of all on a slow machine.
+	shardChains = 4
+	shardWrites = shardVolumeBytes / blockBytes / shardChains
 )
+
+// shardDelays are those of the ways between the nodes, in milliseconds. The longest is longer than a write takes on a
+// busy machine, and two of it are shorter than writers are held for an epoch.
+var shardDelays = []int{0, 1, 3, 10}
+
+func (r *shardRound) delay() time.Duration {
+	return time.Duration(shardDelays[r.rng.IntN(len(shardDelays))]) * time.Millisecond
+}
 
 // shardResult is what a round found out.
 type shardResult struct {
@@ -122,11 +133,17 @@ func (s *shardSites) round(ctx context.Context, seed uint64) (result shardResult
 		return result, err
 	}
 	for i := range s.pairs {
-		r.messages = append(r.messages, make(chan uint64, 1))
-		rng := rand.New(rand.NewPCG(seed, uint64(i)+1))
-		r.wg.Go(func() { r.write(i, rng) })
+		var messages []chan uint64
+		for chain := range shardChains {
+			messages = append(messages, make(chan uint64, 1))
+			rng := rand.New(rand.NewPCG(seed, uint64(1+i*shardChains+chain)))
+			r.wg.Go(func() { r.write(i, chain, rng) })
+		}
+		r.messages = append(r.messages, messages)
 	}
-	r.messages[0] <- 1
+	for chain := range shardChains {
+		r.messages[r.rng.IntN(len(s.pairs))][chain] <- 1
+	}
 	for range 2 + r.rng.IntN(4) {
 		if err := r.event(); err != nil {
 			return result, err
@@ -142,7 +159,7 @@ func (r *shardRound) create() error {
 	parameters := testsite.Replicable()
 	parameters["slipstream.dev/order"] = "ack"
 	for _, way := range r.sites.ways {
-		way.SetDelay(time.Duration(r.rng.IntN(4)) * time.Millisecond)
+		way.SetDelay(r.delay())
 	}
 	for i, p := range r.sites.pairs {
 		r.sites.links[i].Heal()
@@ -186,13 +203,14 @@ func (r *shardRound) create() error {
 	return nil
 }
 
-// write is the writer of a node. Write k goes to block k of its volume, and then any other node's writer is told.
-func (r *shardRound) write(node int, rng *rand.Rand) {
+// write is the writer of a node for a chain. Write k goes to block k of the chain's part of its volume, and then any
+// other node's writer is told.
+func (r *shardRound) write(node, chain int, rng *rand.Rand) {
 	buf := alignedBuffer(blockBytes)
 	for {
 		var k uint64
 		select {
-		case k = <-r.messages[node]:
+		case k = <-r.messages[node][chain]:
 		case <-r.stop:
 			return
 		}
@@ -201,7 +219,7 @@ func (r *shardRound) write(node int, rng *rand.Rand) {
 		}
 		binary.LittleEndian.PutUint64(buf, r.seed)
 		binary.LittleEndian.PutUint64(buf[8:], k)
-		if _, err := r.devices[node].f.WriteAt(buf, int64(k)*blockBytes); err != nil {
+		if _, err := r.devices[node].f.WriteAt(buf, (int64(chain)*shardWrites+int64(k))*blockBytes); err != nil {
 			r.mu.Lock()
 			if r.broken == nil && !r.ending {
 				r.broken = fmt.Errorf("seed %d: an I/O error at node %d of the primary: %w", r.seed, node, err)
@@ -210,7 +228,7 @@ func (r *shardRound) write(node int, rng *rand.Rand) {
 			return
 		}
 		r.mu.Lock()
-		r.answered = k
+		r.answered++
 		r.mu.Unlock()
 		if rng.IntN(2) == 0 {
 			select {
@@ -219,7 +237,7 @@ func (r *shardRound) write(node int, rng *rand.Rand) {
 				return
 			}
 		}
-		r.messages[(node+1+rng.IntN(len(r.messages)-1))%len(r.messages)] <- k + 1
+		r.messages[(node+1+rng.IntN(len(r.messages)-1))%len(r.messages)][chain] <- k + 1
 	}
 }
 
@@ -242,7 +260,7 @@ func (r *shardRound) event() error {
 	case 3:
 		return r.restart(pair.B)
 	default:
-		r.sites.ways[r.rng.IntN(len(r.sites.ways))].SetDelay(time.Duration(r.rng.IntN(4)) * time.Millisecond)
+		r.sites.ways[r.rng.IntN(len(r.sites.ways))].SetDelay(r.delay())
 	}
 	return nil
 }
@@ -320,9 +338,12 @@ func (r *shardRound) disaster() (result shardResult, err error) {
 	return result, r.clear()
 }
 
-// judge reads the copies, and returns how many writes they have: all up to one, or it is a violation.
-func (r *shardRound) judge() (last uint64, err error) {
-	have := map[uint64]bool{}
+// judge reads the copies, and returns how many writes they have: all of a chain up to one, or it is a violation.
+func (r *shardRound) judge() (total uint64, err error) {
+	var have [shardChains]map[uint64]bool
+	for chain := range have {
+		have[chain] = map[uint64]bool{}
+	}
 	for i, p := range r.sites.pairs {
 		path, err := p.B.Mount(r.ctx, r.volumes[i])
 		if err != nil {
@@ -334,19 +355,24 @@ func (r *shardRound) judge() (last uint64, err error) {
 		}
 		for off := 0; off+blockBytes <= len(content); off += blockBytes {
 			if binary.LittleEndian.Uint64(content[off:]) == r.seed {
-				k := binary.LittleEndian.Uint64(content[off+8:])
-				have[k] = true
-				last = max(last, k)
+				have[off/blockBytes/shardWrites][binary.LittleEndian.Uint64(content[off+8:])] = true
 			}
 		}
 	}
-	for k := uint64(1); k <= last; k++ {
-		if !have[k] {
-			return last, fmt.Errorf("%w: seed %d: the copies show write %d, and not write %d that caused it", errViolation,
-				r.seed, last, k)
+	for chain, have := range have {
+		var last uint64
+		for k := range have {
+			last = max(last, k)
 		}
+		for k := uint64(1); k <= last; k++ {
+			if !have[k] {
+				return 0, fmt.Errorf("%w: seed %d, chain %d: the copies show write %d, and not write %d that caused it",
+					errViolation, r.seed, chain, last, k)
+			}
+		}
+		total += last
 	}
-	return last, nil
+	return total, nil
 }
 
 // errViolation: the order of writes is broken.
