@@ -384,8 +384,8 @@ func (c *cluster) promote(site string, by int, force bool) {
 	}
 }
 
-// delayMessages delays messages between nodes: by milliseconds, and now and then the commit of an epoch for longer than
-// answers are held.
+// delayMessages delays messages between nodes: by milliseconds, half of them for longer than a write takes on a busy
+// machine, and now and then the commit of an epoch for longer than answers are held.
 func (c *cluster) delayMessages(rng *rand.Rand) {
 	var mu sync.Mutex
 	draw := func(n int) int {
@@ -396,7 +396,7 @@ func (c *cluster) delayMessages(rng *rand.Rand) {
 	for _, m := range c.sites["a"] {
 		m.mu.Lock()
 		m.deliver = func(r *shardpb.DeliverRequest) error {
-			time.Sleep(time.Duration(draw(4)) * time.Millisecond)
+			time.Sleep([]time.Duration{0, 1, 3, 12, 12, 12}[draw(6)] * time.Millisecond)
 			if r.GetCommit() != nil && draw(10) == 0 {
 				time.Sleep(70 * time.Millisecond)
 			}

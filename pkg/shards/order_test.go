@@ -11,14 +11,15 @@ import (
 // TestOrderAcrossNodes has a writer whose writes cause each other across nodes, while links of single shards are cut
 // and healed. Site a is lost, and site b is promoted: no write may be there without its causes.
 func TestOrderAcrossNodes(t *testing.T) {
-	for round, nodes := range []int{2, 3, 2, 3} {
+	found := uint64(0)
+	for round, nodes := range []int{2, 3, 2, 3, 2, 3, 2, 3} { // each looks at one epoch
 		rng := seeded(t)
 		c := newCluster(t, nodes)
 		c.create(nil)
 		c.waitShown("b")
 		c.delayMessages(seeded(t))
 		w := &chain{c: c, site: "a"}
-		for began := time.Now(); time.Since(began) < time.Second; {
+		for began := time.Now(); time.Since(began) < time.Second/2; {
 			if err := w.write(); err != nil {
 				t.Fatal(err)
 			}
@@ -40,10 +41,11 @@ func TestOrderAcrossNodes(t *testing.T) {
 		c.promote("b", rng.IntN(nodes), true)
 		got := c.check("b")
 		t.Logf("round %d, %d nodes: %d of %d writes", round, nodes, got, w.next)
-		if got == 0 {
-			t.Errorf("nothing of %d writes is there", w.next)
-		}
+		found += got
 		c.stop()
+	}
+	if found == 0 {
+		t.Error("no write is there, so nothing was tested")
 	}
 }
 
