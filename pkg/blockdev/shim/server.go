@@ -342,7 +342,7 @@ func (s *Server) Exchange(next func() (blockdev.Device, error)) error {
 //
 // A mount namespace that was made as a copy, as container runtimes and unshare do, may hold the file system after
 // that. Waiting for its end could take forever, so ErrMountedElsewhere is returned after some seconds, served on,
-// and to be called again: from a minute after the first call on, the connection is ended by force.
+// and to be called again: a call that begins a minute after the first one ends the connection by force.
 func (s *Server) Unmount() error {
 	if err := Unmount(s.state.MountPoint); err != nil {
 		return err
@@ -352,6 +352,8 @@ func (s *Server) Unmount() error {
 	if s.unmountedAt.IsZero() {
 		s.unmountedAt = time.Now()
 	}
+	// Of when the call begins, so that the first one never ends it, however late its timer is.
+	patient := time.Since(s.unmountedAt) < elsewherePatience
 	timer := time.NewTimer(endWait)
 	defer timer.Stop()
 	select {
@@ -359,7 +361,7 @@ func (s *Server) Unmount() error {
 		return s.Err()
 	case <-timer.C:
 	}
-	if time.Since(s.unmountedAt) < elsewherePatience {
+	if patient {
 		return fmt.Errorf("volume %q: unmounted, but %w; call again", s.state.VolumeID, ErrMountedElsewhere)
 	}
 	klog.InfoS("Ending a connection whose mount only other namespaces have", "volume", s.state.VolumeID, "mountPoint",
