@@ -21,6 +21,10 @@ const (
 	// is none. A disk does the former in the time of a flush. The latter it can sort.
 	pacedPieces   = 4
 	hurriedPieces = 32
+	// writeOutInterval is how often a pass with much to write does so. More often would cost processor time, of which a
+	// busy machine has less than of the disk's.
+	writeOutInterval = time.Millisecond
+	pieceBytes       = 4 << 10
 	// writeOutBytes is the limit for large writes.
 	writeOutBytes = 256 << 10
 	// maxRest bounds a rest, and so how long who comes to need the pass waits before it hurries.
@@ -60,6 +64,14 @@ func (p *passPace) ahead(now time.Time) time.Duration {
 	return time.Duration(float64(p.over)*float64(min(p.done, p.bytes))/float64(p.bytes)) - now.Sub(p.began)
 }
 
+// pieces is how many writes go to the disk together.
+func (p *passPace) pieces() int {
+	if p.over < writeOutInterval {
+		return hurriedPieces
+	}
+	return int(max(pacedPieces, min(hurriedPieces, p.bytes/pieceBytes/int64(p.over/writeOutInterval))))
+}
+
 // writeOut sends what a pass writes into an image to the disk.
 type writeOut struct {
 	image *blockdev.Image
@@ -78,7 +90,7 @@ func (w *writeOut) wrote(off, n int64) error {
 	w.from, w.to = min(w.from, off), max(w.to, off+n)
 	w.pieces++
 	w.bytes += n
-	if w.pieces < pacedPieces && w.bytes < writeOutBytes {
+	if w.pieces < w.pace.pieces() && w.bytes < writeOutBytes {
 		return nil
 	}
 	ahead := w.pace.ahead(time.Now())

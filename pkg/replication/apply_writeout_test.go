@@ -111,6 +111,26 @@ func TestPassHurries(t *testing.T) {
 	}
 }
 
+func TestPiecesOfAPass(t *testing.T) {
+	for _, test := range []struct {
+		over  time.Duration
+		bytes int64
+		want  int
+	}{
+		{time.Second, 0, pacedPieces},
+		{time.Second, 1000 * pieceBytes, pacedPieces},
+		{time.Second, 16_000 * pieceBytes, 16},
+		{time.Second, 1 << 40, hurriedPieces},
+		{0, 1000 * pieceBytes, hurriedPieces},
+		{time.Microsecond, 1000 * pieceBytes, hurriedPieces},
+	} {
+		p := passPace{over: test.over, bytes: test.bytes}
+		if got := p.pieces(); got != test.want {
+			t.Errorf("%d bytes in %v: %d at a time, want %d", test.bytes, test.over, got, test.want)
+		}
+	}
+}
+
 func TestPassPace(t *testing.T) {
 	began := time.Unix(1000, 0)
 	hurried := false
