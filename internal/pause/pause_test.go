@@ -2,6 +2,7 @@ package pause
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,4 +22,31 @@ func TestFor(t *testing.T) {
 			t.Errorf("waited %v, want no longer than the context", waited)
 		}
 	})
+}
+
+func TestPoll(t *testing.T) {
+	again, other := errors.New("again"), errors.New("other")
+	for _, test := range []struct {
+		name  string
+		tries []error // the last one repeats
+		want  error
+	}{
+		{"at once", []error{nil}, nil},
+		{"later", []error{again, again, nil}, nil},
+		{"another error", []error{again, other, nil}, other},
+		{"too late", []error{again}, again},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := 0
+				err := Poll(time.Second, func(err error) bool { return err == again }, func() error {
+					n++
+					return test.tries[min(n, len(test.tries))-1]
+				})
+				if err != test.want || n < len(test.tries) && err != other {
+					t.Errorf("%v after %d tries, want %v", err, n, test.want)
+				}
+			})
+		})
+	}
 }

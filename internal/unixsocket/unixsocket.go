@@ -23,8 +23,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipstream-storage/slipstream/internal/pause"
 )
 
 const (
@@ -34,7 +35,6 @@ const (
 	dialTimeout = time.Second
 	// lockPatience bounds waiting for other processes that listen or close in the same directory. They take microseconds.
 	lockPatience = 5 * time.Second
-	interval     = 10 * time.Millisecond
 )
 
 // inUsePatience bounds waiting for a listener to go away. A process that was killed while it started a program may
@@ -62,13 +62,12 @@ func Listen(endpoint string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := backoff.Retry(context.Background(), func() (net.Listener, error) {
-		l, err := listen(path)
-		if err != nil && !errors.Is(err, ErrInUse) {
-			err = backoff.Permanent(err)
-		}
-		return l, err
-	}, backoff.WithBackOff(backoff.NewConstantBackOff(interval)), backoff.WithMaxElapsedTime(inUsePatience))
+	var l net.Listener
+	inUse := func(err error) bool { return errors.Is(err, ErrInUse) }
+	err = pause.Poll(inUsePatience, inUse, func() (err error) {
+		l, err = listen(path)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
@@ -140,14 +139,10 @@ func lockDir(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	every := backoff.NewConstantBackOff(interval)
-	_, err = backoff.Retry(context.Background(), func() (struct{}, error) {
-		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			err = backoff.Permanent(err)
-		}
-		return struct{}{}, err
-	}, backoff.WithBackOff(every), backoff.WithMaxElapsedTime(lockPatience))
+	locked := func(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) }
+	err = pause.Poll(lockPatience, locked, func() error {
+		return unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	})
 	if err != nil {
 		d.Close()
 		return nil, fmt.Errorf("lock directory %s: %w", dir, err)

@@ -225,7 +225,7 @@ func (c *ImageCopy) copy(ctx context.Context, from, to vfs.File) error {
 				return err
 			}
 			unsynced += int64(len(p))
-			rest(ctx, time.Since(began))
+			pause.For(ctx, min(time.Since(began), maxCopyRest)) // half of the disk is left to others
 		}
 		off += int64(len(p))
 		if unsynced >= c.syncBytes {
@@ -239,11 +239,6 @@ func (c *ImageCopy) copy(ctx context.Context, from, to vfs.File) error {
 		return err
 	}
 	return c.syncAndReport(to, c.SourceBytes)
-}
-
-// rest waits for as long as a chunk took, or until ctx ends.
-func rest(ctx context.Context, took time.Duration) {
-	pause.For(ctx, min(took, maxCopyRest))
 }
 
 // syncAndReport makes what is copied durable and tells.

@@ -1,7 +1,6 @@
 package blockdev
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,9 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -45,14 +44,13 @@ type flocker struct{}
 var lockPatience = 5 * time.Second
 
 func (flocker) tryLock(path string) (io.Closer, error) {
-	f, err := backoff.Retry(context.Background(), func() (*os.File, error) {
-		f, err := flock(path, unix.LOCK_EX|unix.LOCK_NB)
-		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
-			err = backoff.Permanent(err)
-		}
-		return f, err
-	}, backoff.WithBackOff(backoff.NewConstantBackOff(10*time.Millisecond)), backoff.WithMaxElapsedTime(lockPatience))
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	held := func(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) }
+	var f *os.File
+	err := pause.Poll(lockPatience, held, func() (err error) {
+		f, err = flock(path, unix.LOCK_EX|unix.LOCK_NB)
+		return err
+	})
+	if held(err) {
 		return nil, fmt.Errorf("%s is locked%s: %w; stop that process first", path, holder(path), ErrLocked)
 	}
 	if err != nil {

@@ -1,7 +1,6 @@
 package blockdev
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -53,20 +52,6 @@ var (
 	detachPatience = 10 * time.Second
 )
 
-// poll repeats try at short intervals while it returns an error that again accepts.
-func poll(patience time.Duration, again func(error) bool, try func() error) error {
-	every := backoff.NewExponentialBackOff()
-	every.InitialInterval, every.MaxInterval = time.Millisecond, 50*time.Millisecond
-	_, err := backoff.Retry(context.Background(), func() (struct{}, error) {
-		err := try()
-		if err != nil && !again(err) {
-			err = backoff.Permanent(err)
-		}
-		return struct{}{}, err
-	}, backoff.WithBackOff(every), backoff.WithMaxElapsedTime(patience))
-	return err
-}
-
 // AttachLoop attaches a file to a free loop device and returns the device's path. Several processes may do so at
 // once. The device has the size, block size and direct I/O that were asked for, or an error is returned and nothing
 // stays attached.
@@ -103,7 +88,7 @@ func AttachLoop(cfg LoopConfig) (devPath string, err error) {
 		// Another process configured the device first, holds it exclusively to detach it, or removed it.
 		return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV)
 	}
-	err = poll(attachPatience, raced, func() error {
+	err = pause.Poll(attachPatience, raced, func() error {
 		number, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
 			return fmt.Errorf("no free loop device: %w", err)
@@ -221,7 +206,7 @@ func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 	name := strings.TrimPrefix(devPath, "/dev/")
 	busy := func(err error) bool { return errors.Is(err, unix.EBUSY) }
 	var before LoopInfo
-	err = poll(exclusivePatience, busy, func() error {
+	err = pause.Poll(exclusivePatience, busy, func() error {
 		// O_EXCL fails when the device is mounted; LOOP_CLR_FD would not, and detach it later at the unmount. While
 		// the device is held, no program can attach it to another file.
 		dev, err := os.OpenFile(devPath, os.O_RDONLY|unix.O_EXCL, 0)
@@ -250,7 +235,7 @@ func detachLoop(devPath string, still func(LoopInfo) bool) (err error) {
 
 	// With other openers, who do not exclude us, the kernel has only marked the device to go with the last of them.
 	attached := errors.New("still attached")
-	err = poll(detachPatience, func(err error) bool { return err == attached }, func() error {
+	err = pause.Poll(detachPatience, func(err error) bool { return err == attached }, func() error {
 		now, err := readLoop(name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -294,7 +279,7 @@ func setLoopStatus(dev *os.File, info LoopInfo, sizeLimitBytes int64) error {
 	status := unix.LoopInfo64{Offset: uint64(info.OffsetBytes), Sizelimit: uint64(sizeLimitBytes)}
 	setFileName(&status, info.BackingPath)
 	// EAGAIN: pages came back into the device's cache while the kernel emptied it.
-	return poll(detachPatience, func(err error) bool { return errors.Is(err, unix.EAGAIN) }, func() error {
+	return pause.Poll(detachPatience, func(err error) bool { return errors.Is(err, unix.EAGAIN) }, func() error {
 		return unix.IoctlLoopSetStatus64(int(dev.Fd()), &status)
 	})
 }

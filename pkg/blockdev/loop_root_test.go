@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
@@ -135,7 +136,7 @@ func TestKeepLoopSpace(t *testing.T) {
 	noErr(t, device.Close())
 	// It goes with its last opener, and a program that looks at all devices may have it open for a moment.
 	attached := errors.New("still attached")
-	noErr(t, poll(detachPatience, func(err error) bool { return err == attached }, func() error {
+	noErr(t, pause.Poll(detachPatience, func(err error) bool { return err == attached }, func() error {
 		_, err := readLoop(strings.TrimPrefix(left, "/dev/"))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

@@ -165,10 +165,12 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 				continue
 			}
 			pieces = v.overlay.Lookup(r.Header.Offset, int64(r.Header.Length), pieces[:0])
-			if written[v] == nil {
-				written[v] = &writeOut{image: v.image, pace: &pace}
+			out := written[v]
+			if out == nil {
+				out = &writeOut{image: v.image, pace: &pace}
+				written[v] = out
 			}
-			if err := v.applyRecord(r, pieces, limit, written[v]); err != nil {
+			if err := v.applyRecord(r, pieces, limit, out); err != nil {
 				return err
 			}
 			g.views.applied(r)
