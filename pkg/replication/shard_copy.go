@@ -303,8 +303,9 @@ func (s *Shard) settle(ctx context.Context) (epoch.BeginSync, error) {
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-patience.C:
-		err = fmt.Errorf("group %s: not all copies of the other shards could be asked for the last complete epoch; see that "+
-			"the replicators of all nodes of this site run and reach each other", s.g.Name())
+		err = fmt.Errorf("group %s: not all copies of the other shards could be asked for the last complete epoch, or the "+
+			"group went on without this shard; see that the replicators of all nodes of this site run and reach each other, "+
+			"and that the shard was not removed", s.g.Name())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -294,12 +294,21 @@ func (c *Copy) beginSync() []Effect {
 }
 
 func (c *Copy) settled(s Settled) []Effect {
-	if c.state != CopySettling || s.Seq <= c.wantedAt || s.Epoch.Before(c.floor) {
+	if c.state != CopySettling || s.Seq <= c.wantedAt || s.Epoch.Before(c.floor) || c.leftBehind(s.Epoch) {
 		return nil
 	}
 	effects := c.show(s.Epoch)
 	c.marks = slices.DeleteFunc(c.marks, func(m Mark) bool { return s.Epoch.Before(m.Epoch) })
 	return append(effects, c.beginSync()...)
+}
+
+// leftBehind reports whether the group removed this shard before a complete epoch: the copy has marks past the shown
+// epoch and before that one, and not its own mark of it. No later epoch has the shard, so a resync is of no use to it.
+// It would only take away marks that count again if the copies of the later epoch are lost and given up.
+func (c *Copy) leftBehind(complete ID) bool {
+	marks := past(c.marks, c.shown)
+	_, marked := FindMark(c.marks, complete)
+	return !marked && len(marks) > 0 && marks[0].Epoch.Before(complete)
 }
 
 // decide takes the decision of a promotion, once, and permanently.
