@@ -200,7 +200,8 @@ func (w *world) calm() {
 		}
 	}
 	config := w.newest()
-	if !w.destroyed && !slices.ContainsFunc(config.Shards, func(s ShardID) bool { return w.shards[s].lost }) {
+	lost := func(s ShardID) bool { return w.shards[s].lost }
+	if !w.destroyed && len(config.Shards) > 0 && !slices.ContainsFunc(config.Shards, lost) {
 		w.goesOn(config)
 	}
 	node := slices.IndexFunc(w.nodes, func(n *simNode) bool { return n.up })
@@ -217,7 +218,7 @@ func (w *world) calm() {
 	}
 }
 
-// newest is the last configuration that a shard knows.
+// newest is the last configuration that a shard knows; without shards if all that had one are lost.
 func (w *world) newest() (c Config) {
 	for _, s := range w.shards {
 		if !s.lost && s.config.Version.Compare(c.Version) > 0 {
@@ -239,11 +240,8 @@ func (w *world) goesOn(config Config) {
 	if w.problem == nil && !cut {
 		w.fail("everything works, and no epoch of %s comes about after %s", config, before)
 	}
-	for _, c := range w.copies {
-		if w.nodes[c.node].gone || c.decision != nil {
-			return // no epoch is complete without it, or a promotion has begun
-		}
-	}
+	// No epoch is complete without a copy that is gone; a promotion that has begun may be decided only now.
+	ends := func(c *simCopy) bool { return w.nodes[c.node].gone || c.decision != nil }
 	behind := func(s ShardID) bool {
 		c := w.copies[s]
 		if !c.exists {
@@ -252,7 +250,9 @@ func (w *world) goesOn(config Config) {
 		m, _ := c.core.Shown()
 		return !before.Before(m.Epoch)
 	}
-	show := w.runUntil(15*time.Second, func() bool { return !slices.ContainsFunc(config.Shards, behind) })
+	show := w.runUntil(15*time.Second, func() bool {
+		return slices.ContainsFunc(w.copies, ends) || !slices.ContainsFunc(config.Shards, behind)
+	})
 	if w.problem == nil && !show {
 		w.fail("everything works, and not all copies of %s show an epoch after %s", config, before)
 	}

@@ -67,6 +67,7 @@ func (w *world) ship(c *simCopy) {
 	if !c.exists {
 		c.exists, c.syncing = true, true
 		c.core = w.openCopy(c)
+		w.tellOfCopies()
 		return
 	}
 	if c.syncing {
@@ -92,6 +93,15 @@ func (w *world) ship(c *simCopy) {
 		w.copy(c, MarkDurable{m}, nil)
 		if w.rng.IntN(2) == 0 { // else that is lost
 			w.shard(s, MarkAcknowledged{m.Epoch}, nil)
+		}
+	}
+}
+
+// tellOfCopies: the nodes that collect hear that there is another copy. The engine looks at every tick.
+func (w *world) tellOfCopies() {
+	for i, n := range w.nodes {
+		if n.up && n.collector.State() != CollectorOff {
+			w.collect(i, Collect{Copies: w.allCopies()})
 		}
 	}
 }
