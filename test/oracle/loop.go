@@ -48,13 +48,13 @@ func (s *loopSites) close() error {
 	return errors.Join(append(errs, s.pair.Close())...)
 }
 
-// loopSearch runs rounds on loop devices, one after the other.
-func loopSearch(ctx context.Context, binDir string, first uint64, rounds int, t *tally) error {
+// loopSearch runs rounds on loop devices, one after the other, until all are done or until enough says so.
+func loopSearch(ctx context.Context, binDir string, first uint64, rounds int, t *tally, enough func() bool) error {
 	s, err := startLoopSites(ctx, binDir)
 	if err != nil {
 		return err
 	}
-	err = search(ctx, first, rounds, 1, t, never, s.round)
+	err = search(ctx, first, rounds, 1, t, enough, s.round)
 	return errors.Join(err, s.close())
 }
 

@@ -151,7 +151,7 @@ func run(args []string, out io.Writer) error {
 	case "circle":
 		err = search(ctx, *seed, *rounds, *parallel, t, never, circleRound)
 	case "loop":
-		err = loopSearch(ctx, *binDir, *seed, *rounds, t)
+		err = loopSearch(ctx, *binDir, *seed, *rounds, t, never)
 	case "loop-circle":
 		err = deviceSearch(ctx, *binDir, func(s *deviceSites) error {
 			return search(ctx, *seed, *rounds, 1, t, never, s.circle)

@@ -46,28 +46,25 @@ func TestMemory(t *testing.T) {
 		least, budget = 100, 5*time.Second
 	}
 	tally := &tally{}
+	events := happened{
+		"rounds ended in disaster": &tally.disasters, "old primaries came back": &tally.reunions,
+		"rounds were relocated": &tally.relocations, "promotions were judged": &tally.promotions,
+		"promotions were refused before the first sync had ended": &tally.unpromotable,
+		"a copy was promoted in the middle of a sync":             &tally.inSync,
+		"copies were judged after a crash":                        &tally.judged,
+		"both sites were compared beside events":                  &tally.verifies,
+		"a changed byte was found":                                &tally.differences,
+		"disks were put back":                                     &tally.rollbacks,
+		"a disk that was put back made the sites diverge":         &tally.rollbacksDiverged,
+	}
 	deadline := time.Now().Add(budget)
-	enough := func() bool { return tally.rounds.Load() >= least && time.Now().After(deadline) }
+	enough := func() bool { return !events.goOn(tally.rounds.Load(), least) && time.Now().After(deadline) }
 	const endless = 1 << 30
 	if err := search(context.Background(), firstSeed(t), endless, memParallel(), tally, enough, memRound); err != nil {
 		t.Fatalf("after %d rounds: %v", tally.rounds.Load(), err)
 	}
 	t.Log(tally)
-	for what, n := range map[string]int64{
-		"rounds ended in disaster": tally.disasters.Load(), "old primaries came back": tally.reunions.Load(),
-		"rounds were relocated": tally.relocations.Load(), "promotions were judged": tally.promotions.Load(),
-		"promotions were refused before the first sync had ended": tally.unpromotable.Load(),
-		"a copy was promoted in the middle of a sync":             tally.inSync.Load(),
-		"copies were judged after a crash":                        tally.judged.Load(),
-		"both sites were compared beside events":                  tally.verifies.Load(),
-		"a changed byte was found":                                tally.differences.Load(),
-		"disks were put back":                                     tally.rollbacks.Load(),
-		"a disk that was put back made the sites diverge":         tally.rollbacksDiverged.Load(),
-	} {
-		if n == 0 {
-			t.Errorf("of %d rounds, in none %s: the search tests nothing of it", tally.rounds.Load(), what)
-		}
-	}
+	events.check(t, tally.rounds.Load())
 }
 
 var circlesFlag = flag.Int64("circles", 2000, "how many rounds TestCircle runs; a fifth on a slow machine")
@@ -79,33 +76,32 @@ func TestCircle(t *testing.T) {
 		rounds = 40
 	}
 	tally := &tally{}
+	c := &tally.circle
+	events := happened{
+		"the group forked": &c.forks, "the promoted site gave way": &c.loserPromoted, "a tail was judged": &c.tails,
+		"the group was relocated": &c.relocations, "an outage was longer than the journal": &c.resyncs,
+		"a promotion was judged": &c.drills, "a promotion in the middle of a sync was judged": &c.drillsInSync,
+		"a view was opened": &c.views, "a view was judged again": &c.viewsLater, "a failover was tested": &c.testFailovers,
+		"a bookmark was set": &c.bookmarks, "the group was suspended": &c.suspensions,
+		"a changed byte was repaired": &c.repairs, "a volume was removed": &c.removed, "a volume was grown": &c.grown,
+		"a site was killed": &c.kills, "a site lost power": &c.powerLosses,
+	}
 	// Many tests beside it make a round take ten times as long.
 	const patient = 4 * time.Minute
 	late := time.Now().Add(patient)
 	enough := func() bool {
-		n := tally.rounds.Load()
-		return n >= rounds || n >= rounds/5 && time.Now().After(late)
+		least := rounds
+		if time.Now().After(late) {
+			least /= 5
+		}
+		return !events.goOn(tally.rounds.Load(), least)
 	}
 	const endless = 1 << 30
 	if err := search(context.Background(), firstSeed(t), endless, memParallel(), tally, enough, circleRound); err != nil {
 		t.Fatalf("after %d rounds: %v", tally.rounds.Load(), err)
 	}
-	c := &tally.circle
 	t.Logf("%d rounds: %v", tally.rounds.Load(), c)
-	for what, n := range map[string]int64{
-		"the group forked": c.forks.Load(), "the promoted site gave way": c.loserPromoted.Load(),
-		"a tail was judged": c.tails.Load(), "the group was relocated": c.relocations.Load(),
-		"an outage was longer than the journal": c.resyncs.Load(), "a promotion was judged": c.drills.Load(),
-		"a promotion in the middle of a sync was judged": c.drillsInSync.Load(), "a view was opened": c.views.Load(),
-		"a view was judged again": c.viewsLater.Load(), "a failover was tested": c.testFailovers.Load(),
-		"a bookmark was set": c.bookmarks.Load(), "the group was suspended": c.suspensions.Load(),
-		"a changed byte was repaired": c.repairs.Load(), "a volume was removed": c.removed.Load(),
-		"a volume was grown": c.grown.Load(), "a site was killed": c.kills.Load(), "a site lost power": c.powerLosses.Load(),
-	} {
-		if n == 0 {
-			t.Errorf("of %d rounds, in none %s: the search tests nothing of it", tally.rounds.Load(), what)
-		}
-	}
+	events.check(t, tally.rounds.Load())
 }
 
 // buildPrograms builds the programs of a site, with the deliberate faults if this test has them, and returns their
