@@ -226,7 +226,7 @@ func (r *receiver) begin(ctx context.Context, b *linkpb.BeginSession) error {
 		}
 	}
 	if err != nil {
-		return errors.Join(err, g.resync.dropOthers())
+		return errors.Join(err, g.resync.notBegun())
 	}
 	r.begun = true
 	if err := g.members.alignPool(); err != nil { // a demoted primary may have become a secondary
@@ -426,7 +426,7 @@ func (r *receiver) special(ctx context.Context, h journal.Header, data []byte) e
 			return err
 		}
 		if err := g.copies.replaceAdmitted(manifest.Members, base); err != nil {
-			return errors.Join(err, g.resync.dropOthers())
+			return errors.Join(err, g.resync.notBegun())
 		}
 		if err := g.log.appendCopy(ctx, h, data); err != nil {
 			return err

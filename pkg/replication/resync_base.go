@@ -32,13 +32,15 @@ type resyncBase struct{ g *Group }
 func (rb *resyncBase) preserve(ctx context.Context, session, sync bool) (*core.Base, error) {
 	g := rb.g
 	g.mu.Lock()
-	needs := g.core.NeedsBase(session, sync)
+	needs, kept := g.core.NeedsBase(session, sync), g.core.Meta.Base != nil
 	g.mu.Unlock()
-	if !needs {
+	switch {
+	case !needs:
 		return nil, nil
-	}
-	if g.shard.isCopy() {
+	case g.shard.isCopy():
 		return g.shard.beginSync(ctx)
+	case kept:
+		return nil, nil
 	}
 	horizon := g.checkpoint.horizon.Load()
 	p, err := g.preserved.take(ctx, preserveRequest{owner: ownerResync, full: preserveOrWait,
@@ -96,6 +98,14 @@ func (rb *resyncBase) dropOthers() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// notBegun takes back what preserve did for a sync that did not begin.
+func (rb *resyncBase) notBegun() error {
+	if rb.g.shard.isCopy() {
+		rb.g.shard.anew()
+	}
+	return rb.dropOthers()
 }
 
 // syncEnded is called when the end of a sync is durable. The members that left during it are released. What fails is

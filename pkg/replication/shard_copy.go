@@ -256,7 +256,8 @@ func (s *Shard) baseFor(mark epoch.Mark, set string, unixNanos int64) (*core.Bas
 }
 
 // beginSync waits until the copies of the other shards agree on the epoch that this one goes back to if it has to, and
-// keeps the images as they are there. Nil: there is none, or it is kept already.
+// keeps the images as they are there. Nil: there is none, or it is kept already. The marks past that epoch count no
+// more, also where an earlier base is kept: the images go past them.
 func (s *Shard) beginSync(ctx context.Context) (*core.Base, error) {
 	begin, err := s.settle(ctx)
 	if err != nil || !begin.OK || s.copyOf().base != nil {
@@ -324,7 +325,7 @@ func (s *Shard) settle(ctx context.Context) (epoch.BeginSync, error) {
 // pastEpoch is called before more of the journal than the shown epoch has to be in the images. The copy goes on from
 // behind what is durable when done is called.
 func (s *Shard) pastEpoch(ctx context.Context) (done func(), err error) {
-	if c := s.copyOf(); !c.copy || !c.whole || c.base != nil {
+	if c := s.copyOf(); !c.copy || !c.whole {
 		return func() {}, nil
 	}
 	base, err := s.beginSync(ctx)
@@ -438,6 +439,10 @@ func (s *Shard) decide(mark epoch.Mark) error {
 	}
 	base := c.base
 	if base == nil || base.Epoch == nil || base.Epoch.Epoch != mark.Epoch {
+		if !c.whole { // nothing decides that: marks that arrive in a sync do not count
+			return fmt.Errorf("group %s: its copy is in the middle of a sync, and cannot become what it was at epoch %s",
+				g.Name(), mark.Epoch)
+		}
 		pos, ok, err := s.endOf(mark.Boundary)
 		if err == nil && !ok {
 			err = fmt.Errorf("group %s: the images are past the boundary %d of epoch %s", g.Name(), mark.Boundary, mark.Epoch)

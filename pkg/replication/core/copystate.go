@@ -115,13 +115,17 @@ func (ImagesRestored) event() {}
 func (RolledBack) event()     {}
 
 // NeedsBase reports whether the next SessionReceived (session, with its sync) or SyncBeginReceived makes a whole copy
-// one that is not. The caller preserves it then, and tells of it in that event.
+// one that is not. The caller preserves it then, and tells of it in that event. The base of an epoch outlives a sync: a
+// copy that has one, and is whole again, agrees with the other copies once more on where it goes back to.
 func (g *Group) NeedsBase(session, sync bool) bool {
+	if g.Meta.Base != nil && !g.Meta.keepsBase() {
+		return false
+	}
 	if session {
 		f := g.following
-		return f != nil && (f.consistent || f.yield != nil && g.Whole()) && sync && g.Meta.Base == nil
+		return f != nil && (f.consistent || f.yield != nil && g.Whole()) && sync
 	}
-	return g.Meta.Role == RoleSecondary && g.Meta.Copy == CopyWhole && g.Meta.Base == nil
+	return g.Meta.Role == RoleSecondary && g.Meta.Copy == CopyWhole
 }
 
 // Whole reports whether what is here now is one instant.
