@@ -177,7 +177,7 @@ func (c *Collector) Step(now time.Duration, e CollectorEvent) []Effect {
 		if c.working() && e.Outdated.Attempt.Compare(c.attempt) > 0 {
 			c.attempt.Number = e.Outdated.Attempt.Number
 			c.state = CollectorPausing
-			c.next = now + c.timing.pause(c.failures)
+			c.next = now + c.timing.retry(c.failures)
 			if c.promote != nil { // others give way to a promotion
 				c.next = now + min(c.timing.Resend<<min(c.failures, 8), c.timing.Interval)
 			}

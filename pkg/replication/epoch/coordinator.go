@@ -384,6 +384,6 @@ func (c *Coordinator) fail(now time.Duration, because ShardID) []Effect {
 	}
 	c.state, c.sure = CoordinatorWaiting, false
 	c.failures++
-	c.next = now + c.timing.pause(c.failures)
+	c.next = now + c.timing.retry(c.failures)
 	return append(effects, Failed{Epoch: c.epoch, Shard: because})
 }

@@ -14,7 +14,8 @@ type Timing struct {
 	Hold, Prepare time.Duration
 	// Resend is how long an answer is waited for before the message is sent again.
 	Resend time.Duration
-	// MaxPause bounds the pause after epochs that failed one after another; it doubles from Interval on.
+	// MaxPause bounds the pause after epochs that failed one after another, which doubles each time, and that between
+	// epochs while a copy is away.
 	MaxPause time.Duration
 }
 
@@ -36,10 +37,20 @@ func (t Timing) Validate() error {
 	return nil
 }
 
-// pause is how long the next epoch waits after failures in a row.
-func (t Timing) pause(failures int) time.Duration {
-	d := t.Interval
-	for ; failures > 0 && d < t.MaxPause; failures-- {
+// firstRetry is how long the next try waits after the first failure, and after more of them twice as long each time.
+const firstRetry = 400 * time.Millisecond
+
+// retry is how long the next epoch, or attempt, waits after failures in a row. A group with a long interval does not
+// wait for all of it because one shard was late once.
+func (t Timing) retry(failures int) time.Duration {
+	return t.double(min(t.Interval, firstRetry/2), failures)
+}
+
+// pause is the interval, doubled so many times.
+func (t Timing) pause(times int) time.Duration { return t.double(t.Interval, times) }
+
+func (t Timing) double(d time.Duration, times int) time.Duration {
+	for ; times > 0 && d < t.MaxPause; times-- {
 		d *= 2
 	}
 	return min(d, t.MaxPause)
