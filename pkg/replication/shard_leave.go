@@ -10,8 +10,26 @@ import (
 )
 
 // MayLeave says why the shard cannot leave its group: only an empty one can, since its volumes would lose their order
-// with those of the other shards.
+// with those of the other shards. Its copy has to have taken the volumes out, too: when the group has gone on without
+// the shard, the copy goes past no epoch any more. That resolves itself (core.ErrNotYet). A shard that has left only
+// has to be empty.
 func (s *Shard) MayLeave() error {
+	if err := s.empty(); err != nil {
+		return err
+	}
+	id, _ := s.Identity()
+	status := s.g.Status()
+	if acked := status.AcknowledgedOrdinal; id.Config.Has(id.ID) && s.HasPeer() &&
+		(acked == nil || *acked < status.HeadOrdinal) {
+		return fmt.Errorf("%w: %s does not have all of group %s yet, and could not take its volumes out after it has left; "+
+			"see %s", core.ErrNotYet, status.Peer, status.Name,
+			core.Command{Site: s.g.cfg.Site, Verb: core.CommandStatus, Name: status.Name})
+	}
+	return nil
+}
+
+// empty is an error unless the shard is primary and has no volumes.
+func (s *Shard) empty() error {
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -19,10 +19,11 @@ const dropPoll = 200 * time.Millisecond
 // Drop takes a shard out of its group, at the primary site. It is in no epoch any more, and its number is not used
 // again.
 //
-// A shard that leaves has to answer and to be empty. The other site has to have an epoch of all shards; that is waited
-// for. With lost, a person gives up a shard whose node does not answer: what was written there since the last epoch is
-// in none, and its copy stays as it is, in no later epoch. Errors are core.ErrPrecondition, and core.ErrNotYet where a
-// repetition helps. A shard that is not in the group any more is a success.
+// A shard that leaves has to answer and to be empty. The other site has to have an epoch of all shards, and to have
+// taken the volumes of this one out; that is waited for. With lost, a person gives up a shard whose node does not
+// answer: what was written there since the last epoch is in none, and its copy stays as it is, in no later epoch.
+// Errors are core.ErrPrecondition, and core.ErrNotYet where a repetition helps. A shard that is not in the group any
+// more is a success.
 func (n *Node) Drop(ctx context.Context, group string, id epoch.ShardID, lost bool) error {
 	if err := n.fresh(ctx); err != nil {
 		return err
@@ -47,23 +48,33 @@ func (n *Node) Drop(ctx context.Context, group string, id epoch.ShardID, lost bo
 	case lost:
 		return n.giveUp(ctx, group, places, config, id)
 	}
-	if places, err := n.whole(ctx, group); err != nil {
+	if _, err := n.whole(ctx, group); err != nil {
 		return fmt.Errorf("%w; a shard whose node is gone for good is given up with --lost", err)
-	} else if _, err := n.do(ctx, group, places[id], &shardpb.DoRequest{Part: shardpb.Part_PART_MAY_LEAVE}); err != nil {
+	}
+	leaving := func() epoch.ShardID { return id }
+	coordinator := func() epoch.ShardID {
+		first, _ := newestConfig(n.of(group)).Coordinator()
+		return first
+	}
+	mayLeave := &shardpb.DoRequest{Part: shardpb.Part_PART_MAY_LEAVE}
+	if err := n.doInTime(ctx, group, leaving, mayLeave); err != nil {
 		return err
 	}
+	drop := &shardpb.DoRequest{Part: shardpb.Part_PART_DROP, Drop: uint32(id)}
+	if err := n.doInTime(ctx, group, coordinator, drop); err != nil {
+		return err
+	}
+	return n.tellLeft(ctx, group, id)
+}
+
+// doInTime has a shard do something, again and again while it is not yet time for it.
+func (n *Node) doInTime(ctx context.Context, group string, at func() epoch.ShardID, r *shardpb.DoRequest) error {
 	for {
-		places = n.of(group)
-		first, _ := newestConfig(places).Coordinator()
-		_, err := n.do(ctx, group, places[first], &shardpb.DoRequest{Part: shardpb.Part_PART_DROP, Drop: uint32(id)})
-		if err == nil {
-			break
-		}
+		_, err := n.do(ctx, group, n.of(group)[at()], r)
 		if !errors.Is(err, core.ErrNotYet) || !pause.For(ctx, dropPoll) {
 			return err
 		}
 	}
-	return n.tellLeft(ctx, group, id)
 }
 
 // tellLeft tells a shard that it has left, so that it takes no volumes any more.

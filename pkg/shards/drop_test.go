@@ -71,14 +71,19 @@ func TestShardLeaves(t *testing.T) {
 			t.Fatalf("a shard that answers is given up: %v", err)
 		}
 		gone := c.sites["a"][leaves]
+		gone.net.Cut("b")
 		if err := gone.group().RemoveVolume(fmt.Sprintf("v%d", leaves), nil); err != nil {
 			t.Fatal(err)
 		}
+		c.leavesOnlyWithItsCopy(by, gone, id)
 		for range 2 {
 			if err := by.node.Drop(ctx, "shop", id, false); err != nil {
 				t.Fatal(err)
 			}
 		}
+		c.eventually("the copy has taken the volume out", func() bool {
+			return len(c.sites["b"][leaves].group().Volumes()) == 0
+		})
 		others := c.part(rest...)
 		others.goOn("b", remaining...)
 		rec, err := gone.pool.Create(blockdev.VolumeRecord{ID: "late", Name: "late", SizeBytes: volumeBytes, Replicable: true,
@@ -106,6 +111,25 @@ func TestShardLeaves(t *testing.T) {
 		}
 		c.stop()
 	}
+}
+
+// leavesOnlyWithItsCopy: while its line is cut, a shard does not leave. The line heals.
+func (c *cluster) leavesOnlyWithItsCopy(by, leaving *member, id epoch.ShardID) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- by.node.Drop(ctx, "shop", id, false) }()
+	select {
+	case err := <-ended:
+		c.t.Fatalf("a shard leaves whose copy still has a volume: %v", err)
+	case <-time.After(10 * dropPoll):
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, core.ErrNotYet) && !errors.Is(err, context.Canceled) {
+		c.t.Fatalf("interrupted: %v", err)
+	}
+	leaving.net.Heal("b")
 }
 
 // TestLostShardIsGivenUp loses a node of the primary site for good, also the one that cut the epochs. The others have
