@@ -3,11 +3,13 @@ package shards
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/shardpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 )
 
 // TestPromotionOutlivesItsCollector keeps the decision of a promotion from one copy until the other one is primary, and
@@ -58,4 +60,37 @@ func TestPromotionOutlivesItsCollector(t *testing.T) {
 	began := time.Now()
 	c.promote("b", 1, true)
 	t.Logf("ended after %v, with %d of %d writes", time.Since(began), c.check("b"), w.next)
+}
+
+// TestPromotionWhileAShardJoins: the primary site is lost while a shard joins. Its copy has marks of the configuration
+// with it, and the group is promoted at an epoch of the one before. From then on that one is the group's.
+func TestPromotionWhileAShardJoins(t *testing.T) {
+	c := newCluster(t, 3)
+	for i, m := range c.sites["a"][:2] {
+		c.add(m, i, c.shardOf(i))
+	}
+	c.part(0, 1).goOn("b", 0, 1)
+	c.sites["a"][0].net.Cut("b") // no epoch with the third shard is complete
+	c.add(c.sites["a"][2], 2, c.shardOf(2))
+	c.eventually("the joining copy has marks", func() bool {
+		g := c.sites["b"][2].group()
+		return g != nil && !g.Shard().Progress().Newest.IsZero()
+	})
+	for _, m := range c.sites["a"] {
+		m.kill()
+	}
+	c.promote("b", 0, true)
+	node := c.sites["b"][0].node
+	if err := node.fresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	places := node.of("shop")
+	if len(places) != 3 {
+		t.Fatalf("%d of 3 shards answer", len(places))
+	}
+	for range 100 { // the order of a map is another one each time
+		if list := shardsOf(places); !slices.Equal(list, []epoch.ShardID{0, 1}) {
+			t.Fatalf("the group has the shards %v", list)
+		}
+	}
 }

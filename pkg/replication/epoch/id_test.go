@@ -72,8 +72,17 @@ func TestConfigs(t *testing.T) {
 		t.Errorf("next: %+v", next)
 	}
 	d := Decision{Epoch: ID{1, 1}, Config: Config{Version{3, 1}, []ShardID{1, 2, 3}}, Without: []ShardID{1}}
-	if p := d.Promoted(); p.Version != (Version{4, 2}) || p.Has(1) || !p.Has(3) || d.Has(1) || !d.Has(2) {
+	if p := d.Promoted(); p.Version != (Version{promotedVersions, 2}) || p.Has(1) || !p.Has(3) || d.Has(1) || !d.Has(2) {
 		t.Errorf("promoted: %+v", p)
+	}
+	// The shard that coordinates goes on at the old site, and takes in others.
+	old := d.Config
+	for s := range ShardID(100) {
+		old = old.next(1, []ShardID{4 + s}, nil)
+	}
+	again := Decision{Epoch: ID{9, 1}, Config: d.Promoted().next(2, []ShardID{9}, nil)}.Promoted()
+	if p := d.Promoted().Version; p.Compare(old.Version) <= 0 || again.Version.Compare(p) <= 0 {
+		t.Errorf("version %s of a promotion, %s of the old primary, %s of the next promotion", p, old.Version, again.Version)
 	}
 }
 

@@ -50,12 +50,17 @@ func (c *Coordinator) Propose(add, remove []ShardID, alone bool) (Config, error)
 // Found returns the first configuration of a group: its founder alone.
 func Found(founder ShardID) Config { return Config{}.next(founder, []ShardID{founder}, nil) }
 
+// promotedVersions is the distance between versions that promotions issue: far more than a primary issues in its life.
+const promotedVersions = 1 << 20
+
 // Promoted returns the configuration with which the shards of a promoted group go on. The first of them issues it;
-// every call gives the same.
+// every call gives the same. Its version is above all that the old primary has issued behind the epoch, which copies
+// may know from marks of later epochs, or may issue yet: the shards at both sites have the same numbers.
 func (d Decision) Promoted() Config {
 	c := d.Config.next(0, nil, d.Without)
 	if len(c.Shards) > 0 {
 		c.Version.By = c.Shards[0]
 	}
+	c.Version.Number = (d.Config.Version.Number/promotedVersions + 1) * promotedVersions
 	return c
 }
