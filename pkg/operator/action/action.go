@@ -142,9 +142,9 @@ func (a *run) group(ctx context.Context) (*v1alpha1.ConsistencyGroup, []engine.P
 			a.action.Spec.Group, a.action.Namespace, a.action.Namespace)
 	}
 	g := in.Groups[i]
-	places, foreign := in.Places(g)
-	if len(foreign) > 0 {
-		return nil, nil, nil, fmt.Errorf("the group names what is not its own: %s", foreign[0])
+	places, not := in.Places(g)
+	if len(not) > 0 {
+		return nil, nil, nil, notAllowed(not[0].Reason, not[0].Text)
 	}
 	// A group that is known and that no node tells of is on a node that is silent.
 	for _, known := range g.Status.EngineGroups {
@@ -190,6 +190,9 @@ func (a *run) carryOut(ctx context.Context) error {
 // now; places gets that.
 func (a *run) begin(ctx context.Context, g *v1alpha1.ConsistencyGroup, in *plan.Input, places []engine.Place) error {
 	if a.status.Phase == "" {
+		if err := a.allowed(g, in, places); err != nil {
+			return err
+		}
 		for i := range places {
 			var err error
 			if places[i], err = a.fresh(ctx, in, places[i]); err != nil {
@@ -208,6 +211,24 @@ func (a *run) begin(ctx context.Context, g *v1alpha1.ConsistencyGroup, in *plan.
 		return a.write(ctx)
 	}
 	return nil
+}
+
+// allowed refuses an action on a group that may not replicate from here. That does not concern a copy, nor what ends a
+// failover of one: the rest of it after an interruption, and the decision about its point.
+func (a *run) allowed(g *v1alpha1.ConsistencyGroup, in *plan.Input, places []engine.Place) error {
+	kind := a.action.Spec.Type
+	if kind == v1alpha1.ActionCommit || kind == v1alpha1.ActionRollback ||
+		slices.ContainsFunc(places, func(at engine.Place) bool { return follows(at.Group) }) {
+		return nil
+	}
+	if reason, text := in.Allowed(g); reason != "" {
+		return notAllowed(reason, text)
+	}
+	return nil
+}
+
+func notAllowed(reason, text string) error {
+	return fmt.Errorf("the condition Allowed of the group is False (%s): %s", reason, text)
 }
 
 // unlessLate makes a wait that has taken too long a failure.

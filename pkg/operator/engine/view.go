@@ -80,6 +80,18 @@ func newView(known bool, nodes map[string]*Node) *View {
 // Group returns where a group is; on several nodes only after a mistake.
 func (v *View) Group(name string) []Place { return v.groups[name] }
 
+// Shards returns the shards of a group over several nodes.
+func (v *View) Shards(whole string) (places []Place) {
+	for _, at := range v.groups {
+		for _, place := range at {
+			if shard := place.Group.GetShard(); shard != nil && shard.GetGroup() == whole {
+				places = append(places, place)
+			}
+		}
+	}
+	return places
+}
+
 // Volume returns the group that a volume is in.
 func (v *View) Volume(id string) (Place, bool) {
 	at, ok := v.volumes[id]
