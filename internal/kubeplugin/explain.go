@@ -23,6 +23,9 @@ False: the group may not replicate, and the engine is not called for it.
 - NamespaceNotAdmitted: the RemoteSite does not admit the namespace. An administrator labels the namespace
   (slipstream.dev/replicate-to) or extends spec.namespaces of the RemoteSite.
 - ForeignEngineGroup: spec.engineGroups names a group with volumes of another namespace. Take it out.
+- UnknownEngineGroup: spec.engineGroups names a group that is not known to be of this namespace, because it has
+  no volumes, or because its RemoteSite or its PersistentVolumes are missing. The message says what to make.
+GroupActions on the group fail until then. Actions on a copy, Commit and Rollback do not need the first two.
 `,
 	v1alpha1.ConditionMembersReady: `
 False: a claim that belongs to the group is not replicated. status.members has the reason of each.

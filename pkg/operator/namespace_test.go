@@ -392,7 +392,8 @@ func TestReturnIsAllowed(t *testing.T) {
 				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop",
 					Labels: map[string]string{v1alpha1.LabelRemoteSite: tc.label}},
 				Spec: v1alpha1.ConsistencyGroupSpec{RemoteSite: "site-b", EngineGroups: []string{"shop-1"}}})
-			s.Nodes["a"].Groups["shop-1"] = &sidecarpb.GroupStatus{Name: "shop-1", Role: sidecarpb.Role_ROLE_PRIMARY}
+			s.Nodes["a"].Groups["shop-1"] = &sidecarpb.GroupStatus{Name: "shop-1", Role: sidecarpb.Role_ROLE_PRIMARY,
+				Volumes: []*sidecarpb.VolumeStatus{{VolumeId: "v", ClaimNamespace: "shop"}}}
 			s.Settle("shop")
 			i := slices.IndexFunc(s.Group("shop", "shop").Status.Conditions,
 				func(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionAllowed })

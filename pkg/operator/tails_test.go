@@ -24,7 +24,8 @@ func TestKeepTails(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop",
 			Labels: map[string]string{v1alpha1.LabelRemoteSite: "site-b"}},
 		Spec: v1alpha1.ConsistencyGroupSpec{RemoteSite: "site-b", EngineGroups: []string{"shop-1"}}})
-	engine := &sidecarpb.GroupStatus{Name: "shop-1", Role: sidecarpb.Role_ROLE_SECONDARY, Peer: "site-b"}
+	engine := &sidecarpb.GroupStatus{Name: "shop-1", Role: sidecarpb.Role_ROLE_SECONDARY, Peer: "site-b",
+		Volumes: []*sidecarpb.VolumeStatus{{VolumeId: "v", ClaimNamespace: "shop"}}}
 	s.Nodes["a"].Groups["shop-1"] = engine
 	check := func(what string, most uint32, kept time.Duration, rpo float64) {
 		t.Helper()

@@ -67,7 +67,8 @@ type ConsistencyGroupSpec struct {
 	WriteOrder WriteOrder `json:"writeOrder,omitempty"`
 	// engineGroups are groups at the engine that this object stands for besides those that it has made itself: copies of
 	// another site, or groups made by StorageClass parameters. All volumes of such a group have to belong to claims of
-	// this namespace.
+	// this namespace; of a copy, after the mapping of the RemoteSite. A group without volumes is taken over when it has
+	// one.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64

@@ -158,6 +158,21 @@ type Mapping struct {
 	StorageClasses []NameMapping `json:"storageClasses,omitempty"`
 }
 
+// Namespace returns the name here of a namespace of the site.
+func (m *Mapping) Namespace(remote string) string { return local(m.Namespaces, remote) }
+
+// StorageClass returns the name here of a StorageClass of the site.
+func (m *Mapping) StorageClass(remote string) string { return local(m.StorageClasses, remote) }
+
+func local(names []NameMapping, remote string) string {
+	for _, m := range names {
+		if m.Remote == remote {
+			return m.Local
+		}
+	}
+	return remote
+}
+
 // NameMapping translates one name.
 type NameMapping struct {
 	// remote is the name at the remote site.

@@ -142,9 +142,9 @@ func (a *run) group(ctx context.Context) (*v1alpha1.ConsistencyGroup, []engine.P
 			a.action.Spec.Group, a.action.Namespace, a.action.Namespace)
 	}
 	g := in.Groups[i]
-	places, foreign := in.Places(g)
-	if len(foreign) > 0 {
-		return nil, nil, nil, fmt.Errorf("the group names what is not its own: %s", foreign[0])
+	places, not := in.Places(g)
+	if len(not) > 0 {
+		return nil, nil, nil, notAllowed(not[0].Reason, not[0].Text)
 	}
 	// A group that is known and that no node tells of is on a node that is silent.
 	for _, known := range g.Status.EngineGroups {
@@ -186,9 +186,19 @@ func (a *run) carryOut(ctx context.Context) error {
 	return a.unlessLate(a.succeed(ctx, d))
 }
 
-// begin records that the action has begun, unless that is recorded already.
+// begin records that the action has begun, unless that is recorded already. What is confirmed is what the nodes have
+// now; places gets that.
 func (a *run) begin(ctx context.Context, g *v1alpha1.ConsistencyGroup, in *plan.Input, places []engine.Place) error {
 	if a.status.Phase == "" {
+		if err := a.allowed(g, in, places); err != nil {
+			return err
+		}
+		for i := range places {
+			var err error
+			if places[i], err = a.fresh(ctx, in, places[i]); err != nil {
+				return err
+			}
+		}
 		if confirm := plan.Confirmation(places); a.action.Spec.Force && a.action.Spec.Confirm != confirm {
 			return fmt.Errorf("confirm is %q, and status.confirm of the group is %q: the group is not in the state that the "+
 				"action was written for; look at it again (kubectl -n %s get cg %s -o yaml) and make another action",
@@ -203,6 +213,24 @@ func (a *run) begin(ctx context.Context, g *v1alpha1.ConsistencyGroup, in *plan.
 	return nil
 }
 
+// allowed refuses an action on a group that may not replicate from here. That does not concern a copy, nor what ends a
+// failover of one: the rest of it after an interruption, and the decision about its point.
+func (a *run) allowed(g *v1alpha1.ConsistencyGroup, in *plan.Input, places []engine.Place) error {
+	kind := a.action.Spec.Type
+	if kind == v1alpha1.ActionCommit || kind == v1alpha1.ActionRollback ||
+		slices.ContainsFunc(places, func(at engine.Place) bool { return follows(at.Group) }) {
+		return nil
+	}
+	if reason, text := in.Allowed(g); reason != "" {
+		return notAllowed(reason, text)
+	}
+	return nil
+}
+
+func notAllowed(reason, text string) error {
+	return fmt.Errorf("the condition Allowed of the group is False (%s): %s", reason, text)
+}
+
 // unlessLate makes a wait that has taken too long a failure.
 func (a *run) unlessLate(err error) error {
 	timeout, start := a.action.Spec.Timeout, a.status.StartTime
@@ -213,19 +241,24 @@ func (a *run) unlessLate(err error) error {
 	return fmt.Errorf("not done within spec.timeout of %v; it waited for: %w", timeout.Duration, wait.error)
 }
 
+// fresh returns a group as its node has it now. What the view has can be from before another action, or from before a
+// call for another shard, which may have been one for all of the group. A node that is known to be silent is not asked.
+func (a *run) fresh(ctx context.Context, in *plan.Input, at engine.Place) (engine.Place, error) {
+	if in.View.Nodes[at.Node].Silent() {
+		return at, nil
+	}
+	g, err := (&engineCall{action: a, at: at}).refresh(ctx)
+	if err != nil {
+		return at, errWait{err}
+	}
+	return engine.Place{Node: at.Node, Group: g}, nil
+}
+
 // one does the deed to one group, unless it is done.
 func (a *run) one(ctx context.Context, d deed, in *plan.Input, at engine.Place) error {
-	if at.Group.GetShard() != nil && !in.View.Nodes[at.Node].Silent() {
-		// A call for another shard may have been one for all of the group.
-		view, err := a.r.Watcher.Refresh(ctx, at.Node)
-		if err != nil {
-			return errWait{err}
-		}
-		for _, now := range view.Group(at.Group.GetName()) {
-			if now.Node == at.Node {
-				at = now
-			}
-		}
+	at, err := a.fresh(ctx, in, at)
+	if err != nil {
+		return err
 	}
 	if plan.RoleOf(in.View, at) == v1alpha1.RoleUnknown {
 		return waitFor("node %s does not answer, or cannot open group %s", at.Node, at.Group.GetName())
@@ -302,7 +335,7 @@ func waitOrFail(err error) error {
 
 // succeed looks whether everything is as the action wants it, and measures what came of it.
 func (a *run) succeed(ctx context.Context, d deed) error {
-	_, places, _, err := a.group(ctx)
+	_, places, _, err := a.group(ctx) // from a view that one has made new in this pass
 	if err != nil {
 		return err
 	}

@@ -58,8 +58,8 @@ func pairOf(site *v1alpha1.RemoteSite, own, node string, g *sidecarpb.GroupStatu
 		return nil, nil
 	}
 	p := &pair{site: site.Name, group: g.GetName(), node: node, handle: v.GetVolumeId(), volume: c.GetVolume(),
-		namespace: mapped(site.Spec.Map.Namespaces, c.GetNamespace()), remote: c.GetNamespace(), claim: c.GetName(),
-		class: mapped(site.Spec.Map.StorageClasses, c.GetStorageClass()), block: c.GetBlock(), size: v.GetSizeBytes(),
+		namespace: site.Spec.Map.Namespace(c.GetNamespace()), remote: c.GetNamespace(), claim: c.GetName(),
+		class: site.Spec.Map.StorageClass(c.GetStorageClass()), block: c.GetBlock(), size: v.GetSizeBytes(),
 		request: c.GetRequestBytes(), bound: accept.Claims != v1alpha1.AcceptClaimsReserve,
 		primary: g.GetRole() == sidecarpb.Role_ROLE_PRIMARY}
 	if p.volume == "" {
@@ -104,15 +104,6 @@ func (p *pair) check(own string, accept *v1alpha1.Accept) error {
 			"spec.accept.namespaces, or map it", p.namespace)
 	}
 	return nil
-}
-
-func mapped(names []v1alpha1.NameMapping, remote string) string {
-	for _, m := range names {
-		if m.Remote == remote {
-			return m.Local
-		}
-	}
-	return remote
 }
 
 // accepted are the labels of the allowlist. A key that ends with "/*" accepts all keys with that prefix, other than

@@ -53,6 +53,18 @@ func TestPromotedUnseen(t *testing.T) {
 	}
 }
 
+// TestNamedElsewhere: that an object of another namespace names the group does not keep its claims from being made.
+func TestNamedElsewhere(t *testing.T) {
+	w := promoted(t)
+	w.must(w.client.Create(context.Background(), &v1alpha1.ConsistencyGroup{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "mine"},
+		Spec:       v1alpha1.ConsistencyGroupSpec{EngineGroups: []string{"shop-1"}}}))
+	w.pass()
+	if w.claim("shop", "orders") == nil {
+		t.Error("no claim was made")
+	}
+}
+
 // TestPrimaryIsLeftAlone: of a group that this cluster has something of already, nothing is made.
 func TestPrimaryIsLeftAlone(t *testing.T) {
 	for name, prepare := range map[string]func(*world){

@@ -65,20 +65,24 @@ type cluster struct {
 	classes map[string]bool
 	volumes map[string]*corev1.PersistentVolume // of this driver, by handle
 	byName  map[string]*corev1.PersistentVolume
-	known   map[string]bool // groups at the engine that have a ConsistencyGroup
+	// known are groups at the engine that a ConsistencyGroup stands for. named are the namespaces of objects that name a
+	// group, by its name. A person can name any group, so that counts in the namespace of its claims only.
+	known map[string]bool
+	named map[string][]string
 }
 
 // promotedUnseen reports that a group became primary here before this cluster had anything of it: before the operator
 // was installed, or before the RemoteSite accepted its claims. Nothing of it is then in this cluster but what an
 // interrupted pass has made. In every other case the objects of a primary belong to the cluster, and what is missing
 // was deleted by a person who may.
-func (c *cluster) promotedUnseen(g *sidecarpb.GroupStatus) bool {
+func (c *cluster) promotedUnseen(site *v1alpha1.RemoteSite, g *sidecarpb.GroupStatus) bool {
 	if g.GetRole() != sidecarpb.Role_ROLE_PRIMARY || c.known[g.GetName()] {
 		return false
 	}
 	return !slices.ContainsFunc(g.GetVolumes(), func(v *sidecarpb.VolumeStatus) bool {
 		pv := c.volumes[v.GetVolumeId()]
-		return pv != nil && !(ours(pv) && pv.Annotations[annotationGroup] == g.GetName())
+		return pv != nil && !(ours(pv) && pv.Annotations[annotationGroup] == g.GetName()) ||
+			slices.Contains(c.named[g.GetName()], site.Spec.Map.Namespace(v.GetClaim().GetNamespace()))
 	})
 }
 
@@ -96,7 +100,7 @@ func (w *Waiter) Pass(ctx context.Context, view View) error {
 	copies := map[client.ObjectKey]*waitingGroup{}
 	for _, g := range view.Groups {
 		site := c.sites[g.Status.GetPeer()]
-		if site == nil || g.Status.GetRole() != sidecarpb.Role_ROLE_SECONDARY && !c.promotedUnseen(g.Status) {
+		if site == nil || g.Status.GetRole() != sidecarpb.Role_ROLE_SECONDARY && !c.promotedUnseen(site, g.Status) {
 			continue
 		}
 		primary, failed := g.Status.GetRole() == sidecarpb.Role_ROLE_PRIMARY, false
@@ -148,7 +152,7 @@ func asRefusal(p *pair, err error) *refusal {
 func (w *Waiter) read(ctx context.Context) (*cluster, error) {
 	c := &cluster{sites: map[string]*v1alpha1.RemoteSite{}, classes: map[string]bool{},
 		volumes: map[string]*corev1.PersistentVolume{}, byName: map[string]*corev1.PersistentVolume{},
-		known: map[string]bool{}}
+		known: map[string]bool{}, named: map[string][]string{}}
 	sites, classes, volumes := &v1alpha1.RemoteSiteList{}, &storagev1.StorageClassList{}, &corev1.PersistentVolumeList{}
 	groups := &v1alpha1.ConsistencyGroupList{}
 	for _, list := range []client.ObjectList{sites, classes, volumes, groups} {
@@ -161,7 +165,7 @@ func (w *Waiter) read(ctx context.Context) (*cluster, error) {
 	}
 	for _, g := range groups.Items {
 		for _, name := range g.Spec.EngineGroups {
-			c.known[name] = true
+			c.named[name] = append(c.named[name], g.Namespace)
 		}
 		for _, e := range g.Status.EngineGroups {
 			c.known[e.Name] = true

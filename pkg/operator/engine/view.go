@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -39,6 +40,9 @@ type Node struct {
 	// Retired: the node is gone for good.
 	Retired bool
 	Groups  map[string]*sidecarpb.GroupStatus
+
+	// asked is the number of the question that this answers. A later question has a higher one.
+	asked uint64
 }
 
 // Silent reports that the node may hold what it has not told of.
@@ -59,8 +63,8 @@ type View struct {
 	volumes map[string]Place
 }
 
-func newView(nodes map[string]*Node) *View {
-	v := &View{Known: true, Nodes: nodes, groups: map[string][]Place{}, volumes: map[string]Place{}}
+func newView(known bool, nodes map[string]*Node) *View {
+	v := &View{Known: known, Nodes: nodes, groups: map[string][]Place{}, volumes: map[string]Place{}}
 	for name, node := range nodes {
 		for _, g := range node.Groups {
 			at := Place{Node: name, Group: g}
@@ -75,6 +79,18 @@ func newView(nodes map[string]*Node) *View {
 
 // Group returns where a group is; on several nodes only after a mistake.
 func (v *View) Group(name string) []Place { return v.groups[name] }
+
+// Shards returns the shards of a group over several nodes.
+func (v *View) Shards(whole string) (places []Place) {
+	for _, at := range v.groups {
+		for _, place := range at {
+			if shard := place.Group.GetShard(); shard != nil && shard.GetGroup() == whole {
+				places = append(places, place)
+			}
+		}
+	}
+	return places
+}
 
 // Volume returns the group that a volume is in.
 func (v *View) Volume(id string) (Place, bool) {
@@ -99,7 +115,10 @@ type Watcher struct {
 
 	mu   sync.Mutex
 	view *View
-	// looks makes looks at one node follow each other, so that an older answer never takes the place of a newer one.
+	// asked is the number of the last question. An answer takes the place of answers to earlier questions only.
+	asked uint64
+	// looks makes looks at one node follow each other: of two questions that are under way at the same time, the node may
+	// answer the later one first.
 	looks map[string]*sync.Mutex
 }
 
@@ -129,8 +148,11 @@ func (w *Watcher) Start(ctx context.Context) error {
 	}
 }
 
-// Look asks all nodes.
+// Look asks all nodes. It waits for all of them, so a Refresh of one of them can be over before; its answer stays then.
 func (w *Watcher) Look(ctx context.Context) {
+	w.mu.Lock()
+	before := w.asked
+	w.mu.Unlock()
 	all, err := w.replicators.All()
 	if err != nil {
 		klog.V(2).InfoS("The nodes are not known yet", "err", err)
@@ -145,16 +167,19 @@ func (w *Watcher) Look(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	w.replace(func(map[string]*Node) map[string]*Node {
-		nodes := map[string]*Node{}
+	w.replace(true, func(nodes map[string]*Node) {
+		listed := map[string]bool{}
 		for i, replicator := range all {
-			nodes[replicator.Node] = answers[i]
+			listed[replicator.Node] = true
+			put(nodes, replicator.Node, answers[i])
 		}
-		return nodes
+		// A node that is not listed is gone, unless it came after the list was made.
+		maps.DeleteFunc(nodes, func(name string, node *Node) bool { return !listed[name] && node.asked <= before })
 	})
 }
 
-// Refresh asks one node, after something was changed there, and returns what it said.
+// Refresh asks one node, after something was changed there, and returns the view with what it said, or with a newer
+// answer.
 func (w *Watcher) Refresh(ctx context.Context, node string) (*View, error) {
 	all, err := w.replicators.All()
 	if err != nil {
@@ -168,23 +193,32 @@ func (w *Watcher) Refresh(ctx context.Context, node string) (*View, error) {
 		if answer.Err != nil {
 			return nil, answer.Err
 		}
-		return w.replace(func(nodes map[string]*Node) map[string]*Node {
-			nodes[node] = answer
-			return nodes
-		}), nil
+		return w.replace(false, func(nodes map[string]*Node) { put(nodes, node, answer) }), nil
 	}
 	return nil, status.Errorf(codes.Unavailable, "there is no node %s", node)
 }
 
-// replace makes the next view of a copy of the nodes of the last one.
-func (w *Watcher) replace(next func(map[string]*Node) map[string]*Node) *View {
+// put makes an answer that of its node, unless there is the answer to a later question. A node that did not answer has
+// the groups of its last answer.
+func put(nodes map[string]*Node, name string, answer *Node) {
+	last := nodes[name]
+	if last != nil && last.asked > answer.asked {
+		return
+	}
+	if last != nil && answer.Silent() {
+		answer.Groups = last.Groups
+	}
+	nodes[name] = answer
+}
+
+// replace makes the next view of a copy of the nodes of the last one. known: every node was asked.
+func (w *Watcher) replace(known bool, change func(map[string]*Node)) *View {
 	w.mu.Lock()
 	before := w.view
 	nodes := make(map[string]*Node, len(before.Nodes))
-	for name, node := range before.Nodes {
-		nodes[name] = node
-	}
-	now := newView(next(nodes))
+	maps.Copy(nodes, before.Nodes)
+	change(nodes)
+	now := newView(known || before.Known, nodes)
 	w.view = now
 	w.mu.Unlock()
 	w.changed(before, now)
@@ -202,28 +236,26 @@ func (w *Watcher) ask(ctx context.Context, replicator router.Replicator) *Node {
 	look.Lock()
 	defer look.Unlock()
 	answer := &Node{Client: replicator.Client, Retired: replicator.Retired}
+	w.mu.Lock()
+	w.asked++
+	answer.asked = w.asked
+	w.mu.Unlock()
 	if replicator.Client == nil {
 		answer.Err = status.Errorf(codes.Unavailable, "node %s: its driver has no address: see that the driver's pod runs "+
 			"there",
 			replicator.Node)
-	} else {
-		ctx, cancel := context.WithTimeout(ctx, LookTimeout)
-		defer cancel()
-		response, err := replicator.Client.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
-		switch {
-		case status.Code(err) == codes.FailedPrecondition:
-			answer.Without = true
-		case err != nil:
-			answer.Err = err
-		}
-		answer.Groups = byName(response.GetGroups())
-	}
-	if answer.Err == nil || answer.Retired {
 		return answer
 	}
-	if last := w.View().Nodes[replicator.Node]; last != nil {
-		answer.Groups = last.Groups
+	ctx, cancel := context.WithTimeout(ctx, LookTimeout)
+	defer cancel()
+	response, err := replicator.Client.ListGroups(ctx, &sidecarpb.ListGroupsRequest{})
+	switch {
+	case status.Code(err) == codes.FailedPrecondition:
+		answer.Without = true
+	case err != nil:
+		answer.Err = err
 	}
+	answer.Groups = byName(response.GetGroups())
 	return answer
 }
 

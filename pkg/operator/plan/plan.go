@@ -75,8 +75,8 @@ type Group struct {
 	Places  []engine.Place
 	Members []v1alpha1.Member
 	Ops     []Op
-	// Foreign are groups of spec.engineGroups that are not taken over, with the reason.
-	Foreign []string
+	// NotTaken are groups of spec.engineGroups that are not taken over.
+	NotTaken []NotTaken
 	// Remote is the site that the engine replicates to although the spec names another one.
 	Remote string
 	// Gone: the object is being deleted and has nothing at the engine anymore.
@@ -99,7 +99,7 @@ func Make(in *Input) *Plan {
 	owners := map[string]string{} // ConsistencyGroups by the name of their groups at the engine
 	for _, g := range in.Groups {
 		gp := &Group{Group: g}
-		gp.Places, gp.Foreign = in.Places(g)
+		gp.Places, gp.NotTaken = in.Places(g)
 		if !gp.Secondary() { // of a copy nothing is replicated from here
 			gp.Refusal, gp.RefusalText = in.Allowed(g)
 		}
@@ -135,53 +135,6 @@ func Make(in *Input) *Plan {
 	}
 	slices.SortFunc(p.Excluded, func(a, b v1alpha1.Excluded) int { return cmp.Compare(a.Claim, b.Claim) })
 	return p
-}
-
-// Places returns the groups at the engine that belong to a ConsistencyGroup: those with its name for their node, and
-// those that its spec names if all of their volumes are of this namespace.
-func (in *Input) Places(g *v1alpha1.ConsistencyGroup) (places []engine.Place, foreign []string) {
-	if in.Namespace != nil {
-		for node := range in.View.Nodes {
-			for _, at := range in.View.Group(engineGroupName(g.Namespace, in.Namespace.UID, g.Name, node)) {
-				if at.Node == node {
-					places = append(places, at)
-				}
-			}
-		}
-	}
-	for _, name := range g.Spec.EngineGroups {
-		for _, at := range in.View.Group(name) {
-			if why := in.notOurs(g, at.Group); why != "" {
-				foreign = append(foreign, why)
-			} else if !slices.ContainsFunc(places, func(p engine.Place) bool { return p.Group == at.Group }) {
-				places = append(places, at)
-			}
-		}
-	}
-	slices.SortFunc(places, func(a, b engine.Place) int {
-		return cmp.Or(cmp.Compare(a.Group.GetName(), b.Group.GetName()), cmp.Compare(a.Node, b.Node))
-	})
-	return places, foreign
-}
-
-// notOurs returns why a group at the engine is not one of this namespace. What the engine says of the claims of a copy
-// are names at the other site.
-func (in *Input) notOurs(g *v1alpha1.ConsistencyGroup, group *sidecarpb.GroupStatus) string {
-	for _, volume := range group.GetVolumes() {
-		local := volume.GetClaimNamespace()
-		if site := in.Sites[group.GetPeer()]; site != nil {
-			for _, m := range site.Spec.Map.Namespaces {
-				if m.Remote == local && m.Local == g.Namespace {
-					local = m.Local
-				}
-			}
-		}
-		if local != g.Namespace {
-			return fmt.Sprintf("group %s at the engine has volume %s of namespace %q", group.GetName(), volume.GetVolumeId(),
-				volume.GetClaimNamespace())
-		}
-	}
-	return ""
 }
 
 // admit makes a claim a member, or says why it is none yet.
@@ -259,7 +212,7 @@ func (gp *Group) join(in *Input, m *v1alpha1.Member, move bool) {
 // target returns the group at the engine of a node that new members join: one of the spec that is primary there, or the
 // one with the name for the node.
 func (gp *Group) target(in *Input, node string) (string, *sidecarpb.GroupStatus) {
-	own := engineGroupName(gp.Group.Namespace, in.Namespace.UID, gp.Group.Name, node)
+	own := in.ownName(gp.Group, node)
 	var found *sidecarpb.GroupStatus
 	for _, at := range gp.Places {
 		if at.Node != node {

@@ -219,9 +219,13 @@ func (gp *Group) allowed() metav1.Condition {
 	if gp.Refusal != "" {
 		return kube.Condition(v1alpha1.ConditionAllowed, metav1.ConditionFalse, gp.Refusal, "%s", gp.RefusalText)
 	}
-	if len(gp.Foreign) > 0 {
-		return kube.Condition(v1alpha1.ConditionAllowed, metav1.ConditionFalse, "ForeignEngineGroup",
-			"%s; take it out of spec.engineGroups", strings.Join(gp.Foreign, "; "))
+	if len(gp.NotTaken) > 0 {
+		var texts []string
+		for _, not := range gp.NotTaken {
+			texts = append(texts, not.Text)
+		}
+		return kube.Condition(v1alpha1.ConditionAllowed, metav1.ConditionFalse, gp.NotTaken[0].Reason, "%s",
+			strings.Join(texts, "; "))
 	}
 	return kube.Condition(v1alpha1.ConditionAllowed, metav1.ConditionTrue, "Admitted",
 		"RemoteSite %s admits the namespace", gp.Group.Spec.RemoteSite)
