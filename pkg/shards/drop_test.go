@@ -219,4 +219,38 @@ func TestPromotionWithoutALostCopy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	c.yieldsWithoutALostShard(2)
+}
+
+// yieldsWithoutALostShard brings site a back after site b was promoted without a shard. As the message says, that one
+// is deleted and given up, and the others give way.
+func (c *cluster) yieldsWithoutALostShard(lost int) {
+	c.t.Helper()
+	a := c.sites["a"]
+	for _, m := range a {
+		m.start()
+	}
+	others := c.part(0, 1)
+	c.eventually("the others know of the promotion", func() bool {
+		return !slices.ContainsFunc(others.sites["a"], func(m *member) bool {
+			return m.group().Status().State != core.StateDiverged
+		})
+	})
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	_, err := a[0].node.Yield(ctx, "shop", false)
+	want := fmt.Sprintf("slipctl group drop-shard NAME %d --lost", lost)
+	if !errors.Is(err, core.ErrPrecondition) || !strings.Contains(err.Error(), want) {
+		c.t.Fatalf("with the shard that has no copy: %v", err)
+	}
+	if err := a[lost].engine.DeleteGroup(a[lost].groupName(), true); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := a[0].node.Drop(ctx, "shop", epoch.ShardID(lost), true); err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := a[0].node.Yield(ctx, "shop", false); err != nil {
+		c.t.Fatal(err)
+	}
+	others.goOn("a", 0, 1)
 }

@@ -119,6 +119,12 @@ func (g *Group) yield(e YieldRequest) error {
 		return nil // repeated after it was done
 	case d == nil && m.Role == RoleSecondary:
 		return refuseYield(m, "it is secondary at %s and follows %s, so there is nothing to yield", m.Site, m.Peer)
+	case d == nil && m.Shard.Group != "":
+		return refuseYield(m, "%s is not known to have another history, so there is nothing to yield at %s; to move the "+
+			"group to %[1]s without loss: %[3]s. If %[1]s was promoted without shard %[4]d, it never gives way: save what "+
+			"its volumes have, delete it (%[5]s), give it up at another shard (slipctl group drop-shard NAME %[4]d --lost), "+
+			"and yield there", m.Peer, m.Site, Command{m.Peer, CommandRelocate, m.Name}, m.Shard.ID,
+			Command{m.Site, CommandDelete, m.Name})
 	case d == nil:
 		return refuseYield(m, "%s is not known to have another history, so there is nothing to yield at %s; to move the "+
 			"group to %s without loss: %s", m.Peer, m.Site, m.Peer, Command{m.Site, CommandRelocate, m.Name})
