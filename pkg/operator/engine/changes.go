@@ -60,5 +60,6 @@ func same(a, b Place, nodesA, nodesB map[string]*Node) bool {
 
 // Serves reports that a group takes writes here.
 func Serves(g *sidecarpb.GroupStatus) bool {
-	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED
+	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && !g.GetRollingBack() &&
+		g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED
 }

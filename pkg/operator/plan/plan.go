@@ -232,6 +232,11 @@ func (gp *Group) admit(in *Input, claim *corev1.PersistentVolumeClaim, volume *c
 // join asks the engine for a member.
 func (gp *Group) join(in *Input, m *v1alpha1.Member, move bool) {
 	target, exists := gp.target(in, m.Node)
+	if exists.GetRollingBack() {
+		m.State, m.Reason = v1alpha1.MemberPending, fmt.Sprintf("group %s at the engine restores its images: wait until it "+
+			"is open (on node %s: slipctl group status %s)", target, m.Node, target)
+		return
+	}
 	if exists != nil && !engine.Serves(exists) || exists == nil && gp.Secondary() {
 		m.State, m.Reason = v1alpha1.MemberPending, "the group is not primary here; its members are decided at the primary "+
 			"site"
@@ -358,7 +363,7 @@ func (gp *Group) finish(in *Input) {
 		node := in.View.Nodes[at.Node]
 		gp.modifyCopy(in, at)
 		// What is a copy here belongs to its primary, and a node that is gone for good is not asked.
-		if at.Group.GetRole() != sidecarpb.Role_ROLE_PRIMARY || node.Retired && node.Err != nil {
+		if !mayServe(at.Group) || node.Retired && node.Err != nil {
 			continue
 		}
 		left++
@@ -366,6 +371,7 @@ func (gp *Group) finish(in *Input) {
 			continue
 		}
 		switch {
+		case at.Group.GetRollingBack(): // it takes no calls, and opens by itself
 		case deleting && !engine.Serves(at.Group):
 			// Nothing can be taken out of a group that takes no writes.
 			gp.Ops = append(gp.Ops, Op{Kind: OpDeleteGroup, Node: at.Node, Group: at.Group.GetName(), Force: true})
@@ -387,6 +393,11 @@ func (gp *Group) finish(in *Input) {
 		}
 	}
 	gp.Gone = deleting && left == 0 && in.View.Known && len(in.View.Silent()) == 0
+}
+
+// mayServe reports that a group at the engine is primary here, or becomes it: it ends with the object.
+func mayServe(g *sidecarpb.GroupStatus) bool {
+	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY || g.GetRollingBack()
 }
 
 // deletion deletes an empty group.
