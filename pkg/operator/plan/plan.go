@@ -112,11 +112,11 @@ func Make(in *Input) *Plan {
 	desired := map[string]string{} // ConsistencyGroup or "" by volume, of all claims that are there
 	for _, claim := range in.Claims {
 		volume := in.VolumeOf(claim)
-		at, replicated := engine.Place{}, false
+		at := engine.Place{}
 		if volume != nil {
-			at, replicated = in.View.Volume(volume.Spec.CSI.VolumeHandle)
+			at, _ = in.View.Volume(volume.Spec.CSI.VolumeHandle)
 		}
-		v := in.Judge(claim, replicated && owners[at.Group.GetName()] != "")
+		v := in.Judge(claim, owners[at.Group.GetName()])
 		if volume != nil {
 			desired[volume.Spec.CSI.VolumeHandle] = ""
 		}
