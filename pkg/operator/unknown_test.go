@@ -2,14 +2,20 @@ package operator
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/operatortest"
 )
 
 // unlabel takes the label off a namespace, so that its group is deleted.
@@ -72,5 +78,87 @@ func TestRollsBack(t *testing.T) {
 			}
 			s.WantEngine(want)
 		})
+	}
+}
+
+// TestDeletionWaitsForWhatIsUnknown: an object stays while a group of it could be primary here and cannot be asked. Its
+// status names the group, its node and the way out, and the deletion ends when the group is known.
+func TestDeletionWaitsForWhatIsUnknown(t *testing.T) {
+	unreadable := func(n *operatortest.Node) {
+		for name := range n.Groups {
+			n.Groups[name] = &sidecarpb.GroupStatus{Name: name, State: sidecarpb.GroupState_GROUP_STATE_FAILED,
+				StateReason: "group.json: input/output error"}
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		hide   func(*operatortest.Node)
+		show   func(*operatortest.Node, map[string]*sidecarpb.GroupStatus)
+		status metav1.ConditionStatus
+		reason string
+		says   string
+	}{
+		{"a group cannot be opened", unreadable,
+			func(n *operatortest.Node, had map[string]*sidecarpb.GroupStatus) { n.Groups = had },
+			metav1.ConditionFalse, "GroupUnreadable", "of node b cannot be opened: group.json: input/output error"},
+		{"a group that never opens again is given up", unreadable,
+			func(n *operatortest.Node, _ map[string]*sidecarpb.GroupStatus) { clear(n.Groups) },
+			metav1.ConditionFalse, "GroupUnreadable", "on that node: slipctl group delete shop-"},
+		{"a driver has no replicator", func(n *operatortest.Node) { n.Without = true },
+			func(n *operatortest.Node, _ map[string]*sidecarpb.GroupStatus) { n.Without = false },
+			metav1.ConditionUnknown, "NoReplicator", "replication.enabled=true"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t, "a", "b")
+			s.Shop("a", "b")
+			b := s.Nodes["b"]
+			had := maps.Clone(b.Groups)
+			c.hide(b)
+			s.Settle("shop")
+			b.Took()
+			s.unlabel("shop")
+			s.Reset() // a new process
+			s.Settle("shop")
+			s.wantGone(false)
+			g := s.Group("shop", "shop")
+			operatortest.WantCondition(t, g, v1alpha1.ConditionPeerReachable, c.status, c.reason)
+			message := meta.FindStatusCondition(g.Status.Conditions, v1alpha1.ConditionPeerReachable).Message
+			if !strings.Contains(message, "the deletion waits: ") || !strings.Contains(message, c.says) {
+				t.Errorf("message: %s", message)
+			}
+			if calls := b.Took(); slices.ContainsFunc(calls, func(call string) bool { return call != "ListGroups" }) {
+				t.Errorf("calls: %v", calls)
+			}
+			c.show(b, had)
+			s.Settle("shop")
+			s.wantGone(true)
+			s.WantEngine(map[string][]string{})
+		})
+	}
+}
+
+// TestUnreadableIsNotEmpty: a group that cannot be opened gets no volumes and is not taken for an empty one.
+func TestUnreadableIsNotEmpty(t *testing.T) {
+	s := newSite(t, "a")
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"))
+	s.Claim("shop", "one", "a", label(v1alpha1.LabelConsistencyGroup, "reports"))
+	s.Settle("shop")
+	s.Change(func(g *sidecarpb.GroupStatus) { g.Role, g.Volumes = sidecarpb.Role_ROLE_UNSPECIFIED, nil })
+	s.Nodes["a"].Took()
+	s.Settle("shop")
+	if m := s.Group("shop", "reports").Status.Members[0]; m.State != v1alpha1.MemberFailed ||
+		!strings.Contains(m.Reason, "cannot be opened") {
+		t.Errorf("member: %+v", m)
+	}
+	claim := &corev1.PersistentVolumeClaim{}
+	s.Get(claim, "shop", "one")
+	claim.Labels = map[string]string{v1alpha1.LabelReplicate: "false"} // nothing asks for the group anymore
+	s.Update(claim)
+	s.Settle("shop")
+	if g := s.Group("shop", "reports"); !g.DeletionTimestamp.IsZero() {
+		t.Errorf("the group is deleted: %+v", g.ObjectMeta)
+	}
+	if calls := s.Nodes["a"].Took(); len(calls) > 0 {
+		t.Errorf("calls: %v", calls)
 	}
 }

@@ -38,6 +38,8 @@ type Group struct {
 type View struct {
 	Groups   []Group
 	Complete bool
+	// Untold are nodes that answer and cannot tell of their groups.
+	Untold map[string]bool
 }
 
 // Waiter makes the objects that wait for a failover.
