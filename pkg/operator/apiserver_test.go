@@ -212,3 +212,49 @@ func TestWithControllers(t *testing.T) {
 	})
 	stop()
 }
+
+// TestInvalidSelectors: the API server refuses selectors that the operator could not read, except for values that no
+// label can have: a rule about all texts of a selector would cost more than the API server allows.
+func TestInvalidSelectors(t *testing.T) {
+	scheme, err := kube.Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := client.New(testkube.Start(t, "../.."), client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expression := func(operator metav1.LabelSelectorOperator, values ...string) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+			{Key: "tier", Operator: operator, Values: values}}}
+	}
+	for _, c := range []struct {
+		name     string
+		selector *metav1.LabelSelector
+		refused  bool
+	}{
+		{"all", &metav1.LabelSelector{}, false},
+		{"in", expression(metav1.LabelSelectorOpIn, "db", ""), false},
+		{"exists", expression(metav1.LabelSelectorOpExists), false},
+		{"labels", &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "db"}}, false},
+		{"an operator in small letters", expression("in", "db"), true},
+		{"in without values", expression(metav1.LabelSelectorOpIn), true},
+		{"exists with values", expression(metav1.LabelSelectorOpExists, "db"), true},
+		{"a value that no label has", &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "a b"}}, false},
+	} {
+		if _, err := metav1.LabelSelectorAsSelector(c.selector); err == nil && c.refused {
+			t.Errorf("%s is a selector", c.name)
+		}
+		for _, o := range []client.Object{
+			&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"},
+				Spec: v1alpha1.ConsistencyGroupSpec{RemoteSite: "site-b", Claims: c.selector}},
+			&v1alpha1.RemoteSite{ObjectMeta: metav1.ObjectMeta{Name: "x"},
+				Spec: v1alpha1.RemoteSiteSpec{Namespaces: c.selector}},
+		} {
+			if err := api.Create(context.Background(), o, client.DryRunAll); apierrors.IsInvalid(err) != c.refused ||
+				!c.refused && err != nil {
+				t.Errorf("%s of %T: %v", c.name, o, err)
+			}
+		}
+	}
+}

@@ -109,6 +109,44 @@ func TestOptOutAndBack(t *testing.T) {
 	s.WantEngine(map[string][]string{"a/shop": {one, two}})
 }
 
+// TestInvalidSelector: a selector that says nothing takes no member out, neither at once nor into another group, and
+// adds none.
+func TestInvalidSelector(t *testing.T) {
+	s := newSite(t, "a")
+	s.Create(operatortest.Remote("site-b"), operatortest.Labelled("shop"),
+		&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reports"},
+			Spec: v1alpha1.ConsistencyGroupSpec{RemoteSite: "site-b",
+				Claims: &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "reports"}}}})
+	one := s.Claim("shop", "one", "a")
+	two := s.Claim("shop", "two", "a", label("tier", "reports"))
+	s.Settle("shop")
+	want := map[string][]string{"a/shop": {one}, "a/shop.reports": {two}}
+	s.WantEngine(want)
+	for _, selector := range []*metav1.LabelSelector{
+		{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: "in", Values: []string{"reports"}}}},
+		{MatchLabels: map[string]string{"tier": "all reports"}},
+	} {
+		g := s.Group("shop", "reports")
+		g.Spec.Claims = selector
+		s.Update(g)
+		for range 3 {
+			s.Settle("shop")
+			s.Clock = s.Clock.Add(2 * secondLook)
+		}
+		s.WantEngine(want)
+		g = s.Group("shop", "reports")
+		operatortest.WantCondition(t, g, v1alpha1.ConditionAllowed, metav1.ConditionFalse, "InvalidSelector")
+		if g.Status.MembersReady != "1/1" || !strings.Contains(g.Status.NextStep, "kubectl -n shop edit cg reports") {
+			t.Errorf("status: %+v", g.Status)
+		}
+	}
+	g := s.Group("shop", "reports")
+	g.Spec.Claims = &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "other"}}
+	s.Update(g)
+	s.Settle("shop")
+	s.WantEngine(map[string][]string{"a/shop": {one, two}})
+}
+
 // TestResizeLabelsAndClass: a claim that grows, gets other labels, or loses its StorageClass stays where it is; its
 // size in the status is the engine's, and the engine is not called.
 func TestResizeLabelsAndClass(t *testing.T) {

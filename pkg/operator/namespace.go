@@ -154,7 +154,8 @@ func (r *NamespaceReconciler) ensure(ctx context.Context, in *plan.Input) (chang
 		// The label of the namespace is a statement; that no claim names a group is not, as long as it has volumes.
 		if site != "" && len(g.Status.EngineGroups) > 0 {
 			places, _ := in.Places(g)
-			if slices.ContainsFunc(places, func(at engine.Place) bool { return len(at.Group.GetVolumes()) > 0 }) {
+			if len(in.Unseen(g, places)) > 0 ||
+				slices.ContainsFunc(places, func(at engine.Place) bool { return !engine.Empty(at.Group) }) {
 				continue
 			}
 		}
@@ -172,7 +173,7 @@ func (r *NamespaceReconciler) finalizer(ctx context.Context, gp *plan.Group) err
 	g := gp.Group
 	has := controllerutil.ContainsFinalizer(g, v1alpha1.FinalizerGroup)
 	switch {
-	case g.DeletionTimestamp.IsZero() && !has && (len(gp.Ops) > 0 || len(gp.Places) > 0) && !gp.Secondary():
+	case g.DeletionTimestamp.IsZero() && !has && gp.Holds():
 	case gp.Gone && has:
 	default:
 		return nil

@@ -29,8 +29,9 @@ func waiting(mgr manager.Manager, namespace string, watcher *engine.Watcher) *ba
 // forWaiting is the view as package backup needs it; false until every node was asked. A silent node's groups are those
 // of its last answer.
 func forWaiting(v *engine.View) (w backup.View, ok bool) {
-	w.Complete = len(v.Silent()) == 0
+	w.Complete, w.Untold = len(v.Silent()) == 0, map[string]bool{}
 	for name, node := range v.Nodes {
+		w.Untold[name] = node.Untold()
 		for _, g := range node.Groups {
 			w.Groups = append(w.Groups, backup.Group{Node: name, Status: g})
 		}

@@ -75,18 +75,26 @@ func (e *rollingBackError) Is(target error) bool { return target == errRollingBa
 func (rb *resyncBase) rollingBack() error { return &rollingBackError{rb.g.core.Meta} }
 
 // RollingBackStatus is the status of a group that is not open because its images are being restored, from its error in
-// Site.Broken; nil for other errors. The group opens by itself.
+// Site.Broken; nil for other errors. The group opens by itself. Its role is the one that it had before; its volumes are
+// those that it opens with.
 func RollingBackStatus(err error) *Status {
 	var e *rollingBackError
 	if !errors.As(err, &e) {
 		return nil
 	}
 	m := &e.meta
-	return &Status{
+	s := &Status{
 		Name: m.Name, GroupID: m.GroupID, Settings: m.Settings, Role: m.Role.Side(), State: core.StateConnecting,
 		StateReason: m.RollingBack(), Promotable: true, Timeline: m.Timeline(), Loss: m.Loss, Yield: m.Yield, Trial: m.Trial,
-		HeadOrdinal: m.Base.Ordinal, DurableOrdinal: m.Base.Ordinal,
+		HeadOrdinal: m.Base.Ordinal, DurableOrdinal: m.Base.Ordinal, RollingBack: true,
 	}
+	for _, member := range m.Base.Members {
+		if !member.Removed() {
+			s.Volumes = append(s.Volumes, VolumeStatus{VolumeID: member.VolumeID, SizeBytes: member.SizeBytes})
+		}
+	}
+	s.describeVolumes(m.Base.Members)
+	return s
 }
 
 // restoreImages does the second step for a group that is not open.

@@ -83,6 +83,8 @@ type Status struct {
 	Yield *core.Yield
 	// Trial is a promotion to a point that is not decided; nil without one.
 	Trial *core.Trial
+	// RollingBack: the group is not open; see RollingBackStatus.
+	RollingBack bool
 }
 
 // String is for logs and tests.
@@ -215,9 +217,14 @@ func (g *Group) Status() *Status {
 		vs.ChangeMapBytes = g.changes.volumeBytes(v.index)
 		s.Volumes = append(s.Volumes, vs)
 	}
+	s.describeVolumes(members)
+	return s
+}
+
+// describeVolumes adds what the list of members says of the volumes, and sorts them.
+func (s *Status) describeVolumes(members []core.Member) {
 	describeClaims(s.Volumes, members)
 	slices.SortFunc(s.Volumes, func(a, b VolumeStatus) int { return cmp.Compare(a.VolumeID, b.VolumeID) })
-	return s
 }
 
 // fillLag sets the fields that say how far the copy is behind. What is not known stays nil.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -260,6 +261,8 @@ func TestStatusWhileImagesAreRestored(t *testing.T) {
 		return nil
 	})
 	slow.Store(true)
+	volumes := s.b.group("shop").Status().Volumes
+	same := func(a, b VolumeStatus) bool { return a.VolumeID == b.VolumeID && a.SizeBytes == b.SizeBytes }
 	watch := func(do func() error, role core.Role, says string) {
 		t.Helper()
 		done, seen := make(chan error, 1), 0
@@ -280,6 +283,9 @@ func TestStatusWhileImagesAreRestored(t *testing.T) {
 			}
 			if st != nil && strings.Contains(st.StateReason, says) && st.Role == role && st.Peer != "" {
 				seen++
+				if !st.RollingBack || !slices.EqualFunc(st.Volumes, volumes, same) {
+					t.Errorf("volumes %+v, want those that it opens with, %+v", st.Volumes, volumes)
+				}
 			}
 			time.Sleep(time.Millisecond)
 		}

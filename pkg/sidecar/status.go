@@ -46,6 +46,7 @@ func statusToAPI(s *replication.Status) *sidecarpb.GroupStatus {
 		HistoryTargetSeconds: float64(s.HistoryMillis) / 1e3, HistoryTargetBytes: s.HistoryBytes,
 		HistorySeconds: s.HistorySeconds, HistoryShort: s.HistoryShort,
 		TailsMost: s.TailsMost, TailsMillis: s.TailsMillis, FullCopyReason: s.FullCopy,
+		RollingBack: s.RollingBack,
 	}
 	if b := s.Before; b != nil {
 		out.BeforeSync = &sidecarpb.BeforeSync{Ordinal: b.Ordinal, UnixNanos: b.UnixNanos, KeptBytes: b.KeptBytes}

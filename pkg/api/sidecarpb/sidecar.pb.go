@@ -4754,8 +4754,12 @@ type GroupStatus struct {
 	// full_copy_reason is why the running sync, or else the last one, copies everything in place of what the sites wrote; empty
 	// if it does not. A first sync has no reason. Both sites say it.
 	FullCopyReason string `protobuf:"bytes,51,opt,name=full_copy_reason,json=fullCopyReason,proto3" json:"full_copy_reason,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// rolling_back: the images are being restored to an earlier instant, which state_reason names. The group is not open: it
+	// takes no calls, and opens by itself. role is the one that it had; volumes are those that it opens with, and members that
+	// came later are not among them.
+	RollingBack   bool `protobuf:"varint,52,opt,name=rolling_back,json=rollingBack,proto3" json:"rolling_back,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
@@ -5143,6 +5147,13 @@ func (x *GroupStatus) GetFullCopyReason() string {
 		return x.FullCopyReason
 	}
 	return ""
+}
+
+func (x *GroupStatus) GetRollingBack() bool {
+	if x != nil {
+		return x.RollingBack
+	}
+	return false
 }
 
 // ShardStatus is a group as a shard of a group over several nodes.
@@ -7391,7 +7402,7 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\x05block\x18\t \x01(\bR\x05block\x12\x17\n" +
 	"\afs_type\x18\n" +
 	" \x01(\tR\x06fsType\x122\n" +
-	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xd2\x14\n" +
+	"\x05claim\x18\v \x01(\v2\x1c.slipstream.sidecar.v1.ClaimR\x05claim\"\xf5\x14\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12/\n" +
@@ -7451,7 +7462,8 @@ const file_pkg_api_sidecarpb_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"tails_most\x181 \x01(\rR\ttailsMost\x12!\n" +
 	"\ftails_millis\x182 \x01(\x03R\vtailsMillis\x12(\n" +
-	"\x10full_copy_reason\x183 \x01(\tR\x0efullCopyReasonB\x17\n" +
+	"\x10full_copy_reason\x183 \x01(\tR\x0efullCopyReason\x12!\n" +
+	"\frolling_back\x184 \x01(\bR\vrollingBackB\x17\n" +
 	"\x15_acknowledged_ordinalB\x0f\n" +
 	"\r_lag_ordinalsB\f\n" +
 	"\n" +

@@ -48,6 +48,8 @@ type ConsistencyGroupSpec struct {
 	// names; one with slipstream.dev/replicate: "false" to none. Of the others this group gets those that the selector
 	// matches, and that no older group and none that a person wrote has. Absent: all.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="the operators of matchExpressions are In, NotIn, Exists and DoesNotExist"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, (e.operator in ['In', 'NotIn']) == (has(e.values) && e.values.size() > 0))",message="In and NotIn need values, and Exists and DoesNotExist have none"
 	Claims *metav1.LabelSelector `json:"claims,omitempty"`
 	// settings are settings of the group. What is absent comes from the defaults of the RemoteSite.
 	// +optional

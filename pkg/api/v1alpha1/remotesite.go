@@ -37,6 +37,8 @@ type RemoteSiteSpec struct {
 	// namespaces selects the namespaces of this cluster whose groups may replicate to the site. A namespace with the label
 	// slipstream.dev/replicate-to and the name of the site is always admitted. Absent: only these.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="the operators of matchExpressions are In, NotIn, Exists and DoesNotExist"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, (e.operator in ['In', 'NotIn']) == (has(e.values) && e.values.size() > 0))",message="In and NotIn need values, and Exists and DoesNotExist have none"
 	Namespaces *metav1.LabelSelector `json:"namespaces,omitempty"`
 	// address is host:port of the site for the groups of this cluster. Absent: the address that the replicators have
 	// (site.peers in the chart).

@@ -137,7 +137,7 @@ func (w *Waiter) removeGroups(ctx context.Context, there map[client.ObjectKey]*v
 	for key, g := range there {
 		if !waits(g) || !g.DeletionTimestamp.IsZero() || slices.ContainsFunc(view.Groups, func(at Group) bool {
 			return slices.Contains(g.Spec.EngineGroups, at.Status.GetName())
-		}) {
+		}) || slices.ContainsFunc(g.Status.EngineGroups, func(e v1alpha1.EngineGroup) bool { return view.Untold[e.Node] }) {
 			continue
 		}
 		since, seen := w.groupsOut[key]

@@ -110,3 +110,28 @@ func TestGroupRefused(t *testing.T) {
 		}
 	}
 }
+
+// The ConsistencyGroup of a copy stays while its node has no replicator that could tell of the group.
+func TestGroupOfUntoldNode(t *testing.T) {
+	w := newWorld(t, siteA())
+	w.pass()
+	list := &v1alpha1.ConsistencyGroupList{}
+	w.must(w.client.List(context.Background(), list))
+	g := &list.Items[0]
+	g.Status.EngineGroups = []v1alpha1.EngineGroup{{Name: "shop-1", Node: "b1"}}
+	w.must(w.client.Update(context.Background(), g))
+	w.view.Groups, w.view.Untold = nil, map[string]bool{"b1": true}
+	gone := func() bool {
+		for range 3 {
+			w.pass()
+			w.now = w.now.Add(removalPatience)
+		}
+		return w.consistencyGroup(g.Namespace, g.Name) == nil
+	}
+	if gone() {
+		t.Error("removed")
+	}
+	if w.view.Untold = nil; !gone() {
+		t.Error("it stays when the node has no such group")
+	}
+}

@@ -63,6 +63,9 @@ func (t *Teller) Pass(ctx context.Context, view View) error {
 }
 
 func writable(g *sidecarpb.GroupStatus) bool {
+	if g.GetRollingBack() {
+		return false
+	}
 	switch g.GetState() {
 	case sidecarpb.GroupState_GROUP_STATE_DEMOTED, sidecarpb.GroupState_GROUP_STATE_DIVERGED,
 		sidecarpb.GroupState_GROUP_STATE_FAILED:

@@ -38,6 +38,8 @@ type Group struct {
 type View struct {
 	Groups   []Group
 	Complete bool
+	// Untold are nodes that answer and cannot tell of their groups.
+	Untold map[string]bool
 }
 
 // Waiter makes the objects that wait for a failover.
@@ -411,7 +413,8 @@ func (w *Waiter) apply(ctx context.Context, kind, namespace, name string, fields
 func (w *Waiter) removeLeft(ctx context.Context, c *cluster, view View) {
 	left := map[string]bool{}
 	for _, g := range view.Groups {
-		if g.Status.GetRole() != sidecarpb.Role_ROLE_SECONDARY {
+		// One that rolls back opens as primary, or with other volumes than it has now: its primary took none of them out.
+		if g.Status.GetRole() != sidecarpb.Role_ROLE_SECONDARY || g.Status.GetRollingBack() {
 			continue
 		}
 		for handle, pv := range c.volumes {

@@ -305,9 +305,11 @@ func TestLeft(t *testing.T) {
 		}
 	})
 	for name, change := range map[string]func(*world){
-		"a node is silent":     func(w *world) { w.view.Complete = false },
-		"the group is primary": func(w *world) { w.group().Role = sidecarpb.Role_ROLE_PRIMARY },
-		"the group is gone":    func(w *world) { w.view.Groups = nil },
+		"a node is silent":          func(w *world) { w.view.Complete = false },
+		"the group is primary":      func(w *world) { w.group().Role = sidecarpb.Role_ROLE_PRIMARY },
+		"its images are restored":   func(w *world) { w.group().RollingBack = true },
+		"it is restored without it": func(w *world) { w.group().RollingBack, w.group().Volumes = true, another() },
+		"the group is gone":         func(w *world) { w.view.Groups = nil },
 		"it is back": func(w *world) {
 			w.pass()
 			w.group().Volumes = shop().Volumes
@@ -336,6 +338,9 @@ func TestLeft(t *testing.T) {
 		})
 	}
 }
+
+// another is a volume of no claim.
+func another() []*sidecarpb.VolumeStatus { return []*sidecarpb.VolumeStatus{{VolumeId: "vol-2"}} }
 
 // A GitOps tool applies its own manifest of the claim a hundred times, with its own labels and without volumeName.
 // Neither side undoes what the other did.

@@ -60,5 +60,14 @@ func same(a, b Place, nodesA, nodesB map[string]*Node) bool {
 
 // Serves reports that a group takes writes here.
 func Serves(g *sidecarpb.GroupStatus) bool {
-	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED
+	return g.GetRole() == sidecarpb.Role_ROLE_PRIMARY && !g.GetRollingBack() &&
+		g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED
+}
+
+// Unreadable reports that a group cannot be opened: nothing is known of its role and its volumes.
+func Unreadable(g *sidecarpb.GroupStatus) bool { return g.GetRole() == sidecarpb.Role_ROLE_UNSPECIFIED }
+
+// Empty reports that a group has no volumes. Volumes that are not known are not none.
+func Empty(g *sidecarpb.GroupStatus) bool {
+	return len(g.GetVolumes()) == 0 && !Unreadable(g) && !g.GetRollingBack()
 }

@@ -48,6 +48,10 @@ type Node struct {
 // Silent reports that the node may hold what it has not told of.
 func (n *Node) Silent() bool { return n.Err != nil && !n.Retired }
 
+// Untold reports that the node may hold groups that it does not tell of: it does not answer, or it has no replicator
+// that could tell.
+func (n *Node) Untold() bool { return n.Silent() || n.Without && !n.Retired }
+
 // Place is where a group is.
 type Place struct {
 	Node  string

@@ -49,7 +49,11 @@ func Coverage(in *Objects) []Claim {
 				}
 			}
 		}
-		v := in.Judge(claim, member != nil && member.State == v1alpha1.MemberIn)
+		has := ""
+		if member != nil && member.State == v1alpha1.MemberIn {
+			has = group.Name
+		}
+		v := in.Judge(claim, has)
 		switch {
 		case v.Group == nil:
 			c.Reason, c.Message = v.Reason, v.Message

@@ -55,9 +55,10 @@ var temporaryOwners = map[string]string{
 	"PersistentVolumeClaim": "a populator of volumes", "DataUpload": "a backup", "DataDownload": "a restore",
 }
 
-// Judge decides of one claim. replicated reports that its volume is in a group of the namespace already: what it was
-// made from does not count then.
-func (in *Objects) Judge(claim *corev1.PersistentVolumeClaim, replicated bool) Verdict {
+// Judge decides of one claim. member is the name of the group of the namespace that has its volume already, "" for
+// none: what a member was made from does not count, and it stays where the selector says nothing.
+func (in *Objects) Judge(claim *corev1.PersistentVolumeClaim, member string) Verdict {
+	replicated := member != ""
 	if driver := in.driverOf(claim); driver != plugin.Name {
 		return excluded(ReasonOtherDriver, "its driver is %s, not %s", cmp.Or(driver, "not known yet"), plugin.Name)
 	}
@@ -100,7 +101,7 @@ func (in *Objects) Judge(claim *corev1.PersistentVolumeClaim, replicated bool) V
 			v1alpha1.LabelConsistencyGroup, named)
 	}
 	for _, g := range in.byPrecedence() {
-		if selects(g, claim) {
+		if selected, err := selects(g, claim); selected || err != nil && g.Name == member {
 			return Verdict{Group: g}
 		}
 	}
@@ -145,12 +146,13 @@ func Managed(g *v1alpha1.ConsistencyGroup) bool {
 	return g.Labels[v1alpha1.LabelManagedBy] == v1alpha1.ManagedByOperator
 }
 
-func selects(g *v1alpha1.ConsistencyGroup, claim *corev1.PersistentVolumeClaim) bool {
+// selects reports whether the selector of a group matches a claim; an error where the selector says nothing.
+func selects(g *v1alpha1.ConsistencyGroup, claim *corev1.PersistentVolumeClaim) (bool, error) {
 	if g.Spec.Claims == nil {
-		return true
+		return true, nil
 	}
 	selector, err := metav1.LabelSelectorAsSelector(g.Spec.Claims)
-	return err == nil && selector.Matches(labels.Set(claim.Labels))
+	return err == nil && selector.Matches(labels.Set(claim.Labels)), err
 }
 
 // driverOf returns the driver of a claim: of its volume, or of its class as long as it has none.
@@ -218,6 +220,10 @@ func (in *Objects) Wanted() (site string, names []string) {
 
 // Allowed returns why a group may not replicate to its site; "" if it may.
 func (in *Objects) Allowed(g *v1alpha1.ConsistencyGroup) (reason, message string) {
+	if _, err := metav1.LabelSelectorAsSelector(g.Spec.Claims); err != nil {
+		return "InvalidSelector", fmt.Sprintf("spec.claims is no selector: %v; the present members stay, and none is "+
+			"added, until it is corrected: kubectl -n %s edit cg %s", err, g.Namespace, g.Name)
+	}
 	site := in.Sites[g.Spec.RemoteSite]
 	if site == nil {
 		return "RemoteSiteMissing", fmt.Sprintf("there is no RemoteSite %s; an administrator has to make it",

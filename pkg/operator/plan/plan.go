@@ -72,7 +72,9 @@ type Group struct {
 	// Refusal and RefusalText say why the group may not replicate.
 	Refusal, RefusalText string
 	// Places are its groups at the engine.
-	Places  []engine.Place
+	Places []engine.Place
+	// Unseen are groups of its status on nodes that do not tell of them.
+	Unseen  []v1alpha1.EngineGroup
 	Members []v1alpha1.Member
 	Ops     []Op
 	// NotTaken are groups of spec.engineGroups that are not taken over.
@@ -100,6 +102,7 @@ func Make(in *Input) *Plan {
 	for _, g := range in.Groups {
 		gp := &Group{Group: g}
 		gp.Places, gp.NotTaken = in.Places(g)
+		gp.Unseen = in.Unseen(g, gp.Places)
 		if !gp.Secondary() { // of a copy nothing is replicated from here
 			gp.Refusal, gp.RefusalText = in.Allowed(g)
 		}
@@ -112,11 +115,11 @@ func Make(in *Input) *Plan {
 	desired := map[string]string{} // ConsistencyGroup or "" by volume, of all claims that are there
 	for _, claim := range in.Claims {
 		volume := in.VolumeOf(claim)
-		at, replicated := engine.Place{}, false
+		at := engine.Place{}
 		if volume != nil {
-			at, replicated = in.View.Volume(volume.Spec.CSI.VolumeHandle)
+			at, _ = in.View.Volume(volume.Spec.CSI.VolumeHandle)
 		}
-		v := in.Judge(claim, replicated && owners[at.Group.GetName()] != "")
+		v := in.Judge(claim, owners[at.Group.GetName()])
 		if volume != nil {
 			desired[volume.Spec.CSI.VolumeHandle] = ""
 		}
@@ -185,6 +188,15 @@ func (gp *Group) admit(in *Input, claim *corev1.PersistentVolumeClaim, volume *c
 // join asks the engine for a member.
 func (gp *Group) join(in *Input, m *v1alpha1.Member, move bool) {
 	target, exists := gp.target(in, m.Node)
+	if exists != nil && engine.Unreadable(exists) {
+		m.State, m.Reason = v1alpha1.MemberFailed, unreadable(target, m.Node, exists.GetStateReason())
+		return
+	}
+	if exists.GetRollingBack() {
+		m.State, m.Reason = v1alpha1.MemberPending, fmt.Sprintf("group %s at the engine restores its images: wait until it "+
+			"is open (on node %s: slipctl group status %s)", target, m.Node, target)
+		return
+	}
 	if exists != nil && !engine.Serves(exists) || exists == nil && gp.Secondary() {
 		m.State, m.Reason = v1alpha1.MemberPending, "the group is not primary here; its members are decided at the primary "+
 			"site"
@@ -311,7 +323,7 @@ func (gp *Group) finish(in *Input) {
 		node := in.View.Nodes[at.Node]
 		gp.modifyCopy(in, at)
 		// What is a copy here belongs to its primary, and a node that is gone for good is not asked.
-		if at.Group.GetRole() != sidecarpb.Role_ROLE_PRIMARY || node.Retired && node.Err != nil {
+		if !mayServe(at.Group) || node.Retired && node.Err != nil {
 			continue
 		}
 		left++
@@ -319,6 +331,7 @@ func (gp *Group) finish(in *Input) {
 			continue
 		}
 		switch {
+		case at.Group.GetRollingBack(), engine.Unreadable(at.Group): // it takes no calls until it is open
 		case deleting && !engine.Serves(at.Group):
 			// Nothing can be taken out of a group that takes no writes.
 			gp.Ops = append(gp.Ops, Op{Kind: OpDeleteGroup, Node: at.Node, Group: at.Group.GetName(), Force: true})
@@ -331,7 +344,7 @@ func (gp *Group) finish(in *Input) {
 				gp.Ops = append(gp.Ops, deletion(at))
 			}
 		case gp.Refusal != "" || !engine.Serves(at.Group):
-		case len(at.Group.GetVolumes()) == 0 && !slices.Contains(g.Spec.EngineGroups, at.Group.GetName()) &&
+		case engine.Empty(at.Group) && !slices.Contains(g.Spec.EngineGroups, at.Group.GetName()) &&
 			!slices.ContainsFunc(gp.Ops, func(o Op) bool { return o.Kind == OpAddVolume && o.Group == at.Group.GetName() }) &&
 			(at.Group.GetShard() == nil || gp.emptied()):
 			gp.Ops = append(gp.Ops, deletion(at))
@@ -339,7 +352,18 @@ func (gp *Group) finish(in *Input) {
 			gp.modify(in, at)
 		}
 	}
-	gp.Gone = deleting && left == 0 && in.View.Known && len(in.View.Silent()) == 0
+	gp.Gone = deleting && left+len(gp.Unseen) == 0 && in.View.Known && len(in.View.Silent()) == 0
+}
+
+// mayServe reports that a group at the engine is primary here, becomes it, or could be it: it ends with the object.
+func mayServe(g *sidecarpb.GroupStatus) bool {
+	return g.GetRole() != sidecarpb.Role_ROLE_SECONDARY || g.GetRollingBack()
+}
+
+// Holds reports that the group has something at the engine that ends with the object, or gets it.
+func (gp *Group) Holds() bool {
+	return len(gp.Places) == 0 && len(gp.Ops) > 0 ||
+		slices.ContainsFunc(gp.Places, func(at engine.Place) bool { return mayServe(at.Group) })
 }
 
 // deletion deletes an empty group.

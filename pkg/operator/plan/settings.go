@@ -126,7 +126,7 @@ func keepTails(s *sidecarpb.GroupSettings, asked v1alpha1.ReplicationSettings) {
 // modifyCopy brings those settings of a copy in line that are of this site.
 func (gp *Group) modifyCopy(in *Input, at engine.Place) {
 	if at.Group.GetRole() != sidecarpb.Role_ROLE_SECONDARY || !gp.Group.DeletionTimestamp.IsZero() || gp.Refusal != "" ||
-		in.View.Nodes[at.Node].Silent() {
+		at.Group.GetRollingBack() || in.View.Nodes[at.Node].Silent() {
 		return
 	}
 	want := &sidecarpb.GroupSettings{}

@@ -127,7 +127,7 @@ func (gp *Group) orderNodes(in *Input) {
 	}
 	groups := len(gp.Places) + len(creates)
 	switch {
-	case groups == 0 && len(in.View.Silent()) == 0:
+	case groups == 0 && len(gp.Unseen) == 0 && len(in.View.Silent()) == 0:
 		sp.Record = nil // all are gone: the next one is another group
 		return
 	case gp.Secondary(), len(separate)+len(creates) == 0, !shards && groups == 1:
@@ -156,6 +156,8 @@ func (gp *Group) orderNodes(in *Input) {
 		sp.refusal, insists = fmt.Sprintf("nodes %s do not answer, and could have a shard of the group that has the next "+
 			"number; bring them back, or name those that are gone for good in controller.retiredNodes",
 			strings.Join(silent, ", ")), true
+	case sp.Added && gp.unopened() != "":
+		sp.refusal, insists = gp.unopened(), true
 	case in.Unable[gp.Group.Name] != "":
 		sp.refusal = in.Unable[gp.Group.Name]
 	default:
@@ -229,11 +231,11 @@ func (gp *Group) hold(creates []Op) {
 	}
 }
 
-// emptied reports whether no shard of the group has a volume or gets one. Until then an empty one stays: without it
-// the others have no complete epochs anymore.
+// emptied reports whether it is known that no shard of the group has a volume or gets one. Until then an empty one
+// stays: without it the others have no complete epochs anymore.
 func (gp *Group) emptied() bool {
-	return !slices.ContainsFunc(gp.Places, func(at engine.Place) bool {
-		return at.Group.GetShard() != nil && len(at.Group.GetVolumes()) > 0
+	return gp.unopened() == "" && !slices.ContainsFunc(gp.Places, func(at engine.Place) bool {
+		return at.Group.GetShard() != nil && !engine.Empty(at.Group)
 	}) && !slices.ContainsFunc(gp.Ops, func(op Op) bool { return op.Kind == OpAddVolume })
 }
 

@@ -33,6 +33,13 @@ const stateUnknown = "Unknown"
 var severity = []string{"Streaming", "Idle", "Suspended", "Syncing", "Connecting", "Demoted", "Trial", stateUnknown,
 	"Diverged", "Failed"}
 
+func worse(a, b string) string {
+	if slices.Index(severity, b) > slices.Index(severity, a) {
+		return b
+	}
+	return a
+}
+
 func stateOf(v *engine.View, at engine.Place) string {
 	if v.Nodes[at.Node].Silent() {
 		return stateUnknown
@@ -80,10 +87,15 @@ func Status(in *Input, p *Plan, gp *Group, now time.Time) v1alpha1.ConsistencyGr
 		case s.Role != role:
 			s.Role = v1alpha1.RoleMixed
 		}
-		if slices.Index(severity, state) > slices.Index(severity, s.State) {
-			s.State = state
-		}
+		s.State = worse(s.State, state)
 		lagKnown = addLag(lag, at.Group) && state != stateUnknown && lagKnown
+	}
+	for _, e := range gp.Unseen {
+		_, e.Reason = gp.untold(in, e)
+		s.EngineGroups, s.State, lagKnown = append(s.EngineGroups, e), worse(s.State, stateUnknown), false
+		if s.Role = cmp.Or(s.Role, e.Role); s.Role != e.Role {
+			s.Role = v1alpha1.RoleMixed
+		}
 	}
 	if len(s.EngineGroups) > maxEngineGroups {
 		s.EngineGroups = s.EngineGroups[:maxEngineGroups]
@@ -280,9 +292,12 @@ func (gp *Group) converged(s *v1alpha1.ConsistencyGroupStatus) metav1.Condition 
 
 func (gp *Group) peerReachable(in *Input, s *v1alpha1.ConsistencyGroupStatus) metav1.Condition {
 	for i, e := range s.EngineGroups {
-		if e.State == stateUnknown {
-			return kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionUnknown, "NodeSilent",
-				"node %s does not answer", e.Node)
+		switch reason, message := gp.untold(in, e); reason {
+		case "":
+		case reasonGroupUnreadable: // what is not open has no connection
+			return kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionFalse, reason, "%s", message)
+		default:
+			return kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionUnknown, reason, "%s", message)
 		}
 		if i < len(gp.Places) && !gp.Places[i].Group.GetConnected() {
 			return kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionFalse, "NotConnected",
@@ -299,10 +314,10 @@ func (gp *Group) promotable(in *Input, s *v1alpha1.ConsistencyGroupStatus) metav
 	result := kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionTrue, "WholeCopy",
 		"the copy is one instant of its primary")
 	for _, e := range s.EngineGroups {
+		if reason, message := gp.untold(in, e); reason != "" {
+			return kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionUnknown, reason, "%s", message)
+		}
 		switch {
-		case e.Role == v1alpha1.RoleUnknown:
-			return kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionUnknown, "NodeSilent",
-				"node %s does not answer", e.Node)
 		case e.Role == v1alpha1.RoleSecondary && !e.Promotable:
 			return kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionFalse, "NotWhole",
 				"the copy of group %s is not whole: %s",
