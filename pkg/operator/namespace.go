@@ -351,7 +351,7 @@ func (r *NamespaceReconciler) transitions(g *v1alpha1.ConsistencyGroup, next v1a
 		before[c.Type] = c.Status
 	}
 	for _, c := range next.Conditions {
-		if c.Status == before[c.Type] || before[c.Type] == "" && c.Status == metav1.ConditionTrue {
+		if c.Status == before[c.Type] || before[c.Type] == "" && c.Status != metav1.ConditionFalse {
 			continue
 		}
 		kind := corev1.EventTypeNormal

@@ -44,6 +44,7 @@ func SiteStatus(site *v1alpha1.RemoteSite, groups []v1alpha1.ConsistencyGroup,
 	now time.Time) v1alpha1.RemoteSiteStatus {
 	s := v1alpha1.RemoteSiteStatus{ObservedGeneration: site.Generation, Conditions: ownConditions(site.Status.Conditions)}
 	var unreachable, unknown []string
+	connected := 0
 	lagKnown := true
 	for i := range groups {
 		g := &groups[i]
@@ -58,6 +59,8 @@ func SiteStatus(site *v1alpha1.RemoteSite, groups []v1alpha1.ConsistencyGroup,
 			unreachable = append(unreachable, g.Namespace+"/"+g.Name)
 		case c.Status == metav1.ConditionUnknown:
 			unknown = append(unknown, g.Namespace+"/"+g.Name)
+		case c.Status == metav1.ConditionTrue:
+			connected++
 		}
 		if len(g.Status.EngineGroups) == 0 {
 			continue
@@ -82,8 +85,11 @@ func SiteStatus(site *v1alpha1.RemoteSite, groups []v1alpha1.ConsistencyGroup,
 			kube.Some(unreachable))
 	case len(unknown) > 0:
 		c = kube.Condition(v1alpha1.ConditionReachable, metav1.ConditionUnknown, "NodeSilent",
-			"the nodes of these do not answer: %s",
+			"not known of these, whose nodes do not tell: %s; their condition PeerReachable has the reason",
 			kube.Some(unknown))
+	case connected == 0:
+		c = kube.Condition(v1alpha1.ConditionReachable, metav1.ConditionUnknown, "NoMembers",
+			"no group that names the site has claims that replicate yet")
 	}
 	c.ObservedGeneration, c.LastTransitionTime = site.Generation, metav1.NewTime(now.Truncate(time.Second))
 	meta.SetStatusCondition(&s.Conditions, c)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
+	"github.com/slipstream-storage/slipstream/pkg/operator/engine"
 	"github.com/slipstream-storage/slipstream/pkg/operator/operatortest"
 )
 
@@ -161,4 +163,91 @@ func TestUnreadableIsNotEmpty(t *testing.T) {
 	if calls := s.Nodes["a"].Took(); len(calls) > 0 {
 		t.Errorf("calls: %v", calls)
 	}
+}
+
+// TestConditionsOfWhatIsUnknown: a condition is True only if that is known, and what is known to be wrong stays False
+// while something else is not known.
+func TestConditionsOfWhatIsUnknown(t *testing.T) {
+	const yes, no, unknown = metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown
+	away := func(g *sidecarpb.GroupStatus) {
+		g.Connected, g.State = false, sidecarpb.GroupState_GROUP_STATE_CONNECTING
+	}
+	type condition struct {
+		kind   string
+		status metav1.ConditionStatus
+		reason string
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*site)
+		want   []condition
+	}{
+		{"all is known", func(*site) {}, []condition{
+			{v1alpha1.ConditionConverged, yes, "OneHistory"}, {v1alpha1.ConditionWithinRPO, yes, "WithinTarget"},
+			{v1alpha1.ConditionPeerReachable, yes, "Connected"}, {v1alpha1.ConditionReady, yes, "Protected"}}},
+		{"a node is silent", func(s *site) { s.Nodes["b"].Silent = true }, []condition{
+			{v1alpha1.ConditionConverged, unknown, "NodeSilent"}, {v1alpha1.ConditionWithinRPO, unknown, "NodeSilent"},
+			{v1alpha1.ConditionPromotable, unknown, "NodeSilent"}, {v1alpha1.ConditionPeerReachable, unknown, "NodeSilent"}}},
+		{"a node is silent for a new operator", func(s *site) {
+			s.Nodes["b"].Silent = true
+			s.Watcher = engine.NewWatcher(s, func(_, _ *engine.View) {})
+			s.Reset()
+		}, []condition{
+			{v1alpha1.ConditionConverged, unknown, "NodeSilent"}, {v1alpha1.ConditionWithinRPO, unknown, "NodeSilent"},
+			{v1alpha1.ConditionPromotable, unknown, "NodeSilent"}, {v1alpha1.ConditionPeerReachable, unknown, "NodeSilent"}}},
+		{"the peer is away, and the lag is small", func(s *site) { s.Change(away) }, []condition{
+			{v1alpha1.ConditionConverged, unknown, "PeerNotHeard"}, {v1alpha1.ConditionWithinRPO, yes, "WithinTarget"},
+			{v1alpha1.ConditionPeerReachable, no, "NotConnected"}, {v1alpha1.ConditionReady, no, "NotConnected"}}},
+		{"the peer is away, and the lag is large", func(s *site) {
+			s.Change(away)
+			s.Change(func(g *sidecarpb.GroupStatus) { g.Lagging = true })
+		}, []condition{{v1alpha1.ConditionWithinRPO, no, "Lagging"}, {v1alpha1.ConditionReady, no, "NotConnected"}}},
+		{"a node is silent, and the copy of the other one lags", func(s *site) {
+			s.Nodes["b"].Silent = true
+			for _, g := range s.Nodes["a"].Groups {
+				g.Lagging = true
+			}
+		}, []condition{{v1alpha1.ConditionWithinRPO, no, "Lagging"}, {v1alpha1.ConditionConverged, unknown, "NodeSilent"}}},
+		{"both sites wrote, and a node is silent", func(s *site) {
+			s.Nodes["b"].Silent = true
+			for _, g := range s.Nodes["a"].Groups {
+				g.State = sidecarpb.GroupState_GROUP_STATE_DIVERGED
+			}
+		}, []condition{{v1alpha1.ConditionConverged, no, "Diverged"}}},
+		{"the lag is not told", func(s *site) {
+			s.Change(func(g *sidecarpb.GroupStatus) { g.LagSeconds = nil })
+		}, []condition{{v1alpha1.ConditionWithinRPO, unknown, "LagUnknown"}, {v1alpha1.ConditionReady, no, "LagUnknown"}}},
+		{"a group cannot be opened", func(s *site) {
+			for _, g := range s.Nodes["b"].Groups {
+				g.Role, g.State, g.Volumes = sidecarpb.Role_ROLE_UNSPECIFIED, sidecarpb.GroupState_GROUP_STATE_FAILED, nil
+			}
+		}, []condition{
+			{v1alpha1.ConditionConverged, unknown, "GroupUnreadable"}, {v1alpha1.ConditionWithinRPO, unknown, "GroupUnreadable"},
+			{v1alpha1.ConditionPromotable, unknown, "GroupUnreadable"},
+			{v1alpha1.ConditionPeerReachable, no, "GroupUnreadable"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t, "a", "b")
+			remote := operatortest.Remote("site-b")
+			remote.Spec.Defaults.RPOTarget = &metav1.Duration{Duration: time.Minute}
+			s.Create(remote, operatortest.Labelled("shop"))
+			s.Claim("shop", "one", "a")
+			s.Claim("shop", "two", "b")
+			s.Settle("shop")
+			c.change(s)
+			s.Settle("shop")
+			for _, want := range c.want {
+				operatortest.WantCondition(t, s.Group("shop", "shop"), want.kind, want.status, want.reason)
+			}
+		})
+	}
+	t.Run("there are no claims", func(t *testing.T) {
+		s := newSite(t, "a")
+		s.Shop()
+		for _, kind := range []string{v1alpha1.ConditionConverged, v1alpha1.ConditionPeerReachable,
+			v1alpha1.ConditionPromotable} {
+			operatortest.WantCondition(t, s.Group("shop", "shop"), kind, unknown, "NoMembers")
+		}
+		operatortest.WantCondition(t, s.Group("shop", "shop"), v1alpha1.ConditionReady, no, "NoMembers")
+	})
 }

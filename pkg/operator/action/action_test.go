@@ -1,6 +1,7 @@
 package action_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -216,25 +217,42 @@ func TestRelocateAndYield(t *testing.T) {
 }
 
 // TestActionOfSilentNodes: an action waits for nodes that the operator has never heard of, because it was started while
-// they were silent.
+// they were silent, also if the status names none of their groups.
 func TestActionOfSilentNodes(t *testing.T) {
-	s := secondary(t)
-	spec := force(s)
-	for _, n := range s.Nodes {
-		n.Silent = true
-	}
-	s.Watcher = engine.NewWatcher(s, func(_, _ *engine.View) {})
-	s.Reset()
-	s.Settle("shop")
-	s.Create(&v1alpha1.GroupAction{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "f"}, Spec: spec})
-	if a := s.GoOn("f"); a.Status.Phase == v1alpha1.ActionFailed ||
-		!strings.Contains(a.Status.Message, "is on no node that answers; waiting for") {
-		t.Errorf("status: %+v", a.Status)
-	}
-	for _, n := range s.Nodes {
-		n.Silent = false
-	}
-	if a := s.GoOn("f"); a.Status.Phase != v1alpha1.ActionSucceeded {
-		t.Errorf("status: %+v", a.Status)
+	for _, c := range []struct {
+		status string
+		forget bool
+		says   string
+	}{
+		{"names the groups", false, "was on node a, which does not tell of it; waiting for"},
+		{"is lost", true, "is on no node that answers; waiting for"},
+	} {
+		t.Run("the status "+c.status, func(t *testing.T) {
+			s := secondary(t)
+			spec := force(s)
+			for _, n := range s.Nodes {
+				n.Silent = true
+			}
+			s.Watcher = engine.NewWatcher(s, func(_, _ *engine.View) {})
+			s.Reset()
+			if c.forget {
+				g := s.Group("shop", "shop")
+				g.Status.EngineGroups = nil
+				if err := s.Client.Status().Update(context.Background(), g); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.Settle("shop")
+			s.Create(&v1alpha1.GroupAction{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "f"}, Spec: spec})
+			if a := s.GoOn("f"); a.Status.Phase == v1alpha1.ActionFailed || !strings.Contains(a.Status.Message, c.says) {
+				t.Errorf("status: %+v", a.Status)
+			}
+			for _, n := range s.Nodes {
+				n.Silent = false
+			}
+			if a := s.GoOn("f"); a.Status.Phase != v1alpha1.ActionSucceeded {
+				t.Errorf("status: %+v", a.Status)
+			}
+		})
 	}
 }

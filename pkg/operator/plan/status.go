@@ -208,17 +208,23 @@ func Confirmation(places []engine.Place) string {
 // conditions are the group's, Ready first.
 func (gp *Group) conditions(in *Input, s *v1alpha1.ConsistencyGroupStatus) []metav1.Condition {
 	all := []metav1.Condition{gp.allowed(), gp.membersReady(), gp.remoteAsDeclared(), gp.writeOrder(in),
-		gp.converged(s), gp.peerReachable(in, s), gp.promotable(in, s), gp.withinRPO(s)}
+		gp.converged(in, s), gp.peerReachable(in, s), gp.promotable(in, s), gp.withinRPO(in, s)}
 	ready := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Protected",
 		Message: "every claim of the group is replicated, and the copy can be promoted"}
-	for _, c := range all {
-		if c.Status != metav1.ConditionTrue && c.Type != v1alpha1.ConditionWriteOrder {
-			ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, c.Reason, c.Type+": "+c.Message
-			break
-		}
+	first := func(status metav1.ConditionStatus) int {
+		return slices.IndexFunc(all, func(c metav1.Condition) bool {
+			return c.Status == status && c.Type != v1alpha1.ConditionWriteOrder
+		})
 	}
-	if ready.Status == metav1.ConditionTrue && len(gp.Places) == 0 {
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "NoMembers", "the group has no claims yet"
+	i := first(metav1.ConditionFalse)
+	if i < 0 { // what is known to be wrong goes before what is not known
+		i = first(metav1.ConditionUnknown)
+	}
+	switch {
+	case i >= 0 && all[i].Reason == reasonNoMembers:
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, reasonNoMembers, noMembers
+	case i >= 0:
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, all[i].Reason, all[i].Type+": "+all[i].Message
 	}
 	all = append([]metav1.Condition{ready}, all...)
 	for i := range all {
@@ -278,7 +284,9 @@ func (gp *Group) remoteAsDeclared() metav1.Condition {
 		"the engine replicates to %s", gp.Group.Spec.RemoteSite)
 }
 
-func (gp *Group) converged(s *v1alpha1.ConsistencyGroupStatus) metav1.Condition {
+func (gp *Group) converged(in *Input, s *v1alpha1.ConsistencyGroupStatus) metav1.Condition {
+	result := gp.known(in, s, kube.Condition(v1alpha1.ConditionConverged, metav1.ConditionTrue, "OneHistory",
+		"both sites have one history"))
 	for _, e := range s.EngineGroups {
 		if e.State == "Diverged" {
 			return kube.Condition(v1alpha1.ConditionConverged, metav1.ConditionFalse, "Diverged",
@@ -286,37 +294,36 @@ func (gp *Group) converged(s *v1alpha1.ConsistencyGroupStatus) metav1.Condition 
 					"%s", e.Name, kube.Words(e.Reason, gp.Group.Namespace, gp.Group.Name))
 		}
 	}
-	return kube.Condition(v1alpha1.ConditionConverged, metav1.ConditionTrue, "OneHistory",
-		"both sites have one history")
+	for _, at := range gp.Places {
+		if peer := at.Group.GetPeer(); result.Status == metav1.ConditionTrue && peer != "" && !at.Group.GetConnected() {
+			return kube.Condition(v1alpha1.ConditionConverged, metav1.ConditionUnknown, reasonPeerNotHeard,
+				"group %s is not connected to %s, so what was written there is not known here", at.Group.GetName(), peer)
+		}
+	}
+	return result
 }
 
 func (gp *Group) peerReachable(in *Input, s *v1alpha1.ConsistencyGroupStatus) metav1.Condition {
 	for i, e := range s.EngineGroups {
-		switch reason, message := gp.untold(in, e); reason {
-		case "":
-		case reasonGroupUnreadable: // what is not open has no connection
+		reason, message := gp.untold(in, e)
+		if reason == reasonGroupUnreadable { // what is not open has no connection
 			return kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionFalse, reason, "%s", message)
-		default:
-			return kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionUnknown, reason, "%s", message)
 		}
-		if i < len(gp.Places) && !gp.Places[i].Group.GetConnected() {
+		if reason == "" && i < len(gp.Places) && !gp.Places[i].Group.GetConnected() {
 			return kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionFalse, "NotConnected",
 				"group %s at the engine of node %s is not connected to %s: %s; on the node: slipctl group status "+
 					"%s", e.Name, e.Node,
 				gp.Places[i].Group.GetPeer(), cmp.Or(e.Reason, "see that the link of the site is reachable"), e.Name)
 		}
 	}
-	return kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionTrue, "Connected",
-		"the engine is connected to the peer")
+	return gp.known(in, s, kube.Condition(v1alpha1.ConditionPeerReachable, metav1.ConditionTrue, "Connected",
+		"the engine is connected to the peer"))
 }
 
 func (gp *Group) promotable(in *Input, s *v1alpha1.ConsistencyGroupStatus) metav1.Condition {
-	result := kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionTrue, "WholeCopy",
-		"the copy is one instant of its primary")
+	result := gp.known(in, s, kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionTrue, "WholeCopy",
+		"the copy is one instant of its primary"))
 	for _, e := range s.EngineGroups {
-		if reason, message := gp.untold(in, e); reason != "" {
-			return kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionUnknown, reason, "%s", message)
-		}
 		switch {
 		case e.Role == v1alpha1.RoleSecondary && !e.Promotable:
 			return kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionFalse, "NotWhole",
@@ -326,7 +333,7 @@ func (gp *Group) promotable(in *Input, s *v1alpha1.ConsistencyGroupStatus) metav
 			return kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionFalse, "Syncing",
 				"group %s is being copied to the peer: wait for the end of the sync", e.Name)
 		case e.Role == v1alpha1.RolePrimary && e.State != "Streaming":
-			result = kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionUnknown, "PeerNotHeard",
+			result = kube.Condition(v1alpha1.ConditionPromotable, metav1.ConditionUnknown, reasonPeerNotHeard,
 				"group %s is %s, so the state of the copy is not known here; ask at the other "+
 					"site", e.Name, strings.ToLower(e.State))
 		}
@@ -334,9 +341,9 @@ func (gp *Group) promotable(in *Input, s *v1alpha1.ConsistencyGroupStatus) metav
 	return result
 }
 
-func (gp *Group) withinRPO(s *v1alpha1.ConsistencyGroupStatus) metav1.Condition {
+func (gp *Group) withinRPO(in *Input, s *v1alpha1.ConsistencyGroupStatus) metav1.Condition {
 	for _, at := range gp.Places {
-		if at.Group.GetLagging() {
+		if at.Group.GetLagging() { // also as a silent node said last: nothing says that the copy has caught up
 			return kube.Condition(v1alpha1.ConditionWithinRPO, metav1.ConditionFalse, "Lagging",
 				"the copy of group %s lags more than its target of %v, or its lag is not known", at.Group.GetName(),
 				time.Duration(at.Group.GetRpoTargetSeconds()*float64(time.Second)))
@@ -345,8 +352,16 @@ func (gp *Group) withinRPO(s *v1alpha1.ConsistencyGroupStatus) metav1.Condition 
 	if s.RPOTarget == nil || s.RPOTarget.Duration == 0 {
 		return kube.Condition(v1alpha1.ConditionWithinRPO, metav1.ConditionTrue, "NoTarget", "the group has no target")
 	}
-	return kube.Condition(v1alpha1.ConditionWithinRPO, metav1.ConditionTrue, "WithinTarget",
-		"the copy lags less than %v", s.RPOTarget.Duration)
+	result := gp.known(in, s, kube.Condition(v1alpha1.ConditionWithinRPO, metav1.ConditionTrue, "WithinTarget",
+		"the copy lags less than %v", s.RPOTarget.Duration))
+	for _, at := range gp.Places {
+		if result.Status == metav1.ConditionTrue && at.Group.LagSeconds == nil {
+			return kube.Condition(v1alpha1.ConditionWithinRPO, metav1.ConditionUnknown, "LagUnknown",
+				"the node of group %s does not say how far the copy lags: see slipctl group status %s on node %s",
+				at.Group.GetName(), at.Group.GetName(), at.Node)
+		}
+	}
+	return result
 }
 
 // nextStep is the text of the first condition that is False; its text names the command.

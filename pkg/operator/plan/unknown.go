@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"slices"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/slipstream-storage/slipstream/pkg/api/v1alpha1"
 	"github.com/slipstream-storage/slipstream/pkg/operator/engine"
+	"github.com/slipstream-storage/slipstream/pkg/operator/kube"
 )
 
 // What is not known of a group at the engine is neither absent nor empty: its node does not answer, the driver of its
@@ -49,12 +52,16 @@ func (gp *Group) unopened() string {
 
 // Reasons of conditions that need to know a group at the engine. NodeSilent: its node does not answer. NoReplicator:
 // the driver of its node has none, so nothing tells whether the group is there. GroupUnreadable: the group cannot be
-// opened.
+// opened. PeerNotHeard: only the other site knows. NoMembers: there is no group at the engine yet.
 const (
 	reasonNodeSilent      = "NodeSilent"
 	reasonNoReplicator    = "NoReplicator"
 	reasonGroupUnreadable = "GroupUnreadable"
+	reasonPeerNotHeard    = "PeerNotHeard"
+	reasonNoMembers       = "NoMembers"
 )
+
+const noMembers = "the group has no claims yet"
 
 // untold says why nothing is known of a group at the engine; empty where its node tells of it.
 func (gp *Group) untold(in *Input, e v1alpha1.EngineGroup) (reason, message string) {
@@ -73,4 +80,18 @@ func (gp *Group) untold(in *Input, e v1alpha1.EngineGroup) (reason, message stri
 		message = "the deletion waits: " + message
 	}
 	return reason, message
+}
+
+// known returns a condition that holds if all groups at the engine tell of themselves, or Unknown if one does not, or
+// if there is none.
+func (gp *Group) known(in *Input, s *v1alpha1.ConsistencyGroupStatus, holds metav1.Condition) metav1.Condition {
+	for _, e := range s.EngineGroups {
+		if reason, message := gp.untold(in, e); reason != "" {
+			return kube.Condition(holds.Type, metav1.ConditionUnknown, reason, "%s", message)
+		}
+	}
+	if len(s.EngineGroups) == 0 {
+		return kube.Condition(holds.Type, metav1.ConditionUnknown, reasonNoMembers, noMembers)
+	}
+	return holds
 }
