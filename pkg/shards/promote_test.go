@@ -3,11 +3,13 @@ package shards
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/shardpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/epoch"
 )
 
 // TestPromotionOutlivesItsCollector keeps the decision of a promotion from one copy until the other one is primary, and
@@ -47,8 +49,8 @@ func TestPromotionOutlivesItsCollector(t *testing.T) {
 		return id.Role == core.RolePrimary
 	})
 	cancel()
-	if err := <-ended; err == nil {
-		t.Fatal("the promotion ended although one copy has not heard of it")
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), string(promotionDecided)) {
+		t.Fatalf("one copy has not heard of the promotion: %v", err)
 	}
 	first.kill() // with its collector
 	second.mu.Lock()
@@ -58,4 +60,71 @@ func TestPromotionOutlivesItsCollector(t *testing.T) {
 	began := time.Now()
 	c.promote("b", 1, true)
 	t.Logf("ended after %v, with %d of %d writes", time.Since(began), c.check("b"), w.next)
+}
+
+// promoteLater begins a forced promotion at a node, and returns when its collector has been asked. end gives it up.
+func (c *cluster) promoteLater(m *member, lost ...epoch.ShardID) (end func() error) {
+	c.t.Helper()
+	m.node.mu.Lock()
+	r := m.node.runners["shop"]
+	m.node.mu.Unlock()
+	waiting := func() int {
+		n := make(chan int, 1)
+		if !r.do(func() { n <- len(r.wishes) }) {
+			return 0
+		}
+		return <-n
+	}
+	before := waiting()
+	ctx, cancel := context.WithCancel(c.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.node.Promote(ctx, "shop", true, lost...) }()
+	c.eventually("the promotion waits", func() bool { return waiting() > before })
+	return func() error { cancel(); return <-ended }
+}
+
+// TestPromotionIsGivenUp: a forced promotion fails because a node is away. When that node comes back, no shard is
+// promoted, and the copies go on. A later promotion succeeds. Nor does a caller that gives up end the promotion of
+// another one.
+func TestPromotionIsGivenUp(t *testing.T) {
+	c := newCluster(t, 2)
+	c.create(nil)
+	w := &chain{c: c, site: "a"}
+	w.writes(50)
+	shown := c.waitShown("b")
+	stays, away := c.sites["b"][0], c.sites["b"][1]
+	away.kill()
+	c.eventually("the node is missed", func() bool { return len(stays.node.silentNodes()) > 0 })
+	end := c.promoteLater(stays)
+	err := end()
+	if !errors.Is(err, core.ErrPrecondition) || !errors.Is(err, context.Canceled) ||
+		!strings.Contains(err.Error(), string(promotionOff)) {
+		t.Fatalf("given up: %v", err)
+	}
+	away.start()
+	c.eventually("the copies show later epochs", func() bool { return shown.Before(c.waitShown("b")) })
+	for _, m := range c.sites["b"] {
+		if role := m.group().Status().Role; role != core.RoleSecondary {
+			t.Fatalf("node %s is %s, and the promotion was given up", m.Address(), role)
+		}
+	}
+
+	away.kill()
+	first, second := c.promoteLater(stays), c.promoteLater(stays)
+	if err := second(); err == nil || !strings.Contains(err.Error(), string(promotionWanted)) {
+		t.Fatalf("given up while another caller waits: %v", err)
+	}
+	for _, m := range c.sites["a"] {
+		m.kill()
+	}
+	away.start()
+	c.eventually("the group is promoted for the other caller", func() bool {
+		return stays.group().Status().Role == core.RolePrimary && away.group() != nil &&
+			away.group().Status().Role == core.RolePrimary
+	})
+	_ = first() // it may have ended, or not have seen it yet
+	c.promote("b", 1, true)
+	if got := c.check("b"); got < 50 {
+		t.Errorf("%d of %d writes at site b", got, w.next)
+	}
 }

@@ -25,6 +25,8 @@ type runner struct {
 
 	coordinators map[epoch.ShardID]*epoch.Coordinator
 	collector    *epoch.Collector
+	// wishes are those of the promotions that wait, in the order in which they began.
+	wishes []*wish
 
 	mu sync.Mutex
 	// inFlight counts the calls to each shard.

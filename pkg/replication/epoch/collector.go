@@ -45,6 +45,8 @@ type Collector struct {
 	granted  ID
 	promote  *PromoteWanted
 	decision *Decision
+	// told: an earlier attempt of this collector decided, and a copy may have it that was not heard since.
+	told     bool
 	failures int
 	next     time.Duration
 }
@@ -79,6 +81,10 @@ func (c *Collector) Granted() ID { return c.granted }
 // Decision is the one that was found or made; nil before.
 func (c *Collector) Decision() *Decision { return c.decision }
 
+// MayPromote reports whether copies may be promoted without a further PromoteWanted: a decision was found or made, and
+// it is not known that no copy has it.
+func (c *Collector) MayPromote() bool { return c.decision != nil || c.told }
+
 // Missing are the copies that a promotion, or a resync, waits to hear from.
 func (c *Collector) Missing() (list []ShardID) {
 	for _, s := range c.required() {
@@ -98,7 +104,11 @@ type Collect struct{ Copies []ShardID }
 // Resign ends its work, unless it promotes.
 type Resign struct{}
 
-// PromoteWanted: the group is to be promoted at the newest complete epoch.
+// PromoteCancelled: what the last PromoteWanted asked for is not wanted any more. A decision that was made stands, and
+// is carried out (MayPromote).
+type PromoteCancelled struct{}
+
+// PromoteWanted: the group is to be promoted at the newest complete epoch, from now on until PromoteCancelled.
 type PromoteWanted struct {
 	Copies []ShardID
 	// Without are copies that a person gave up. It is a statement that they will not be promoted by anyone else.
@@ -131,6 +141,7 @@ func (Tick) collectorEvent()             {}
 func (Collect) collectorEvent()          {}
 func (Resign) collectorEvent()           {}
 func (PromoteWanted) collectorEvent()    {}
+func (PromoteCancelled) collectorEvent() {}
 func (CopyMissing) collectorEvent()      {}
 func (ReportReceived) collectorEvent()   {}
 func (OutdatedReceived) collectorEvent() {}
@@ -165,6 +176,8 @@ func (c *Collector) Step(now time.Duration, e CollectorEvent) []Effect {
 		case c.working():
 			return c.deciding(now) // it may be waiting for a copy that is given up now
 		}
+	case PromoteCancelled:
+		c.promote = nil
 	case CopyMissing:
 		c.know([]ShardID{e.Copy})
 		if v := c.view(e.Copy); v.report == nil {
@@ -216,6 +229,7 @@ func (c *Collector) know(copies []ShardID) (grown bool) {
 func (c *Collector) begin(now time.Duration) []Effect {
 	c.state = CollectorGathering
 	c.attempt = Attempt{Number: c.attempt.Number + 1, Run: c.life}
+	c.told = c.MayPromote()
 	c.granted, c.decision = ID{}, nil
 	for i := range c.views {
 		c.views[i] = copyView{missing: c.views[i].missing}
@@ -334,6 +348,9 @@ func (c *Collector) evaluate(now time.Duration) (effects []Effect) {
 	}
 	if c.decision != nil {
 		return c.deciding(now)
+	}
+	if !slices.ContainsFunc(c.views, func(v copyView) bool { return v.report == nil && !v.missing }) {
+		c.told = false // none has it, and none obeys an earlier attempt any more
 	}
 	if len(c.Missing()) > 0 {
 		return nil // a copy that was not heard may have the decision of an earlier attempt

@@ -11,6 +11,7 @@ type simNode struct {
 	clock     clock
 	up, gone  bool
 	collector *Collector
+	wanted    bool // a promotion, of this collector
 }
 
 // simCopy is what a node has of a shard: a prefix of its journal, or the middle of a resync and the base.
@@ -33,7 +34,7 @@ type simCopy struct {
 }
 
 func (w *world) startNode(n *simNode) {
-	n.up = true
+	n.up, n.wanted = true, false
 	n.collector = NewCollector(w.life(), w.timing)
 	for _, c := range w.copies {
 		if w.nodes[c.node] == n && c.exists {
@@ -204,7 +205,18 @@ func (w *world) promotes(c *simCopy, p Promote) {
 // collect gives an event to the collector of a node.
 func (w *world) collect(node int, e CollectorEvent) {
 	n := w.nodes[node]
-	for _, effect := range n.collector.Step(n.clock.read(w.now), e) {
+	switch e.(type) {
+	case PromoteWanted:
+		n.wanted = true
+	case PromoteCancelled:
+		n.wanted = false
+	}
+	may := n.collector.MayPromote()
+	effects := n.collector.Step(n.clock.read(w.now), e)
+	if d := n.collector.Decision(); d != nil && !may && !n.wanted && !w.decidedAt(d.Epoch) {
+		w.fail("node %d decides at %s, and no promotion is wanted there", node, d.Epoch)
+	}
+	for _, effect := range effects {
 		switch effect := effect.(type) {
 		case Send:
 			c := w.copies[effect.To]
@@ -225,6 +237,11 @@ func (w *world) collect(node int, e CollectorEvent) {
 			}
 		})
 	}
+}
+
+// decidedAt reports whether a copy has the decision for an epoch.
+func (w *world) decidedAt(epoch ID) bool {
+	return slices.ContainsFunc(w.copies, func(c *simCopy) bool { return decided(c.decision) == epoch })
 }
 
 func (w *world) toCopy(c *simCopy, m Message, node int) {
