@@ -42,7 +42,7 @@ func (n *Node) Promote(ctx context.Context, group string, force bool, lost ...ep
 		return n.takeBack(ctx, group, force)
 	}
 	if force || slices.ContainsFunc(slices.Collect(maps.Values(places)), func(p place) bool { return p.shard.decided }) {
-		return n.promoteAtEpoch(ctx, group, lost)
+		return n.promoteAtEpoch(ctx, group, &wish{lost: lost, found: !force})
 	}
 	return n.promotePlanned(ctx, group, places)
 }
@@ -135,14 +135,13 @@ const unseenPatience = 15 * time.Second
 
 // promoteAtEpoch has the collector of this node decide at the last complete epoch, or carry out what was decided. When
 // it returns, it wants no promotion any more; an error says whether the group may be promoted nevertheless.
-func (n *Node) promoteAtEpoch(ctx context.Context, group string, lost []epoch.ShardID) error {
+func (n *Node) promoteAtEpoch(ctx context.Context, group string, w *wish) error {
 	n.mu.Lock()
 	r := n.runners[group]
 	n.mu.Unlock()
 	if r == nil {
 		return fmt.Errorf("%w: this node has no shard of %q", replication.ErrNotFound, group)
 	}
-	w := &wish{lost: lost}
 	separate, err := n.promoted(ctx, r, w)
 	outlook := r.giveUp(w)
 	switch {
@@ -172,7 +171,7 @@ func (n *Node) promoted(ctx context.Context, r *runner, w *wish) (separate map[e
 			return nil, n.unfinished(r, group)
 		}
 		places := n.of(group)
-		if n.allSeparate(places, time.Since(began)) {
+		if !w.found && n.allSeparate(places, time.Since(began)) {
 			return places, nil
 		}
 		if time.Since(wished) > wishAgain {

@@ -128,3 +128,68 @@ func TestPromotionIsGivenUp(t *testing.T) {
 		t.Errorf("%d of %d writes at site b", got, w.next)
 	}
 }
+
+// TestFailbackWithACopyThatIsNoPart: a shard has left its group, and its copy is still there when the group is promoted
+// by force. After the group was moved back, the copies show epochs, also after a restart, and can be promoted again.
+func TestFailbackWithACopyThatIsNoPart(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		c := newCluster(t, 3)
+		c.create(nil)
+		c.waitShown("b")
+		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+		defer cancel()
+		gone, left := c.sites["a"][2], c.sites["b"][2]
+		if err := gone.group().RemoveVolume("v2", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.sites["a"][0].node.Drop(ctx, "shop", 2, false); err != nil {
+			t.Fatal(err)
+		}
+		rest := c.part(0, 1)
+		rest.goOn("b", 0, 1)
+		w := &chain{c: rest, site: "a"}
+		w.writes(50)
+		for _, m := range rest.sites["a"] {
+			m.net.Cut("a")
+		}
+		rest.promote("b", 0, true)
+		if id, _ := left.group().Shard().Identity(); id.Role != core.RoleSecondary || id.Decided {
+			t.Fatalf("the copy that is no part: %+v", id)
+		}
+		for _, m := range rest.sites["a"] {
+			m.net.Heal("a")
+		}
+		c.eventually("both shards know of the other site", func() bool {
+			return rest.sites["a"][0].group().Status().State == core.StateDiverged &&
+				rest.sites["a"][1].group().Status().State == core.StateDiverged
+		})
+		if _, err := rest.sites["a"][0].node.Yield(ctx, "shop", false); err != nil {
+			t.Fatal(err)
+		}
+		rest.waitShown("a")
+		w = &chain{c: rest, site: "b", next: rest.check("b")}
+		w.writes(20)
+		if err := rest.relocate("b", 0); err != nil {
+			t.Fatal(err)
+		}
+		w.site = "a"
+		w.writes(20)
+		if restart {
+			for _, m := range c.sites["b"] {
+				m.kill()
+			}
+			for _, m := range c.sites["b"] {
+				m.start()
+			}
+		}
+		rest.goOn("b", 0, 1)
+		for _, m := range rest.sites["a"] {
+			m.kill()
+		}
+		rest.promote("b", 1, true)
+		if got := rest.check("b"); got != w.next {
+			t.Errorf("%d of %d writes at site b", got, w.next)
+		}
+		c.stop()
+	}
+}

@@ -2,6 +2,7 @@ package shards
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -177,7 +178,8 @@ func (r *runner) collect(copies []epoch.ShardID, places map[epoch.ShardID]place)
 		return
 	}
 	if mine {
-		r.carryOut(0, r.collector.Step(r.now(), epoch.Collect{Copies: copies}))
+		undecided := slices.DeleteFunc(slices.Clone(copies), func(id epoch.ShardID) bool { return places[id].shard.decided })
+		r.carryOut(0, r.collector.Step(r.now(), epoch.Collect{Copies: copies, Undecided: undecided}))
 	} else {
 		r.carryOut(0, r.collector.Step(r.now(), epoch.Resign{}))
 	}

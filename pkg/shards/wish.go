@@ -11,6 +11,8 @@ import (
 type wish struct {
 	// lost are the shards that the caller gave up.
 	lost []epoch.ShardID
+	// found: only a decision that stands is to be carried out. The caller did not force the promotion.
+	found bool
 }
 
 // outlook says what may still happen after a promotion that ended with an error, for people.
@@ -32,12 +34,23 @@ func (r *runner) want(w *wish) {
 		if !slices.Contains(r.wishes, w) {
 			r.wishes = append(r.wishes, w)
 		}
-		r.promote(w)
+		r.promote()
 	})
 }
 
+// wished is what the collector is to do: what the last caller said that forces the promotion, if there is one.
+func (r *runner) wished() (w *wish) {
+	for _, w = range slices.Backward(r.wishes) {
+		if !w.found {
+			return w
+		}
+	}
+	return w
+}
+
 // promote has the collector promote. Only the runner's goroutine calls it.
-func (r *runner) promote(w *wish) {
+func (r *runner) promote() {
+	w := r.wished()
 	copies := secondaries(r.node.of(r.group))
 	if len(copies) == 0 {
 		return
@@ -45,18 +58,18 @@ func (r *runner) promote(w *wish) {
 	if r.collector == nil {
 		r.collector = epoch.NewCollector(newLife(), timingOf(0))
 	}
-	r.carryOut(0, r.collector.Step(r.now(), epoch.PromoteWanted{Copies: copies, Without: w.lost}))
+	r.carryOut(0, r.collector.Step(r.now(), epoch.PromoteWanted{Copies: copies, Without: w.lost, Found: w.found}))
 }
 
 // giveUp withdraws a wish, and returns when the collector knows of that.
 func (r *runner) giveUp(w *wish) outlook {
 	result := make(chan outlook, 1)
 	r.do(func() {
-		last := len(r.wishes) > 0 && r.wishes[len(r.wishes)-1] == w
+		before := r.wished()
 		r.wishes = slices.DeleteFunc(r.wishes, func(other *wish) bool { return other == w })
 		switch {
-		case len(r.wishes) > 0 && last:
-			r.promote(r.wishes[len(r.wishes)-1])
+		case len(r.wishes) > 0 && r.wished() != before:
+			r.promote()
 		case len(r.wishes) == 0 && r.collector != nil:
 			r.carryOut(0, r.collector.Step(r.now(), epoch.PromoteCancelled{}))
 		}

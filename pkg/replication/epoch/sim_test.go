@@ -190,7 +190,7 @@ func (w *world) duty(node int) {
 		return
 	}
 	if node == 0 || w.rng.IntN(3) == 0 {
-		w.collect(node, Collect{Copies: w.allCopies()})
+		w.collect(node, w.duties())
 	} else {
 		w.collect(node, Resign{})
 	}
@@ -211,7 +211,7 @@ func (w *world) calm() {
 			w.startNode(n)
 		}
 		if n.up {
-			w.collect(i, Collect{Copies: w.allCopies()})
+			w.collect(i, w.duties())
 		}
 	}
 	config := w.newest()

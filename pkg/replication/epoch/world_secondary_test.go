@@ -102,7 +102,7 @@ func (w *world) ship(c *simCopy) {
 func (w *world) tellOfCopies() {
 	for i, n := range w.nodes {
 		if n.up && n.collector.State() != CollectorOff {
-			w.collect(i, Collect{Copies: w.allCopies()})
+			w.collect(i, w.duties())
 		}
 	}
 }
@@ -138,7 +138,7 @@ func (w *world) copy(c *simCopy, e CopyEvent, reply func(Message)) {
 		case PersistDecision:
 			c.decision = &effect.Decision
 		case Promote:
-			w.logf("copy %d is promoted at %s, part %v", c.id, effect.Mark, effect.Part)
+			w.logf("copy %d is promoted at %s", c.id, effect.Mark)
 			w.promotes(c, effect)
 		case Reply:
 			if reply != nil {
@@ -166,9 +166,8 @@ func (w *world) shows(c *simCopy, m Mark) {
 // promotes: a copy becomes what it was at a mark. That has to be possible, and the same for all.
 func (w *world) promotes(c *simCopy, p Promote) {
 	switch {
-	case c.promoted != nil && (c.promoted.Part != p.Part || c.promoted.Mark.Epoch != p.Mark.Epoch):
+	case c.promoted != nil && c.promoted.Mark.Epoch != p.Mark.Epoch:
 		w.fail("copy %d was promoted at %s and is now at %s", c.id, c.promoted.Mark, p.Mark)
-	case !p.Part:
 	case c.base != nil && c.base.Epoch == p.Mark.Epoch:
 	case c.syncing:
 		w.fail("copy %d is promoted at %s in the middle of a resync", c.id, p.Mark)
@@ -297,6 +296,14 @@ func (w *world) lostCopies() (list []ShardID) {
 		}
 	}
 	return list
+}
+
+// duties are what a node that collects knows of the site.
+func (w *world) duties() Collect {
+	all := w.allCopies()
+	return Collect{Copies: all, Undecided: slices.DeleteFunc(slices.Clone(all), func(s ShardID) bool {
+		return w.copies[s].decision != nil
+	})}
 }
 
 func (w *world) allCopies() (list []ShardID) {
