@@ -49,6 +49,7 @@ func (s *Shard) copyOf() copyOf {
 		rollsBack: m.Copy == core.CopyRollingBack, base: m.Base, id: m.Shard.ID}
 	if m.Epochs != nil {
 		c.epochs = *m.Epochs
+		c.epochs.Decision = c.epochs.Decision.Of(c.id)
 	}
 	return c
 }
@@ -155,9 +156,7 @@ func (s *Shard) stepCopy(e epoch.CopyEvent) (answer epoch.Message, err error) {
 		case epoch.PersistDecision:
 			err = s.keepEpochs(func(kept *core.Epochs) { kept.Decision = &effect.Decision })
 		case epoch.Promote:
-			if effect.Part {
-				s.startPromotion(effect.Mark)
-			}
+			s.startPromotion(effect.Mark)
 		case epoch.Reply:
 			answer = effect.Message
 		}
@@ -399,7 +398,7 @@ func (s *Shard) continuePromotion() {
 	}
 	d := s.copy.Decision()
 	for _, m := range s.copyMarks() {
-		if m.Epoch == d.Epoch && d.Has(s.copyOf().id) {
+		if m.Epoch == d.Epoch {
 			s.startPromotion(m)
 			return
 		}

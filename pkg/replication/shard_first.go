@@ -22,7 +22,9 @@ func (s *Shard) joined() error {
 	s.release()
 	s.primary, s.copy = nil, nil
 	return s.keepEpochs(func(kept *core.Epochs) {
-		kept.Copy, kept.Since, kept.Separate = true, s.g.journal.Head(), c.ownCopy()
+		kept.Copy, kept.Since = true, s.g.journal.Head()
+		// What was primary in the group, and follows the other site now, was ordered against the other shards before.
+		kept.Separate = c.ownCopy() && kept.Config.Version.Number == 0
 	})
 }
 

@@ -42,7 +42,7 @@ func (n *Node) Promote(ctx context.Context, group string, force bool, lost ...ep
 		return n.takeBack(ctx, group, force)
 	}
 	if force || slices.ContainsFunc(slices.Collect(maps.Values(places)), func(p place) bool { return p.shard.decided }) {
-		return n.promoteAtEpoch(ctx, group, lost)
+		return n.promoteAtEpoch(ctx, group, &wish{lost: lost, found: !force})
 	}
 	return n.promotePlanned(ctx, group, places)
 }
@@ -129,66 +129,72 @@ func (n *Node) promotePlanned(ctx context.Context, group string, places map[epoc
 // wishAgain is the time after which a promotion that has not ended is asked for again.
 const wishAgain = 5 * time.Second
 
-// wish asks the collector for a promotion of the copies that are seen now. It is repeated as long as the caller waits:
-// a node that was away at first is seen later, and a collector that began anew does not know of the wish.
-func (n *Node) wish(r *runner, group string, lost []epoch.ShardID) {
-	copies := secondaries(n.of(group))
-	if len(copies) == 0 {
-		return
-	}
-	r.do(func() {
-		if r.collector == nil {
-			r.collector = epoch.NewCollector(newLife(), timingOf(0))
-		}
-		r.carryOut(0, r.collector.Step(r.now(), epoch.PromoteWanted{Copies: copies, Without: lost}))
-	})
-}
-
 // unseenPatience is how long a promotion waits for the node of a copy that does not answer. A node that starts may take
 // some seconds. One that is gone is not waited for: a person has to know which it is.
 const unseenPatience = 15 * time.Second
 
-func (n *Node) promoteAtEpoch(ctx context.Context, group string, lost []epoch.ShardID) error {
+// promoteAtEpoch has the collector of this node decide at the last complete epoch, or carry out what was decided. When
+// it returns, it wants no promotion any more; an error says whether the group may be promoted nevertheless.
+func (n *Node) promoteAtEpoch(ctx context.Context, group string, w *wish) error {
 	n.mu.Lock()
 	r := n.runners[group]
 	n.mu.Unlock()
 	if r == nil {
 		return fmt.Errorf("%w: this node has no shard of %q", replication.ErrNotFound, group)
 	}
+	separate, err := n.promoted(ctx, r, w)
+	outlook := r.giveUp(w)
+	switch {
+	case err == nil && separate != nil && outlook != promotionOff:
+		err = fmt.Errorf("%w: group %s cannot be promoted as before it had shards; repeat the promotion",
+			core.ErrPrecondition, group)
+	case err == nil && separate != nil:
+		return n.promoteSeparate(ctx, group, separate)
+	case err == nil:
+		return nil
+	}
+	return errors.Join(fmt.Errorf("%w; %s", err, outlook), ctx.Err())
+}
+
+// promoted waits until all shards are primary. It returns places where they have to be promoted separately.
+func (n *Node) promoted(ctx context.Context, r *runner, w *wish) (separate map[epoch.ShardID]place, err error) {
+	group := r.group
 	var wished time.Time
 	began := time.Now()
 	ticker := time.NewTicker(settlePoll)
 	defer ticker.Stop()
 	for {
-		if err := n.fresh(ctx); err != nil {
-			return errors.Join(n.unfinished(r, group), err)
+		if err := n.fresh(ctx); err != nil && ctx.Err() == nil {
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, n.unfinished(r, group)
 		}
 		places := n.of(group)
-		if n.allSeparate(places, time.Since(began)) {
-			return n.promoteSeparate(ctx, group, places)
+		if !w.found && n.allSeparate(places, time.Since(began)) {
+			return places, nil
 		}
 		if time.Since(wished) > wishAgain {
-			n.wish(r, group, lost)
+			r.want(w)
 			wished = time.Now()
 		}
 		done := len(places) > 0
 		// Also those that only the epochs name: a node that has just started does not tell of its shards yet.
-		wanted := without(shardsOf(places), lost)
+		wanted := without(shardsOf(places), w.lost)
 		for _, id := range wanted {
 			p, seen := places[id]
 			done = done && seen && p.shard.role != core.RoleSecondary
 		}
 		if away := unseen(places, wanted); len(away) > 0 && time.Since(began) > unseenPatience {
-			return fmt.Errorf("%w; if a node is lost for good, leave its shard out (slipctl group promote --force --without)",
-				n.missing(group, away))
+			return nil, fmt.Errorf("%w; if a node is lost for good, leave its shard out (slipctl group promote --force "+
+				"--without)", n.missing(group, away))
 		}
-		if done && (len(n.silentNodes()) == 0 || len(lost) > 0) {
-			return nil
+		if done && (len(n.silentNodes()) == 0 || len(w.lost) > 0) {
+			return nil, nil
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return errors.Join(n.unfinished(r, group), ctx.Err())
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,8 +50,8 @@ func TestPromotionOutlivesItsCollector(t *testing.T) {
 		return id.Role == core.RolePrimary
 	})
 	cancel()
-	if err := <-ended; err == nil {
-		t.Fatal("the promotion ended although one copy has not heard of it")
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), string(promotionDecided)) {
+		t.Fatalf("one copy has not heard of the promotion: %v", err)
 	}
 	first.kill() // with its collector
 	second.mu.Lock()
@@ -92,5 +93,137 @@ func TestPromotionWhileAShardJoins(t *testing.T) {
 		if list := shardsOf(places); !slices.Equal(list, []epoch.ShardID{0, 1}) {
 			t.Fatalf("the group has the shards %v", list)
 		}
+	}
+}
+
+// promoteLater begins a forced promotion at a node, and returns when its collector has been asked. end gives it up.
+func (c *cluster) promoteLater(m *member, lost ...epoch.ShardID) (end func() error) {
+	c.t.Helper()
+	m.node.mu.Lock()
+	r := m.node.runners["shop"]
+	m.node.mu.Unlock()
+	waiting := func() int {
+		n := make(chan int, 1)
+		if !r.do(func() { n <- len(r.wishes) }) {
+			return 0
+		}
+		return <-n
+	}
+	before := waiting()
+	ctx, cancel := context.WithCancel(c.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.node.Promote(ctx, "shop", true, lost...) }()
+	c.eventually("the promotion waits", func() bool { return waiting() > before })
+	return func() error { cancel(); return <-ended }
+}
+
+// TestPromotionIsGivenUp: a forced promotion fails because a node is away. When that node comes back, no shard is
+// promoted, and the copies go on. A later promotion succeeds. Nor does a caller that gives up end the promotion of
+// another one.
+func TestPromotionIsGivenUp(t *testing.T) {
+	c := newCluster(t, 2)
+	c.create(nil)
+	w := &chain{c: c, site: "a"}
+	w.writes(50)
+	shown := c.waitShown("b")
+	stays, away := c.sites["b"][0], c.sites["b"][1]
+	away.kill()
+	c.eventually("the node is missed", func() bool { return len(stays.node.silentNodes()) > 0 })
+	end := c.promoteLater(stays)
+	err := end()
+	if !errors.Is(err, core.ErrPrecondition) || !errors.Is(err, context.Canceled) ||
+		!strings.Contains(err.Error(), string(promotionOff)) {
+		t.Fatalf("given up: %v", err)
+	}
+	away.start()
+	c.eventually("the copies show later epochs", func() bool { return shown.Before(c.waitShown("b")) })
+	for _, m := range c.sites["b"] {
+		if role := m.group().Status().Role; role != core.RoleSecondary {
+			t.Fatalf("node %s is %s, and the promotion was given up", m.Address(), role)
+		}
+	}
+
+	away.kill()
+	first, second := c.promoteLater(stays), c.promoteLater(stays)
+	if err := second(); err == nil || !strings.Contains(err.Error(), string(promotionWanted)) {
+		t.Fatalf("given up while another caller waits: %v", err)
+	}
+	for _, m := range c.sites["a"] {
+		m.kill()
+	}
+	away.start()
+	c.eventually("the group is promoted for the other caller", func() bool {
+		return stays.group().Status().Role == core.RolePrimary && away.group() != nil &&
+			away.group().Status().Role == core.RolePrimary
+	})
+	_ = first() // it may have ended, or not have seen it yet
+	c.promote("b", 1, true)
+	if got := c.check("b"); got < 50 {
+		t.Errorf("%d of %d writes at site b", got, w.next)
+	}
+}
+
+// TestFailbackWithACopyThatIsNoPart: a shard has left its group, and its copy is still there when the group is promoted
+// by force. After the group was moved back, the copies show epochs, also after a restart, and can be promoted again.
+func TestFailbackWithACopyThatIsNoPart(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		c := newCluster(t, 3)
+		c.create(nil)
+		c.waitShown("b")
+		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+		defer cancel()
+		gone, left := c.sites["a"][2], c.sites["b"][2]
+		if err := gone.group().RemoveVolume("v2", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.sites["a"][0].node.Drop(ctx, "shop", 2, false); err != nil {
+			t.Fatal(err)
+		}
+		rest := c.part(0, 1)
+		rest.goOn("b", 0, 1)
+		w := &chain{c: rest, site: "a"}
+		w.writes(50)
+		for _, m := range rest.sites["a"] {
+			m.net.Cut("a")
+		}
+		rest.promote("b", 0, true)
+		if id, _ := left.group().Shard().Identity(); id.Role != core.RoleSecondary || id.Decided {
+			t.Fatalf("the copy that is no part: %+v", id)
+		}
+		for _, m := range rest.sites["a"] {
+			m.net.Heal("a")
+		}
+		c.eventually("both shards know of the other site", func() bool {
+			return rest.sites["a"][0].group().Status().State == core.StateDiverged &&
+				rest.sites["a"][1].group().Status().State == core.StateDiverged
+		})
+		if _, err := rest.sites["a"][0].node.Yield(ctx, "shop", false); err != nil {
+			t.Fatal(err)
+		}
+		rest.waitShown("a")
+		w = &chain{c: rest, site: "b", next: rest.check("b")}
+		w.writes(20)
+		if err := rest.relocate("b", 0); err != nil {
+			t.Fatal(err)
+		}
+		w.site = "a"
+		w.writes(20)
+		if restart {
+			for _, m := range c.sites["b"] {
+				m.kill()
+			}
+			for _, m := range c.sites["b"] {
+				m.start()
+			}
+		}
+		rest.goOn("b", 0, 1)
+		for _, m := range rest.sites["a"] {
+			m.kill()
+		}
+		rest.promote("b", 1, true)
+		if got := rest.check("b"); got != w.next {
+			t.Errorf("%d of %d writes at site b", got, w.next)
+		}
+		c.stop()
 	}
 }

@@ -2,6 +2,7 @@ package shards
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,8 @@ type runner struct {
 
 	coordinators map[epoch.ShardID]*epoch.Coordinator
 	collector    *epoch.Collector
+	// wishes are those of the promotions that wait, in the order in which they began.
+	wishes []*wish
 
 	mu sync.Mutex
 	// inFlight counts the calls to each shard.
@@ -175,7 +178,8 @@ func (r *runner) collect(copies []epoch.ShardID, places map[epoch.ShardID]place)
 		return
 	}
 	if mine {
-		r.carryOut(0, r.collector.Step(r.now(), epoch.Collect{Copies: copies}))
+		undecided := slices.DeleteFunc(slices.Clone(copies), func(id epoch.ShardID) bool { return places[id].shard.decided })
+		r.carryOut(0, r.collector.Step(r.now(), epoch.Collect{Copies: copies, Undecided: undecided}))
 	} else {
 		r.carryOut(0, r.collector.Step(r.now(), epoch.Resign{}))
 	}

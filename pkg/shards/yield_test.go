@@ -78,3 +78,67 @@ func TestYieldsAllShards(t *testing.T) {
 		t.Errorf("site a has write %d last, site b wrote %d", got, w.next)
 	}
 }
+
+// TestNewSecondaryWithoutAnEpochIsNotPromoted changes the direction of a group, by force or as planned, and loses the
+// site that took over before the other one has an epoch of it. What its shards have arrived at are different instants,
+// or histories, so no shard is promoted there.
+func TestNewSecondaryWithoutAnEpochIsNotPromoted(t *testing.T) {
+	for _, planned := range []bool{false, true} {
+		c := newCluster(t, 2)
+		c.create(nil)
+		w := &chain{c: c, site: "a"}
+		w.writes(50)
+		c.waitShown("b")
+		a, b := c.sites["a"], c.sites["b"]
+		for _, m := range b { // no epoch comes about at site b
+			m.mu.Lock()
+			m.deliver = func(r *shardpb.DeliverRequest) error {
+				if r.GetPrepare() != nil {
+					return errors.New("lost")
+				}
+				return nil
+			}
+			m.mu.Unlock()
+		}
+		if planned {
+			if err := c.relocate("a", 0); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			for _, m := range a {
+				m.net.Cut("a")
+			}
+			c.promote("b", 0, true)
+			w.writes(50)
+			for _, m := range a {
+				m.net.Heal("a")
+			}
+			c.eventually("both shards know of the other site", func() bool {
+				return a[0].group().Status().State == core.StateDiverged && a[1].group().Status().State == core.StateDiverged
+			})
+			if _, err := a[0].node.Yield(t.Context(), "shop", false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.eventually("both shards follow the other site", func() bool {
+			_, first := a[0].group().Shard().Identity()
+			_, second := a[1].group().Shard().Identity()
+			return first && second && a[0].group().Status().Role == core.RoleSecondary &&
+				a[1].group().Status().Role == core.RoleSecondary && b[0].group().Status().State == core.StateStreaming &&
+				b[1].group().Status().State == core.StateStreaming
+		})
+		for _, m := range b {
+			m.kill()
+		}
+		for _, m := range a {
+			if m.group().Shard().Separate() {
+				t.Errorf("planned %v: the copy at node %s counts as one of a group of its own", planned, m.Address())
+			}
+		}
+		if err := c.promoteLater(a[0])(); err == nil || !strings.Contains(err.Error(), "no complete epoch") ||
+			!strings.Contains(err.Error(), string(promotionOff)) {
+			t.Errorf("planned %v: promoted without an epoch: %v", planned, err)
+		}
+		c.stop()
+	}
+}

@@ -120,7 +120,7 @@ func (m *Meta) Decided() *epoch.Decision {
 	if m.Epochs == nil || m.Role != RoleSecondary {
 		return nil
 	}
-	return m.Epochs.Decision
+	return m.Epochs.Decision.Of(m.Shard.ID)
 }
 
 // keepsBase reports whether the base is that of an epoch, which outlives a sync.

@@ -45,6 +45,8 @@ type Collector struct {
 	granted  ID
 	promote  *PromoteWanted
 	decision *Decision
+	// told: an earlier attempt of this collector decided, and a copy may have it that was not heard since.
+	told     bool
 	failures int
 	next     time.Duration
 }
@@ -79,6 +81,10 @@ func (c *Collector) Granted() ID { return c.granted }
 // Decision is the one that was found or made; nil before.
 func (c *Collector) Decision() *Decision { return c.decision }
 
+// MayPromote reports whether copies may be promoted without a further PromoteWanted: a decision was found or made, and
+// it is not known that no copy has it.
+func (c *Collector) MayPromote() bool { return c.decision != nil || c.told }
+
 // Missing are the copies that a promotion, or a resync, waits to hear from.
 func (c *Collector) Missing() (list []ShardID) {
 	for _, s := range c.required() {
@@ -93,16 +99,27 @@ func (c *Collector) Missing() (list []ShardID) {
 type CollectorEvent interface{ collectorEvent() }
 
 // Collect puts the collector to work. Copies are all that the site is known to have; marks name further ones.
-type Collect struct{ Copies []ShardID }
+type Collect struct {
+	Copies []ShardID
+	// Undecided are those of them that were seen without a decision. If one of these had confirmed the collector's
+	// decision, it was primary since and gave it up: what was decided is over.
+	Undecided []ShardID
+}
 
 // Resign ends its work, unless it promotes.
 type Resign struct{}
 
-// PromoteWanted: the group is to be promoted at the newest complete epoch.
+// PromoteCancelled: what the last PromoteWanted asked for is not wanted any more. A decision that was made stands, and
+// is carried out (MayPromote).
+type PromoteCancelled struct{}
+
+// PromoteWanted: the group is to be promoted at the newest complete epoch, from now on until PromoteCancelled.
 type PromoteWanted struct {
 	Copies []ShardID
 	// Without are copies that a person gave up. It is a statement that they will not be promoted by anyone else.
 	Without []ShardID
+	// Found: a decision that is found is carried out, and none is made.
+	Found bool
 	// AtLeast are ordinals that have to be in the epoch, for a promotion that loses nothing: the final ones of a
 	// primary that was demoted. Until then nothing is decided.
 	AtLeast map[ShardID]uint64
@@ -131,6 +148,7 @@ func (Tick) collectorEvent()             {}
 func (Collect) collectorEvent()          {}
 func (Resign) collectorEvent()           {}
 func (PromoteWanted) collectorEvent()    {}
+func (PromoteCancelled) collectorEvent() {}
 func (CopyMissing) collectorEvent()      {}
 func (ReportReceived) collectorEvent()   {}
 func (OutdatedReceived) collectorEvent() {}
@@ -148,7 +166,7 @@ func (c *Collector) Step(now time.Duration, e CollectorEvent) []Effect {
 		return c.tick(now)
 	case Collect:
 		c.know(e.Copies)
-		if c.state == CollectorOff {
+		if c.state == CollectorOff || slices.ContainsFunc(e.Undecided, func(s ShardID) bool { return c.view(s).decided }) {
 			return c.begin(now)
 		}
 	case Resign:
@@ -159,12 +177,12 @@ func (c *Collector) Step(now time.Duration, e CollectorEvent) []Effect {
 		c.know(e.Copies)
 		e.Without = slices.Compact(slices.Sorted(slices.Values(e.Without)))
 		c.promote = &e
-		switch {
-		case c.decision == nil:
-			return c.begin(now) // a new attempt, so that all reports are newer than the request
-		case c.working():
+		if c.decision != nil && c.working() {
 			return c.deciding(now) // it may be waiting for a copy that is given up now
 		}
+		return c.begin(now) // a new attempt, so that all reports are newer than the request
+	case PromoteCancelled:
+		c.promote = nil
 	case CopyMissing:
 		c.know([]ShardID{e.Copy})
 		if v := c.view(e.Copy); v.report == nil {
@@ -216,6 +234,7 @@ func (c *Collector) know(copies []ShardID) (grown bool) {
 func (c *Collector) begin(now time.Duration) []Effect {
 	c.state = CollectorGathering
 	c.attempt = Attempt{Number: c.attempt.Number + 1, Run: c.life}
+	c.told = c.MayPromote()
 	c.granted, c.decision = ID{}, nil
 	for i := range c.views {
 		c.views[i] = copyView{missing: c.views[i].missing}
@@ -280,8 +299,14 @@ func (c *Collector) reported(now time.Duration, from ShardID, r Report) []Effect
 	if !r.After.IsZero() && r.After != v.last() {
 		return nil // the answer to an earlier question
 	}
-	named := namedBy(r.Marks)
+	named, first := namedBy(r.Marks), v.report == nil
 	v.take(r)
+	if c.state == CollectorDeciding {
+		if first {
+			return c.tell(from)
+		}
+		return nil // poll repeats it
+	}
 	var effects []Effect
 	if v.report.More && len(r.Marks) > 0 {
 		effects = append(effects, c.gather(from))
@@ -327,13 +352,16 @@ func (c *Collector) evaluate(now time.Duration) (effects []Effect) {
 	if !c.working() {
 		return nil
 	}
-	for i := range c.views {
-		if r := c.views[i].report; r != nil && r.Decision != nil && c.decision == nil {
+	for i, s := range c.copies {
+		if r := c.views[i].report; r != nil && r.Decision.Of(s) != nil && c.decision == nil {
 			c.decision = r.Decision // an earlier attempt's, which stands
 		}
 	}
 	if c.decision != nil {
 		return c.deciding(now)
+	}
+	if !slices.ContainsFunc(c.views, func(v copyView) bool { return v.report == nil && !v.missing }) {
+		c.told = false // none has it, and none obeys an earlier attempt any more
 	}
 	if len(c.Missing()) > 0 {
 		return nil // a copy that was not heard may have the decision of an earlier attempt
@@ -353,7 +381,7 @@ func (c *Collector) evaluate(now time.Duration) (effects []Effect) {
 	if !m.Epoch.Before(c.floor()) {
 		effects = append(effects, c.settle(m.Epoch)...)
 	}
-	if c.promote == nil || !ok || !c.reaches(m.Epoch) {
+	if c.promote == nil || c.promote.Found || !ok || !c.reaches(m.Epoch) {
 		return effects
 	}
 	c.decision = &Decision{Epoch: m.Epoch, Config: m.Config, Without: c.promote.Without}
@@ -397,10 +425,10 @@ func (c *Collector) deciding(now time.Duration) (effects []Effect) {
 	return append(effects, c.done()...)
 }
 
-// tell tells a copy the decision, if it has been heard and has not confirmed it.
+// tell tells a copy the decision, if it is part of it, has been heard and has not confirmed it.
 func (c *Collector) tell(s ShardID) []Effect {
 	v := c.view(s)
-	if v.report == nil || v.decided {
+	if v.report == nil || v.decided || !c.decision.Has(s) {
 		return nil
 	}
 	return []Effect{Send{s, Decide{Attempt: c.attempt, Life: v.report.Life, Decision: *c.decision}}}

@@ -75,7 +75,7 @@ type CopyStart struct {
 // Nothing is applied past an epoch that was granted. So the epoch that was shown before the start is the first one that
 // has all of what is applied, or a later one; the collector knows which.
 func NewCopy(id ShardID, life Life, start CopyStart) *Copy {
-	c := &Copy{id: id, life: life, state: CopyFollowing, wholeFrom: start.WholeFrom, decision: start.Decision}
+	c := &Copy{id: id, life: life, state: CopyFollowing, wholeFrom: start.WholeFrom, decision: start.Decision.Of(id)}
 	if start.Base != nil {
 		c.marks = []Mark{*start.Base}
 		c.shown, c.floor = start.Base.Epoch, start.Base.Epoch
@@ -94,7 +94,7 @@ func NewCopy(id ShardID, life Life, start CopyStart) *Copy {
 	switch {
 	case c.decision != nil:
 		c.state = CopyDecided
-		if m, ok := c.mark(c.decision.Epoch); ok && c.decision.Has(id) {
+		if m, ok := c.mark(c.decision.Epoch); ok {
 			c.marks, c.shown, c.floor = []Mark{m}, m.Epoch, m.Epoch
 		}
 	case start.Syncing:
@@ -166,11 +166,8 @@ type BeginSync struct {
 // PersistDecision has to be durable before the next effect.
 type PersistDecision struct{ Decision Decision }
 
-// Promote makes the copy what it was at the mark's boundary. If it is not part of the promoted group, there is no mark.
-type Promote struct {
-	Mark Mark
-	Part bool
-}
+// Promote makes the copy what it was at the mark's boundary.
+type Promote struct{ Mark Mark }
 
 func (Show) effect()            {}
 func (BeginSync) effect()       {}
@@ -320,16 +317,12 @@ func (c *Copy) decide(d Decide) []Effect {
 		}
 		return []Effect{answer}
 	}
-	part := d.Decision.Has(c.id)
+	// A copy that is no part of the promoted group is not told. It has nothing to decide, and stays what it is.
 	m, ok := c.mark(d.Decision.Epoch)
-	if part && (!ok || d.Decision.Epoch.Before(c.floor)) {
+	if !d.Decision.Has(c.id) || !ok || d.Decision.Epoch.Before(c.floor) {
 		return []Effect{Reply{c.report(ID{})}} // no collector does that
 	}
 	c.state, c.decision = CopyDecided, &d.Decision
-	effects := []Effect{PersistDecision{d.Decision}}
-	if part {
-		c.shown, c.floor, c.marks = m.Epoch, m.Epoch, []Mark{m}
-		return append(effects, Promote{Mark: m, Part: true}, answer)
-	}
-	return append(effects, Promote{}, answer)
+	c.shown, c.floor, c.marks = m.Epoch, m.Epoch, []Mark{m}
+	return []Effect{PersistDecision{d.Decision}, Promote{Mark: m}, answer}
 }

@@ -116,7 +116,7 @@ type Report struct {
 	More bool
 	// Settling: the copy is about to begin a resync, and asks for Settled.
 	Settling bool
-	// Decision is set once the copy was told the epoch of a promotion.
+	// Decision is set once the copy was told the epoch of a promotion that it is part of.
 	Decision *Decision
 }
 
@@ -130,7 +130,8 @@ type Grant struct {
 	Epoch   ID
 }
 
-// Decision is the one epoch that a group is promoted at. A copy has it on stable storage before it acts on it.
+// Decision is the one epoch that a group is promoted at. A copy that is part of the promoted group has it on stable
+// storage before it acts on it; other copies are not told.
 type Decision struct {
 	Epoch ID `json:"epoch"`
 	// Config is the epoch's. Copies of other shards are not part of the promoted group.
@@ -141,6 +142,14 @@ type Decision struct {
 
 // Has reports whether a shard is part of the promoted group.
 func (d Decision) Has(s ShardID) bool { return d.Config.Has(s) && !slices.Contains(d.Without, s) }
+
+// Of is the decision for a shard: nil if it is no part of the promoted group. Such a copy does not keep it.
+func (d *Decision) Of(s ShardID) *Decision {
+	if d == nil || !d.Has(s) {
+		return nil
+	}
+	return d
+}
 
 // Decide tells a copy the decision. Life is the receiver's.
 type Decide struct {

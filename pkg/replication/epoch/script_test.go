@@ -26,8 +26,9 @@ import (
 //	       decide epoch=E shards=(S...) [without=(S...)]
 //	        [attempt=A] [life=L] | settled epoch=E seq=N [attempt=A] [life=L] | mark epoch=E boundary=B [shards=(S...)] |
 //	        sync-wanted | sync-cancelled | sync-ended ordinal=N
-//	collector collect copies=(S...) | resign | promote [copies=(S...)] [without=(S...)] [at-least=(S@B...)] |
-//	        missing copy=S | report from=N [seq=N] [shown=E] [floor=E] [marks=(E@B...)] [shards=(S...)] [more] [settling]
+//	collector collect copies=(S...) [undecided=(S...)] | resign | cancel |
+//	        promote [copies=(S...)] [without=(S...)] [found] [at-least=(S@B...)] | missing copy=S |
+//	        report from=N [seq=N] [shown=E] [floor=E] [marks=(E@B...)] [shards=(S...)] [more] [settling]
 //	        [decision=E] [attempt=A] [life=L] | outdated from=N attempt=A |
 //	        decided from=N epoch=E [attempt=A] [life=L] | tick
 //
@@ -371,13 +372,15 @@ func (s *script) collect(w words, what string) {
 	var e CollectorEvent
 	switch what {
 	case "collect":
-		e = Collect{w.ids("copies")}
+		e = Collect{w.ids("copies"), w.ids("undecided")}
 	case "resign":
 		e = Resign{}
+	case "cancel":
+		e = PromoteCancelled{}
 	case "tick":
 		e = Tick{}
 	case "promote":
-		p := PromoteWanted{Copies: w.ids("copies"), Without: w.ids("without")}
+		p := PromoteWanted{Copies: w.ids("copies"), Without: w.ids("without"), Found: w.has("found")}
 		for _, text := range w.list("at-least") {
 			var s ShardID
 			var ordinal uint64
@@ -409,6 +412,8 @@ func (s *script) collect(w words, what string) {
 		c.attempt.Run, c.granted, c.Missing())
 	if c.decision != nil {
 		fmt.Fprintf(&s.log, ", decision %s", c.decision.Epoch)
+	} else if c.MayPromote() {
+		s.log.WriteString(", may have decided")
 	}
 	s.log.WriteString("\n")
 }

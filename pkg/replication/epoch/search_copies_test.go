@@ -11,8 +11,9 @@ import (
 // needs a resync.
 func TestSearchPromotions(t *testing.T) {
 	search(t, "two copies, two promotions", newCopyModel(2, copyModel{promotions: 2}))
+	search(t, "two copies, a promotion that is given up, 1 crash",
+		newCopyModel(2, copyModel{promotions: 1, cancels: 1, crashes: 1}))
 	search(t, "two copies, a collector and a promotion", newCopyModel(2, copyModel{collects: 1, promotions: 1}))
-	search(t, "two copies, a promotion, 1 crash", newCopyModel(2, copyModel{promotions: 1, crashes: 1}))
 	search(t, "two copies, a promotion, 1 resync", newCopyModel(2, copyModel{promotions: 1, syncs: 1}))
 	search(t, "three copies, a promotion", newCopyModel(3, copyModel{promotions: 1}))
 	if *searchDeep {
@@ -40,12 +41,13 @@ type oneCopy struct {
 type copyModel struct {
 	copies     []oneCopy
 	collectors [2]*Collector
+	wanted     [2]bool  // a promotion, of the collector
 	net        []packet // sorted
 	mail       *mail
 	lives      Life
 	failure    error
 
-	collects, promotions, timers, crashes, syncs, repeats int
+	collects, promotions, cancels, timers, crashes, syncs, repeats int
 }
 
 func newCopyModel(copies int, m copyModel) *copyModel {
@@ -88,7 +90,8 @@ func (m *copyModel) clone() *copyModel {
 
 func (m *copyModel) key() []byte {
 	b := appendNumbers(make([]byte, 0, 1024), m.net)
-	b = fmt.Appendf(b, "%d %d %d %d %d %d %d", m.lives, m.collects, m.promotions, m.timers, m.crashes, m.syncs, m.repeats)
+	b = fmt.Appendf(b, "%d %d %d %d %d %d %d %d %v", m.lives, m.collects, m.promotions, m.cancels, m.timers, m.crashes,
+		m.syncs, m.repeats, m.wanted)
 	for _, c := range m.copies {
 		core := *c.core
 		core.decision = nil
@@ -96,8 +99,8 @@ func (m *copyModel) key() []byte {
 			c.wholeFrom, c.applied, decided(c.decision), c.at)
 	}
 	for _, c := range m.collectors {
-		b = fmt.Appendf(b, "|%v %v %v %v %v %v", c.state, c.attempt, c.granted, c.promote != nil, decided(c.decision),
-			c.failures)
+		b = fmt.Appendf(b, "|%v %v %v %v %v %v %v", c.state, c.attempt, c.granted, c.promote != nil, decided(c.decision),
+			c.told, c.failures)
 		for _, v := range c.views {
 			b = fmt.Appendf(b, " %v %v", v.settled, v.decided)
 			if r := v.report; r != nil {
@@ -124,7 +127,14 @@ func (m *copyModel) put(p packet) {
 // Collectors have the addresses -1 and -2.
 func (m *copyModel) collect(i int, e CollectorEvent) {
 	c := m.collectors[i]
-	for _, effect := range c.Step(0, e) {
+	may := c.MayPromote()
+	effects := c.Step(0, e)
+	if !may && c.MayPromote() && !m.wanted[i] && !slices.ContainsFunc(m.copies, func(c oneCopy) bool {
+		return decided(c.decision) == decided(m.collectors[i].decision)
+	}) {
+		m.fail("collector %d decides at %s, and no promotion is wanted", i, decided(c.decision))
+	}
+	for _, effect := range effects {
 		if send, ok := effect.(Send); ok {
 			m.put(m.mail.packet(-1-i, int(send.To), send.Message))
 		}
@@ -220,10 +230,18 @@ func (m *copyModel) next(yield func(string, model)) {
 		i := m.promotions % 2 // the second of two is the other collector's
 		do(fmt.Sprintf("collector %d promotes", i), func(c *copyModel) {
 			c.promotions--
+			c.wanted[i] = true
 			c.collect(i, PromoteWanted{Copies: m.ids()})
 		})
 	}
 	for i := range m.collectors {
+		if m.cancels > 0 && m.wanted[i] {
+			do(fmt.Sprintf("the promotion of collector %d is given up", i), func(c *copyModel) {
+				c.cancels--
+				c.wanted[i] = false
+				c.collect(i, PromoteCancelled{})
+			})
+		}
 		if m.timers > 0 && m.collectors[i].state != CollectorOff {
 			do(fmt.Sprintf("the timer of collector %d runs out", i), func(c *copyModel) { c.timers--; c.collect(i, Tick{}) })
 		}
@@ -247,6 +265,7 @@ func (m *copyModel) next(yield func(string, model)) {
 			c.crashes--
 			c.lives++
 			c.promotions++
+			c.wanted[1] = false
 			c.collectors[1] = NewCollector(c.lives, DefaultTiming())
 		})
 	}

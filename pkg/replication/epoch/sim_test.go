@@ -164,8 +164,23 @@ func (w *world) chaos(choose *rand.Rand) {
 		if n.up {
 			w.logf("node %d promotes", node)
 			w.collect(node, PromoteWanted{Copies: w.allCopies(), Without: w.lostCopies()})
+			if choose.IntN(3) == 0 {
+				w.givesUp(node, time.Duration(choose.IntN(400))*time.Millisecond)
+			}
 		}
 	}
+}
+
+// givesUp has the caller of a promotion give up after a while. If nothing was decided, nothing is.
+func (w *world) givesUp(node int, after time.Duration) {
+	n, collector := w.nodes[node], w.nodes[node].collector
+	w.after(after, func() {
+		if !n.up || n.collector != collector || w.quiet {
+			return
+		}
+		w.logf("the promotion at node %d is given up", node)
+		w.collect(node, PromoteCancelled{})
+	})
 }
 
 // duty lets a node collect, or not any more.
@@ -175,7 +190,7 @@ func (w *world) duty(node int) {
 		return
 	}
 	if node == 0 || w.rng.IntN(3) == 0 {
-		w.collect(node, Collect{Copies: w.allCopies()})
+		w.collect(node, w.duties())
 	} else {
 		w.collect(node, Resign{})
 	}
@@ -196,7 +211,7 @@ func (w *world) calm() {
 			w.startNode(n)
 		}
 		if n.up {
-			w.collect(i, Collect{Copies: w.allCopies()})
+			w.collect(i, w.duties())
 		}
 	}
 	config := w.newest()

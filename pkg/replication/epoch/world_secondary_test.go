@@ -11,6 +11,7 @@ type simNode struct {
 	clock     clock
 	up, gone  bool
 	collector *Collector
+	wanted    bool // a promotion, of this collector
 }
 
 // simCopy is what a node has of a shard: a prefix of its journal, or the middle of a resync and the base.
@@ -33,7 +34,7 @@ type simCopy struct {
 }
 
 func (w *world) startNode(n *simNode) {
-	n.up = true
+	n.up, n.wanted = true, false
 	n.collector = NewCollector(w.life(), w.timing)
 	for _, c := range w.copies {
 		if w.nodes[c.node] == n && c.exists {
@@ -101,7 +102,7 @@ func (w *world) ship(c *simCopy) {
 func (w *world) tellOfCopies() {
 	for i, n := range w.nodes {
 		if n.up && n.collector.State() != CollectorOff {
-			w.collect(i, Collect{Copies: w.allCopies()})
+			w.collect(i, w.duties())
 		}
 	}
 }
@@ -137,7 +138,7 @@ func (w *world) copy(c *simCopy, e CopyEvent, reply func(Message)) {
 		case PersistDecision:
 			c.decision = &effect.Decision
 		case Promote:
-			w.logf("copy %d is promoted at %s, part %v", c.id, effect.Mark, effect.Part)
+			w.logf("copy %d is promoted at %s", c.id, effect.Mark)
 			w.promotes(c, effect)
 		case Reply:
 			if reply != nil {
@@ -165,9 +166,8 @@ func (w *world) shows(c *simCopy, m Mark) {
 // promotes: a copy becomes what it was at a mark. That has to be possible, and the same for all.
 func (w *world) promotes(c *simCopy, p Promote) {
 	switch {
-	case c.promoted != nil && (c.promoted.Part != p.Part || c.promoted.Mark.Epoch != p.Mark.Epoch):
+	case c.promoted != nil && c.promoted.Mark.Epoch != p.Mark.Epoch:
 		w.fail("copy %d was promoted at %s and is now at %s", c.id, c.promoted.Mark, p.Mark)
-	case !p.Part:
 	case c.base != nil && c.base.Epoch == p.Mark.Epoch:
 	case c.syncing:
 		w.fail("copy %d is promoted at %s in the middle of a resync", c.id, p.Mark)
@@ -204,7 +204,18 @@ func (w *world) promotes(c *simCopy, p Promote) {
 // collect gives an event to the collector of a node.
 func (w *world) collect(node int, e CollectorEvent) {
 	n := w.nodes[node]
-	for _, effect := range n.collector.Step(n.clock.read(w.now), e) {
+	switch e.(type) {
+	case PromoteWanted:
+		n.wanted = true
+	case PromoteCancelled:
+		n.wanted = false
+	}
+	may := n.collector.MayPromote()
+	effects := n.collector.Step(n.clock.read(w.now), e)
+	if d := n.collector.Decision(); d != nil && !may && !n.wanted && !w.decidedAt(d.Epoch) {
+		w.fail("node %d decides at %s, and no promotion is wanted there", node, d.Epoch)
+	}
+	for _, effect := range effects {
 		switch effect := effect.(type) {
 		case Send:
 			c := w.copies[effect.To]
@@ -225,6 +236,11 @@ func (w *world) collect(node int, e CollectorEvent) {
 			}
 		})
 	}
+}
+
+// decidedAt reports whether a copy has the decision for an epoch.
+func (w *world) decidedAt(epoch ID) bool {
+	return slices.ContainsFunc(w.copies, func(c *simCopy) bool { return decided(c.decision) == epoch })
 }
 
 func (w *world) toCopy(c *simCopy, m Message, node int) {
@@ -280,6 +296,14 @@ func (w *world) lostCopies() (list []ShardID) {
 		}
 	}
 	return list
+}
+
+// duties are what a node that collects knows of the site.
+func (w *world) duties() Collect {
+	all := w.allCopies()
+	return Collect{Copies: all, Undecided: slices.DeleteFunc(slices.Clone(all), func(s ShardID) bool {
+		return w.copies[s].decision != nil
+	})}
 }
 
 func (w *world) allCopies() (list []ShardID) {
