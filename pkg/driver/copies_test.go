@@ -17,6 +17,52 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/driver/parameter"
 )
 
+// TestVolumeOfAGroupThatIsNotOpen: nothing is done to a volume whose group cannot be opened, because the group may have
+// writes that the image lacks, or keep the volume for its peer. Where the group is open again, or was given up, the
+// volume is deleted; its group too, with its last volume.
+func TestVolumeOfAGroupThatIsNotOpen(t *testing.T) {
+	for _, givenUp := range []bool{false, true} {
+		s := startSidecar(t)
+		h := newNode(t, s)
+		vc := capabilitytest.Mount(capabilitytest.Writer, "")
+		class := map[string]string{parameter.KeyConsistencyGroup: "shop", parameter.KeyRemote: "west"}
+		id, other := h.create("v", vc, class), h.create("w", vc, class)
+		open := s.groups["shop"]
+		s.groups["shop"] = &sidecarpb.GroupStatus{Name: "shop", State: sidecarpb.GroupState_GROUP_STATE_FAILED,
+			StateReason: "no space left on device; give it up with slipctl group delete shop --force"}
+		before := h.situation(s, id)
+		for range 2 {
+			h.want(h.delete(id), codes.FailedPrecondition, "shop", "no space left", "slipctl group delete shop --force")
+			for what, mutable := range map[string]map[string]string{
+				"off":         {parameter.KeyReplication: parameter.ReplicationOff},
+				"move":        {parameter.KeyConsistencyGroup: "next"},
+				"as it is":    {parameter.KeyConsistencyGroup: "shop"},
+				"limit alone": {parameter.KeyIOPS: "100"},
+			} {
+				err := h.modify(id, mutable)
+				h.want(err, codes.FailedPrecondition, "shop", "no space left")
+				if got := h.situation(s, id); got != before {
+					t.Errorf("%s: a refused change changed something: %s", what, got)
+				}
+			}
+		}
+		if givenUp {
+			delete(s.groups, "shop")
+			for _, v := range []string{id, other} {
+				h.must(s.recordGroup(v, ""))
+			}
+		} else {
+			s.groups["shop"] = open
+		}
+		h.must(h.delete(id))
+		h.must(h.delete(other))
+		if len(s.groups) > 0 {
+			t.Errorf("groups are left: %v", s.groups)
+		}
+		h.clean()
+	}
+}
+
 // DeleteVolume of a copy answers OK and keeps the copy, which may be the last one: a persistent volume can go away at
 // every site. A copy without a group is listed and deleted as other volumes are.
 func TestDeleteKeepsACopy(t *testing.T) {

@@ -116,6 +116,7 @@ func (cp *copies) claim(m core.Member) (core.Member, error) {
 		if err == nil {
 			err = holder.copies.yield(m.VolumeID, peer)
 		}
+		// A group that is not open may need the copy as it is: its own records come first.
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return m, err
 		}

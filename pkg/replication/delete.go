@@ -32,8 +32,11 @@ var errGroupDeleted = errors.New("its group was deleted while it was copied")
 // neither is a repetition.
 func (s *Site) DeleteGroup(name string, force bool) error {
 	g, err := s.Group(name)
-	if errors.Is(err, ErrNotFound) {
+	switch {
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrNotOpen):
 		return s.deleteBroken(name, force)
+	case err != nil:
+		return err
 	}
 	if attached := g.members.attached(); len(attached) > 0 {
 		return fmt.Errorf("%w: volumes of group %s are attached at %s: %s; stop the application and unmount them there",
@@ -104,8 +107,7 @@ func (s *Site) deleteBroken(name string, force bool) error {
 		return nil
 	}
 	if !force {
-		return fmt.Errorf("%w: %w; force the deletion to lose what is in its journal and keep the volumes with what their "+
-			"images have", core.ErrPrecondition, reason)
+		return reason
 	}
 	recs, err := s.cfg.Pool.List()
 	if err != nil {

@@ -159,7 +159,7 @@ func TestOpensWithSpace(t *testing.T) {
 	mustWrite(t, volumeOf(t, g, "v0"), 0, block('x', 4096))
 	full.Store(true)
 	s.restart()
-	if _, err := s.site.Group("shop"); !errors.Is(err, ErrNotFound) || len(s.site.Broken()) != 1 {
+	if _, err := s.site.Group("shop"); !errors.Is(err, ErrNotOpen) || len(s.site.Broken()) != 1 {
 		t.Fatalf("%v, broken %v", err, s.site.Broken())
 	}
 	full.Store(false)

@@ -28,6 +28,9 @@ var (
 	ErrClosed = errors.New("group is closed")
 	// ErrNotFound: no such group or volume.
 	ErrNotFound = errors.New("not found")
+	// ErrNotOpen: there is such a group here, and it could not be opened; the text says why, and what can be done. What
+	// its journal has and its volumes' images have not is not known.
+	ErrNotOpen = errors.New("group is not open")
 	// ErrExists: it exists with other properties.
 	ErrExists = errors.New("already exists")
 	// ErrInUse: volumes are attached.

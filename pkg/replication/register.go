@@ -16,6 +16,7 @@ import (
 	"github.com/slipstream-storage/slipstream/internal/pause"
 	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // The register says which groups a pool has, and how far each one's checkpoint was at least: so a directory of a group
@@ -157,14 +158,14 @@ func (s *Site) missLocked() {
 		}
 		there[known.Name] = true
 	}
+	where := "is missing"
 	for dir := range s.broken {
-		if s.brokenNames[dir] == "" && !isGroupDir(dir) {
-			continue
+		switch name := s.brokenNames[dir]; {
+		case name != "":
+			there[name] = true
+		case isGroupDir(dir):
+			where = "is missing, or is " + dir + ", which does not say whose it is"
 		}
-		if s.brokenNames[dir] == "" {
-			return // it may be the one that a volume's record names
-		}
-		there[s.brokenNames[dir]] = true
 	}
 	for _, name := range s.doomed {
 		there[name] = true
@@ -176,8 +177,8 @@ func (s *Site) missLocked() {
 		}
 		there[rec.Group] = true
 		dir := filepath.Join(parent, "group "+rec.Group)
-		s.breakLocked(dir, rec.Group, stale(parent, "the directory of group %s, which volume %s is in, is missing", rec.Group,
-			rec.ID))
+		s.breakLocked(dir, rec.Group, stale(parent, "the directory of group %s, which volume %s is in, %s", rec.Group, rec.ID,
+			where))
 	}
 }
 
@@ -186,12 +187,33 @@ func (s *Site) breakLocked(dir, name string, err error) {
 	s.broken[dir], s.brokenNames[dir] = err, name
 }
 
-// brokenGroupLocked returns the directory of a group that could not be opened.
+// brokenGroupLocked returns the directory of a group that could not be opened, and an ErrNotOpen.
 func (s *Site) brokenGroupLocked(name string) (dir string, err error) {
 	for dir, err := range s.broken {
 		if name != "" && s.brokenNames[dir] == name {
-			return dir, fmt.Errorf("group %s cannot be opened: %w", name, err)
+			return dir, s.notOpen(name, err)
 		}
 	}
 	return "", nil
+}
+
+// notOpen is the ErrNotOpen of a group.
+func (s *Site) notOpen(name string, why error) error {
+	return fmt.Errorf("%w: group %s cannot be opened at %s: %w", ErrNotOpen, name, s.cfg.Site, withRemedy(name, why))
+}
+
+// withRemedy adds to the reason why a group cannot be opened what a person can do about it, where it does not say so.
+func withRemedy(name string, why error) error {
+	var remedy string
+	switch {
+	case name == "", errors.Is(why, errStale), errors.Is(why, errRollingBack):
+		return why
+	case vfs.NoSpace(why):
+		remedy = "it opens by itself when the pool's file system has space: expand that, or delete snapshots, or volumes " +
+			"that are not in this group"
+	default:
+		remedy = "repair what is named here, and restart the replicator"
+	}
+	return fmt.Errorf("%w; %s; or give up what only its journal has (slipctl group delete %s --force), which keeps its "+
+		"volumes as their images are", why, remedy, name)
 }

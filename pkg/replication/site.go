@@ -211,13 +211,13 @@ func (s *Site) shut() []*Group {
 	return list
 }
 
-// Broken returns the directories of groups that could not be opened, with the reasons.
+// Broken returns the directories of groups that could not be opened, with the reasons and what can be done.
 func (s *Site) Broken() map[string]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	broken := map[string]error{}
 	for dir, err := range s.broken {
-		broken[dir] = err
+		broken[dir] = withRemedy(s.brokenNames[dir], err)
 	}
 	return broken
 }
@@ -229,15 +229,18 @@ func (s *Site) BrokenName(dir string) string {
 	return s.brokenNames[dir]
 }
 
-// Group returns the group with a name, or ErrNotFound.
+// Group returns the group with a name. Errors are ErrNotFound, ErrNotOpen, and ErrClosed for a site that is closed.
 func (s *Site) Group(name string) (*Group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g := s.groups[name]; g != nil {
 		return g, nil
 	}
+	if s.closed { // what it had is not known any more
+		return nil, ErrClosed
+	}
 	if _, err := s.brokenGroupLocked(name); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotFound, err)
+		return nil, err
 	}
 	return nil, fmt.Errorf("%w: group %q does not exist at %s", ErrNotFound, name, s.cfg.Site)
 }
@@ -257,14 +260,36 @@ func (s *Site) Groups() []*Group {
 	return list
 }
 
-// GroupOf returns the group that has a volume as a member, or ErrNotFound.
+// GroupOf returns the group that has a volume as a member. ErrNotFound: no group has it. ErrNotOpen: the volume's
+// record names a group that is not open, and whose journal may have writes that the image lacks. ErrClosed as Group.
 func (s *Site) GroupOf(volumeID string) (*Group, error) {
 	for _, g := range s.Groups() {
 		if _, err := g.Volume(volumeID); err == nil {
 			return g, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: volume %s is in no group", ErrNotFound, volumeID)
+	none := fmt.Errorf("%w: volume %s is in no group", ErrNotFound, volumeID)
+	rec, err := s.cfg.Pool.Get(volumeID)
+	switch {
+	case errors.Is(err, blockdev.ErrNoVolume):
+		return nil, none
+	case err != nil:
+		return nil, err
+	case rec.Group == "":
+		return nil, none
+	}
+	g, err := s.Group(rec.Group)
+	switch {
+	case errors.Is(err, ErrNotFound): // its deletion is decided, and goes on
+		return nil, none
+	case err != nil:
+		return nil, fmt.Errorf("volume %s: %w", volumeID, err)
+	}
+	// Either it has been opened since the first look, or the volume did not get as far as being a member of it.
+	if _, err := g.Volume(volumeID); err != nil {
+		return nil, none
+	}
+	return g, nil
 }
 
 // GroupSpec is what a group is made from.
@@ -343,10 +368,10 @@ func (s *Site) addLocked(meta core.Meta) (*Group, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err := s.broken[dir]; err != nil {
-		return nil, fmt.Errorf("%w: group %s cannot be opened: %w", core.ErrPrecondition, meta.Name, err)
+		return nil, s.notOpen(meta.Name, err)
 	}
 	if _, err := s.brokenGroupLocked(meta.Name); err != nil {
-		return nil, fmt.Errorf("%w: %w", core.ErrPrecondition, err)
+		return nil, err
 	}
 	if err := s.makeWayLocked(dir, meta.Name); err != nil {
 		return nil, err

@@ -74,7 +74,8 @@ func toStatus(err error) error {
 		code = codes.NotFound
 	case errors.Is(err, core.ErrNotYet): // before the next: it is one of these
 		code = codes.Aborted
-	case errors.Is(err, core.ErrPrecondition), errors.Is(err, replication.ErrUnmarked):
+	case errors.Is(err, core.ErrPrecondition), errors.Is(err, replication.ErrUnmarked),
+		errors.Is(err, replication.ErrNotOpen):
 		code = codes.FailedPrecondition
 	case errors.Is(err, replication.ErrClosed):
 		code = codes.Unavailable

@@ -102,9 +102,9 @@ func (s *Service) openDevice(rec *blockdev.VolumeRecord, adopting bool) (*attach
 	case !errors.Is(err, replication.ErrNotFound):
 		return nil, nil, err
 	case rec.Group != "":
-		// Served from its image alone, the volume would lack what is in the journal, and the group would miss its writes.
-		return nil, nil, status.Errorf(codes.FailedPrecondition,
-			"volume %s belongs to group %s, which is not open here; see slipctl group list", rec.ID, rec.Group)
+		// Served from its image alone, the group would miss its writes.
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "volume %s is half way into group %s, or out of it; repeat "+
+			"that (slipctl group add or remove %[2]s %[1]s)", rec.ID, rec.Group)
 	}
 	image, err := s.opts.Pool.OpenImage(rec.ID)
 	return &attachment{image: image}, image, err

@@ -29,6 +29,8 @@ func toStatus(err error) error {
 		code = codes.DeadlineExceeded
 	case replication.RollingBackStatus(err) != nil: // it opens by itself
 		code = codes.Unavailable
+	case errors.Is(err, replication.ErrNotOpen): // before the reasons of it, which say nothing about this call
+		code = codes.FailedPrecondition
 	case errors.Is(err, replication.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		code = codes.NotFound
 	case errors.Is(err, replication.ErrExists), errors.Is(err, fs.ErrExist):

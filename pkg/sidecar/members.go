@@ -46,7 +46,7 @@ func (s *Service) admit(group *replication.Group, rec *blockdev.VolumeRecord, mo
 	}
 	other, err := s.opts.Site.GroupOf(rec.ID)
 	switch {
-	case err != nil || other == group:
+	case err != nil || other == group: // the group itself refuses a volume that it must not take
 		return s.putIn(group, rec)
 	case move:
 		return s.move(other, group, rec.ID)
@@ -173,14 +173,21 @@ func (s *Service) RemoveVolume(_ context.Context,
 	r *sidecarpb.RemoveVolumeRequest) (*sidecarpb.RemoveVolumeResponse, error) {
 	s.attachMu.Lock()
 	defer s.attachMu.Unlock()
+	rec, recErr := s.opts.Pool.Get(r.VolumeId)
 	group, err := s.opts.Site.Group(r.Group)
-	if err != nil {
+	// Every member's record names its group, so a record that can be read tells it of one that is not open, too.
+	absent := errors.Is(err, replication.ErrNotOpen) && (errors.Is(recErr, blockdev.ErrNoVolume) ||
+		recErr == nil && rec.Group != r.Group)
+	if err != nil && !absent {
 		return nil, toStatus(err)
 	}
-	if rec, err := s.opts.Pool.Get(r.VolumeId); err == nil && rec.MoveTo != "" {
+	if recErr == nil && rec.MoveTo != "" {
 		if err := s.intend(rec.ID, ""); err != nil {
 			return nil, toStatus(err)
 		}
+	}
+	if absent {
+		return &sidecarpb.RemoveVolumeResponse{}, nil
 	}
 	if err := s.takeOut(group, r.VolumeId); err != nil {
 		return nil, toStatus(err)

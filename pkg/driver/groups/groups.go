@@ -6,6 +6,13 @@
 package groups
 
 import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipstream-storage/slipstream/pkg/api/sidecarpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/driver/replicator"
 	"github.com/slipstream-storage/slipstream/pkg/driver/store"
 )
@@ -17,4 +24,15 @@ type Manager struct {
 
 func New(st *store.Store, sidecar *replicator.Client) *Manager {
 	return &Manager{store: st, sidecar: sidecar}
+}
+
+// group returns the status of a group that a volume is in, or is to be in; nil when there is none of that name. One
+// that cannot be opened is FailedPrecondition: what it is, and what its journal has of its volumes, is not known.
+func (d *Manager) group(ctx context.Context, rec *blockdev.VolumeRecord, name string) (*sidecarpb.GroupStatus, error) {
+	g, err := d.sidecar.Group(ctx, name)
+	if g != nil && g.GetRole() == sidecarpb.Role_ROLE_UNSPECIFIED {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %s: group %s cannot be opened here, so the volume stays "+
+			"as it is: %s", rec.ID, name, g.GetStateReason())
+	}
+	return g, err
 }

@@ -22,7 +22,7 @@ func (d *Manager) dropCreatedGroups(ctx context.Context, id, except string) erro
 		if name == except {
 			continue
 		}
-		if err := d.deleteIfEmpty(ctx, name, id); err != nil {
+		if err := d.deleteIfEmpty(ctx, name, rec); err != nil {
 			return err
 		}
 		if err := d.store.Update(rec, "update", func(r *blockdev.VolumeRecord) {
@@ -34,17 +34,18 @@ func (d *Manager) dropCreatedGroups(ctx context.Context, id, except string) erro
 	return nil
 }
 
-func (d *Manager) deleteIfEmpty(ctx context.Context, group, volumeID string) error {
-	left, err := d.sidecar.Group(ctx, group)
+func (d *Manager) deleteIfEmpty(ctx context.Context, group string, rec *blockdev.VolumeRecord) error {
+	left, err := d.group(ctx, rec, group)
 	if err != nil || left == nil || len(left.GetVolumes()) > 0 {
 		return err
 	}
-	klog.InfoS("Deleting the group with its last volume", "group", group, "volume", volumeID)
+	klog.InfoS("Deleting the group with its last volume", "group", group, "volume", rec.ID)
 	return d.sidecar.DeleteGroup(ctx, group)
 }
 
 // Follows reports whether a volume is a copy that its group keeps for another site: the group is secondary here, or was
-// demoted for its peer to take over. Such a volume is not taken out of its group here.
+// demoted for its peer to take over. Such a volume is not taken out of its group here. A group that cannot be opened is
+// FailedPrecondition.
 func (d *Manager) Follows(ctx context.Context, rec *blockdev.VolumeRecord) (bool, error) {
 	if rec.Group == "" || rec.Secondary || d.sidecar == nil {
 		return rec.Group != "" && rec.Secondary, nil
@@ -52,7 +53,7 @@ func (d *Manager) Follows(ctx context.Context, rec *blockdev.VolumeRecord) (bool
 	if err := d.sidecar.Need(ctx); err != nil {
 		return false, err
 	}
-	group, err := d.sidecar.Group(ctx, rec.Group)
+	group, err := d.group(ctx, rec, rec.Group)
 	return group.GetState() == sidecarpb.GroupState_GROUP_STATE_DEMOTED, err
 }
 
@@ -79,7 +80,7 @@ func (d *Manager) Leave(ctx context.Context, rec *blockdev.VolumeRecord) error {
 		if !slices.Contains(created, group) {
 			continue
 		}
-		if err := d.deleteIfEmpty(ctx, group, rec.ID); err != nil {
+		if err := d.deleteIfEmpty(ctx, group, rec); err != nil {
 			return err
 		}
 	}

@@ -84,10 +84,15 @@ func (d *Manager) planModification(ctx context.Context, rec *blockdev.VolumeReco
 		return nil, err
 	}
 	mod := &modification{Mutation: m, rec: rec, target: target}
+	if rec.Group != "" && rec.Group != target {
+		if _, err := d.group(ctx, rec, rec.Group); err != nil { // the volume is to leave it
+			return nil, err
+		}
+	}
 	if target == "" {
 		return mod, nil
 	}
-	if mod.group, err = d.sidecar.Group(ctx, target); err != nil || mod.group == nil {
+	if mod.group, err = d.group(ctx, rec, target); err != nil || mod.group == nil {
 		return mod, err
 	}
 	g := mod.group
@@ -139,12 +144,12 @@ func (d *Manager) CheckMutable(ctx context.Context, rec *blockdev.VolumeRecord, 
 		return status.Errorf(codes.InvalidArgument, "volume %s is in no group that %s could be of", rec.ID,
 			strings.Join(parameter.GroupKeys, ", "))
 	}
-	group, err := d.sidecar.Group(ctx, rec.Group)
+	group, err := d.group(ctx, rec, rec.Group)
 	switch {
 	case err != nil:
 		return err
 	case group == nil:
-		return status.Errorf(codes.FailedPrecondition, "volume %s: its group %s is not open here; see slipctl group list",
+		return status.Errorf(codes.FailedPrecondition, "volume %s: its group %s is being deleted; see slipctl group list",
 			rec.ID, rec.Group)
 	case m.Has(parameter.KeyRPOTarget) && m.RPOTargetMillis == 0 && group.GetRpoTargetSeconds() != 0:
 		return differs(parameter.KeyRPOTarget, group.GetRpoTargetSeconds())
@@ -188,7 +193,7 @@ func (d *Manager) targetGroup(ctx context.Context, rec *blockdev.VolumeRecord, m
 	// Where it was before, or would have been.
 	left := rec.Parameters[parameter.NoteLeftGroup]
 	if left != "" {
-		if g, err := d.sidecar.Group(ctx, left); g != nil || err != nil {
+		if g, err := d.group(ctx, rec, left); g != nil || err != nil {
 			return left, err
 		}
 	}
