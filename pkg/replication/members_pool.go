@@ -30,12 +30,21 @@ func (ms *members) store(m *core.Member) error {
 	if err != nil {
 		return err
 	}
+	if !secondary { // else copies.claim has made it free
+		if err := ms.mayTake(rec); err != nil {
+			return err
+		}
+	}
 	if m.SizeBytes > rec.SizeBytes {
 		if _, err := pool.Grow(m.VolumeID, m.SizeBytes); err != nil {
 			return err
 		}
 	}
 	_, err = pool.Update(m.VolumeID, func(r *blockdev.VolumeRecord) error {
+		if r.Group != rec.Group && r.Group != group {
+			return fmt.Errorf("%w: volume %s was put into group %s meanwhile, not into %s", ErrInUse, m.VolumeID, r.Group,
+				group)
+		}
 		r.Group, r.Left = group, nil
 		r.Secondary, r.Remote = ms.roleForPool()
 		r.Joins = max(r.Joins, m.Joins)
@@ -57,6 +66,24 @@ func (ms *members) store(m *core.Member) error {
 	}
 	m.Image, _, err = ms.imageIdentity(m.VolumeID)
 	return err
+}
+
+// mayTake refuses a volume that another group has. One that is not open has it if the record says so: its journal may
+// have writes that the image lacks. A volume whose group was deleted, or which is in none of those that are open, is
+// free, whatever its record says.
+func (ms *members) mayTake(rec *blockdev.VolumeRecord) error {
+	if rec.Group == "" || rec.Group == ms.g.Name() {
+		return nil
+	}
+	holder, err := ms.g.site.GroupOf(rec.ID)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%w: volume %s is in group %s; take it out there first (slipctl group remove %[3]s %[2]s)", ErrInUse,
+		rec.ID, holder.Name())
 }
 
 // roleForPool is what the records of the group's volumes say of its role and peer. It must be called with the records
