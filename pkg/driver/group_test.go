@@ -109,7 +109,8 @@ func TestGroups(t *testing.T) {
 	}
 
 	// A group that a person made stays.
-	s.groups["manual"] = &sidecarpb.GroupStatus{Name: "manual", Peer: "west", JournalSizeBytes: gib}
+	s.groups["manual"] = &sidecarpb.GroupStatus{Name: "manual", Role: sidecarpb.Role_ROLE_PRIMARY, Peer: "west",
+		JournalSizeBytes: gib}
 	d := h.create("d", vc, map[string]string{parameter.KeyConsistencyGroup: "manual"})
 	h.must(h.delete(d))
 	if s.groups["manual"] == nil || len(members("manual")) > 0 {
