@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/slipstream-storage/slipstream/internal/words"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -81,7 +82,8 @@ func (c *extentCopy) open(fsys vfs.FS, paths extentCopyPaths, sizeBytes int64) e
 	}
 	size, err := c.dest.Size()
 	if err == nil && size != sizeBytes {
-		err = fmt.Errorf("%s has %s, not %d", c.dest.Name(), words.Count(size, "byte"), sizeBytes)
+		err = &recordfile.CorruptError{Path: c.dest.Name(), OffsetBytes: -1,
+			Reason: fmt.Sprintf("it has %s, not %d", words.Count(size, "byte"), sizeBytes)}
 	}
 	c.todo.Mark(0, 0, sizeBytes)
 	clearAll(c.todo, copied)
