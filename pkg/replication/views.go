@@ -297,7 +297,7 @@ func (w *views) beforeApply(records []journal.Record) error {
 		at, touched := v.place(), changemap.New()
 		for i := range records {
 			h := &records[i].Header
-			if at.Before(records[i].End) && touchesImage(h.Kind) && v.member(h.Volume) != nil {
+			if at.Before(records[i].End) && touchesImage(h) && v.member(h.Volume) != nil {
 				touched.Mark(h.Volume, h.Offset, int64(h.Length))
 			}
 		}
