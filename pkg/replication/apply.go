@@ -10,7 +10,9 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/internal/pause"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
+	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
 	"github.com/slipstream-storage/slipstream/pkg/replication/overlay"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -161,7 +163,7 @@ func (a *applier) applyPass(ctx context.Context, limit journal.Position) error {
 				appliedAt = r.Header.UnixNanos
 			}
 			v := g.members.at(r.Header.Volume)
-			if v == nil || !touchesImage(r.Header.Kind) {
+			if v == nil || !touchesImage(&r.Header) {
 				continue
 			}
 			pieces = v.overlay.Lookup(r.Header.Offset, int64(r.Header.Length), pieces[:0])
@@ -227,8 +229,14 @@ func (a *applier) beforeChange(touched *changemap.Map, but *preserved) error {
 	return a.g.views.beforeChange(touched)
 }
 
-// touchesImage reports whether a record of this kind changes a volume's content.
-func touchesImage(k journal.Kind) bool {
+// touchesImage reports whether a record changes a volume's content. One of a range that no volume can have changes
+// none: the journals of earlier releases may have some of members that had left.
+func touchesImage(h *journal.Header) bool {
+	return isContent(h.Kind) && blockdev.CheckRange(h.Offset, int64(h.Length), core.MaxVolumeBytes) == nil
+}
+
+// isContent reports whether records of this kind are a volume's content.
+func isContent(k journal.Kind) bool {
 	switch k {
 	case journal.KindWrite, journal.KindDiscard, journal.KindZero, journal.KindExtent, journal.KindHole:
 		return true

@@ -127,9 +127,8 @@ func (c *cuts) load() error {
 			return err // the checkpoint is what is old
 		}
 	}
-	var corrupt *recordfile.CorruptError
 	switch {
-	case errors.As(err, &corrupt) || errors.Is(err, errStale):
+	case isLost(err):
 		klog.ErrorS(err, "The file of cuts is lost: snapshots being copied fail, and the next ones have no parents",
 			"group", g.Name())
 		s = cutState{Generation: known}
@@ -140,6 +139,9 @@ func (c *cuts) load() error {
 	c.generation = s.Generation
 	for _, target := range s.Targets {
 		rec, err := g.cfg.Pool.GetSnapshot(target.SnapshotID)
+		if err != nil && !isLost(err) {
+			return g.unopened("snapshot "+target.SnapshotID, err)
+		}
 		if err != nil || rec.CreatedUnixNanos != target.RecordUnixNanos {
 			klog.InfoS("A snapshot is gone", "group", g.Name(), "snapshot", target.SnapshotID, "reason", err)
 			c.file.changed()
@@ -150,10 +152,9 @@ func (c *cuts) load() error {
 			rec.State == blockdev.SnapshotFailed {
 			continue
 		}
-		_, err = g.Volume(target.VolumeID)
-		var running *imageCopy
-		if err == nil {
-			running, err = c.resumeCopy(target)
+		running, err := c.resumeCopy(target)
+		if err != nil && !isLost(err) && !errors.Is(err, ErrNotFound) {
+			return g.unopened("the copy of snapshot "+target.SnapshotID, err)
 		}
 		if err != nil {
 			klog.ErrorS(err, "The copy of a snapshot cannot go on", "group", g.Name(), "snapshot", target.SnapshotID)
@@ -162,12 +163,11 @@ func (c *cuts) load() error {
 		c.copies = append(c.copies, running)
 	}
 	for _, r := range s.Tracks {
-		var t *track
-		_, err := g.cfg.Pool.GetSnapshot(r.SnapshotID)
-		if v := g.members.at(r.Index); err == nil && v != nil && v.id == r.VolumeID {
-			t, err = c.openTrack(r)
+		t, err := c.openTrack(r)
+		if err != nil && !isLost(err) && !errors.Is(err, ErrNotFound) {
+			return g.unopened("what changed since snapshot "+r.SnapshotID, err)
 		}
-		if t == nil {
+		if err != nil {
 			klog.InfoS("Changed blocks of a volume are not known any more: its next snapshot has no parent", "group", g.Name(),
 				"volume", r.VolumeID, "reason", err)
 			c.file.changed()
@@ -178,8 +178,12 @@ func (c *cuts) load() error {
 	return c.sweepSince()
 }
 
+// resumeCopy goes on with the copy of a snapshot. ErrNotFound: its volume is no member any more.
 func (c *cuts) resumeCopy(target cutTarget) (*imageCopy, error) {
 	g := c.g
+	if _, err := g.Volume(target.VolumeID); err != nil {
+		return nil, err
+	}
 	dir, err := g.cfg.Pool.SnapshotDir(target.SnapshotID)
 	if err != nil {
 		return nil, err

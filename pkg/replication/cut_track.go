@@ -55,7 +55,14 @@ func (c *cuts) createTrack(r trackRecord, since *changemap.Map) (*track, error) 
 	return &track{trackRecord: r, log: log, known: since.Clone(), fresh: changemap.New()}, nil
 }
 
+// openTrack goes on with tracking. ErrNotFound: its volume is no member any more.
 func (c *cuts) openTrack(r trackRecord) (*track, error) {
+	if _, err := c.g.cfg.Pool.GetSnapshot(r.SnapshotID); err != nil {
+		return nil, err
+	}
+	if v := c.g.members.at(r.Index); v == nil || v.id != r.VolumeID {
+		return nil, fmt.Errorf("%w: volume %s is not member %d of group %s", ErrNotFound, r.VolumeID, r.Index, c.g.Name())
+	}
 	log, known, err := changemap.OpenLog(c.g.cfg.FS, c.sinceFile(r.SnapshotID))
 	if err != nil {
 		return nil, err

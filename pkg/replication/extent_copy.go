@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/slipstream-storage/slipstream/internal/words"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
@@ -34,7 +35,7 @@ type extentCopy struct {
 	stopped bool
 	buf     []byte
 
-	// syncMu is held from taking unlogged until that is in the log.
+	// syncMu is held from taking unlogged until that is in the log, or is to do again. It is taken before mu.
 	syncMu sync.Mutex
 }
 
@@ -81,7 +82,8 @@ func (c *extentCopy) open(fsys vfs.FS, paths extentCopyPaths, sizeBytes int64) e
 	}
 	size, err := c.dest.Size()
 	if err == nil && size != sizeBytes {
-		err = fmt.Errorf("%s has %s, not %d", c.dest.Name(), words.Count(size, "byte"), sizeBytes)
+		err = &recordfile.CorruptError{Path: c.dest.Name(), OffsetBytes: -1,
+			Reason: fmt.Sprintf("it has %s, not %d", words.Count(size, "byte"), sizeBytes)}
 	}
 	c.todo.Mark(0, 0, sizeBytes)
 	clearAll(c.todo, copied)
@@ -128,7 +130,12 @@ func (c *extentCopy) stop() {
 
 // preserve makes extents logged that are about to change in the image. With an error they must not change; it may be
 // called again then.
+//
+// It waits for a flush that runs before it looks at what is to do: extents that the flush has, and fails to log, are to
+// do again.
 func (c *extentCopy) preserve(extents *changemap.Map) error {
+	c.syncMu.Lock()
+	defer c.syncMu.Unlock()
 	c.mu.Lock()
 	var err error
 	for at := (changemap.Cursor{}); err == nil; {
@@ -143,7 +150,7 @@ func (c *extentCopy) preserve(extents *changemap.Map) error {
 	if err != nil {
 		return err
 	}
-	return c.flush() // which waits for a flush that runs
+	return c.flushLocked()
 }
 
 // copyTodo copies those of n extents that are to do. The caller holds mu.
@@ -236,6 +243,11 @@ func (c *extentCopy) writeOut(extent, n uint64) error {
 func (c *extentCopy) flush() error {
 	c.syncMu.Lock()
 	defer c.syncMu.Unlock()
+	return c.flushLocked()
+}
+
+// flushLocked is flush for a caller that holds syncMu.
+func (c *extentCopy) flushLocked() error {
 	c.mu.Lock()
 	batch, stopped := c.unlogged, c.stopped
 	c.unlogged = changemap.New()

@@ -3,6 +3,7 @@ package replication
 import (
 	"bytes"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,81 @@ func TestCloseOfACopyWaitsForItsFlush(t *testing.T) {
 		t.Errorf("preserve: %v", err)
 	}
 	<-closed
+}
+
+// The copier has copied an extent, and the disk fails as it is made durable. Apply, which is about to change that
+// extent and one behind it, has both in the log when it goes on, whatever the copier does next.
+func TestApplyBesideAFailingFlush(t *testing.T) {
+	const size = 2 * changemap.ExtentBytes
+	flush := func(c *extentCopy) error { return c.flush() }
+	for _, tc := range []struct {
+		op   vfs.Op
+		name string
+		do   func(c *extentCopy) error // of the copier
+	}{
+		{vfs.OpWriteOut, "/copy", func(c *extentCopy) error { return c.writeOut(0, 1) }},
+		{vfs.OpDatasync, "/copy", flush}, {vfs.OpWrite, "/log", flush}, {vfs.OpDatasync, "/log", flush},
+	} {
+		t.Run(string(tc.op)+tc.name, func(t *testing.T) {
+			lost := errors.New("lost")
+			failing, copied := make(chan struct{}), make(chan struct{}, 1)
+			var armed, held atomic.Bool
+			mem := vfs.NewMem()
+			fs := vfs.NewErrFS(mem, func(op vfs.Op, name string) error {
+				switch {
+				case op == tc.op && name == tc.name && armed.CompareAndSwap(true, false):
+					held.Store(true)
+					close(failing)
+					select {
+					case <-copied: // apply does not wait for this flush
+					case <-time.After(50 * time.Millisecond):
+					}
+					return lost
+				case op == vfs.OpWrite && name == "/copy" && held.CompareAndSwap(true, false):
+					copied <- struct{}{}
+				}
+				return nil
+			})
+			image, err := fs.Create("/image")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := image.WriteAt(bytes.Repeat([]byte{7}, size), 0); err != nil {
+				t.Fatal(err)
+			}
+			c := &extentCopy{}
+			if err := c.create(fs, extentCopyPaths{source: "/image", dest: "/copy", log: "/log"}, size); err != nil {
+				t.Fatal(err)
+			}
+			defer c.close()
+			c.mu.Lock()
+			err = c.copyTodo(0, 1)
+			c.mu.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+			armed.Store(true)
+			failed := make(chan error, 1)
+			go func() { failed <- tc.do(c) }()
+			<-failing
+			both := changemap.New()
+			both.Mark(0, 0, size)
+			if err := c.preserve(both); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-failed; !errors.Is(err, lost) {
+				t.Fatalf("the copier: %v", err)
+			}
+			log, logged, err := changemap.OpenLog(mem, "/log")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer log.Close()
+			if logged.Len() != both.Len() {
+				t.Errorf("%d of %d extents are logged, and change in the image", logged.Len(), both.Len())
+			}
+		})
+	}
 }
 
 // TestSnapshotCopyWritesOut: the copier has each run written to the disk before the next one, so that apply, which

@@ -7,7 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
+	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
 // Every file that a group has is known by another one, so that one that is gone, or was restored from an older backup
@@ -57,6 +61,22 @@ func stale(path, format string, args ...any) error {
 	return fmt.Errorf("%s: %w: %s. Nothing was changed. Put the newest file back, or all of the group's files of one "+
 		"backup, with the pool's; or give the group up here (slipctl group delete --force), and copy it anew from its "+
 		"peer", path, errStale, fmt.Sprintf(format, args...))
+}
+
+// isLost reports whether an error of opening a file says that what it had is lost: it is not there, or is not what was
+// written. Any other error, as of the disk or for lack of descriptors, says nothing of the file: what depends on it has
+// to be kept for the next try.
+func isLost(err error) bool {
+	var corrupt *recordfile.CorruptError
+	var unfit *vfs.UnfitError
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errStale) || errors.Is(err, changemap.ErrCorrupt) ||
+		errors.Is(err, blockdev.ErrShortImage) || errors.As(err, &corrupt) || errors.As(err, &unfit)
+}
+
+// unopened is the error for what cannot be opened and is not lost: it keeps the group closed.
+func (g *Group) unopened(what string, err error) error {
+	return fmt.Errorf("group %s: open %s: %w. Nothing of it was changed; the next start of the replicator tries again",
+		g.Name(), what, err)
 }
 
 // checkGeneration compares the generation that a file of the checkpoint's directory has with what the checkpoint says.

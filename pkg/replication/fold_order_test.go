@@ -31,7 +31,7 @@ func (s *copyStream) Send(m *linkpb.ToSecondary) error {
 	for i := range records {
 		h := &records[i].Header
 		s.kinds = append(s.kinds, h.Kind)
-		if !touchesImage(h.Kind) {
+		if !touchesImage(h) {
 			continue
 		}
 		target := s.image[h.Offset:][:h.Length]

@@ -8,7 +8,9 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
+	"github.com/slipstream-storage/slipstream/pkg/blockdev"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
+	"github.com/slipstream-storage/slipstream/pkg/replication/link"
 	"github.com/slipstream-storage/slipstream/pkg/untrusted"
 )
 
@@ -40,6 +42,18 @@ func (c *Config) checkHello(hello *linkpb.Hello) error {
 	}
 	if err := checkTimelines(hello.GetTimelines(), c.Limits.Timelines); err != nil {
 		return fmt.Errorf("group %s: %w", untrusted.Escape(hello.GetGroupName(), untrusted.MaxNameBytes), err)
+	}
+	return nil
+}
+
+// checkRanges refuses records of ranges that no volume can have, of members or not. Whether a range is within its
+// member is known only when the records before it are carried out.
+func checkRanges(records []link.Record) error {
+	for i := range records {
+		if h := &records[i].Header; isContent(h.Kind) && !touchesImage(h) {
+			return fmt.Errorf("%w: record %d: %s of %s at %d of member %d: %w", ErrInvalid, i, h.Kind,
+				words.Count(h.Length, "byte"), h.Offset, h.Volume, blockdev.ErrOutOfRange)
+		}
 	}
 	return nil
 }

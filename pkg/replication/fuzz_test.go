@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -176,7 +177,111 @@ func stillWhole(t *testing.T, s *testSite) {
 	}
 }
 
-// FuzzReceivedRecord gives a secondary one record with any header and data that got through the link's checksums.
+// secondaryInSync is secondaryWithVolume in a sync that began after the copy was whole, with member 2 that has left.
+func secondaryInSync(t *testing.T) (*testSite, *receiver) {
+	t.Helper()
+	s, r := secondaryWithVolume(t)
+	manifest, err := json.Marshal(syncManifest{Members: []core.Member{{VolumeID: "v0", SizeBytes: 1 << 20},
+		{Index: 2, VolumeID: "v2", State: core.MemberRemoved}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = sendRecords(t, r, link.Record{Header: journal.Header{Kind: journal.KindSyncBegin, Ordinal: 5}, Data: manifest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if base, images := r.g.resync.current(); base == nil || images == nil || !r.g.copies.removed(2) {
+		t.Fatalf("a sync with base %v", base)
+	}
+	return s, r
+}
+
+// sendRecords has a receiver take a batch of records, whose checksums are right.
+func sendRecords(t *testing.T, r *receiver, records ...link.Record) error {
+	t.Helper()
+	encoder, err := link.NewEncoder(linkpb.Codec_CODEC_NONE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, record := range records {
+		h := record.Header
+		if len(record.Data) > 0 {
+			h.Length = uint32(len(record.Data))
+		}
+		h.DataCRC = journal.DataCRC(record.Data)
+		if !encoder.Add(h, record.Data) {
+			t.Skip("no batch has room for it")
+		}
+	}
+	return r.batch(context.Background(), encoder.Batch(1))
+}
+
+// Records of ranges that no volume has are refused, of a member, of one that has left, and of none. Nothing is taken
+// from their batch.
+func TestHostileRanges(t *testing.T) {
+	s, r := secondaryInSync(t)
+	end := r.g.journal.End()
+	good := link.Record{Header: journal.Header{Kind: journal.KindExtent, Ordinal: 5}, Data: block('x', 4096)}
+	for _, kind := range []journal.Kind{journal.KindWrite, journal.KindDiscard, journal.KindZero, journal.KindExtent,
+		journal.KindHole} {
+		for _, volume := range []uint32{0, 2, 7, math.MaxUint32} {
+			for _, off := range []int64{core.MaxVolumeBytes - 4095, core.MaxVolumeBytes, 1 << 62, math.MaxInt64 - 1, -1,
+				math.MinInt64} {
+				h := journal.Header{Kind: kind, Volume: volume, Offset: off, Length: 4096, Ordinal: 5}
+				if kind.TakesOrdinal() {
+					h.Ordinal = 6
+				}
+				var data []byte
+				if kind == journal.KindWrite || kind == journal.KindExtent {
+					data = block('x', 4096)
+				}
+				if err := sendRecords(t, r, good, link.Record{Header: h, Data: data}); err == nil || r.g.journal.End() != end {
+					t.Errorf("%s of member %d at %d was taken: %v", kind, volume, off, err)
+				}
+			}
+		}
+	}
+	stillWhole(t, s)
+}
+
+// The journal of an earlier release has a record of a range that no volume has, of a member that had left. The group
+// opens, is promoted, and folds the journal.
+func TestHostileRangeInTheJournal(t *testing.T) {
+	s, r := secondaryInSync(t)
+	h := journal.Header{Kind: journal.KindDiscard, Volume: 2, Offset: 1 << 62, Length: 4096, Ordinal: 6,
+		DataCRC: journal.DataCRC(nil)}
+	if err := r.g.log.appendCopies(context.Background(), []*Volume{nil}, []journal.Entry{{Header: h}}); err != nil {
+		t.Fatal(err)
+	}
+	err := sendRecords(t, r, link.Record{Header: journal.Header{Kind: journal.KindSyncEnd, Ordinal: 6}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stillWhole(t, s)
+	g := s.group("shop")
+	if _, err := g.Promote(true); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, volumeOf(t, g, "v0"), 4096, block('x', 4096))
+	mustFlush(t, volumeOf(t, g, "v0"))
+	if err := g.applier.applyAll(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, segment := range g.journal.Segments() {
+		if err := g.trimmer.foldIntoMap(segment); err != nil {
+			t.Fatal(err)
+		}
+		found = found || segment.LastOrdinal >= 7
+	}
+	if runs := g.changes.runs(); !found || len(runs) != 1 || runs[0].volume != 0 {
+		t.Fatalf("the folded journal changes %+v", runs)
+	}
+	stillWhole(t, s)
+}
+
+// FuzzReceivedRecord gives a secondary, in a sync and outside of one, one record with any header and data whose
+// checksums are right.
 func FuzzReceivedRecord(f *testing.F) {
 	for _, data := range hostileMembers {
 		f.Add(uint8(journal.KindVolume), uint32(1), uint64(6), int64(0), uint32(len(data)), []byte(data))
@@ -189,16 +294,15 @@ func FuzzReceivedRecord(f *testing.F) {
 		f.Add(kind, uint32(1<<31), uint64(1<<63), int64(1<<62), uint32(1<<20), []byte{})
 	}
 	f.Fuzz(func(t *testing.T, kind uint8, volume uint32, ordinal uint64, off int64, length uint32, data []byte) {
-		s, r := secondaryWithVolume(t)
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		h := journal.Header{Kind: journal.Kind(kind), Volume: volume, Ordinal: ordinal, Offset: off, Length: length,
-			DataCRC: journal.DataCRC(data)}
-		err := r.records(ctx, []link.Record{{Header: h, Data: data}})
-		if err == nil && !h.Kind.TakesOrdinal() && h.Kind != journal.KindSyncBegin && ordinal != 5 {
-			t.Fatalf("%+v was taken out of order", h)
+		for _, begin := range []func(*testing.T) (*testSite, *receiver){secondaryWithVolume, secondaryInSync} {
+			s, r := begin(t)
+			h := journal.Header{Kind: journal.Kind(kind), Volume: volume, Ordinal: ordinal, Offset: off, Length: length}
+			err := sendRecords(t, r, link.Record{Header: h, Data: data})
+			if err == nil && !h.Kind.TakesOrdinal() && h.Kind != journal.KindSyncBegin && ordinal != 5 {
+				t.Fatalf("%+v was taken out of order", h)
+			}
+			stillWhole(t, s)
 		}
-		stillWhole(t, s)
 	})
 }
 

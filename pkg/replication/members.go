@@ -82,7 +82,7 @@ func (ms *members) find(id string) (*Volume, error) {
 func (ms *members) touched(records []journal.Record) *changemap.Map {
 	m := changemap.New()
 	for i := range records {
-		if h := &records[i].Header; touchesImage(h.Kind) && ms.at(h.Volume) != nil {
+		if h := &records[i].Header; touchesImage(h) && ms.at(h.Volume) != nil {
 			m.Mark(h.Volume, h.Offset, int64(h.Length))
 		}
 	}

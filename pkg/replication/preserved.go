@@ -42,7 +42,8 @@ import (
 //	<index>.kept     extents of the member with that index
 //	<index>.log      which these are
 //
-// A set that is damaged or incomplete is removed when the group opens, and its owner does not find it.
+// A set that is damaged or incomplete is removed when the group opens, and its owner does not find it. One that cannot
+// be read for another reason keeps the group closed.
 const (
 	preservedFile = "preserved.json"
 	preservedKind = "preserved"

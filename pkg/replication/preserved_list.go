@@ -161,7 +161,8 @@ func (s *preservedSets) keep(volumeID string, extents *changemap.Map, but *prese
 	return nil
 }
 
-// load opens the sets that the last process left, and removes what is left of others.
+// load opens the sets that the last process left, and removes what is left of others. After an error that does not say
+// that a set is lost, it is there for the next open.
 func (s *preservedSets) load() error {
 	g := s.g
 	parent, err := s.dir()
@@ -175,18 +176,17 @@ func (s *preservedSets) load() error {
 	for _, name := range names {
 		p := &preserved{s: s, dir: filepath.Join(parent, name)}
 		err := p.open()
-		var newer *recordfile.NewerVersionError
-		switch {
-		case err == nil:
+		if err == nil {
 			s.list = append(s.list, p)
 			continue
-		case errors.As(err, &newer):
-			p.close()
-			return err
-		case !errors.Is(err, fs.ErrNotExist):
-			klog.ErrorS(err, "Preserved images cannot be used any more", "group", g.Name(), "dir", p.dir)
 		}
 		p.close()
+		if !isLost(err) {
+			return g.unopened("the images preserved in "+p.dir, err)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			klog.ErrorS(err, "Preserved images cannot be used any more", "group", g.Name(), "dir", p.dir)
+		}
 		if err := p.removeFiles(); err != nil {
 			return err
 		}
@@ -194,7 +194,8 @@ func (s *preservedSets) load() error {
 	return nil
 }
 
-// open opens a set. fs.ErrNotExist: it was dropped, or never taken, or a part of it is missing.
+// open opens a set. fs.ErrNotExist: it was dropped, or never taken, or a part of it is missing; isLost has the others
+// that say that it is no use any more.
 func (p *preserved) open() error {
 	g := p.s.g
 	path := filepath.Join(p.dir, preservedFile)
@@ -210,7 +211,7 @@ func (p *preserved) open() error {
 		}
 		paths, err := p.paths(m)
 		if err != nil {
-			return err
+			return stale(path, "%v", err)
 		}
 		image := &preservedImage{member: m}
 		p.images = append(p.images, image)

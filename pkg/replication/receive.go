@@ -315,7 +315,10 @@ func (r *receiver) batch(ctx context.Context, b *linkpb.Batch) error {
 	if err != nil {
 		return err
 	}
-	if err := r.g.copies.leaveReserve(records); err != nil {
+	if err = checkRanges(records); err == nil {
+		err = r.g.copies.leaveReserve(records)
+	}
+	if err != nil {
 		return err
 	}
 	if err := r.records(ctx, records); err != nil {
@@ -382,7 +385,7 @@ func (r *receiver) content(ctx context.Context, records []link.Record) (int, err
 	r.entries, r.volumes = r.entries[:0], r.volumes[:0]
 	for i := range records {
 		h := records[i].Header
-		if !touchesImage(h.Kind) {
+		if !touchesImage(&h) {
 			break
 		}
 		r.copied += uint64(len(records[i].Data))

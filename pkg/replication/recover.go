@@ -257,7 +257,7 @@ func (r *recovery) record(h journal.Header, loc journal.Location) error {
 		r.marks = append(r.marks, foundMark{h, loc})
 	}
 	v := r.g.members.at(h.Volume)
-	if !touchesImage(h.Kind) || v == nil || h.Offset+int64(h.Length) > v.size.Load() { // removed or made smaller since
+	if !touchesImage(&h) || v == nil || h.Offset+int64(h.Length) > v.size.Load() { // removed or made smaller since
 		return nil
 	}
 	if loc.Start().Before(r.from) {

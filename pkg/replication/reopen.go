@@ -5,13 +5,14 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
-// reopener opens groups that could not be opened because there was no space, when there is some, and those that are
-// being promoted in the middle of a sync, when their images are restored.
+// reopener opens groups that could not be opened for lack of space, descriptors or memory, when there is some, and
+// those that are being promoted in the middle of a sync, when their images are restored.
 type reopener struct {
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -53,13 +54,19 @@ func (r *reopener) stop() {
 	}
 }
 
+// passes reports whether what an error of opening says can pass without a restart. A disk that cannot be read is not
+// among them: each try reads the whole journal.
+func passes(err error) bool {
+	return vfs.NoSpace(err) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}
+
 // restore restores the images of groups that are being promoted in the middle of a sync. Other groups are not kept
 // waiting for it.
 func (s *Site) restore(ctx context.Context) {
 	s.mu.Lock()
 	var dirs []string
 	for dir, why := range s.broken {
-		if errors.Is(why, errRollingBack) || vfs.NoSpace(why) {
+		if errors.Is(why, errRollingBack) || passes(why) {
 			dirs = append(dirs, dir)
 		}
 	}
@@ -77,8 +84,7 @@ func (s *Site) restore(ctx context.Context) {
 	}
 }
 
-// reopen tries the groups once that could not be opened because there was no space, or whose images were to be
-// restored.
+// reopen tries the groups once whose obstacle may have passed, or whose images were to be restored.
 func (s *Site) reopen() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,10 +93,13 @@ func (s *Site) reopen() {
 	}
 	opened := false
 	for dir, why := range s.broken {
-		if !vfs.NoSpace(why) && !errors.Is(why, errRollingBack) {
+		if !passes(why) && !errors.Is(why, errRollingBack) {
 			continue
 		}
 		g, err := openGroup(s, dir)
+		if errors.Is(err, errRollingBack) {
+			continue // what kept the images from being restored stays the reason
+		}
 		if err != nil {
 			s.broken[dir] = err
 			continue

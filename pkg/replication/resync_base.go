@@ -186,7 +186,7 @@ func (rb *resyncBase) keepBytes(records []link.Record) (bytes int64, err error) 
 	}
 	touched := changemap.New()
 	for i := range records {
-		if h := &records[i].Header; touchesImage(h.Kind) {
+		if h := &records[i].Header; touchesImage(h) {
 			touched.Mark(h.Volume, h.Offset, int64(h.Length))
 		}
 	}

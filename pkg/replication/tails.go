@@ -90,7 +90,7 @@ func (ys *yields) countTail(ctx context.Context, fork uint64, ranges *rangeSet) 
 			if h.Ordinal <= fork || h.Ordinal > head || !h.Kind.TakesOrdinal() {
 				continue
 			}
-			if ranges != nil && touchesImage(h.Kind) {
+			if ranges != nil && touchesImage(h) {
 				ranges.add(h.Volume, h.Offset, int64(h.Length))
 			}
 			if tail.FirstUnixNanos == 0 {

@@ -171,7 +171,7 @@ func (t *trimmer) foldIntoMap(s journal.SegmentInfo) error {
 		}
 		for i := range records {
 			r := &records[i]
-			if r.Loc.Segment == s.Sequence && touchesImage(r.Header.Kind) {
+			if r.Loc.Segment == s.Sequence && touchesImage(&r.Header) {
 				marks.Mark(r.Header.Volume, r.Header.Offset, int64(r.Header.Length))
 			}
 		}

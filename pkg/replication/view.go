@@ -149,7 +149,7 @@ func (v *View) indexRecords(ctx context.Context) error {
 			if limit.Before(r.End) {
 				return nil
 			}
-			if m := v.member(r.Header.Volume); m != nil && touchesImage(r.Header.Kind) {
+			if m := v.member(r.Header.Volume); m != nil && touchesImage(&r.Header) {
 				m.indexRecord(r.Header, r.Loc)
 			}
 		}

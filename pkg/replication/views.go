@@ -13,6 +13,7 @@ import (
 
 	"github.com/slipstream-storage/slipstream/internal/words"
 	"github.com/slipstream-storage/slipstream/pkg/blockdev"
+	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/replication/changemap"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
 	"github.com/slipstream-storage/slipstream/pkg/replication/journal"
@@ -173,10 +174,14 @@ func (w *views) members() ([]blockdev.ViewVolume, error) {
 	return list, nil
 }
 
-// load takes up the views that the last process left, before anything is applied.
+// load takes up the views that the last process left, before anything is applied. One that is lost fails. With any
+// other error nothing may be applied: a view that is opened later would show what changed meanwhile.
 func (w *views) load() error {
 	g := w.g
 	recs, err := g.cfg.Pool.ListViews()
+	if err != nil && !recordfile.OnlyCorrupt(err) {
+		return g.unopened("its views", err)
+	}
 	if err != nil {
 		klog.ErrorS(err, "Some views cannot be read; delete their directories", "group", g.Name())
 	}
@@ -193,12 +198,23 @@ func (w *views) load() error {
 		if err == nil {
 			continue
 		}
+		if !viewIsLost(err) {
+			return g.unopened("view "+rec.Name, err)
+		}
 		klog.ErrorS(err, "A view cannot be opened any more; delete it", "group", g.Name(), "view", rec.Name)
 		if err := v.fail(errViewLost); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// viewIsLost reports whether an error says that a view can never be opened again: a volume has left the group, or the
+// view's files or the records that it shows are gone or damaged.
+func viewIsLost(err error) bool {
+	var corrupt *journal.CorruptionError
+	return isLost(err) || errors.Is(err, errViewMember) || errors.Is(err, journal.ErrReleased) ||
+		errors.Is(err, journal.ErrDataCRC) || errors.As(err, &corrupt)
 }
 
 // close ends all views; the next process goes on from what is on disk.
@@ -281,7 +297,7 @@ func (w *views) beforeApply(records []journal.Record) error {
 		at, touched := v.place(), changemap.New()
 		for i := range records {
 			h := &records[i].Header
-			if at.Before(records[i].End) && touchesImage(h.Kind) && v.member(h.Volume) != nil {
+			if at.Before(records[i].End) && touchesImage(h) && v.member(h.Volume) != nil {
 				touched.Mark(h.Volume, h.Offset, int64(h.Length))
 			}
 		}

@@ -229,7 +229,11 @@ func (ys *yields) loadRanges(yieldID string) ([]byteRange, error) {
 	if record.GroupID != g.ID() || record.PoolID != g.cfg.Pool.ID() || record.YieldID != yieldID {
 		return nil, stale(name, "it is of yield %s of group %s", record.YieldID, record.GroupID)
 	}
-	return decodeRanges(nil, record.Ranges, maxTailRanges)
+	list, err := decodeRanges(nil, record.Ranges, maxTailRanges)
+	if err != nil {
+		return nil, stale(name, "%v", err)
+	}
+	return list, nil
 }
 
 // dropRanges removes the file of ranges when nothing needs it any more.
@@ -266,6 +270,9 @@ func (ys *yields) resume() error {
 		return nil
 	}
 	if _, err := ys.loadRanges(y.ID); err != nil {
+		if !isLost(err) {
+			return g.unopened("the list of writes past the fork", err)
+		}
 		klog.ErrorS(err, "The ranges of writes past the fork are lost; the peer copies everything", "group", g.Name())
 		_, err = g.stepLocked(core.RangesLost{
 			Reason: fmt.Sprintf("the list of what %s wrote past the fork is lost", g.cfg.Site)}, nil)
