@@ -65,7 +65,7 @@ func TestErrorOfOpeningIsNoLoss(t *testing.T) {
 				s.open()
 				t.Cleanup(s.kill)
 				_, err := s.site.Group("shop")
-				if !errors.Is(err, ErrNotFound) || !errors.Is(err, c.err) || !strings.Contains(err.Error(), suffix) {
+				if !errors.Is(err, ErrNotOpen) || !errors.Is(err, c.err) || !strings.Contains(err.Error(), suffix) {
 					t.Fatalf("the group with a file that cannot be opened: %v", err)
 				}
 				fails.Store(false)
