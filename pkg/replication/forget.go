@@ -138,6 +138,9 @@ func (s *Site) deleteCopiesOf(use PeerUse) error {
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
+		if err != nil {
+			return err
+		}
 		for _, v := range g.Volumes() {
 			ids = append(ids, v.ID())
 		}
