@@ -23,6 +23,8 @@ type handover struct {
 	// request is what the peer is asked; nil for nothing. requests counts them; mu guards it.
 	request  atomic.Pointer[roleRequest]
 	requests uint64
+	// takeOvers are what the peer asks for.
+	takeOvers takeOvers
 }
 
 // roleRequest is what a demoted site wants of its peer, until it is answered or given up.

@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/slipstream-storage/slipstream/pkg/api/linkpb"
 	"github.com/slipstream-storage/slipstream/pkg/replication/core"
@@ -58,6 +59,59 @@ func (s *sender) roleAnswered(answer *linkpb.RoleAnswer) error {
 	return nil
 }
 
+// takeOvers carry out what a demoted primary asks for, one at a time: each can wait for long.
+type takeOvers struct {
+	mu sync.Mutex
+	// running: a goroutine is at it. It answers the last one who asked, and tries again for a request that came meanwhile.
+	running bool
+	last    takeOverRequest
+}
+
+// takeOverRequest is a request, and the stream that it came on. A request comes again on a new stream.
+type takeOverRequest struct {
+	id uint64
+	by *receiver
+}
+
+// ask has the group take over, and a refusal answered. It does not wait. Of the requests that come while one is carried
+// out, the last one counts: the peer has given the others up.
+func (t *takeOvers) ask(q takeOverRequest) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = q
+	if t.running {
+		return
+	}
+	t.running = true
+	g := q.by.g
+	g.wg.Add(1)
+	go func() {
+		defer g.wg.Done()
+		for tried := q.id; ; {
+			err := g.shard.takeOver()
+			var done bool
+			if tried, done = t.tried(tried, err); done {
+				return
+			}
+		}
+	}()
+}
+
+// tried ends a try for a request. Without done, the next try is for the request that it returns.
+func (t *takeOvers) tried(id uint64, err error) (next uint64, done bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := t.last
+	if err != nil && last.id != id && last.by.g.ctx.Err() == nil {
+		return last.id, false
+	}
+	t.running, t.last = false, takeOverRequest{}
+	if err != nil {
+		last.by.answer(&linkpb.RoleAnswer{Id: last.id, Message: err.Error()})
+	}
+	return 0, true
+}
+
 // roleRequest answers a demoted primary. Taking over ends the stream, so it is done beside it.
 func (r *receiver) roleRequest(q *linkpb.RoleRequest) error {
 	g := r.g
@@ -68,13 +122,7 @@ func (r *receiver) roleRequest(q *linkpb.RoleRequest) error {
 		}
 		r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Agreed: true})
 	case linkpb.RoleRequest_KIND_TAKE_OVER:
-		g.wg.Add(1)
-		go func() {
-			defer g.wg.Done()
-			if err := g.shard.takeOver(); err != nil {
-				r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: err.Error()})
-			}
-		}()
+		g.handover.takeOvers.ask(takeOverRequest{id: q.GetId(), by: r})
 	default:
 		r.answer(&linkpb.RoleAnswer{Id: q.GetId(), Message: "the release at " + g.cfg.Site + " does not know this " +
 			"request"})
