@@ -32,6 +32,7 @@ func (s *suite) comesBack(t *testing.T, shown func(string, ...any)) {
 
 	acks := s.b.run(t, "-n", protected, "logs", "again")
 	s.b.run(t, "-n", protected, "delete", "pod", "again")
+	s.b.unmounted(t, protected)
 	moved := s.b.act(t, "home", "Relocate")
 	steps, _ = moved.Status["steps"].([]any)
 	if len(steps) != 1 {

@@ -85,6 +85,7 @@ func (s *suite) kills(t *testing.T, shown func(string, ...any)) {
 	}
 	acks := s.b.run(t, "-n", protected, "logs", "shop")
 	s.b.run(t, "-n", protected, "delete", "pod", "shop")
+	s.b.unmounted(t, protected)
 	s.b.begin(t, "kills-home", "Relocate")
 	end = k.start(t)
 	k.soon(t, "replicator of site b")

@@ -189,6 +189,21 @@ func (c cluster) groups(t *testing.T) []groupStatus {
 	return list.Groups
 }
 
+// unmounted waits until no volume of a namespace's groups is in use. The pod may be gone, and the kubelet still at it.
+func (c cluster) unmounted(t *testing.T, ns string) {
+	t.Helper()
+	eventually(t, "the volumes of namespace "+ns+" are unmounted at site "+c.site, func() error {
+		for _, g := range c.groups(t) {
+			for _, v := range g.Volumes {
+				if v.Attached && strings.HasPrefix(g.Name, ns+"-") {
+					return fmt.Errorf("volume %s of group %s is attached", v.VolumeID, g.Name)
+				}
+			}
+		}
+		return nil
+	})
+}
+
 // noGroup waits until a node of site a has no group of a namespace.
 func (s *suite) noGroup(t *testing.T, node, ns string) {
 	t.Helper()

@@ -19,7 +19,10 @@ type groupStatus struct {
 	AcknowledgedOrdinal            json.Number
 	LagOrdinals                    json.Number
 	LagSeconds                     float64
-	Volumes                        []struct{ VolumeID string }
+	Volumes                        []struct {
+		VolumeID string
+		Attached bool
+	}
 }
 
 // slipctl runs in a node's pod.
