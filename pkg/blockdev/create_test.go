@@ -37,12 +37,13 @@ func finishes(t *testing.T, what string, call func()) {
 	select {
 	case <-done:
 	case <-time.After(30 * time.Second):
-		t.Fatalf("%s waits for space that is being reserved", what)
+		t.Fatalf("%s waits for another call or process", what)
 	}
 }
 
 // TestReservationHoldsNobodyUp: while the space of a thick volume is reserved, other volumes come, change and go,
-// Sweep leaves the new one alone, and it is not there before it is whole.
+// Sweep leaves the new one alone, and it is not there before it is whole. However long a process waits for the lock of
+// a pool, it does not wait for that of the new volume with the records locked.
 func TestReservationHoldsNobodyUp(t *testing.T) {
 	for name, inner := range map[string]vfs.FS{"os": vfs.OS, "mem": vfs.NewMem()} {
 		t.Run(name, func(t *testing.T) {
@@ -53,6 +54,7 @@ func TestReservationHoldsNobodyUp(t *testing.T) {
 			d := newSlowDisk(inner)
 			p := openPool(t, d.FS, dir, WhoDriver)
 			other := openPool(t, d.FS, dir, WhoReplicator)
+			lockPatiently(t, time.Hour)
 			thick := volume("thick")
 			thick.Thick = true
 			type result struct {

@@ -20,9 +20,11 @@ var ErrLocked = errors.New("in use")
 
 // locker takes the locks of a pool. It is an interface because a pool in memory has no files that flock could take.
 type locker interface {
-	// tryLock takes a lock, or fails with ErrLocked when another process still has it after lockPatience. Closing
-	// releases it.
+	// tryLock takes a lock, or fails with ErrLocked when another process has it. Closing releases it.
 	tryLock(path string) (io.Closer, error)
+	// tryLockPatiently is tryLock that fails when another process still has the lock after lockPatience. The caller holds
+	// no lock that others wait for.
+	tryLockPatiently(path string) (io.Closer, error)
 	// lock waits for a lock.
 	lock(path string) (io.Closer, error)
 }
@@ -43,14 +45,17 @@ type flocker struct{}
 // the time in which the kernel reads the program's first page. It is a variable for tests.
 var lockPatience = 5 * time.Second
 
-func (flocker) tryLock(path string) (io.Closer, error) {
-	held := func(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) }
-	var f *os.File
-	err := pause.Poll(lockPatience, held, func() (err error) {
-		f, err = flock(path, unix.LOCK_EX|unix.LOCK_NB)
+func (l flocker) tryLockPatiently(path string) (held io.Closer, err error) {
+	err = pause.Poll(lockPatience, func(err error) bool { return errors.Is(err, ErrLocked) }, func() (err error) {
+		held, err = l.tryLock(path)
 		return err
 	})
-	if held(err) {
+	return held, err
+}
+
+func (flocker) tryLock(path string) (io.Closer, error) {
+	f, err := flock(path, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("%s is locked%s: %w; stop that process first", path, holder(path), ErrLocked)
 	}
 	if err != nil {
@@ -138,6 +143,9 @@ func (m memLocker) tryLock(path string) (io.Closer, error) {
 	memLocks.held[key] = true
 	return &memLock{key: key}, nil
 }
+
+// tryLockPatiently does not wait: no process dies that has a lock of memory.
+func (m memLocker) tryLockPatiently(path string) (io.Closer, error) { return m.tryLock(path) }
 
 func (m memLocker) lock(path string) (io.Closer, error) {
 	memLocks.Lock()

@@ -24,6 +24,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// lockPatiently has calls of the test wait for a lock for as long as d.
+func lockPatiently(t *testing.T, d time.Duration) {
+	t.Helper()
+	before := lockPatience
+	lockPatience = d
+	t.Cleanup(func() { lockPatience = before })
+}
+
 func holdPool(dir string) {
 	p, err := OpenPool(vfs.OS, dir, WhoDriver)
 	if err != nil {

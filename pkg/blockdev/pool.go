@@ -101,7 +101,7 @@ func OpenPool(fsys vfs.FS, dir string, who Who, options ...PoolOption) (*Pool, e
 	if err := fsys.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("create pool: %w", err)
 	}
-	holder, err := p.locks.tryLock(filepath.Join(dir, who.lockName()))
+	holder, err := p.locks.tryLockPatiently(filepath.Join(dir, who.lockName()))
 	if err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}

@@ -3,8 +3,10 @@ package blockdev
 import (
 	"errors"
 	"io/fs"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipstream-storage/slipstream/pkg/recordfile"
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
@@ -147,4 +149,17 @@ func TestJournalDirCrash(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestJournalDirUnderAReplicator: a driver that is to move the journals of a replicator that runs is refused at once:
+// it has the records locked.
+func TestJournalDirUnderAReplicator(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "pool")
+	openPool(t, vfs.OS, dir, WhoReplicator)
+	lockPatiently(t, time.Hour)
+	var err error
+	finishes(t, "opening the pool", func() {
+		_, err = OpenPool(vfs.OS, dir, WhoDriver, WithJournalDir(filepath.Join(filepath.Dir(dir), "fast")))
+	})
+	wantErrText(t, err, "a replicator runs")
 }

@@ -464,9 +464,7 @@ func TestPoolSpace(t *testing.T) {
 // TestPoolLockOfADyingProcess: a killed driver's lock is held by its child for a moment, until that has become another
 // program.
 func TestPoolLockOfADyingProcess(t *testing.T) {
-	short := lockPatience
-	lockPatience = time.Minute
-	defer func() { lockPatience = short }()
+	lockPatiently(t, time.Minute)
 	dir := filepath.Join(t.TempDir(), "pool")
 	noErr(t, openPool(t, vfs.OS, dir, WhoDriver).Close())
 	killed, err := flocker{}.lock(filepath.Join(dir, "driver.lock"))
