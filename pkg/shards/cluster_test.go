@@ -216,6 +216,14 @@ func (m *member) group() *replication.Group {
 	return g
 }
 
+// role is that of the node's shard; zero while it is not open, as it is while a promotion restores its images.
+func (m *member) role() (role core.Role) {
+	if g := m.group(); g != nil {
+		role = g.Status().Role
+	}
+	return role
+}
+
 // stop ends all nodes.
 func (c *cluster) stop() {
 	for _, site := range c.sites {
