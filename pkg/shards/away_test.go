@@ -29,19 +29,11 @@ func testCopyAway(t *testing.T, then string) {
 	c.create(func(s *core.Settings) { s.Shard.EpochMillis = core.MinEpochMillis })
 	c.waitShown("b")
 	w := &chain{c: c, site: "a"}
-	write := func() {
-		t.Helper()
-		for range 20 {
-			if err := w.write(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	write()
+	w.writes(20)
 	last := c.waitShown("b")
 	stays, away := c.sites["b"][0], c.sites["b"][1]
 	away.kill()
-	write()
+	w.writes(20)
 	if then == "it comes back for a resync" {
 		overflow(t, c.sites["a"][1].group())
 	}
@@ -70,7 +62,7 @@ func testCopyAway(t *testing.T, then string) {
 		}
 		return err == nil
 	})
-	write()
+	w.writes(20)
 	at := c.waitShown("b")
 	c.eventually("the writes are in an epoch", func() bool { return c.waitShown("b").Number > at.Number+1 })
 	for _, m := range c.sites["a"] {

@@ -73,29 +73,21 @@ func testGoesPastTwice(t *testing.T, past func(*cluster)) {
 	}
 	a1.mu.Unlock()
 	w := &chain{c: c, site: "a"}
-	write := func() {
-		t.Helper()
-		for range 20 {
-			if err := w.write(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	newest := func() uint64 { return c.sites["b"][0].group().Shard().Progress().Newest.Number }
 	marked := func() {
 		t.Helper()
 		before := newest()
 		c.eventually("the copy has marks of later epochs", func() bool { return newest() > before+1 })
 	}
-	write()
+	w.writes(20)
 	a1.net.Cut("b")
-	write()
+	w.writes(20)
 	marked()
 	past(c)
-	write()
+	w.writes(20)
 	marked()
 	stopped.Store(true)
-	write()
+	w.writes(20)
 	past(c)
 
 	a1.net.Heal("b")

@@ -20,15 +20,7 @@ func TestBookmarkOfAllShards(t *testing.T) {
 	c.create(func(s *core.Settings) { s.HistoryMillis = time.Hour.Milliseconds() })
 	c.waitShown("b")
 	w := &chain{c: c, site: "a"}
-	write := func(n int) {
-		t.Helper()
-		for range n {
-			if err := w.write(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	write(30)
+	w.writes(30)
 	broken := c.sites["a"][1]
 	broken.mu.Lock()
 	broken.hook = func(r *shardpb.DoRequest) error {
@@ -45,7 +37,7 @@ func TestBookmarkOfAllShards(t *testing.T) {
 	broken.mu.Lock()
 	broken.hook = nil
 	broken.mu.Unlock()
-	write(30)
+	w.writes(30)
 	named := w.next
 	at, err := c.sites["a"][1].node.Bookmark(t.Context(), "shop", "before")
 	if err != nil {
@@ -54,7 +46,7 @@ func TestBookmarkOfAllShards(t *testing.T) {
 	if _, err := node.Bookmark(t.Context(), "shop", "before"); !errors.Is(err, replication.ErrExists) {
 		t.Errorf("again: %v", err)
 	}
-	write(40)
+	w.writes(40)
 	c.eventually("the copies have the bookmark and later epochs", func() bool {
 		for _, m := range c.sites["b"] {
 			b, err := m.group().Shard().BookmarkOf("before")

@@ -173,11 +173,7 @@ func TestPromotionWithoutALostCopy(t *testing.T) {
 	c.create(nil)
 	c.waitShown("b")
 	w := &chain{c: c, site: "a"}
-	for range 60 {
-		if err := w.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.writes(60)
 	after := c.waitShown("b")
 	c.eventually("the writes are in an epoch", func() bool { return c.waitShown("b").Number > after.Number+1 })
 	for _, m := range c.sites["a"] {
@@ -214,11 +210,7 @@ func TestPromotionWithoutALostCopy(t *testing.T) {
 		w.wholeAt(m)
 	}
 	rest := &chain{c: c.part(0, 1), site: "b"}
-	for range 20 {
-		if err := rest.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	rest.writes(20)
 	c.yieldsWithoutALostShard(2)
 }
 

@@ -67,11 +67,7 @@ func TestGroupsBecomeShards(t *testing.T) {
 			})
 		})
 		w := &chain{c: &cluster{t: t, sites: map[string][]*member{"a": c.sites["a"][:before]}}, site: "a"}
-		for range 50 {
-			if err := w.write(); err != nil {
-				t.Fatal(err)
-			}
-		}
+		w.writes(50)
 		for _, i := range rng.Perm(nodes) {
 			if i < before {
 				c.become(i)

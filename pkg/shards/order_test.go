@@ -107,15 +107,7 @@ func TestThereAndBack(t *testing.T) {
 	c.create(nil)
 	c.waitShown("b")
 	w := &chain{c: c, site: "a"}
-	write := func(n int) {
-		t.Helper()
-		for range n {
-			if err := w.write(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	write(100)
+	w.writes(100)
 	ctx := t.Context()
 	if err := c.sites["b"][0].node.Promote(ctx, "shop", false); err == nil {
 		t.Fatal("promoted by plan although the group is primary at site a")
@@ -128,7 +120,7 @@ func TestThereAndBack(t *testing.T) {
 		t.Fatalf("%d of 100 writes at site b", got)
 	}
 	w.site = "b"
-	write(100)
+	w.writes(100)
 	heads := []uint64{}
 	for _, m := range c.sites["b"] {
 		heads = append(heads, m.group().Status().HeadOrdinal)

@@ -99,11 +99,7 @@ func TestVerifyOfShards(t *testing.T) {
 	f.Close()
 	began = time.Now()
 	verify(0, 1)
-	for range 20 {
-		if err := w.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.writes(20)
 	before := c.waitShown("b")
 	c.eventually("the copies show further epochs", func() bool { return before.Before(c.waitShown("b")) })
 	for _, m := range c.sites["a"] {

@@ -68,20 +68,12 @@ func TestViewsShowOneEpoch(t *testing.T) {
 	c.create(nil)
 	c.waitShown("b")
 	w := &chain{c: c, site: "a"}
-	write := func(n int) {
-		t.Helper()
-		for range n {
-			if err := w.write(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	var seen uint64
 	for range 8 {
-		write(20 + rng.IntN(50))
+		w.writes(20 + rng.IntN(50))
 		behind := c.sites["a"][rng.IntN(nodes)]
 		behind.net.Cut("a")
-		write(20 + rng.IntN(50))
+		w.writes(20 + rng.IntN(50))
 		stop, stopped := make(chan struct{}), make(chan error, 1)
 		go func() {
 			for {
@@ -144,11 +136,7 @@ func TestViewOfThePrimaryHasWhatWasWritten(t *testing.T) {
 	c.waitShown("b")
 	w := &chain{c: c, site: "a"}
 	for range 10 {
-		for range 3 {
-			if err := w.write(); err != nil {
-				t.Fatal(err)
-			}
-		}
+		w.writes(3)
 		node := c.sites["a"][1].node
 		name, err := node.OpenViews(t.Context(), "shop", replication.ViewSpec{LimitBytes: 1 << 30})
 		if err != nil {
@@ -191,11 +179,7 @@ func TestViewsAreMadeAgainAfterAnInterruption(t *testing.T) {
 	}
 	spec := replication.ViewSpec{Name: "monday", LimitBytes: 1 << 30}
 	for i := 1; i < nodes; i++ {
-		for range 20 {
-			if err := w.write(); err != nil {
-				t.Fatal(err)
-			}
-		}
+		w.writes(20)
 		broken(i, shardpb.Part_PART_OPEN_VIEW)
 		if _, err := c.sites["b"][0].node.OpenViews(t.Context(), "shop", spec); !errors.Is(err, core.ErrPrecondition) {
 			t.Fatalf("an opening that breaks off at shard %d: %v", i, err)
@@ -246,11 +230,7 @@ func TestFixedShardsGoOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	applied := c.sites["b"][1].group().Status().AppliedOrdinal
-	for range 50 {
-		if err := w.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.writes(50)
 	before := s.Progress().Shown
 	c.eventually("further epochs are complete", func() bool {
 		return s.Progress().Shown.Number > before.Number+2
