@@ -175,7 +175,7 @@ func (n *Node) groupByID(ctx context.Context, id string) (*sidecarpb.GroupStatus
 
 // usable is an error for a group that cannot be opened: nothing is known about it.
 func usable(g *sidecarpb.GroupStatus) error {
-	if g.GetRole() == sidecarpb.Role_ROLE_UNSPECIFIED {
+	if g.Unreadable() {
 		return status.Errorf(codes.Unavailable, "group %s cannot be opened: %s", g.GetName(), g.GetStateReason())
 	}
 	return nil

@@ -34,6 +34,9 @@ func Reason(err error) string {
 	return ""
 }
 
+// Unreadable reports that a group cannot be opened: nothing is known of its role and its volumes. Nil is no group.
+func (g *GroupStatus) Unreadable() bool { return g != nil && g.GetRole() == Role_ROLE_UNSPECIFIED }
+
 // Word returns the role as people and JSON readers see it: "primary" or "secondary"; empty if it is unspecified.
 func (r Role) Word() string { return word(r.String(), "ROLE_") }
 

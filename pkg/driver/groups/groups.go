@@ -30,7 +30,7 @@ func New(st *store.Store, sidecar *replicator.Client) *Manager {
 // that cannot be opened is FailedPrecondition: what it is, and what its journal has of its volumes, is not known.
 func (d *Manager) group(ctx context.Context, rec *blockdev.VolumeRecord, name string) (*sidecarpb.GroupStatus, error) {
 	g, err := d.sidecar.Group(ctx, name)
-	if g != nil && g.GetRole() == sidecarpb.Role_ROLE_UNSPECIFIED {
+	if g.Unreadable() {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s: group %s cannot be opened here, so the volume stays "+
 			"as it is: %s", rec.ID, name, g.GetStateReason())
 	}

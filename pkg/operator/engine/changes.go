@@ -64,10 +64,7 @@ func Serves(g *sidecarpb.GroupStatus) bool {
 		g.GetState() != sidecarpb.GroupState_GROUP_STATE_DEMOTED
 }
 
-// Unreadable reports that a group cannot be opened: nothing is known of its role and its volumes.
-func Unreadable(g *sidecarpb.GroupStatus) bool { return g.GetRole() == sidecarpb.Role_ROLE_UNSPECIFIED }
-
 // Empty reports that a group has no volumes. Volumes that are not known are not none.
 func Empty(g *sidecarpb.GroupStatus) bool {
-	return len(g.GetVolumes()) == 0 && !Unreadable(g) && !g.GetRollingBack()
+	return len(g.GetVolumes()) == 0 && !g.Unreadable() && !g.GetRollingBack()
 }

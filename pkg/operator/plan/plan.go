@@ -188,7 +188,7 @@ func (gp *Group) admit(in *Input, claim *corev1.PersistentVolumeClaim, volume *c
 // join asks the engine for a member.
 func (gp *Group) join(in *Input, m *v1alpha1.Member, move bool) {
 	target, exists := gp.target(in, m.Node)
-	if exists != nil && engine.Unreadable(exists) {
+	if exists.Unreadable() {
 		m.State, m.Reason = v1alpha1.MemberFailed, unreadable(target, m.Node, exists.GetStateReason())
 		return
 	}
@@ -331,7 +331,7 @@ func (gp *Group) finish(in *Input) {
 			continue
 		}
 		switch {
-		case at.Group.GetRollingBack(), engine.Unreadable(at.Group): // it takes no calls until it is open
+		case at.Group.GetRollingBack(), at.Group.Unreadable(): // it takes no calls until it is open
 		case deleting && !engine.Serves(at.Group):
 			// Nothing can be taken out of a group that takes no writes.
 			gp.Ops = append(gp.Ops, Op{Kind: OpDeleteGroup, Node: at.Node, Group: at.Group.GetName(), Force: true})

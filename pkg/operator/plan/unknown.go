@@ -40,7 +40,7 @@ func unreadable(group, node, why string) string {
 // unopened says what keeps a number from being chosen: a group that cannot be opened could have it.
 func (gp *Group) unopened() string {
 	for _, at := range gp.Places {
-		if engine.Unreadable(at.Group) {
+		if at.Group.Unreadable() {
 			return unreadable(at.Group.GetName(), at.Node, at.Group.GetStateReason())
 		}
 	}
