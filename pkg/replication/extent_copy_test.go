@@ -11,6 +11,23 @@ import (
 	"github.com/slipstream-storage/slipstream/pkg/vfs"
 )
 
+// newExtentCopy makes an image of a size, and begins the copy of it.
+func newExtentCopy(t *testing.T, fs vfs.FS, size int64) *extentCopy {
+	t.Helper()
+	image, err := fs.Create("/image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := image.WriteAt(bytes.Repeat([]byte{7}, int(size)), 0); err != nil {
+		t.Fatal(err)
+	}
+	c := &extentCopy{}
+	if err := c.create(fs, extentCopyPaths{source: "/image", dest: "/copy", log: "/log"}, size); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // A snapshot is released while apply makes durable what it has copied for it: the files close behind that.
 func TestCloseOfACopyWaitsForItsFlush(t *testing.T) {
 	const size = 2 * changemap.ExtentBytes
@@ -23,17 +40,7 @@ func TestCloseOfACopyWaitsForItsFlush(t *testing.T) {
 		}
 		return nil
 	})
-	image, err := fs.Create("/image")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := image.WriteAt(bytes.Repeat([]byte{7}, size), 0); err != nil {
-		t.Fatal(err)
-	}
-	c := &extentCopy{}
-	if err := c.create(fs, extentCopyPaths{source: "/image", dest: "/copy", log: "/log"}, size); err != nil {
-		t.Fatal(err)
-	}
+	c := newExtentCopy(t, fs, size)
 	held = true
 	preserved, closed := make(chan error, 1), make(chan struct{})
 	go func() {
@@ -91,20 +98,10 @@ func TestApplyBesideAFailingFlush(t *testing.T) {
 				}
 				return nil
 			})
-			image, err := fs.Create("/image")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := image.WriteAt(bytes.Repeat([]byte{7}, size), 0); err != nil {
-				t.Fatal(err)
-			}
-			c := &extentCopy{}
-			if err := c.create(fs, extentCopyPaths{source: "/image", dest: "/copy", log: "/log"}, size); err != nil {
-				t.Fatal(err)
-			}
+			c := newExtentCopy(t, fs, size)
 			defer c.close()
 			c.mu.Lock()
-			err = c.copyTodo(0, 1)
+			err := c.copyTodo(0, 1)
 			c.mu.Unlock()
 			if err != nil {
 				t.Fatal(err)

@@ -54,10 +54,11 @@ func (r *reopener) stop() {
 	}
 }
 
-// passes reports whether what an error of opening says can pass without a restart. A disk that cannot be read is not
-// among them: each try reads the whole journal.
+// passes reports whether what an error of opening says can pass without a restart: a lack, or images that are to be
+// restored. A disk that cannot be read is not among them: each try reads the whole journal.
 func passes(err error) bool {
-	return vfs.NoSpace(err) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+	return errors.Is(err, errRollingBack) || vfs.NoSpace(err) || errors.Is(err, unix.EMFILE) ||
+		errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // restore restores the images of groups that are being promoted in the middle of a sync. Other groups are not kept
@@ -66,7 +67,7 @@ func (s *Site) restore(ctx context.Context) {
 	s.mu.Lock()
 	var dirs []string
 	for dir, why := range s.broken {
-		if errors.Is(why, errRollingBack) || passes(why) {
+		if passes(why) {
 			dirs = append(dirs, dir)
 		}
 	}
@@ -93,7 +94,7 @@ func (s *Site) reopen() {
 	}
 	opened := false
 	for dir, why := range s.broken {
-		if !passes(why) && !errors.Is(why, errRollingBack) {
+		if !passes(why) {
 			continue
 		}
 		g, err := openGroup(s, dir)

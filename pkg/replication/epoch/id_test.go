@@ -94,12 +94,12 @@ func TestTiming(t *testing.T) {
 	if d.pause(0) != d.Interval || d.pause(2) != 4*d.Interval || d.pause(100) != d.MaxPause {
 		t.Errorf("pauses: %s, %s, %s", d.pause(0), d.pause(2), d.pause(100))
 	}
-	if d.retry(1) != firstRetry || d.retry(2) != 2*firstRetry || d.retry(100) != d.MaxPause {
+	if d.retry(1) != 2*retryInterval || d.retry(2) != 4*retryInterval || d.retry(100) != d.MaxPause {
 		t.Errorf("retries: %s, %s, %s", d.retry(1), d.retry(2), d.retry(100))
 	}
 	slow := d
 	slow.Interval, slow.MaxPause = time.Minute, time.Minute
-	if slow.retry(1) != firstRetry || slow.retry(100) != time.Minute || slow.pause(0) != time.Minute {
+	if slow.retry(1) != 2*retryInterval || slow.retry(100) != time.Minute || slow.pause(0) != time.Minute {
 		t.Errorf("with a long interval: %s, %s, %s", slow.retry(1), slow.retry(100), slow.pause(0))
 	}
 	d.Hold = time.Second

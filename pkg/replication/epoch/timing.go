@@ -37,13 +37,13 @@ func (t Timing) Validate() error {
 	return nil
 }
 
-// firstRetry is how long the next try waits after the first failure, and after more of them twice as long each time.
-const firstRetry = 400 * time.Millisecond
+// retryInterval is what retries double, where the interval is not shorter.
+const retryInterval = 200 * time.Millisecond
 
 // retry is how long the next epoch, or attempt, waits after failures in a row. A group with a long interval does not
 // wait for all of it because one shard was late once.
 func (t Timing) retry(failures int) time.Duration {
-	return t.double(min(t.Interval, firstRetry/2), failures)
+	return t.double(min(t.Interval, retryInterval), failures)
 }
 
 // pause is the interval, doubled so many times.
